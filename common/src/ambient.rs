@@ -1,0 +1,110 @@
+//! The clock, ids and randomness of a process, behind one handle.
+//!
+//! Everything that would make two runs differ comes through [`Ambient`], so a test can fix it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+use std::time::Duration;
+
+use mongodb::bson::DateTime;
+use uuid::Uuid;
+
+use crate::id::{Id, Prefix};
+
+/// Where time and randomness come from. Cheap to clone; clones share one clock.
+#[derive(Clone, Debug)]
+pub struct Ambient(Arc<Clock>);
+
+#[derive(Debug)]
+enum Clock {
+    System,
+    Manual(AtomicI64),
+}
+
+impl Ambient {
+    /// The machine's clock and the operating system's randomness.
+    pub fn system() -> Self {
+        Self(Arc::new(Clock::System))
+    }
+
+    /// A clock that stands at `now` until [`Ambient::advance`] moves it.
+    pub fn manual(now: DateTime) -> Self {
+        Self(Arc::new(Clock::Manual(AtomicI64::new(now.timestamp_millis()))))
+    }
+
+    /// Moves a manual clock forward; the system's clock cannot be moved and ignores it.
+    pub fn advance(&self, by: Duration) {
+        if let Clock::Manual(millis) = &*self.0 {
+            millis.fetch_add(millis_of(by), Ordering::Relaxed);
+        }
+    }
+
+    /// The current time, to the millisecond.
+    pub fn now(&self) -> DateTime {
+        match &*self.0 {
+            Clock::System => DateTime::now(),
+            Clock::Manual(millis) => DateTime::from_millis(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A new time-ordered id (`UUIDv7`, RFC 9562) of the given kind.
+    pub fn id<P: Prefix>(&self) -> Id<P> {
+        Id::from_uuid(self.uuid())
+    }
+
+    /// A new time-ordered `UUIDv7`.
+    pub fn uuid(&self) -> Uuid {
+        let millis = u64::try_from(self.now().timestamp_millis()).unwrap_or_default();
+        uuid::Builder::from_unix_timestamp_millis(millis, &self.random()).into_uuid()
+    }
+
+    /// `N` bytes from the operating system's generator.
+    ///
+    /// # Panics
+    /// When the operating system cannot give randomness: nothing safe can be done without it.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives randomness");
+        bytes
+    }
+}
+
+/// A span of time as whole milliseconds, saturating.
+pub fn millis_of(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// `at` moved `by` into the future.
+pub fn later(at: DateTime, by: Duration) -> DateTime {
+    DateTime::from_millis(at.timestamp_millis().saturating_add(millis_of(by)))
+}
+
+/// RFC 3339 in UTC, as every answer of the API writes time.
+pub fn rfc3339(at: DateTime) -> String {
+    at.try_to_rfc3339_string().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::UserId;
+
+    #[test]
+    fn ids_sort_by_time() {
+        let ambient = Ambient::manual(DateTime::from_millis(1_700_000_000_000));
+        let first: UserId = ambient.id();
+        ambient.advance(Duration::from_millis(1));
+        let second: UserId = ambient.id();
+        assert!(first.to_string() < second.to_string());
+    }
+
+    #[test]
+    fn manual_clock_stands_still_until_advanced() {
+        let ambient = Ambient::manual(DateTime::from_millis(5));
+        assert_eq!(ambient.now(), ambient.now());
+        ambient.advance(Duration::from_secs(1));
+        assert_eq!(ambient.now().timestamp_millis(), 1_005);
+    }
+}

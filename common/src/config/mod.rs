@@ -1,0 +1,401 @@
+//! Configuration: one typed struct, read whole at start from defaults ← file ← environment.
+//!
+//! Every mistake is reported at once, each with its key and how to mend it, and no secret is ever
+//! printed. The same reading that builds [`Config`] also lists its keys, so the table in the
+//! README cannot drift from the code.
+
+mod reader;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+
+use reader::Reader;
+pub use reader::{Key, Mistake, Mistakes, Sources};
+
+use crate::email::Email;
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(format!("must be one of {}", [$($text),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+/// The exit status of a process whose configuration is wrong: `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// The master key of development mode. Refused in production, where a key must be given.
+const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXIta2V5LTMyYnk=";
+
+/// Everything a process can be told from outside.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What this installation is.
+    pub app: App,
+    /// The HTTP face.
+    pub api: Api,
+    /// The worker process.
+    pub worker: Worker,
+    /// Accounts and tokens.
+    pub auth: Auth,
+    /// The store.
+    pub mongodb: Mongodb,
+    /// Work in motion.
+    pub redis: Redis,
+    /// The job engine.
+    pub jobs: Jobs,
+    /// Outgoing mail.
+    pub smtp: Smtp,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+}
+
+choice! {
+    /// How strict the installation is with itself.
+    Environment {
+        /// Weak defaults are allowed: the built-in master key, the demo account.
+        Development = "development",
+        /// Every secret must be given.
+        Production = "production",
+    }
+}
+
+choice! {
+    /// How the connection to the mail server is protected.
+    SmtpTls {
+        /// In the clear; only for a mail server on the same machine or network.
+        None = "none",
+        /// Upgraded by STARTTLS (RFC 3207); refused when the server does not offer it.
+        Starttls = "starttls",
+        /// TLS from the first byte (RFC 8314), port 465.
+        Tls = "tls",
+    }
+}
+
+choice! {
+    /// How log lines are written.
+    LogFormat {
+        /// One JSON object a line.
+        Json = "json",
+        /// For people at a terminal.
+        Pretty = "pretty",
+    }
+}
+
+/// What this installation is.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// How strict the installation is with itself.
+    pub environment: Environment,
+    /// Where links in mail lead, without a trailing slash.
+    pub public_url: String,
+}
+
+/// The HTTP face.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Metrics and health; never public.
+    pub internal_listen: SocketAddr,
+    /// The longest a request may take before it is answered 503.
+    pub request_timeout: Duration,
+    /// The longest a client may take to send its request's head.
+    pub header_timeout: Duration,
+    /// Requests in work at once; more are shed with 503.
+    pub concurrency_max: usize,
+    /// How long requests in flight may go on after a stop signal.
+    pub drain_timeout: Duration,
+}
+
+/// The worker process.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Metrics and health; never public.
+    pub internal_listen: SocketAddr,
+    /// Jobs of the `email` queue run at once by one process.
+    pub email_concurrency: usize,
+    /// How long running jobs may go on after a stop signal.
+    pub drain_timeout: Duration,
+}
+
+/// Accounts and tokens.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// 32 bytes in base64: seals signing keys and derives the tokens in links.
+    pub master_key: SecretString,
+    /// How long an access token is good for.
+    pub access_token_ttl: Duration,
+    /// How long a session lasts at most.
+    pub session_ttl: Duration,
+    /// How long a verification link is good for.
+    pub verification_ttl: Duration,
+    /// Mails of one kind to one address are at least this far apart.
+    pub resend_cooldown: Duration,
+    /// Passwords hashed at once.
+    pub hash_concurrency: usize,
+    /// The longest a password waits for its turn before the request is shed with 503.
+    pub hash_wait: Duration,
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct Mongodb {
+    /// Connection string of a replica set.
+    pub uri: SecretString,
+    /// Name of the database.
+    pub database: String,
+    /// Connections one process opens at most.
+    pub pool_max: u32,
+    /// The longest an operation waits for a server.
+    pub timeout: Duration,
+}
+
+/// Work in motion.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// `redis://` or `rediss://` (TLS) with optional credentials.
+    pub url: SecretString,
+    /// Stands before every key, so that installations can share a server.
+    pub key_prefix: String,
+    /// The longest a command may take.
+    pub timeout: Duration,
+}
+
+/// The job engine.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    /// How long a running job is left alone when its worker falls silent.
+    pub lease: Duration,
+    /// A job that ended its worker this many times goes to the dead letters.
+    pub crashes_max: u32,
+    /// How often the relay looks for what the fast path left behind.
+    pub relay_interval: Duration,
+    /// How often staged jobs are compared with what Redis knows.
+    pub reconcile_interval: Duration,
+    /// How long the ids of finished jobs are remembered.
+    pub finished_memory: Duration,
+    /// The first wait after a failure; doubled at each further one.
+    pub backoff_base: Duration,
+    /// The longest wait between attempts.
+    pub backoff_max: Duration,
+    /// How long dead letters are kept.
+    pub dead_retention: Duration,
+    /// Dead letters kept at most; the oldest go first.
+    pub dead_max: u64,
+}
+
+/// Outgoing mail.
+#[derive(Debug, Clone)]
+pub struct Smtp {
+    /// The mail server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub tls: SmtpTls,
+    /// Account at the mail server; empty for none.
+    pub username: String,
+    /// Its password.
+    pub password: SecretString,
+    /// Sender of every mail.
+    pub from: Email,
+    /// Name shown beside the sender's address.
+    pub from_name: String,
+    /// Connections kept open at most.
+    pub pool_max: u32,
+    /// The longest a mail may take to be handed over.
+    pub timeout: Duration,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// How log lines are written.
+    pub format: LogFormat,
+    /// Which lines are written, as `tracing` filter directives.
+    pub filter: String,
+    /// OTLP/HTTP collector for traces, for instance `http://otel:4318`; empty for none.
+    pub otlp_endpoint: String,
+}
+
+impl Config {
+    /// Reads and checks the whole configuration.
+    ///
+    /// # Errors
+    /// Every mistake found, not just the first.
+    pub fn load(sources: Sources) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(sources);
+        let config = Self::read(&mut reader);
+        config.check(&mut reader);
+        reader.finish().map(|()| config)
+    }
+
+    /// From the file named by `TENANTRY_CONFIG_FILE`, if any, and the environment.
+    ///
+    /// # Errors
+    /// Every mistake found, not just the first.
+    pub fn from_environment() -> Result<Self, Mistakes> {
+        Self::load(Sources::from_environment()?)
+    }
+
+    /// Every key with its default and meaning, in order.
+    pub fn keys() -> Vec<Key> {
+        let mut reader = Reader::new(Sources::default());
+        Self::read(&mut reader);
+        reader.into_keys()
+    }
+
+    /// The effective configuration, a line a key, secrets redacted.
+    ///
+    /// # Errors
+    /// Every mistake found, as [`Config::load`].
+    pub fn describe(sources: Sources) -> Result<String, Mistakes> {
+        let mut reader = Reader::new(sources);
+        let config = Self::read(&mut reader);
+        config.check(&mut reader);
+        let described = reader.describe();
+        reader.finish().map(|()| described)
+    }
+
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            app: App {
+                environment: r.value(
+                    "app.environment",
+                    "production",
+                    "`development` allows the built-in master key and the demo account; `production` insists on real secrets",
+                ),
+                public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "where links in mail lead").0,
+            },
+            api: Api {
+                listen: r.value("api.listen", "127.0.0.1:4000", "address and port for clients"),
+                internal_listen: r.value("api.internal_listen", "127.0.0.1:4001", "address and port for metrics and health; never public"),
+                request_timeout: r.period("api.request_timeout", "15s", "the longest a request may take"),
+                header_timeout: r.period("api.header_timeout", "10s", "the longest a client may take to send its request's head"),
+                concurrency_max: r.count("api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
+                drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
+            },
+            worker: Worker {
+                internal_listen: r.value(
+                    "worker.internal_listen",
+                    "127.0.0.1:4002",
+                    "address and port for metrics and health; never public",
+                ),
+                email_concurrency: r.count("worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
+                drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
+            },
+            auth: Auth {
+                master_key: r.secret(
+                    "auth.master_key",
+                    DEVELOPMENT_MASTER_KEY,
+                    "32 random bytes in base64 (`openssl rand -base64 32`); seals signing keys and derives the tokens in links",
+                ),
+                access_token_ttl: r.period("auth.access_token_ttl", "15m", "how long an access token is good for"),
+                session_ttl: r.period("auth.session_ttl", "30d", "how long a session lasts at most"),
+                verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
+                resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
+                hash_concurrency: r.count("auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
+                hash_wait: r.period(
+                    "auth.hash_wait",
+                    "1s",
+                    "the longest a password waits for its turn before the request is shed with 503",
+                ),
+            },
+            mongodb: Mongodb {
+                uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set"),
+                database: r.value("mongodb.database", "tenantry", "name of the database"),
+                pool_max: r.count("mongodb.pool_max", "64", "connections one process opens at most"),
+                timeout: r.period("mongodb.timeout", "5s", "the longest an operation waits for a server"),
+            },
+            redis: Redis {
+                url: r.secret("redis.url", "redis://127.0.0.1:6379", "`redis://` or `rediss://` (TLS), with credentials if need be"),
+                key_prefix: r.value("redis.key_prefix", "tenantry", "stands before every key, so that installations can share a server"),
+                timeout: r.period("redis.timeout", "2s", "the longest a command may take"),
+            },
+            jobs: Jobs {
+                lease: r.period("jobs.lease", "30s", "how long a running job is left alone when its worker falls silent"),
+                crashes_max: r.count("jobs.crashes_max", "3", "a job that ended its worker this many times goes to the dead letters"),
+                relay_interval: r.period("jobs.relay_interval", "1s", "how often the relay looks for what the fast path left behind"),
+                reconcile_interval: r.period("jobs.reconcile_interval", "10s", "how often staged jobs are compared with what Redis knows"),
+                finished_memory: r.period(
+                    "jobs.finished_memory",
+                    "10m",
+                    "how long the ids of finished jobs are remembered, so that a repeated hand-over is dropped",
+                ),
+                backoff_base: r.period("jobs.backoff_base", "2s", "the first wait after a failure; doubled at each further one"),
+                backoff_max: r.period("jobs.backoff_max", "10m", "the longest wait between attempts"),
+                dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),
+                dead_max: r.count("jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
+            },
+            smtp: Smtp {
+                host: r.value("smtp.host", "127.0.0.1", "the mail server"),
+                port: r.count("smtp.port", "1025", "its port"),
+                tls: r.value("smtp.tls", "starttls", "`none`, `starttls` or `tls`"),
+                username: r.value("smtp.username", "", "account at the mail server; empty for none"),
+                password: r.secret("smtp.password", "", "its password"),
+                from: r.value("smtp.from", "no-reply@example.com", "sender of every mail"),
+                from_name: r.value("smtp.from_name", "Tenantry", "name shown beside the sender's address"),
+                pool_max: r.count("smtp.pool_max", "16", "connections kept open at most"),
+                timeout: r.period("smtp.timeout", "20s", "the longest a mail may take to be handed over"),
+            },
+            telemetry: Telemetry {
+                format: r.value("telemetry.format", "json", "`json` or `pretty`"),
+                filter: r.value::<reader::Filter>("telemetry.filter", "info", "which lines are written, as `tracing` filter directives").0,
+                otlp_endpoint: r.value(
+                    "telemetry.otlp_endpoint",
+                    "",
+                    "OTLP/HTTP collector for traces; empty for none (needs the `otlp` feature)",
+                ),
+            },
+        }
+    }
+
+    /// What no single key can tell.
+    fn check(&self, r: &mut Reader) {
+        use secrecy::ExposeSecret;
+
+        let master_key = self.auth.master_key.expose_secret();
+        if crate::crypto::MasterKey::parse(master_key).is_err() {
+            r.mistake("auth.master_key", "must be 32 bytes in base64; make one with `openssl rand -base64 32`");
+        }
+        if self.app.environment == Environment::Production && master_key == DEVELOPMENT_MASTER_KEY {
+            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
+        }
+        if self.app.environment == Environment::Production && !self.app.public_url.starts_with("https://") {
+            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
+        }
+        if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
+            r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
+        }
+        if self.jobs.backoff_max < self.jobs.backoff_base {
+            r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
+        }
+        for (key, url) in [("mongodb.uri", &self.mongodb.uri), ("redis.url", &self.redis.url)] {
+            let schemes: &[&str] = if key == "redis.url" { &["redis://", "rediss://"] } else { &["mongodb://", "mongodb+srv://"] };
+            if !schemes.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+                r.mistake(key, &format!("must start with {}", schemes.join(" or ")));
+            }
+        }
+    }
+}
+
+/// Where a file named in the environment lies, if one is.
+fn config_file() -> Option<PathBuf> {
+    std::env::var_os("TENANTRY_CONFIG_FILE").map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests;

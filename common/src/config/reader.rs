@@ -1,0 +1,294 @@
+//! Reads typed values by key and collects every mistake on the way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+    str::FromStr,
+    time::Duration,
+};
+
+use secrecy::SecretString;
+
+/// Environment variables that configure start with this.
+const ENV_PREFIX: &str = "TENANTRY__";
+
+/// One key as the README's table shows it.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Dotted name as in the file, for instance `smtp.port`.
+    pub name: &'static str,
+    /// What holds when nothing is given.
+    pub default: &'static str,
+    /// What it is for.
+    pub meaning: &'static str,
+    /// Never printed.
+    pub secret: bool,
+}
+
+impl Key {
+    /// The environment variable that sets this key.
+    pub fn variable(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.name.to_uppercase().replace('.', "__"))
+    }
+}
+
+/// One thing wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key it is about.
+    pub key: String,
+    /// What is wrong and how to mend it; never the value of a secret.
+    pub problem: String,
+}
+
+/// Everything wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration has {} mistake(s):", self.0.len())?;
+        for Mistake { key, problem } in &self.0 {
+            writeln!(f, "  {key}: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Raw values by dotted key, with where each came from.
+#[derive(Debug, Default, Clone)]
+pub struct Sources {
+    values: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// The file named by `TENANTRY_CONFIG_FILE`, if any, under the environment.
+    ///
+    /// # Errors
+    /// When the file or a `*_FILE` secret cannot be read.
+    pub fn from_environment() -> Result<Self, Mistakes> {
+        let mut sources = Self::default();
+        if let Some(path) = super::config_file() {
+            sources.add_file(&path)?;
+        }
+        sources
+            .add_environment(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))))?;
+        Ok(sources)
+    }
+
+    /// Adds the keys of a TOML file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not TOML.
+    pub fn add_file(&mut self, path: &Path) -> Result<(), Mistakes> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| one(&shown, format!("cannot be read: {error}")))?;
+        // The parser's own message quotes the offending line, which may hold a secret.
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(0, |span| text[..span.start].lines().count());
+            one(&shown, format!("is not valid TOML near line {line}"))
+        })?;
+        flatten("", &table, &mut self.values);
+        Ok(())
+    }
+
+    /// Adds `TENANTRY__SECTION__KEY` variables; `…__KEY_FILE` names a file that holds the value.
+    ///
+    /// # Errors
+    /// When a named file cannot be read.
+    pub fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), Mistakes> {
+        let mut mistakes = Vec::new();
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
+            let key = rest.to_lowercase().replace("__", ".");
+            match key.strip_suffix("_file") {
+                None => {
+                    self.values.insert(key, value);
+                }
+                Some(key) => match std::fs::read_to_string(&value) {
+                    Ok(content) => {
+                        self.values.insert(key.to_owned(), content.trim_end().to_owned());
+                    }
+                    Err(error) => mistakes.push(Mistake { key: name, problem: format!("names a file that cannot be read: {error}") }),
+                },
+            }
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn one(key: &str, problem: String) -> Mistakes {
+    Mistakes(vec![Mistake { key: key.to_owned(), problem }])
+}
+
+fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&key, inner, into),
+            toml::Value::String(text) => {
+                into.insert(key, text.clone());
+            }
+            other => {
+                into.insert(key, other.to_string());
+            }
+        }
+    }
+}
+
+/// A span of time such as `500ms`, `30s`, `15m`, `24h`, `30d`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Period(pub(super) Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const HELP: &str = "must be a whole number with a unit, such as 500ms, 30s, 15m, 24h or 30d, and more than zero";
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(HELP)?;
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().map_err(|_| HELP)?;
+        let millis_per_unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(HELP.to_owned()),
+        };
+        match number.checked_mul(millis_per_unit) {
+            Some(millis) if millis > 0 => Ok(Self(Duration::from_millis(millis))),
+            _ => Err(HELP.to_owned()),
+        }
+    }
+}
+
+/// A whole number above zero.
+struct Count<T>(T);
+
+impl<T: FromStr + PartialOrd + From<u8>> FromStr for Count<T> {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: Option<T> = text.parse().ok().filter(|number| *number >= T::from(1));
+        number.map(Count).ok_or_else(|| format!("must be a whole number above zero that fits {}", std::any::type_name::<T>()))
+    }
+}
+
+/// An http(s) origin, kept without a trailing slash.
+pub(super) struct Url(pub(super) String);
+
+impl FromStr for Url {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let host_given = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
+        let plain = !text.contains(|c: char| c.is_whitespace() || c.is_control() || "?#\"'<>@".contains(c));
+        if host_given && plain {
+            Ok(Self(text.trim_end_matches('/').to_owned()))
+        } else {
+            Err("must be an http:// or https:// address without query".to_owned())
+        }
+    }
+}
+
+/// Directives that `tracing` understands.
+pub(super) struct Filter(pub(super) String);
+
+impl FromStr for Filter {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err("must be `tracing` filter directives such as info or info,api=debug".to_owned()),
+        }
+    }
+}
+
+/// Hands out typed values; see the module.
+pub(super) struct Reader {
+    sources: Sources,
+    keys: Vec<Key>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    pub(super) fn new(sources: Sources) -> Self {
+        Self { sources, keys: Vec::new(), mistakes: Vec::new() }
+    }
+
+    /// The value of `name`, or its default. A value that does not parse is noted and the default
+    /// stands in, so that reading goes on and finds the next mistake too.
+    pub(super) fn value<T: FromStr>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T
+    where
+        T::Err: fmt::Display,
+    {
+        self.keys.push(Key { name, default, meaning, secret: false });
+        let given = self.sources.values.get(name).map(|text| text.parse::<T>());
+        match given {
+            Some(Ok(value)) => return value,
+            Some(Err(problem)) => self.mistake(name, &problem.to_string()),
+            None => {}
+        }
+        let parsed = default.parse::<T>().map_err(|error| error.to_string());
+        parsed.unwrap_or_else(|error| panic!("the default of {name} parses: {error}"))
+    }
+
+    /// A span of time.
+    pub(super) fn period(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> Duration {
+        self.value::<Period>(name, default, meaning).0
+    }
+
+    /// A whole number above zero.
+    pub(super) fn count<T: FromStr + PartialOrd + From<u8>>(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> T {
+        self.value::<Count<T>>(name, default, meaning).0
+    }
+
+    /// A value that is never printed.
+    pub(super) fn secret(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> SecretString {
+        self.keys.push(Key { name, default, meaning, secret: true });
+        let given = self.sources.values.get(name).map_or(default, String::as_str);
+        SecretString::from(given.to_owned())
+    }
+
+    pub(super) fn mistake(&mut self, key: &str, problem: &str) {
+        self.mistakes.push(Mistake { key: key.to_owned(), problem: problem.to_owned() });
+    }
+
+    pub(super) fn into_keys(self) -> Vec<Key> {
+        self.keys
+    }
+
+    /// A line a key with the value in force.
+    pub(super) fn describe(&self) -> String {
+        let line = |key: &Key| {
+            let given = self.sources.values.get(key.name);
+            let (value, from) = given.map_or((key.default, "default"), |value| (value.as_str(), "given"));
+            let value = if key.secret { "[redacted]" } else { value };
+            format!("{} = {value:?} ({from})\n", key.name)
+        };
+        self.keys.iter().map(line).collect()
+    }
+
+    /// Ok when nothing is wrong, unknown keys included.
+    pub(super) fn finish(mut self) -> Result<(), Mistakes> {
+        let known: BTreeSet<&str> = self.keys.iter().map(|key| key.name).collect();
+        let unknown: Vec<String> = self.sources.values.keys().filter(|key| !known.contains(key.as_str())).cloned().collect();
+        for key in unknown {
+            let section = key.split('.').next().unwrap_or_default();
+            let siblings: Vec<&str> = known.iter().copied().filter(|known| known.split('.').next() == Some(section)).collect();
+            let problem = if siblings.is_empty() {
+                "is not a known key".to_owned()
+            } else {
+                format!("is not a known key; this section has {}", siblings.join(", "))
+            };
+            self.mistake(&key, &problem);
+        }
+        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+    }
+}

@@ -1,0 +1,112 @@
+use super::*;
+
+fn sources(pairs: &[(&str, &str)]) -> Sources {
+    let mut sources = Sources::default();
+    sources.add_environment(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap();
+    sources
+}
+
+fn development() -> Vec<(&'static str, &'static str)> {
+    vec![("TENANTRY__APP__ENVIRONMENT", "development")]
+}
+
+fn mistaken_keys(extra: &[(&'static str, &'static str)]) -> Vec<String> {
+    let mut pairs = development();
+    pairs.extend_from_slice(extra);
+    let mistakes = Config::load(sources(&pairs)).unwrap_err();
+    mistakes.0.into_iter().map(|mistake| mistake.key).collect()
+}
+
+#[test]
+fn development_needs_nothing_else() {
+    let config = Config::load(sources(&development())).unwrap();
+    assert_eq!(config.api.listen.port(), 4000);
+    assert_eq!(config.auth.access_token_ttl, Duration::from_mins(15));
+}
+
+#[test]
+fn production_insists_on_secrets_and_https() {
+    let mistakes = Config::load(Sources::default()).unwrap_err();
+    let keys: Vec<_> = mistakes.0.iter().map(|mistake| mistake.key.as_str()).collect();
+    assert_eq!(keys, ["auth.master_key", "app.public_url"]);
+}
+
+#[test]
+fn every_mistake_is_named_at_once() {
+    let keys = mistaken_keys(&[
+        ("TENANTRY__API__LISTEN", "nowhere"),
+        ("TENANTRY__SMTP__PORT", "70000"),
+        ("TENANTRY__JOBS__LEASE", "soon"),
+        ("TENANTRY__SMPT__HOST", "typo"),
+    ]);
+    assert_eq!(keys, ["api.listen", "jobs.lease", "smtp.port", "smpt.host"]);
+}
+
+#[test]
+fn each_kind_of_bad_value_is_refused() {
+    let bad = [
+        ("TENANTRY__API__REQUEST_TIMEOUT", "0s"),
+        ("TENANTRY__API__REQUEST_TIMEOUT", "99999999999999999999d"),
+        ("TENANTRY__API__REQUEST_TIMEOUT", "5 weeks"),
+        ("TENANTRY__API__CONCURRENCY_MAX", "0"),
+        ("TENANTRY__API__CONCURRENCY_MAX", "-1"),
+        ("TENANTRY__APP__PUBLIC_URL", "javascript:alert(1)"),
+        ("TENANTRY__APP__PUBLIC_URL", "https://"),
+        ("TENANTRY__APP__ENVIRONMENT", "prod"),
+        ("TENANTRY__SMTP__TLS", "ssl"),
+        ("TENANTRY__SMTP__FROM", "nobody"),
+        ("TENANTRY__SMTP__USERNAME", "set-without-tls"),
+        ("TENANTRY__TELEMETRY__FILTER", "a=b=c"),
+        ("TENANTRY__TELEMETRY__FORMAT", "xml"),
+        ("TENANTRY__AUTH__MASTER_KEY", "short"),
+        ("TENANTRY__MONGODB__URI", "postgres://x"),
+        ("TENANTRY__REDIS__URL", "127.0.0.1"),
+    ];
+    for (name, value) in bad {
+        let mut pairs = vec![("TENANTRY__SMTP__TLS", "none")];
+        pairs.push((name, value));
+        let key =
+            if name.ends_with("USERNAME") { "smtp.tls".to_owned() } else { name["TENANTRY__".len()..].to_lowercase().replace("__", ".") };
+        assert!(mistaken_keys(&pairs).contains(&key), "{name}={value}");
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let canary = "canary-9f2b";
+    let url = format!("redis://:{canary}@127.0.0.1");
+    let mut pairs = development();
+    pairs.push(("TENANTRY__REDIS__URL", &url));
+    let described = Config::describe(sources(&pairs)).unwrap();
+    let debugged = format!("{:?}", Config::load(sources(&pairs)).unwrap());
+    pairs.push(("TENANTRY__AUTH__MASTER_KEY", canary));
+    let refused = Config::load(sources(&pairs)).unwrap_err().to_string();
+    for text in [described, debugged, refused] {
+        assert!(!text.contains(canary), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_can_come_from_a_file_and_the_environment_wins_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let toml = folder.path().join("tenantry.toml");
+    std::fs::write(&toml, "[app]\nenvironment = \"development\"\n[smtp]\nport = 2525\nhost = \"mail\"\n").unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let mut sources = Sources::default();
+    sources.add_file(&toml).unwrap();
+    let variables = [("TENANTRY__SMTP__PORT", "25"), ("TENANTRY__SMTP__PASSWORD_FILE", password.to_str().unwrap())];
+    sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+    let config = Config::load(sources).unwrap();
+    assert_eq!((config.smtp.host.as_str(), config.smtp.port), ("mail", 25));
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&config.smtp.password), "hunter2");
+}
+
+#[test]
+fn broken_toml_names_the_file_and_not_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenantry.toml");
+    std::fs::write(&path, "[redis]\nurl = \"redis://:canary").unwrap();
+    let refused = Sources::default().add_file(&path).unwrap_err().to_string();
+    assert!(refused.contains("tenantry.toml") && !refused.contains("canary"), "{refused}");
+}

@@ -1,0 +1,104 @@
+//! Tokens that travel in mailed links.
+//!
+//! A link's token is the id of what it is for, followed by a MAC of that id under a key that only
+//! processes hold. So a worker can make the link from the id in a job's payload (payloads carry no
+//! secrets), a retried mail carries the same link, a forged token is refused without a look into
+//! the database, and the database holds no more than a hash.
+
+use std::fmt;
+
+use aws_lc_rs::{constant_time, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use mongodb::bson::Bson;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::MasterKey;
+use crate::id::{Id, Prefix};
+
+const ID_BYTES: usize = 16;
+const MAC_BYTES: usize = 32;
+
+/// The secret part of a mailed link. Not printable by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LinkToken(String);
+
+/// SHA-256 of a token, in base64url: the form that is stored. Tokens carry 256 bits that cannot
+/// be guessed, so a fast hash is enough (unlike for passwords).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenHash(String);
+
+impl LinkToken {
+    /// The token that belongs to `id`; always the same for the same key and purpose.
+    pub fn issue<P: Prefix>(key: &MasterKey, id: Id<P>) -> Self {
+        let mut bytes = id.uuid().as_bytes().to_vec();
+        bytes.extend_from_slice(&key.mac(&purpose::<P>(), id.uuid().as_bytes()));
+        Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The id that `text` was issued for, if we issued it.
+    pub fn redeem<P: Prefix>(key: &MasterKey, text: &str) -> Option<Id<P>> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (id, mac) = bytes.split_at_checked(ID_BYTES)?;
+        let expected: [u8; MAC_BYTES] = key.mac(&purpose::<P>(), id);
+        constant_time::verify_slices_are_equal(&expected, mac).ok()?;
+        Uuid::from_slice(id).ok().map(Id::from_uuid)
+    }
+
+    /// The text to put into the link.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The form that is stored.
+    pub fn hash(&self) -> TokenHash {
+        let hash = digest::digest(&digest::SHA256, self.0.as_bytes());
+        TokenHash(URL_SAFE_NO_PAD.encode(hash))
+    }
+}
+
+impl fmt::Debug for LinkToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LinkToken([redacted])")
+    }
+}
+
+impl From<TokenHash> for Bson {
+    fn from(hash: TokenHash) -> Self {
+        Self::String(hash.0)
+    }
+}
+
+fn purpose<P: Prefix>() -> String {
+    format!("link-token/{}", P::PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{RegistrationId, UserId};
+
+    fn key() -> MasterKey {
+        MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap()
+    }
+
+    #[test]
+    fn redeems_to_the_id_it_was_issued_for() {
+        let id = RegistrationId::from_uuid(Uuid::now_v7());
+        let token = LinkToken::issue(&key(), id);
+        assert_eq!(LinkToken::redeem(&key(), token.expose()), Some(id));
+        assert_eq!(LinkToken::issue(&key(), id), token);
+    }
+
+    #[test]
+    fn forged_or_repurposed_tokens_are_refused() {
+        let id = RegistrationId::from_uuid(Uuid::now_v7());
+        let token = LinkToken::issue(&key(), id);
+        assert_eq!(LinkToken::redeem::<crate::id::User>(&key(), token.expose()), None::<UserId>);
+        let mut forged = token.expose().to_owned().into_bytes();
+        forged[0] = if forged[0] == b'A' { b'B' } else { b'A' };
+        for text in [String::from_utf8(forged).unwrap(), String::new(), "x".repeat(10_000), "é".into()] {
+            assert_eq!(LinkToken::redeem::<crate::id::Registration>(&key(), &text), None);
+        }
+    }
+}

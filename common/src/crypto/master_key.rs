@@ -1,0 +1,124 @@
+//! The installation's one secret and the purpose keys derived from it.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hkdf::{HKDF_SHA256, Salt},
+    hmac,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// 32 random bytes. Rotating it ends every session and link; see the runbook.
+#[derive(Clone)]
+pub struct MasterKey([u8; 32]);
+
+/// A text that is not 32 bytes in base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected 32 bytes in base64")]
+pub struct InvalidMasterKey;
+
+/// Sealed bytes that this master key did not seal for this purpose, or that were altered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("sealed with another master key, or altered")]
+pub struct SealError;
+
+impl MasterKey {
+    /// Reads the key as configuration gives it.
+    ///
+    /// # Errors
+    /// When it is not 32 bytes in base64.
+    pub fn parse(base64: &str) -> Result<Self, InvalidMasterKey> {
+        let bytes = STANDARD.decode(base64).map_err(|_| InvalidMasterKey)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidMasterKey)
+    }
+
+    /// A key for one purpose (HKDF-SHA256, RFC 5869), so that no two uses share key material.
+    fn derive(&self, purpose: &str) -> [u8; 32] {
+        let mut key = [0; 32];
+        Salt::new(HKDF_SHA256, b"tenantry")
+            .extract(&self.0)
+            .expand(&[purpose.as_bytes()], HKDF_SHA256)
+            .and_then(|derived| derived.fill(&mut key))
+            .expect("32 bytes are within what HKDF-SHA256 can give");
+        key
+    }
+
+    /// HMAC-SHA256 of `message` under the key of `purpose`.
+    pub(super) fn mac(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.derive(purpose));
+        let tag = hmac::sign(&key, message);
+        tag.as_ref().try_into().expect("HMAC-SHA256 gives 32 bytes")
+    }
+
+    /// A stable pseudonym of `text`: the same for the same text, telling nothing without the key.
+    pub fn digest(&self, purpose: &str, text: &str) -> String {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.mac(purpose, text.as_bytes()))
+    }
+
+    /// Encrypts and authenticates `plain` (AES-256-GCM, random nonce in front).
+    ///
+    /// # Errors
+    /// When the cipher refuses, which a healthy system does not do.
+    pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut body = plain.to_vec();
+        let nonce = self.cipher(purpose)?.seal_in_place_append_tag(Aad::from(purpose), &mut body).map_err(|_| SealError)?;
+        let mut sealed = nonce.as_ref().to_vec();
+        sealed.append(&mut body);
+        Ok(sealed)
+    }
+
+    /// Undoes [`MasterKey::seal`].
+    ///
+    /// # Errors
+    /// When it was sealed with another key or purpose, or altered.
+    pub fn open(&self, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
+        let mut body = body.to_vec();
+        let plain = self.cipher(purpose)?.open_in_place(nonce, Aad::from(purpose), &mut body).map_err(|_| SealError)?;
+        Ok(plain.to_vec())
+    }
+
+    fn cipher(&self, purpose: &str) -> Result<RandomizedNonceKey, SealError> {
+        RandomizedNonceKey::new(&AES_256_GCM, &self.derive(purpose)).map_err(|_| SealError)
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey([redacted])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> MasterKey {
+        MasterKey([byte; 32])
+    }
+
+    #[test]
+    fn sealed_opens_only_with_the_same_key_and_purpose() {
+        let sealed = key(1).seal("a", b"secret").unwrap();
+        assert_eq!(key(1).open("a", &sealed).unwrap(), b"secret");
+        assert_eq!(key(2).open("a", &sealed), Err(SealError));
+        assert_eq!(key(1).open("b", &sealed), Err(SealError));
+        assert_eq!(key(1).open("a", &sealed[..5]), Err(SealError));
+    }
+
+    #[test]
+    fn altered_bytes_do_not_open() {
+        let mut sealed = key(1).seal("a", b"secret").unwrap();
+        let last = sealed.len() - 1;
+        sealed[last] ^= 1;
+        assert_eq!(key(1).open("a", &sealed), Err(SealError));
+    }
+
+    #[test]
+    fn digests_differ_by_purpose() {
+        assert_eq!(key(1).digest("a", "x"), key(1).digest("a", "x"));
+        assert_ne!(key(1).digest("a", "x"), key(1).digest("b", "x"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The store: MongoDB behind handles that know whose rows they may touch.
+//!
+//! [`Store::records`] is the only way to a collection. It takes a scope: [`TenantScope`] narrows
+//! every filter and insert to one tenant, [`PlatformScope`] is for rows that belong to no tenant
+//! or for work across all of them, and says so loudly. Changes go through [`Store::commit`].
+
+mod lease;
+mod migrations;
+mod records;
+pub mod schema;
+mod scope;
+mod transaction;
+
+use std::{sync::Arc, time::Duration};
+
+use mongodb::{
+    Client, Database,
+    bson::{Document, doc},
+    options::{ClientOptions, ReadConcern, WriteConcern},
+};
+use secrecy::ExposeSecret;
+
+pub use lease::Lease;
+pub use migrations::{Applying, IndexPlan, Migration, MigrationStatus, Plan};
+pub use records::Records;
+pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
+pub use transaction::{Change, Transient, Txn};
+
+use crate::{ambient::Ambient, config};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// A unique index refused the row. Holds the index's name.
+    #[error("a row with the same key exists already ({0})")]
+    Duplicate(String),
+    /// A tenant's handle was given another tenant's row. A defect, caught.
+    #[error("a row of another tenant was about to be written")]
+    ForeignTenant,
+    /// The database was prepared by a newer release; this one must not touch it.
+    #[error("the database is at schema version {found}, this release knows {known}: deploy the newer release")]
+    NewerSchema {
+        /// What the database says.
+        found: i32,
+        /// The newest this release knows.
+        known: i32,
+    },
+    /// The database is not prepared yet.
+    #[error("the database is at schema version {found}, this release needs {known}: run `api migrate up`")]
+    OlderSchema {
+        /// What the database says.
+        found: i32,
+        /// What this release needs.
+        known: i32,
+    },
+    /// A row could not be turned into BSON or back.
+    #[error("a row does not have the expected shape: {0}")]
+    Shape(String),
+    /// Everything else the driver reports.
+    #[error(transparent)]
+    Mongo(mongodb::error::Error),
+}
+
+/// The code of a unique index's refusal.
+const DUPLICATE_KEY: i32 = 11_000;
+
+impl From<mongodb::error::Error> for DbError {
+    fn from(error: mongodb::error::Error) -> Self {
+        duplicate_of(&error).map_or(Self::Mongo(error), Self::Duplicate)
+    }
+}
+
+fn duplicate_of(error: &mongodb::error::Error) -> Option<String> {
+    use mongodb::error::{ErrorKind, WriteFailure};
+    let message = match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == DUPLICATE_KEY => &write.message,
+        ErrorKind::InsertMany(many) => &many.write_errors.as_ref()?.iter().find(|write| write.code == DUPLICATE_KEY)?.message,
+        ErrorKind::Command(command) if command.code == DUPLICATE_KEY => &command.message,
+        _ => return None,
+    };
+    // "… collection: db.users index: email_norm dup key: …": the message also quotes the value,
+    // so only the name is kept.
+    let name = message.split("index: ").nth(1)?.split_whitespace().next()?;
+    Some(name.to_owned())
+}
+
+/// Whether a unique index of this name refused the row.
+pub fn is_duplicate(error: &DbError, index: &str) -> bool {
+    matches!(error, DbError::Duplicate(name) if name == index)
+}
+
+/// The database and what a change needs beside it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    database: Database,
+    ambient: Ambient,
+}
+
+impl Store {
+    /// Connects lazily: a server that is down shows at the first operation, within the timeout.
+    ///
+    /// # Errors
+    /// When the connection string cannot be understood.
+    pub async fn connect(config: &config::Mongodb, ambient: Ambient) -> Result<Self, DbError> {
+        let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
+        options.app_name.get_or_insert_with(|| "tenantry".to_owned());
+        options.max_pool_size = Some(config.pool_max);
+        options.server_selection_timeout = Some(config.timeout);
+        options.connect_timeout = Some(config.timeout);
+        // An acknowledged write survives the loss of the primary.
+        options.write_concern = Some(WriteConcern::majority());
+        options.read_concern = Some(ReadConcern::majority());
+        let client = Client::with_options(options)?;
+        let database = client.database(&config.database);
+        Ok(Self { inner: Arc::new(Inner { client, database, ambient }) })
+    }
+
+    /// The clock, ids and randomness of this process.
+    pub fn ambient(&self) -> &Ambient {
+        &self.inner.ambient
+    }
+
+    /// The rows of `T` that `scope` may touch, outside any transaction.
+    pub fn records<T: Record>(&self, scope: impl Scope<T>) -> Records<'static, T> {
+        Records::new(&self.inner.database, scope.narrowing(), None)
+    }
+
+    /// Whether the database answers within `limit`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self, limit: Duration) -> Result<(), DbError> {
+        let answer = tokio::time::timeout(limit, self.command(doc! { "ping": 1 })).await;
+        answer.map_err(|_| DbError::Mongo(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?.map(drop)
+    }
+
+    async fn command(&self, command: Document) -> Result<Document, DbError> {
+        Ok(self.inner.database.run_command(command).await?)
+    }
+
+    /// Drops the whole database. Tests clean up with it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn drop_database(&self) -> Result<(), DbError> {
+        Ok(self.inner.database.drop().await?)
+    }
+}

@@ -1,0 +1,176 @@
+//! Outgoing mail: rendered from a template with an HTML and a text part, sent over pooled SMTP.
+//!
+//! Header values are typed and encoded by `lettre`, so a line break in a name or subject cannot
+//! become a header. `Message-ID` is derived from the job, so a mail that had to be sent twice is
+//! recognised as one by whoever receives it (RFC 5322 §3.6.4).
+
+mod template;
+
+use std::time::Duration;
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{Mailbox, MultiPart, header},
+    transport::smtp::{
+        PoolConfig,
+        authentication::Credentials,
+        client::{Tls, TlsParameters},
+    },
+};
+use secrecy::ExposeSecret;
+
+pub use template::{Rendered, Template, TemplateError};
+
+use crate::{config, email::Email, id::JobId, telemetry::metrics};
+
+/// Connections unused for this long are closed.
+const POOL_IDLE: Duration = Duration::from_mins(1);
+
+/// Why a mail did not go out.
+#[derive(Debug, thiserror::Error)]
+pub enum MailError {
+    /// Down, busy, or too slow: worth another try.
+    #[error("the mail server did not take the mail for now: {0}")]
+    Temporary(#[source] lettre::transport::smtp::Error),
+    /// Said no for good, as for an address that does not exist.
+    #[error("the mail server refused the mail: {0}")]
+    Refused(#[source] lettre::transport::smtp::Error),
+    /// Could not be put together.
+    #[error("the mail could not be put together: {0}")]
+    Malformed(String),
+}
+
+/// Sends mails. Cheap to clone; clones share the pool.
+#[derive(Clone)]
+pub struct Mailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    message_id_domain: String,
+}
+
+impl Mailer {
+    /// A mailer for the configured server. Connects at the first mail.
+    ///
+    /// # Errors
+    /// When the TLS parameters or the sender's address do not make sense.
+    pub fn new(config: &config::Smtp) -> Result<Self, MailError> {
+        let address: lettre::Address = config.from.as_str().parse().map_err(malformed)?;
+        let tls = || TlsParameters::new(config.host.clone()).map_err(MailError::Temporary);
+        let tls = match config.tls {
+            config::SmtpTls::None => Tls::None,
+            config::SmtpTls::Starttls => Tls::Required(tls()?),
+            config::SmtpTls::Tls => Tls::Wrapper(tls()?),
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(config.host.as_str())
+            .port(config.port)
+            .tls(tls)
+            .timeout(Some(config.timeout))
+            .pool_config(PoolConfig::new().max_size(config.pool_max).idle_timeout(POOL_IDLE));
+        if !config.username.is_empty() {
+            let password = config.password.expose_secret().to_owned();
+            builder = builder.credentials(Credentials::new(config.username.clone(), password));
+        }
+        Ok(Self {
+            transport: builder.build(),
+            message_id_domain: address.domain().to_owned(),
+            from: Mailbox::new(Some(config.from_name.clone()), address),
+        })
+    }
+
+    /// Sends one mail. `job` is what its `Message-ID` derives from.
+    ///
+    /// # Errors
+    /// See [`MailError`].
+    pub async fn send(&self, job: JobId, to: &Email, to_name: &str, mail: Rendered) -> Result<(), MailError> {
+        let template = mail.template;
+        let message = self.message(job, to, to_name, mail)?;
+        let timer = metrics::MAIL_SEND_DURATION.start_timer();
+        let answer = self.transport.send(message).await;
+        timer.observe_duration();
+        let (outcome, result) = match answer {
+            Ok(_) => ("sent", Ok(())),
+            Err(error) if error.is_permanent() => ("refused", Err(MailError::Refused(error))),
+            Err(error) => ("retry", Err(MailError::Temporary(error))),
+        };
+        metrics::MAIL_SENT.with_label_values(&[template, outcome]).inc();
+        result
+    }
+
+    fn message(&self, job: JobId, to: &Email, to_name: &str, mail: Rendered) -> Result<Message, MailError> {
+        let name = Some(one_line(to_name)).filter(|name| !name.is_empty());
+        let to = Mailbox::new(name, to.as_str().parse().map_err(malformed)?);
+        Message::builder()
+            .from(self.from.clone())
+            .to(to)
+            .subject(one_line(&mail.subject))
+            .message_id(Some(format!("<{job}@{}>", self.message_id_domain)))
+            // Keeps vacation responders quiet (RFC 3834).
+            .header(AutoSubmitted("auto-generated".to_owned()))
+            .multipart(MultiPart::alternative_plain_html(mail.text, mail.html))
+            .map_err(malformed)
+    }
+}
+
+/// `lettre` encodes what it can and panics on a control character in a name, so none gets there.
+fn one_line(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(visible).collect::<String>().trim().to_owned()
+}
+
+fn malformed(error: impl std::fmt::Display) -> MailError {
+    MailError::Malformed(error.to_string())
+}
+
+/// RFC 3834 §5.
+#[derive(Clone)]
+struct AutoSubmitted(String);
+
+impl header::Header for AutoSubmitted {
+    fn name() -> header::HeaderName {
+        header::HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(text: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn display(&self) -> header::HeaderValue {
+        header::HeaderValue::new(Self::name(), self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mailer() -> Mailer {
+        let mut sources = config::Sources::default();
+        let variables = [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__SMTP__TLS", "none")];
+        sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        Mailer::new(&config::Config::load(sources).unwrap().smtp).unwrap()
+    }
+
+    fn rendered(subject: &str) -> Rendered {
+        Rendered { template: "test", subject: subject.into(), text: "text".into(), html: "<p>html</p>".into() }
+    }
+
+    #[tokio::test]
+    async fn a_line_break_cannot_become_a_header() {
+        let job = JobId::from_uuid(uuid::Uuid::now_v7());
+        let to = "a@example.com".parse().unwrap();
+        let mail = rendered("Hello\r\nBcc: evil@example.com");
+        let message = mailer().message(job, &to, "Ann\r\nBcc: evil@example.com", mail).unwrap();
+        let text = String::from_utf8(message.formatted()).unwrap();
+        let head = text.split("\r\n\r\n").next().unwrap();
+        assert!(!head.lines().any(|line| line.to_lowercase().starts_with("bcc")), "{head}");
+    }
+
+    #[tokio::test]
+    async fn message_id_is_the_jobs() {
+        let job = JobId::from_uuid(uuid::Uuid::now_v7());
+        let to = "a@example.com".parse().unwrap();
+        let text = mailer().message(job, &to, "", rendered("Hi")).unwrap().formatted();
+        let expected = format!("Message-ID: <{job}@example.com>");
+        assert!(String::from_utf8(text).unwrap().contains(&expected));
+    }
+}

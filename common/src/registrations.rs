@@ -1,0 +1,262 @@
+//! Registrations: people who asked for an account and have yet to verify their address.
+//!
+//! Asking creates nothing but a registration, whether or not the address has an account: the same
+//! rows, the same work, the same answer, so nobody learns who is a customer (OWASP ASVS 6.3.8).
+//! The worker decides which mail goes out. User, tenant and ownership come into being together
+//! when the link is followed, so an address nobody verified can never squat on an account.
+
+use std::time::Duration;
+
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ambient::later,
+    audit,
+    crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
+    db::{
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Transient, Txn, is_duplicate,
+        schema::{self, Validator},
+    },
+    email::Email,
+    id::RegistrationId,
+    memberships::Membership,
+    roles::Role,
+    tenants::{Name, Tenant},
+    users::{self, User},
+};
+
+/// What the master key makes pseudonyms of addresses for.
+const DIGEST_PURPOSE: &str = "address-digest";
+
+/// Someone who asked for an account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Registration {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: RegistrationId,
+    /// The address to verify.
+    pub email: Email,
+    /// What the address is compared by.
+    pub email_norm: String,
+    /// A pseudonym of the address, for jobs' payloads.
+    pub email_digest: AddressDigest,
+    /// What the person is called.
+    pub name: Name,
+    /// What their tenant will be called.
+    pub tenant_name: Name,
+    /// argon2id.
+    pub password_hash: PasswordHash,
+    /// The link's token, hashed.
+    pub token_hash: TokenHash,
+    /// When a mail about it last went out.
+    pub mailed_at: Option<DateTime>,
+    /// When it was made.
+    pub created_at: DateTime,
+    /// Void from then on.
+    pub expires_at: DateTime,
+}
+
+impl Record for Registration {
+    const COLLECTION: &'static str = "registrations";
+}
+impl PlatformOwned for Registration {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan { collection: Registration::COLLECTION, name: "registrations_token", keys: &[("token_hash", 1)], unique: true, ttl: false },
+    IndexPlan {
+        collection: Registration::COLLECTION,
+        name: "registrations_email",
+        keys: &[("email_norm", 1), ("_id", -1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Registration::COLLECTION,
+        name: "registrations_digest",
+        keys: &[("email_digest", 1), ("_id", -1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan { collection: Registration::COLLECTION, name: "registrations_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Registration::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("email", schema::STRING),
+        ("email_norm", schema::STRING),
+        ("email_digest", schema::STRING),
+        ("password_hash", schema::STRING),
+        ("token_hash", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+/// A pseudonym of an address: what a job's payload carries instead of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AddressDigest(String);
+
+impl AddressDigest {
+    /// The pseudonym of `email` under this installation's key.
+    pub fn of(key: &MasterKey, email: &Email) -> Self {
+        Self(key.digest(DIGEST_PURPOSE, &email.normalized()))
+    }
+}
+
+/// What someone who asks for an account tells.
+#[derive(Debug, Clone)]
+pub struct NewRegistration {
+    /// The address to verify.
+    pub email: Email,
+    /// What the person is called.
+    pub name: Name,
+    /// What their tenant will be called.
+    pub tenant_name: Name,
+    /// argon2id.
+    pub password_hash: PasswordHash,
+}
+
+impl Registration {
+    /// Notes that someone asks for an account.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn create(txn: &mut Txn, key: &MasterKey, new: &NewRegistration, ttl: Duration) -> Result<Self, DbError> {
+        let (id, now) = (txn.ambient().id(), txn.ambient().now());
+        let registration = Self {
+            id,
+            email: new.email.clone(),
+            email_norm: new.email.normalized(),
+            email_digest: AddressDigest::of(key, &new.email),
+            name: new.name.clone(),
+            tenant_name: new.tenant_name.clone(),
+            password_hash: new.password_hash.clone(),
+            token_hash: LinkToken::issue(key, id).hash(),
+            mailed_at: None,
+            created_at: now,
+            expires_at: later(now, ttl),
+        };
+        txn.records::<Self>(PlatformScope).insert(&registration).await?;
+        audit::record(txn, None, None, "registration.created", id).await?;
+        Ok(registration)
+    }
+
+    /// The registration with this id, unless it expired.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn pending(store: &Store, id: RegistrationId) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "_id": id, "expires_at": { "$gt": store.ambient().now() } };
+        store.records::<Self>(PlatformScope).find(filter).await
+    }
+
+    /// The newest registration of an address that has not expired.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn newest_of(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "email_norm": email.normalized(), "expires_at": { "$gt": store.ambient().now() } };
+        store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
+    }
+
+    /// The newest registration under a pseudonym that has not expired.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn newest_under(store: &Store, digest: &AddressDigest) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "email_digest": &digest.0, "expires_at": { "$gt": store.ambient().now() } };
+        store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
+    }
+
+    /// Notes that a mail about it went out.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn mailed(store: &Store, id: RegistrationId) -> Result<(), DbError> {
+        let update = doc! { "$set": { "mailed_at": store.ambient().now() } };
+        store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
+    }
+
+    /// The token of its link.
+    pub fn link_token(&self, key: &MasterKey) -> LinkToken {
+        LinkToken::issue(key, self.id)
+    }
+}
+
+/// Why an address could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Wrong, used or expired: which of them is nobody's business.
+    #[error("the link is not valid, was used already, or has expired")]
+    TokenInvalid,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for VerifyError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::TokenInvalid => None,
+        }
+    }
+}
+
+/// Following the link: uses up the registration, and makes the user, their tenant and its owner.
+#[derive(Debug)]
+pub struct Verify {
+    id: RegistrationId,
+    token: TokenHash,
+}
+
+impl Verify {
+    /// Checks that `token` is one of ours before anything is looked up.
+    ///
+    /// # Errors
+    /// [`VerifyError::TokenInvalid`] when it is not.
+    pub fn with_token(key: &MasterKey, token: &str) -> Result<Self, VerifyError> {
+        let id = LinkToken::redeem(key, token).ok_or(VerifyError::TokenInvalid)?;
+        Ok(Self { id, token: LinkToken::issue(key, id).hash() })
+    }
+}
+
+impl Change for Verify {
+    type Output = User;
+    type Error = VerifyError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<User, VerifyError> {
+        let now = txn.ambient().now();
+        let filter = doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
+        let used = txn.records::<Registration>(PlatformScope).take(filter).await?;
+        let registration = used.ok_or(VerifyError::TokenInvalid)?;
+        create_account(txn, &registration).await
+    }
+}
+
+async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<User, VerifyError> {
+    let now = txn.ambient().now();
+    let user = User {
+        id: txn.ambient().id(),
+        email: registration.email.clone(),
+        email_norm: registration.email_norm.clone(),
+        name: registration.name.to_string(),
+        password_hash: registration.password_hash.clone(),
+        email_verified_at: now,
+        created_at: now,
+    };
+    user.insert(txn).await.map_err(|error| match error {
+        error if is_duplicate(&error, users::EMAIL_INDEX) => VerifyError::TokenInvalid,
+        error => VerifyError::Db(error),
+    })?;
+    let tenant = Tenant::create(txn, &registration.tenant_name).await?;
+    Membership::create(txn, TenantScope::vouched(tenant.id), user.id, Role::Owner).await?;
+    // Other links that were asked for this address are void now.
+    txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
+    audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
+    Ok(user)
+}

@@ -1,0 +1,201 @@
+//! Tenants: the customers, each a world of its own.
+
+use std::{fmt, str::FromStr};
+
+use mongodb::bson::{DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        schema::{self, Validator},
+    },
+    id::TenantId,
+};
+
+/// The longest name of a tenant or a person, in characters.
+pub const NAME_CHARS_MAX: usize = 100;
+const SLUG_CHARS_MAX: usize = 48;
+/// How many numbered slugs are tried before a random one is taken.
+const SLUG_SUFFIX_MAX: u32 = 5;
+
+/// What a tenant or a person is called: something visible on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+/// A text that cannot be a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must have 1 to {NAME_CHARS_MAX} characters on one line")]
+pub struct InvalidName;
+
+impl FromStr for Name {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let text = text.trim();
+        let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().take(NAME_CHARS_MAX + 1).count());
+        if fits && !text.chars().any(char::is_control) { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A tenant's short name in addresses: lower-case letters, digits and single hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slug(String);
+
+impl Slug {
+    /// The slug that a name suggests; `tenant` when it has no letter or digit we can use.
+    pub fn suggested_by(name: &Name) -> Self {
+        let mut slug = String::new();
+        for c in name.0.chars() {
+            if slug.len() >= SLUG_CHARS_MAX {
+                break;
+            }
+            if c.is_ascii_alphanumeric() {
+                slug.push(c.to_ascii_lowercase());
+            } else if !slug.is_empty() && !slug.ends_with('-') {
+                slug.push('-');
+            }
+        }
+        let slug = slug.trim_end_matches('-');
+        Self(if slug.is_empty() { "tenant" } else { slug }.to_owned())
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a tenant is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantStatus {
+    /// In use.
+    Active,
+    /// Stopped by an operator; its people cannot sign in.
+    Suspended,
+}
+
+/// A customer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: TenantId,
+    /// What it is called.
+    pub name: Name,
+    /// Its short name; unique.
+    pub slug: Slug,
+    /// Where it is in its life.
+    pub status: TenantStatus,
+    /// The code of its plan.
+    pub plan: String,
+    /// What it configured for itself.
+    pub settings: Document,
+    /// How it wants to look.
+    pub branding: Document,
+    /// When it was made.
+    pub created_at: DateTime,
+}
+
+impl Record for Tenant {
+    const COLLECTION: &'static str = "tenants";
+}
+impl PlatformOwned for Tenant {}
+
+pub(crate) const INDEXES: &[IndexPlan] =
+    &[IndexPlan { collection: Tenant::COLLECTION, name: "tenants_slug", keys: &[("slug", 1)], unique: true, ttl: false }];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Tenant::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("name", schema::STRING),
+        ("slug", schema::STRING),
+        ("status", schema::STRING),
+        ("plan", schema::STRING),
+        ("settings", schema::OBJECT),
+        ("branding", schema::OBJECT),
+        ("created_at", schema::DATE),
+    ],
+};
+
+impl Tenant {
+    /// A new tenant on the free plan, under the first free slug that its name suggests. The
+    /// unique index settles a race: the loser's whole change is refused and may be tried again.
+    ///
+    /// # Errors
+    /// When the store fails, or another took the slug at this moment.
+    pub async fn create(txn: &mut Txn, name: &Name) -> Result<Self, DbError> {
+        let tenant = Self {
+            id: txn.ambient().id(),
+            name: name.clone(),
+            slug: free_slug(txn, Slug::suggested_by(name)).await?,
+            status: TenantStatus::Active,
+            plan: "free".to_owned(),
+            settings: Document::new(),
+            branding: Document::new(),
+            created_at: txn.ambient().now(),
+        };
+        txn.records::<Self>(PlatformScope).insert(&tenant).await?;
+        Ok(tenant)
+    }
+
+    /// The tenant a scope stands for. Reads its one row by id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": scope.tenant_id() }).await
+    }
+
+    /// The tenants with these ids.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_ids(store: &Store, ids: &[TenantId]) -> Result<Vec<Self>, DbError> {
+        let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
+        store.records::<Self>(PlatformScope).list(doc! { "_id": { "$in": ids.to_vec() } }, doc! { "name": 1, "_id": 1 }, limit).await
+    }
+}
+
+async fn free_slug(txn: &mut Txn, wanted: Slug) -> Result<Slug, DbError> {
+    let mut slug = wanted.clone();
+    for suffix in 2..=SLUG_SUFFIX_MAX + 1 {
+        let taken = txn.records::<Tenant>(PlatformScope).find(doc! { "slug": slug.to_string() }).await?;
+        if taken.is_none() {
+            return Ok(slug);
+        }
+        slug = Slug(format!("{wanted}-{suffix}"));
+    }
+    let random = u32::from_le_bytes(txn.ambient().random());
+    Ok(Slug(format!("{wanted}-{random:08x}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_follow_names() {
+        for (name, slug) in [("Demo", "demo"), ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"), ("日本", "tenant"), ("a--b", "a-b")] {
+            assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
+        }
+    }
+
+    #[test]
+    fn names_are_one_visible_line() {
+        let long = "x".repeat(NAME_CHARS_MAX + 1);
+        for text in ["", "  ", "a\r\nBcc: x", "\u{0}", long.as_str()] {
+            assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! People's accounts. Global: one person may belong to several tenants.
+
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    crypto::PasswordHash,
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Validator},
+    },
+    email::Email,
+    id::UserId,
+};
+
+/// A person's account. Exists only once its address was verified.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: UserId,
+    /// The address as the person wrote it.
+    pub email: Email,
+    /// What the address is compared by; unique.
+    pub email_norm: String,
+    /// What the person is called.
+    pub name: String,
+    /// argon2id.
+    pub password_hash: PasswordHash,
+    /// When the address was verified.
+    pub email_verified_at: DateTime,
+    /// When the account was made.
+    pub created_at: DateTime,
+}
+
+impl Record for User {
+    const COLLECTION: &'static str = "users";
+}
+impl PlatformOwned for User {}
+
+/// Unique: an address has one account.
+pub const EMAIL_INDEX: &str = "users_email";
+
+pub(crate) const INDEXES: &[IndexPlan] =
+    &[IndexPlan { collection: User::COLLECTION, name: EMAIL_INDEX, keys: &[("email_norm", 1)], unique: true, ttl: false }];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: User::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("email", schema::STRING),
+        ("email_norm", schema::STRING),
+        ("password_hash", schema::STRING),
+        ("email_verified_at", schema::DATE),
+        ("created_at", schema::DATE),
+    ],
+};
+
+impl User {
+    /// The account of an address. Platform-wide, because at login no tenant is known yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_email(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await
+    }
+
+    /// The account with this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_id(store: &Store, id: UserId) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// Adds the account.
+    ///
+    /// # Errors
+    /// [`DbError::Duplicate`] of [`EMAIL_INDEX`] when the address has one already.
+    pub async fn insert(&self, txn: &mut Txn) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope).insert(self).await
+    }
+}
