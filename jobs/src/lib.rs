@@ -1,1 +1,42 @@
+//! The job engine and the job types.
+//!
+//! A job is a plain struct that implements [`Job`]. [`stage`] writes it into the outbox in the same
+//! transaction as the change it follows from; [`Jobs::commit`] commits and hands it to Redis at
+//! once; a relay in every worker hands over what that fast path left behind. Workers run jobs
+//! through [`queue`], our `apalis` backend on Redis Streams. See the crate's README for how the
+//! parts play together and which promise each keeps.
+//!
+//! Beside the engine lives one module a noun (`registrations`, …) with its job structs and those
+//! changes that stage them: `common` cannot know jobs, so a change that needs one lives here.
 
+mod backoff;
+mod drain;
+mod envelope;
+mod handover;
+mod job;
+pub mod outbox;
+pub mod queue;
+pub mod registrations;
+mod registry;
+mod relay;
+
+pub use drain::Drain;
+pub use envelope::{Envelope, Failure};
+pub use handover::{EnqueueError, Jobs};
+pub use job::{Job, JobError, Queue};
+pub use outbox::stage;
+pub use registry::{Dispatch, Registry, Running};
+pub use relay::Relay;
+
+use common::db::{Migration, Plan};
+
+/// The migrations of this crate's collections; they continue the count of [`common::MIGRATIONS`].
+const OWN_MIGRATIONS: &[Migration] = &[
+    Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
+    Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
+];
+
+/// Every migration there is, in order: what `api migrate` applies and every process checks.
+pub fn migrations() -> Vec<Migration> {
+    [common::MIGRATIONS, OWN_MIGRATIONS].concat()
+}

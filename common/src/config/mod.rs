@@ -187,6 +187,10 @@ pub struct Jobs {
     pub reconcile_interval: Duration,
     /// How long the ids of finished jobs are remembered.
     pub finished_memory: Duration,
+    /// Ids of finished jobs remembered at most, a queue.
+    pub finished_max: u64,
+    /// How long a job of a kind that no worker knows is kept for one that does.
+    pub park_max: Duration,
     /// The first wait after a failure; doubled at each further one.
     pub backoff_base: Duration,
     /// The longest wait between attempts.
@@ -335,6 +339,8 @@ impl Config {
                     "10m",
                     "how long the ids of finished jobs are remembered, so that a repeated hand-over is dropped",
                 ),
+                finished_max: r.count("jobs.finished_max", "200000", "ids of finished jobs remembered at most, a queue"),
+                park_max: r.period("jobs.park_max", "1h", "how long a job of a kind or version that this release does not know waits for a worker that does, before it goes to the dead letters"),
                 backoff_base: r.period("jobs.backoff_base", "2s", "the first wait after a failure; doubled at each further one"),
                 backoff_max: r.period("jobs.backoff_max", "10m", "the longest wait between attempts"),
                 dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),

@@ -74,7 +74,7 @@ metrics! {
     JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
     /// Jobs handed to Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
-    /// Attempts that ended, by outcome: success, retry, dead, skipped or returned.
+    /// Attempts that ended, by outcome: success, retry, dead, skipped, parked or returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from when a job was due to when it started.
     JOBS_WAIT: HistogramVec = "tenantry_jobs_wait_seconds" ["queue", "kind"] in JOB_BUCKETS;
@@ -98,6 +98,8 @@ metrics! {
     JOBS_RECOVERED: IntCounterVec = "tenantry_jobs_recovered_total" ["queue"];
     /// Jobs sent to the dead letters because they ended their worker too often.
     JOBS_CRASHED: IntCounterVec = "tenantry_jobs_crashed_total" ["queue"];
+    /// Queues closed before everything in hand was settled; others take over after a lease.
+    JOBS_SETTLING_CUT: IntCounter = "tenantry_jobs_settling_cut_total";
     /// Whether Redis answers this process.
     REDIS_UP: IntGauge = "tenantry_redis_up";
     /// Whether this process is the relay's leader.

@@ -4,6 +4,7 @@
 //! was survived, `info` that something of note happened. Secrets and addresses are not logged.
 
 pub mod metrics;
+pub mod trace;
 
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 

@@ -1,0 +1,120 @@
+//! The trace a request or job belongs to, as W3C Trace Context writes it.
+//!
+//! A request continues its caller's trace or begins one; a job continues the trace of whatever
+//! staged it. The context is a task-local, so whoever stages a job need not pass it along.
+
+use std::{fmt, future::Future, str::FromStr};
+
+use crate::ambient::Ambient;
+
+/// A trace and the span within it (W3C Trace Context, level 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceContext {
+    trace: u128,
+    span: u64,
+    flags: u8,
+}
+
+/// A header that is not a `traceparent` of version 00.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected 00-<32 hex>-<16 hex>-<2 hex>")]
+pub struct InvalidTraceparent;
+
+tokio::task_local! {
+    static CURRENT: TraceContext;
+}
+
+impl TraceContext {
+    /// The first span of a new trace.
+    pub fn begin(ambient: &Ambient) -> Self {
+        // Zero is not a valid id; one bit costs nothing.
+        Self { trace: u128::from_le_bytes(ambient.random()) | 1, span: new_span(ambient), flags: 1 }
+    }
+
+    /// A new span of the trace that `traceparent` names; of a new trace when it names none.
+    pub fn continued(traceparent: Option<&str>, ambient: &Ambient) -> Self {
+        let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
+        parent.map_or_else(|| Self::begin(ambient), |parent| Self { span: new_span(ambient), ..parent })
+    }
+
+    /// The trace's id: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", self.trace)
+    }
+
+    /// Runs `work` within this context.
+    pub async fn scope<F: Future>(self, work: F) -> F::Output {
+        CURRENT.scope(self, work).await
+    }
+}
+
+/// The `traceparent` of the request or job at work, if any.
+pub fn current_traceparent() -> Option<String> {
+    CURRENT.try_with(ToString::to_string).ok()
+}
+
+fn new_span(ambient: &Ambient) -> u64 {
+    u64::from_le_bytes(ambient.random()) | 1
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
+    }
+}
+
+impl FromStr for TraceContext {
+    type Err = InvalidTraceparent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
+        let mut parts = text.split('-');
+        let mut part = |digits: usize| {
+            let part = parts.next()?;
+            let plain = part.len() == digits && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            plain.then_some(part)
+        };
+        let (Some("00"), Some(trace), Some(span), Some(flags)) = (part(2), part(32), part(16), part(2)) else {
+            return Err(InvalidTraceparent);
+        };
+        let invalid = |_| InvalidTraceparent;
+        let context = Self {
+            trace: u128::from_str_radix(trace, 16).map_err(invalid)?,
+            span: u64::from_str_radix(span, 16).map_err(invalid)?,
+            flags: u8::from_str_radix(flags, 16).map_err(invalid)?,
+        };
+        let valid = context.trace != 0 && context.span != 0 && parts.next().is_none();
+        if valid { Ok(context) } else { Err(InvalidTraceparent) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(text.parse::<TraceContext>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn what_is_not_a_traceparent_is_refused() {
+        let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+        let upper = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01";
+        let longer = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x";
+        for text in ["", "00", zero, upper, longer, "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+            assert_eq!(text.parse::<TraceContext>(), Err(InvalidTraceparent), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_continues_the_trace_it_was_staged_in() {
+        let ambient = Ambient::system();
+        let request = TraceContext::begin(&ambient);
+        let staged = request.scope(async { current_traceparent() }).await;
+        let job = TraceContext::continued(staged.as_deref(), &ambient);
+        assert_eq!(job.trace_id(), request.trace_id());
+        assert_ne!(job, request);
+        assert_eq!(current_traceparent(), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! From a commit to Redis: the fast path of staged jobs, and direct enqueueing.
+//!
+//! The fast path never delays an answer nor fails a request: committed jobs go into a bounded
+//! channel that one task empties into Redis in batches. What it cannot hand over (Redis is down,
+//! the channel is full, the process dies) the relay finds in the outbox.
+
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
+
+use common::{
+    config,
+    db::{Change, Store},
+    id::{JobId, TenantId},
+    telemetry::metrics,
+};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::{Envelope, Job, Queue, outbox::Staged, queue::Broker, queue::Push};
+
+/// Committed jobs that may wait for the fast path in one process.
+const WAITING_MAX: usize = 10_000;
+/// Jobs handed to Redis in one call.
+const BATCH_MAX: usize = 500;
+
+/// Where processes hand jobs in. Cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    broker: Broker,
+    fast_path: mpsc::Sender<(Queue, Push)>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    closing: tokio_util::sync::CancellationToken,
+}
+
+/// A job that was not enqueued.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// Redis is down, too slow, or out of memory (`maxmemory`): nothing was enqueued, or, after a
+    /// timeout, perhaps it was.
+    #[error("Redis did not take the job: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// The job cannot be written as JSON.
+    #[error("the job cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Jobs {
+    /// Starts the fast path. Redis may be down; it is connected to when needed.
+    ///
+    /// # Errors
+    /// When the address of Redis cannot be understood.
+    pub fn start(store: Store, redis: &config::Redis, jobs: &config::Jobs) -> Result<Self, redis::RedisError> {
+        let broker = Broker::new(redis, jobs)?;
+        let (fast_path, waiting) = mpsc::channel(WAITING_MAX);
+        let closing = tokio_util::sync::CancellationToken::new();
+        let task = tokio::spawn(hand_over(broker.clone(), waiting, closing.clone()));
+        let inner = Inner { store, broker, fast_path, task: Mutex::new(Some(task)), closing };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The store that changes are committed to.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The queues.
+    pub fn broker(&self) -> &Broker {
+        &self.inner.broker
+    }
+
+    /// Commits `change`, then hands the jobs it staged to Redis. They run also when this process
+    /// or Redis ends in between.
+    ///
+    /// # Errors
+    /// The change's own refusal or the store's failure; then neither it nor its jobs happened.
+    pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
+        let (output, notes) = self.inner.store.commit_noting(change).await?;
+        for note in notes {
+            self.hand_over(note);
+        }
+        Ok(output)
+    }
+
+    fn hand_over(&self, note: Box<dyn Any + Send>) {
+        let Ok(staged) = note.downcast::<Staged>() else { return };
+        let now_ms = self.inner.store.ambient().now().timestamp_millis();
+        let push = staged.0.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
+        let (Some(queue), Ok(push)) = (staged.0.queue(), push) else { return };
+        if self.inner.fast_path.try_send((queue, push)).is_err() {
+            tracing::debug!(job = %staged.0.id, "fast_path_full");
+        }
+    }
+
+    /// Enqueues a job without the outbox: fast, for work that can be computed again, because up to
+    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped.
+    ///
+    /// # Errors
+    /// See [`EnqueueError`].
+    pub async fn enqueue_unstaged<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<JobId, EnqueueError> {
+        let ids = self.enqueue_all_unstaged(tenant, std::slice::from_ref(job)).await?;
+        Ok(ids[0])
+    }
+
+    /// As [`Jobs::enqueue_unstaged`], many in one round trip; answers their ids in order.
+    ///
+    /// # Errors
+    /// See [`EnqueueError`].
+    pub async fn enqueue_all_unstaged<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J]) -> Result<Vec<JobId>, EnqueueError> {
+        let ambient = self.inner.store.ambient();
+        let now_ms = ambient.now().timestamp_millis();
+        let mut ids = Vec::with_capacity(jobs.len());
+        let mut pushes = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let envelope = Envelope::new(ambient.id(), tenant, job, now_ms)?;
+            ids.push(envelope.id);
+            pushes.push(Push::new(&envelope, now_ms)?);
+        }
+        for batch in pushes.chunks(BATCH_MAX) {
+            let taken = self.inner.broker.push(J::QUEUE, batch, false).await?;
+            count_enqueued(J::QUEUE, "direct", taken);
+        }
+        Ok(ids)
+    }
+
+    /// Hands over what still waits, for `limit` at most; the relay has the rest.
+    pub async fn close(&self, limit: Duration) {
+        self.inner.closing.cancel();
+        let task = self.inner.task.lock().await.take();
+        if let Some(task) = task
+            && tokio::time::timeout(limit, task).await.is_err()
+        {
+            tracing::warn!("fast_path_not_emptied");
+        }
+    }
+}
+
+/// Empties the channel into Redis until it is closed and empty.
+async fn hand_over(broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, closing: tokio_util::sync::CancellationToken) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    loop {
+        let received = tokio::select! {
+            received = waiting.recv_many(&mut batch, BATCH_MAX) => received,
+            () = closing.cancelled(), if !waiting.is_closed() => {
+                waiting.close();
+                continue;
+            }
+        };
+        if received == 0 {
+            return;
+        }
+        let mut by_queue = BTreeMap::<Queue, Vec<Push>>::new();
+        batch.drain(..).for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
+        for (queue, pushes) in by_queue {
+            match broker.push(queue, &pushes, false).await {
+                Ok(taken) => count_enqueued(queue, "fast", taken),
+                Err(error) => tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay"),
+            }
+        }
+    }
+}
+
+pub(crate) fn count_enqueued(queue: Queue, path: &str, jobs: usize) {
+    metrics::JOBS_ENQUEUED.with_label_values(&[queue.name(), path]).inc_by(jobs as u64);
+}

@@ -1,0 +1,132 @@
+//! The outbox: jobs written in the same transaction as the change they follow from.
+//!
+//! A row stands behind its job until the job has finished, so MongoDB can rebuild whatever Redis
+//! loses. Rows are removed in batches once the job's effect is done; a job that went to the dead
+//! letters keeps its row, marked, so that its dead letter cannot be lost either.
+
+use common::{
+    db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Txn, schema, schema::Validator},
+    id::{JobId, TenantId},
+    telemetry::metrics,
+};
+use mongodb::bson::DateTime;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Envelope, Failure, Job, Queue};
+
+/// A staged job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutboxRow {
+    /// The job's id.
+    #[serde(rename = "_id")]
+    pub id: JobId,
+    /// Name of the queue it waits in.
+    pub queue: String,
+    /// What it is.
+    pub kind: String,
+    /// The version of the payload's shape.
+    pub version: u16,
+    /// The tenant it is done for, if any.
+    pub tenant_id: Option<TenantId>,
+    /// The job as JSON.
+    pub payload: String,
+    /// The trace it belongs to (W3C `traceparent`).
+    pub traceparent: Option<String>,
+    /// When it was staged.
+    pub staged_at: DateTime,
+    /// When it is to start, if later.
+    pub due_at: Option<DateTime>,
+    /// When the relay saw that Redis has it. Jobs that finish within a relay's round never get
+    /// this far, which saves them a write.
+    pub handed_at: Option<DateTime>,
+    /// When it went to the dead letters.
+    pub dead_at: Option<DateTime>,
+    /// What went wrong, for a dead letter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+}
+
+impl Record for OutboxRow {
+    const COLLECTION: &'static str = "outbox";
+}
+impl PlatformOwned for OutboxRow {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: OutboxRow::COLLECTION,
+    name: "outbox_state",
+    keys: &[("dead_at", 1), ("handed_at", 1), ("_id", 1)],
+    unique: false,
+    ttl: false,
+}];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: OutboxRow::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("queue", schema::STRING),
+        ("kind", schema::STRING),
+        ("version", schema::INTEGER),
+        ("payload", schema::STRING),
+        ("staged_at", schema::DATE),
+        ("handed_at", schema::DATE_OR_NULL),
+        ("dead_at", schema::DATE_OR_NULL),
+    ],
+};
+
+/// What a transaction's body noted for the fast path: a row that it staged.
+pub(crate) struct Staged(pub(crate) OutboxRow);
+
+/// Stages `job`: it will run if, and only if, the transaction commits.
+///
+/// # Errors
+/// When the store fails.
+pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> Result<JobId, DbError> {
+    let payload = serde_json::to_string(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
+    let row = OutboxRow {
+        id: txn.ambient().id(),
+        queue: J::QUEUE.name().to_owned(),
+        kind: J::KIND.to_owned(),
+        version: J::VERSION,
+        tenant_id: tenant,
+        payload,
+        traceparent: common::telemetry::trace::current_traceparent(),
+        staged_at: txn.ambient().now(),
+        due_at: None,
+        handed_at: None,
+        dead_at: None,
+        failures: Vec::new(),
+    };
+    txn.records::<OutboxRow>(PlatformScope).insert(&row).await?;
+    metrics::JOBS_STAGED.with_label_values(&[J::QUEUE.name(), J::KIND]).inc();
+    let id = row.id;
+    txn.note(Staged(row));
+    Ok(id)
+}
+
+impl OutboxRow {
+    /// The queue it waits in, if this release knows it.
+    pub(crate) fn queue(&self) -> Option<Queue> {
+        self.queue.parse().ok()
+    }
+
+    /// The envelope for its first attempt.
+    ///
+    /// # Errors
+    /// When the payload is not JSON, which [`stage`] rules out.
+    pub(crate) fn envelope(&self) -> Result<Envelope, serde_json::Error> {
+        Ok(Envelope {
+            id: self.id,
+            kind: self.kind.clone(),
+            version: self.version,
+            tenant: self.tenant_id,
+            attempt: 1,
+            enqueued_at: self.staged_at.timestamp_millis(),
+            due_at: self.due_at.map(DateTime::timestamp_millis),
+            traceparent: self.traceparent.clone(),
+            staged: true,
+            failures: self.failures.clone(),
+            payload: RawValue::from_string(self.payload.clone())?,
+        })
+    }
+}

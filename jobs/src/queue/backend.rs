@@ -1,0 +1,113 @@
+//! What `apalis` sees of a queue.
+//!
+//! No error ever leaves it: an `Err` from a backend ends the `apalis` worker, and a worker that
+//! Redis could end would be no worker. Reading, reconnecting and settling happen in tasks of their
+//! own; here jobs are only taken from the inbox.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apalis_core::{
+    backend::{Backend, BackendConfig, finalize::Ephemeral},
+    task::Task,
+    worker::context::WorkerContext,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    consumer::{Consumer, Delivery},
+    fetch,
+    finish::{self, FinishLayer, Finished, WAITING_MAX},
+    lease, promote, recover, stats,
+};
+use crate::{Drain, Jobs, Queue};
+
+/// How long settling may go on once nothing runs any more; what it does not reach is taken over by
+/// others after a lease.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// One process' part in one queue, as an `apalis` backend.
+pub struct QueueBackend {
+    consumer: Arc<Consumer>,
+    finished: mpsc::Sender<Finished>,
+    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl QueueBackend {
+    /// Begins to read `queue`; at most `concurrency` jobs are in hand at once. Redis may be down.
+    ///
+    /// # Panics
+    /// Outside a `tokio` runtime.
+    pub fn start(jobs: &Jobs, queue: Queue, concurrency: usize, drain: &Drain) -> Self {
+        let consumer = Arc::new(Consumer {
+            broker: jobs.broker().clone(),
+            store: jobs.store().clone(),
+            queue,
+            name: jobs.store().ambient().uuid().to_string(),
+            slots: Arc::new(Semaphore::new(concurrency)),
+            suspects: Arc::new(Semaphore::new(1)),
+            inbox: super::consumer::Inbox::default(),
+            in_hand: super::consumer::InHand::default(),
+            drain: drain.clone(),
+            closed: CancellationToken::new(),
+        });
+        let (finished, settling) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(finish::run(Arc::clone(&consumer), settling));
+        tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone()));
+        tokio::spawn(recover::run(Arc::clone(&consumer), finished.clone()));
+        tokio::spawn(lease::run(Arc::clone(&consumer)));
+        tokio::spawn(promote::run(Arc::clone(&consumer)));
+        tokio::spawn(stats::run(Arc::clone(&consumer)));
+        tracing::info!(%queue, consumer = consumer.name, concurrency, "queue_opened");
+        Self { consumer, finished, closing: None }
+    }
+}
+
+impl Backend for QueueBackend {
+    type Task = Task<Delivery>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Delivery>, Infallible>>> {
+        self.consumer.inbox.poll_take(context).map(|delivery| Some(Ok(Task::new(delivery))))
+    }
+
+    /// Polled once nothing runs any more. What was never started went back when the drain began.
+    fn poll_close(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        let (consumer, finished) = (&self.consumer, &self.finished);
+        let closing = self.closing.get_or_insert_with(|| {
+            let (consumer, finished) = (Arc::clone(consumer), finished.clone());
+            Box::pin(async move {
+                finish::flush(&finished, SETTLE_MAX).await;
+                consumer.closed.cancel();
+                tracing::info!(queue = %consumer.queue, left = consumer.in_hand.len(), "queue_closed");
+            })
+        });
+        closing.as_mut().poll(context).map(Ok)
+    }
+}
+
+impl BackendConfig for QueueBackend {
+    type Args = Delivery;
+    type Id = String;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = FinishLayer;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> FinishLayer {
+        FinishLayer::new(&self.consumer, self.finished.clone())
+    }
+}

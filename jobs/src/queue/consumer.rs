@@ -1,0 +1,112 @@
+//! One process' part in one queue: its name, its free slots and what it has in hand.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use common::db::Store;
+use futures::task::AtomicWaker;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::broker::{Broker, EntryId};
+use crate::{Drain, Envelope, Queue};
+
+/// A fetched job on its way to its handler.
+#[derive(Debug)]
+pub struct Delivery {
+    pub(crate) queue: Queue,
+    pub(crate) entry: EntryId,
+    pub(crate) envelope: Arc<Envelope>,
+    /// It may have run before: its outbox row decides whether it is to run.
+    pub(crate) redelivered: bool,
+    pub(crate) slot: Option<Slot>,
+}
+
+/// The right to have one more job in hand; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) _slot: OwnedSemaphorePermit,
+    /// Held by a job that ended its worker more than once: such jobs run one at a time, so that
+    /// the guilty one takes no others along.
+    pub(crate) _suspect: Option<OwnedSemaphorePermit>,
+}
+
+/// What the tasks of one process' part in one queue share.
+pub(crate) struct Consumer {
+    pub(crate) broker: Broker,
+    pub(crate) store: Store,
+    pub(crate) queue: Queue,
+    /// Unique to this process and start: a name that comes back could ack what it no longer holds.
+    pub(crate) name: String,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) suspects: Arc<Semaphore>,
+    pub(crate) inbox: Inbox,
+    pub(crate) in_hand: InHand,
+    pub(crate) drain: Drain,
+    /// Cancelled last, when everything in hand is settled.
+    pub(crate) closed: CancellationToken,
+}
+
+/// Entries that this process holds, from fetching to settling: those whose leases it renews.
+#[derive(Default)]
+pub(crate) struct InHand(Mutex<HashSet<EntryId>>);
+
+impl InHand {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashSet<EntryId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
+        self.locked().extend(entries.into_iter().cloned());
+    }
+
+    pub(crate) fn remove<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
+        let mut locked = self.locked();
+        for entry in entries {
+            locked.remove(entry);
+        }
+    }
+
+    pub(crate) fn holds(&self, entry: &EntryId) -> bool {
+        self.locked().contains(entry)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.locked().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<EntryId> {
+        self.locked().iter().cloned().collect()
+    }
+}
+
+/// Fetched jobs that `apalis` has not taken yet. Not a channel, because a drain takes them out at
+/// the other end.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<VecDeque<Delivery>>,
+    waker: AtomicWaker,
+}
+
+impl Inbox {
+    fn locked(&self) -> std::sync::MutexGuard<'_, VecDeque<Delivery>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn put(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        self.locked().extend(deliveries);
+        self.waker.wake();
+    }
+
+    pub(crate) fn poll_take(&self, context: &Context<'_>) -> Poll<Delivery> {
+        self.waker.register(context.waker());
+        self.locked().pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    pub(crate) fn empty(&self) -> VecDeque<Delivery> {
+        std::mem::take(&mut *self.locked())
+    }
+}

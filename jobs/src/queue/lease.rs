@@ -1,0 +1,38 @@
+//! Leases: while a job is at work its entry's idle time is set back to nothing, again and again,
+//! so that nobody takes it over; when its process dies, that ends.
+
+use std::sync::Arc;
+
+use super::consumer::Consumer;
+
+/// A lease is renewed this often while it lasts, so that one lost renewal costs nothing.
+const RENEWALS_PER_LEASE: u32 = 3;
+/// Entries renewed in one call.
+const BATCH_MAX: usize = 500;
+
+pub(super) async fn run(consumer: Arc<Consumer>) {
+    let mut ticks = tokio::time::interval(consumer.broker.config().lease / RENEWALS_PER_LEASE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => renew(&consumer).await,
+            () = consumer.closed.cancelled() => return,
+        }
+    }
+}
+
+async fn renew(consumer: &Consumer) {
+    for entries in consumer.in_hand.all().chunks(BATCH_MAX) {
+        match consumer.broker.renew(consumer.queue, &consumer.name, entries).await {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => {
+                // Settled in the meantime, or taken over because this process stood still for
+                // longer than a lease; then whoever has it now decides.
+                let still_here = lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
+                tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
+                consumer.in_hand.remove(&lost);
+            }
+            Err(error) => tracing::warn!(queue = %consumer.queue, %error, "leases_not_renewed"),
+        }
+    }
+}

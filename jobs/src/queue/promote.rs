@@ -1,0 +1,51 @@
+//! Delayed jobs: moved to the stream when they are due.
+//!
+//! Each process sleeps until the next one is due and is told when something earlier comes in, so
+//! nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any case.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use redis::RedisResult;
+
+use super::consumer::Consumer;
+use crate::backoff::reconnect_delay;
+
+/// Jobs moved in one call: enough to keep up, few enough not to hold Redis up.
+const BATCH: usize = 500;
+/// The longest time between two looks.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(consumer: Arc<Consumer>) {
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            result = promote_until_error(&consumer, &mut failures) => {
+                let Err(error) = result;
+                tracing::warn!(queue = %consumer.queue, %error, "promote_failed");
+                failures += 1;
+                tokio::time::sleep(reconnect_delay(failures)).await;
+            }
+            () = consumer.closed.cancelled() => return,
+        }
+    }
+}
+
+async fn promote_until_error(consumer: &Consumer, failures: &mut u32) -> RedisResult<std::convert::Infallible> {
+    let mut subscriber = consumer.broker.subscriber().await?;
+    subscriber.subscribe(consumer.broker.keys(consumer.queue).wake).await?;
+    let mut wakes = subscriber.into_on_message();
+    loop {
+        let (moved, next) = consumer.broker.promote(consumer.queue, BATCH).await?;
+        *failures = 0;
+        if moved == BATCH {
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(next.unwrap_or(LOOK_MAX).min(LOOK_MAX)) => {}
+            wake = wakes.next() => if wake.is_none() {
+                return Err((redis::ErrorKind::Io, "the subscription ended").into());
+            },
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Taking over from workers that fell silent.
+//!
+//! An entry whose lease ran out is claimed; Redis gives it to whoever comes first and counts the
+//! delivery. An entry that has ended its worker before is a suspect: suspects run one at a time in
+//! a process, so that the guilty one is found without burying its neighbours, and one that did it
+//! `jobs.crashes_max` times goes to the dead letters.
+
+use std::{sync::Arc, time::Duration};
+
+use common::telemetry::metrics;
+use redis::RedisResult;
+use tokio::sync::mpsc;
+
+use super::{
+    broker::Abandoned,
+    consumer::{Consumer, Slot},
+    fetch::{hand_back, settle, understand},
+    finish::{Finished, Outcome},
+};
+use crate::{Envelope, backoff::reconnect_delay};
+
+/// Entries looked at in one round.
+const BATCH_MAX: usize = 100;
+/// The time between two looks while another process holds jobs.
+const LOOK: Duration = Duration::from_secs(1);
+/// Consumers that hold nothing and were silent for this long are forgotten.
+const FORGET_AFTER: Duration = Duration::from_hours(1);
+/// A job delivered this often has ended a worker more than once.
+const SUSPECT_FROM: u64 = 2;
+
+pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>) {
+    let mut failures = 0;
+    loop {
+        let pause = match recover(&consumer, &finished).await {
+            Ok(pause) => {
+                failures = 0;
+                pause
+            }
+            Err(error) if error.code() == Some("NOGROUP") => LOOK,
+            Err(error) => {
+                tracing::warn!(queue = %consumer.queue, %error, "recover_failed");
+                failures += 1;
+                reconnect_delay(failures).max(LOOK)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = consumer.drain.begun() => return,
+        }
+    }
+}
+
+/// One round; answers how long until the next is needed.
+async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> RedisResult<Duration> {
+    consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
+    if consumer.broker.held(consumer.queue).await? <= consumer.in_hand.len() {
+        // Nobody else holds anything: what is taken from now on keeps its lease that long.
+        return Ok(consumer.broker.config().lease.max(LOOK));
+    }
+    let abandoned = consumer.broker.abandoned(consumer.queue, BATCH_MAX).await?;
+    let full_round = abandoned.len() == BATCH_MAX;
+    let mut taken_over = 0;
+    for abandoned in abandoned {
+        let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
+        if !ours && take_over(consumer, finished, abandoned).await? {
+            taken_over += 1;
+        }
+    }
+    if taken_over > 0 {
+        tracing::warn!(queue = %consumer.queue, jobs = taken_over, "jobs_recovered");
+        metrics::JOBS_RECOVERED.with_label_values(&[consumer.queue.name()]).inc_by(taken_over);
+    }
+    Ok(if full_round && taken_over > 0 { Duration::ZERO } else { LOOK })
+}
+
+/// Claims one entry if this process has room for it; tells whether it did.
+async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned) -> RedisResult<bool> {
+    let crashes_max = u64::from(consumer.broker.config().crashes_max);
+    let Ok(slot) = Arc::clone(&consumer.slots).try_acquire_owned() else { return Ok(false) };
+    let suspect = match abandoned.deliveries {
+        deliveries if deliveries >= SUSPECT_FROM && deliveries < crashes_max => {
+            let Ok(turn) = Arc::clone(&consumer.suspects).try_acquire_owned() else { return Ok(false) };
+            Some(turn)
+        }
+        _ => None,
+    };
+    let claimed = consumer.broker.claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry)).await?;
+    let Some(entry) = claimed.first() else { return Ok(false) };
+    consumer.in_hand.add([&entry.id]);
+    let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
+    delivery.slot = Some(Slot { _slot: slot, _suspect: suspect });
+    if abandoned.deliveries >= crashes_max {
+        bury(consumer, finished, abandoned, &delivery.envelope).await;
+    } else if consumer.drain.has_begun() {
+        hand_back(finished, delivery).await;
+    } else {
+        consumer.inbox.put([delivery]);
+    }
+    Ok(true)
+}
+
+async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, envelope: &Arc<Envelope>) {
+    metrics::JOBS_CRASHED.with_label_values(&[consumer.queue.name()]).inc();
+    let error = format!("ended its worker {} times", abandoned.deliveries);
+    tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
+    let outcome = Outcome::Bury { error };
+    let what = Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome };
+    settle(finished, what).await;
+}

@@ -1,0 +1,40 @@
+//! The gauges of a queue. Every worker shows the same numbers of the same queue; dashboards take
+//! the maximum.
+
+use std::{sync::Arc, time::Duration};
+
+use common::telemetry::metrics;
+
+use super::consumer::Consumer;
+
+/// Seconds a gauge may be old; one command a queue and process each time.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(consumer: Arc<Consumer>) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => show(&consumer).await,
+            () = consumer.closed.cancelled() => return,
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "a queue does not hold 2^63 jobs")]
+async fn show(consumer: &Consumer) {
+    let queue = [consumer.queue.name()];
+    match consumer.broker.stats(consumer.queue).await {
+        Ok(stats) => {
+            metrics::REDIS_UP.set(1);
+            metrics::JOBS_READY.with_label_values(&queue).set(stats.ready as i64);
+            metrics::JOBS_DELAYED.with_label_values(&queue).set(stats.delayed as i64);
+            metrics::JOBS_DEAD.with_label_values(&queue).set(stats.dead as i64);
+            metrics::JOBS_OLDEST_AGE.with_label_values(&queue).set(stats.oldest_age.as_secs_f64());
+        }
+        Err(error) => {
+            metrics::REDIS_UP.set(0);
+            tracing::debug!(queue = %consumer.queue, %error, "stats_failed");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Which handler runs which job: one table a process, seen at a glance.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use apalis_core::task::Task;
+use common::{
+    db::PlatformScope,
+    id::{JobId, TenantId},
+    telemetry::{metrics, trace::TraceContext},
+};
+use futures::{FutureExt, future::BoxFuture};
+use tower::Service;
+use tracing::Instrument;
+
+use crate::{
+    Drain, Envelope, Job, JobError, Jobs,
+    outbox::OutboxRow,
+    queue::{Delivery, Verdict},
+};
+
+/// What a handler is told beside its job.
+#[derive(Debug)]
+pub struct Running<C> {
+    /// The job's id: the same over every attempt, so effects are made idempotent by it.
+    pub id: JobId,
+    /// Which attempt this is, counted from 1.
+    pub attempt: u32,
+    /// The tenant the job is done for, if any.
+    pub tenant: Option<TenantId>,
+    /// What the process gives to all its handlers.
+    pub app: Arc<C>,
+}
+
+/// Decodes a payload and runs its handler.
+type Run = dyn Fn(&Envelope) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
+
+/// One kind's row in the table.
+#[derive(Clone)]
+struct Handler {
+    version: u16,
+    attempts_max: u32,
+    timeout: Duration,
+    run: Arc<Run>,
+}
+
+/// The table of handlers.
+pub struct Registry<C> {
+    app: Arc<C>,
+    handlers: HashMap<&'static str, Handler>,
+}
+
+impl<C: Send + Sync + 'static> Registry<C> {
+    /// An empty table whose handlers share `app`.
+    pub fn new(app: C) -> Self {
+        Self { app: Arc::new(app), handlers: HashMap::new() }
+    }
+
+    /// Adds the handler of `J`.
+    ///
+    /// # Panics
+    /// When another handler has the same kind: two jobs would be taken for one.
+    #[must_use]
+    pub fn on<J, F, Fut>(mut self, handler: F) -> Self
+    where
+        J: Job,
+        F: Fn(J, Running<C>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), JobError>> + Send + 'static,
+    {
+        let app = Arc::clone(&self.app);
+        let run = move |envelope: &Envelope| {
+            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app: Arc::clone(&app) };
+            match serde_json::from_str::<J>(envelope.payload.get()) {
+                Ok(job) => handler(job, running).boxed(),
+                Err(error) => std::future::ready(Err(JobError::fail(format!("the payload is not a {}: {error}", J::KIND)))).boxed(),
+            }
+        };
+        let row = Handler { version: J::VERSION, attempts_max: J::MAX_ATTEMPTS, timeout: J::TIMEOUT, run: Arc::new(run) };
+        let before = self.handlers.insert(J::KIND, row);
+        assert!(before.is_none(), "two handlers for jobs of kind {}", J::KIND);
+        self
+    }
+
+    /// The service that `apalis` calls for every job.
+    pub fn dispatch(&self, jobs: &Jobs, drain: &Drain) -> Dispatch {
+        Dispatch { handlers: Arc::new(self.handlers.clone()), jobs: jobs.clone(), drain: drain.clone() }
+    }
+}
+
+/// Runs each job with the handler of its kind.
+#[derive(Clone)]
+pub struct Dispatch {
+    handlers: Arc<HashMap<&'static str, Handler>>,
+    jobs: Jobs,
+    drain: Drain,
+}
+
+impl Service<Task<Delivery>> for Dispatch {
+    type Response = Verdict;
+    type Error = JobError;
+    type Future = Pin<Box<dyn Future<Output = Result<Verdict, JobError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), JobError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, task: Task<Delivery>) -> Self::Future {
+        let dispatch = self.clone();
+        Box::pin(async move { Ok(dispatch.run(task.args).await) })
+    }
+}
+
+impl Dispatch {
+    async fn run(self, delivery: Delivery) -> Verdict {
+        let envelope = delivery.envelope;
+        let queue = delivery.queue.name();
+        let handler = self.handlers.get(envelope.kind.as_str()).filter(|handler| envelope.version <= handler.version);
+        let Some(handler) = handler else {
+            tracing::warn!(job = %envelope.id, kind = envelope.kind, version = envelope.version, "job_parked");
+            metrics::JOBS_FINISHED.with_label_values(&[queue, "unknown", "parked"]).inc();
+            return Verdict::Parked;
+        };
+        let ambient = self.jobs.store().ambient();
+        let trace = TraceContext::continued(envelope.traceparent.as_deref(), ambient);
+        let span = tracing::info_span!(
+            "job", job = %envelope.id, kind = envelope.kind, attempt = envelope.attempt, trace_id = trace.trace_id()
+        );
+        let labels = [queue, envelope.kind.as_str()];
+        let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
+        metrics::JOBS_WAIT
+            .with_label_values(&labels)
+            .observe(Duration::from_millis(u64::try_from(waited).unwrap_or_default()).as_secs_f64());
+        let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
+        running.inc();
+        let started = Instant::now();
+        let verdict = trace.scope(self.attempt(&envelope, handler, delivery.redelivered)).instrument(span.clone()).await;
+        running.dec();
+        metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+        let outcome = span.in_scope(|| report(&envelope, &verdict));
+        metrics::JOBS_FINISHED.with_label_values(&[queue, &envelope.kind, outcome]).inc();
+        verdict
+    }
+
+    async fn attempt(&self, envelope: &Envelope, handler: &Handler, redelivered: bool) -> Verdict {
+        let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
+        if redelivered && envelope.staged {
+            // The row decides: gone means that it finished before its worker could say so.
+            match self.row_stands(envelope.id).await {
+                Ok(true) => {}
+                Ok(false) => return Verdict::Skipped,
+                Err(error) => return failed(error.into()),
+            }
+        }
+        let handling = AssertUnwindSafe((handler.run)(envelope)).catch_unwind();
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(handler.timeout, handling) => ended,
+            () = self.drain.over() => return Verdict::Interrupted,
+        };
+        match ended {
+            Ok(Ok(Ok(()))) => Verdict::Done,
+            Ok(Ok(Err(error))) => failed(error),
+            Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
+            Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
+        }
+    }
+
+    async fn row_stands(&self, id: JobId) -> Result<bool, common::db::DbError> {
+        let found = self.jobs.store().records::<OutboxRow>(PlatformScope).existing(&[id]).await?;
+        Ok(!found.is_empty())
+    }
+}
+
+/// Tells what happened; answers the metric's outcome.
+fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Done => {
+            tracing::debug!("job_done");
+            "success"
+        }
+        Verdict::Skipped => {
+            tracing::info!("job_skipped_done_before");
+            "skipped"
+        }
+        Verdict::Parked => "parked",
+        Verdict::Interrupted => {
+            tracing::info!("job_returned");
+            "returned"
+        }
+        Verdict::Failed { error: JobError::Fail(error), .. } => {
+            tracing::error!(%error, "job_dead");
+            "dead"
+        }
+        Verdict::Failed { error, attempts_max } if envelope.attempt >= *attempts_max => {
+            tracing::error!(%error, "job_dead");
+            "dead"
+        }
+        Verdict::Failed { error, .. } => {
+            tracing::warn!(%error, "job_retried");
+            "retry"
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
