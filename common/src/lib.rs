@@ -11,6 +11,7 @@ pub mod crypto;
 pub mod db;
 pub mod email;
 pub mod id;
+pub mod internal;
 pub mod mail;
 pub mod memberships;
 pub mod registrations;

@@ -172,6 +172,16 @@ impl Registration {
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
+    /// When an address was last mailed about a registration of it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn last_mailed(store: &Store, email: &Email) -> Result<Option<DateTime>, DbError> {
+        let filter = doc! { "email_norm": email.normalized(), "mailed_at": { "$ne": null } };
+        let mailed = store.records::<Self>(PlatformScope).find_first(filter, doc! { "mailed_at": -1 }).await?;
+        Ok(mailed.and_then(|registration| registration.mailed_at))
+    }
+
     /// Notes that a mail about it went out.
     ///
     /// # Errors

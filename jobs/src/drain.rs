@@ -38,7 +38,7 @@ impl Drain {
     }
 
     /// Resolves once the grace period is over.
-    pub(crate) async fn over(&self) {
+    pub async fn over(&self) {
         self.give_up.cancelled().await;
     }
 }

@@ -1,1 +1,75 @@
-fn main() {}
+//! The worker: runs jobs, and nothing else.
+
+mod app;
+mod handlers;
+mod run;
+mod templates;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use common::{
+    config::{Config, EXIT_CONFIG, Mistakes, Sources},
+    internal,
+};
+
+/// Runs Tenantry's jobs.
+#[derive(Parser)]
+#[command(name = "worker", version)]
+struct Cli {
+    /// Print the effective configuration, secrets redacted, and exit.
+    #[arg(long)]
+    check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run jobs until SIGTERM or Ctrl-C (the default).
+    Run,
+    /// Exit 0 when the worker at worker.internal_listen is alive.
+    Health,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let sources = match Sources::from_environment() {
+        Ok(sources) => sources,
+        Err(mistakes) => return misconfigured(&mistakes),
+    };
+    if cli.check_config {
+        return match Config::describe(sources) {
+            Ok(described) => {
+                print!("{described}");
+                ExitCode::SUCCESS
+            }
+            Err(mistakes) => misconfigured(&mistakes),
+        };
+    }
+    let config = match Config::load(sources) {
+        Ok(config) => config,
+        Err(mistakes) => return misconfigured(&mistakes),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Run) {
+            Command::Run => run::run(config).await,
+            Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
+        }
+    });
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn misconfigured(mistakes: &Mistakes) -> ExitCode {
+    eprint!("{mistakes}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("worker: {error:#}");
+    ExitCode::FAILURE
+}

@@ -19,7 +19,7 @@ use lettre::{
 };
 use secrecy::ExposeSecret;
 
-pub use template::{Rendered, Template, TemplateError};
+pub use template::{LAYOUT, Rendered, Template, TemplateError};
 
 use crate::{config, email::Email, id::JobId, telemetry::metrics};
 

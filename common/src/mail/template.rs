@@ -3,6 +3,8 @@
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
+/// The name that HTML parts extend their layout by.
+pub const LAYOUT: &str = "layout.html";
 /// The name of the part whose values are escaped.
 const HTML_PART: &str = "body.html";
 
@@ -15,8 +17,10 @@ pub struct Template {
     pub subject: &'static str,
     /// The plain part.
     pub text: &'static str,
-    /// The HTML part; values are escaped.
+    /// The HTML part; values are escaped. It may extend [`LAYOUT`].
     pub html: &'static str,
+    /// What HTML parts extend.
+    pub layout: &'static str,
 }
 
 /// A mail ready to be sent.
@@ -57,9 +61,11 @@ impl Template {
     fn part(&self, part: &str, source: &str, values: &impl Serialize) -> Result<String, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|part| if part == HTML_PART { AutoEscape::Html } else { AutoEscape::None });
+        environment.set_auto_escape_callback(|part| if part == HTML_PART || part == LAYOUT { AutoEscape::Html } else { AutoEscape::None });
+        let part_error = |source| TemplateError { name: self.name, source };
+        environment.add_template(LAYOUT, self.layout).map_err(part_error)?;
         let rendered = environment.render_named_str(part, source, minijinja::value::Value::from(minijinja::value::Serde(values)));
-        rendered.map_err(|source| TemplateError { name: self.name, source })
+        rendered.map_err(part_error)
     }
 }
 
@@ -67,14 +73,19 @@ impl Template {
 mod tests {
     use super::*;
 
-    const TEMPLATE: Template =
-        Template { name: "test", subject: "Hello {{ name }}", text: "Hello {{ name }}", html: "<p>Hello {{ name }}</p>" };
+    const TEMPLATE: Template = Template {
+        name: "test",
+        subject: "Hello {{ name }}",
+        text: "Hello {{ name }}",
+        html: "{% extends 'layout.html' %}{% block body %}<p>Hello {{ name }}</p>{% endblock %}",
+        layout: "<main>{% block body %}{% endblock %}</main>",
+    };
 
     #[test]
     fn html_is_escaped_and_text_is_not() {
         let rendered = TEMPLATE.render(&serde_json::json!({ "name": "<b>&Co" })).unwrap();
         assert_eq!(rendered.text, "Hello <b>&Co");
-        assert_eq!(rendered.html, "<p>Hello &lt;b&gt;&amp;Co</p>");
+        assert_eq!(rendered.html, "<main><p>Hello &lt;b&gt;&amp;Co</p></main>");
     }
 
     #[test]

@@ -1,0 +1,87 @@
+//! The internal listener of a process: metrics and health, for operators and never for clients.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::future::BoxFuture;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::telemetry::metrics;
+
+/// How long a health check may take.
+const PROBE_MAX: Duration = Duration::from_secs(3);
+
+/// Whether a process can do its work; if not, why not, for an operator to read.
+#[derive(Clone)]
+pub struct Readiness(Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>);
+
+impl Readiness {
+    /// Asks `check` at every request.
+    pub fn new<F, Fut>(check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(check())))
+    }
+}
+
+/// Serves `/metrics`, `/health/live` and `/health/ready` until `stop` resolves.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(listen: SocketAddr, readiness: Readiness, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    let routes = Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/ready", get(show_readiness))
+        .with_state(readiness);
+    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+}
+
+async fn show_metrics() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render()).into_response()
+}
+
+async fn show_readiness(State(readiness): State<Readiness>) -> Response {
+    match (readiness.0)().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// Whether the process whose internal listener is at `listen` is alive: what `health` of a
+/// container asks, without a client in the image.
+///
+/// # Errors
+/// When nothing answers in time, or not with 200.
+pub async fn probe(listen: SocketAddr) -> io::Result<()> {
+    let asking = async {
+        let mut stream = TcpStream::connect(reachable(listen)).await?;
+        stream.write_all(b"GET /health/live HTTP/1.0\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.take(1024).read_to_end(&mut answer).await?;
+        let status = answer.split(|byte| *byte == b' ').nth(1);
+        if status == Some(b"200") { Ok(()) } else { Err(io::Error::other("not answered with 200")) }
+    };
+    tokio::time::timeout(PROBE_MAX, asking).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// `0.0.0.0` and `::` are where a process listens, not where it can be reached.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        address.set_ip(if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    address
+}

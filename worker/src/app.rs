@@ -1,0 +1,68 @@
+//! What the handlers of a worker process share, and the table of them: the whole worker at a
+//! glance.
+
+use std::time::Duration;
+
+use common::{
+    config::Config,
+    crypto::MasterKey,
+    db::Store,
+    email::Email,
+    id::JobId,
+    mail::{MailError, Mailer, Template},
+};
+use jobs::{JobError, Registry};
+use serde::Serialize;
+
+use crate::handlers::registrations;
+
+/// What every handler can use.
+pub(crate) struct App {
+    /// The store.
+    pub(crate) store: Store,
+    /// The installation's key: makes the tokens in links.
+    pub(crate) key: MasterKey,
+    /// Where links lead, without a trailing slash.
+    pub(crate) public_url: String,
+    /// How long a verification link is good for.
+    pub(crate) verification_ttl: Duration,
+    /// Mails of one kind to one address are at least this far apart.
+    pub(crate) resend_cooldown: Duration,
+    mailer: Mailer,
+}
+
+impl App {
+    /// # Errors
+    /// When the master key or the mail server's settings make no sense.
+    pub(crate) fn new(config: &Config, store: Store) -> anyhow::Result<Self> {
+        Ok(Self {
+            store,
+            key: MasterKey::parse(secrecy::ExposeSecret::expose_secret(&config.auth.master_key))?,
+            public_url: config.app.public_url.clone(),
+            verification_ttl: config.auth.verification_ttl,
+            resend_cooldown: config.auth.resend_cooldown,
+            mailer: Mailer::new(&config.smtp)?,
+        })
+    }
+
+    /// Sends one mail on behalf of `job`.
+    pub(crate) async fn send(
+        &self,
+        job: JobId,
+        to: &Email,
+        name: &str,
+        template: &Template,
+        values: &impl Serialize,
+    ) -> Result<(), JobError> {
+        let mail = template.render(values).map_err(JobError::fail)?;
+        self.mailer.send(job, to, name, mail).await.map_err(|error| match error {
+            MailError::Temporary(_) => JobError::retry(error),
+            MailError::Refused(_) | MailError::Malformed(_) => JobError::fail(error),
+        })
+    }
+}
+
+/// Every job this worker runs.
+pub(crate) fn registry(app: App) -> Registry<App> {
+    Registry::new(app).on(registrations::send_verification).on(registrations::resend_verification)
+}

@@ -1,0 +1,3 @@
+//! What jobs do, one module a noun.
+
+pub(crate) mod registrations;

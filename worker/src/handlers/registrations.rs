@@ -1,0 +1,77 @@
+//! Mails of registrations. A mail that has gone out is noted on its registration, so that asking
+//! again and again does not fill a stranger's inbox.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{ambient::millis_of, registrations::Registration, users::User};
+use jobs::{
+    JobError, Running,
+    registrations::{ResendVerification, SendVerification},
+};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    templates::{ACCOUNT_EXISTS, VERIFICATION},
+};
+
+/// Mails whoever asked for an account.
+pub(crate) async fn send_verification(job: SendVerification, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(registration) = Registration::pending(&app.store, job.registration).await? else {
+        tracing::info!("registration_gone");
+        return Ok(());
+    };
+    let newest = Registration::newest_of(&app.store, &registration.email).await?;
+    if newest.is_some_and(|newest| newest.id != registration.id) {
+        tracing::info!("registration_superseded");
+        return Ok(());
+    }
+    if let Some(wait) = cooldown(&app, &registration).await? {
+        return Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into()));
+    }
+    mail(&app, &running, &registration).await
+}
+
+/// Mails the link again, unless that happened a moment ago or there is nothing to verify.
+pub(crate) async fn resend_verification(job: ResendVerification, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(registration) = Registration::newest_under(&app.store, &job.address).await? else {
+        tracing::info!("nothing_to_verify");
+        return Ok(());
+    };
+    if cooldown(&app, &registration).await?.is_some() {
+        tracing::info!("mailed_a_moment_ago");
+        return Ok(());
+    }
+    mail(&app, &running, &registration).await
+}
+
+/// How long the address must be left alone yet.
+async fn cooldown(app: &App, registration: &Registration) -> Result<Option<Duration>, JobError> {
+    let Some(mailed_at) = Registration::last_mailed(&app.store, &registration.email).await? else { return Ok(None) };
+    let passed = app.store.ambient().now().timestamp_millis().saturating_sub(mailed_at.timestamp_millis());
+    let left = millis_of(app.resend_cooldown).saturating_sub(passed);
+    Ok(u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_millis))
+}
+
+async fn mail(app: &App, running: &Running<App>, registration: &Registration) -> Result<(), JobError> {
+    match User::by_email(&app.store, &registration.email).await? {
+        Some(user) => {
+            let values = json!({ "name": user.name, "link": app.public_url });
+            app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
+        }
+        None => {
+            let token = registration.link_token(&app.key);
+            let values = json!({
+                "name": registration.name,
+                "tenant": registration.tenant_name,
+                "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
+                "hours": app.verification_ttl.as_secs() / 3600,
+            });
+            app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;
+        }
+    }
+    Registration::mailed(&app.store, registration.id).await?;
+    Ok(())
+}

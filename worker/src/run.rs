@@ -1,0 +1,109 @@
+//! A worker's life: start, run until told to stop, drain, exit 0.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
+use common::{
+    ambient::Ambient,
+    config::Config,
+    db::{DbError, Store},
+    internal::{self, Readiness},
+    telemetry,
+};
+use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, registry};
+
+/// The pause between two looks for a database that does not answer yet.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a readiness check waits for a server.
+const READY_MAX: Duration = Duration::from_secs(1);
+
+/// Runs jobs until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::start(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
+    let drain = Drain::new();
+    stop_on_signals(drain.clone(), config.worker.drain_timeout)?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
+    let internal = internal::serve(config.worker.internal_listen, readiness(&jobs, &drain), {
+        let drain = drain.clone();
+        async move { drain.over().await }
+    });
+    let internal = tokio::spawn(internal);
+    if !schema_is_current(&store, &drain).await? {
+        return Ok(());
+    }
+    let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
+    let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+    let concurrency = config.worker.email_concurrency;
+    let monitor = Monitor::new().register({
+        let (jobs, drain) = (jobs.clone(), drain.clone());
+        move |_| {
+            WorkerBuilder::new(Queue::Email.name())
+                .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &drain))
+                .parallelize(tokio::spawn)
+                .build(dispatch.clone())
+        }
+    });
+    tracing::info!("worker_started");
+    let draining = drain.clone();
+    monitor
+        .run_with_signal(async move {
+            draining.begun().await;
+            Ok(())
+        })
+        .await?;
+    relay.await?;
+    internal.abort();
+    tracing::info!("worker_stopped");
+    Ok(())
+}
+
+/// Whether the database is at this release's schema; waits for one that does not answer. No when
+/// told to stop meanwhile.
+async fn schema_is_current(store: &Store, drain: &Drain) -> anyhow::Result<bool> {
+    let known = jobs::migrations();
+    loop {
+        match store.check_schema(&known).await {
+            Ok(()) => return Ok(true),
+            Err(error @ (DbError::OlderSchema { .. } | DbError::NewerSchema { .. })) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "database_awaited"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DATABASE_PAUSE) => {}
+            () = drain.begun() => return Ok(false),
+        }
+    }
+}
+
+fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
+    let (jobs, drain) = (jobs.clone(), drain.clone());
+    Readiness::new(move || {
+        let (jobs, drain) = (jobs.clone(), drain.clone());
+        async move {
+            if drain.has_begun() {
+                return Err("stopping".to_owned());
+            }
+            jobs.store().ping(READY_MAX).await.map_err(|error| format!("MongoDB: {error}"))?;
+            let redis = tokio::time::timeout(READY_MAX, jobs.broker().ping()).await;
+            redis.map_err(|_| "Redis does not answer".to_owned())?.map_err(|error| format!("Redis: {error}"))
+        }
+    })
+}
+
+fn stop_on_signals(drain: Drain, grace: Duration) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(?grace, "drain_began");
+        drain.begin(grace);
+    });
+    Ok(())
+}

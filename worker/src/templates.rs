@@ -1,0 +1,37 @@
+//! The mails we send. Their words lie in `worker/templates`.
+
+use common::mail::Template;
+
+/// A template made of the three files of its name.
+macro_rules! template {
+    ($name:literal) => {
+        Template {
+            name: $name,
+            subject: include_str!(concat!("../templates/", $name, ".subject.txt")),
+            text: include_str!(concat!("../templates/", $name, ".txt")),
+            html: include_str!(concat!("../templates/", $name, ".html")),
+            layout: include_str!("../templates/layout.html"),
+        }
+    };
+}
+
+/// The link that verifies an address.
+pub(crate) const VERIFICATION: Template = template!("verification");
+/// Somebody asked for an account where there is one.
+pub(crate) const ACCOUNT_EXISTS: Template = template!("account_exists");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_renders_and_escapes() {
+        let values = serde_json::json!({ "name": "<b>Ann</b>", "tenant": "A & B", "link": "https://x.test/?token=t", "hours": 24 });
+        for template in [VERIFICATION, ACCOUNT_EXISTS] {
+            let mail = template.render(&values).unwrap();
+            assert!(!mail.subject.trim().is_empty(), "{}", template.name);
+            assert!(mail.text.contains("https://x.test/?token=t"), "{}", mail.text);
+            assert!(mail.html.contains("&lt;b&gt;Ann") && !mail.html.contains("<b>Ann"), "{}", mail.html);
+        }
+    }
+}
