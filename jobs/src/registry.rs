@@ -61,7 +61,12 @@ pub struct Registry<C> {
 impl<C: Send + Sync + 'static> Registry<C> {
     /// An empty table whose handlers share `app`.
     pub fn new(app: C) -> Self {
-        Self { app: Arc::new(app), handlers: HashMap::new() }
+        Self::sharing(Arc::new(app))
+    }
+
+    /// An empty table whose handlers share what others hold as well.
+    pub fn sharing(app: Arc<C>) -> Self {
+        Self { app, handlers: HashMap::new() }
     }
 
     /// Adds the handler of `J`.

@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Run jobs until SIGTERM or Ctrl-C (the default).
     Run,
-    /// Exit 0 when the worker at worker.internal_listen is alive.
+    /// Exit 0 when the worker at `worker.internal_listen` is alive.
     Health,
 }
 

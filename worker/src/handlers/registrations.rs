@@ -56,21 +56,18 @@ async fn cooldown(app: &App, registration: &Registration) -> Result<Option<Durat
 }
 
 async fn mail(app: &App, running: &Running<App>, registration: &Registration) -> Result<(), JobError> {
-    match User::by_email(&app.store, &registration.email).await? {
-        Some(user) => {
-            let values = json!({ "name": user.name, "link": app.public_url });
-            app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
-        }
-        None => {
-            let token = registration.link_token(&app.key);
-            let values = json!({
-                "name": registration.name,
-                "tenant": registration.tenant_name,
-                "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
-                "hours": app.verification_ttl.as_secs() / 3600,
-            });
-            app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;
-        }
+    if let Some(user) = User::by_email(&app.store, &registration.email).await? {
+        let values = json!({ "name": user.name, "link": app.public_url });
+        app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
+    } else {
+        let token = registration.link_token(&app.key);
+        let values = json!({
+            "name": registration.name,
+            "tenant": registration.tenant_name,
+            "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
+            "hours": app.verification_ttl.as_secs() / 3600,
+        });
+        app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;
     }
     Registration::mailed(&app.store, registration.id).await?;
     Ok(())

@@ -1,0 +1,71 @@
+//! Promise 8: stopping hands back what has not started and lets the rest finish.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::support::{Notes, Probe, World, note, until};
+use jobs::{JobError, Registry, Running};
+use tokio::sync::Semaphore;
+
+/// A handler that notes and then waits for a permit.
+fn gated(gate: &Arc<Semaphore>) -> impl Fn(Probe, Running<Notes>) -> futures::future::BoxFuture<'static, Result<(), JobError>> + use<> {
+    let gate = Arc::clone(gate);
+    move |probe, running| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            running.app.note(&probe, &running);
+            gate.acquire().await.map_err(JobError::retry)?.forget();
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_finishes_and_nothing_new_begins() {
+    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
+    for n in 0..10 {
+        world.stage(n).await;
+    }
+    until("two run", || async { notes.all().len() == 2 }).await;
+    worker.drain.begin(Duration::from_secs(30));
+    gate.add_permits(2);
+    worker.stop(Duration::from_secs(30)).await;
+    assert_eq!(notes.all().len(), 2);
+    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    assert_eq!((stats.ready, stats.running), (8, 0));
+    assert_eq!(world.rows().await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_outlasts_the_grace_period_is_handed_back_uncounted() {
+    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
+    world.stage(1).await;
+    until("it runs", || async { notes.all().len() == 1 }).await;
+    worker.stop(Duration::from_millis(50)).await;
+    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    assert_eq!((stats.ready, stats.running), (1, 0));
+    let next = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 2);
+    world.until_idle().await;
+    let attempts: Vec<u32> = notes.all().iter().map(|seen| seen.attempt).collect();
+    assert_eq!(attempts, [1, 1]);
+    next.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_job_is_not_stolen_from_a_live_worker() {
+    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let registry = Registry::sharing(Arc::clone(&notes)).on(gated(&gate));
+    let (first, second) = (world.work(&registry, 2), world.work(&registry, 2));
+    world.stage(1).await;
+    until("it runs", || async { notes.all().len() == 1 }).await;
+    // Three leases long; every look is a chance for the other worker to take it.
+    let begun = std::time::Instant::now();
+    until("three leases have passed", || async { begun.elapsed() > world.config.jobs.lease * 3 }).await;
+    assert_eq!(notes.all().len(), 1);
+    gate.add_permits(1);
+    world.until_idle().await;
+    assert_eq!(notes.all().len(), 1);
+    first.stop(Duration::from_secs(5)).await;
+    second.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,158 @@
+//! Promises 5 and 9: retries, dead letters, poison.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::support::{Notes, Probe, World, note, until};
+use jobs::{JobError, Registry, Running};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_job_is_retried_until_it_succeeds() {
+    async fn third_time_lucky(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        if running.attempt < 3 { Err(JobError::retry("not yet")) } else { Ok(()) }
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(third_time_lucky), 4);
+    let id = world.stage(1).await;
+    world.until_idle().await;
+    let attempts: Vec<_> = notes.all().iter().map(|seen| (seen.id, seen.attempt)).collect();
+    assert_eq!(attempts, [(id, 1), (id, 2), (id, 3)]);
+    assert!(world.dead().await.is_empty());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_its_last_attempt_a_job_is_dead_with_its_history() {
+    async fn never(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        Err(JobError::retry(format!("no luck at attempt {}", running.attempt)))
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(never), 4);
+    let id = world.stage(9).await;
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    let letter = world.dead().await.remove(0);
+    assert_eq!((letter.id, letter.kind.as_deref()), (Some(id), Some("test.probe")));
+    let attempts: Vec<u32> = letter.failures.iter().map(|failure| failure.attempt).collect();
+    assert_eq!(attempts, [1, 2, 3, 4]);
+    assert!(letter.failures[0].error.contains("no luck at attempt 1"), "{:?}", letter.failures);
+    assert_eq!(letter.envelope.unwrap().payload.get(), "{\"n\":9}");
+    assert_eq!(notes.all().len(), 4);
+    // The row stays, so that the dead letter survives whatever happens to Redis.
+    assert_eq!(world.rows().await, 1);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fail_is_final_and_retry_after_is_obeyed() {
+    async fn by_number(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        match (probe.n, running.attempt) {
+            (1, _) => Err(JobError::fail("hopeless")),
+            (2, 1) => Err(JobError::RetryAfter(Duration::from_millis(700), "busy".into())),
+            _ => Ok(()),
+        }
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(by_number), 4);
+    world.stage(1).await;
+    world.stage(2).await;
+    world.until_idle().await;
+    let of = |n| notes.all().into_iter().filter(|seen| seen.n == n).map(|seen| seen.at).collect::<Vec<Instant>>();
+    assert_eq!(of(1).len(), 1);
+    let waited = of(2)[1].duration_since(of(2)[0]);
+    assert!(waited >= Duration::from_millis(700), "{waited:?}");
+    assert_eq!(world.dead().await.len(), 1);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_retry_and_hurts_nobody_else() {
+    async fn first_time_panics(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        assert!(probe.n != 13 || running.attempt > 1, "unlucky");
+        Ok(())
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(first_time_panics), 4);
+    for n in [11, 13, 17] {
+        world.stage(n).await;
+    }
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [11, 13, 13, 17]);
+    assert!(world.dead().await.is_empty());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_goes_to_the_dead_letters_and_its_neighbours_run() {
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
+    let mut redis = world.redis().await;
+    for bytes in ["\u{0}garbage", "{\"id\":\"job_nonsense\"}", ""] {
+        let _: String = redis::cmd("XADD").arg(world.stream()).arg("*").arg("e").arg(bytes).query_async(&mut redis).await.unwrap();
+    }
+    let _: String = redis::cmd("XADD").arg(world.stream()).arg("*").arg("other").arg("field").query_async(&mut redis).await.unwrap();
+    world.jobs.enqueue_unstaged(None, &Probe { n: 2 }).await.unwrap();
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [1, 2]);
+    let dead = world.dead().await;
+    assert_eq!(dead.len(), 4);
+    assert!(dead.iter().all(|letter| letter.bytes.is_some()), "{dead:?}");
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_of_another_shape_is_dead_at_once() {
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    struct Other {
+        n: String,
+    }
+    impl jobs::Job for Other {
+        const KIND: &'static str = "test.probe";
+        const QUEUE: jobs::Queue = jobs::Queue::Email;
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    world.jobs.enqueue_unstaged(None, &Other { n: "not a number".to_owned() }).await.unwrap();
+    world.jobs.enqueue_unstaged(None, &Probe { n: 5 }).await.unwrap();
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [5]);
+    let dead = world.dead().await;
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].error.contains("the payload is not a test.probe"), "{:?}", dead[0]);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let old_release = world.work(&Registry::new(()), 4);
+    world.stage(4).await;
+    until("the old release has put it aside", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1 }).await;
+    assert_eq!(world.rows().await, 1);
+    old_release.stop(Duration::from_secs(5)).await;
+    // Its time comes: what a quarter of a minute would do.
+    let mut redis = world.redis().await;
+    let delayed = world.stream().replace("stream", "delayed");
+    let ids: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(-1).query_async(&mut redis).await.unwrap();
+    let _: u32 = redis::cmd("ZADD").arg(&delayed).arg(0).arg(ids[0].as_slice()).query_async(&mut redis).await.unwrap();
+    let new_release = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+    world.until_idle().await;
+    assert_eq!(notes.all().iter().map(|seen| (seen.n, seen.attempt)).collect::<Vec<_>>(), [(4, 1)]);
+    new_release.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_kind_is_not_kept_for_ever() {
+    let world = World::with(&[("JOBS__PARK_MAX", "1ms")]).await;
+    world.stage(4).await;
+    let worker = world.work(&Registry::new(()), 4);
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    assert!(world.dead().await[0].error.contains("no worker knows `test.probe`"));
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,109 @@
+//! Promise 1 against Redis: stopped, restarted, flushed; nothing staged is lost and no worker ends.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::support::{Notes, World, note, until};
+use jobs::Registry;
+
+fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
+    Registry::sharing(Arc::clone(notes)).on(note)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_staged_while_redis_is_down_run_when_it_is_back() {
+    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let worker = world.work(&registry(&notes), 4);
+    world.stage(0).await;
+    world.until_idle().await;
+    world.env.redis().stop().await;
+    for n in 1..=20 {
+        world.stage(n).await;
+    }
+    assert_eq!(notes.numbers(), [0]);
+    world.env.redis().start_again().await.unwrap();
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..=20).collect::<Vec<_>>());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_waiting_when_redis_is_flushed_still_run() {
+    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    for n in 0..500 {
+        world.stage(n).await;
+    }
+    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 500 }).await;
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    let worker = world.work(&registry(&notes), 8);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..500).collect::<Vec<_>>());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marked_jobs_lost_to_a_flush_under_a_running_worker_are_rebuilt() {
+    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    // A worker that relays but whose only slot is taken, so that everything waits in Redis.
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let handler = {
+        let gate = Arc::clone(&gate);
+        move |probe: crate::support::Probe, running: jobs::Running<Notes>| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.map_err(jobs::JobError::retry)?.forget();
+                note(probe, running).await
+            }
+        }
+    };
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(handler), 1);
+    for n in 0..50 {
+        world.stage(n).await;
+    }
+    let marked = || async {
+        let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
+        rows.count(mongodb::bson::doc! { "handed_at": { "$ne": null } }).await.unwrap() == 50
+    };
+    until("the relay has marked them", marked).await;
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    gate.add_permits(1_000);
+    world.until_idle().await;
+    let mut numbers = notes.numbers();
+    numbers.dedup();
+    assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_redis_ends_no_worker() {
+    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let worker = world.work(&registry(&notes), 4);
+    for round in 0..3 {
+        world.stage(round).await;
+        world.until_idle().await;
+        world.env.redis().stop().await;
+        world.env.redis().start_again().await.unwrap();
+    }
+    world.stage(3).await;
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [0, 1, 2, 3]);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_staged_jobs_survive_a_flush() {
+    async fn hopeless(_: crate::support::Probe, _: jobs::Running<()>) -> Result<(), jobs::JobError> {
+        Err(jobs::JobError::fail("hopeless"))
+    }
+    let world = World::private().await;
+    let worker = world.work(&Registry::new(()).on(hopeless), 4);
+    let id = world.stage(1).await;
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    until("it is dead again", || async { world.dead().await.len() == 1 }).await;
+    let letter = world.dead().await.remove(0);
+    assert_eq!((letter.id, letter.error.as_str()), (Some(id), "hopeless"));
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,74 @@
+//! Promises 1 to 3: staged with its change, run once, gone without a trace.
+
+use crate::support::{Notes, Probe, Stage, World, note, until};
+use jobs::Registry;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_job_runs_once_and_leaves_nothing() {
+    let world = World::new().await;
+    let notes = std::sync::Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 4);
+    let id = world.stage(7).await;
+    world.until_idle().await;
+    let seen = notes.all();
+    assert_eq!((seen.len(), seen[0].n, seen[0].attempt, seen[0].id), (1, 7, 1, id));
+    assert!(world.dead().await.is_empty());
+    worker.stop(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_fails_stages_nothing() {
+    let world = World::new().await;
+    let failed = world.jobs.commit(&Stage { n: 1, then_fail: true }).await;
+    assert!(failed.is_err());
+    assert_eq!(world.rows().await, 0);
+    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.delayed), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_fast_path_never_handed_over_is_relayed() {
+    let world = World::new().await;
+    // As if the process had died between the commit and the hand-over.
+    world.store.commit(&Stage { n: 3, then_fail: false }).await.unwrap();
+    let notes = std::sync::Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 4);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [3]);
+    worker.stop(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_waiting_jobs_are_drained_each_once() {
+    let world = World::new().await;
+    let probes: Vec<Probe> = (0..20_000).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &probes).await.unwrap();
+    let notes = std::sync::Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 50);
+    until("20 000 jobs have run", || async { notes.all().len() >= 20_000 }).await;
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..20_000).collect::<Vec<_>>());
+    worker.stop(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_starts_a_job_at_once() {
+    let world = World::new().await;
+    let notes = std::sync::Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 4);
+    // The first one warms connections and scripts up.
+    world.stage(0).await;
+    world.until_idle().await;
+    let committed = std::time::Instant::now();
+    world.stage(1).await;
+    until("it has run", || async { notes.all().len() == 2 }).await;
+    let delay = notes.all()[1].at.duration_since(committed);
+    // Far below any polling interval; the latency itself is benched, not tested.
+    assert!(delay < std::time::Duration::from_millis(900), "{delay:?}");
+    worker.stop(std::time::Duration::from_secs(5)).await;
+}
+
+/// A table whose handler notes into `notes`.
+fn registry(notes: &std::sync::Arc<Notes>) -> Registry<Notes> {
+    Registry::sharing(std::sync::Arc::clone(notes)).on(note)
+}

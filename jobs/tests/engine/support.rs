@@ -1,0 +1,228 @@
+//! A world for one test: its own database and key prefix, a job type, and workers in process.
+
+use std::{
+    future::Future,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
+use common::{
+    ambient::Ambient,
+    config::{Config, Sources},
+    db::{Change, DbError, PlatformScope, Store, Txn},
+    id::JobId,
+};
+use jobs::{
+    Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
+    outbox::OutboxRow,
+    queue::{DeadLetter, QueueBackend},
+    stage,
+};
+use mongodb::bson::doc;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use xtask::testing::TestEnv;
+
+/// Nothing a test waits for takes longer, also on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The job of most tests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Probe {
+    pub(crate) n: u32,
+}
+
+impl Job for Probe {
+    const KIND: &'static str = "test.probe";
+    const QUEUE: Queue = Queue::Email;
+    const MAX_ATTEMPTS: u32 = 4;
+    const TIMEOUT: Duration = Duration::from_secs(20);
+}
+
+/// Stages one probe, and fails afterwards if told to.
+pub(crate) struct Stage {
+    pub(crate) n: u32,
+    pub(crate) then_fail: bool,
+}
+
+impl Change for Stage {
+    type Output = JobId;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<JobId, DbError> {
+        let id = stage(txn, None, &Probe { n: self.n }).await?;
+        if self.then_fail { Err(DbError::ForeignTenant) } else { Ok(id) }
+    }
+}
+
+/// One attempt as its handler saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) n: u32,
+    pub(crate) attempt: u32,
+    pub(crate) id: JobId,
+    pub(crate) at: Instant,
+}
+
+/// What handlers note.
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<Vec<Seen>>);
+
+impl Notes {
+    pub(crate) fn note(&self, probe: &Probe, running: &Running<Notes>) {
+        let seen = Seen { n: probe.n, attempt: running.attempt, id: running.id, at: Instant::now() };
+        self.0.lock().unwrap().push(seen);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Seen> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = self.all().iter().map(|seen| seen.n).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+/// A handler that notes and succeeds.
+pub(crate) async fn note(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+    running.app.note(&probe, &running);
+    Ok(())
+}
+
+pub(crate) struct World {
+    pub(crate) env: TestEnv,
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
+}
+
+/// Quick enough for tests, in the same proportions as in production.
+const QUICK: &[(&str, &str)] = &[
+    ("JOBS__LEASE", "1500ms"),
+    ("JOBS__RELAY_INTERVAL", "200ms"),
+    ("JOBS__RECONCILE_INTERVAL", "500ms"),
+    ("JOBS__BACKOFF_BASE", "50ms"),
+    ("JOBS__BACKOFF_MAX", "500ms"),
+    ("REDIS__TIMEOUT", "1s"),
+];
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::on(TestEnv::new().await, &[]).await
+    }
+
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::on(TestEnv::new().await, settings).await
+    }
+
+    /// On servers of its own, which the test may stop and wipe.
+    pub(crate) async fn private() -> Self {
+        Self::on(TestEnv::private().await, &[]).await
+    }
+
+    async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
+        let mut sources = Sources::default();
+        let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
+        sources.add_environment(env.config_env().into_iter().chain(settings)).unwrap();
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+        store.migrate(&jobs::migrations()).await.unwrap();
+        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+        Self { env, config, store, jobs }
+    }
+
+    /// A process' worth of jobs client, with its own connection.
+    pub(crate) fn another(&self) -> Jobs {
+        Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs).unwrap()
+    }
+
+    pub(crate) async fn stage(&self, n: u32) -> JobId {
+        self.jobs.commit(&Stage { n, then_fail: false }).await.unwrap()
+    }
+
+    /// Runs `registry` with `concurrency` slots, and a relay, until told to stop.
+    pub(crate) fn work<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
+        let (jobs, drain) = (self.another(), Drain::new());
+        let dispatch = registry.dispatch(&jobs, &drain);
+        let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+        let monitor = Monitor::new().register({
+            let drain = drain.clone();
+            move |_| {
+                WorkerBuilder::new("test")
+                    .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &drain))
+                    .parallelize(tokio::spawn)
+                    .build(dispatch.clone())
+            }
+        });
+        let draining = drain.clone();
+        let running = tokio::spawn(async move {
+            let stopped = async {
+                draining.begun().await;
+                Ok(())
+            };
+            monitor.run_with_signal(stopped).await.unwrap();
+            relay.await.unwrap();
+        });
+        Worker { drain, running }
+    }
+
+    pub(crate) async fn rows(&self) -> u64 {
+        self.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap()
+    }
+
+    pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
+        let letters = self.jobs.broker().dead_letters(Queue::Email, 1_000).await.unwrap();
+        letters.iter().map(|letter| serde_json::from_slice(letter).unwrap()).collect()
+    }
+
+    /// Waits until nothing is left to do anywhere.
+    pub(crate) async fn until_idle(&self) {
+        until("nothing is left to do", || async {
+            let Ok(stats) = self.jobs.broker().stats(Queue::Email).await else { return false };
+            let waiting = self.store.records::<OutboxRow>(PlatformScope).count(doc! { "dead_at": null }).await.unwrap();
+            (stats.ready, stats.running, stats.delayed, waiting) == (0, 0, 0, 0)
+        })
+        .await;
+    }
+
+    /// A bare connection to this world's Redis.
+    pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.env.redis_url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    pub(crate) fn stream(&self) -> String {
+        format!("{{{}:email}}:stream", self.env.key_prefix())
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) drain: Drain,
+    running: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Drains with `grace` and waits until it is gone.
+    pub(crate) async fn stop(self, grace: Duration) {
+        self.drain.begin(grace);
+        tokio::time::timeout(DEADLINE, self.running).await.expect("the worker drains").unwrap();
+    }
+}
+
+/// Waits for a condition, looking every few milliseconds.
+pub(crate) async fn until<F, Fut>(what: &str, condition: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    let waiting = async {
+        while !condition().await {
+            looks.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "waited too long until {what}");
+}
