@@ -1,0 +1,60 @@
+//! What a person sees of a long step: that it began, that it still runs, and how long it took.
+
+use std::{
+    fmt::Display,
+    future::Future,
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// A step that takes longer says so this often.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Runs `work`, telling on standard error that `what` began, goes on and ended, and how long it took.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn step<T>(what: impl Display, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    say(&format!("  {what} …"));
+    let mut work = std::pin::pin!(work);
+    let result = loop {
+        match tokio::time::timeout(HEARTBEAT, &mut work).await {
+            Ok(result) => break result,
+            Err(_) => say(&format!("  {what} … still at it after {}", seconds(begun.elapsed()))),
+        }
+    };
+    let mark = if result.is_ok() { paint("32", "✓") } else { paint("31", "✗") };
+    say(&format!("{mark} {what} ({})", seconds(begun.elapsed())));
+    result
+}
+
+/// Writes a line to standard error. That it may be closed is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// `text` in the colour of an SGR code, where standard error is a terminal.
+pub fn paint(sgr: &str, text: &str) -> String {
+    if std::io::stderr().is_terminal() { format!("\u{1b}[{sgr}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// A time as people read it: `0.42 s`, `12.3 s`, `3 min 05 s`.
+pub fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.2} s", time.as_secs_f64()),
+        10..60 => format!("{:.1} s", time.as_secs_f64()),
+        total => format!("{} min {:02} s", total / 60, total % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let shown = [420, 12_345, 185_000].map(|millis| seconds(Duration::from_millis(millis)));
+        assert_eq!(shown, ["0.42 s", "12.3 s", "3 min 05 s"]);
+    }
+}

@@ -1,0 +1,97 @@
+//! Servers from the packages of a Debian or Ubuntu system, without being root: `apt-get` works on lists and
+//! archives of its own inside the cache folder, says which packages are missing here, fetches them,
+//! and `dpkg -x` unpacks them beside each other. Nothing is configured and no service is started.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+
+use super::{on_path, run};
+
+/// Where a package and what it needs are unpacked.
+pub(super) fn root(package: &str, cache: &Path) -> PathBuf {
+    cache.join(package)
+}
+
+/// Folders below `root` that hold shared libraries.
+pub(super) fn library_folders(root: &Path) -> Vec<PathBuf> {
+    let parents = ["usr/lib", "lib"].map(|folder| root.join(folder));
+    let nested = parents.iter().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten();
+    let nested = nested.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
+    // Packages put libraries in `usr/lib/<machine>-linux-gnu`; other folders there hold none for the linker.
+    nested.filter(|path| path.to_string_lossy().contains("-linux-gnu")).collect()
+}
+
+pub(super) async fn install(package: &str, cache: &Path) -> anyhow::Result<()> {
+    if on_path("apt-get").is_none() || on_path("dpkg").is_none() {
+        bail!("this system has no apt-get and dpkg to install it with");
+    }
+    let apt = Apt::new(cache)?;
+    run(&mut apt.get(&["update"])).await.context("fetching the lists of packages")?;
+    let simulated = run(&mut apt.get(&["install", "--simulate", "--no-install-recommends", package])).await?;
+    let mut packages = to_install(&String::from_utf8_lossy(&simulated.stdout));
+    if packages.is_empty() {
+        packages.push(package.to_owned());
+    }
+    let work = tempfile::tempdir_in(cache)?;
+    let mut download = apt.get(&["download"]);
+    run(download.args(&packages).current_dir(work.path())).await.context("downloading the packages")?;
+    let unpacked = work.path().join("root");
+    for archive in std::fs::read_dir(work.path())?.filter_map(Result::ok).map(|entry| entry.path()) {
+        if archive.extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked).kill_on_drop(true)).await?;
+        }
+    }
+    let root = root(package, cache);
+    if root.exists() {
+        std::fs::remove_dir_all(&root)?;
+    }
+    std::fs::rename(&unpacked, &root).with_context(|| format!("putting {package} in its place"))
+}
+
+/// `apt-get` with lists and archives of its own.
+struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(cache: &Path) -> anyhow::Result<Self> {
+        let lists = cache.join("apt/lists");
+        let archives = cache.join("apt/cache");
+        for folder in [lists.join("partial"), archives.join("archives/partial")] {
+            std::fs::create_dir_all(folder)?;
+        }
+        let options = [
+            format!("Dir::State::Lists={}", lists.display()),
+            format!("Dir::Cache={}", archives.display()),
+            // As root, apt-get would fetch as another user, who cannot write here.
+            "APT::Sandbox::User=".to_owned(),
+            "Debug::NoLocking=1".to_owned(),
+        ];
+        Ok(Self { options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
+    }
+
+    fn get(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("apt-get");
+        command.args(["--quiet", "--yes"]).args(&self.options).args(args).env("LC_ALL", "C").kill_on_drop(true);
+        command
+    }
+}
+
+/// The packages that `apt-get install --simulate` would install: its lines `Inst name (…)`.
+fn to_install(simulated: &str) -> Vec<String> {
+    let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_packages_are_read_from_the_simulation() {
+        let simulated = "Reading package lists...\nInst liblzf1 (3.6-3 Debian:12 [amd64])\nInst redis-server [7.0.1] (7.0.15 Debian)\nConf liblzf1 (3.6-3)\n";
+        assert_eq!(to_install(simulated), ["liblzf1", "redis-server"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! The SMTP conversation: the crate `mailin` knows the protocol, this feeds it lines and stores what comes out.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use mailin::{
+    Action, Handler, Response, SessionBuilder,
+    response::{INTERNAL_ERROR, NO_STORAGE, OK},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::watch,
+};
+
+use super::{Inbox, Mail, Reply};
+
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RECIPIENTS_MAX: usize = 1_000;
+/// RFC 5321 asks for five minutes at least.
+const IDLE_MAX: Duration = Duration::from_mins(10);
+
+/// Speaks with one client until it leaves. A broken connection is the client's concern.
+pub(super) async fn serve(stream: TcpStream, inbox: Arc<Inbox>, reply: watch::Receiver<Reply>) {
+    let _ = converse(stream, inbox, reply).await;
+}
+
+async fn converse(stream: TcpStream, inbox: Arc<Inbox>, mut reply: watch::Receiver<Reply>) -> io::Result<()> {
+    let peer = stream.peer_addr()?.ip();
+    let mut stream = BufReader::new(stream);
+    let stored = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let letter =
+        Letter { inbox, reply: reply.clone(), sender: String::new(), recipients: Vec::new(), raw: Vec::new(), stored: Arc::clone(&stored) };
+    let mut session = SessionBuilder::new("mail.localhost").build(peer, letter);
+    stream.write_all(&session.greeting().buffer()?).await?;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = tokio::time::timeout(IDLE_MAX, (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)).await??;
+        if read == 0 || line.last() != Some(&b'\n') {
+            return Ok(());
+        }
+        let response = session.process(&line);
+        if stored.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            let released = reply.wait_for(|reply| *reply != Reply::Hold).await.map(|_| ());
+            released.map_err(io::Error::other)?;
+        }
+        match response.action {
+            Action::NoReply if stream.buffer().is_empty() => acknowledge(stream.get_ref()),
+            Action::NoReply => {}
+            Action::Close => return stream.write_all(&response.buffer()?).await,
+            Action::Reply | Action::UpgradeTls => stream.write_all(&response.buffer()?).await?,
+        }
+    }
+}
+
+/// Tells the client's TCP at once that its bytes are here. Some clients write a mail in two pieces and hold the second back
+/// until then; with the usual delay of 40 ms each mail would take that long.
+fn acknowledge(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::net::sockopt::set_tcp_quickack(stream, true);
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+}
+
+/// The mail a client is handing over.
+struct Letter {
+    inbox: Arc<Inbox>,
+    reply: watch::Receiver<Reply>,
+    sender: String,
+    recipients: Vec<String>,
+    raw: Vec<u8>,
+    /// Set once the mail is in the inbox; the conversation takes it back.
+    stored: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Handler for Letter {
+    fn mail(&mut self, _ip: IpAddr, _domain: &str, from: &str) -> Response {
+        from.clone_into(&mut self.sender);
+        self.recipients.clear();
+        OK
+    }
+
+    fn rcpt(&mut self, to: &str) -> Response {
+        if let Reply::Refuse(code) = *self.reply.borrow() {
+            return Response::custom(code, "refused, as this server was told".to_owned());
+        }
+        if self.recipients.len() >= RECIPIENTS_MAX {
+            return Response::custom(452, "too many recipients".to_owned());
+        }
+        self.recipients.push(to.to_owned());
+        OK
+    }
+
+    fn data_start(&mut self, _domain: &str, _from: &str, _is_8bit: bool, _to: &[String]) -> Response {
+        self.raw.clear();
+        OK
+    }
+
+    fn data(&mut self, line: &[u8]) -> io::Result<()> {
+        // One byte over the limit is kept as the sign that there was more.
+        let room = (MESSAGE_BYTES_MAX + 1).saturating_sub(self.raw.len());
+        self.raw.extend_from_slice(&line[..line.len().min(room)]);
+        Ok(())
+    }
+
+    fn data_end(&mut self) -> Response {
+        let raw = std::mem::take(&mut self.raw);
+        if raw.len() > MESSAGE_BYTES_MAX {
+            return NO_STORAGE;
+        }
+        let mail = Mail::read(&raw, &self.sender, std::mem::take(&mut self.recipients));
+        match self.inbox.receive(mail) {
+            Ok(()) => {
+                self.stored.store(true, std::sync::atomic::Ordering::Relaxed);
+                OK
+            }
+            Err(_) => INTERNAL_ERROR,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Real servers as child processes bound to 127.0.0.1, and the means to disturb them.
+//!
+//! A server is a [`Child`] that can be killed, paused and started again on the same port and data;
+//! dropping the handle ends it. [`Proxy`] and [`MailCatcher`] run inside this process and on the
+//! runtime that started them.
+
+mod child;
+pub mod install;
+mod listener;
+mod mail;
+mod mongod;
+mod ports;
+mod process;
+mod proxy;
+mod redis;
+
+pub use child::{Child, Spec};
+pub use mail::{Inbox, Mail, MailCatcher, Reply};
+pub use mongod::Mongod;
+pub use ports::{free_port, is_free};
+pub use process::{Process, ProcessSpec};
+pub use proxy::Proxy;
+pub use redis::Redis;

@@ -1,0 +1,158 @@
+//! A MongoDB server: one node that is a replica set, so that transactions work.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use mongodb::{
+    Client, Database,
+    bson::{Document, doc},
+};
+
+use super::{
+    Child,
+    child::log_in,
+    free_port,
+    install::{Program, Tool},
+};
+
+const REPLICA_SET: &str = "rs0";
+const READY_WITHIN: Duration = Duration::from_mins(1);
+/// Server error codes, from the server's own list.
+const NOT_YET_INITIALIZED: i32 = 94;
+const INVALID_REPLICA_SET_CONFIG: i32 = 93;
+
+/// A running `mongod`. Dropping it kills it; its data stays.
+#[derive(Debug)]
+pub struct Mongod {
+    child: Child,
+    port: u16,
+}
+
+impl Mongod {
+    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it takes writes.
+    ///
+    /// # Errors
+    /// When it cannot be installed or does not become ready.
+    pub async fn start(dir: &Path, port: Option<u16>) -> anyhow::Result<Self> {
+        Self::start_with_log(dir, port, log_in(dir, "mongod")).await
+    }
+
+    /// As [`Mongod::start`], writing its log to a file of your choice.
+    ///
+    /// # Errors
+    /// As [`Mongod::start`].
+    pub async fn start_with_log(dir: &Path, port: Option<u16>, log: PathBuf) -> anyhow::Result<Self> {
+        let program = Tool::Mongod.find().await?;
+        let port = port.map_or_else(free_port, Ok)?;
+        let mongod = Self { child: spawn(&program, dir, port, log)?, port };
+        mongod.ready().await?;
+        Ok(mongod)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The connection string for clients.
+    pub fn uri(&self) -> String {
+        format!("mongodb://127.0.0.1:{}/?replicaSet={REPLICA_SET}", self.port)
+    }
+
+    /// Starts it again on the same data and port after it ended, and waits until it takes writes.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_again(&self) -> anyhow::Result<()> {
+        self.child.respawn().await?;
+        self.ready().await
+    }
+
+    /// Waits until it takes writes.
+    ///
+    /// # Errors
+    /// When it ends first or takes longer than a minute; the message holds the end of its log.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let primary = async {
+            super::process::listening(self.port).await;
+            self.become_primary().await
+        };
+        self.child.ready_when(primary, READY_WITHIN).await
+    }
+
+    async fn become_primary(&self) -> anyhow::Result<()> {
+        let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port);
+        let client = Client::with_uri_str(uri).await?;
+        let admin = client.database("admin");
+        let begun = Instant::now();
+        let mut asked = false;
+        while !admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary").unwrap_or(false) {
+            // A node that knows its set elects itself within milliseconds; one that waits longer needs telling.
+            if !asked {
+                asked = self.initiate(&admin).await?;
+            }
+            tokio::time::sleep(if begun.elapsed() < Duration::from_secs(1) {
+                Duration::from_millis(10)
+            } else {
+                Duration::from_millis(100)
+            })
+            .await;
+        }
+        client.shutdown().immediate(true).await;
+        Ok(())
+    }
+
+    /// Makes the node a replica set of its own; true once that was asked for. Data that was made on another
+    /// port names that port in its configuration, which is put right.
+    async fn initiate(&self, admin: &Database) -> anyhow::Result<bool> {
+        let members = vec![doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) }];
+        let Err(error) = admin.run_command(doc! { "replSetGetStatus": 1 }).await else { return Ok(false) };
+        match code(&error) {
+            Some(NOT_YET_INITIALIZED) => {
+                let config = doc! { "_id": REPLICA_SET, "members": members };
+                admin.run_command(doc! { "replSetInitiate": config }).await.context("making it a replica set")?;
+                Ok(true)
+            }
+            Some(INVALID_REPLICA_SET_CONFIG) => {
+                let stored = admin.client().database("local").collection::<Document>("system.replset").find_one(doc! {}).await?;
+                let mut config = stored.context("the node has a replica set configuration")?;
+                let version = config.get_i32("version").unwrap_or(1).saturating_add(1);
+                config.insert("members", members);
+                config.insert("version", version);
+                let moved = admin.run_command(doc! { "replSetReconfig": config, "force": true }).await;
+                moved.context("moving the replica set to this port")?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match &*error.kind {
+        mongodb::error::ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+fn spawn(program: &Program, dir: &Path, port: u16, log: PathBuf) -> anyhow::Result<Child> {
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let spec = program.spec("mongod", log).args(["--dbpath"]).args([dir]);
+    let spec = spec.args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", REPLICA_SET]);
+    // Enough for development; the defaults take half of the machine's memory and a gigabyte of oplog.
+    let spec = spec.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"]);
+    let spec = spec.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
+    Child::spawn(spec)
+}
+
+impl std::ops::Deref for Mongod {
+    type Target = Child;
+
+    /// A server is a child process with an address.
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}

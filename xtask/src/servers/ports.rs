@@ -1,0 +1,68 @@
+//! Ports that nobody else takes.
+//!
+//! Binding port 0 and letting go again is a race that parallel tests lose now and then: the kernel
+//! hands the same port to an outgoing connection. So ports come from below the range of outgoing
+//! connections, and a lock file a port keeps other test processes off for as long as this one lives.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, TcpListener},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use anyhow::Context;
+
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+
+/// Held until this process ends; the kernel lets go of them then, however it ends.
+static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// A port of 127.0.0.1 that is free now and that no other process will get from this function.
+///
+/// # Errors
+/// When the folder of lock files cannot be written or every port is taken.
+pub fn free_port() -> anyhow::Result<u16> {
+    let folder = std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    // Each process begins elsewhere, so that they seldom try the same port.
+    let start = u16::try_from(std::process::id() * 7 % u32::from(COUNT)).unwrap_or(0);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + (start + step) % COUNT;
+        let claim = File::create(folder.join(port.to_string())).with_context(|| format!("claiming a port in {}", folder.display()))?;
+        if claim.try_lock().is_ok() && is_free(port) {
+            CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
+}
+
+/// Whether a server could listen on this port of 127.0.0.1.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let mut ports: Vec<u16> = (0..50).map(|_| free_port().unwrap()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 50);
+    }
+
+    #[test]
+    fn a_taken_port_is_not_free() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port().unwrap())).unwrap();
+        assert!(!is_free(taken.local_addr().unwrap().port()));
+    }
+}

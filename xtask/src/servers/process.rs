@@ -1,0 +1,126 @@
+//! One of our own programs as a child process, ready when its health address says so.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{Child, Spec};
+
+/// How to start one of our programs.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    /// The program and what it is given.
+    pub spec: Spec,
+    /// The port on 127.0.0.1 whose `GET /health/ready` answers 200 once it can work.
+    pub health_port: u16,
+    /// The longest it may take to become ready.
+    pub ready_within: Duration,
+}
+
+impl ProcessSpec {
+    /// A program with arguments whose output goes to `log`.
+    pub fn new(name: &str, program: impl Into<PathBuf>, args: &[&str], log: impl AsRef<Path>, health_port: u16) -> Self {
+        let spec = Spec::new(name, program, log.as_ref()).args(args);
+        Self { spec, health_port, ready_within: Duration::from_mins(1) }
+    }
+
+    /// Adds environment variables; a later one wins.
+    #[must_use]
+    pub fn envs<K: Into<String>, V: Into<String>>(mut self, env: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.spec = self.spec.envs(env);
+        self
+    }
+}
+
+/// One of our programs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    health_port: u16,
+    ready_within: Duration,
+}
+
+impl Process {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be run or does not become ready; the message holds the end of its log.
+    pub async fn start(spec: ProcessSpec) -> anyhow::Result<Self> {
+        let process = Self::spawn(spec)?;
+        process.ready().await?;
+        Ok(process)
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn spawn(spec: ProcessSpec) -> anyhow::Result<Self> {
+        let ProcessSpec { spec, health_port, ready_within } = spec;
+        Ok(Self { child: Child::spawn(spec)?, health_port, ready_within })
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends first or takes too long; the message holds the end of its log.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let healthy = async {
+            while !self.is_ready().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        };
+        self.child.ready_when(healthy, self.ready_within).await
+    }
+
+    /// Whether it says that it can work, now.
+    pub async fn is_ready(&self) -> bool {
+        let answer = tokio::time::timeout(Duration::from_secs(2), status_of(self.health_port, "/health/ready")).await;
+        matches!(answer, Ok(Ok(200)))
+    }
+
+    /// Starts it again with the same arguments and environment, killing it first when it still runs, and waits
+    /// until it is ready.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub async fn start_again(&self) -> anyhow::Result<()> {
+        self.child.respawn().await?;
+        self.ready().await
+    }
+}
+
+impl std::ops::Deref for Process {
+    type Target = Child;
+
+    /// A program of ours is a child process with a health address.
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+/// The status code of a GET. By hand, because an HTTP client kept between calls would be bound to the runtime of
+/// the test that made it.
+async fn status_of(port: u16, path: &str) -> anyhow::Result<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await?;
+    let code = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..)).context("not an HTTP answer")?;
+    Ok(std::str::from_utf8(code)?.parse()?)
+}
+
+/// Waits until somebody accepts connections on this port.
+pub(super) async fn listening(port: u16) {
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
