@@ -18,6 +18,7 @@ use common::{
     telemetry::{metrics, trace::TraceContext},
 };
 use futures::{FutureExt, future::BoxFuture};
+use mongodb::bson::doc;
 use tower::Service;
 use tracing::Instrument;
 
@@ -178,8 +179,8 @@ impl Dispatch {
     }
 
     async fn row_stands(&self, id: JobId) -> Result<bool, common::db::DbError> {
-        let found = self.jobs.store().records::<OutboxRow>(PlatformScope).existing(&[id]).await?;
-        Ok(!found.is_empty())
+        let filter = doc! { "_id": id, "dead_at": null };
+        Ok(self.jobs.store().records::<OutboxRow>(PlatformScope).count(filter).await? > 0)
     }
 }
 

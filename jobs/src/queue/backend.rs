@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     consumer::{Consumer, Delivery},
     fetch,
-    finish::{self, FinishLayer, Finished, WAITING_MAX},
-    lease, promote, recover, stats,
+    finish::{FinishLayer, Finished},
+    lease, promote, recover, settle, stats,
 };
 use crate::{Drain, Jobs, Queue};
 
@@ -57,8 +57,8 @@ impl QueueBackend {
             drain: drain.clone(),
             closed: CancellationToken::new(),
         });
-        let (finished, settling) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(finish::run(Arc::clone(&consumer), settling));
+        let (finished, settling) = mpsc::channel(settle::WAITING_MAX);
+        tokio::spawn(settle::run(Arc::clone(&consumer), settling));
         tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone()));
         tokio::spawn(recover::run(Arc::clone(&consumer), finished.clone()));
         tokio::spawn(lease::run(Arc::clone(&consumer)));
@@ -87,7 +87,7 @@ impl Backend for QueueBackend {
         let closing = self.closing.get_or_insert_with(|| {
             let (consumer, finished) = (Arc::clone(consumer), finished.clone());
             Box::pin(async move {
-                finish::flush(&finished, SETTLE_MAX).await;
+                settle::flush(&finished, SETTLE_MAX).await;
                 consumer.closed.cancel();
                 tracing::info!(queue = %consumer.queue, left = consumer.in_hand.len(), "queue_closed");
             })

@@ -279,12 +279,14 @@ impl Broker {
         Ok(rows.into_iter().map(|(entry, consumer, _, deliveries)| Abandoned { entry, consumer, deliveries }).collect())
     }
 
-    /// How many entries the group's consumers hold.
-    pub(crate) async fn held(&self, queue: Queue) -> RedisResult<usize> {
+    /// How many entries `consumer` holds, and how many others do.
+    pub(crate) async fn held(&self, queue: Queue, consumer: &str) -> RedisResult<(usize, usize)> {
         let mut command = redis::cmd("XPENDING");
         command.arg(self.keys(queue).stream).arg(GROUP);
         let summary: redis::streams::StreamPendingReply = command.query_async(&mut self.connection.clone()).await?;
-        Ok(summary.count())
+        let redis::streams::StreamPendingReply::Data(data) = summary else { return Ok((0, 0)) };
+        let ours = data.consumers.iter().find(|row| row.name == consumer).map_or(0, |row| row.pending);
+        Ok((ours, data.count.saturating_sub(ours)))
     }
 
     /// Takes over entries whose lease has still run out; whoever of several workers comes first
@@ -380,3 +382,6 @@ pub(crate) fn id_bytes(id: JobId) -> [u8; 16] {
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

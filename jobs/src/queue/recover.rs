@@ -53,8 +53,9 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 /// One round; answers how long until the next is needed.
 async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> RedisResult<Duration> {
     consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
-    if consumer.broker.held(consumer.queue).await? <= consumer.in_hand.len() {
-        // Nobody else holds anything: what is taken from now on keeps its lease that long.
+    let (ours, others) = consumer.broker.held(consumer.queue, &consumer.name).await?;
+    if others == 0 && ours <= consumer.in_hand.len() {
+        // Nobody else holds anything, and what is taken from now on keeps its lease that long.
         return Ok(consumer.broker.config().lease.max(LOOK));
     }
     let abandoned = consumer.broker.abandoned(consumer.queue, BATCH_MAX).await?;

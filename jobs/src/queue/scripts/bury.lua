@@ -10,11 +10,11 @@ for i = 4, #ARGV, 3 do
   local entry, id = ARGV[i], ARGV[i + 1]
   local pending = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1, ARGV[1])
   if not pending.err and #pending == 1 then
+    redis.call('HSET', KEYS[4], id, ARGV[i + 2])
+    redis.call('ZADD', KEYS[3], now_ms, id)
     redis.call('XACK', KEYS[1], 'workers', entry)
     redis.call('XDEL', KEYS[1], entry)
     redis.call('SREM', KEYS[2], id)
-    redis.call('ZADD', KEYS[3], now_ms, id)
-    redis.call('HSET', KEYS[4], id, ARGV[i + 2])
     held = held + 1
   end
 end

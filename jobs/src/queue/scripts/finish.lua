@@ -2,12 +2,8 @@
 -- taken over after its lease ran out is left to its new holder (fencing).
 -- KEYS: stream, known, finished, finished_before, finished_since
 -- ARGV: consumer, memory in ms, ids remembered at most, then per job: entry, id
--- Returns how many were held.
-if redis.call('EXISTS', KEYS[5]) == 0 or redis.call('SCARD', KEYS[3]) * 2 >= tonumber(ARGV[3]) then
-  redis.call('UNLINK', KEYS[4])
-  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('RENAME', KEYS[3], KEYS[4]) end
-  redis.call('SET', KEYS[5], '1', 'PX', ARGV[2])
-end
+-- Returns how many were held. Works at maxmemory too, or nothing would ever make room: what needs
+-- memory comes last and may fail.
 local held = 0
 for i = 4, #ARGV, 2 do
   local entry, id = ARGV[i], ARGV[i + 1]
@@ -18,6 +14,11 @@ for i = 4, #ARGV, 2 do
     redis.call('SREM', KEYS[2], id)
     held = held + 1
   end
-  redis.call('SADD', KEYS[3], id)
 end
+if redis.call('EXISTS', KEYS[5]) == 0 or redis.call('SCARD', KEYS[3]) * 2 >= tonumber(ARGV[3]) then
+  redis.call('UNLINK', KEYS[4])
+  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('RENAME', KEYS[3], KEYS[4]) end
+  redis.pcall('SET', KEYS[5], '1', 'PX', ARGV[2])
+end
+for i = 5, #ARGV, 2 do redis.pcall('SADD', KEYS[3], ARGV[i]) end
 return held

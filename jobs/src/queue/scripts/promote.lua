@@ -7,13 +7,13 @@ local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms, 'LIMIT', 0, tonumber(ARGV[1]))
 for _, id in ipairs(due) do
   local body = redis.call('HGET', KEYS[4], id)
-  redis.call('ZREM', KEYS[3], id)
-  redis.call('HDEL', KEYS[4], id)
   if body then
     redis.call('XADD', KEYS[1], '*', 'e', body)
   else
     redis.call('SREM', KEYS[2], id)
   end
+  redis.call('ZREM', KEYS[3], id)
+  redis.call('HDEL', KEYS[4], id)
 end
 local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if #first == 0 then return {#due, -1} end

@@ -1,0 +1,81 @@
+//! A worker process that tests may kill: it runs the jobs of `tests/engine` and notes each effect
+//! as a row, so that what happened outlives it.
+//!
+//! `abort` jobs end the process, `hang` jobs never end, `probe` jobs note and succeed. It is also
+//! the smallest whole worker there is: configuration, registry, relay, monitor.
+
+use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
+use common::{
+    ambient::Ambient,
+    config::Config,
+    db::{PlatformOwned, PlatformScope, Record, Store},
+    id::JobId,
+};
+use jobs::{Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
+use serde::{Deserialize, Serialize};
+
+/// What one attempt did. One row a job, however often it ran.
+#[derive(Debug, Serialize, Deserialize)]
+struct Effect {
+    #[serde(rename = "_id")]
+    job: JobId,
+    n: u32,
+    process: u32,
+}
+
+impl Record for Effect {
+    const COLLECTION: &'static str = "effects";
+}
+impl PlatformOwned for Effect {}
+
+/// What a job of the tests does.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Act {
+    Probe,
+    Abort,
+    Hang,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Crash {
+    n: u32,
+    act: Act,
+}
+
+impl Job for Crash {
+    const KIND: &'static str = "test.crash";
+    const QUEUE: Queue = Queue::Email;
+}
+
+async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
+    let effect = Effect { job: running.id, n: job.n, process: std::process::id() };
+    match job.act {
+        Act::Probe => running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?,
+        Act::Abort => std::process::abort(),
+        Act::Hang => {
+            running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?;
+            std::future::pending::<()>().await;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::from_environment()?;
+    common::telemetry::start(&config.telemetry).map_err(|error| error.to_string())?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
+    let drain = Drain::new();
+    tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+    let dispatch = Registry::new(store).on(act).dispatch(&jobs, &drain);
+    let monitor = Monitor::new().register(move |_| {
+        WorkerBuilder::new("crash-worker")
+            .backend(QueueBackend::start(&jobs, Queue::Email, config.worker.email_concurrency, &drain))
+            .parallelize(tokio::spawn)
+            .build(dispatch.clone())
+    });
+    monitor.run().await?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Settling: what became of jobs, written to MongoDB first and then to Redis, in batches.
+//!
+//! The order makes every crash harmless: the effect is done, then the outbox row goes, then the
+//! entry. A process that dies in between leaves an entry whose row is gone, and whoever takes it
+//! over lets it go without running it. Neither store being down loses anything: settling is tried
+//! until it works, and the job's lease is kept alive for as long.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use common::{
+    db::{DbError, PlatformScope},
+    id::JobId,
+    telemetry::metrics,
+};
+use mongodb::bson::{self, DateTime, doc};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    broker::{Bury, Delay, EntryId, id_bytes},
+    consumer::Consumer,
+    dead_letter::DeadLetter,
+    finish::{Finished, Outcome},
+};
+use crate::{backoff::reconnect_delay, outbox::OutboxRow};
+
+/// Jobs settled in one batch.
+const BATCH_MAX: usize = 500;
+/// Jobs that may wait to be settled; handlers that are done wait when there are more.
+pub(super) const WAITING_MAX: usize = 2_000;
+
+/// Settles until every sender is gone or the consumer is closed.
+pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Finished>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    loop {
+        let received = tokio::select! {
+            received = finished.recv_many(&mut batch, BATCH_MAX) => received,
+            () = consumer.closed.cancelled() => return,
+        };
+        if received == 0 {
+            return;
+        }
+        settle(&consumer, batch.drain(..)).await;
+    }
+}
+
+/// A batch, sorted by what is to be done.
+#[derive(Default)]
+struct Batch {
+    rows_done: Vec<JobId>,
+    rows_dead: Vec<DeadLetter>,
+    done: Vec<(EntryId, JobId)>,
+    delayed: Vec<Delay>,
+    buried: Vec<Bury>,
+    handed_back: Vec<EntryId>,
+    flushed: Vec<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    fn add(&mut self, finished: Finished, now_ms: i64) {
+        let Finished { entry, envelope, outcome } = finished;
+        match (outcome, envelope) {
+            (Outcome::Flush(told), _) => self.flushed.push(told),
+            (Outcome::HandBack, _) => self.handed_back.push(entry),
+            (Outcome::Poison { bytes, error }, _) => {
+                let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
+                self.buried.push(Bury { key: entry.clone().into_bytes(), entry, letter });
+            }
+            (Outcome::Done, Some(envelope)) => {
+                if envelope.staged {
+                    self.rows_done.push(envelope.id);
+                }
+                self.done.push((entry, envelope.id));
+            }
+            (Outcome::Delay { delay, envelope }, _) => match envelope.to_bytes() {
+                Ok(body) => self.delayed.push(Delay { entry, id: envelope.id, wait: delay, body }),
+                Err(error) => tracing::error!(job = %envelope.id, %error, "envelope_not_written"),
+            },
+            (Outcome::Bury { error }, Some(envelope)) => {
+                let letter = DeadLetter::of_job(&envelope, &error, now_ms);
+                let key = id_bytes(envelope.id).to_vec();
+                self.buried.push(Bury { entry, key, letter: letter.to_bytes() });
+                if envelope.staged {
+                    self.rows_dead.push(letter);
+                }
+            }
+            (Outcome::Done | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
+        }
+    }
+
+    fn entries(&self) -> Vec<EntryId> {
+        let done = self.done.iter().map(|(entry, _)| entry);
+        let delayed = self.delayed.iter().map(|job| &job.entry);
+        let buried = self.buried.iter().map(|job| &job.entry);
+        done.chain(delayed).chain(buried).chain(&self.handed_back).cloned().collect()
+    }
+}
+
+async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
+    let now_ms = consumer.store.ambient().now().timestamp_millis();
+    let mut batch = Batch::default();
+    finished.for_each(|finished| batch.add(finished, now_ms));
+    let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
+
+    persist(consumer, "rows_removed", || remove_rows(consumer, &batch.rows_done)).await;
+    for letter in &batch.rows_dead {
+        persist(consumer, "row_marked_dead", || mark_dead(consumer, letter)).await;
+    }
+    let mut held = batch.entries().len();
+    for (entries, call) in [
+        (batch.done.len(), Call::Finish),
+        (batch.delayed.len(), Call::Delay),
+        (batch.buried.len(), Call::Bury),
+        (batch.handed_back.len(), Call::HandBack),
+    ] {
+        if entries == 0 {
+            continue;
+        }
+        let settled = persist(consumer, call.name(), || async {
+            match call {
+                Call::Finish => broker.finish(queue, name, &batch.done).await,
+                Call::Delay => broker.delay(queue, name, &batch.delayed).await,
+                Call::Bury => broker.bury(queue, name, &batch.buried).await,
+                Call::HandBack => broker.hand_back(queue, name, &batch.handed_back).await,
+            }
+        });
+        held -= settled.await.unwrap_or(entries).min(entries);
+    }
+    if held > 0 {
+        // Another process took them over while this one stood still; it settles them.
+        tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
+    }
+    consumer.in_hand.remove(&batch.entries());
+    for told in batch.flushed {
+        // Whoever asked may have stopped waiting.
+        let _ = told.send(());
+    }
+}
+
+/// The ways to settle in Redis.
+#[derive(Clone, Copy)]
+enum Call {
+    Finish,
+    Delay,
+    Bury,
+    HandBack,
+}
+
+impl Call {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Finish => "finish",
+            Self::Delay => "delay",
+            Self::Bury => "bury",
+            Self::HandBack => "hand_back",
+        }
+    }
+}
+
+/// Repeats `work` until it is done or the consumer is closed. What stays undone then is done by
+/// whoever takes the entries over.
+async fn persist<T, E, F>(consumer: &Consumer, what: &str, work: impl Fn() -> F) -> Option<T>
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut failures = 0;
+    loop {
+        match work().await {
+            Ok(value) => return Some(value),
+            Err(error) => tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed"),
+        }
+        failures += 1;
+        tokio::select! {
+            () = tokio::time::sleep(reconnect_delay(failures)) => {}
+            () = consumer.closed.cancelled() => return None,
+        }
+    }
+}
+
+async fn remove_rows(consumer: &Consumer, ids: &[JobId]) -> Result<(), DbError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = consumer.store.records::<OutboxRow>(PlatformScope);
+    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() } }).await.map(drop)
+}
+
+async fn mark_dead(consumer: &Consumer, letter: &DeadLetter) -> Result<(), DbError> {
+    let Some(id) = letter.id else { return Ok(()) };
+    let failures = bson::serialize_to_bson(&letter.failures).map_err(|error| DbError::Shape(error.to_string()))?;
+    let died_at = DateTime::from_millis(letter.died_at);
+    let update = doc! { "$set": { "dead_at": died_at, "failures": failures } };
+    consumer.store.records::<OutboxRow>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
+}
+
+/// Waits until everything handed in before is settled, for `limit` at most.
+pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
+    let (told, settled) = oneshot::channel();
+    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told) };
+    let waiting = async {
+        if finished.send(flush).await.is_ok() {
+            let _ = settled.await;
+        }
+    };
+    if tokio::time::timeout(limit, waiting).await.is_err() {
+        metrics::JOBS_SETTLING_CUT.inc();
+        tracing::warn!("settling_cut_short");
+    }
+}

@@ -1,0 +1,153 @@
+//! Promise 4: what a dead worker held is taken over in bounded time; what kills workers is found.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use common::db::{Change, DbError, PlatformOwned, PlatformScope, Record, Txn};
+use common::id::JobId;
+use jobs::{Job, Queue, stage};
+use mongodb::bson::doc;
+use serde::{Deserialize, Serialize};
+use xtask::servers::{Child, Spec};
+
+use crate::support::{DEADLINE, World, until};
+
+/// As in `examples/crash_worker.rs`, which runs them.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Act {
+    Probe,
+    Abort,
+    Hang,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Crash {
+    n: u32,
+    act: Act,
+}
+
+impl Job for Crash {
+    const KIND: &'static str = "test.crash";
+    const QUEUE: Queue = Queue::Email;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Effect {
+    #[serde(rename = "_id")]
+    job: JobId,
+    n: u32,
+    process: u32,
+}
+
+impl Record for Effect {
+    const COLLECTION: &'static str = "effects";
+}
+impl PlatformOwned for Effect {}
+
+struct StageAll(Vec<Act>);
+
+impl Change for StageAll {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        for (n, act) in (0..).zip(&self.0) {
+            stage(txn, None, &Crash { n, act: *act }).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn effects(world: &World) -> BTreeMap<u32, u32> {
+    let rows = world.store.records::<Effect>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10_000).await.unwrap();
+    rows.into_iter().map(|effect| (effect.n, effect.process)).collect()
+}
+
+/// A worker in a process of its own.
+fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
+    let test = std::env::current_exe().unwrap();
+    // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
+    let program: PathBuf = test.parent().unwrap().parent().unwrap().join("examples/crash_worker");
+    assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
+    let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
+    let settings = [
+        ("TENANTRY__JOBS__LEASE", "1500ms".to_owned()),
+        ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms".to_owned()),
+        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()),
+        ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string()),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value));
+    Child::spawn(Spec::new(name, program, log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_workers_job_is_taken_over_within_its_lease_and_a_second() {
+    let world = World::new().await;
+    let first = crash_worker(&world, "first", 3);
+    world.jobs.commit(&StageAll(vec![Act::Hang])).await.unwrap();
+    until("it runs", || async { effects(&world).await.len() == 1 }).await;
+    let second = crash_worker(&world, "second", 3);
+    first.kill().await;
+    let killed = std::time::Instant::now();
+    let taken_over = || async { second.log().contains("jobs_recovered") };
+    until("it is taken over", taken_over).await;
+    // The promise plus what a busy machine needs to start a process and to look.
+    let bound = world.config.jobs.lease + Duration::from_secs(1) + Duration::from_secs(3);
+    assert!(killed.elapsed() < bound, "{:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_worker_is_buried_and_its_neighbours_finish() {
+    let world = World::new().await;
+    let acts: Vec<Act> = (0..30).map(|n| if n == 7 { Act::Abort } else { Act::Probe }).collect();
+    world.jobs.commit(&StageAll(acts)).await.unwrap();
+    let worker = crash_worker(&world, "aborting", 3);
+    let mut crashes = 0;
+    let settled = async {
+        while world.dead().await.is_empty() || effects(&world).await.len() < 29 {
+            tokio::select! {
+                _ = worker.ended() => {
+                    crashes += 1;
+                    worker.respawn().await.unwrap();
+                }
+                () = next_look() => {}
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, settled).await.expect("the neighbours finish and the culprit is buried");
+    let dead = world.dead().await;
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    assert!(dead[0].error.contains("ended its worker 3 times"), "{:?}", dead[0]);
+    assert_eq!(dead[0].envelope.as_ref().unwrap().payload.get(), "{\"n\":7,\"act\":\"abort\"}");
+    assert_eq!(crashes, 3);
+    assert!(!effects(&world).await.contains_key(&7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_workers_again_and_again_loses_nothing() {
+    let world = World::new().await;
+    let acts = vec![Act::Probe; 2_000];
+    let worker = crash_worker(&world, "killed", 1_000);
+    let mut staged = 0;
+    // Killed again and again at no particular moment, while jobs come in.
+    for (round, acts) in acts.chunks(100).enumerate() {
+        world.jobs.commit(&StageAll(acts.to_vec())).await.unwrap();
+        staged += acts.len();
+        let target = u64::try_from(staged - 50 - round % 7).unwrap();
+        until("some have run", || async {
+            let done = world.store.records::<Effect>(PlatformScope).count(doc! {}).await.unwrap();
+            done >= target.min(u64::try_from(staged).unwrap() / 2)
+        })
+        .await;
+        worker.kill().await;
+        worker.respawn().await.unwrap();
+    }
+    world.until_idle().await;
+    let done = world.store.records::<Effect>(PlatformScope).count(doc! {}).await.unwrap();
+    assert_eq!(done, u64::try_from(staged).unwrap());
+    assert!(world.dead().await.is_empty());
+}
+
+async fn next_look() {
+    tokio::time::interval_at(tokio::time::Instant::now() + Duration::from_millis(50), Duration::from_secs(1)).tick().await;
+}
