@@ -7,22 +7,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A step that takes longer says so this often.
+/// A step that takes longer says that it has begun.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// It then says this often that it goes on.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Runs `work`, telling on standard error that `what` began, goes on and ended, and how long it took.
+/// Runs `work`, telling on standard error that `what` ended and how long it took; when it takes a while, also that
+/// it began and goes on.
 ///
 /// # Errors
 /// Those of `work`.
 pub async fn step<T>(what: impl Display, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let begun = Instant::now();
-    say(&format!("  {what} …"));
     let mut work = std::pin::pin!(work);
+    let mut news = format!("  {what} …");
+    let mut pause = PATIENCE;
     let result = loop {
-        match tokio::time::timeout(HEARTBEAT, &mut work).await {
+        match tokio::time::timeout(pause, &mut work).await {
             Ok(result) => break result,
-            Err(_) => say(&format!("  {what} … still at it after {}", seconds(begun.elapsed()))),
+            Err(_) => say(&news),
         }
+        pause = HEARTBEAT;
+        news = format!("  {what} … still at it after {}", seconds(begun.elapsed() + HEARTBEAT));
     };
     let mark = if result.is_ok() { paint("32", "✓") } else { paint("31", "✗") };
     say(&format!("{mark} {what} ({})", seconds(begun.elapsed())));

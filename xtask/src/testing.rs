@@ -18,7 +18,7 @@ use std::{
 pub use service::Service;
 use shared::Servers;
 
-use crate::servers::{MailCatcher, Mongod, Redis, free_port};
+use crate::servers::{MailCatcher, Mongod, Redis, Wiring, free_port};
 
 /// One test's share of the world. Programs it started and its mailbox end with it.
 #[derive(Debug)]
@@ -124,22 +124,18 @@ impl TestEnv {
     }
 
     fn config_env_on(&self, ports: Ports) -> Vec<(String, String)> {
-        let local = |port: u16| format!("127.0.0.1:{port}");
-        let variables = [
-            ("APP__ENVIRONMENT", "development".to_owned()),
-            ("APP__PUBLIC_URL", format!("http://{}", local(self.ports.api))),
-            ("API__LISTEN", local(ports.api)),
-            ("API__INTERNAL_LISTEN", local(ports.api_internal)),
-            ("WORKER__INTERNAL_LISTEN", local(ports.worker_internal)),
-            ("MONGODB__URI", self.mongodb_uri().to_owned()),
-            ("MONGODB__DATABASE", self.name.clone()),
-            ("REDIS__URL", self.redis_url().to_owned()),
-            ("REDIS__KEY_PREFIX", self.name.clone()),
-            ("SMTP__HOST", "127.0.0.1".to_owned()),
-            ("SMTP__PORT", self.mail.port().to_string()),
-            ("SMTP__TLS", "none".to_owned()),
-        ];
-        variables.map(|(name, value)| (format!("TENANTRY__{name}"), value)).into()
+        let wiring = Wiring {
+            public_url: format!("http://127.0.0.1:{}", self.ports.api),
+            api_port: ports.api,
+            api_internal_port: ports.api_internal,
+            worker_internal_port: ports.worker_internal,
+            mongodb_uri: self.mongodb_uri().to_owned(),
+            database: self.name.clone(),
+            redis_url: self.redis_url().to_owned(),
+            key_prefix: self.name.clone(),
+            smtp_port: self.mail.port(),
+        };
+        wiring.env()
     }
 
     /// Drops the database. Not needed for a test to be clean, only to keep a long-lived server small.

@@ -13,6 +13,7 @@ mod ports;
 mod process;
 mod proxy;
 mod redis;
+mod wiring;
 
 pub use child::{Child, Spec};
 pub use mail::{Inbox, Mail, MailCatcher, Reply};
@@ -21,3 +22,4 @@ pub use ports::{free_port, is_free};
 pub use process::{Process, ProcessSpec};
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use wiring::Wiring;

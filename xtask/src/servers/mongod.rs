@@ -78,7 +78,8 @@ impl Mongod {
     pub async fn ready(&self) -> anyhow::Result<()> {
         let primary = async {
             super::process::listening(self.port).await;
-            self.become_primary().await
+            // The driver's futures are large; in a box they do not swell those of every caller.
+            Box::pin(self.become_primary()).await
         };
         self.child.ready_when(primary, READY_WITHIN).await
     }

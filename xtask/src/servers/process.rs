@@ -13,13 +13,17 @@ use tokio::{
 
 use super::{Child, Spec};
 
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
 /// How to start one of our programs.
 #[derive(Debug, Clone)]
 pub struct ProcessSpec {
     /// The program and what it is given.
     pub spec: Spec,
-    /// The port on 127.0.0.1 whose `GET /health/ready` answers 200 once it can work.
+    /// The port on 127.0.0.1 that tells its health.
     pub health_port: u16,
+    /// The path there that answers 200 once it can work.
+    pub health_path: &'static str,
     /// The longest it may take to become ready.
     pub ready_within: Duration,
 }
@@ -28,7 +32,7 @@ impl ProcessSpec {
     /// A program with arguments whose output goes to `log`.
     pub fn new(name: &str, program: impl Into<PathBuf>, args: &[&str], log: impl AsRef<Path>, health_port: u16) -> Self {
         let spec = Spec::new(name, program, log.as_ref()).args(args);
-        Self { spec, health_port, ready_within: Duration::from_mins(1) }
+        Self { spec, health_port, health_path: "/health/ready", ready_within: Duration::from_mins(1) }
     }
 
     /// Adds environment variables; a later one wins.
@@ -44,6 +48,7 @@ impl ProcessSpec {
 pub struct Process {
     child: Child,
     health_port: u16,
+    health_path: &'static str,
     ready_within: Duration,
 }
 
@@ -63,8 +68,8 @@ impl Process {
     /// # Errors
     /// When it cannot be run.
     pub fn spawn(spec: ProcessSpec) -> anyhow::Result<Self> {
-        let ProcessSpec { spec, health_port, ready_within } = spec;
-        Ok(Self { child: Child::spawn(spec)?, health_port, ready_within })
+        let ProcessSpec { spec, health_port, health_path, ready_within } = spec;
+        Ok(Self { child: Child::spawn(spec)?, health_port, health_path, ready_within })
     }
 
     /// Waits until it is ready.
@@ -83,7 +88,7 @@ impl Process {
 
     /// Whether it says that it can work, now.
     pub async fn is_ready(&self) -> bool {
-        let answer = tokio::time::timeout(Duration::from_secs(2), status_of(self.health_port, "/health/ready")).await;
+        let answer = tokio::time::timeout(Duration::from_secs(2), status_of(self.health_port, self.health_path)).await;
         matches!(answer, Ok(Ok(200)))
     }
 
@@ -112,9 +117,10 @@ impl std::ops::Deref for Process {
 async fn status_of(port: u16, path: &str) -> anyhow::Result<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await?;
-    let code = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..)).context("not an HTTP answer")?;
+    // Read whole: closing earlier would look like a broken connection to the other side.
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    let code = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).context("not an HTTP answer")?;
     Ok(std::str::from_utf8(code)?.parse()?)
 }
 

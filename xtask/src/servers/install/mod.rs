@@ -90,10 +90,12 @@ impl Tool {
     /// # Errors
     /// When it cannot be installed; the message says what to install by hand.
     pub async fn find(self) -> anyhow::Result<Program> {
-        match self.installed().await {
-            Some(program) => Ok(program),
-            None => self.install(&cache_dir()).await.with_context(|| format!("{} is missing: {}", self.names()[0], self.advice())),
+        if let Some(program) = self.installed().await {
+            return Ok(program);
         }
+        // Seldom needed and large; in a box it does not swell the future of every test.
+        let installed = Box::pin(self.install(&cache_dir())).await;
+        installed.with_context(|| format!("{} is missing: {}", self.names()[0], self.advice()))
     }
 
     async fn install(self, cache: &Path) -> anyhow::Result<Program> {

@@ -1,0 +1,130 @@
+//! `cargo xtask test`: every check, each with its time, and a table at the end.
+//!
+//! A step that fails does not keep later ones from running, so that one run tells all. A step whose
+//! tool is missing is skipped and says so.
+
+mod steps;
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use xtask::progress::{paint, say, seconds};
+
+use crate::up::Signals;
+
+/// The options of `test`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Run just this step, and what it needs.
+    #[arg(long, value_name = "STEP")]
+    only: Option<Step>,
+    /// Install cargo-nextest when it is missing; without it `cargo test` runs the tests.
+    #[arg(long)]
+    install: bool,
+}
+
+/// One check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// `cargo fmt --check`
+    Format,
+    /// `cargo clippy`, warnings are errors
+    Clippy,
+    /// `cargo deny`: licences, duplicate crates, sources
+    Deny,
+    /// `cargo build` of every program
+    Build,
+    /// Unit and integration tests on real servers
+    Tests,
+    /// The examples in the documentation
+    Doctests,
+    /// `cargo doc`, warnings are errors
+    Docs,
+    /// `promtool` and `amtool`: configuration, rules and their tests
+    Rules,
+    /// Dashboards, rules and runbooks against each other
+    Dashboards,
+}
+
+/// How a step ended.
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(anyhow::Error),
+}
+
+/// Runs the steps and fails when one of them did.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    // The servers of the tests end with the future that owns them.
+    tokio::select! {
+        outcome = run_steps(options) => outcome,
+        () = signals.asked() => bail!("stopped"),
+    }
+}
+
+async fn run_steps(options: &Options) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut results: Vec<(Step, Outcome, Duration)> = Vec::new();
+    for step in chosen(options.only) {
+        let begun = Instant::now();
+        say(&format!("\n{}", paint("1", &format!("── {}", name(step)))));
+        let needs_failed = step == Step::Tests && results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
+        let outcome = if needs_failed {
+            Outcome::Skipped("the programs to test could not be built".to_owned())
+        } else {
+            steps::run(step, options.install).await.unwrap_or_else(Outcome::Failed)
+        };
+        say(&line(step, &outcome, begun.elapsed()));
+        results.push((step, outcome, begun.elapsed()));
+    }
+    say(&format!("\n{}", paint("1", "── summary")));
+    for (step, outcome, time) in &results {
+        say(&line(*step, outcome, *time));
+    }
+    let failures: Vec<String> = results.iter().filter(|(_, outcome, _)| failed(outcome)).map(|(step, ..)| name(*step)).collect();
+    if !failures.is_empty() {
+        bail!("{} of {} steps failed: {} ({})", failures.len(), results.len(), failures.join(", "), seconds(begun.elapsed()));
+    }
+    say(&format!("{} all is well ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
+    Ok(())
+}
+
+/// The steps to run, in order: all, or one with what it needs.
+fn chosen(only: Option<Step>) -> Vec<Step> {
+    match only {
+        None => Step::value_variants().to_vec(),
+        Some(Step::Tests) => vec![Step::Build, Step::Tests],
+        Some(step) => vec![step],
+    }
+}
+
+fn name(step: Step) -> String {
+    step.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn failed(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(_))
+}
+
+fn line(step: Step, outcome: &Outcome, time: Duration) -> String {
+    let (mark, note) = match outcome {
+        Outcome::Passed => (paint("32", "✓"), String::new()),
+        Outcome::Skipped(reason) => (paint("33", "-"), format!("  skipped: {reason}")),
+        Outcome::Failed(error) => (paint("31", "✗"), format!("  {error:#}")),
+    };
+    format!("{mark} {:<11} {:>12}{note}", name(step), seconds(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_step_brings_what_it_needs() {
+        assert_eq!(chosen(Some(Step::Tests)), [Step::Build, Step::Tests]);
+        assert_eq!(chosen(Some(Step::Docs)), [Step::Docs]);
+        assert_eq!(chosen(None).len(), Step::value_variants().len());
+    }
+}

@@ -1,0 +1,252 @@
+//! All the processes of a running product, started and stopped in order.
+
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use xtask::{
+    progress::step,
+    servers::{Child, Mongod, Process, ProcessSpec, Redis, Wiring, free_port, install::Program},
+};
+
+use crate::{programs::run_once, up::Keeper};
+
+/// Which port each process listens on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) mongod: u16,
+    pub(crate) redis: u16,
+    pub(crate) smtp: u16,
+    pub(crate) inbox: u16,
+    pub(crate) api: u16,
+    pub(crate) api_internal: u16,
+    pub(crate) worker_internal: u16,
+    pub(crate) prometheus: u16,
+}
+
+impl Ports {
+    /// The ports that the documentation names, all moved by `offset`.
+    pub(crate) fn documented(offset: u16) -> anyhow::Result<Self> {
+        let at = |port: u16| port.checked_add(offset).with_context(|| format!("port {port} + {offset} is above 65535"));
+        Ok(Self {
+            mongod: at(27017)?,
+            redis: at(6379)?,
+            smtp: at(1025)?,
+            inbox: at(1080)?,
+            api: at(4000)?,
+            api_internal: at(4001)?,
+            worker_internal: at(4002)?,
+            prometheus: at(9090)?,
+        })
+    }
+
+    /// Ports that nobody uses.
+    pub(crate) fn free() -> anyhow::Result<Self> {
+        Ok(Self {
+            mongod: free_port()?,
+            redis: free_port()?,
+            smtp: free_port()?,
+            inbox: free_port()?,
+            api: free_port()?,
+            api_internal: free_port()?,
+            worker_internal: free_port()?,
+            prometheus: free_port()?,
+        })
+    }
+}
+
+/// What to run, and where its data and logs go.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) state: PathBuf,
+    pub(crate) ports: Ports,
+    /// The folder of our own programs.
+    pub(crate) programs: PathBuf,
+    /// Prometheus with its configuration file, when it is to run.
+    pub(crate) prometheus: Option<(Program, PathBuf)>,
+}
+
+impl Plan {
+    /// The log of a process.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.state.join("logs").join(format!("{name}.log"))
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.state.join("data").join(name)
+    }
+
+    /// What our programs are told.
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
+        let Ports { mongod, redis, smtp, api, api_internal, worker_internal, .. } = self.ports;
+        let wiring = Wiring {
+            public_url: format!("http://127.0.0.1:{api}"),
+            api_port: api,
+            api_internal_port: api_internal,
+            worker_internal_port: worker_internal,
+            mongodb_uri: format!("mongodb://127.0.0.1:{mongod}/?replicaSet=rs0"),
+            database: "tenantry".to_owned(),
+            redis_url: format!("redis://127.0.0.1:{redis}"),
+            key_prefix: "tenantry".to_owned(),
+            smtp_port: smtp,
+        };
+        let mut env = wiring.env();
+        env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "pretty".to_owned()));
+        // Their logs go to files; colours belong there only when we show them on a terminal.
+        if !std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            env.push(("NO_COLOR".to_owned(), "1".to_owned()));
+        }
+        env
+    }
+}
+
+/// A process of the stack, of whichever kind.
+#[derive(Debug)]
+pub(crate) enum Server {
+    Mongod(Mongod),
+    Redis(Redis),
+    Process(Process),
+}
+
+impl Server {
+    /// Waits until it can work.
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Mongod(mongod) => mongod.ready().await,
+            Self::Redis(redis) => redis.ready().await,
+            Self::Process(process) => process.ready().await,
+        }
+    }
+}
+
+impl Deref for Server {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        match self {
+            Self::Mongod(mongod) => mongod,
+            Self::Redis(redis) => redis,
+            Self::Process(process) => process,
+        }
+    }
+}
+
+/// A process with its name and port.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    pub(crate) server: Arc<Server>,
+}
+
+/// Stopped in this order: those that use others first.
+const STOP_ORDER: [&str; 6] = ["api", "worker", "prometheus", "mail", "redis", "mongod"];
+
+/// The running product. Dropping it kills what [`Stack::stop`] has not stopped.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    plan: Plan,
+    members: Vec<Member>,
+    /// Watches the members, where they are to be kept alive.
+    keeper: Option<Keeper>,
+}
+
+impl Stack {
+    pub(crate) fn new(plan: Plan, keeper: Option<Keeper>) -> Self {
+        Self { plan, members: Vec::new(), keeper }
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Starts everything, each once the one before it is ready.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        let plan = self.plan.clone();
+        let (ports, env) = (plan.ports, plan.env());
+        for folder in ["logs", "data"] {
+            let folder = plan.state.join(folder);
+            std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        let (mongodb_data, redis_data) = (plan.data("mongod"), plan.data("redis"));
+        let mongod = Mongod::start_with_log(&mongodb_data, Some(ports.mongod), plan.log("mongod"));
+        self.add("mongod", ports.mongod, async { mongod.await.map(Server::Mongod) }).await?;
+        let redis = Redis::start_with_log(&redis_data, Some(ports.redis), plan.log("redis"));
+        self.add("redis", ports.redis, async { redis.await.map(Server::Redis) }).await?;
+        self.add("mail", ports.inbox, process(mail(&plan)?)).await?;
+
+        let api = plan.programs.join("api");
+        step("bringing the database's schema up to date", run_once(&api, &["migrate", "up"], &env, &plan.log("api"))).await?;
+        step("creating the demo account", run_once(&api, &["seed-demo"], &env, &plan.log("api"))).await?;
+        let spec = ProcessSpec::new("api", api, &["serve"], plan.log("api"), ports.api_internal);
+        self.add("api", ports.api, process(spec.envs(env.clone()))).await?;
+        let worker = plan.programs.join("worker");
+        let spec = ProcessSpec::new("worker", worker, &["run"], plan.log("worker"), ports.worker_internal);
+        self.add("worker", ports.worker_internal, process(spec.envs(env))).await?;
+        if let Some((program, config)) = &plan.prometheus {
+            self.add("prometheus", ports.prometheus, process(prometheus(&plan, program, config))).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything in order, and waits for it.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.rest().await;
+        }
+        for name in STOP_ORDER {
+            if let Some(at) = self.members.iter().position(|member| member.name == name) {
+                let member = self.members.swap_remove(at);
+                let stopping = async {
+                    member.server.stop().await;
+                    Ok(())
+                };
+                // Stopping cannot fail: what does not heed SIGTERM is killed.
+                let _ = step(format!("stopping {name}"), stopping).await;
+            }
+        }
+    }
+
+    async fn add(&mut self, name: &'static str, port: u16, start: impl Future<Output = anyhow::Result<Server>>) -> anyhow::Result<()> {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.follow(name, &self.plan.log(name));
+        }
+        let server = step(format!("starting {name} on port {port}"), start).await?;
+        let member = Member { name, port, server: Arc::new(server) };
+        self.members.push(member.clone());
+        match &mut self.keeper {
+            Some(keeper) => keeper.keep(member),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn process(spec: ProcessSpec) -> anyhow::Result<Server> {
+    Ok(Server::Process(Process::start(spec).await?))
+}
+
+/// The mail catcher: this very program in another role.
+fn mail(plan: &Plan) -> anyhow::Result<ProcessSpec> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let (smtp, http) = (plan.ports.smtp.to_string(), plan.ports.inbox.to_string());
+    let state = plan.data("mail");
+    let args = ["mail", "--smtp-port", &smtp, "--http-port", &http, "--state-dir"];
+    let mut spec = ProcessSpec::new("mail", own, &args, plan.log("mail"), plan.ports.inbox);
+    spec.spec = spec.spec.args([state]);
+    Ok(spec)
+}
+
+fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
+    let port = plan.ports.prometheus;
+    let args = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", plan.data("prometheus").display()),
+        "--storage.tsdb.retention.time=7d".to_owned(),
+        format!("--web.listen-address=127.0.0.1:{port}"),
+    ];
+    let spec = program.spec("prometheus", plan.log("prometheus")).args(args);
+    ProcessSpec { spec, health_port: port, health_path: "/-/ready", ready_within: std::time::Duration::from_mins(1) }
+}

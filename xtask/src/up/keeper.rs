@@ -1,0 +1,94 @@
+//! Keeps the processes of `up` alive: one that ends is started again, after a wait that grows while it keeps ending.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use xtask::progress::{paint, say};
+
+use super::{ledger::Ledger, tail};
+use crate::stack::Member;
+
+const WAIT_FIRST: Duration = Duration::from_millis(250);
+const WAIT_MAX: Duration = Duration::from_secs(15);
+/// A process that ran this long had recovered; its next end is a new story.
+const RECOVERED_AFTER: Duration = Duration::from_secs(30);
+
+/// Watches processes and shows their logs.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    ledger: Arc<Ledger>,
+    resting: CancellationToken,
+    keeping: JoinSet<()>,
+    tails: JoinSet<()>,
+}
+
+impl Keeper {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger: Arc::new(ledger), resting: CancellationToken::new(), keeping: JoinSet::new(), tails: JoinSet::new() }
+    }
+
+    /// Shows on the terminal what is written to a log from now on.
+    pub(crate) fn follow(&mut self, name: &'static str, log: &Path) {
+        self.tails.spawn(tail::follow(name, log.to_owned()));
+    }
+
+    /// Keeps a running process alive from now on.
+    pub(crate) fn keep(&mut self, member: Member) -> anyhow::Result<()> {
+        self.ledger.record(&member)?;
+        self.keeping.spawn(keep(member, Arc::clone(&self.ledger), self.resting.clone()));
+        Ok(())
+    }
+
+    /// Starts nothing any more. Logs are still shown, until the keeper is dropped.
+    pub(crate) async fn rest(&mut self) {
+        self.resting.cancel();
+        while self.keeping.join_next().await.is_some() {}
+    }
+}
+
+async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
+    let warn = |text: String| say(&format!("{} {text}", paint("1;33", "!")));
+    let Member { name, server, .. } = &member;
+    let mut wait = WAIT_FIRST;
+    let mut begun = Instant::now();
+    loop {
+        let status = tokio::select! {
+            biased;
+            () = resting.cancelled() => return,
+            status = server.ended() => status,
+        };
+        if begun.elapsed() > RECOVERED_AFTER {
+            wait = WAIT_FIRST;
+        }
+        warn(format!("{name} ended ({status}); starting it again in {wait:?}"));
+        tokio::select! {
+            biased;
+            () = resting.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(WAIT_MAX);
+        begun = Instant::now();
+        if let Err(error) = server.respawn().await {
+            warn(format!("{name} cannot be started: {error:#}"));
+            continue;
+        }
+        if let Err(error) = ledger.record(&member) {
+            warn(format!("{error:#}"));
+        }
+        let ready = tokio::select! {
+            biased;
+            () = resting.cancelled() => return,
+            ready = server.ready() => ready,
+        };
+        match ready {
+            Ok(()) => say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid())),
+            Err(_) if server.status().is_some() => {} // The next round tells.
+            Err(error) => warn(format!("{error:#}")),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `run.json`: which processes run, for people, for `down`, and for the next `up` after a crash.
+//!
+//! A process id alone may by then belong to somebody else, so the moment each process began is noted too.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+use xtask::progress::say;
+
+use crate::stack::Member;
+
+/// How long a process left behind may take to heed SIGTERM.
+const LEFTOVER_STOPS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The file, and what it says.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    path: PathBuf,
+    run: Mutex<Run>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Run {
+    /// The `up` that wrote it.
+    supervisor: Option<Entry>,
+    processes: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    pid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<PathBuf>,
+    /// When it began, as the kernel tells.
+    #[serde(default)]
+    began: Option<String>,
+}
+
+impl Ledger {
+    /// The ledger in the state folder; nothing is read or written yet.
+    pub(crate) fn at(state: &Path) -> Self {
+        Self { path: state.join("run.json"), run: Mutex::new(Run::default()) }
+    }
+
+    /// The process id of the `up` that wrote the file, if it runs.
+    pub(crate) fn supervisor(&self) -> Option<u32> {
+        self.read().supervisor.filter(Entry::is_alive).map(|entry| entry.pid)
+    }
+
+    /// Notes that this process is the `up` that runs.
+    pub(crate) fn begin(&self) -> anyhow::Result<()> {
+        self.change(|run| run.supervisor = Some(Entry::of(std::process::id())))
+    }
+
+    /// Notes that a process runs.
+    pub(crate) fn record(&self, member: &Member) -> anyhow::Result<()> {
+        let entry = Entry::of(member.server.pid());
+        let entry = Entry { port: Some(member.port), log: Some(member.server.spec().log.clone()), ..entry };
+        self.change(|run| drop(run.processes.insert(member.name.to_owned(), entry)))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Run)) -> anyhow::Result<()> {
+        let mut run = self.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut run);
+        // Replaced as a whole, so that readers never see half of it.
+        let fresh = self.path.with_extension("json.new");
+        let written = serde_json::to_vec_pretty(&*run).map_err(std::io::Error::from);
+        let written = written.and_then(|json| std::fs::write(&fresh, json)).and_then(|()| std::fs::rename(&fresh, &self.path));
+        written.with_context(|| format!("writing {}", self.path.display()))
+    }
+
+    /// Removes the file: nothing runs any more.
+    pub(crate) fn forget(&self) {
+        // One that is not there is removed already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Stops processes that an `up` left behind when it was killed.
+    pub(crate) async fn stop_leftovers(&self) -> anyhow::Result<()> {
+        let leftovers: Vec<_> = self.read().processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
+        for (name, entry) in &leftovers {
+            say(&format!("  stopping {name} (process {}), left behind by an earlier `up`", entry.pid));
+            entry.signal(Signal::TERM);
+        }
+        for (name, entry) in leftovers {
+            let gone = tokio::time::timeout(LEFTOVER_STOPS_WITHIN, entry.gone()).await;
+            if gone.is_err() {
+                entry.signal(Signal::KILL);
+                let killed = tokio::time::timeout(Duration::from_secs(5), entry.gone()).await;
+                if killed.is_err() {
+                    bail!("{name} (process {}) of an earlier `up` does not end; end it by hand", entry.pid);
+                }
+            }
+        }
+        self.forget();
+        Ok(())
+    }
+
+    /// What the file says; nothing when it is missing or broken.
+    fn read(&self) -> Run {
+        let text = std::fs::read(&self.path).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    fn of(pid: u32) -> Self {
+        Self { pid, port: None, log: None, began: began(pid) }
+    }
+
+    /// True when the very process that was noted still runs.
+    fn is_alive(&self) -> bool {
+        self.began.is_some() && began(self.pid) == self.began
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| self.is_alive()) {
+            // It may have ended just now, which is what is wanted.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    async fn gone(&self) {
+        while self.is_alive() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// When a process began, in whatever form the system tells; `None` when there is no such process.
+fn began(pid: u32) -> Option<String> {
+    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The name in parentheses may hold anything; after it come the state and, 19 fields on, the start time.
+        let mut fields = stat.rsplit_once(") ")?.1.split_whitespace();
+        let is_zombie = fields.next()? == "Z";
+        return fields.nth(18).filter(|_| !is_zombie).map(str::to_owned);
+    }
+    let listed = std::process::Command::new("ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
+    let began = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
+    Some(began).filter(|began| !began.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child() -> std::process::Child {
+        std::process::Command::new("sleep").arg("60").spawn().unwrap()
+    }
+
+    fn write(folder: &Path, entry: &Entry) -> Ledger {
+        let run = Run { supervisor: None, processes: [("sleep".to_owned(), entry.clone())].into() };
+        std::fs::write(folder.join("run.json"), serde_json::to_vec(&run).unwrap()).unwrap();
+        Ledger::at(folder)
+    }
+
+    #[tokio::test]
+    async fn a_process_left_behind_is_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = child();
+        let ledger = write(folder.path(), &Entry::of(child.id()));
+        ledger.stop_leftovers().await.unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!folder.path().join("run.json").exists());
+    }
+
+    #[tokio::test]
+    async fn another_process_with_the_same_id_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = child();
+        let ledger = write(folder.path(), &Entry { began: Some("long ago".to_owned()), ..Entry::of(child.id()) });
+        ledger.stop_leftovers().await.unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_alive() {
+        let mut child = child();
+        let entry = Entry::of(child.id());
+        assert!(entry.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!entry.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("run.json"), "{\"proc").unwrap();
+        Ledger::at(folder.path()).stop_leftovers().await.unwrap();
+    }
+}

@@ -1,0 +1,190 @@
+//! `cargo xtask up`: the whole product on this machine, kept alive until Ctrl-C.
+//!
+//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded, and
+//! `run.json`, which names the running processes. A lock there makes sure that only one `up` runs.
+
+mod keeper;
+mod ledger;
+mod signals;
+mod tail;
+
+use std::{fs::File, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use xtask::{
+    progress::{paint, say},
+    servers::{
+        install::{Program, Tool},
+        is_free,
+    },
+    workspace_root,
+};
+
+use crate::{
+    programs,
+    stack::{Plan, Ports, Stack},
+};
+
+pub(crate) use keeper::Keeper;
+pub(crate) use ledger::Ledger;
+pub(crate) use signals::Signals;
+
+/// The options of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Run the product's central path once on a fresh, temporary stack, then stop.
+    #[arg(long)]
+    pub(crate) smoke: bool,
+    /// Run Prometheus too, and install it when it is missing.
+    #[arg(long)]
+    with_prometheus: bool,
+    /// Add this to every port.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    port_offset: u16,
+    /// Build and run our programs optimised.
+    #[arg(long)]
+    pub(crate) release: bool,
+}
+
+/// Where `up` keeps everything.
+pub(crate) fn state_dir() -> PathBuf {
+    workspace_root().join(".dev")
+}
+
+/// The lock that a running `up` holds; not yet taken.
+pub(crate) fn lock_file() -> anyhow::Result<File> {
+    let state = state_dir();
+    std::fs::create_dir_all(&state).with_context(|| format!("creating {}", state.display()))?;
+    File::create(state.join("up.lock")).context("opening the lock file")
+}
+
+/// Runs until a signal asks to stop.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let lock = lock_file()?;
+    let ledger = Ledger::at(&state_dir());
+    if lock.try_lock().is_err() {
+        let pid = ledger.supervisor().map_or_else(String::new, |pid| format!(" (process {pid})"));
+        bail!("`cargo xtask up` is already running{pid}; stop it with `cargo xtask down`");
+    }
+    ledger.stop_leftovers().await?;
+    ledger.begin()?;
+    let mut signals = Signals::new()?;
+    let mut stack = tokio::select! {
+        stack = prepare(options, ledger) => stack?,
+        () = signals.asked() => bail!("stopped before anything was started"),
+    };
+    let outcome = tokio::select! {
+        outcome = stack.start() => outcome.map(|()| true),
+        () = signals.asked() => Ok(false),
+    };
+    if let Ok(true) = outcome {
+        println!("{}", table(stack.plan()));
+        signals.asked().await;
+    }
+    say("");
+    let stopped = tokio::select! {
+        () = stack.stop() => Ok(()),
+        () = signals.asked() => Err(anyhow::anyhow!("asked twice, so what still ran was killed")),
+    };
+    drop(stack);
+    Ledger::at(&state_dir()).forget();
+    outcome.and(stopped)
+}
+
+/// Everything that comes before the first process: ports, servers, our own programs.
+async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
+    let ports = Ports::documented(options.port_offset)?;
+    let prometheus = find_prometheus(options).await?;
+    check_ports(ports, prometheus.is_some())?;
+    for (tool, name) in [(Tool::Mongod, "mongod"), (Tool::Redis, "redis-server")] {
+        let program = tool.find().await?;
+        say(&format!("{} {name} is {}", paint("32", "✓"), program.path.display()));
+    }
+    let programs = programs::build(options.release).await?;
+    let state = state_dir();
+    let prometheus = match prometheus {
+        Some(program) => Some((program, prometheus_config(options.port_offset, ports)?)),
+        None => None,
+    };
+    Ok(Stack::new(Plan { state, ports, programs, prometheus }, Some(Keeper::new(ledger))))
+}
+
+async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
+    if options.with_prometheus {
+        return Tool::Prometheus.find().await.map(Some);
+    }
+    let installed = Tool::Prometheus.installed().await;
+    if installed.is_none() {
+        say("  prometheus is not installed and stays away; `--with-prometheus` installs and runs it");
+    }
+    Ok(installed)
+}
+
+/// Every port that is taken, at once, with what it is for.
+fn check_ports(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
+    let mut wanted = vec![
+        (ports.mongod, "MongoDB"),
+        (ports.redis, "Redis"),
+        (ports.smtp, "the mail catcher's SMTP"),
+        (ports.inbox, "the mail catcher's inbox page"),
+        (ports.api, "the API"),
+        (ports.api_internal, "the API's metrics and health"),
+        (ports.worker_internal, "the worker's metrics and health"),
+    ];
+    wanted.extend(with_prometheus.then_some((ports.prometheus, "Prometheus")));
+    let taken: Vec<String> = wanted
+        .into_iter()
+        .filter(|(port, _)| !is_free(*port))
+        .map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken by another program"))
+        .collect();
+    if !taken.is_empty() {
+        bail!(
+            "{} of the ports are not free:{}\nstop those programs, or move all ports with `--port-offset N`",
+            taken.len(),
+            taken.concat()
+        );
+    }
+    Ok(())
+}
+
+/// The configuration in `dashboards`, or a copy of it whose targets are moved like our ports.
+fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
+    let folder = workspace_root().join("dashboards/prometheus");
+    let config = folder.join("prometheus.yml");
+    if offset == 0 {
+        return Ok(config);
+    }
+    let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
+    let text = text.replace("127.0.0.1:4001", &format!("127.0.0.1:{}", ports.api_internal));
+    let text = text.replace("127.0.0.1:4002", &format!("127.0.0.1:{}", ports.worker_internal));
+    // The rules are named relative to the configuration.
+    let copy = state_dir().join("prometheus");
+    std::fs::create_dir_all(copy.join("rules"))?;
+    for rule in std::fs::read_dir(folder.join("rules"))?.filter_map(Result::ok) {
+        std::fs::copy(rule.path(), copy.join("rules").join(rule.file_name()))?;
+    }
+    std::fs::write(copy.join("prometheus.yml"), text)?;
+    Ok(copy.join("prometheus.yml"))
+}
+
+/// Addresses and credentials.
+fn table(plan: &Plan) -> String {
+    let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } = plan.ports;
+    let mut rows = vec![
+        ("API", format!("http://127.0.0.1:{api}")),
+        ("API documentation", format!("http://127.0.0.1:{api}/api/docs")),
+        ("Mail inbox", format!("http://127.0.0.1:{inbox}")),
+        ("Demo account", "test@example.com / password123, tenant \"Demo\" (demo)".to_owned()),
+        ("SMTP", format!("127.0.0.1:{smtp}, no TLS, no account")),
+        ("MongoDB", format!("mongodb://127.0.0.1:{mongod}/?replicaSet=rs0, database tenantry")),
+        ("Redis", format!("redis://127.0.0.1:{redis}")),
+        ("API metrics", format!("http://127.0.0.1:{api_internal}/metrics")),
+        ("Worker metrics", format!("http://127.0.0.1:{worker_internal}/metrics")),
+    ];
+    rows.extend(plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))));
+    rows.push(("State and logs", plan.state.display().to_string()));
+    let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
+    let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
+    format!("\n{rule}\n{}\n{rule}\nEverything runs. Ctrl-C stops it.\n", lines.join("\n"))
+}

@@ -1,0 +1,116 @@
+//! Shows what processes write to their logs, a name before each line. The servers' chatter stays in the
+//! files; only their errors are shown.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{IsTerminal, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A log that has grown beyond this is emptied; the processes append, so they go on at its start.
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Shows lines until it is dropped.
+pub(super) async fn follow(name: &'static str, log: PathBuf) {
+    let mut position = log.metadata().map_or(0, |metadata| metadata.len());
+    let mut unfinished = Vec::new();
+    let mut every = tokio::time::interval(LOOK_EVERY);
+    loop {
+        every.tick().await;
+        // The log may not exist yet, or the disk be full; both pass, and there is nobody to tell.
+        let Ok(fresh) = read_from(&log, &mut position) else { continue };
+        unfinished.extend_from_slice(&fresh);
+        while let Some(end) = unfinished.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unfinished.drain(..=end).collect();
+            show(name, String::from_utf8_lossy(&line).trim_end());
+        }
+        if unfinished.len() > LINE_BYTES_MAX {
+            unfinished.clear();
+        }
+    }
+}
+
+/// What was written after `position`, which moves on.
+fn read_from(log: &Path, position: &mut u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    if length < *position {
+        *position = 0;
+    }
+    let mut fresh = Vec::new();
+    if length > *position {
+        file.seek(SeekFrom::Start(*position))?;
+        file.take(length - *position).read_to_end(&mut fresh)?;
+        *position = length;
+    }
+    if length > LOG_BYTES_MAX {
+        OpenOptions::new().write(true).open(log)?.set_len(0)?;
+        *position = 0;
+    }
+    Ok(fresh)
+}
+
+fn show(name: &str, line: &str) {
+    if is_worth_showing(name, line) {
+        let label = format!("{name:>10} │");
+        let label = if std::io::stdout().is_terminal() { format!("\u{1b}[{}m{label}\u{1b}[0m", colour(name)) } else { label };
+        // A closed terminal is no reason to stop the servers.
+        let _ = writeln!(std::io::stdout().lock(), "{label} {line}");
+    }
+}
+
+fn is_worth_showing(name: &str, line: &str) -> bool {
+    match name {
+        "mongod" => ["\"s\":\"E\"", "\"s\":\"F\""].iter().any(|severity| line.contains(severity)),
+        // `#` marks its warnings, but also each start and stop, and advice on kernel settings.
+        "redis" => line.contains(" # ") && ["rror", "ailed", "an't", "MISCONF"].iter().any(|trouble| line.contains(trouble)),
+        // Without an Alertmanager beside it, Prometheus complains about that at every alert.
+        "prometheus" => line.contains("level=error") && !line.contains("component=notifier"),
+        _ => !line.is_empty(),
+    }
+}
+
+fn colour(name: &str) -> &'static str {
+    match name {
+        "api" => "36",
+        "worker" => "35",
+        "mail" => "33",
+        "redis" => "31",
+        "mongod" => "32",
+        _ => "34",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_read_and_a_log_begun_anew_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut position = 0;
+        assert!(read_from(&log, &mut position).is_err());
+        std::fs::write(&log, "one\n").unwrap();
+        assert_eq!(read_from(&log, &mut position).unwrap(), b"one\n");
+        assert_eq!(read_from(&log, &mut position).unwrap(), b"");
+        std::fs::write(&log, "2\n").unwrap();
+        assert_eq!(read_from(&log, &mut position).unwrap(), b"2\n");
+    }
+
+    #[test]
+    fn servers_are_heard_only_when_something_is_wrong() {
+        let quiet = [("mongod", r#"{"s":"I"}"#), ("redis", "1:M 1 Jan # Server initialized"), ("prometheus", "level=info"), ("api", "")];
+        assert!(quiet.iter().all(|(name, line)| !is_worth_showing(name, line)));
+        let loud = [
+            ("mongod", r#"{"s":"F"}"#),
+            ("redis", "1:M 1 Jan # Can't save in background"),
+            ("prometheus", "level=error"),
+            ("api", "hello"),
+        ];
+        assert!(loud.iter().all(|(name, line)| is_worth_showing(name, line)));
+    }
+}
