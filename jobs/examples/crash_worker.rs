@@ -64,7 +64,7 @@ async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
-    common::telemetry::start(&config.telemetry).map_err(|error| error.to_string())?;
+    let _telemetry = common::telemetry::start(&config.telemetry, "crash-worker").map_err(|error| error.to_string())?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();

@@ -135,10 +135,14 @@ impl Dispatch {
             return Verdict::Parked;
         };
         let ambient = self.jobs.store().ambient();
-        let trace = TraceContext::continued(envelope.traceparent.as_deref(), ambient);
         let span = tracing::info_span!(
-            "job", job = %envelope.id, kind = envelope.kind, attempt = envelope.attempt, trace_id = trace.trace_id()
+            "job",
+            job = %envelope.id,
+            kind = envelope.kind,
+            attempt = envelope.attempt,
+            trace_id = tracing::field::Empty
         );
+        let trace = TraceContext::join(&span, envelope.traceparent.as_deref(), ambient);
         let labels = [queue, envelope.kind.as_str()];
         let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
         metrics::JOBS_WAIT

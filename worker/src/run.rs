@@ -23,7 +23,13 @@ const READY_MAX: Duration = Duration::from_secs(1);
 
 /// Runs jobs until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::start(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
+    let telemetry = telemetry::start(&config.telemetry, "worker").map_err(anyhow::Error::from_boxed)?;
+    let ended = work(config).await;
+    tokio::task::spawn_blocking(|| telemetry.stop()).await?;
+    ended
+}
+
+async fn work(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     stop_on_signals(drain.clone(), config.worker.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;

@@ -363,7 +363,7 @@ impl Config {
                 otlp_endpoint: r.value(
                     "telemetry.otlp_endpoint",
                     "",
-                    "OTLP/HTTP collector for traces; empty for none (needs the `otlp` feature)",
+                    "OTLP/HTTP collector that spans are sent to, such as `http://otel:4318`; empty for none",
                 ),
             },
         }
@@ -385,6 +385,10 @@ impl Config {
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
             r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
+        }
+        let collector = &self.telemetry.otlp_endpoint;
+        if !collector.is_empty() && (!collector.starts_with("http://") || collector.parse::<reader::Url>().is_err()) {
+            r.mistake("telemetry.otlp_endpoint", "must be an http:// address, or empty");
         }
         if self.jobs.backoff_max < self.jobs.backoff_base {
             r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");

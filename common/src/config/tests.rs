@@ -58,6 +58,7 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__SMTP__USERNAME", "set-without-tls"),
         ("TENANTRY__TELEMETRY__FILTER", "a=b=c"),
         ("TENANTRY__TELEMETRY__FORMAT", "xml"),
+        ("TENANTRY__TELEMETRY__OTLP_ENDPOINT", "otel:4318"),
         ("TENANTRY__AUTH__MASTER_KEY", "short"),
         ("TENANTRY__MONGODB__URI", "postgres://x"),
         ("TENANTRY__REDIS__URL", "127.0.0.1"),

@@ -3,23 +3,47 @@
 //! A log line is one event name with fields. `error` means someone must act, `warn` that something
 //! was survived, `info` that something of note happened. Secrets and addresses are not logged.
 
+mod export;
 pub mod metrics;
 pub mod trace;
 
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config;
 
-/// Starts logging. To be called once, first thing in `main`.
+/// Why telemetry did not start.
+pub type StartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Running telemetry. To be stopped last, outside of async code, so that the last spans leave.
+#[derive(Debug)]
+pub struct Telemetry {
+    spans: Option<SdkTracerProvider>,
+}
+
+/// Starts logging, and the export of spans where `telemetry.otlp_endpoint` names a collector. To
+/// be called once, first thing in a process called `service`, within the runtime.
 ///
 /// # Errors
-/// When it was called before, or the filter does not parse.
-pub fn start(config: &config::Telemetry) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// When it was called before, or the filter or the collector's address does not parse.
+pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
     let filter: EnvFilter = config.filter.parse()?;
     let lines = match config.format {
         config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
         config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
-    Ok(())
+    let spans = if config.otlp_endpoint.is_empty() { None } else { Some(export::provider(&config.otlp_endpoint, service)?) };
+    let exported = spans.as_ref().map(export::layer);
+    tracing_subscriber::registry().with(lines.and_then(exported).with_filter(filter)).try_init()?;
+    Ok(Telemetry { spans })
+}
+
+impl Telemetry {
+    /// Sends the spans that wait, for a few seconds at most. Blocks.
+    pub fn stop(self) {
+        let stopped = self.spans.map(|provider| provider.shutdown());
+        if let Some(Err(error)) = stopped {
+            tracing::warn!(%error, "spans_not_exported");
+        }
+    }
 }

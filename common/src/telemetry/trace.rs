@@ -5,6 +5,10 @@
 
 use std::{fmt, future::Future, str::FromStr};
 
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
 use crate::ambient::Ambient;
 
 /// A trace and the span within it (W3C Trace Context, level 1).
@@ -29,6 +33,38 @@ impl TraceContext {
     pub fn begin(ambient: &Ambient) -> Self {
         // Zero is not a valid id; one bit costs nothing.
         Self { trace: u128::from_le_bytes(ambient.random()) | 1, span: new_span(ambient), flags: 1 }
+    }
+
+    /// Joins `span` to the trace that `traceparent` names, or to a new one when it names none, and
+    /// notes the trace in its field `trace_id`, which it must have. Where spans are exported, the
+    /// context is the span's own; elsewhere it is made up here.
+    pub fn join(span: &Span, traceparent: Option<&str>, ambient: &Ambient) -> Self {
+        let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
+        if let Some(parent) = parent {
+            let remote = opentelemetry::Context::new().with_remote_span_context(parent.as_remote());
+            if let Err(error) = span.set_parent(remote) {
+                tracing::trace!(%error, "span_without_parent");
+            }
+        }
+        let context = Self::exported(span).unwrap_or_else(|| Self::continued(traceparent, ambient));
+        span.record("trace_id", context.trace_id());
+        context
+    }
+
+    /// The context of a span that is exported.
+    fn exported(span: &Span) -> Option<Self> {
+        let context = span.context();
+        let context = context.span().span_context().clone();
+        context.is_valid().then(|| Self {
+            trace: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span: u64::from_be_bytes(context.span_id().to_bytes()),
+            flags: context.trace_flags().to_u8(),
+        })
+    }
+
+    fn as_remote(self) -> SpanContext {
+        let (trace, span) = (TraceId::from_bytes(self.trace.to_be_bytes()), SpanId::from_bytes(self.span.to_be_bytes()));
+        SpanContext::new(trace, span, TraceFlags::new(self.flags), true, TraceState::default())
     }
 
     /// A new span of the trace that `traceparent` names; of a new trace when it names none.

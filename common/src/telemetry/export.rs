@@ -1,0 +1,56 @@
+//! The export of spans over OTLP/HTTP (OpenTelemetry Protocol 1.x), where a collector is named.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use opentelemetry::{KeyValue, trace::TracerProvider};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper::HyperClient};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SdkTracerProvider, Tracer},
+};
+use tokio::runtime::Handle;
+use tracing::Subscriber;
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::StartError;
+
+/// The longest one export may take; spans that do not fit into the queue meanwhile are dropped.
+const EXPORT_MAX: Duration = Duration::from_secs(5);
+
+/// Exports batches to `endpoint`, such as `http://otel:4318`, in the background.
+pub(super) fn provider(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, StartError> {
+    let client = OnRuntime { runtime: Handle::current(), client: Arc::new(HyperClient::with_default_connector(EXPORT_MAX, None)) };
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_timeout(EXPORT_MAX)
+        .build()?;
+    let resource = Resource::builder_empty()
+        .with_attributes([KeyValue::new("service.name", service), KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))])
+        .build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// Turns `tracing` spans into exported ones.
+pub(super) fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, Tracer> {
+    tracing_opentelemetry::layer().with_tracer(provider.tracer("tenantry"))
+}
+
+/// The exporter works on a thread of its own, where the client's connections could not be driven.
+#[derive(Debug)]
+struct OnRuntime {
+    runtime: Handle,
+    client: Arc<HyperClient>,
+}
+
+#[async_trait]
+impl HttpClient for OnRuntime {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = Arc::clone(&self.client);
+        self.runtime.spawn(async move { client.send_bytes(request).await }).await?
+    }
+}
