@@ -18,7 +18,7 @@ use xtask::{
         install::{Program, Tool},
         is_free,
     },
-    workspace_root,
+    variable, workspace_root,
 };
 
 use crate::{
@@ -47,9 +47,9 @@ pub(crate) struct Options {
     pub(crate) release: bool,
 }
 
-/// Where `up` keeps everything.
+/// Where `up` keeps everything: `TENANTRY_DEV`, or `.dev` in the workspace.
 pub(crate) fn state_dir() -> PathBuf {
-    workspace_root().join(".dev")
+    variable("TENANTRY_DEV").map_or_else(|| workspace_root().join(".dev"), PathBuf::from)
 }
 
 /// The lock that a running `up` holds; not yet taken.

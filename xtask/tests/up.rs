@@ -1,0 +1,127 @@
+//! `cargo xtask up` runs the real product, keeps it alive, and stops it in order.
+
+#![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use xtask::servers::is_free;
+
+const SOON: Duration = Duration::from_mins(1);
+/// The ports of `up`, before its offset.
+const PORTS: [u16; 8] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090];
+
+/// The tool, on a state folder of its own; the programs beside it are not built anew.
+fn xtask(state: &Path, args: &[&str]) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_xtask"));
+    for name in ["api", "worker"] {
+        assert!(program.with_file_name(name).exists(), "{name} is missing: run `cargo build --workspace --bins` first");
+    }
+    let mut command = Command::new(program);
+    command.args(args).env("TENANTRY_DEV", state).env("CARGO", "true").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// Runs the tool to its end; what it said on standard error.
+async fn run(state: &Path, args: &[&str]) -> (ExitStatus, String) {
+    let output = xtask(state, args).output().await.unwrap();
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// An offset at which nobody listens; tests of other processes use other parts of the range.
+fn free_offset() -> u16 {
+    let start = u16::try_from(std::process::id() % 300).unwrap() * 10;
+    let offsets = (0..300).map(|step| 1_000 + (start + step * 10) % 3_000);
+    let mut free = offsets.filter(|offset| PORTS.iter().all(|port| is_free(port + offset)));
+    free.next().unwrap()
+}
+
+/// Process ids by name, once all are there.
+fn running(state: &Path) -> Option<BTreeMap<String, u64>> {
+    let run: Value = serde_json::from_slice(&std::fs::read(state.join("run.json")).ok()?).unwrap();
+    let processes = run["processes"].as_object()?;
+    let pids = processes.iter().map(|(name, process)| (name.clone(), process["pid"].as_u64().unwrap()));
+    Some(pids.collect())
+        .filter(|pids: &BTreeMap<_, _>| ["mongod", "redis", "mail", "api", "worker"].iter().all(|name| pids.contains_key(*name)))
+}
+
+/// Waits until the demo account can log in.
+async fn demo_logs_in(up: &mut Child, api: u16) {
+    let http = reqwest::Client::new();
+    let login = json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
+    let begun = Instant::now();
+    loop {
+        let answer = http.post(format!("http://127.0.0.1:{api}/api/auth/login")).json(&login).send().await;
+        if let Ok(answer) = answer.as_ref()
+            && answer.status() == 200
+        {
+            return;
+        }
+        assert_eq!(up.try_wait().unwrap(), None, "up has ended");
+        assert!(begun.elapsed() < SOON, "the demo account cannot log in: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn up_keeps_the_product_alive_and_down_stops_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path();
+    let offset = free_offset();
+    let log = std::fs::File::create(state.join("up.log")).unwrap();
+    let mut up = xtask(state, &["up", "--port-offset", &offset.to_string()]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    demo_logs_in(&mut up, 4000 + offset).await;
+
+    let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
+    assert!(!status.success() && said.contains("already running"), "{said}");
+
+    let begun = Instant::now();
+    while running(state).is_none() {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let before = running(state).unwrap();
+    for pid in before.values() {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    let begun = Instant::now();
+    while running(state).unwrap().iter().any(|(name, pid)| before[name] == *pid) {
+        assert!(begun.elapsed() < SOON, "not all came back: {}", std::fs::read_to_string(state.join("up.log")).unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    demo_logs_in(&mut up, 4000 + offset).await;
+
+    let (status, said) = run(state, &["down", "--wipe"]).await;
+    assert!(status.success(), "{said}");
+    assert!(up.wait().await.unwrap().success());
+    assert!(!state.join("data").exists() && !state.join("run.json").exists());
+    assert!(PORTS.iter().all(|port| is_free(port + offset)));
+}
+
+#[tokio::test]
+async fn taken_ports_are_named_with_their_purpose_and_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let offset = free_offset();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", 4000 + offset)).unwrap();
+    let (status, said) = run(folder.path(), &["up", "--port-offset", &offset.to_string()]).await;
+    assert!(!status.success());
+    for part in [&format!("port {}", 4000 + offset), "the API", "--port-offset"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_smoke_test_walks_the_central_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let (status, said) = run(folder.path(), &["up", "--smoke"]).await;
+    assert!(status.success(), "{said}");
+    assert!(said.contains("me answers 401 after logout"), "{said}");
+    assert!(!folder.path().join("run.json").exists());
+}
