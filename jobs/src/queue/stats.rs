@@ -11,6 +11,10 @@ use super::consumer::Consumer;
 const INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(consumer: Arc<Consumer>) {
+    // A counter that first appears with its first event shows no rise; these are alerted on.
+    for counter in [&metrics::JOBS_RECOVERED, &metrics::JOBS_CRASHED] {
+        counter.with_label_values(&[consumer.queue.name()]).inc_by(0);
+    }
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
