@@ -17,6 +17,7 @@ pub mod memberships;
 pub mod registrations;
 pub mod roles;
 pub mod sessions;
+pub mod sign_in;
 pub mod telemetry;
 pub mod tenants;
 pub mod users;

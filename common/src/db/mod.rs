@@ -61,6 +61,21 @@ pub enum DbError {
     Mongo(mongodb::error::Error),
 }
 
+impl DbError {
+    /// Whether the database could not be reached or could not answer, rather than refused: the
+    /// same operation may work once it is back.
+    pub fn is_outage(&self) -> bool {
+        use mongodb::error::{ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+        let Self::Mongo(error) = self else { return false };
+        let unreachable = matches!(
+            error.kind.as_ref(),
+            ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::DnsResolve { .. }
+        );
+        let passing = [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
+        unreachable || passing.iter().any(|label| error.contains_label(label))
+    }
+}
+
 /// The code of a unique index's refusal.
 const DUPLICATE_KEY: i32 = 11_000;
 

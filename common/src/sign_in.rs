@@ -1,0 +1,206 @@
+//! Signing in and out: from an address and a password to a session, and back.
+//!
+//! An attempt does the same work whether or not the address has an account, so neither the answer
+//! nor its time tells who is a customer (OWASP ASVS 6.3.8). Only whoever knows the password learns
+//! more: that the address still waits to be verified, or that the tenant is suspended.
+
+use std::time::Duration;
+
+use crate::{
+    audit,
+    crypto::{HashError, Hasher, Password},
+    db::{Change, DbError, Store, Txn},
+    email::Email,
+    id::{SessionId, TenantId, UserId},
+    memberships::Membership,
+    registrations::Registration,
+    roles::Role,
+    sessions::Session,
+    tenants::{Tenant, TenantStatus},
+    users::User,
+};
+
+/// Someone asks to be signed in.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The address they give.
+    pub email: Email,
+    /// The password they give.
+    pub password: Password,
+    /// The tenant they want to work in; any of theirs when they do not say.
+    pub tenant: Option<TenantId>,
+    /// What their client says it is.
+    pub device: String,
+    /// How long the session lasts at most.
+    pub ttl: Duration,
+}
+
+/// A tenant that someone belongs to, and as what.
+#[derive(Debug, Clone)]
+pub struct Belonging {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// What they may do there.
+    pub role: Role,
+}
+
+/// Someone who is signed in.
+#[derive(Debug, Clone)]
+pub struct SignedIn {
+    /// Who.
+    pub user: User,
+    /// Until when, among others.
+    pub session: Session,
+    /// Where they work now.
+    pub current: Belonging,
+    /// Everywhere they could work, this tenant included.
+    pub belongings: Vec<Belonging>,
+}
+
+/// Why someone was not signed in.
+#[derive(Debug, thiserror::Error)]
+pub enum SignInError {
+    /// The address or the password is wrong: which of them is nobody's business.
+    #[error("the address or the password is wrong")]
+    InvalidCredentials,
+    /// The password is right, and the address waits to be verified.
+    #[error("the address has not been verified yet")]
+    EmailNotVerified,
+    /// They do not belong to the tenant they asked for, or to none at all.
+    #[error("there is no such tenant")]
+    TenantNotFound,
+    /// An operator stopped the tenant.
+    #[error("the tenant is suspended")]
+    TenantSuspended,
+    /// The password could not be checked.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Attempt {
+    /// Checks the password and begins a session.
+    ///
+    /// # Errors
+    /// See [`SignInError`].
+    pub async fn sign_in(self, store: &Store, hasher: &Hasher) -> Result<SignedIn, SignInError> {
+        let user = authenticate(store, hasher, &self.email, self.password).await?;
+        let belongings = belongings_of(store, user.id).await?;
+        let current = choose(&belongings, self.tenant)?.clone();
+        let begin = Begin { user: user.id, tenant: current.tenant.id, device: self.device, ttl: self.ttl };
+        let session = store.commit(&begin).await?;
+        Ok(SignedIn { user, session, current, belongings })
+    }
+}
+
+/// Both reads and one hash happen whatever is found.
+async fn authenticate(store: &Store, hasher: &Hasher, email: &Email, password: Password) -> Result<User, SignInError> {
+    let (user, registration) = futures::try_join!(User::by_email(store, email), Registration::newest_of(store, email))?;
+    let waiting = registration.map(|registration| registration.password_hash);
+    let hash = user.as_ref().map(|user| user.password_hash.clone()).or(waiting);
+    if !hasher.verify(password, hash).await? {
+        return Err(SignInError::InvalidCredentials);
+    }
+    user.ok_or(SignInError::EmailNotVerified)
+}
+
+async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
+    let memberships = Membership::all_of(store, user).await?;
+    let ids: Vec<TenantId> = memberships.iter().map(|membership| membership.tenant_id).collect();
+    let tenants = Tenant::by_ids(store, &ids).await?;
+    let belonging = |membership: &Membership| {
+        let tenant = tenants.iter().find(|tenant| tenant.id == membership.tenant_id)?;
+        Some(Belonging { tenant: tenant.clone(), role: membership.role })
+    };
+    Ok(memberships.iter().filter_map(belonging).collect())
+}
+
+/// The tenant asked for, or the first that is in use.
+fn choose(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<&Belonging, SignInError> {
+    let mut eligible = belongings.iter().filter(|belonging| wanted.is_none_or(|wanted| belonging.tenant.id == wanted)).peekable();
+    eligible.peek().ok_or(SignInError::TenantNotFound)?;
+    eligible.find(|belonging| belonging.tenant.status == TenantStatus::Active).ok_or(SignInError::TenantSuspended)
+}
+
+/// Begins a session.
+struct Begin {
+    user: UserId,
+    tenant: TenantId,
+    device: String,
+    ttl: Duration,
+}
+
+impl Change for Begin {
+    type Output = Session;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+        let session = Session::create(txn, self.user, self.tenant, &self.device, self.ttl).await?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id).await?;
+        Ok(session)
+    }
+}
+
+/// Signing out: ends a session. Ending it twice is as good as once.
+#[derive(Debug, Clone, Copy)]
+pub struct SignOut {
+    /// The session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is.
+    pub tenant: TenantId,
+}
+
+impl Change for SignOut {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        if Session::revoke(txn, self.session).await? {
+            audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::{DateTime, Document};
+
+    use super::*;
+    use crate::{ambient::Ambient, tenants::Slug};
+
+    fn belonging(status: TenantStatus) -> Belonging {
+        let name: crate::tenants::Name = "Demo".parse().unwrap();
+        let tenant = Tenant {
+            id: Ambient::system().id(),
+            slug: Slug::suggested_by(&name),
+            name,
+            status,
+            plan: "free".to_owned(),
+            settings: Document::new(),
+            branding: Document::new(),
+            created_at: DateTime::from_millis(0),
+        };
+        Belonging { tenant, role: Role::Member }
+    }
+
+    #[test]
+    fn whoever_does_not_say_works_in_their_first_tenant_in_use() {
+        let mine = [belonging(TenantStatus::Suspended), belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
+        assert_eq!(choose(&mine, None).unwrap().tenant.id, mine[1].tenant.id);
+        assert_eq!(choose(&mine, Some(mine[2].tenant.id)).unwrap().tenant.id, mine[2].tenant.id);
+    }
+
+    #[test]
+    fn a_suspended_tenant_and_one_of_others_are_refused_each_in_its_way() {
+        let mine = [belonging(TenantStatus::Suspended)];
+        assert!(matches!(choose(&mine, None), Err(SignInError::TenantSuspended)));
+        assert!(matches!(choose(&mine, Some(mine[0].tenant.id)), Err(SignInError::TenantSuspended)));
+        assert!(matches!(choose(&mine, Some(Ambient::system().id())), Err(SignInError::TenantNotFound)));
+        assert!(matches!(choose(&[], None), Err(SignInError::TenantNotFound)));
+    }
+}
