@@ -9,6 +9,7 @@ pub mod audit;
 pub mod config;
 pub mod crypto;
 pub mod db;
+pub mod demo;
 pub mod email;
 pub mod id;
 pub mod internal;
