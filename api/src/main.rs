@@ -1,1 +1,108 @@
-fn main() {}
+//! The API: Tenantry's HTTP face.
+//!
+//! [`serve`] runs the process; the other subcommands prepare its database ([`commands`]), ask
+//! after its health or print what the code knows about itself.
+
+mod commands;
+mod etag;
+mod extract;
+mod keyring;
+mod listener;
+mod middleware;
+mod openapi;
+mod outage;
+mod problem;
+mod routes;
+mod serve;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use common::config::{Config, EXIT_CONFIG, Mistakes, Sources};
+
+/// Tenantry's HTTP API.
+#[derive(Parser)]
+#[command(name = "api", version)]
+struct Cli {
+    /// Print the effective configuration, secrets redacted, and exit.
+    #[arg(long, global = true)]
+    check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve requests until SIGTERM or Ctrl-C (the default).
+    Serve,
+    /// Look at or change the database's schema.
+    #[command(subcommand)]
+    Migrate(Migrate),
+    /// Exit 0 when the API at `api.internal_listen` is alive.
+    Health,
+    /// Print the OpenAPI document.
+    Openapi,
+    /// Print the README's table of configuration keys.
+    #[command(hide = true)]
+    ConfigTable,
+    /// Make the demo account (development only).
+    #[command(hide = true)]
+    SeedDemo,
+}
+
+#[derive(Subcommand)]
+enum Migrate {
+    /// List every version and whether the database has it.
+    Status,
+    /// Apply what the database lacks.
+    Up,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.check_config {
+        let described = Sources::from_environment().and_then(Config::describe);
+        return described.map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
+    }
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => run(serve::serve),
+        Command::Migrate(Migrate::Status) => run(commands::migrate_status),
+        Command::Migrate(Migrate::Up) => run(commands::migrate_up),
+        Command::Health => run(commands::health),
+        Command::Openapi => printed(&openapi::json()),
+        Command::ConfigTable => printed(&commands::config_table()),
+        Command::SeedDemo => run(commands::seed_demo),
+    }
+}
+
+/// Runs a command that needs the configuration.
+fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F) -> ExitCode {
+    let config = match Config::from_environment() {
+        Ok(config) => config,
+        Err(mistakes) => return misconfigured(&mistakes),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let result = runtime.block_on(command(config));
+    // Whatever still runs (a hash nobody waits for) does not hold up the exit.
+    runtime.shutdown_background();
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn printed(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+fn misconfigured(mistakes: &Mistakes) -> ExitCode {
+    eprint!("{mistakes}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("api: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,92 @@
+//! Who asks: an access token, checked against what the store says of its session now.
+//!
+//! This is the only place of this crate that vouches for a tenant's scope.
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+use common::{
+    crypto::AccessClaims,
+    db::{Store, TenantScope},
+    memberships::Membership,
+    sessions::Session,
+    tenants::{Tenant, TenantStatus},
+    users::User,
+};
+
+use crate::{
+    problem::{Code, Problem},
+    state::App,
+};
+
+/// Someone who is signed in and at work in a tenant they belong to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(Arc<Identity>);
+
+/// What is known of a caller.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Who.
+    pub(crate) user: User,
+    /// Their sign-in.
+    pub(crate) session: Session,
+    /// The tenant they work in.
+    pub(crate) tenant: Tenant,
+    /// As what.
+    pub(crate) membership: Membership,
+}
+
+impl Deref for Caller {
+    type Target = Identity;
+    fn deref(&self) -> &Identity {
+        &self.0
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
+        let token = bearer_token(&parts.headers)?;
+        let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
+        let caller = Self(Arc::new(identify(app.store(), &claims).await?));
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
+    }
+}
+
+fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (given.next(), given.next());
+    let first = first.ok_or_else(|| Problem::unauthenticated(false))?;
+    let scheme_and_token = first.to_str().ok().and_then(|text| text.split_once(' '));
+    match (scheme_and_token, second) {
+        (Some((scheme, token)), None) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Problem::unauthenticated(true)),
+    }
+}
+
+/// Reads all four rows at once: each is found by what the token says alone.
+async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Problem> {
+    let scope = TenantScope::vouched(claims.tid);
+    let (session, user, membership, tenant) = futures::try_join!(
+        Session::live(store, claims.sid),
+        User::by_id(store, claims.sub),
+        Membership::of(store, scope, claims.sub),
+        Tenant::of(store, scope),
+    )?;
+    let session = session.filter(|session| session.user_id == claims.sub && session.tenant_id == claims.tid);
+    let (Some(session), Some(user), Some(membership), Some(tenant)) = (session, user, membership, tenant) else {
+        return Err(Problem::unauthenticated(true));
+    };
+    match tenant.status {
+        TenantStatus::Active => Ok(Identity { user, session, tenant, membership }),
+        TenantStatus::Suspended => Err(Problem::new(Code::TenantSuspended, "Ask the operator of this installation.")),
+    }
+}

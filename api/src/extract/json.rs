@@ -1,0 +1,247 @@
+//! Request bodies: JSON objects read field by field into domain types.
+//!
+//! Reading goes on after a mistake, so that a client is told every field that is wrong at once,
+//! and what is not asked for is refused by name.
+
+use std::{fmt::Display, str::FromStr};
+
+use axum::{
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use common::{crypto::InvalidPassword, email::InvalidEmail, id::InvalidId, tenants::InvalidName};
+use serde_json::{Map, Value};
+
+use super::body;
+use crate::problem::{Code, FieldError, Problem};
+
+/// Mistakes told at most; a body with more is not an honest one.
+const ERRORS_MAX: usize = 20;
+/// The most of an unknown field's name that is repeated, in characters.
+const NAME_CHARS_MAX: usize = 60;
+
+/// A body of type `T`.
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// A type that bodies are read into.
+pub(crate) trait FromFields: Sized {
+    /// Takes its fields; none when one was missing or not acceptable.
+    fn read(fields: &mut Fields) -> Option<Self>;
+}
+
+/// An error that says what is wrong with a field, for people by its text and for machines by a code.
+pub(crate) trait Refusal: Display {
+    /// For machines.
+    fn code(&self) -> &'static str;
+}
+
+/// A text that is not one of the words a field may have.
+pub(crate) struct NotAmong(pub(crate) &'static [&'static str]);
+
+impl Display for NotAmong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "must be one of {}", self.0.join(", "))
+    }
+}
+
+impl Refusal for NotAmong {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidEmail {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidName {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidId {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidPassword {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+/// The fields of a body and what was found wrong with them so far.
+pub(crate) struct Fields {
+    given: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    fn new(given: Map<String, Value>) -> Self {
+        Self { given, errors: Vec::new() }
+    }
+
+    /// A text that must be there and parse.
+    pub(crate) fn required<T: FromStr>(&mut self, name: &str) -> Option<T>
+    where
+        T::Err: Refusal,
+    {
+        self.required_as(name, |text| text.parse())
+    }
+
+    /// A text that must be there and be accepted by `parse`.
+    pub(crate) fn required_as<T, E: Refusal>(&mut self, name: &str, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+        let text = self.required_text(name)?;
+        self.parsed(name, text, parse)
+    }
+
+    /// A text that must be there, whatever it says.
+    pub(crate) fn required_text(&mut self, name: &str) -> Option<String> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => self.refuse(name, "required", "is required"),
+            Some(Value::String(text)) => Some(text),
+            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+        }
+    }
+
+    /// A text that parses, if it is there.
+    pub(crate) fn optional<T: FromStr>(&mut self, name: &str) -> Option<T>
+    where
+        T::Err: Refusal,
+    {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => self.parsed(name, text, |text| text.parse()),
+            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+        }
+    }
+
+    /// Yes or no, if it is there.
+    pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(answer)) => Some(answer),
+            Some(_) => self.refuse(name, "invalid_type", "must be true or false"),
+        }
+    }
+
+    fn parsed<T, E: Refusal>(&mut self, name: &str, text: String, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(refusal) => self.refuse(name, refusal.code(), &refusal.to_string()),
+        }
+    }
+
+    fn refuse<T>(&mut self, name: &str, code: &'static str, message: &str) -> Option<T> {
+        self.errors.push(FieldError { field: name.to_owned(), code, message: message.to_owned() });
+        None
+    }
+
+    /// The body that was read, unless anything was wrong.
+    fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+        let unknown: Vec<String> = self.given.keys().map(|name| name.chars().take(NAME_CHARS_MAX).collect()).collect();
+        for name in unknown {
+            self.refuse::<T>(&name, "unknown_field", "is not a field of this request");
+        }
+        self.errors.truncate(ERRORS_MAX);
+        match read {
+            Some(body) if self.errors.is_empty() => Ok(body),
+            _ => Err(Problem::fields(self.errors)),
+        }
+    }
+}
+
+impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            body::discard(request.into_body()).await;
+            return Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."));
+        }
+        let bytes = body::read(request.into_body()).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(given)) => {
+            let mut fields = Fields::new(given);
+            let read = T::read(&mut fields);
+            fields.finish(read)
+        }
+        Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
+        // The parser's words quote nothing of the body, only where it stopped.
+        Err(error) => {
+            Err(Problem::new(Code::MalformedJson, format!("Reading stopped at line {}, column {}.", error.line(), error.column())))
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::email::Email;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Sample {
+        email: Email,
+        keep: Option<bool>,
+    }
+
+    impl FromFields for Sample {
+        fn read(fields: &mut Fields) -> Option<Self> {
+            let (email, keep) = (fields.required("email"), fields.optional_bool("keep"));
+            Some(Self { email: email?, keep })
+        }
+    }
+
+    fn refused(body: &str) -> String {
+        let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
+        let response = axum::body::to_bytes(problem.write("id"), usize::MAX);
+        let bytes = futures::executor::block_on(response).unwrap();
+        let written: Value = serde_json::from_slice(&bytes).unwrap();
+        let fields = written["errors"].as_array().into_iter().flatten();
+        let fields: Vec<String> = fields.map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', "")).collect();
+        format!("{}{}", written["code"].as_str().unwrap(), fields.concat())
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        assert_eq!(refused("{}"), "validation_failed email:required");
+        assert_eq!(refused(r#"{"email":null,"keep":1}"#), "validation_failed email:required keep:invalid_type");
+        assert_eq!(refused(r#"{"email":{"$ne":null}}"#), "validation_failed email:invalid_type");
+        assert_eq!(refused(r#"{"email":"x","a":1,"b":2}"#), "unknown_field email:invalid_format a:unknown_field b:unknown_field");
+        assert_eq!(refused("[]"), "validation_failed");
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_so() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for body in ["", "{", "{\"email\":\"\\ud800\"}", "nul", "{\"keep\":1e999}", deep.as_str()] {
+            assert_eq!(refused(body), "malformed_json", "{}", &body[..body.len().min(40)]);
+        }
+        assert!(parse::<Sample>(b"{\"email\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn an_acceptable_body_is_read() {
+        let sample: Sample = parse(br#"{"email":"a@example.com","keep":true}"#).unwrap();
+        assert_eq!((sample.email.as_str(), sample.keep), ("a@example.com", Some(true)));
+    }
+}

@@ -1,0 +1,11 @@
+//! What handlers take out of a request: a body as domain types, and who asks.
+
+mod auth;
+mod body;
+mod json;
+mod permission;
+
+pub(crate) use auth::Caller;
+pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
+pub(crate) use json::{Fields, FromFields, Json, NotAmong};
+pub(crate) use permission::{Requires, TenantRead};

@@ -1,0 +1,130 @@
+//! The signing keys a process works with, kept in step with the store.
+//!
+//! Another process may have made a key a moment ago, so a token that names a key unknown here
+//! makes the keyring look again, no more than once a second, however many such tokens arrive.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    config,
+    crypto::{AccessClaims, Issuer, MasterKey, SigningError, SigningKey, Verifier},
+    db::Store,
+    sign_in::SignedIn,
+};
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+/// Unknown keys are looked for this often at most.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Keys are loaded anew this often in any case, so that a new one comes into use and a withdrawn
+/// one out of it.
+const REFRESH_PERIOD: Duration = Duration::from_mins(1);
+
+/// Signs and checks access tokens.
+pub(crate) struct Keyring {
+    store: Store,
+    master: MasterKey,
+    issuer: String,
+    ttl: Duration,
+    current: watch::Sender<Arc<Keys>>,
+    looked_at: Mutex<Instant>,
+}
+
+/// What is made of one loading of the keys.
+struct Keys {
+    issuer: Issuer,
+    verifier: Verifier,
+}
+
+/// An access token as login answers it.
+pub(crate) struct AccessToken {
+    /// The token.
+    pub(crate) text: String,
+    /// How long it is good for.
+    pub(crate) ttl: Duration,
+}
+
+impl Keyring {
+    /// Loads the keys; makes the first when there is none.
+    ///
+    /// # Errors
+    /// When the store fails, or a key does not open with `master`.
+    pub(crate) async fn open(store: Store, master: MasterKey, app: &config::App, ttl: Duration) -> Result<Self, SigningError> {
+        let found = SigningKey::ensure(&store, &master).await?;
+        let issuer = app.public_url.clone();
+        let keys = Keys::new(&found, &master, &issuer, ttl)?;
+        let (current, looked_at) = (watch::Sender::new(Arc::new(keys)), Mutex::new(Instant::now()));
+        Ok(Self { store, master, issuer, ttl, current, looked_at })
+    }
+
+    /// A token for a session that was just begun.
+    ///
+    /// # Errors
+    /// When the key refuses to sign.
+    pub(crate) fn issue(&self, signed_in: &SignedIn) -> Result<AccessToken, SigningError> {
+        let keys = self.keys();
+        let session = &signed_in.session;
+        let text = keys.issuer.issue(self.store.ambient().now(), session.user_id, session.tenant_id, session.id)?;
+        Ok(AccessToken { text, ttl: keys.issuer.ttl() })
+    }
+
+    /// What `token` says, if one of our keys signed it and it is good now.
+    pub(crate) async fn verify(&self, token: &str) -> Option<AccessClaims> {
+        let now = self.store.ambient().now();
+        let keys = self.keys();
+        if let Some(claims) = keys.verifier.verify(token, now) {
+            return Some(claims);
+        }
+        if !keys.verifier.names_unknown_key(token) {
+            return None;
+        }
+        self.look_again().await;
+        self.keys().verifier.verify(token, now)
+    }
+
+    /// The public keys (RFC 7517).
+    pub(crate) fn jwks(&self) -> serde_json::Value {
+        self.keys().verifier.jwks().clone()
+    }
+
+    /// Loads the keys anew from time to time, for as long as the process runs.
+    pub(crate) async fn keep_fresh(&self) {
+        let mut ticks = interval(REFRESH_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            self.reload().await;
+        }
+    }
+
+    async fn look_again(&self) {
+        let mut looked_at = self.looked_at.lock().await;
+        if looked_at.elapsed() >= LOOK_PAUSE {
+            self.reload().await;
+            *looked_at = Instant::now();
+        }
+    }
+
+    async fn reload(&self) {
+        let found = SigningKey::all(&self.store).await.map_err(SigningError::from);
+        match found.and_then(|found| Keys::new(&found, &self.master, &self.issuer, self.ttl)) {
+            Ok(keys) => {
+                self.current.send_replace(Arc::new(keys));
+            }
+            Err(error) => tracing::warn!(%error, "signing_keys_not_reloaded"),
+        }
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.current.borrow())
+    }
+}
+
+impl Keys {
+    fn new(found: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration) -> Result<Self, SigningError> {
+        Ok(Self { issuer: Issuer::new(found, master, issuer, ttl)?, verifier: Verifier::new(found, issuer)? })
+    }
+}

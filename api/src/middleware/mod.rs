@@ -1,0 +1,10 @@
+//! What happens to every request around its handler.
+//!
+//! From the outside in: [`observe`] (request id, trace, log line, metrics, panics), [`headers`]
+//! (what browsers must be told), [`limits`] (places, time, length), and on routes that need the
+//! database [`limits::with_database`].
+
+pub(crate) mod headers;
+pub(crate) mod limits;
+pub(crate) mod observe;
+pub(crate) mod request_id;

@@ -1,0 +1,121 @@
+//! One span, one log line and one measurement a request, and its id on every answer.
+//!
+//! Names are route templates, never paths as requested, which hold tokens and know no bound. This
+//! layer is the outermost, so it also sees handlers that panic, and it writes every problem's body.
+
+use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use common::telemetry::{metrics, trace::TraceContext};
+use futures::FutureExt;
+use tracing::{Instrument, info_span};
+
+use super::request_id::{REQUEST_ID, RequestId};
+use crate::{problem::Problem, state::App};
+
+/// Wraps the whole of a request.
+pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers(), app.ambient());
+    let trace = TraceContext::continued(traceparent(request.headers()), app.ambient());
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let span = info_span!("request", method, route, request_id = %id, trace_id = %trace.trace_id());
+
+    let started = Instant::now();
+    let in_flight = InFlight::begin();
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let answered = trace.scope(answering.instrument(span.clone())).await;
+    let response = span.in_scope(|| answered.unwrap_or_else(|panic| panicked(panic.as_ref())));
+    let mut response = with_problem_written(response, &id);
+    drop(in_flight);
+    response.headers_mut().insert(REQUEST_ID, id.header());
+    if app.drain.has_begun() {
+        // The client is to open its next connection elsewhere.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    metrics::HTTP_REQUESTS.with_label_values(&[method, route, &status.to_string()]).inc();
+    metrics::HTTP_DURATION.with_label_values(&[method, route]).observe(took.as_secs_f64());
+    let duration_ms = took.as_secs_f64() * 1_000.0;
+    span.in_scope(|| tracing::info!(status, duration_ms, "request_answered"));
+    response
+}
+
+/// Counts a request as in work until it is dropped, which also happens when its client hangs up.
+struct InFlight;
+
+impl InFlight {
+    fn begin() -> Self {
+        metrics::HTTP_IN_FLIGHT.inc();
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::HTTP_IN_FLIGHT.dec();
+    }
+}
+
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get("traceparent").and_then(|value| value.to_str().ok())
+}
+
+/// Clients may invent methods; labels are a bounded set.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// A defect of a handler ends its request and nothing else.
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = words.unwrap_or("not a text"), "handler_panicked");
+    Problem::defect().into_response()
+}
+
+/// Gives every refusal its body. One that is no problem yet comes from the HTTP machinery (a path
+/// or method that is not served) and becomes one; an error page keeps its own body.
+fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
+    let status = response.status();
+    let known = response.extensions_mut().remove::<Problem>();
+    let bare = is_refusal(status) && !is_html(response.headers());
+    let Some(problem) = known.or_else(|| bare.then(|| Problem::of_status(status))) else { return response };
+    let (head, _) = problem.clone().into_response().into_parts();
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(head.headers);
+    Response::from_parts(parts, problem.write(id.as_str()))
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
+}
+
+/// Answers what no route is for.
+pub(crate) async fn unmatched(method: Method) -> Response {
+    if method == Method::TRACE || method == Method::CONNECT {
+        // Refused everywhere: what answers a TRACE (RFC 9110 §9.3.8) may repeat credentials.
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "")]).into_response();
+    }
+    StatusCode::NOT_FOUND.into_response()
+}

@@ -1,0 +1,66 @@
+//! The OpenAPI document, generated from the handlers themselves.
+
+use utoipa::{
+    OpenApi, ToSchema,
+    openapi::{
+        Ref, RefOr, Response,
+        content::ContentBuilder,
+        path::Operation,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use crate::{
+    problem::{Code, FieldError, Written},
+    routes,
+};
+
+/// What the document says beside its paths.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tenantry",
+        description = "Every refusal is a problem (RFC 9457): branch on its `code`, show its `title` and `detail`, and tell its \
+                       `request_id` when asking for help. Times are RFC 3339 in UTC, ids are opaque.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "Registration", description = "Asking for an account and verifying its address."),
+        (name = "Session", description = "Signing in and out."),
+        (name = "Tenant", description = "The tenant one works in."),
+    ),
+    security(("access_token" = [])),
+    components(schemas(Written, Code, FieldError)),
+)]
+struct Preamble;
+
+/// The document without its paths.
+pub(crate) fn preamble() -> utoipa::openapi::OpenApi {
+    Preamble::openapi()
+}
+
+/// The whole document.
+pub(crate) fn document() -> utoipa::openapi::OpenApi {
+    let mut document = routes::documented().into_openapi();
+    let components = document.components.get_or_insert_default();
+    let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+    components.security_schemes.insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    for path in document.paths.paths.values_mut() {
+        let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
+        operations.into_iter().flatten().for_each(may_be_refused);
+    }
+    document
+}
+
+/// The whole document as JSON.
+pub(crate) fn json() -> String {
+    // Texts and numbers only: this cannot fail.
+    document().to_pretty_json().unwrap_or_default() + "\n"
+}
+
+/// Any operation may be refused, in one form.
+fn may_be_refused(operation: &mut Operation) {
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Written::name()))).build();
+    let refusal = Response::builder().description("Refused; see `code`.").content("application/problem+json", problem).build();
+    operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal));
+}

@@ -1,0 +1,360 @@
+//! Problem details (RFC 9457): the one form in which a request is refused.
+//!
+//! Every code a client may meet stands in the table below with its status and title, and every
+//! error of the domain becomes a problem here and nowhere else. A problem travels as a response
+//! extension until the outermost middleware writes it, because only that knows the request's id.
+
+use std::{borrow::Cow, error::Error, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use common::{
+    crypto::{HashError, SigningError},
+    db::DbError,
+    registrations::VerifyError,
+    roles::Permission,
+    sign_in::SignInError,
+};
+use serde::Serialize;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+/// What a client is told to wait when the database is away.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
+/// What a client is told to wait when this process has too much to do.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+macro_rules! codes {
+    ($($(#[$doc:meta])+ $variant:ident = $status:ident $code:literal $title:literal;)+) => {
+        /// What went wrong, for machines: stable for ever.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[$doc])+ $variant,)+ }
+
+        impl Code {
+            /// As written in answers.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// The status it is answered with.
+            pub(crate) const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)+ }
+            }
+
+            /// What went wrong, for people.
+            const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+        }
+
+        const CODES: &[&str] = &[$($code,)+];
+    };
+}
+
+codes! {
+    /// What was sent is not HTTP as we understand it: a query that cannot be read, for instance.
+    BadRequest = BAD_REQUEST "bad_request" "The request cannot be understood";
+    /// The body is not JSON.
+    MalformedJson = BAD_REQUEST "malformed_json" "The body is not valid JSON";
+    /// A link's token is wrong, used or expired.
+    TokenInvalid = BAD_REQUEST "token_invalid" "The link is not valid";
+    /// No access token, or none that is good.
+    Unauthenticated = UNAUTHORIZED "unauthenticated" "Sign in first";
+    /// The address or the password is wrong.
+    InvalidCredentials = UNAUTHORIZED "invalid_credentials" "The address or the password is wrong";
+    /// The password is right, and the address waits to be verified.
+    EmailNotVerified = FORBIDDEN "email_not_verified" "The address has not been verified yet";
+    /// The role does not hold the permission.
+    Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
+    /// An operator stopped the tenant.
+    TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
+    /// There is nothing under this path.
+    NotFound = NOT_FOUND "not_found" "There is nothing here";
+    /// No such tenant, or not one of the caller's.
+    TenantNotFound = NOT_FOUND "tenant_not_found" "There is no such tenant";
+    /// The path does not know the method.
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed here";
+    /// The body is too long.
+    BodyTooLarge = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
+    /// The body is not of a type that is read here.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported";
+    /// Fields are missing or not acceptable.
+    ValidationFailed = UNPROCESSABLE_ENTITY "validation_failed" "Some fields are not acceptable";
+    /// The body has fields that mean nothing here.
+    UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The body has unknown fields";
+    /// Another refusal of the HTTP layer.
+    Refused = BAD_REQUEST "refused" "The request was refused";
+    /// A defect of ours.
+    Internal = INTERNAL_SERVER_ERROR "internal" "Something went wrong";
+    /// More requests than this process can do.
+    Overloaded = SERVICE_UNAVAILABLE "overloaded" "Too much is going on right now";
+    /// The database does not answer.
+    Unavailable = SERVICE_UNAVAILABLE "unavailable" "The service is temporarily unavailable";
+    /// The request took too long.
+    Timeout = SERVICE_UNAVAILABLE "timeout" "The request took too long";
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(CODES.iter().copied())).build().into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        "ProblemCode".into()
+    }
+}
+
+/// What is wrong with one field of a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct FieldError {
+    /// Its name.
+    #[schema(example = "email")]
+    pub(crate) field: String,
+    /// What is wrong, for machines.
+    #[schema(value_type = String, example = "invalid_format")]
+    pub(crate) code: &'static str,
+    /// What is wrong, for people.
+    #[schema(example = "expected an e-mail address such as name@example.com")]
+    pub(crate) message: String,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    retry_after: Option<Duration>,
+    challenge: Option<&'static str>,
+}
+
+/// A problem as it is written (`application/problem+json`).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Written<'a> {
+    /// Names the kind of problem; a URI.
+    #[schema(example = "urn:tenantry:problem:validation_failed")]
+    r#type: String,
+    /// The kind of problem, for people.
+    title: &'a str,
+    /// The HTTP status.
+    #[schema(example = 422)]
+    status: u16,
+    /// What went wrong this time and what to do, for people.
+    detail: &'a str,
+    /// The kind of problem, for machines; never changes its meaning.
+    #[schema(value_type = Code)]
+    code: &'static str,
+    /// The request's id: tell it when you ask for help.
+    request_id: &'a str,
+    /// What is wrong with each field.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [FieldError],
+}
+
+impl Problem {
+    /// A problem of this kind, with what to do about it.
+    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        let challenge = (code.status() == StatusCode::UNAUTHORIZED).then_some("Bearer");
+        let retry_after = match code {
+            Code::Unavailable | Code::Timeout => Some(OUTAGE_PAUSE),
+            Code::Overloaded => Some(OVERLOAD_PAUSE),
+            _ => None,
+        };
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after, challenge }
+    }
+
+    /// Fields that are not acceptable.
+    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
+        let unknown: Vec<&str> = errors.iter().filter(|error| error.code == "unknown_field").map(|error| error.field.as_str()).collect();
+        let problem = if unknown.is_empty() {
+            Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.")
+        } else {
+            Self::new(Code::UnknownField, format!("The body has fields that mean nothing here: {}.", unknown.join(", ")))
+        };
+        Self { errors, ..problem }
+    }
+
+    /// No access token (`presented` is false), or one that is not good.
+    pub(crate) fn unauthenticated(presented: bool) -> Self {
+        let problem = Self::new(Code::Unauthenticated, "Send a valid access token: `Authorization: Bearer …`.");
+        // RFC 6750 §3.1: no error code for a caller that did not try.
+        Self { challenge: Some(if presented { "Bearer error=\"invalid_token\"" } else { "Bearer" }), ..problem }
+    }
+
+    /// The caller's role lacks `permission`.
+    pub(crate) fn forbidden(permission: Permission) -> Self {
+        Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
+    }
+
+    /// The database does not answer.
+    pub(crate) fn unavailable() -> Self {
+        Self::new(Code::Unavailable, "Try again shortly.")
+    }
+
+    /// A defect: its cause goes to the log, and to nobody else.
+    pub(crate) fn internal(cause: &(dyn Error + 'static)) -> Self {
+        tracing::error!(error = %chain(cause), "request_failed");
+        Self::defect()
+    }
+
+    /// A defect whose cause was logged already.
+    pub(crate) fn defect() -> Self {
+        Self::new(Code::Internal, "The failure was logged. Tell us the request's id if it stays.")
+    }
+
+    /// What stands for an answer that HTTP machinery refused with a bare `status`.
+    pub(crate) fn of_status(status: StatusCode) -> Self {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => (Code::NotFound, "Nothing is served under this path."),
+            StatusCode::METHOD_NOT_ALLOWED => (Code::MethodNotAllowed, "See the `Allow` header for what is."),
+            StatusCode::PAYLOAD_TOO_LARGE => (Code::BodyTooLarge, "Send less."),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (Code::UnsupportedMediaType, "See the documentation for what is read here."),
+            StatusCode::BAD_REQUEST => (Code::BadRequest, "The request's syntax is wrong."),
+            status if status.is_server_error() => return Self::defect(),
+            _ => (Code::Refused, "The request's syntax is wrong."),
+        };
+        Self::new(code, detail)
+    }
+
+    /// The status it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// What went wrong, for people.
+    pub(crate) fn title(&self) -> &'static str {
+        self.code.title()
+    }
+
+    /// What to do about it, for people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The body of the answer.
+    pub(crate) fn write(&self, request_id: &str) -> Body {
+        let written = Written {
+            r#type: format!("urn:tenantry:problem:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.as_str(),
+            request_id,
+            errors: &self.errors,
+        };
+        // Texts and numbers only: this cannot fail.
+        serde_json::to_vec(&written).map_or_else(|_| Body::empty(), Body::from)
+    }
+}
+
+impl IntoResponse for Problem {
+    /// The head of the answer; [`Problem::write`] adds the body.
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(pause) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// An error and what led to it, on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        // A transparent error repeats the text of its source.
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        if error.is_outage() {
+            tracing::warn!(error = %chain(&error), "database_unavailable");
+            Self::unavailable()
+        } else {
+            Self::internal(&error)
+        }
+    }
+}
+
+impl From<HashError> for Problem {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Overloaded => Self::new(Code::Overloaded, "Too many passwords are being checked. Try again shortly."),
+            HashError::Interrupted(_) | HashError::Refused(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<SigningError> for Problem {
+    fn from(error: SigningError) -> Self {
+        match error {
+            SigningError::Db(error) => error.into(),
+            SigningError::Seal(_) | SigningError::Key(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<VerifyError> for Problem {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
+            VerifyError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<SignInError> for Problem {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::InvalidCredentials => Self::new(Code::InvalidCredentials, "Check both and try again."),
+            SignInError::EmailNotVerified => {
+                Self::new(Code::EmailNotVerified, "Follow the link in the mail we sent, or ask for a new one.")
+            }
+            SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
+            SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
+            SignInError::Hash(error) => error.into(),
+            SignInError::Db(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_error_never_tells_its_cause() {
+        let cause = DbError::Shape("canary".to_owned());
+        let problem = Problem::from(cause);
+        assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!format!("{problem:?}").contains("canary"));
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let unique: std::collections::BTreeSet<_> = CODES.iter().collect();
+        assert_eq!(unique.len(), CODES.len());
+    }
+}

@@ -1,0 +1,39 @@
+//! The OpenAPI document and a page to read it with.
+
+use std::sync::LazyLock;
+
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    middleware::map_response,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::{openapi, state::App};
+
+const DOCUMENT: &str = "/api/openapi.json";
+const PAGE: &str = "/api/docs";
+/// Swagger UI is scripts of our own origin that fetch the document and, on request, call the API.
+const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+static JSON: LazyLock<String> = LazyLock::new(openapi::json);
+
+/// `GET /api/openapi.json` and `GET /api/docs`.
+pub(super) fn routes() -> Router<App> {
+    let page: Router<App> = SwaggerUi::new(PAGE).config(Config::from(DOCUMENT)).into();
+    page.layer(map_response(with_policy)).route(DOCUMENT, get(document))
+}
+
+async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")], JSON.as_str()).into_response()
+}
+
+async fn with_policy(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
+    response
+}

@@ -1,0 +1,124 @@
+//! Script-free pages that links in mail open.
+//!
+//! Opening a link only shows a form, because mail scanners and previews open links too; the
+//! person's own click posts the form and uses up the token. The token stays out of every place it
+//! could leak to: no referrer, no cache, no foreign resource.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::{
+    Form, Router,
+    extract::{
+        Query, State,
+        rejection::{FormRejection, QueryRejection},
+    },
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use common::registrations::{Verify, VerifyError};
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Deserialize;
+
+use crate::{problem::Problem, state::App};
+
+const VERIFY_EMAIL: &str = "/verify-email";
+const STYLE: &str = include_str!("../../pages/style.css");
+/// Longer than any token of ours; what is longer is not repeated into a page.
+const TOKEN_BYTES_MAX: usize = 256;
+
+static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut pages = Environment::new();
+    pages.set_undefined_behavior(UndefinedBehavior::Strict);
+    let sources = [
+        ("layout.html", include_str!("../../pages/layout.html")),
+        ("verify_email.html", include_str!("../../pages/verify_email.html")),
+        ("message.html", include_str!("../../pages/message.html")),
+    ];
+    for (name, source) in sources {
+        pages.add_template(name, source).expect("the embedded pages parse");
+    }
+    pages
+});
+
+/// No script, nothing foreign, one known style, forms to ourselves, in nobody's frame.
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
+    let policy = format!("default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'");
+    HeaderValue::try_from(policy).expect("a policy of plain letters is a valid header")
+});
+
+/// What a link carries.
+#[derive(Deserialize)]
+struct Link {
+    token: String,
+}
+
+/// The pages that only show something; the database is not touched.
+pub(super) fn look() -> Router<App> {
+    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).layer(map_response(as_page))
+}
+
+/// The forms of those pages.
+pub(super) fn submit() -> Router<App> {
+    Router::new().route(VERIFY_EMAIL, post(verify_email)).layer(map_response(as_page))
+}
+
+async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        return Err(VerifyError::TokenInvalid.into());
+    }
+    page("verify_email.html", context! { token, style => STYLE, action => VERIFY_EMAIL })
+}
+
+async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+    let Form(link) = form.map_err(|rejection| match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => VerifyError::TokenInvalid.into(),
+        status => Problem::of_status(status),
+    })?;
+    app.jobs.commit(&Verify::with_token(&app.key, &link.token)?).await?;
+    message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
+}
+
+/// Gives every answer of these routes a page's headers, and turns problems into pages.
+async fn as_page(mut response: Response) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let status = problem.status();
+        let retry_after = response.headers_mut().remove(header::RETRY_AFTER);
+        response = match message(problem.title(), problem.detail()) {
+            Ok(page) => (status, page).into_response(),
+            Err(problem) => problem.into_response(),
+        };
+        response.headers_mut().extend(retry_after.map(|pause| (header::RETRY_AFTER, pause)));
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn message(title: &str, text: &str) -> Result<Html<String>, Problem> {
+    page("message.html", context! { title, text, style => STYLE })
+}
+
+fn page(name: &str, values: minijinja::Value) -> Result<Html<String>, Problem> {
+    let rendered = PAGES.get_template(name).and_then(|template| template.render(values));
+    rendered.map(Html).map_err(|error| Problem::internal(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_token_is_escaped() {
+        let values = context! { token => "\"><script>alert(1)</script>", style => STYLE, action => VERIFY_EMAIL };
+        let Ok(Html(html)) = page("verify_email.html", values) else { panic!("the page renders") };
+        assert!(!html.contains("<script"), "{html}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Registrations: asking for an account and proving that an address is one's own.
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use common::{
+    crypto::Password,
+    email::Email,
+    registrations::{AddressDigest, NewRegistration, Verify},
+    tenants::Name,
+};
+use jobs::registrations as changes;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    extract::{Fields, FromFields, Json},
+    problem::Problem,
+    state::App,
+};
+
+/// What someone who asks for an account sends.
+#[derive(ToSchema)]
+pub(super) struct Register {
+    /// The address to verify; the account's name from then on.
+    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
+    email: Email,
+    /// At least 8 characters and at most 1024 bytes; any characters at all.
+    #[schema(value_type = String, format = "password", min_length = 8, max_length = 1024, example = "correct horse battery staple")]
+    password: Password,
+    /// What the person is called.
+    #[schema(value_type = String, min_length = 1, max_length = 100, example = "Ada Lovelace")]
+    name: Name,
+    /// What their tenant will be called.
+    #[schema(value_type = String, min_length = 1, max_length = 100, example = "Analytical Engines")]
+    tenant_name: Name,
+}
+
+impl FromFields for Register {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let (email, password) = (fields.required("email"), fields.required_as("password", Password::chosen));
+        let (name, tenant_name) = (fields.required("name"), fields.required("tenant_name"));
+        Some(Self { email: email?, password: password?, name: name?, tenant_name: tenant_name? })
+    }
+}
+
+/// A link's token.
+#[derive(ToSchema)]
+pub(super) struct VerifyEmail {
+    /// The `token` of the mailed link.
+    token: String,
+}
+
+impl FromFields for VerifyEmail {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { token: fields.required_text("token")? })
+    }
+}
+
+/// Whose link is to be mailed again.
+#[derive(ToSchema)]
+pub(super) struct Resend {
+    /// The address to verify.
+    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
+    email: Email,
+}
+
+impl FromFields for Resend {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { email: fields.required("email")? })
+    }
+}
+
+/// How far the verification of an address is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Progress {
+    /// `verification_email_sent` or `verified`.
+    #[schema(value_type = String, example = "verification_email_sent")]
+    status: &'static str,
+}
+
+const SENT: Progress = Progress { status: "verification_email_sent" };
+const VERIFIED: Progress = Progress { status: "verified" };
+
+/// Ask for an account.
+///
+/// Mails a link that verifies the address; user and tenant come into being when it is followed.
+/// The answer is the same whether or not the address has an account already, whose owner is told
+/// by mail.
+#[utoipa::path(
+    post, path = "/api/auth/register", tag = "Registration", security(()), request_body = Register,
+    responses((status = 202, description = "A mail is on its way.", body = Progress))
+)]
+pub(super) async fn register(State(app): State<App>, Json(body): Json<Register>) -> Result<Response, Problem> {
+    let Register { email, password, name, tenant_name } = body;
+    let password_hash = app.hasher.hash(password).await?;
+    let new = NewRegistration { email, name, tenant_name, password_hash };
+    app.jobs.commit(&changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl }).await?;
+    Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
+}
+
+/// Verify an address.
+///
+/// Uses up the link's token and makes the user, their tenant and its owner. A token that is
+/// wrong, used or expired is refused as `token_invalid`.
+#[utoipa::path(
+    post, path = "/api/auth/verify-email", tag = "Registration", security(()), request_body = VerifyEmail,
+    responses((status = 200, description = "The address is verified.", body = Progress))
+)]
+pub(super) async fn verify_email(State(app): State<App>, Json(body): Json<VerifyEmail>) -> Result<Answer<Progress>, Problem> {
+    app.jobs.commit(&Verify::with_token(&app.key, &body.token)?).await?;
+    Ok(Answer(VERIFIED))
+}
+
+/// Ask for the verification mail again.
+///
+/// Mails to one address are at least a minute apart; what is asked for sooner is not sent. The
+/// answer is the same for every address.
+#[utoipa::path(
+    post, path = "/api/auth/verify-email/resend", tag = "Registration", security(()), request_body = Resend,
+    responses((status = 202, description = "If the address waits to be verified, a mail is on its way.", body = Progress))
+)]
+pub(super) async fn resend(State(app): State<App>, Json(body): Json<Resend>) -> Result<Response, Problem> {
+    app.jobs.commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) }).await?;
+    Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
+}

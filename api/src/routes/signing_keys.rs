@@ -1,0 +1,24 @@
+//! The public halves of the keys that access tokens are signed with.
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+
+use crate::state::App;
+
+/// A verifier may keep the keys this long; an unknown `kid` is its reason to ask sooner.
+const CACHE: &str = "public, max-age=300";
+
+/// List the public keys (RFC 7517) that access tokens are signed with.
+#[utoipa::path(
+    get, path = "/.well-known/jwks.json", tag = "Session", security(()),
+    responses((status = 200, description = "The keys.", body = Object))
+)]
+pub(super) async fn jwks(State(app): State<App>) -> Response {
+    let keys: Answer<Value> = Answer(app.keyring.jwks());
+    ([(header::CACHE_CONTROL, CACHE)], keys).into_response()
+}

@@ -1,0 +1,122 @@
+//! An API process' life: start, serve until told to stop, drain, exit 0.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use common::{
+    ambient::Ambient,
+    config::Config,
+    crypto::MasterKey,
+    db::{DbError, Migration, Store},
+    internal::{self, Readiness},
+    telemetry,
+};
+use jobs::{Drain, Jobs};
+use secrecy::ExposeSecret;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{keyring::Keyring, listener::Listener, routes, state::App};
+
+/// The pause between two looks for a database that does not answer yet.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a readiness check waits for the database.
+const READY_MAX: Duration = Duration::from_secs(1);
+/// How long a stopping process goes on accepting, so that load balancers see it unready first and
+/// no client meets a closed door.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long committed jobs may take to be handed over at the end; the relay has the rest.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::start(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
+    let drain = Drain::new();
+    stop_on_signals(drain.clone(), config.api.drain_timeout)?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let migrations: Arc<[Migration]> = jobs::migrations().into();
+    let ready = readiness(&store, &drain, &migrations);
+    let internal = tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
+    if !schema_is_current(&store, &drain, &migrations).await? {
+        return Ok(());
+    }
+    let app = start(&config, store, drain.clone()).await?;
+    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
+    anyhow::ensure!(!internal.is_finished(), "api.internal_listen {}: {:?}", config.api.internal_listen, internal.await);
+    tracing::info!(listen = %config.api.listen, "api_started");
+
+    let stop = async {
+        drain.begun().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    if !listener.serve(routes::all(app.clone()), stop, config.api.drain_timeout).await {
+        tracing::warn!("requests_cut_off");
+    }
+    app.jobs.close(HAND_OVER_MAX).await;
+    internal.abort();
+    tracing::info!("api_stopped");
+    Ok(())
+}
+
+/// Puts the application together and starts what runs beside its requests.
+async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<App> {
+    let key = MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
+    let keyring = Keyring::open(store.clone(), key.clone(), &config.app, config.auth.access_token_ttl).await?;
+    let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
+    let app = App::new(config, jobs, key, keyring, drain)?;
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.keyring.keep_fresh().await }
+    });
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.outage.watch(app.store()).await }
+    });
+    Ok(app)
+}
+
+/// Whether the database is at this release's schema; waits for one that does not answer. No when
+/// told to stop meanwhile.
+async fn schema_is_current(store: &Store, drain: &Drain, known: &[Migration]) -> anyhow::Result<bool> {
+    loop {
+        match store.check_schema(known).await {
+            Ok(()) => return Ok(true),
+            Err(error) if error.is_outage() => tracing::warn!(%error, "database_awaited"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DATABASE_PAUSE) => {}
+            () = drain.begun() => return Ok(false),
+        }
+    }
+}
+
+/// Ready while the database answers and has our schema. Redis is not asked: without it, what is
+/// staged waits in the outbox, and requests are served all the same.
+fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>) -> Readiness {
+    let (store, drain, migrations) = (store.clone(), drain.clone(), Arc::clone(migrations));
+    Readiness::new(move || {
+        let (store, drain, migrations) = (store.clone(), drain.clone(), Arc::clone(&migrations));
+        async move {
+            if drain.has_begun() {
+                return Err("stopping".to_owned());
+            }
+            let checked = tokio::time::timeout(READY_MAX, store.check_schema(&migrations)).await;
+            let checked = checked.map_err(|_| "MongoDB does not answer".to_owned())?;
+            checked.map_err(|error: DbError| format!("MongoDB: {error}"))
+        }
+    })
+}
+
+fn stop_on_signals(drain: Drain, grace: Duration) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(?grace, "drain_began");
+        drain.begin(grace);
+    });
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! What every request handler can use.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use common::{
+    ambient::Ambient,
+    config::{self, Config},
+    crypto::{Hasher, MasterKey},
+    db::Store,
+};
+use jobs::{Drain, Jobs};
+use tokio::sync::Semaphore;
+
+use crate::{keyring::Keyring, outage::Outage};
+
+/// The application: one a process. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Parts>);
+
+/// What an application is made of.
+pub(crate) struct Parts {
+    /// Commits changes and hands over their jobs.
+    pub(crate) jobs: Jobs,
+    /// Hashes and checks passwords.
+    pub(crate) hasher: Hasher,
+    /// The installation's key.
+    pub(crate) key: MasterKey,
+    /// Signs and checks access tokens.
+    pub(crate) keyring: Keyring,
+    /// How long sessions and links last.
+    pub(crate) auth: config::Auth,
+    /// Whether clients reach this installation by https only.
+    pub(crate) https: bool,
+    /// The longest a request may take.
+    pub(crate) request_timeout: Duration,
+    /// Free places for requests in work.
+    pub(crate) places: Semaphore,
+    /// Whether the database is away.
+    pub(crate) outage: Outage,
+    /// Whether the process is stopping.
+    pub(crate) drain: Drain,
+}
+
+impl App {
+    /// # Errors
+    /// When argon2 refuses its own parameters.
+    pub(crate) fn new(config: &Config, jobs: Jobs, key: MasterKey, keyring: Keyring, drain: Drain) -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Parts {
+            jobs,
+            hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
+            key,
+            keyring,
+            auth: config.auth.clone(),
+            https: config.app.public_url.starts_with("https://"),
+            request_timeout: config.api.request_timeout,
+            places: Semaphore::new(config.api.concurrency_max.min(Semaphore::MAX_PERMITS)),
+            outage: Outage::new(),
+            drain,
+        })))
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> &Store {
+        self.jobs.store()
+    }
+
+    /// The clock, ids and randomness of this process.
+    pub(crate) fn ambient(&self) -> &Ambient {
+        self.store().ambient()
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
