@@ -29,7 +29,13 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::start(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
+    let telemetry = telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
+    let ended = serve_clients(config).await;
+    tokio::task::spawn_blocking(|| telemetry.stop()).await?;
+    ended
+}
+
+async fn serve_clients(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     stop_on_signals(drain.clone(), config.api.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;

@@ -13,7 +13,7 @@ use axum::{
 };
 use common::telemetry::{metrics, trace::TraceContext};
 use futures::FutureExt;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, field::Empty, info_span};
 
 use super::request_id::{REQUEST_ID, RequestId};
 use crate::{problem::Problem, state::App};
@@ -21,11 +21,11 @@ use crate::{problem::Problem, state::App};
 /// Wraps the whole of a request.
 pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers(), app.ambient());
-    let trace = TraceContext::continued(traceparent(request.headers()), app.ambient());
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = info_span!("request", method, route, request_id = %id, trace_id = %trace.trace_id());
+    let span = info_span!("request", method, route, request_id = %id, trace_id = Empty);
+    let trace = TraceContext::join(&span, traceparent(request.headers()), app.ambient());
 
     let started = Instant::now();
     let in_flight = InFlight::begin();
