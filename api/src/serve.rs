@@ -40,13 +40,14 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     stop_on_signals(drain.clone(), config.api.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let migrations: Arc<[Migration]> = jobs::migrations().into();
+    // Bound before anything says ready: a client that comes at that moment waits instead of being refused.
+    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
     let ready = readiness(&store, &drain, &migrations);
     let internal = tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
     if !schema_is_current(&store, &drain, &migrations).await? {
         return Ok(());
     }
     let app = start(&config, store, drain.clone()).await?;
-    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
     anyhow::ensure!(!internal.is_finished(), "api.internal_listen {}: {:?}", config.api.internal_listen, internal.await);
     tracing::info!(listen = %config.api.listen, "api_started");
 
