@@ -16,12 +16,17 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
 
 /// Connections a process keeps open, for each request it works on at once: most of them idle.
-const CONNECTIONS_PER_REQUEST: usize = 4;
+const CONNECTIONS_PER_REQUEST: u32 = 4;
+/// Connections a process keeps open at all; each takes a file descriptor.
+const CONNECTIONS_MAX: u32 = 1 << 20;
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a connection may stay idle once the process stops.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 /// The pause after the system refused a connection: it has no file descriptor left, perhaps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,6 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: TcpListener,
     connections: Arc<Semaphore>,
+    connections_max: u32,
     header_timeout: Duration,
 }
 
@@ -36,16 +42,22 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub(crate) async fn bind(config: &config::Api) -> io::Result<Self> {
-        let connections = config.concurrency_max.saturating_mul(CONNECTIONS_PER_REQUEST).min(Semaphore::MAX_PERMITS);
+        let requests_max = u32::try_from(config.concurrency_max).unwrap_or(u32::MAX);
+        let connections_max = requests_max.saturating_mul(CONNECTIONS_PER_REQUEST).min(CONNECTIONS_MAX);
         Ok(Self {
             socket: TcpListener::bind(config.listen).await?,
-            connections: Arc::new(Semaphore::new(connections)),
+            connections: Arc::new(Semaphore::new(connections_max as usize)),
+            connections_max,
             header_timeout: config.header_timeout,
         })
     }
 
-    /// Serves until `stop` resolves, then closes idle connections and lets requests in work
-    /// finish, for `drain` at most. Tells whether all of them did.
+    /// Serves until `stop` resolves, then accepts no more and lets requests in work finish, for
+    /// `drain` at most. Tells whether all of them did.
+    ///
+    /// Answers say `Connection: close` by then, so connections end by themselves; those that stay
+    /// are idle, and closed after a while. hyper would close a connection that has not sent
+    /// anything yet at once, and its client's first request would fail.
     pub(crate) async fn serve(self, routes: Router, stop: impl Future<Output = ()>, drain: Duration) -> bool {
         let graceful = GracefulShutdown::new();
         tokio::pin!(stop);
@@ -53,15 +65,40 @@ impl Listener {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                accepted = self.accept() => self.attend(accepted, &routes, &graceful),
+                (stream, place) = self.accept() => attend(stream, place, self.header_timeout, &routes, &graceful),
             }
         }
-        // Connections the system has accepted for us are ours to serve.
-        while let Some(Some(accepted)) = futures::FutureExt::now_or_never(self.accept_one()) {
-            self.attend(accepted, &routes, &graceful);
+        let (connections, connections_max) = (Arc::clone(&self.connections), self.connections_max);
+        if let Err(error) = self.close(&routes, &graceful) {
+            tracing::warn!(%error, "connections_not_accepted");
         }
-        drop(self.socket);
-        tokio::time::timeout(drain, graceful.shutdown()).await.is_ok()
+        let finish = async {
+            let _ = timeout(IDLE_MAX, connections.acquire_many(connections_max)).await;
+            graceful.shutdown().await;
+        };
+        timeout(drain, finish).await.is_ok()
+    }
+
+    /// Stops listening. Connections that the system has accepted for us by then are ours to serve.
+    fn close(self, routes: &Router, graceful: &GracefulShutdown) -> io::Result<()> {
+        let (connections, header_timeout) = (self.connections, self.header_timeout);
+        let socket = self.socket.into_std()?;
+        let mut waiting = Vec::new();
+        loop {
+            match socket.accept() {
+                Ok((stream, _)) => waiting.push(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        drop(socket);
+        for stream in waiting {
+            stream.set_nonblocking(true)?;
+            let place = Arc::clone(&connections).try_acquire_owned();
+            let Ok(place) = place else { break };
+            attend(TcpStream::from_std(stream)?, place, header_timeout, routes, graceful);
+        }
+        Ok(())
     }
 
     async fn accept(&self) -> (TcpStream, OwnedSemaphorePermit) {
@@ -84,23 +121,24 @@ impl Listener {
             }
         }
     }
+}
 
-    fn attend(&self, (stream, place): (TcpStream, OwnedSemaphorePermit), routes: &Router, graceful: &GracefulShutdown) {
-        // Answers are small and complete; waiting to fill a packet only delays them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "nodelay_not_set");
-        }
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
-        let served = graceful.watch(connection);
-        tokio::spawn(async move {
-            let _place = place;
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "connection_broken");
-            }
-        });
+/// Serves one connection, on a task of its own.
+fn attend(stream: TcpStream, place: OwnedSemaphorePermit, header_timeout: Duration, routes: &Router, graceful: &GracefulShutdown) {
+    // Answers are small and complete; waiting to fill a packet only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "nodelay_not_set");
     }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+    let served = graceful.watch(connection);
+    tokio::spawn(async move {
+        let _place = place;
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "connection_broken");
+        }
+    });
 }

@@ -1,6 +1,12 @@
 //! An API process' life: start, serve until told to stop, drain, exit 0.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use common::{
@@ -40,15 +46,16 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     stop_on_signals(drain.clone(), config.api.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let migrations: Arc<[Migration]> = jobs::migrations().into();
-    // Bound before anything says ready: a client that comes at that moment waits instead of being refused.
-    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
-    let ready = readiness(&store, &drain, &migrations);
+    let listening = Arc::new(AtomicBool::new(false));
+    let ready = readiness(&store, &drain, &migrations, &listening);
     let internal = tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
     if !schema_is_current(&store, &drain, &migrations).await? {
         return Ok(());
     }
     let app = start(&config, store, drain.clone()).await?;
+    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
     anyhow::ensure!(!internal.is_finished(), "api.internal_listen {}: {:?}", config.api.internal_listen, internal.await);
+    listening.store(true, Ordering::Relaxed);
     tracing::info!(listen = %config.api.listen, "api_started");
 
     let stop = async {
@@ -97,15 +104,19 @@ async fn schema_is_current(store: &Store, drain: &Drain, known: &[Migration]) ->
     }
 }
 
-/// Ready while the database answers and has our schema. Redis is not asked: without it, what is
+/// Ready once clients can connect and while the database answers and has our schema. Redis is not asked: without it, what is
 /// staged waits in the outbox, and requests are served all the same.
-fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>) -> Readiness {
-    let (store, drain, migrations) = (store.clone(), drain.clone(), Arc::clone(migrations));
+fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>, listening: &Arc<AtomicBool>) -> Readiness {
+    let (store, drain, migrations, listening) = (store.clone(), drain.clone(), Arc::clone(migrations), Arc::clone(listening));
     Readiness::new(move || {
-        let (store, drain, migrations) = (store.clone(), drain.clone(), Arc::clone(&migrations));
+        let (store, migrations) = (store.clone(), Arc::clone(&migrations));
+        let (is_stopping, is_listening) = (drain.has_begun(), listening.load(Ordering::Relaxed));
         async move {
-            if drain.has_begun() {
+            if is_stopping {
                 return Err("stopping".to_owned());
+            }
+            if !is_listening {
+                return Err("starting".to_owned());
             }
             let checked = tokio::time::timeout(READY_MAX, store.check_schema(&migrations)).await;
             let checked = checked.map_err(|_| "MongoDB does not answer".to_owned())?;
