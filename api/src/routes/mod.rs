@@ -1,7 +1,7 @@
 //! Every route there is, and the layers around them.
 
 mod documentation;
-pub(crate) mod pages;
+mod pages;
 mod registrations;
 mod sessions;
 mod signing_keys;
@@ -44,11 +44,11 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
 pub(crate) fn all(app: App) -> Router {
     let (memory, _) = from_memory().split_for_parts();
     let (database, _) = with_database().split_for_parts();
-    let database = database.merge(pages::submit()).route_layer(from_fn_with_state(app.clone(), limits::with_database));
+    let database = database.route_layer(from_fn_with_state(app.clone(), limits::with_database));
     Router::new()
         .merge(database)
         .merge(memory)
-        .merge(pages::look())
+        .merge(pages::routes(&app))
         .merge(documentation::routes())
         .fallback(observe::unmatched)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -14,7 +14,7 @@ use axum::{
         rejection::{FormRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header},
-    middleware::map_response,
+    middleware::{from_fn_with_state, map_response},
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
@@ -23,7 +23,7 @@ use common::registrations::{Verify, VerifyError};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Deserialize;
 
-use crate::{problem::Problem, state::App};
+use crate::{middleware::limits, problem::Problem, state::App};
 
 const VERIFY_EMAIL: &str = "/verify-email";
 const STYLE: &str = include_str!("../../pages/style.css");
@@ -57,14 +57,11 @@ struct Link {
     token: String,
 }
 
-/// The pages that only show something; the database is not touched.
-pub(super) fn look() -> Router<App> {
-    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).layer(map_response(as_page))
-}
-
-/// The forms of those pages.
-pub(super) fn submit() -> Router<App> {
-    Router::new().route(VERIFY_EMAIL, post(verify_email)).layer(map_response(as_page))
+/// The pages and the forms on them. Only the forms need the database.
+pub(super) fn routes(app: &App) -> Router<App> {
+    let forms = Router::new().route(VERIFY_EMAIL, post(verify_email));
+    let forms = forms.route_layer(from_fn_with_state(app.clone(), limits::with_database));
+    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).merge(forms).layer(map_response(as_page))
 }
 
 async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
@@ -72,7 +69,7 @@ async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<
     if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
         return Err(VerifyError::TokenInvalid.into());
     }
-    page("verify_email.html", context! { token, style => STYLE, action => VERIFY_EMAIL })
+    page("verify_email.html", context! { token, style => STYLE })
 }
 
 async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
@@ -117,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_hostile_token_is_escaped() {
-        let values = context! { token => "\"><script>alert(1)</script>", style => STYLE, action => VERIFY_EMAIL };
+        let values = context! { token => "\"><script>alert(1)</script>", style => STYLE };
         let Ok(Html(html)) = page("verify_email.html", values) else { panic!("the page renders") };
         assert!(!html.contains("<script"), "{html}");
     }
