@@ -6,6 +6,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
@@ -100,7 +101,7 @@ fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.extend(head.headers);
-    Response::from_parts(parts, problem.write(id.as_str()))
+    Response::from_parts(parts, Body::from(problem.write(id.as_str())))
 }
 
 fn is_refusal(status: StatusCode) -> bool {
