@@ -1,0 +1,180 @@
+//! Whatever is sent, the answer is a problem with a 4xx status, and nothing is written.
+
+use std::convert::Infallible;
+
+use axum::body::Bytes;
+use common::{audit::AuditEvent, registrations::Registration, sessions::Session, users::User};
+use futures::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use jobs::outbox::OutboxRow;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::World;
+
+const JSON: &str = "application/json";
+const POSTS: &[&str] = &["/api/auth/register", "/api/auth/verify-email", "/api/auth/verify-email/resend", "/api/auth/login"];
+
+/// A body that would be accepted, with `field` set to `value`.
+fn register_with(field: &str, value: Value) -> Value {
+    let mut body = json!({ "email": "ada@example.com", "password": "correct horse", "name": "Ada", "tenant_name": "Engines" });
+    body[field] = value;
+    body
+}
+
+async fn nothing_was_written(world: &World) {
+    let rows = [
+        world.count::<Registration>().await,
+        world.count::<OutboxRow>().await,
+        world.count::<AuditEvent>().await,
+        world.count::<User>().await,
+        world.count::<Session>().await,
+    ];
+    assert_eq!(rows, [0; 5]);
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_acceptable_is_named_with_a_code() {
+    let world = World::new().await;
+    let long_address = format!("{}@example.com", "a".repeat(250));
+    let cases = [
+        ("email", json!(""), "invalid_format"),
+        ("email", json!("ada"), "invalid_format"),
+        ("email", json!("ada@localhost"), "invalid_format"),
+        ("email", json!("a@b.c\r\nBcc: x@y.z"), "invalid_format"),
+        ("email", json!("a\u{0}@example.com"), "invalid_format"),
+        ("email", json!(long_address), "invalid_format"),
+        ("email", json!(null), "required"),
+        ("email", json!(7), "invalid_type"),
+        ("email", json!(["a@example.com"]), "invalid_type"),
+        ("email", json!({ "$ne": null }), "invalid_type"),
+        ("email", json!({ "$regex": "^(a+)+$" }), "invalid_type"),
+        ("password", json!("1234567"), "too_short"),
+        ("password", json!("x".repeat(1_000_000)), "too_long"),
+        ("password", json!({ "$gt": "" }), "invalid_type"),
+        ("password", json!(12_345_678), "invalid_type"),
+        ("name", json!("   "), "invalid_format"),
+        ("name", json!("a\r\nb"), "invalid_format"),
+        ("name", json!("a\u{0}b"), "invalid_format"),
+        ("name", json!("x".repeat(101)), "invalid_format"),
+        ("tenant_name", json!(""), "invalid_format"),
+        ("tenant_name", json!({ "$where": "sleep(1000)" }), "invalid_type"),
+        ("tenant_id", json!("ten_1"), "unknown_field"),
+        ("role", json!("owner"), "unknown_field"),
+        ("$where", json!("1"), "unknown_field"),
+        ("a.b", json!(1), "unknown_field"),
+    ];
+    for (field, value, code) in cases {
+        let body = register_with(field, value);
+        let answer = world.client.post("/api/auth/register", &body).await;
+        let expected = if code == "unknown_field" { code } else { "validation_failed" };
+        let answer = answer.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, expected);
+        assert_eq!(answer.field_errors(), [format!("{field}:{code}")]);
+    }
+    nothing_was_written(&world).await;
+}
+
+#[tokio::test]
+async fn every_mistake_is_told_at_once() {
+    let world = World::new().await;
+    let missing = world.client.post("/api/auth/register", &json!({})).await;
+    let missing = missing.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+    assert_eq!(missing.field_errors(), ["email:required", "password:required", "name:required", "tenant_name:required"]);
+    let body = json!({ "email": "x", "password": 1, "name": "Ada", "extra": true });
+    let mixed = world.client.post("/api/auth/register", &body).await;
+    let mixed = mixed.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
+    assert!(mixed.json()["detail"].as_str().unwrap().contains("extra"));
+    assert_eq!(mixed.field_errors(), ["email:invalid_format", "password:invalid_type", "tenant_name:required", "extra:unknown_field"]);
+    nothing_was_written(&world).await;
+}
+
+#[tokio::test]
+async fn operators_of_the_database_are_no_values_at_login_either() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let sessions = world.count::<Session>().await;
+    for hostile in [json!({ "$ne": null }), json!({ "$gt": "" }), json!([]), json!({ "$regex": ".*" }), json!({ "$where": "1" })] {
+        let by_email = json!({ "email": hostile, "password": "correct horse battery staple" });
+        let by_password = json!({ "email": "ada@example.com", "password": hostile });
+        let by_tenant = json!({ "email": "ada@example.com", "password": "correct horse battery staple", "tenant_id": hostile });
+        for body in [by_email, by_password, by_tenant] {
+            let answer = world.client.post("/api/auth/login", &body).await;
+            answer.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+        }
+    }
+    assert_eq!(world.count::<Session>().await, sessions);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_refused_everywhere() {
+    let world = World::new().await;
+    let deep = format!("{{\"email\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
+    let malformed: &[&[u8]] =
+        &[b"", b"{", b"{\"email\":", b"nul", b"{\"email\":\"\\ud800\"}", b"{\"email\":\"\xff\xfe\"}", b"\0", deep.as_bytes()];
+    for path in POSTS {
+        for body in malformed {
+            let answer = world.client.post_text(path, JSON, body.to_vec()).await;
+            answer.expect_problem(StatusCode::BAD_REQUEST, "malformed_json");
+        }
+        for body in ["[]", "null", "\"text\"", "1"] {
+            let answer = world.client.post_text(path, JSON, body).await;
+            answer.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+        }
+    }
+    nothing_was_written(&world).await;
+}
+
+#[tokio::test]
+async fn another_content_type_is_refused_everywhere() {
+    let world = World::new().await;
+    let body = register_with("name", json!("Ada")).to_string();
+    for path in POSTS {
+        for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", "", "json"] {
+            let answer = world.client.post_text(path, content_type, body.clone()).await;
+            answer.expect_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
+        }
+    }
+    nothing_was_written(&world).await;
+    let answer = world.client.post_text("/api/auth/register", "application/json; charset=utf-8", body).await;
+    answer.expect(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announced() {
+    let world = World::new().await;
+    let mut body = register_with("name", json!("Ada")).to_string().into_bytes();
+    body.resize(1024 * 1024 + 1, b' ');
+    let announced = world.client.post_text("/api/auth/register", JSON, body.clone()).await;
+    announced.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    let unread = world.client.post_text("/api/auth/logout", JSON, body.clone()).await;
+    unread.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    let frames: Vec<_> = body.chunks(64 * 1024).map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
+    let chunked = reqwest::Body::wrap(StreamBody::new(stream::iter(frames)));
+    let answer = world.client.post_text("/api/auth/register", JSON, chunked).await;
+    answer.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    nothing_was_written(&world).await;
+
+    body.pop();
+    world.client.post_text("/api/auth/register", JSON, body).await.expect(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn an_endless_password_is_refused_before_it_is_hashed() {
+    let world = World::new().await;
+    let hashed =
+        |metrics: &str| metrics.lines().find(|line| line.starts_with("tenantry_password_hash_duration_seconds_count")).map(str::to_owned);
+    let metrics = async || reqwest::get(format!("{}/metrics", world.api.internal_url())).await.unwrap().text().await.unwrap();
+    let before = hashed(&metrics().await);
+    assert!(before.is_some());
+    let endless = "x".repeat(1_000_000);
+    for (path, body) in [
+        ("/api/auth/register", register_with("password", json!(endless))),
+        ("/api/auth/login", json!({ "email": "ada@example.com", "password": endless })),
+    ] {
+        let answer = world.client.post(path, &body).await;
+        let answer = answer.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+        assert_eq!(answer.field_errors(), ["password:too_long"]);
+    }
+    assert_eq!(hashed(&metrics().await), before);
+}

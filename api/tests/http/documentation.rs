@@ -1,0 +1,146 @@
+//! The OpenAPI document is the whole truth, and can be read.
+
+use std::{collections::BTreeSet, path::Path};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::support::{Answer, World, run};
+
+/// What is promised to clients. A route that is added must be added here, one that vanishes breaks
+/// them.
+const OPERATIONS: &[(&str, &str)] = &[
+    ("get", "/.well-known/jwks.json"),
+    ("post", "/api/auth/login"),
+    ("post", "/api/auth/logout"),
+    ("get", "/api/auth/me"),
+    ("post", "/api/auth/register"),
+    ("post", "/api/auth/verify-email"),
+    ("post", "/api/auth/verify-email/resend"),
+    ("get", "/api/tenant/current"),
+];
+
+fn operations(document: &Value) -> impl Iterator<Item = (Method, &str, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, item)| {
+        let operations = item.as_object().unwrap().iter();
+        operations.map(move |(method, operation)| (method.to_uppercase().parse().unwrap(), path.as_str(), operation))
+    })
+}
+
+/// The schema of an operation's body, if it takes one.
+fn body_schema<'a>(document: &'a Value, operation: &'a Value) -> Option<&'a Value> {
+    let reference = operation.pointer("/requestBody/content/application~1json/schema/$ref")?.as_str()?;
+    document.pointer(reference.trim_start_matches('#'))
+}
+
+#[tokio::test]
+async fn the_document_lists_every_route_and_every_listed_route_is_served() {
+    let world = World::new().await;
+    let answer = world.client.get("/api/openapi.json").await.expect(StatusCode::OK);
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let listed: BTreeSet<(String, &str)> = operations(&document).map(|(method, path, _)| (method.as_str().to_lowercase(), path)).collect();
+    let promised: BTreeSet<(String, &str)> = OPERATIONS.iter().map(|(method, path)| ((*method).to_owned(), *path)).collect();
+    assert_eq!(listed, promised);
+    for (method, path, operation) in operations(&document) {
+        let answer = Answer::of(world.client.request(method.clone(), path)).await;
+        assert!(![StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&answer.status), "{method} {path}: {answer:?}");
+        let is_open = operation["security"] == json!([{}]);
+        assert_eq!(answer.status == StatusCode::UNAUTHORIZED, !is_open, "{method} {path} says who may call it: {answer:?}");
+        assert!(operation["responses"]["default"].is_object(), "{method} {path} may be refused");
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_read_as_the_document_describes_them() {
+    let world = World::new().await;
+    let document = world.client.get("/api/openapi.json").await.json();
+    let mut checked = 0;
+    for (method, path, operation) in operations(&document) {
+        let Some(schema) = body_schema(&document, operation) else { continue };
+        let send = async |body: Value| Answer::of(world.client.request(method.clone(), path).json(&body)).await;
+        let required: BTreeSet<String> =
+            schema["required"].as_array().unwrap().iter().map(|name| format!("{}:required", name.as_str().unwrap())).collect();
+        let missing: BTreeSet<String> = send(json!({})).await.field_errors().into_iter().collect();
+        assert_eq!(missing, required, "{path}");
+        let known: BTreeSet<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        let mistyped: Map<String, Value> = known.iter().map(|name| ((*name).clone(), json!({}))).collect();
+        let refused: BTreeSet<String> = send(Value::Object(mistyped)).await.field_errors().into_iter().collect();
+        let expected: BTreeSet<String> = known.iter().map(|name| format!("{name}:invalid_type")).collect();
+        assert_eq!(refused, expected, "{path}");
+        checked += 1;
+    }
+    assert_eq!(checked, 4);
+}
+
+#[tokio::test]
+async fn answers_have_exactly_the_fields_that_the_document_lists() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let document = world.client.get("/api/openapi.json").await.json();
+    let login = json!({ "email": "ada@example.com", "password": crate::support::PASSWORD });
+    let answers = [
+        ("Login", "/api/auth/login", "post", world.client.post("/api/auth/login", &login).await),
+        ("Me", "/api/auth/me", "get", world.client.get_as(&token, "/api/auth/me").await),
+        ("Tenant", "/api/tenant/current", "get", world.client.get_as(&token, "/api/tenant/current").await),
+    ];
+    for (what, path, method, answer) in answers {
+        let schema = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+        fits(&document, schema, &answer.json(), what);
+    }
+    let refused = world.client.post("/api/auth/login", &json!({})).await;
+    fits(
+        &document,
+        &document["paths"]["/api/auth/login"]["post"]["responses"]["default"]["content"]["application/problem+json"]["schema"],
+        &refused.json(),
+        "Problem",
+    );
+}
+
+/// Checks that `value` has every field of `schema` and no other, all the way down.
+fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{at}: {reference} is not there"));
+        return fits(document, target, value, at);
+    }
+    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
+        let (described, given): (BTreeSet<_>, BTreeSet<_>) = (properties.keys().collect(), fields.keys().collect());
+        assert_eq!(given, described, "{at}");
+        for (name, field) in fields {
+            fits(document, &properties[name], field, &format!("{at}.{name}"));
+        }
+    }
+    if let Some(items) = value.as_array() {
+        for item in items {
+            fits(document, &schema["items"], item, at);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_in_the_repository_is_that_of_the_code() {
+    let printed = run(&["openapi"], []).await;
+    assert!(printed.status.success());
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let committed = std::fs::read_to_string(committed).unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed == committed, "run `cargo run -p api -- openapi > api/openapi.json` and look at what changed");
+}
+
+#[tokio::test]
+async fn the_page_loads_what_it_needs_from_here_alone() {
+    let world = World::new().await;
+    let page = world.client.get("/api/docs/").await.expect(StatusCode::OK);
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
+    assert!(!page.body.contains("//cdn") && !page.body.contains("https://"), "{}", page.body);
+    let quoted = page.body.split('"').filter(|text| text.starts_with("./") || *text == "index.css");
+    let assets: Vec<&str> = quoted.map(|text| text.trim_start_matches("./")).collect();
+    assert!(assets.len() >= 5, "{assets:?}");
+    for asset in assets {
+        world.client.get(&format!("/api/docs/{asset}")).await.expect(StatusCode::OK);
+    }
+    let script = world.client.get("/api/docs/swagger-initializer.js").await.expect(StatusCode::OK);
+    assert!(script.body.contains("/api/openapi.json"), "{}", script.body);
+}

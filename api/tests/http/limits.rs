@@ -1,0 +1,105 @@
+//! Bounds: what is too much is refused early, with word when to come back.
+
+use std::time::{Duration, Instant};
+
+use common::registrations::Registration;
+use futures::future::join_all;
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{Answer, DEADLINE, World, eventually};
+
+fn address(world: &World) -> String {
+    world.api.url().trim_start_matches("http://").to_owned()
+}
+
+/// Everything the server sends until it closes the connection.
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = timeout(DEADLINE, stream.read_to_end(&mut text)).await.expect("the server closes the connection");
+    read.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
+    let world = World::with(&[("TENANTRY__AUTH__HASH_CONCURRENCY", "1"), ("TENANTRY__AUTH__HASH_WAIT", "1ms")]).await;
+    let addresses: Vec<String> = (0..20).map(|number| format!("ada{number}@example.com")).collect();
+    let answers = join_all(addresses.iter().map(|address| world.register(address))).await;
+    let (accepted, shed): (Vec<Answer>, Vec<Answer>) = answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    assert!(!accepted.is_empty() && !shed.is_empty());
+    let accepted = u64::try_from(accepted.len()).unwrap();
+    assert_eq!(world.count::<Registration>().await, accepted, "what was shed left nothing behind");
+    for answer in shed {
+        let answer = answer.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
+    let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
+    // A request whose body never comes holds the only place.
+    let mut holder = TcpStream::connect(address(&world)).await.unwrap();
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    holder.write_all(head.as_bytes()).await.unwrap();
+    let shed = eventually("a request is shed", async || {
+        let answer = world.client.get("/.well-known/jwks.json").await;
+        (answer.status == StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
+    })
+    .await;
+    let shed = shed.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
+    assert_eq!(shed.header("retry-after"), "1");
+    assert!(world.api.is_ready().await, "operators still get through");
+    drop(holder);
+    eventually("the place is free again", async || {
+        (world.client.get("/.well-known/jwks.json").await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_given_up() {
+    let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "200ms")]).await;
+    let mut slow = TcpStream::connect(address(&world)).await.unwrap();
+    let head =
+        "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_to_end(&mut slow).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"timeout\""), "{answer}");
+    assert!(answer.contains("retry-after: "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
+    let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms")]).await;
+    let begun = Instant::now();
+    let mut slow = TcpStream::connect(address(&world)).await.unwrap();
+    slow.write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    let answer = read_to_end(&mut slow).await;
+    assert!(!answer.contains("200 OK"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn garbage_instead_of_http_harms_nobody() {
+    let world = World::new().await;
+    let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    for garbage in ["\0\0\0\0\r\n\r\n", "GET\r\n\r\n", "\u{16}\u{3}\u{1}\u{2}\u{0}", "GET / HTTP/9.9\r\n\r\n", endless.as_str()] {
+        let mut stream = TcpStream::connect(address(&world)).await.unwrap();
+        // It may hang up on us before we are done: so much the better.
+        let _ = stream.write_all(garbage.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("the server closes the connection");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4"), "{answer}");
+    }
+    world.client.post("/api/auth/login", &json!({})).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+}

@@ -1,0 +1,17 @@
+//! The API over HTTP, against real servers. One binary, so that it is linked once; each module is
+//! named by the rules it protects.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod access_tokens;
+mod answers;
+mod bad_input;
+mod documentation;
+mod limits;
+mod outage;
+mod pages;
+mod registration;
+mod sessions;
+mod starting;
+mod stopping;
+mod support;

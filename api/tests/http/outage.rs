@@ -1,0 +1,59 @@
+//! While the database is away requests are refused quickly, and once it is back all is as before.
+
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::json;
+use xtask::testing::TestEnv;
+
+use crate::support::{Database, PASSWORD, World, eventually};
+
+/// Long enough for the outage to be noticed on a busy machine, and far from any request's timeout.
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+/// What "at once" means on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
+    let database = Database::empty(TestEnv::private().await).await;
+    database.store.migrate(&jobs::migrations()).await.unwrap();
+    let world = World::on(database, &[]).await;
+    let token = world.signed_in("ada@example.com").await;
+
+    world.env.mongod().pause();
+    let begun = Instant::now();
+    let waiting = world.client.get_as(&token, "/api/auth/me").await;
+    let waiting = waiting.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+    assert_eq!(waiting.header("retry-after"), "2");
+    assert!(begun.elapsed() < NOTICED_WITHIN, "{:?}", begun.elapsed());
+
+    let body = json!({ "email": "eve@example.com", "password": PASSWORD, "name": "Eve", "tenant_name": "Eve" });
+    for path in ["/api/auth/register", "/api/auth/login"] {
+        let begun = Instant::now();
+        let refused = world.client.post(path, &body).await.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        assert!(!refused.body.to_lowercase().contains("mongo"), "no cause leaks: {}", refused.body);
+    }
+    let page = world.client.post_form("/verify-email", "token=x").await.expect(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(page.body.contains("<h1>") && page.header("retry-after") == "2", "{page:?}");
+    world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
+    world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+    assert!(!world.api.is_ready().await);
+
+    world.env.mongod().resume();
+    eventually("the API serves again", async || (world.client.get_as(&token, "/api/auth/me").await.status == StatusCode::OK).then_some(()))
+        .await;
+    eventually("the API is ready again", async || world.api.is_ready().await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_process_that_starts_before_its_database_waits_for_it() {
+    let database = Database::empty(TestEnv::private().await).await;
+    database.store.migrate(&jobs::migrations()).await.unwrap();
+    database.env.mongod().kill().await;
+    let api = database.env.launch_api_with(&[("TENANTRY__MONGODB__TIMEOUT", "500ms")]);
+    eventually("it says that it waits", async || api.log().contains("database_awaited").then_some(())).await;
+    assert!(!api.is_ready().await && api.status().is_none());
+    database.env.mongod().start_again().await.unwrap();
+    api.ready().await.unwrap();
+}

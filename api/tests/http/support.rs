@@ -1,0 +1,249 @@
+//! A world for one test: its own database, one API process, and a client that tells everything.
+
+use std::{
+    ops::{AsyncFnMut, Deref},
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{
+    ambient::Ambient,
+    config::{Config, Sources},
+    crypto::MasterKey,
+    db::{PlatformScope, Record, Store},
+    email::Email,
+    registrations::Registration,
+};
+use mongodb::bson::doc;
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use xtask::testing::{Service, TestEnv};
+
+/// Nothing a test waits for takes longer, also on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// A password of people in tests.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// Tests share few cores: what is shed in production waits here, except where shedding is tested.
+const PATIENT: &[(&str, &str)] = &[("TENANTRY__AUTH__HASH_WAIT", "60s"), ("TENANTRY__API__REQUEST_TIMEOUT", "60s")];
+
+/// A database prepared for the API.
+pub(crate) struct Database {
+    pub(crate) env: TestEnv,
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) key: MasterKey,
+}
+
+impl Database {
+    pub(crate) async fn prepared() -> Self {
+        let database = Self::empty(TestEnv::new().await).await;
+        database.store.migrate(&jobs::migrations()).await.unwrap();
+        database
+    }
+
+    pub(crate) async fn empty(env: TestEnv) -> Self {
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env()).unwrap();
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+        Self { env, config, store, key }
+    }
+
+    /// Runs the program to its end, with variables that add to this environment's.
+    pub(crate) async fn run(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        run(args, self.env.config_env().iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(env.iter().copied())).await
+    }
+
+    pub(crate) async fn count<T: Record>(&self) -> u64 {
+        self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
+    }
+
+    /// The token that the newest registration of an address was mailed.
+    pub(crate) async fn link_token(&self, email: &str) -> String {
+        let email: Email = email.parse().unwrap();
+        let registration = Registration::newest_of(&self.store, &email).await.unwrap().expect("the address waits to be verified");
+        registration.link_token(&self.key).expose().to_owned()
+    }
+}
+
+/// Runs the program to its end.
+pub(crate) async fn run<'a>(args: &[&str], env: impl IntoIterator<Item = (&'a str, &'a str)>) -> Output {
+    let program = env!("CARGO_BIN_EXE_api");
+    let mut command = tokio::process::Command::new(program);
+    command.args(args).env_clear().envs(env).stdin(Stdio::null()).kill_on_drop(true);
+    tokio::time::timeout(DEADLINE, command.output()).await.expect("the program ends in time").unwrap()
+}
+
+/// A database and an API process on it.
+pub(crate) struct World {
+    database: Database,
+    pub(crate) api: Service,
+    pub(crate) client: Client,
+}
+
+impl Deref for World {
+    type Target = Database;
+    fn deref(&self) -> &Database {
+        &self.database
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With settings that add to or replace the usual ones.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::on(Database::prepared().await, settings).await
+    }
+
+    pub(crate) async fn on(database: Database, settings: &[(&str, &str)]) -> Self {
+        let api = database.env.spawn_api_with(&[PATIENT, settings].concat()).await;
+        let client = Client::of(&api);
+        Self { database, api, client }
+    }
+
+    /// Another API process on the same database.
+    pub(crate) async fn another_api(&self) -> (Service, Client) {
+        let api = self.env.spawn_api_with(PATIENT).await;
+        let client = Client::of(&api);
+        (api, client)
+    }
+
+    pub(crate) async fn register(&self, email: &str) -> Answer {
+        let body = json!({ "email": email, "password": PASSWORD, "name": "Ada Lovelace", "tenant_name": "Analytical Engines" });
+        self.client.post("/api/auth/register", &body).await
+    }
+
+    /// Registers and verifies.
+    pub(crate) async fn make_account(&self, email: &str) {
+        self.register(email).await.expect(StatusCode::ACCEPTED);
+        let token = self.link_token(email).await;
+        self.client.post("/api/auth/verify-email", &json!({ "token": token })).await.expect(StatusCode::OK);
+    }
+
+    pub(crate) async fn login(&self, email: &str, password: &str) -> Answer {
+        self.client.post("/api/auth/login", &json!({ "email": email, "password": password })).await
+    }
+
+    /// The access token of a fresh account's session.
+    pub(crate) async fn signed_in(&self, email: &str) -> String {
+        self.make_account(email).await;
+        let login = self.login(email, PASSWORD).await.expect(StatusCode::OK);
+        login.json()["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Speaks HTTP to one API process. Does not follow redirects.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Client {
+    pub(crate) fn of(api: &Service) -> Self {
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(DEADLINE).build().unwrap();
+        Self { http, base: api.url() }
+    }
+
+    /// A request to be refined and sent with [`Answer::of`].
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn get_as(&self, token: &str, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path).bearer_auth(token)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn post_as(&self, token: &str, path: &str) -> Answer {
+        Answer::of(self.request(Method::POST, path).bearer_auth(token)).await
+    }
+
+    pub(crate) async fn post_text(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
+        Answer::of(self.request(Method::POST, path).header("content-type", content_type).body(body)).await
+    }
+
+    pub(crate) async fn post_form(&self, path: &str, body: &str) -> Answer {
+        self.post_text(path, "application/x-www-form-urlencoded", body.to_owned()).await
+    }
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
+        Self::try_of(request).await.unwrap()
+    }
+
+    pub(crate) async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
+        let response = request.send().await?;
+        Ok(Self { status: response.status(), headers: response.headers().clone(), body: response.text().await? })
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: StatusCode) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// A header's value; empty when it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks that this is a well-formed problem of this status and code.
+    #[track_caller]
+    pub(crate) fn expect_problem(self, status: StatusCode, code: &str) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{self:?}");
+        assert_eq!(problem["status"], status.as_u16(), "{self:?}");
+        assert_eq!(problem["type"], format!("urn:tenantry:problem:{code}"), "{self:?}");
+        assert_eq!(problem["request_id"], self.header("x-request-id"), "{self:?}");
+        assert!(["title", "detail"].iter().all(|name| problem[name].as_str().is_some_and(|text| !text.is_empty())), "{self:?}");
+        self
+    }
+
+    /// `field:code` of each field's error, in order.
+    pub(crate) fn field_errors(&self) -> Vec<String> {
+        let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| format!("{}:{}", error["field"].as_str().unwrap(), error["code"].as_str().unwrap())).collect()
+    }
+}
+
+/// Looks until there is something, for [`DEADLINE`] at most.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
