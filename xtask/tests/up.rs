@@ -42,13 +42,24 @@ fn free_offset() -> u16 {
     free.next().unwrap()
 }
 
-/// Process ids by name, once all are there.
-fn running(state: &Path) -> Option<BTreeMap<String, u64>> {
-    let run: Value = serde_json::from_slice(&std::fs::read(state.join("run.json")).ok()?).unwrap();
-    let processes = run["processes"].as_object()?;
-    let pids = processes.iter().map(|(name, process)| (name.clone(), process["pid"].as_u64().unwrap()));
-    Some(pids.collect())
-        .filter(|pids: &BTreeMap<_, _>| ["mongod", "redis", "mail", "api", "worker"].iter().all(|name| pids.contains_key(*name)))
+/// Process ids by name.
+fn running(state: &Path) -> BTreeMap<String, u64> {
+    let run: Value = serde_json::from_slice(&std::fs::read(state.join("run.json")).unwrap()).unwrap();
+    let processes = run["processes"].as_object().unwrap();
+    processes.iter().map(|(name, process)| (name.clone(), process["pid"].as_u64().unwrap())).collect()
+}
+
+/// What `up` has written to its terminal.
+fn said_so_far(state: &Path) -> String {
+    std::fs::read_to_string(state.join("up.log")).unwrap()
+}
+
+async fn until(state: &Path, what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < SOON, "waited too long for {what}: {}", said_so_far(state));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until the demo account can log in.
@@ -81,21 +92,14 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success() && said.contains("already running"), "{said}");
 
-    let begun = Instant::now();
-    while running(state).is_none() {
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let before = running(state).unwrap();
+    until(state, "all to be started", || said_so_far(state).contains("Everything runs")).await;
+    let before = running(state);
+    assert!(["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)), "{before:?}");
     for pid in before.values() {
         let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
-    let begun = Instant::now();
-    while running(state).unwrap().iter().any(|(name, pid)| before[name] == *pid) {
-        assert!(begun.elapsed() < SOON, "not all came back: {}", std::fs::read_to_string(state.join("up.log")).unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(state, "all to come back", || running(state).iter().all(|(name, pid)| before[name] != *pid)).await;
     demo_logs_in(&mut up, 4000 + offset).await;
 
     let (status, said) = run(state, &["down", "--wipe"]).await;
