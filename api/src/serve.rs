@@ -17,14 +17,11 @@ use common::{
     internal::{self, Readiness},
     telemetry,
 };
-use jobs::{Drain, Jobs};
+use jobs::{Drain, Jobs, schema_is_current};
 use secrecy::ExposeSecret;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{keyring::Keyring, listener::Listener, routes, state::App};
 
-/// The pause between two looks for a database that does not answer yet.
-const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a readiness check waits for the database.
 const READY_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping process goes on accepting, so that load balancers see it unready first and
@@ -43,13 +40,13 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn serve_clients(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
-    stop_on_signals(drain.clone(), config.api.drain_timeout)?;
+    drain.begin_on_signals(config.api.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let migrations: Arc<[Migration]> = jobs::migrations().into();
     let listening = Arc::new(AtomicBool::new(false));
     let ready = readiness(&store, &drain, &migrations, &listening);
     let internal = tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
-    if !schema_is_current(&store, &drain, &migrations).await? {
+    if !schema_is_current(&store, &migrations, &drain).await? {
         return Ok(());
     }
     let app = start(&config, store, drain.clone()).await?;
@@ -88,22 +85,6 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     Ok(app)
 }
 
-/// Whether the database is at this release's schema; waits for one that does not answer. No when
-/// told to stop meanwhile.
-async fn schema_is_current(store: &Store, drain: &Drain, known: &[Migration]) -> anyhow::Result<bool> {
-    loop {
-        match store.check_schema(known).await {
-            Ok(()) => return Ok(true),
-            Err(error) if error.is_outage() => tracing::warn!(%error, "database_awaited"),
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(DATABASE_PAUSE) => {}
-            () = drain.begun() => return Ok(false),
-        }
-    }
-}
-
 /// Ready once clients can connect and while the database answers and has our schema. Redis is not asked: without it, what is
 /// staged waits in the outbox, and requests are served all the same.
 fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>, listening: &Arc<AtomicBool>) -> Readiness {
@@ -123,18 +104,4 @@ fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>, listen
             checked.map_err(|error: DbError| format!("MongoDB: {error}"))
         }
     })
-}
-
-fn stop_on_signals(drain: Drain, grace: Duration) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!(?grace, "drain_began");
-        drain.begin(grace);
-    });
-    Ok(())
 }

@@ -1,7 +1,8 @@
 //! Stopping without losing anything: first no new work, then, after a grace period, no old work.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Tells every part of a worker process how far it is with stopping. Cheap to clone.
@@ -25,6 +26,25 @@ impl Drain {
             tokio::time::sleep(grace).await;
             give_up.cancel();
         });
+    }
+
+    /// Begins at SIGTERM (a deployment) or SIGINT (Ctrl-C).
+    ///
+    /// # Errors
+    /// When the signals cannot be listened for.
+    pub fn begin_on_signals(&self, grace: Duration) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let drain = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!(?grace, "drain_began");
+            drain.begin(grace);
+        });
+        Ok(())
     }
 
     /// Whether it has begun.

@@ -19,6 +19,7 @@ pub mod queue;
 pub mod registrations;
 mod registry;
 mod relay;
+mod schema;
 
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
@@ -27,6 +28,7 @@ pub use job::{Job, JobError, Queue};
 pub use outbox::stage;
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
+pub use schema::schema_is_current;
 
 use common::db::{Migration, Plan};
 

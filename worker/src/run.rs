@@ -7,17 +7,14 @@ use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     ambient::Ambient,
     config::Config,
-    db::{DbError, Store},
+    db::Store,
     internal::{self, Readiness},
     telemetry,
 };
-use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend};
-use tokio::signal::unix::{SignalKind, signal};
+use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend, schema_is_current};
 
 use crate::app::{App, registry};
 
-/// The pause between two looks for a database that does not answer yet.
-const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a readiness check waits for a server.
 const READY_MAX: Duration = Duration::from_secs(1);
 
@@ -31,7 +28,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
 async fn work(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
-    stop_on_signals(drain.clone(), config.worker.drain_timeout)?;
+    drain.begin_on_signals(config.worker.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
     let internal = internal::serve(config.worker.internal_listen, readiness(&jobs, &drain), {
@@ -39,7 +36,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         async move { drain.over().await }
     });
     let internal = tokio::spawn(internal);
-    if !schema_is_current(&store, &drain).await? {
+    if !schema_is_current(&store, &jobs::migrations(), &drain).await? {
         return Ok(());
     }
     let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
@@ -68,23 +65,6 @@ async fn work(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the database is at this release's schema; waits for one that does not answer. No when
-/// told to stop meanwhile.
-async fn schema_is_current(store: &Store, drain: &Drain) -> anyhow::Result<bool> {
-    let known = jobs::migrations();
-    loop {
-        match store.check_schema(&known).await {
-            Ok(()) => return Ok(true),
-            Err(error @ (DbError::OlderSchema { .. } | DbError::NewerSchema { .. })) => return Err(error.into()),
-            Err(error) => tracing::warn!(%error, "database_awaited"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(DATABASE_PAUSE) => {}
-            () = drain.begun() => return Ok(false),
-        }
-    }
-}
-
 fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
     let (jobs, drain) = (jobs.clone(), drain.clone());
     Readiness::new(move || {
@@ -98,18 +78,4 @@ fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
             redis.map_err(|_| "Redis does not answer".to_owned())?.map_err(|error| format!("Redis: {error}"))
         }
     })
-}
-
-fn stop_on_signals(drain: Drain, grace: Duration) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!(?grace, "drain_began");
-        drain.begin(grace);
-    });
-    Ok(())
 }

@@ -64,9 +64,13 @@ async fn the_effective_configuration_is_shown_without_secrets() {
 }
 
 #[tokio::test]
-async fn the_readme_s_table_lists_every_key() {
+async fn the_readme_s_table_is_that_of_the_code() {
     let table = run(&["config-table"], []).await;
     let table = text(&table.stdout);
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("<!-- config:begin -->\n").unwrap();
+    let (shown, _) = rest.split_once("<!-- config:end -->").unwrap();
+    assert_eq!(shown, table, "put the output of `api config-table` between the README's markers");
     for key in common::config::Config::keys() {
         assert!(table.contains(&format!("| `{}` | `{}` |", key.name, key.variable())), "{}", key.name);
     }
