@@ -35,7 +35,16 @@ pub(crate) struct Listener {
     socket: TcpListener,
     connections: Arc<Semaphore>,
     connections_max: u32,
-    header_timeout: Duration,
+    timeouts: Timeouts,
+}
+
+/// How long a client may keep its connection busy with nothing.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    /// Until a request's head is whole; an idle connection is closed after it too.
+    head: Duration,
+    /// With an answer that it does not read.
+    unread: Duration,
 }
 
 impl Listener {
@@ -48,7 +57,7 @@ impl Listener {
             socket: TcpListener::bind(config.listen).await?,
             connections: Arc::new(Semaphore::new(connections_max as usize)),
             connections_max,
-            header_timeout: config.header_timeout,
+            timeouts: Timeouts { head: config.header_timeout, unread: config.request_timeout },
         })
     }
 
@@ -65,7 +74,7 @@ impl Listener {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                (stream, place) = self.accept() => attend(stream, place, self.header_timeout, &routes, &graceful),
+                (stream, place) = self.accept() => attend(stream, place, self.timeouts, &routes, &graceful),
             }
         }
         let (connections, connections_max) = (Arc::clone(&self.connections), self.connections_max);
@@ -81,7 +90,7 @@ impl Listener {
 
     /// Stops listening. Connections that the system has accepted for us by then are ours to serve.
     fn close(self, routes: &Router, graceful: &GracefulShutdown) -> io::Result<()> {
-        let (connections, header_timeout) = (self.connections, self.header_timeout);
+        let (connections, timeouts) = (self.connections, self.timeouts);
         let socket = self.socket.into_std()?;
         let mut waiting = Vec::new();
         loop {
@@ -96,7 +105,7 @@ impl Listener {
             stream.set_nonblocking(true)?;
             let place = Arc::clone(&connections).try_acquire_owned();
             let Ok(place) = place else { break };
-            attend(TcpStream::from_std(stream)?, place, header_timeout, routes, graceful);
+            attend(TcpStream::from_std(stream)?, place, timeouts, routes, graceful);
         }
         Ok(())
     }
@@ -124,14 +133,15 @@ impl Listener {
 }
 
 /// Serves one connection, on a task of its own.
-fn attend(stream: TcpStream, place: OwnedSemaphorePermit, header_timeout: Duration, routes: &Router, graceful: &GracefulShutdown) {
+fn attend(stream: TcpStream, place: OwnedSemaphorePermit, timeouts: Timeouts, routes: &Router, graceful: &GracefulShutdown) {
     // Answers are small and complete; waiting to fill a packet only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay_not_set");
     }
+    give_up_on_unread(&stream, timeouts.unread);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(timeouts.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
     let served = graceful.watch(connection);
@@ -142,3 +152,16 @@ fn attend(stream: TcpStream, place: OwnedSemaphorePermit, header_timeout: Durati
         }
     });
 }
+
+/// Has the system break a connection whose client does not take what is sent to it.
+#[cfg(target_os = "linux")]
+fn give_up_on_unread(stream: &TcpStream, after: Duration) {
+    let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, millis) {
+        tracing::debug!(%error, "user_timeout_not_set");
+    }
+}
+
+/// Elsewhere the system's own patience decides.
+#[cfg(not(target_os = "linux"))]
+fn give_up_on_unread(_: &TcpStream, _: Duration) {}

@@ -103,3 +103,22 @@ async fn garbage_instead_of_http_harms_nobody() {
     }
     world.client.post("/api/auth/login", &json!({})).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
 }
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms")]).await;
+    let mut idle = TcpStream::connect(address(&world)).await.unwrap();
+    idle.write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut idle).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_reads_no_answers_is_cut_off() {
+    let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "1s")]).await;
+    let mut deaf = TcpStream::connect(address(&world)).await.unwrap();
+    let asking = async { while deaf.write_all(b"GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {} };
+    timeout(DEADLINE, asking).await.expect("the connection is broken");
+    world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+}
