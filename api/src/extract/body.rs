@@ -1,9 +1,14 @@
 //! Reading a body within its limit.
 //!
 //! A client that is refused while it still sends would see a broken connection instead of the
-//! answer, so what it goes on to send is read and thrown away, up to a bound.
+//! answer, so what it goes on to send is read and thrown away, up to a bound. One that asked
+//! first (`Expect: 100-continue`) has sent nothing, and is not invited to.
 
-use axum::body::{Body, Bytes};
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+    http::header,
+};
 use http_body_util::BodyExt;
 
 use crate::problem::{Code, Problem};
@@ -21,7 +26,7 @@ pub(super) async fn read(mut body: Body) -> Result<Bytes, Problem> {
         let frame = frame.map_err(|_| Problem::new(Code::BadRequest, "The body ended early."))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > BODY_BYTES_MAX {
-            discard(body).await;
+            discard_rest(body).await;
             return Err(too_large());
         }
         whole.extend_from_slice(&data);
@@ -29,8 +34,14 @@ pub(super) async fn read(mut body: Body) -> Result<Bytes, Problem> {
     Ok(whole.into())
 }
 
-/// Reads a body that nobody wants, so that its sender gets to read our answer.
-pub(crate) async fn discard(mut body: Body) {
+/// Reads the body of a request that is refused, so that its sender gets to read our answer.
+pub(crate) async fn discard(request: Request) {
+    if !request.headers().contains_key(header::EXPECT) {
+        discard_rest(request.into_body()).await;
+    }
+}
+
+async fn discard_rest(mut body: Body) {
     let mut left = DISCARDED_BYTES_MAX;
     while let Some(Ok(frame)) = body.frame().await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
