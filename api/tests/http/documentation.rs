@@ -133,7 +133,7 @@ async fn the_page_loads_what_it_needs_from_here_alone() {
     let world = World::new().await;
     let page = world.client.get("/api/docs/").await.expect(StatusCode::OK);
     let policy = page.header("content-security-policy");
-    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
     assert!(!page.body.contains("//cdn") && !page.body.contains("https://"), "{}", page.body);
     let quoted = page.body.split('"').filter(|text| text.starts_with("./") || *text == "index.css");
     let assets: Vec<&str> = quoted.map(|text| text.trim_start_matches("./")).collect();
