@@ -17,14 +17,12 @@ const HASH_BYTES: usize = 16;
 pub(crate) fn answer(headers: &HeaderMap, resource: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
     let etag = etag_of(&body);
-    let status = if is_known(headers, &etag) { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let is_known = is_known(headers, &etag);
     let etag = HeaderValue::from_str(&etag).map_err(|error| Problem::internal(&error))?;
-    // What is private to a caller may be kept by that caller alone, and is asked for each time.
-    let headers = [(header::ETAG, etag), (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"))];
-    if status == StatusCode::NOT_MODIFIED {
-        return Ok((status, headers).into_response());
+    if is_known {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    Ok((headers, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(([(header::ETAG, etag), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 
 fn etag_of(body: &[u8]) -> String {

@@ -1,5 +1,7 @@
 //! Signing in and out, and what one sees then.
 
+use std::time::Instant;
+
 use common::{
     audit::AuditEvent,
     db::PlatformScope,
@@ -48,6 +50,28 @@ async fn after_verification_the_right_password_opens_a_session() {
     let event =
         doc! { "action": "session.created", "target": sessions[0].id, "actor": sessions[0].user_id, "tenant_id": sessions[0].tenant_id };
     assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_unknown_address_takes_as_long_as_a_known_one() {
+    const SAMPLES: usize = 30;
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let time = async |email: &str| {
+        let begun = Instant::now();
+        world.login(email, "wrong horse").await.expect(StatusCode::UNAUTHORIZED);
+        begun.elapsed()
+    };
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for number in 0..SAMPLES {
+        known.push(time("ada@example.com").await);
+        unknown.push(time(&format!("nobody{number}@example.com")).await);
+    }
+    known.sort_unstable();
+    unknown.sort_unstable();
+    let ratio = unknown[SAMPLES / 2].as_secs_f64() / known[SAMPLES / 2].as_secs_f64();
+    // A missing hash would make it a tenth; the rest is room for a busy machine.
+    assert!((0.6..1.6).contains(&ratio), "{:?} against {:?}", unknown[SAMPLES / 2], known[SAMPLES / 2]);
 }
 
 #[tokio::test]
@@ -155,6 +179,7 @@ async fn the_current_tenant_is_shown_with_an_etag() {
     let shown = tenant.json();
     let names: Vec<&String> = shown.as_object().unwrap().keys().collect();
     assert_eq!(names, ["branding", "created_at", "id", "name", "plan", "settings", "slug", "status"]);
+    assert_eq!(tenant.header("cache-control"), "no-store");
     assert_eq!((&shown["status"], &shown["plan"]), (&json!("active"), &json!("free")));
 
     let etag = tenant.header("etag").to_owned();
