@@ -120,3 +120,42 @@ pub(crate) async fn unmatched(method: Method) -> Response {
     }
     StatusCode::NOT_FOUND.into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    async fn written(response: Response) -> (StatusCode, HeaderMap, String) {
+        let id = RequestId::of(&HeaderMap::new(), &common::ambient::Ambient::system());
+        let (head, body) = with_problem_written(response, &id).into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_that_tells_nothing_of_it() {
+        let panic = std::panic::catch_unwind(|| panic!("canary")).unwrap_err();
+        let (status, _, body) = written(panicked(panic.as_ref())).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(body.contains("\"code\":\"internal\"") && body.contains("\"request_id\":\""), "{body}");
+        assert!(!body.contains("canary"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_bare_refusal_becomes_a_problem_and_keeps_its_headers() {
+        let bare = (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
+        let (status, headers, body) = written(bare).await;
+        assert_eq!((status, &headers[header::ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET")));
+        assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
+        assert!(body.contains("\"code\":\"method_not_allowed\""), "{body}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_refusal_or_a_page_is_left_alone() {
+        let page = (StatusCode::BAD_REQUEST, axum::response::Html("page")).into_response();
+        assert_eq!(written(page).await.2, "page");
+        assert_eq!(written("fine".into_response()).await.2, "fine");
+    }
+}

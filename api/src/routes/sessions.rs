@@ -78,6 +78,7 @@ impl FromFields for Login {
 
 /// Someone is signed in.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SignedIn)]
 pub(super) struct LoginView {
     /// Send it as `Authorization: Bearer …`.
     access_token: String,
@@ -157,6 +158,7 @@ pub(super) struct Me {
 
 /// A sign-in.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 pub(super) struct SessionView {
     /// Its id.
     #[schema(value_type = String, example = "ses_0192a0b8c0de7000800000000000cafe")]
