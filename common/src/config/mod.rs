@@ -112,7 +112,8 @@ pub struct Api {
     pub internal_listen: SocketAddr,
     /// The longest a request may take before it is answered 503.
     pub request_timeout: Duration,
-    /// The longest a client may take to send its request's head.
+    /// The longest a client may take to send its request's head. An idle connection is closed
+    /// after it too, so a proxy in front must let go of connections sooner.
     pub header_timeout: Duration,
     /// Requests in work at once; more are shed with 503.
     pub concurrency_max: usize,
@@ -288,7 +289,11 @@ impl Config {
                 listen: r.value("api.listen", "127.0.0.1:4000", "address and port for clients"),
                 internal_listen: r.value("api.internal_listen", "127.0.0.1:4001", "address and port for metrics and health; never public"),
                 request_timeout: r.period("api.request_timeout", "15s", "the longest a request may take"),
-                header_timeout: r.period("api.header_timeout", "10s", "the longest a client may take to send its request's head"),
+                header_timeout: r.period(
+                    "api.header_timeout",
+                    "10s",
+                    "the longest a client may take to send its request's head, and a connection may stay idle",
+                ),
                 concurrency_max: r.count("api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
                 drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
             },
