@@ -85,8 +85,8 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     Ok(app)
 }
 
-/// Ready once clients can connect and while the database answers and has our schema. Redis is not asked: without it, what is
-/// staged waits in the outbox, and requests are served all the same.
+/// Ready once clients can connect and while the database answers and has our schema. Redis is not
+/// asked: without it, what is staged waits in the outbox, and requests are served all the same.
 fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>, listening: &Arc<AtomicBool>) -> Readiness {
     let (store, drain, migrations, listening) = (store.clone(), drain.clone(), Arc::clone(migrations), Arc::clone(listening));
     Readiness::new(move || {

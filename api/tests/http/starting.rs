@@ -114,9 +114,12 @@ async fn a_newer_schema_is_refused_by_every_command() {
 #[tokio::test]
 async fn a_taken_port_is_told_by_its_key() {
     let world = World::new().await;
-    let refused = world.run(&["serve"], &[("TENANTRY__API__INTERNAL_LISTEN", "127.0.0.1:0")]).await;
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("api.listen"), "{}", text(&refused.stderr));
+    // The world's own API has both ports; each attempt moves one out of the way.
+    for (key, moved) in [("api.listen", "TENANTRY__API__INTERNAL_LISTEN"), ("api.internal_listen", "TENANTRY__API__LISTEN")] {
+        let refused = world.run(&["serve"], &[(moved, "127.0.0.1:0")]).await;
+        assert_eq!(refused.status.code(), Some(1), "{key}");
+        assert!(text(&refused.stderr).contains(key), "{}", text(&refused.stderr));
+    }
 }
 
 #[tokio::test]
