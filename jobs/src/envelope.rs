@@ -108,6 +108,11 @@ impl Envelope {
         serde_json::from_slice(bytes)
     }
 
+    /// The same job as if it had never been tried, but with its history.
+    pub(crate) fn anew(self) -> Self {
+        Self { attempt: 1, due_at: None, ..self }
+    }
+
     /// When the job could have started, milliseconds since the epoch.
     pub(crate) fn startable_at(&self) -> i64 {
         self.due_at.unwrap_or(self.enqueued_at)

@@ -10,6 +10,7 @@
 //! changes that stage them: `common` cannot know jobs, so a change that needs one lives here.
 
 mod backoff;
+mod dead_letters;
 mod drain;
 mod envelope;
 mod handover;
@@ -21,6 +22,7 @@ mod registry;
 mod relay;
 mod schema;
 
+pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};

@@ -37,6 +37,7 @@ scripts! {
     PROMOTE = "promote";
     RENEW = "renew";
     FORGET_CONSUMERS = "forget_consumers";
+    REPLAY = "replay";
     STATS = "stats";
 }
 
@@ -334,19 +335,29 @@ impl Broker {
         pipe.ignore().query_async(&mut self.connection.clone()).await
     }
 
-    /// The newest dead letters, as JSON.
-    ///
-    /// # Errors
-    /// When Redis fails.
-    pub async fn dead_letters(&self, queue: Queue, limit: isize) -> RedisResult<Vec<Vec<u8>>> {
+    /// Up to `count` dead letters as JSON, newest first, without the newest `skip`.
+    pub(crate) async fn dead_letters(&self, queue: Queue, skip: isize, count: isize) -> RedisResult<Vec<Vec<u8>>> {
         let keys = self.keys(queue);
         let connection = &mut self.connection.clone();
-        let ids: Vec<Vec<u8>> = redis::cmd("ZREVRANGE").arg(&keys.dead).arg(0).arg(limit - 1).query_async(connection).await?;
+        let ids: Vec<Vec<u8>> = redis::cmd("ZREVRANGE").arg(&keys.dead).arg(skip).arg(skip + count - 1).query_async(connection).await?;
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let letters: Vec<Option<Vec<u8>>> = redis::cmd("HMGET").arg(&keys.dead_bodies).arg(ids).query_async(connection).await?;
         Ok(letters.into_iter().flatten().collect())
+    }
+
+    /// Gives dead letters another try; answers how many were still dead.
+    pub(crate) async fn replay(&self, queue: Queue, envelopes: &[Envelope]) -> RedisResult<usize> {
+        let keys = self.keys(queue);
+        let mut call = REPLAY.prepare_invoke();
+        call.key(&keys.stream).key(&keys.known).key(&keys.finished).key(&keys.finished_before);
+        call.key(&keys.dead).key(&keys.dead_bodies);
+        for envelope in envelopes {
+            let body = envelope.to_bytes().map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
+            call.arg(id_bytes(envelope.id).as_slice()).arg(body);
+        }
+        call.invoke_async(&mut self.connection.clone()).await
     }
 
     /// How `queue` stands.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{Notes, Probe, World, note, until};
-use jobs::{JobError, Registry, Running};
+use jobs::{DeadFilter, JobError, Queue, Registry, Running};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_job_is_retried_until_it_succeeds() {
@@ -155,4 +155,37 @@ async fn an_unknown_kind_is_not_kept_for_ever() {
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
     assert!(world.dead().await[0].error.contains("no worker knows `test.probe`"));
     worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_get_another_try_by_filter() {
+    async fn hopeless(probe: Probe, _: Running<()>) -> Result<(), JobError> {
+        Err(JobError::fail(if probe.n < 5 { "no such mailbox" } else { "quota exceeded" }))
+    }
+    let world = World::new().await;
+    let before_the_fix = world.work(&Registry::new(()).on(hopeless), 4);
+    for n in 0..8 {
+        world.stage(n).await;
+    }
+    until("all are dead", || async { world.dead().await.len() == 8 }).await;
+    before_the_fix.stop(Duration::from_secs(5)).await;
+
+    let notes = Arc::new(Notes::default());
+    let fixed = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+    let filter = DeadFilter { error: Some("mailbox".to_owned()), kind: Some("test.probe".to_owned()), ..DeadFilter::default() };
+    let letters = world.jobs.dead_letters(Queue::Email, &filter, 100).await.unwrap();
+    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 5);
+    // Once more does nothing: they are not dead any more.
+    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [0, 1, 2, 3, 4]);
+    assert_eq!(world.dead().await.len(), 3);
+    assert_eq!(world.rows().await, 3);
+
+    let one = DeadFilter { ids: vec![world.dead().await[0].id.unwrap()], ..DeadFilter::default() };
+    let letters = world.jobs.dead_letters(Queue::Email, &one, 100).await.unwrap();
+    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 1);
+    world.until_idle().await;
+    assert_eq!(notes.all().len(), 6);
+    fixed.stop(Duration::from_secs(5)).await;
 }

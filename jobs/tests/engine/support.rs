@@ -14,7 +14,7 @@ use common::{
     id::JobId,
 };
 use jobs::{
-    Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
+    DeadFilter, Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
     outbox::OutboxRow,
     queue::{DeadLetter, QueueBackend},
     stage,
@@ -174,8 +174,7 @@ impl World {
     }
 
     pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
-        let letters = self.jobs.broker().dead_letters(Queue::Email, 1_000).await.unwrap();
-        letters.iter().map(|letter| serde_json::from_slice(letter).unwrap()).collect()
+        self.jobs.dead_letters(Queue::Email, &DeadFilter::default(), 1_000).await.unwrap()
     }
 
     /// Waits until nothing is left to do anywhere.

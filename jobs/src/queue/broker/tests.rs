@@ -126,5 +126,5 @@ async fn dead_letters_are_bounded_in_number() {
         broker.bury(QUEUE, "a", &[Bury { entry, key: vec![n], letter: vec![n] }]).await.unwrap();
     }
     let newest: Vec<Vec<u8>> = (15..20).rev().map(|n| vec![n]).collect();
-    assert_eq!(broker.dead_letters(QUEUE, 100).await.unwrap(), newest);
+    assert_eq!(broker.dead_letters(QUEUE, 0, 100).await.unwrap(), newest);
 }
