@@ -1,8 +1,12 @@
 //! Problem details (RFC 9457): the one form in which a request is refused.
 //!
-//! Every code a client may meet stands in the table below with its status and title, and every
-//! error of the domain becomes a problem here and nowhere else. A problem travels as a response
-//! extension until the outermost middleware writes it, because only that knows the request's id.
+//! Every code a client may meet stands in one table ([`codes`]) with its status and title, and
+//! every error of the domain becomes a problem in one place ([`domain`]). A problem travels as a
+//! response extension until the outermost middleware writes it, because only that knows the
+//! request's id.
+
+mod codes;
+mod domain;
 
 use std::{borrow::Cow, error::Error, time::Duration};
 
@@ -10,105 +14,16 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use common::{
-    crypto::{HashError, SigningError},
-    db::DbError,
-    registrations::VerifyError,
-    roles::Permission,
-    sign_in::SignInError,
-};
+use common::roles::Permission;
 use serde::Serialize;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, Type},
-};
+use utoipa::ToSchema;
+
+pub(crate) use codes::Code;
 
 /// What a client is told to wait when the database is away.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
 /// What a client is told to wait when this process has too much to do.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
-
-macro_rules! codes {
-    ($($(#[$doc:meta])+ $variant:ident = $status:ident $code:literal $title:literal;)+) => {
-        /// What went wrong, for machines: stable for ever.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Code { $($(#[$doc])+ $variant,)+ }
-
-        impl Code {
-            /// As written in answers.
-            pub(crate) const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $code,)+ }
-            }
-
-            /// The status it is answered with.
-            pub(crate) const fn status(self) -> StatusCode {
-                match self { $(Self::$variant => StatusCode::$status,)+ }
-            }
-
-            /// What went wrong, for people.
-            const fn title(self) -> &'static str {
-                match self { $(Self::$variant => $title,)+ }
-            }
-        }
-
-        const CODES: &[&str] = &[$($code,)+];
-    };
-}
-
-codes! {
-    /// What was sent is not HTTP as we understand it: a query that cannot be read, for instance.
-    BadRequest = BAD_REQUEST "bad_request" "The request cannot be understood";
-    /// The body is not JSON.
-    MalformedJson = BAD_REQUEST "malformed_json" "The body is not valid JSON";
-    /// A link's token is wrong, used or expired.
-    TokenInvalid = BAD_REQUEST "token_invalid" "The link is not valid";
-    /// No access token, or none that is good.
-    Unauthenticated = UNAUTHORIZED "unauthenticated" "Sign in first";
-    /// The address or the password is wrong.
-    InvalidCredentials = UNAUTHORIZED "invalid_credentials" "The address or the password is wrong";
-    /// The password is right, and the address waits to be verified.
-    EmailNotVerified = FORBIDDEN "email_not_verified" "The address has not been verified yet";
-    /// The role does not hold the permission.
-    Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
-    /// An operator stopped the tenant.
-    TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
-    /// There is nothing under this path.
-    NotFound = NOT_FOUND "not_found" "There is nothing here";
-    /// No such tenant, or not one of the caller's.
-    TenantNotFound = NOT_FOUND "tenant_not_found" "There is no such tenant";
-    /// The path does not know the method.
-    MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed here";
-    /// The body is too long.
-    BodyTooLarge = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
-    /// The body is not of a type that is read here.
-    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported";
-    /// Fields are missing or not acceptable.
-    ValidationFailed = UNPROCESSABLE_ENTITY "validation_failed" "Some fields are not acceptable";
-    /// The body has fields that mean nothing here.
-    UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The body has unknown fields";
-    /// Another refusal of the HTTP layer.
-    Refused = BAD_REQUEST "refused" "The request was refused";
-    /// A defect of ours.
-    Internal = INTERNAL_SERVER_ERROR "internal" "Something went wrong";
-    /// More requests than this process can do.
-    Overloaded = SERVICE_UNAVAILABLE "overloaded" "Too much is going on right now";
-    /// The database does not answer.
-    Unavailable = SERVICE_UNAVAILABLE "unavailable" "The service is temporarily unavailable";
-    /// The request took too long.
-    Timeout = SERVICE_UNAVAILABLE "timeout" "The request took too long";
-}
-
-impl PartialSchema for Code {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(CODES.iter().copied())).build().into()
-    }
-}
-
-impl ToSchema for Code {
-    fn name() -> Cow<'static, str> {
-        "ProblemCode".into()
-    }
-}
 
 /// What is wrong with one field of a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -284,76 +199,4 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
-}
-
-impl From<DbError> for Problem {
-    fn from(error: DbError) -> Self {
-        if error.is_outage() {
-            tracing::warn!(error = %chain(&error), "database_unavailable");
-            Self::unavailable()
-        } else {
-            Self::internal(&error)
-        }
-    }
-}
-
-impl From<HashError> for Problem {
-    fn from(error: HashError) -> Self {
-        match error {
-            HashError::Overloaded => Self::new(Code::Overloaded, "Too many passwords are being checked. Try again shortly."),
-            HashError::Interrupted(_) | HashError::Refused(_) => Self::internal(&error),
-        }
-    }
-}
-
-impl From<SigningError> for Problem {
-    fn from(error: SigningError) -> Self {
-        match error {
-            SigningError::Db(error) => error.into(),
-            SigningError::Seal(_) | SigningError::Key(_) => Self::internal(&error),
-        }
-    }
-}
-
-impl From<VerifyError> for Problem {
-    fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
-            VerifyError::Db(error) => error.into(),
-        }
-    }
-}
-
-impl From<SignInError> for Problem {
-    fn from(error: SignInError) -> Self {
-        match error {
-            SignInError::InvalidCredentials => Self::new(Code::InvalidCredentials, "Check both and try again."),
-            SignInError::EmailNotVerified => {
-                Self::new(Code::EmailNotVerified, "Follow the link in the mail we sent, or ask for a new one.")
-            }
-            SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
-            SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
-            SignInError::Hash(error) => error.into(),
-            SignInError::Db(error) => error.into(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_error_never_tells_its_cause() {
-        let cause = DbError::Shape("canary".to_owned());
-        let problem = Problem::from(cause);
-        assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(!format!("{problem:?}").contains("canary"));
-    }
-
-    #[test]
-    fn codes_are_unique() {
-        let unique: std::collections::BTreeSet<_> = CODES.iter().collect();
-        assert_eq!(unique.len(), CODES.len());
-    }
 }

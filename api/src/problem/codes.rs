@@ -1,0 +1,103 @@
+//! The table of everything that can go wrong, as clients may rely on it: a code is never renamed
+//! and never changes its meaning.
+
+use std::borrow::Cow;
+
+use axum::http::StatusCode;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])+ $variant:ident = $status:ident $code:literal $title:literal;)+) => {
+        /// What went wrong, for machines: stable for ever.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[$doc])+ $variant,)+ }
+
+        impl Code {
+            /// As written in answers.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// The status it is answered with.
+            pub(crate) const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)+ }
+            }
+
+            /// What went wrong, for people.
+            pub(crate) const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+        }
+
+        const CODES: &[&str] = &[$($code,)+];
+    };
+}
+
+codes! {
+    /// What was sent is not HTTP as we understand it: a query that cannot be read, for instance.
+    BadRequest = BAD_REQUEST "bad_request" "The request cannot be understood";
+    /// The body is not JSON.
+    MalformedJson = BAD_REQUEST "malformed_json" "The body is not valid JSON";
+    /// A link's token is wrong, used or expired.
+    TokenInvalid = BAD_REQUEST "token_invalid" "The link is not valid";
+    /// No access token, or none that is good.
+    Unauthenticated = UNAUTHORIZED "unauthenticated" "Sign in first";
+    /// The address or the password is wrong.
+    InvalidCredentials = UNAUTHORIZED "invalid_credentials" "The address or the password is wrong";
+    /// The password is right, and the address waits to be verified.
+    EmailNotVerified = FORBIDDEN "email_not_verified" "The address has not been verified yet";
+    /// The role does not hold the permission.
+    Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
+    /// An operator stopped the tenant.
+    TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
+    /// There is nothing under this path.
+    NotFound = NOT_FOUND "not_found" "There is nothing here";
+    /// No such tenant, or not one of the caller's.
+    TenantNotFound = NOT_FOUND "tenant_not_found" "There is no such tenant";
+    /// The path does not know the method.
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed here";
+    /// The body is too long.
+    BodyTooLarge = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
+    /// The body is not of a type that is read here.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported";
+    /// Fields are missing or not acceptable.
+    ValidationFailed = UNPROCESSABLE_ENTITY "validation_failed" "Some fields are not acceptable";
+    /// The body has fields that mean nothing here.
+    UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The body has unknown fields";
+    /// Another refusal of the HTTP layer.
+    Refused = BAD_REQUEST "refused" "The request was refused";
+    /// A defect of ours.
+    Internal = INTERNAL_SERVER_ERROR "internal" "Something went wrong";
+    /// More requests than this process can do.
+    Overloaded = SERVICE_UNAVAILABLE "overloaded" "Too much is going on right now";
+    /// The database does not answer.
+    Unavailable = SERVICE_UNAVAILABLE "unavailable" "The service is temporarily unavailable";
+    /// The request took too long.
+    Timeout = SERVICE_UNAVAILABLE "timeout" "The request took too long";
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(CODES.iter().copied())).build().into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        "ProblemCode".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique() {
+        let unique: std::collections::BTreeSet<_> = CODES.iter().collect();
+        assert_eq!(unique.len(), CODES.len());
+    }
+}
