@@ -3,6 +3,7 @@
 mod app;
 mod handlers;
 mod run;
+mod steer;
 mod templates;
 
 use std::process::ExitCode;
@@ -28,6 +29,11 @@ struct Cli {
 enum Command {
     /// Run jobs until SIGTERM or Ctrl-C (the default).
     Run,
+    /// Show how every queue stands.
+    Queues,
+    /// See dead letters and give them another try.
+    #[command(subcommand)]
+    Jobs(steer::JobsCommand),
     /// Exit 0 when the worker at `worker.internal_listen` is alive.
     Health,
 }
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => run::run(config).await,
+            Command::Queues => steer::queues(&config).await,
+            Command::Jobs(command) => steer::jobs(&config, command).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
     });

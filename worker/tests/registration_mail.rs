@@ -218,7 +218,7 @@ async fn with_the_mail_server_down_sending_is_tried_again_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_refused_for_good_is_a_dead_letter_at_once() {
+async fn an_address_that_is_refused_for_good_is_a_dead_letter_that_can_be_tried_again() {
     let world = World::new().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.env.mail().reply(Reply::Refuse(550));
@@ -231,6 +231,22 @@ async fn an_address_that_is_refused_for_good_is_a_dead_letter_at_once() {
     };
     tokio::time::timeout(DEADLINE, dead).await.expect("it is dead");
     assert!(!worker.log().contains("job_retried"));
+
+    // The operator looks, mends the cause, and tries again.
+    let steer = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_worker"));
+        let ran = command.args(args).env_clear().envs(world.env.config_env()).output().unwrap();
+        assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    assert!(steer(&["jobs", "list"]).contains("registration.send_verification"));
+    assert!(steer(&["jobs", "retry", "--error", "550", "--dry-run"]).contains("1 would be tried again"));
+    world.env.mail().reply(Reply::Accept);
+    assert!(steer(&["jobs", "retry", "--error", "550"]).contains("1 will be tried again"));
+    world.mail_to(ANN).await;
+    world.until_done().await;
+    assert!(steer(&["jobs", "list"]).is_empty());
+    assert!(steer(&["queues"]).contains("email"));
     assert!(!worker.log().contains(ANN), "addresses are not logged: {}", worker.log());
 }
 
