@@ -29,7 +29,7 @@ pub struct Telemetry {
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
     let filter: EnvFilter = config.filter.parse()?;
     let lines = match config.format {
-        config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
+        config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed(),
         config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
     };
     let spans = if config.otlp_endpoint.is_empty() { None } else { Some(export::provider(&config.otlp_endpoint, service)?) };
