@@ -31,10 +31,10 @@ pub struct Password(SecretString);
 /// A password that is too short or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
-    /// Fewer than [`PASSWORD_CHARS_MIN`] characters.
+    /// Fewer than `PASSWORD_CHARS_MIN` characters.
     #[error("must have at least {PASSWORD_CHARS_MIN} characters")]
     TooShort,
-    /// More than [`PASSWORD_BYTES_MAX`] bytes.
+    /// More than `PASSWORD_BYTES_MAX` bytes.
     #[error("must have at most {PASSWORD_BYTES_MAX} bytes")]
     TooLong,
 }

@@ -76,7 +76,7 @@ impl Txn {
 
 impl Store {
     /// Runs `change` in a transaction (majority, snapshot), all of it again after a transient
-    /// error, for [`RETRY_TIME_MAX`] at most.
+    /// error, for ten seconds at most.
     ///
     /// # Errors
     /// The change's own refusal, or the store's failure. Either way nothing was written.
