@@ -1,7 +1,7 @@
 //! The queues: our `apalis` backend on Redis Streams.
 //!
 //! [`Broker`] is Redis, one method an operation. [`QueueBackend`] is one process' part in one
-//! queue; a few small tasks share its [`consumer`]: `fetch` reads, `settle` writes down what
+//! queue; a few small tasks share its `consumer`: `fetch` reads, `settle` writes down what
 //! became of jobs, `lease` keeps the leases of those at work alive, `recover` takes over from the dead, and
 //! `promote` moves what is due.
 
