@@ -56,7 +56,6 @@ pub(crate) fn config_table() -> String {
     let mut table = "| key | environment variable | default | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for key in Config::keys() {
         let default = match key.default {
-            _ if key.secret => "—".to_owned(),
             "" => "empty".to_owned(),
             default => format!("`{default}`"),
         };

@@ -62,7 +62,7 @@ enum Migrate {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
-        let described = Sources::from_environment().and_then(Config::describe);
+        let described = Config::describe(Sources::from_environment());
         return described.map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
     }
     match cli.command.unwrap_or(Command::Serve) {

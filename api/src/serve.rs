@@ -15,7 +15,7 @@ use common::{
     crypto::MasterKey,
     db::{DbError, Migration, Store},
     internal::{self, Readiness},
-    telemetry,
+    telemetry::{self, metrics},
 };
 use jobs::{Drain, Jobs, schema_is_current};
 use secrecy::ExposeSecret;
@@ -32,6 +32,7 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+    metrics::expose_api();
     let telemetry = telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
     let ended = serve_clients(config).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;

@@ -58,7 +58,9 @@ impl App {
         self.mailer.send(job, to, name, mail).await.map_err(|error| match error {
             MailError::Temporary(_) => JobError::retry(error),
             MailError::Refused(_) | MailError::Malformed(_) => JobError::fail(error),
-        })
+        })?;
+        tracing::info!(template = template.name, "mail_sent");
+        Ok(())
     }
 }
 

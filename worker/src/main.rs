@@ -19,7 +19,7 @@ use common::{
 #[command(name = "worker", version)]
 struct Cli {
     /// Print the effective configuration, secrets redacted, and exit.
-    #[arg(long)]
+    #[arg(long, global = true)]
     check_config: bool,
     #[command(subcommand)]
     command: Option<Command>,
@@ -40,10 +40,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let sources = match Sources::from_environment() {
-        Ok(sources) => sources,
-        Err(mistakes) => return misconfigured(&mistakes),
-    };
+    let sources = Sources::from_environment();
     if cli.check_config {
         return match Config::describe(sources) {
             Ok(described) => {

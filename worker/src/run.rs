@@ -9,7 +9,7 @@ use common::{
     config::Config,
     db::Store,
     internal::{self, Readiness},
-    telemetry,
+    telemetry::{self, metrics},
 };
 use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend, schema_is_current};
 
@@ -20,6 +20,7 @@ const READY_MAX: Duration = Duration::from_secs(1);
 
 /// Runs jobs until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    metrics::expose_worker();
     let telemetry = telemetry::start(&config.telemetry, "worker").map_err(anyhow::Error::from_boxed)?;
     let ended = work(config).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;

@@ -50,7 +50,7 @@ impl World {
 
     async fn on(env: TestEnv) -> Self {
         let mut sources = Sources::default();
-        sources.add_environment(env.config_env()).unwrap();
+        sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
         store.migrate(&jobs::migrations()).await.unwrap();

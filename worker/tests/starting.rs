@@ -51,7 +51,7 @@ async fn an_unprepared_database_is_refused_with_what_to_do() {
 async fn health_and_readiness_tell_how_it_is() {
     let env = TestEnv::private().await;
     let mut sources = Sources::default();
-    sources.add_environment(env.config_env()).unwrap();
+    sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
     Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
     assert!(!worker(&["health"], &env.config_env()).status.success(), "nothing is there yet");

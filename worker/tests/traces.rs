@@ -45,7 +45,7 @@ fn contains(body: &[u8], wanted: &[u8]) -> bool {
 async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     let env = TestEnv::new().await;
     let mut sources = Sources::default();
-    sources.add_environment(env.config_env()).unwrap();
+    sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
     Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
     let (address, exports) = collector().await;

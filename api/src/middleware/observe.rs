@@ -44,8 +44,8 @@ pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next
     let (status, took) = (response.status().as_u16(), started.elapsed());
     metrics::HTTP_REQUESTS.with_label_values(&[method, route, &status.to_string()]).inc();
     metrics::HTTP_DURATION.with_label_values(&[method, route]).observe(took.as_secs_f64());
-    let duration_ms = took.as_secs_f64() * 1_000.0;
-    span.in_scope(|| tracing::info!(status, duration_ms, "request_answered"));
+    let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::info!(status, duration_us, "request_answered"));
     response
 }
 

@@ -34,7 +34,7 @@ async fn the_log_line_of_a_request_has_its_route_and_ids_and_no_secret() {
         world.api.log().lines().find(|line| line.contains("find-me") && line.contains("request_answered")).map(str::to_owned)
     })
     .await;
-    for part in ["\"route\":\"/verify-email\"", "\"method\":\"GET\"", "\"status\":200", "\"duration_ms\":", trace] {
+    for part in ["\"route\":\"/verify-email\"", "\"method\":\"GET\"", "\"status\":200", "\"duration_us\":", trace] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(!world.api.log().contains("canary-token"));

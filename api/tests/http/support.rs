@@ -45,7 +45,7 @@ impl Database {
 
     pub(crate) async fn empty(env: TestEnv) -> Self {
         let mut sources = Sources::default();
-        sources.add_environment(env.config_env()).unwrap();
+        sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Sources};
 
-use crate::email::Email;
+use crate::{crypto::MasterKey, email::Email};
 
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -253,7 +253,7 @@ impl Config {
     /// # Errors
     /// Every mistake found, not just the first.
     pub fn from_environment() -> Result<Self, Mistakes> {
-        Self::load(Sources::from_environment()?)
+        Self::load(Sources::from_environment())
     }
 
     /// Every key with its default and meaning, in order.
@@ -286,8 +286,8 @@ impl Config {
                 public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "where links in mail lead").0,
             },
             api: Api {
-                listen: r.value("api.listen", "127.0.0.1:4000", "address and port for clients"),
-                internal_listen: r.value("api.internal_listen", "127.0.0.1:4001", "address and port for metrics and health; never public"),
+                listen: r.listen("api.listen", "127.0.0.1:4000", "address and port for clients"),
+                internal_listen: r.listen("api.internal_listen", "127.0.0.1:4001", "address and port for metrics and health; never public"),
                 request_timeout: r.period("api.request_timeout", "15s", "the longest a request may take"),
                 header_timeout: r.period(
                     "api.header_timeout",
@@ -298,8 +298,7 @@ impl Config {
                 drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
             },
             worker: Worker {
-                internal_listen: r.value(
-                    "worker.internal_listen",
+                internal_listen: r.listen("worker.internal_listen",
                     "127.0.0.1:4002",
                     "address and port for metrics and health; never public",
                 ),
@@ -310,7 +309,7 @@ impl Config {
                 master_key: r.secret(
                     "auth.master_key",
                     DEVELOPMENT_MASTER_KEY,
-                    "32 random bytes in base64 (`openssl rand -base64 32`); seals signing keys and derives the tokens in links",
+                    "32 random bytes in base64 (`openssl rand -base64 32`), required in production; seals signing keys and derives the tokens in links",
                 ),
                 access_token_ttl: r.period("auth.access_token_ttl", "15m", "how long an access token is good for"),
                 session_ttl: r.period("auth.session_ttl", "30d", "how long a session lasts at most"),
@@ -324,13 +323,13 @@ impl Config {
                 ),
             },
             mongodb: Mongodb {
-                uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set"),
+                uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
                 database: r.value("mongodb.database", "tenantry", "name of the database"),
                 pool_max: r.count("mongodb.pool_max", "64", "connections one process opens at most"),
                 timeout: r.period("mongodb.timeout", "5s", "the longest an operation waits for a server"),
             },
             redis: Redis {
-                url: r.secret("redis.url", "redis://127.0.0.1:6379", "`redis://` or `rediss://` (TLS), with credentials if need be"),
+                url: r.secret("redis.url", "redis://127.0.0.1:6379", "`redis://` or `rediss://` (TLS), with credentials if need be; required in production"),
                 key_prefix: r.value("redis.key_prefix", "tenantry", "stands before every key, so that installations can share a server"),
                 timeout: r.period("redis.timeout", "2s", "the longest a command may take"),
             },
@@ -374,19 +373,35 @@ impl Config {
         }
     }
 
+    /// What production insists on: nothing that is only right on a developer's machine.
+    fn check_production(&self, r: &mut Reader) {
+        use secrecy::ExposeSecret;
+
+        if self.auth.master_key.expose_secret() == DEVELOPMENT_MASTER_KEY {
+            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
+        }
+        if !self.app.public_url.starts_with("https://") {
+            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
+        }
+        for key in ["mongodb.uri", "redis.url"] {
+            if !r.is_given(key) {
+                r.mistake(key, "is required in production");
+            }
+        }
+    }
+
     /// What no single key can tell.
     fn check(&self, r: &mut Reader) {
         use secrecy::ExposeSecret;
 
-        let master_key = self.auth.master_key.expose_secret();
-        if crate::crypto::MasterKey::parse(master_key).is_err() {
+        if MasterKey::parse(self.auth.master_key.expose_secret()).is_err() {
             r.mistake("auth.master_key", "must be 32 bytes in base64; make one with `openssl rand -base64 32`");
         }
-        if self.app.environment == Environment::Production && master_key == DEVELOPMENT_MASTER_KEY {
-            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
+        if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
+            self.check_production(r);
         }
-        if self.app.environment == Environment::Production && !self.app.public_url.starts_with("https://") {
-            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
+        if self.auth.access_token_ttl > self.auth.session_ttl {
+            r.mistake("auth.access_token_ttl", "must not be longer than auth.session_ttl");
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
             r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");

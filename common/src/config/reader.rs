@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt,
+    net::SocketAddr,
     path::Path,
     str::FromStr,
     time::Duration,
@@ -56,70 +58,70 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Raw values by dotted key, with where each came from.
+/// Raw values by dotted key, and what went wrong while they were gathered.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
     values: BTreeMap<String, String>,
+    mistakes: Vec<Mistake>,
 }
 
 impl Sources {
     /// The file named by `TENANTRY_CONFIG_FILE`, if any, under the environment.
-    ///
-    /// # Errors
-    /// When the file or a `*_FILE` secret cannot be read.
-    pub fn from_environment() -> Result<Self, Mistakes> {
+    pub fn from_environment() -> Self {
         let mut sources = Self::default();
         if let Some(path) = super::config_file() {
-            sources.add_file(&path)?;
+            sources.add_file(&path);
         }
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        sources.add_environment(std::env::vars_os().filter_map(text));
         sources
-            .add_environment(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))))?;
-        Ok(sources)
     }
 
-    /// Adds the keys of a TOML file.
-    ///
-    /// # Errors
-    /// When it cannot be read or is not TOML.
-    pub fn add_file(&mut self, path: &Path) -> Result<(), Mistakes> {
+    /// Adds the keys of a TOML file; one that cannot be read or is not TOML is a mistake.
+    pub fn add_file(&mut self, path: &Path) {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| one(&shown, format!("cannot be read: {error}")))?;
-        // The parser's own message quotes the offending line, which may hold a secret.
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count());
-            one(&shown, format!("is not valid TOML near line {line}"))
-        })?;
-        flatten("", &table, &mut self.values);
-        Ok(())
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => return self.mistake(&shown, format!("cannot be read: {error}")),
+        };
+        match text.parse::<toml::Table>() {
+            Ok(table) => flatten("", &table, &mut self.values),
+            Err(error) => {
+                // The parser's own message quotes the offending line, which may hold a secret.
+                let line = error.span().map_or(0, |span| text[..span.start].lines().count());
+                self.mistake(&shown, format!("is not valid TOML near line {line}"));
+            }
+        }
     }
 
     /// Adds `TENANTRY__SECTION__KEY` variables; `…__KEY_FILE` names a file that holds the value.
-    ///
-    /// # Errors
-    /// When a named file cannot be read.
-    pub fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) -> Result<(), Mistakes> {
-        let mut mistakes = Vec::new();
-        for (name, value) in variables {
-            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
-            let key = rest.to_lowercase().replace("__", ".");
-            match key.strip_suffix("_file") {
-                None => {
-                    self.values.insert(key, value);
+    /// One that cannot be read, or both at once, is a mistake.
+    pub fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+        let ours = variables.into_iter().filter_map(|(name, value)| {
+            let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+            Some((key, value))
+        });
+        let ours: BTreeMap<String, String> = ours.collect();
+        for (key, value) in &ours {
+            let Some(target) = key.strip_suffix("_file") else {
+                self.values.insert(key.clone(), value.clone());
+                continue;
+            };
+            if ours.contains_key(target) {
+                self.mistake(target, "is given both itself and by its _FILE; keep one of them".to_owned());
+            }
+            match std::fs::read_to_string(value) {
+                Ok(content) => {
+                    self.values.insert(target.to_owned(), content.trim_end().to_owned());
                 }
-                Some(key) => match std::fs::read_to_string(&value) {
-                    Ok(content) => {
-                        self.values.insert(key.to_owned(), content.trim_end().to_owned());
-                    }
-                    Err(error) => mistakes.push(Mistake { key: name, problem: format!("names a file that cannot be read: {error}") }),
-                },
+                Err(error) => self.mistake(target, format!("its _FILE names a file that cannot be read: {error}")),
             }
         }
-        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
     }
-}
 
-fn one(key: &str, problem: String) -> Mistakes {
-    Mistakes(vec![Mistake { key: key.to_owned(), problem }])
+    fn mistake(&mut self, key: &str, problem: String) {
+        self.mistakes.push(Mistake { key: key.to_owned(), problem });
+    }
 }
 
 fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
@@ -167,11 +169,24 @@ impl FromStr for Period {
 /// A whole number above zero.
 struct Count<T>(T);
 
-impl<T: FromStr + PartialOrd + From<u8>> FromStr for Count<T> {
+impl<T: TryFrom<u64>> FromStr for Count<T> {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let number: Option<T> = text.parse().ok().filter(|number| *number >= T::from(1));
-        number.map(Count).ok_or_else(|| format!("must be a whole number above zero that fits {}", std::any::type_name::<T>()))
+        let number = text.parse::<u64>().ok().filter(|number| *number > 0);
+        let fitting = number.and_then(|number| T::try_from(number).ok()).map(Count);
+        let max = u64::MAX >> (64 - 8 * size_of::<T>().min(8));
+        fitting.ok_or_else(|| format!("must be a whole number from 1 to {max}"))
+    }
+}
+
+/// Where to listen.
+pub(super) struct Listen(pub(super) SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| "must be an address and a port, such as 127.0.0.1:4000 or [::]:4000; names are not looked up".to_owned();
+        text.parse().map(Self).map_err(wrong)
     }
 }
 
@@ -213,8 +228,24 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, keys: Vec::new(), mistakes: Vec::new() }
+    pub(super) fn new(mut sources: Sources) -> Self {
+        let mistakes = std::mem::take(&mut sources.mistakes);
+        Self { sources, keys: Vec::new(), mistakes }
+    }
+
+    /// Where to listen.
+    pub(super) fn listen(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> SocketAddr {
+        self.value::<Listen>(name, default, meaning).0
+    }
+
+    /// Whether anything was given for `name`.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.sources.values.contains_key(name)
+    }
+
+    /// Whether something is wrong with `name` already.
+    pub(super) fn is_mistaken(&self, name: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.key == name)
     }
 
     /// The value of `name`, or its default. A value that does not parse is noted and the default
@@ -240,12 +271,7 @@ impl Reader {
     }
 
     /// A whole number above zero.
-    pub(super) fn count<T: FromStr + PartialOrd + From<u8>>(
-        &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
-    ) -> T {
+    pub(super) fn count<T: TryFrom<u64>>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T {
         self.value::<Count<T>>(name, default, meaning).0
     }
 
@@ -268,8 +294,12 @@ impl Reader {
     pub(super) fn describe(&self) -> String {
         let line = |key: &Key| {
             let given = self.sources.values.get(key.name);
-            let (value, from) = given.map_or((key.default, "default"), |value| (value.as_str(), "given"));
-            let value = if key.secret { "[redacted]" } else { value };
+            let (value, from) = match given {
+                // A default is no secret: it stands in the source.
+                None => (key.default, "default"),
+                Some(_) if key.secret => ("[redacted]", "given"),
+                Some(value) => (value.as_str(), "given"),
+            };
             format!("{} = {value:?} ({from})\n", key.name)
         };
         self.keys.iter().map(line).collect()

@@ -2,7 +2,7 @@ use super::*;
 
 fn sources(pairs: &[(&str, &str)]) -> Sources {
     let mut sources = Sources::default();
-    sources.add_environment(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap();
+    sources.add_environment(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     sources
 }
 
@@ -28,7 +28,7 @@ fn development_needs_nothing_else() {
 fn production_insists_on_secrets_and_https() {
     let mistakes = Config::load(Sources::default()).unwrap_err();
     let keys: Vec<_> = mistakes.0.iter().map(|mistake| mistake.key.as_str()).collect();
-    assert_eq!(keys, ["auth.master_key", "app.public_url"]);
+    assert_eq!(keys, ["auth.master_key", "app.public_url", "mongodb.uri", "redis.url"]);
 }
 
 #[test]
@@ -53,6 +53,9 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__APP__PUBLIC_URL", "javascript:alert(1)"),
         ("TENANTRY__APP__PUBLIC_URL", "https://"),
         ("TENANTRY__APP__ENVIRONMENT", "prod"),
+        ("TENANTRY__API__LISTEN", "localhost:4000"),
+        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "99999999999999999999"),
+        ("TENANTRY__AUTH__ACCESS_TOKEN_TTL", "40d"),
         ("TENANTRY__SMTP__TLS", "ssl"),
         ("TENANTRY__SMTP__FROM", "nobody"),
         ("TENANTRY__SMTP__USERNAME", "set-without-tls"),
@@ -95,12 +98,25 @@ fn a_secret_can_come_from_a_file_and_the_environment_wins_over_the_file() {
     let password = folder.path().join("password");
     std::fs::write(&password, "hunter2\n").unwrap();
     let mut sources = Sources::default();
-    sources.add_file(&toml).unwrap();
+    sources.add_file(&toml);
     let variables = [("TENANTRY__SMTP__PORT", "25"), ("TENANTRY__SMTP__PASSWORD_FILE", password.to_str().unwrap())];
-    sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+    sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let config = Config::load(sources).unwrap();
     assert_eq!((config.smtp.host.as_str(), config.smtp.port), ("mail", 25));
     assert_eq!(secrecy::ExposeSecret::expose_secret(&config.smtp.password), "hunter2");
+}
+
+#[test]
+fn a_value_given_twice_or_by_a_missing_file_is_a_mistake() {
+    let twice = [("TENANTRY__SMTP__PASSWORD", "a"), ("TENANTRY__SMTP__PASSWORD_FILE", "/dev/null")];
+    assert_eq!(mistaken_keys(&twice), ["smtp.password"]);
+    assert_eq!(mistaken_keys(&[("TENANTRY__SMTP__PASSWORD_FILE", "/nowhere/at/all")]), ["smtp.password"]);
+}
+
+#[test]
+fn an_unknown_environment_is_told_alone() {
+    let mistakes = Config::load(sources(&[("TENANTRY__APP__ENVIRONMENT", "prod")])).unwrap_err();
+    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
 }
 
 #[test]
@@ -108,6 +124,10 @@ fn broken_toml_names_the_file_and_not_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tenantry.toml");
     std::fs::write(&path, "[redis]\nurl = \"redis://:canary").unwrap();
-    let refused = Sources::default().add_file(&path).unwrap_err().to_string();
+    let mut sources = sources(&[("TENANTRY__SMTP__PORT", "abc")]);
+    sources.add_file(&path);
+    let refused = Config::load(sources).unwrap_err().to_string();
+    // Also what is wrong elsewhere is told at once.
+    assert!(refused.contains("smtp.port"), "{refused}");
     assert!(refused.contains("tenantry.toml") && !refused.contains("canary"), "{refused}");
 }

@@ -57,8 +57,8 @@ pub enum DbError {
     #[error("a row does not have the expected shape: {0}")]
     Shape(String),
     /// Everything else the driver reports.
-    #[error(transparent)]
-    Mongo(mongodb::error::Error),
+    #[error("MongoDB: {}", brief(.0))]
+    Mongo(#[source] mongodb::error::Error),
 }
 
 impl DbError {
@@ -73,6 +73,22 @@ impl DbError {
         );
         let passing = [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
         unreachable || passing.iter().any(|label| error.contains_label(label))
+    }
+}
+
+/// What happened, for an operator to read: the driver's own text is a dump of its state.
+fn brief(error: &mongodb::error::Error) -> String {
+    use mongodb::error::ErrorKind;
+    match error.kind.as_ref() {
+        ErrorKind::ServerSelection { .. } => {
+            "no server that can take the operation was found in time; look at mongodb.uri and the replica set".to_owned()
+        }
+        ErrorKind::Io(error) => format!("the connection broke: {error}"),
+        ErrorKind::ConnectionPoolCleared { .. } => "the connections were dropped, because one of them broke".to_owned(),
+        ErrorKind::DnsResolve { message, .. } => format!("a name could not be looked up: {message}"),
+        ErrorKind::Authentication { message, .. } => format!("the user was refused: {message}"),
+        ErrorKind::Command(command) => format!("{} ({} {})", command.message, command.code, command.code_name),
+        other => other.to_string(),
     }
 }
 

@@ -146,7 +146,7 @@ mod tests {
     fn mailer() -> Mailer {
         let mut sources = config::Sources::default();
         let variables = [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__SMTP__TLS", "none")];
-        sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+        sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Mailer::new(&config::Config::load(sources).unwrap().smtp).unwrap()
     }
 

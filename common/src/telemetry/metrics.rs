@@ -32,12 +32,12 @@ fn made<C: Collector + Clone + 'static>(metric: prometheus::Result<C>) -> C {
 }
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $name:ident: $type:ident = $metric:literal $([$($label:literal),+])? $(in $buckets:ident)?;)+) => {
+    ($(#[doc = $doc:literal])+ $touch:ident: $($(#[doc = $help:literal])+ $name:ident: $type:ident = $metric:literal $([$($label:literal),+])? $(in $buckets:ident)?;)+) => {
         $($(#[doc = $help])+ pub static $name: LazyLock<$type> =
-            LazyLock::new(|| made(metrics!(@new $type, $metric, concat!($($help),+), [$($($label),+)?] $(, $buckets)?)));)+
+            LazyLock::new(|| made(metrics!(@new $type, $metric, concat!($($help),+).trim(), [$($($label),+)?] $(, $buckets)?)));)+
 
-        /// Makes every metric exist, so that a scrape shows zeros instead of gaps.
-        fn touch() {
+        $(#[doc = $doc])+
+        pub fn $touch() {
             $(LazyLock::force(&$name);)+
         }
     };
@@ -54,6 +54,23 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Makes the metrics that every process has exist.
+    expose_shared:
+
+    /// Database transactions by how they ended: committed or aborted.
+    DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome"];
+    /// Transaction bodies run again after a transient error.
+    DB_TRANSACTION_RETRIES: IntCounter = "tenantry_db_transaction_retries_total";
+    /// Jobs staged in the outbox.
+    JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
+    /// Jobs handed to Redis, by path: fast, relay, reconcile or direct.
+    JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
+}
+
+metrics! {
+    /// Makes the metrics of an API exist, so that a scrape shows zeros instead of gaps.
+    expose_api:
+
     /// Requests answered.
     HTTP_REQUESTS: IntCounterVec = "tenantry_http_requests_total" ["method", "route", "status"];
     /// Seconds from a request's head to its answer's head.
@@ -66,14 +83,12 @@ metrics! {
     PASSWORD_HASH_SHED: IntCounter = "tenantry_password_hash_shed_total";
     /// Seconds a password took to hash, waiting excluded.
     PASSWORD_HASH_DURATION: Histogram = "tenantry_password_hash_duration_seconds" in REQUEST_BUCKETS;
-    /// Database transactions by how they ended: committed or aborted.
-    DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome"];
-    /// Transaction bodies run again after a transient error.
-    DB_TRANSACTION_RETRIES: IntCounter = "tenantry_db_transaction_retries_total";
-    /// Jobs staged in the outbox.
-    JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
-    /// Jobs handed to Redis, by path: fast, relay, reconcile or direct.
-    JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
+}
+
+metrics! {
+    /// Makes the metrics of a worker exist, so that a scrape shows zeros instead of gaps.
+    expose_worker:
+
     /// Attempts that ended, by outcome: success, retry, dead, skipped, parked or returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from when a job was due to when it started.
@@ -112,7 +127,7 @@ metrics! {
 
 /// Everything measured so far, in Prometheus' text format.
 pub fn render() -> String {
-    touch();
+    expose_shared();
     let mut text = Vec::new();
     let encoded = TextEncoder::new().encode(&REGISTRY.gather(), &mut text);
     if let Err(error) = encoded {
@@ -125,6 +140,7 @@ pub fn render() -> String {
 mod tests {
     #[test]
     fn renders_zeros_before_anything_happened() {
+        super::expose_worker();
         let text = super::render();
         assert!(text.contains("tenantry_jobs_outbox_rows 0"), "{text}");
         assert!(text.contains("process_open_fds"), "{text}");

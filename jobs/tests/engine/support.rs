@@ -126,7 +126,7 @@ impl World {
     async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
         let mut sources = Sources::default();
         let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
-        sources.add_environment(env.config_env().into_iter().chain(settings)).unwrap();
+        sources.add_environment(env.config_env().into_iter().chain(settings));
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
         store.migrate(&jobs::migrations()).await.unwrap();

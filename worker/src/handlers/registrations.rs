@@ -57,7 +57,7 @@ async fn cooldown(app: &App, registration: &Registration) -> Result<Option<Durat
 
 async fn mail(app: &App, running: &Running<App>, registration: &Registration) -> Result<(), JobError> {
     if let Some(user) = User::by_email(&app.store, &registration.email).await? {
-        let values = json!({ "name": user.name, "link": app.public_url });
+        let values = json!({ "name": user.name });
         app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
     } else {
         let token = registration.link_token(&app.key);

@@ -18,7 +18,7 @@ const QUEUE: Queue = Queue::Email;
 async fn broker(env: &TestEnv) -> Broker {
     let mut sources = config::Sources::default();
     let lease = [("TENANTRY__JOBS__LEASE".to_owned(), "1ms".to_owned())];
-    sources.add_environment(env.config_env().into_iter().chain(lease)).unwrap();
+    sources.add_environment(env.config_env().into_iter().chain(lease));
     let config = config::Config::load(sources).unwrap();
     let broker = Broker::new(&config.redis, &config.jobs).unwrap();
     broker.ensure_group(QUEUE).await.unwrap();
