@@ -1,5 +1,7 @@
-//! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it.
+//! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it, `bench`
+//! measures it.
 
+mod bench;
 mod check;
 mod down;
 mod inbox;
@@ -33,6 +35,8 @@ enum Command {
     },
     /// Check everything: format, lints, licences, tests on real servers, docs, alert rules.
     Test(check::Options),
+    /// Measure what the product can do on this machine, and print a table.
+    Bench(bench::Options),
     /// The mail catcher of `up`, a process of its own.
     #[command(hide = true)]
     Mail {
@@ -55,6 +59,7 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(&options).await,
         Command::Down { wipe } => down::run(wipe).await,
         Command::Test(options) => check::run(&options).await,
+        Command::Bench(options) => bench::run(&options).await,
         Command::Mail { smtp_port, http_port, state_dir } => inbox::run(smtp_port, http_port, &state_dir).await,
     };
     match outcome {

@@ -1,0 +1,105 @@
+//! `cargo xtask bench`: what the product can do on this machine, measured on released programs and
+//! real servers. Requests are offered at a fixed rate ([`load`]); the engine is measured by a
+//! program of its own ([`engine`]).
+
+mod engine;
+mod http;
+mod load;
+mod machine;
+mod stack;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use xtask::progress::{say, step};
+
+use self::{
+    machine::Circumstances,
+    stack::Stack,
+    table::{Row, markdown},
+};
+use crate::{programs, up::Signals};
+
+/// How to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Seconds each load lasts.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=120))]
+    seconds: u16,
+    /// Measure only this; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Measure>,
+    /// Also write everything to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// Who one is, over HTTP.
+    Me,
+    /// Registering, over HTTP.
+    Register,
+    /// From staging or enqueueing a job to its start, while nothing else is to do.
+    JobLatency,
+    /// Jobs pushed and drained a second.
+    JobRate,
+}
+
+impl Options {
+    fn wants(&self, measure: Measure) -> bool {
+        self.only.is_empty() || self.only.contains(&measure)
+    }
+}
+
+/// Measures, and prints a table.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let circumstances = Circumstances::now().await?;
+    let programs = programs::build(true).await?;
+    let example = ["build", "--workspace", "--release", "--bins", "--example", engine::PROGRAM];
+    step("building the engine's measures", async { programs::succeed(&mut programs::cargo(&example)).await }).await?;
+    let mut rows = Vec::new();
+    let outcome = tokio::select! {
+        outcome = measure(options, &programs, &mut rows) => outcome,
+        // The servers go with what uses them, and their folders too.
+        () = signals.asked() => Err(anyhow::anyhow!("stopped")),
+    };
+    // What was measured before something failed is still true.
+    if !rows.is_empty() {
+        println!("{circumstances}\n{}", markdown(&rows));
+    }
+    if let Some(file) = &options.json {
+        let all = serde_json::json!({ "circumstances": circumstances, "rows": rows });
+        std::fs::write(file, format!("{all:#}\n")).with_context(|| format!("writing {}", file.display()))?;
+        say(&format!("also written to {}", file.display()));
+    }
+    outcome
+}
+
+async fn measure(options: &Options, programs: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let time = Duration::from_secs(options.seconds.into());
+    let (me, register) = (options.wants(Measure::Me), options.wants(Measure::Register));
+    if me || register {
+        let stack = Stack::start(programs).await?;
+        if me {
+            rows.extend(http::me(&stack, time).await?);
+        }
+        if register {
+            rows.extend(http::register(&stack, time).await?);
+        }
+        stack.stop().await;
+    }
+    let engine = [(Measure::JobLatency, "latency"), (Measure::JobRate, "rate")];
+    let engine: Vec<&str> = engine.into_iter().filter(|(measure, _)| options.wants(*measure)).map(|(_, name)| name).collect();
+    if !engine.is_empty() {
+        rows.extend(engine::measure(programs, &engine).await?);
+    }
+    Ok(())
+}
