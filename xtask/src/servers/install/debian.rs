@@ -2,7 +2,10 @@
 //! archives of its own inside the cache folder, says which packages are missing here, fetches them,
 //! and `dpkg -x` unpacks them beside each other. Nothing is configured and no service is started.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use tokio::process::Command;
@@ -30,10 +33,8 @@ pub(super) async fn install(package: &str, cache: &Path) -> anyhow::Result<()> {
     let apt = Apt::new(cache)?;
     run(&mut apt.get(&["update"])).await.context("fetching the lists of packages")?;
     let simulated = run(&mut apt.get(&["install", "--simulate", "--no-install-recommends", package])).await?;
-    let mut packages = to_install(&String::from_utf8_lossy(&simulated.stdout));
-    if packages.is_empty() {
-        packages.push(package.to_owned());
-    }
+    let simulated = String::from_utf8_lossy(&simulated.stdout);
+    let packages = to_download(package, &simulated);
     let work = tempfile::tempdir_in(cache)?;
     let mut download = apt.get(&["download"]);
     run(download.args(&packages).current_dir(work.path())).await.context("downloading the packages")?;
@@ -79,10 +80,21 @@ impl Apt {
     }
 }
 
-/// The packages that `apt-get install --simulate` would install: its lines `Inst name (…)`.
-fn to_install(simulated: &str) -> Vec<String> {
-    let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
-    names.map(str::to_owned).collect()
+/// What to unpack together: the package, those its files are links into, and what `apt-get install --simulate` says is missing
+/// here, in its lines `Inst name (…)`.
+fn to_download<'a>(package: &'a str, simulated: &'a str) -> BTreeSet<&'a str> {
+    let missing = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    missing.chain([package]).chain(linked(package).iter().copied()).collect()
+}
+
+/// Packages that hold what a package's files are links to. Libraries are found wherever they are installed, but a relative link in
+/// the cache folder leads nowhere unless its target lies beside it.
+fn linked(package: &str) -> &'static [&'static str] {
+    match package {
+        // `redis-server` is a link to `redis-check-rdb`.
+        "redis-server" => &["redis-tools"],
+        _ => &[],
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +103,16 @@ mod tests {
 
     #[test]
     fn missing_packages_are_read_from_the_simulation() {
-        let simulated = "Reading package lists...\nInst liblzf1 (3.6-3 Debian:12 [amd64])\nInst redis-server [7.0.1] (7.0.15 Debian)\nConf liblzf1 (3.6-3)\n";
-        assert_eq!(to_install(simulated), ["liblzf1", "redis-server"]);
+        let simulated =
+            "Reading package lists...\nInst libx1 (3.6-3 Debian:12 [amd64])\nInst prometheus [2.1] (2.42 Debian)\nConf libx1 (3.6-3)\n";
+        assert_eq!(to_download("prometheus", simulated), ["libx1", "prometheus"].into());
+    }
+
+    #[test]
+    fn a_package_comes_with_what_its_links_lead_to_even_where_that_is_installed() {
+        let without_tools = "Inst redis-server (7.0.15 Debian)\n";
+        for simulated in [without_tools, ""] {
+            assert_eq!(to_download("redis-server", simulated), ["redis-server", "redis-tools"].into());
+        }
     }
 }
