@@ -33,7 +33,7 @@ const MAIL_POLICY: &str =
 
 /// Runs until a signal asks to stop.
 pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow::Result<()> {
-    let inbox = Arc::new(Inbox::open(state, KEPT_MAX)?);
+    let inbox = Arc::new(Inbox::open(state, KEPT_MAX)?.announcing(|mail| say(&announcement(mail))));
     let catcher = MailCatcher::start_with(smtp_port, Arc::clone(&inbox)).await?;
     let address = ("127.0.0.1", http_port);
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on port {http_port}"))?;
@@ -44,6 +44,11 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
         () = signals.asked() => catcher.stop().await,
     }
     Ok(())
+}
+
+/// A line that tells of a mail. What comes from outside is quoted, so that it cannot steer a terminal.
+fn announcement(mail: &Mail) -> String {
+    format!("took a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
 }
 
 fn router(inbox: Arc<Inbox>) -> Router {
@@ -118,5 +123,25 @@ async fn delete(State(inbox): State<Arc<Inbox>>) -> Response {
     match inbox.clear() {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mail_is_told_by_recipient_and_subject_and_steers_no_terminal() {
+        let mail = Mail {
+            id: String::new(),
+            from: "no-reply@example.com".to_owned(),
+            to: vec!["ann@example.com".to_owned()],
+            subject: "Confirm \u{1b}[2J".to_owned(),
+            text: "a secret link".to_owned(),
+            html: String::new(),
+            headers: std::collections::BTreeMap::new(),
+            received_at: String::new(),
+        };
+        assert_eq!(announcement(&mail), r#"took a mail to ann@example.com: "Confirm \u{1b}[2J""#);
     }
 }

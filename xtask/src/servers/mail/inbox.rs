@@ -18,6 +18,8 @@ pub struct Inbox {
     kept_max: usize,
     /// How many mails have ever come; waiters wake on each.
     arrived: watch::Sender<u64>,
+    /// Told of each mail.
+    announce: fn(&Mail),
 }
 
 #[derive(Debug)]
@@ -43,7 +45,13 @@ impl Inbox {
     }
 
     fn with(kept: Kept, kept_max: usize) -> Self {
-        Self { kept: Mutex::new(kept), kept_max, arrived: watch::channel(0).0 }
+        Self { kept: Mutex::new(kept), kept_max, arrived: watch::channel(0).0, announce: |_| {} }
+    }
+
+    /// Calls `announce` with each mail that is kept from now on.
+    #[must_use]
+    pub fn announcing(self, announce: fn(&Mail)) -> Self {
+        Self { announce, ..self }
     }
 
     /// All mails, the newest first.
@@ -73,7 +81,8 @@ impl Inbox {
     pub fn receive(&self, mail: Mail) -> std::io::Result<()> {
         let mut kept = locked(&self.kept);
         let full = kept.journal.as_mut().map(|journal| journal.append(&mail)).transpose()?;
-        kept.mails.push_back(Arc::new(mail));
+        let mail = Arc::new(mail);
+        kept.mails.push_back(Arc::clone(&mail));
         if kept.mails.len() > self.kept_max {
             kept.mails.pop_front();
         }
@@ -82,6 +91,8 @@ impl Inbox {
         }
         // Under the lock, so that the count and the mails tell the same story.
         self.arrived.send_modify(|arrived| *arrived += 1);
+        drop(kept);
+        (self.announce)(&mail);
         Ok(())
     }
 
