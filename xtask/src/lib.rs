@@ -5,6 +5,7 @@
 //! real SMTP server. This crate knows none of the product's crates, so that all of them can test with it.
 
 mod environment;
+pub mod log_line;
 pub mod progress;
 pub mod servers;
 pub mod testing;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use tokio::process::Command;
-use xtask::{progress::step, variable, workspace_root};
+use xtask::{log_line::readable_text, progress::step, variable, workspace_root};
 
 /// `cargo` with arguments, to be run at the workspace's root; what it says goes to the terminal.
 pub(crate) fn cargo(args: &[&str]) -> Command {
@@ -52,7 +52,7 @@ pub(crate) async fn run_once(program: &Path, args: &[&str], env: &[(String, Stri
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     std::io::Write::write_all(&mut file, &said)?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&said).into_owned();
+        let said = readable_text(&String::from_utf8_lossy(&said));
         bail!("`{} {}` ended with {}:\n{said}", program.display(), args.join(" "), output.status);
     }
     Ok(())

@@ -40,6 +40,11 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// Writes a text and the end of its line to standard output. That it may be closed is no reason to stop.
+pub fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// `text` in the colour of an SGR code, where standard error is a terminal.
 pub fn paint(sgr: &str, text: &str) -> String {
     if std::io::stderr().is_terminal() { format!("\u{1b}[{sgr}m{text}\u{1b}[0m") } else { text.to_owned() }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use xtask::{
+    log_line::readable_text,
     progress::{paint, say, seconds},
     servers::install::Tool,
 };
@@ -41,7 +42,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         for name in ["api", "worker", "mail"] {
             let log = std::fs::read_to_string(stack.plan().log(name)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            say(&format!("\n── the end of the log of {name}\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")));
+            let end = readable_text(&lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
+            say(&format!("\n── the end of the log of {name}\n{end}"));
         }
         return Err(error.context("the smoke test failed"));
     }

@@ -94,11 +94,8 @@ impl Plan {
             smtp_port: smtp,
         };
         let mut env = wiring.env();
-        env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "pretty".to_owned()));
-        // Their logs go to files; colours belong there only when we show them on a terminal.
-        if !std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            env.push(("NO_COLOR".to_owned(), "1".to_owned()));
-        }
+        // Their logs go to files, for `jq`; what is shown on a terminal is made readable there.
+        env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "json".to_owned()));
         env
     }
 }

@@ -20,6 +20,8 @@ use anyhow::{Context, anyhow};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::sync::watch;
 
+use crate::log_line::readable_text;
+
 /// How to start a program.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -210,7 +212,8 @@ impl Child {
             outcome = tokio::time::timeout(within, readiness) => outcome.unwrap_or_else(|_| Err(anyhow!("it was not ready after {within:?}"))),
         };
         let Spec { name, log, .. } = &self.spec;
-        outcome.with_context(|| format!("{name} did not become ready; the end of {}:\n{}", log.display(), self.log_tail(30)))
+        outcome
+            .with_context(|| format!("{name} did not become ready; the end of {}:\n{}", log.display(), readable_text(&self.log_tail(30))))
     }
 }
 

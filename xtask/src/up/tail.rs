@@ -1,12 +1,14 @@
-//! Shows what processes write to their logs, a name before each line. The servers' chatter stays in the
-//! files; only their errors are shown.
+//! Shows what processes write to their logs, a name before each line and our own programs' JSON made readable. The servers'
+//! chatter stays in the files; only their errors are shown.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{IsTerminal, Read, Seek, SeekFrom, Write},
+    io::{IsTerminal, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use xtask::{log_line::readable, progress::print};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A log that has grown beyond this is emptied; the processes append, so they go on at its start.
@@ -56,9 +58,9 @@ fn read_from(log: &Path, position: &mut u64) -> std::io::Result<Vec<u8>> {
 fn show(name: &str, line: &str) {
     if is_worth_showing(name, line) {
         let label = format!("{name:>10} │");
-        let label = if std::io::stdout().is_terminal() { format!("\u{1b}[{}m{label}\u{1b}[0m", colour(name)) } else { label };
-        // A closed terminal is no reason to stop the servers.
-        let _ = writeln!(std::io::stdout().lock(), "{label} {line}");
+        let coloured = std::io::stdout().is_terminal();
+        let label = if coloured { format!("\u{1b}[{}m{label}\u{1b}[0m", colour(name)) } else { label };
+        print(&format!("{label} {}", readable(line, coloured)));
     }
 }
 
