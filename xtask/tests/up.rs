@@ -116,9 +116,12 @@ async fn taken_ports_are_named_with_their_purpose_and_the_way_out() {
     let _taken = std::net::TcpListener::bind(("127.0.0.1", 4000 + offset)).unwrap();
     let (status, said) = run(folder.path(), &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success());
-    for part in [&format!("port {}", 4000 + offset), "the API", "--port-offset"] {
+    for part in [&format!("port {}", 4000 + offset), "the API"] {
         assert!(said.contains(part), "{said}");
     }
+    let (_, suggested) = said.split_once("--port-offset ").unwrap();
+    let suggested: u16 = suggested.trim_end().trim_end_matches('`').parse().unwrap();
+    assert!(PORTS.iter().all(|port| is_free(port + suggested)), "{said}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod keeper;
 mod ledger;
+mod ports;
 mod signals;
 mod tail;
 
@@ -14,10 +15,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use xtask::{
     progress::{paint, say},
-    servers::{
-        install::{Program, Tool},
-        is_free,
-    },
+    servers::install::{Program, Tool},
     variable, workspace_root,
 };
 
@@ -96,7 +94,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
     let ports = Ports::documented(options.port_offset)?;
     let prometheus = find_prometheus(options).await?;
-    check_ports(ports, prometheus.is_some())?;
+    ports::check(ports, prometheus.is_some())?;
     for (tool, name) in [(Tool::Mongod, "mongod"), (Tool::Redis, "redis-server")] {
         let program = tool.find().await?;
         say(&format!("{} {name} is {}", paint("32", "✓"), program.path.display()));
@@ -119,33 +117,6 @@ async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
         say("  prometheus is not installed and stays away; `--with-prometheus` installs and runs it");
     }
     Ok(installed)
-}
-
-/// Every port that is taken, at once, with what it is for.
-fn check_ports(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
-    let mut wanted = vec![
-        (ports.mongod, "MongoDB"),
-        (ports.redis, "Redis"),
-        (ports.smtp, "the mail catcher's SMTP"),
-        (ports.inbox, "the mail catcher's inbox page"),
-        (ports.api, "the API"),
-        (ports.api_internal, "the API's metrics and health"),
-        (ports.worker_internal, "the worker's metrics and health"),
-    ];
-    wanted.extend(with_prometheus.then_some((ports.prometheus, "Prometheus")));
-    let taken: Vec<String> = wanted
-        .into_iter()
-        .filter(|(port, _)| !is_free(*port))
-        .map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken by another program"))
-        .collect();
-    if !taken.is_empty() {
-        bail!(
-            "{} of the ports are not free:{}\nstop those programs, or move all ports with `--port-offset N`",
-            taken.len(),
-            taken.concat()
-        );
-    }
-    Ok(())
 }
 
 /// The configuration in `dashboards`, or a copy of it whose targets are moved like our ports.
