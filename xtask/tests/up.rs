@@ -4,11 +4,13 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use xtask::servers::is_free;
@@ -96,15 +98,23 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let before = running(state);
     assert!(["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)), "{before:?}");
     for pid in before.values() {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), Signal::KILL).unwrap();
     }
     until(state, "all to come back", || running(state).iter().all(|(name, pid)| before[name] != *pid)).await;
     demo_logs_in(&mut up, 4000 + offset).await;
 
-    let (status, said) = run(state, &["down", "--wipe"]).await;
+    let (status, said) = run(state, &["down"]).await;
     assert!(status.success(), "{said}");
     assert!(up.wait().await.unwrap().success());
+    assert!(said_so_far(state).contains("all stopped"));
+    // JSON for programs in the file, and something for people on the terminal.
+    let log = std::fs::read_to_string(state.join("logs/worker.log")).unwrap();
+    let started: Value = log.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
+    let shown = format!("worker │ {} INFO", &started["timestamp"].as_str().unwrap()[11..23]);
+    assert!(said_so_far(state).contains(&shown), "{shown} is not in {}", said_so_far(state));
+
+    let (status, said) = run(state, &["down", "--wipe"]).await;
+    assert!(status.success(), "{said}");
     assert!(!state.join("data").exists() && !state.join("run.json").exists());
     assert!(PORTS.iter().all(|port| is_free(port + offset)));
 }
@@ -122,6 +132,47 @@ async fn taken_ports_are_named_with_their_purpose_and_the_way_out() {
     let (_, suggested) = said.split_once("--port-offset ").unwrap();
     let suggested: u16 = suggested.trim_end().trim_end_matches('`').parse().unwrap();
     assert!(PORTS.iter().all(|port| is_free(port + suggested)), "{said}");
+}
+
+/// An `up` that never gets beyond building our programs.
+async fn building_forever(state: &Path) -> Child {
+    let cargo = state.join("cargo");
+    std::fs::write(&cargo, "#!/bin/sh\nexec sleep 30\n").unwrap();
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let log = std::fs::File::create(state.join("up.log")).unwrap();
+    let mut command = xtask(state, &["up", "--port-offset", &free_offset().to_string()]);
+    let up = command.env("CARGO", cargo).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    until(state, "the build to begin", || said_so_far(state).contains("building our programs")).await;
+    up
+}
+
+fn signal(process: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(process.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+#[tokio::test]
+async fn stopping_before_anything_was_started_is_a_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = building_forever(folder.path()).await;
+    signal(&up, Signal::INT);
+    assert!(up.wait().await.unwrap().success());
+    assert!(said_so_far(folder.path()).contains("stopped before anything was started"));
+    assert!(!folder.path().join("run.json").exists());
+}
+
+#[tokio::test]
+async fn an_up_that_was_killed_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut killed = building_forever(folder.path()).await;
+    let pid = killed.id().unwrap();
+    signal(&killed, Signal::KILL);
+    killed.wait().await.unwrap();
+    let mut next = building_forever(folder.path()).await;
+    signal(&next, Signal::TERM);
+    assert!(next.wait().await.unwrap().success());
+    let said = said_so_far(folder.path());
+    assert!(said.contains(&format!("an earlier `up` (process {pid}) was killed")), "{said}");
 }
 
 #[tokio::test]

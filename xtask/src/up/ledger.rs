@@ -84,11 +84,17 @@ impl Ledger {
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Stops processes that an `up` left behind when it was killed.
+    /// Stops processes that an `up` left behind when it was killed, and tells of it.
     pub(crate) async fn stop_leftovers(&self) -> anyhow::Result<()> {
-        let leftovers: Vec<_> = self.read().processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
-        for (name, entry) in &leftovers {
-            say(&format!("  stopping {name} (process {}), left behind by an earlier `up`", entry.pid));
+        let Run { supervisor, processes } = self.read();
+        let leftovers: Vec<_> = processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
+        // An `up` that ends by itself removes the file.
+        if let Some(killed) = supervisor {
+            let names: Vec<&str> = leftovers.iter().map(|(name, _)| name.as_str()).collect();
+            let rest = if names.is_empty() { "what it ran ended with it".to_owned() } else { format!("stopping {}", names.join(", ")) };
+            say(&format!("  an earlier `up` (process {}) was killed; {rest}", killed.pid));
+        }
+        for (_, entry) in &leftovers {
             entry.signal(Signal::TERM);
         }
         for (name, entry) in leftovers {

@@ -14,7 +14,7 @@ use std::{fs::File, path::PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use xtask::{
-    progress::{paint, say},
+    progress::{paint, print, say},
     servers::install::{Program, Tool},
     variable, workspace_root,
 };
@@ -67,17 +67,28 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     ledger.stop_leftovers().await?;
     ledger.begin()?;
+    let outcome = run_alone(options, ledger).await;
+    // Whatever came of it, nothing runs any more.
+    Ledger::at(&state_dir()).forget();
+    outcome
+}
+
+/// As the only `up` on this state.
+async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut stack = tokio::select! {
         stack = prepare(options, ledger) => stack?,
-        () = signals.asked() => bail!("stopped before anything was started"),
+        () = signals.asked() => {
+            say("stopped before anything was started");
+            return Ok(());
+        }
     };
     let outcome = tokio::select! {
         outcome = stack.start() => outcome.map(|()| true),
         () = signals.asked() => Ok(false),
     };
     if let Ok(true) = outcome {
-        println!("{}", table(stack.plan()));
+        print(&table(stack.plan()));
         signals.asked().await;
     }
     say("");
@@ -86,8 +97,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         () = signals.asked() => Err(anyhow::anyhow!("asked twice, so what still ran was killed")),
     };
     drop(stack);
-    Ledger::at(&state_dir()).forget();
-    outcome.and(stopped)
+    outcome.and(stopped)?;
+    say(&format!("all stopped; data and logs stay in {}", state_dir().display()));
+    Ok(())
 }
 
 /// Everything that comes before the first process: ports, servers, our own programs.
