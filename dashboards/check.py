@@ -3,7 +3,7 @@
 
     dashboards/check.py                                              # files only
     dashboards/check.py --prometheus http://127.0.0.1:9090           # every query must run
-    dashboards/check.py --prometheus http://127.0.0.1:9090 --strict  # and return something
+    dashboards/check.py --prometheus http://127.0.0.1:9090 --strict  # and return something: needs some minutes of traffic first
 
 Without a server it checks that
 - every panel has a title, a description, a unit, the datasource and a query, and an id of its own;
@@ -317,7 +317,7 @@ def check_live(report, server, strict):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--prometheus", metavar="URL", help="also run every query against this server")
-    parser.add_argument("--strict", action="store_true", help="with --prometheus: a query that returns nothing is a failure")
+    parser.add_argument("--strict", action="store_true", help="with --prometheus: a query that returns nothing is a failure; needs some minutes of traffic first")
     options = parser.parse_args()
     if options.strict and not options.prometheus:
         parser.error("--strict needs --prometheus")
