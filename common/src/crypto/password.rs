@@ -2,11 +2,18 @@
 //!
 //! A hash costs about 30 ms of a core on purpose. Hashing therefore runs on blocking threads
 //! behind a semaphore; a request that waits too long for its turn is shed instead of queueing, so
-//! a flood of logins cannot starve everything else.
+//! a flood of logins cannot starve everything else. The 19 MiB that a hash works in are kept from
+//! one hash to the next, because what is freed on changing threads stays with their allocators'
+//! arenas and adds up to hundreds of megabytes.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc};
+use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::JoinError, time::timeout};
@@ -23,6 +30,11 @@ pub(super) const PASSWORD_BYTES_MAX: usize = 1024;
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+
+/// The most a stored hash may ask for; one that asks for more was not made by us and would stall
+/// or starve the process.
+const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
+const STORED_PASSES_MAX: u32 = 32;
 
 /// A password as a person typed it. Never printed, never altered, never cut.
 #[derive(Clone, Debug)]
@@ -90,6 +102,7 @@ pub enum HashError {
 pub struct Hasher {
     turns: Arc<Semaphore>,
     wait_max: Duration,
+    workspaces: Arc<Workspaces>,
     dummy: PasswordHash,
 }
 
@@ -101,8 +114,9 @@ impl Hasher {
     pub fn new(concurrency: usize, wait_max: Duration) -> Result<Self, HashError> {
         // Made with the same parameters as every new hash, so that checking a password of an
         // account that does not exist costs the same as of one that does.
-        let dummy = hash_blocking(&SecretString::from("no account has this password".to_owned()))?;
-        Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), wait_max, dummy })
+        let workspaces = Workspaces::default();
+        let dummy = hash_blocking(&workspaces, &SecretString::from("no account has this password".to_owned()))?;
+        Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), wait_max, workspaces: Arc::new(workspaces), dummy })
     }
 
     /// A hash of `password` with a fresh salt.
@@ -110,7 +124,7 @@ impl Hasher {
     /// # Errors
     /// [`HashError::Overloaded`] when its turn does not come in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
-        self.in_turn(move || hash_blocking(&password.0)).await
+        self.in_turn(move |workspaces| hash_blocking(workspaces, &password.0)).await
     }
 
     /// Whether `password` is the one `hash` was made of. Without a hash, as when there is no such
@@ -121,10 +135,13 @@ impl Hasher {
     pub async fn verify(&self, password: Password, hash: Option<PasswordHash>) -> Result<bool, HashError> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
-        self.in_turn(move || verify_blocking(&password.0, &hash)).await.map(|matches| matches && known)
+        self.in_turn(move |workspaces| verify_blocking(workspaces, &password.0, &hash)).await.map(|matches| matches && known)
     }
 
-    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, HashError> + Send + 'static) -> Result<T, HashError> {
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Workspaces) -> Result<T, HashError> + Send + 'static,
+    ) -> Result<T, HashError> {
         let waiting = metrics::PASSWORD_HASH_WAITING.clone();
         waiting.inc();
         let turn = timeout(self.wait_max, Arc::clone(&self.turns).acquire_owned()).await;
@@ -135,32 +152,96 @@ impl Hasher {
         };
         // The permit lives in the blocking task: were it held by the request, a client that hangs
         // up would free it while its hash still burns a core.
+        let workspaces = Arc::clone(&self.workspaces);
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let _timer = metrics::PASSWORD_HASH_DURATION.start_timer();
-            work()
+            work(&workspaces)
         })
         .await?
     }
 }
 
-fn argon2() -> Result<Argon2<'static>, HashError> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(refused)?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+/// The memory that hashes work in, kept between them. Made when first needed and only ever used
+/// with a turn, so there are no more of them than turns.
+#[derive(Default)]
+struct Workspaces(Mutex<Vec<Workspace>>);
+
+type Workspace = Box<[Block]>;
+
+impl Workspaces {
+    /// The argon2 output of `length` bytes, in memory of the pool where that is large enough.
+    fn compute(&self, argon2: &Argon2<'_>, password: &SecretString, salt: &[u8], length: usize) -> Result<Vec<u8>, HashError> {
+        let blocks = argon2.params().block_count();
+        let mut output = vec![0; length];
+        let mut compute =
+            |memory: &mut [Block]| argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, &mut output, memory);
+        let computed = if blocks > workspace_blocks() {
+            compute(&mut vec![Block::new(); blocks])
+        } else {
+            let mut workspace = self.take();
+            let computed = compute(&mut workspace);
+            self.kept().push(workspace);
+            computed
+        };
+        computed.map(|()| output).map_err(refused)
+    }
+
+    fn take(&self) -> Workspace {
+        let kept = self.kept().pop();
+        kept.unwrap_or_else(|| vec![Block::new(); workspace_blocks()].into())
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn hash_blocking(password: &SecretString) -> Result<PasswordHash, HashError> {
-    let hash: phc::PasswordHash = argon2()?.hash_password(password.expose_secret().as_bytes()).map_err(refused)?;
+impl fmt::Debug for Workspaces {
+    /// Their content comes of passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Workspaces").field(&self.kept().len()).finish()
+    }
+}
+
+/// A block is a KiB.
+const fn workspace_blocks() -> usize {
+    MEMORY_KIB as usize
+}
+
+fn hash_blocking(workspaces: &Workspaces, password: &SecretString) -> Result<PasswordHash, HashError> {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(refused)?;
+    let salt = phc::Salt::generate();
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let output = workspaces.compute(&argon2, password, &salt, Params::DEFAULT_OUTPUT_LEN)?;
+    let hash = phc::PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: phc::ParamsString::try_from(&params).map_err(refused)?,
+        salt: Some(salt),
+        hash: Some(phc::Output::new(&output).map_err(refused)?),
+    };
     Ok(PasswordHash(hash.to_string()))
 }
 
-fn verify_blocking(password: &SecretString, hash: &PasswordHash) -> Result<bool, HashError> {
-    let parsed = phc::PasswordHash::new(&hash.0).map_err(refused)?;
-    match argon2()?.verify_password(password.expose_secret().as_bytes(), &parsed) {
-        Ok(()) => Ok(true),
-        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(refused(error)),
+fn verify_blocking(workspaces: &Workspaces, password: &SecretString, hash: &PasswordHash) -> Result<bool, HashError> {
+    let stored = phc::PasswordHash::new(&hash.0).map_err(refused)?;
+    let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
+        return Err(HashError::Refused("the stored hash lacks its salt or its output".to_owned()));
+    };
+    let output = workspaces.compute(&argon2_of(&stored)?, password, salt, expected.len())?;
+    Ok(verify_slices_are_equal(&output, expected.as_bytes()).is_ok())
+}
+
+/// argon2 with the parameters that a stored hash was made with.
+fn argon2_of(stored: &phc::PasswordHash) -> Result<Argon2<'static>, HashError> {
+    let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(refused)?;
+    let version = stored.version.map(Version::try_from).transpose().map_err(refused)?.unwrap_or_default();
+    let params = Params::try_from(stored).map_err(refused)?;
+    if params.m_cost() > STORED_MEMORY_KIB_MAX || params.t_cost() > STORED_PASSES_MAX {
+        return Err(HashError::Refused(format!("the stored hash asks for {} KiB and {} passes", params.m_cost(), params.t_cost())));
     }
+    Ok(Argon2::new(algorithm, version, params))
 }
 
 fn refused(error: impl fmt::Display) -> HashError {
@@ -169,6 +250,8 @@ fn refused(error: impl fmt::Display) -> HashError {
 
 #[cfg(test)]
 mod tests {
+    use argon2::PasswordHasher;
+
     use super::*;
 
     fn password(text: &str) -> Password {
@@ -200,6 +283,60 @@ mod tests {
         let _held = Arc::clone(&hasher.turns).acquire_owned().await.unwrap();
         let shed = hasher.hash(password("correct horse")).await;
         assert!(matches!(shed, Err(HashError::Overloaded)));
+    }
+
+    #[tokio::test]
+    async fn memory_is_kept_for_as_many_hashes_as_run_at_once() {
+        let hasher = Hasher::new(2, Duration::from_secs(60)).unwrap();
+        let kept = || hasher.workspaces.kept().iter().map(|workspace| workspace.as_ptr()).collect::<Vec<_>>();
+        let first = kept();
+        for _ in 0..5 {
+            hasher.hash(password("correct horse")).await.unwrap();
+        }
+        assert_eq!((first.len(), kept()), (1, first), "one after the other, they share the memory");
+        let hashing = (0..8).map(|_| hasher.hash(password("correct horse")));
+        futures::future::try_join_all(hashing).await.unwrap();
+        assert!(kept().len() <= 2, "{hasher:?}");
+    }
+
+    fn made_by_the_crate(memory_kib: u32, passes: u32, lanes: u32) -> PasswordHash {
+        let params = Params::new(memory_kib, passes, lanes, None).unwrap();
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let hash: phc::PasswordHash = argon2.hash_password(b"correct horse").unwrap();
+        PasswordHash(hash.to_string())
+    }
+
+    #[tokio::test]
+    async fn hashes_of_other_parameters_verify() {
+        let hasher = Hasher::new(1, Duration::from_secs(60)).unwrap();
+        for (memory_kib, passes, lanes) in [(MEMORY_KIB, PASSES, LANES), (64, 1, 1), (1024, 3, 4), (2 * MEMORY_KIB, 1, 2)] {
+            let hash = made_by_the_crate(memory_kib, passes, lanes);
+            assert!(hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(), "{memory_kib} {passes} {lanes}");
+            assert!(!hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap(), "{memory_kib} {passes} {lanes}");
+        }
+        assert_eq!(hasher.workspaces.kept().len(), 1, "what is too large to keep is not kept");
+        // The reference implementation's own vector (phc-winner-argon2, src/test.c).
+        let known = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        let known = PasswordHash(known.to_owned());
+        let presented = Password::presented("password".to_owned()).unwrap();
+        assert!(hasher.verify(presented, Some(known)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_stored_hash_that_is_absurd_or_not_whole_is_refused() {
+        let hasher = Hasher::new(1, Duration::from_secs(60)).unwrap();
+        let (salt, output) = ("c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc");
+        for absurd in [
+            format!("$argon2id$v=19$m=4294967295,t=2,p=1${salt}${output}"),
+            format!("$argon2id$v=19$m=64,t=4294967295,p=1${salt}${output}"),
+            format!("$argon2id$v=19$m=64,t=1,p=1${salt}"),
+            format!("$argon2id$v=7$m=64,t=1,p=1${salt}${output}"),
+            format!("$bcrypt$v=19$m=64,t=1,p=1${salt}${output}"),
+            "canary".to_owned(),
+        ] {
+            let refused = hasher.verify(password("correct horse"), Some(PasswordHash(absurd.clone()))).await;
+            assert!(matches!(refused, Err(HashError::Refused(_))), "{absurd}: {refused:?}");
+        }
     }
 
     #[test]
