@@ -1,4 +1,8 @@
 //! E-mail addresses as people write them and as we compare them.
+//!
+//! One mailbox must not be several accounts, so only plain ASCII addresses at domain names are
+//! accepted: a quoted local part can spell any other one, letters that look alike or cannot be
+//! seen make twins, and mail to none of them could be sent without SMTPUTF8 anyway.
 
 use std::{fmt, str::FromStr};
 
@@ -15,8 +19,14 @@ pub struct Email(String);
 
 /// A text that is not an address we can mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected an e-mail address such as name@example.com")]
-pub struct InvalidEmail;
+pub enum InvalidEmail {
+    /// It is no address, or one of a form that is not served.
+    #[error("expected an e-mail address such as name@example.com")]
+    Form,
+    /// It has characters beyond ASCII, visible or not.
+    #[error("must have ASCII characters only; write an internationalised domain in its ASCII form, xn--…")]
+    NotAscii,
+}
 
 impl Email {
     /// The address as it was given, without surrounding space.
@@ -36,14 +46,26 @@ impl FromStr for Email {
 
     fn from_str(text: &str) -> Result<Self, InvalidEmail> {
         let text = text.trim();
-        let domain_is_qualified =
-            text.rsplit_once('@').is_some_and(|(_, domain)| domain.contains('.') && !domain.starts_with('.') && !domain.ends_with('.'));
-        let acceptable = text.len() <= ADDRESS_BYTES_MAX
-            && domain_is_qualified
-            && !text.chars().any(|c| c.is_control() || c.is_whitespace())
-            && text.parse::<lettre::Address>().is_ok();
-        if acceptable { Ok(Self(text.to_owned())) } else { Err(InvalidEmail) }
+        if !text.is_ascii() {
+            return Err(InvalidEmail::NotAscii);
+        }
+        let has_known_form = text.split_once('@').is_some_and(|(local, domain)| is_plain(local) && is_domain_name(domain));
+        let acceptable = text.len() <= ADDRESS_BYTES_MAX && has_known_form && text.parse::<lettre::Address>().is_ok();
+        if acceptable { Ok(Self(text.to_owned())) } else { Err(InvalidEmail::Form) }
     }
+}
+
+/// Whether a local part is written without quotes (a dot-atom, RFC 5321 §4.1.2).
+fn is_plain(local: &str) -> bool {
+    local.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b))
+}
+
+/// Whether a domain is a qualified name rather than the address of a machine, bare or in brackets.
+fn is_domain_name(domain: &str) -> bool {
+    let top = domain.rsplit_once('.').map(|(_, top)| top);
+    top.is_some_and(|top| top.bytes().any(|b| b.is_ascii_alphabetic()))
+        && !domain.starts_with('.')
+        && domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
 }
 
 impl TryFrom<String> for Email {
@@ -79,9 +101,33 @@ mod tests {
     #[test]
     fn refuses_what_cannot_be_mailed() {
         let long = format!("{}@example.com", "a".repeat(250));
-        for text in ["", "a", "a@", "@b.c", "a@b", "a b@c.de", "a@b.c\r\nBcc: x@y.z", "a@.com", long.as_str()] {
-            assert_eq!(text.parse::<Email>(), Err(InvalidEmail), "{text}");
+        let forms = ["", "a", "a@", "@b.c", "a@b", "a b@c.de", "a@b.c\r\nBcc: x@y.z", "a\0@b.co", "a@.com", "a@b.com.", "a@b..com"];
+        for text in forms.into_iter().chain([long.as_str()]) {
+            assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text}");
         }
+    }
+
+    #[test]
+    fn refuses_second_spellings_of_a_mailbox() {
+        for text in ["\"a@b\"@example.com", "\"ada\"@example.com", "\"a b\"@example.com", "a(comment)@example.com", "a@b@example.com"] {
+            assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text}");
+        }
+        for text in ["a@[127.0.0.1]", "a@[IPv6:::1]", "a@127.0.0.1", "a@[example.com]"] {
+            assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_ascii_and_tells_the_way_out() {
+        let hidden =
+            ["a\u{200b}@example.com", "a@exam\u{ad}ple.com", "a\u{feff}@example.com", "\u{202e}a@example.com", "\u{200b}a@example.com"];
+        for text in ["jörg@example.com", "a@bücher.example", "а@example.com", "a@example。com", "ａ@example.com"].into_iter().chain(hidden)
+        {
+            assert_eq!(text.parse::<Email>(), Err(InvalidEmail::NotAscii), "{text}");
+        }
+        assert!(InvalidEmail::NotAscii.to_string().contains("xn--"));
+        assert!("a@xn--bcher-kva.example".parse::<Email>().is_ok());
+        assert!("a@example.xn--p1ai".parse::<Email>().is_ok());
     }
 
     #[test]
