@@ -11,7 +11,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ambient::later,
+    ambient::{later, millis_of},
     audit,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
@@ -19,7 +19,7 @@ use crate::{
         schema::{self, Validator},
     },
     email::Email,
-    id::RegistrationId,
+    id::{JobId, RegistrationId},
     memberships::Membership,
     roles::Role,
     tenants::{Name, Tenant},
@@ -51,6 +51,15 @@ pub struct Registration {
     pub token_hash: TokenHash,
     /// When a mail about it last went out.
     pub mailed_at: Option<DateTime>,
+    /// The job that sent it.
+    #[serde(default)]
+    pub mailed_by: Option<JobId>,
+    /// When a job last set about mailing it.
+    #[serde(default)]
+    pub claimed_at: Option<DateTime>,
+    /// That job.
+    #[serde(default)]
+    pub claimed_by: Option<JobId>,
     /// When it was made.
     pub created_at: DateTime,
     /// Void from then on.
@@ -107,6 +116,17 @@ impl AddressDigest {
     }
 }
 
+/// Whether a job may mail an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mailing {
+    /// It may, and nobody else for a while.
+    Granted,
+    /// It has already: the job died before it could say so.
+    Done,
+    /// Somebody else did, or is about to; not before this long.
+    NotBefore(Duration),
+}
+
 /// What someone who asks for an account tells.
 #[derive(Debug, Clone)]
 pub struct NewRegistration {
@@ -137,6 +157,9 @@ impl Registration {
             password_hash: new.password_hash.clone(),
             token_hash: LinkToken::issue(key, id).hash(),
             mailed_at: None,
+            mailed_by: None,
+            claimed_at: None,
+            claimed_by: None,
             created_at: now,
             expires_at: later(now, ttl),
         };
@@ -172,22 +195,39 @@ impl Registration {
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
-    /// When an address was last mailed about a registration of it.
+    /// Whether `job` may mail the address about it now. Of several jobs at once one may, so that
+    /// asking again and again does not fill a stranger's inbox.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn last_mailed(store: &Store, email: &Email) -> Result<Option<DateTime>, DbError> {
-        let filter = doc! { "email_norm": email.normalized(), "mailed_at": { "$ne": null } };
-        let mailed = store.records::<Self>(PlatformScope).find_first(filter, doc! { "mailed_at": -1 }).await?;
-        Ok(mailed.and_then(|registration| registration.mailed_at))
+    pub async fn claim_mailing(&self, store: &Store, job: JobId, cooldown: Duration) -> Result<Mailing, DbError> {
+        let now = store.ambient().now();
+        let mailed = doc! { "email_norm": &self.email_norm, "mailed_at": { "$ne": null } };
+        let last = store.records::<Self>(PlatformScope).find_first(mailed, doc! { "mailed_at": -1 }).await?;
+        if let Some((mailed_at, mailed_by)) = last.and_then(|last| Some((last.mailed_at?, last.mailed_by))) {
+            if mailed_by == Some(job) {
+                return Ok(Mailing::Done);
+            }
+            let passed = now.timestamp_millis().saturating_sub(mailed_at.timestamp_millis());
+            let left = u64::try_from(millis_of(cooldown).saturating_sub(passed)).unwrap_or_default();
+            if left > 0 {
+                return Ok(Mailing::NotBefore(Duration::from_millis(left)));
+            }
+        }
+        let stale = DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(cooldown)));
+        let free = doc! { "$or": [{ "claimed_by": null }, { "claimed_by": job }, { "claimed_at": { "$lte": stale } }] };
+        let filter = doc! { "$and": [{ "_id": self.id }, free] };
+        let claim = doc! { "$set": { "claimed_by": job, "claimed_at": now } };
+        let claimed = store.records::<Self>(PlatformScope).update(filter, claim).await?;
+        Ok(if claimed { Mailing::Granted } else { Mailing::NotBefore(cooldown) })
     }
 
-    /// Notes that a mail about it went out.
+    /// Notes that `job` has mailed the address about it.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn mailed(store: &Store, id: RegistrationId) -> Result<(), DbError> {
-        let update = doc! { "$set": { "mailed_at": store.ambient().now() } };
+    pub async fn mailed(store: &Store, id: RegistrationId, job: JobId) -> Result<(), DbError> {
+        let update = doc! { "$set": { "mailed_at": store.ambient().now(), "mailed_by": job } };
         store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 

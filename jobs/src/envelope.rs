@@ -38,6 +38,9 @@ pub struct Envelope {
     /// Whether a row in the outbox stands behind it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub staged: bool,
+    /// Whether it may have run before: its outbox row is looked at before it runs.
+    #[serde(default, rename = "again", skip_serializing_if = "std::ops::Not::not")]
+    pub redelivered: bool,
     /// What went wrong before, oldest first; bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
@@ -87,6 +90,7 @@ impl Envelope {
             due_at: None,
             traceparent: common::telemetry::trace::current_traceparent(),
             staged: false,
+            redelivered: false,
             failures: Vec::new(),
             payload: serde_json::value::to_raw_value(job)?,
         })
@@ -142,6 +146,7 @@ mod tests {
             due_at: None,
             traceparent: None,
             staged: false,
+            redelivered: false,
             failures: Vec::new(),
             payload: RawValue::from_string("{\"n\":1}".to_owned()).unwrap(),
         }

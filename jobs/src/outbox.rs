@@ -5,11 +5,11 @@
 //! letters keeps its row, marked, so that its dead letter cannot be lost either.
 
 use common::{
-    db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Txn, schema, schema::Validator},
+    db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, schema, schema::Validator},
     id::{JobId, TenantId},
     telemetry::metrics,
 };
-use mongodb::bson::DateTime;
+use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -69,10 +69,40 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("version", schema::INTEGER),
         ("payload", schema::STRING),
         ("staged_at", schema::DATE),
+        ("due_at", schema::DATE_OR_NULL),
         ("handed_at", schema::DATE_OR_NULL),
         ("dead_at", schema::DATE_OR_NULL),
     ],
 };
+
+/// What the outbox says of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RowState {
+    /// It is to run.
+    Waiting,
+    /// It has run: its row is gone.
+    Gone,
+    /// It went to the dead letters with this error.
+    Dead(String),
+}
+
+impl RowState {
+    /// Asks the outbox of `envelope`'s job; one that was never staged is always to run.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn of(store: &Store, envelope: &Envelope) -> Result<Self, DbError> {
+        if !envelope.staged {
+            return Ok(Self::Waiting);
+        }
+        let row = store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": envelope.id }).await?;
+        Ok(match row {
+            None => Self::Gone,
+            Some(row) if row.dead_at.is_none() => Self::Waiting,
+            Some(row) => Self::Dead(row.failures.last().map(|failure| failure.error.clone()).unwrap_or_default()),
+        })
+    }
+}
 
 /// What a transaction's body noted for the fast path: a row that it staged.
 pub(crate) struct Staged(pub(crate) OutboxRow);
@@ -125,6 +155,7 @@ impl OutboxRow {
             due_at: self.due_at.map(DateTime::timestamp_millis),
             traceparent: self.traceparent.clone(),
             staged: true,
+            redelivered: false,
             failures: self.failures.clone(),
             payload: RawValue::from_string(self.payload.clone())?,
         })

@@ -13,18 +13,16 @@ use std::{
 
 use apalis_core::task::Task;
 use common::{
-    db::PlatformScope,
     id::{JobId, TenantId},
     telemetry::{metrics, trace::TraceContext},
 };
 use futures::{FutureExt, future::BoxFuture};
-use mongodb::bson::doc;
 use tower::Service;
 use tracing::Instrument;
 
 use crate::{
     Drain, Envelope, Job, JobError, Jobs,
-    outbox::OutboxRow,
+    outbox::RowState,
     queue::{Delivery, Verdict},
 };
 
@@ -151,7 +149,7 @@ impl Dispatch {
         let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
         running.inc();
         let started = Instant::now();
-        let verdict = trace.scope(self.attempt(&envelope, handler, delivery.redelivered)).instrument(span.clone()).await;
+        let verdict = trace.scope(self.attempt(&envelope, handler)).instrument(span.clone()).await;
         running.dec();
         metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
         let outcome = span.in_scope(|| report(&envelope, &verdict));
@@ -159,14 +157,19 @@ impl Dispatch {
         verdict
     }
 
-    async fn attempt(&self, envelope: &Envelope, handler: &Handler, redelivered: bool) -> Verdict {
+    async fn attempt(&self, envelope: &Envelope, handler: &Handler) -> Verdict {
         let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
-        if redelivered && envelope.staged {
-            // The row decides: gone means that it finished before its worker could say so.
-            match self.row_stands(envelope.id).await {
-                Ok(true) => {}
-                Ok(false) => return Verdict::Skipped,
-                Err(error) => return failed(error.into()),
+        if envelope.redelivered {
+            match RowState::of(self.jobs.store(), envelope).await {
+                Ok(RowState::Waiting) => {}
+                // It finished before its worker could say so.
+                Ok(RowState::Gone) => return Verdict::Skipped,
+                // It died before its worker could say so.
+                Ok(RowState::Dead(error)) => return failed(JobError::fail(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "outbox_not_asked");
+                    return Verdict::Unclear;
+                }
             }
         }
         let handling = AssertUnwindSafe((handler.run)(envelope)).catch_unwind();
@@ -180,11 +183,6 @@ impl Dispatch {
             Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
             Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
         }
-    }
-
-    async fn row_stands(&self, id: JobId) -> Result<bool, common::db::DbError> {
-        let filter = doc! { "_id": id, "dead_at": null };
-        Ok(self.jobs.store().records::<OutboxRow>(PlatformScope).count(filter).await? > 0)
     }
 }
 
@@ -200,6 +198,7 @@ fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
             "skipped"
         }
         Verdict::Parked => "parked",
+        Verdict::Unclear => "returned",
         Verdict::Interrupted => {
             tracing::info!("job_returned");
             "returned"

@@ -37,8 +37,6 @@ enum RelayError {
     Db(#[from] DbError),
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
-    #[error("a row's payload is not JSON: {0}")]
-    Payload(#[from] serde_json::Error),
 }
 
 /// One process' relay.
@@ -136,6 +134,9 @@ impl Relay {
         let epoch = self.jobs.broker().epoch(&fresh).await?;
         if self.epoch.as_ref() == Some(&epoch) {
             self.compared_to = self.compare_page(self.compared_to).await?;
+            if self.compared_to.is_none() {
+                self.forget_dead().await?;
+            }
             return Ok(());
         }
         tracing::info!("redis_compared_with_outbox");
@@ -145,11 +146,22 @@ impl Relay {
             if after.is_none() {
                 break;
             }
-            self.leads().await?;
+            if !self.leads().await? {
+                return Ok(());
+            }
         }
+        self.forget_dead().await?;
         self.restore_dead().await?;
         self.epoch = Some(epoch);
         Ok(())
+    }
+
+    /// Removes the rows of dead letters that are older than they are kept.
+    async fn forget_dead(&self) -> Result<(), DbError> {
+        let kept = common::ambient::millis_of(self.jobs.broker().config().dead_retention);
+        let before = DateTime::from_millis(self.now().timestamp_millis().saturating_sub(kept));
+        let filter = doc! { "dead_at": { "$lte": before } };
+        self.jobs.store().records::<OutboxRow>(PlatformScope).delete_all(filter).await.map(drop)
     }
 
     /// Compares the page after `after`; answers its last id, or none when there is no more.
@@ -187,8 +199,10 @@ impl Relay {
                 let there = self.jobs.broker().has_dead(queue, &ids).await?;
                 for row in rows.into_iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row) {
                     let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
-                    let letter = DeadLetter::of_row(row)?;
-                    self.jobs.broker().restore_dead(queue, row.id, died_at, &letter.to_bytes()).await?;
+                    match DeadLetter::of_row(row) {
+                        Ok(letter) => self.jobs.broker().restore_dead(queue, row.id, died_at, &letter.to_bytes()).await?,
+                        Err(error) => tracing::error!(job = %row.id, %error, "outbox_row_not_understood"),
+                    }
                 }
             }
             let Some(last) = rows.last().filter(|_| rows.len() == usize::try_from(PAGE).unwrap_or_default()) else { return Ok(()) };
@@ -206,12 +220,24 @@ impl Relay {
     async fn hand_over(&self, rows: &[OutboxRow], path: &str) -> Result<(), RelayError> {
         let now_ms = self.now().timestamp_millis();
         for (queue, rows) in by_queue(rows) {
-            let pushes: Result<Vec<Push>, _> =
-                rows.iter().map(|row| row.envelope().and_then(|envelope| Push::new(&envelope, now_ms))).collect();
-            let taken = self.jobs.broker().push(queue, &pushes?, true).await?;
+            let mut pushes = Vec::with_capacity(rows.len());
+            for row in rows {
+                match row.envelope().and_then(|envelope| Push::new(&envelope, now_ms)) {
+                    Ok(push) => pushes.push(push),
+                    Err(error) => self.bury_row(row, &error).await?,
+                }
+            }
+            let taken = self.jobs.broker().push(queue, &pushes, true).await?;
             count_enqueued(queue, path, taken);
         }
         Ok(())
+    }
+
+    /// A row that no release can have written must not hold up the others.
+    async fn bury_row(&self, row: &OutboxRow, error: &serde_json::Error) -> Result<(), DbError> {
+        tracing::error!(job = %row.id, kind = row.kind, %error, "outbox_row_buried");
+        let update = doc! { "$set": { "dead_at": self.now() } };
+        self.jobs.store().records::<OutboxRow>(PlatformScope).update(doc! { "_id": row.id }, update).await.map(drop)
     }
 
     async fn mark_handed(&self, rows: &[OutboxRow]) -> Result<(), DbError> {

@@ -51,6 +51,7 @@ impl Bench {
             due_at: None,
             traceparent: None,
             staged: false,
+            redelivered: false,
             failures: Vec::new(),
             payload: serde_json::value::to_raw_value(&Noop { n: 10_000 })?,
         };

@@ -34,6 +34,7 @@ scripts! {
     DELAY = "delay";
     BURY = "bury";
     HAND_BACK = "hand_back";
+    OPEN = "open";
     PROMOTE = "promote";
     RENEW = "renew";
     FORGET_CONSUMERS = "forget_consumers";
@@ -150,9 +151,16 @@ impl Broker {
         Keys::new(&self.prefix, queue)
     }
 
-    /// Tells the relay that Redis may have lost jobs.
-    pub(crate) fn suspect_loss(&self) {
+    /// Tells the relay that Redis may have lost jobs: the one of this process at once, whichever
+    /// leads when it next compares epochs.
+    pub(crate) async fn suspect_loss(&self) -> RedisResult<()> {
+        let _: usize = redis::cmd("DEL").arg(self.epoch_key()).query_async(&mut self.connection.clone()).await?;
         self.loss_suspected.notify_one();
+        Ok(())
+    }
+
+    fn epoch_key(&self) -> String {
+        format!("{}:epoch", self.prefix)
     }
 
     /// Resolves when somebody in this process suspects that Redis lost jobs.
@@ -188,15 +196,15 @@ impl Broker {
         redis::cmd("CLIENT").arg("UNBLOCK").arg(reader).query_async(&mut self.connection.clone()).await
     }
 
-    /// Makes the consumer group, and the stream with it, if it is not there.
-    pub(crate) async fn ensure_group(&self, queue: Queue) -> RedisResult<()> {
+    /// Makes the consumer group where it is missing; tells whether jobs may have been lost with it.
+    pub(crate) async fn open(&self, queue: Queue) -> RedisResult<bool> {
         let keys = self.keys(queue);
-        let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&keys.stream).arg(GROUP).arg("0").arg("MKSTREAM");
-        let made: RedisResult<()> = command.query_async(&mut self.connection.clone()).await;
-        match made {
-            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
-            made => made,
+        let mut call = OPEN.prepare_invoke();
+        call.key(&keys.stream).key(&keys.known).key(&keys.delayed);
+        match call.invoke_async(&mut self.connection.clone()).await {
+            // Another worker made it at the same moment.
+            Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
+            opened => opened,
         }
     }
 
@@ -272,10 +280,11 @@ impl Broker {
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Up to `limit` entries whose lease has run out.
-    pub(crate) async fn abandoned(&self, queue: Queue, limit: usize) -> RedisResult<Vec<Abandoned>> {
+    /// Up to `limit` entries after `after` whose lease has run out.
+    pub(crate) async fn abandoned(&self, queue: Queue, after: Option<&EntryId>, limit: usize) -> RedisResult<Vec<Abandoned>> {
+        let start = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
         let mut command = redis::cmd("XPENDING");
-        command.arg(self.keys(queue).stream).arg(GROUP).arg("IDLE").arg(millis(self.jobs.lease)).arg("-").arg("+").arg(limit);
+        command.arg(self.keys(queue).stream).arg(GROUP).arg("IDLE").arg(millis(self.jobs.lease)).arg(start).arg("+").arg(limit);
         let rows: Vec<(EntryId, String, u64, u64)> = command.query_async(&mut self.connection.clone()).await?;
         Ok(rows.into_iter().map(|(entry, consumer, _, deliveries)| Abandoned { entry, consumer, deliveries }).collect())
     }
@@ -376,7 +385,7 @@ impl Broker {
     /// over or is flushed. Made if it is not there.
     pub(crate) async fn epoch(&self, fresh: &str) -> RedisResult<String> {
         let connection = &mut self.connection.clone();
-        let key = format!("{}:epoch", self.prefix);
+        let key = self.epoch_key();
         let _made: bool = redis::cmd("SETNX").arg(&key).arg(fresh).query_async(connection).await?;
         let epoch: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;
         let server: String = redis::cmd("INFO").arg("server").query_async(connection).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use common::db::Store;
 use futures::task::AtomicWaker;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::{Broker, EntryId};
@@ -20,8 +20,6 @@ pub struct Delivery {
     pub(crate) queue: Queue,
     pub(crate) entry: EntryId,
     pub(crate) envelope: Arc<Envelope>,
-    /// It may have run before: its outbox row decides whether it is to run.
-    pub(crate) redelivered: bool,
     pub(crate) slot: Option<Slot>,
 }
 
@@ -31,7 +29,20 @@ pub(crate) struct Slot {
     pub(crate) _slot: OwnedSemaphorePermit,
     /// Held by a job that ended its worker more than once: such jobs run one at a time, so that
     /// the guilty one takes no others along.
-    pub(crate) _suspect: Option<OwnedSemaphorePermit>,
+    pub(crate) _suspect: Option<Turn>,
+}
+
+/// A suspect's turn; the next one is looked for when it ends.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) _turn: OwnedSemaphorePermit,
+    pub(crate) done: Arc<Notify>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.done.notify_one();
+    }
 }
 
 /// What the tasks of one process' part in one queue share.
@@ -43,6 +54,7 @@ pub(crate) struct Consumer {
     pub(crate) name: String,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) suspects: Arc<Semaphore>,
+    pub(crate) suspect_done: Arc<Notify>,
     pub(crate) inbox: Inbox,
     pub(crate) in_hand: InHand,
     pub(crate) drain: Drain,

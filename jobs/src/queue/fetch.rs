@@ -54,15 +54,17 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 /// Reads until the drain begins or something fails.
 async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>, failures: &mut u32) -> RedisResult<()> {
     let (mut connection, id) = consumer.broker.reader().await?;
-    consumer.broker.ensure_group(consumer.queue).await?;
     metrics::REDIS_UP.set(1);
     loop {
         let Some(free) = free_slots(consumer).await else { return Ok(()) };
         let read = match read(consumer, &mut connection, id, free.min(READ_MAX)).await {
-            Err(error) if error.code() == Some("NOGROUP") => {
-                // The stream is gone: somebody flushed Redis, or it came back without its data.
-                consumer.broker.suspect_loss();
-                return Err(error);
+            // The group is not there yet, or Redis was flushed or came back without its data. Made
+            // only then, because making it needs memory, and at `maxmemory` reading still works.
+            Err(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")) => {
+                if consumer.broker.open(consumer.queue).await? {
+                    consumer.broker.suspect_loss().await?;
+                }
+                continue;
             }
             read => read?,
         };
@@ -140,13 +142,10 @@ pub(super) async fn understand(
 ) -> Option<Delivery> {
     let bytes = entry.map.get(ENVELOPE).map(as_bytes);
     match Envelope::from_bytes(bytes.unwrap_or_default()) {
-        Ok(envelope) => Some(Delivery {
-            queue: consumer.queue,
-            entry: entry.id.clone(),
-            envelope: Arc::new(envelope),
-            redelivered: claimed || entry.map.contains_key(REDELIVERED),
-            slot: None,
-        }),
+        Ok(mut envelope) => {
+            envelope.redelivered |= claimed || entry.map.contains_key(REDELIVERED);
+            Some(Delivery { queue: consumer.queue, entry: entry.id.clone(), envelope: Arc::new(envelope), slot: None })
+        }
         Err(error) => {
             tracing::error!(queue = %consumer.queue, entry = entry.id, %error, "poison_buried");
             let bytes = bytes.map_or_else(|| format!("{:?}", entry.map).into_bytes(), <[u8]>::to_vec);

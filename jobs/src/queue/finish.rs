@@ -30,6 +30,8 @@ pub enum Verdict {
     Skipped,
     /// Its kind, or the version of its payload, is not known to this release.
     Parked,
+    /// Whether it has run already could not be found out: the outbox did not answer.
+    Unclear,
     /// The process stopped before it was through.
     Interrupted,
     /// It failed.
@@ -86,6 +88,7 @@ impl FinishLayer {
             Verdict::Done | Verdict::Skipped => Outcome::Done,
             Verdict::Interrupted => Outcome::HandBack,
             Verdict::Parked => self.park(envelope, now_ms),
+            Verdict::Unclear => Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() },
             Verdict::Failed { error, attempts_max } => self.failed(envelope, &error, attempts_max, now_ms),
         }
     }
@@ -105,11 +108,11 @@ impl FinishLayer {
             JobError::Fail(_) => return Outcome::Bury { error: text },
             _ if envelope.attempt >= attempts_max => return Outcome::Bury { error: format!("{text} (attempt {attempts_max}, the last)") },
             JobError::RetryAfter(delay, _) => *delay,
-            JobError::Retry(_) => full_jitter(self.jobs.backoff_base, self.jobs.backoff_max, envelope.attempt - 1),
+            JobError::Retry(_) => full_jitter(self.jobs.backoff_base, self.jobs.backoff_max, envelope.attempt.saturating_sub(1)),
         };
         let mut next = envelope.clone();
         next.note_failure(now_ms, &text);
-        next.attempt += 1;
+        next.attempt = next.attempt.saturating_add(1);
         next.due_at = Some(now_ms.saturating_add(common::ambient::millis_of(delay)));
         Outcome::Delay { delay, envelope: next }
     }

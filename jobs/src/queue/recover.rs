@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 
 use super::{
     broker::Abandoned,
-    consumer::{Consumer, Slot},
+    consumer::{Consumer, Slot, Turn},
     fetch::{hand_back, settle, understand},
     finish::{Finished, Outcome},
 };
-use crate::{Envelope, backoff::reconnect_delay};
+use crate::{Envelope, backoff::reconnect_delay, outbox::RowState};
 
-/// Entries looked at in one round.
-const BATCH_MAX: usize = 100;
+/// Entries looked at in one call.
+const PAGE: usize = 100;
 /// The time between two looks while another process holds jobs.
 const LOOK: Duration = Duration::from_secs(1);
 /// Consumers that hold nothing and were silent for this long are forgotten.
@@ -45,6 +45,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = consumer.suspect_done.notified() => {}
             () = consumer.drain.begun() => return,
         }
     }
@@ -52,26 +53,33 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 
 /// One round; answers how long until the next is needed.
 async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> RedisResult<Duration> {
-    consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
     let (ours, others) = consumer.broker.held(consumer.queue, &consumer.name).await?;
     if others == 0 && ours <= consumer.in_hand.len() {
+        consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
         // Nobody else holds anything, and what is taken from now on keeps its lease that long.
         return Ok(consumer.broker.config().lease.max(LOOK));
     }
-    let abandoned = consumer.broker.abandoned(consumer.queue, BATCH_MAX).await?;
-    let full_round = abandoned.len() == BATCH_MAX;
     let mut taken_over = 0;
-    for abandoned in abandoned {
-        let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
-        if !ours && take_over(consumer, finished, abandoned).await? {
-            taken_over += 1;
+    let mut after = None;
+    loop {
+        let page = consumer.broker.abandoned(consumer.queue, after.as_ref(), PAGE).await?;
+        let full = page.len() == PAGE;
+        after = page.last().map(|abandoned| abandoned.entry.clone());
+        for abandoned in page {
+            let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
+            if !ours && take_over(consumer, finished, abandoned).await? {
+                taken_over += 1;
+            }
+        }
+        if !full || consumer.slots.available_permits() == 0 {
+            break;
         }
     }
     if taken_over > 0 {
         tracing::warn!(queue = %consumer.queue, jobs = taken_over, "jobs_recovered");
         metrics::JOBS_RECOVERED.with_label_values(&[consumer.queue.name()]).inc_by(taken_over);
     }
-    Ok(if full_round && taken_over > 0 { Duration::ZERO } else { LOOK })
+    Ok(LOOK)
 }
 
 /// Claims one entry if this process has room for it; tells whether it did.
@@ -81,7 +89,7 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
     let suspect = match abandoned.deliveries {
         deliveries if deliveries >= SUSPECT_FROM && deliveries < crashes_max => {
             let Ok(turn) = Arc::clone(&consumer.suspects).try_acquire_owned() else { return Ok(false) };
-            Some(turn)
+            Some(Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) })
         }
         _ => None,
     };
@@ -91,7 +99,7 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
     let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
     delivery.slot = Some(Slot { _slot: slot, _suspect: suspect });
     if abandoned.deliveries >= crashes_max {
-        bury(consumer, finished, abandoned, &delivery.envelope).await;
+        bury(consumer, finished, abandoned, &delivery.envelope).await?;
     } else if consumer.drain.has_begun() {
         hand_back(finished, delivery).await;
     } else {
@@ -100,11 +108,25 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
     Ok(true)
 }
 
-async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, envelope: &Arc<Envelope>) {
-    metrics::JOBS_CRASHED.with_label_values(&[consumer.queue.name()]).inc();
-    let error = format!("ended its worker {} times", abandoned.deliveries);
-    tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
-    let outcome = Outcome::Bury { error };
-    let what = Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome };
-    settle(finished, what).await;
+/// Sends a job to the dead letters that ended its worker too often, unless it was through by then.
+async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, envelope: &Arc<Envelope>) -> RedisResult<()> {
+    let state = match RowState::of(&consumer.store, envelope).await {
+        Ok(state) => state,
+        Err(error) => {
+            // Whoever looks next finds it in hand here until this lease runs out, too.
+            tracing::warn!(queue = %consumer.queue, job = %envelope.id, %error, "crashed_job_not_looked_up");
+            consumer.in_hand.remove([&abandoned.entry]);
+            return Ok(());
+        }
+    };
+    let outcome = if matches!(state, RowState::Gone) {
+        Outcome::Done
+    } else {
+        metrics::JOBS_CRASHED.with_label_values(&[consumer.queue.name()]).inc();
+        let error = format!("ended its worker {} times", abandoned.deliveries);
+        tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
+        Outcome::Bury { error }
+    };
+    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome }).await;
+    Ok(())
 }

@@ -182,7 +182,8 @@ async fn remove_rows(consumer: &Consumer, ids: &[JobId]) -> Result<(), DbError> 
         return Ok(());
     }
     let rows = consumer.store.records::<OutboxRow>(PlatformScope);
-    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() } }).await.map(drop)
+    // A dead letter's row stays, whoever believes that it is done.
+    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null }).await.map(drop)
 }
 
 async fn mark_dead(consumer: &Consumer, letter: &DeadLetter) -> Result<(), DbError> {

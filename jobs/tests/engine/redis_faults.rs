@@ -107,3 +107,79 @@ async fn dead_letters_of_staged_jobs_survive_a_flush() {
     assert_eq!((letter.id, letter.error.as_str()), (Some(id), "hopeless"));
     worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_a_deleted_stream_still_run() {
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    for n in 0..50 {
+        world.stage(n).await;
+    }
+    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 50 }).await;
+    // Marked, as after a relay's round: only the comparison can find that they are gone.
+    let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
+    rows.update_all(mongodb::bson::doc! {}, mongodb::bson::doc! { "$set": { "handed_at": world.store.ambient().now() } }).await.unwrap();
+    let _: usize = redis::cmd("DEL").arg(world.stream()).query_async(&mut world.redis().await).await.unwrap();
+    let worker = world.work(&registry(&notes), 8);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..50).collect::<Vec<_>>());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_maxmemory_a_new_worker_drains_what_waits() {
+    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    // The group is there from before.
+    let before = world.work(&registry(&notes), 8);
+    world.stage(0).await;
+    world.until_idle().await;
+    before.stop(Duration::from_secs(5)).await;
+    for n in 1..=20 {
+        world.stage(n).await;
+    }
+    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 20 }).await;
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).query_async(&mut redis).await.unwrap();
+    let worker = world.work(&registry(&notes), 8);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..=20).collect::<Vec<_>>());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_died_before_redis_was_told_stays_dead() {
+    let world = World::new().await;
+    let id = world.stage(1).await;
+    until("Redis has it", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 1 }).await;
+    // Its worker marked the row and was killed; another takes the entry over.
+    let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
+    let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.ambient().now() } };
+    rows().update(mongodb::bson::doc! { "_id": id }, dead).await.unwrap();
+    let mut redis = world.redis().await;
+    let mut group = redis::cmd("XGROUP");
+    let _: () = group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").query_async(&mut redis).await.unwrap();
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg("workers").arg("gone").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.unwrap();
+    let notes = Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 4);
+    until("it is a dead letter", || async { world.dead().await.len() == 1 }).await;
+    until("it is let go of", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().running == 0 }).await;
+    assert_eq!(notes.all().len(), 0);
+    assert_eq!(world.rows().await, 1);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_makes_no_sense_holds_up_nobody() {
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let bad = world.jobs.store().commit(&crate::support::Stage { n: 1, then_fail: false }).await.unwrap();
+    world.jobs.store().commit(&crate::support::Stage { n: 2, then_fail: false }).await.unwrap();
+    let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
+    let broken = mongodb::bson::doc! { "$set": { "payload": "not json" } };
+    rows().update(mongodb::bson::doc! { "_id": bad }, broken).await.unwrap();
+    let worker = world.work(&registry(&notes), 4);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), [2]);
+    assert_eq!(rows().count(mongodb::bson::doc! { "dead_at": { "$ne": null } }).await.unwrap(), 1);
+    worker.stop(Duration::from_secs(5)).await;
+}

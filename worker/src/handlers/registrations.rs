@@ -1,9 +1,12 @@
 //! Mails of registrations. A mail that has gone out is noted on its registration, so that asking
 //! again and again does not fill a stranger's inbox.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use common::{ambient::millis_of, registrations::Registration, users::User};
+use common::{
+    registrations::{Mailing, Registration},
+    users::User,
+};
 use jobs::{
     JobError, Running,
     registrations::{ResendVerification, SendVerification},
@@ -27,10 +30,11 @@ pub(crate) async fn send_verification(job: SendVerification, running: Running<Ap
         tracing::info!("registration_superseded");
         return Ok(());
     }
-    if let Some(wait) = cooldown(&app, &registration).await? {
-        return Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into()));
+    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+        Mailing::Granted => mail(&app, &running, &registration).await,
+        Mailing::Done => Ok(()),
+        Mailing::NotBefore(wait) => Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into())),
     }
-    mail(&app, &running, &registration).await
 }
 
 /// Mails the link again, unless that happened a moment ago or there is nothing to verify.
@@ -40,19 +44,14 @@ pub(crate) async fn resend_verification(job: ResendVerification, running: Runnin
         tracing::info!("nothing_to_verify");
         return Ok(());
     };
-    if cooldown(&app, &registration).await?.is_some() {
-        tracing::info!("mailed_a_moment_ago");
-        return Ok(());
+    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+        Mailing::Granted => mail(&app, &running, &registration).await,
+        Mailing::Done => Ok(()),
+        Mailing::NotBefore(_) => {
+            tracing::info!("mailed_a_moment_ago");
+            Ok(())
+        }
     }
-    mail(&app, &running, &registration).await
-}
-
-/// How long the address must be left alone yet.
-async fn cooldown(app: &App, registration: &Registration) -> Result<Option<Duration>, JobError> {
-    let Some(mailed_at) = Registration::last_mailed(&app.store, &registration.email).await? else { return Ok(None) };
-    let passed = app.store.ambient().now().timestamp_millis().saturating_sub(mailed_at.timestamp_millis());
-    let left = millis_of(app.resend_cooldown).saturating_sub(passed);
-    Ok(u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_millis))
 }
 
 async fn mail(app: &App, running: &Running<App>, registration: &Registration) -> Result<(), JobError> {
@@ -69,6 +68,6 @@ async fn mail(app: &App, running: &Running<App>, registration: &Registration) ->
         });
         app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;
     }
-    Registration::mailed(&app.store, registration.id).await?;
+    Registration::mailed(&app.store, registration.id, running.id).await?;
     Ok(())
 }

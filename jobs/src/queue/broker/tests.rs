@@ -17,11 +17,12 @@ const QUEUE: Queue = Queue::Email;
 /// A broker with a lease that has run out as soon as it begins.
 async fn broker(env: &TestEnv) -> Broker {
     let mut sources = config::Sources::default();
-    let lease = [("TENANTRY__JOBS__LEASE".to_owned(), "1ms".to_owned())];
-    sources.add_environment(env.config_env().into_iter().chain(lease));
-    let config = config::Config::load(sources).unwrap();
+    sources.add_environment(env.config_env());
+    let mut config = config::Config::load(sources).unwrap();
+    config.jobs.lease = Duration::from_millis(1);
     let broker = Broker::new(&config.redis, &config.jobs).unwrap();
-    broker.ensure_group(QUEUE).await.unwrap();
+    assert!(broker.open(QUEUE).await.unwrap(), "nothing was there");
+    assert!(!broker.open(QUEUE).await.unwrap(), "now it is");
     broker
 }
 
@@ -127,4 +128,31 @@ async fn dead_letters_are_bounded_in_number() {
     }
     let newest: Vec<Vec<u8>> = (15..20).rev().map(|n| vec![n]).collect();
     assert_eq!(broker.dead_letters(QUEUE, 0, 100).await.unwrap(), newest);
+}
+
+#[tokio::test]
+async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let (ready, mut later) = (job(), job());
+    let (ready_id, later_id) = (ready.id, later.id);
+    later.delay = Duration::from_hours(1);
+    broker.push(QUEUE, &[ready, later], false).await.unwrap();
+    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connection.clone()).await.unwrap();
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(broker.knows(QUEUE, &[ready_id, later_id]).await.unwrap(), [false, true]);
+}
+
+#[tokio::test]
+async fn what_redis_refuses_is_not_known_afterwards() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let connection = &mut broker.connection.clone();
+    let stream = broker.keys(QUEUE).stream;
+    let _: usize = redis::cmd("DEL").arg(&stream).query_async(connection).await.unwrap();
+    let _: () = redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
+    let push = job();
+    let id = push.id;
+    assert!(broker.push(QUEUE, &[push], false).await.is_err());
+    assert_eq!(broker.knows(QUEUE, &[id]).await.unwrap(), [false]);
 }

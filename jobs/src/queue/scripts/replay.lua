@@ -7,7 +7,10 @@ local replayed = 0
 for i = 1, #ARGV, 2 do
   local id = ARGV[i]
   if redis.call('ZSCORE', KEYS[5], id) then
-    if redis.call('SADD', KEYS[2], id) == 1 then redis.call('XADD', KEYS[1], '*', 'e', ARGV[i + 1]) end
+    if redis.call('SISMEMBER', KEYS[2], id) == 0 then
+      redis.call('XADD', KEYS[1], '*', 'e', ARGV[i + 1])
+      redis.call('SADD', KEYS[2], id)
+    end
     redis.call('SREM', KEYS[3], id)
     redis.call('SREM', KEYS[4], id)
     redis.call('ZREM', KEYS[5], id)
