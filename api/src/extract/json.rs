@@ -163,7 +163,7 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            body::discard(request).await;
+            body::discard(request);
             return Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."));
         }
         let bytes = body::read(request.into_body()).await?;

@@ -22,7 +22,7 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
     };
     let answering = async {
         if announced_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-            discard(request).await;
+            discard(request);
             return too_large().into_response();
         }
         next.run(request).await

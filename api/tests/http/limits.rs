@@ -87,6 +87,26 @@ async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
 }
 
+/// A request whose head announces a body that does not follow.
+fn head_of(path: &str, content_type: &str, length: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
+    let world = World::new().await;
+    let begun = Instant::now();
+    let mut boaster = TcpStream::connect(address(&world)).await.unwrap();
+    boaster.write_all(head_of("/api/auth/login", "application/json", 1_000_000_000).as_bytes()).await.unwrap();
+    let mut status = [0; 13];
+    boaster.read_exact(&mut status).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "it was answered after {:?}", begun.elapsed());
+    assert_eq!(&status, b"HTTP/1.1 413 ");
+    let rest = read_to_end(&mut boaster).await;
+    assert!(rest.contains("\"code\":\"body_too_large\"") && rest.contains("connection: close\r\n"), "{rest}");
+    assert!(begun.elapsed() < DEADLINE / 4, "it was closed after {:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn garbage_instead_of_http_harms_nobody() {
     let world = World::new().await;
