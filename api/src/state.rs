@@ -33,6 +33,8 @@ pub(crate) struct Parts {
     pub(crate) https: bool,
     /// The longest a request may take.
     pub(crate) request_timeout: Duration,
+    /// The longest a client may take to send its request's body.
+    pub(crate) body_timeout: Duration,
     /// Free places for requests in work.
     pub(crate) places: Semaphore,
     /// Whether the database is away.
@@ -53,6 +55,7 @@ impl App {
             auth: config.auth.clone(),
             https: config.app.public_url.starts_with("https://"),
             request_timeout: config.api.request_timeout,
+            body_timeout: config.api.header_timeout,
             places: Semaphore::new(config.api.concurrency_max.min(Semaphore::MAX_PERMITS)),
             outage: Outage::new(),
             drain,

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::punctual::punctual;
 use crate::{
     extract::{BODY_BYTES_MAX, discard, too_large},
     problem::{Code, Problem},
@@ -25,10 +26,16 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
             discard(request);
             return too_large().into_response();
         }
-        next.run(request).await
+        let (request, lateness) = punctual(request, app.body_timeout);
+        let response = next.run(request).await;
+        if lateness.has_come() { dawdled().into_response() } else { response }
     };
     let answered = tokio::time::timeout(app.request_timeout, answering).await;
     answered.unwrap_or_else(|_| Problem::new(Code::Timeout, "It was given up. Try again shortly.").into_response())
+}
+
+fn dawdled() -> Problem {
+    Problem::new(Code::RequestTimeout, "The body did not arrive in time. Send the request again, faster.")
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<u64> {

@@ -7,4 +7,5 @@
 pub(crate) mod headers;
 pub(crate) mod limits;
 pub(crate) mod observe;
+mod punctual;
 pub(crate) mod request_id;

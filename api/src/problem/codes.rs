@@ -59,6 +59,8 @@ codes! {
     TenantNotFound = NOT_FOUND "tenant_not_found" "There is no such tenant";
     /// The path does not know the method.
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed here";
+    /// The client took too long to send its body.
+    RequestTimeout = REQUEST_TIMEOUT "request_timeout" "The request did not arrive in time";
     /// The body is too long.
     BodyTooLarge = PAYLOAD_TOO_LARGE "body_too_large" "The body is too large";
     /// The body is not of a type that is read here.

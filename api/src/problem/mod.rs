@@ -179,7 +179,7 @@ impl IntoResponse for Problem {
         if let Some(pause) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
         }
-        if matches!(self.code, Code::BodyTooLarge) {
+        if matches!(self.code, Code::RequestTimeout | Code::BodyTooLarge) {
             // What is left of the body is not waited for, so no other request can follow it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

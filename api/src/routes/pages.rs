@@ -85,12 +85,12 @@ async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejec
 async fn as_page(mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let status = problem.status();
-        let retry_after = response.headers_mut().remove(header::RETRY_AFTER);
+        let kept = [header::RETRY_AFTER, header::CONNECTION].map(|name| (response.headers_mut().remove(&name), name));
         response = match message(problem.title(), problem.detail()) {
             Ok(page) => (status, page).into_response(),
             Err(problem) => problem.into_response(),
         };
-        response.headers_mut().extend(retry_after.map(|pause| (header::RETRY_AFTER, pause)));
+        response.headers_mut().extend(kept.into_iter().filter_map(|(value, name)| Some((name, value?))));
     }
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());

@@ -93,6 +93,32 @@ fn head_of(path: &str, content_type: &str, length: usize) -> String {
 }
 
 #[tokio::test]
+async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
+    let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms"), ("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
+    for (path, content_type) in [("/api/auth/login", "application/json"), ("/verify-email", "application/x-www-form-urlencoded")] {
+        let mut silent = TcpStream::connect(address(&world)).await.unwrap();
+        silent.write_all(head_of(path, content_type, 100).as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut silent).await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{path}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{path}: {answer}");
+    }
+    let (mut answers, mut trickle) = TcpStream::connect(address(&world)).await.unwrap().into_split();
+    trickle.write_all(head_of("/api/auth/login", "application/json", 1_000_000).as_bytes()).await.unwrap();
+    let trickling = async {
+        while trickle.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let mut status = [0; 13];
+    tokio::select! {
+        read = timeout(DEADLINE, answers.read_exact(&mut status)) => read.expect("it is told in time").unwrap(),
+        () = trickling => panic!("it was cut off without an answer"),
+    };
+    assert_eq!(&status, b"HTTP/1.1 408 ");
+    world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
     let world = World::new().await;
     let begun = Instant::now();

@@ -112,8 +112,8 @@ pub struct Api {
     pub internal_listen: SocketAddr,
     /// The longest a request may take before it is answered 503.
     pub request_timeout: Duration,
-    /// The longest a client may take to send its request's head. An idle connection is closed
-    /// after it too, so a proxy in front must let go of connections sooner.
+    /// The longest a client may take to send its request's head, and then its body. An idle
+    /// connection is closed after it too, so a proxy in front must let go of connections sooner.
     pub header_timeout: Duration,
     /// Requests in work at once; more are shed with 503.
     pub concurrency_max: usize,
@@ -292,7 +292,7 @@ impl Config {
                 header_timeout: r.period(
                     "api.header_timeout",
                     "10s",
-                    "the longest a client may take to send its request's head, and a connection may stay idle",
+                    "the longest a client may take to send its request's head, then its body, and a connection may stay idle",
                 ),
                 concurrency_max: r.count("api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
                 drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
