@@ -4,6 +4,7 @@
 //! printed. The same reading that builds [`Config`] also lists its keys, so the table in the
 //! README cannot drift from the code.
 
+mod checks;
 mod reader;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -13,7 +14,7 @@ use secrecy::SecretString;
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Sources};
 
-use crate::{crypto::MasterKey, email::Email};
+use crate::email::Email;
 
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -38,6 +39,13 @@ pub const EXIT_CONFIG: u8 = 78;
 
 /// The master key of development mode. Refused in production, where a key must be given.
 const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXIta2V5LTMyYnk=";
+
+/// The most that a process works on at once: beyond it, more processes are what helps.
+const CONCURRENCY_MAX: u64 = 10_000;
+/// The most passwords hashed at once; each takes 19 MiB.
+const HASH_CONCURRENCY_MAX: u64 = 1024;
+/// The most connections of a pool.
+const POOL_MAX: u64 = 10_000;
 
 /// Everything a process can be told from outside.
 #[derive(Debug, Clone)]
@@ -294,7 +302,7 @@ impl Config {
                     "10s",
                     "the longest a client may take to send its request's head, then its body, and a connection may stay idle",
                 ),
-                concurrency_max: r.count("api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
+                concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
                 drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
             },
             worker: Worker {
@@ -302,7 +310,7 @@ impl Config {
                     "127.0.0.1:4002",
                     "address and port for metrics and health; never public",
                 ),
-                email_concurrency: r.count("worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
+                email_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
                 drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
             },
             auth: Auth {
@@ -315,7 +323,7 @@ impl Config {
                 session_ttl: r.period("auth.session_ttl", "30d", "how long a session lasts at most"),
                 verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
                 resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
-                hash_concurrency: r.count("auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
+                hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
                 hash_wait: r.period(
                     "auth.hash_wait",
                     "1s",
@@ -325,7 +333,7 @@ impl Config {
             mongodb: Mongodb {
                 uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
                 database: r.value("mongodb.database", "tenantry", "name of the database"),
-                pool_max: r.count("mongodb.pool_max", "64", "connections one process opens at most"),
+                pool_max: r.count_up_to(POOL_MAX, "mongodb.pool_max", "64", "connections one process opens at most"),
                 timeout: r.period("mongodb.timeout", "5s", "the longest an operation waits for a server"),
             },
             redis: Redis {
@@ -358,7 +366,7 @@ impl Config {
                 password: r.secret("smtp.password", "", "its password"),
                 from: r.value("smtp.from", "no-reply@example.com", "sender of every mail"),
                 from_name: r.value("smtp.from_name", "Tenantry", "name shown beside the sender's address"),
-                pool_max: r.count("smtp.pool_max", "16", "connections kept open at most"),
+                pool_max: r.count_up_to(POOL_MAX, "smtp.pool_max", "16", "connections kept open at most"),
                 timeout: r.period("smtp.timeout", "20s", "the longest a mail may take to be handed over"),
             },
             telemetry: Telemetry {
@@ -370,54 +378,6 @@ impl Config {
                     "OTLP/HTTP collector that spans are sent to, such as `http://otel:4318`; empty for none",
                 ),
             },
-        }
-    }
-
-    /// What production insists on: nothing that is only right on a developer's machine.
-    fn check_production(&self, r: &mut Reader) {
-        use secrecy::ExposeSecret;
-
-        if self.auth.master_key.expose_secret() == DEVELOPMENT_MASTER_KEY {
-            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
-        }
-        if !self.app.public_url.starts_with("https://") {
-            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
-        }
-        for key in ["mongodb.uri", "redis.url"] {
-            if !r.is_given(key) {
-                r.mistake(key, "is required in production");
-            }
-        }
-    }
-
-    /// What no single key can tell.
-    fn check(&self, r: &mut Reader) {
-        use secrecy::ExposeSecret;
-
-        if MasterKey::parse(self.auth.master_key.expose_secret()).is_err() {
-            r.mistake("auth.master_key", "must be 32 bytes in base64; make one with `openssl rand -base64 32`");
-        }
-        if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
-            self.check_production(r);
-        }
-        if self.auth.access_token_ttl > self.auth.session_ttl {
-            r.mistake("auth.access_token_ttl", "must not be longer than auth.session_ttl");
-        }
-        if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
-            r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
-        }
-        let collector = &self.telemetry.otlp_endpoint;
-        if !collector.is_empty() && (!collector.starts_with("http://") || collector.parse::<reader::Url>().is_err()) {
-            r.mistake("telemetry.otlp_endpoint", "must be an http:// address, or empty");
-        }
-        if self.jobs.backoff_max < self.jobs.backoff_base {
-            r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
-        }
-        for (key, url) in [("mongodb.uri", &self.mongodb.uri), ("redis.url", &self.redis.url)] {
-            let schemes: &[&str] = if key == "redis.url" { &["redis://", "rediss://"] } else { &["mongodb://", "mongodb+srv://"] };
-            if !schemes.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
-                r.mistake(key, &format!("must start with {}", schemes.join(" or ")));
-            }
         }
     }
 }

@@ -15,6 +15,9 @@ use secrecy::SecretString;
 /// Environment variables that configure start with this.
 const ENV_PREFIX: &str = "TENANTRY__";
 
+/// The longest span of time, ten years: far enough from where clocks and timers overflow.
+const PERIOD_MILLIS_MAX: u64 = 3650 * 86_400_000;
+
 /// One key as the README's table shows it.
 #[derive(Debug, Clone)]
 pub struct Key {
@@ -147,7 +150,7 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const HELP: &str = "must be a whole number with a unit, such as 500ms, 30s, 15m, 24h or 30d, and more than zero";
+        const HELP: &str = "must be a whole number with a unit, such as 500ms, 30s, 15m, 24h or 30d, more than zero and at most 3650d";
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(HELP)?;
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().map_err(|_| HELP)?;
@@ -160,7 +163,7 @@ impl FromStr for Period {
             _ => return Err(HELP.to_owned()),
         };
         match number.checked_mul(millis_per_unit) {
-            Some(millis) if millis > 0 => Ok(Self(Duration::from_millis(millis))),
+            Some(millis) if (1..=PERIOD_MILLIS_MAX).contains(&millis) => Ok(Self(Duration::from_millis(millis))),
             _ => Err(HELP.to_owned()),
         }
     }
@@ -273,6 +276,21 @@ impl Reader {
     /// A whole number above zero.
     pub(super) fn count<T: TryFrom<u64>>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T {
         self.value::<Count<T>>(name, default, meaning).0
+    }
+
+    /// A whole number above zero, and no more than `max`.
+    pub(super) fn count_up_to<T: TryFrom<u64> + PartialOrd>(
+        &mut self,
+        max: u64,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> T {
+        let number = self.count(name, default, meaning);
+        if T::try_from(max).is_ok_and(|max| number > max) {
+            self.mistake(name, &format!("must be a whole number from 1 to {max}"));
+        }
+        number
     }
 
     /// A value that is never printed.

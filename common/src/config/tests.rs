@@ -64,7 +64,35 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__TELEMETRY__OTLP_ENDPOINT", "otel:4318"),
         ("TENANTRY__AUTH__MASTER_KEY", "short"),
         ("TENANTRY__MONGODB__URI", "postgres://x"),
+        ("TENANTRY__MONGODB__URI", "mongodb://"),
+        ("TENANTRY__MONGODB__URI", "mongodb://host:port"),
+        ("TENANTRY__MONGODB__URI", "mongodb://root:p@ss:word@host"),
+        ("TENANTRY__MONGODB__URI", "mongodb://host/?maxPoolSize=many"),
+        ("TENANTRY__MONGODB__DATABASE", ""),
+        ("TENANTRY__MONGODB__DATABASE", "ten.antry"),
+        ("TENANTRY__MONGODB__DATABASE", "$db"),
+        ("TENANTRY__MONGODB__DATABASE", "a-name-that-is-longer-than-what-mongodb-takes-for-a-database-name"),
         ("TENANTRY__REDIS__URL", "127.0.0.1"),
+        ("TENANTRY__REDIS__URL", "redis://"),
+        ("TENANTRY__REDIS__URL", "redis://:password@"),
+        ("TENANTRY__REDIS__URL", "redis://:6379"),
+        ("TENANTRY__REDIS__URL", "redis://host:port"),
+        ("TENANTRY__REDIS__URL", "redis://host:70000"),
+        ("TENANTRY__REDIS__URL", "redis://host/database"),
+        ("TENANTRY__REDIS__URL", "redis://:pass/word@host"),
+        ("TENANTRY__REDIS__URL", "redis://[::1"),
+        ("TENANTRY__SMTP__HOST", ""),
+        ("TENANTRY__SMTP__HOST", "mail server"),
+        ("TENANTRY__SMTP__FROM_NAME", "Tenantry\r\nBcc: x@example.com"),
+        ("TENANTRY__API__CONCURRENCY_MAX", "10001"),
+        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "10001"),
+        ("TENANTRY__AUTH__HASH_CONCURRENCY", "1025"),
+        ("TENANTRY__AUTH__HASH_CONCURRENCY", "18446744073709551615"),
+        ("TENANTRY__MONGODB__POOL_MAX", "10001"),
+        ("TENANTRY__SMTP__POOL_MAX", "4294967295"),
+        ("TENANTRY__AUTH__SESSION_TTL", "3651d"),
+        ("TENANTRY__JOBS__PARK_MAX", "213503982334d"),
+        ("TENANTRY__JOBS__LEASE", "999ms"),
     ];
     for (name, value) in bad {
         let mut pairs = vec![("TENANTRY__SMTP__TLS", "none")];
@@ -73,6 +101,41 @@ fn each_kind_of_bad_value_is_refused() {
             if name.ends_with("USERNAME") { "smtp.tls".to_owned() } else { name["TENANTRY__".len()..].to_lowercase().replace("__", ".") };
         assert!(mistaken_keys(&pairs).contains(&key), "{name}={value}");
     }
+}
+
+#[test]
+fn what_is_unusual_and_right_is_accepted() {
+    let good = [
+        ("TENANTRY__MONGODB__URI", "mongodb://root:p%40ss@a:1,b:2,c/?replicaSet=rs0&tls=true"),
+        ("TENANTRY__MONGODB__URI", "mongodb+srv://cluster.example.com"),
+        ("TENANTRY__MONGODB__DATABASE", "Tenantry_test-1"),
+        ("TENANTRY__REDIS__URL", "rediss://user:p%2Fss@redis.example.com:6380/3?protocol=resp3"),
+        ("TENANTRY__REDIS__URL", "redis://[::1]:6379/"),
+        ("TENANTRY__REDIS__URL", "redis://[::1]"),
+        ("TENANTRY__SMTP__HOST", "::1"),
+        ("TENANTRY__SMTP__FROM_NAME", "Jörg & Söhne"),
+        ("TENANTRY__API__CONCURRENCY_MAX", "10000"),
+        ("TENANTRY__AUTH__HASH_CONCURRENCY", "1024"),
+        ("TENANTRY__JOBS__DEAD_RETENTION", "3650d"),
+        ("TENANTRY__JOBS__LEASE", "1s"),
+    ];
+    for (name, value) in good {
+        let mut pairs = development();
+        pairs.push((name, value));
+        let loaded = Config::load(sources(&pairs));
+        assert!(loaded.is_ok(), "{name}={value}: {loaded:?}");
+    }
+}
+
+#[test]
+fn an_address_that_is_wrong_is_not_repeated() {
+    let servers = [
+        ("TENANTRY__MONGODB__URI", "mongodb://canary:canary@host:canary/"),
+        ("TENANTRY__REDIS__URL", "redis://:canary@host:canary/canary"),
+    ];
+    let refused = Config::load(sources(&[development().as_slice(), &servers].concat())).unwrap_err();
+    assert_eq!(refused.0.len(), 2, "{refused}");
+    assert!(!refused.to_string().contains("canary"), "{refused}");
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! What no single value can tell, or only what it is used for.
+
+use std::time::Duration;
+
+use mongodb::options::ConnectionString;
+use secrecy::ExposeSecret;
+
+use super::{
+    Config, DEVELOPMENT_MASTER_KEY, Environment, SmtpTls,
+    reader::{Reader, Url},
+};
+use crate::crypto::MasterKey;
+
+/// A lease is renewed several times while it lasts; below this, a busy moment ends it.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+/// MongoDB's own limit on the length of a database's name.
+const DATABASE_BYTES_MAX: usize = 63;
+
+impl Config {
+    /// What production insists on: nothing that is only right on a developer's machine.
+    fn check_production(&self, r: &mut Reader) {
+        if self.auth.master_key.expose_secret() == DEVELOPMENT_MASTER_KEY {
+            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
+        }
+        if !self.app.public_url.starts_with("https://") {
+            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
+        }
+        for key in ["mongodb.uri", "redis.url"] {
+            if !r.is_given(key) {
+                r.mistake(key, "is required in production");
+            }
+        }
+    }
+
+    /// What no single key can tell.
+    pub(super) fn check(&self, r: &mut Reader) {
+        if MasterKey::parse(self.auth.master_key.expose_secret()).is_err() {
+            r.mistake("auth.master_key", "must be 32 bytes in base64; make one with `openssl rand -base64 32`");
+        }
+        if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
+            self.check_production(r);
+        }
+        if self.auth.access_token_ttl > self.auth.session_ttl {
+            r.mistake("auth.access_token_ttl", "must not be longer than auth.session_ttl");
+        }
+        if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
+            r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
+        }
+        let collector = &self.telemetry.otlp_endpoint;
+        if !collector.is_empty() && (!collector.starts_with("http://") || collector.parse::<Url>().is_err()) {
+            r.mistake("telemetry.otlp_endpoint", "must be an http:// address, or empty");
+        }
+        if self.jobs.backoff_max < self.jobs.backoff_base {
+            r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
+        }
+        if self.jobs.lease < LEASE_MIN {
+            r.mistake("jobs.lease", "must be at least 1s, or jobs are taken from workers that are well");
+        }
+        self.check_servers(r);
+        self.check_mail(r);
+    }
+
+    /// Where data lies. Their addresses carry passwords, so no message repeats any of them.
+    fn check_servers(&self, r: &mut Reader) {
+        let uri = self.mongodb.uri.expose_secret();
+        if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| uri.starts_with(scheme)) {
+            r.mistake("mongodb.uri", "must start with mongodb:// or mongodb+srv://");
+        } else if ConnectionString::parse(uri).is_err() {
+            r.mistake(
+                "mongodb.uri",
+                "must be a MongoDB connection string, such as mongodb://user:password@host:27017/?replicaSet=rs0, with what is special in user and password percent-encoded",
+            );
+        }
+        let database = &self.mongodb.database;
+        let is_plain = database.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        if !is_plain || !(1..=DATABASE_BYTES_MAX).contains(&database.len()) {
+            r.mistake("mongodb.database", "must have 1 to 63 letters, digits, hyphens and underscores");
+        }
+        let url = self.redis.url.expose_secret();
+        match url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://")) {
+            None => r.mistake("redis.url", "must start with redis:// or rediss://"),
+            Some(rest) if !names_redis(rest) => r.mistake(
+                "redis.url",
+                "must name a host, and a port and a database as numbers if at all, such as redis://user:password@host:6379/0, with what is special in user and password percent-encoded",
+            ),
+            Some(_) => {}
+        }
+    }
+
+    fn check_mail(&self, r: &mut Reader) {
+        let host = &self.smtp.host;
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            r.mistake("smtp.host", "must be the name or address of a mail server");
+        }
+        if self.smtp.from_name.contains(char::is_control) {
+            r.mistake("smtp.from_name", "must be on one line, without control characters");
+        }
+    }
+}
+
+/// Whether what follows the scheme of a Redis URL has a host, and numbers where numbers belong.
+fn names_redis(rest: &str) -> bool {
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
+    // Colons inside the brackets are part of an IPv6 address.
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (server, None),
+    };
+    let is_bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
+    let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "[]:".contains(c));
+    (is_host || is_bracketed)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        && (database.is_empty() || database.parse::<u32>().is_ok())
+}
