@@ -26,7 +26,7 @@ pub struct Name(String);
 
 /// A text that cannot be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1 to {NAME_CHARS_MAX} characters on one line")]
+#[error("must have 1 to {NAME_CHARS_MAX} characters on one line, all of them visible")]
 pub struct InvalidName;
 
 impl FromStr for Name {
@@ -34,8 +34,27 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let text = text.trim();
         let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().take(NAME_CHARS_MAX + 1).count());
-        if fits && !text.chars().any(char::is_control) { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+        if fits && !text.chars().any(char::is_control) && !has_hidden(text) { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
     }
+}
+
+/// Whether a character cannot be seen or turns the direction of those that follow: such a name
+/// looks like another one, or like none.
+fn has_hidden(text: &str) -> bool {
+    // Joiners shape the letters of some scripts and put emoji together; among ASCII, or with
+    // nothing to join, they only hide.
+    let is_joiner = |c: char| matches!(c, '\u{200c}' | '\u{200d}');
+    let before = std::iter::once(' ').chain(text.chars());
+    let joins_nothing = before.zip(text.chars()).any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
+    joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
+}
+
+fn is_hidden(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+    )
 }
 
 impl fmt::Display for Name {
@@ -188,6 +207,18 @@ mod tests {
     fn slugs_follow_names() {
         for (name, slug) in [("Demo", "demo"), ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"), ("日本", "tenant"), ("a--b", "a-b")] {
             assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
+        }
+    }
+
+    #[test]
+    fn names_hide_nothing() {
+        let hidden =
+            ["a\u{200b}b", "\u{200d}", "a\u{200c}b", "ب\u{200d}\u{200d}ب", "é\u{200d}", "\u{202e}evil", "a\u{2066}b\u{2069}", "\u{feff}a"];
+        for text in hidden.into_iter().chain(["\u{3164}", "\u{2800}", "a\u{ad}b", "a\u{200f}b", "a\u{2028}b"]) {
+            assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
+        }
+        for text in ["Jörg Söhne", "می\u{200c}خواهم", "👩\u{200d}💻 Ada", "日本 太郎", "O’Neil", "שלום"] {
+            assert!(text.parse::<Name>().is_ok(), "{text:?}");
         }
     }
 
