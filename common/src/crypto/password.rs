@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_kept_for_as_many_hashes_as_run_at_once() {
-        let hasher = Hasher::new(2, Duration::from_secs(60)).unwrap();
+        let hasher = Hasher::new(2, Duration::from_mins(1)).unwrap();
         let kept = || hasher.workspaces.kept().iter().map(|workspace| workspace.as_ptr()).collect::<Vec<_>>();
         let first = kept();
         for _ in 0..5 {
@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn hashes_of_other_parameters_verify() {
-        let hasher = Hasher::new(1, Duration::from_secs(60)).unwrap();
+        let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         for (memory_kib, passes, lanes) in [(MEMORY_KIB, PASSES, LANES), (64, 1, 1), (1024, 3, 4), (2 * MEMORY_KIB, 1, 2)] {
             let hash = made_by_the_crate(memory_kib, passes, lanes);
             assert!(hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(), "{memory_kib} {passes} {lanes}");
@@ -324,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stored_hash_that_is_absurd_or_not_whole_is_refused() {
-        let hasher = Hasher::new(1, Duration::from_secs(60)).unwrap();
+        let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         let (salt, output) = ("c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc");
         for absurd in [
             format!("$argon2id$v=19$m=4294967295,t=2,p=1${salt}${output}"),
