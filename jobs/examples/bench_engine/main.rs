@@ -32,6 +32,8 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Nothing that is waited for takes longer.
 const DEADLINE: Duration = Duration::from_mins(2);
+/// How long a worker that has ended may take to end its last read.
+const LAST_READ_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Noop {
@@ -99,7 +101,10 @@ struct Worker {
 impl Worker {
     async fn stop(self) -> Outcome<()> {
         self.drain.begin(Duration::from_secs(5));
-        Ok(self.running.await??)
+        self.running.await??;
+        // Its last read may still be ending, and would take a job that is pushed meanwhile.
+        tokio::time::sleep(LAST_READ_MAX).await;
+        Ok(())
     }
 }
 
