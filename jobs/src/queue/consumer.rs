@@ -26,10 +26,17 @@ pub struct Delivery {
 /// The right to have one more job in hand; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) _slot: OwnedSemaphorePermit,
+    pub(crate) slot: OwnedSemaphorePermit,
     /// Held by a job that ended its worker more than once: such jobs run one at a time, so that
     /// the guilty one takes no others along.
-    pub(crate) _suspect: Option<Turn>,
+    pub(crate) suspect: Option<Turn>,
+}
+
+impl Slot {
+    /// The slot itself, and the suspect's turn that came with it.
+    pub(crate) fn into_parts(self) -> (OwnedSemaphorePermit, Option<Turn>) {
+        (self.slot, self.suspect)
+    }
 }
 
 /// A suspect's turn; the next one is looked for when it ends.

@@ -125,7 +125,7 @@ async fn deliver(consumer: &Consumer, finished: &mpsc::Sender<Finished>, read: V
         let Some(mut delivery) = understand(consumer, finished, &entry, false).await else { continue };
         tokio::select! {
             slot = Arc::clone(&consumer.slots).acquire_owned() => {
-                delivery.slot = slot.ok().map(|slot| Slot { _slot: slot, _suspect: None });
+                delivery.slot = slot.ok().map(|slot| Slot { slot, suspect: None });
                 consumer.inbox.put([delivery]);
             }
             () = consumer.drain.begun() => hand_back(finished, delivery).await,
@@ -150,7 +150,7 @@ pub(super) async fn understand(
             tracing::error!(queue = %consumer.queue, entry = entry.id, %error, "poison_buried");
             let bytes = bytes.map_or_else(|| format!("{:?}", entry.map).into_bytes(), <[u8]>::to_vec);
             let outcome = Outcome::Poison { bytes, error: error.to_string() };
-            settle(finished, Finished { entry: entry.id.clone(), envelope: None, outcome }).await;
+            settle(finished, Finished { entry: entry.id.clone(), envelope: None, outcome, turn: None }).await;
             None
         }
     }
@@ -159,7 +159,7 @@ pub(super) async fn understand(
 /// Gives a job back that has not started.
 pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Delivery) {
     let outcome = Outcome::HandBack;
-    settle(finished, Finished { entry: delivery.entry, envelope: Some(delivery.envelope), outcome }).await;
+    settle(finished, Finished { entry: delivery.entry, envelope: Some(delivery.envelope), outcome, turn: None }).await;
 }
 
 /// The settling task outlives every sender, so nothing can fail here.

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use super::{
     broker::EntryId,
-    consumer::{Consumer, Delivery},
+    consumer::{Consumer, Delivery, Slot, Turn},
 };
 use crate::{Envelope, JobError, backoff::full_jitter};
 
@@ -66,6 +66,9 @@ pub(super) struct Finished {
     pub(super) entry: EntryId,
     pub(super) envelope: Option<Arc<Envelope>>,
     pub(super) outcome: Outcome,
+    /// A suspect's turn ends only once the job is settled: were the next one to end the process
+    /// before that, this one would be blamed for it.
+    pub(super) turn: Option<Turn>,
 }
 
 /// The tower layer that the backend gives to `apalis`: passes every verdict on to be settled.
@@ -157,7 +160,8 @@ where
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
             let outcome = layer.outcome(&envelope, verdict);
-            let finished = Finished { entry, envelope: Some(envelope), outcome };
+            let (slot, turn) = slot.map(Slot::into_parts).unzip();
+            let finished = Finished { entry, envelope: Some(envelope), outcome, turn: turn.flatten() };
             layer.finished.send(finished).await.map_err(|_| "settling ended before its jobs")?;
             drop(slot);
             Ok(())

@@ -97,7 +97,7 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
     let Some(entry) = claimed.first() else { return Ok(false) };
     consumer.in_hand.add([&entry.id]);
     let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
-    delivery.slot = Some(Slot { _slot: slot, _suspect: suspect });
+    delivery.slot = Some(Slot { slot, suspect });
     if abandoned.deliveries >= crashes_max {
         bury(consumer, finished, abandoned, &delivery.envelope).await?;
     } else if consumer.drain.has_begun() {
@@ -127,6 +127,6 @@ async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned:
         tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
         Outcome::Bury { error }
     };
-    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome }).await;
+    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome, turn: None }).await;
     Ok(())
 }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     broker::{Bury, Delay, EntryId, id_bytes},
-    consumer::Consumer,
+    consumer::{Consumer, Turn},
     dead_letter::DeadLetter,
     finish::{Finished, Outcome},
 };
@@ -53,11 +53,14 @@ struct Batch {
     buried: Vec<Bury>,
     handed_back: Vec<EntryId>,
     flushed: Vec<oneshot::Sender<()>>,
+    /// Given back when the batch is settled.
+    turns: Vec<Turn>,
 }
 
 impl Batch {
     fn add(&mut self, finished: Finished, now_ms: i64) {
-        let Finished { entry, envelope, outcome } = finished;
+        let Finished { entry, envelope, outcome, turn } = finished;
+        self.turns.extend(turn);
         match (outcome, envelope) {
             (Outcome::Flush(told), _) => self.flushed.push(told),
             (Outcome::HandBack, _) => self.handed_back.push(entry),
@@ -197,7 +200,7 @@ async fn mark_dead(consumer: &Consumer, letter: &DeadLetter) -> Result<(), DbErr
 /// Waits until everything handed in before is settled, for `limit` at most.
 pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
     let (told, settled) = oneshot::channel();
-    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told) };
+    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told), turn: None };
     let waiting = async {
         if finished.send(flush).await.is_ok() {
             let _ = settled.await;
