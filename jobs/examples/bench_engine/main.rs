@@ -32,8 +32,6 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Nothing that is waited for takes longer.
 const DEADLINE: Duration = Duration::from_mins(2);
-/// How long a worker that has ended may take to end its last read.
-const LAST_READ_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Noop {
@@ -102,8 +100,6 @@ impl Worker {
     async fn stop(self) -> Outcome<()> {
         self.drain.begin(Duration::from_secs(5));
         self.running.await??;
-        // Its last read may still be ending, and would take a job that is pushed meanwhile.
-        tokio::time::sleep(LAST_READ_MAX).await;
         Ok(())
     }
 }

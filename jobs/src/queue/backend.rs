@@ -17,7 +17,10 @@ use apalis_core::{
     task::Task,
     worker::context::WorkerContext,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -36,6 +39,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 pub struct QueueBackend {
     consumer: Arc<Consumer>,
     finished: mpsc::Sender<Finished>,
+    /// Those that take jobs in hand; they end when the drain begins.
+    takers: Vec<JoinHandle<()>>,
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -60,13 +65,15 @@ impl QueueBackend {
         });
         let (finished, settling) = mpsc::channel(settle::WAITING_MAX);
         tokio::spawn(settle::run(Arc::clone(&consumer), settling));
-        tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone()));
-        tokio::spawn(recover::run(Arc::clone(&consumer), finished.clone()));
+        let takers = vec![
+            tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone())),
+            tokio::spawn(recover::run(Arc::clone(&consumer), finished.clone())),
+        ];
         tokio::spawn(lease::run(Arc::clone(&consumer)));
         tokio::spawn(promote::run(Arc::clone(&consumer)));
         tokio::spawn(stats::run(Arc::clone(&consumer)));
         tracing::info!(%queue, consumer = consumer.name, concurrency, "queue_opened");
-        Self { consumer, finished, closing: None }
+        Self { consumer, finished, takers, closing: None }
     }
 }
 
@@ -84,10 +91,14 @@ impl Backend for QueueBackend {
 
     /// Polled once nothing runs any more. What was never started went back when the drain began.
     fn poll_close(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
-        let (consumer, finished) = (&self.consumer, &self.finished);
+        let (consumer, finished, takers) = (&self.consumer, &self.finished, &mut self.takers);
         let closing = self.closing.get_or_insert_with(|| {
-            let (consumer, finished) = (Arc::clone(consumer), finished.clone());
+            let (consumer, finished, takers) = (Arc::clone(consumer), finished.clone(), std::mem::take(takers));
             Box::pin(async move {
+                // What they took last is handed back before anything is closed.
+                if tokio::time::timeout(SETTLE_MAX, futures::future::join_all(takers)).await.is_err() {
+                    tracing::warn!(queue = %consumer.queue, "reading_not_ended");
+                }
                 settle::flush(&finished, SETTLE_MAX).await;
                 consumer.closed.cancel();
                 tracing::info!(queue = %consumer.queue, left = consumer.in_hand.len(), "queue_closed");

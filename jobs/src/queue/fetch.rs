@@ -99,6 +99,8 @@ async fn read(consumer: &Consumer, connection: &mut MultiplexedConnection, id: i
         answer = &mut reading => answer,
         () = consumer.drain.begun() => {
             tokio::select! {
+                // An answer that is there holds jobs that were given to us.
+                biased;
                 answer = &mut reading => answer,
                 () = unblock(consumer, id) => return Ok(Vec::new()),
             }

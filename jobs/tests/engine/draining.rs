@@ -69,3 +69,22 @@ async fn a_long_job_is_not_stolen_from_a_live_worker() {
     first.stop(Duration::from_secs(5)).await;
     second.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    for n in 0..20 {
+        let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+        world.jobs.enqueue_unstaged(None, &Probe { n: 2 * n }).await.unwrap();
+        until("it reads", || async { notes.all().iter().any(|seen| seen.n == 2 * n) }).await;
+        let late = Probe { n: 2 * n + 1 };
+        let (enqueued, ()) = tokio::join!(world.jobs.enqueue_unstaged(None, &late), worker.stop(Duration::from_secs(5)));
+        enqueued.unwrap();
+        let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+        assert_eq!(stats.running, 0, "round {n}: it would wait for a lease to run out");
+    }
+    let last = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
+    world.until_idle().await;
+    assert_eq!(notes.numbers(), (0..40).collect::<Vec<_>>());
+    last.stop(Duration::from_secs(5)).await;
+}
