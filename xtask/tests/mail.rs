@@ -83,10 +83,9 @@ async fn a_silent_server_has_the_mail_but_its_client_does_not_know() {
     let mail = Arc::new(MailCatcher::start(None).await.unwrap());
     mail.reply(Reply::Hold);
     let transport = transport(mail.port());
-    let sending = tokio::spawn(async move { send(&transport, "held").await });
+    let mut sending = tokio::spawn(async move { send(&transport, "held").await });
     mail.wait_for(|mail| mail.subject == "held", SOON).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(!sending.is_finished());
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut sending).await.is_err(), "it was told");
     mail.reply(Reply::Accept);
     sending.await.unwrap().unwrap();
 }

@@ -2,47 +2,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use common::db::{Change, DbError, PlatformOwned, PlatformScope, Record, Txn};
-use common::id::JobId;
-use jobs::{Job, Queue, stage};
+use common::db::{Change, DbError, PlatformScope, Txn};
+use jobs::stage;
 use mongodb::bson::doc;
-use serde::{Deserialize, Serialize};
 use xtask::servers::{Child, Spec};
 
 use crate::support::{DEADLINE, World, until};
 
-/// As in `examples/crash_worker.rs`, which runs them.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Act {
-    Probe,
-    Abort,
-    Hang,
-}
+#[path = "../../examples/crash_worker/job.rs"]
+mod job;
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Crash {
-    n: u32,
-    act: Act,
-}
-
-impl Job for Crash {
-    const KIND: &'static str = "test.crash";
-    const QUEUE: Queue = Queue::Email;
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Effect {
-    #[serde(rename = "_id")]
-    job: JobId,
-    n: u32,
-    process: u32,
-}
-
-impl Record for Effect {
-    const COLLECTION: &'static str = "effects";
-}
-impl PlatformOwned for Effect {}
+use job::{Act, Crash, Effect};
 
 struct StageAll(Vec<Act>);
 

@@ -4,49 +4,17 @@
 //! `abort` jobs end the process, `hang` jobs never end, `probe` jobs note and succeed. It is also
 //! the smallest whole worker there is: configuration, registry, relay, monitor.
 
+mod job;
+
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     ambient::Ambient,
     config::Config,
-    db::{PlatformOwned, PlatformScope, Record, Store},
-    id::JobId,
+    db::{PlatformScope, Store},
 };
-use jobs::{Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
-use serde::{Deserialize, Serialize};
+use jobs::{Drain, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
 
-/// What one attempt did. One row a job, however often it ran.
-#[derive(Debug, Serialize, Deserialize)]
-struct Effect {
-    #[serde(rename = "_id")]
-    job: JobId,
-    n: u32,
-    process: u32,
-}
-
-impl Record for Effect {
-    const COLLECTION: &'static str = "effects";
-}
-impl PlatformOwned for Effect {}
-
-/// What a job of the tests does.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Act {
-    Probe,
-    Abort,
-    Hang,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Crash {
-    n: u32,
-    act: Act,
-}
-
-impl Job for Crash {
-    const KIND: &'static str = "test.crash";
-    const QUEUE: Queue = Queue::Email;
-}
+use job::{Act, Crash, Effect};
 
 async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
     let effect = Effect { job: running.id, n: job.n, process: std::process::id() };

@@ -1,0 +1,42 @@
+//! What `crash_worker` runs and what it leaves behind; the tests that kill it know it from here.
+
+use common::{
+    db::{PlatformOwned, Record},
+    id::JobId,
+};
+use jobs::{Job, Queue};
+use serde::{Deserialize, Serialize};
+
+/// What one attempt did. One row a job, however often it ran.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Effect {
+    #[serde(rename = "_id")]
+    pub(crate) job: JobId,
+    pub(crate) n: u32,
+    pub(crate) process: u32,
+}
+
+impl Record for Effect {
+    const COLLECTION: &'static str = "effects";
+}
+impl PlatformOwned for Effect {}
+
+/// What a job of the tests does.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Act {
+    Probe,
+    Abort,
+    Hang,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Crash {
+    pub(crate) n: u32,
+    pub(crate) act: Act,
+}
+
+impl Job for Crash {
+    const KIND: &'static str = "test.crash";
+    const QUEUE: Queue = Queue::Email;
+}
