@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
-use xtask::servers::is_free;
+use xtask::servers::{claim_port, is_free};
 
 const SOON: Duration = Duration::from_mins(1);
 /// The ports of `up`, before its offset.
@@ -36,12 +36,11 @@ async fn run(state: &Path, args: &[&str]) -> (ExitStatus, String) {
     (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// An offset at which nobody listens; tests of other processes use other parts of the range.
+/// An offset that makes every port this test's own, also among the tests that ask for any free port.
 fn free_offset() -> u16 {
     let start = u16::try_from(std::process::id() % 300).unwrap() * 10;
-    let offsets = (0..300).map(|step| 1_000 + (start + step * 10) % 3_000);
-    let mut free = offsets.filter(|offset| PORTS.iter().all(|port| is_free(port + offset)));
-    free.next().unwrap()
+    let mut offsets = (0..300).map(|step| 1_000 + (start + step * 10) % 3_000);
+    offsets.find(|offset| PORTS.iter().all(|port| claim_port(port + offset).unwrap())).unwrap()
 }
 
 /// Process ids by name.
@@ -65,7 +64,7 @@ async fn until(state: &Path, what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// Waits until the demo account can log in.
-async fn demo_logs_in(up: &mut Child, api: u16) {
+async fn demo_logs_in(up: &mut Child, state: &Path, api: u16) {
     let http = reqwest::Client::new();
     let login = json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
     let begun = Instant::now();
@@ -76,7 +75,7 @@ async fn demo_logs_in(up: &mut Child, api: u16) {
         {
             return;
         }
-        assert_eq!(up.try_wait().unwrap(), None, "up has ended");
+        assert_eq!(up.try_wait().unwrap(), None, "up has ended: {}", said_so_far(state));
         assert!(begun.elapsed() < SOON, "the demo account cannot log in: {answer:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -89,7 +88,7 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let offset = free_offset();
     let log = std::fs::File::create(state.join("up.log")).unwrap();
     let mut up = xtask(state, &["up", "--port-offset", &offset.to_string()]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-    demo_logs_in(&mut up, 4000 + offset).await;
+    demo_logs_in(&mut up, state, 4000 + offset).await;
 
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success() && said.contains("already running"), "{said}");
@@ -101,7 +100,7 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
         kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), Signal::KILL).unwrap();
     }
     until(state, "all to come back", || running(state).iter().all(|(name, pid)| before[name] != *pid)).await;
-    demo_logs_in(&mut up, 4000 + offset).await;
+    demo_logs_in(&mut up, state, 4000 + offset).await;
 
     let (status, said) = run(state, &["down"]).await;
     assert!(status.success(), "{said}");

@@ -18,7 +18,7 @@ mod wiring;
 pub use child::{Child, Spec};
 pub use mail::{Inbox, Mail, MailCatcher, Reply};
 pub use mongod::Mongod;
-pub use ports::{free_port, is_free};
+pub use ports::{claim_port, free_port, is_free};
 pub use process::{Process, ProcessSpec};
 pub use proxy::Proxy;
 pub use redis::Redis;

@@ -27,20 +27,31 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 /// # Errors
 /// When the folder of lock files cannot be written or every port is taken.
 pub fn free_port() -> anyhow::Result<u16> {
-    let folder = std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     // Each process begins elsewhere, so that they seldom try the same port.
     let start = u16::try_from(std::process::id() * 7 % u32::from(COUNT)).unwrap_or(0);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let port = FIRST + (start + step) % COUNT;
-        let claim = File::create(folder.join(port.to_string())).with_context(|| format!("claiming a port in {}", folder.display()))?;
-        if claim.try_lock().is_ok() && is_free(port) {
-            CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+        if claim_port(port)? {
             return Ok(port);
         }
     }
     anyhow::bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
+}
+
+/// Makes a port of 127.0.0.1 this process's own among those that ask here; false when another has it.
+///
+/// # Errors
+/// When the folder of lock files cannot be written.
+pub fn claim_port(port: u16) -> anyhow::Result<bool> {
+    let folder = std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let claim = File::create(folder.join(port.to_string())).with_context(|| format!("claiming a port in {}", folder.display()))?;
+    let claimed = claim.try_lock().is_ok() && is_free(port);
+    if claimed {
+        CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+    }
+    Ok(claimed)
 }
 
 /// Whether a server could listen on this port of 127.0.0.1.
