@@ -6,21 +6,14 @@ use std::{
 };
 
 use common::{config, id::JobId};
-use redis::{
-    AsyncConnectionConfig, Client, RedisResult, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
-};
-use secrecy::ExposeSecret;
+use redis::{RedisResult, Script};
 use tokio::sync::Notify;
 
-use super::keys::{GROUP, Keys};
+use super::{
+    connections::Connections,
+    keys::{GROUP, Keys},
+};
 use crate::{Envelope, Queue};
-
-/// Attempts of one command to reconnect before it fails; whoever sent it tries again with backoff.
-const RECONNECTS: usize = 1;
-/// The first wait before a reconnection and the longest.
-const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
 macro_rules! scripts {
     ($($name:ident = $file:literal;)+) => {
@@ -46,10 +39,8 @@ scripts! {
 /// reconnects by itself.
 #[derive(Clone)]
 pub struct Broker {
-    client: Client,
-    connection: ConnectionManager,
+    connections: Connections,
     prefix: String,
-    timeout: Duration,
     jobs: config::Jobs,
     loss_suspected: Arc<Notify>,
 }
@@ -124,22 +115,17 @@ impl Broker {
     /// # Errors
     /// When the address cannot be understood.
     pub fn new(redis: &config::Redis, jobs: &config::Jobs) -> RedisResult<Self> {
-        let client = Client::open(redis.url.expose_secret())?;
-        let manager = ConnectionManagerConfig::new()
-            .set_number_of_retries(RECONNECTS)
-            .set_min_delay(RECONNECT_DELAY_MIN)
-            .set_max_delay(RECONNECT_DELAY_MAX)
-            .set_connection_timeout(Some(redis.timeout))
-            .set_response_timeout(Some(redis.timeout));
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), manager)?;
         Ok(Self {
-            client,
-            connection,
+            connections: Connections::new(redis)?,
             prefix: redis.key_prefix.clone(),
-            timeout: redis.timeout,
             jobs: jobs.clone(),
             loss_suspected: Arc::default(),
         })
+    }
+
+    /// The ways to Redis.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// The engine's configuration.
@@ -154,7 +140,7 @@ impl Broker {
     /// Tells the relay that Redis may have lost jobs: the one of this process at once, whichever
     /// leads when it next compares epochs.
     pub(crate) async fn suspect_loss(&self) -> RedisResult<()> {
-        let _: usize = redis::cmd("DEL").arg(self.epoch_key()).query_async(&mut self.connection.clone()).await?;
+        let _: usize = redis::cmd("DEL").arg(self.epoch_key()).query_async(&mut self.connections.shared()).await?;
         self.loss_suspected.notify_one();
         Ok(())
     }
@@ -173,27 +159,7 @@ impl Broker {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> RedisResult<()> {
-        redis::cmd("PING").query_async(&mut self.connection.clone()).await
-    }
-
-    /// A connection of its own for blocking reads: they would hold up everything else on a shared
-    /// one. Comes with the id by which it can be unblocked.
-    pub(crate) async fn reader(&self) -> RedisResult<(MultiplexedConnection, i64)> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(self.timeout)).set_response_timeout(None);
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
-        Ok((connection, id))
-    }
-
-    /// A connection for subscriptions.
-    pub(crate) async fn subscriber(&self) -> RedisResult<redis::aio::PubSub> {
-        let connecting = tokio::time::timeout(self.timeout, self.client.get_async_pubsub()).await;
-        connecting.map_err(|_| redis::RedisError::from((redis::ErrorKind::Io, "connecting took too long")))?
-    }
-
-    /// Ends the blocking read of the reader with this id; tells whether there was one.
-    pub(crate) async fn unblock(&self, reader: i64) -> RedisResult<bool> {
-        redis::cmd("CLIENT").arg("UNBLOCK").arg(reader).query_async(&mut self.connection.clone()).await
+        redis::cmd("PING").query_async(&mut self.connections.shared()).await
     }
 
     /// Makes the consumer group where it is missing; tells whether jobs may have been lost with it.
@@ -201,7 +167,7 @@ impl Broker {
         let keys = self.keys(queue);
         let mut call = OPEN.prepare_invoke();
         call.key(&keys.stream).key(&keys.known).key(&keys.delayed);
-        match call.invoke_async(&mut self.connection.clone()).await {
+        match call.invoke_async(&mut self.connections.shared()).await {
             // Another worker made it at the same moment.
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
             opened => opened,
@@ -218,7 +184,7 @@ impl Broker {
         for job in jobs {
             call.arg(id_bytes(job.id).as_slice()).arg(millis(job.delay)).arg(job.body.as_slice());
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Lets go of jobs that are done; answers how many `consumer` still held.
@@ -230,7 +196,7 @@ impl Broker {
         for (entry, id) in jobs {
             call.arg(entry).arg(id_bytes(*id).as_slice());
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Puts running jobs back to run later; answers how many `consumer` still held.
@@ -241,7 +207,7 @@ impl Broker {
         for job in jobs {
             call.arg(&job.entry).arg(id_bytes(job.id).as_slice()).arg(millis(job.wait)).arg(job.body.as_slice());
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Sends running jobs to the dead letters; answers how many `consumer` still held.
@@ -253,14 +219,14 @@ impl Broker {
         for job in jobs {
             call.arg(&job.entry).arg(job.key.as_slice()).arg(job.letter.as_slice());
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Gives fetched jobs back to the queue; answers how many `consumer` still held.
     pub(crate) async fn hand_back(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<usize> {
         let mut call = HAND_BACK.prepare_invoke();
         call.key(self.keys(queue).stream).arg(consumer).arg(entries);
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Moves up to `batch` jobs whose time has come to the stream; answers how many moved and how
@@ -269,7 +235,7 @@ impl Broker {
         let keys = self.keys(queue);
         let mut call = PROMOTE.prepare_invoke();
         call.key(&keys.stream).key(&keys.known).key(&keys.delayed).key(&keys.bodies).arg(batch);
-        let (moved, next): (usize, i64) = call.invoke_async(&mut self.connection.clone()).await?;
+        let (moved, next): (usize, i64) = call.invoke_async(&mut self.connections.shared()).await?;
         Ok((moved, u64::try_from(next).ok().map(Duration::from_millis)))
     }
 
@@ -277,7 +243,7 @@ impl Broker {
     pub(crate) async fn renew(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<Vec<EntryId>> {
         let mut call = RENEW.prepare_invoke();
         call.key(self.keys(queue).stream).arg(consumer).arg(entries);
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Up to `limit` entries after `after` whose lease has run out.
@@ -285,7 +251,7 @@ impl Broker {
         let start = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
         let mut command = redis::cmd("XPENDING");
         command.arg(self.keys(queue).stream).arg(GROUP).arg("IDLE").arg(millis(self.jobs.lease)).arg(start).arg("+").arg(limit);
-        let rows: Vec<(EntryId, String, u64, u64)> = command.query_async(&mut self.connection.clone()).await?;
+        let rows: Vec<(EntryId, String, u64, u64)> = command.query_async(&mut self.connections.shared()).await?;
         Ok(rows.into_iter().map(|(entry, consumer, _, deliveries)| Abandoned { entry, consumer, deliveries }).collect())
     }
 
@@ -293,7 +259,7 @@ impl Broker {
     pub(crate) async fn held(&self, queue: Queue, consumer: &str) -> RedisResult<(usize, usize)> {
         let mut command = redis::cmd("XPENDING");
         command.arg(self.keys(queue).stream).arg(GROUP);
-        let summary: redis::streams::StreamPendingReply = command.query_async(&mut self.connection.clone()).await?;
+        let summary: redis::streams::StreamPendingReply = command.query_async(&mut self.connections.shared()).await?;
         let redis::streams::StreamPendingReply::Data(data) = summary else { return Ok((0, 0)) };
         let ours = data.consumers.iter().find(|row| row.name == consumer).map_or(0, |row| row.pending);
         Ok((ours, data.count.saturating_sub(ours)))
@@ -304,7 +270,7 @@ impl Broker {
     pub(crate) async fn claim(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<Vec<redis::streams::StreamId>> {
         let mut command = redis::cmd("XCLAIM");
         command.arg(self.keys(queue).stream).arg(GROUP).arg(consumer).arg(millis(self.jobs.lease)).arg(entries);
-        let claimed: redis::streams::StreamClaimReply = command.query_async(&mut self.connection.clone()).await?;
+        let claimed: redis::streams::StreamClaimReply = command.query_async(&mut self.connections.shared()).await?;
         Ok(claimed.ids)
     }
 
@@ -312,7 +278,7 @@ impl Broker {
     pub(crate) async fn forget_consumers(&self, queue: Queue, silence: Duration) -> RedisResult<usize> {
         let mut call = FORGET_CONSUMERS.prepare_invoke();
         call.key(self.keys(queue).stream).arg(millis(silence));
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// Which of `ids` wait, run or are delayed.
@@ -322,7 +288,7 @@ impl Broker {
         for id in ids {
             command.arg(id_bytes(*id).as_slice());
         }
-        command.query_async(&mut self.connection.clone()).await
+        command.query_async(&mut self.connections.shared()).await
     }
 
     /// Which of `ids` are dead letters.
@@ -332,7 +298,7 @@ impl Broker {
         for id in ids {
             command.arg(id_bytes(*id).as_slice());
         }
-        let scores: Vec<Option<f64>> = command.query_async(&mut self.connection.clone()).await?;
+        let scores: Vec<Option<f64>> = command.query_async(&mut self.connections.shared()).await?;
         Ok(scores.into_iter().map(|score| score.is_some()).collect())
     }
 
@@ -341,13 +307,13 @@ impl Broker {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
         pipe.atomic().zadd(&keys.dead, id_bytes(id).as_slice(), died_at_ms).hset(&keys.dead_bodies, id_bytes(id).as_slice(), letter);
-        pipe.ignore().query_async(&mut self.connection.clone()).await
+        pipe.ignore().query_async(&mut self.connections.shared()).await
     }
 
     /// Up to `count` dead letters as JSON, newest first, without the newest `skip`.
     pub(crate) async fn dead_letters(&self, queue: Queue, skip: isize, count: isize) -> RedisResult<Vec<Vec<u8>>> {
         let keys = self.keys(queue);
-        let connection = &mut self.connection.clone();
+        let connection = &mut self.connections.shared();
         let ids: Vec<Vec<u8>> = redis::cmd("ZREVRANGE").arg(&keys.dead).arg(skip).arg(skip + count - 1).query_async(connection).await?;
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -366,7 +332,7 @@ impl Broker {
             let body = envelope.to_bytes().map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
             call.arg(id_bytes(envelope.id).as_slice()).arg(body);
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.connections.shared()).await
     }
 
     /// How `queue` stands.
@@ -377,14 +343,14 @@ impl Broker {
         let keys = self.keys(queue);
         let mut call = STATS.prepare_invoke();
         call.key(&keys.stream).key(&keys.delayed).key(&keys.dead);
-        let (ready, running, delayed, dead, age_ms): (u64, u64, u64, u64, u64) = call.invoke_async(&mut self.connection.clone()).await?;
+        let (ready, running, delayed, dead, age_ms): (u64, u64, u64, u64, u64) = call.invoke_async(&mut self.connections.shared()).await?;
         Ok(QueueStats { ready, running, delayed, dead, oldest_age: Duration::from_millis(age_ms) })
     }
 
     /// What tells one life of Redis' data from the next: changes when the server restarts, fails
     /// over or is flushed. Made if it is not there.
     pub(crate) async fn epoch(&self, fresh: &str) -> RedisResult<String> {
-        let connection = &mut self.connection.clone();
+        let connection = &mut self.connections.shared();
         let key = self.epoch_key();
         let _made: bool = redis::cmd("SETNX").arg(&key).arg(fresh).query_async(connection).await?;
         let epoch: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;

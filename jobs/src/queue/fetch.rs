@@ -14,6 +14,7 @@ use redis::{
 use tokio::sync::mpsc;
 
 use super::{
+    connections::Reader,
     consumer::{Consumer, Delivery, Slot},
     finish::{Finished, Outcome},
     keys::{ENVELOPE, GROUP, REDELIVERED},
@@ -53,7 +54,8 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 
 /// Reads until the drain begins or something fails.
 async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>, failures: &mut u32) -> RedisResult<()> {
-    let (mut connection, id) = consumer.broker.reader().await?;
+    let stream = consumer.broker.keys(consumer.queue).stream;
+    let Reader { mut connection, id } = consumer.broker.connections().reader(&stream).await?;
     metrics::REDIS_UP.set(1);
     loop {
         let Some(free) = free_slots(consumer).await else { return Ok(()) };
@@ -114,7 +116,8 @@ async fn read(consumer: &Consumer, connection: &mut MultiplexedConnection, id: i
 /// Ends the reader's blocking read again and again, because the first try may come before the read
 /// has reached the server. Returns only when Redis cannot be asked.
 async fn unblock(consumer: &Consumer, id: i64) {
-    while consumer.broker.unblock(id).await.is_ok() {
+    let stream = consumer.broker.keys(consumer.queue).stream;
+    while consumer.broker.connections().unblock(&stream, id).await.is_ok() {
         tokio::time::sleep(UNBLOCK_PAUSE).await;
     }
 }

@@ -7,6 +7,7 @@
 
 mod backend;
 mod broker;
+mod connections;
 mod consumer;
 mod dead_letter;
 mod fetch;

@@ -32,8 +32,9 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
 }
 
 async fn promote_until_error(consumer: &Consumer, failures: &mut u32) -> RedisResult<std::convert::Infallible> {
-    let mut subscriber = consumer.broker.subscriber().await?;
-    subscriber.subscribe(consumer.broker.keys(consumer.queue).wake).await?;
+    let wake = consumer.broker.keys(consumer.queue).wake;
+    let mut subscriber = consumer.broker.connections().subscriber(&wake).await?;
+    subscriber.subscribe(wake).await?;
     let mut wakes = subscriber.into_on_message();
     loop {
         let (moved, next) = consumer.broker.promote(consumer.queue, BATCH).await?;

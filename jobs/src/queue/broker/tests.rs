@@ -34,7 +34,7 @@ fn job() -> Push {
 async fn read(broker: &Broker, consumer: &str) -> Option<EntryId> {
     let mut command = redis::cmd("XREADGROUP");
     command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(1).arg("STREAMS").arg(broker.keys(QUEUE).stream).arg(">");
-    let reply: Option<redis::streams::StreamReadReply> = command.query_async(&mut broker.connection.clone()).await.unwrap();
+    let reply: Option<redis::streams::StreamReadReply> = command.query_async(&mut broker.connections.shared()).await.unwrap();
     reply.and_then(|reply| reply.keys.first().map(|key| key.ids[0].id.clone()))
 }
 
@@ -98,7 +98,7 @@ async fn at_maxmemory_nothing_is_taken_and_what_is_done_still_makes_room() {
     broker.push(QUEUE, &[push], false).await.unwrap();
     let entry = read(&broker, "a").await.unwrap();
     let limit = |bytes: u32| {
-        let mut connection = broker.connection.clone();
+        let mut connection = broker.connections.shared();
         async move {
             let mut command = redis::cmd("CONFIG");
             command.arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut connection).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
     let (ready_id, later_id) = (ready.id, later.id);
     later.delay = Duration::from_hours(1);
     broker.push(QUEUE, &[ready, later], false).await.unwrap();
-    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connection.clone()).await.unwrap();
+    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
     assert_eq!(broker.knows(QUEUE, &[ready_id, later_id]).await.unwrap(), [false, true]);
 }
@@ -147,7 +147,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
 async fn what_redis_refuses_is_not_known_afterwards() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let connection = &mut broker.connection.clone();
+    let connection = &mut broker.connections.shared();
     let stream = broker.keys(QUEUE).stream;
     let _: usize = redis::cmd("DEL").arg(&stream).query_async(connection).await.unwrap();
     let _: () = redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
