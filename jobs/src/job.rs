@@ -9,16 +9,19 @@ use serde::{Serialize, de::DeserializeOwned};
 pub enum Queue {
     /// Outgoing mail.
     Email,
+    /// The installation's own upkeep: purges, checks of itself.
+    Maintenance,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: &'static [Self] = &[Self::Email];
+    pub const ALL: &'static [Self] = &[Self::Email, Self::Maintenance];
 
     /// Its name in keys, metrics and commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Email => "email",
+            Self::Maintenance => "maintenance",
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     ambient::Ambient,
-    config::Config,
+    config::{self, Config},
     db::Store,
     internal::{self, Readiness},
     telemetry::{self, metrics},
@@ -42,15 +42,15 @@ async fn work(config: Config) -> anyhow::Result<()> {
     }
     let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
-    let concurrency = config.worker.email_concurrency;
-    let monitor = Monitor::new().register({
-        let (jobs, drain) = (jobs.clone(), drain.clone());
-        move |_| {
-            WorkerBuilder::new(Queue::Email.name())
-                .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &drain))
+    let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
+        let (jobs, drain, dispatch) = (jobs.clone(), drain.clone(), dispatch.clone());
+        let concurrency = concurrency(&config.worker, *queue);
+        monitor.register(move |_| {
+            WorkerBuilder::new(queue.name())
+                .backend(QueueBackend::start(&jobs, *queue, concurrency, &drain))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
-        }
+        })
     });
     tracing::info!("worker_started");
     let draining = drain.clone();
@@ -64,6 +64,14 @@ async fn work(config: Config) -> anyhow::Result<()> {
     internal.abort();
     tracing::info!("worker_stopped");
     Ok(())
+}
+
+/// How many jobs of `queue` this process runs at once.
+const fn concurrency(worker: &config::Worker, queue: Queue) -> usize {
+    match queue {
+        Queue::Email => worker.email_concurrency,
+        Queue::Maintenance => worker.maintenance_concurrency,
+    }
 }
 
 fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {

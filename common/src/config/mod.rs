@@ -136,6 +136,8 @@ pub struct Worker {
     pub internal_listen: SocketAddr,
     /// Jobs of the `email` queue run at once by one process.
     pub email_concurrency: usize,
+    /// Jobs of the `maintenance` queue run at once by one process.
+    pub maintenance_concurrency: usize,
     /// How long running jobs may go on after a stop signal.
     pub drain_timeout: Duration,
 }
@@ -311,6 +313,7 @@ impl Config {
                     "address and port for metrics and health; never public",
                 ),
                 email_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
+                maintenance_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.maintenance_concurrency", "4", "jobs of the `maintenance` queue run at once by one process"),
                 drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
             },
             auth: Auth {
