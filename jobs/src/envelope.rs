@@ -4,7 +4,7 @@ use common::id::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::Job;
+use crate::{Job, unique::UniqueKey};
 
 /// Failures kept in an envelope; the oldest go first.
 const FAILURES_MAX: usize = 10;
@@ -35,6 +35,9 @@ pub struct Envelope {
     /// The trace it belongs to (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What it is unique by, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unique: Option<UniqueKey>,
     /// Whether a row in the outbox stands behind it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub staged: bool,
@@ -79,7 +82,7 @@ impl Envelope {
     ///
     /// # Errors
     /// When the job cannot be written as JSON.
-    pub(crate) fn new<J: Job>(id: JobId, tenant: Option<TenantId>, job: &J, now_ms: i64) -> Result<Self, serde_json::Error> {
+    pub fn new<J: Job>(id: JobId, tenant: Option<TenantId>, job: &J, now_ms: i64) -> Result<Self, serde_json::Error> {
         Ok(Self {
             id,
             kind: J::KIND.to_owned(),
@@ -89,6 +92,7 @@ impl Envelope {
             enqueued_at: now_ms,
             due_at: None,
             traceparent: common::telemetry::trace::current_traceparent(),
+            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
             staged: false,
             redelivered: false,
             failures: Vec::new(),
@@ -145,6 +149,7 @@ mod tests {
             enqueued_at: 7,
             due_at: None,
             traceparent: None,
+            unique: None,
             staged: false,
             redelivered: false,
             failures: Vec::new(),

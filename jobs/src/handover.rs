@@ -15,7 +15,11 @@ use common::{
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::{Envelope, Job, Queue, outbox::Staged, queue::Broker, queue::Push};
+use crate::{
+    Envelope, Job, Queue,
+    outbox::{Staged, forget_duplicates},
+    queue::{Broker, HandIn, Push},
+};
 
 /// Committed jobs that may wait for the fast path in one process.
 const WAITING_MAX: usize = 10_000;
@@ -57,7 +61,7 @@ impl Jobs {
         let broker = Broker::new(redis, jobs)?;
         let (fast_path, waiting) = mpsc::channel(WAITING_MAX);
         let closing = tokio_util::sync::CancellationToken::new();
-        let task = tokio::spawn(hand_over(broker.clone(), waiting, closing.clone()));
+        let task = tokio::spawn(hand_over(store.clone(), broker.clone(), waiting, closing.clone()));
         let inner = Inner { store, broker, fast_path, task: Mutex::new(Some(task)), closing };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -96,32 +100,48 @@ impl Jobs {
     }
 
     /// Enqueues a job without the outbox: fast, for work that can be computed again, because up to
-    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped.
+    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped. Where another job
+    /// holds what it is unique by it is dropped, and the id answered is nobody's.
     ///
     /// # Errors
     /// See [`EnqueueError`].
     pub async fn enqueue_unstaged<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<JobId, EnqueueError> {
-        let ids = self.enqueue_all_unstaged(tenant, std::slice::from_ref(job)).await?;
+        let ids = self.enqueue(tenant, std::slice::from_ref(job), None).await?;
         Ok(ids[0])
     }
 
-    /// As [`Jobs::enqueue_unstaged`], many in one round trip; answers their ids in order.
+    /// As [`Jobs::enqueue_unstaged`], to start after `delay`.
+    ///
+    /// # Errors
+    /// See [`EnqueueError`].
+    pub async fn enqueue_unstaged_in<J: Job>(&self, tenant: Option<TenantId>, job: &J, delay: Duration) -> Result<JobId, EnqueueError> {
+        let ids = self.enqueue(tenant, std::slice::from_ref(job), Some(delay)).await?;
+        Ok(ids[0])
+    }
+
+    /// As [`Jobs::enqueue_unstaged`], many in few round trips; answers their ids in order.
     ///
     /// # Errors
     /// See [`EnqueueError`].
     pub async fn enqueue_all_unstaged<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J]) -> Result<Vec<JobId>, EnqueueError> {
+        self.enqueue(tenant, jobs, None).await
+    }
+
+    async fn enqueue<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J], delay: Option<Duration>) -> Result<Vec<JobId>, EnqueueError> {
         let ambient = self.inner.store.ambient();
         let now_ms = ambient.now().timestamp_millis();
         let mut ids = Vec::with_capacity(jobs.len());
         let mut pushes = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let envelope = Envelope::new(ambient.id(), tenant, job, now_ms)?;
+            let mut envelope = Envelope::new(ambient.id(), tenant, job, now_ms)?;
+            envelope.due_at = delay.map(|delay| now_ms.saturating_add(common::ambient::millis_of(delay)));
             ids.push(envelope.id);
             pushes.push(Push::new(&envelope, now_ms)?);
         }
         for batch in pushes.chunks(BATCH_MAX) {
-            let taken = self.inner.broker.push(J::QUEUE, batch, false).await?;
-            count_enqueued(J::QUEUE, "direct", taken);
+            let handed = self.inner.broker.push(J::QUEUE, batch, HandIn::Direct).await?;
+            count_enqueued(J::QUEUE, "direct", handed.taken);
+            count_duplicates(J::QUEUE, handed.duplicates.len());
         }
         Ok(ids)
     }
@@ -139,7 +159,7 @@ impl Jobs {
 }
 
 /// Empties the channel into Redis until it is closed and empty.
-async fn hand_over(broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, closing: tokio_util::sync::CancellationToken) {
+async fn hand_over(store: Store, broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, closing: tokio_util::sync::CancellationToken) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         let received = tokio::select! {
@@ -155,8 +175,13 @@ async fn hand_over(broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, c
         let mut by_queue = BTreeMap::<Queue, Vec<Push>>::new();
         batch.drain(..).for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
         for (queue, pushes) in by_queue {
-            match broker.push(queue, &pushes, false).await {
-                Ok(taken) => count_enqueued(queue, "fast", taken),
+            match broker.push(queue, &pushes, HandIn::Staged).await {
+                Ok(pushed) => {
+                    count_enqueued(queue, "fast", pushed.taken);
+                    if let Err(error) = forget_duplicates(&store, queue, &pushed.duplicates).await {
+                        tracing::warn!(%queue, %error, "duplicates_left_to_relay");
+                    }
+                }
                 Err(error) => tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay"),
             }
         }
@@ -165,4 +190,8 @@ async fn hand_over(broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, c
 
 pub(crate) fn count_enqueued(queue: Queue, path: &str, jobs: usize) {
     metrics::JOBS_ENQUEUED.with_label_values(&[queue.name(), path]).inc_by(jobs as u64);
+}
+
+pub(crate) fn count_duplicates(queue: Queue, jobs: usize) {
+    metrics::JOBS_DUPLICATES.with_label_values(&[queue.name()]).inc_by(jobs as u64);
 }

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::Unique;
+
 /// Where jobs wait. One queue a concern, so that a slow one never holds up another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Queue {
@@ -22,6 +24,15 @@ impl Queue {
         match self {
             Self::Email => "email",
             Self::Maintenance => "maintenance",
+        }
+    }
+
+    /// How urgent it is: while a process runs as many jobs as it may, the next start goes to the
+    /// queue of the highest priority that waits.
+    pub const fn priority(self) -> u8 {
+        match self {
+            Self::Email => 200,
+            Self::Maintenance => 50,
         }
     }
 }
@@ -59,6 +70,11 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const MAX_ATTEMPTS: u32 = 20;
     /// The longest one attempt may take; then it counts as failed and is tried again.
     const TIMEOUT: Duration = Duration::from_mins(1);
+
+    /// What it is unique by, if anything: while it holds that key, others with the same are dropped.
+    fn unique(&self) -> Option<Unique> {
+        None
+    }
 }
 
 /// Why an attempt did not succeed, and what is to become of the job.

@@ -21,16 +21,20 @@ pub mod registrations;
 mod registry;
 mod relay;
 mod schema;
+mod steer;
+mod unique;
 
 pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};
 pub use job::{Job, JobError, Queue};
-pub use outbox::stage;
+pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
 pub use schema::schema_is_current;
+pub use steer::{Cancelled, SteerError};
+pub use unique::{Unique, Window};
 
 use common::db::{Migration, Plan};
 
@@ -38,6 +42,7 @@ use common::db::{Migration, Plan};
 const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
+    Migration { version: 10, name: "queue pauses", plan: Plan::Validators(&[queue::PAUSE_VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

@@ -13,7 +13,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Failure, Job, Queue};
+use crate::{Envelope, Failure, Job, Queue, handover::count_duplicates, unique::UniqueKey};
 
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct OutboxRow {
     pub staged_at: DateTime,
     /// When it is to start, if later.
     pub due_at: Option<DateTime>,
+    /// What it is unique by, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unique: Option<UniqueKey>,
     /// When the relay saw that Redis has it. Jobs that finish within a relay's round never get
     /// this far, which saves them a write.
     pub handed_at: Option<DateTime>,
@@ -112,6 +115,18 @@ pub(crate) struct Staged(pub(crate) OutboxRow);
 /// # Errors
 /// When the store fails.
 pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> Result<JobId, DbError> {
+    stage_row(txn, tenant, job, None).await
+}
+
+/// Stages `job` to start at `due`, to the millisecond, or at once when that has passed.
+///
+/// # Errors
+/// When the store fails.
+pub async fn stage_at<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J, due: DateTime) -> Result<JobId, DbError> {
+    stage_row(txn, tenant, job, Some(due)).await
+}
+
+async fn stage_row<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J, due_at: Option<DateTime>) -> Result<JobId, DbError> {
     let payload = serde_json::to_string(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
     let row = OutboxRow {
         id: txn.ambient().id(),
@@ -122,7 +137,8 @@ pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> 
         payload,
         traceparent: common::telemetry::trace::current_traceparent(),
         staged_at: txn.ambient().now(),
-        due_at: None,
+        due_at,
+        unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
         handed_at: None,
         dead_at: None,
         failures: Vec::new(),
@@ -154,10 +170,26 @@ impl OutboxRow {
             enqueued_at: self.staged_at.timestamp_millis(),
             due_at: self.due_at.map(DateTime::timestamp_millis),
             traceparent: self.traceparent.clone(),
+            unique: self.unique.clone(),
             staged: true,
             redelivered: false,
             failures: self.failures.clone(),
             payload: RawValue::from_string(self.payload.clone())?,
         })
     }
+}
+
+/// Removes the rows of jobs that were dropped because another holds what they are unique by.
+///
+/// # Errors
+/// When the store fails; the relay finds the rows again, and the answer is the same for as long as
+/// the other one holds on.
+pub(crate) async fn forget_duplicates(store: &Store, queue: Queue, ids: &[JobId]) -> Result<(), DbError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = store.records::<OutboxRow>(PlatformScope);
+    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null }).await?;
+    count_duplicates(queue, ids.len());
+    Ok(())
 }

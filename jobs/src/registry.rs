@@ -21,9 +21,10 @@ use tower::Service;
 use tracing::Instrument;
 
 use crate::{
-    Drain, Envelope, Job, JobError, Jobs,
+    Drain, Envelope, Job, JobError, Jobs, Queue,
     outbox::RowState,
     queue::{Delivery, Verdict},
+    unique::UniqueKey,
 };
 
 /// What a handler is told beside its job.
@@ -149,7 +150,14 @@ impl Dispatch {
         let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
         running.inc();
         let started = Instant::now();
-        let verdict = trace.scope(self.attempt(&envelope, handler)).instrument(span.clone()).await;
+        let attempt = async {
+            tokio::select! {
+                biased;
+                () = delivery.cancels.of(&delivery.entry) => Verdict::Cancelled,
+                verdict = self.attempt(delivery.queue, &envelope, handler) => verdict,
+            }
+        };
+        let verdict = trace.scope(attempt).instrument(span.clone()).await;
         running.dec();
         metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
         let outcome = span.in_scope(|| report(&envelope, &verdict));
@@ -157,7 +165,7 @@ impl Dispatch {
         verdict
     }
 
-    async fn attempt(&self, envelope: &Envelope, handler: &Handler) -> Verdict {
+    async fn attempt(&self, queue: Queue, envelope: &Envelope, handler: &Handler) -> Verdict {
         let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
         if envelope.redelivered {
             match RowState::of(self.jobs.store(), envelope).await {
@@ -170,6 +178,13 @@ impl Dispatch {
                     tracing::warn!(%error, "outbox_not_asked");
                     return Verdict::Unclear;
                 }
+            }
+        }
+        if let Some(key) = envelope.unique.as_ref().and_then(UniqueKey::held_until_start) {
+            // Before the handler reads anything: a change that it does not see gets a job of its own.
+            if let Err(error) = self.jobs.broker().release(queue, key, envelope.id).await {
+                tracing::warn!(%error, "unique_key_not_released");
+                return Verdict::Unclear;
             }
         }
         let handling = AssertUnwindSafe((handler.run)(envelope)).catch_unwind();
@@ -202,6 +217,10 @@ fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
         Verdict::Interrupted => {
             tracing::info!("job_returned");
             "returned"
+        }
+        Verdict::Cancelled => {
+            tracing::warn!("job_cancelled");
+            "cancelled"
         }
         Verdict::Failed { error: JobError::Fail(error), .. } => {
             tracing::error!(%error, "job_dead");

@@ -19,8 +19,8 @@ use crate::{
     Drain, Jobs, Queue,
     backoff::reconnect_delay,
     handover::count_enqueued,
-    outbox::OutboxRow,
-    queue::{DeadLetter, Push},
+    outbox::{OutboxRow, forget_duplicates},
+    queue::{DeadLetter, HandIn, Push},
 };
 
 /// Name of the leader's lease.
@@ -174,8 +174,8 @@ impl Relay {
         let mut unknown = Vec::new();
         for (queue, rows) in by_queue(&rows) {
             let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
-            let known = self.jobs.broker().knows(queue, &ids).await?;
-            unknown.extend(rows.into_iter().zip(known).filter(|(_, known)| !known).map(|(row, _)| row.clone()));
+            let places = self.jobs.broker().places(queue, &ids).await?;
+            unknown.extend(rows.into_iter().zip(places).filter(|(_, place)| place.is_none()).map(|(row, _)| row.clone()));
         }
         if !unknown.is_empty() {
             tracing::warn!(jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
@@ -227,8 +227,9 @@ impl Relay {
                     Err(error) => self.bury_row(row, &error).await?,
                 }
             }
-            let taken = self.jobs.broker().push(queue, &pushes, true).await?;
-            count_enqueued(queue, path, taken);
+            let handed = self.jobs.broker().push(queue, &pushes, HandIn::Again).await?;
+            count_enqueued(queue, path, handed.taken);
+            forget_duplicates(self.jobs.store(), queue, &handed.duplicates).await?;
         }
         Ok(())
     }

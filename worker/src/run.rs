@@ -11,7 +11,11 @@ use common::{
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend, schema_is_current};
+use jobs::{
+    Drain, Jobs, Queue, Relay,
+    queue::{QueueBackend, Seats},
+    schema_is_current,
+};
 
 use crate::app::{App, registry};
 
@@ -42,12 +46,13 @@ async fn work(config: Config) -> anyhow::Result<()> {
     }
     let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+    let seats = Seats::new(config.worker.concurrency);
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
-        let (jobs, drain, dispatch) = (jobs.clone(), drain.clone(), dispatch.clone());
+        let (jobs, drain, dispatch, seats) = (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
         let concurrency = concurrency(&config.worker, *queue);
         monitor.register(move |_| {
             WorkerBuilder::new(queue.name())
-                .backend(QueueBackend::start(&jobs, *queue, concurrency, &drain))
+                .backend(QueueBackend::start_among(&jobs, *queue, concurrency, &seats, &drain))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
         })

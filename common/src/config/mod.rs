@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use reader::Reader;
-pub use reader::{Key, Mistake, Mistakes, Sources};
+pub use reader::{Key, Mistake, Mistakes, Rate, Sources};
 
 use crate::email::Email;
 
@@ -44,6 +44,10 @@ const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXIta2V5LTMyYn
 const CONCURRENCY_MAX: u64 = 10_000;
 /// The most passwords hashed at once; each takes 19 MiB.
 const HASH_CONCURRENCY_MAX: u64 = 1024;
+/// The most crashes that one job may cause.
+const CRASHES_MAX: u64 = 10_000;
+/// The most ids or dead letters that Redis keeps of a queue.
+const REMEMBERED_MAX: u64 = 10_000_000;
 /// The most connections of a pool.
 const POOL_MAX: u64 = 10_000;
 
@@ -134,6 +138,8 @@ pub struct Api {
 pub struct Worker {
     /// Metrics and health; never public.
     pub internal_listen: SocketAddr,
+    /// Jobs run at once by one process, over all queues.
+    pub concurrency: usize,
     /// Jobs of the `email` queue run at once by one process.
     pub email_concurrency: usize,
     /// Jobs of the `maintenance` queue run at once by one process.
@@ -210,6 +216,22 @@ pub struct Jobs {
     pub dead_retention: Duration,
     /// Dead letters kept at most; the oldest go first.
     pub dead_max: u64,
+    /// Limits of the `email` queue.
+    pub email: QueueLimits,
+    /// Limits of the `maintenance` queue.
+    pub maintenance: QueueLimits,
+}
+
+/// How much of a queue may run, over all workers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueueLimits {
+    /// Jobs started at most in a time.
+    pub rate: Option<Rate>,
+    /// Jobs of one tenant that wait in the stream or run at once; more of them wait behind these, so
+    /// that no tenant's backlog stands before another's job.
+    pub tenant_concurrency: u32,
+    /// Jobs of one tenant let in at most in a time.
+    pub tenant_rate: Option<Rate>,
 }
 
 /// Outgoing mail.
@@ -312,6 +334,7 @@ impl Config {
                     "127.0.0.1:4002",
                     "address and port for metrics and health; never public",
                 ),
+                concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.concurrency", "64", "jobs run at once by one process, over all queues; when so many run, the next start goes to the most urgent queue that waits"),
                 email_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
                 maintenance_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.maintenance_concurrency", "4", "jobs of the `maintenance` queue run at once by one process"),
                 drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
@@ -346,7 +369,7 @@ impl Config {
             },
             jobs: Jobs {
                 lease: r.period("jobs.lease", "30s", "how long a running job is left alone when its worker falls silent"),
-                crashes_max: r.count("jobs.crashes_max", "3", "a job that ended its worker this many times goes to the dead letters"),
+                crashes_max: r.count_up_to(CRASHES_MAX, "jobs.crashes_max", "3", "a job that ended its worker this many times goes to the dead letters"),
                 relay_interval: r.period("jobs.relay_interval", "1s", "how often the relay looks for what the fast path left behind"),
                 reconcile_interval: r.period("jobs.reconcile_interval", "10s", "how often staged jobs are compared with what Redis knows"),
                 finished_memory: r.period(
@@ -354,12 +377,14 @@ impl Config {
                     "10m",
                     "how long the ids of finished jobs are remembered, so that a repeated hand-over is dropped",
                 ),
-                finished_max: r.count("jobs.finished_max", "200000", "ids of finished jobs remembered at most, a queue"),
+                finished_max: r.count_up_to(REMEMBERED_MAX, "jobs.finished_max", "200000", "ids of finished jobs remembered at most, a queue"),
                 park_max: r.period("jobs.park_max", "1h", "how long a job of a kind or version that this release does not know waits for a worker that does, before it goes to the dead letters"),
                 backoff_base: r.period("jobs.backoff_base", "2s", "the first wait after a failure; doubled at each further one"),
                 backoff_max: r.period("jobs.backoff_max", "10m", "the longest wait between attempts"),
                 dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),
-                dead_max: r.count("jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
+                dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
+                email: queue_limits!(r, "email"),
+                maintenance: queue_limits!(r, "maintenance"),
             },
             smtp: Smtp {
                 host: r.value("smtp.host", "127.0.0.1", "the mail server"),
@@ -384,6 +409,35 @@ impl Config {
         }
     }
 }
+
+/// The limits of one queue; keys are literals, so that the table of keys can be made from the code.
+macro_rules! queue_limits {
+    ($reader:ident, $queue:literal) => {
+        QueueLimits {
+            rate: $reader
+                .value::<reader::RateOrNone>(
+                    concat!("jobs.", $queue, ".rate"),
+                    "",
+                    concat!("jobs of the `", $queue, "` queue started at most, over all workers, such as `14/s`, `600/m` or `5000/h`; empty for no limit"),
+                )
+                .0,
+            tenant_concurrency: $reader.count_up_to(
+                CONCURRENCY_MAX,
+                concat!("jobs.", $queue, ".tenant_concurrency"),
+                "16",
+                "jobs of one tenant that it has in hand or next in line, over all workers; more wait behind these, so that no tenant's backlog stands before another's job",
+            ),
+            tenant_rate: $reader
+                .value::<reader::RateOrNone>(
+                    concat!("jobs.", $queue, ".tenant_rate"),
+                    "",
+                    "jobs of one tenant let in at most, over all workers; empty for no limit",
+                )
+                .0,
+        }
+    };
+}
+use queue_limits;
 
 /// Where a file named in the environment lies, if one is.
 fn config_file() -> Option<PathBuf> {

@@ -169,6 +169,50 @@ impl FromStr for Period {
     }
 }
 
+/// So many in a time, evenly: one each `interval`, with a tenth of a second's worth at once at most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// How many.
+    pub permits: u32,
+    /// In what time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// The time between two.
+    pub fn interval(self) -> Duration {
+        self.per / self.permits
+    }
+
+    /// How many at once at most, after a pause.
+    pub fn burst(self) -> u32 {
+        let tenth = Duration::from_millis(100).as_nanos() / self.interval().as_nanos().max(1);
+        u32::try_from(tenth).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// A rate such as `14/s`, `600/m` or `5000/h`; empty for none.
+pub(super) struct RateOrNone(pub(super) Option<Rate>);
+
+impl FromStr for RateOrNone {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const HELP: &str = "must be a whole number from 1 to 1000000 and a time, such as 14/s, 600/m or 5000/h, or empty for no limit";
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let (permits, unit) = text.split_once('/').ok_or(HELP)?;
+        let permits = permits.parse().ok().filter(|permits| (1..=1_000_000).contains(permits)).ok_or(HELP)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            _ => return Err(HELP.to_owned()),
+        };
+        Ok(Self(Some(Rate { permits, per: Duration::from_secs(seconds) })))
+    }
+}
+
 /// A whole number above zero.
 struct Count<T>(T);
 

@@ -93,6 +93,14 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__AUTH__SESSION_TTL", "3651d"),
         ("TENANTRY__JOBS__PARK_MAX", "213503982334d"),
         ("TENANTRY__JOBS__LEASE", "999ms"),
+        ("TENANTRY__JOBS__CRASHES_MAX", "10001"),
+        ("TENANTRY__JOBS__FINISHED_MAX", "10000001"),
+        ("TENANTRY__JOBS__DEAD_MAX", "10000001"),
+        ("TENANTRY__JOBS__EMAIL__RATE", "14"),
+        ("TENANTRY__JOBS__EMAIL__RATE", "0/s"),
+        ("TENANTRY__JOBS__EMAIL__RATE", "1000001/s"),
+        ("TENANTRY__JOBS__EMAIL__TENANT_RATE", "14/d"),
+        ("TENANTRY__JOBS__EMAIL__TENANT_CONCURRENCY", "0"),
     ];
     for (name, value) in bad {
         let mut pairs = vec![("TENANTRY__SMTP__TLS", "none")];

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, digest};
+use aws_lc_rs::constant_time;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mongodb::bson::Bson;
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,7 @@ impl LinkToken {
 
     /// The form that is stored.
     pub fn hash(&self) -> TokenHash {
-        let hash = digest::digest(&digest::SHA256, self.0.as_bytes());
-        TokenHash(URL_SAFE_NO_PAD.encode(hash))
+        TokenHash(super::fingerprint(self.0.as_bytes()))
     }
 }
 

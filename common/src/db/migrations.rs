@@ -6,7 +6,10 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::{
+    bson::{DateTime, Document, doc},
+    error::ErrorKind,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{DbError, Lease, PlatformOwned, PlatformScope, Record, Store, schema::Validator};
@@ -44,6 +47,9 @@ pub enum Plan {
     /// Runs code; must be idempotent.
     Code(for<'s> fn(&'s Store) -> Applying<'s>),
 }
+
+/// The server's error code for a collection that is there already.
+const NAMESPACE_EXISTS: i32 = 48;
 
 /// One version of the schema.
 #[derive(Clone, Copy)]
@@ -160,14 +166,23 @@ impl Store {
         Ok(())
     }
 
-    /// The collections exist by then: creating an index makes them.
     async fn set_validators(&self, validators: &[Validator]) -> Result<(), DbError> {
         for validator in validators {
+            self.create_collection(validator.collection).await?;
             // `moderate` leaves alone rows that were there before.
             let command = doc! { "collMod": validator.collection, "validator": validator.json_schema(), "validationLevel": "moderate" };
             self.command(command).await?;
         }
         Ok(())
+    }
+
+    /// Makes a collection, unless it is there: a collection without an index of its own has nothing
+    /// else that makes it.
+    async fn create_collection(&self, name: &str) -> Result<(), DbError> {
+        match self.command(doc! { "create": name }).await {
+            Err(DbError::Mongo(error)) if matches!(&*error.kind, ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS) => Ok(()),
+            created => created.map(drop),
+        }
     }
 }
 

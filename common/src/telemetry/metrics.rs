@@ -65,6 +65,8 @@ metrics! {
     JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
     /// Jobs handed to Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
+    /// Jobs dropped because another holds what they are unique by.
+    JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];
 }
 
 metrics! {
@@ -89,7 +91,7 @@ metrics! {
     /// Makes the metrics of a worker exist, so that a scrape shows zeros instead of gaps.
     expose_worker:
 
-    /// Attempts that ended, by outcome: success, retry, dead, skipped, parked or returned.
+    /// Attempts that ended, by outcome: success, retry, dead, skipped, cancelled, parked or returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from when a job was due to when it started.
     JOBS_WAIT: HistogramVec = "tenantry_jobs_wait_seconds" ["queue", "kind"] in JOB_BUCKETS;
@@ -101,6 +103,10 @@ metrics! {
     JOBS_RUNNING: IntGaugeVec = "tenantry_jobs_running" ["queue"];
     /// Jobs that wait for their time, retries included.
     JOBS_DELAYED: IntGaugeVec = "tenantry_jobs_delayed" ["queue"];
+    /// Jobs that wait behind others of their tenant.
+    JOBS_HELD: IntGaugeVec = "tenantry_jobs_held" ["queue"];
+    /// Whether the queue is paused.
+    JOBS_PAUSED: IntGaugeVec = "tenantry_jobs_paused" ["queue"];
     /// Dead letters kept.
     JOBS_DEAD: IntGaugeVec = "tenantry_jobs_dead" ["queue"];
     /// Seconds the oldest job that is ready has waited.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use jobs::{Envelope, Job};
+use jobs::Envelope;
 use redis::{
     aio::MultiplexedConnection,
     streams::{StreamReadOptions, StreamReadReply},
@@ -41,20 +41,7 @@ impl Bench {
     /// What one of our jobs is in Redis.
     fn body(&self) -> Outcome<Vec<u8>> {
         let ambient = self.store.ambient();
-        let envelope = Envelope {
-            id: ambient.id(),
-            kind: Noop::KIND.to_owned(),
-            version: Noop::VERSION,
-            tenant: None,
-            attempt: 1,
-            enqueued_at: ambient.now().timestamp_millis(),
-            due_at: None,
-            traceparent: None,
-            staged: false,
-            redelivered: false,
-            failures: Vec::new(),
-            payload: serde_json::value::to_raw_value(&Noop { n: 10_000 })?,
-        };
+        let envelope = Envelope::new(ambient.id(), None, &Noop { n: 10_000 }, ambient.now().timestamp_millis())?;
         Ok(serde_json::to_vec(&envelope)?)
     }
 }

@@ -18,16 +18,19 @@ use apalis_core::{
     worker::context::WorkerContext,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ahead::ahead,
     consumer::{Consumer, Delivery},
-    fetch,
+    deliver, fetch,
     finish::{FinishLayer, Finished},
-    lease, promote, recover, settle, stats,
+    lease, listen, promote, recover,
+    seats::Seats,
+    settle, stats,
 };
 use crate::{Drain, Jobs, Queue};
 
@@ -50,26 +53,42 @@ impl QueueBackend {
     /// # Panics
     /// Outside a `tokio` runtime.
     pub fn start(jobs: &Jobs, queue: Queue, concurrency: usize, drain: &Drain) -> Self {
+        Self::start_among(jobs, queue, concurrency, &Seats::new(concurrency), drain)
+    }
+
+    /// As [`QueueBackend::start`] in a process whose queues share `seats`: while all are taken, the
+    /// next one goes to the queue of the highest [`Queue::priority`] that waits.
+    ///
+    /// # Panics
+    /// Outside a `tokio` runtime.
+    pub fn start_among(jobs: &Jobs, queue: Queue, concurrency: usize, seats: &Seats, drain: &Drain) -> Self {
         let consumer = Arc::new(Consumer {
             broker: jobs.broker().clone(),
             store: jobs.store().clone(),
             queue,
             name: jobs.store().ambient().uuid().to_string(),
             slots: Arc::new(Semaphore::new(concurrency)),
+            seats: seats.clone(),
             suspects: Arc::new(Semaphore::new(1)),
             suspect_done: Arc::default(),
             inbox: super::consumer::Inbox::default(),
             in_hand: super::consumer::InHand::default(),
+            cancels: Arc::default(),
+            gate: super::pause::Gate::default(),
+            due: Notify::new(),
             drain: drain.clone(),
             closed: CancellationToken::new(),
         });
         let (finished, settling) = mpsc::channel(settle::WAITING_MAX);
         tokio::spawn(settle::run(Arc::clone(&consumer), settling));
+        let (ahead, next) = ahead();
         let takers = vec![
-            tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone())),
+            tokio::spawn(fetch::run(Arc::clone(&consumer), finished.clone(), ahead)),
+            tokio::spawn(deliver::run(Arc::clone(&consumer), finished.clone(), next)),
             tokio::spawn(recover::run(Arc::clone(&consumer), finished.clone())),
         ];
         tokio::spawn(lease::run(Arc::clone(&consumer)));
+        tokio::spawn(listen::run(Arc::clone(&consumer)));
         tokio::spawn(promote::run(Arc::clone(&consumer)));
         tokio::spawn(stats::run(Arc::clone(&consumer)));
         tracing::info!(%queue, consumer = consumer.name, concurrency, "queue_opened");

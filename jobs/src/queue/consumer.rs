@@ -1,17 +1,26 @@
 //! One process' part in one queue: its name, its free slots and what it has in hand.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use common::db::Store;
+use common::{db::Store, id::JobId};
 use futures::task::AtomicWaker;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::broker::{Broker, EntryId};
+use super::{
+    broker::{Broker, EntryId},
+    cancel::Cancels,
+    entry::Entry,
+    pause::Gate,
+    seats::{Seat, Seats},
+};
 use crate::{Drain, Envelope, Queue};
 
 /// A fetched job on its way to its handler.
@@ -21,21 +30,24 @@ pub struct Delivery {
     pub(crate) entry: EntryId,
     pub(crate) envelope: Arc<Envelope>,
     pub(crate) slot: Option<Slot>,
+    pub(crate) cancels: Arc<Cancels>,
 }
 
 /// The right to have one more job in hand; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) slot: OwnedSemaphorePermit,
+    pub(crate) permit: OwnedSemaphorePermit,
+    /// The job's seat among all queues of the process.
+    pub(crate) seat: Seat,
     /// Held by a job that ended its worker more than once: such jobs run one at a time, so that
     /// the guilty one takes no others along.
     pub(crate) suspect: Option<Turn>,
 }
 
 impl Slot {
-    /// The slot itself, and the suspect's turn that came with it.
-    pub(crate) fn into_parts(self) -> (OwnedSemaphorePermit, Option<Turn>) {
-        (self.slot, self.suspect)
+    /// The slot and the seat, and the suspect's turn that came with them.
+    pub(crate) fn into_parts(self) -> ((OwnedSemaphorePermit, Seat), Option<Turn>) {
+        ((self.permit, self.seat), self.suspect)
     }
 }
 
@@ -60,45 +72,61 @@ pub(crate) struct Consumer {
     /// Unique to this process and start: a name that comes back could ack what it no longer holds.
     pub(crate) name: String,
     pub(crate) slots: Arc<Semaphore>,
+    /// Shared with the other queues of the process.
+    pub(crate) seats: Seats,
     pub(crate) suspects: Arc<Semaphore>,
     pub(crate) suspect_done: Arc<Notify>,
     pub(crate) inbox: Inbox,
     pub(crate) in_hand: InHand,
+    pub(crate) cancels: Arc<Cancels>,
+    /// Closed while the queue is paused.
+    pub(crate) gate: Gate,
+    /// Told when something is due earlier than was known.
+    pub(crate) due: Notify,
     pub(crate) drain: Drain,
     /// Cancelled last, when everything in hand is settled.
     pub(crate) closed: CancellationToken,
 }
 
-/// Entries that this process holds, from fetching to settling: those whose leases it renews.
+/// Entries that this process holds, from fetching to settling, with their jobs: those whose leases
+/// it renews.
 #[derive(Default)]
-pub(crate) struct InHand(Mutex<HashSet<EntryId>>);
+pub(crate) struct InHand {
+    entries: Mutex<HashMap<EntryId, Option<JobId>>>,
+    /// How many were ever let go of.
+    settled: AtomicU64,
+}
 
 impl InHand {
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashSet<EntryId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> MutexGuard<'_, HashMap<EntryId, Option<JobId>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn add<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
-        self.locked().extend(entries.into_iter().cloned());
+    pub(crate) fn add<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) {
+        self.locked().extend(entries.into_iter().map(|entry| (entry.id.clone(), entry.job)));
     }
 
     pub(crate) fn remove<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
         let mut locked = self.locked();
-        for entry in entries {
-            locked.remove(entry);
-        }
+        let removed = entries.into_iter().filter(|entry| locked.remove(*entry).is_some()).count();
+        drop(locked);
+        self.settled.fetch_add(removed as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn holds(&self, entry: &EntryId) -> bool {
-        self.locked().contains(entry)
+        self.locked().contains_key(entry)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.locked().len()
     }
 
-    pub(crate) fn all(&self) -> Vec<EntryId> {
-        self.locked().iter().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<(EntryId, Option<JobId>)> {
+        self.locked().iter().map(|(entry, job)| (entry.clone(), *job)).collect()
+    }
+
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed)
     }
 }
 
@@ -111,7 +139,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    fn locked(&self) -> std::sync::MutexGuard<'_, VecDeque<Delivery>> {
+    fn locked(&self) -> MutexGuard<'_, VecDeque<Delivery>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

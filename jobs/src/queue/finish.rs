@@ -7,7 +7,7 @@ use std::{
 };
 
 use apalis_core::{error::BoxDynError, task::Task};
-use common::{ambient::Ambient, config};
+use common::{ambient::Ambient, config, id::JobId};
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service};
@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 use super::{
     broker::EntryId,
     consumer::{Consumer, Delivery, Slot, Turn},
+    group::Group,
 };
 use crate::{Envelope, JobError, backoff::full_jitter};
 
@@ -34,6 +35,8 @@ pub enum Verdict {
     Unclear,
     /// The process stopped before it was through.
     Interrupted,
+    /// An operator cancelled it.
+    Cancelled,
     /// It failed.
     Failed {
         /// Why, and what is to become of it.
@@ -53,7 +56,7 @@ pub(super) enum Outcome {
     /// It goes to the dead letters.
     Bury { error: String },
     /// Its bytes go to the dead letters.
-    Poison { bytes: Vec<u8>, error: String },
+    Poison { bytes: Vec<u8>, error: String, job: Option<JobId>, group: Group },
     /// It goes back to the queue.
     HandBack,
     /// Nothing: tells when everything before it is settled.
@@ -88,7 +91,7 @@ impl FinishLayer {
     fn outcome(&self, envelope: &Envelope, verdict: Verdict) -> Outcome {
         let now_ms = self.ambient.now().timestamp_millis();
         match verdict {
-            Verdict::Done | Verdict::Skipped => Outcome::Done,
+            Verdict::Done | Verdict::Skipped | Verdict::Cancelled => Outcome::Done,
             Verdict::Interrupted => Outcome::HandBack,
             Verdict::Parked => self.park(envelope, now_ms),
             Verdict::Unclear => Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() },
@@ -160,10 +163,10 @@ where
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
             let outcome = layer.outcome(&envelope, verdict);
-            let (slot, turn) = slot.map(Slot::into_parts).unzip();
+            let (places, turn) = slot.map(Slot::into_parts).unzip();
             let finished = Finished { entry, envelope: Some(envelope), outcome, turn: turn.flatten() };
             layer.finished.send(finished).await.map_err(|_| "settling ended before its jobs")?;
-            drop(slot);
+            drop(places);
             Ok(())
         })
     }

@@ -22,15 +22,18 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
 }
 
 async fn renew(consumer: &Consumer) {
-    for entries in consumer.in_hand.all().chunks(BATCH_MAX) {
-        match consumer.broker.renew(consumer.queue, &consumer.name, entries).await {
-            Ok(lost) if lost.is_empty() => {}
-            Ok(lost) => {
+    for held in consumer.in_hand.all().chunks(BATCH_MAX) {
+        match consumer.broker.renew(consumer.queue, &consumer.name, held).await {
+            Ok(renewed) => {
                 // Settled in the meantime, or taken over because this process stood still for
                 // longer than a lease; then whoever has it now decides.
-                let still_here = lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
-                tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
-                consumer.in_hand.remove(&lost);
+                let still_here = renewed.lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
+                if still_here > 0 {
+                    tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
+                }
+                consumer.in_hand.remove(&renewed.lost);
+                // Nothing to do where the message was heard.
+                consumer.cancels.add(renewed.cancelled);
             }
             Err(error) => tracing::warn!(queue = %consumer.queue, %error, "leases_not_renewed"),
         }

@@ -1,28 +1,39 @@
 //! The queues: our `apalis` backend on Redis Streams.
 //!
 //! [`Broker`] is Redis, one method an operation. [`QueueBackend`] is one process' part in one
-//! queue; a few small tasks share its `consumer`: `fetch` reads, `settle` writes down what
-//! became of jobs, `lease` keeps the leases of those at work alive, `recover` takes over from the dead, and
-//! `promote` moves what is due.
+//! queue; a few small tasks share its `consumer`: `fetch` reads, `deliver` gives slots, `settle` writes
+//! down what became of jobs, `lease` keeps the leases of those at work alive, `recover` takes over from
+//! the dead, `promote` moves what is due, and `listen` hears what other processes say.
 
+mod ahead;
 mod backend;
 mod broker;
+mod cancel;
 mod connections;
 mod consumer;
 mod dead_letter;
+mod deliver;
+mod entry;
 mod fetch;
 mod finish;
+mod group;
 mod keys;
 mod lease;
+mod listen;
+mod pause;
 mod promote;
 mod recover;
+mod seats;
 mod settle;
 mod stats;
 
 pub use backend::QueueBackend;
-pub use broker::{Broker, QueueStats};
+pub use broker::{Broker, Place, QueueStats};
 pub use consumer::Delivery;
 pub use dead_letter::DeadLetter;
-
-pub(crate) use broker::Push;
 pub use finish::Verdict;
+pub use pause::Pause;
+pub use seats::Seats;
+
+pub(crate) use broker::{Cancelled, HandIn, Push};
+pub(crate) use pause::VALIDATOR as PAUSE_VALIDATOR;

@@ -1,11 +1,9 @@
-//! Delayed jobs: moved to the stream when they are due.
-//!
-//! Each process sleeps until the next one is due and is told when something earlier comes in, so
-//! nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any case.
+//! What waits for its time: moved to the stream when it is due, as are jobs that a tenant's rate held
+//! back. Each process sleeps until the next one is due and is told when something earlier comes in,
+//! so nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any case.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt;
 use redis::RedisResult;
 
 use super::consumer::Consumer;
@@ -32,10 +30,6 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
 }
 
 async fn promote_until_error(consumer: &Consumer, failures: &mut u32) -> RedisResult<std::convert::Infallible> {
-    let wake = consumer.broker.keys(consumer.queue).wake;
-    let mut subscriber = consumer.broker.connections().subscriber(&wake).await?;
-    subscriber.subscribe(wake).await?;
-    let mut wakes = subscriber.into_on_message();
     loop {
         let (moved, next) = consumer.broker.promote(consumer.queue, BATCH).await?;
         *failures = 0;
@@ -44,9 +38,7 @@ async fn promote_until_error(consumer: &Consumer, failures: &mut u32) -> RedisRe
         }
         tokio::select! {
             () = tokio::time::sleep(next.unwrap_or(LOOK_MAX).min(LOOK_MAX)) => {}
-            wake = wakes.next() => if wake.is_none() {
-                return Err((redis::ErrorKind::Io, "the subscription ended").into());
-            },
+            () = consumer.due.notified() => {}
         }
     }
 }

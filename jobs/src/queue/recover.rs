@@ -53,6 +53,9 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 
 /// One round; answers how long until the next is needed.
 async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> RedisResult<Duration> {
+    if !consumer.gate.is_open() {
+        return Ok(LOOK);
+    }
     let (ours, others) = consumer.broker.held(consumer.queue, &consumer.name).await?;
     if others == 0 && ours <= consumer.in_hand.len() {
         consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
@@ -85,7 +88,8 @@ async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> Redi
 /// Claims one entry if this process has room for it; tells whether it did.
 async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned) -> RedisResult<bool> {
     let crashes_max = u64::from(consumer.broker.config().crashes_max);
-    let Ok(slot) = Arc::clone(&consumer.slots).try_acquire_owned() else { return Ok(false) };
+    let Ok(permit) = Arc::clone(&consumer.slots).try_acquire_owned() else { return Ok(false) };
+    let Some(seat) = consumer.seats.try_take() else { return Ok(false) };
     let suspect = match abandoned.deliveries {
         deliveries if deliveries >= SUSPECT_FROM && deliveries < crashes_max => {
             let Ok(turn) = Arc::clone(&consumer.suspects).try_acquire_owned() else { return Ok(false) };
@@ -94,10 +98,10 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
         _ => None,
     };
     let claimed = consumer.broker.claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry)).await?;
-    let Some(entry) = claimed.first() else { return Ok(false) };
-    consumer.in_hand.add([&entry.id]);
+    let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
+    consumer.in_hand.add([&entry]);
     let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
-    delivery.slot = Some(Slot { slot, suspect });
+    delivery.slot = Some(Slot { permit, seat, suspect });
     if abandoned.deliveries >= crashes_max {
         bury(consumer, finished, abandoned, &delivery.envelope).await?;
     } else if consumer.drain.has_begun() {

@@ -16,10 +16,11 @@ use mongodb::bson::{self, DateTime, doc};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    broker::{Bury, Delay, EntryId, id_bytes},
+    broker::{Bury, Delay, Done, EntryId},
     consumer::{Consumer, Turn},
     dead_letter::DeadLetter,
     finish::{Finished, Outcome},
+    group::Group,
 };
 use crate::{backoff::reconnect_delay, outbox::OutboxRow};
 
@@ -48,7 +49,9 @@ pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Fi
 struct Batch {
     rows_done: Vec<JobId>,
     rows_dead: Vec<DeadLetter>,
-    done: Vec<(EntryId, JobId)>,
+    /// Those with a row are remembered by Redis for a while, for they may be handed over again.
+    done_staged: Vec<Done>,
+    done_direct: Vec<Done>,
     delayed: Vec<Delay>,
     buried: Vec<Bury>,
     handed_back: Vec<EntryId>,
@@ -64,24 +67,31 @@ impl Batch {
         match (outcome, envelope) {
             (Outcome::Flush(told), _) => self.flushed.push(told),
             (Outcome::HandBack, _) => self.handed_back.push(entry),
-            (Outcome::Poison { bytes, error }, _) => {
+            (Outcome::Poison { bytes, error, job, group }, _) => {
                 let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
-                self.buried.push(Bury { key: entry.clone().into_bytes(), entry, letter });
+                self.buried.push(Bury { entry, id: job, group, unique: None, letter });
             }
             (Outcome::Done, Some(envelope)) => {
+                let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
+                let done = Done { entry, id: envelope.id, group, unique };
                 if envelope.staged {
                     self.rows_done.push(envelope.id);
+                    self.done_staged.push(done);
+                } else {
+                    self.done_direct.push(done);
                 }
-                self.done.push((entry, envelope.id));
             }
             (Outcome::Delay { delay, envelope }, _) => match envelope.to_bytes() {
-                Ok(body) => self.delayed.push(Delay { entry, id: envelope.id, wait: delay, body }),
+                Ok(body) => {
+                    let group = Group::of(envelope.tenant);
+                    self.delayed.push(Delay { entry, id: envelope.id, group, wait: delay, body });
+                }
                 Err(error) => tracing::error!(job = %envelope.id, %error, "envelope_not_written"),
             },
             (Outcome::Bury { error }, Some(envelope)) => {
                 let letter = DeadLetter::of_job(&envelope, &error, now_ms);
-                let key = id_bytes(envelope.id).to_vec();
-                self.buried.push(Bury { entry, key, letter: letter.to_bytes() });
+                let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
+                self.buried.push(Bury { entry, id: Some(envelope.id), group, unique, letter: letter.to_bytes() });
                 if envelope.staged {
                     self.rows_dead.push(letter);
                 }
@@ -91,7 +101,7 @@ impl Batch {
     }
 
     fn entries(&self) -> Vec<EntryId> {
-        let done = self.done.iter().map(|(entry, _)| entry);
+        let done = self.done_staged.iter().chain(&self.done_direct).map(|job| &job.entry);
         let delayed = self.delayed.iter().map(|job| &job.entry);
         let buried = self.buried.iter().map(|job| &job.entry);
         done.chain(delayed).chain(buried).chain(&self.handed_back).cloned().collect()
@@ -110,7 +120,8 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
     }
     let mut held = batch.entries().len();
     for (entries, call) in [
-        (batch.done.len(), Call::Finish),
+        (batch.done_staged.len(), Call::FinishStaged),
+        (batch.done_direct.len(), Call::FinishDirect),
         (batch.delayed.len(), Call::Delay),
         (batch.buried.len(), Call::Bury),
         (batch.handed_back.len(), Call::HandBack),
@@ -120,7 +131,8 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
         }
         let settled = persist(consumer, call.name(), || async {
             match call {
-                Call::Finish => broker.finish(queue, name, &batch.done).await,
+                Call::FinishStaged => broker.finish(queue, name, &batch.done_staged, true).await,
+                Call::FinishDirect => broker.finish(queue, name, &batch.done_direct, false).await,
                 Call::Delay => broker.delay(queue, name, &batch.delayed).await,
                 Call::Bury => broker.bury(queue, name, &batch.buried).await,
                 Call::HandBack => broker.hand_back(queue, name, &batch.handed_back).await,
@@ -132,7 +144,9 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
         // Another process took them over while this one stood still; it settles them.
         tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
     }
-    consumer.in_hand.remove(&batch.entries());
+    let entries = batch.entries();
+    consumer.in_hand.remove(&entries);
+    consumer.cancels.remove(&entries);
     for told in batch.flushed {
         // Whoever asked may have stopped waiting.
         let _ = told.send(());
@@ -142,7 +156,8 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
 /// The ways to settle in Redis.
 #[derive(Clone, Copy)]
 enum Call {
-    Finish,
+    FinishStaged,
+    FinishDirect,
     Delay,
     Bury,
     HandBack,
@@ -151,7 +166,7 @@ enum Call {
 impl Call {
     const fn name(self) -> &'static str {
         match self {
-            Self::Finish => "finish",
+            Self::FinishStaged | Self::FinishDirect => "finish",
             Self::Delay => "delay",
             Self::Bury => "bury",
             Self::HandBack => "hand_back",

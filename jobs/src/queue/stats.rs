@@ -1,4 +1,4 @@
-//! The gauges of a queue. Every worker shows the same numbers of the same queue; dashboards take
+//! What is looked at every few seconds: the gauges of a queue, and whether it is paused. Every worker shows the same numbers of the same queue; dashboards take
 //! the maximum.
 
 use std::{sync::Arc, time::Duration};
@@ -7,7 +7,7 @@ use common::telemetry::metrics;
 
 use super::consumer::Consumer;
 
-/// Seconds a gauge may be old; one command a queue and process each time.
+/// How old a gauge may be; one command a queue and process each time.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(consumer: Arc<Consumer>) {
@@ -19,7 +19,10 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => show(&consumer).await,
+            _ = ticks.tick() => {
+                show(&consumer).await;
+                consumer.gate.look(&consumer.store, consumer.queue).await;
+            }
             () = consumer.closed.cancelled() => return,
         }
     }
@@ -33,6 +36,7 @@ async fn show(consumer: &Consumer) {
             metrics::REDIS_UP.set(1);
             metrics::JOBS_READY.with_label_values(&queue).set(stats.ready as i64);
             metrics::JOBS_DELAYED.with_label_values(&queue).set(stats.delayed as i64);
+            metrics::JOBS_HELD.with_label_values(&queue).set(stats.held as i64);
             metrics::JOBS_DEAD.with_label_values(&queue).set(stats.dead as i64);
             metrics::JOBS_OLDEST_AGE.with_label_values(&queue).set(stats.oldest_age.as_secs_f64());
         }

@@ -1,8 +1,12 @@
 use common::{ambient::Ambient, id::TenantId};
 use xtask::testing::TestEnv;
 
-use super::*;
-use crate::Job;
+use super::{lease::Renewed, *};
+use crate::{
+    Envelope, Job, Unique, Window,
+    queue::entry::{Entries, Entry},
+    unique::UniqueKey,
+};
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Probe;
@@ -26,77 +30,123 @@ async fn broker(env: &TestEnv) -> Broker {
     broker
 }
 
-fn job() -> Push {
-    let envelope = Envelope::new(Ambient::system().id(), None::<TenantId>, &Probe, 0).unwrap();
-    Push::new(&envelope, 0).unwrap()
+fn envelope(tenant: Option<TenantId>) -> Envelope {
+    Envelope::new(Ambient::system().id(), tenant, &Probe, 0).unwrap()
 }
 
-async fn read(broker: &Broker, consumer: &str) -> Option<EntryId> {
+fn job() -> Push {
+    Push::new(&envelope(None), 0).unwrap()
+}
+
+fn job_of(tenant: TenantId) -> Push {
+    Push::new(&envelope(Some(tenant)), 0).unwrap()
+}
+
+fn job_of_id(id: JobId) -> Push {
+    Push::new(&Envelope { id, ..envelope(None) }, 0).unwrap()
+}
+
+fn job_in(delay: Duration) -> Push {
+    Push { delay, ..job() }
+}
+
+async fn push(broker: &Broker, jobs: &[Push]) -> usize {
+    broker.push(QUEUE, jobs, HandIn::Staged).await.unwrap().taken
+}
+
+/// Up to `count` jobs for `consumer`.
+async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
     let mut command = redis::cmd("XREADGROUP");
-    command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(1).arg("STREAMS").arg(broker.keys(QUEUE).stream).arg(">");
-    let reply: Option<redis::streams::StreamReadReply> = command.query_async(&mut broker.connections.shared()).await.unwrap();
-    reply.and_then(|reply| reply.keys.first().map(|key| key.ids[0].id.clone()))
+    command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count).arg("STREAMS").arg(broker.keys(QUEUE).stream).arg(">");
+    let entries: Entries = command.query_async(&mut broker.connections.shared()).await.unwrap();
+    entries.0
+}
+
+async fn read(broker: &Broker, consumer: &str) -> Option<Entry> {
+    read_all(broker, consumer, 1).await.pop()
+}
+
+fn done(entry: &Entry) -> Done {
+    Done { entry: entry.id.clone(), id: entry.job.unwrap(), group: entry.group, unique: None }
+}
+
+fn delayed(entry: &Entry, wait: Duration) -> Delay {
+    Delay { entry: entry.id.clone(), id: entry.job.unwrap(), group: entry.group, wait, body: entry.envelope.clone() }
+}
+
+fn buried(entry: &Entry) -> Bury {
+    Bury { entry: entry.id.clone(), id: entry.job, group: entry.group, unique: None, letter: entry.id.clone().into_bytes() }
+}
+
+async fn knows(broker: &Broker, ids: &[JobId]) -> Vec<bool> {
+    broker.places(QUEUE, ids).await.unwrap().iter().map(Option::is_some).collect()
 }
 
 /// `stale` reads the job, falls silent, and `fresh` takes it over.
-async fn taken_over(broker: &Broker) -> (EntryId, JobId) {
-    let push = job();
-    let id = push.id;
-    broker.push(QUEUE, &[push], false).await.unwrap();
+async fn taken_over(broker: &Broker) -> Entry {
+    push(broker, &[job()]).await;
     let entry = read(broker, "stale").await.unwrap();
     let mut looks = tokio::time::interval(Duration::from_millis(2));
-    while broker.claim(QUEUE, "fresh", std::slice::from_ref(&entry)).await.unwrap().is_empty() {
+    while broker.claim(QUEUE, "fresh", std::slice::from_ref(&entry.id)).await.unwrap().is_empty() {
         looks.tick().await;
     }
-    (entry, id)
+    entry
 }
 
 #[tokio::test]
 async fn a_stale_holder_cannot_settle_what_was_taken_over() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let (entry, id) = taken_over(&broker).await;
-    let delay = Delay { entry: entry.clone(), id, wait: Duration::ZERO, body: b"stale".to_vec() };
-    let bury = Bury { entry: entry.clone(), key: id_bytes(id).to_vec(), letter: b"stale".to_vec() };
-    assert_eq!(broker.finish(QUEUE, "stale", &[(entry.clone(), id)]).await.unwrap(), 0);
-    assert_eq!(broker.delay(QUEUE, "stale", &[delay]).await.unwrap(), 0);
-    assert_eq!(broker.bury(QUEUE, "stale", &[bury]).await.unwrap(), 0);
-    assert_eq!(broker.hand_back(QUEUE, "stale", std::slice::from_ref(&entry)).await.unwrap(), 0);
-    assert_eq!(broker.renew(QUEUE, "stale", std::slice::from_ref(&entry)).await.unwrap(), std::slice::from_ref(&entry));
+    let entry = taken_over(&broker).await;
+    let held = [(entry.id.clone(), entry.job)];
+    assert_eq!(broker.finish(QUEUE, "stale", &[done(&entry)], true).await.unwrap(), 0);
+    assert_eq!(broker.delay(QUEUE, "stale", &[delayed(&entry, Duration::ZERO)]).await.unwrap(), 0);
+    assert_eq!(broker.bury(QUEUE, "stale", &[buried(&entry)]).await.unwrap(), 0);
+    assert_eq!(broker.hand_back(QUEUE, "stale", std::slice::from_ref(&entry.id)).await.unwrap(), 0);
+    let lost = Renewed { lost: vec![entry.id.clone()], cancelled: Vec::new() };
+    assert_eq!(broker.renew(QUEUE, "stale", &held).await.unwrap(), lost);
+    assert_eq!(broker.renew(QUEUE, "fresh", &held).await.unwrap(), Renewed::default());
     let stats = broker.stats(QUEUE).await.unwrap();
     assert_eq!((stats.ready, stats.running, stats.delayed, stats.dead), (0, 1, 0, 0));
-    assert_eq!(broker.finish(QUEUE, "fresh", &[(entry, id)]).await.unwrap(), 1);
+    assert_eq!(broker.finish(QUEUE, "fresh", &[done(&entry)], true).await.unwrap(), 1);
     assert_eq!(broker.stats(QUEUE).await.unwrap().running, 0);
+}
+
+#[tokio::test]
+async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let entry = taken_over(&broker).await;
+    assert_eq!(broker.delay(QUEUE, "fresh", &[delayed(&entry, Duration::from_hours(1))]).await.unwrap(), 1);
+    assert_eq!(broker.finish(QUEUE, "stale", &[done(&entry)], false).await.unwrap(), 0);
+    assert_eq!(broker.places(QUEUE, &[entry.job.unwrap()]).await.unwrap(), [Some(Place::Delayed)]);
+    assert_eq!(broker.stats(QUEUE).await.unwrap().delayed, 1);
 }
 
 #[tokio::test]
 async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let push = job();
-    let id = push.id;
-    let again = || Push { id, delay: Duration::ZERO, body: b"{}".to_vec() };
-    assert_eq!(broker.push(QUEUE, &[push, again()], false).await.unwrap(), 1);
+    let first = job();
+    let id = first.id;
+    assert_eq!(push(&broker, &[first, job_of_id(id)]).await, 1);
     let entry = read(&broker, "a").await.unwrap();
-    assert_eq!(broker.push(QUEUE, &[again()], true).await.unwrap(), 0);
-    let delay = Delay { entry, id, wait: Duration::ZERO, body: b"{}".to_vec() };
-    broker.delay(QUEUE, "a", &[delay]).await.unwrap();
-    assert_eq!(broker.push(QUEUE, &[again()], true).await.unwrap(), 0);
+    assert_eq!(push(&broker, &[job_of_id(id)]).await, 0);
+    broker.delay(QUEUE, "a", &[delayed(&entry, Duration::ZERO)]).await.unwrap();
+    assert_eq!(push(&broker, &[job_of_id(id)]).await, 0);
     assert_eq!(broker.promote(QUEUE, 10).await.unwrap().0, 1);
     let entry = read(&broker, "a").await.unwrap();
-    broker.finish(QUEUE, "a", &[(entry, id)]).await.unwrap();
-    assert_eq!(broker.knows(QUEUE, &[id]).await.unwrap(), [false]);
-    assert_eq!(broker.push(QUEUE, &[again()], true).await.unwrap(), 0);
+    broker.finish(QUEUE, "a", &[done(&entry)], true).await.unwrap();
+    assert_eq!(knows(&broker, &[id]).await, [false]);
+    assert_eq!(push(&broker, &[job_of_id(id)]).await, 0);
 }
 
 #[tokio::test]
-async fn at_maxmemory_nothing_is_taken_and_what_is_done_still_makes_room() {
+async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
     let env = TestEnv::private().await;
     let broker = broker(&env).await;
-    let push = job();
-    let id = push.id;
-    broker.push(QUEUE, &[push], false).await.unwrap();
-    let entry = read(&broker, "a").await.unwrap();
+    push(&broker, &[job(), job(), job(), job_in(Duration::from_millis(1))]).await;
+    let entries = read_all(&broker, "a", 3).await;
     let limit = |bytes: u32| {
         let mut connection = broker.connections.shared();
         async move {
@@ -105,15 +155,19 @@ async fn at_maxmemory_nothing_is_taken_and_what_is_done_still_makes_room() {
         }
     };
     limit(1).await;
-    let refused = broker.push(QUEUE, &[job()], false).await.unwrap_err();
+    let refused = broker.push(QUEUE, &[job()], HandIn::Direct).await.unwrap_err();
     assert_eq!(refused.code(), Some("OOM"), "{refused}");
-    let delay = Delay { entry: entry.clone(), id, wait: Duration::ZERO, body: b"{}".to_vec() };
-    assert!(broker.delay(QUEUE, "a", &[delay]).await.is_err());
-    assert_eq!(broker.stats(QUEUE).await.unwrap().running, 1);
-    assert_eq!(broker.finish(QUEUE, "a", &[(entry, id)]).await.unwrap(), 1);
-    assert_eq!(broker.stats(QUEUE).await.unwrap().running, 0);
+    assert_eq!(broker.delay(QUEUE, "a", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(), 1);
+    assert_eq!(broker.bury(QUEUE, "a", &[buried(&entries[1])]).await.unwrap(), 1);
+    assert_eq!(broker.finish(QUEUE, "a", &[done(&entries[2])], true).await.unwrap(), 1);
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    while broker.promote(QUEUE, 10).await.unwrap().0 == 0 {
+        looks.tick().await;
+    }
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.delayed, stats.dead), (1, 0, 1, 1));
     limit(0).await;
-    assert_eq!(broker.push(QUEUE, &[job()], false).await.unwrap(), 1);
+    assert_eq!(push(&broker, &[job()]).await, 1);
 }
 
 #[tokio::test]
@@ -121,26 +175,29 @@ async fn dead_letters_are_bounded_in_number() {
     let env = TestEnv::new().await;
     let mut broker = broker(&env).await;
     broker.jobs.dead_max = 5;
-    for n in 0..20_u8 {
-        broker.push(QUEUE, &[job()], false).await.unwrap();
+    let mut letters = Vec::new();
+    for _ in 0..20 {
+        push(&broker, &[job()]).await;
         let entry = read(&broker, "a").await.unwrap();
-        broker.bury(QUEUE, "a", &[Bury { entry, key: vec![n], letter: vec![n] }]).await.unwrap();
+        letters.push(entry.id.clone().into_bytes());
+        // Bytes without an id are kept by their entry's, which tells their order within a millisecond.
+        broker.bury(QUEUE, "a", &[Bury { id: None, ..buried(&entry) }]).await.unwrap();
     }
-    let newest: Vec<Vec<u8>> = (15..20).rev().map(|n| vec![n]).collect();
-    assert_eq!(broker.dead_letters(QUEUE, 0, 100).await.unwrap(), newest);
+    let mut kept = broker.dead_letters(QUEUE, 0, 100).await.unwrap();
+    kept.sort_unstable();
+    assert_eq!(kept, letters[15..]);
 }
 
 #[tokio::test]
 async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let (ready, mut later) = (job(), job());
+    let (ready, later) = (job(), job_in(Duration::from_hours(1)));
     let (ready_id, later_id) = (ready.id, later.id);
-    later.delay = Duration::from_hours(1);
-    broker.push(QUEUE, &[ready, later], false).await.unwrap();
+    push(&broker, &[ready, later]).await;
     let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
-    assert_eq!(broker.knows(QUEUE, &[ready_id, later_id]).await.unwrap(), [false, true]);
+    assert_eq!(knows(&broker, &[ready_id, later_id]).await, [false, true]);
 }
 
 #[tokio::test]
@@ -151,8 +208,198 @@ async fn what_redis_refuses_is_not_known_afterwards() {
     let stream = broker.keys(QUEUE).stream;
     let _: usize = redis::cmd("DEL").arg(&stream).query_async(connection).await.unwrap();
     let _: () = redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
-    let push = job();
-    let id = push.id;
-    assert!(broker.push(QUEUE, &[push], false).await.is_err());
-    assert_eq!(broker.knows(QUEUE, &[id]).await.unwrap(), [false]);
+    let refused = job();
+    let id = refused.id;
+    assert!(broker.push(QUEUE, &[refused], HandIn::Staged).await.is_err());
+    assert_eq!(knows(&broker, &[id]).await, [false]);
+}
+
+/// The limits that tests of groups use.
+async fn broker_sharing(env: &TestEnv, tenant_concurrency: u32, tenant_rate: Option<config::Rate>) -> Broker {
+    let mut broker = broker(env).await;
+    broker.jobs.email.tenant_concurrency = tenant_concurrency;
+    broker.jobs.email.tenant_rate = tenant_rate;
+    broker
+}
+
+fn tenants() -> (TenantId, TenantId) {
+    (Ambient::system().id(), Ambient::system().id())
+}
+
+#[tokio::test]
+async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 3, None).await;
+    let (a, b) = tenants();
+    let flood: Vec<Push> = (0..10).map(|_| job_of(a)).collect();
+    let order: Vec<JobId> = flood.iter().map(|job| job.id).collect();
+    push(&broker, &flood).await;
+    let of_b = job_of(b);
+    let b_id = of_b.id;
+    push(&broker, &[of_b]).await;
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.ready, stats.held), (4, 7));
+    assert_eq!(broker.places(QUEUE, &[order[3]]).await.unwrap(), [Some(Place::Held)]);
+
+    let first = read_all(&broker, "w", 10).await;
+    let ids: Vec<JobId> = first.iter().map(|entry| entry.job.unwrap()).collect();
+    assert_eq!(ids, [order[0], order[1], order[2], b_id]);
+    // However a job leaves, the next one of its tenant follows, and none of another's.
+    broker.finish(QUEUE, "w", &[done(&first[3])], false).await.unwrap();
+    assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
+    broker.finish(QUEUE, "w", &[done(&first[0])], false).await.unwrap();
+    broker.delay(QUEUE, "w", &[delayed(&first[1], Duration::from_hours(1))]).await.unwrap();
+    broker.bury(QUEUE, "w", &[buried(&first[2])]).await.unwrap();
+    let next = read_all(&broker, "w", 10).await;
+    let ids: Vec<JobId> = next.iter().map(|entry| entry.job.unwrap()).collect();
+    assert_eq!(ids, order[3..6]);
+    // Handing back keeps the share.
+    let entries: Vec<EntryId> = next.iter().map(|entry| entry.id.clone()).collect();
+    assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 3);
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.ready, stats.held, stats.delayed, stats.dead), (3, 4, 1, 1));
+    let mut ran = 0;
+    while let Some(entry) = read(&broker, "w").await {
+        broker.finish(QUEUE, "w", &[done(&entry)], false).await.unwrap();
+        ran += 1;
+    }
+    assert_eq!(ran, 7);
+}
+
+#[tokio::test]
+async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
+    let env = TestEnv::new().await;
+    let rate = config::Rate { permits: 20, per: Duration::from_secs(1) };
+    let broker = broker_sharing(&env, 100, Some(rate)).await;
+    let (a, b) = tenants();
+    let begun = std::time::Instant::now();
+    push(&broker, &(0..8).map(|_| job_of(a)).collect::<Vec<_>>()).await;
+    push(&broker, &[job_of(b)]).await;
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    let mut ran = 0;
+    while ran < 9 {
+        let (_, next) = broker.promote(QUEUE, 100).await.unwrap();
+        assert!(ran == 8 || next.is_none_or(|next| next <= Duration::from_millis(101)), "{next:?}");
+        for entry in read_all(&broker, "w", 100).await {
+            broker.finish(QUEUE, "w", &[done(&entry)], false).await.unwrap();
+            ran += 1;
+        }
+        looks.tick().await;
+    }
+    // Two at once after a pause, and one each 50 ms from then on.
+    assert!(begun.elapsed() >= Duration::from_millis(6 * 50), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_queues_rate_is_one_for_all_workers() {
+    let env = TestEnv::new().await;
+    let mut broker = broker(&env).await;
+    broker.jobs.email.rate = Some(config::Rate { permits: 100, per: Duration::from_secs(1) });
+    let begun = std::time::Instant::now();
+    let mut taken = 0;
+    while taken < 40 {
+        match broker.take_turns(QUEUE, 7).await.unwrap() {
+            Ok(some) => taken += some,
+            Err(wait) => tokio::time::sleep(wait).await,
+        }
+    }
+    // All but the first ten waited for their turn, 10 ms each.
+    assert!(begun.elapsed() >= Duration::from_millis(10) * u32::try_from(taken - 10).unwrap(), "{taken} in {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 2, None).await;
+    let (a, _) = tenants();
+    let flood: Vec<Push> = (0..5).map(|_| job_of(a)).collect();
+    let ids: Vec<JobId> = flood.iter().map(|job| job.id).collect();
+    push(&broker, &flood).await;
+    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(knows(&broker, &ids).await, [false, false, true, true, true]);
+    broker.promote(QUEUE, 100).await.unwrap();
+    assert_eq!(read_all(&broker, "w", 10).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_wherever_it_is() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 2, None).await;
+    let (a, _) = tenants();
+    let flood: Vec<Push> = (0..4).map(|_| job_of(a)).collect();
+    let ids: Vec<JobId> = flood.iter().map(|job| job.id).collect();
+    push(&broker, &flood).await;
+    let later = job_in(Duration::from_hours(1));
+    let later_id = later.id;
+    push(&broker, &[later]).await;
+    let running = read(&broker, "w").await.unwrap();
+    assert_eq!(running.job, Some(ids[0]));
+    let cancelled = broker.cancel(QUEUE, &[ids[0], ids[1], ids[2], later_id, job().id]).await.unwrap();
+    let (out, asked) = (Cancelled::TakenOut, Cancelled::Asked);
+    assert_eq!(cancelled, [asked, out, out, out, Cancelled::Unknown]);
+    let renewed = broker.renew(QUEUE, "w", &[(running.id.clone(), running.job)]).await.unwrap();
+    assert_eq!(renewed.cancelled, std::slice::from_ref(&running.id));
+    broker.finish(QUEUE, "w", &[done(&running)], false).await.unwrap();
+    let left = read_all(&broker, "w", 10).await;
+    assert_eq!(left.iter().map(|entry| entry.job.unwrap()).collect::<Vec<_>>(), [ids[3]]);
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.delayed, stats.held), (0, 1, 0, 0));
+}
+
+fn unique_job(key: &str, window: Window) -> Push {
+    let unique = Some(UniqueKey::new(Probe::KIND, &Unique { key: key.to_owned(), window }));
+    Push::new(&Envelope { unique, ..envelope(None) }, 0).unwrap()
+}
+
+#[tokio::test]
+async fn a_unique_job_is_dropped_while_another_holds_its_key() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let key = |window| Some(UniqueKey::new(Probe::KIND, &Unique { key: "k".to_owned(), window }));
+    for window in [Window::UntilStarted, Window::UntilFinished] {
+        let (first, second) = (unique_job("k", window), unique_job("k", window));
+        let (first_id, second_id) = (first.id, second.id);
+        let pushed = broker.push(QUEUE, &[first, second, unique_job("other", window)], HandIn::Staged).await.unwrap();
+        assert_eq!((pushed.taken, pushed.duplicates.as_slice()), (2, [second_id].as_slice()));
+        let entries = read_all(&broker, "w", 10).await;
+        if window == Window::UntilStarted {
+            broker.release(QUEUE, "test.probe:k", first_id).await.unwrap();
+            let next = unique_job("k", window);
+            let next_id = next.id;
+            assert_eq!(push(&broker, &[next]).await, 1);
+            // The end of the first does not let go of what the next one holds.
+            let settled = Done { unique: key(window), ..done(&entries[0]) };
+            broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
+            assert_eq!(push(&broker, &[unique_job("k", window)]).await, 0);
+            assert_eq!(broker.cancel(QUEUE, &[next_id]).await.unwrap(), [Cancelled::TakenOut]);
+        } else {
+            assert_eq!(push(&broker, &[unique_job("k", window)]).await, 0);
+            let settled = Done { unique: key(window), ..done(&entries[0]) };
+            broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
+        }
+        // Free again, also where its holder was cancelled.
+        let next = unique_job("k", window);
+        let next_id = next.id;
+        assert_eq!(push(&broker, &[next]).await, 1);
+        broker.cancel(QUEUE, &[next_id, entries[1].job.unwrap()]).await.unwrap();
+        broker.finish(QUEUE, "w", &[done(&entries[1])], false).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_held_for_a_time_is_free_afterwards() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let window = Window::For(Duration::from_millis(300));
+    let begun = std::time::Instant::now();
+    assert_eq!(push(&broker, &[unique_job("k", window)]).await, 1);
+    let entry = read(&broker, "w").await.unwrap();
+    broker.finish(QUEUE, "w", &[done(&entry)], false).await.unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while push(&broker, &[unique_job("k", window)]).await == 0 {
+        broker.promote(QUEUE, 10).await.unwrap();
+        looks.tick().await;
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(295), "{:?}", begun.elapsed());
 }

@@ -1,24 +1,36 @@
--- Lets go of jobs that are done. Only the consumer that still holds an entry may: one that was
--- taken over after its lease ran out is left to its new holder (fencing).
--- KEYS: stream, known, finished, finished_before, finished_since
--- ARGV: consumer, memory in ms, ids remembered at most, then per job: entry, id
--- Returns how many were held. Works at maxmemory too, or nothing would ever make room: what needs
--- memory comes last and may fail.
-local held = 0
-for i = 4, #ARGV, 2 do
-  local entry, id = ARGV[i], ARGV[i + 1]
-  local pending = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1, ARGV[1])
-  if not pending.err and #pending == 1 then
-    redis.call('XACK', KEYS[1], 'workers', entry)
-    redis.call('XDEL', KEYS[1], entry)
-    redis.call('SREM', KEYS[2], id)
-    held = held + 1
+-- Lets go of jobs that are done and lets the next of their groups in.
+-- ARGV: the groups' limits, consumer, ms that ids are remembered (0 for not), ids remembered at most, how
+-- many jobs, per job: entry, id, group; then per unique key to let go of: key, id
+-- Returns how many were held. Works at maxmemory too, or nothing would ever make room: what it
+-- writes first needs no memory.
+local consumer, memory, most, count, first = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), 8
+local entries, ids = {}, {}
+for n = 1, count do
+  local i = first + (n - 1) * 3
+  entries[n], ids[n] = ARGV[i], ARGV[i + 1]
+end
+local done, done_ids = {}, {}
+for n, held in ipairs(holds(consumer, entries, ids)) do
+  if held then
+    done[#done + 1], done_ids[#done_ids + 1] = entries[n], ids[n]
+    leave(ARGV[first + (n - 1) * 3 + 2])
   end
 end
-if redis.call('EXISTS', KEYS[5]) == 0 or redis.call('SCARD', KEYS[3]) * 2 >= tonumber(ARGV[3]) then
-  redis.call('UNLINK', KEYS[4])
-  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('RENAME', KEYS[3], KEYS[4]) end
-  redis.pcall('SET', KEYS[5], '1', 'PX', ARGV[2])
+let_go(done)
+if #done > 0 then
+  redis.call('HDEL', JOBS, unpack(done_ids))
+  if redis.call('EXISTS', CANCELLED) == 1 then redis.call('SREM', CANCELLED, unpack(done_ids)) end
 end
-for i = 5, #ARGV, 2 do redis.pcall('SADD', KEYS[3], ARGV[i]) end
-return held
+for i = first + count * 3, #ARGV, 2 do release(ARGV[i], ARGV[i + 1]) end
+save()
+if memory ~= '0' and count > 0 then
+  local finished, before, since = base .. 'finished', base .. 'finished_before', base .. 'finished_since'
+  if redis.call('EXISTS', since) == 0 or redis.call('SCARD', finished) * 2 >= most then
+    redis.call('UNLINK', before)
+    if redis.call('EXISTS', finished) == 1 then redis.call('RENAME', finished, before) end
+    redis.pcall('SET', since, '1', 'PX', memory)
+  end
+  -- Also those that were not held: whoever holds them now will find nothing to do.
+  redis.pcall('SADD', finished, unpack(ids))
+end
+return #done

@@ -1,15 +1,14 @@
 -- Removes consumers that hold nothing and have been silent for long: processes that are gone.
--- KEYS: stream
 -- ARGV: silence in ms
 -- Returns how many went.
-local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'workers')
+local consumers = redis.pcall('XINFO', 'CONSUMERS', STREAM, 'workers')
 if consumers.err then return 0 end
 local gone = 0
 for _, consumer in ipairs(consumers) do
   local field = {}
   for i = 1, #consumer, 2 do field[consumer[i]] = consumer[i + 1] end
   if field['pending'] == 0 and field['idle'] > tonumber(ARGV[1]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', field['name'])
+    redis.call('XGROUP', 'DELCONSUMER', STREAM, 'workers', field['name'])
     gone = gone + 1
   end
 end

@@ -1,22 +1,25 @@
--- Gives jobs that were fetched and not finished back to the queue at once, uncounted. Fenced as
--- in finish.lua.
--- KEYS: stream
+-- Gives jobs that were fetched and not finished back to the queue at once, uncounted. They keep
+-- their part of their group's share.
 -- ARGV: consumer, then per job: entry
 -- Returns how many were held.
-local held = 0
-for i = 2, #ARGV do
-  local entry = ARGV[i]
-  local pending = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1, ARGV[1])
-  if not pending.err and #pending == 1 then
-    local found = redis.call('XRANGE', KEYS[1], entry, entry)
-    if #found == 1 then
-      local fields = found[1][2]
-      -- It may have been taken over from someone who was through with it: the row decides again.
-      redis.call('XADD', KEYS[1], '*', 'e', fields[2], 'r', '1')
+local consumer, back = ARGV[1], 0
+local entries = {}
+for i = 2, #ARGV do entries[#entries + 1] = ARGV[i] end
+local taken = takers(entries)
+for n, entry in ipairs(entries) do
+  local found = redis.call('XRANGE', STREAM, entry, entry)
+  if #found == 1 and (not taken[n] or taken[n] == consumer) then
+    local fields, id, again = found[1][2], nil, false
+    for i = 1, #fields, 2 do
+      if fields[i] == 'i' then id = fields[i + 1] end
+      if fields[i] == 'r' then again = true end
     end
-    redis.call('XACK', KEYS[1], 'workers', entry)
-    redis.call('XDEL', KEYS[1], entry)
-    held = held + 1
+    -- It may have been taken over from someone who was through with it: the row decides again.
+    if not again then fields[#fields + 1], fields[#fields + 2] = 'r', '1' end
+    let_go({ entry })
+    local place = redis.call('XADD', STREAM, '*', unpack(fields))
+    if id then redis.call('HSET', JOBS, id, place) end
+    back = back + 1
   end
 end
-return held
+return back

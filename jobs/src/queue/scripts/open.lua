@@ -1,19 +1,29 @@
 -- Makes the consumer group where it is missing. Where the stream itself is missing its jobs are
--- gone, so that the ids that were known by it are forgotten: the outbox hands those jobs over again.
--- KEYS: stream, known, delayed
+-- gone, so that their places are forgotten: the outbox hands those jobs over again. What is delayed or
+-- waits behind its group is still there.
 -- Returns 1 when jobs may have been lost.
-local lost = redis.call('EXISTS', KEYS[1]) == 0
-redis.call('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
-if lost then
-  redis.call('UNLINK', KEYS[2])
-  -- At most this many arguments to a call; the rest is added by the next calls of the loop.
+local GROUPS, HELD = base .. 'groups', base .. 'held'
+local lost = redis.call('EXISTS', STREAM) == 0
+redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
+if not lost then return 0 end
+redis.call('UNLINK', JOBS, GROUPS, TAKEN)
+
+-- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
+local function each(read, visit)
   local start = 0
   while true do
-    local ids = redis.call('ZRANGE', KEYS[3], start, start + 999)
-    if #ids == 0 then break end
-    redis.call('SADD', KEYS[2], unpack(ids))
+    local members = read(start, start + 999)
+    if #members == 0 then return end
+    for _, member in ipairs(members) do visit(member) end
     start = start + 1000
   end
-  return 1
 end
-return 0
+
+each(function(from, to) return redis.call('ZRANGE', DELAYED, from, to) end,
+  function(id) redis.call('HSET', JOBS, id, 'd') end)
+each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, function(name)
+  each(function(from, to) return redis.call('LRANGE', base .. 'waiting:' .. name, from, to) end,
+    function(job) redis.call('HSET', JOBS, string.sub(job, 1, 16), 'w' .. name) end)
+  redis.call('ZADD', HELD, 'XX', 0, name)
+end)
+return 1

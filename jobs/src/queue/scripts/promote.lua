@@ -1,20 +1,42 @@
--- Moves jobs whose time has come to the stream, a bounded batch a call.
--- KEYS: stream, known, delayed, bodies
--- ARGV: batch size
--- Returns how many moved, and the ms until the next is due (-1 when none is).
-local now = redis.call('TIME')
-local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms, 'LIMIT', 0, tonumber(ARGV[1]))
-for _, id in ipairs(due) do
-  local body = redis.call('HGET', KEYS[4], id)
-  if body then
-    redis.call('XADD', KEYS[1], '*', 'e', body)
-  else
-    redis.call('SREM', KEYS[2], id)
+-- Moves jobs whose time has come to the stream, lets in what groups hold back and may go now, and
+-- forgets unique keys whose time is over: a bounded batch a call.
+-- ARGV: the groups' limits, batch size
+-- Returns how many moved, and the ms until the next look is needed (-1 when none is).
+local batch = tonumber(ARGV[4])
+local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', at, 'LIMIT', 0, batch)
+if #due > 0 then
+  local bodies = redis.call('HMGET', BODIES, unpack(due))
+  -- Needs no memory, so that at maxmemory too what is due runs and makes room.
+  redis.call('ZREM', DELAYED, unpack(due))
+  redis.call('HDEL', BODIES, unpack(due))
+  for n, id in ipairs(due) do
+    local body = bodies[n]
+    if body then
+      local length = string.byte(body)
+      redis.call('HSET', JOBS, id, admit(id, string.sub(body, 2, 1 + length), string.sub(body, 2 + length), false))
+    else
+      redis.call('HDEL', JOBS, id)
+    end
   end
-  redis.call('ZREM', KEYS[3], id)
-  redis.call('HDEL', KEYS[4], id)
 end
-local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-if #first == 0 then return {#due, -1} end
-return {#due, math.max(0, tonumber(first[2]) - now_ms)}
+local held = redis.call('ZRANGEBYSCORE', HELD, '-inf', at, 'LIMIT', 0, batch)
+for _, name in ipairs(held) do
+  if group(name).waiting == 0 then redis.call('ZREM', HELD, name) end
+end
+save()
+local over = redis.call('ZRANGEBYSCORE', UNIQUE_UNTIL, '-inf', at, 'LIMIT', 0, batch)
+for _, key in ipairs(over) do
+  local ends = tonumber(string.sub(redis.call('HGET', UNIQUE, key) or '', 17))
+  if ends and ends <= at then redis.call('HDEL', UNIQUE, key) end
+  redis.call('ZREM', UNIQUE_UNTIL, key)
+end
+local moved = math.max(#due, #held, #over)
+local wait = -1
+for _, key in ipairs({ DELAYED, HELD }) do
+  local next = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  if #next == 2 then
+    local left = math.max(0, math.ceil(tonumber(next[2]) - at))
+    if wait < 0 or left < wait then wait = left end
+  end
+end
+return { moved, wait }

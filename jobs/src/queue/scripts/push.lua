@@ -1,30 +1,64 @@
--- Takes jobs in: to the stream at once, or to the delayed set until they are due. An id that is
--- known (waits, runs or is delayed) or that finished a while ago is dropped.
--- KEYS: stream, known, finished, finished_before, delayed, bodies
--- ARGV: redelivery flag ('' or '1'), wake channel, then per job: id, delay in ms, envelope
--- What may fail comes first, so that an id is only known once its job is there.
--- Returns how many were taken.
-local taken = 0
-local earliest = nil
-for i = 3, #ARGV, 3 do
-  local id = ARGV[i]
-  if redis.call('SISMEMBER', KEYS[3], id) == 0 and redis.call('SISMEMBER', KEYS[4], id) == 0
-    and redis.call('SISMEMBER', KEYS[2], id) == 0 then
-    local delay = tonumber(ARGV[i + 1])
-    if delay > 0 then
-      local now = redis.call('TIME')
-      local due = now[1] * 1000 + math.floor(now[2] / 1000) + delay
-      redis.call('HSET', KEYS[6], id, ARGV[i + 2])
-      redis.call('ZADD', KEYS[5], due, id)
-      if not earliest or delay < earliest then earliest = delay end
-    elseif ARGV[1] == '1' then
-      redis.call('XADD', KEYS[1], '*', 'e', ARGV[i + 2], 'r', '1')
-    else
-      redis.call('XADD', KEYS[1], '*', 'e', ARGV[i + 2])
+-- Takes jobs in: to the stream or behind their group, or to the delayed set until they are due. An
+-- id that has a place is dropped, and so is, unless it is handed in directly, one that finished a
+-- while ago.
+-- ARGV: the groups' limits, how ('direct', 'staged' or 'again'), wake channel, then per job: id, group, delay
+-- in ms, what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
+-- Returns how many were taken, then the numbers, from 1, of those that were dropped as not unique.
+-- The first write needs memory: at maxmemory it fails and nothing has happened.
+local how, wake, first = ARGV[4], ARGV[5], 6
+local ids = {}
+for i = first, #ARGV, 5 do ids[#ids + 1] = ARGV[i] end
+local places = redis.call('HMGET', JOBS, unpack(ids))
+local finished, before
+if how ~= 'direct' then
+  finished = redis.call('SMISMEMBER', base .. 'finished', unpack(ids))
+  before = redis.call('SMISMEMBER', base .. 'finished_before', unpack(ids))
+end
+local known, answer, new, earliest = {}, { 0 }, {}, nil
+
+-- Takes a unique key for a job, unless another job holds it.
+local function take_unique(unique, id)
+  local window, key = string.match(unique, '^(%w+):(.*)$')
+  local holder = redis.call('HGET', UNIQUE, key)
+  if holder then
+    local owner, ends = string.sub(holder, 1, 16), tonumber(string.sub(holder, 17))
+    if owner ~= id then
+      if ends and ends > at then return false end
+      if not ends and (known[owner] or redis.call('HEXISTS', JOBS, owner) == 1) then return false end
     end
-    redis.call('SADD', KEYS[2], id)
-    taken = taken + 1
+  end
+  local span = tonumber(window)
+  if span then
+    redis.call('HSET', UNIQUE, key, id .. (at + span))
+    redis.call('ZADD', UNIQUE_UNTIL, at + span, key)
+  else
+    redis.call('HSET', UNIQUE, key, id)
+  end
+  return true
+end
+
+for n, id in ipairs(ids) do
+  local i = first + (n - 1) * 5
+  if not places[n] and not known[id] and (not finished or (finished[n] == 0 and before[n] == 0)) then
+    local name, delay, unique, body = ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
+    if unique ~= '' and not take_unique(unique, id) then
+      answer[#answer + 1] = n
+    else
+      new[#new + 1] = id
+      if delay > 0 then
+        redis.call('HSET', BODIES, id, string.char(#name) .. name .. body)
+        redis.call('ZADD', DELAYED, at + delay, id)
+        new[#new + 1] = 'd'
+        if not earliest or delay < earliest then earliest = delay end
+      else
+        new[#new + 1] = admit(id, name, body, how == 'again')
+      end
+      known[id] = true
+      answer[1] = answer[1] + 1
+    end
   end
 end
-if earliest then redis.call('PUBLISH', ARGV[2], earliest) end
-return taken
+if #new > 0 then redis.call('HSET', JOBS, unpack(new)) end
+save()
+if earliest then redis.call('PUBLISH', wake, earliest) end
+return answer

@@ -1,15 +1,20 @@
 -- Renews the leases of the entries that this consumer still holds.
--- KEYS: stream
--- ARGV: consumer, then per job: entry
--- Returns the entries that it does not hold any more.
-local lost = {}
-for i = 2, #ARGV do
-  local entry = ARGV[i]
-  local pending = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1, ARGV[1])
-  if not pending.err and #pending == 1 then
-    redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, entry, 'JUSTID')
-  else
-    lost[#lost + 1] = entry
-  end
+-- ARGV: consumer, then per job: entry, id
+-- Returns two lists of entries: those that it does not hold any more, and those whose jobs are to be
+-- cancelled.
+local consumer, entries, ids = ARGV[1], {}, {}
+for i = 2, #ARGV, 2 do entries[#entries + 1], ids[#ids + 1] = ARGV[i], ARGV[i + 1] end
+local taken, ours, kept, lost, cancelled = takers(entries), {}, {}, {}, {}
+for n, entry in ipairs(entries) do
+  if not taken[n] or taken[n] == consumer then ours[#ours + 1] = entry end
 end
-return lost
+if #ours > 0 then
+  ours[#ours + 1] = 'JUSTID'
+  for _, entry in ipairs(redis.call('XCLAIM', STREAM, 'workers', consumer, 0, unpack(ours))) do kept[entry] = true end
+end
+local asked = redis.call('EXISTS', CANCELLED) == 1 and redis.call('SMISMEMBER', CANCELLED, unpack(ids)) or {}
+for n, entry in ipairs(entries) do
+  if not kept[entry] then lost[#lost + 1] = entry
+  elseif asked[n] == 1 then cancelled[#cancelled + 1] = entry end
+end
+return { lost, cancelled }

@@ -1,21 +1,21 @@
--- Gives dead letters another try. What needs memory comes first: at maxmemory it fails and they
--- stay dead.
--- KEYS: stream, known, finished, finished_before, dead, dead_bodies
--- ARGV: per job: id, envelope
--- Returns how many were dead and wait again.
+-- Gives dead letters another try.
+-- ARGV: the groups' limits, then per job: id, group, envelope
+-- Returns how many were dead and wait again. The first write needs memory: at maxmemory it fails and
+-- they stay dead.
+local DEAD, DEAD_BODIES = base .. 'dead', base .. 'dead_bodies'
 local replayed = 0
-for i = 1, #ARGV, 2 do
+for i = 4, #ARGV, 3 do
   local id = ARGV[i]
-  if redis.call('ZSCORE', KEYS[5], id) then
-    if redis.call('SISMEMBER', KEYS[2], id) == 0 then
-      redis.call('XADD', KEYS[1], '*', 'e', ARGV[i + 1])
-      redis.call('SADD', KEYS[2], id)
+  if redis.call('ZSCORE', DEAD, id) then
+    if redis.call('HEXISTS', JOBS, id) == 0 then
+      redis.call('HSET', JOBS, id, admit(id, ARGV[i + 1], ARGV[i + 2], false))
     end
-    redis.call('SREM', KEYS[3], id)
-    redis.call('SREM', KEYS[4], id)
-    redis.call('ZREM', KEYS[5], id)
-    redis.call('HDEL', KEYS[6], id)
+    redis.call('SREM', base .. 'finished', id)
+    redis.call('SREM', base .. 'finished_before', id)
+    redis.call('ZREM', DEAD, id)
+    redis.call('HDEL', DEAD_BODIES, id)
     replayed = replayed + 1
   end
 end
+save()
 return replayed

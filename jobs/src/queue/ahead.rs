@@ -1,0 +1,153 @@
+//! Reading ahead: with short jobs the way to Redis and back is longer than the work, so that slots
+//! would stand empty meanwhile. A consumer therefore reads as many more jobs as it will start within
+//! [`SPAN`], judged by how fast jobs have just been ending; with long jobs that is none, so that no
+//! job waits here while another worker has a free slot.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::consumer::{Delivery, InHand};
+
+/// How far ahead is read.
+const SPAN: Duration = Duration::from_millis(5);
+/// Jobs read ahead at most.
+const AHEAD_MAX: usize = 1_000;
+
+/// The way from reading to delivering. Not bounded itself: the reader asks how many wait.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    waiting: Arc<Waiting>,
+    jobs: mpsc::UnboundedSender<Delivery>,
+}
+
+/// The other end of it.
+pub(super) struct Next {
+    waiting: Arc<Waiting>,
+    jobs: mpsc::UnboundedReceiver<Delivery>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    count: AtomicUsize,
+    /// Whoever waits is told when no more than this many are left.
+    mark: AtomicUsize,
+    low: Notify,
+}
+
+/// Both ends.
+pub(super) fn ahead() -> (Ahead, Next) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let waiting = Arc::<Waiting>::default();
+    (Ahead { waiting: Arc::clone(&waiting), jobs: sender }, Next { waiting, jobs: receiver })
+}
+
+impl Ahead {
+    pub(super) fn put(&self, delivery: Delivery) {
+        self.waiting.count.fetch_add(1, Ordering::Relaxed);
+        // The other end is dropped only after this one.
+        if self.jobs.send(delivery).is_err() {
+            tracing::error!("delivering_ended_early");
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.count.load(Ordering::Relaxed)
+    }
+
+    /// Resolves once no more than `mark` wait.
+    pub(super) async fn lower_than(&self, mark: usize) {
+        self.waiting.mark.store(mark, Ordering::Relaxed);
+        while self.len() > mark {
+            self.waiting.low.notified().await;
+        }
+    }
+}
+
+impl Next {
+    /// The next one, once there is one; none when the reader has ended.
+    pub(super) async fn next(&mut self) -> Option<Delivery> {
+        let delivery = self.jobs.recv().await;
+        self.taken(delivery)
+    }
+
+    /// The next one, if it is there.
+    pub(super) fn next_now(&mut self) -> Option<Delivery> {
+        let delivery = self.jobs.try_recv().ok();
+        self.taken(delivery)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.count.load(Ordering::Relaxed)
+    }
+
+    fn taken(&self, delivery: Option<Delivery>) -> Option<Delivery> {
+        let delivery = delivery?;
+        let left = self.waiting.count.fetch_sub(1, Ordering::Relaxed) - 1;
+        if left <= self.waiting.mark.load(Ordering::Relaxed) {
+            self.waiting.low.notify_one();
+        }
+        Some(delivery)
+    }
+}
+
+/// How fast jobs have just been ending.
+pub(super) struct Pace {
+    since: Instant,
+    settled: u64,
+    ahead: usize,
+}
+
+impl Pace {
+    pub(super) fn new(in_hand: &InHand) -> Self {
+        Self { since: Instant::now(), settled: in_hand.settled(), ahead: 0 }
+    }
+
+    /// How many jobs will start within [`SPAN`] if things go on as they went since that long.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a count within AHEAD_MAX")]
+    pub(super) fn ahead(&mut self, in_hand: &InHand) -> usize {
+        let elapsed = self.since.elapsed();
+        if elapsed >= SPAN {
+            let settled = in_hand.settled();
+            let ended = settled.saturating_sub(self.settled) as f64;
+            self.ahead = ((ended * SPAN.as_secs_f64() / elapsed.as_secs_f64()) as usize).min(AHEAD_MAX);
+            (self.since, self.settled) = (Instant::now(), settled);
+        }
+        self.ahead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::entry::Entry, *};
+
+    #[test]
+    fn nothing_is_read_ahead_of_slow_jobs_and_a_bounded_number_of_fast_ones() {
+        let in_hand = InHand::default();
+        let mut pace = Pace::new(&in_hand);
+        let settle = |count: usize| {
+            let entries: Vec<Entry> = (0..count).map(|n| Entry { id: n.to_string(), ..Entry::default() }).collect();
+            in_hand.add(&entries);
+            in_hand.remove(entries.iter().map(|entry| &entry.id));
+        };
+        let after = |pace: &mut Pace, span: Duration| pace.since = Instant::now().checked_sub(span).unwrap();
+        settle(1);
+        after(&mut pace, Duration::from_millis(50));
+        assert_eq!(pace.ahead(&in_hand), 0);
+        settle(1_000);
+        after(&mut pace, Duration::from_millis(50));
+        assert!((90..=100).contains(&pace.ahead(&in_hand)));
+        settle(1_000_000);
+        after(&mut pace, Duration::from_millis(50));
+        assert_eq!(pace.ahead(&in_hand), AHEAD_MAX);
+        // A stall is noticed at once.
+        after(&mut pace, Duration::from_millis(50));
+        assert_eq!(pace.ahead(&in_hand), 0);
+    }
+}

@@ -1,0 +1,50 @@
+//! Dead letters in Redis.
+
+use common::id::JobId;
+use redis::RedisResult;
+
+use super::{Broker, REPLAY, id_bytes};
+use crate::{Envelope, Queue, queue::group::Group};
+
+impl Broker {
+    /// Which of `ids` are dead letters.
+    pub(crate) async fn has_dead(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<bool>> {
+        let mut command = redis::cmd("ZMSCORE");
+        command.arg(self.keys(queue).dead);
+        for id in ids {
+            command.arg(id_bytes(*id).as_slice());
+        }
+        let scores: Vec<Option<f64>> = command.query_async(&mut self.connection()).await?;
+        Ok(scores.into_iter().map(|score| score.is_some()).collect())
+    }
+
+    /// Puts a dead letter back that Redis lost.
+    pub(crate) async fn restore_dead(&self, queue: Queue, id: JobId, died_at_ms: i64, letter: &[u8]) -> RedisResult<()> {
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.atomic().zadd(&keys.dead, id_bytes(id).as_slice(), died_at_ms).hset(&keys.dead_bodies, id_bytes(id).as_slice(), letter);
+        pipe.ignore().query_async(&mut self.connection()).await
+    }
+
+    /// Up to `count` dead letters as JSON, newest first, without the newest `skip`.
+    pub(crate) async fn dead_letters(&self, queue: Queue, skip: isize, count: isize) -> RedisResult<Vec<Vec<u8>>> {
+        let keys = self.keys(queue);
+        let connection = &mut self.connection();
+        let ids: Vec<Vec<u8>> = redis::cmd("ZREVRANGE").arg(&keys.dead).arg(skip).arg(skip + count - 1).query_async(connection).await?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let letters: Vec<Option<Vec<u8>>> = redis::cmd("HMGET").arg(&keys.dead_bodies).arg(ids).query_async(connection).await?;
+        Ok(letters.into_iter().flatten().collect())
+    }
+
+    /// Gives dead letters another try; answers how many were still dead.
+    pub(crate) async fn replay(&self, queue: Queue, envelopes: &[Envelope]) -> RedisResult<usize> {
+        let mut call = self.call_admitting(&REPLAY, queue);
+        for envelope in envelopes {
+            let body = envelope.to_bytes().map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
+            call.arg(id_bytes(envelope.id).as_slice()).arg(Group::of(envelope.tenant).bytes()).arg(body);
+        }
+        call.invoke_async(&mut self.connection()).await
+    }
+}

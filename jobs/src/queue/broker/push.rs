@@ -1,0 +1,138 @@
+//! Taking jobs in, and moving on what waited for its time.
+
+use std::time::Duration;
+
+use common::id::JobId;
+use redis::RedisResult;
+
+use super::{Broker, PROMOTE, PUSH, TAKE, id_bytes, millis};
+use crate::{Envelope, Queue, queue::group::Group};
+
+/// A job to be handed to Redis.
+pub(crate) struct Push {
+    /// Its id.
+    pub(crate) id: JobId,
+    pub(crate) group: Group,
+    /// How long it is to wait first; zero for not at all.
+    pub(crate) delay: Duration,
+    /// Window and key, empty for none.
+    pub(crate) unique: String,
+    /// Its envelope.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Push {
+    /// `envelope`, due at once or at its own time.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON, which its types rule out.
+    pub(crate) fn new(envelope: &Envelope, now_ms: i64) -> Result<Self, serde_json::Error> {
+        let wait = envelope.due_at.map_or(0, |due| due.saturating_sub(now_ms));
+        Ok(Self {
+            id: envelope.id,
+            group: Group::of(envelope.tenant),
+            delay: Duration::from_millis(u64::try_from(wait).unwrap_or_default()),
+            unique: envelope.unique.as_ref().map(|unique| unique.as_str().to_owned()).unwrap_or_default(),
+            body: envelope.to_bytes()?,
+        })
+    }
+}
+
+/// How jobs are handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandIn {
+    /// Without a row in the outbox: under an id that nobody has seen before.
+    Direct,
+    /// From the outbox, for the first time as far as is known: an id that finished lately is dropped.
+    Staged,
+    /// From the outbox, perhaps again: the row is to be looked at before it runs.
+    Again,
+}
+
+impl HandIn {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Staged => "staged",
+            Self::Again => "again",
+        }
+    }
+}
+
+/// What became of jobs that were handed in.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// How many Redis did not know.
+    pub(crate) taken: usize,
+    /// Which were dropped because another job holds their unique key.
+    pub(crate) duplicates: Vec<JobId>,
+}
+
+/// Where a job is, as Redis has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the stream, waiting to be fetched or running, as this entry.
+    Stream(String),
+    /// Waiting for its time.
+    Delayed,
+    /// Waiting behind others of its tenant.
+    Held,
+}
+
+impl Place {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        match bytes.first() {
+            Some(b'd') => Self::Delayed,
+            Some(b'w') => Self::Held,
+            _ => Self::Stream(String::from_utf8_lossy(bytes).into_owned()),
+        }
+    }
+}
+
+impl Broker {
+    /// Hands jobs over.
+    pub(crate) async fn push(&self, queue: Queue, jobs: &[Push], how: HandIn) -> RedisResult<Pushed> {
+        if jobs.is_empty() {
+            return Ok(Pushed::default());
+        }
+        let mut call = self.call_admitting(&PUSH, queue);
+        call.arg(how.name()).arg(self.keys(queue).wake);
+        for job in jobs {
+            call.arg(id_bytes(job.id).as_slice()).arg(job.group.bytes()).arg(millis(job.delay));
+            call.arg(&job.unique).arg(job.body.as_slice());
+        }
+        let answer: Vec<usize> = call.invoke_async(&mut self.connection()).await?;
+        let (taken, dropped) = answer.split_first().map_or((0, [].as_slice()), |(taken, dropped)| (*taken, dropped));
+        let duplicates = dropped.iter().filter_map(|number| Some(jobs.get(number.checked_sub(1)?)?.id)).collect();
+        Ok(Pushed { taken, duplicates })
+    }
+
+    /// Moves up to `batch` jobs whose time has come to the stream; answers how many moved and how
+    /// long until the next look is needed.
+    pub(crate) async fn promote(&self, queue: Queue, batch: usize) -> RedisResult<(usize, Option<Duration>)> {
+        let mut call = self.call_admitting(&PROMOTE, queue);
+        let (moved, next): (usize, i64) = call.arg(batch).invoke_async(&mut self.connection()).await?;
+        Ok((moved, u64::try_from(next).ok().map(Duration::from_millis)))
+    }
+
+    /// Takes up to `wanted` turns of the queue's rate; answers how many there were, or how long until
+    /// there is one.
+    pub(crate) async fn take_turns(&self, queue: Queue, wanted: usize) -> RedisResult<Result<usize, Duration>> {
+        let Some(rate) = self.limits(queue).rate else { return Ok(Ok(wanted)) };
+        let mut call = self.call(&TAKE, queue);
+        call.arg((rate.interval().as_secs_f64() * 1_000.0).to_string()).arg(rate.burst()).arg(wanted);
+        let (taken, wait): (usize, u64) = call.invoke_async(&mut self.connection()).await?;
+        Ok(if taken > 0 { Ok(taken) } else { Err(Duration::from_millis(wait)) })
+    }
+
+    /// Which of `ids` wait, run or are delayed, and where.
+    pub(crate) async fn places(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<Option<Place>>> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys(queue).jobs);
+        for id in ids {
+            command.arg(id_bytes(*id).as_slice());
+        }
+        let places: Vec<Option<Vec<u8>>> = command.query_async(&mut self.connection()).await?;
+        Ok(places.into_iter().map(|place| place.as_deref().map(Place::from_bytes)).collect())
+    }
+}

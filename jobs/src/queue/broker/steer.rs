@@ -1,0 +1,72 @@
+//! What operators see and do.
+
+use std::time::Duration;
+
+use common::id::JobId;
+use redis::RedisResult;
+
+use super::{Broker, CANCEL, STATS, id_bytes};
+use crate::{Queue, queue::listen::PAUSE};
+
+/// How a queue stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Jobs that wait to be fetched.
+    pub ready: u64,
+    /// Jobs that a worker holds.
+    pub running: u64,
+    /// Jobs that wait for their time.
+    pub delayed: u64,
+    /// Jobs that wait behind others of their tenant.
+    pub held: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// How long the oldest ready job has waited.
+    pub oldest_age: Duration,
+}
+
+/// What became of a job that was to be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cancelled {
+    /// Redis does not know it: it has ended, is dead, or never was.
+    Unknown,
+    /// It waited, and waits no more.
+    TakenOut,
+    /// It runs; its worker was asked to stop it.
+    Asked,
+}
+
+impl Broker {
+    /// How `queue` stands.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn stats(&self, queue: Queue) -> RedisResult<QueueStats> {
+        let call = self.call(&STATS, queue);
+        let (ready, running, delayed, held, dead, age_ms): (u64, u64, u64, u64, u64, u64) =
+            call.invoke_async(&mut self.connection()).await?;
+        Ok(QueueStats { ready, running, delayed, held, dead, oldest_age: Duration::from_millis(age_ms) })
+    }
+
+    /// Tells every worker to look whether `queue` is paused.
+    pub(crate) async fn announce_pause(&self, queue: Queue) -> RedisResult<()> {
+        let _: usize = redis::cmd("PUBLISH").arg(self.keys(queue).wake).arg(PAUSE).query_async(&mut self.connection()).await?;
+        Ok(())
+    }
+
+    /// Takes jobs out wherever they wait, and asks those who run them to stop; answers in order.
+    pub(crate) async fn cancel(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<Cancelled>> {
+        let mut call = self.call_admitting(&CANCEL, queue);
+        call.arg(self.keys(queue).wake);
+        for id in ids {
+            call.arg(id_bytes(*id).as_slice());
+        }
+        let answers: Vec<u8> = call.invoke_async(&mut self.connection()).await?;
+        let understood = |answer| match answer {
+            0 => Cancelled::Unknown,
+            1 => Cancelled::TakenOut,
+            _ => Cancelled::Asked,
+        };
+        Ok(answers.into_iter().map(understood).collect())
+    }
+}

@@ -1,0 +1,107 @@
+//! Pausing a queue: its jobs wait, in every worker, until it is resumed.
+//!
+//! MongoDB holds which queues are paused, so that a Redis that was wiped does not send the mails that
+//! an operator is holding back. Workers are told over Redis and look every few seconds besides.
+
+use common::{
+    db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator},
+    telemetry::metrics,
+};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::Queue;
+
+/// A queue that is paused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pause {
+    /// Name of the queue.
+    #[serde(rename = "_id")]
+    pub queue: String,
+    /// Since when.
+    pub paused_at: DateTime,
+    /// Why, for whoever finds it paused.
+    pub reason: String,
+}
+
+impl Record for Pause {
+    const COLLECTION: &'static str = "queue_pauses";
+}
+impl PlatformOwned for Pause {}
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Pause::COLLECTION,
+    required: &[("_id", schema::STRING), ("paused_at", schema::DATE), ("reason", schema::STRING)],
+};
+
+impl Pause {
+    /// The pause of `queue`, if it is paused.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn of(store: &Store, queue: Queue) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": queue.name() }).await
+    }
+
+    /// Notes that `queue` is paused; a pause that is there stays as it is.
+    pub(crate) async fn begin(store: &Store, queue: Queue, reason: &str) -> Result<(), DbError> {
+        let pause = doc! { "paused_at": store.ambient().now(), "reason": reason };
+        store.records::<Self>(PlatformScope).upsert(doc! { "_id": queue.name() }, doc! { "$setOnInsert": pause }).await
+    }
+
+    /// Notes that `queue` is not paused.
+    pub(crate) async fn end(store: &Store, queue: Queue) -> Result<(), DbError> {
+        store.records::<Self>(PlatformScope).delete_all(doc! { "_id": queue.name() }).await.map(drop)
+    }
+}
+
+/// What stands between a queue and a process: open while the queue is not paused.
+#[derive(Debug)]
+pub(crate) struct Gate(watch::Sender<State>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not looked at yet: nothing is fetched before that.
+    Unknown,
+    Open,
+    Closed,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::Unknown))
+    }
+}
+
+impl Gate {
+    /// Looks whether `queue` is paused; while the store cannot say, what was known holds.
+    pub(crate) async fn look(&self, store: &Store, queue: Queue) {
+        let state = match Pause::of(store, queue).await {
+            Ok(pause) => pause.map_or(State::Open, |_| State::Closed),
+            Err(error) => return tracing::warn!(%queue, %error, "pause_not_looked_up"),
+        };
+        metrics::JOBS_PAUSED.with_label_values(&[queue.name()]).set(i64::from(state == State::Closed));
+        let changed = self.0.send_if_modified(|known| std::mem::replace(known, state) != state);
+        if changed && state == State::Closed {
+            tracing::warn!(%queue, "queue_paused");
+        } else if changed {
+            tracing::info!(%queue, "queue_open");
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        *self.0.borrow() == State::Open
+    }
+
+    /// Resolves once the queue is not paused.
+    pub(crate) async fn opened(&self) {
+        // The sender lives in self, so that waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|state| *state == State::Open).await;
+    }
+
+    /// Resolves once the queue is paused.
+    pub(crate) async fn shut(&self) {
+        let _ = self.0.subscribe().wait_for(|state| *state != State::Open).await;
+    }
+}

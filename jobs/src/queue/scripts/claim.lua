@@ -1,0 +1,10 @@
+-- Takes over entries whose lease has still run out, and notes who has them now; whoever of several
+-- workers comes first gets each.
+-- ARGV: consumer, lease in ms, then per job: entry
+-- Returns the entries with their fields.
+local consumer, lease = ARGV[1], ARGV[2]
+local entries = {}
+for i = 3, #ARGV do entries[#entries + 1] = ARGV[i] end
+local claimed = redis.call('XCLAIM', STREAM, 'workers', consumer, lease, unpack(entries))
+for _, entry in ipairs(claimed) do redis.call('HSET', TAKEN, entry[1], consumer) end
+return claimed

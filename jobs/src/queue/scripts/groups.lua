@@ -1,0 +1,103 @@
+-- Stands before every script that lets jobs into the stream or out of it: the tenants' shares.
+--
+-- A group (a tenant) has at most `limit` jobs in the stream, waiting or running, and with a rate at
+-- most one every `interval` ms after a burst. What is beyond that waits in the group's own list and
+-- follows when something of the group leaves, so that no tenant's backlog stands before another's
+-- job. Every group with a list stands in HELD with the time of the next look at it.
+local GROUPS, HELD = base .. 'groups', base .. 'held'
+local UNIQUE, UNIQUE_UNTIL = base .. 'unique', base .. 'unique_until'
+local HELD_LOOK = 5000
+local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local at = milliseconds()
+local touched = {}
+
+-- The group as this call sees and changes it; written back by save().
+local function group(name)
+  local found = touched[name]
+  if not found then
+    found = { running = tonumber(redis.call('HGET', GROUPS, name)) or 0, waiting = redis.call('LLEN', base .. 'waiting:' .. name) }
+    found.running_before, found.waiting_before = found.running, found.waiting
+    if interval > 0 then found.next = tonumber(redis.call('GET', base .. 'rate:' .. name)) or 0 end
+    touched[name] = found
+  end
+  return found
+end
+
+-- When the group's rate lets its next job in (GCRA: `next` is when the bucket is full again).
+local function admitted_at(found)
+  if interval == 0 then return 0 end
+  return found.next - interval * (burst - 1)
+end
+
+local function has_room(found)
+  return found.running < limit and admitted_at(found) <= at
+end
+
+-- Adds a job to the stream; its place is the new entry.
+local function enter(id, name, body, again)
+  if name ~= '' then
+    local found = group(name)
+    found.running = found.running + 1
+    if interval > 0 then found.next = math.max(found.next, at) + interval end
+    if again then return redis.call('XADD', STREAM, '*', 'i', id, 'e', body, 'g', name, 'r', '1') end
+    return redis.call('XADD', STREAM, '*', 'i', id, 'e', body, 'g', name)
+  end
+  if again then return redis.call('XADD', STREAM, '*', 'i', id, 'e', body, 'r', '1') end
+  return redis.call('XADD', STREAM, '*', 'i', id, 'e', body)
+end
+
+-- Lets a job into the stream, or behind the others of its group; answers its place.
+local function admit(id, name, body, again)
+  if name ~= '' then
+    local found = group(name)
+    if found.waiting > 0 or not has_room(found) then
+      redis.call('RPUSH', base .. 'waiting:' .. name, id .. (again and '1' or '0') .. body)
+      found.waiting = found.waiting + 1
+      return 'w' .. name
+    end
+  end
+  return enter(id, name, body, again)
+end
+
+-- One job of the group has left the stream.
+local function leave(name)
+  if name ~= '' then
+    local found = group(name)
+    found.running = math.max(0, found.running - 1)
+  end
+end
+
+-- Lets in what waits for the groups that this call touched, and writes them back.
+local function save()
+  for name, found in pairs(touched) do
+    while found.waiting > 0 and has_room(found) do
+      local job = redis.call('LPOP', base .. 'waiting:' .. name)
+      found.waiting = found.waiting - 1
+      local id = string.sub(job, 1, 16)
+      if redis.call('SREM', CANCELLED, id) == 0 then
+        local entry = enter(id, name, string.sub(job, 18), string.sub(job, 17, 17) == '1')
+        redis.call('HSET', JOBS, id, entry)
+      end
+    end
+    if found.running == 0 then
+      if found.running_before > 0 then redis.call('HDEL', GROUPS, name) end
+    elseif found.running ~= found.running_before then
+      redis.call('HSET', GROUPS, name, found.running)
+    end
+    if interval > 0 and found.next > at then
+      redis.call('SET', base .. 'rate:' .. name, found.next, 'PX', math.ceil(found.next - at))
+    end
+    if found.waiting > 0 then
+      local look = at + HELD_LOOK
+      if found.running < limit then look = math.min(look, admitted_at(found)) end
+      redis.call('ZADD', HELD, look, name)
+    elseif found.waiting_before > 0 then
+      redis.call('ZREM', HELD, name)
+    end
+  end
+end
+
+-- Lets go of a unique key that this job holds until it has started or finished.
+local function release(key, id)
+  if redis.call('HGET', UNIQUE, key) == id then redis.call('HDEL', UNIQUE, key) end
+end

@@ -1,0 +1,85 @@
+//! Unique jobs: while one holds its key, others with the same key are dropped.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The most bytes of a key that are kept as they are; longer ones are told apart by their hash.
+const KEY_BYTES_MAX: usize = 128;
+
+/// What a job is unique by, and for how long.
+///
+/// The key is taken when the job is handed to Redis, which is after the transaction that staged it,
+/// and it holds within the job's kind. The window decides what is lost: with
+/// [`Window::UntilStarted`] a change made while the job waits is seen by it, and one made while it
+/// runs gets a job of its own; with [`Window::UntilFinished`] the latter does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    /// What tells this job from others of its kind.
+    pub key: String,
+    /// How long others with the same key are dropped.
+    pub window: Window,
+}
+
+/// How long a unique key is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// From handing over until the first attempt starts.
+    UntilStarted,
+    /// Until it has finished or gone to the dead letters.
+    UntilFinished,
+    /// For this long from handing over, whatever becomes of it.
+    For(Duration),
+}
+
+/// A unique key as it travels: window, colon, kind, colon, key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct UniqueKey(String);
+
+impl UniqueKey {
+    /// The key of a job of `kind`.
+    pub(crate) fn new(kind: &str, unique: &Unique) -> Self {
+        let window = match unique.window {
+            Window::UntilStarted => "s".to_owned(),
+            Window::UntilFinished => "f".to_owned(),
+            Window::For(span) => span.as_millis().to_string(),
+        };
+        if unique.key.len() <= KEY_BYTES_MAX {
+            return Self(format!("{window}:{kind}:{}", unique.key));
+        }
+        Self(format!("{window}:{kind}:{}", common::crypto::fingerprint(unique.key.as_bytes())))
+    }
+
+    /// Window and key, as the scripts take it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What is held, if it is let go of when its job starts.
+    pub(crate) fn held_until_start(&self) -> Option<&str> {
+        self.0.strip_prefix("s:")
+    }
+
+    /// What is held, if it is let go of when its job ends; whoever never started still holds it.
+    pub(crate) fn held_until_end(&self) -> Option<&str> {
+        self.0.strip_prefix("f:").or_else(|| self.held_until_start())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_its_window_and_is_bounded() {
+        let key = |window, key: &str| UniqueKey::new("test.probe", &Unique { key: key.to_owned(), window });
+        assert_eq!(key(Window::UntilStarted, "a").as_str(), "s:test.probe:a");
+        assert_eq!(key(Window::UntilFinished, "a:b").held_until_end(), Some("test.probe:a:b"));
+        assert_eq!(key(Window::UntilFinished, "a").held_until_start(), None);
+        assert_eq!(key(Window::For(Duration::from_secs(2)), "a").as_str(), "2000:test.probe:a");
+        assert_eq!(key(Window::For(Duration::from_secs(2)), "a").held_until_end(), None);
+        assert!(key(Window::UntilStarted, &"x".repeat(10_000)).as_str().len() < 100);
+        assert_ne!(key(Window::UntilStarted, &"x".repeat(200)), key(Window::UntilStarted, &"x".repeat(201)));
+    }
+}
