@@ -127,6 +127,19 @@ impl Jobs {
         self.enqueue(tenant, jobs, None).await
     }
 
+    /// As [`Jobs::enqueue_all_unstaged`], to start after `delay`.
+    ///
+    /// # Errors
+    /// See [`EnqueueError`].
+    pub async fn enqueue_all_unstaged_in<J: Job>(
+        &self,
+        tenant: Option<TenantId>,
+        jobs: &[J],
+        delay: Duration,
+    ) -> Result<Vec<JobId>, EnqueueError> {
+        self.enqueue(tenant, jobs, Some(delay)).await
+    }
+
     async fn enqueue<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J], delay: Option<Duration>) -> Result<Vec<JobId>, EnqueueError> {
         let ambient = self.inner.store.ambient();
         let now_ms = ambient.now().timestamp_millis();

@@ -140,6 +140,9 @@ impl Relay {
             return Ok(());
         }
         tracing::info!("redis_compared_with_outbox");
+        for queue in Queue::ALL {
+            self.jobs.broker().sweep(*queue).await?;
+        }
         let mut after = None;
         loop {
             after = self.compare_page(after).await?;
@@ -173,9 +176,9 @@ impl Relay {
         let rows = self.page(filter).await?;
         let mut unknown = Vec::new();
         for (queue, rows) in by_queue(&rows) {
-            let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
-            let places = self.jobs.broker().places(queue, &ids).await?;
-            unknown.extend(rows.into_iter().zip(places).filter(|(_, place)| place.is_none()).map(|(row, _)| row.clone()));
+            let jobs: Vec<_> = rows.iter().map(|row| (row.id, row.tenant_id)).collect();
+            let present = self.jobs.broker().present(queue, &jobs).await?;
+            unknown.extend(rows.into_iter().zip(present).filter(|(_, present)| !present).map(|(row, _)| row.clone()));
         }
         if !unknown.is_empty() {
             tracing::warn!(jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");

@@ -6,6 +6,7 @@
 mod dead;
 mod lease;
 mod push;
+mod repair;
 mod settle;
 mod steer;
 
@@ -53,6 +54,8 @@ static HAND_BACK: LazyLock<Script> = script!("held" "hand_back");
 static RENEW: LazyLock<Script> = script!("held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
 static OPEN: LazyLock<Script> = script!("open");
+static CHECK: LazyLock<Script> = script!("groups" "present" "check");
+static SWEEP: LazyLock<Script> = script!("present" "sweep");
 static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");

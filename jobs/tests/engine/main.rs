@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod crashes;
+mod delays;
 mod draining;
 mod failures;
+mod fairness;
 mod redis_faults;
 mod staging;
 mod support;
+mod unique;

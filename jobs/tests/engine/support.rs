@@ -16,7 +16,7 @@ use common::{
 use jobs::{
     DeadFilter, Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
     outbox::OutboxRow,
-    queue::{DeadLetter, QueueBackend},
+    queue::{DeadLetter, QueueBackend, Seats},
     stage,
 };
 use mongodb::bson::doc;
@@ -77,6 +77,10 @@ impl Notes {
 
     pub(crate) fn all(&self) -> Vec<Seen> {
         self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
     pub(crate) fn numbers(&self) -> Vec<u32> {
@@ -145,17 +149,23 @@ impl World {
 
     /// Runs `registry` with `concurrency` slots, and a relay, until told to stop.
     pub(crate) fn work<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
-        let (jobs, drain) = (self.another(), Drain::new());
+        self.work_on(registry, &[(Queue::Email, concurrency)], concurrency)
+    }
+
+    /// As [`World::work`] on several queues, each with its slots, which share `seats`.
+    pub(crate) fn work_on<C: Send + Sync + 'static>(&self, registry: &Registry<C>, queues: &[(Queue, usize)], seats: usize) -> Worker {
+        let (jobs, drain, seats) = (self.another(), Drain::new(), Seats::new(seats));
         let dispatch = registry.dispatch(&jobs, &drain);
         let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
-        let monitor = Monitor::new().register({
-            let drain = drain.clone();
-            move |_| {
-                WorkerBuilder::new("test")
-                    .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &drain))
+        let monitor = queues.iter().fold(Monitor::new(), |monitor, (queue, concurrency)| {
+            let (queue, concurrency) = (*queue, *concurrency);
+            let (jobs, drain, dispatch, seats) = (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
+            monitor.register(move |_| {
+                WorkerBuilder::new(queue.name())
+                    .backend(QueueBackend::start_among(&jobs, queue, concurrency, &seats, &drain))
                     .parallelize(tokio::spawn)
                     .build(dispatch.clone())
-            }
+            })
         });
         let draining = drain.clone();
         let running = tokio::spawn(async move {

@@ -4,7 +4,10 @@ use xtask::testing::TestEnv;
 use super::{lease::Renewed, *};
 use crate::{
     Envelope, Job, Unique, Window,
-    queue::entry::{Entries, Entry},
+    queue::{
+        entry::{Entries, Entry},
+        group::Group,
+    },
     unique::UniqueKey,
 };
 
@@ -197,6 +200,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
     push(&broker, &[ready, later]).await;
     let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(broker.present(QUEUE, &[(ready_id, None), (later_id, None)]).await.unwrap(), [false, true]);
     assert_eq!(knows(&broker, &[ready_id, later_id]).await, [false, true]);
 }
 
@@ -317,6 +321,7 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
     push(&broker, &flood).await;
     let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(broker.sweep(QUEUE).await.unwrap(), 2);
     assert_eq!(knows(&broker, &ids).await, [false, false, true, true, true]);
     broker.promote(QUEUE, 100).await.unwrap();
     assert_eq!(read_all(&broker, "w", 10).await.len(), 2);
@@ -402,4 +407,22 @@ async fn a_key_held_for_a_time_is_free_afterwards() {
         looks.tick().await;
     }
     assert!(begun.elapsed() >= Duration::from_millis(295), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (a, _) = tenants();
+    let (first, second) = (job_of(a), job_of(a));
+    let (first_id, second_id) = (first.id, second.id);
+    push(&broker, &[first, second]).await;
+    assert_eq!(read(&broker, "removed").await.unwrap().job, Some(first_id));
+    assert_eq!(broker.present(QUEUE, &[(first_id, Some(a))]).await.unwrap(), [true]);
+    let mut remove = redis::cmd("XGROUP");
+    remove.arg("DELCONSUMER").arg(broker.keys(QUEUE).stream).arg(GROUP).arg("removed");
+    let _: usize = remove.query_async(&mut broker.connections.shared()).await.unwrap();
+    assert_eq!(broker.present(QUEUE, &[(first_id, Some(a)), (second_id, Some(a))]).await.unwrap(), [false, true]);
+    assert_eq!(read(&broker, "w").await.unwrap().job, Some(second_id));
+    assert_eq!(push(&broker, &[Push { group: Group::of(Some(a)), ..job_of_id(first_id) }]).await, 1);
 }

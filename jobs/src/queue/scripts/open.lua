@@ -1,29 +1,11 @@
--- Makes the consumer group where it is missing. Where the stream itself is missing its jobs are
--- gone, so that their places are forgotten: the outbox hands those jobs over again. What is delayed or
--- waits behind its group is still there.
+-- Makes the consumer group where it is missing. Where the stream itself is missing nothing of any
+-- group is in it, so that what waits behind may go; whether jobs were lost with it is found by
+-- comparing places with entries.
 -- Returns 1 when jobs may have been lost.
 local GROUPS, HELD = base .. 'groups', base .. 'held'
 local lost = redis.call('EXISTS', STREAM) == 0
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
 if not lost then return 0 end
-redis.call('UNLINK', JOBS, GROUPS, TAKEN)
-
--- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
-local function each(read, visit)
-  local start = 0
-  while true do
-    local members = read(start, start + 999)
-    if #members == 0 then return end
-    for _, member in ipairs(members) do visit(member) end
-    start = start + 1000
-  end
-end
-
-each(function(from, to) return redis.call('ZRANGE', DELAYED, from, to) end,
-  function(id) redis.call('HSET', JOBS, id, 'd') end)
-each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, function(name)
-  each(function(from, to) return redis.call('LRANGE', base .. 'waiting:' .. name, from, to) end,
-    function(job) redis.call('HSET', JOBS, string.sub(job, 1, 16), 'w' .. name) end)
-  redis.call('ZADD', HELD, 'XX', 0, name)
-end)
+redis.call('UNLINK', GROUPS, TAKEN)
+for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do redis.call('ZADD', HELD, 0, name) end
 return 1

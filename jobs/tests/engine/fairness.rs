@@ -1,0 +1,160 @@
+//! Promise 7: no tenant's flood holds up another's jobs; rates and priorities hold over all workers.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{ambient::Ambient, id::TenantId};
+use jobs::{Job, JobError, Queue, Registry, Running};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::support::{Notes, Probe, World, note, until};
+
+/// Which tenant's job started, in order.
+#[derive(Default)]
+struct Starts(Mutex<Vec<Option<TenantId>>>);
+
+impl Starts {
+    fn all(&self) -> Vec<Option<TenantId>> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+async fn start(_: Probe, running: Running<Starts>) -> Result<(), JobError> {
+    running.app.0.lock().unwrap().push(running.tenant);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenants_flood_does_not_hold_up_another() {
+    const FLOOD: u32 = 20_000;
+    const SHARE: usize = 8;
+    let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "8")]).await;
+    let (a, b): (TenantId, TenantId) = (Ambient::system().id(), Ambient::system().id());
+    let flood: Vec<Probe> = (0..FLOOD).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(Some(a), &flood).await.unwrap();
+    let queue = world.jobs.broker().stats(Queue::Email).await.unwrap();
+    assert_eq!((queue.ready, queue.held), (SHARE as u64, u64::from(FLOOD) - SHARE as u64));
+    let starts = Arc::new(Starts::default());
+    let worker = world.work(&Registry::sharing(Arc::clone(&starts)).on(start), 2 * SHARE);
+    until("the flood runs", || async { starts.count() > 100 }).await;
+    // Counted in jobs, not in time: how many of the flood start between B's handing in and its start.
+    for n in 0..20 {
+        world.jobs.enqueue_unstaged(Some(b), &Probe { n }).await.unwrap();
+        let before = starts.count();
+        let of_b = n as usize + 1;
+        until("B's job starts", || async { starts.all().iter().filter(|tenant| **tenant == Some(b)).count() == of_b }).await;
+        let all = starts.all();
+        let at = all.iter().rposition(|tenant| *tenant == Some(b)).unwrap();
+        assert!(at < before + 5 * SHARE, "{} of A's jobs went before B's", at.saturating_sub(before));
+    }
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_never_has_more_than_its_share_at_work() {
+    struct Gauge {
+        now: AtomicUsize,
+        most: AtomicUsize,
+        done: AtomicUsize,
+    }
+    async fn measure(_: Probe, running: Running<Gauge>) -> Result<(), JobError> {
+        let now = running.app.now.fetch_add(1, Ordering::SeqCst) + 1;
+        running.app.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        running.app.now.fetch_sub(1, Ordering::SeqCst);
+        running.app.done.fetch_add(1, Ordering::SeqCst);
+        // Retries come back through the same door.
+        if running.attempt == 1 { Err(JobError::RetryAfter(Duration::from_millis(1), "again".into())) } else { Ok(()) }
+    }
+    let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "3")]).await;
+    let tenant: TenantId = Ambient::system().id();
+    let gauge = Arc::new(Gauge { now: AtomicUsize::new(0), most: AtomicUsize::new(0), done: AtomicUsize::new(0) });
+    let registry = Registry::sharing(Arc::clone(&gauge)).on(measure);
+    let workers = [world.work(&registry, 8), world.work(&registry, 8)];
+    let flood: Vec<Probe> = (0..300).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(Some(tenant), &flood).await.unwrap();
+    until("all have run twice", || async { gauge.done.load(Ordering::SeqCst) == 600 }).await;
+    assert_eq!(gauge.most.load(Ordering::SeqCst), 3);
+    for worker in workers {
+        worker.stop(Duration::from_secs(5)).await;
+    }
+    let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.delayed, stats.held), (0, 0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queues_rate_holds_over_all_workers() {
+    let world = World::with(&[("JOBS__EMAIL__RATE", "50/s")]).await;
+    let notes = Arc::new(Notes::default());
+    let registry = Registry::sharing(Arc::clone(&notes)).on(note);
+    let jobs: Vec<Probe> = (0..40).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &jobs).await.unwrap();
+    let begun = Instant::now();
+    let workers = [world.work(&registry, 30), world.work(&registry, 30)];
+    until("all have run", || async { notes.all().len() == 40 }).await;
+    // Five at once after a pause, one each 20 ms from then on.
+    assert!(begun.elapsed() >= Duration::from_millis(34 * 20), "{:?}", begun.elapsed());
+    for worker in workers {
+        worker.stop(Duration::from_secs(5)).await;
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Upkeep;
+
+impl Job for Upkeep {
+    const KIND: &'static str = "test.upkeep";
+    const QUEUE: Queue = Queue::Maintenance;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_process_is_full_the_urgent_queue_goes_first() {
+    struct App {
+        order: Mutex<Vec<Queue>>,
+        gate: Semaphore,
+    }
+    impl App {
+        async fn run(&self, queue: Queue) {
+            self.order.lock().unwrap().push(queue);
+            self.gate.acquire().await.unwrap().forget();
+        }
+    }
+    async fn mail(_: Probe, running: Running<App>) -> Result<(), JobError> {
+        running.app.run(Queue::Email).await;
+        Ok(())
+    }
+    async fn upkeep(_: Upkeep, running: Running<App>) -> Result<(), JobError> {
+        running.app.run(Queue::Maintenance).await;
+        Ok(())
+    }
+    let world = World::new().await;
+    let app = Arc::new(App { order: Mutex::default(), gate: Semaphore::new(0) });
+    let registry = Registry::sharing(Arc::clone(&app)).on(mail).on(upkeep);
+    world.jobs.enqueue_unstaged(None, &Upkeep).await.unwrap();
+    let worker = world.work_on(&registry, &[(Queue::Maintenance, 4), (Queue::Email, 4)], 1);
+    until("the only seat is taken", || async { app.order.lock().unwrap().len() == 1 }).await;
+    world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
+    let waiting = |queue| {
+        let jobs = world.jobs.clone();
+        async move { jobs.broker().stats(queue).await.unwrap().running }
+    };
+    until("upkeep waits for a seat", || async { waiting(Queue::Maintenance).await == 3 }).await;
+    world.jobs.enqueue_all_unstaged(None, &[Probe { n: 1 }, Probe { n: 2 }]).await.unwrap();
+    until("mail waits for a seat", || async { waiting(Queue::Email).await == 2 }).await;
+    app.gate.add_permits(5);
+    until("all have run", || async { app.order.lock().unwrap().len() == 5 }).await;
+    let order = app.order.lock().unwrap().clone();
+    assert_eq!(order, [Queue::Maintenance, Queue::Email, Queue::Email, Queue::Maintenance, Queue::Maintenance]);
+    worker.stop(Duration::from_secs(5)).await;
+}

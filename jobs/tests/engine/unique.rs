@@ -1,0 +1,70 @@
+//! Promise 6: unique jobs, staged as well as enqueued.
+
+use std::{sync::Arc, time::Duration};
+
+use common::db::{Change, DbError, Txn};
+use jobs::{Job, JobError, Queue, Registry, Running, Unique, Window, stage};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::support::{World, until};
+
+/// Sums up an account; once is enough for everything that came in before it started.
+#[derive(Serialize, Deserialize)]
+struct SumUp {
+    account: u32,
+}
+
+impl Job for SumUp {
+    const KIND: &'static str = "test.sum_up";
+    const QUEUE: Queue = Queue::Email;
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.account.to_string(), window: Window::UntilStarted })
+    }
+}
+
+struct StageSums(Vec<u32>);
+
+impl Change for StageSums {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        for account in &self.0 {
+            stage(txn, None, &SumUp { account: *account }).await?;
+        }
+        Ok(())
+    }
+}
+
+struct App {
+    runs: std::sync::Mutex<Vec<u32>>,
+    gate: Semaphore,
+}
+
+async fn sum_up(job: SumUp, running: Running<App>) -> Result<(), JobError> {
+    running.app.runs.lock().unwrap().push(job.account);
+    running.app.gate.acquire().await.unwrap().forget();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started() {
+    let world = World::new().await;
+    let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
+    world.jobs.commit(&StageSums(vec![1, 1, 2])).await.unwrap();
+    world.jobs.commit(&StageSums(vec![1])).await.unwrap();
+    until("the duplicates' rows are gone", || async { world.rows().await == 2 }).await;
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 4);
+    until("both have started", || async { app.runs.lock().unwrap().len() == 2 }).await;
+    // A change that the running one may not have seen gets a job of its own, once.
+    world.jobs.commit(&StageSums(vec![1, 1])).await.unwrap();
+    until("the next one has started", || async { app.runs.lock().unwrap().len() == 3 }).await;
+    app.gate.add_permits(3);
+    world.until_idle().await;
+    let mut runs = app.runs.lock().unwrap().clone();
+    runs.sort_unstable();
+    assert_eq!(runs, [1, 1, 2]);
+    worker.stop(Duration::from_secs(5)).await;
+}
