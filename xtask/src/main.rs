@@ -2,6 +2,7 @@
 //! measures it.
 
 mod bench;
+mod chaos;
 mod check;
 mod down;
 mod inbox;
@@ -37,6 +38,8 @@ enum Command {
     Test(check::Options),
     /// Measure what the product can do on this machine, and print a table.
     Bench(bench::Options),
+    /// Disturb the job engine in every way for a while, and prove that nothing was lost.
+    Chaos(chaos::Options),
     /// The mail catcher of `up`, a process of its own.
     #[command(hide = true)]
     Mail {
@@ -60,6 +63,7 @@ async fn main() -> ExitCode {
         Command::Down { wipe } => down::run(wipe).await,
         Command::Test(options) => check::run(&options).await,
         Command::Bench(options) => bench::run(&options).await,
+        Command::Chaos(options) => chaos::run(&options).await,
         Command::Mail { smtp_port, http_port, state_dir } => inbox::run(smtp_port, http_port, &state_dir).await,
     };
     match outcome {

@@ -1,0 +1,44 @@
+//! The programs of `cargo xtask chaos`, which kills them: `produce` stages and enqueues jobs at a fixed
+//! rate and keeps the ledger of what was accepted; `work` runs them and notes each effect.
+
+mod job;
+mod produce;
+mod work;
+
+use std::{error::Error, str::FromStr};
+
+use common::{ambient::Ambient, config::Config, db::Store};
+use jobs::Jobs;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+enum Role {
+    Produce,
+    Work,
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "produce" => Ok(Self::Produce),
+            "work" => Ok(Self::Work),
+            other => Err(format!("`{other}` is neither `produce` nor `work`")),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let role: Role = std::env::args().nth(1).unwrap_or_default().parse()?;
+    let config = Config::from_environment()?;
+    let _telemetry = common::telemetry::start(&config.telemetry, "chaos")?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    store.migrate(&jobs::migrations()).await?;
+    let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
+    match role {
+        Role::Produce => produce::run(&config, &store, &jobs).await,
+        Role::Work => work::run(&config, store, jobs).await,
+    }
+}
