@@ -99,7 +99,7 @@ impl RedisCluster {
     pub async fn node_of(&self, key: &str) -> anyhow::Result<usize> {
         for (number, node) in self.nodes.iter().enumerate() {
             let mut exists = redis::cmd("EXISTS");
-            // Every other node redirects.
+            // Every other node redirects, replicas too.
             if node.redis.status().is_none() && node.ask::<u8>(exists.arg(key)).await.is_ok() {
                 return Ok(number);
             }
@@ -113,6 +113,35 @@ impl RedisCluster {
     /// When there is none.
     pub fn node(&self, number: usize) -> &Redis {
         &self.nodes[number].redis
+    }
+
+    /// Adds a replica of the node of that number, and waits until it could take its place.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not follow.
+    pub async fn add_replica(&mut self, dir: &Path, of: usize) -> anyhow::Result<()> {
+        let replica = Node::start(dir.to_owned(), None).await?;
+        let master = &self.nodes[of];
+        replica.ask::<()>(cluster("MEET").arg("127.0.0.1").arg(master.client_port).arg(master.bus_port)).await?;
+        let following = async {
+            // Refused until it has heard of the master.
+            while replica.ask::<()>(cluster("REPLICATE").arg(&master.id)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            while !replica.follows().await? {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // The others elect it, so they must know it.
+            for node in &self.nodes {
+                while !node.ask::<String>(&mut cluster("NODES")).await?.contains(&replica.id) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(FORMED_WITHIN, following).await.context("the replica did not follow in time")??;
+        self.nodes.push(replica);
+        Ok(())
     }
 
     /// Moves the slot of `key` with all it holds to the node of that number.
@@ -146,8 +175,18 @@ impl Node {
     async fn start(dir: std::path::PathBuf, authority: Option<&Authority>) -> anyhow::Result<Self> {
         let (bus_port, tls_port) = (free_port()?, free_port()?);
         let bus = bus_port.to_string();
-        let args =
-            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no", "--cluster-port", &bus];
+        let args = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "2000",
+            "--repl-diskless-sync-delay",
+            "0",
+            "--cluster-require-full-coverage",
+            "no",
+            "--cluster-port",
+            &bus,
+        ];
         let mut args: Vec<String> = args.map(str::to_owned).into();
         if let Some(authority) = authority {
             args.extend(tls_args(authority, &dir, tls_port)?);
@@ -158,6 +197,12 @@ impl Node {
         let mut node = Self { redis, client_port, bus_port, id: String::new() };
         node.id = node.ask(&mut cluster("MYID")).await?;
         Ok(node)
+    }
+
+    /// Whether it has what its master has.
+    async fn follows(&self) -> anyhow::Result<bool> {
+        let info: String = self.ask(redis::cmd("INFO").arg("replication")).await?;
+        Ok(info.lines().any(|line| line == "master_link_status:up"))
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &mut Cmd) -> anyhow::Result<T> {
