@@ -161,7 +161,7 @@ impl Broker {
     /// When it does not.
     pub async fn ping(&self) -> RedisResult<()> {
         for queue in Queue::ALL {
-            // By key: without one, a cluster lets any node answer.
+            // By key: without one, a cluster's client leaves out the nodes that it has lost.
             let _: bool = redis::cmd("EXISTS").arg(self.epoch_key(*queue)).query_async(&mut self.connections.shared()).await?;
         }
         Ok(())

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use common::config;
 use redis::{
-    Arg, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, Value,
-    aio::ConnectionLike,
+    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, RedisResult, Value,
     cluster::{ClusterClient, ClusterConfig},
     cluster_async::ClusterConnection,
-    cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
 };
 use secrecy::SecretString;
 
@@ -19,7 +18,7 @@ use super::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, certificates, client};
 
 /// The nodes of a cluster. Cheap to clone; clones share connections.
 #[derive(Clone)]
-pub(crate) struct Cluster {
+pub(super) struct Cluster {
     connection: ClusterConnection,
     /// How to connect to a node, whatever its address.
     any_node: Arc<ConnectionInfo>,
@@ -49,12 +48,17 @@ impl Cluster {
         Ok(Self { connection, any_node: Arc::new(any_node) })
     }
 
+    /// The connection for commands that name keys.
+    pub(super) fn shared(&self) -> ClusterConnection {
+        self.connection.clone()
+    }
+
     /// The node that has `key`'s slot, as another node sees it.
     pub(super) async fn server_of(&self, key: &str) -> RedisResult<Client> {
         let mut questions = redis::pipe();
         questions.cmd("CLUSTER").arg("KEYSLOT").arg(key).cmd("CLUSTER").arg("SLOTS");
         let count = questions.len();
-        let answers = self.connection.clone().route_pipeline(questions, 0, count, SingleNodeRoutingInfo::Random).await?;
+        let answers = self.shared().route_pipeline(questions, 0, count, SingleNodeRoutingInfo::Random).await?;
         let (slot, ranges): (u16, Vec<Vec<Value>>) = redis::from_redis_value(Value::Array(answers).extract_error()?)?;
         for range in &ranges {
             if let Some(master) = master_of(slot, range)? {
@@ -67,7 +71,7 @@ impl Cluster {
     /// Sends `command` to the node that has `key`'s slot, though it names no key.
     pub(super) async fn ask_server_of<T: FromRedisValue>(&self, key: &str, command: Cmd) -> RedisResult<T> {
         let routing = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
-        let answer = self.connection.clone().route_command(command, RoutingInfo::SingleNode(routing)).await?;
+        let answer = self.shared().route_command(command, RoutingInfo::SingleNode(routing)).await?;
         Ok(redis::from_redis_value(answer.extract_error()?)?)
     }
 
@@ -97,24 +101,4 @@ fn master_of(slot: u16, range: &[Value]) -> RedisResult<Option<(String, u16)>> {
 
 fn millis(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl ConnectionLike for Cluster {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        // A script is loaded everywhere. The library asks that it succeeds everywhere too, so that with one node
-        // down no other could be told a script that it forgot.
-        if command.args_iter().next() == Some(Arg::Simple(b"SCRIPT")) {
-            let routing = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::OneSucceeded));
-            return Box::pin(self.connection.route_command(command.clone(), RoutingInfo::MultiNode(routing)));
-        }
-        self.connection.req_packed_command(command)
-    }
-
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
-        self.connection.req_packed_commands(pipeline, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.connection.get_db()
-    }
 }

@@ -13,6 +13,7 @@ use common::config::{self, RedisUrl};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
+    cluster_async::ClusterConnection,
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -43,7 +44,7 @@ enum Servers {
 #[derive(Clone)]
 pub(crate) enum Shared {
     Single(ConnectionManager),
-    Cluster(Cluster),
+    Cluster(ClusterConnection),
     Sentinel(Sentinel),
 }
 
@@ -72,7 +73,7 @@ impl Connections {
     pub(crate) fn shared(&self) -> Shared {
         match &self.servers {
             Servers::Single { shared, .. } => Shared::Single(shared.clone()),
-            Servers::Cluster(cluster) => Shared::Cluster(cluster.clone()),
+            Servers::Cluster(cluster) => Shared::Cluster(cluster.shared()),
             Servers::Sentinel(sentinel) => Shared::Sentinel(sentinel.clone()),
         }
     }
@@ -142,7 +143,7 @@ impl ConnectionLike for Shared {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Single(connection) => connection.req_packed_command(command),
-            Self::Cluster(cluster) => cluster.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
             Self::Sentinel(sentinel) => sentinel.req_packed_command(command),
         }
     }
@@ -150,7 +151,7 @@ impl ConnectionLike for Shared {
     fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
             Self::Sentinel(sentinel) => sentinel.req_packed_commands(pipeline, offset, count),
         }
     }
@@ -158,7 +159,7 @@ impl ConnectionLike for Shared {
     fn get_db(&self) -> i64 {
         match self {
             Self::Single(connection) => connection.get_db(),
-            Self::Cluster(cluster) => cluster.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
             Self::Sentinel(sentinel) => sentinel.get_db(),
         }
     }
