@@ -297,7 +297,7 @@ async fn a_killed_master_is_replaced_under_load_and_nothing_is_lost() {
     let master = sentinel.master().await.unwrap();
     let staged = lose_master_under_load(&world, &sentinel, || async {
         // With the sentinel that is asked first.
-        sentinel.sentinels()[0].kill().await;
+        sentinel.first_sentinel().kill().await;
         master.kill().await;
     })
     .await;
@@ -341,6 +341,15 @@ async fn a_private_authority_is_trusted_when_it_is_named() {
         let refused = world.jobs.broker().ping().await.unwrap_err().to_string();
         assert!(refused.contains("certificate"), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_and_their_master_speak_tls() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
+    let sentinel = RedisSentinel::start_secured(folder.path(), &authority).await.unwrap();
+    let (url, ca) = (sentinel.url(), authority.pem());
+    let place = [("REDIS__URL", url.as_str()), ("REDIS__SENTINEL_PASSWORD", sentinel.sentinel_password()), ("REDIS__CA", &ca)];
+    runs_jobs_of_every_queue(&World::with(&place).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
