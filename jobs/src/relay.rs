@@ -3,8 +3,11 @@
 //! Every worker runs one; a lease in MongoDB makes one of them the leader. Handing over is
 //! idempotent (Redis drops ids it knows), so the relay need not know what the fast path did: it
 //! takes every row that is older than a round and not marked, oldest first, and marks it. Marked
-//! rows that Redis does not know are handed over again: all of them at once when Redis restarted,
-//! failed over or was flushed, and a page a round otherwise.
+//! rows that Redis does not know are handed over again: all of a queue's at once when its server
+//! restarted, failed over or was flushed, and a page a round otherwise.
+//!
+//! Queues may lie on different servers, so each is gone through on its own: one whose server is
+//! down holds up no other.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,25 +38,35 @@ const PAGE: i64 = 1_000;
 enum RelayError {
     #[error(transparent)]
     Db(#[from] DbError),
-    #[error("Redis: {0}")]
-    Redis(#[from] redis::RedisError),
+    #[error("Redis, queue {0}: {1}")]
+    Redis(Queue, #[source] redis::RedisError),
+}
+
+/// Names the queue whose Redis failed.
+fn redis_of(queue: Queue) -> impl Fn(redis::RedisError) -> RelayError {
+    move |error| RelayError::Redis(queue, error)
 }
 
 /// One process' relay.
 pub struct Relay {
     jobs: Jobs,
     holder: String,
-    /// What Redis said it is when everything was last compared.
-    epoch: Option<String>,
+    compared: BTreeMap<Queue, Compared>,
+}
+
+/// How far a queue was compared with the outbox.
+struct Compared {
+    /// What its server said it is when everything was last compared.
+    epoch: String,
     /// Where the slow comparison goes on.
-    compared_to: Option<JobId>,
+    after: Option<JobId>,
 }
 
 impl Relay {
     /// A relay that is not the leader yet.
     pub fn new(jobs: Jobs) -> Self {
         let holder = jobs.store().ambient().uuid().to_string();
-        Self { jobs, holder, epoch: None, compared_to: None }
+        Self { jobs, holder, compared: BTreeMap::new() }
     }
 
     /// Runs until the drain begins.
@@ -105,57 +118,68 @@ impl Relay {
     /// Hands over every row that is older than a round and not marked.
     async fn round(&mut self, age: Duration) -> Result<(), RelayError> {
         if !self.leads().await? {
-            self.show_outbox(None, 0);
-            self.epoch = None;
+            self.compared.clear();
+            show_outbox(0, 0);
             return Ok(());
         }
         let before = DateTime::from_millis(self.now().timestamp_millis().saturating_sub(common::ambient::millis_of(age)));
+        let waiting = doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } };
+        self.look_at_outbox(&waiting).await?;
+        let mut outcome = Ok(());
+        for queue in Queue::ALL {
+            outcome = outcome.and(self.relay(*queue, &waiting).await);
+        }
+        outcome
+    }
+
+    /// Hands over the rows of `queue` that are `waiting`, oldest first.
+    async fn relay(&self, queue: Queue, waiting: &Document) -> Result<(), RelayError> {
         loop {
-            let rows = self.page(doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } }).await?;
-            let total = self.jobs.store().records::<OutboxRow>(PlatformScope).estimated_count().await?;
-            self.show_outbox(rows.first(), total);
-            let full = rows.len() == usize::try_from(PAGE).unwrap_or_default();
-            self.hand_over(&rows, "relay").await?;
+            let rows = self.page(queue, waiting.clone()).await?;
+            self.hand_over(queue, &rows, "relay").await?;
             self.mark_handed(&rows).await?;
             // A long backlog must not cost the lease.
-            if !full || !self.leads().await? {
+            if !is_full(&rows) || !self.leads().await? {
                 return Ok(());
             }
         }
     }
 
-    /// Compares what is staged with what Redis knows: everything when Redis is not what it was,
-    /// a page otherwise.
+    /// Compares what is staged with what Redis knows.
     async fn compare(&mut self) -> Result<(), RelayError> {
         if !self.leads().await? {
             return Ok(());
         }
-        let fresh = self.jobs.store().ambient().uuid().to_string();
-        let epoch = self.jobs.broker().epoch(&fresh).await?;
-        if self.epoch.as_ref() == Some(&epoch) {
-            self.compared_to = self.compare_page(self.compared_to).await?;
-            if self.compared_to.is_none() {
-                self.forget_dead().await?;
-            }
-            return Ok(());
-        }
-        tracing::info!("redis_compared_with_outbox");
-        for queue in Queue::ALL {
-            self.jobs.broker().sweep(*queue).await?;
-        }
-        let mut after = None;
-        loop {
-            after = self.compare_page(after).await?;
-            if after.is_none() {
-                break;
-            }
-            if !self.leads().await? {
-                return Ok(());
-            }
-        }
         self.forget_dead().await?;
-        self.restore_dead().await?;
-        self.epoch = Some(epoch);
+        let mut outcome = Ok(());
+        for queue in Queue::ALL {
+            outcome = outcome.and(self.compare_queue(*queue).await);
+        }
+        outcome
+    }
+
+    /// Compares everything when the queue's Redis is not what it was, a page otherwise.
+    async fn compare_queue(&mut self, queue: Queue) -> Result<(), RelayError> {
+        let fresh = self.jobs.store().ambient().uuid().to_string();
+        let epoch = self.jobs.broker().epoch(queue, &fresh).await.map_err(redis_of(queue))?;
+        let mut after = None;
+        if let Some(compared) = self.compared.get(&queue).filter(|compared| compared.epoch == epoch) {
+            after = self.compare_page(queue, compared.after).await?;
+        } else {
+            tracing::info!(%queue, "redis_compared_with_outbox");
+            self.jobs.broker().sweep(queue).await.map_err(redis_of(queue))?;
+            loop {
+                after = self.compare_page(queue, after).await?;
+                if after.is_none() {
+                    break;
+                }
+                if !self.leads().await? {
+                    return Ok(());
+                }
+            }
+            self.restore_dead(queue).await?;
+        }
+        self.compared.insert(queue, Compared { epoch, after });
         Ok(())
     }
 
@@ -168,72 +192,77 @@ impl Relay {
     }
 
     /// Compares the page after `after`; answers its last id, or none when there is no more.
-    async fn compare_page(&self, after: Option<JobId>) -> Result<Option<JobId>, RelayError> {
+    async fn compare_page(&self, queue: Queue, after: Option<JobId>) -> Result<Option<JobId>, RelayError> {
         let mut filter = doc! { "dead_at": null, "handed_at": { "$ne": null } };
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
         }
-        let rows = self.page(filter).await?;
-        let mut unknown = Vec::new();
-        for (queue, rows) in by_queue(&rows) {
+        let rows = self.page(queue, filter).await?;
+        let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
+        let last = ids.last().copied().filter(|_| is_full(&rows));
+        if !ids.is_empty() {
             let jobs: Vec<_> = rows.iter().map(|row| (row.id, row.tenant_id)).collect();
-            let present = self.jobs.broker().present(queue, &jobs).await?;
-            unknown.extend(rows.into_iter().zip(present).filter(|(_, present)| !present).map(|(row, _)| row.clone()));
+            let present = self.jobs.broker().present(queue, &jobs).await.map_err(redis_of(queue))?;
+            let unknown: Vec<OutboxRow> = rows.into_iter().zip(present).filter(|(_, present)| !present).map(|(row, _)| row).collect();
+            if !unknown.is_empty() {
+                tracing::warn!(%queue, jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
+                self.hand_over(queue, &unknown, "reconcile").await?;
+            }
         }
-        if !unknown.is_empty() {
-            tracing::warn!(jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
-            self.hand_over(&unknown, "reconcile").await?;
-        }
-        let full = rows.len() == usize::try_from(PAGE).unwrap_or_default();
-        Ok(rows.last().filter(|_| full).map(|row| row.id))
+        Ok(last)
     }
 
     /// Puts back the dead letters of staged jobs that Redis lost.
-    async fn restore_dead(&self) -> Result<(), RelayError> {
+    async fn restore_dead(&self, queue: Queue) -> Result<(), RelayError> {
         let mut after: Option<JobId> = None;
         loop {
             let mut filter = doc! { "dead_at": { "$ne": null } };
             if let Some(after) = after {
                 filter.insert("_id", doc! { "$gt": after });
             }
-            let rows = self.page(filter).await?;
-            for (queue, rows) in by_queue(&rows) {
-                let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
-                let there = self.jobs.broker().has_dead(queue, &ids).await?;
-                for row in rows.into_iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row) {
-                    let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
-                    match DeadLetter::of_row(row) {
-                        Ok(letter) => self.jobs.broker().restore_dead(queue, row.id, died_at, &letter.to_bytes()).await?,
-                        Err(error) => tracing::error!(job = %row.id, %error, "outbox_row_not_understood"),
+            let rows = self.page(queue, filter).await?;
+            let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
+            let Some(last) = ids.last() else { return Ok(()) };
+            let there = self.jobs.broker().has_dead(queue, &ids).await.map_err(redis_of(queue))?;
+            for row in rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row) {
+                let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
+                match DeadLetter::of_row(row) {
+                    Ok(letter) => {
+                        let restored = self.jobs.broker().restore_dead(queue, row.id, died_at, &letter.to_bytes()).await;
+                        restored.map_err(redis_of(queue))?;
                     }
+                    Err(error) => tracing::error!(job = %row.id, %error, "outbox_row_not_understood"),
                 }
             }
-            let Some(last) = rows.last().filter(|_| rows.len() == usize::try_from(PAGE).unwrap_or_default()) else { return Ok(()) };
-            after = Some(last.id);
+            if !is_full(&rows) {
+                return Ok(());
+            }
+            after = Some(*last);
         }
     }
 
-    async fn page(&self, mut filter: Document) -> Result<Vec<OutboxRow>, DbError> {
-        // Queues of a newer release are left to its own relay.
-        let queues: Vec<&str> = Queue::ALL.iter().map(|queue| queue.name()).collect();
-        filter.insert("queue", doc! { "$in": queues });
+    /// The first rows of `queue` that match. Those of queues that only a newer release knows are
+    /// left to its own relay.
+    async fn page(&self, queue: Queue, mut filter: Document) -> Result<Vec<OutboxRow>, DbError> {
+        filter.insert("queue", queue.name());
         self.jobs.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, PAGE).await
     }
 
-    async fn hand_over(&self, rows: &[OutboxRow], path: &str) -> Result<(), RelayError> {
+    async fn hand_over(&self, queue: Queue, rows: &[OutboxRow], path: &str) -> Result<(), RelayError> {
         let now_ms = self.now().timestamp_millis();
-        for (queue, rows) in by_queue(rows) {
-            let mut pushes = Vec::with_capacity(rows.len());
-            for row in rows {
-                match row.envelope().and_then(|envelope| Push::new(&envelope, now_ms)) {
-                    Ok(push) => pushes.push(push),
-                    Err(error) => self.bury_row(row, &error).await?,
-                }
+        let mut pushes = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row.envelope().and_then(|envelope| Push::new(&envelope, now_ms)) {
+                Ok(push) => pushes.push(push),
+                Err(error) => self.bury_row(row, &error).await?,
             }
-            let handed = self.jobs.broker().push(queue, &pushes, HandIn::Again).await?;
-            count_enqueued(queue, path, handed.taken);
-            forget_duplicates(self.jobs.store(), queue, &handed.duplicates).await?;
         }
+        if pushes.is_empty() {
+            return Ok(());
+        }
+        let handed = self.jobs.broker().push(queue, &pushes, HandIn::Again).await.map_err(redis_of(queue))?;
+        count_enqueued(queue, path, handed.taken);
+        forget_duplicates(self.jobs.store(), queue, &handed.duplicates).await?;
         Ok(())
     }
 
@@ -253,11 +282,14 @@ impl Relay {
         self.jobs.store().records::<OutboxRow>(PlatformScope).update_all(doc! { "_id": { "$in": ids } }, update).await.map(drop)
     }
 
-    fn show_outbox(&self, oldest: Option<&OutboxRow>, total: u64) {
-        let now_ms = self.now().timestamp_millis();
-        let age_ms = oldest.map_or(0, |row| now_ms.saturating_sub(row.staged_at.timestamp_millis()));
-        metrics::JOBS_OUTBOX_AGE.set(Duration::from_millis(u64::try_from(age_ms).unwrap_or_default()).as_secs_f64());
-        metrics::JOBS_OUTBOX_ROWS.set(i64::try_from(total).unwrap_or(i64::MAX));
+    /// Shows how many rows there are and how old the oldest that is `waiting` is.
+    async fn look_at_outbox(&self, waiting: &Document) -> Result<(), DbError> {
+        let records = || self.jobs.store().records::<OutboxRow>(PlatformScope);
+        let oldest = records().list(waiting.clone(), doc! { "_id": 1 }, 1).await?;
+        let staged_ms = oldest.first().map(|row| row.staged_at.timestamp_millis());
+        let age_ms = staged_ms.map_or(0, |staged_ms| self.now().timestamp_millis().saturating_sub(staged_ms));
+        show_outbox(age_ms, records().estimated_count().await?);
+        Ok(())
     }
 
     fn now(&self) -> DateTime {
@@ -265,12 +297,11 @@ impl Relay {
     }
 }
 
-fn by_queue(rows: &[OutboxRow]) -> BTreeMap<Queue, Vec<&OutboxRow>> {
-    let mut groups = BTreeMap::<Queue, Vec<&OutboxRow>>::new();
-    for row in rows {
-        if let Some(queue) = row.queue() {
-            groups.entry(queue).or_default().push(row);
-        }
-    }
-    groups
+fn show_outbox(age_ms: i64, rows: u64) {
+    metrics::JOBS_OUTBOX_AGE.set(Duration::from_millis(u64::try_from(age_ms).unwrap_or_default()).as_secs_f64());
+    metrics::JOBS_OUTBOX_ROWS.set(i64::try_from(rows).unwrap_or(i64::MAX));
+}
+
+fn is_full(page: &[OutboxRow]) -> bool {
+    page.len() == usize::try_from(PAGE).unwrap_or_default()
 }

@@ -76,14 +76,19 @@ impl Config {
         if !is_plain || !(1..=DATABASE_BYTES_MAX).contains(&database.len()) {
             r.mistake("mongodb.database", "must have 1 to 63 letters, digits, hyphens and underscores");
         }
-        let url = self.redis.url.expose_secret();
-        match url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://")) {
-            None => r.mistake("redis.url", "must start with redis:// or rediss://"),
-            Some(rest) if !names_redis(rest) => r.mistake(
-                "redis.url",
-                "must name a host, and a port and a database as numbers if at all, such as redis://user:password@host:6379/0, with what is special in user and password percent-encoded",
-            ),
-            Some(_) => {}
+        self.check_redis_ca(r);
+    }
+
+    fn check_redis_ca(&self, r: &mut Reader) {
+        let ca = &self.redis.ca;
+        if ca.is_empty() {
+            return;
+        }
+        if !ca.contains("-----BEGIN CERTIFICATE-----") {
+            r.mistake("redis.ca", "must be certificates in PEM; name the file that holds them by TENANTRY__REDIS__CA_FILE");
+        }
+        if !self.redis.url.is_secured() && !r.is_mistaken("redis.url") {
+            r.mistake("redis.ca", "is given, but redis.url asks for no TLS; let that begin with rediss");
         }
     }
 
@@ -96,21 +101,4 @@ impl Config {
             r.mistake("smtp.from_name", "must be on one line, without control characters");
         }
     }
-}
-
-/// Whether what follows the scheme of a Redis URL has a host, and numbers where numbers belong.
-fn names_redis(rest: &str) -> bool {
-    let place = rest.split(['?', '#']).next().unwrap_or_default();
-    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
-    let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
-    // Colons inside the brackets are part of an IPv6 address.
-    let (host, port) = match server.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (server, None),
-    };
-    let is_bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
-    let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "[]:".contains(c));
-    (is_host || is_bracketed)
-        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
-        && (database.is_empty() || database.parse::<u32>().is_ok())
 }

@@ -6,6 +6,7 @@
 
 mod checks;
 mod reader;
+mod redis;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,6 +14,7 @@ use secrecy::SecretString;
 
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Rate, Sources};
+pub use redis::{Redis, RedisUrl};
 
 use crate::email::Email;
 
@@ -177,17 +179,6 @@ pub struct Mongodb {
     /// Connections one process opens at most.
     pub pool_max: u32,
     /// The longest an operation waits for a server.
-    pub timeout: Duration,
-}
-
-/// Work in motion.
-#[derive(Debug, Clone)]
-pub struct Redis {
-    /// `redis://` or `rediss://` (TLS) with optional credentials.
-    pub url: SecretString,
-    /// Stands before every key, so that installations can share a server.
-    pub key_prefix: String,
-    /// The longest a command may take.
     pub timeout: Duration,
 }
 
@@ -362,11 +353,7 @@ impl Config {
                 pool_max: r.count_up_to(POOL_MAX, "mongodb.pool_max", "64", "connections one process opens at most"),
                 timeout: r.period("mongodb.timeout", "5s", "the longest an operation waits for a server"),
             },
-            redis: Redis {
-                url: r.secret("redis.url", "redis://127.0.0.1:6379", "`redis://` or `rediss://` (TLS), with credentials if need be; required in production"),
-                key_prefix: r.value("redis.key_prefix", "tenantry", "stands before every key, so that installations can share a server"),
-                timeout: r.period("redis.timeout", "2s", "the longest a command may take"),
-            },
+            redis: Redis::read(r),
             jobs: Jobs {
                 lease: r.period("jobs.lease", "30s", "how long a running job is left alone when its worker falls silent"),
                 crashes_max: r.count_up_to(CRASHES_MAX, "jobs.crashes_max", "3", "a job that ended its worker this many times goes to the dead letters"),

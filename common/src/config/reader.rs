@@ -301,7 +301,23 @@ impl Reader {
     where
         T::Err: fmt::Display,
     {
-        self.keys.push(Key { name, default, meaning, secret: false });
+        self.parsed(Key { name, default, meaning, secret: false })
+    }
+
+    /// As [`Reader::value`], never printed: neither by this nor by the error of its parsing.
+    pub(super) fn secret_value<T: FromStr>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T
+    where
+        T::Err: fmt::Display,
+    {
+        self.parsed(Key { name, default, meaning, secret: true })
+    }
+
+    fn parsed<T: FromStr>(&mut self, key: Key) -> T
+    where
+        T::Err: fmt::Display,
+    {
+        let Key { name, default, .. } = key;
+        self.keys.push(key);
         let given = self.sources.values.get(name).map(|text| text.parse::<T>());
         match given {
             Some(Ok(value)) => return value,

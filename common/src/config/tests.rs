@@ -81,6 +81,20 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__REDIS__URL", "redis://host/database"),
         ("TENANTRY__REDIS__URL", "redis://:pass/word@host"),
         ("TENANTRY__REDIS__URL", "redis://[::1"),
+        ("TENANTRY__REDIS__URL", "http://host"),
+        ("TENANTRY__REDIS__URL", "redis+pool://host"),
+        ("TENANTRY__REDIS__URL", "redis://host1,host2"),
+        ("TENANTRY__REDIS__URL", "redis+cluster://"),
+        ("TENANTRY__REDIS__URL", "redis+cluster://host1,"),
+        ("TENANTRY__REDIS__URL", "redis+cluster://host1,:6379"),
+        ("TENANTRY__REDIS__URL", "redis+cluster://host1/1"),
+        ("TENANTRY__REDIS__URL", "redis+cluster://:pass/word@host1"),
+        ("TENANTRY__REDIS__URL", "redis+sentinel://host1:26379"),
+        ("TENANTRY__REDIS__URL", "redis+sentinel://host1:26379/"),
+        ("TENANTRY__REDIS__URL", "redis+sentinel://host1:26379/my master"),
+        ("TENANTRY__REDIS__URL", "redis+sentinel://host1:26379/mymaster/first"),
+        ("TENANTRY__REDIS__URL", "redis+sentinel://host1:70000/mymaster"),
+        ("TENANTRY__REDIS__CA", "no certificate"),
         ("TENANTRY__SMTP__HOST", ""),
         ("TENANTRY__SMTP__HOST", "mail server"),
         ("TENANTRY__SMTP__FROM_NAME", "Tenantry\r\nBcc: x@example.com"),
@@ -120,6 +134,8 @@ fn what_is_unusual_and_right_is_accepted() {
         ("TENANTRY__REDIS__URL", "rediss://user:p%2Fss@redis.example.com:6380/3?protocol=resp3"),
         ("TENANTRY__REDIS__URL", "redis://[::1]:6379/"),
         ("TENANTRY__REDIS__URL", "redis://[::1]"),
+        ("TENANTRY__REDIS__URL", "rediss+cluster://user:p%2Fss@host1,[::1]:6380,host3:6381/"),
+        ("TENANTRY__REDIS__URL", "rediss+sentinel://user:p%2Fss@host1,host2:26380/my-master.1/3"),
         ("TENANTRY__SMTP__HOST", "::1"),
         ("TENANTRY__SMTP__FROM_NAME", "Jörg & Söhne"),
         ("TENANTRY__API__CONCURRENCY_MAX", "10000"),
@@ -137,27 +153,57 @@ fn what_is_unusual_and_right_is_accepted() {
 
 #[test]
 fn an_address_that_is_wrong_is_not_repeated() {
-    let servers = [
-        ("TENANTRY__MONGODB__URI", "mongodb://canary:canary@host:canary/"),
-        ("TENANTRY__REDIS__URL", "redis://:canary@host:canary/canary"),
-    ];
-    let refused = Config::load(sources(&[development().as_slice(), &servers].concat())).unwrap_err();
-    assert_eq!(refused.0.len(), 2, "{refused}");
-    assert!(!refused.to_string().contains("canary"), "{refused}");
+    for redis in [
+        "redis://:canary@host:canary/canary",
+        "canary://canary",
+        "redis+canary://canary",
+        "redis+cluster://:canary@canary,host:canary/canary",
+        "redis+sentinel://:canary@host:canary/canary/canary",
+    ] {
+        let servers = [("TENANTRY__MONGODB__URI", "mongodb://canary:canary@host:canary/"), ("TENANTRY__REDIS__URL", redis)];
+        let refused = Config::load(sources(&[development().as_slice(), &servers].concat())).unwrap_err();
+        assert_eq!(refused.0.len(), 2, "{refused}");
+        assert!(!refused.to_string().contains("canary"), "{refused}");
+    }
+}
+
+#[test]
+fn redis_is_one_server_a_cluster_or_what_sentinels_name() {
+    let exposed = |addresses: &[SecretString]| -> Vec<String> {
+        addresses.iter().map(|address| secrecy::ExposeSecret::expose_secret(address).to_owned()).collect()
+    };
+    let RedisUrl::Single(address) = "redis://u:p@host/3?protocol=resp3".parse().unwrap() else { panic!("one server") };
+    assert_eq!(exposed(&[address]), ["redis://u:p@host/3?protocol=resp3"]);
+    let RedisUrl::Cluster(nodes) = "rediss+cluster://u:p@a,[::1]:6380".parse().unwrap() else { panic!("a cluster") };
+    assert_eq!(exposed(&nodes), ["rediss://u:p@a", "rediss://u:p@[::1]:6380"]);
+    let RedisUrl::Sentinel { sentinels, master } = "redis+sentinel://u:p@a,[::1],b:1/m/3".parse().unwrap() else { panic!("sentinels") };
+    assert_eq!(exposed(&sentinels), ["redis://u:p@a:26379/3", "redis://u:p@[::1]:26379/3", "redis://u:p@b:1/3"]);
+    assert_eq!(master, "m");
+}
+
+#[test]
+fn a_certificate_authority_for_connections_without_tls_is_a_mistake() {
+    let ca = ("TENANTRY__REDIS__CA", "-----BEGIN CERTIFICATE-----");
+    assert_eq!(mistaken_keys(&[ca]), ["redis.ca"]);
+    assert_eq!(mistaken_keys(&[ca, ("TENANTRY__REDIS__URL", "redis+cluster://host")]), ["redis.ca"]);
+    let secured = [ca, ("TENANTRY__REDIS__URL", "rediss+cluster://host")];
+    assert!(Config::load(sources(&[development().as_slice(), &secured].concat())).is_ok());
 }
 
 #[test]
 fn secrets_are_never_shown() {
     let canary = "canary-9f2b";
-    let url = format!("redis://:{canary}@127.0.0.1");
-    let mut pairs = development();
-    pairs.push(("TENANTRY__REDIS__URL", &url));
-    let described = Config::describe(sources(&pairs)).unwrap();
-    let debugged = format!("{:?}", Config::load(sources(&pairs)).unwrap());
-    pairs.push(("TENANTRY__AUTH__MASTER_KEY", canary));
-    let refused = Config::load(sources(&pairs)).unwrap_err().to_string();
-    for text in [described, debugged, refused] {
-        assert!(!text.contains(canary), "{text}");
+    for url in ["redis://:PASSWORD@host", "redis+cluster://:PASSWORD@host1,host2", "redis+sentinel://:PASSWORD@host1,host2/mymaster"] {
+        let url = url.replace("PASSWORD", canary);
+        let mut pairs = development();
+        pairs.extend([("TENANTRY__REDIS__URL", url.as_str()), ("TENANTRY__REDIS__SENTINEL_PASSWORD", canary)]);
+        let described = Config::describe(sources(&pairs)).unwrap();
+        let debugged = format!("{:?}", Config::load(sources(&pairs)).unwrap());
+        pairs.push(("TENANTRY__AUTH__MASTER_KEY", canary));
+        let refused = Config::load(sources(&pairs)).unwrap_err().to_string();
+        for text in [described, debugged, refused] {
+            assert!(!text.contains(canary), "{text}");
+        }
     }
 }
 

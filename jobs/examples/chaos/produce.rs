@@ -1,14 +1,16 @@
 //! Stages and enqueues at a fixed rate, whatever fails meanwhile.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use common::{
-    config::Config,
+    config::{Config, RedisUrl},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::TenantId,
 };
 use jobs::{Jobs, stage, stage_at};
 use mongodb::bson::DateTime;
+use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
 
 use crate::{
     Outcome,
@@ -74,14 +76,15 @@ impl Change for Accept {
 
 pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<()> {
     let tenants: Vec<TenantId> = (0..4).map(|_| store.ambient().id()).collect();
-    let redis = redis::Client::open(secrecy::ExposeSecret::expose_secret(&config.redis.url))?;
+    let RedisUrl::Single(address) = &config.redis.url else { return Err("faults are made on one server".into()) };
+    let redis = redis::Client::open(address.expose_secret())?;
     let stream = format!("{{{}:email}}:stream", config.redis.key_prefix);
-    let in_flight = std::sync::Arc::new(tokio::sync::Semaphore::new(IN_FLIGHT_MAX));
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for n in 0.. {
         ticks.tick().await;
-        let place = std::sync::Arc::clone(&in_flight).acquire_owned().await?;
+        let place = Arc::clone(&in_flight).acquire_owned().await?;
         let tenant = tenants.get(usize::try_from(n % 5)?).copied();
         let (store, jobs) = (store.clone(), jobs.clone());
         let garbage = (n % GARBAGE_EVERY == 0).then(|| (redis.clone(), stream.clone()));

@@ -60,6 +60,7 @@ static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
 static STATS: LazyLock<Script> = script!("stats");
+static EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/epoch.lua")));
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which
 /// reconnects by itself.
@@ -130,16 +131,16 @@ impl Broker {
         call
     }
 
-    /// Tells the relay that Redis may have lost jobs: the one of this process at once, whichever
-    /// leads when it next compares epochs.
-    pub(crate) async fn suspect_loss(&self) -> RedisResult<()> {
-        let _: usize = redis::cmd("DEL").arg(self.epoch_key()).query_async(&mut self.connection()).await?;
+    /// Tells the relay that Redis may have lost jobs of `queue`: the one of this process at once,
+    /// whichever leads when it next compares epochs.
+    pub(crate) async fn suspect_loss(&self, queue: Queue) -> RedisResult<()> {
+        let _: usize = redis::cmd("DEL").arg(self.epoch_key(queue)).query_async(&mut self.connection()).await?;
         self.loss_suspected.notify_one();
         Ok(())
     }
 
-    fn epoch_key(&self) -> String {
-        format!("{}:epoch", self.prefix)
+    fn epoch_key(&self, queue: Queue) -> String {
+        format!("{{{}:{queue}}}:epoch", self.prefix)
     }
 
     /// Resolves when somebody in this process suspects that Redis lost jobs.
@@ -147,12 +148,16 @@ impl Broker {
         self.loss_suspected.notified().await;
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis answers for every queue; they may lie on different servers.
     ///
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> RedisResult<()> {
-        redis::cmd("PING").query_async(&mut self.connection()).await
+        for queue in Queue::ALL {
+            // By key: without one, a cluster's client leaves out the nodes that it has lost.
+            let _: bool = redis::cmd("EXISTS").arg(self.epoch_key(*queue)).query_async(&mut self.connection()).await?;
+        }
+        Ok(())
     }
 
     /// Makes the consumer group where it is missing; tells whether jobs may have been lost with it.
@@ -164,16 +169,10 @@ impl Broker {
         }
     }
 
-    /// What tells one life of Redis' data from the next: changes when the server restarts, fails
-    /// over or is flushed. Made if it is not there.
-    pub(crate) async fn epoch(&self, fresh: &str) -> RedisResult<String> {
-        let connection = &mut self.connection();
-        let key = self.epoch_key();
-        let _made: bool = redis::cmd("SETNX").arg(&key).arg(fresh).query_async(connection).await?;
-        let epoch: Option<String> = redis::cmd("GET").arg(&key).query_async(connection).await?;
-        let server: String = redis::cmd("INFO").arg("server").query_async(connection).await?;
-        let run = server.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
-        Ok(format!("{}/{}", epoch.unwrap_or_default(), run.trim()))
+    /// What tells one life of `queue`'s data from the next: changes when its server restarts, fails
+    /// over or is flushed. `fresh` is what it is made of if it is not there.
+    pub(crate) async fn epoch(&self, queue: Queue, fresh: &str) -> RedisResult<String> {
+        EPOCH.key(self.epoch_key(queue)).arg(fresh).invoke_async(&mut self.connection()).await
     }
 }
 

@@ -60,7 +60,7 @@ async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>
             // only then, because making it needs memory, and at `maxmemory` reading still works.
             Err(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")) => {
                 if consumer.broker.open(consumer.queue).await? {
-                    consumer.broker.suspect_loss().await?;
+                    consumer.broker.suspect_loss(consumer.queue).await?;
                 }
                 continue;
             }

@@ -12,9 +12,10 @@ use crate::support::{DEADLINE, World, until};
 #[path = "../../examples/crash_worker/job.rs"]
 mod job;
 
-use job::{Act, Crash, Effect};
+use job::Crash;
+pub(crate) use job::{Act, Effect};
 
-struct StageAll(Vec<Act>);
+pub(crate) struct StageAll(pub(crate) Vec<Act>);
 
 impl Change for StageAll {
     type Output = ();
@@ -28,26 +29,21 @@ impl Change for StageAll {
     }
 }
 
-async fn effects(world: &World) -> BTreeMap<u32, u32> {
+pub(crate) async fn effects(world: &World) -> BTreeMap<u32, u32> {
     let rows = world.store.records::<Effect>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10_000).await.unwrap();
     rows.into_iter().map(|effect| (effect.n, effect.process)).collect()
 }
 
 /// A worker in a process of its own.
-fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
+pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
     let test = std::env::current_exe().unwrap();
     // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
     let program: PathBuf = test.parent().unwrap().parent().unwrap().join("examples/crash_worker");
     assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
-    let settings = [
-        ("TENANTRY__JOBS__LEASE", "1500ms".to_owned()),
-        ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms".to_owned()),
-        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()),
-        ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string()),
-    ];
+    let settings = [("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()), ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string())];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    Child::spawn(Spec::new(name, program, log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
+    Child::spawn(Spec::new(name, program, log).envs(world.variables.iter().cloned().chain(settings))).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,4 +10,5 @@ mod fairness;
 mod redis_faults;
 mod staging;
 mod support;
+mod topologies;
 mod unique;

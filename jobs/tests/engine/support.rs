@@ -98,6 +98,8 @@ pub(crate) async fn note(probe: Probe, running: Running<Notes>) -> Result<(), Jo
 
 pub(crate) struct World {
     pub(crate) env: TestEnv,
+    /// The environment variables behind `config`.
+    pub(crate) variables: Vec<(String, String)>,
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) jobs: Jobs,
@@ -130,12 +132,13 @@ impl World {
     async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
         let mut sources = Sources::default();
         let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
-        sources.add_environment(env.config_env().into_iter().chain(settings));
+        let variables: Vec<(String, String)> = env.config_env().into_iter().chain(settings).collect();
+        sources.add_environment(variables.clone());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
         store.migrate(&jobs::migrations()).await.unwrap();
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-        Self { env, config, store, jobs }
+        Self { env, variables, config, store, jobs }
     }
 
     /// A process' worth of jobs client, with its own connection.
@@ -147,9 +150,15 @@ impl World {
         self.jobs.commit(&Stage { n, then_fail: false }).await.unwrap()
     }
 
-    /// Runs `registry` with `concurrency` slots, and a relay, until told to stop.
+    /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until told to stop.
     pub(crate) fn work<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
         self.work_on(registry, &[(Queue::Email, concurrency)], concurrency)
+    }
+
+    /// As [`World::work`] on every queue, with `concurrency` slots each.
+    pub(crate) fn work_on_all<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
+        let queues: Vec<_> = Queue::ALL.iter().map(|queue| (*queue, concurrency)).collect();
+        self.work_on(registry, &queues, queues.len() * concurrency)
     }
 
     /// As [`World::work`] on several queues, each with its slots, which share `seats`.
@@ -190,9 +199,13 @@ impl World {
     /// Waits until nothing is left to do anywhere.
     pub(crate) async fn until_idle(&self) {
         until("nothing is left to do", || async {
-            let Ok(stats) = self.jobs.broker().stats(Queue::Email).await else { return false };
-            let waiting = self.store.records::<OutboxRow>(PlatformScope).count(doc! { "dead_at": null }).await.unwrap();
-            (stats.ready, stats.running, stats.delayed, waiting) == (0, 0, 0, 0)
+            for queue in Queue::ALL {
+                let Ok(stats) = self.jobs.broker().stats(*queue).await else { return false };
+                if (stats.ready, stats.running, stats.delayed) != (0, 0, 0) {
+                    return false;
+                }
+            }
+            self.store.records::<OutboxRow>(PlatformScope).count(doc! { "dead_at": null }).await.unwrap() == 0
         })
         .await;
     }
@@ -204,7 +217,7 @@ impl World {
     }
 
     pub(crate) fn stream(&self) -> String {
-        format!("{{{}:email}}:stream", self.env.key_prefix())
+        format!("{{{}:email}}:stream", self.config.redis.key_prefix)
     }
 }
 

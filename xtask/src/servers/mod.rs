@@ -4,6 +4,7 @@
 //! dropping the handle ends it. [`Proxy`] and [`MailCatcher`] run inside this process and on the
 //! runtime that started them.
 
+mod authority;
 mod child;
 pub mod install;
 mod listener;
@@ -15,11 +16,12 @@ mod proxy;
 mod redis;
 mod wiring;
 
+pub use authority::{Authority, Issued};
 pub use child::{Child, Spec};
 pub use mail::{Inbox, Mail, MailCatcher, Reply};
 pub use mongod::Mongod;
 pub use ports::{claim_port, free_port, is_free};
 pub use process::{Process, ProcessSpec};
 pub use proxy::Proxy;
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster, RedisSentinel, tls_args};
 pub use wiring::Wiring;

