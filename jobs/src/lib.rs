@@ -26,7 +26,7 @@ pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};
-pub use job::{Job, JobError, Queue};
+pub use job::{BoxError, Job, JobError, Queue};
 pub use outbox::stage;
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;

@@ -82,9 +82,9 @@ impl<C: Send + Sync + 'static> Registry<C> {
         let app = Arc::clone(&self.app);
         let run = move |envelope: &Envelope| {
             let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app: Arc::clone(&app) };
-            match serde_json::from_str::<J>(envelope.payload.get()) {
+            match envelope.job::<J>() {
                 Ok(job) => handler(job, running).boxed(),
-                Err(error) => std::future::ready(Err(JobError::fail(format!("the payload is not a {}: {error}", J::KIND)))).boxed(),
+                Err(error) => std::future::ready(Err(JobError::fail(error))).boxed(),
             }
         };
         let row = Handler { version: J::VERSION, attempts_max: J::MAX_ATTEMPTS, timeout: J::TIMEOUT, run: Arc::new(run) };
