@@ -14,7 +14,10 @@ use std::{
 use apalis_core::task::Task;
 use common::{
     id::{JobId, TenantId},
-    telemetry::{metrics, trace::TraceContext},
+    telemetry::{
+        metrics,
+        trace::{Message, TraceContext},
+    },
 };
 use futures::{FutureExt, future::BoxFuture};
 use tower::Service;
@@ -138,9 +141,11 @@ impl Dispatch {
             job = %envelope.id,
             kind = envelope.kind,
             attempt = envelope.attempt,
+            otel.kind = "consumer",
             trace_id = tracing::field::Empty
         );
-        let trace = TraceContext::join(&span, envelope.traceparent.as_deref(), ambient);
+        let message = Message { system: "redis", destination: queue, id: envelope.id };
+        let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, ambient);
         let labels = [queue, envelope.kind.as_str()];
         let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
         metrics::JOBS_WAIT
