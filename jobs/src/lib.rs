@@ -10,6 +10,7 @@
 //! changes that stage them: `common` cannot know jobs, so a change that needs one lives here.
 
 mod backoff;
+pub mod batches;
 mod dead_letters;
 mod drain;
 mod envelope;
@@ -38,6 +39,8 @@ use common::db::{Migration, Plan};
 const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
+    Migration { version: 11, name: "job batches", plan: Plan::Indexes(batches::INDEXES) },
+    Migration { version: 12, name: "job batches validator", plan: Plan::Validators(&[batches::VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

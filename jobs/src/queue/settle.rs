@@ -7,12 +7,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use common::{
-    db::{DbError, PlatformScope},
-    id::JobId,
-    telemetry::metrics,
-};
-use mongodb::bson::{self, DateTime, doc};
+use common::{id::JobId, telemetry::metrics};
+use mongodb::bson::DateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -21,7 +17,11 @@ use super::{
     dead_letter::DeadLetter,
     finish::{Finished, Outcome},
 };
-use crate::{backoff::reconnect_delay, outbox::OutboxRow};
+use crate::{
+    backoff::reconnect_delay,
+    handover::hand_over_rows,
+    outbox::{mark_dead, remove_rows},
+};
 
 /// Jobs settled in one batch.
 const BATCH_MAX: usize = 500;
@@ -47,7 +47,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Fi
 #[derive(Default)]
 struct Batch {
     rows_done: Vec<JobId>,
-    rows_dead: Vec<DeadLetter>,
+    rows_dead: Vec<(JobId, DeadLetter)>,
     done: Vec<(EntryId, JobId)>,
     delayed: Vec<Delay>,
     buried: Vec<Bury>,
@@ -83,7 +83,7 @@ impl Batch {
                 let key = id_bytes(envelope.id).to_vec();
                 self.buried.push(Bury { entry, key, letter: letter.to_bytes() });
                 if envelope.staged {
-                    self.rows_dead.push(letter);
+                    self.rows_dead.push((envelope.id, letter));
                 }
             }
             (Outcome::Done | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
@@ -104,10 +104,13 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
     finished.for_each(|finished| batch.add(finished, now_ms));
     let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
 
-    persist(consumer, "rows_removed", || remove_rows(consumer, &batch.rows_done)).await;
-    for letter in &batch.rows_dead {
-        persist(consumer, "row_marked_dead", || mark_dead(consumer, letter)).await;
+    let store = &consumer.store;
+    let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await.unwrap_or_default();
+    for (id, letter) in &batch.rows_dead {
+        let died_at = DateTime::from_millis(letter.died_at);
+        following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await.flatten());
     }
+    hand_over_rows(broker, &following, now_ms).await;
     let mut held = batch.entries().len();
     for (entries, call) in [
         (batch.done.len(), Call::Finish),
@@ -178,23 +181,6 @@ where
             () = consumer.closed.cancelled() => return None,
         }
     }
-}
-
-async fn remove_rows(consumer: &Consumer, ids: &[JobId]) -> Result<(), DbError> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let rows = consumer.store.records::<OutboxRow>(PlatformScope);
-    // A dead letter's row stays, whoever believes that it is done.
-    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null }).await.map(drop)
-}
-
-async fn mark_dead(consumer: &Consumer, letter: &DeadLetter) -> Result<(), DbError> {
-    let Some(id) = letter.id else { return Ok(()) };
-    let failures = bson::serialize_to_bson(&letter.failures).map_err(|error| DbError::Shape(error.to_string()))?;
-    let died_at = DateTime::from_millis(letter.died_at);
-    let update = doc! { "$set": { "dead_at": died_at, "failures": failures } };
-    consumer.store.records::<OutboxRow>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
 }
 
 /// Waits until everything handed in before is settled, for `limit` at most.
