@@ -184,7 +184,7 @@ impl Jobs {
     /// # Errors
     /// When the store fails.
     pub async fn batch(&self, batch: BatchId) -> Result<Option<Batch>, DbError> {
-        self.store().records::<Batch>(PlatformScope).find(doc! { "_id": batch }).await
+        self.find_batch(doc! { "_id": batch }).await
     }
 
     /// As [`Jobs::batch`], of the batches that are done for `scope`'s tenant.
@@ -193,7 +193,12 @@ impl Jobs {
     /// When the store fails.
     pub async fn batch_within(&self, scope: TenantScope, batch: BatchId) -> Result<Option<Batch>, DbError> {
         // Some batches belong to no tenant, hence the platform's scope; the filter keeps to the tenant's.
-        let filter = doc! { "_id": batch, "tenant_id": scope.tenant_id() };
+        self.find_batch(doc! { "_id": batch, "tenant_id": scope.tenant_id() }).await
+    }
+
+    async fn find_batch(&self, mut filter: Document) -> Result<Option<Batch>, DbError> {
+        // MongoDB removes what has expired a while later.
+        filter.insert("expires_at", doc! { "$not": { "$lte": self.store().ambient().now() } });
         self.store().records::<Batch>(PlatformScope).find(filter).await
     }
 }

@@ -80,6 +80,11 @@ pub(crate) enum PayloadError {
     },
 }
 
+/// As much of a failure's text as is kept.
+pub(crate) fn bounded(error: &str) -> String {
+    error.chars().take(FAILURE_CHARS_MAX).collect()
+}
+
 const fn first() -> u16 {
     1
 }
@@ -161,8 +166,7 @@ impl Envelope {
 
     /// Adds a failure of the current attempt.
     pub(crate) fn note_failure(&mut self, now_ms: i64, error: &str) {
-        let error = error.chars().take(FAILURE_CHARS_MAX).collect();
-        self.failures.push(Failure { attempt: self.attempt, at: now_ms, error });
+        self.failures.push(Failure { attempt: self.attempt, at: now_ms, error: bounded(error) });
         let excess = self.failures.len().saturating_sub(FAILURES_MAX);
         self.failures.drain(..excess);
     }

@@ -15,12 +15,14 @@ mod dead_letters;
 mod drain;
 mod envelope;
 mod handover;
+pub mod history;
 mod job;
 pub mod outbox;
 pub mod queue;
 pub mod registrations;
 mod registry;
 mod relay;
+mod report;
 mod schema;
 
 pub use dead_letters::{DeadFilter, DeadLetterError};
@@ -31,6 +33,7 @@ pub use job::{BoxError, Job, JobError, Queue};
 pub use outbox::stage;
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
+pub use report::{RESULT_BYTES_MAX, ResultError};
 pub use schema::schema_is_current;
 
 use common::db::{Migration, Plan};
@@ -41,6 +44,8 @@ const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
     Migration { version: 11, name: "job batches", plan: Plan::Indexes(batches::INDEXES) },
     Migration { version: 12, name: "job batches validator", plan: Plan::Validators(&[batches::VALIDATOR]) },
+    Migration { version: 13, name: "job history", plan: Plan::Indexes(history::INDEXES) },
+    Migration { version: 14, name: "job history validator", plan: Plan::Validators(&[history::VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

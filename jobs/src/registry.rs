@@ -20,6 +20,7 @@ use common::{
     },
 };
 use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
 use tower::Service;
 use tracing::Instrument;
 
@@ -27,6 +28,7 @@ use crate::{
     Drain, Envelope, Job, JobError, Jobs,
     outbox::RowState,
     queue::{Delivery, Verdict},
+    report::{Report, ResultError},
 };
 
 /// What a handler is told beside its job.
@@ -40,10 +42,22 @@ pub struct Running<C> {
     pub tenant: Option<TenantId>,
     /// What the process gives to all its handlers.
     pub app: Arc<C>,
+    report: Arc<Report>,
+}
+
+impl<C> Running<C> {
+    /// Notes what came out of the job: kept in its history entry, where `jobs.history_ttl` asks for
+    /// a history and this attempt succeeds; nowhere else. The last one counts.
+    ///
+    /// # Errors
+    /// See [`ResultError`].
+    pub fn result<T: Serialize + ?Sized>(&self, result: &T) -> Result<(), ResultError> {
+        self.report.set_result(result)
+    }
 }
 
 /// Decodes a payload and runs its handler.
-type Run = dyn Fn(&Envelope) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
+type Run = dyn Fn(&Envelope, &Arc<Report>) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
 
 /// One kind's row in the table.
 #[derive(Clone)]
@@ -83,8 +97,9 @@ impl<C: Send + Sync + 'static> Registry<C> {
         Fut: Future<Output = Result<(), JobError>> + Send + 'static,
     {
         let app = Arc::clone(&self.app);
-        let run = move |envelope: &Envelope| {
-            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app: Arc::clone(&app) };
+        let run = move |envelope: &Envelope, report: &Arc<Report>| {
+            let (app, report) = (Arc::clone(&app), Arc::clone(report));
+            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app, report };
             match envelope.job::<J>() {
                 Ok(job) => handler(job, running).boxed(),
                 Err(error) => std::future::ready(Err(JobError::fail(error))).boxed(),
@@ -177,13 +192,14 @@ impl Dispatch {
                 }
             }
         }
-        let handling = AssertUnwindSafe((handler.run)(envelope)).catch_unwind();
+        let report = Arc::new(Report::default());
+        let handling = AssertUnwindSafe((handler.run)(envelope, &report)).catch_unwind();
         let ended = tokio::select! {
             ended = tokio::time::timeout(handler.timeout, handling) => ended,
             () = self.drain.over() => return Verdict::Interrupted,
         };
         match ended {
-            Ok(Ok(Ok(()))) => Verdict::Done,
+            Ok(Ok(Ok(()))) => Verdict::Done { result: report.take_result() },
             Ok(Ok(Err(error))) => failed(error),
             Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
             Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
@@ -194,7 +210,7 @@ impl Dispatch {
 /// Tells what happened; answers the metric's outcome.
 fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
     match verdict {
-        Verdict::Done => {
+        Verdict::Done { .. } => {
             tracing::debug!("job_done");
             "success"
         }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     backoff::reconnect_delay,
     handover::hand_over_rows,
+    history,
     outbox::{mark_dead, remove_rows},
 };
 
@@ -68,7 +69,7 @@ impl Batch {
                 let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
                 self.buried.push(Bury { key: entry.clone().into_bytes(), entry, letter });
             }
-            (Outcome::Done, Some(envelope)) => {
+            (Outcome::Done { .. }, Some(envelope)) => {
                 if envelope.staged {
                     self.rows_done.push(envelope.id);
                 }
@@ -78,7 +79,7 @@ impl Batch {
                 Ok(body) => self.delayed.push(Delay { entry, id: envelope.id, wait: delay, body }),
                 Err(error) => tracing::error!(job = %envelope.id, %error, "envelope_not_written"),
             },
-            (Outcome::Bury { error }, Some(envelope)) => {
+            (Outcome::Bury { error, .. }, Some(envelope)) => {
                 let letter = DeadLetter::of_job(&envelope, &error, now_ms);
                 let key = id_bytes(envelope.id).to_vec();
                 self.buried.push(Bury { entry, key, letter: letter.to_bytes() });
@@ -86,7 +87,7 @@ impl Batch {
                     self.rows_dead.push((envelope.id, letter));
                 }
             }
-            (Outcome::Done | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
+            (Outcome::Done { .. } | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
         }
     }
 
@@ -99,12 +100,18 @@ impl Batch {
 }
 
 async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
-    let now_ms = consumer.store.ambient().now().timestamp_millis();
-    let mut batch = Batch::default();
-    finished.for_each(|finished| batch.add(finished, now_ms));
+    let now = consumer.store.ambient().now();
+    let now_ms = now.timestamp_millis();
+    let history_ttl = consumer.broker.config().history_ttl;
+    let (mut batch, mut history) = (Batch::default(), Vec::new());
+    for finished in finished {
+        history.extend(history_ttl.and_then(|ttl| finished.history(consumer.queue, now, ttl)));
+        batch.add(finished, now_ms);
+    }
     let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
 
     let store = &consumer.store;
+    history::write(store, &history).await;
     let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await.unwrap_or_default();
     for (id, letter) in &batch.rows_dead {
         let died_at = DateTime::from_millis(letter.died_at);

@@ -6,6 +6,7 @@ mod batches;
 mod crashes;
 mod draining;
 mod failures;
+mod history;
 mod redis_faults;
 mod staging;
 mod support;
