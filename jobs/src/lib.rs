@@ -18,6 +18,7 @@ mod handover;
 pub mod history;
 mod job;
 pub mod outbox;
+pub mod progress;
 pub mod queue;
 pub mod registrations;
 mod registry;
@@ -33,7 +34,7 @@ pub use job::{BoxError, Job, JobError, Queue};
 pub use outbox::stage;
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
-pub use report::{RESULT_BYTES_MAX, ResultError};
+pub use report::{RESULT_BYTES_MAX, ResultError, Step};
 pub use schema::schema_is_current;
 
 use common::db::{Migration, Plan};

@@ -27,6 +27,7 @@ use tracing::Instrument;
 use crate::{
     Drain, Envelope, Job, JobError, Jobs,
     outbox::RowState,
+    progress,
     queue::{Delivery, Verdict},
     report::{Report, ResultError},
 };
@@ -46,6 +47,13 @@ pub struct Running<C> {
 }
 
 impl<C> Running<C> {
+    /// Tells how far the job is: so much `done` of `total` (zero when that is not known), and what it
+    /// is at. Cheap, as often as one likes: at most once a second the last is written for
+    /// [`Jobs::progress`] to show. What is told within the last second of the job may never be.
+    pub fn progress(&self, done: u64, total: u64, note: &str) {
+        self.report.set_step(done, total, note);
+    }
+
     /// Notes what came out of the job: kept in its history entry, where `jobs.history_ttl` asks for
     /// a history and this attempt succeeds; nowhere else. The last one counts.
     ///
@@ -169,15 +177,20 @@ impl Dispatch {
         let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
         running.inc();
         let started = Instant::now();
-        let verdict = trace.scope(self.attempt(&envelope, handler)).instrument(span.clone()).await;
+        let reported = Arc::new(Report::default());
+        let attempt = progress::written_during(&self.jobs, &envelope, &reported, self.attempt(&envelope, handler, &reported));
+        let verdict = trace.scope(attempt).instrument(span.clone()).await;
         running.dec();
         metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
         let outcome = span.in_scope(|| report(&envelope, &verdict));
         metrics::JOBS_FINISHED.with_label_values(&[queue, &envelope.kind, outcome]).inc();
+        if is_end(&envelope, &verdict) {
+            progress::forget(self.jobs.broker(), &envelope, &reported).await;
+        }
         verdict
     }
 
-    async fn attempt(&self, envelope: &Envelope, handler: &Handler) -> Verdict {
+    async fn attempt(&self, envelope: &Envelope, handler: &Handler, report: &Arc<Report>) -> Verdict {
         let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
         if envelope.redelivered {
             match RowState::of(self.jobs.store(), envelope).await {
@@ -192,8 +205,7 @@ impl Dispatch {
                 }
             }
         }
-        let report = Arc::new(Report::default());
-        let handling = AssertUnwindSafe((handler.run)(envelope, &report)).catch_unwind();
+        let handling = AssertUnwindSafe((handler.run)(envelope, report)).catch_unwind();
         let ended = tokio::select! {
             ended = tokio::time::timeout(handler.timeout, handling) => ended,
             () = self.drain.over() => return Verdict::Interrupted,
@@ -204,6 +216,15 @@ impl Dispatch {
             Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
             Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
         }
+    }
+}
+
+/// Whether the job will not run again.
+const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Done { .. } | Verdict::Skipped | Verdict::Failed { error: JobError::Fail(_), .. } => true,
+        Verdict::Failed { attempts_max, .. } => envelope.attempt >= *attempts_max,
+        Verdict::Parked | Verdict::Unclear | Verdict::Interrupted => false,
     }
 }
 
@@ -224,11 +245,7 @@ fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
             tracing::info!("job_returned");
             "returned"
         }
-        Verdict::Failed { error: JobError::Fail(error), .. } => {
-            tracing::error!(%error, "job_dead");
-            "dead"
-        }
-        Verdict::Failed { error, attempts_max } if envelope.attempt >= *attempts_max => {
+        Verdict::Failed { error, .. } if is_end(envelope, verdict) => {
             tracing::error!(%error, "job_dead");
             "dead"
         }

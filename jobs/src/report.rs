@@ -1,14 +1,32 @@
 //! What a handler reports beside success or failure.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::JobError;
 
 /// The most that a result may have, in bytes of JSON: it says what came out of a job and is not
 /// where that is kept.
 pub const RESULT_BYTES_MAX: usize = 4 * 1024;
+
+/// The most of a step's note that is kept, in characters.
+const NOTE_CHARS_MAX: usize = 200;
+
+/// How far a job is and what it is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// So much is done.
+    pub done: u64,
+    /// Of so much; zero when that is not known.
+    pub total: u64,
+    /// What it is at, for people; bounded.
+    pub note: String,
+}
 
 /// A result that is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +53,14 @@ impl From<ResultError> for JobError {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     result: Mutex<Option<String>>,
+    /// The last step that was not written yet.
+    step: Mutex<Option<Step>>,
+    has_stepped: AtomicBool,
+    stepped: Notify,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Report {
@@ -47,19 +73,56 @@ impl Report {
         if json.len() > RESULT_BYTES_MAX {
             return Err(ResultError::TooLarge { bytes: json.len() });
         }
-        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(json);
+        *locked(&self.result) = Some(json);
         Ok(())
     }
 
     /// The result, which is then no longer here.
     pub(crate) fn take_result(&self) -> Option<String> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner).take()
+        locked(&self.result).take()
+    }
+
+    /// Notes a step in place of one that was not written yet.
+    pub(crate) fn set_step(&self, done: u64, total: u64, note: &str) {
+        let note = note.chars().take(NOTE_CHARS_MAX).collect();
+        *locked(&self.step) = Some(Step { done, total, note });
+        self.has_stepped.store(true, Ordering::Relaxed);
+        self.stepped.notify_one();
+    }
+
+    /// Whether there was any step.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.has_stepped.load(Ordering::Relaxed)
+    }
+
+    /// The last step, once there is one that was not given out yet.
+    pub(crate) async fn next_step(&self) -> Step {
+        loop {
+            let step = locked(&self.step).take();
+            match step {
+                Some(step) => return step,
+                None => self.stepped.notified().await,
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_step_counts_and_its_note_is_bounded() {
+        let report = Report::default();
+        assert!(!report.has_stepped());
+        report.set_step(1, 9, "begun");
+        report.set_step(2, 9, &"é".repeat(NOTE_CHARS_MAX + 1));
+        let step = report.next_step().await;
+        assert_eq!((step.done, step.total, step.note), (2, 9, "é".repeat(NOTE_CHARS_MAX)));
+        // Each is given out once.
+        assert!(futures::FutureExt::now_or_never(report.next_step()).is_none());
+        assert!(report.has_stepped());
+    }
 
     #[test]
     fn the_last_result_counts_and_is_bounded() {

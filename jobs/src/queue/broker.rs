@@ -133,6 +133,11 @@ impl Broker {
         &self.jobs
     }
 
+    /// What stands before every key.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) fn keys(&self, queue: Queue) -> Keys {
         Keys::new(&self.prefix, queue)
     }

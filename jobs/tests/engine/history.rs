@@ -167,3 +167,17 @@ async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
     assert!(history(&world, &HistoryFilter::default()).await.is_empty());
     worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_holds_up_unstaged_jobs_for_a_bounded_time_only() {
+    let (world, ward) = (World::private_with(KEPT).await, Arc::new(Ward::default()));
+    world.env.mongod().kill().await;
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    let worker = work(&world, &ward);
+    until("it is settled", || async {
+        let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
+        (stats.ready, stats.running) == (0, 0)
+    })
+    .await;
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -7,6 +7,7 @@ mod crashes;
 mod draining;
 mod failures;
 mod history;
+mod progress;
 mod redis_faults;
 mod staging;
 mod support;
