@@ -76,7 +76,8 @@ async fn write(jobs: &Jobs, envelope: &Envelope, report: &Report) -> Infallible 
     loop {
         let step = report.next_step().await;
         let progress = Progress { attempt: envelope.attempt, step, at: jobs.store().ambient().now().timestamp_millis() };
-        if let Err(error) = set(jobs.broker(), envelope.id, &progress).await {
+        // Boxed, because this future lies within every job's, and few jobs get here.
+        if let Err(error) = Box::pin(set(jobs.broker(), envelope.id, &progress)).await {
             tracing::debug!(%error, "progress_not_written");
         }
         tokio::time::sleep(WRITE_INTERVAL).await;
