@@ -139,6 +139,8 @@ kinds! {
     AuditEventId = AuditEvent("aud");
     /// Names a job; fixed when it is staged, the same over every attempt.
     JobId = Job("job");
+    /// Names a batch of jobs.
+    BatchId = Batch("bat");
     /// Names a token-signing key (`kid`).
     SigningKeyId = SigningKey("sig");
 }

@@ -1,13 +1,9 @@
 //! Dead letters, as an operator handles them: found by what they have in common, and given another
 //! try one by one or all at once.
 
-use common::{
-    db::{DbError, PlatformScope},
-    id::JobId,
-};
-use mongodb::bson::doc;
+use common::{db::DbError, id::JobId};
 
-use crate::{Envelope, Jobs, Queue, outbox::OutboxRow, queue::DeadLetter};
+use crate::{Envelope, Jobs, Queue, outbox::revive_rows, queue::DeadLetter};
 
 /// Dead letters looked at in one round trip.
 const PAGE: isize = 500;
@@ -78,19 +74,10 @@ impl Jobs {
         for letters in letters.chunks(PAGE.unsigned_abs()) {
             let envelopes: Vec<Envelope> = letters.iter().filter_map(|letter| letter.envelope.clone()).map(Envelope::anew).collect();
             // The row first: a process that dies in between leaves the job to the relay.
-            self.revive_rows(&envelopes).await?;
+            let staged: Vec<JobId> = envelopes.iter().filter(|envelope| envelope.staged).map(|envelope| envelope.id).collect();
+            revive_rows(self.store(), &staged).await?;
             replayed += self.broker().replay(queue, &envelopes).await?;
         }
         Ok(replayed)
-    }
-
-    async fn revive_rows(&self, envelopes: &[Envelope]) -> Result<(), DbError> {
-        let staged: Vec<JobId> = envelopes.iter().filter(|envelope| envelope.staged).map(|envelope| envelope.id).collect();
-        if staged.is_empty() {
-            return Ok(());
-        }
-        let filter = doc! { "_id": { "$in": staged }, "dead_at": { "$ne": null } };
-        let update = doc! { "$set": { "dead_at": null, "handed_at": null } };
-        self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await.map(drop)
     }
 }

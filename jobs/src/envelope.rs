@@ -4,7 +4,7 @@ use common::id::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Job, unique::UniqueKey};
+use crate::{BoxError, Job, unique::UniqueKey};
 
 /// Failures kept in an envelope; the oldest go first.
 const FAILURES_MAX: usize = 10;
@@ -62,6 +62,32 @@ pub struct Failure {
     pub error: String,
 }
 
+/// A payload that cannot be made into its job.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PayloadError {
+    /// It has another shape.
+    #[error("the payload is not a {kind}: {source}")]
+    Shape {
+        /// What it should be.
+        kind: &'static str,
+        source: serde_json::Error,
+    },
+    /// A step from an older version to the next failed.
+    #[error("the payload of a {kind} cannot be brought from version {from} to {}: {source}", .from + 1)]
+    Upcast {
+        /// What it is.
+        kind: &'static str,
+        /// The version that could not be left.
+        from: u16,
+        source: BoxError,
+    },
+}
+
+/// As much of a failure's text as is kept.
+pub(crate) fn bounded(error: &str) -> String {
+    error.chars().take(FAILURE_CHARS_MAX).collect()
+}
+
 const fn first() -> u16 {
     1
 }
@@ -116,6 +142,22 @@ impl Envelope {
         serde_json::from_slice(bytes)
     }
 
+    /// The job itself, brought up to date when an older release staged it.
+    ///
+    /// # Errors
+    /// See [`PayloadError`].
+    pub(crate) fn job<J: Job>(&self) -> Result<J, PayloadError> {
+        let shape = |source| PayloadError::Shape { kind: J::KIND, source };
+        if self.version >= J::VERSION {
+            return serde_json::from_str(self.payload.get()).map_err(shape);
+        }
+        let mut payload = serde_json::from_str(self.payload.get()).map_err(shape)?;
+        for from in self.version..J::VERSION {
+            payload = J::upcast(from, payload).map_err(|source| PayloadError::Upcast { kind: J::KIND, from, source })?;
+        }
+        serde_json::from_value(payload).map_err(shape)
+    }
+
     /// The same job as if it had never been tried, but with its history.
     pub(crate) fn anew(self) -> Self {
         Self { attempt: 1, due_at: None, ..self }
@@ -128,8 +170,7 @@ impl Envelope {
 
     /// Adds a failure of the current attempt.
     pub(crate) fn note_failure(&mut self, now_ms: i64, error: &str) {
-        let error = error.chars().take(FAILURE_CHARS_MAX).collect();
-        self.failures.push(Failure { attempt: self.attempt, at: now_ms, error });
+        self.failures.push(Failure { attempt: self.attempt, at: now_ms, error: bounded(error) });
         let excess = self.failures.len().saturating_sub(FAILURES_MAX);
         self.failures.drain(..excess);
     }
@@ -163,6 +204,68 @@ mod tests {
         assert!(bytes.len() < 120, "{}", String::from_utf8(bytes).unwrap());
         let back = Envelope::from_bytes(&bytes).unwrap();
         assert_eq!((back.version, back.attempt, back.payload.get()), (1, 1, "{\"n\":1}"));
+    }
+
+    /// In its third version; the first knew one name, the second split it.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Greet {
+        first: String,
+        last: String,
+        language: String,
+    }
+
+    impl Job for Greet {
+        const KIND: &'static str = "test.greet";
+        const QUEUE: crate::Queue = crate::Queue::Email;
+        const VERSION: u16 = 3;
+
+        fn upcast(from: u16, mut payload: serde_json::Value) -> Result<serde_json::Value, BoxError> {
+            if from == 1 {
+                let name = payload["name"].as_str().ok_or("no name")?;
+                let (first, last) = name.split_once(' ').ok_or("one word")?;
+                return Ok(serde_json::json!({ "first": first, "last": last }));
+            }
+            payload.as_object_mut().ok_or("no object")?.insert("language".to_owned(), "en".into());
+            Ok(payload)
+        }
+    }
+
+    fn greeting(version: u16, payload: &str) -> Envelope {
+        Envelope { version, payload: RawValue::from_string(payload.to_owned()).unwrap(), ..envelope() }
+    }
+
+    #[test]
+    fn a_payload_is_brought_up_to_date_step_by_step() {
+        let ann = || Greet { first: "Ann".to_owned(), last: "Lee".to_owned(), language: "en".to_owned() };
+        assert_eq!(greeting(1, r#"{"name":"Ann Lee"}"#).job::<Greet>().unwrap(), ann());
+        assert_eq!(greeting(2, r#"{"first":"Ann","last":"Lee"}"#).job::<Greet>().unwrap(), ann());
+    }
+
+    #[test]
+    fn a_step_that_fails_is_told_with_its_version() {
+        let failed = greeting(1, r#"{"name":"Ann"}"#).job::<Greet>().unwrap_err();
+        assert_eq!(failed.to_string(), "the payload of a test.greet cannot be brought from version 1 to 2: one word");
+        let failed = greeting(2, "[]").job::<Greet>().unwrap_err();
+        assert_eq!(failed.to_string(), "the payload of a test.greet cannot be brought from version 2 to 3: no object");
+    }
+
+    /// A payload of the current version goes straight into its type: its very text arrives.
+    #[test]
+    fn a_payload_of_the_current_version_is_parsed_once() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Verbatim {
+            raw: Box<RawValue>,
+        }
+        impl Job for Verbatim {
+            const KIND: &'static str = "test.verbatim";
+            const QUEUE: crate::Queue = crate::Queue::Email;
+
+            fn upcast(_: u16, _: serde_json::Value) -> Result<serde_json::Value, BoxError> {
+                Err("not called".into())
+            }
+        }
+        let job: Verbatim = greeting(1, r#"{"raw":[1 ,  2]}"#).job().unwrap();
+        assert_eq!(job.raw.get(), "[1 ,  2]");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     Envelope, Job, Queue,
-    outbox::{Staged, forget_duplicates},
+    outbox::{OutboxRow, Staged, forget_duplicates},
     queue::{Broker, HandIn, Push},
 };
 
@@ -92,9 +92,8 @@ impl Jobs {
     fn hand_over(&self, note: Box<dyn Any + Send>) {
         let Ok(staged) = note.downcast::<Staged>() else { return };
         let now_ms = self.inner.store.ambient().now().timestamp_millis();
-        let push = staged.0.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
-        let (Some(queue), Ok(push)) = (staged.0.queue(), push) else { return };
-        if self.inner.fast_path.try_send((queue, push)).is_err() {
+        let Some(push) = push_of(&staged.0, now_ms) else { return };
+        if self.inner.fast_path.try_send(push).is_err() {
             tracing::debug!(job = %staged.0.id, "fast_path_full");
         }
     }
@@ -185,20 +184,35 @@ async fn hand_over(store: Store, broker: Broker, mut waiting: mpsc::Receiver<(Qu
         if received == 0 {
             return;
         }
-        let mut by_queue = BTreeMap::<Queue, Vec<Push>>::new();
-        batch.drain(..).for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
-        for (queue, pushes) in by_queue {
-            match broker.push(queue, &pushes, HandIn::Staged).await {
-                Ok(pushed) => {
-                    count_enqueued(queue, "fast", pushed.taken);
-                    if let Err(error) = forget_duplicates(&store, queue, &pushed.duplicates).await {
-                        tracing::warn!(%queue, %error, "duplicates_left_to_relay");
-                    }
+        push_by_queue(&store, &broker, batch.drain(..)).await;
+    }
+}
+
+async fn push_by_queue(store: &Store, broker: &Broker, pushes: impl Iterator<Item = (Queue, Push)>) {
+    let mut by_queue = BTreeMap::<Queue, Vec<Push>>::new();
+    pushes.for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
+    for (queue, pushes) in by_queue {
+        match broker.push(queue, &pushes, HandIn::Staged).await {
+            Ok(pushed) => {
+                count_enqueued(queue, "fast", pushed.taken);
+                if let Err(error) = forget_duplicates(store, queue, &pushed.duplicates).await {
+                    tracing::warn!(%queue, %error, "duplicates_left_to_relay");
                 }
-                Err(error) => tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay"),
             }
+            Err(error) => tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay"),
         }
     }
+}
+
+/// Hands committed rows to Redis, where that works; the relay has the rest.
+pub(crate) async fn hand_over_rows(store: &Store, broker: &Broker, rows: &[OutboxRow], now_ms: i64) {
+    push_by_queue(store, broker, rows.iter().filter_map(|row| push_of(row, now_ms))).await;
+}
+
+/// How a row is handed over; none when this release does not know how.
+fn push_of(row: &OutboxRow, now_ms: i64) -> Option<(Queue, Push)> {
+    let push = row.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
+    row.queue().zip(push.ok())
 }
 
 pub(crate) fn count_enqueued(queue: Queue, path: &str, jobs: usize) {

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::Unique;
 
@@ -63,7 +64,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Where it waits.
     const QUEUE: Queue;
     /// The version of the payload's shape; raised when it changes in a way that an older worker
-    /// would misread. Older workers park what is newer than they know.
+    /// would misread. Older workers park what is newer than they know; newer ones bring what is
+    /// older up to date with [`Job::upcast`].
     const VERSION: u16 = 1;
     /// Attempts at most, the first included; then it goes to the dead letters. With the default
     /// backoff 20 attempts span about two hours.
@@ -75,27 +77,41 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn unique(&self) -> Option<Unique> {
         None
     }
+
+    /// Brings a payload of version `from` to version `from + 1`. Called step by step, so that each
+    /// release adds the one step it needs; what it does not change it passes on.
+    ///
+    /// # Errors
+    /// When `payload` is not one that version `from` wrote: the job goes to the dead letters, its
+    /// payload untouched.
+    fn upcast(from: u16, payload: Value) -> Result<Value, BoxError> {
+        let _ = from;
+        Ok(payload)
+    }
 }
+
+/// Any error at all.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why an attempt did not succeed, and what is to become of the job.
 #[derive(Debug)]
 pub enum JobError {
     /// Try again later, with exponential backoff and jitter.
-    Retry(Box<dyn Error + Send + Sync>),
+    Retry(BoxError),
     /// Try again after this long, as whoever is asked demands (`Retry-After`).
-    RetryAfter(Duration, Box<dyn Error + Send + Sync>),
+    RetryAfter(Duration, BoxError),
     /// No further try can help: to the dead letters.
-    Fail(Box<dyn Error + Send + Sync>),
+    Fail(BoxError),
 }
 
 impl JobError {
     /// [`JobError::Retry`] of any error or text.
-    pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn retry(error: impl Into<BoxError>) -> Self {
         Self::Retry(error.into())
     }
 
     /// [`JobError::Fail`] of any error or text.
-    pub fn fail(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn fail(error: impl Into<BoxError>) -> Self {
         Self::Fail(error.into())
     }
 

@@ -10,16 +10,20 @@
 //! changes that stage them: `common` cannot know jobs, so a change that needs one lives here.
 
 mod backoff;
+pub mod batches;
 mod dead_letters;
 mod drain;
 mod envelope;
 mod handover;
+pub mod history;
 mod job;
 pub mod outbox;
+pub mod progress;
 pub mod queue;
 pub mod registrations;
 mod registry;
 mod relay;
+mod report;
 mod schema;
 mod steer;
 mod unique;
@@ -28,10 +32,11 @@ pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};
-pub use job::{Job, JobError, Queue};
+pub use job::{BoxError, Job, JobError, Queue};
 pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
+pub use report::{RESULT_BYTES_MAX, ResultError, Step};
 pub use schema::schema_is_current;
 pub use steer::{Cancelled, SteerError};
 pub use unique::{Unique, Window};
@@ -43,6 +48,10 @@ const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
     Migration { version: 10, name: "queue pauses", plan: Plan::Validators(&[queue::PAUSE_VALIDATOR]) },
+    Migration { version: 11, name: "job batches", plan: Plan::Indexes(batches::INDEXES) },
+    Migration { version: 12, name: "job batches validator", plan: Plan::Validators(&[batches::VALIDATOR]) },
+    Migration { version: 13, name: "job history", plan: Plan::Indexes(history::INDEXES) },
+    Migration { version: 14, name: "job history validator", plan: Plan::Validators(&[history::VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

@@ -5,15 +5,16 @@
 //! letters keeps its row, marked, so that its dead letter cannot be lost either.
 
 use common::{
+    ambient::Ambient,
     db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, schema, schema::Validator},
-    id::{JobId, TenantId},
+    id::{BatchId, JobId, TenantId},
     telemetry::metrics,
 };
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Failure, Job, Queue, handover::count_duplicates, unique::UniqueKey};
+use crate::{Envelope, Failure, Job, Queue, batches, handover::count_duplicates, unique::UniqueKey};
 
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct OutboxRow {
     /// What went wrong, for a dead letter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
+    /// The batch it is one of, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_id: Option<BatchId>,
 }
 
 impl Record for OutboxRow {
@@ -115,7 +119,8 @@ pub(crate) struct Staged(pub(crate) OutboxRow);
 /// # Errors
 /// When the store fails.
 pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> Result<JobId, DbError> {
-    stage_row(txn, tenant, job, None).await
+    let row = OutboxRow::of(txn.ambient(), tenant, job)?;
+    stage_row(txn, row).await
 }
 
 /// Stages `job` to start at `due`, to the millisecond, or at once when that has passed.
@@ -123,34 +128,93 @@ pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> 
 /// # Errors
 /// When the store fails.
 pub async fn stage_at<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J, due: DateTime) -> Result<JobId, DbError> {
-    stage_row(txn, tenant, job, Some(due)).await
+    let row = OutboxRow { due_at: Some(due), ..OutboxRow::of(txn.ambient(), tenant, job)? };
+    stage_row(txn, row).await
 }
 
-async fn stage_row<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J, due_at: Option<DateTime>) -> Result<JobId, DbError> {
-    let payload = serde_json::to_string(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
-    let row = OutboxRow {
-        id: txn.ambient().id(),
-        queue: J::QUEUE.name().to_owned(),
-        kind: J::KIND.to_owned(),
-        version: J::VERSION,
-        tenant_id: tenant,
-        payload,
-        traceparent: common::telemetry::trace::current_traceparent(),
-        staged_at: txn.ambient().now(),
-        due_at,
-        unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
-        handed_at: None,
-        dead_at: None,
-        failures: Vec::new(),
-    };
+async fn stage_row(txn: &mut Txn, row: OutboxRow) -> Result<JobId, DbError> {
     txn.records::<OutboxRow>(PlatformScope).insert(&row).await?;
-    metrics::JOBS_STAGED.with_label_values(&[J::QUEUE.name(), J::KIND]).inc();
     let id = row.id;
-    txn.note(Staged(row));
+    note(txn, row);
     Ok(id)
 }
 
+/// Counts a row that was inserted, and notes it for the fast path.
+pub(crate) fn note(txn: &mut Txn, row: OutboxRow) {
+    metrics::JOBS_STAGED.with_label_values(&[&row.queue, &row.kind]).inc();
+    txn.note(Staged(row));
+}
+
+/// Removes the rows of jobs that are done; answers the rows of the jobs that follow, where batches
+/// are complete with that. May be repeated.
+///
+/// # Errors
+/// When the store fails; what was done until then stays done.
+pub(crate) async fn remove_rows(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A dead letter's row stays, whoever believes that it is done.
+    let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "batch_id": null };
+    let removed = store.records::<OutboxRow>(PlatformScope).delete_all(filter).await?;
+    // What is left is gone already, or belongs to a batch: jobs without one cost a single delete.
+    if removed == ids.len() as u64 { Ok(Vec::new()) } else { batches::remove_members(store, ids).await }
+}
+
+/// Marks the row of a job as dead since `died_at`; answers the row of the job that follows, where a
+/// batch is complete with that. May be repeated: the first time counts.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) async fn mark_dead(store: &Store, id: JobId, died_at: DateTime, failures: &[Failure]) -> Result<Option<OutboxRow>, DbError> {
+    let failures = bson::serialize_to_bson(failures).map_err(|error| DbError::Shape(error.to_string()))?;
+    let update = doc! { "$set": { "dead_at": died_at, "failures": failures } };
+    let filter = doc! { "_id": id, "dead_at": null, "batch_id": null };
+    if store.records::<OutboxRow>(PlatformScope).update(filter, update.clone()).await? {
+        return Ok(None);
+    }
+    batches::mark_member_dead(store, id, update).await
+}
+
+/// Gives the rows of dead letters back to the relay.
+///
+/// # Errors
+/// When the store fails; what was done until then stays done.
+pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<(), DbError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": { "$ne": null }, "batch_id": null };
+    let update = doc! { "$set": { "dead_at": null, "handed_at": null } };
+    let revived = store.records::<OutboxRow>(PlatformScope).update_all(filter, update.clone()).await?;
+    if revived == ids.len() as u64 { Ok(()) } else { batches::revive_members(store, ids, &update).await }
+}
+
 impl OutboxRow {
+    /// The row of `job`, to be inserted by a transaction.
+    ///
+    /// # Errors
+    /// When the job cannot be written as JSON.
+    pub(crate) fn of<J: Job>(ambient: &Ambient, tenant: Option<TenantId>, job: &J) -> Result<Self, DbError> {
+        let payload = serde_json::to_string(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
+        Ok(Self {
+            id: ambient.id(),
+            queue: J::QUEUE.name().to_owned(),
+            kind: J::KIND.to_owned(),
+            version: J::VERSION,
+            tenant_id: tenant,
+            payload,
+            traceparent: common::telemetry::trace::current_traceparent(),
+            staged_at: ambient.now(),
+            due_at: None,
+            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
+            handed_at: None,
+            dead_at: None,
+            failures: Vec::new(),
+            batch_id: None,
+        })
+    }
+
     /// The queue it waits in, if this release knows it.
     pub(crate) fn queue(&self) -> Option<Queue> {
         self.queue.parse().ok()
@@ -188,8 +252,8 @@ pub(crate) async fn forget_duplicates(store: &Store, queue: Queue, ids: &[JobId]
     if ids.is_empty() {
         return Ok(());
     }
-    let rows = store.records::<OutboxRow>(PlatformScope);
-    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null }).await?;
+    // What follows a batch that is complete with that is left to the relay.
+    remove_rows(store, ids).await?;
     count_duplicates(queue, ids.len());
     Ok(())
 }

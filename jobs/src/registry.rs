@@ -14,16 +14,22 @@ use std::{
 use apalis_core::task::Task;
 use common::{
     id::{JobId, TenantId},
-    telemetry::{metrics, trace::TraceContext},
+    telemetry::{
+        metrics,
+        trace::{Message, TraceContext},
+    },
 };
 use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
 use tower::Service;
 use tracing::Instrument;
 
 use crate::{
     Drain, Envelope, Job, JobError, Jobs, Queue,
     outbox::RowState,
+    progress,
     queue::{Delivery, Verdict},
+    report::{Report, ResultError},
     unique::UniqueKey,
 };
 
@@ -38,10 +44,29 @@ pub struct Running<C> {
     pub tenant: Option<TenantId>,
     /// What the process gives to all its handlers.
     pub app: Arc<C>,
+    report: Arc<Report>,
+}
+
+impl<C> Running<C> {
+    /// Tells how far the job is: so much `done` of `total` (zero when that is not known), and what it
+    /// is at. Cheap, as often as one likes: at most once a second the last is written for
+    /// [`Jobs::progress`] to show. What is told within the last second of the job may never be.
+    pub fn progress(&self, done: u64, total: u64, note: &str) {
+        self.report.set_step(done, total, note);
+    }
+
+    /// Notes what came out of the job: kept in its history entry, where `jobs.history_ttl` asks for
+    /// a history and this attempt succeeds; nowhere else. The last one counts.
+    ///
+    /// # Errors
+    /// See [`ResultError`].
+    pub fn result<T: Serialize + ?Sized>(&self, result: &T) -> Result<(), ResultError> {
+        self.report.set_result(result)
+    }
 }
 
 /// Decodes a payload and runs its handler.
-type Run = dyn Fn(&Envelope) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
+type Run = dyn Fn(&Envelope, &Arc<Report>) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
 
 /// One kind's row in the table.
 #[derive(Clone)]
@@ -81,11 +106,12 @@ impl<C: Send + Sync + 'static> Registry<C> {
         Fut: Future<Output = Result<(), JobError>> + Send + 'static,
     {
         let app = Arc::clone(&self.app);
-        let run = move |envelope: &Envelope| {
-            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app: Arc::clone(&app) };
-            match serde_json::from_str::<J>(envelope.payload.get()) {
+        let run = move |envelope: &Envelope, report: &Arc<Report>| {
+            let (app, report) = (Arc::clone(&app), Arc::clone(report));
+            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app, report };
+            match envelope.job::<J>() {
                 Ok(job) => handler(job, running).boxed(),
-                Err(error) => std::future::ready(Err(JobError::fail(format!("the payload is not a {}: {error}", J::KIND)))).boxed(),
+                Err(error) => std::future::ready(Err(JobError::fail(error))).boxed(),
             }
         };
         let row = Handler { version: J::VERSION, attempts_max: J::MAX_ATTEMPTS, timeout: J::TIMEOUT, run: Arc::new(run) };
@@ -139,9 +165,11 @@ impl Dispatch {
             job = %envelope.id,
             kind = envelope.kind,
             attempt = envelope.attempt,
+            otel.kind = "consumer",
             trace_id = tracing::field::Empty
         );
-        let trace = TraceContext::join(&span, envelope.traceparent.as_deref(), ambient);
+        let message = Message { system: "redis", destination: queue, id: envelope.id };
+        let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, ambient);
         let labels = [queue, envelope.kind.as_str()];
         let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
         metrics::JOBS_WAIT
@@ -150,22 +178,27 @@ impl Dispatch {
         let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
         running.inc();
         let started = Instant::now();
+        let reported = Arc::new(Report::default());
         let attempt = async {
             tokio::select! {
                 biased;
                 () = delivery.cancels.of(&delivery.entry) => Verdict::Cancelled,
-                verdict = self.attempt(delivery.queue, &envelope, handler) => verdict,
+                verdict = self.attempt(delivery.queue, &envelope, handler, &reported) => verdict,
             }
         };
+        let attempt = progress::written_during(&self.jobs, &envelope, &reported, attempt);
         let verdict = trace.scope(attempt).instrument(span.clone()).await;
         running.dec();
         metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
         let outcome = span.in_scope(|| report(&envelope, &verdict));
         metrics::JOBS_FINISHED.with_label_values(&[queue, &envelope.kind, outcome]).inc();
+        if is_end(&envelope, &verdict) {
+            progress::forget(self.jobs.broker(), &envelope, &reported).await;
+        }
         verdict
     }
 
-    async fn attempt(&self, queue: Queue, envelope: &Envelope, handler: &Handler) -> Verdict {
+    async fn attempt(&self, queue: Queue, envelope: &Envelope, handler: &Handler, report: &Arc<Report>) -> Verdict {
         let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
         if envelope.redelivered {
             match RowState::of(self.jobs.store(), envelope).await {
@@ -187,13 +220,13 @@ impl Dispatch {
                 return Verdict::Unclear;
             }
         }
-        let handling = AssertUnwindSafe((handler.run)(envelope)).catch_unwind();
+        let handling = AssertUnwindSafe((handler.run)(envelope, report)).catch_unwind();
         let ended = tokio::select! {
             ended = tokio::time::timeout(handler.timeout, handling) => ended,
             () = self.drain.over() => return Verdict::Interrupted,
         };
         match ended {
-            Ok(Ok(Ok(()))) => Verdict::Done,
+            Ok(Ok(Ok(()))) => Verdict::Done { result: report.take_result() },
             Ok(Ok(Err(error))) => failed(error),
             Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
             Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
@@ -201,10 +234,19 @@ impl Dispatch {
     }
 }
 
+/// Whether the job will not run again.
+const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Done { .. } | Verdict::Skipped | Verdict::Cancelled | Verdict::Failed { error: JobError::Fail(_), .. } => true,
+        Verdict::Failed { attempts_max, .. } => envelope.attempt >= *attempts_max,
+        Verdict::Parked | Verdict::Unclear | Verdict::Interrupted => false,
+    }
+}
+
 /// Tells what happened; answers the metric's outcome.
 fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
     match verdict {
-        Verdict::Done => {
+        Verdict::Done { .. } => {
             tracing::debug!("job_done");
             "success"
         }
@@ -222,11 +264,7 @@ fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
             tracing::warn!("job_cancelled");
             "cancelled"
         }
-        Verdict::Failed { error: JobError::Fail(error), .. } => {
-            tracing::error!(%error, "job_dead");
-            "dead"
-        }
-        Verdict::Failed { error, attempts_max } if envelope.attempt >= *attempts_max => {
+        Verdict::Failed { error, .. } if is_end(envelope, verdict) => {
             tracing::error!(%error, "job_dead");
             "dead"
         }

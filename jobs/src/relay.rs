@@ -22,7 +22,7 @@ use crate::{
     Drain, Jobs, Queue,
     backoff::reconnect_delay,
     handover::count_enqueued,
-    outbox::{OutboxRow, forget_duplicates},
+    outbox::{self, OutboxRow, forget_duplicates},
     queue::{DeadLetter, HandIn, Push},
 };
 
@@ -269,8 +269,8 @@ impl Relay {
     /// A row that no release can have written must not hold up the others.
     async fn bury_row(&self, row: &OutboxRow, error: &serde_json::Error) -> Result<(), DbError> {
         tracing::error!(job = %row.id, kind = row.kind, %error, "outbox_row_buried");
-        let update = doc! { "$set": { "dead_at": self.now() } };
-        self.jobs.store().records::<OutboxRow>(PlatformScope).update(doc! { "_id": row.id }, update).await.map(drop)
+        // The job that may follow in its batch's stead waits for the next round.
+        outbox::mark_dead(self.jobs.store(), row.id, self.now(), &row.failures).await.map(drop)
     }
 
     async fn mark_handed(&self, rows: &[OutboxRow]) -> Result<(), DbError> {

@@ -8,7 +8,8 @@ use mongodb::bson::doc;
 
 use crate::{
     Jobs, Queue,
-    outbox::OutboxRow,
+    handover::hand_over_rows,
+    outbox::{OutboxRow, remove_rows},
     queue::{self, Pause},
 };
 
@@ -71,13 +72,15 @@ impl Jobs {
     pub async fn cancel(&self, queue: Queue, job: JobId) -> Result<Cancelled, SteerError> {
         // The row first: without it the job will not be handed over again.
         let row = doc! { "_id": job, "dead_at": null };
-        let rows = self.store().records::<OutboxRow>(PlatformScope).delete_all(row).await?;
+        let is_staged = self.store().records::<OutboxRow>(PlatformScope).find(row).await?.is_some();
+        let following = remove_rows(self.store(), &[job]).await?;
+        hand_over_rows(self.store(), self.broker(), &following, self.store().ambient().now().timestamp_millis()).await;
         let cancelled = self.broker().cancel(queue, &[job]).await?;
         Ok(match cancelled.first() {
             Some(queue::Cancelled::TakenOut) => Cancelled::TakenOut,
             Some(queue::Cancelled::Asked) => Cancelled::Asked,
             // It had not reached Redis yet.
-            _ if rows > 0 => Cancelled::TakenOut,
+            _ if is_staged => Cancelled::TakenOut,
             _ => Cancelled::Unknown,
         })
     }

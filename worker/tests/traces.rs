@@ -13,6 +13,12 @@ use common::{
     config::{Config, Sources},
     db::Store,
 };
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{ResourceSpans, Span, span::SpanKind},
+};
+use prost::Message;
 use serde_json::json;
 use tokio::net::TcpListener;
 use xtask::testing::TestEnv;
@@ -21,14 +27,14 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// What was exported, as sent.
-type Exports = Arc<Mutex<Vec<Bytes>>>;
+/// What was exported.
+type Exports = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
 /// The HTTP side of an OpenTelemetry collector.
 async fn collector() -> (SocketAddr, Exports) {
     let exports = Exports::default();
     let take = |State(exports): State<Exports>, body: Bytes| async move {
-        exports.lock().unwrap().push(body);
+        exports.lock().unwrap().push(ExportTraceServiceRequest::decode(body).unwrap());
     };
     let routes = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&exports));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -37,8 +43,22 @@ async fn collector() -> (SocketAddr, Exports) {
     (address, exports)
 }
 
-fn contains(body: &[u8], wanted: &[u8]) -> bool {
-    body.windows(wanted.len()).any(|window| window == wanted)
+fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    match attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// The spans named `name` that `service` exported.
+fn spans(exports: &[ExportTraceServiceRequest], service: &str, name: &str) -> Vec<Span> {
+    let of_service = |spans: &&ResourceSpans| {
+        let resource = spans.resource.as_ref();
+        resource.and_then(|resource| text(&resource.attributes, "service.name")).as_deref() == Some(service)
+    };
+    let spans = exports.iter().flat_map(|export| &export.resource_spans).filter(of_service);
+    let spans = spans.flat_map(|spans| &spans.scope_spans).flat_map(|spans| &spans.spans);
+    spans.filter(|span| span.name == name).cloned().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,9 +82,18 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 
     let exports = exports.lock().unwrap();
-    let in_trace =
-        |service: &[u8], span: &[u8]| exports.iter().any(|body| contains(body, service) && contains(body, span) && contains(body, &TRACE));
-    assert!(in_trace(b"api", b"request"), "{} exports", exports.len());
-    assert!(in_trace(b"worker", b"registration.send_verification"), "{} exports", exports.len());
-    assert!(!exports.iter().any(|body| contains(body, b"ann@example.com") || contains(body, b"correct horse")));
+    let (requests, jobs) = (spans(&exports, "api", "request"), spans(&exports, "worker", "job"));
+    let request = requests.iter().find(|span| span.trace_id == TRACE).unwrap();
+    let job = jobs.iter().find(|span| text(&span.attributes, "kind").as_deref() == Some("registration.send_verification")).unwrap();
+    assert_eq!((&job.trace_id, &job.parent_span_id), (&request.trace_id, &request.span_id));
+    // Besides, the job links to the request that staged it, and says what kind of message it was.
+    let links: Vec<_> = job.links.iter().map(|link| (&link.trace_id, &link.span_id)).collect();
+    assert_eq!(links, [(&request.trace_id, &request.span_id)]);
+    assert_eq!(job.kind(), SpanKind::Consumer);
+    let attribute = |name: &str| text(&job.attributes, &format!("messaging.{name}"));
+    let described = ["system", "destination.name", "operation.type", "operation.name"].map(attribute);
+    assert_eq!(described, ["redis", "email", "process", "process"].map(|text| Some(text.to_owned())));
+    assert!(attribute("message.id").is_some_and(|id| id.starts_with("job_")));
+    assert!(!exports.iter().any(|export| format!("{export:?}").contains("ann@example.com")));
+    assert!(!exports.iter().any(|export| format!("{export:?}").contains("correct horse")));
 }

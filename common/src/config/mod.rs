@@ -207,6 +207,8 @@ pub struct Jobs {
     pub dead_retention: Duration,
     /// Dead letters kept at most; the oldest go first.
     pub dead_max: u64,
+    /// How long it is kept what became of each job; none for not at all.
+    pub history_ttl: Option<Duration>,
     /// Limits of the `email` queue.
     pub email: QueueLimits,
     /// Limits of the `maintenance` queue.
@@ -370,6 +372,7 @@ impl Config {
                 backoff_max: r.period("jobs.backoff_max", "10m", "the longest wait between attempts"),
                 dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),
                 dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
+                history_ttl: r.optional_period("jobs.history_ttl", "0", "how long it is kept in MongoDB what became of each job, with its result; `0` for not at all"),
                 email: queue_limits!(r, "email"),
                 maintenance: queue_limits!(r, "maintenance"),
             },

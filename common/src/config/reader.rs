@@ -213,6 +213,21 @@ impl FromStr for RateOrNone {
     }
 }
 
+/// A span of time, or `0` for none.
+struct OptionalPeriod(Option<Duration>);
+
+impl FromStr for OptionalPeriod {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "0" {
+            return Ok(Self(None));
+        }
+        let period = text.parse::<Period>().map_err(|help| format!("{help}, or 0 for none"))?;
+        Ok(Self(Some(period.0)))
+    }
+}
+
 /// A whole number above zero.
 struct Count<T>(T);
 
@@ -331,6 +346,11 @@ impl Reader {
     /// A span of time.
     pub(super) fn period(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> Duration {
         self.value::<Period>(name, default, meaning).0
+    }
+
+    /// A span of time, or `0` for none.
+    pub(super) fn optional_period(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> Option<Duration> {
+        self.value::<OptionalPeriod>(name, default, meaning).0
     }
 
     /// A whole number above zero.

@@ -43,6 +43,17 @@ fn every_mistake_is_named_at_once() {
 }
 
 #[test]
+fn a_period_that_may_be_none_is_read() {
+    let ttl = |text| {
+        let mut pairs = development();
+        pairs.push(("TENANTRY__JOBS__HISTORY_TTL", text));
+        Config::load(sources(&pairs)).unwrap().jobs.history_ttl
+    };
+    assert_eq!(Config::load(sources(&development())).unwrap().jobs.history_ttl, None);
+    assert_eq!((ttl("0"), ttl("7d")), (None, Some(Duration::from_hours(7 * 24))));
+}
+
+#[test]
 fn each_kind_of_bad_value_is_refused() {
     let bad = [
         ("TENANTRY__API__REQUEST_TIMEOUT", "0s"),
@@ -55,6 +66,8 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__APP__ENVIRONMENT", "prod"),
         ("TENANTRY__API__LISTEN", "localhost:4000"),
         ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "99999999999999999999"),
+        ("TENANTRY__JOBS__HISTORY_TTL", "0s"),
+        ("TENANTRY__JOBS__HISTORY_TTL", "off"),
         ("TENANTRY__AUTH__ACCESS_TOKEN_TTL", "40d"),
         ("TENANTRY__SMTP__TLS", "ssl"),
         ("TENANTRY__SMTP__FROM", "nobody"),

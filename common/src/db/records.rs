@@ -129,6 +129,32 @@ impl<'s, T: Record> Records<'s, T> {
         }
     }
 
+    /// Writes rows whole, in one round trip: one that exists already is replaced.
+    ///
+    /// # Errors
+    /// [`DbError::Duplicate`] when another process added one of them at the same moment, and
+    /// [`DbError::Shape`] when the validator refuses one; the others are written even so.
+    pub async fn put_all(self, rows: &[T]) -> Result<(), DbError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if !rows.iter().all(&self.admits) {
+            return Err(DbError::ForeignTenant);
+        }
+        let updates: Vec<Document> = rows.iter().map(|row| self.replacement(row)).collect::<Result<_, _>>()?;
+        let database = self.raw.client().database(&self.raw.namespace().db);
+        let command = doc! { "update": T::COLLECTION, "updates": updates, "ordered": false };
+        let answer = run!(self, database.run_command(command))?;
+        first_refusal(&answer).map_or(Ok(()), Err)
+    }
+
+    /// One statement of the `update` command.
+    fn replacement(&self, row: &T) -> Result<Document, DbError> {
+        let row = bson::serialize_to_document(row).map_err(|error| DbError::Shape(error.to_string()))?;
+        let id = row.get("_id").cloned().ok_or_else(|| DbError::Shape("a row without _id".to_owned()))?;
+        Ok(doc! { "q": self.narrowed(doc! { "_id": id }), "u": row, "upsert": true })
+    }
+
     /// Changes the first row that matches; tells whether there was one.
     ///
     /// # Errors
@@ -196,4 +222,12 @@ impl<'s, T: Record> Records<'s, T> {
         let rows: Vec<Document> = found.try_collect().await?;
         Ok(rows.iter().filter_map(|row| row.get_str("_id").ok()).map(str::to_owned).collect())
     }
+}
+
+/// Why the server refused a statement of a write command, whose answer is a success even so.
+fn first_refusal(answer: &Document) -> Option<DbError> {
+    let refusal = answer.get_array("writeErrors").ok()?.first()?.as_document()?;
+    let message = refusal.get_str("errmsg").unwrap_or("refused").to_owned();
+    let is_duplicate = refusal.get_i32("code").is_ok_and(|code| code == super::DUPLICATE_KEY);
+    Some(if is_duplicate { DbError::Duplicate("_id_".to_owned()) } else { DbError::Shape(message) })
 }

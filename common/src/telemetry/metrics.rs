@@ -121,6 +121,8 @@ metrics! {
     JOBS_CRASHED: IntCounterVec = "tenantry_jobs_crashed_total" ["queue"];
     /// Queues closed before everything in hand was settled; others take over after a lease.
     JOBS_SETTLING_CUT: IntCounter = "tenantry_jobs_settling_cut_total";
+    /// Jobs whose end was not noted in the history, because MongoDB did not take it.
+    JOBS_HISTORY_LOST: IntCounter = "tenantry_jobs_history_lost_total";
     /// Whether Redis answers this process.
     REDIS_UP: IntGauge = "tenantry_redis_up";
     /// Whether this process is the relay's leader.

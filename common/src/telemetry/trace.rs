@@ -1,7 +1,8 @@
 //! The trace a request or job belongs to, as W3C Trace Context writes it.
 //!
 //! A request continues its caller's trace or begins one; a job continues the trace of whatever
-//! staged it. The context is a task-local, so whoever stages a job need not pass it along.
+//! staged it, and also links to it, attempt by attempt, as OpenTelemetry wants it of whoever
+//! processes a message. The context is a task-local, so whoever stages a job need not pass it along.
 
 use std::{fmt, future::Future, str::FromStr};
 
@@ -9,7 +10,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, Tra
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::ambient::Ambient;
+use crate::{ambient::Ambient, id::JobId};
 
 /// A trace and the span within it (W3C Trace Context, level 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,18 @@ pub struct TraceContext {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected 00-<32 hex>-<16 hex>-<2 hex>")]
 pub struct InvalidTraceparent;
+
+/// A message that a span processes, in the words of OpenTelemetry's semantic conventions for
+/// messaging spans.
+#[derive(Debug, Clone, Copy)]
+pub struct Message {
+    /// The broker it came through (`messaging.system`).
+    pub system: &'static str,
+    /// The queue it waited in (`messaging.destination.name`).
+    pub destination: &'static str,
+    /// The job it carries (`messaging.message.id`).
+    pub id: JobId,
+}
 
 tokio::task_local! {
     static CURRENT: TraceContext;
@@ -48,6 +61,25 @@ impl TraceContext {
         }
         let context = Self::exported(span).unwrap_or_else(|| Self::continued(traceparent, ambient));
         span.record("trace_id", context.trace_id());
+        context
+    }
+
+    /// As [`TraceContext::join`], for a span that processes `message`, which was made where
+    /// `traceparent` says. Where spans are exported the span also links to there: "For each message
+    /// it accounts for, the *Process* span SHOULD link to the message's creation context" (semantic
+    /// conventions for messaging spans, "Consumer spans"). Its field `otel.kind` must be `consumer`.
+    pub fn process(span: &Span, traceparent: Option<&str>, message: Message, ambient: &Ambient) -> Self {
+        let context = Self::join(span, traceparent, ambient);
+        if Self::exported(span).is_some() {
+            span.set_attribute("messaging.system", message.system);
+            span.set_attribute("messaging.destination.name", message.destination);
+            span.set_attribute("messaging.message.id", message.id.to_string());
+            span.set_attribute("messaging.operation.type", "process");
+            span.set_attribute("messaging.operation.name", "process");
+            if let Some(Ok(producer)) = traceparent.map(str::parse::<Self>) {
+                span.add_link(producer.as_remote());
+            }
+        }
         context
     }
 

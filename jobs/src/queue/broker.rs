@@ -107,6 +107,11 @@ impl Broker {
         }
     }
 
+    /// What stands before every key.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) fn keys(&self, queue: Queue) -> Keys {
         Keys::new(&self.prefix, queue)
     }

@@ -9,6 +9,7 @@ use std::{
 use apalis_core::{error::BoxDynError, task::Task};
 use common::{ambient::Ambient, config, id::JobId};
 use futures::future::BoxFuture;
+use mongodb::bson::DateTime;
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service};
 
@@ -17,7 +18,11 @@ use super::{
     consumer::{Consumer, Delivery, Slot, Turn},
     group::Group,
 };
-use crate::{Envelope, JobError, backoff::full_jitter};
+use crate::{
+    Envelope, JobError, Queue,
+    backoff::full_jitter,
+    history::{HistoryEntry, Ran},
+};
 
 /// A parked job is offered to the workers again after this long.
 const PARK_INTERVAL: Duration = Duration::from_secs(15);
@@ -26,7 +31,10 @@ const PARK_INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub enum Verdict {
     /// Its effect is done.
-    Done,
+    Done {
+        /// What its handler answered, as JSON.
+        result: Option<String>,
+    },
     /// There was nothing to do: a redelivery whose outbox row is gone.
     Skipped,
     /// Its kind, or the version of its payload, is not known to this release.
@@ -49,12 +57,12 @@ pub enum Verdict {
 /// What is to become of a job.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is done, or there was nothing to do.
-    Done,
+    /// It is done, or there was nothing to do; then it did not run.
+    Done { ran: Option<Ran> },
     /// It runs again later.
     Delay { delay: Duration, envelope: Envelope },
     /// It goes to the dead letters.
-    Bury { error: String },
+    Bury { error: String, ran: Option<Ran> },
     /// Its bytes go to the dead letters.
     Poison { bytes: Vec<u8>, error: String, job: Option<JobId>, group: Group },
     /// It goes back to the queue.
@@ -74,6 +82,18 @@ pub(super) struct Finished {
     pub(super) turn: Option<Turn>,
 }
 
+impl Finished {
+    /// What the history says of it, if it ended for good.
+    pub(super) fn history(&self, queue: Queue, now: DateTime, ttl: Duration) -> Option<HistoryEntry> {
+        let (ran, error) = match &self.outcome {
+            Outcome::Done { ran: ran @ Some(_) } => (ran, None),
+            Outcome::Bury { error, ran } => (ran, Some(error.as_str())),
+            _ => return None,
+        };
+        Some(HistoryEntry::new(queue, self.envelope.as_deref()?, ran.as_ref(), error, now, ttl))
+    }
+}
+
 /// The tower layer that the backend gives to `apalis`: passes every verdict on to be settled.
 #[derive(Clone)]
 pub struct FinishLayer {
@@ -88,31 +108,36 @@ impl FinishLayer {
         Self { finished, jobs, ambient }
     }
 
-    fn outcome(&self, envelope: &Envelope, verdict: Verdict) -> Outcome {
-        let now_ms = self.ambient.now().timestamp_millis();
+    fn outcome(&self, envelope: &Envelope, verdict: Verdict, started_at: DateTime) -> Outcome {
         match verdict {
-            Verdict::Done | Verdict::Skipped | Verdict::Cancelled => Outcome::Done,
+            Verdict::Done { result } => Outcome::Done { ran: Some(self.ran(started_at, result)) },
+            Verdict::Skipped | Verdict::Cancelled => Outcome::Done { ran: None },
             Verdict::Interrupted => Outcome::HandBack,
-            Verdict::Parked => self.park(envelope, now_ms),
+            Verdict::Parked => self.park(envelope),
             Verdict::Unclear => Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() },
-            Verdict::Failed { error, attempts_max } => self.failed(envelope, &error, attempts_max, now_ms),
+            Verdict::Failed { error, attempts_max } => self.failed(envelope, &error, attempts_max, started_at),
         }
     }
 
-    fn park(&self, envelope: &Envelope, now_ms: i64) -> Outcome {
-        let waited = now_ms.saturating_sub(envelope.enqueued_at);
+    fn ran(&self, started_at: DateTime, result: Option<String>) -> Ran {
+        Ran { started_at, ended_at: self.ambient.now(), result }
+    }
+
+    fn park(&self, envelope: &Envelope) -> Outcome {
+        let waited = self.ambient.now().timestamp_millis().saturating_sub(envelope.enqueued_at);
         if waited > common::ambient::millis_of(self.jobs.park_max) {
             let error = format!("no worker knows `{}` in version {}", envelope.kind, envelope.version);
-            return Outcome::Bury { error };
+            return Outcome::Bury { error, ran: None };
         }
         Outcome::Delay { delay: PARK_INTERVAL, envelope: envelope.clone() }
     }
 
-    fn failed(&self, envelope: &Envelope, error: &JobError, attempts_max: u32, now_ms: i64) -> Outcome {
-        let text = error.chain();
+    fn failed(&self, envelope: &Envelope, error: &JobError, attempts_max: u32, started_at: DateTime) -> Outcome {
+        let (text, now_ms) = (error.chain(), self.ambient.now().timestamp_millis());
+        let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, None)) };
         let delay = match error {
-            JobError::Fail(_) => return Outcome::Bury { error: text },
-            _ if envelope.attempt >= attempts_max => return Outcome::Bury { error: format!("{text} (attempt {attempts_max}, the last)") },
+            JobError::Fail(_) => return bury(text),
+            _ if envelope.attempt >= attempts_max => return bury(format!("{text} (attempt {attempts_max}, the last)")),
             JobError::RetryAfter(delay, _) => *delay,
             JobError::Retry(_) => full_jitter(self.jobs.backoff_base, self.jobs.backoff_max, envelope.attempt.saturating_sub(1)),
         };
@@ -159,10 +184,11 @@ where
         let running = self.service.call(task);
         let layer = self.layer.clone();
         Box::pin(async move {
+            let started_at = layer.ambient.now();
             // The handler's own failures are verdicts; an error here means that the runtime is
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
-            let outcome = layer.outcome(&envelope, verdict);
+            let outcome = layer.outcome(&envelope, verdict, started_at);
             let (places, turn) = slot.map(Slot::into_parts).unzip();
             let finished = Finished { entry, envelope: Some(envelope), outcome, turn: turn.flatten() };
             layer.finished.send(finished).await.map_err(|_| "settling ended before its jobs")?;

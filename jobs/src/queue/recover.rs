@@ -124,12 +124,12 @@ async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned:
         }
     };
     let outcome = if matches!(state, RowState::Gone) {
-        Outcome::Done
+        Outcome::Done { ran: None }
     } else {
         metrics::JOBS_CRASHED.with_label_values(&[consumer.queue.name()]).inc();
         let error = format!("ended its worker {} times", abandoned.deliveries);
         tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
-        Outcome::Bury { error }
+        Outcome::Bury { error, ran: None }
     };
     settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome, turn: None }).await;
     Ok(())

@@ -7,12 +7,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use common::{
-    db::{DbError, PlatformScope},
-    id::JobId,
-    telemetry::metrics,
-};
-use mongodb::bson::{self, DateTime, doc};
+use common::{id::JobId, telemetry::metrics};
+use mongodb::bson::DateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -22,7 +18,12 @@ use super::{
     finish::{Finished, Outcome},
     group::Group,
 };
-use crate::{backoff::reconnect_delay, outbox::OutboxRow};
+use crate::{
+    backoff::reconnect_delay,
+    handover::hand_over_rows,
+    history,
+    outbox::{mark_dead, remove_rows},
+};
 
 /// Jobs settled in one batch.
 const BATCH_MAX: usize = 500;
@@ -48,7 +49,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Fi
 #[derive(Default)]
 struct Batch {
     rows_done: Vec<JobId>,
-    rows_dead: Vec<DeadLetter>,
+    rows_dead: Vec<(JobId, DeadLetter)>,
     /// Those with a row are remembered by Redis for a while, for they may be handed over again.
     done_staged: Vec<Done>,
     done_direct: Vec<Done>,
@@ -71,7 +72,7 @@ impl Batch {
                 let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
                 self.buried.push(Bury { entry, id: job, group, unique: None, letter });
             }
-            (Outcome::Done, Some(envelope)) => {
+            (Outcome::Done { .. }, Some(envelope)) => {
                 let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
                 let done = Done { entry, id: envelope.id, group, unique };
                 if envelope.staged {
@@ -88,15 +89,15 @@ impl Batch {
                 }
                 Err(error) => tracing::error!(job = %envelope.id, %error, "envelope_not_written"),
             },
-            (Outcome::Bury { error }, Some(envelope)) => {
+            (Outcome::Bury { error, .. }, Some(envelope)) => {
                 let letter = DeadLetter::of_job(&envelope, &error, now_ms);
                 let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
                 self.buried.push(Bury { entry, id: Some(envelope.id), group, unique, letter: letter.to_bytes() });
                 if envelope.staged {
-                    self.rows_dead.push(letter);
+                    self.rows_dead.push((envelope.id, letter));
                 }
             }
-            (Outcome::Done | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
+            (Outcome::Done { .. } | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
         }
     }
 
@@ -109,15 +110,24 @@ impl Batch {
 }
 
 async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
-    let now_ms = consumer.store.ambient().now().timestamp_millis();
-    let mut batch = Batch::default();
-    finished.for_each(|finished| batch.add(finished, now_ms));
+    let now = consumer.store.ambient().now();
+    let now_ms = now.timestamp_millis();
+    let history_ttl = consumer.broker.config().history_ttl;
+    let (mut batch, mut history) = (Batch::default(), Vec::new());
+    for finished in finished {
+        history.extend(history_ttl.and_then(|ttl| finished.history(consumer.queue, now, ttl)));
+        batch.add(finished, now_ms);
+    }
     let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
 
-    persist(consumer, "rows_removed", || remove_rows(consumer, &batch.rows_done)).await;
-    for letter in &batch.rows_dead {
-        persist(consumer, "row_marked_dead", || mark_dead(consumer, letter)).await;
+    let store = &consumer.store;
+    history::write(store, &history).await;
+    let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await.unwrap_or_default();
+    for (id, letter) in &batch.rows_dead {
+        let died_at = DateTime::from_millis(letter.died_at);
+        following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await.flatten());
     }
+    hand_over_rows(store, broker, &following, now_ms).await;
     let mut held = batch.entries().len();
     for (entries, call) in [
         (batch.done_staged.len(), Call::FinishStaged),
@@ -193,23 +203,6 @@ where
             () = consumer.closed.cancelled() => return None,
         }
     }
-}
-
-async fn remove_rows(consumer: &Consumer, ids: &[JobId]) -> Result<(), DbError> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let rows = consumer.store.records::<OutboxRow>(PlatformScope);
-    // A dead letter's row stays, whoever believes that it is done.
-    rows.delete_all(doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null }).await.map(drop)
-}
-
-async fn mark_dead(consumer: &Consumer, letter: &DeadLetter) -> Result<(), DbError> {
-    let Some(id) = letter.id else { return Ok(()) };
-    let failures = bson::serialize_to_bson(&letter.failures).map_err(|error| DbError::Shape(error.to_string()))?;
-    let died_at = DateTime::from_millis(letter.died_at);
-    let update = doc! { "$set": { "dead_at": died_at, "failures": failures } };
-    consumer.store.records::<OutboxRow>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
 }
 
 /// Waits until everything handed in before is settled, for `limit` at most.

@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod batches;
 mod crashes;
 mod delays;
 mod draining;
 mod failures;
 mod fairness;
+mod history;
+mod progress;
 mod redis_faults;
 mod staging;
 mod support;
 mod topologies;
 mod unique;
+mod versions;

@@ -126,7 +126,11 @@ impl World {
 
     /// On servers of its own, which the test may stop and wipe.
     pub(crate) async fn private() -> Self {
-        Self::on(TestEnv::private().await, &[]).await
+        Self::private_with(&[]).await
+    }
+
+    pub(crate) async fn private_with(settings: &[(&str, &str)]) -> Self {
+        Self::on(TestEnv::private().await, settings).await
     }
 
     async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {

@@ -1,0 +1,350 @@
+//! Batches: many jobs staged as one, and a job that follows once all of them have ended.
+//!
+//! A batch's members are outbox rows that carry its id. Whoever removes such rows or marks them dead
+//! moves the batch's counters in the same transaction, by as many rows as it really touched, so
+//! that settling a job again counts nothing. The transaction that counts the last member inserts
+//! the row of the job that follows; a batch that was complete once never is again, whatever becomes
+//! of its dead letters.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{
+    ambient::{Ambient, later},
+    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Transient, Txn, schema, schema::Validator},
+    id::{BatchId, JobId, TenantId},
+    telemetry::metrics,
+};
+use mongodb::bson::{DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Job, Jobs,
+    outbox::{OutboxRow, note},
+};
+
+/// The most jobs of one batch: they are staged in one transaction, which MongoDB ends after a
+/// minute.
+pub const JOBS_MAX: usize = 10_000;
+/// The most that the payloads of one batch may have together, in bytes, for the same reason.
+pub const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a batch can be looked up after it was complete.
+pub const RETENTION: Duration = Duration::from_hours(30 * 24);
+
+/// How a batch stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Batch {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: BatchId,
+    /// The tenant it is done for, if any.
+    pub tenant_id: Option<TenantId>,
+    /// How many jobs it has.
+    pub total: i64,
+    /// How many of them have finished.
+    pub done: i64,
+    /// How many of them are dead letters; one that is given another try is not any more.
+    pub dead: i64,
+    /// When it was staged.
+    pub staged_at: DateTime,
+    /// When its last job had ended for the first time, and the job that follows was staged.
+    pub completed_at: Option<DateTime>,
+    /// When it is forgotten.
+    expires_at: Option<DateTime>,
+    /// The row of the job that follows. Its id is fixed from the beginning, so that even a defect
+    /// could not insert it twice.
+    callback: OutboxRow,
+}
+
+impl Record for Batch {
+    const COLLECTION: &'static str = "job_batches";
+}
+impl PlatformOwned for Batch {}
+
+pub(crate) const INDEXES: &[IndexPlan] =
+    &[IndexPlan { collection: Batch::COLLECTION, name: "job_batches_expiry", keys: &[("expires_at", 1)], unique: false, ttl: true }];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Batch::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING_OR_NULL),
+        ("total", schema::INTEGER),
+        ("done", schema::INTEGER),
+        ("dead", schema::INTEGER),
+        ("staged_at", schema::DATE),
+        ("completed_at", schema::DATE_OR_NULL),
+        ("expires_at", schema::DATE_OR_NULL),
+        ("callback", schema::OBJECT),
+    ],
+};
+
+/// Why a batch was not staged.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// More than [`JOBS_MAX`] jobs.
+    #[error("a batch has at most {JOBS_MAX} jobs: make several, or stage jobs that stage the others")]
+    TooManyJobs,
+    /// More than [`BYTES_MAX`] of payload.
+    #[error("the payloads of a batch have at most {BYTES_MAX} bytes: put ids into payloads, not what they name")]
+    TooManyBytes,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for BatchError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::TooManyJobs | Self::TooManyBytes => None,
+        }
+    }
+}
+
+/// A batch that is being put together, of jobs of any kinds. [`NewBatch::stage`] makes it happen:
+///
+/// ```ignore
+/// let mut batch = NewBatch::new(txn.ambient(), Some(tenant));
+/// for invitation in invitations {
+///     batch.add(&SendInvitation { invitation })?;
+/// }
+/// let follows = InvitationsSent { batch: batch.id() };
+/// batch.stage(txn, &follows).await?;
+/// ```
+#[derive(Debug)]
+pub struct NewBatch {
+    id: BatchId,
+    tenant: Option<TenantId>,
+    ambient: Ambient,
+    rows: Vec<OutboxRow>,
+    bytes: usize,
+}
+
+impl NewBatch {
+    /// A batch without jobs.
+    pub fn new(ambient: &Ambient, tenant: Option<TenantId>) -> Self {
+        Self { id: ambient.id(), tenant, ambient: ambient.clone(), rows: Vec::new(), bytes: 0 }
+    }
+
+    /// Its id, for the payload of the job that follows.
+    pub const fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// Adds a job.
+    ///
+    /// # Errors
+    /// When the batch would grow too large, or the job cannot be written as JSON.
+    pub fn add<J: Job>(&mut self, job: &J) -> Result<JobId, BatchError> {
+        if self.rows.len() == JOBS_MAX {
+            return Err(BatchError::TooManyJobs);
+        }
+        let row = OutboxRow { batch_id: Some(self.id), ..OutboxRow::of(&self.ambient, self.tenant, job)? };
+        self.bytes += row.payload.len();
+        if self.bytes > BYTES_MAX {
+            return Err(BatchError::TooManyBytes);
+        }
+        let id = row.id;
+        self.rows.push(row);
+        Ok(id)
+    }
+
+    /// Stages its jobs, and `follows` for when all of them have finished or died; at once, if there
+    /// are none. All of it happens if, and only if, the transaction commits.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn stage<J: Job>(self, txn: &mut Txn, follows: &J) -> Result<BatchId, BatchError> {
+        let batch = Batch {
+            id: self.id,
+            tenant_id: self.tenant,
+            total: i64::try_from(self.rows.len()).unwrap_or(i64::MAX),
+            done: 0,
+            dead: 0,
+            staged_at: self.ambient.now(),
+            completed_at: None,
+            expires_at: None,
+            callback: OutboxRow::of(&self.ambient, self.tenant, follows)?,
+        };
+        txn.records::<Batch>(PlatformScope).insert(&batch).await?;
+        if self.rows.is_empty() {
+            let callback = complete(txn, batch).await?;
+            note(txn, callback);
+            return Ok(self.id);
+        }
+        txn.records::<OutboxRow>(PlatformScope).insert_missing(&self.rows).await?;
+        self.rows.into_iter().for_each(|row| note(txn, row));
+        Ok(self.id)
+    }
+}
+
+impl Jobs {
+    /// How a batch stands; none when there is no such batch (any more, see [`RETENTION`]).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn batch(&self, batch: BatchId) -> Result<Option<Batch>, DbError> {
+        self.find_batch(doc! { "_id": batch }).await
+    }
+
+    /// As [`Jobs::batch`], of the batches that are done for `scope`'s tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn batch_within(&self, scope: TenantScope, batch: BatchId) -> Result<Option<Batch>, DbError> {
+        // Some batches belong to no tenant, hence the platform's scope; the filter keeps to the tenant's.
+        self.find_batch(doc! { "_id": batch, "tenant_id": scope.tenant_id() }).await
+    }
+
+    async fn find_batch(&self, mut filter: Document) -> Result<Option<Batch>, DbError> {
+        // MongoDB removes what has expired a while later.
+        filter.insert("expires_at", doc! { "$not": { "$lte": self.store().ambient().now() } });
+        self.store().records::<Batch>(PlatformScope).find(filter).await
+    }
+}
+
+/// A counter of a batch.
+#[derive(Debug, Clone, Copy)]
+enum Counter {
+    Done,
+    Dead,
+}
+
+impl Counter {
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Moves a counter; answers the row of the job that follows, if the batch is complete with that.
+async fn count(txn: &mut Txn, batch: BatchId, counter: Counter, by: i64) -> Result<Option<OutboxRow>, DbError> {
+    if by == 0 {
+        return Ok(None);
+    }
+    let update = doc! { "$inc": { counter.field(): by } };
+    // None: its dead letter was given another try after the batch was forgotten.
+    let Some(batch) = txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": batch }, update).await? else { return Ok(None) };
+    if batch.completed_at.is_some() || batch.done + batch.dead < batch.total {
+        return Ok(None);
+    }
+    complete(txn, batch).await.map(Some)
+}
+
+/// Marks the batch complete and inserts the row of the job that follows.
+async fn complete(txn: &mut Txn, batch: Batch) -> Result<OutboxRow, DbError> {
+    let now = txn.ambient().now();
+    let update = doc! { "$set": { "completed_at": now, "expires_at": later(now, RETENTION) } };
+    txn.records::<Batch>(PlatformScope).update(doc! { "_id": batch.id }, update).await?;
+    let callback = OutboxRow { staged_at: now, ..batch.callback };
+    txn.records::<OutboxRow>(PlatformScope).insert(&callback).await?;
+    Ok(callback)
+}
+
+/// Tells of the job that follows, once it is committed.
+fn report(callback: &OutboxRow) {
+    metrics::JOBS_STAGED.with_label_values(&[&callback.queue, &callback.kind]).inc();
+    tracing::info!(job = %callback.id, kind = callback.kind, "batch_completed");
+}
+
+/// Removes the rows of members that are done.
+struct Removal<'a> {
+    batch: BatchId,
+    members: &'a [JobId],
+}
+
+impl Change for Removal<'_> {
+    type Output = Option<OutboxRow>;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<OutboxRow>, DbError> {
+        let filter = doc! { "_id": { "$in": self.members.to_vec() }, "batch_id": self.batch, "dead_at": null };
+        let removed = txn.records::<OutboxRow>(PlatformScope).delete_all(filter).await?;
+        count(txn, self.batch, Counter::Done, signed(removed)).await
+    }
+}
+
+/// Marks the row of a member as dead.
+struct Death {
+    member: JobId,
+    update: Document,
+}
+
+impl Change for Death {
+    type Output = Option<OutboxRow>;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<OutboxRow>, DbError> {
+        let filter = doc! { "_id": self.member, "dead_at": null };
+        let marked = txn.records::<OutboxRow>(PlatformScope).find_and_update(filter, self.update.clone()).await?;
+        match marked.and_then(|row| row.batch_id) {
+            Some(batch) => count(txn, batch, Counter::Dead, 1).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// Gives the rows of dead members back to the relay.
+struct Revival<'a> {
+    batch: BatchId,
+    members: &'a [JobId],
+    update: &'a Document,
+}
+
+impl Change for Revival<'_> {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let filter = doc! { "_id": { "$in": self.members.to_vec() }, "batch_id": self.batch, "dead_at": { "$ne": null } };
+        let revived = txn.records::<OutboxRow>(PlatformScope).update_all(filter, self.update.clone()).await?;
+        count(txn, self.batch, Counter::Dead, -signed(revived)).await.map(drop)
+    }
+}
+
+/// Removes the rows of those of `ids` that belong to batches; answers the rows of jobs that follow.
+pub(crate) async fn remove_members(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
+    let mut following = Vec::new();
+    for (batch, members) in members(store, ids, doc! { "dead_at": null }).await? {
+        following.extend(store.commit(&Removal { batch, members: &members }).await?.inspect(report));
+    }
+    Ok(following)
+}
+
+/// Marks the row of `member` as dead, if it belongs to a batch and is not dead already; answers the
+/// row of the job that follows.
+pub(crate) async fn mark_member_dead(store: &Store, member: JobId, update: Document) -> Result<Option<OutboxRow>, DbError> {
+    Ok(store.commit(&Death { member, update }).await?.inspect(report))
+}
+
+/// Gives the rows of those of `ids` that are dead members of batches back to the relay.
+pub(crate) async fn revive_members(store: &Store, ids: &[JobId], update: &Document) -> Result<(), DbError> {
+    for (batch, members) in members(store, ids, doc! { "dead_at": { "$ne": null } }).await? {
+        store.commit(&Revival { batch, members: &members, update }).await?;
+    }
+    Ok(())
+}
+
+/// Those of `ids` that belong to batches, by batch.
+async fn members(store: &Store, ids: &[JobId], mut filter: Document) -> Result<BTreeMap<BatchId, Vec<JobId>>, DbError> {
+    filter.insert("_id", doc! { "$in": ids.to_vec() });
+    filter.insert("batch_id", doc! { "$ne": null });
+    let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+    let rows = store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await?;
+    let mut batches = BTreeMap::<BatchId, Vec<JobId>>::new();
+    for row in rows {
+        if let Some(batch) = row.batch_id {
+            batches.entry(batch).or_default().push(row.id);
+        }
+    }
+    Ok(batches)
+}
+
+fn signed(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What a handler reports beside success or failure.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::JobError;
+
+/// The most that a result may have, in bytes of JSON: it says what came out of a job and is not
+/// where that is kept.
+pub const RESULT_BYTES_MAX: usize = 4 * 1024;
+
+/// The most of a step's note that is kept, in characters.
+const NOTE_CHARS_MAX: usize = 200;
+
+/// How far a job is and what it is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// So much is done.
+    pub done: u64,
+    /// Of so much; zero when that is not known.
+    pub total: u64,
+    /// What it is at, for people; bounded.
+    pub note: String,
+}
+
+/// A result that is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// It cannot be written as JSON.
+    #[error("the result cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It has more than [`RESULT_BYTES_MAX`].
+    #[error("the result has {bytes} bytes of JSON, at most {RESULT_BYTES_MAX} are kept: store it elsewhere and answer its id")]
+    TooLarge {
+        /// How many it has.
+        bytes: usize,
+    },
+}
+
+impl From<ResultError> for JobError {
+    /// Another attempt would answer the same.
+    fn from(error: ResultError) -> Self {
+        Self::fail(error)
+    }
+}
+
+/// What one attempt has reported so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    result: Mutex<Option<String>>,
+    /// The last step that was not written yet.
+    step: Mutex<Option<Step>>,
+    has_stepped: AtomicBool,
+    stepped: Notify,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Report {
+    /// Notes a result in place of what was noted before.
+    ///
+    /// # Errors
+    /// See [`ResultError`].
+    pub(crate) fn set_result<T: Serialize + ?Sized>(&self, result: &T) -> Result<(), ResultError> {
+        let json = serde_json::to_string(result)?;
+        if json.len() > RESULT_BYTES_MAX {
+            return Err(ResultError::TooLarge { bytes: json.len() });
+        }
+        *locked(&self.result) = Some(json);
+        Ok(())
+    }
+
+    /// The result, which is then no longer here.
+    pub(crate) fn take_result(&self) -> Option<String> {
+        locked(&self.result).take()
+    }
+
+    /// Notes a step in place of one that was not written yet.
+    pub(crate) fn set_step(&self, done: u64, total: u64, note: &str) {
+        let note = note.chars().take(NOTE_CHARS_MAX).collect();
+        *locked(&self.step) = Some(Step { done, total, note });
+        self.has_stepped.store(true, Ordering::Relaxed);
+        self.stepped.notify_one();
+    }
+
+    /// Whether there was any step.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.has_stepped.load(Ordering::Relaxed)
+    }
+
+    /// The last step, once there is one that was not given out yet.
+    pub(crate) async fn next_step(&self) -> Step {
+        loop {
+            let step = locked(&self.step).take();
+            match step {
+                Some(step) => return step,
+                None => self.stepped.notified().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_step_counts_and_its_note_is_bounded() {
+        let report = Report::default();
+        assert!(!report.has_stepped());
+        report.set_step(1, 9, "begun");
+        report.set_step(2, 9, &"é".repeat(NOTE_CHARS_MAX + 1));
+        let step = report.next_step().await;
+        assert_eq!((step.done, step.total, step.note), (2, 9, "é".repeat(NOTE_CHARS_MAX)));
+        // Each is given out once.
+        assert!(futures::FutureExt::now_or_never(report.next_step()).is_none());
+        assert!(report.has_stepped());
+    }
+
+    #[test]
+    fn the_last_result_counts_and_is_bounded() {
+        let report = Report::default();
+        assert_eq!(report.take_result(), None);
+        report.set_result(&1).unwrap();
+        report.set_result("done").unwrap();
+        let large = "x".repeat(RESULT_BYTES_MAX - 1);
+        assert!(matches!(report.set_result(&large), Err(ResultError::TooLarge { bytes }) if bytes == RESULT_BYTES_MAX + 1));
+        assert_eq!(report.take_result().as_deref(), Some("\"done\""));
+    }
+}

@@ -1,0 +1,162 @@
+//! Batches: a job that follows once, when all the others have ended.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{
+    db::{Change, TenantScope, Txn},
+    id::{BatchId, TenantId},
+};
+use jobs::{
+    DeadFilter, Job, JobError, Queue, Registry, Running,
+    batches::{Batch, BatchError, NewBatch},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Probe, Worker, World, until};
+
+/// What follows a batch.
+#[derive(Debug, Serialize, Deserialize)]
+struct Follows {
+    batch: BatchId,
+}
+
+impl Job for Follows {
+    const KIND: &'static str = "test.follows";
+    const QUEUE: Queue = Queue::Email;
+}
+
+/// Stages a batch of so many probes.
+struct Stage {
+    jobs: u32,
+    tenant: Option<TenantId>,
+}
+
+impl Change for Stage {
+    type Output = BatchId;
+    type Error = BatchError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<BatchId, BatchError> {
+        let mut batch = NewBatch::new(txn.ambient(), self.tenant);
+        for n in 0..self.jobs {
+            batch.add(&Probe { n })?;
+        }
+        let follows = Follows { batch: batch.id() };
+        batch.stage(txn, &follows).await
+    }
+}
+
+/// What the handlers share: probes whose number this divides die, until they are healed.
+struct Ward {
+    deadly: u32,
+    healed: AtomicBool,
+    followed: Mutex<Vec<BatchId>>,
+}
+
+impl Ward {
+    fn where_dies(deadly: u32) -> Arc<Self> {
+        Arc::new(Self { deadly, healed: AtomicBool::new(false), followed: Mutex::default() })
+    }
+
+    fn followed(&self) -> Vec<BatchId> {
+        self.followed.lock().unwrap().clone()
+    }
+}
+
+async fn probe(probe: Probe, running: Running<Ward>) -> Result<(), JobError> {
+    let dies = probe.n.is_multiple_of(running.app.deadly) && !running.app.healed.load(Ordering::Relaxed);
+    if dies { Err(JobError::fail("deadly")) } else { Ok(()) }
+}
+
+async fn follow(follows: Follows, running: Running<Ward>) -> Result<(), JobError> {
+    running.app.followed.lock().unwrap().push(follows.batch);
+    Ok(())
+}
+
+fn work(world: &World, ward: &Arc<Ward>, concurrency: usize) -> Worker {
+    world.work(&Registry::sharing(Arc::clone(ward)).on(probe).on(follow), concurrency)
+}
+
+async fn batch(world: &World, id: BatchId) -> Batch {
+    world.jobs.batch(id).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_runs_once_when_all_have_ended_on_several_workers() {
+    let (world, ward) = (World::new().await, Ward::where_dies(50));
+    let (one, two) = (work(&world, &ward, 8), work(&world, &ward, 8));
+    let id = world.jobs.commit(&Stage { jobs: 1_000, tenant: None }).await.unwrap();
+    until("it is complete", || async { batch(&world, id).await.completed_at.is_some() }).await;
+    world.until_idle().await;
+    let ended = batch(&world, id).await;
+    assert_eq!((ended.total, ended.done, ended.dead), (1_000, 980, 20));
+    assert_eq!(ward.followed(), [id]);
+    assert_eq!(world.rows().await, 20);
+
+    // Another try for the dead brings the counters up to date, and nothing follows again.
+    ward.healed.store(true, Ordering::Relaxed);
+    let letters = world.jobs.dead_letters(Queue::Email, &DeadFilter::default(), 100).await.unwrap();
+    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 20);
+    world.until_idle().await;
+    let healed = batch(&world, id).await;
+    assert_eq!((healed.done, healed.dead, healed.completed_at), (1_000, 0, ended.completed_at));
+    assert_eq!(ward.followed(), [id]);
+    one.stop(Duration::from_secs(5)).await;
+    two.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_of_ten_thousand_is_one_batch() {
+    let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
+    let id = world.jobs.commit(&Stage { jobs: 10_000, tenant: None }).await.unwrap();
+    let worker = work(&world, &ward, 50);
+    until("what follows has run", || async { !ward.followed().is_empty() }).await;
+    world.until_idle().await;
+    // Number 0 dies whatever divides it.
+    let ended = batch(&world, id).await;
+    assert_eq!((ended.done, ended.dead, ward.followed()), (9_999, 1, vec![id]));
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_nothing_is_complete_at_once() {
+    let (world, ward) = (World::new().await, Ward::where_dies(1));
+    let id = world.jobs.commit(&Stage { jobs: 0, tenant: None }).await.unwrap();
+    assert!(batch(&world, id).await.completed_at.is_some());
+    let worker = work(&world, &ward, 1);
+    until("what follows has run", || async { ward.followed() == [id] }).await;
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_jobs_are_refused_and_nothing_is_staged() {
+    let world = World::new().await;
+    let refused = world.jobs.commit(&Stage { jobs: 10_001, tenant: None }).await.unwrap_err();
+    assert!(refused.to_string().contains("at most 10000 jobs"), "{refused}");
+    assert_eq!(world.rows().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_its_own_batches_only() {
+    let world = World::new().await;
+    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
+    let id = world.jobs.commit(&Stage { jobs: 1, tenant: Some(tenant) }).await.unwrap();
+    assert!(world.jobs.batch_within(TenantScope::vouched(tenant), id).await.unwrap().is_some());
+    assert!(world.jobs.batch_within(TenantScope::vouched(other), id).await.unwrap().is_none());
+}
+
+/// As `staging.rs` has it for single jobs: the process died after its commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_the_fast_path_never_handed_over_completes_all_the_same() {
+    let (world, ward) = (World::new().await, Ward::where_dies(3));
+    let id = world.store.commit(&Stage { jobs: 30, tenant: None }).await.unwrap();
+    let worker = work(&world, &ward, 4);
+    until("what follows has run", || async { ward.followed() == [id] }).await;
+    assert_eq!(batch(&world, id).await.dead, 10);
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,183 @@
+//! History: what became of each job, for as long as it is wanted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
+    id::{JobId, TenantId},
+};
+use jobs::{
+    DeadFilter, JobError, Queue, RESULT_BYTES_MAX, Registry, Running,
+    history::{Ended, HistoryEntry, HistoryFilter},
+    stage,
+};
+use mongodb::bson::doc;
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use crate::support::{Probe, Worker, World, until};
+
+const KEPT: &[(&str, &str)] = &[("JOBS__HISTORY_TTL", "1h")];
+
+struct Stage {
+    n: u32,
+    tenant: Option<TenantId>,
+}
+
+impl Change for Stage {
+    type Output = JobId;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<JobId, DbError> {
+        stage(txn, self.tenant, &Probe { n: self.n }).await
+    }
+}
+
+/// Number 1 answers something at its second attempt, number 2 dies until it is healed, number 3
+/// answers too much, all others do nothing.
+#[derive(Default)]
+struct Ward {
+    healed: AtomicBool,
+}
+
+async fn act(probe: Probe, running: Running<Ward>) -> Result<(), JobError> {
+    match probe.n {
+        1 if running.attempt == 1 => {
+            running.result("of an attempt that fails")?;
+            Err(JobError::retry("not yet"))
+        }
+        1 => Ok(running.result(&json!({ "mails": 3 }))?),
+        2 if !running.app.healed.load(Ordering::Relaxed) => Err(JobError::fail("no such mailbox")),
+        3 => Ok(running.result(&"x".repeat(RESULT_BYTES_MAX))?),
+        _ => Ok(()),
+    }
+}
+
+fn work(world: &World, ward: &Arc<Ward>) -> Worker {
+    world.work(&Registry::sharing(Arc::clone(ward)).on(act), 4)
+}
+
+async fn history(world: &World, filter: &HistoryFilter) -> Vec<HistoryEntry> {
+    world.jobs.history(filter, 100).await.unwrap()
+}
+
+async fn entry(world: &World, id: JobId) -> HistoryEntry {
+    let filter = HistoryFilter { ids: vec![id], ..HistoryFilter::default() };
+    let mut found = history(world, &filter).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_is_kept_with_what_came_out() {
+    let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
+    let worker = work(&world, &ward);
+    let (succeeding, dying) = (world.stage(1).await, world.stage(2).await);
+    let unstaged = world.jobs.enqueue_unstaged(None, &Probe { n: 4 }).await.unwrap();
+    let too_large = world.jobs.enqueue_unstaged(None, &Probe { n: 3 }).await.unwrap();
+    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 4 }).await;
+    world.until_idle().await;
+
+    let success = entry(&world, succeeding).await;
+    assert_eq!((success.outcome, success.attempts, success.queue.as_str()), (Ended::Success, 2, "email"));
+    assert_eq!((success.kind.as_str(), success.result.as_deref()), ("test.probe", Some("{\"mails\":3}")));
+    let times = [Some(success.enqueued_at), success.started_at, Some(success.finished_at)];
+    assert!(times.is_sorted() && success.duration_ms.is_some(), "{success:?}");
+    let dead = entry(&world, dying).await;
+    assert_eq!((dead.outcome, dead.attempts, dead.error.as_deref()), (Ended::Dead, 1, Some("no such mailbox")));
+    assert_eq!(dead.result, None);
+    assert_eq!(entry(&world, unstaged).await.outcome, Ended::Success);
+    let refused = entry(&world, too_large).await;
+    assert!(refused.error.is_some_and(|error| error.contains("at most 4096 are kept")));
+
+    // Whatever ends again is told anew.
+    ward.healed.store(true, Ordering::Relaxed);
+    let filter = DeadFilter { ids: vec![dying], ..DeadFilter::default() };
+    let letters = world.jobs.dead_letters(Queue::Email, &filter, 1).await.unwrap();
+    world.jobs.replay(Queue::Email, &letters).await.unwrap();
+    world.until_idle().await;
+    let healed = entry(&world, dying).await;
+    assert_eq!((healed.outcome, healed.error), (Ended::Success, None));
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_are_found_by_what_they_are_and_by_whose() {
+    let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
+    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
+    for (n, tenant) in [(0, Some(tenant)), (2, Some(tenant)), (0, Some(other)), (0, None)] {
+        world.jobs.commit(&Stage { n, tenant }).await.unwrap();
+    }
+    let worker = work(&world, &ward);
+    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 4 }).await;
+
+    let any = HistoryFilter::default();
+    let of = |found: Vec<HistoryEntry>| found.iter().map(|entry| (entry.outcome, entry.tenant_id)).collect::<Vec<_>>();
+    let ours = world.jobs.history_within(TenantScope::vouched(tenant), &any, 100).await.unwrap();
+    assert!(ours.len() == 2 && ours.iter().all(|entry| entry.tenant_id == Some(tenant)), "{ours:?}");
+    let dead = HistoryFilter { outcome: Some(Ended::Dead), ..any.clone() };
+    assert_eq!(of(history(&world, &dead).await), [(Ended::Dead, Some(tenant))]);
+    assert!(world.jobs.history_within(TenantScope::vouched(other), &dead, 100).await.unwrap().is_empty());
+    let elsewhere = HistoryFilter { queue: Some(Queue::Maintenance), ..any.clone() };
+    let unknown = HistoryFilter { kind: Some("test.other".to_owned()), ..any.clone() };
+    for filter in [elsewhere, unknown] {
+        assert!(history(&world, &filter).await.is_empty());
+    }
+    let all = history(&world, &any).await;
+    assert!(all.is_sorted_by(|newer, older| newer.finished_at >= older.finished_at));
+    let before = HistoryFilter { before: Some(all[0].finished_at), ..any };
+    assert!(history(&world, &before).await.iter().all(|entry| entry.finished_at < all[0].finished_at));
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_kept_unless_asked_for_nor_shown_after_its_time() {
+    let rows = async |world: &World| world.store.records::<HistoryEntry>(PlatformScope).count(doc! {}).await.unwrap();
+    let run_one = async |settings| {
+        let world = World::with(settings).await;
+        let worker = work(&world, &Arc::new(Ward::default()));
+        world.stage(0).await;
+        world.until_idle().await;
+        worker.stop(Duration::from_secs(5)).await;
+        world
+    };
+    assert_eq!(rows(&run_one(&[]).await).await, 0);
+    let short = run_one(&[("JOBS__HISTORY_TTL", "1ms")]).await;
+    assert_eq!((rows(&short).await, history(&short, &HistoryFilter::default()).await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
+    let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
+    let client = mongodb::Client::with_uri_str(world.config.mongodb.uri.expose_secret()).await.unwrap();
+    let refuse = doc! { "collMod": "job_history", "validator": { "never": true }, "validationLevel": "strict" };
+    client.database(&world.config.mongodb.database).run_command(refuse).await.unwrap();
+    let worker = work(&world, &ward);
+    let begun = std::time::Instant::now();
+    world.stage(0).await;
+    world.until_idle().await;
+    // At once, not after the time that an outage is given.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(history(&world, &HistoryFilter::default()).await.is_empty());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_holds_up_unstaged_jobs_for_a_bounded_time_only() {
+    let (world, ward) = (World::private_with(KEPT).await, Arc::new(Ward::default()));
+    world.env.mongod().kill().await;
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    let worker = work(&world, &ward);
+    until("it is settled", || async {
+        let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
+        (stats.ready, stats.running) == (0, 0)
+    })
+    .await;
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,114 @@
+//! Progress: how far a job is, while it is under way.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::id::JobId;
+use jobs::{JobError, Registry, Running, Step, progress::Progress};
+use tokio::sync::Semaphore;
+
+use crate::support::{DEADLINE, Probe, World, until};
+
+/// What lets handlers go on, one permit a step.
+type Gate = Semaphore;
+
+async fn progress(world: &World, job: JobId) -> Option<Progress> {
+    world.jobs.progress(job).await.unwrap()
+}
+
+fn step(done: u64, note: &str) -> Step {
+    Step { done, total: 10, note: note.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
+    async fn report(_: Probe, running: Running<Gate>) -> Result<(), JobError> {
+        if running.attempt == 1 {
+            running.progress(4, 10, "uploading");
+            running.app.acquire().await.map_err(JobError::retry)?.forget();
+            return Err(JobError::RetryAfter(Duration::from_millis(300), "the connection broke".into()));
+        }
+        running.progress(1, 10, "from the start");
+        running.app.acquire().await.map_err(JobError::retry)?.forget();
+        Ok(())
+    }
+    let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(report), 1);
+    let id = world.stage(1).await;
+    let shows = async |attempt, expected: Step| {
+        progress(&world, id).await.is_some_and(|shown| shown.attempt == attempt && shown.step == expected && shown.at > 0)
+    };
+    until("the first attempt tells", || shows(1, step(4, "uploading"))).await;
+    gate.add_permits(1);
+    until("it waits for the next", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1 }).await;
+    assert!(shows(1, step(4, "uploading")).await);
+    until("the second tells anew", || shows(2, step(1, "from the start"))).await;
+    gate.add_permits(1);
+    world.until_idle().await;
+    assert_eq!(progress(&world, id).await, None);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_job_and_one_that_is_silent_show_nothing() {
+    async fn by_number(probe: Probe, running: Running<Gate>) -> Result<(), JobError> {
+        if probe.n == 0 {
+            running.app.acquire().await.map_err(JobError::retry)?.forget();
+            return Ok(());
+        }
+        running.progress(1, 0, "");
+        running.app.acquire().await.map_err(JobError::retry)?.forget();
+        Err(JobError::fail("hopeless"))
+    }
+    let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(by_number), 2);
+    let (silent, dying) = (world.stage(0).await, world.stage(1).await);
+    until("one tells", || async { progress(&world, dying).await.is_some() }).await;
+    assert_eq!(progress(&world, silent).await, None);
+    gate.add_permits(2);
+    until("one is dead", || async { world.dead().await.len() == 1 }).await;
+    assert_eq!(progress(&world, dying).await, None);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_written_once_a_second_and_the_last_counts() {
+    const STEPS: u64 = 10_000;
+    async fn chatter(_: Probe, running: Running<Gate>) -> Result<(), JobError> {
+        // For longer than a second, as fast as it can.
+        let begun = Instant::now();
+        let mut done = 0;
+        while done < STEPS - 1 || begun.elapsed() < Duration::from_millis(1_500) {
+            done = (done + 1).min(STEPS - 1);
+            running.progress(done, STEPS, "on it");
+            tokio::task::yield_now().await;
+        }
+        running.progress(STEPS, STEPS, "almost there");
+        running.app.acquire().await.map_err(JobError::retry)?.forget();
+        Ok(())
+    }
+    let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(chatter), 1);
+    let id = world.stage(1).await;
+    let (mut written, begun) = (BTreeSet::new(), Instant::now());
+    let watching = async {
+        loop {
+            if let Some(shown) = progress(&world, id).await {
+                written.insert(shown.at);
+                if shown.step.done == STEPS {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, watching).await.expect("the last step is shown");
+    // The first at once, then one a second.
+    let (seconds, writes) = (begun.elapsed().as_secs(), written.len() as u64);
+    assert!((2..=seconds + 1).contains(&writes), "{writes} writes in {seconds} s");
+    gate.add_permits(1);
+    world.until_idle().await;
+    worker.stop(Duration::from_secs(5)).await;
+}
