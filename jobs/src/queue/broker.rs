@@ -184,4 +184,6 @@ fn millis(span: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
