@@ -49,8 +49,8 @@ static FINISH: LazyLock<Script> = script!("groups" "held" "finish");
 static DELAY: LazyLock<Script> = script!("groups" "held" "delay");
 static BURY: LazyLock<Script> = script!("groups" "held" "bury");
 static REPLAY: LazyLock<Script> = script!("groups" "replay");
-static CANCEL: LazyLock<Script> = script!("groups" "cancel");
-static HAND_BACK: LazyLock<Script> = script!("held" "hand_back");
+static CANCEL: LazyLock<Script> = script!("groups" "held" "cancel");
+static HAND_BACK: LazyLock<Script> = script!("groups" "held" "hand_back");
 static RENEW: LazyLock<Script> = script!("held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
 static OPEN: LazyLock<Script> = script!("open");
@@ -190,5 +190,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Probe;
+pub(super) struct Probe;
 
 impl Job for Probe {
     const KIND: &'static str = "test.probe";
@@ -21,13 +21,18 @@ impl Job for Probe {
 
 const QUEUE: Queue = Queue::Email;
 
-/// A broker with a lease that has run out as soon as it begins.
-async fn broker(env: &TestEnv) -> Broker {
+/// A broker whose queues are not there yet.
+pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
     let mut sources = config::Sources::default();
     sources.add_environment(env.config_env());
-    let mut config = config::Config::load(sources).unwrap();
-    config.jobs.lease = Duration::from_millis(1);
-    let broker = Broker::new(&config.redis, &config.jobs).unwrap();
+    let config = config::Config::load(sources).unwrap();
+    Broker::new(&config.redis, &config.jobs).unwrap()
+}
+
+/// A broker with a lease that has run out as soon as it begins.
+async fn broker(env: &TestEnv) -> Broker {
+    let mut broker = unopened_broker(env);
+    broker.jobs.lease = Duration::from_millis(1);
     assert!(broker.open(QUEUE).await.unwrap(), "nothing was there");
     assert!(!broker.open(QUEUE).await.unwrap(), "now it is");
     broker
@@ -58,7 +63,7 @@ async fn push(broker: &Broker, jobs: &[Push]) -> usize {
 }
 
 /// Up to `count` jobs for `consumer`.
-async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
+pub(super) async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
     let mut command = redis::cmd("XREADGROUP");
     command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count).arg("STREAMS").arg(broker.keys(QUEUE).stream).arg(">");
     let entries: Entries = command.query_async(&mut broker.connections.shared()).await.unwrap();
@@ -89,11 +94,15 @@ async fn knows(broker: &Broker, ids: &[JobId]) -> Vec<bool> {
 async fn taken_over(broker: &Broker) -> Entry {
     push(broker, &[job()]).await;
     let entry = read(broker, "stale").await.unwrap();
+    take_over(broker, &entry).await;
+    entry
+}
+
+async fn take_over(broker: &Broker, entry: &Entry) {
     let mut looks = tokio::time::interval(Duration::from_millis(2));
     while broker.claim(QUEUE, "fresh", std::slice::from_ref(&entry.id)).await.unwrap().is_empty() {
         looks.tick().await;
     }
-    entry
 }
 
 #[tokio::test]
@@ -147,7 +156,7 @@ async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
 #[tokio::test]
 async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
     let env = TestEnv::private().await;
-    let broker = broker(&env).await;
+    let broker = broker_sharing(&env, 1, None).await;
     push(&broker, &[job(), job(), job(), job_in(Duration::from_millis(1))]).await;
     let entries = read_all(&broker, "a", 3).await;
     let limit = |bytes: u32| {
@@ -170,6 +179,14 @@ async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
     let stats = broker.stats(QUEUE).await.unwrap();
     assert_eq!((stats.ready, stats.running, stats.delayed, stats.dead), (1, 0, 1, 1));
     limit(0).await;
+    let (a, _) = tenants();
+    push(&broker, &[job_of(a), job_of(a)]).await;
+    let mut due = redis::cmd("ZADD");
+    due.arg(key_of(&broker, "held")).arg("XX").arg(0).arg(Group::of(Some(a)).bytes());
+    due.exec_async(&mut broker.connections.shared()).await.unwrap();
+    limit(1).await;
+    broker.promote(QUEUE, 10).await.unwrap();
+    limit(0).await;
     assert_eq!(push(&broker, &[job()]).await, 1);
 }
 
@@ -180,7 +197,7 @@ async fn dead_letters_are_bounded_in_number() {
     broker.jobs.dead_max = 5;
     let mut letters = Vec::new();
     for _ in 0..20 {
-        push(&broker, &[job()]).await;
+        add_entry(&broker, &[("e", b"not an envelope")]).await;
         let entry = read(&broker, "a").await.unwrap();
         letters.push(entry.id.clone().into_bytes());
         // Bytes without an id are kept by their entry's, which tells their order within a millisecond.
@@ -321,7 +338,6 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
     push(&broker, &flood).await;
     let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
-    assert_eq!(broker.sweep(QUEUE).await.unwrap(), 2);
     assert_eq!(knows(&broker, &ids).await, [false, false, true, true, true]);
     broker.promote(QUEUE, 100).await.unwrap();
     assert_eq!(read_all(&broker, "w", 10).await.len(), 2);
@@ -425,4 +441,227 @@ async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share(
     assert_eq!(broker.present(QUEUE, &[(first_id, Some(a)), (second_id, Some(a))]).await.unwrap(), [false, true]);
     assert_eq!(read(&broker, "w").await.unwrap().job, Some(second_id));
     assert_eq!(push(&broker, &[Push { group: Group::of(Some(a)), ..job_of_id(first_id) }]).await, 1);
+}
+
+fn key_of(broker: &Broker, name: &str) -> String {
+    broker.keys(QUEUE).stream.replace("stream", name)
+}
+
+async fn lose_stream(broker: &Broker) {
+    redis::cmd("DEL").arg(key_of(broker, "stream")).exec_async(&mut broker.connections.shared()).await.unwrap();
+}
+
+/// Whether nothing is kept under `name`.
+async fn is_gone(broker: &Broker, name: &str) -> bool {
+    let there: usize = redis::cmd("EXISTS").arg(key_of(broker, name)).query_async(&mut broker.connections.shared()).await.unwrap();
+    there == 0
+}
+
+/// Reads and finishes all there is, one by one; answers in which order.
+async fn run_all(broker: &Broker) -> Vec<JobId> {
+    let mut ran = Vec::new();
+    while let Some(entry) = read(broker, "w").await {
+        assert_eq!(broker.finish(QUEUE, "w", &[done(&entry)], false).await.unwrap(), 1);
+        ran.push(entry.job.unwrap());
+    }
+    ran
+}
+
+/// Two jobs of one tenant that may have one in the stream.
+async fn one_before_another(broker: &Broker) -> (Push, Push) {
+    let (a, _) = tenants();
+    let both = (job_of(a), job_of(a));
+    let copies = [copy(&both.0), copy(&both.1)];
+    assert_eq!(push(broker, &copies).await, 2);
+    both
+}
+
+fn copy(push: &Push) -> Push {
+    Push { id: push.id, group: push.group, delay: push.delay, unique: push.unique.clone(), body: push.body.clone() }
+}
+
+#[tokio::test]
+async fn a_job_cancelled_twice_while_it_waited_does_not_run() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (first, second) = one_before_another(&broker).await;
+    assert_eq!(broker.cancel(QUEUE, &[second.id]).await.unwrap(), [Cancelled::TakenOut]);
+    assert_eq!(push(&broker, &[copy(&second)]).await, 1);
+    assert_eq!(broker.cancel(QUEUE, &[second.id]).await.unwrap(), [Cancelled::TakenOut]);
+    assert_eq!(run_all(&broker).await, [first.id]);
+    assert!(is_gone(&broker, "withdrawn").await && is_gone(&broker, "jobs").await);
+}
+
+#[tokio::test]
+async fn what_was_cancelled_in_a_list_is_not_known_once_the_stream_was_lost() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (first, second) = one_before_another(&broker).await;
+    broker.cancel(QUEUE, &[second.id]).await.unwrap();
+    lose_stream(&broker).await;
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(knows(&broker, &[first.id, second.id]).await, [false, false]);
+    broker.promote(QUEUE, 10).await.unwrap();
+    assert_eq!(push(&broker, &[copy(&second)]).await, 1);
+    assert_eq!(run_all(&broker).await, [second.id]);
+}
+
+#[tokio::test]
+async fn jobs_lost_before_others_came_in_are_forgotten() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (first, second) = one_before_another(&broker).await;
+    lose_stream(&broker).await;
+    let other = job();
+    // Makes a stream, before a worker notices that there was none.
+    push(&broker, &[copy(&other)]).await;
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(knows(&broker, &[first.id, second.id, other.id]).await, [false, true, true]);
+    broker.promote(QUEUE, 10).await.unwrap();
+    assert_eq!(run_all(&broker).await, [other.id, second.id]);
+}
+
+#[tokio::test]
+async fn a_lost_group_delivers_everything_anew() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let entry = taken_over(&broker).await;
+    redis::cmd("XGROUP")
+        .arg("DESTROY")
+        .arg(key_of(&broker, "stream"))
+        .arg(GROUP)
+        .exec_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert!(is_gone(&broker, "taken").await);
+    assert_eq!(run_all(&broker).await, [entry.job.unwrap()]);
+}
+
+#[tokio::test]
+async fn a_job_asked_to_stop_is_not_put_back() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 2, None).await;
+    let (a, _) = tenants();
+    push(&broker, &[job_of(a), job_of(a), job_of(a)]).await;
+    let entries = read_all(&broker, "w", 2).await;
+    let ids: Vec<JobId> = entries.iter().map(|entry| entry.job.unwrap()).collect();
+    assert_eq!(broker.cancel(QUEUE, &ids).await.unwrap(), [Cancelled::Asked; 2]);
+    assert_eq!(broker.delay(QUEUE, "w", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(), 1);
+    assert_eq!(broker.hand_back(QUEUE, "w", std::slice::from_ref(&entries[1].id)).await.unwrap(), 1);
+    assert_eq!(knows(&broker, &ids).await, [false, false]);
+    assert!(is_gone(&broker, "cancelled").await);
+    // They were of their tenant's share, too.
+    assert_eq!(run_all(&broker).await.len(), 1);
+    assert!(is_gone(&broker, "jobs").await && is_gone(&broker, "groups").await);
+}
+
+#[tokio::test]
+async fn a_job_that_died_before_it_stopped_runs_when_it_is_replayed() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let letter = envelope(None);
+    push(&broker, &[Push::new(&letter, 0).unwrap()]).await;
+    let entry = read(&broker, "w").await.unwrap();
+    assert_eq!(broker.cancel(QUEUE, &[letter.id]).await.unwrap(), [Cancelled::Asked]);
+    assert_eq!(broker.bury(QUEUE, "w", &[buried(&entry)]).await.unwrap(), 1);
+    assert_eq!(broker.replay(QUEUE, std::slice::from_ref(&letter)).await.unwrap(), 1);
+    let again = read(&broker, "w").await.unwrap();
+    assert_eq!(broker.renew(QUEUE, "w", &[(again.id, again.job)]).await.unwrap(), Renewed::default());
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_no_unique_key_behind() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (a, _) = tenants();
+    let of_a = |job: Push| Push { group: Group::of(Some(a)), ..job };
+    let waits = Push { delay: Duration::from_hours(1), ..unique_job("delayed", Window::UntilFinished) };
+    let jobs = [of_a(unique_job("ready", Window::UntilStarted)), of_a(unique_job("held", Window::UntilFinished)), waits];
+    assert_eq!(push(&broker, &jobs).await, 3);
+    let ids: Vec<JobId> = jobs.iter().rev().map(|job| job.id).collect();
+    assert_eq!(broker.cancel(QUEUE, &ids).await.unwrap(), [Cancelled::TakenOut; 3]);
+    for name in ["unique", "jobs", "groups", "held", "withdrawn", "delayed", "bodies"] {
+        assert!(is_gone(&broker, name).await, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_holder_does_not_let_go_of_a_unique_key() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let unique = Some(UniqueKey::new(Probe::KIND, &Unique { key: "k".to_owned(), window: Window::UntilFinished }));
+    push(&broker, &[unique_job("k", Window::UntilFinished)]).await;
+    let entry = read(&broker, "stale").await.unwrap();
+    take_over(&broker, &entry).await;
+    let stale = Done { unique: unique.clone(), ..done(&entry) };
+    assert_eq!(broker.finish(QUEUE, "stale", &[stale], false).await.unwrap(), 0);
+    assert_eq!(broker.bury(QUEUE, "stale", &[Bury { unique, ..buried(&entry) }]).await.unwrap(), 0);
+    assert_eq!(push(&broker, &[unique_job("k", Window::UntilFinished)]).await, 0);
+}
+
+#[tokio::test]
+async fn a_job_named_twice_in_one_call_is_settled_once() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 2, None).await;
+    let (a, _) = tenants();
+    push(&broker, &(0..4).map(|_| job_of(a)).collect::<Vec<_>>()).await;
+    let first = read(&broker, "w").await.unwrap();
+    assert_eq!(broker.finish(QUEUE, "w", &[done(&first), done(&first)], false).await.unwrap(), 1);
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.ready, stats.held), (2, 1));
+}
+
+async fn add_entry(broker: &Broker, fields: &[(&str, &[u8])]) {
+    let mut command = redis::cmd("XADD");
+    command.arg(key_of(broker, "stream")).arg("*").arg(fields);
+    command.exec_async(&mut broker.connections.shared()).await.unwrap();
+}
+
+#[tokio::test]
+async fn poison_is_settled_by_its_holder_and_once() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    add_entry(&broker, &[("e", b"not an envelope")]).await;
+    let poison = read(&broker, "stale").await.unwrap();
+    take_over(&broker, &poison).await;
+    let bury = || Bury { id: None, ..buried(&poison) };
+    assert_eq!(broker.bury(QUEUE, "stale", &[bury()]).await.unwrap(), 0);
+    assert_eq!(broker.bury(QUEUE, "fresh", &[bury()]).await.unwrap(), 1);
+    assert_eq!(broker.bury(QUEUE, "stale", &[bury()]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_entry_whose_job_has_no_place_does_not_loop() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let stray = job();
+    add_entry(&broker, &[("i", &id_bytes(stray.id)), ("e", &stray.body)]).await;
+    assert_eq!(run_all(&broker).await, [stray.id]);
+    assert_eq!(broker.stats(QUEUE).await.unwrap().running, 0);
+}
+
+#[tokio::test]
+async fn a_delayed_job_that_is_handed_over_again_has_its_row_looked_at() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    broker.push(QUEUE, &[job_in(Duration::from_millis(1))], HandIn::Again).await.unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    while broker.promote(QUEUE, 10).await.unwrap().0 == 0 {
+        looks.tick().await;
+    }
+    assert!(read(&broker, "w").await.unwrap().again);
+}
+
+#[tokio::test]
+async fn a_place_without_its_entry_is_swept_away() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let (gone, there, later) = (job(), job(), job_in(Duration::from_hours(1)));
+    let ids = [gone.id, there.id, later.id];
+    push(&broker, &[gone, there, later]).await;
+    let Some(Place::Stream(entry)) = broker.places(QUEUE, &ids[..1]).await.unwrap().remove(0) else { panic!("it is not in the stream") };
+    redis::cmd("XDEL").arg(key_of(&broker, "stream")).arg(entry).exec_async(&mut broker.connections.shared()).await.unwrap();
+    assert_eq!(broker.sweep(QUEUE).await.unwrap(), 1);
+    assert_eq!(knows(&broker, &ids).await, [false, true, true]);
 }

@@ -10,7 +10,7 @@ for n = 1, count do
   local i = first + (n - 1) * 4
   entries[n], ids[n] = ARGV[i], ARGV[i + 1]
 end
-local held, buried = holds(consumer, entries, ids), {}
+local held, buried, ended = holds(consumer, entries, ids), {}, {}
 for n, entry in ipairs(entries) do
   if held[n] then buried[#buried + 1] = entry end
 end
@@ -19,12 +19,20 @@ for n, entry in ipairs(entries) do
   if held[n] then
     local i, id = first + (n - 1) * 4, ids[n]
     leave(ARGV[i + 2])
-    if id == '' then id = entry else redis.call('HDEL', JOBS, id) end
+    ended[id] = true
+    if id == '' then
+      id = entry
+    else
+      redis.call('HDEL', JOBS, id)
+      redis.call('SREM', CANCELLED, id)
+    end
     redis.call('HSET', DEAD_BODIES, id, ARGV[i + 3])
     redis.call('ZADD', DEAD, at, id)
   end
 end
-for i = first + count * 4, #ARGV, 2 do release(ARGV[i], ARGV[i + 1]) end
+for i = first + count * 4, #ARGV, 2 do
+  if ended[ARGV[i + 1]] then release(ARGV[i], ARGV[i + 1]) end
+end
 save()
 local excess = redis.call('ZCARD', DEAD) - most
 local gone = redis.call('ZRANGEBYSCORE', DEAD, '-inf', at - retention, 'LIMIT', 0, 100)

@@ -3,16 +3,12 @@
 -- Returns per job: 0 for one that has no place, 1 for one taken out, 2 for one whose worker was asked.
 local wake, answers = ARGV[4], {}
 
--- What a job in the stream is unique by is only in its envelope; a key whose owner has no place is
--- nobody's, so that nothing has to be let go of here.
 local function take_out(entry, id)
   local found = redis.call('XRANGE', STREAM, entry, entry)
   local fields = #found == 1 and found[1][2] or {}
-  for i = 1, #fields, 2 do
-    if fields[i] == 'g' then leave(fields[i + 1]) end
-  end
-  redis.call('XDEL', STREAM, entry)
-  redis.call('HDEL', JOBS, id)
+  let_go({ entry })
+  leave(field(fields, 'g') or '')
+  forget(id, field(fields, 'e') or '')
 end
 
 for i = 5, #ARGV do
@@ -21,13 +17,14 @@ for i = 5, #ARGV do
   local kind = place and string.sub(place, 1, 1)
   local answer = place and 1 or 0
   if kind == 'd' then
+    local _, body = unpack_delayed(redis.call('HGET', BODIES, id) or '\0')
     redis.call('ZREM', DELAYED, id)
     redis.call('HDEL', BODIES, id)
-    redis.call('HDEL', JOBS, id)
+    forget(id, body)
   elseif kind == 'w' then
     -- Passed over when its turn comes: a list is not searched.
-    redis.call('SADD', CANCELLED, id)
     redis.call('HDEL', JOBS, id)
+    redis.call('HINCRBY', WITHDRAWN, id, 1)
   elseif place then
     local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
     if pending.err or #pending == 0 then

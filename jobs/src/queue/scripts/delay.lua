@@ -1,4 +1,5 @@
--- Puts running jobs back to run later: a retry, or a kind this worker does not know.
+-- Puts running jobs back to run later: a retry, or a kind this worker does not know. One that was asked
+-- to stop is not put back.
 -- ARGV: the groups' limits, consumer, wake channel, then per job: entry, id, group, delay in ms, envelope
 -- Returns how many were held.
 local consumer, wake, first = ARGV[4], ARGV[5], 6
@@ -7,7 +8,7 @@ for i = first, #ARGV, 5 do
   entries[#entries + 1], ids[#ids + 1] = ARGV[i], ARGV[i + 1]
 end
 local delayed, earliest = {}, nil
-local held = holds(consumer, entries, ids)
+local held, asked = holds(consumer, entries, ids), asked_to_stop(ids)
 for n, entry in ipairs(entries) do
   if held[n] then delayed[#delayed + 1] = entry end
 end
@@ -17,10 +18,15 @@ for n, id in ipairs(ids) do
     local i = first + (n - 1) * 5
     local name, delay = ARGV[i + 2], tonumber(ARGV[i + 3])
     leave(name)
-    redis.call('HSET', BODIES, id, string.char(#name) .. name .. ARGV[i + 4])
-    redis.call('ZADD', DELAYED, at + delay, id)
-    redis.call('HSET', JOBS, id, 'd')
-    if not earliest or delay < earliest then earliest = delay end
+    if asked[n] == 1 then
+      forget(id, ARGV[i + 4])
+    else
+      -- What it is to know about its row is in its envelope by now.
+      redis.call('HSET', BODIES, id, pack_delayed(name, ARGV[i + 4], false))
+      redis.call('ZADD', DELAYED, at + delay, id)
+      redis.call('HSET', JOBS, id, 'd')
+      if not earliest or delay < earliest then earliest = delay end
+    end
   end
 end
 save()

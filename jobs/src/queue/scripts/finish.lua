@@ -9,10 +9,11 @@ for n = 1, count do
   local i = first + (n - 1) * 3
   entries[n], ids[n] = ARGV[i], ARGV[i + 1]
 end
-local done, done_ids = {}, {}
+local done, done_ids, ended = {}, {}, {}
 for n, held in ipairs(holds(consumer, entries, ids)) do
   if held then
     done[#done + 1], done_ids[#done_ids + 1] = entries[n], ids[n]
+    ended[ids[n]] = true
     leave(ARGV[first + (n - 1) * 3 + 2])
   end
 end
@@ -21,7 +22,9 @@ if #done > 0 then
   redis.call('HDEL', JOBS, unpack(done_ids))
   if redis.call('EXISTS', CANCELLED) == 1 then redis.call('SREM', CANCELLED, unpack(done_ids)) end
 end
-for i = first + count * 3, #ARGV, 2 do release(ARGV[i], ARGV[i + 1]) end
+for i = first + count * 3, #ARGV, 2 do
+  if ended[ARGV[i + 1]] then release(ARGV[i], ARGV[i + 1]) end
+end
 save()
 if memory ~= '0' and count > 0 then
   local finished, before, since = base .. 'finished', base .. 'finished_before', base .. 'finished_since'

@@ -4,9 +4,9 @@
 -- most one every `interval` ms after a burst. What is beyond that waits in the group's own list and
 -- follows when something of the group leaves, so that no tenant's backlog stands before another's
 -- job. Every group with a list stands in HELD with the time of the next look at it.
-local GROUPS, HELD = base .. 'groups', base .. 'held'
-local UNIQUE, UNIQUE_UNTIL = base .. 'unique', base .. 'unique_until'
 local HELD_LOOK = 5000
+-- Added to the length of a delayed job's group when its row is to be looked at before it runs.
+local AGAIN = 128
 local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local at = milliseconds()
 local touched = {}
@@ -67,16 +67,57 @@ local function leave(name)
   end
 end
 
+-- A delayed job as it is kept: what it takes to admit it when its time has come.
+local function pack_delayed(name, body, again)
+  return string.char(#name + (again and AGAIN or 0)) .. name .. body
+end
+
+-- Group, envelope, and whether its row is to be looked at, of a delayed job.
+local function unpack_delayed(packed)
+  local length = string.byte(packed)
+  local again = length >= AGAIN
+  if again then length = length - AGAIN end
+  return string.sub(packed, 2, 1 + length), string.sub(packed, 2 + length), again
+end
+
+-- Lets go of a unique key that this job holds until it has started or finished.
+local function release(key, id)
+  if redis.call('HGET', UNIQUE, key) == id then redis.call('HDEL', UNIQUE, key) end
+end
+
+-- The same where only the job's envelope tells what it is unique by.
+local function release_of(id, body)
+  local read, envelope = pcall(cjson.decode, body)
+  local unique = read and type(envelope) == 'table' and envelope.unique
+  local key = type(unique) == 'string' and string.match(unique, '^[sf]:(.*)$')
+  if key then release(key, id) end
+end
+
+-- A cancelled job is nowhere any more.
+local function forget(id, body)
+  redis.call('HDEL', JOBS, id)
+  redis.call('SREM', CANCELLED, id)
+  release_of(id, body)
+end
+
+-- Whether a job that comes out of a list was cancelled while it waited there. One that was handed in
+-- anew since then stands behind it, has a place and keeps its key.
+local function was_withdrawn(id, body)
+  if not redis.call('HGET', WITHDRAWN, id) then return false end
+  if redis.call('HINCRBY', WITHDRAWN, id, -1) == 0 then redis.call('HDEL', WITHDRAWN, id) end
+  if redis.call('HEXISTS', JOBS, id) == 0 then release_of(id, body) end
+  return true
+end
+
 -- Lets in what waits for the groups that this call touched, and writes them back.
 local function save()
   for name, found in pairs(touched) do
     while found.waiting > 0 and has_room(found) do
       local job = redis.call('LPOP', base .. 'waiting:' .. name)
       found.waiting = found.waiting - 1
-      local id = string.sub(job, 1, 16)
-      if redis.call('SREM', CANCELLED, id) == 0 then
-        local entry = enter(id, name, string.sub(job, 18), string.sub(job, 17, 17) == '1')
-        redis.call('HSET', JOBS, id, entry)
+      local id, body = string.sub(job, 1, 16), string.sub(job, 18)
+      if not was_withdrawn(id, body) then
+        redis.call('HSET', JOBS, id, enter(id, name, body, string.sub(job, 17, 17) == '1'))
       end
     end
     if found.running == 0 then
@@ -95,9 +136,4 @@ local function save()
       redis.call('ZREM', HELD, name)
     end
   end
-end
-
--- Lets go of a unique key that this job holds until it has started or finished.
-local function release(key, id)
-  if redis.call('HGET', UNIQUE, key) == id then redis.call('HDEL', UNIQUE, key) end
 end

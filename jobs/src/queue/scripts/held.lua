@@ -8,13 +8,30 @@ local function takers(entries)
   return redis.call('HMGET', TAKEN, unpack(entries))
 end
 
--- For each of `entries`, true when `consumer` holds it. `ids` are the jobs', '' where unknown.
+-- For each of `ids`, 1 when its worker was asked to stop it; those that were not may be left out.
+local function asked_to_stop(ids)
+  if #ids == 0 or redis.call('EXISTS', CANCELLED) == 0 then return {} end
+  return redis.call('SMISMEMBER', CANCELLED, unpack(ids))
+end
+
+-- Whether `entry` is the job's. Bytes that we did not write have no place, only their entry.
+local function stands(entry, id, place)
+  if place then return place == entry end
+  local found = redis.call('XRANGE', STREAM, entry, entry)
+  if #found == 0 then return false end
+  local named = field(found[1][2], 'i') or ''
+  return named == id or (id == '' and #named ~= 16)
+end
+
+-- For each of `entries`, true when `consumer` holds it; one that is named twice is held once. `ids`
+-- are the jobs', '' where unknown.
 local function holds(consumer, entries, ids)
-  local held = {}
+  local held, seen = {}, {}
   if #entries == 0 then return held end
   local places, taken = redis.call('HMGET', JOBS, unpack(ids)), takers(entries)
   for n, entry in ipairs(entries) do
-    held[n] = (places[n] == entry or ids[n] == '') and (not taken[n] or taken[n] == consumer)
+    held[n] = not seen[entry] and (not taken[n] or taken[n] == consumer) and stands(entry, ids[n], places[n])
+    seen[entry] = true
   end
   return held
 end

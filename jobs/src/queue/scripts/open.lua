@@ -1,11 +1,77 @@
--- Makes the consumer group where it is missing. Where the stream itself is missing nothing of any
--- group is in it, so that what waits behind may go; whether jobs were lost with it is found by
--- comparing places with entries.
--- Returns 1 when jobs may have been lost.
-local GROUPS, HELD = base .. 'groups', base .. 'held'
-local lost = redis.call('EXISTS', STREAM) == 0
+-- Makes the consumer group where it is missing: at first, or after Redis or the stream lost what they
+-- held. Then places are made to agree with what is there: jobs that are gone are forgotten, so that the
+-- outbox hands them over again.
+-- Returns 1, for jobs may have been lost; fails where the group is there.
+local REBUILT = base .. 'rebuilt'
+local PAGE = 1000
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
-if not lost then return 0 end
-redis.call('UNLINK', GROUPS, TAKEN)
-for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do redis.call('ZADD', HELD, 0, name) end
+-- Nobody holds anything any more.
+redis.call('UNLINK', TAKEN)
+
+-- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
+local function each(read, visit)
+  local start = 0
+  while true do
+    local members = read(start, start + PAGE - 1)
+    if #members == 0 then return end
+    for _, member in ipairs(members) do visit(member) end
+    start = start + PAGE
+  end
+end
+
+local function each_group(visit)
+  each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, visit)
+end
+
+local function each_entry(visit)
+  local start = '-'
+  while true do
+    local entries = redis.call('XRANGE', STREAM, start, '+', 'COUNT', PAGE)
+    if #entries == 0 then return end
+    for _, entry in ipairs(entries) do visit(entry[1], entry[2]) end
+    start = '(' .. entries[#entries][1]
+  end
+end
+
+-- As many places as jobs: nothing is missing, as when jobs came before the first worker.
+local function nothing_is_missing()
+  local jobs = redis.call('XLEN', STREAM) + redis.call('ZCARD', DELAYED)
+  each_group(function(name) jobs = jobs + redis.call('LLEN', base .. 'waiting:' .. name) end)
+  for _, count in ipairs(redis.call('HVALS', WITHDRAWN)) do jobs = jobs - tonumber(count) end
+  return jobs == redis.call('HLEN', JOBS)
+end
+if nothing_is_missing() then return 1 end
+
+redis.call('UNLINK', REBUILT, GROUPS)
+each_entry(function(entry, fields)
+  local id, name = field(fields, 'i'), field(fields, 'g')
+  if id then redis.call('HSET', REBUILT, id, entry) end
+  if name then redis.call('HINCRBY', GROUPS, name, 1) end
+end)
+each(function(from, to) return redis.call('ZRANGE', DELAYED, from, to) end,
+  function(id) redis.call('HSET', REBUILT, id, 'd') end)
+each_group(function(name)
+  each(function(from, to) return redis.call('LRANGE', base .. 'waiting:' .. name, from, to) end, function(job)
+    local id = string.sub(job, 1, 16)
+    -- Not those that were cancelled there.
+    if redis.call('HGET', JOBS, id) == 'w' .. name then redis.call('HSET', REBUILT, id, 'w' .. name) end
+  end)
+  redis.call('ZADD', HELD, 'XX', 0, name)
+end)
+redis.call('UNLINK', JOBS)
+if redis.call('EXISTS', REBUILT) == 1 then redis.call('RENAME', REBUILT, JOBS) end
+
+for _, id in ipairs(redis.call('SMEMBERS', CANCELLED)) do
+  if redis.call('HEXISTS', JOBS, id) == 0 then redis.call('SREM', CANCELLED, id) end
+end
+local cursor = '0'
+repeat
+  local page = redis.call('HSCAN', UNIQUE, cursor, 'COUNT', PAGE)
+  cursor = page[1]
+  for i = 1, #page[2], 2 do
+    local holder = page[2][i + 1]
+    -- One that is held for a time is held whatever became of its job.
+    if #holder == 16 and redis.call('HEXISTS', JOBS, holder) == 0 then redis.call('HDEL', UNIQUE, page[2][i]) end
+  end
+until cursor == '0'
 return 1

@@ -3,8 +3,18 @@ local STREAM = KEYS[1]
 local base = string.sub(STREAM, 1, -7)
 local JOBS, DELAYED, BODIES = base .. 'jobs', base .. 'delayed', base .. 'bodies'
 local TAKEN, CANCELLED = base .. 'taken', base .. 'cancelled'
+local GROUPS, HELD, WITHDRAWN = base .. 'groups', base .. 'held', base .. 'withdrawn'
+local UNIQUE, UNIQUE_UNTIL = base .. 'unique', base .. 'unique_until'
 
 local function milliseconds()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A field of a stream's entry: 'i' the job's id, 'e' its envelope, 'g' its group, 'r' that its row is to
+-- be looked at before it runs.
+local function field(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
 end

@@ -10,19 +10,18 @@ if #due > 0 then
   redis.call('ZREM', DELAYED, unpack(due))
   redis.call('HDEL', BODIES, unpack(due))
   for n, id in ipairs(due) do
-    local body = bodies[n]
-    if body then
-      local length = string.byte(body)
-      redis.call('HSET', JOBS, id, admit(id, string.sub(body, 2, 1 + length), string.sub(body, 2 + length), false))
+    if bodies[n] then
+      local name, body, again = unpack_delayed(bodies[n])
+      redis.call('HSET', JOBS, id, admit(id, name, body, again))
     else
       redis.call('HDEL', JOBS, id)
     end
   end
 end
 local held = redis.call('ZRANGEBYSCORE', HELD, '-inf', at, 'LIMIT', 0, batch)
-for _, name in ipairs(held) do
-  if group(name).waiting == 0 then redis.call('ZREM', HELD, name) end
-end
+-- Needs no memory either; those that go on waiting are put back.
+if #held > 0 then redis.call('ZREM', HELD, unpack(held)) end
+for _, name in ipairs(held) do group(name) end
 save()
 local over = redis.call('ZRANGEBYSCORE', UNIQUE_UNTIL, '-inf', at, 'LIMIT', 0, batch)
 for _, key in ipairs(over) do

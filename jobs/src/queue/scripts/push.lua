@@ -46,7 +46,7 @@ for n, id in ipairs(ids) do
     else
       new[#new + 1] = id
       if delay > 0 then
-        redis.call('HSET', BODIES, id, string.char(#name) .. name .. body)
+        redis.call('HSET', BODIES, id, pack_delayed(name, body, how == 'again'))
         redis.call('ZADD', DELAYED, at + delay, id)
         new[#new + 1] = 'd'
         if not earliest or delay < earliest then earliest = delay end

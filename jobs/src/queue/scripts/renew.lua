@@ -12,7 +12,7 @@ if #ours > 0 then
   ours[#ours + 1] = 'JUSTID'
   for _, entry in ipairs(redis.call('XCLAIM', STREAM, 'workers', consumer, 0, unpack(ours))) do kept[entry] = true end
 end
-local asked = redis.call('EXISTS', CANCELLED) == 1 and redis.call('SMISMEMBER', CANCELLED, unpack(ids)) or {}
+local asked = asked_to_stop(ids)
 for n, entry in ipairs(entries) do
   if not kept[entry] then lost[#lost + 1] = entry
   elseif asked[n] == 1 then cancelled[#cancelled + 1] = entry end
