@@ -21,6 +21,7 @@ pub mod registrations;
 mod registry;
 mod relay;
 mod schema;
+pub mod testing;
 
 pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;

@@ -8,3 +8,4 @@ mod failures;
 mod redis_faults;
 mod staging;
 mod support;
+mod testing;

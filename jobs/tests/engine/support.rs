@@ -123,7 +123,7 @@ impl World {
         Self::on(TestEnv::private().await, &[]).await
     }
 
-    async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
         let mut sources = Sources::default();
         let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
         sources.add_environment(env.config_env().into_iter().chain(settings));
