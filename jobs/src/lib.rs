@@ -15,11 +15,13 @@ mod drain;
 mod envelope;
 mod handover;
 mod job;
+pub mod maintenance;
 pub mod outbox;
 pub mod queue;
 pub mod registrations;
 mod registry;
 mod relay;
+pub mod schedules;
 mod schema;
 pub mod testing;
 
@@ -39,6 +41,7 @@ use common::db::{Migration, Plan};
 const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
+    Migration { version: 10, name: "schedules", plan: Plan::Validators(&[schedules::VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

@@ -160,15 +160,30 @@ impl Store {
         Ok(())
     }
 
-    /// The collections exist by then: creating an index makes them.
     async fn set_validators(&self, validators: &[Validator]) -> Result<(), DbError> {
         for validator in validators {
+            self.create_collection(validator.collection).await?;
             // `moderate` leaves alone rows that were there before.
             let command = doc! { "collMod": validator.collection, "validator": validator.json_schema(), "validationLevel": "moderate" };
             self.command(command).await?;
         }
         Ok(())
     }
+
+    /// Makes a collection that has no index of its own to make it.
+    async fn create_collection(&self, name: &str) -> Result<(), DbError> {
+        match self.command(doc! { "create": name }).await {
+            Err(DbError::Mongo(error)) if is_there_already(&error) => Ok(()),
+            created => created.map(drop),
+        }
+    }
+}
+
+/// The code of a collection that exists already.
+const NAMESPACE_EXISTS: i32 = 48;
+
+fn is_there_already(error: &mongodb::error::Error) -> bool {
+    matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS)
 }
 
 fn newest(known: &[Migration]) -> i32 {

@@ -6,6 +6,7 @@ mod crashes;
 mod draining;
 mod failures;
 mod redis_faults;
+mod schedules;
 mod staging;
 mod support;
 mod testing;
