@@ -11,9 +11,12 @@ use common::{
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend, schema_is_current};
+use jobs::{Drain, Jobs, Queue, Relay, queue::QueueBackend, schedules::Clockwork, schema_is_current};
 
-use crate::app::{App, registry};
+use crate::{
+    app::{App, registry},
+    schedules::schedules,
+};
 
 /// How long a readiness check waits for a server.
 const READY_MAX: Duration = Duration::from_secs(1);
@@ -41,6 +44,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
+    let clockwork = Clockwork::new(jobs.clone(), schedules()?);
+    let clockwork = tokio::spawn(clockwork.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
         let (jobs, drain, dispatch) = (jobs.clone(), drain.clone(), dispatch.clone());
@@ -60,6 +65,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+    clockwork.await?;
     relay.await?;
     internal.abort();
     tracing::info!("worker_stopped");
