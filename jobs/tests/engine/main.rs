@@ -4,6 +4,7 @@
 
 mod crashes;
 mod draining;
+mod examples;
 mod failures;
 mod redis_faults;
 mod schedules;

@@ -1,7 +1,7 @@
 //! Promise 6 of schedules: once a tick across all workers, whatever their clocks say and whoever
 //! is killed; missed ticks as the schedule wants it.
 
-use std::{collections::BTreeSet, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc, time::Duration};
 
 use common::{
     ambient::{Ambient, later},
@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use xtask::servers::{Child, Spec};
 
-use crate::support::{DEADLINE, Notes, Probe, World, note, until};
+use crate::{
+    examples::program,
+    support::{DEADLINE, Notes, Probe, World, note, until},
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -243,14 +246,10 @@ impl PlatformOwned for Report {}
 
 /// A process of `examples/schedule.rs`.
 fn scheduler(world: &World, name: &str) -> Child {
-    let test = std::env::current_exe().unwrap();
-    // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
-    let program: PathBuf = test.parent().unwrap().parent().unwrap().join("examples/schedule");
-    assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
     let settings = [("TENANTRY__JOBS__LEASE", "1500ms"), ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Child::spawn(Spec::new(name, program, log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
+    Child::spawn(Spec::new(name, program("schedule"), log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
