@@ -1,12 +1,13 @@
 //! What makes schedules tick: every worker runs one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use common::{
     ambient::between,
     db::{Change, DbError, PlatformScope, Txn},
     telemetry::metrics,
 };
+use futures::future::join_all;
 use mongodb::bson::{DateTime, doc};
 
 use super::{Due, Schedule, ScheduleRow};
@@ -19,8 +20,13 @@ const LOOK_MAX: Duration = Duration::from_mins(1);
 /// One process' part in making schedules tick.
 pub struct Clockwork {
     jobs: Jobs,
-    schedules: Vec<Schedule>,
-    /// Whether every schedule has a row of its present expression.
+    hands: Vec<Hand>,
+}
+
+/// What follows one schedule. Each goes by itself, so that none holds up another.
+struct Hand {
+    schedule: Schedule,
+    /// Whether the schedule has a row, with its present expression.
     begun: bool,
 }
 
@@ -35,71 +41,67 @@ impl Clockwork {
             assert!(names.insert(schedule.name), "two schedules are called {}", schedule.name);
             show_at_zero(schedule);
         }
-        Self { jobs, schedules, begun: false }
+        Self { jobs, hands: schedules.into_iter().map(|schedule| Hand { schedule, begun: false }).collect() }
     }
 
     /// Runs until the drain begins.
     pub async fn run(mut self, drain: Drain) {
-        let mut failures = 0;
-        loop {
-            let looked = tokio::select! {
-                looked = self.look() => looked,
-                // What a look had committed is in the outbox; what it had not, another worker does.
-                () = drain.begun() => return,
-            };
-            let pause = if looked.is_ok() {
-                failures = 0;
-                self.until_next()
-            } else {
-                failures += 1;
-                reconnect_delay(failures)
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = drain.begun() => return,
-            }
+        let hands = self.hands.iter_mut().map(|hand| hand.run(&self.jobs));
+        tokio::select! {
+            _ = join_all(hands) => {}
+            // What a look had committed is in the outbox; what it had not, another worker does.
+            () = drain.begun() => {}
         }
     }
 
     /// Stages what is due now and not staged yet, by anyone.
     ///
     /// # Errors
-    /// The last failure of the store; one schedule's does not hold up the others.
+    /// A failure of the store; it holds up its own schedule only.
     pub async fn look(&mut self) -> Result<(), DbError> {
-        if !self.begun {
-            for schedule in &self.schedules {
-                ScheduleRow::begin(self.jobs.store(), schedule).await.inspect_err(|error| warn(schedule, error))?;
-            }
-            self.begun = true;
+        join_all(self.hands.iter_mut().map(|hand| hand.look(&self.jobs))).await.into_iter().collect()
+    }
+}
+
+impl Hand {
+    async fn run(&mut self, jobs: &Jobs) -> Infallible {
+        let mut failures = 0;
+        loop {
+            let pause = match self.look(jobs).await {
+                Ok(()) => {
+                    failures = 0;
+                    self.until_next(jobs.store().ambient().now())
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(schedule = self.schedule.name, %error, failures, "schedule_not_looked_at");
+                    reconnect_delay(failures)
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
-        let mut looked = Ok(());
-        for schedule in &self.schedules {
-            if let Err(error) = self.tick(schedule).await {
-                warn(schedule, &error);
-                looked = Err(error);
-            }
-        }
-        looked
     }
 
-    async fn tick(&self, schedule: &Schedule) -> Result<(), DbError> {
+    async fn look(&mut self, jobs: &Jobs) -> Result<(), DbError> {
+        let (store, schedule) = (jobs.store(), &self.schedule);
+        if !self.begun {
+            ScheduleRow::begin(store, schedule).await?;
+            self.begun = true;
+        }
         // A look is cheaper than a transaction, and mostly another worker was first.
-        let row = ScheduleRow::of(self.jobs.store(), schedule).await?;
-        let now = self.jobs.store().ambient().now();
-        if row.is_none_or(|row| schedule.due(row.settled_until, now).is_none()) {
+        let row = ScheduleRow::of(store, schedule).await?;
+        if row.is_none_or(|row| schedule.due(row.settled_until, store.ambient().now()).is_none()) {
             return Ok(());
         }
-        if let Some(due) = self.jobs.commit(&Tick { schedule }).await? {
-            show(schedule, &due, self.jobs.store().ambient().now());
+        if let Some(due) = jobs.commit(&Tick { schedule }).await? {
+            show(schedule, &due, store.ambient().now());
         }
         Ok(())
     }
 
     /// How long until something is due, or until it is time to look in any case.
-    fn until_next(&self) -> Duration {
-        let now = self.jobs.store().ambient().now();
-        let next = self.schedules.iter().filter_map(|schedule| schedule.cron.next_after(now)).min();
-        next.map_or(LOOK_MAX, |next| between(now, next)).min(LOOK_MAX)
+    fn until_next(&self, now: DateTime) -> Duration {
+        self.schedule.cron.next_after(now).map_or(LOOK_MAX, |next| between(now, next)).min(LOOK_MAX)
     }
 }
 
@@ -120,17 +122,15 @@ impl Change for Tick<'_> {
         if let Some(last) = due.run.last() {
             noted.insert("last_tick", *last);
         }
-        // Of two workers that read the same row, the second is refused here and reads again.
+        // Of two workers that read the same row, the second is refused here and reads again. So it
+        // is for as long as MongoDB keeps the transaction of one that was killed before it could
+        // commit: a minute or two.
         txn.records::<ScheduleRow>(PlatformScope).update(doc! { "_id": name }, doc! { "$set": noted }).await?;
         for tick in &due.run {
             (self.schedule.stage)(txn, *tick).await?;
         }
         Ok(Some(due))
     }
-}
-
-fn warn(schedule: &Schedule, error: &DbError) {
-    tracing::warn!(schedule = schedule.name, %error, "schedule_not_looked_at");
 }
 
 fn show(schedule: &Schedule, due: &Due, now: DateTime) {

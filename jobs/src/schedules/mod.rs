@@ -33,16 +33,17 @@ pub(crate) use row::VALIDATOR;
 
 use crate::{Job, stage};
 
-/// A tick that is noticed later than this is missed: long enough for an election of MongoDB's
-/// primary or the restart of the only worker.
-const LATE_MAX: Duration = Duration::from_secs(30);
+/// A tick that is noticed later than this is missed. Long enough for an election of MongoDB's
+/// primary, the restart of the only worker, and until MongoDB gives up the transaction of a worker
+/// that was killed in it (60 s, and it looks every 30).
+const LATE_MAX: Duration = Duration::from_mins(2);
 /// Due ticks looked at in one go, newest first; those before are missed without being counted.
 const DUE_MAX: usize = 1_000;
 
 /// What becomes of ticks that nobody noticed in time, because no worker ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// Nothing: a job runs within half a minute of its tick or never.
+    /// Nothing: a job runs within two minutes of its tick or never.
     Skip,
     /// However many are due, there is one run, that of the newest.
     Once,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc, time::Duration};
 
 use common::{
     ambient::{Ambient, later},
-    db::{PlatformOwned, PlatformScope, Record, Store},
+    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
     id::JobId,
     telemetry::metrics,
 };
@@ -17,7 +17,7 @@ use jobs::{
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use xtask::servers::{Child, Spec};
 
 use crate::{
@@ -252,9 +252,52 @@ fn scheduler(world: &World, name: &str) -> Child {
     Child::spawn(Spec::new(name, program("schedule"), log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
 }
 
+/// How long MongoDB keeps the transaction of a process that was killed in it.
+async fn keep_transactions_for(world: &World, limit: Duration) {
+    let client = mongodb::Client::with_uri_str(world.env.mongodb_uri()).await.unwrap();
+    let command = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": i64::try_from(limit.as_secs()).unwrap() };
+    client.database("admin").run_command(command).await.unwrap();
+}
+
+/// A worker that notes a tick and then stands still, its transaction open.
+struct StandStill {
+    noted: Arc<Notify>,
+}
+
+impl Change for StandStill {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let noted = doc! { "$set": { "settled_until": later(START, HOUR) } };
+        txn.records::<ScheduleRow>(PlatformScope).update(doc! {}, noted).await?;
+        self.noted.notify_one();
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stands_still_in_a_tick_holds_it_up_for_no_longer_than_mongodb_lets_it() {
+    let world = World::private().await;
+    keep_transactions_for(&world, Duration::from_secs(3)).await;
+    let ambient = Ambient::manual(START);
+    let mut clockwork = Clockwork::new(client(&world, &ambient).await, vec![schedule("test.held", "0 * * * *", Missed::Skip)]);
+    clockwork.look().await.unwrap();
+    let (store, noted) = (world.store.clone(), Arc::new(Notify::new()));
+    let stands_still = StandStill { noted: Arc::clone(&noted) };
+    let standing = tokio::spawn(async move { store.commit(&stands_still).await });
+    tokio::time::timeout(DEADLINE, noted.notified()).await.expect("the row is held");
+    ambient.advance(HOUR);
+    clockwork.look().await.unwrap();
+    assert_eq!(hours(&world).await, [1]);
+    standing.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_workers_at_their_ticks_loses_and_doubles_none() {
-    let world = World::new().await;
+    let world = World::private().await;
+    // Some are killed between noting a tick and committing; then the others wait for this long.
+    keep_transactions_for(&world, Duration::from_secs(3)).await;
     let workers = [scheduler(&world, "first"), scheduler(&world, "second")];
     let reports = || world.store.records::<Report>(PlatformScope);
     until("reports are written", || async { reports().count(doc! {}).await.unwrap() > 0 }).await;
