@@ -81,6 +81,12 @@ pub fn later(at: DateTime, by: Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_add(millis_of(by)))
 }
 
+/// The time from `from` to `to`; nothing where clocks that differ make it negative.
+pub fn between(from: DateTime, to: DateTime) -> Duration {
+    let millis = to.timestamp_millis().saturating_sub(from.timestamp_millis());
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
 /// RFC 3339 in UTC, as every answer of the API writes time.
 pub fn rfc3339(at: DateTime) -> String {
     at.try_to_rfc3339_string().unwrap_or_default()

@@ -17,6 +17,7 @@ mod envelope;
 mod handover;
 pub mod history;
 mod job;
+pub mod maintenance;
 pub mod outbox;
 pub mod progress;
 pub mod queue;
@@ -24,8 +25,10 @@ pub mod registrations;
 mod registry;
 mod relay;
 mod report;
+pub mod schedules;
 mod schema;
 mod steer;
+pub mod testing;
 mod unique;
 
 pub use dead_letters::{DeadFilter, DeadLetterError};
@@ -52,6 +55,7 @@ const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "job batches validator", plan: Plan::Validators(&[batches::VALIDATOR]) },
     Migration { version: 13, name: "job history", plan: Plan::Indexes(history::INDEXES) },
     Migration { version: 14, name: "job history validator", plan: Plan::Validators(&[history::VALIDATOR]) },
+    Migration { version: 15, name: "schedules", plan: Plan::Validators(&[schedules::VALIDATOR]) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

@@ -3,6 +3,7 @@
 mod app;
 mod handlers;
 mod run;
+mod schedules;
 mod steer;
 mod templates;
 
@@ -31,6 +32,8 @@ enum Command {
     Run,
     /// Show how every queue stands.
     Queues,
+    /// Show every schedule with its last and its next tick.
+    Schedules,
     /// See dead letters and give them another try.
     #[command(subcommand)]
     Jobs(steer::JobsCommand),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => run::run(config).await,
             Command::Queues => steer::queues(&config).await,
+            Command::Schedules => steer::schedules(&config).await,
             Command::Jobs(command) => steer::jobs(&config, command).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }

@@ -14,10 +14,14 @@ use common::{
 use jobs::{
     Drain, Jobs, Queue, Relay,
     queue::{QueueBackend, Seats},
+    schedules::Clockwork,
     schema_is_current,
 };
 
-use crate::app::{App, registry};
+use crate::{
+    app::{App, registry},
+    schedules::schedules,
+};
 
 /// How long a readiness check waits for a server.
 const READY_MAX: Duration = Duration::from_secs(1);
@@ -45,6 +49,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
+    let clockwork = Clockwork::new(jobs.clone(), schedules()?);
+    let clockwork = tokio::spawn(clockwork.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let seats = Seats::new(config.worker.concurrency);
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
@@ -65,6 +71,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+    clockwork.await?;
     relay.await?;
     internal.abort();
     tracing::info!("worker_stopped");

@@ -7,8 +7,10 @@ use common::{
     db::Store,
     id::JobId,
 };
-use jobs::{DeadFilter, Jobs, Queue, queue::DeadLetter};
+use jobs::{DeadFilter, Jobs, Queue, queue::DeadLetter, schedules::ScheduleRow};
 use mongodb::bson::DateTime;
+
+use crate::schedules;
 
 /// What to do with dead letters.
 #[derive(Subcommand)]
@@ -72,6 +74,19 @@ pub(crate) async fn queues(config: &Config) -> anyhow::Result<()> {
         let stats = jobs.broker().stats(*queue).await?;
         let oldest = format!("{:.1} s", stats.oldest_age.as_secs_f64());
         println!("{queue:<12} {:>10} {:>10} {:>10} {:>10} {oldest:>12}", stats.ready, stats.running, stats.delayed, stats.dead);
+    }
+    Ok(())
+}
+
+/// Shows every schedule with its last and its next tick.
+pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
+    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    let (now, time) = (store.ambient().now(), |tick: Option<DateTime>| tick.map_or_else(|| "-".to_owned(), rfc3339));
+    println!("{:<24} {:<16} {:<18} {:<20} next tick", "schedule", "cron (UTC)", "missed ticks", "last tick");
+    for schedule in schedules::schedules()? {
+        let last = ScheduleRow::of(&store, &schedule).await?.and_then(|row| row.last_tick);
+        let (name, cron, missed) = (schedule.name(), schedule.cron().to_string(), schedule.missed().to_string());
+        println!("{name:<24} {cron:<16} {missed:<18} {:<20} {}", time(last), time(schedule.cron().next_after(now)));
     }
     Ok(())
 }

@@ -1,13 +1,18 @@
 //! How a worker begins, or refuses to.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 use common::{
     ambient::Ambient,
     config::{Config, Sources},
-    db::Store,
+    db::{PlatformScope, Store},
 };
+use jobs::schedules::ScheduleRow;
+use mongodb::bson::DateTime;
 use xtask::testing::TestEnv;
 
 fn worker(args: &[&str], env: &[(String, String)]) -> Output {
@@ -63,4 +68,35 @@ async fn health_and_readiness_tell_how_it_is() {
     let reason = ready.text().await.unwrap();
     assert!(reason.contains("Redis"), "{reason}");
     assert!(worker(&["health"], &env.config_env()).status.success(), "it lives on without Redis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_canary_comes_through_and_its_schedule_is_shown() {
+    let env = TestEnv::new().await;
+    let mut sources = Sources::default();
+    sources.add_environment(env.config_env());
+    let config = Config::load(sources).unwrap();
+    let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+    store.migrate(&jobs::migrations()).await.unwrap();
+    // As if workers had stopped long ago, so that a tick is due at once.
+    let (name, long_ago) = ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));
+    let row = ScheduleRow { name, cron: "* * * * *".to_owned(), settled_until: long_ago, last_tick: Some(long_ago) };
+    store.records::<ScheduleRow>(PlatformScope).insert(&row).await.unwrap();
+    let shown = || String::from_utf8(worker(&["schedules"], &env.config_env()).stdout).unwrap();
+    assert!(shown().contains("maintenance.canary       * * * * *        once               2023-11-14T22:13:20Z"), "{}", shown());
+
+    let running = env.spawn_worker().await;
+    let metrics = async || reqwest::get(format!("{}/metrics", running.internal_url())).await.unwrap().text().await.unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let come = async {
+        // A time in seconds is written with its fraction or as a large number, never as a bare 0.
+        while metrics().await.contains("\ntenantry_jobs_canary_timestamp_seconds 0\n") {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), come).await.expect("the canary comes");
+    let metrics = metrics().await;
+    assert!(metrics.contains("\ntenantry_jobs_canary_timestamp_seconds 1"), "{metrics}");
+    assert!(!metrics.contains("tenantry_jobs_ticks_total{outcome=\"run\",schedule=\"maintenance.canary\"} 0\n"), "{metrics}");
+    assert!(!shown().contains("2023-11-14"), "{}", shown());
 }

@@ -3,11 +3,21 @@
 use std::time::Duration;
 
 use common::{
-    audit::AuditEvent, crypto::LinkToken, db::PlatformScope, id::RegistrationId, memberships::Membership, registrations::Registration,
-    tenants::Tenant, users::User,
+    audit::AuditEvent,
+    crypto::LinkToken,
+    db::PlatformScope,
+    id::RegistrationId,
+    memberships::Membership,
+    registrations::{AddressDigest, Registration},
+    tenants::Tenant,
+    users::User,
 };
 use futures::future::join_all;
-use jobs::outbox::OutboxRow;
+use jobs::{
+    outbox::OutboxRow,
+    registrations::{ResendVerification, SendVerification},
+    testing,
+};
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -47,6 +57,11 @@ async fn a_known_address_gets_the_answer_and_the_rows_of_an_unknown_one() {
     assert_eq!(names(&known), names(&unknown));
     assert_eq!(rows_of_unknown, (1, 1));
     assert_eq!(rows_of_both, (2, 2));
+    let mails = testing::staged::<SendVerification>(&world.store).await.unwrap();
+    let registrations: Vec<Registration> = world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10).await.unwrap();
+    // The first is of the account that was made.
+    let of_mails: Vec<_> = mails.iter().skip(1).map(|mail| mail.job.registration).collect();
+    assert_eq!(of_mails, registrations.iter().map(|registration| registration.id).collect::<Vec<_>>());
     assert_eq!(world.count::<User>().await, 1);
 }
 
@@ -123,12 +138,15 @@ async fn an_expired_token_is_refused_before_its_row_vanishes() {
 async fn asking_again_answers_the_same_and_stages_the_same_for_every_address() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
-    let staged = world.count::<OutboxRow>().await;
-    for (number, email) in (1..).zip(["ada@example.com", "nobody@example.com"]) {
+    for email in ["ada@example.com", "nobody@example.com"] {
         let answer = world.client.post("/api/auth/verify-email/resend", &json!({ "email": email })).await.expect(StatusCode::ACCEPTED);
         assert_eq!(answer.json(), json!({ "status": "verification_email_sent" }));
-        assert_eq!(world.count::<OutboxRow>().await, staged + number);
+        let staged = testing::staged::<ResendVerification>(&world.store).await.unwrap();
+        let address = AddressDigest::of(&world.key, &email.parse().unwrap());
+        assert_eq!(staged.last().unwrap().job, ResendVerification { address });
     }
+    // The two, and the mail of the registration.
+    assert_eq!(world.count::<OutboxRow>().await, 3);
 }
 
 #[tokio::test]

@@ -127,6 +127,14 @@ metrics! {
     REDIS_UP: IntGauge = "tenantry_redis_up";
     /// Whether this process is the relay's leader.
     JOBS_RELAY_LEADER: IntGauge = "tenantry_jobs_relay_leader";
+    /// Ticks of schedules that this process dealt with, by outcome: run or missed.
+    JOBS_TICKS: IntCounterVec = "tenantry_jobs_ticks_total" ["schedule", "outcome"];
+    /// Seconds from a tick to when its job was staged.
+    JOBS_TICK_LAG: HistogramVec = "tenantry_jobs_tick_lag_seconds" ["schedule"] in JOB_BUCKETS;
+    /// When the canary last ran in this process, seconds since the epoch; 0 for never.
+    JOBS_CANARY_TIMESTAMP: Gauge = "tenantry_jobs_canary_timestamp_seconds";
+    /// Seconds from the tick to the start of the canary that last ran in this process.
+    JOBS_CANARY_DELAY: Gauge = "tenantry_jobs_canary_delay_seconds";
     /// Mails handed to the mail server, by template and outcome: sent, retry or refused.
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.

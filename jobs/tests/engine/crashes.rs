@@ -1,13 +1,16 @@
 //! Promise 4: what a dead worker held is taken over in bounded time; what kills workers is found.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use common::db::{Change, DbError, PlatformScope, Txn};
 use jobs::stage;
 use mongodb::bson::doc;
 use xtask::servers::{Child, Spec};
 
-use crate::support::{DEADLINE, World, until};
+use crate::{
+    examples::program,
+    support::{DEADLINE, World, until},
+};
 
 #[path = "../../examples/crash_worker/job.rs"]
 mod job;
@@ -36,14 +39,10 @@ pub(crate) async fn effects(world: &World) -> BTreeMap<u32, u32> {
 
 /// A worker in a process of its own.
 pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
-    let test = std::env::current_exe().unwrap();
-    // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
-    let program: PathBuf = test.parent().unwrap().parent().unwrap().join("examples/crash_worker");
-    assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
     let settings = [("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()), ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string())];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    Child::spawn(Spec::new(name, program, log).envs(world.variables.iter().cloned().chain(settings))).unwrap()
+    Child::spawn(Spec::new(name, program("crash_worker"), log).envs(world.variables.iter().cloned().chain(settings))).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

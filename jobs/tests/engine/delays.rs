@@ -1,7 +1,10 @@
 //! Promise 6: jobs start when they are due, to the millisecond, however many are due at once.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -59,14 +62,47 @@ async fn a_time_that_has_passed_is_now_and_one_set_back_is_not_waited_for() {
 async fn a_hundred_thousand_jobs_due_at_once_all_run() {
     const JOBS: u32 = 100_000;
     let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let sleeper = Sleeper::start();
     let jobs: Vec<Probe> = (0..JOBS).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged_in(None, &jobs, Duration::from_secs(2)).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 50);
     until("all have run", || async { notes.len() >= JOBS as usize }).await;
     assert_eq!(notes.numbers(), (0..JOBS).collect::<Vec<_>>());
     worker.stop(Duration::from_secs(5)).await;
-    // Redis' own account of what held it up, in microseconds: no call may have for long.
+    // Redis' own account of what held it up, in microseconds. On a machine that is busy with other things
+    // it also stands still for want of a processor, as whoever sleeps does.
     let slow: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(128).query_async(&mut world.redis().await).await.unwrap();
     let longest = slow.into_iter().filter_map(|row| redis::from_redis_value::<u64>(row.into_iter().nth(2)?).ok()).max();
-    assert!(longest.unwrap_or_default() < 100_000, "{longest:?}");
+    let longest = Duration::from_micros(longest.unwrap_or_default());
+    let stolen = sleeper.longest();
+    assert!(longest < Duration::from_millis(100) + 3 * stolen, "{longest:?}, where a sleeper overslept by {stolen:?}");
+}
+
+/// Someone who only ever sleeps for a millisecond, and how late it awoke at worst.
+struct Sleeper {
+    awake: Arc<AtomicBool>,
+    sleeping: std::thread::JoinHandle<Duration>,
+}
+
+impl Sleeper {
+    fn start() -> Self {
+        const NAP: Duration = Duration::from_millis(1);
+        let awake = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&awake);
+        let sleeping = std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                std::thread::sleep(NAP);
+                longest = longest.max(begun.elapsed());
+            }
+            longest
+        });
+        Self { awake, sleeping }
+    }
+
+    fn longest(self) -> Duration {
+        self.awake.store(true, Ordering::Relaxed);
+        self.sleeping.join().unwrap()
+    }
 }

@@ -171,13 +171,16 @@ async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_holds_up_unstaged_jobs_for_a_bounded_time_only() {
     let (world, ward) = (World::private_with(KEPT).await, Arc::new(Ward::default()));
-    world.env.mongod().kill().await;
-    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
-    let worker = work(&world, &ward);
-    until("it is settled", || async {
+    let settled = || async {
         let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
         (stats.ready, stats.running) == (0, 0)
-    })
-    .await;
+    };
+    // A worker that has looked once whether its queue is paused.
+    let worker = work(&world, &ward);
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    until("the worker works", settled).await;
+    world.env.mongod().kill().await;
+    world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
+    until("it is settled", settled).await;
     worker.stop(Duration::from_secs(5)).await;
 }

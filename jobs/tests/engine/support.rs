@@ -133,7 +133,7 @@ impl World {
         Self::on(TestEnv::private().await, settings).await
     }
 
-    async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
         let mut sources = Sources::default();
         let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
         let variables: Vec<(String, String)> = env.config_env().into_iter().chain(settings).collect();

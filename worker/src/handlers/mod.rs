@@ -1,3 +1,4 @@
 //! What jobs do, one module a noun.
 
+pub(crate) mod maintenance;
 pub(crate) mod registrations;

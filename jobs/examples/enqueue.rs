@@ -1,0 +1,75 @@
+//! Handing jobs in: staged with a change, or directly.
+//!
+//! A staged job runs if, and only if, its change commits. A direct one is faster and for work that
+//! can be computed again: what Redis loses of it is lost.
+
+use common::{
+    ambient::Ambient,
+    config::Config,
+    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
+};
+use jobs::{Job, Jobs, Queue, stage, testing::staged};
+use serde::{Deserialize, Serialize};
+
+/// The job: what is to be done, told by ids.
+#[derive(Debug, Serialize, Deserialize)]
+struct WelcomeGuest {
+    guest: u32,
+}
+
+impl Job for WelcomeGuest {
+    const KIND: &'static str = "example.welcome_guest";
+    const QUEUE: Queue = Queue::Email;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Guest {
+    #[serde(rename = "_id")]
+    id: u32,
+}
+
+impl Record for Guest {
+    const COLLECTION: &'static str = "guests";
+}
+impl PlatformOwned for Guest {}
+
+/// The change that the job follows from. A guest comes once: a second time the row is refused,
+/// and with it the job.
+struct Arrive {
+    guest: u32,
+}
+
+impl Change for Arrive {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        txn.records::<Guest>(PlatformScope).insert(&Guest { id: self.guest }).await?;
+        stage(txn, None, &WelcomeGuest { guest: self.guest }).await.map(drop)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::from_environment()?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    store.migrate(&jobs::migrations()).await?;
+    let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
+
+    for guest in [1, 2, 2] {
+        match jobs.commit(&Arrive { guest }).await {
+            Ok(()) => println!("guest {guest} arrived"),
+            Err(error) => println!("guest {guest} did not: {error}"),
+        }
+    }
+    println!("{} welcomes are staged", staged::<WelcomeGuest>(&store).await?.len());
+
+    let many: Vec<WelcomeGuest> = (100..1_100).map(|guest| WelcomeGuest { guest }).collect();
+    let ids = jobs.enqueue_all_unstaged(None, &many).await?;
+    println!("{} more were enqueued directly", ids.len());
+
+    // The commits' jobs are handed to Redis in the background.
+    jobs.close(config.redis.timeout).await;
+    println!("{} wait for a worker", jobs.broker().stats(Queue::Email).await?.ready);
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! A job that comes of itself: every second, one report, whichever worker process gets there first.
+//!
+//! Start it in two terminals, with the same settings, and each second is reported by one of them.
+//! Kill one with `kill -9` and the other reports all the seconds; kill both, and the first to come
+//! back makes up for those that were missed.
+
+use std::num::NonZeroU16;
+
+use apalis::prelude::{ParallelizeExt, WorkerBuilder};
+use common::{
+    ambient::Ambient,
+    config::Config,
+    db::{PlatformOwned, PlatformScope, Record, Store},
+    id::JobId,
+};
+use jobs::{
+    Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
+    queue::QueueBackend,
+    schedules::{Clockwork, Missed, Schedule},
+};
+use mongodb::bson::DateTime;
+use serde::{Deserialize, Serialize};
+
+/// A minute's reports are made up for, not more.
+const MADE_UP_MAX: NonZeroU16 = NonZeroU16::new(60).unwrap();
+
+/// The job: it knows its tick, not only that it runs, since it may run later.
+#[derive(Debug, Serialize, Deserialize)]
+struct WriteReport {
+    tick_ms: i64,
+}
+
+impl Job for WriteReport {
+    const KIND: &'static str = "example.write_report";
+    const QUEUE: Queue = Queue::Maintenance;
+}
+
+/// What it leaves behind: one row a job, however often it runs.
+#[derive(Debug, Serialize, Deserialize)]
+struct Report {
+    #[serde(rename = "_id")]
+    job: JobId,
+    of: DateTime,
+}
+
+impl Record for Report {
+    const COLLECTION: &'static str = "reports";
+}
+impl PlatformOwned for Report {}
+
+async fn write_report(job: WriteReport, running: Running<Store>) -> Result<(), JobError> {
+    let report = Report { job: running.id, of: DateTime::from_millis(job.tick_ms) };
+    println!("report of {}", common::ambient::rfc3339(report.of));
+    Ok(running.app.records::<Report>(PlatformScope).insert_missing(&[report]).await?)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::from_environment()?;
+    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    store.migrate(&jobs::migrations()).await?;
+    let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
+    let drain = Drain::new();
+    drain.begin_on_signals(config.worker.drain_timeout)?;
+
+    let reports =
+        Schedule::new("example.report", "* * * * * *", Missed::All(MADE_UP_MAX), |tick| WriteReport { tick_ms: tick.timestamp_millis() })?;
+    tokio::spawn(Clockwork::new(jobs.clone(), vec![reports]).run(drain.clone()));
+
+    // The rest is any worker: a relay, and what runs the jobs.
+    tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+    let dispatch = Registry::new(store).on(write_report).dispatch(&jobs, &drain);
+    let (backend, draining) = (QueueBackend::start(&jobs, Queue::Maintenance, 4, &drain), drain.clone());
+    let worker = WorkerBuilder::new("example").backend(backend).parallelize(tokio::spawn).build(dispatch);
+    let told_to_stop = async move {
+        draining.begun().await;
+        Ok::<(), std::io::Error>(())
+    };
+    worker.run_until(told_to_stop).await?;
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! How far each schedule has got.
+
+use common::db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use super::Schedule;
+
+/// How far a schedule has got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleRow {
+    /// The schedule's name.
+    #[serde(rename = "_id")]
+    pub name: String,
+    /// The expression it follows.
+    pub cron: String,
+    /// Ticks up to here are dealt with. Never goes back.
+    pub settled_until: DateTime,
+    /// The newest tick whose job was staged, if any was.
+    pub last_tick: Option<DateTime>,
+}
+
+impl Record for ScheduleRow {
+    const COLLECTION: &'static str = "schedules";
+}
+impl PlatformOwned for ScheduleRow {}
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: ScheduleRow::COLLECTION,
+    required: &[("_id", schema::STRING), ("cron", schema::STRING), ("settled_until", schema::DATE), ("last_tick", schema::DATE_OR_NULL)],
+};
+
+impl ScheduleRow {
+    /// How far `schedule` has got; none when no worker has seen it yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, schedule: &Schedule) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": schedule.name }).await
+    }
+
+    /// Lets a schedule that is new, or whose expression is, begin at the present.
+    pub(super) async fn begin(store: &Store, schedule: &Schedule) -> Result<(), DbError> {
+        let (now, cron) = (store.ambient().now(), schedule.cron.to_string());
+        let row = Self { name: schedule.name.to_owned(), cron: cron.clone(), settled_until: now, last_tick: None };
+        store.records::<Self>(PlatformScope).insert_missing(&[row]).await?;
+        let of_another_release = doc! { "_id": schedule.name, "cron": { "$ne": &cron } };
+        let update = doc! { "$set": { "cron": &cron }, "$max": { "settled_until": now } };
+        store.records::<Self>(PlatformScope).update(of_another_release, update).await.map(drop)
+    }
+}

@@ -1,0 +1,207 @@
+//! For tests of handlers, and of changes that stage jobs: no worker, no waiting, no Redis.
+//!
+//! [`staged`] tells which jobs a change staged. [`Inline`] runs jobs here and now, by the way they
+//! take in a worker from the payload on: written as JSON, looked up in the registry, decoded,
+//! timed, a panic caught. Only what Redis does is left out, and the waiting between attempts.
+//! [`Jobs`] connects to Redis when it first hands something over, so that a test which changes
+//! the store by [`Store::commit`] needs MongoDB alone.
+//!
+//! This is always compiled, not behind a feature: it is small, brings no dependency, and so a test
+//! and the programs that it spawns are built on one and the same `jobs`, once.
+//!
+//! ```
+//! # use common::db::{DbError, Store};
+//! use jobs::{Job, JobError, Jobs, Queue, Registry, Running, testing::{Drained, Inline, Retries, staged}};
+//! # #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+//! # struct Greet { name: String }
+//! # impl Job for Greet {
+//! #     const KIND: &'static str = "person.greet";
+//! #     const QUEUE: Queue = Queue::Email;
+//! # }
+//! # async fn greet(_: Greet, _: Running<()>) -> Result<(), JobError> { Ok(()) }
+//!
+//! async fn whoever_arrives_is_greeted(store: &Store, jobs: &Jobs) -> Result<(), DbError> {
+//!     // … a change that stages `Greet`, then:
+//!     let greetings = staged::<Greet>(store).await?;
+//!     assert_eq!(greetings[0].job, Greet { name: "Ann".to_owned() });
+//!
+//!     let worker = Inline::new(&Registry::new(()).on(greet), jobs);
+//!     let drained = worker.drain(Queue::Email, Retries::AtOnce).await?;
+//!     assert_eq!(drained, Drained { succeeded: 1, ..Drained::default() });
+//!
+//!     // Or one job by itself, without staging it:
+//!     assert!(worker.run(None, &Greet { name: String::new() }).await.is_ok());
+//!     Ok(())
+//! }
+//! ```
+
+use std::sync::Arc;
+
+use apalis_core::task::Task;
+use common::{
+    db::{DbError, PlatformScope, Store},
+    id::{JobId, TenantId},
+};
+use mongodb::bson::{DateTime, doc};
+use tower::Service;
+
+use crate::{
+    Dispatch, Drain, Envelope, Job, JobError, Jobs, Queue, Registry,
+    outbox::{OutboxRow, mark_dead, remove_rows},
+    queue::{Delivery, Verdict},
+};
+
+/// Staged jobs listed at most.
+const STAGED_MAX: i64 = 10_000;
+/// Jobs that one [`Inline::drain`] runs at most.
+const DRAIN_MAX: usize = 10_000;
+
+/// A staged job that has not finished, as the test that looks for it wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged<J> {
+    /// Its id.
+    pub id: JobId,
+    /// The tenant it is done for, if any.
+    pub tenant: Option<TenantId>,
+    /// When it is to start, if later.
+    pub due_at: Option<DateTime>,
+    /// The job itself.
+    pub job: J,
+}
+
+/// The jobs of type `J` that are staged and have neither finished nor died, in the order they were
+/// staged; the first 10 000.
+///
+/// # Errors
+/// When the store fails, or a payload is not a `J`.
+pub async fn staged<J: Job>(store: &Store) -> Result<Vec<Staged<J>>, DbError> {
+    let filter = doc! { "kind": J::KIND, "dead_at": null };
+    let rows = store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, STAGED_MAX).await?;
+    let read = |row: OutboxRow| {
+        let job = serde_json::from_str(&row.payload).map_err(shape)?;
+        Ok(Staged { id: row.id, tenant: row.tenant_id, due_at: row.due_at, job })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// What [`Inline::drain`] does with a job that asks to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retries {
+    /// Tries again without waiting, up to the job's last attempt.
+    AtOnce,
+    /// Leaves it staged, as if it had never been tried.
+    Left,
+}
+
+/// What a drain came across.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Jobs that succeeded.
+    pub succeeded: usize,
+    /// Attempts that asked for another.
+    pub retried: usize,
+    /// Jobs that died: marked in the outbox, with what went wrong.
+    pub dead: usize,
+    /// Jobs left staged because the registry does not know their kind or version.
+    pub parked: usize,
+    /// Jobs left staged because their time has not come.
+    pub early: usize,
+}
+
+/// Runs jobs in the test itself. No worker may run on the same database meanwhile.
+pub struct Inline {
+    dispatch: Dispatch,
+    jobs: Jobs,
+}
+
+impl Inline {
+    /// Runs jobs with the handlers of `registry`.
+    pub fn new<C: Send + Sync + 'static>(registry: &Registry<C>, jobs: &Jobs) -> Self {
+        Self { dispatch: registry.dispatch(jobs, &Drain::new()), jobs: jobs.clone() }
+    }
+
+    /// Runs `job`, unstaged, as its first attempt.
+    ///
+    /// # Errors
+    /// What the attempt ended with; [`JobError::Fail`] also when there is no handler, or the job
+    /// does not survive being written and read.
+    pub async fn run<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<(), JobError> {
+        let ambient = self.jobs.store().ambient();
+        let envelope = Envelope::new(ambient.id(), tenant, job, ambient.now().timestamp_millis()).map_err(JobError::fail)?;
+        match self.attempt(J::QUEUE, envelope).await {
+            Verdict::Done { .. } | Verdict::Skipped => Ok(()),
+            Verdict::Failed { error, .. } => Err(error),
+            Verdict::Parked => Err(JobError::fail(format!("no handler for `{}` in version {}", J::KIND, J::VERSION))),
+            Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => Err(JobError::retry("interrupted")),
+        }
+    }
+
+    /// Runs what is staged in `queue`, and what those jobs stage there in turn, in the order it was
+    /// staged, until nothing is left that can run now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    ///
+    /// # Panics
+    /// When there is still something after 10 000 jobs: they stage each other without end.
+    pub async fn drain(&self, queue: Queue, retries: Retries) -> Result<Drained, DbError> {
+        let (mut drained, mut left) = (Drained::default(), Vec::new());
+        for _ in 0..DRAIN_MAX {
+            let next = doc! { "queue": queue.name(), "dead_at": null, "_id": { "$nin": left.clone() } };
+            let Some(row) = self.rows().find_first(next, doc! { "_id": 1 }).await? else { return Ok(drained) };
+            left.push(row.id);
+            if row.due_at.is_some_and(|due| due > self.jobs.store().ambient().now()) {
+                drained.early += 1;
+            } else {
+                self.finish(queue, row, retries, &mut drained).await?;
+            }
+        }
+        panic!("{DRAIN_MAX} jobs of queue {queue} have run and there are still more");
+    }
+
+    /// Runs a row's job until it is done with, and notes that as a worker would.
+    async fn finish(&self, queue: Queue, row: OutboxRow, retries: Retries, drained: &mut Drained) -> Result<(), DbError> {
+        let mut envelope = row.envelope().map_err(shape)?;
+        loop {
+            let (error, attempts_max) = match self.attempt(queue, envelope.clone()).await {
+                Verdict::Done { .. } | Verdict::Skipped => {
+                    drained.succeeded += 1;
+                    return remove_rows(self.jobs.store(), &[row.id]).await.map(drop);
+                }
+                Verdict::Parked => {
+                    drained.parked += 1;
+                    return Ok(());
+                }
+                Verdict::Failed { error, attempts_max } => (error, attempts_max),
+                Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => return Ok(()),
+            };
+            envelope.note_failure(self.jobs.store().ambient().now().timestamp_millis(), &error.to_string());
+            if matches!(error, JobError::Fail(_)) || envelope.attempt >= attempts_max {
+                drained.dead += 1;
+                let now = self.jobs.store().ambient().now();
+                return mark_dead(self.jobs.store(), row.id, now, &envelope.failures).await.map(drop);
+            }
+            drained.retried += 1;
+            if retries == Retries::Left {
+                return Ok(());
+            }
+            envelope.attempt += 1;
+        }
+    }
+
+    async fn attempt(&self, queue: Queue, mut envelope: Envelope) -> Verdict {
+        // Unique keys are held in Redis, which is not asked here.
+        envelope.unique = None;
+        let delivery = Delivery { queue, entry: String::new(), envelope: Arc::new(envelope), slot: None, cancels: Arc::default() };
+        // The dispatch answers its handlers' failures as verdicts.
+        self.dispatch.clone().call(Task::new(delivery)).await.unwrap_or(Verdict::Interrupted)
+    }
+
+    fn rows(&self) -> common::db::Records<'static, OutboxRow> {
+        self.jobs.store().records(PlatformScope)
+    }
+}
+
+fn shape(error: impl std::fmt::Display) -> DbError {
+    DbError::Shape(error.to_string())
+}

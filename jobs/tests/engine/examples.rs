@@ -1,0 +1,41 @@
+//! The examples do what they say. `examples/schedule.rs` runs in `schedules.rs`.
+
+use std::{path::PathBuf, process::Stdio};
+
+use xtask::testing::TestEnv;
+
+use crate::support::DEADLINE;
+
+/// Where an example was built.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
+    let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is missing: run `cargo build --examples -p jobs`", program.display());
+    program
+}
+
+/// What an example prints on a database of its own.
+async fn output_of(name: &str) -> String {
+    let env = TestEnv::new().await;
+    let mut command = tokio::process::Command::new(program(name));
+    command.env_clear().envs(env.config_env()).stdin(Stdio::null()).kill_on_drop(true);
+    let ran = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends in time").unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn enqueue() {
+    let told = output_of("enqueue").await;
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[..2], ["guest 1 arrived", "guest 2 arrived"]);
+    assert!(lines[2].starts_with("guest 2 did not: a row with the same key exists already"), "{told}");
+    assert_eq!(lines[3..], ["2 welcomes are staged", "1000 more were enqueued directly", "1002 wait for a worker"]);
+}
+
+#[tokio::test]
+async fn retry() {
+    let told = output_of("retry").await;
+    assert_eq!(told, "there is no box\n1 delivered, 2 given up, 6 further attempts\n");
+}
