@@ -14,6 +14,7 @@ mod dead_letters;
 mod drain;
 mod envelope;
 mod handover;
+mod inspect;
 mod job;
 pub mod outbox;
 pub mod queue;
@@ -24,11 +25,13 @@ mod schema;
 mod steer;
 mod unique;
 
-pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};
-pub use job::{Job, JobError, Queue};
+pub use inspect::{
+    Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails, QueueView, Standing, UnknownState,
+};
+pub use job::{Job, JobError, Queue, UnknownQueue};
 pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;

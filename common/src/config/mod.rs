@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use reader::Reader;
-pub use reader::{Key, Mistake, Mistakes, Rate, Sources};
+pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
 
 use crate::email::Email;
 

@@ -1,9 +1,10 @@
 //! Every queue in Redis: one method an operation, each a single script or command on one slot.
 //! The operations are told apart by who calls them: `push` takes jobs in, `settle` is for whoever
-//! ran them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `steer` is for
-//! operators.
+//! ran them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `inspect` and `steer`
+//! are for operators.
 
 mod dead;
+mod inspect;
 mod lease;
 mod push;
 mod settle;
@@ -21,13 +22,14 @@ use common::{
 use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionLike};
 use tokio::sync::Notify;
 
+pub use self::{inspect::ConsumerStats, push::Place, steer::QueueStats};
 pub(crate) use self::{
+    inspect::{Cursor as PlaceCursor, Found, Spot, entry_millis},
     lease::Abandoned,
     push::{HandIn, Push},
     settle::{Bury, Delay, Done},
     steer::Cancelled,
 };
-pub use self::{push::Place, steer::QueueStats};
 use super::{
     connections::Connections,
     group::limit_args,
@@ -49,7 +51,7 @@ static DELAY: LazyLock<Script> = script!("groups" "held" "delay");
 static BURY: LazyLock<Script> = script!("groups" "held" "bury");
 static REPLAY: LazyLock<Script> = script!("groups" "replay");
 static CANCEL: LazyLock<Script> = script!("groups" "cancel");
-static HAND_BACK: LazyLock<Script> = script!("held" "hand_back");
+static HAND_BACK: LazyLock<Script> = script!("groups" "held" "hand_back");
 static RENEW: LazyLock<Script> = script!("held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
 static OPEN: LazyLock<Script> = script!("open");
@@ -57,6 +59,8 @@ static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
 static STATS: LazyLock<Script> = script!("stats");
+static LOOK: LazyLock<Script> = script!("look");
+static HASTEN: LazyLock<Script> = script!("hasten");
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which
 /// reconnects by itself.

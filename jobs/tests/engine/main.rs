@@ -7,4 +7,5 @@ mod draining;
 mod failures;
 mod redis_faults;
 mod staging;
+mod steering;
 mod support;

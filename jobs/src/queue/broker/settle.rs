@@ -83,7 +83,7 @@ impl Broker {
 
     /// Gives fetched jobs back to the queue.
     pub(crate) async fn hand_back(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<usize> {
-        self.call(&HAND_BACK, queue).arg(consumer).arg(entries).invoke_async(&mut self.connection()).await
+        self.call_admitting(&HAND_BACK, queue).arg(consumer).arg(entries).invoke_async(&mut self.connection()).await
     }
 
     /// Lets go of what a job that has started was unique by.

@@ -1,5 +1,5 @@
 -- Sends running jobs to the dead letters and keeps those bounded by age and number. At most 100 old
--- ones go a call, so that no call takes long.
+-- ones go a call, so that no call takes long. One that was cancelled meanwhile is gone instead.
 -- ARGV: the groups' limits, consumer, retention in ms, dead letters kept at most, how many jobs, per job:
 -- entry, id ('' when its bytes tell none), group, dead letter; then per unique key to let go of: key, id
 -- Returns how many were held.
@@ -20,8 +20,10 @@ for n, entry in ipairs(entries) do
     local i, id = first + (n - 1) * 4, ids[n]
     leave(ARGV[i + 2])
     if id == '' then id = entry else redis.call('HDEL', JOBS, id) end
-    redis.call('HSET', DEAD_BODIES, id, ARGV[i + 3])
-    redis.call('ZADD', DEAD, at, id)
+    if not was_cancelled(id) then
+      redis.call('HSET', DEAD_BODIES, id, ARGV[i + 3])
+      redis.call('ZADD', DEAD, at, id)
+    end
   end
 end
 for i = first + count * 4, #ARGV, 2 do release(ARGV[i], ARGV[i + 1]) end

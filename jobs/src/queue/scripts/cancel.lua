@@ -1,4 +1,5 @@
--- Takes jobs out wherever they wait; whoever runs one is asked to stop.
+-- Takes jobs out wherever they wait; whoever runs one is asked to stop. The ids of the others are
+-- remembered as if they had finished: one may be on its way here from the outbox.
 -- ARGV: the groups' limits, wake channel, then per job: id
 -- Returns per job: 0 for one that has no place, 1 for one taken out, 2 for one whose worker was asked.
 local wake, answers = ARGV[4], {}
@@ -38,6 +39,7 @@ for i = 5, #ARGV do
       answer = 2
     end
   end
+  if answer ~= 2 then redis.call('SADD', base .. 'finished', id) end
   answers[#answers + 1] = answer
 end
 save()

@@ -1,4 +1,5 @@
--- Puts running jobs back to run later: a retry, or a kind this worker does not know.
+-- Puts running jobs back to run later: a retry, or a kind this worker does not know. One that was
+-- cancelled meanwhile is gone instead.
 -- ARGV: the groups' limits, consumer, wake channel, then per job: entry, id, group, delay in ms, envelope
 -- Returns how many were held.
 local consumer, wake, first = ARGV[4], ARGV[5], 6
@@ -17,10 +18,14 @@ for n, id in ipairs(ids) do
     local i = first + (n - 1) * 5
     local name, delay = ARGV[i + 2], tonumber(ARGV[i + 3])
     leave(name)
-    redis.call('HSET', BODIES, id, string.char(#name) .. name .. ARGV[i + 4])
-    redis.call('ZADD', DELAYED, at + delay, id)
-    redis.call('HSET', JOBS, id, 'd')
-    if not earliest or delay < earliest then earliest = delay end
+    if was_cancelled(id) then
+      redis.call('HDEL', JOBS, id)
+    else
+      redis.call('HSET', BODIES, id, string.char(#name) .. name .. ARGV[i + 4])
+      redis.call('ZADD', DELAYED, at + delay, id)
+      redis.call('HSET', JOBS, id, 'd')
+      if not earliest or delay < earliest then earliest = delay end
+    end
   end
 end
 save()

@@ -26,3 +26,11 @@ local function let_go(entries)
   redis.call('XDEL', STREAM, unpack(entries))
   if redis.call('EXISTS', TAKEN) == 1 then redis.call('HDEL', TAKEN, unpack(entries)) end
 end
+
+-- Whether the job was cancelled while it ran; forgotten with the asking, so that only whoever lets go of
+-- it may ask.
+local some_cancelled
+local function was_cancelled(id)
+  if some_cancelled == nil then some_cancelled = redis.call('EXISTS', CANCELLED) == 1 end
+  return some_cancelled and redis.call('SREM', CANCELLED, id) == 1
+end

@@ -7,6 +7,7 @@ local lost = redis.call('EXISTS', STREAM) == 0
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
 if not lost then return 0 end
 redis.call('UNLINK', JOBS, GROUPS, TAKEN)
+local still_cancelled = base .. 'cancelled_kept'
 
 -- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
 local function each(read, visit)
@@ -23,7 +24,17 @@ each(function(from, to) return redis.call('ZRANGE', DELAYED, from, to) end,
   function(id) redis.call('HSET', JOBS, id, 'd') end)
 each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, function(name)
   each(function(from, to) return redis.call('LRANGE', base .. 'waiting:' .. name, from, to) end,
-    function(job) redis.call('HSET', JOBS, string.sub(job, 1, 16), 'w' .. name) end)
+    function(job)
+      local id = string.sub(job, 1, 16)
+      if redis.call('SISMEMBER', CANCELLED, id) == 1 then
+        redis.call('SADD', still_cancelled, id)
+      else
+        redis.call('HSET', JOBS, id, 'w' .. name)
+      end
+    end)
   redis.call('ZADD', HELD, 'XX', 0, name)
 end)
+-- Who was to stop is gone with the stream.
+redis.call('UNLINK', CANCELLED)
+if redis.call('EXISTS', still_cancelled) == 1 then redis.call('RENAME', still_cancelled, CANCELLED) end
 return 1
