@@ -14,6 +14,9 @@ use common::{
     internal,
 };
 
+/// A command line that does not say what is meant: the same as where it cannot be understood.
+const EXIT_USAGE: u8 = 2;
+
 /// Runs Tenantry's jobs.
 #[derive(Parser)]
 #[command(name = "worker", version)]
@@ -29,9 +32,12 @@ struct Cli {
 enum Command {
     /// Run jobs until SIGTERM or Ctrl-C (the default).
     Run,
-    /// Show how every queue stands.
-    Queues,
-    /// See dead letters and give them another try.
+    /// See how queues stand; pause and resume them.
+    Queues {
+        #[command(subcommand)]
+        command: Option<steer::QueuesCommand>,
+    },
+    /// See jobs; try them again, cancel or delete them.
     #[command(subcommand)]
     Jobs(steer::JobsCommand),
     /// Exit 0 when the worker at `worker.internal_listen` is alive.
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => run::run(config).await,
-            Command::Queues => steer::queues(&config).await,
+            Command::Queues { command } => steer::queues(&config, command).await,
             Command::Jobs(command) => steer::jobs(&config, command).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
@@ -76,5 +82,5 @@ fn misconfigured(mistakes: &Mistakes) -> ExitCode {
 
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("worker: {error:#}");
-    ExitCode::FAILURE
+    if error.is::<steer::Unclear>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
