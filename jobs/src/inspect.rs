@@ -95,7 +95,7 @@ pub struct QueueDetails {
     pub view: QueueView,
     /// Staged jobs of the queue that have not ended, whether Redis knows them or not.
     pub outbox: u64,
-    /// The processes that read it.
+    /// The processes that got jobs of it; see [`ConsumerStats`].
     pub consumers: Vec<ConsumerStats>,
 }
 

@@ -1,6 +1,7 @@
 //! The worker: runs jobs, and nothing else.
 
 mod app;
+mod board;
 mod handlers;
 mod run;
 mod steer;

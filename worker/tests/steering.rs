@@ -157,3 +157,43 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     assert!(shell.says(&["jobs", "list"]).is_empty());
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_board_shows_every_queue_and_changes_nothing() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker().await;
+    let base = worker.internal_url();
+    let job = shell.enqueue(Duration::from_hours(1)).await;
+    let page = reqwest::get(format!("{base}/board")).await.unwrap();
+    assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
+    // What the page needs is here, whole: nothing comes from elsewhere.
+    let page = page.text().await.unwrap();
+    assert!(!page.contains("://"), "{page}");
+    let script = page.split_once("from '").unwrap().1.split_once('\'').unwrap().0;
+    assert_eq!(reqwest::get(format!("{base}{script}")).await.unwrap().headers()["content-type"], "application/javascript");
+
+    let ask = async |path: &str| -> Value {
+        let answer = reqwest::get(format!("{base}/api/v1{path}")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        serde_json::from_str(&answer.text().await.unwrap()).unwrap()
+    };
+    let queues = ask("/queues").await;
+    let names: Vec<&str> = queues.as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["email", "maintenance"]);
+    let tasks = ask("/queues/email/tasks?status=Pending&page=1").await;
+    assert_eq!((tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()), (1, Some(KIND)));
+    assert_eq!(ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"], Value::from(job.as_str()));
+    assert!(ask("/queues/maintenance/tasks?page=0").await.as_array().unwrap().is_empty());
+    // Redis knows a worker from its first job on.
+    shell.enqueue(Duration::ZERO).await;
+    shell.until(&["queues", "stats", "email"], |said| said.contains("\nconsumer ")).await;
+    assert!(ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email"));
+    ask("/overview").await;
+
+    let tasks = format!("{base}/api/v1/queues/email/tasks");
+    let refused = reqwest::Client::new().put(&tasks).header("content-type", "application/json").body("{}").send().await.unwrap();
+    assert_eq!(refused.status(), 405);
+    assert_eq!(stats(&shell)["delayed"].as_u64(), Some(1));
+    assert_eq!(reqwest::get(format!("{base}/metrics")).await.unwrap().status(), 200);
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}

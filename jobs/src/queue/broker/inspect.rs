@@ -95,7 +95,7 @@ impl Cursor {
     }
 }
 
-/// One process' part in a queue, as Redis knows it.
+/// One process' part in a queue, as Redis knows it: from its first job on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConsumerStats {
     /// Its name, which the process logs as `consumer` with `queue_opened`.
@@ -104,6 +104,14 @@ pub struct ConsumerStats {
     pub running: u64,
     /// Milliseconds since it last read or renewed a lease.
     pub silence_ms: u64,
+}
+
+impl ConsumerStats {
+    /// When the process began to read, milliseconds since the epoch: its name is a `UUIDv7`.
+    pub fn started_at_ms(&self) -> Option<u64> {
+        let (seconds, nanos) = Uuid::try_parse(&self.name).ok()?.get_timestamp()?.to_unix();
+        Some(seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000)))
+    }
 }
 
 impl Broker {
@@ -324,7 +332,8 @@ impl Broker {
         }
     }
 
-    /// The processes that read `queue`, those that died lately included.
+    /// The processes that got jobs of `queue`, those that died lately included; an idle one that has just
+    /// started is not among them.
     ///
     /// # Errors
     /// When Redis fails.
