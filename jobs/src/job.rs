@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::Unique;
 
 /// Where jobs wait. One queue a concern, so that a slow one never holds up another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Queue {
     /// Outgoing mail.
     Email,
@@ -40,13 +41,13 @@ impl Queue {
 
 impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 
 /// A text that names no queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no queue of this name")]
+#[error("there is no queue of this name; `worker queues` lists them")]
 pub struct UnknownQueue;
 
 impl FromStr for Queue {
@@ -156,6 +157,7 @@ mod tests {
     fn queues_are_found_by_name() {
         for queue in Queue::ALL {
             assert_eq!(queue.name().parse(), Ok(*queue));
+            assert_eq!(serde_json::to_value(queue).unwrap(), queue.name());
         }
         assert_eq!("nowhere".parse::<Queue>(), Err(UnknownQueue));
     }

@@ -16,6 +16,7 @@ mod drain;
 mod envelope;
 mod handover;
 pub mod history;
+mod inspect;
 mod job;
 pub mod maintenance;
 pub mod outbox;
@@ -31,11 +32,13 @@ mod steer;
 pub mod testing;
 mod unique;
 
-pub use dead_letters::{DeadFilter, DeadLetterError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure};
 pub use handover::{EnqueueError, Jobs};
-pub use job::{BoxError, Job, JobError, Queue};
+pub use inspect::{
+    Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails, QueueView, Standing, UnknownState,
+};
+pub use job::{BoxError, Job, JobError, Queue, UnknownQueue};
 pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;

@@ -1,6 +1,7 @@
 //! The worker: runs jobs, and nothing else.
 
 mod app;
+mod board;
 mod handlers;
 mod run;
 mod schedules;
@@ -14,6 +15,9 @@ use common::{
     config::{Config, EXIT_CONFIG, Mistakes, Sources},
     internal,
 };
+
+/// A command line that does not say what is meant: the same as where it cannot be understood.
+const EXIT_USAGE: u8 = 2;
 
 /// Runs Tenantry's jobs.
 #[derive(Parser)]
@@ -30,11 +34,14 @@ struct Cli {
 enum Command {
     /// Run jobs until SIGTERM or Ctrl-C (the default).
     Run,
-    /// Show how every queue stands.
-    Queues,
+    /// See how queues stand; pause and resume them.
+    Queues {
+        #[command(subcommand)]
+        command: Option<steer::QueuesCommand>,
+    },
     /// Show every schedule with its last and its next tick.
     Schedules,
-    /// See dead letters and give them another try.
+    /// See jobs; try them again, cancel or delete them.
     #[command(subcommand)]
     Jobs(steer::JobsCommand),
     /// Exit 0 when the worker at `worker.internal_listen` is alive.
@@ -64,7 +71,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => run::run(config).await,
-            Command::Queues => steer::queues(&config).await,
+            Command::Queues { command } => steer::queues(&config, command).await,
             Command::Schedules => steer::schedules(&config).await,
             Command::Jobs(command) => steer::jobs(&config, command).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
@@ -80,5 +87,5 @@ fn misconfigured(mistakes: &Mistakes) -> ExitCode {
 
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("worker: {error:#}");
-    ExitCode::FAILURE
+    if error.is::<steer::Unclear>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }

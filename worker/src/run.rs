@@ -20,6 +20,7 @@ use jobs::{
 
 use crate::{
     app::{App, registry},
+    board,
     schedules::schedules,
 };
 
@@ -40,7 +41,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
     drain.begin_on_signals(config.worker.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
-    let internal = internal::serve(config.worker.internal_listen, readiness(&jobs, &drain), {
+    let internal = internal::serve_with(config.worker.internal_listen, readiness(&jobs, &drain), board::routes(&jobs), {
         let drain = drain.clone();
         async move { drain.over().await }
     });

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use reader::Reader;
-pub use reader::{Key, Mistake, Mistakes, Rate, Sources};
+pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
 
 use crate::email::Email;

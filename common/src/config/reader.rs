@@ -144,7 +144,7 @@ fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String
 
 /// A span of time such as `500ms`, `30s`, `15m`, `24h`, `30d`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Period(pub(super) Duration);
+pub struct Period(pub Duration);
 
 impl FromStr for Period {
     type Err = String;

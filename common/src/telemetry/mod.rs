@@ -38,6 +38,20 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
     Ok(Telemetry { spans })
 }
 
+/// Logs to standard error instead, for a command whose answer goes to standard output. No spans.
+///
+/// # Errors
+/// When logging was started before, or the filter does not parse.
+pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
+    let filter: EnvFilter = config.filter.parse()?;
+    let lines = match config.format {
+        config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+        config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(())
+}
+
 impl Telemetry {
     /// Sends the spans that wait, for a few seconds at most. Blocks.
     pub fn stop(self) {

@@ -1,9 +1,10 @@
 //! Every queue in Redis: one method an operation, each a single script or command on one slot.
 //! The operations are told apart by who calls them: `push` takes jobs in, `settle` is for whoever
-//! ran them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `steer` is for
-//! operators.
+//! ran them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `inspect` and `steer`
+//! are for operators.
 
 mod dead;
+mod inspect;
 mod lease;
 mod push;
 mod repair;
@@ -22,13 +23,14 @@ use common::{
 use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionLike};
 use tokio::sync::Notify;
 
+pub use self::{inspect::ConsumerStats, push::Place, steer::QueueStats};
 pub(crate) use self::{
+    inspect::{Cursor as PlaceCursor, Found, Spot, entry_millis},
     lease::Abandoned,
     push::{HandIn, Push},
     settle::{Bury, Delay, Done},
     steer::Cancelled,
 };
-pub use self::{push::Place, steer::QueueStats};
 use super::{
     connections::Connections,
     group::limit_args,
@@ -61,6 +63,8 @@ static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
 static STATS: LazyLock<Script> = script!("stats");
 static EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/epoch.lua")));
+static LOOK: LazyLock<Script> = script!("look");
+static HASTEN: LazyLock<Script> = script!("hasten");
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which
 /// reconnects by itself.

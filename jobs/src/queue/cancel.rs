@@ -21,8 +21,8 @@ impl Cancels {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn add(&self, entries: impl IntoIterator<Item = EntryId>) {
-        self.locked().extend(entries);
+    pub(crate) fn add(&self, entry: EntryId) {
+        self.locked().insert(entry);
         self.changed.notify_waiters();
     }
 

@@ -88,6 +88,19 @@ pub(crate) struct Consumer {
     pub(crate) closed: CancellationToken,
 }
 
+impl Consumer {
+    /// Stops the jobs of those of `entries` that are in hand.
+    pub(crate) fn cancel(&self, entries: impl IntoIterator<Item = EntryId>) {
+        for entry in entries {
+            self.cancels.add(entry.clone());
+            // Looked at afterwards: one that is settled in between would never be forgotten.
+            if !self.in_hand.holds(&entry) {
+                self.cancels.remove([&entry]);
+            }
+        }
+    }
+}
+
 /// Entries that this process holds, from fetching to settling, with their jobs: those whose leases
 /// it renews.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use common::id::JobId;
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{Envelope, Failure, outbox::OutboxRow};
+use crate::{Content, Envelope, Failure, JobView, Queue, Standing, outbox::OutboxRow};
 
 /// A job that will not be tried again, as it is kept and shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct DeadLetter {
     pub envelope: Option<Envelope>,
     /// The bytes that could not be understood, in base64.
     pub bytes: Option<String>,
+    /// What it is kept by in Redis; empty before it is.
+    #[serde(skip)]
+    pub(crate) member: Vec<u8>,
 }
 
 impl DeadLetter {
@@ -39,6 +42,7 @@ impl DeadLetter {
             failures: envelope.failures.clone(),
             envelope: Some(envelope),
             bytes: None,
+            member: Vec::new(),
         }
     }
 
@@ -56,13 +60,43 @@ impl DeadLetter {
             failures: row.failures.clone(),
             envelope: Some(envelope),
             bytes: None,
+            member: Vec::new(),
         })
     }
 
     /// The dead letter of bytes that could not be understood.
     pub(super) fn of_bytes(bytes: &[u8], error: &str, now_ms: i64) -> Self {
-        let bytes = Some(STANDARD.encode(bytes));
-        Self { id: None, kind: None, error: error.to_owned(), died_at: now_ms, failures: Vec::new(), envelope: None, bytes }
+        let bytes = Some(Self::encode(bytes));
+        let (failures, member) = (Vec::new(), Vec::new());
+        Self { id: None, kind: None, error: error.to_owned(), died_at: now_ms, failures, envelope: None, bytes, member }
+    }
+
+    /// The dead letter that Redis keeps as `stored`, by `member`. Where this release cannot read it, it is
+    /// shown as bytes: one such must not hide the others.
+    pub(crate) fn of_stored(member: Vec<u8>, stored: &[u8], died_at: i64) -> Self {
+        let unread = |error| Self::of_bytes(stored, &format!("a dead letter that cannot be read: {error}"), died_at);
+        Self { member, ..serde_json::from_slice(stored).unwrap_or_else(unread) }
+    }
+
+    /// The same as any other job of `queue` is seen.
+    pub fn view(&self, queue: Queue) -> JobView {
+        let standing = Standing::Dead { died_at: self.died_at, error: self.error.clone() };
+        let content = match &self.envelope {
+            Some(envelope) => Content::Job(Box::new(envelope.clone().into())),
+            None => Content::Unreadable { bytes: self.bytes.clone().unwrap_or_default() },
+        };
+        JobView { id: self.job(), queue, standing, content }
+    }
+
+    /// The job's id, which for bytes that could not be understood is told by what they are kept by, if
+    /// by anything.
+    pub fn job(&self) -> Option<JobId> {
+        self.id.or_else(|| uuid::Uuid::from_slice(&self.member).ok().map(JobId::from_uuid))
+    }
+
+    /// Bytes as they are shown.
+    pub(crate) fn encode(bytes: &[u8]) -> String {
+        STANDARD.encode(bytes)
     }
 
     /// As bytes for Redis.

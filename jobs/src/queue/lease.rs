@@ -33,7 +33,7 @@ async fn renew(consumer: &Consumer) {
                 }
                 consumer.in_hand.remove(&renewed.lost);
                 // Nothing to do where the message was heard.
-                consumer.cancels.add(renewed.cancelled);
+                consumer.cancel(renewed.cancelled);
             }
             Err(error) => tracing::warn!(queue = %consumer.queue, %error, "leases_not_renewed"),
         }

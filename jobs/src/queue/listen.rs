@@ -42,8 +42,7 @@ async fn listen_until_error(consumer: &Consumer, failures: &mut u32) -> RedisRes
     while let Some(message) = messages.next().await {
         let said: String = message.get_payload()?;
         if let Some(entry) = said.strip_prefix(CANCEL) {
-            let entry = entry.to_owned();
-            consumer.cancels.add(consumer.in_hand.holds(&entry).then_some(entry));
+            consumer.cancel([entry.to_owned()]);
         } else if said == PAUSE {
             consumer.gate.look(&consumer.store, consumer.queue).await;
         } else {

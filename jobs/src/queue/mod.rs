@@ -28,12 +28,12 @@ mod settle;
 mod stats;
 
 pub use backend::QueueBackend;
-pub use broker::{Broker, Place, QueueStats};
+pub use broker::{Broker, ConsumerStats, Place, QueueStats};
 pub use consumer::Delivery;
 pub use dead_letter::DeadLetter;
 pub use finish::Verdict;
 pub use pause::Pause;
 pub use seats::Seats;
 
-pub(crate) use broker::{Cancelled, HandIn, Push};
+pub(crate) use broker::{Cancelled, Found, HandIn, PlaceCursor, Push, Spot, entry_millis};
 pub(crate) use pause::VALIDATOR as PAUSE_VALIDATOR;

@@ -13,7 +13,7 @@ use common::{
     id::{BatchId, TenantId},
 };
 use jobs::{
-    DeadFilter, Job, JobError, Queue, Registry, Running,
+    Job, JobError, JobFilter, Queue, Registry, Running,
     batches::{Batch, BatchError, NewBatch},
 };
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ async fn what_follows_runs_once_when_all_have_ended_on_several_workers() {
 
     // Another try for the dead brings the counters up to date, and nothing follows again.
     ward.healed.store(true, Ordering::Relaxed);
-    let letters = world.jobs.dead_letters(Queue::Email, &DeadFilter::default(), 100).await.unwrap();
+    let letters = world.jobs.dead_letters(Queue::Email, &JobFilter::default(), 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 20);
     world.until_idle().await;
     let healed = batch(&world, id).await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{Notes, Probe, World, note, until};
-use jobs::{DeadFilter, JobError, Queue, Registry, Running};
+use jobs::{JobError, JobFilter, Queue, Registry, Running};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_job_is_retried_until_it_succeeds() {
@@ -172,7 +172,7 @@ async fn dead_letters_get_another_try_by_filter() {
 
     let notes = Arc::new(Notes::default());
     let fixed = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
-    let filter = DeadFilter { error: Some("mailbox".to_owned()), kind: Some("test.probe".to_owned()), ..DeadFilter::default() };
+    let filter = JobFilter { error: Some("mailbox".to_owned()), kind: Some("test.probe".to_owned()), ..JobFilter::default() };
     let letters = world.jobs.dead_letters(Queue::Email, &filter, 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 5);
     // Once more does nothing: they are not dead any more.
@@ -182,7 +182,7 @@ async fn dead_letters_get_another_try_by_filter() {
     assert_eq!(world.dead().await.len(), 3);
     assert_eq!(world.rows().await, 3);
 
-    let one = DeadFilter { ids: vec![world.dead().await[0].id.unwrap()], ..DeadFilter::default() };
+    let one = JobFilter { ids: vec![world.dead().await[0].id.unwrap()], ..JobFilter::default() };
     let letters = world.jobs.dead_letters(Queue::Email, &one, 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 1);
     world.until_idle().await;

@@ -13,7 +13,7 @@ use common::{
     id::{JobId, TenantId},
 };
 use jobs::{
-    DeadFilter, JobError, Queue, RESULT_BYTES_MAX, Registry, Running,
+    JobError, JobFilter, Queue, RESULT_BYTES_MAX, Registry, Running,
     history::{Ended, HistoryEntry, HistoryFilter},
     stage,
 };
@@ -98,7 +98,7 @@ async fn every_end_is_kept_with_what_came_out() {
 
     // Whatever ends again is told anew.
     ward.healed.store(true, Ordering::Relaxed);
-    let filter = DeadFilter { ids: vec![dying], ..DeadFilter::default() };
+    let filter = JobFilter { ids: vec![dying], ..JobFilter::default() };
     let letters = world.jobs.dead_letters(Queue::Email, &filter, 1).await.unwrap();
     world.jobs.replay(Queue::Email, &letters).await.unwrap();
     world.until_idle().await;

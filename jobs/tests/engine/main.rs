@@ -14,6 +14,7 @@ mod progress;
 mod redis_faults;
 mod schedules;
 mod staging;
+mod steering;
 mod support;
 mod testing;
 mod topologies;

@@ -14,7 +14,7 @@ use common::{
     id::JobId,
 };
 use jobs::{
-    DeadFilter, Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
+    Drain, Job, JobError, JobFilter, Jobs, Queue, Registry, Relay, Running,
     outbox::OutboxRow,
     queue::{DeadLetter, QueueBackend, Seats},
     stage,
@@ -197,7 +197,7 @@ impl World {
     }
 
     pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
-        self.jobs.dead_letters(Queue::Email, &DeadFilter::default(), 1_000).await.unwrap()
+        self.jobs.dead_letters(Queue::Email, &JobFilter::default(), 1_000).await.unwrap()
     }
 
     /// Waits until nothing is left to do anywhere.

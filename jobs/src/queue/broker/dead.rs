@@ -26,18 +26,6 @@ impl Broker {
         pipe.ignore().query_async(&mut self.connection()).await
     }
 
-    /// Up to `count` dead letters as JSON, newest first, without the newest `skip`.
-    pub(crate) async fn dead_letters(&self, queue: Queue, skip: isize, count: isize) -> RedisResult<Vec<Vec<u8>>> {
-        let keys = self.keys(queue);
-        let connection = &mut self.connection();
-        let ids: Vec<Vec<u8>> = redis::cmd("ZREVRANGE").arg(&keys.dead).arg(skip).arg(skip + count - 1).query_async(connection).await?;
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let letters: Vec<Option<Vec<u8>>> = redis::cmd("HMGET").arg(&keys.dead_bodies).arg(ids).query_async(connection).await?;
-        Ok(letters.into_iter().flatten().collect())
-    }
-
     /// Gives dead letters another try; answers how many were still dead.
     pub(crate) async fn replay(&self, queue: Queue, envelopes: &[Envelope]) -> RedisResult<usize> {
         let mut call = self.call_admitting(&REPLAY, queue);
@@ -46,5 +34,17 @@ impl Broker {
             call.arg(id_bytes(envelope.id).as_slice()).arg(Group::of(envelope.tenant).bytes()).arg(body);
         }
         call.invoke_async(&mut self.connection()).await
+    }
+
+    /// Forgets dead letters, named by what they are kept by; answers how many there were.
+    pub(crate) async fn delete_dead(&self, queue: Queue, members: &[&[u8]]) -> RedisResult<usize> {
+        if members.is_empty() {
+            return Ok(0);
+        }
+        let keys = self.keys(queue);
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("ZREM").arg(&keys.dead).arg(members).cmd("HDEL").arg(&keys.dead_bodies).arg(members).ignore();
+        let (deleted,): (usize,) = pipe.query_async(&mut self.connection()).await?;
+        Ok(deleted)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::id::JobId;
 use redis::RedisResult;
 
-use super::{Broker, CANCEL, STATS, id_bytes};
+use super::{Broker, CANCEL, HASTEN, STATS, id_bytes};
 use crate::{Queue, queue::listen::PAUSE};
 
 /// How a queue stands.
@@ -51,6 +51,30 @@ impl Broker {
     /// Tells every worker to look whether `queue` is paused.
     pub(crate) async fn announce_pause(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("PUBLISH").arg(self.keys(queue).wake).arg(PAUSE).query_async(&mut self.connection()).await?;
+        Ok(())
+    }
+
+    /// Makes delayed jobs due at once; answers how many were delayed.
+    pub(crate) async fn hasten(&self, queue: Queue, ids: &[JobId]) -> RedisResult<usize> {
+        let mut call = self.call(&HASTEN, queue);
+        call.arg(self.keys(queue).wake);
+        for id in ids {
+            call.arg(id_bytes(*id).as_slice());
+        }
+        call.invoke_async(&mut self.connection()).await
+    }
+
+    /// Remembers jobs as if they had finished: a hand-over of one from the outbox is dropped.
+    pub(crate) async fn remember(&self, queue: Queue, ids: &[JobId]) -> RedisResult<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("SADD");
+        command.arg(self.keys(queue).named(b"finished"));
+        for id in ids {
+            command.arg(id_bytes(*id).as_slice());
+        }
+        let _: usize = command.query_async(&mut self.connection()).await?;
         Ok(())
     }
 

@@ -203,7 +203,7 @@ async fn dead_letters_are_bounded_in_number() {
         // Bytes without an id are kept by their entry's, which tells their order within a millisecond.
         broker.bury(QUEUE, "a", &[Bury { id: None, ..buried(&entry) }]).await.unwrap();
     }
-    let mut kept = broker.dead_letters(QUEUE, 0, 100).await.unwrap();
+    let mut kept: Vec<Vec<u8>> = broker.list_dead(QUEUE, None, 100).await.unwrap().found.into_iter().map(|found| found.body).collect();
     kept.sort_unstable();
     assert_eq!(kept, letters[15..]);
 }
@@ -664,4 +664,90 @@ async fn a_place_without_its_entry_is_swept_away() {
     redis::cmd("XDEL").arg(key_of(&broker, "stream")).arg(entry).exec_async(&mut broker.connections.shared()).await.unwrap();
     assert_eq!(broker.sweep(QUEUE).await.unwrap(), 1);
     assert_eq!(knows(&broker, &ids).await, [false, true, true]);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 4, None).await;
+    let (a, _) = tenants();
+    let jobs: Vec<Push> = (0..5).map(|_| job_of(a)).collect();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    push(&broker, &jobs).await;
+    let running = read_all(&broker, "w", 4).await;
+    assert_eq!(broker.cancel(QUEUE, &ids[..3]).await.unwrap(), [Cancelled::Asked; 3]);
+    assert_eq!(broker.delay(QUEUE, "w", &[delayed(&running[0], Duration::ZERO)]).await.unwrap(), 1);
+    assert_eq!(broker.bury(QUEUE, "w", &[buried(&running[1])]).await.unwrap(), 1);
+    let entries: Vec<EntryId> = running[2..].iter().map(|entry| entry.id.clone()).collect();
+    assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 2);
+    // What is left is the one that was held and the one that was not cancelled.
+    let left = read_all(&broker, "w", 10).await.iter().map(|entry| entry.job.unwrap()).collect();
+    assert_eq!(sorted(left), sorted(ids[3..].to_vec()));
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.running, stats.delayed, stats.held, stats.dead), (2, 0, 0, 1));
+    assert!(is_gone(&broker, "cancelled").await);
+}
+
+#[tokio::test]
+async fn a_job_cancelled_on_its_way_to_redis_is_not_taken() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let late = job();
+    broker.remember(QUEUE, &[late.id]).await.unwrap();
+    assert_eq!(broker.cancel(QUEUE, &[late.id]).await.unwrap(), [Cancelled::Unknown]);
+    assert_eq!(push(&broker, &[late]).await, 0);
+    assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
+}
+
+/// Ids of one millisecond sort by chance.
+fn sorted(mut ids: Vec<JobId>) -> Vec<JobId> {
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn a_listing_shows_each_job_once_however_small_its_pages() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let ((a, b), hour) = (tenants(), Duration::from_hours(1));
+    let ready: Vec<Push> = (0..5).map(|_| job()).collect();
+    let held: Vec<Push> = [a, a, a, a, b, b].map(job_of).into_iter().collect();
+    // All of them due in the same millisecond, or nearly.
+    let later: Vec<Push> = (0..7).map(|_| job_in(hour)).collect();
+    let ids = |jobs: &[Push]| jobs.iter().map(|job| job.id).collect::<Vec<_>>();
+    let (ready_ids, held_ids, later_ids) = (ids(&ready), ids(&held), ids(&later));
+    push(&broker, &ready).await;
+    push(&broker, &held).await;
+    push(&broker, &later).await;
+    let running = read_all(&broker, "w", 2).await;
+    for count in [1, 2, 3, 50] {
+        let mut seen: [Vec<JobId>; 4] = Default::default();
+        for (state, seen) in seen.iter_mut().enumerate() {
+            let mut after = None;
+            loop {
+                let after_this = after.as_ref();
+                let chunk = match state {
+                    0 => broker.list_ready(QUEUE, after_this, count).await,
+                    1 => broker.list_running(QUEUE, after_this, count).await,
+                    2 => broker.list_held(QUEUE, after_this, count).await,
+                    _ => broker.list_delayed(QUEUE, after_this, count).await,
+                };
+                let chunk = chunk.unwrap();
+                assert!(chunk.found.len() <= count);
+                assert!(
+                    chunk.found.iter().all(|found| Envelope::from_bytes(&found.body).is_ok_and(|envelope| Some(envelope.id) == found.id))
+                );
+                seen.extend(chunk.found.iter().map(|found| found.id.unwrap()));
+                after = chunk.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        let [listed_ready, listed_running, listed_held, listed_later] = seen;
+        assert_eq!(listed_ready, [&ready_ids[2..], &[held_ids[0], held_ids[4]]].concat());
+        assert_eq!(listed_running, running.iter().map(|entry| entry.job.unwrap()).collect::<Vec<_>>());
+        assert_eq!(sorted(listed_held), sorted([&held_ids[1..4], &held_ids[5..]].concat()));
+        assert_eq!(sorted(listed_later), sorted(later_ids.clone()));
+    }
 }

@@ -5,8 +5,6 @@
 -- follows when something of the group leaves, so that no tenant's backlog stands before another's
 -- job. Every group with a list stands in HELD with the time of the next look at it.
 local HELD_LOOK = 5000
--- Added to the length of a delayed job's group when its row is to be looked at before it runs.
-local AGAIN = 128
 local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local at = milliseconds()
 local touched = {}
@@ -65,19 +63,6 @@ local function leave(name)
     local found = group(name)
     found.running = math.max(0, found.running - 1)
   end
-end
-
--- A delayed job as it is kept: what it takes to admit it when its time has come.
-local function pack_delayed(name, body, again)
-  return string.char(#name + (again and AGAIN or 0)) .. name .. body
-end
-
--- Group, envelope, and whether its row is to be looked at, of a delayed job.
-local function unpack_delayed(packed)
-  local length = string.byte(packed)
-  local again = length >= AGAIN
-  if again then length = length - AGAIN end
-  return string.sub(packed, 2, 1 + length), string.sub(packed, 2 + length), again
 end
 
 -- Lets go of a unique key that this job holds until it has started or finished.

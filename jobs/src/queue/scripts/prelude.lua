@@ -18,3 +18,19 @@ local function field(fields, name)
     if fields[i] == name then return fields[i + 1] end
   end
 end
+
+-- Added to the length of a delayed job's group when its row is to be looked at before it runs.
+local AGAIN = 128
+
+-- A delayed job as it is kept: what it takes to admit it when its time has come.
+local function pack_delayed(name, body, again)
+  return string.char(#name + (again and AGAIN or 0)) .. name .. body
+end
+
+-- Group, envelope, and whether its row is to be looked at, of a delayed job.
+local function unpack_delayed(packed)
+  local length = string.byte(packed)
+  local again = length >= AGAIN
+  if again then length = length - AGAIN end
+  return string.sub(packed, 2, 1 + length), string.sub(packed, 2 + length), again
+end

@@ -1,0 +1,322 @@
+//! `apalis-board` over our queues, on the internal listener: it shows, and changes nothing.
+//!
+//! The listener has no login, so every method but reading is refused before it reaches the board, and
+//! the backend here takes no tasks either. Whatever is to be changed goes through `worker queues` and
+//! `worker jobs`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use apalis_board::axum::{
+    framework::{ApiBuilder, RegisterRoute},
+    ui::ServeUI,
+};
+use apalis_core::{
+    backend::{
+        Backend, BackendConfig, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, QueueInfo, RunningWorker,
+        StatType, Statistic, TaskSink, TaskSinkError, WireFormatBackend, codec::Codec, finalize::Ephemeral,
+    },
+    task::{Task, builder::TaskBuilder, status::Status, task_id::TaskId},
+    worker::context::WorkerContext,
+};
+use axum::{
+    Router,
+    extract::Request,
+    http::{Method, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use futures::Stream;
+use jobs::{JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, QueueView, Standing, SteerError, queue::ConsumerStats};
+use serde_json::{Value, json};
+
+/// How far into a list the board's pages go; `worker jobs list` goes on from there.
+const SHOWN_MAX: usize = 1_000;
+
+/// The board's pages: itself at `/board`, what it asks for beneath `/api/v1`.
+pub(crate) fn routes(jobs: &Jobs) -> Router {
+    let api = Queue::ALL.iter().fold(ApiBuilder::new(Router::new()), |api, queue| api.register(queue.name(), Shown::new(jobs, *queue)));
+    Router::new()
+        .nest("/api/v1", api.build())
+        // The page knows itself at `/` only.
+        .route("/board", get(|| async { Redirect::temporary("/") }))
+        .fallback_service(ServeUI::new())
+        .layer(middleware::from_fn(only_reading))
+}
+
+async fn only_reading(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    (StatusCode::METHOD_NOT_ALLOWED, "the board only shows; see `worker jobs --help`\n").into_response()
+}
+
+/// One queue, as the board asks for it. A backend that gives no tasks and takes none.
+struct Shown {
+    jobs: Jobs,
+    queue: Queue,
+}
+
+/// The board passes on what it is given.
+struct AsItIs;
+
+impl Codec<Value> for AsItIs {
+    type Error = serde_json::Error;
+    type Compact = Value;
+
+    fn encode(&self, value: &Value) -> Result<Value, serde_json::Error> {
+        Ok(value.clone())
+    }
+
+    fn decode(&self, value: &Value) -> Result<Value, serde_json::Error> {
+        Ok(value.clone())
+    }
+}
+
+impl Shown {
+    fn new(jobs: &Jobs, queue: Queue) -> Self {
+        Self { jobs: jobs.clone(), queue }
+    }
+
+    /// The jobs of some queues that a page of the board is for.
+    async fn page(&self, queues: &[Queue], filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+        let size = usize::try_from(filter.limit()).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+        let skip = size.saturating_mul(usize::try_from(filter.page.saturating_sub(1)).unwrap_or(SHOWN_MAX));
+        let wanted = skip.saturating_add(size).min(SHOWN_MAX);
+        let (mut found, all) = (Vec::new(), JobFilter::default());
+        for state in states(filter.status.as_ref()) {
+            for queue in queues {
+                let mut after = None;
+                while found.len() < wanted {
+                    let page = self.jobs.list(*queue, *state, &all, after.as_ref(), wanted - found.len()).await?;
+                    found.extend(page.jobs);
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(found.iter().skip(skip).map(task).collect())
+    }
+
+    async fn workers(&self, queue: Queue) -> Result<Vec<RunningWorker>, SteerError> {
+        let now_ms = self.jobs.store().ambient().now().timestamp_millis();
+        let consumers = self.jobs.broker().consumers(queue).await?;
+        Ok(consumers.into_iter().map(|consumer| worker(queue, consumer, now_ms)).collect())
+    }
+}
+
+/// Our states by what the board calls them; it has no page for those that are done, nor have we.
+fn states(status: Option<&Status>) -> &'static [JobState] {
+    match status {
+        None => JobState::ALL,
+        Some(Status::Pending) => &[JobState::Staged, JobState::Held, JobState::Delayed],
+        Some(Status::Queued) => &[JobState::Ready],
+        Some(Status::Running) => &[JobState::Running],
+        Some(Status::Failed | Status::Killed) => &[JobState::Dead],
+        Some(_) => &[],
+    }
+}
+
+/// A job in the board's words; times are seconds there.
+fn task(job: &JobView) -> Task<Value> {
+    let seconds = |millis: i64| u64::try_from(millis / 1_000).unwrap_or_default();
+    let details = job.details();
+    let carries = details.map(|details| json!({ "kind": details.kind, "tenant": details.tenant, "payload": details.payload }));
+    let mut task = TaskBuilder::new(carries.unwrap_or(Value::Null));
+    if let Some(id) = job.id {
+        task = task.task_id(TaskId::from_string(id.to_string()));
+    }
+    if let Some(details) = details {
+        task = task.attempt(usize::try_from(details.attempt).unwrap_or_default());
+        task = task.run_at_timestamp(seconds(details.due_at.unwrap_or(details.enqueued_at)));
+    }
+    task = match &job.standing {
+        Standing::Staged | Standing::Held => task.status(Status::Pending),
+        Standing::Delayed { until } => task.status(Status::Pending).run_at_timestamp(seconds(*until)),
+        Standing::Ready { .. } => task.status(Status::Queued),
+        Standing::Running { consumer, ready_at, .. } => {
+            task.status(Status::Running).lock_by(Some(consumer.clone())).lock_at(Some(seconds(*ready_at)))
+        }
+        Standing::Dead { died_at, .. } => task.status(Status::Failed).done_at(Some(seconds(*died_at))),
+    };
+    task.build()
+}
+
+fn worker(queue: Queue, consumer: ConsumerStats, now_ms: i64) -> RunningWorker {
+    let seen_ms = u64::try_from(now_ms).unwrap_or_default().saturating_sub(consumer.silence_ms);
+    RunningWorker {
+        started_at: consumer.started_at_ms().unwrap_or_default() / 1_000,
+        id: consumer.name,
+        queue: queue.name().to_owned(),
+        backend: "Redis Streams".to_owned(),
+        last_heartbeat: seen_ms / 1_000,
+        layers: String::new(),
+    }
+}
+
+fn statistics(view: &QueueView) -> Vec<Statistic> {
+    let numbers = [
+        ("Ready", view.ready),
+        ("Running", view.running),
+        ("Held", view.held),
+        ("Delayed", view.delayed),
+        ("Dead", view.dead),
+        ("Oldest, in seconds", view.oldest_ms / 1_000),
+        ("Paused", u64::from(view.paused.is_some())),
+    ];
+    let statistic = |(priority, (title, value)): (u64, (&str, u64))| Statistic {
+        title: title.to_owned(),
+        stat_type: StatType::Number,
+        value: value.to_string(),
+        priority: Some(priority),
+    };
+    (1..).zip(numbers).map(statistic).collect()
+}
+
+impl Backend for Shown {
+    type Task = Task<Value>;
+    type Error = SteerError;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), SteerError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Value>, SteerError>>> {
+        Poll::Ready(None)
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), SteerError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl BackendConfig for Shown {
+    type Args = Value;
+    type Id = String;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = ();
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) {}
+}
+
+impl WireFormatBackend for Shown {
+    type Codec = AsItIs;
+    type Compact = Value;
+
+    fn codec(&self) -> &AsItIs {
+        &AsItIs
+    }
+}
+
+impl FetchById for Shown {
+    async fn fetch_by_id(&mut self, id: &TaskId) -> Result<Option<Task<Value>>, SteerError> {
+        let Ok(id) = id.to_string().parse() else { return Ok(None) };
+        Ok(self.jobs.find(id).await?.filter(|job| job.queue == self.queue).as_ref().map(task))
+    }
+}
+
+impl ListTasks for Shown {
+    async fn list_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+        self.page(&[self.queue], filter).await
+    }
+}
+
+impl ListAllTasks for Shown {
+    async fn list_all_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+        self.page(Queue::ALL, filter).await
+    }
+}
+
+impl ListQueues for Shown {
+    async fn list_queues(&self) -> Result<Vec<QueueInfo>, SteerError> {
+        let mut queues = Vec::with_capacity(Queue::ALL.len());
+        for queue in Queue::ALL {
+            let workers = self.jobs.broker().consumers(*queue).await?.into_iter().map(|consumer| consumer.name).collect();
+            let stats = statistics(&self.jobs.queue(*queue).await?);
+            // Finished jobs leave Redis at once; Prometheus has what was.
+            queues.push(QueueInfo { name: queue.name().to_owned(), stats, workers, activity: Vec::new() });
+        }
+        Ok(queues)
+    }
+}
+
+impl ListWorkers for Shown {
+    async fn list_workers(&self) -> Result<Vec<RunningWorker>, SteerError> {
+        self.workers(self.queue).await
+    }
+
+    async fn list_all_workers(&self) -> Result<Vec<RunningWorker>, SteerError> {
+        let mut workers = Vec::new();
+        for queue in Queue::ALL {
+            workers.extend(self.workers(*queue).await?);
+        }
+        Ok(workers)
+    }
+}
+
+impl Metrics for Shown {
+    async fn global(&self) -> Result<Vec<Statistic>, SteerError> {
+        let mut all = Vec::new();
+        for queue in Queue::ALL {
+            let of_queue = statistics(&self.jobs.queue(*queue).await?).into_iter();
+            all.extend(of_queue.map(|statistic| Statistic { title: format!("{queue}: {}", statistic.title), ..statistic }));
+        }
+        Ok(all)
+    }
+
+    async fn fetch_by_queue(&self) -> Result<Vec<Statistic>, SteerError> {
+        Ok(statistics(&self.jobs.queue(self.queue).await?))
+    }
+}
+
+fn refused() -> TaskSinkError<SteerError> {
+    TaskSinkError::CodecError("the board only shows".into())
+}
+
+impl TaskSink<Value, Ephemeral> for Shown {
+    fn start_send(self: Pin<&mut Self>, _: Task<Value>) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+        Poll::Ready(Err(refused()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+        Poll::Ready(Ok(()))
+    }
+
+    async fn push(&mut self, _: Value) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+
+    async fn push_bulk(&mut self, _: Vec<Value>) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+
+    async fn push_stream(&mut self, _: impl Stream<Item = Value> + Unpin + Send) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+
+    async fn push_task(&mut self, _: Task<Value>) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+
+    async fn push_all(&mut self, _: impl Stream<Item = Task<Value>> + Unpin + Send) -> Result<(), TaskSinkError<SteerError>> {
+        Err(refused())
+    }
+}

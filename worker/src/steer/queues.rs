@@ -1,0 +1,112 @@
+//! `worker queues`: how queues stand, and whether they run.
+
+use clap::Subcommand;
+use jobs::{Jobs, Paused, Queue, QueueDetails, QueueView};
+
+use super::{
+    say,
+    text::{json, printable, span, time},
+};
+
+/// What to do with queues.
+#[derive(Subcommand)]
+pub(crate) enum QueuesCommand {
+    /// Show how every queue stands (the default).
+    List {
+        /// A JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one queue: its numbers, its outbox, who reads it.
+    Stats {
+        /// The queue.
+        queue: Queue,
+        /// As a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep a queue's jobs waiting, in every worker, until it is resumed; what runs goes on.
+    Pause {
+        /// The queue.
+        queue: Queue,
+        /// Why, for whoever finds it paused.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a paused queue's jobs run again.
+    Resume {
+        /// The queue.
+        queue: Queue,
+    },
+}
+
+impl Default for QueuesCommand {
+    fn default() -> Self {
+        Self::List { json: false }
+    }
+}
+
+pub(super) async fn run(jobs: &Jobs, command: QueuesCommand) -> anyhow::Result<()> {
+    match command {
+        QueuesCommand::List { json } => list(jobs, json).await,
+        QueuesCommand::Stats { queue, json: as_json } => {
+            let details = jobs.queue_details(queue).await?;
+            if as_json { Ok(say(&json(&details)?)?) } else { show(&details) }
+        }
+        QueuesCommand::Pause { queue, reason } => {
+            jobs.pause(queue, &reason).await?;
+            // A pause that was there before stays as it was.
+            let pause = jobs.paused(queue).await?;
+            let reason = pause.map(|pause| pause.reason).unwrap_or(reason);
+            Ok(say(&format!("{queue} is paused: {}", printable(&reason)))?)
+        }
+        QueuesCommand::Resume { queue } => {
+            let paused = jobs.paused(queue).await?.is_some();
+            jobs.resume(queue).await?;
+            Ok(say(&format!("{queue} {}", if paused { "runs again" } else { "was not paused" }))?)
+        }
+    }
+}
+
+async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
+    if !as_json {
+        let columns = ["ready", "running", "held", "delayed", "dead", "oldest"];
+        say(&format!("{:<12} {}  state", "queue", columns.map(|name| format!("{name:>9}")).join(" ")))?;
+    }
+    for queue in Queue::ALL {
+        let view = jobs.queue(*queue).await?;
+        say(&if as_json { json(&view)? } else { row(&view) })?;
+    }
+    Ok(())
+}
+
+fn row(view: &QueueView) -> String {
+    let numbers = [view.ready, view.running, view.held, view.delayed, view.dead].map(|number| format!("{number:>9}"));
+    format!("{:<12} {} {:>9}  {}", view.queue, numbers.join(" "), span(view.oldest_ms), state(view.paused.as_ref()))
+}
+
+fn state(paused: Option<&Paused>) -> String {
+    paused.map_or_else(|| "open".to_owned(), |paused| format!("paused since {}: {}", time(paused.since), printable(&paused.reason)))
+}
+
+fn show(details: &QueueDetails) -> anyhow::Result<()> {
+    let view = &details.view;
+    let numbers = [
+        ("ready", view.ready),
+        ("running", view.running),
+        ("held", view.held),
+        ("delayed", view.delayed),
+        ("dead", view.dead),
+        ("outbox", details.outbox),
+    ];
+    say(&format!("{:<10} {}", view.queue, state(view.paused.as_ref())))?;
+    for (name, number) in numbers {
+        say(&format!("{name:<10} {number}"))?;
+    }
+    say(&format!("{:<10} {}", "oldest", span(view.oldest_ms)))?;
+    for consumer in &details.consumers {
+        let (name, silence) = (printable(&consumer.name), span(consumer.silence_ms));
+        say(&format!("{:<10} {name}  running={}  silent for {silence}", "consumer", consumer.running))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! `worker schedules`: what comes of itself, and when.
+
+use common::{ambient::rfc3339, db::Store};
+use jobs::schedules::ScheduleRow;
+use mongodb::bson::DateTime;
+
+use crate::schedules::schedules;
+
+/// Shows every schedule with its last and its next tick.
+pub(super) async fn run(store: &Store) -> anyhow::Result<()> {
+    let (now, time) = (store.ambient().now(), |tick: Option<DateTime>| tick.map_or_else(|| "-".to_owned(), rfc3339));
+    println!("{:<24} {:<16} {:<18} {:<20} next tick", "schedule", "cron (UTC)", "missed ticks", "last tick");
+    for schedule in schedules()? {
+        let last = ScheduleRow::of(store, &schedule).await?.and_then(|row| row.last_tick);
+        let (name, cron, missed) = (schedule.name(), schedule.cron().to_string(), schedule.missed().to_string());
+        println!("{name:<24} {cron:<16} {missed:<18} {:<20} {}", time(last), time(schedule.cron().next_after(now)));
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! How things are written for a terminal. Texts of jobs come from anywhere, so nothing in them may steer
+//! the terminal or pass for another line.
+
+use common::ambient::rfc3339;
+use jobs::{Details, JobView, Standing};
+use mongodb::bson::DateTime;
+use serde::Serialize;
+
+/// What `worker jobs list --json` leaves to `show`.
+const ONLY_SHOWN: [&str; 4] = ["payload", "failures", "traceparent", "bytes"];
+
+/// `text` on one line, without anything that a terminal would act on.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_whitespace() {
+                ' '
+            } else if steers(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Control characters, and those that reorder what stands beside them.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// As JSON on one line.
+pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string(value)?))
+}
+
+/// As JSON to be read.
+pub(super) fn pretty_json(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string_pretty(value)?))
+}
+
+/// JSON escapes the control characters of ASCII; this does the others.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if steers(c) && c != '\n' {
+            text.extend(format!("\\u{:04x}", u32::from(c)).chars());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// A job as JSON on one line, without what only `show` tells.
+pub(super) fn summary_json(job: &JobView) -> serde_json::Result<String> {
+    let mut value = serde_json::to_value(job)?;
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|field, _| !ONLY_SHOWN.contains(&field.as_str()));
+    }
+    json(&value)
+}
+
+/// A job on one line.
+pub(super) fn summary(job: &JobView) -> String {
+    let id = job.id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let since = job.since().map_or_else(|| "-".to_owned(), time);
+    let (kind, attempt) = job.details().map_or(("-", 0), |details| (details.kind.as_str(), details.attempt));
+    let state = job.standing.state();
+    let mut line = format!("{since}  {id}  {}  {state}  {}  attempt={attempt}", job.queue, printable(kind));
+    for more in [doing(&job.standing), job.error().map(printable)].into_iter().flatten() {
+        line.push_str("  ");
+        line.push_str(&more);
+    }
+    line
+}
+
+/// What a state's name does not tell.
+fn doing(standing: &Standing) -> Option<String> {
+    match standing {
+        Standing::Running { consumer, silence_ms, .. } => {
+            Some(format!("held by {}, which gave a sign {} ago", printable(consumer), span(*silence_ms)))
+        }
+        Standing::Delayed { until } => Some(format!("due {}", time(*until))),
+        Standing::Staged | Standing::Ready { .. } | Standing::Held | Standing::Dead { .. } => None,
+    }
+}
+
+/// A job with everything that is known of it, a line each.
+pub(super) fn whole(job: &JobView) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {}", printable(text)));
+    line("job", &job.id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
+    line("queue", job.queue.name());
+    line("state", &state(&job.standing));
+    if let Some(error) = job.error() {
+        line("error", error);
+    }
+    match &job.content {
+        jobs::Content::Job(details) => describe(details, &mut line),
+        jobs::Content::Unreadable { bytes } => line("bytes", bytes),
+    }
+    lines
+}
+
+fn state(standing: &Standing) -> String {
+    let state = standing.state();
+    match standing {
+        Standing::Ready { ready_at } => format!("{state} since {}", time(*ready_at)),
+        Standing::Running { ready_at, deliveries, .. } => {
+            let doing = doing(standing).unwrap_or_default();
+            format!("{state}, {doing}; ready since {}, delivered {deliveries} times", time(*ready_at))
+        }
+        Standing::Delayed { until } => format!("{state}, due {}", time(*until)),
+        Standing::Dead { died_at, .. } => format!("{state} since {}", time(*died_at)),
+        Standing::Staged => format!("{state}, not handed over yet"),
+        Standing::Held => format!("{state} behind others of its tenant"),
+    }
+}
+
+fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
+    line("kind", &format!("{} v{}", details.kind, details.version));
+    line("tenant", &details.tenant.map_or_else(|| "-".to_owned(), |tenant| tenant.to_string()));
+    line("attempt", &details.attempt.to_string());
+    line("enqueued", &time(details.enqueued_at));
+    line("due", &details.due_at.map_or_else(|| "-".to_owned(), time));
+    line("outbox", if details.staged { "yes" } else { "no" });
+    line("trace", details.traceparent.as_deref().unwrap_or("-"));
+    line("payload", details.payload.get());
+    for failure in &details.failures {
+        line("failure", &format!("{}  attempt {}  {}", time(failure.at), failure.attempt, failure.error));
+    }
+}
+
+/// A point in time, from milliseconds since the epoch.
+pub(super) fn time(millis: i64) -> String {
+    rfc3339(DateTime::from_millis(millis))
+}
+
+/// A span of time, from milliseconds, to two digits or so.
+pub(super) fn span(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..60 => format!("{seconds}.{} s", millis % 1_000 / 100),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_text_steers_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"), "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d");
+        let told = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
+        assert_eq!(told, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let spans = [0, 1_250, 61_000, 7_200_000, 900_000_000].map(span);
+        assert_eq!(spans, ["0.0 s", "1.2 s", "1 min", "2 h", "10 d"]);
+    }
+}

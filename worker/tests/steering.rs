@@ -1,0 +1,199 @@
+//! `worker queues` and `worker jobs` against a running worker.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use common::{
+    ambient::Ambient,
+    config::{Config, Sources},
+    db::Store,
+    id::{JobId, RegistrationId},
+};
+use jobs::{Jobs, registrations::SendVerification};
+use serde_json::Value;
+use xtask::testing::TestEnv;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+const KIND: &str = "registration.send_verification";
+
+/// An operator's shell beside an installation.
+struct Shell {
+    env: TestEnv,
+    jobs: Jobs,
+}
+
+impl Shell {
+    async fn new() -> Self {
+        let env = TestEnv::new().await;
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+        store.migrate(&jobs::migrations()).await.unwrap();
+        let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
+        Self { env, jobs }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        command.args(args).env_clear().envs(self.env.config_env()).output().unwrap()
+    }
+
+    /// What a command that succeeds says.
+    fn says(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The exit code of a command that is refused, and why it was.
+    fn refused(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// A job whose registration is not there: it runs, finds nothing to do and is done.
+    async fn enqueue(&self, delay: Duration) -> String {
+        let registration: RegistrationId = Ambient::system().id();
+        self.jobs.enqueue_unstaged_in(None, &SendVerification { registration }, delay).await.unwrap().to_string()
+    }
+
+    /// Puts bytes into the queue that no release has written.
+    async fn enqueue_poison(&self) {
+        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let stream = format!("{{{}:email}}:stream", self.env.key_prefix());
+        let bytes = "\u{1b}[2Jgarbage\nof two lines";
+        let _: String = redis::cmd("XADD").arg(stream).arg("*").arg("e").arg(bytes).query_async(&mut redis).await.unwrap();
+    }
+
+    /// Waits until a command says something.
+    async fn until(&self, args: &[&str], wanted: impl Fn(&str) -> bool) {
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
+        let waiting = async {
+            while !wanted(&self.says(args)) {
+                looks.tick().await;
+            }
+        };
+        assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{args:?} says {}", self.says(args));
+    }
+}
+
+fn stats(shell: &Shell) -> Value {
+    serde_json::from_str(&shell.says(&["queues", "stats", "email", "--json"])).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker().await;
+    assert!(shell.says(&["queues"]).lines().any(|line| line.starts_with("email ") && line.ends_with("open")));
+    let paused = shell.says(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
+    assert_eq!(paused, "email is paused: the mail server\u{fffd}[31m moves\n");
+    assert!(shell.says(&["queues"]).contains("paused since 2"));
+    let metrics = format!("{}/metrics", worker.internal_url());
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let shut = async {
+        while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains("tenantry_jobs_paused{queue=\"email\"} 1") {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, shut).await.expect("the worker hears of the pause");
+
+    let job = shell.enqueue(Duration::ZERO).await;
+    let listed = shell.says(&["jobs", "list", "--state", "ready"]);
+    assert!(listed.lines().count() == 1 && listed.contains(&job) && listed.contains(KIND), "{listed}");
+    assert_eq!((stats(&shell)["ready"].as_u64(), stats(&shell)["queue"].as_str()), (Some(1), Some("email")));
+    let shown = shell.says(&["jobs", "show", &job]);
+    assert!(shown.contains("state     ready since 2") && shown.contains("payload   {\"registration\":\"reg_"), "{shown}");
+    // Only `show` tells what a job carries.
+    assert!(!shell.says(&["jobs", "list", "--state", "ready", "--json"]).contains("reg_"));
+
+    assert_eq!(shell.says(&["queues", "resume", "email"]), "email runs again\n");
+    shell.until(&["jobs", "list", "--state", "ready", "--state", "running"], str::is_empty).await;
+    assert_eq!(shell.says(&["queues", "resume", "email"]), "email was not paused\n");
+    let stats = shell.says(&["queues", "stats", "email"]);
+    assert!(stats.starts_with("email      open\n") && stats.contains("\nconsumer   "), "{stats}");
+    let (code, told) = shell.refused(&["jobs", "show", &job]);
+    assert!(code == 1 && told.contains("it has ended"), "{told}");
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker().await;
+    let hour = Duration::from_hours(1);
+    let (hastened, cancelled) = (shell.enqueue(hour).await, shell.enqueue(hour).await);
+    let by_filter = shell.enqueue(hour).await;
+
+    assert!(shell.says(&["jobs", "retry", &hastened, "--dry-run"]).ends_with("1 would be tried again\n"));
+    assert!(shell.says(&["jobs", "show", &hastened]).contains("state     delayed, due 2"));
+    assert_eq!(shell.says(&["jobs", "retry", &hastened]), "1 will be tried again\n");
+    let nobody: JobId = Ambient::system().id();
+    let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
+    assert!(code == 1 && told.contains("is not known") && told.contains("1 of those named could not be cancelled"), "{told}");
+    assert!(shell.says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"]).starts_with("0 will not run"));
+    let dry = shell.says(&["jobs", "cancel", "--kind", KIND, "--state", "delayed", "--dry-run"]);
+    assert!(dry.contains(&by_filter) && !dry.contains(&cancelled), "{dry}");
+    assert!(shell.says(&["jobs", "cancel", "--kind", KIND]).starts_with("1 will not run"));
+    shell.until(&["jobs", "list", "--state", "delayed", "--state", "ready", "--state", "running"], str::is_empty).await;
+
+    shell.enqueue_poison().await;
+    shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
+    let listed = shell.says(&["jobs", "list"]);
+    assert!(listed.contains("email  dead") && !listed.contains('\u{1b}'), "{listed}");
+    assert!(shell.says(&["jobs", "retry", "--all"]).starts_with("0 will"));
+    for (args, code) in [(&["jobs", "delete"][..], 2), (&["jobs", "retry"], 2), (&["jobs", "cancel"], 2), (&["jobs", "show", "usr_1"], 2)] {
+        assert_eq!(shell.refused(args).0, code, "{args:?}");
+    }
+    assert!(shell.says(&["jobs", "delete", "--all", "--dry-run"]).ends_with("1 would be deleted\n"));
+    let deleted = shell.run(&["jobs", "delete", "--all"]);
+    assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 are deleted\n");
+    assert!(String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"), "it is logged");
+    assert!(shell.says(&["jobs", "list"]).is_empty());
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_board_shows_every_queue_and_changes_nothing() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker().await;
+    let base = worker.internal_url();
+    let job = shell.enqueue(Duration::from_hours(1)).await;
+    let page = reqwest::get(format!("{base}/board")).await.unwrap();
+    assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
+    // What the page needs is here, whole: nothing comes from elsewhere.
+    let page = page.text().await.unwrap();
+    assert!(!page.contains("://"), "{page}");
+    let script = page.split_once("from '").unwrap().1.split_once('\'').unwrap().0;
+    assert_eq!(reqwest::get(format!("{base}{script}")).await.unwrap().headers()["content-type"], "application/javascript");
+
+    let ask = async |path: &str| -> Value {
+        let answer = reqwest::get(format!("{base}/api/v1{path}")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        serde_json::from_str(&answer.text().await.unwrap()).unwrap()
+    };
+    let queues = ask("/queues").await;
+    let names: Vec<&str> = queues.as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["email", "maintenance"]);
+    let tasks = ask("/queues/email/tasks?status=Pending&page=1").await;
+    assert_eq!((tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()), (1, Some(KIND)));
+    assert_eq!(ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"], Value::from(job.as_str()));
+    assert!(ask("/queues/maintenance/tasks?page=0").await.as_array().unwrap().is_empty());
+    // Redis knows a worker from its first job on.
+    shell.enqueue(Duration::ZERO).await;
+    shell.until(&["queues", "stats", "email"], |said| said.contains("\nconsumer ")).await;
+    assert!(ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email"));
+    ask("/overview").await;
+
+    let tasks = format!("{base}/api/v1/queues/email/tasks");
+    let refused = reqwest::Client::new().put(&tasks).header("content-type", "application/json").body("{}").send().await.unwrap();
+    assert_eq!(refused.status(), 405);
+    assert_eq!(stats(&shell)["delayed"].as_u64(), Some(1));
+    assert_eq!(reqwest::get(format!("{base}/metrics")).await.unwrap().status(), 200);
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
