@@ -193,9 +193,9 @@ async fn push_by_queue(store: &Store, broker: &Broker, pushes: impl Iterator<Ite
     pushes.for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
     for (queue, pushes) in by_queue {
         match broker.push(queue, &pushes, HandIn::Staged).await {
-            Ok(pushed) => {
-                count_enqueued(queue, "fast", pushed.taken);
-                if let Err(error) = forget_duplicates(store, queue, &pushed.duplicates).await {
+            Ok(handed) => {
+                count_enqueued(queue, "fast", handed.taken);
+                if let Err(error) = forget_duplicates(store, queue, &handed.duplicates).await {
                     tracing::warn!(%queue, %error, "duplicates_left_to_relay");
                 }
             }
