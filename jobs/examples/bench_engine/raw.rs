@@ -24,6 +24,8 @@ const PIPELINE: u32 = 500;
 const STREAM: &str = "raw";
 const GROUP: &str = "workers";
 const FIELD: &str = "e";
+/// How long an answer may take on a busy machine.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The longest a read waits for entries.
 const BLOCK: Duration = Duration::from_secs(5);
 
@@ -36,7 +38,7 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) async fn start(config: &Config) -> Outcome<Self> {
         let client = redis::Client::open(config.redis.url.expose_secret())?;
-        let connection = client.get_multiplexed_async_connection().await?;
+        let connection = connect(&client).await?;
         Ok(Self { client, connection })
     }
 
@@ -100,18 +102,12 @@ impl Raw {
     async fn latency(&self, pace: Pace) -> Outcome<Values> {
         let starts = Starts::expecting(pace.warm_up + pace.samples);
         open(&mut self.connection.clone()).await?;
-        let worker = tokio::spawn(work(self.reader().await?, Arc::clone(&starts), pace.warm_up + pace.samples));
+        let worker = tokio::spawn(work(connect(&self.client).await?, Arc::clone(&starts), pace.warm_up + pace.samples));
         let sent = paced(pace, |n| push(self.connection.clone(), n)).await?;
         starts.all().await?;
         worker.await??;
         let called: Vec<Instant> = sent.iter().map(|(called, _)| *called).collect();
         Ok(percentiles(starts.waits(&called).split_off(pace.warm_up as usize)))
-    }
-
-    /// A connection that may block.
-    async fn reader(&self) -> RedisResult<MultiplexedConnection> {
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 }
 
@@ -133,6 +129,11 @@ async fn work(mut connection: MultiplexedConnection, starts: Arc<Starts>, entrie
         settle(&mut connection, &read).await?;
     }
     Ok(())
+}
+
+async fn connect(client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 fn add(n: u32) -> redis::Cmd {

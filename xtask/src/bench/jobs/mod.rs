@@ -130,7 +130,9 @@ async fn one(measure: Measure, round: u16, server: &Server, running: &mut Vec<Ru
                     told.push(format!("{} {}", contestant.who, measure.shown(&values)));
                     results.add(measure, contestant.who, &values);
                 }
-                Err(error) if contestant.who.is_ours() => return Err(error.context(contestant.log_tail())),
+                Err(error) if contestant.who.is_ours() => {
+                    return Err(error.context(format!("{} failed in {measure}; {}", contestant.who, contestant.log_tail())));
+                }
                 Err(error) => failed.push((at, format!("{measure} failed: {error:#}"))),
             },
         }

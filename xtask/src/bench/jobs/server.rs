@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use xtask::contest::{Task, Values};
 
 use super::{
@@ -13,6 +13,8 @@ use super::{
 };
 use crate::bench::stack::{Ports, Servers};
 
+/// How long Redis may take to answer: emptying it of a million jobs takes a while on a busy machine.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long Redis may take to write its file anew.
 const REWRITE_WITHIN: Duration = Duration::from_secs(30);
 /// The pause between two looks at whether it has.
@@ -27,7 +29,8 @@ pub(super) struct Server {
 impl Server {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let servers = Servers::start().await?;
-        let redis = redis::Client::open(servers.redis.url())?.get_multiplexed_async_connection().await?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
+        let redis = redis::Client::open(servers.redis.url())?.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(Self { servers, redis })
     }
 
@@ -46,8 +49,8 @@ impl Server {
     /// Empties Redis.
     pub(super) async fn wipe(&self) -> anyhow::Result<()> {
         let redis = &mut self.redis.clone();
-        redis::cmd("FLUSHDB").exec_async(redis).await?;
-        redis::cmd("BGREWRITEAOF").exec_async(redis).await?;
+        redis::cmd("FLUSHDB").exec_async(redis).await.context("emptying Redis")?;
+        redis::cmd("BGREWRITEAOF").exec_async(redis).await.context("having Redis write its file anew")?;
         let written = async {
             while self.info("persistence").await?.lines().any(|line| line.starts_with("aof_rewrite_") && line.ends_with(":1")) {
                 tokio::time::sleep(LOOK_PAUSE).await;
