@@ -73,7 +73,7 @@ fn legend(body: &mut String) {
 fn panel(body: &mut String, unit: Unit, rows: &[&Row], y: f64) -> f64 {
     let Some(scale) = Scale::of(rows) else { return y };
     let better = if unit.more_is_better() { "more is better" } else { "less is better" };
-    let _ = writeln!(body, "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"600\">{}, {better}</text>", y + 20.0, unit.name());
+    let _ = writeln!(body, "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"600\">{}, {better}, logarithmic</text>", y + 20.0, unit.name());
     let top = y + PANEL_HEAD;
     let mut at = top;
     let mut bars = String::new();
