@@ -4,6 +4,7 @@
 //! installed into a cache folder, run as child processes of whoever needs them; the mail catcher is a
 //! real SMTP server. This crate knows none of the product's crates, so that all of them can test with it.
 
+pub mod contest;
 mod environment;
 pub mod log_line;
 pub mod progress;

@@ -27,7 +27,7 @@ pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
 }
 
 /// The folder of our programs: this one's own, or `release` beside it.
-fn folder(release: bool) -> anyhow::Result<PathBuf> {
+pub(crate) fn folder(release: bool) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     let own = own.parent().context("this program is in a folder")?;
     Ok(if release { own.with_file_name("release") } else { own.to_owned() })

@@ -1,68 +1,166 @@
-//! The limit to hold the engine against: a bare stream, without any of its promises.
+//! The limit to hold every engine against: a bare stream, without any promise. It carries the payload
+//! alone, and knows no handlers: `concurrency` means nothing to it.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use common::config::RedisUrl;
-use jobs::Envelope;
+use common::config::{Config, RedisUrl};
 use redis::{
+    RedisResult,
     aio::MultiplexedConnection,
-    streams::{StreamReadOptions, StreamReadReply},
+    streams::{StreamId, StreamReadOptions, StreamReadReply},
 };
 use secrecy::ExposeSecret;
+use xtask::contest::{Pace, Task, Values, percentiles, rate};
 
-use crate::{Bench, Noop, Outcome};
+use crate::{Noop, Outcome, Starts, latency::paced};
 
-/// Entries in one command.
-pub(crate) const BATCH: usize = 100;
+/// Entries in one `XREADGROUP`, `XACK` and `XDEL`.
+const BATCH: usize = 100;
+/// `XADD`s in one pipeline.
+const PIPELINE: u32 = 500;
+const STREAM: &str = "raw";
+const GROUP: &str = "workers";
+const FIELD: &str = "e";
+/// How long an answer may take on a busy machine.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The longest a read waits for entries.
+const BLOCK: Duration = Duration::from_secs(5);
 
-impl Bench {
-    /// Moves `entries` of the size of our jobs through a stream, on one connection, in batches: how
-    /// many a second were pushed and drained.
-    pub(crate) async fn raw(&self, entries: u32) -> Outcome<(f64, f64)> {
-        let body = self.body()?;
-        let RedisUrl::Single(address) = &self.config.redis.url else { return Err("a bare stream is measured on one server".into()) };
+/// A stream without an engine.
+pub(crate) struct Raw {
+    client: redis::Client,
+    connection: MultiplexedConnection,
+}
+
+impl Raw {
+    pub(crate) async fn start(config: &Config) -> Outcome<Self> {
+        let RedisUrl::Single(address) = &config.redis.url else { return Err("a bare stream is measured on one server".into()) };
         let client = redis::Client::open(address.expose_secret())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        let key = format!("{}:raw", self.config.redis.key_prefix);
-        let begun = Instant::now();
-        for _ in 0..entries as usize / BATCH {
-            let mut pipe = redis::pipe();
-            for _ in 0..BATCH {
-                pipe.cmd("XADD").arg(&key).arg("*").arg("e").arg(&body).ignore();
-            }
-            pipe.exec_async(&mut connection).await?;
-        }
-        let pushed = f64::from(entries) / begun.elapsed().as_secs_f64();
-        redis::cmd("XGROUP").arg("CREATE").arg(&key).arg("workers").arg("0").exec_async(&mut connection).await?;
-        let begun = Instant::now();
-        let drained = f64::from(drain(&mut connection, &key).await?) / begun.elapsed().as_secs_f64();
-        redis::cmd("DEL").arg(&key).exec_async(&mut connection).await?;
-        Ok((pushed, drained))
+        let connection = connect(&client).await?;
+        Ok(Self { client, connection })
     }
 
-    /// What one of our jobs is in Redis.
-    fn body(&self) -> Outcome<Vec<u8>> {
-        let ambient = self.store.ambient();
-        let envelope = Envelope::new(ambient.id(), None, &Noop { n: 10_000 }, ambient.now().timestamp_millis())?;
-        Ok(serde_json::to_vec(&envelope)?)
+    pub(crate) async fn measure(&self, task: Task) -> Outcome<Values> {
+        match task {
+            Task::PushSingle { jobs, in_flight } => self.push_single(jobs, in_flight).await,
+            Task::PushBatch { jobs } => self.push_batch(jobs).await,
+            Task::Drain { jobs, .. } => {
+                self.push_batch(jobs).await?;
+                self.drain(jobs).await
+            }
+            Task::Latency(pace) => self.latency(pace).await,
+            Task::DrainTenants { .. } | Task::DrainStaged { .. } | Task::LatencyStaged(_) => {
+                Err("a bare stream knows neither tenants nor transactions".into())
+            }
+        }
+    }
+
+    async fn push_single(&self, jobs: u32, in_flight: u32) -> Outcome<Values> {
+        let begun = Instant::now();
+        let pushing = (0..in_flight).map(|producer| async move {
+            for n in (0..jobs).filter(|n| n % in_flight == producer) {
+                push(self.connection.clone(), n).await?;
+            }
+            Outcome::Ok(())
+        });
+        futures::future::try_join_all(pushing).await?;
+        Ok(rate(jobs, begun.elapsed()))
+    }
+
+    async fn push_batch(&self, jobs: u32) -> Outcome<Values> {
+        let begun = Instant::now();
+        for from in (0..jobs).step_by(PIPELINE as usize) {
+            let mut pipe = redis::pipe();
+            for n in from..jobs.min(from + PIPELINE) {
+                pipe.add_command(add(n)).ignore();
+            }
+            pipe.exec_async(&mut self.connection.clone()).await?;
+        }
+        Ok(rate(jobs, begun.elapsed()))
+    }
+
+    /// Reads and lets go of batches on one connection until there are no more.
+    async fn drain(&self, jobs: u32) -> Outcome<Values> {
+        let mut connection = self.connection.clone();
+        open(&mut connection).await?;
+        let options = StreamReadOptions::default().group(GROUP, "bench").count(BATCH);
+        let mut left = jobs;
+        let begun = Instant::now();
+        while left > 0 {
+            let read = read(&mut connection, &options).await?;
+            if read.is_empty() {
+                return Err(format!("{left} entries are missing").into());
+            }
+            left -= u32::try_from(read.len())?;
+            settle(&mut connection, &read).await?;
+        }
+        Ok(rate(jobs, begun.elapsed()))
+    }
+
+    async fn latency(&self, pace: Pace) -> Outcome<Values> {
+        let starts = Starts::expecting(pace.warm_up + pace.samples);
+        open(&mut self.connection.clone()).await?;
+        let worker = tokio::spawn(work(connect(&self.client).await?, Arc::clone(&starts), pace.warm_up + pace.samples));
+        let sent = paced(pace, |n| push(self.connection.clone(), n)).await?;
+        starts.all().await?;
+        worker.await??;
+        let called: Vec<Instant> = sent.iter().map(|(called, _)| *called).collect();
+        Ok(percentiles(starts.waits(&called).split_off(pace.warm_up as usize)))
     }
 }
 
-/// Reads until there is nothing more; answers how many entries there were.
-async fn drain(connection: &mut MultiplexedConnection, key: &str) -> Outcome<u32> {
-    let options = StreamReadOptions::default().group("workers", "bench").count(BATCH);
-    let mut drained = 0;
-    loop {
-        let mut read = redis::cmd("XREADGROUP");
-        read.arg(&options).arg("STREAMS").arg(key).arg(">");
-        let read: Option<StreamReadReply> = read.query_async(connection).await?;
-        let ids: Vec<String> = read.into_iter().flat_map(|read| read.keys).flat_map(|key| key.ids).map(|entry| entry.id).collect();
-        if ids.is_empty() {
-            return Ok(drained);
+/// Takes `entries` one after the other as they come.
+async fn work(mut connection: MultiplexedConnection, starts: Arc<Starts>, entries: u32) -> Outcome<()> {
+    let block = usize::try_from(BLOCK.as_millis())?;
+    let options = StreamReadOptions::default().group(GROUP, "bench").count(BATCH).block(block);
+    let mut left = entries as usize;
+    while left > 0 {
+        let read = read(&mut connection, &options).await?;
+        if read.is_empty() {
+            return Err(format!("{left} entries did not come").into());
         }
-        drained += u32::try_from(ids.len())?;
-        let mut pipe = redis::pipe();
-        pipe.cmd("XACK").arg(key).arg("workers").arg(&ids).ignore().cmd("XDEL").arg(key).arg(&ids).ignore();
-        pipe.exec_async(connection).await?;
+        for entry in &read {
+            let payload: Vec<u8> = entry.get(FIELD).ok_or("an entry has no payload")?;
+            starts.note(serde_json::from_slice::<Noop>(&payload)?.n);
+        }
+        left = left.saturating_sub(read.len());
+        settle(&mut connection, &read).await?;
     }
+    Ok(())
+}
+
+async fn connect(client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+fn add(n: u32) -> redis::Cmd {
+    let mut command = redis::cmd("XADD");
+    command.arg(STREAM).arg("*").arg(FIELD).arg(format!(r#"{{"n":{n}}}"#));
+    command
+}
+
+async fn push(mut connection: MultiplexedConnection, n: u32) -> RedisResult<()> {
+    add(n).exec_async(&mut connection).await
+}
+
+async fn open(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    redis::cmd("XGROUP").arg("CREATE").arg(STREAM).arg(GROUP).arg("0").arg("MKSTREAM").exec_async(connection).await
+}
+
+async fn read(connection: &mut MultiplexedConnection, options: &StreamReadOptions) -> RedisResult<Vec<StreamId>> {
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg(options).arg("STREAMS").arg(STREAM).arg(">");
+    let reply: Option<StreamReadReply> = read.query_async(connection).await?;
+    Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
+}
+
+async fn settle(connection: &mut MultiplexedConnection, entries: &[StreamId]) -> RedisResult<()> {
+    let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
+    let mut pipe = redis::pipe();
+    pipe.cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).ignore().cmd("XDEL").arg(STREAM).arg(&ids).ignore();
+    pipe.exec_async(connection).await
 }

@@ -9,16 +9,16 @@ use xtask::{servers::install::Tool, workspace_root};
 /// The machine, the versions and the command of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Circumstances {
-    command: String,
-    cores: usize,
-    cpu: String,
-    kernel: String,
+    pub(super) command: String,
+    pub(super) cores: usize,
+    pub(super) cpu: String,
+    pub(super) kernel: String,
     /// Runnable tasks over the last minute before the run: what else was going on.
-    load_average: String,
-    commit: String,
-    rustc: String,
-    mongodb: String,
-    redis: String,
+    pub(super) load_average: String,
+    pub(super) commit: String,
+    pub(super) rustc: String,
+    pub(super) mongodb: String,
+    pub(super) redis: String,
 }
 
 impl Circumstances {

@@ -1,9 +1,9 @@
 //! `cargo xtask bench`: what the product can do on this machine, measured on released programs and
-//! real servers. Requests are offered at a fixed rate ([`load`]); the engine is measured by a
-//! program of its own ([`engine`]).
+//! real servers. Requests are offered at a fixed rate ([`load`]); `bench jobs` holds the engine against
+//! its peers ([`jobs`]).
 
-mod engine;
 mod http;
+mod jobs;
 mod load;
 mod machine;
 mod stack;
@@ -15,8 +15,8 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
-use xtask::progress::{say, step};
+use clap::{Args, Subcommand, ValueEnum};
+use xtask::progress::say;
 
 use self::{
     machine::Circumstances,
@@ -27,7 +27,10 @@ use crate::{programs, up::Signals};
 
 /// How to measure.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Seconds each load lasts.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=120))]
     seconds: u16,
@@ -39,6 +42,13 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
+/// What is measured apart from the product as a whole.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Hold the job engine against its peers, on one Redis in one run.
+    Jobs(jobs::Options),
+}
+
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Measure {
@@ -46,10 +56,6 @@ enum Measure {
     Me,
     /// Registering, over HTTP.
     Register,
-    /// From staging or enqueueing a job to its start, while nothing else is to do.
-    JobLatency,
-    /// Jobs pushed and drained a second.
-    JobRate,
 }
 
 impl Options {
@@ -61,10 +67,14 @@ impl Options {
 /// Measures, and prints a table.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    if let Some(Part::Jobs(options)) = &options.part {
+        return tokio::select! {
+            outcome = jobs::run(options) => outcome,
+            () = signals.asked() => Err(anyhow::anyhow!("stopped")),
+        };
+    }
     let circumstances = Circumstances::now().await?;
     let programs = programs::build(true).await?;
-    let example = ["build", "--workspace", "--release", "--bins", "--example", engine::PROGRAM];
-    step("building the engine's measures", async { programs::succeed(&mut programs::cargo(&example)).await }).await?;
     let mut rows = Vec::new();
     let outcome = tokio::select! {
         outcome = measure(options, &programs, &mut rows) => outcome,
@@ -85,21 +95,13 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn measure(options: &Options, programs: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let time = Duration::from_secs(options.seconds.into());
-    let (me, register) = (options.wants(Measure::Me), options.wants(Measure::Register));
-    if me || register {
-        let stack = Stack::start(programs).await?;
-        if me {
-            rows.extend(http::me(&stack, time).await?);
-        }
-        if register {
-            rows.extend(http::register(&stack, time).await?);
-        }
-        stack.stop().await;
+    let stack = Stack::start(programs).await?;
+    if options.wants(Measure::Me) {
+        rows.extend(http::me(&stack, time).await?);
     }
-    let engine = [(Measure::JobLatency, "latency"), (Measure::JobRate, "rate")];
-    let engine: Vec<&str> = engine.into_iter().filter(|(measure, _)| options.wants(*measure)).map(|(_, name)| name).collect();
-    if !engine.is_empty() {
-        rows.extend(engine::measure(programs, &engine).await?);
+    if options.wants(Measure::Register) {
+        rows.extend(http::register(&stack, time).await?);
     }
+    stack.stop().await;
     Ok(())
 }

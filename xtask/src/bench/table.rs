@@ -1,33 +1,30 @@
-//! What was measured, as rows of one Markdown table. The engine's own program prints its rows as
-//! JSON in the same shape.
+//! What was measured, as rows of one Markdown table.
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::load::{Latency, Report};
 
 /// One line of the table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
     /// What was measured.
     pub(super) measure: String,
     /// Under which load.
     pub(super) load: String,
     /// How many a second were to happen, where that was ours to say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offered_per_second: Option<f64>,
     /// How many a second succeeded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) achieved_per_second: Option<f64>,
     /// How long they took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) latency: Option<Latency>,
     /// What failed, by status or kind.
-    #[serde(default)]
     pub(super) errors: BTreeMap<String, u64>,
     /// What else is to be known.
-    #[serde(default)]
     pub(super) note: String,
 }
 
@@ -114,8 +111,15 @@ mod tests {
     use super::*;
 
     fn row() -> Row {
-        let json = r#"{"measure": "me", "load": "ceiling", "achieved_per_second": 1234.5, "errors": {"503": 2, "timeout": 1}}"#;
-        serde_json::from_str(json).unwrap()
+        Row {
+            measure: "me".to_owned(),
+            load: "ceiling".to_owned(),
+            offered_per_second: None,
+            achieved_per_second: Some(1_234.5),
+            latency: None,
+            errors: [("503".to_owned(), 2), ("timeout".to_owned(), 1)].into(),
+            note: String::new(),
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::call::Outcome;
 
@@ -11,7 +11,7 @@ use super::call::Outcome;
 const MICROS_MAX: u64 = 60_000_000;
 
 /// Latencies as they are told, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the unit stands in the name")]
 pub(in crate::bench) struct Latency {
     /// Half were quicker.
