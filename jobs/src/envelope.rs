@@ -32,6 +32,9 @@ pub struct Envelope {
     /// When it was to start, if later than it was enqueued; milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<i64>,
+    /// When a worker first did not know its kind or version, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_at: Option<i64>,
     /// The trace it belongs to (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -117,6 +120,7 @@ impl Envelope {
             attempt: 1,
             enqueued_at: now_ms,
             due_at: None,
+            parked_at: None,
             traceparent: common::telemetry::trace::current_traceparent(),
             unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
             staged: false,
@@ -160,7 +164,7 @@ impl Envelope {
 
     /// The same job as if it had never been tried, but with its history.
     pub(crate) fn anew(self) -> Self {
-        Self { attempt: 1, due_at: None, ..self }
+        Self { attempt: 1, due_at: None, parked_at: None, ..self }
     }
 
     /// When the job could have started, milliseconds since the epoch.
@@ -189,6 +193,7 @@ mod tests {
             attempt: 1,
             enqueued_at: 7,
             due_at: None,
+            parked_at: None,
             traceparent: None,
             unique: None,
             staged: false,

@@ -233,6 +233,7 @@ impl OutboxRow {
             attempt: 1,
             enqueued_at: self.staged_at.timestamp_millis(),
             due_at: self.due_at.map(DateTime::timestamp_millis),
+            parked_at: None,
             traceparent: self.traceparent.clone(),
             unique: self.unique.clone(),
             staged: true,

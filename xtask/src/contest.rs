@@ -59,6 +59,14 @@ pub enum Task {
     /// Push jobs at an even rate while a worker has nothing else to do, and answer how long it took from
     /// the call of each push to the start of its job.
     Latency(Pace),
+    /// As [`Task::Latency`], for one tenant while another's jobs, each of which takes 5 ms, wait in great
+    /// number.
+    LatencyBesideFlood {
+        /// How the one tenant's jobs are pushed.
+        pace: Pace,
+        /// How many of the other's wait.
+        flood: u32,
+    },
     /// As [`Task::Latency`], each job staged in a transaction of its own; from the commit's return.
     LatencyStaged(Pace),
 }

@@ -111,7 +111,7 @@ metrics! {
     JOBS_DEAD: IntGaugeVec = "tenantry_jobs_dead" ["queue"];
     /// Seconds the oldest job that is ready has waited.
     JOBS_OLDEST_AGE: GaugeVec = "tenantry_jobs_oldest_age_seconds" ["queue"];
-    /// Staged jobs that have not finished.
+    /// Rows of the outbox: staged jobs that have not finished, and those that are dead.
     JOBS_OUTBOX_ROWS: IntGauge = "tenantry_jobs_outbox_rows";
     /// Seconds the oldest staged job has waited to be handed to Redis.
     JOBS_OUTBOX_AGE: Gauge = "tenantry_jobs_outbox_age_seconds";

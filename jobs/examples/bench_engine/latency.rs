@@ -8,7 +8,7 @@ use std::{
 use xtask::contest::{Pace, Values, percentiles};
 
 use crate::{
-    Noop, Outcome, Starts,
+    FLOOD, Noop, Outcome, Starts,
     ours::{Ours, Stage},
 };
 
@@ -20,6 +20,24 @@ impl Ours {
         let sending = paced(pace, |n| {
             let jobs = self.jobs.clone();
             async move { jobs.enqueue_unstaged(None, &Noop { n }).await.map(drop) }
+        });
+        let sent = sending.await?;
+        starts.all().await?;
+        worker.stop().await?;
+        let called: Vec<Instant> = sent.iter().map(|(called, _)| *called).collect();
+        Ok(percentiles(starts.waits(&called).split_off(pace.warm_up as usize)))
+    }
+
+    /// From the call of enqueue for one tenant, while another's jobs wait in great number.
+    pub(crate) async fn latency_beside_flood(&self, pace: Pace, flood: u32) -> Outcome<Values> {
+        let (flooding, other) = (self.store.ambient().id(), self.store.ambient().id());
+        let waiting: Vec<Noop> = (0..flood).map(|_| Noop { n: FLOOD }).collect();
+        self.jobs.enqueue_all_unstaged(Some(flooding), &waiting).await?;
+        let starts = Starts::expecting(pace.warm_up + pace.samples);
+        let worker = self.work(&starts, pace.concurrency)?;
+        let sending = paced(pace, |n| {
+            let jobs = self.jobs.clone();
+            async move { jobs.enqueue_unstaged(Some(other), &Noop { n }).await.map(drop) }
         });
         let sent = sending.await?;
         starts.all().await?;

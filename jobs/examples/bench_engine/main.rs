@@ -8,7 +8,7 @@ mod rate;
 mod raw;
 mod starts;
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use common::config::Config;
 use jobs::{Job, JobError, Queue, Running};
@@ -29,7 +29,14 @@ impl Job for Noop {
     const QUEUE: Queue = Queue::Email;
 }
 
+/// The number of a job that only takes its time.
+const FLOOD: u32 = u32::MAX;
+const FLOOD_TIME: Duration = Duration::from_millis(5);
+
 async fn noop(job: Noop, running: Running<Starts>) -> Result<(), JobError> {
+    if job.n == FLOOD {
+        tokio::time::sleep(FLOOD_TIME).await;
+    }
     running.app.note(job.n);
     Ok(())
 }

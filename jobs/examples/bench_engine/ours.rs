@@ -80,6 +80,7 @@ impl Ours {
                 self.drain(jobs, concurrency).await
             }
             Task::Latency(pace) => self.latency(pace).await,
+            Task::LatencyBesideFlood { pace, flood } => self.latency_beside_flood(pace, flood).await,
             Task::LatencyStaged(pace) => self.latency_staged(pace).await,
         }
     }

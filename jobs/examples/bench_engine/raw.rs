@@ -52,7 +52,7 @@ impl Raw {
                 self.drain(jobs).await
             }
             Task::Latency(pace) => self.latency(pace).await,
-            Task::DrainTenants { .. } | Task::DrainStaged { .. } | Task::LatencyStaged(_) => {
+            Task::DrainTenants { .. } | Task::DrainStaged { .. } | Task::LatencyStaged(_) | Task::LatencyBesideFlood { .. } => {
                 Err("a bare stream knows neither tenants nor transactions".into())
             }
         }

@@ -124,12 +124,13 @@ impl FinishLayer {
     }
 
     fn park(&self, envelope: &Envelope) -> Outcome {
-        let waited = self.ambient.now().timestamp_millis().saturating_sub(envelope.enqueued_at);
-        if waited > common::ambient::millis_of(self.jobs.park_max) {
+        let now_ms = self.ambient.now().timestamp_millis();
+        let since = envelope.parked_at.unwrap_or(now_ms);
+        if now_ms.saturating_sub(since) > common::ambient::millis_of(self.jobs.park_max) {
             let error = format!("no worker knows `{}` in version {}", envelope.kind, envelope.version);
             return Outcome::Bury { error, ran: None };
         }
-        Outcome::Delay { delay: PARK_INTERVAL, envelope: envelope.clone() }
+        Outcome::Delay { delay: PARK_INTERVAL, envelope: Envelope { parked_at: Some(since), ..envelope.clone() } }
     }
 
     fn failed(&self, envelope: &Envelope, error: &JobError, attempts_max: u32, started_at: DateTime) -> Outcome {

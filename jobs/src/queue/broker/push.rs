@@ -8,6 +8,9 @@ use redis::RedisResult;
 use super::{Broker, PROMOTE, PUSH, TAKE, id_bytes, millis};
 use crate::{Envelope, Queue, queue::group::Group};
 
+/// Jobs taken in by one call: a script can pass on no more than some thousand arguments at once.
+const PUSH_MAX: usize = 1_000;
+
 /// A job to be handed to Redis.
 pub(crate) struct Push {
     /// Its id.
@@ -90,11 +93,18 @@ impl Place {
 }
 
 impl Broker {
-    /// Hands jobs over.
+    /// Hands jobs over. Where it fails part of them may have been taken.
     pub(crate) async fn push(&self, queue: Queue, jobs: &[Push], how: HandIn) -> RedisResult<Pushed> {
-        if jobs.is_empty() {
-            return Ok(Pushed::default());
+        let mut pushed = Pushed::default();
+        for batch in jobs.chunks(PUSH_MAX) {
+            let Pushed { taken, duplicates } = self.push_batch(queue, batch, how).await?;
+            pushed.taken += taken;
+            pushed.duplicates.extend(duplicates);
         }
+        Ok(pushed)
+    }
+
+    async fn push_batch(&self, queue: Queue, jobs: &[Push], how: HandIn) -> RedisResult<Pushed> {
         let mut call = self.call_admitting(&PUSH, queue);
         call.arg(how.name()).arg(self.keys(queue).wake);
         for job in jobs {

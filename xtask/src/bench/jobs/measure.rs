@@ -17,6 +17,8 @@ const MEMORY_JOBS: u32 = 100_000;
 const BACKLOG_SMALL: u32 = 1_000;
 const BACKLOG_LARGE: u32 = 1_000_000;
 const TENANTS: u32 = 100;
+/// Jobs of one tenant that wait while another's latency is measured.
+const FLOOD: u32 = 100_000;
 /// A transaction a job, so many at once.
 const STAGING: u32 = 50;
 const STAGED_JOBS: u32 = 2_000;
@@ -51,6 +53,8 @@ pub(super) enum Measure {
     Backlog1m,
     /// From the call of enqueue to the job's start, when nothing else is to do
     Latency,
+    /// From the call of enqueue to the job's start, while another tenant has 100 000 waiting
+    LatencyFlood,
     /// From the commit to the start of a staged job, when nothing else is to do
     LatencyStaged,
     /// Bytes a waiting job takes in Redis beside its payload
@@ -137,8 +141,9 @@ impl Measure {
             Self::DrainStaged if who == Ours => {
                 Plan::Do(Task::DrainStaged { jobs: STAGED_JOBS, concurrency: CONCURRENCY, in_flight: STAGING })
             }
+            Self::LatencyFlood if who == Ours => Plan::Do(Task::LatencyBesideFlood { pace: PACE, flood: FLOOD }),
             Self::LatencyStaged if who == Ours => Plan::Do(Task::LatencyStaged(PACE)),
-            Self::DrainTenants => Plan::Leave("it knows no tenants"),
+            Self::DrainTenants | Self::LatencyFlood => Plan::Leave("it knows no tenants"),
             Self::DrainStaged | Self::LatencyStaged => Plan::Leave("it has no outbox"),
             Self::Latency => Plan::Do(Task::Latency(PACE)),
             Self::Memory => Plan::Do(Task::PushBatch { jobs: MEMORY_JOBS }),
@@ -165,6 +170,7 @@ impl Measure {
             Self::Backlog1k => rate("drain, backlog 1 000"),
             Self::Backlog1m => rate("drain, backlog 1 000 000"),
             Self::Latency => latency("start latency, idle, p50", "start latency, idle, p99"),
+            Self::LatencyFlood => latency("start latency beside another's flood, p50", "start latency beside another's flood, p99"),
             Self::LatencyStaged => latency("start latency, staged, p50", "start latency, staged, p99"),
             Self::Memory => vec![Figure { name: "memory a waiting job", value: PER_JOB, unit: Unit::Bytes }],
         }

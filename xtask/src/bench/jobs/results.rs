@@ -122,6 +122,8 @@ impl Results {
         let drained = |who| DRAINS.into_iter().filter_map(|measure| rate(measure, who)).max_by(f64::total_cmp);
         let ratio = |who| Some(drained(Ours)? / drained(who)?);
         let deep = || Some(rate(Measure::Backlog1m, Ours)? / rate(Measure::Drain50, Ours)?);
+        let latency = |measure| self.of(measure, xtask::contest::P50_MS, Ours);
+        let flooded = || Some(latency(Measure::LatencyFlood)? / latency(Measure::Latency)?);
         let targets = [
             at_least("push in batches ≥ 100 000 jobs/s", rate(Measure::PushBatch, Ours), 100_000.0),
             at_least("drain ≥ 60 000 jobs/s at its best concurrency", drained(Ours), 60_000.0),
@@ -129,6 +131,7 @@ impl Results {
             at_least("drain ≥ 1 × apalis-redis, each at its best concurrency", ratio(ApalisRedis), 1.0),
             at_least("drain ≥ 0.65 × the raw stream", ratio(Raw), 0.65),
             at_most("start latency when idle, p99 ≤ 5 ms", self.of(Measure::Latency, xtask::contest::P99_MS, Ours), 5.0),
+            at_most("start latency beside another tenant's 100 000 jobs ≤ 2 × idle, p50", flooded(), 2.0),
             at_least("drain of a backlog of 1 000 000 ≥ 0.9 × that of 50 000", deep(), 0.9),
             at_most("memory a waiting job ≤ 400 bytes beside its payload", self.of(Measure::Memory, super::measure::PER_JOB, Ours), 400.0),
         ];
