@@ -3,7 +3,7 @@
 //! An entry is written when its job is settled, before the outbox row goes, and keyed by the job's
 //! id: settling again replaces it, and so does the end of a dead letter's other try. It is a
 //! record and not a promise: where MongoDB refuses entries, or cannot be reached for
-//! [`WRITE_MAX`], they are lost, told in the log and counted, and jobs are settled without.
+//! five seconds, they are lost, told in the log and counted, and jobs are settled without.
 
 use std::time::Duration;
 
