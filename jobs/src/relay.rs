@@ -136,7 +136,7 @@ impl Relay {
     async fn relay(&self, queue: Queue, waiting: &Document) -> Result<(), RelayError> {
         loop {
             let rows = self.page(queue, waiting.clone()).await?;
-            self.hand_over(queue, &rows, "relay").await?;
+            self.hand_over(queue, &rows, HandIn::Again, "relay").await?;
             self.mark_handed(&rows).await?;
             // A long backlog must not cost the lease.
             if !is_full(&rows) || !self.leads().await? {
@@ -206,7 +206,7 @@ impl Relay {
             let unknown: Vec<OutboxRow> = rows.into_iter().zip(present).filter(|(_, present)| !present).map(|(row, _)| row).collect();
             if !unknown.is_empty() {
                 tracing::warn!(%queue, jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
-                self.hand_over(queue, &unknown, "reconcile").await?;
+                self.hand_over(queue, &unknown, HandIn::Lost, "reconcile").await?;
             }
         }
         Ok(last)
@@ -248,7 +248,7 @@ impl Relay {
         self.jobs.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, PAGE).await
     }
 
-    async fn hand_over(&self, queue: Queue, rows: &[OutboxRow], path: &str) -> Result<(), RelayError> {
+    async fn hand_over(&self, queue: Queue, rows: &[OutboxRow], how: HandIn, path: &str) -> Result<(), RelayError> {
         let now_ms = self.now().timestamp_millis();
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
@@ -260,7 +260,7 @@ impl Relay {
         if pushes.is_empty() {
             return Ok(());
         }
-        let handed = self.jobs.broker().push(queue, &pushes, HandIn::Again).await.map_err(redis_of(queue))?;
+        let handed = self.jobs.broker().push(queue, &pushes, how).await.map_err(redis_of(queue))?;
         count_enqueued(queue, path, handed.taken);
         forget_duplicates(self.jobs.store(), queue, &handed.duplicates).await?;
         Ok(())

@@ -13,6 +13,8 @@ use crate::crypto::MasterKey;
 
 /// A lease is renewed several times while it lasts; below this, a busy moment ends it.
 const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Once beside others, once more, and once alone.
+const CRASHES_MIN: u32 = 3;
 /// MongoDB's own limit on the length of a database's name.
 const DATABASE_BYTES_MAX: usize = 63;
 
@@ -52,6 +54,9 @@ impl Config {
         }
         if self.jobs.backoff_max < self.jobs.backoff_base {
             r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
+        }
+        if self.jobs.crashes_max < CRASHES_MIN {
+            r.mistake("jobs.crashes_max", "must be at least 3: fewer cannot tell a job that ends its worker from those that ran beside it");
         }
         if self.jobs.lease < LEASE_MIN {
             r.mistake("jobs.lease", "must be at least 1s, or jobs are taken from workers that are well");

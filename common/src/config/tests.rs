@@ -120,6 +120,7 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__AUTH__SESSION_TTL", "3651d"),
         ("TENANTRY__JOBS__PARK_MAX", "213503982334d"),
         ("TENANTRY__JOBS__LEASE", "999ms"),
+        ("TENANTRY__JOBS__CRASHES_MAX", "2"),
         ("TENANTRY__JOBS__CRASHES_MAX", "10001"),
         ("TENANTRY__JOBS__FINISHED_MAX", "10000001"),
         ("TENANTRY__JOBS__DEAD_MAX", "10000001"),

@@ -48,7 +48,7 @@ async fn slot(consumer: &Consumer, turns: &mut usize, waiting: usize) -> Option<
             let permit = tokio::time::timeout(SLOT_WAIT_MAX, Arc::clone(&consumer.slots).acquire_owned()).await;
             let permit = permit.ok()?.ok()?;
             let seat = consumer.seats.take(consumer.queue.priority()).await;
-            turn(consumer, turns, waiting).await;
+            turn(consumer, turns, waiting.min(consumer.slots.available_permits() + 1)).await;
             Some(Slot { permit, seat, suspect: None })
         } => slot,
         () = consumer.drain.begun() => None,

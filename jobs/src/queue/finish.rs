@@ -19,7 +19,7 @@ use super::{
     group::Group,
 };
 use crate::{
-    Envelope, JobError, Queue,
+    Drain, Envelope, JobError, Queue,
     backoff::full_jitter,
     history::{HistoryEntry, Ran},
 };
@@ -100,12 +100,13 @@ pub struct FinishLayer {
     finished: mpsc::Sender<Finished>,
     jobs: config::Jobs,
     ambient: Ambient,
+    drain: Drain,
 }
 
 impl FinishLayer {
     pub(super) fn new(consumer: &Consumer, finished: mpsc::Sender<Finished>) -> Self {
         let (jobs, ambient) = (consumer.broker.config().clone(), consumer.store.ambient().clone());
-        Self { finished, jobs, ambient }
+        Self { finished, jobs, ambient, drain: consumer.drain.clone() }
     }
 
     fn outcome(&self, envelope: &Envelope, verdict: Verdict, started_at: DateTime) -> Outcome {
@@ -192,7 +193,13 @@ where
             let outcome = layer.outcome(&envelope, verdict, started_at);
             let (places, turn) = slot.map(Slot::into_parts).unzip();
             let finished = Finished { entry, envelope: Some(envelope), outcome, turn: turn.flatten() };
-            layer.finished.send(finished).await.map_err(|_| "settling ended before its jobs")?;
+            // While a store is away settling stands still; a process that is to end does not wait for it,
+            // and whoever takes the job over settles it.
+            tokio::select! {
+                biased;
+                sent = layer.finished.send(finished) => sent.map_err(|_| "settling ended before its jobs")?,
+                () = layer.drain.over() => return Err("the process ends before the job is settled".into()),
+            }
             drop(places);
             Ok(())
         })

@@ -9,13 +9,14 @@ use std::{sync::Arc, time::Duration};
 
 use common::telemetry::metrics;
 use redis::RedisResult;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     broker::Abandoned,
     consumer::{Consumer, Slot, Turn},
     fetch::{hand_back, settle, understand},
     finish::{Finished, Outcome},
+    seats::Seat,
 };
 use crate::{Envelope, backoff::reconnect_delay, outbox::RowState};
 
@@ -23,6 +24,8 @@ use crate::{Envelope, backoff::reconnect_delay, outbox::RowState};
 const PAGE: usize = 100;
 /// The time between two looks while another process holds jobs.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest that a job of somebody else waits for a slot in one round.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Consumers that hold nothing and were silent for this long are forgotten.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// A job delivered this often has ended a worker more than once.
@@ -70,14 +73,22 @@ async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> Redi
         after = page.last().map(|abandoned| abandoned.entry.clone());
         for abandoned in page {
             let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
-            if !ours && take_over(consumer, finished, abandoned).await? {
-                taken_over += 1;
+            if ours {
+                continue;
             }
+            let Some(room) = room(consumer).await else { return told(consumer, taken_over) };
+            taken_over += u64::from(take_over(consumer, finished, abandoned, room).await?);
         }
-        if !full || consumer.slots.available_permits() == 0 {
+        if !full {
             break;
         }
     }
+    told(consumer, taken_over)
+}
+
+/// Tells how many jobs were taken over in a round.
+#[expect(clippy::unnecessary_wraps, reason = "a round's answer")]
+fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
     if taken_over > 0 {
         tracing::warn!(queue = %consumer.queue, jobs = taken_over, "jobs_recovered");
         metrics::JOBS_RECOVERED.with_label_values(&[consumer.queue.name()]).inc_by(taken_over);
@@ -85,11 +96,28 @@ async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> Redi
     Ok(LOOK)
 }
 
-/// Claims one entry if this process has room for it; tells whether it did.
-async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned) -> RedisResult<bool> {
+/// A slot and a seat for a job of somebody else. Waited for in line with what is fetched: under a backlog
+/// none is ever free, and those jobs have waited longest.
+async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
+    let waiting = async {
+        let permit = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
+        Some((permit, consumer.seats.take(consumer.queue.priority()).await))
+    };
+    tokio::select! {
+        room = tokio::time::timeout(ROOM_WAIT_MAX, waiting) => room.ok().flatten(),
+        () = consumer.drain.begun() => None,
+        () = consumer.gate.shut() => None,
+    }
+}
+
+/// Claims one entry, if it is not a suspect that has to wait for its turn; tells whether it did.
+async fn take_over(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    abandoned: Abandoned,
+    (permit, seat): (OwnedSemaphorePermit, Seat),
+) -> RedisResult<bool> {
     let crashes_max = u64::from(consumer.broker.config().crashes_max);
-    let Ok(permit) = Arc::clone(&consumer.slots).try_acquire_owned() else { return Ok(false) };
-    let Some(seat) = consumer.seats.try_take() else { return Ok(false) };
     let suspect = match abandoned.deliveries {
         deliveries if deliveries >= SUSPECT_FROM && deliveries < crashes_max => {
             let Ok(turn) = Arc::clone(&consumer.suspects).try_acquire_owned() else { return Ok(false) };

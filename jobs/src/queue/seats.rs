@@ -39,14 +39,6 @@ impl Seats {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A seat, if one is free now.
-    pub(crate) fn try_take(&self) -> Option<Seat> {
-        let mut room = self.locked();
-        room.free = room.free.checked_sub(1)?;
-        drop(room);
-        Some(Seat { seats: self.clone() })
-    }
-
     /// A seat, once it is this queue's turn.
     pub(crate) async fn take(&self, priority: u8) -> Seat {
         loop {
@@ -96,8 +88,8 @@ mod tests {
     #[test]
     fn the_most_urgent_gets_the_next_seat_and_then_who_came_first() {
         let seats = Seats::new(1);
-        let taken = seats.try_take().unwrap();
-        assert!(seats.try_take().is_none());
+        let taken = seats.take(0).now_or_never().unwrap();
+        assert!(seats.take(0).now_or_never().is_none());
         let mut low = std::pin::pin!(seats.take(1));
         let mut high = std::pin::pin!(seats.take(2));
         let mut later = std::pin::pin!(seats.take(2));
@@ -111,13 +103,13 @@ mod tests {
         let seat = later.now_or_never().unwrap();
         drop(seat);
         assert!(low.now_or_never().is_some());
-        assert!(seats.try_take().is_some());
+        assert!(seats.take(0).now_or_never().is_some());
     }
 
     #[test]
     fn a_seat_given_to_nobody_is_passed_on() {
         let seats = Seats::new(1);
-        let taken = seats.try_take().unwrap();
+        let taken = seats.take(0).now_or_never().unwrap();
         {
             let mut gone = std::pin::pin!(seats.take(9));
             assert!(gone.as_mut().now_or_never().is_none());

@@ -123,6 +123,14 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
     let store = &consumer.store;
     history::write(store, &history).await;
     let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await.unwrap_or_default();
+    // A row that is marked stays dead, so whether the job is still ours is asked first.
+    let buried: Vec<_> = batch.buried.iter().filter(|_| !batch.rows_dead.is_empty()).map(|job| (job.entry.clone(), job.id)).collect();
+    let lost = match buried.as_slice() {
+        [] => Vec::new(),
+        held => persist(consumer, "holds", || broker.renew(queue, name, held)).await.unwrap_or_default().lost,
+    };
+    let lost: Vec<JobId> = buried.iter().filter(|(entry, _)| lost.contains(entry)).filter_map(|(_, id)| *id).collect();
+    batch.rows_dead.retain(|(id, _)| !lost.contains(id));
     for (id, letter) in &batch.rows_dead {
         let died_at = DateTime::from_millis(letter.died_at);
         following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await.flatten());

@@ -1,15 +1,15 @@
 //! Promise 4: what a dead worker held is taken over in bounded time; what kills workers is found.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::db::{Change, DbError, PlatformScope, Txn};
-use jobs::stage;
+use jobs::{JobError, Queue, Registry, Running, stage};
 use mongodb::bson::doc;
 use xtask::servers::{Child, Spec};
 
 use crate::{
     examples::program,
-    support::{DEADLINE, World, until},
+    support::{DEADLINE, Notes, Probe, World, until},
 };
 
 #[path = "../../examples/crash_worker/job.rs"]
@@ -115,4 +115,29 @@ async fn killing_workers_again_and_again_loses_nothing() {
 
 async fn next_look() {
     tokio::time::interval_at(tokio::time::Instant::now() + Duration::from_millis(50), Duration::from_secs(1)).tick().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
+    async fn slow(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(())
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let redis = &mut world.redis().await;
+    let mut group = redis::cmd("XGROUP");
+    group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await.unwrap();
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.exec_async(redis).await.unwrap();
+    // Two slots and 20 ms a job: a backlog of twenty seconds, during which no slot is ever free.
+    let backlog: Vec<Probe> = (1..=2_000).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &backlog).await.unwrap();
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(slow), 2);
+    until("the abandoned job runs", || async { notes.numbers().first() == Some(&0) }).await;
+    let left = world.jobs.broker().stats(Queue::Email).await.unwrap().ready;
+    assert!(left > 0, "it ran only once the backlog was over");
+    worker.stop(Duration::from_secs(5)).await;
 }

@@ -50,6 +50,9 @@ pub(crate) enum HandIn {
     Staged,
     /// From the outbox, perhaps again: the row is to be looked at before it runs.
     Again,
+    /// As [`HandIn::Again`], a job that Redis once had and lost: whoever holds its unique key by now,
+    /// it is not dropped.
+    Lost,
 }
 
 impl HandIn {
@@ -58,6 +61,7 @@ impl HandIn {
             Self::Direct => "direct",
             Self::Staged => "staged",
             Self::Again => "again",
+            Self::Lost => "lost",
         }
     }
 }

@@ -24,7 +24,7 @@ impl Broker {
     pub(crate) async fn sweep(&self, queue: Queue) -> RedisResult<usize> {
         let (mut cursor, mut forgotten) = ("0".to_owned(), 0);
         loop {
-            let mut call = self.call(&SWEEP, queue);
+            let mut call = self.call_admitting(&SWEEP, queue);
             let (next, step): (String, usize) = call.arg(&cursor).arg(SWEEP_STEP).invoke_async(&mut self.connection()).await?;
             forgotten += step;
             if next == "0" {

@@ -5,6 +5,8 @@
 -- follows when something of the group leaves, so that no tenant's backlog stands before another's
 -- job. Every group with a list stands in HELD with the time of the next look at it.
 local HELD_LOOK = 5000
+-- Cancelled jobs that one call takes out of a list; the next look at the list goes on at once.
+local WITHDRAWN_MAX = 500
 local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local at = milliseconds()
 local touched = {}
@@ -97,11 +99,14 @@ end
 -- Lets in what waits for the groups that this call touched, and writes them back.
 local function save()
   for name, found in pairs(touched) do
-    while found.waiting > 0 and has_room(found) do
+    local withdrawn = 0
+    while found.waiting > 0 and has_room(found) and withdrawn < WITHDRAWN_MAX do
       local job = redis.call('LPOP', base .. 'waiting:' .. name)
       found.waiting = found.waiting - 1
       local id, body = string.sub(job, 1, 16), string.sub(job, 18)
-      if not was_withdrawn(id, body) then
+      if was_withdrawn(id, body) then
+        withdrawn = withdrawn + 1
+      else
         redis.call('HSET', JOBS, id, enter(id, name, body, string.sub(job, 17, 17) == '1'))
       end
     end
@@ -115,6 +120,7 @@ local function save()
     end
     if found.waiting > 0 then
       local look = at + HELD_LOOK
+      if withdrawn >= WITHDRAWN_MAX then look = at end
       if found.running < limit then look = math.min(look, admitted_at(found)) end
       redis.call('ZADD', HELD, look, name)
     elseif found.waiting_before > 0 then

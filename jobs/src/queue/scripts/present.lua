@@ -10,16 +10,19 @@ if not group_info.err and group_info[1] then
   end
 end
 
--- Whether a job is where its place says. An entry that was delivered to a consumer that somebody
--- removed will not be delivered again; it is taken out, so that its job can be handed over again.
+-- Whether a job is where its place says, and its group where that can be told. An entry that was
+-- delivered to a consumer that somebody removed will not be delivered again; it is taken out, so that
+-- its job can be handed over again.
 local function is_present(place)
   if string.find(place, '^[dw]') then return true end
-  if #redis.call('XRANGE', STREAM, place, place) == 0 then return false end
+  local found = redis.call('XRANGE', STREAM, place, place)
+  if #found == 0 then return false end
   local ms, seq = string.match(place, '^(%d+)-(%d+)$')
   ms, seq = tonumber(ms), tonumber(seq)
   if ms > delivered_ms or (ms == delivered_ms and seq > delivered_seq) then return true end
   local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
   if pending.err or #pending == 1 then return true end
   redis.call('XDEL', STREAM, place)
-  return false
+  redis.call('HDEL', TAKEN, place)
+  return false, field(found[1][2], 'g')
 end

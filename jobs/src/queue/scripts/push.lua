@@ -1,11 +1,12 @@
 -- Takes jobs in: to the stream or behind their group, or to the delayed set until they are due. An
 -- id that has a place is dropped, and so is, unless it is handed in directly, one that finished a
 -- while ago.
--- ARGV: the groups' limits, how ('direct', 'staged' or 'again'), wake channel, then per job: id, group, delay
+-- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), wake channel, then per job: id, group, delay
 -- in ms, what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
 -- Returns how many were taken, then the numbers, from 1, of those that were dropped as not unique.
 -- The first write needs memory: at maxmemory it fails and nothing has happened.
 local how, wake, first = ARGV[4], ARGV[5], 6
+local again = how == 'again' or how == 'lost'
 local ids = {}
 for i = first, #ARGV, 5 do ids[#ids + 1] = ARGV[i] end
 local places = redis.call('HMGET', JOBS, unpack(ids))
@@ -41,17 +42,18 @@ for n, id in ipairs(ids) do
   local i = first + (n - 1) * 5
   if not places[n] and not known[id] and (not finished or (finished[n] == 0 and before[n] == 0)) then
     local name, delay, unique, body = ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
-    if unique ~= '' and not take_unique(unique, id) then
+    -- What was taken in once is not dropped, whoever holds its key by now.
+    if unique ~= '' and not take_unique(unique, id) and how ~= 'lost' then
       answer[#answer + 1] = n
     else
       new[#new + 1] = id
       if delay > 0 then
-        redis.call('HSET', BODIES, id, pack_delayed(name, body, how == 'again'))
+        redis.call('HSET', BODIES, id, pack_delayed(name, body, again))
         redis.call('ZADD', DELAYED, at + delay, id)
         new[#new + 1] = 'd'
         if not earliest or delay < earliest then earliest = delay end
       else
-        new[#new + 1] = admit(id, name, body, how == 'again')
+        new[#new + 1] = admit(id, name, body, again)
       end
       known[id] = true
       answer[1] = answer[1] + 1
