@@ -1,15 +1,23 @@
 //! Promise 4: what a dead worker held is taken over in bounded time; what kills workers is found.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use common::db::{Change, DbError, PlatformScope, Txn};
 use jobs::{JobError, Queue, Registry, Running, stage};
 use mongodb::bson::doc;
+use tokio::sync::Semaphore;
 use xtask::servers::{Child, Spec};
 
 use crate::{
     examples::program,
-    support::{DEADLINE, Notes, Probe, World, until},
+    support::{DEADLINE, Probe, World, until},
 };
 
 #[path = "../../examples/crash_worker/job.rs"]
@@ -119,12 +127,17 @@ async fn next_look() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
-    async fn slow(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
-        running.app.note(&probe, &running);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    struct App {
+        zero_ran: AtomicBool,
+        gate: Semaphore,
+    }
+    async fn gated(probe: Probe, running: Running<App>) -> Result<(), JobError> {
+        running.app.zero_ran.fetch_or(probe.n == 0, Ordering::SeqCst);
+        running.app.gate.acquire().await.unwrap().forget();
         Ok(())
     }
-    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let world = World::new().await;
+    let app = Arc::new(App { zero_ran: AtomicBool::new(false), gate: Semaphore::new(0) });
     let redis = &mut world.redis().await;
     let mut group = redis::cmd("XGROUP");
     group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await.unwrap();
@@ -132,12 +145,17 @@ async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
     read.exec_async(redis).await.unwrap();
-    // Two slots and 20 ms a job: a backlog of twenty seconds, during which no slot is ever free.
-    let backlog: Vec<Probe> = (1..=2_000).map(|n| Probe { n }).collect();
+    // One job ends at each look, and the next one of the backlog is there before a slot is free.
+    let backlog: Vec<Probe> = (1..=20_000).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &backlog).await.unwrap();
-    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(slow), 2);
-    until("the abandoned job runs", || async { notes.numbers().first() == Some(&0) }).await;
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(gated), 2);
+    until("the abandoned job runs", || async {
+        app.gate.add_permits(1);
+        app.zero_ran.load(Ordering::SeqCst)
+    })
+    .await;
     let left = world.jobs.broker().stats(Queue::Email).await.unwrap().ready;
     assert!(left > 0, "it ran only once the backlog was over");
+    app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
 }

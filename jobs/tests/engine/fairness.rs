@@ -11,27 +11,25 @@ use std::{
 use common::{ambient::Ambient, id::TenantId};
 use jobs::{Job, JobError, Queue, Registry, Running};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::{Notes, Probe, World, note, until};
 
-/// Which tenant's job started, in order.
-#[derive(Default)]
-struct Starts(Mutex<Vec<Option<TenantId>>>);
-
-impl Starts {
-    fn all(&self) -> Vec<Option<TenantId>> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
+/// How many jobs of each tenant have started; those of `held` go on only when they may.
+struct Starts {
+    held: TenantId,
+    of_held: AtomicUsize,
+    of_others: AtomicUsize,
+    gate: Semaphore,
 }
 
 async fn start(_: Probe, running: Running<Starts>) -> Result<(), JobError> {
-    running.app.0.lock().unwrap().push(running.tenant);
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    if running.tenant != Some(running.app.held) {
+        running.app.of_others.fetch_add(1, Ordering::SeqCst);
+        return Ok(());
+    }
+    running.app.of_held.fetch_add(1, Ordering::SeqCst);
+    running.app.gate.acquire().await.unwrap().forget();
     Ok(())
 }
 
@@ -45,19 +43,17 @@ async fn one_tenants_flood_does_not_hold_up_another() {
     world.jobs.enqueue_all_unstaged(Some(a), &flood).await.unwrap();
     let queue = world.jobs.broker().stats(Queue::Email).await.unwrap();
     assert_eq!((queue.ready, queue.held), (SHARE as u64, u64::from(FLOOD) - SHARE as u64));
-    let starts = Arc::new(Starts::default());
-    let worker = world.work(&Registry::sharing(Arc::clone(&starts)).on(start), 2 * SHARE);
-    until("the flood runs", || async { starts.count() > 100 }).await;
-    // Counted in jobs, not in time: how many of the flood start between B's handing in and its start.
+    let app = Starts { held: a, of_held: AtomicUsize::new(0), of_others: AtomicUsize::new(0), gate: Semaphore::new(0) };
+    let app = Arc::new(app);
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(start), 2 * SHARE);
+    until("the flood has its share", || async { app.of_held.load(Ordering::SeqCst) == SHARE }).await;
     for n in 0..20 {
         world.jobs.enqueue_unstaged(Some(b), &Probe { n }).await.unwrap();
-        let before = starts.count();
-        let of_b = n as usize + 1;
-        until("B's job starts", || async { starts.all().iter().filter(|tenant| **tenant == Some(b)).count() == of_b }).await;
-        let all = starts.all();
-        let at = all.iter().rposition(|tenant| *tenant == Some(b)).unwrap();
-        assert!(at < before + 5 * SHARE, "{} of A's jobs went before B's", at.saturating_sub(before));
+        until("B's job starts", || async { app.of_others.load(Ordering::SeqCst) == n as usize + 1 }).await;
     }
+    // All of them went without one of the flood making room.
+    assert_eq!(app.of_held.load(Ordering::SeqCst), SHARE);
+    app.gate.add_permits(FLOOD as usize);
     worker.stop(Duration::from_secs(5)).await;
 }
 
@@ -67,11 +63,13 @@ async fn a_tenant_never_has_more_than_its_share_at_work() {
         now: AtomicUsize,
         most: AtomicUsize,
         done: AtomicUsize,
+        together: Barrier,
     }
     async fn measure(_: Probe, running: Running<Gauge>) -> Result<(), JobError> {
         let now = running.app.now.fetch_add(1, Ordering::SeqCst) + 1;
         running.app.most.fetch_max(now, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        // Ends only together with two others: the share is used, and no job waits for a fourth.
+        running.app.together.wait().await;
         running.app.now.fetch_sub(1, Ordering::SeqCst);
         running.app.done.fetch_add(1, Ordering::SeqCst);
         // Retries come back through the same door.
@@ -79,7 +77,8 @@ async fn a_tenant_never_has_more_than_its_share_at_work() {
     }
     let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "3")]).await;
     let tenant: TenantId = Ambient::system().id();
-    let gauge = Arc::new(Gauge { now: AtomicUsize::new(0), most: AtomicUsize::new(0), done: AtomicUsize::new(0) });
+    let gauge =
+        Arc::new(Gauge { now: AtomicUsize::new(0), most: AtomicUsize::new(0), done: AtomicUsize::new(0), together: Barrier::new(3) });
     let registry = Registry::sharing(Arc::clone(&gauge)).on(measure);
     let workers = [world.work(&registry, 8), world.work(&registry, 8)];
     let flood: Vec<Probe> = (0..300).map(|n| Probe { n }).collect();

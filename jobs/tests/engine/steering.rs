@@ -319,7 +319,7 @@ async fn a_job_that_is_cancelled_while_it_fails_is_not_tried_again() {
         running.app.began.fetch_add(1, Ordering::SeqCst);
         // Blocks its thread, so that it cannot be stopped at an `await`.
         while running.app.gate.available_permits() == 0 {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::yield_now();
         }
         Err(JobError::retry("not yet"))
     }
