@@ -38,17 +38,23 @@ impl Jobs {
     }
 
     /// Gives dead letters of `queue` another try, from their first attempt on; answers how many
-    /// were still dead. Bytes that could not be understood stay: they would be no better.
+    /// were still dead. Bytes that could not be understood stay: they would be no better. A letter that has
+    /// outlived its outbox row, which `jobs.dead_retention` removes on the day, goes on without one.
     ///
     /// # Errors
     /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
     pub async fn replay(&self, queue: Queue, letters: &[DeadLetter]) -> Result<usize, SteerError> {
         let mut replayed = 0;
         for letters in letters.chunks(PAGE) {
-            let envelopes: Vec<Envelope> = letters.iter().filter_map(|letter| letter.envelope.clone()).map(Envelope::anew).collect();
+            let mut envelopes: Vec<Envelope> = letters.iter().filter_map(|letter| letter.envelope.clone()).map(Envelope::anew).collect();
             // The row first: a process that dies in between leaves the job to the relay.
             let staged: Vec<JobId> = envelopes.iter().filter(|envelope| envelope.staged).map(|envelope| envelope.id).collect();
             revive_rows(self.store(), &staged).await?;
+            // A staged job without a row is taken for one that has run.
+            let there = self.store().records::<OutboxRow>(PlatformScope).existing(&staged).await?;
+            for envelope in &mut envelopes {
+                envelope.staged &= there.contains(&envelope.id.to_string());
+            }
             replayed += self.broker().replay(queue, &envelopes).await?;
         }
         tracing::info!(%queue, jobs = replayed, "dead_letters_replayed");

@@ -212,24 +212,24 @@ impl Relay {
         Ok(last)
     }
 
-    /// Puts back the dead letters of staged jobs that Redis lost.
+    /// Puts back the dead letters of staged jobs that Redis lost, newest first, for as many as are kept.
     async fn restore_dead(&self, queue: Queue) -> Result<(), RelayError> {
-        let mut after: Option<JobId> = None;
-        loop {
-            let mut filter = doc! { "dead_at": { "$ne": null } };
-            if let Some(after) = after {
-                filter.insert("_id", doc! { "$gt": after });
-            }
-            let rows = self.page(queue, filter).await?;
+        let broker = self.jobs.broker();
+        let kept = broker.stats(queue).await.map_err(redis_of(queue))?.dead;
+        let mut room = broker.config().dead_max.saturating_sub(kept);
+        let mut before: Option<(DateTime, JobId)> = None;
+        while room > 0 {
+            let rows = self.dead_page(queue, before).await?;
             let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
-            let Some(last) = ids.last() else { return Ok(()) };
-            let there = self.jobs.broker().has_dead(queue, &ids).await.map_err(redis_of(queue))?;
-            for row in rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row) {
+            let Some(last) = rows.last() else { return Ok(()) };
+            let there = broker.has_dead(queue, &ids).await.map_err(redis_of(queue))?;
+            let missing: Vec<_> = rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row).collect();
+            for row in missing.into_iter().take(usize::try_from(room).unwrap_or(usize::MAX)) {
                 let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
                 match DeadLetter::of_row(row) {
                     Ok(letter) => {
-                        let restored = self.jobs.broker().restore_dead(queue, row.id, died_at, &letter.to_bytes()).await;
-                        restored.map_err(redis_of(queue))?;
+                        broker.restore_dead(queue, row.id, died_at, &letter.to_bytes()).await.map_err(redis_of(queue))?;
+                        room -= 1;
                     }
                     Err(error) => tracing::error!(job = %row.id, %error, "outbox_row_not_understood"),
                 }
@@ -237,8 +237,18 @@ impl Relay {
             if !is_full(&rows) {
                 return Ok(());
             }
-            after = Some(*last);
+            before = last.dead_at.map(|dead_at| (dead_at, last.id));
         }
+        Ok(())
+    }
+
+    /// The newest dead rows of `queue` that died before a given one.
+    async fn dead_page(&self, queue: Queue, before: Option<(DateTime, JobId)>) -> Result<Vec<OutboxRow>, DbError> {
+        let mut filter = doc! { "queue": queue.name(), "dead_at": { "$ne": null } };
+        if let Some((dead_at, id)) = before {
+            filter.insert("$or", [doc! { "dead_at": { "$lt": dead_at } }, doc! { "dead_at": dead_at, "_id": { "$lt": id } }]);
+        }
+        self.jobs.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "dead_at": -1, "_id": -1 }, PAGE).await
     }
 
     /// The first rows of `queue` that match. Those of queues that only a newer release knows are

@@ -71,29 +71,30 @@ impl Ahead {
 }
 
 impl Next {
-    /// The next one, once there is one; none when the reader has ended.
+    /// The next one, once there is one; none when the reader has ended. It waits until it
+    /// [has gone](Self::gone).
     pub(super) async fn next(&mut self) -> Option<Delivery> {
-        let delivery = self.jobs.recv().await;
-        self.taken(delivery)
+        self.jobs.recv().await
     }
 
-    /// The next one, if it is there.
+    /// The next one, if it is there, which goes at once.
     pub(super) fn next_now(&mut self) -> Option<Delivery> {
-        let delivery = self.jobs.try_recv().ok();
-        self.taken(delivery)
+        let delivery = self.jobs.try_recv().ok()?;
+        self.gone();
+        Some(delivery)
     }
 
+    /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.count.load(Ordering::Relaxed)
     }
 
-    fn taken(&self, delivery: Option<Delivery>) -> Option<Delivery> {
-        let delivery = delivery?;
+    /// Notes that the last one has gone, on or back.
+    pub(super) fn gone(&self) {
         let left = self.waiting.count.fetch_sub(1, Ordering::Relaxed) - 1;
         if left <= self.waiting.mark.load(Ordering::Relaxed) {
             self.waiting.low.notify_one();
         }
-        Some(delivery)
     }
 }
 

@@ -69,7 +69,6 @@ impl QueueBackend {
             name: jobs.store().ambient().uuid().to_string(),
             slots: Arc::new(Semaphore::new(concurrency)),
             seats: seats.clone(),
-            suspects: Arc::new(Semaphore::new(1)),
             suspect_done: Arc::default(),
             inbox: super::consumer::Inbox::default(),
             in_hand: super::consumer::InHand::default(),

@@ -39,8 +39,8 @@ pub(crate) struct Slot {
     pub(crate) permit: OwnedSemaphorePermit,
     /// The job's seat among all queues of the process.
     pub(crate) seat: Seat,
-    /// Held by a job that ended its worker more than once: such jobs run one at a time, so that
-    /// the guilty one takes no others along.
+    /// Held by a job that ended its worker more than once: such jobs run one at a time and alone, so
+    /// that the guilty one takes no others along.
     pub(crate) suspect: Option<Turn>,
 }
 
@@ -74,7 +74,6 @@ pub(crate) struct Consumer {
     pub(crate) slots: Arc<Semaphore>,
     /// Shared with the other queues of the process.
     pub(crate) seats: Seats,
-    pub(crate) suspects: Arc<Semaphore>,
     pub(crate) suspect_done: Arc<Notify>,
     pub(crate) inbox: Inbox,
     pub(crate) in_hand: InHand,

@@ -26,6 +26,9 @@ const BLOCK: Duration = Duration::from_secs(5);
 const BLOCK_GRACE: Duration = Duration::from_secs(2);
 /// Jobs taken in one read.
 const READ_MAX: usize = 500;
+/// Jobs that wait here for a seat while none is free, so that this queue is in line for it: one for the
+/// next and one for the one after that.
+const IN_LINE: usize = 2;
 /// The pause between two tries to end a blocking read.
 const UNBLOCK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -81,22 +84,23 @@ async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>
 }
 
 /// How many jobs there is room for, once there is and the queue is open; none when the drain begins.
-/// Slots are not held while the read blocks, so that `recover` can have them.
+/// Slots and seats are not held while the read blocks, so that `recover` and other queues can have them.
 async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usize> {
     loop {
         if consumer.drain.has_begun() {
             return None;
         }
         let limit = pace.ahead(&consumer.in_hand);
-        let (free, waiting) = (consumer.slots.available_permits(), ahead.len());
-        let room = (free + limit).saturating_sub(waiting);
-        if room > 0 && waiting <= limit / 2 && consumer.gate.is_open() {
+        let (slots, waiting, low) = (consumer.slots.available_permits(), ahead.len(), (limit / 2).max(IN_LINE - 1));
+        let room = (slots.min(consumer.seats.free().max(IN_LINE)) + limit).saturating_sub(waiting);
+        let is_low = room > 0 && waiting <= low;
+        if is_low && consumer.gate.is_open() {
             return Some(room);
         }
         tokio::select! {
-            () = ahead.lower_than(limit / 2), if waiting > limit / 2 => {}
-            slot = consumer.slots.acquire(), if waiting <= limit / 2 && free == 0 => drop(slot),
-            () = consumer.gate.opened(), if waiting <= limit / 2 && free > 0 => {}
+            () = consumer.gate.opened(), if is_low => {}
+            () = ahead.lower_than(low.min(waiting.saturating_sub(1))), if !is_low && waiting > 0 => {}
+            slot = consumer.slots.acquire(), if !is_low && slots == 0 => drop(slot),
             () = consumer.drain.begun() => return None,
         }
     }

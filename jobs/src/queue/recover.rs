@@ -1,9 +1,9 @@
 //! Taking over from workers that fell silent.
 //!
 //! An entry whose lease ran out is claimed; Redis gives it to whoever comes first and counts the
-//! delivery. An entry that has ended its worker before is a suspect: suspects run one at a time in
-//! a process, so that the guilty one is found without burying its neighbours, and one that did it
-//! `jobs.crashes_max` times goes to the dead letters.
+//! delivery. An entry that has ended its worker more than once is a suspect: suspects run one at a time
+//! in a process and alone, so that the guilty one is found without burying its neighbours, and one that
+//! did it `jobs.crashes_max` times goes to the dead letters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,6 +30,8 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// A job delivered this often has ended a worker more than once.
 const SUSPECT_FROM: u64 = 2;
+/// The longest that a suspect waits to be alone, and is.
+const ALONE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>) {
     let mut failures = 0;
@@ -68,9 +70,11 @@ async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> Redi
     let mut taken_over = 0;
     let mut after = None;
     loop {
-        let page = consumer.broker.abandoned(consumer.queue, after.as_ref(), PAGE).await?;
+        let mut page = consumer.broker.abandoned(consumer.queue, after.as_ref(), PAGE).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|abandoned| abandoned.entry.clone());
+        // Suspects last: they may take a while to be alone.
+        page.sort_by_key(|abandoned| abandoned.deliveries >= SUSPECT_FROM);
         for abandoned in page {
             let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
             if ours {
@@ -115,16 +119,19 @@ async fn take_over(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
     abandoned: Abandoned,
-    (permit, seat): (OwnedSemaphorePermit, Seat),
+    (permit, mut seat): (OwnedSemaphorePermit, Seat),
 ) -> RedisResult<bool> {
     let crashes_max = u64::from(consumer.broker.config().crashes_max);
-    let suspect = match abandoned.deliveries {
-        deliveries if deliveries >= SUSPECT_FROM && deliveries < crashes_max => {
-            let Ok(turn) = Arc::clone(&consumer.suspects).try_acquire_owned() else { return Ok(false) };
-            Some(Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) })
-        }
-        _ => None,
-    };
+    let mut suspect = None;
+    if abandoned.deliveries >= SUSPECT_FROM && abandoned.deliveries < crashes_max {
+        let Some(turn) = consumer.seats.suspect() else { return Ok(false) };
+        suspect = Some(Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) });
+        // Before it is claimed: meanwhile another worker may have it.
+        seat = tokio::select! {
+            seat = seat.alone(ALONE_MAX) => seat,
+            () = consumer.drain.begun() => return Ok(false),
+        };
+    }
     let claimed = consumer.broker.claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry)).await?;
     let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
     consumer.in_hand.add([&entry]);

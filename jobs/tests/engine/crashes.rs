@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -156,6 +156,54 @@ async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
     .await;
     let left = world.jobs.broker().stats(Queue::Email).await.unwrap().ready;
     assert!(left > 0, "it ran only once the backlog was over");
+    app.gate.add_permits(backlog.len());
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_runs_alone() {
+    struct App {
+        running: AtomicUsize,
+        beside_suspect: AtomicUsize,
+        gate: Semaphore,
+    }
+    async fn gated(probe: Probe, running: Running<App>) -> Result<(), JobError> {
+        let others = running.app.running.fetch_add(1, Ordering::SeqCst);
+        if probe.n == 0 {
+            running.app.beside_suspect.store(others, Ordering::SeqCst);
+        } else {
+            running.app.gate.acquire().await.unwrap().forget();
+        }
+        running.app.running.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+    let world = World::new().await;
+    let app = App { running: AtomicUsize::new(0), beside_suspect: AtomicUsize::new(usize::MAX), gate: Semaphore::new(0) };
+    let app = Arc::new(app);
+    // Two workers have ended with it.
+    let redis = &mut world.redis().await;
+    let mut group = redis::cmd("XGROUP");
+    group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await.unwrap();
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.exec_async(redis).await.unwrap();
+    let entries: Vec<(String, String, u64, u64)> =
+        redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(1).query_async(redis).await.unwrap();
+    let mut claim = redis::cmd("XCLAIM");
+    claim.arg(world.stream()).arg("workers").arg("dead").arg(0).arg(&entries[0].0).arg("RETRYCOUNT").arg(2).arg("JUSTID");
+    claim.exec_async(redis).await.unwrap();
+    let backlog: Vec<Probe> = (1..=20_000).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &backlog).await.unwrap();
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(gated), 4);
+    until("all slots are taken", || async { app.running.load(Ordering::SeqCst) == 4 }).await;
+    until("the suspect runs", || async {
+        app.gate.add_permits(1);
+        app.beside_suspect.load(Ordering::SeqCst) != usize::MAX
+    })
+    .await;
+    assert_eq!(app.beside_suspect.load(Ordering::SeqCst), 0);
+    assert!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0, "it ran only once the backlog was over");
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
 }

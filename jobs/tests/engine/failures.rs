@@ -6,7 +6,9 @@ use std::{
 };
 
 use crate::support::{Notes, Probe, World, note, until};
-use jobs::{JobError, JobFilter, Queue, Registry, Running};
+use common::db::PlatformScope;
+use jobs::{JobError, JobFilter, Queue, Registry, Running, outbox::OutboxRow};
+use mongodb::bson::doc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_job_is_retried_until_it_succeeds() {
@@ -43,6 +45,31 @@ async fn after_its_last_attempt_a_job_is_dead_with_its_history() {
     assert_eq!(notes.all().len(), 4);
     // The row stays, so that the dead letter survives whatever happens to Redis.
     assert_eq!(world.rows().await, 1);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_outlived_its_row_still_gets_another_try() {
+    async fn at_first(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        if running.app.all().len() == 1 { Err(JobError::fail("not yet")) } else { Ok(()) }
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(at_first), 4);
+    world.stage(9).await;
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    worker.stop(Duration::from_secs(5)).await;
+    world.store.records::<OutboxRow>(PlatformScope).delete_all(doc! {}).await.unwrap();
+    let replayed = world.jobs.replay(Queue::Email, &world.dead().await).await.unwrap();
+    assert_eq!(replayed, 1);
+    // A redelivery is where a row is asked for.
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.exec_async(&mut world.redis().await).await.unwrap();
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(at_first), 4);
+    until("it has run again", || async { notes.all().len() == 2 }).await;
+    world.until_idle().await;
+    assert!(world.dead().await.is_empty());
     worker.stop(Duration::from_secs(5)).await;
 }
 

@@ -157,3 +157,37 @@ async fn while_a_process_is_full_the_urgent_queue_goes_first() {
     assert_eq!(order, [Queue::Maintenance, Queue::Email, Queue::Email, Queue::Maintenance, Queue::Maintenance]);
     worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_process_leaves_jobs_to_others() {
+    struct App {
+        kept: AtomicUsize,
+        gate: Semaphore,
+    }
+    async fn keep(_: Upkeep, running: Running<App>) -> Result<(), JobError> {
+        running.app.kept.fetch_add(1, Ordering::SeqCst);
+        running.app.gate.acquire().await.unwrap().forget();
+        Ok(())
+    }
+    async fn mail(_: Probe, _: Running<App>) -> Result<(), JobError> {
+        Ok(())
+    }
+    let world = World::new().await;
+    let full = Arc::new(App { kept: AtomicUsize::new(0), gate: Semaphore::new(0) });
+    world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
+    let registry = Registry::sharing(Arc::clone(&full)).on(keep).on(mail);
+    let full_worker = world.work_on(&registry, &[(Queue::Maintenance, 2), (Queue::Email, 20)], 2);
+    until("no seat is free", || async { full.kept.load(Ordering::SeqCst) == 2 }).await;
+    let mails: Vec<Probe> = (0..20).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &mails).await.unwrap();
+
+    let idle_notes = Arc::new(Notes::default());
+    let idle_worker = world.work(&Registry::sharing(Arc::clone(&idle_notes)).on(note), 20);
+    // Two may wait there for the next seats.
+    until("the other worker runs the rest", || async { idle_notes.all().len() >= 18 }).await;
+    assert_eq!(full.kept.load(Ordering::SeqCst), 2);
+    full.gate.add_permits(2);
+    world.until_idle().await;
+    idle_worker.stop(Duration::from_secs(5)).await;
+    full_worker.stop(Duration::from_secs(5)).await;
+}

@@ -109,6 +109,28 @@ async fn dead_letters_of_staged_jobs_survive_a_flush() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_flush_no_more_dead_letters_come_back_than_are_kept() {
+    async fn hopeless(_: crate::support::Probe, _: jobs::Running<()>) -> Result<(), jobs::JobError> {
+        Err(jobs::JobError::fail("hopeless"))
+    }
+    let world = World::private_with(&[("JOBS__DEAD_MAX", "3")]).await;
+    let worker = world.work(&Registry::new(()).on(hopeless), 1);
+    let mut ids = Vec::new();
+    for n in 1..=5 {
+        ids.push(world.stage(n).await);
+        let dead = mongodb::bson::doc! { "dead_at": { "$ne": null } };
+        let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
+        until("it is dead", || async { rows().count(dead.clone()).await.unwrap() == u64::from(n) }).await;
+    }
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    until("they are dead again", || async { world.dead().await.len() >= 3 }).await;
+    let back: Vec<_> = world.dead().await.into_iter().filter_map(|letter| letter.id).rev().collect();
+    assert_eq!(back, ids[2..], "the newest");
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_a_deleted_stream_still_run() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     for n in 0..50 {
