@@ -118,24 +118,43 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
         history.extend(history_ttl.and_then(|ttl| finished.history(consumer.queue, now, ttl)));
         batch.add(finished, now_ms);
     }
-    let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
+    history::write(&consumer.store, &history).await;
+    // Closed before the rows were settled: the entries stay, too, for whoever takes them over.
+    if settle_rows(consumer, &mut batch, now_ms).await.is_none() {
+        return;
+    }
+    settle_entries(consumer, &batch).await;
+    let entries = batch.entries();
+    consumer.in_hand.remove(&entries);
+    consumer.cancels.remove(&entries);
+    for told in batch.flushed {
+        // Whoever asked may have stopped waiting.
+        let _ = told.send(());
+    }
+}
 
-    let store = &consumer.store;
-    history::write(store, &history).await;
-    let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await.unwrap_or_default();
+/// Settles what has a row in the outbox there; none when the consumer was closed before that was done.
+async fn settle_rows(consumer: &Consumer, batch: &mut Batch, now_ms: i64) -> Option<()> {
+    let (store, broker) = (&consumer.store, &consumer.broker);
+    let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await?;
     // A row that is marked stays dead, so whether the job is still ours is asked first.
-    let buried: Vec<_> = batch.buried.iter().filter(|_| !batch.rows_dead.is_empty()).map(|job| (job.entry.clone(), job.id)).collect();
-    let lost = match buried.as_slice() {
-        [] => Vec::new(),
-        held => persist(consumer, "holds", || broker.renew(queue, name, held)).await.unwrap_or_default().lost,
-    };
-    let lost: Vec<JobId> = buried.iter().filter(|(entry, _)| lost.contains(entry)).filter_map(|(_, id)| *id).collect();
-    batch.rows_dead.retain(|(id, _)| !lost.contains(id));
+    if !batch.rows_dead.is_empty() {
+        let buried: Vec<_> = batch.buried.iter().map(|job| (job.entry.clone(), job.id)).collect();
+        let lost = persist(consumer, "holds", || broker.renew(consumer.queue, &consumer.name, &buried)).await?.lost;
+        let lost: Vec<JobId> = buried.iter().filter(|(entry, _)| lost.contains(entry)).filter_map(|(_, id)| *id).collect();
+        batch.rows_dead.retain(|(id, _)| !lost.contains(id));
+    }
     for (id, letter) in &batch.rows_dead {
         let died_at = DateTime::from_millis(letter.died_at);
-        following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await.flatten());
+        following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await?);
     }
     hand_over_rows(store, broker, &following, now_ms).await;
+    Some(())
+}
+
+/// Settles every entry in Redis.
+async fn settle_entries(consumer: &Consumer, batch: &Batch) {
+    let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
     let mut held = batch.entries().len();
     for (entries, call) in [
         (batch.done_staged.len(), Call::FinishStaged),
@@ -161,13 +180,6 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
     if held > 0 {
         // Another process took them over while this one stood still; it settles them.
         tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
-    }
-    let entries = batch.entries();
-    consumer.in_hand.remove(&entries);
-    consumer.cancels.remove(&entries);
-    for told in batch.flushed {
-        // Whoever asked may have stopped waiting.
-        let _ = told.send(());
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::db::{Change, DbError, PlatformScope, Txn};
-use jobs::{JobError, Queue, Registry, Running, stage};
+use jobs::{JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
 use tokio::sync::Semaphore;
 use xtask::servers::{Child, Spec};
@@ -206,4 +206,37 @@ async fn a_suspect_runs_alone() {
     assert!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0, "it ran only once the backlog was over");
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
+    struct App {
+        runs: AtomicBool,
+        gate: Semaphore,
+    }
+    async fn fail_when_let(_: Probe, running: Running<App>) -> Result<(), JobError> {
+        running.app.runs.store(true, Ordering::SeqCst);
+        running.app.gate.acquire().await.unwrap().forget();
+        Err(JobError::fail("too late to say so"))
+    }
+    let world = World::new().await;
+    let app = Arc::new(App { runs: AtomicBool::new(false), gate: Semaphore::new(0) });
+    let stale = world.work(&Registry::sharing(Arc::clone(&app)).on(fail_when_let), 2);
+    let id = world.stage(1).await;
+    until("it runs", || async { app.runs.load(Ordering::SeqCst) }).await;
+    // Another worker takes it over, as after a long stop of the first.
+    let redis = &mut world.redis().await;
+    let pending = redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(1).query_async(redis).await;
+    let pending: Vec<(String, String, u64, u64)> = pending.unwrap();
+    let entry = &pending[0].0;
+    let mut claim = redis::cmd("XCLAIM");
+    claim.arg(world.stream()).arg("workers").arg("fresh").arg(0).arg(entry).arg("JUSTID").exec_async(redis).await.unwrap();
+    let taken = world.stream().replace(":stream", ":taken");
+    redis::cmd("HSET").arg(taken).arg(entry).arg("fresh").exec_async(redis).await.unwrap();
+    app.gate.add_permits(1);
+    // Stopping settles what has ended.
+    stale.stop(Duration::from_secs(5)).await;
+    let row = world.store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": id }).await.unwrap().unwrap();
+    assert_eq!(row.dead_at, None);
+    assert!(world.dead().await.is_empty());
 }

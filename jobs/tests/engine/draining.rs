@@ -88,3 +88,19 @@ async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
     assert_eq!(notes.numbers(), (0..40).collect::<Vec<_>>());
     last.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_stops_although_mongodb_is_away() {
+    let (world, notes, gate) = (World::private().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
+    world.stage(1).await;
+    until("it runs", || async { notes.all().len() == 1 }).await;
+    world.env.mongod().stop().await;
+    gate.add_permits(1);
+    // Its effect is done; what cannot be settled now is settled by whoever takes it over.
+    worker.stop(Duration::from_secs(1)).await;
+    world.env.mongod().start_again().await.unwrap();
+    let next = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 2);
+    world.until_idle().await;
+    next.stop(Duration::from_secs(5)).await;
+}

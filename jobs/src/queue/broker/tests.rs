@@ -751,3 +751,56 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
         assert_eq!(sorted(listed_later), sorted(later_ids.clone()));
     }
 }
+
+#[tokio::test]
+async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_now() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let (lost, holder) = (unique_job("k", Window::UntilFinished), unique_job("k", Window::UntilFinished));
+    assert_eq!(push(&broker, &[copy(&lost)]).await, 1);
+    lose_stream(&broker).await;
+    assert!(broker.open(QUEUE).await.unwrap());
+    assert_eq!(push(&broker, &[holder]).await, 1);
+    let again = broker.push(QUEUE, &[copy(&lost)], HandIn::Again).await.unwrap();
+    assert_eq!((again.taken, again.duplicates.as_slice()), (0, [lost.id].as_slice()));
+    let again = broker.push(QUEUE, &[copy(&lost)], HandIn::Lost).await.unwrap();
+    assert_eq!((again.taken, again.duplicates.as_slice()), (1, [].as_slice()));
+}
+
+#[tokio::test]
+async fn what_is_swept_away_gives_back_its_tenants_share() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (first, second) = one_before_another(&broker).await;
+    assert_eq!(read(&broker, "removed").await.unwrap().job, Some(first.id));
+    let mut remove = redis::cmd("XGROUP");
+    remove.arg("DELCONSUMER").arg(key_of(&broker, "stream")).arg("workers").arg("removed");
+    remove.exec_async(&mut broker.connections.shared()).await.unwrap();
+    assert_eq!(broker.sweep(QUEUE).await.unwrap(), 1);
+    assert_eq!(run_all(&broker).await, [second.id]);
+}
+
+#[tokio::test]
+async fn a_flood_that_was_cancelled_is_taken_out_of_its_list_in_steps() {
+    let env = TestEnv::new().await;
+    let broker = broker_sharing(&env, 1, None).await;
+    let (a, _) = tenants();
+    let flood: Vec<Push> = (0..1_000).map(|_| job_of(a)).collect();
+    let ids: Vec<JobId> = flood.iter().map(|job| job.id).collect();
+    push(&broker, &flood).await;
+    let last = job_of(a);
+    push(&broker, &[copy(&last)]).await;
+    broker.cancel(QUEUE, &ids[1..]).await.unwrap();
+    let key = [key_of(&broker, "waiting:").as_bytes(), Group::of(Some(a)).bytes()].concat();
+    let waiting = async || -> usize { redis::cmd("LLEN").arg(&key).query_async(&mut broker.connections.shared()).await.unwrap() };
+    assert_eq!(waiting().await, 1_000);
+    let first = read(&broker, "w").await.unwrap();
+    broker.finish(QUEUE, "w", &[done(&first)], false).await.unwrap();
+    assert_eq!(waiting().await, 500, "one call takes out no more than 500");
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    while waiting().await > 0 {
+        broker.promote(QUEUE, 100).await.unwrap();
+        looks.tick().await;
+    }
+    assert_eq!(run_all(&broker).await, [last.id]);
+}
