@@ -67,6 +67,14 @@ pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
     ttl: false,
 }];
 
+pub(crate) const QUEUE_INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: OutboxRow::COLLECTION,
+    name: "outbox_queue_state",
+    keys: &[("queue", 1), ("dead_at", 1), ("handed_at", 1), ("_id", 1)],
+    unique: false,
+    ttl: false,
+}];
+
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: OutboxRow::COLLECTION,
     required: &[
