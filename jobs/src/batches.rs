@@ -6,7 +6,10 @@
 //! the row of the job that follows; a batch that was complete once never is again, whatever becomes
 //! of its dead letters.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use common::{
     ambient::{Ambient, later},
@@ -29,6 +32,8 @@ pub const JOBS_MAX: usize = 10_000;
 pub const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a batch can be looked up after it was complete.
 pub const RETENTION: Duration = Duration::from_hours(30 * 24);
+/// The most batches that one look gives.
+pub const BATCHES_MAX: u32 = 1_000;
 
 /// How a batch stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +60,18 @@ pub struct Batch {
     callback: OutboxRow,
 }
 
+impl Batch {
+    /// The job that follows once all others have ended.
+    pub const fn follows(&self) -> JobId {
+        self.callback.id
+    }
+
+    /// What the job that follows is.
+    pub fn follows_kind(&self) -> &str {
+        &self.callback.kind
+    }
+}
+
 impl Record for Batch {
     const COLLECTION: &'static str = "job_batches";
 }
@@ -62,6 +79,15 @@ impl PlatformOwned for Batch {}
 
 pub(crate) const INDEXES: &[IndexPlan] =
     &[IndexPlan { collection: Batch::COLLECTION, name: "job_batches_expiry", keys: &[("expires_at", 1)], unique: false, ttl: true }];
+
+/// What listings read: batches in progress, newest first, and complete ones, those completed last first.
+pub(crate) const LIST_INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: Batch::COLLECTION,
+    name: "job_batches_completed",
+    keys: &[("completed_at", 1), ("_id", 1)],
+    unique: false,
+    ttl: false,
+}];
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: Batch::COLLECTION,
@@ -196,9 +222,39 @@ impl Jobs {
         self.find_batch(doc! { "_id": batch, "tenant_id": scope.tenant_id() }).await
     }
 
-    async fn find_batch(&self, mut filter: Document) -> Result<Option<Batch>, DbError> {
-        // MongoDB removes what has expired a while later.
+    /// Up to `limit` batches (at most [`BATCHES_MAX`]): those in progress first, newest first, then the complete
+    /// ones, those completed last first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn batches(&self, limit: u32) -> Result<Vec<Batch>, DbError> {
+        let limit = i64::from(limit.clamp(1, BATCHES_MAX));
+        let mut batches = self.list_batches(doc! { "completed_at": null }, limit).await?;
+        let left = limit - i64::try_from(batches.len()).unwrap_or(limit);
+        // MongoDB takes a limit of zero for none.
+        if left > 0 {
+            let complete = self.list_batches(doc! { "completed_at": { "$ne": null } }, left).await?;
+            // One that was completed between the looks is there already.
+            let seen: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
+            batches.extend(complete.into_iter().filter(|batch| !seen.contains(&batch.id)));
+        }
+        Ok(batches)
+    }
+
+    async fn list_batches(&self, mut filter: Document, limit: i64) -> Result<Vec<Batch>, DbError> {
+        self.leave_out_expired(&mut filter);
+        // Ids sort by when the batch was staged.
+        let newest_first = doc! { "completed_at": -1, "_id": -1 };
+        self.store().records::<Batch>(PlatformScope).list(filter, newest_first, limit).await
+    }
+
+    /// MongoDB removes what has expired a while later.
+    fn leave_out_expired(&self, filter: &mut Document) {
         filter.insert("expires_at", doc! { "$not": { "$lte": self.store().ambient().now() } });
+    }
+
+    async fn find_batch(&self, mut filter: Document) -> Result<Option<Batch>, DbError> {
+        self.leave_out_expired(&mut filter);
         self.store().records::<Batch>(PlatformScope).find(filter).await
     }
 }

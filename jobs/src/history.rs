@@ -5,7 +5,7 @@
 //! record and not a promise: where MongoDB refuses entries, or cannot be reached for
 //! five seconds, they are lost, told in the log and counted, and jobs are settled without.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use common::{
     ambient::later,
@@ -31,15 +31,41 @@ pub enum Ended {
     Success,
     /// It went to the dead letters.
     Dead,
+    /// It was cancelled: while it ran, or before. Cancelled jobs that are not told of: those that were asked
+    /// to stop and whose attempt failed, or whose worker died, before they did; and of those enqueued without
+    /// the outbox the ones that waited behind others of their tenant, where nothing finds them quickly.
+    Cancelled,
 }
 
 impl Ended {
-    /// As the store has it.
-    const fn name(self) -> &'static str {
+    /// Every way to end.
+    pub const ALL: &'static [Self] = &[Self::Success, Self::Dead, Self::Cancelled];
+
+    /// Its name in the store, in commands and in answers.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
         }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A text that names no way to end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a job ended with success, dead or cancelled")]
+pub struct UnknownEnd;
+
+impl FromStr for Ended {
+    type Err = UnknownEnd;
+    fn from_str(text: &str) -> Result<Self, UnknownEnd> {
+        Self::ALL.iter().copied().find(|ended| ended.name() == text).ok_or(UnknownEnd)
     }
 }
 
@@ -57,11 +83,13 @@ pub struct HistoryEntry {
     pub tenant_id: Option<TenantId>,
     /// How it ended.
     pub outcome: Ended,
-    /// Attempts that it took.
+    /// Attempts that it took. Not known, and 0, where it was cancelled while it waited behind others of its
+    /// tenant.
     pub attempts: u32,
     /// When it was staged or enqueued.
     pub enqueued_at: DateTime,
-    /// When its last attempt started; none when it ended its worker or never got to a handler.
+    /// When its last attempt started; none when it ended its worker, never got to a handler, or was
+    /// cancelled while it waited.
     pub started_at: Option<DateTime>,
     /// When it ended.
     pub finished_at: DateTime,
@@ -123,20 +151,34 @@ pub(crate) struct Ran {
     pub(crate) started_at: DateTime,
     /// When it ended.
     pub(crate) ended_at: DateTime,
+    /// How the job ended with it.
+    pub(crate) outcome: Ended,
     /// What its handler answered, as JSON.
     pub(crate) result: Option<String>,
 }
 
+/// The end of a job.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End<'a> {
+    /// How it ended.
+    pub(crate) outcome: Ended,
+    /// The attempt that it ended with, if that came to a handler.
+    pub(crate) ran: Option<&'a Ran>,
+    /// Why it is dead.
+    pub(crate) error: Option<&'a str>,
+}
+
 impl HistoryEntry {
-    /// The entry of a job that is settled at `now`; of one that is dead when there is an `error`.
-    pub(crate) fn new(queue: Queue, envelope: &Envelope, ran: Option<&Ran>, error: Option<&str>, now: DateTime, ttl: Duration) -> Self {
+    /// The entry of a job that is settled at `now`.
+    pub(crate) fn new(queue: Queue, envelope: &Envelope, end: End<'_>, now: DateTime, ttl: Duration) -> Self {
+        let End { outcome, ran, error } = end;
         let took = |ran: &Ran| ran.ended_at.timestamp_millis().saturating_sub(ran.started_at.timestamp_millis());
         Self {
             id: envelope.id,
             queue: queue.name().to_owned(),
             kind: envelope.kind.clone(),
             tenant_id: envelope.tenant,
-            outcome: if error.is_some() { Ended::Dead } else { Ended::Success },
+            outcome,
             attempts: envelope.attempt,
             enqueued_at: DateTime::from_millis(envelope.enqueued_at),
             started_at: ran.map(|ran| ran.started_at),
@@ -146,6 +188,12 @@ impl HistoryEntry {
             result: ran.and_then(|ran| ran.result.clone()),
             expires_at: later(now, ttl),
         }
+    }
+
+    /// The entry of a job that was cancelled while it waited for the attempt that `envelope` tells.
+    pub(crate) fn taken_out(queue: Queue, envelope: &Envelope, now: DateTime, ttl: Duration) -> Self {
+        let end = End { outcome: Ended::Cancelled, ran: None, error: None };
+        Self { attempts: envelope.attempt.saturating_sub(1), ..Self::new(queue, envelope, end, now, ttl) }
     }
 }
 
@@ -188,6 +236,8 @@ pub struct HistoryFilter {
     pub queue: Option<Queue>,
     /// Of this kind.
     pub kind: Option<String>,
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
     /// That ended like this.
     pub outcome: Option<Ended>,
     /// That ended before this: the end of the last one of a page leads to the next.
@@ -206,6 +256,9 @@ impl HistoryFilter {
         }
         if let Some(kind) = &self.kind {
             filter.insert("kind", kind);
+        }
+        if let Some(tenant) = self.tenant {
+            filter.insert("tenant_id", tenant);
         }
         if let Some(outcome) = self.outcome {
             filter.insert("outcome", outcome.name());
@@ -231,9 +284,10 @@ impl Jobs {
     /// # Errors
     /// When the store fails.
     pub async fn history_within(&self, scope: TenantScope, filter: &HistoryFilter, limit: u32) -> Result<Vec<HistoryEntry>, DbError> {
-        let mut filter = filter.document(self.store().ambient().now());
-        filter.insert("tenant_id", scope.tenant_id());
-        self.list_history(filter, limit).await
+        // As a conjunction, so that a filter for another tenant does not give this one's.
+        let own = doc! { "tenant_id": scope.tenant_id() };
+        let filter = filter.document(self.store().ambient().now());
+        self.list_history(doc! { "$and": [own, filter] }, limit).await
     }
 
     /// Some jobs belong to no tenant, hence the platform's scope; a tenant's filter keeps to its own.

@@ -60,6 +60,7 @@ const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 14, name: "job history validator", plan: Plan::Validators(&[history::VALIDATOR]) },
     Migration { version: 15, name: "schedules", plan: Plan::Validators(&[schedules::VALIDATOR]) },
     Migration { version: 16, name: "outbox by queue", plan: Plan::Indexes(outbox::QUEUE_INDEXES) },
+    Migration { version: 17, name: "job batches by completion", plan: Plan::Indexes(batches::LIST_INDEXES) },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

@@ -8,7 +8,11 @@
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
-use common::{ambient::millis_of, id::JobId};
+use common::{
+    ambient::millis_of,
+    db::TenantScope,
+    id::{JobId, TenantId},
+};
 use redis::RedisResult;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +30,9 @@ const TTL: Duration = Duration::from_hours(1);
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
+    /// The tenant its job is done for, if any; none as well where an older release wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
     /// The attempt that said so, counted from 1.
     pub attempt: u32,
     /// How far it is and what it is at.
@@ -56,6 +63,20 @@ impl Jobs {
         let found: Option<Vec<u8>> = command.arg(key(self.broker(), job)).query_async(&mut self.broker().connections().shared()).await?;
         Ok(found.map(|json| serde_json::from_slice(&json)).transpose()?)
     }
+
+    /// As [`Jobs::progress`], of the jobs that are done for `scope`'s tenant: any other is as if it were not
+    /// there, and so is progress that does not tell whose it is.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn progress_within(&self, scope: TenantScope, job: JobId) -> Result<Option<Progress>, ProgressError> {
+        match self.progress(job).await {
+            Ok(found) => Ok(found.filter(|progress| progress.tenant == Some(scope.tenant_id()))),
+            // An error would tell a stranger that there is such a job.
+            Err(ProgressError::Json(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn key(broker: &Broker, job: JobId) -> String {
@@ -75,7 +96,8 @@ pub(crate) async fn written_during<F: Future>(jobs: &Jobs, envelope: &Envelope, 
 async fn write(jobs: &Jobs, envelope: &Envelope, report: &Report) -> Infallible {
     loop {
         let step = report.next_step().await;
-        let progress = Progress { attempt: envelope.attempt, step, at: jobs.store().ambient().now().timestamp_millis() };
+        let at = jobs.store().ambient().now().timestamp_millis();
+        let progress = Progress { tenant: envelope.tenant, attempt: envelope.attempt, step, at };
         // Boxed, because this future lies within every job's, and few jobs get here.
         if let Err(error) = Box::pin(set(jobs.broker(), envelope.id, &progress)).await {
             tracing::debug!(%error, "progress_not_written");

@@ -1,5 +1,7 @@
 //! What an operator does with queues and jobs: pausing, resuming, cancelling, running sooner.
 
+use std::collections::HashSet;
+
 use common::{
     db::{DbError, PlatformScope},
     id::JobId,
@@ -8,10 +10,11 @@ use mongodb::bson::doc;
 use serde::Serialize;
 
 use crate::{
-    Jobs, Queue,
+    Envelope, Jobs, Queue,
     handover::hand_over_rows,
+    history::{self, HistoryEntry},
     outbox::{OutboxRow, remove_rows},
-    queue::{self, Pause},
+    queue::{self, Pause, Place},
 };
 
 /// Jobs steered in one round trip.
@@ -86,18 +89,23 @@ impl Jobs {
     }
 
     /// Cancels jobs of `queue`: each will not run, or stops where it is at its next `await`. What it has
-    /// done by then stays done. Answers what became of each, in order.
+    /// done by then stays done. Answers what became of each, in order; the history keeps it, see
+    /// [`Ended::Cancelled`](history::Ended::Cancelled).
     ///
     /// # Errors
     /// See [`SteerError`]; then some may still run.
     pub async fn cancel(&self, queue: Queue, jobs: &[JobId]) -> Result<Vec<Cancelled>, SteerError> {
         let mut cancelled = Vec::with_capacity(jobs.len());
         for ids in jobs.chunks(BATCH) {
+            let rows = self.waiting_rows(ids).await?;
+            // Nobody knows afterwards what was taken out.
+            let known = self.known(queue, ids, &rows).await?;
             // The rows first: without one its job will not be handed over again.
-            let rows = self.remove_rows(ids).await?;
+            let rows = self.remove_rows(&rows).await?;
             // A hand-over that is under way comes too late.
             self.broker().remember(queue, &rows).await?;
             let answers = self.broker().cancel(queue, ids).await?;
+            let begun = cancelled.len();
             for (id, answer) in ids.iter().zip(answers) {
                 let became = match answer {
                     queue::Cancelled::TakenOut => Cancelled::TakenOut,
@@ -109,16 +117,51 @@ impl Jobs {
                 tracing::info!(%queue, job = %id, ?became, "job_cancel_asked");
                 cancelled.push(became);
             }
+            self.keep_taken_out(queue, &known, ids.iter().zip(&cancelled[begun..])).await;
         }
         Ok(cancelled)
     }
 
-    /// Removes the outbox rows of those of `ids` that are not dead; answers which had one.
-    async fn remove_rows(&self, ids: &[JobId]) -> Result<Vec<JobId>, DbError> {
+    /// The outbox rows of those of `ids` that are not dead.
+    async fn waiting_rows(&self, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
         let waiting = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null };
         let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-        let rows = self.store().records::<OutboxRow>(PlatformScope).list(waiting, doc! { "_id": 1 }, limit).await?;
-        let rows: Vec<JobId> = rows.into_iter().map(|row| row.id).collect();
+        self.store().records::<OutboxRow>(PlatformScope).list(waiting, doc! { "_id": 1 }, limit).await
+    }
+
+    /// Those of `ids` that can be told of in the history, if there is one, as they are now. Jobs that wait
+    /// behind others of their tenant are not searched for, which would take the longer the more there are;
+    /// their `rows` tell all but the attempts.
+    async fn known(&self, queue: Queue, ids: &[JobId], rows: &[OutboxRow]) -> Result<Vec<Envelope>, SteerError> {
+        if self.broker().config().history_ttl.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut known = Vec::with_capacity(ids.len());
+        for (id, place) in ids.iter().zip(self.broker().places(queue, ids).await?) {
+            known.extend(match place {
+                Some(Place::Stream(_) | Place::Delayed) => {
+                    let found = self.broker().look(queue, *id).await?;
+                    found.and_then(|found| Envelope::from_bytes(&found.body).ok())
+                }
+                Some(Place::Held) | None => rows.iter().find(|row| row.id == *id).map(OutboxRow::envelope).transpose()?,
+            });
+        }
+        Ok(known)
+    }
+
+    /// Writes into the history which jobs were taken out; whoever runs the others writes of those.
+    async fn keep_taken_out<'a>(&self, queue: Queue, known: &[Envelope], became: impl Iterator<Item = (&'a JobId, &'a Cancelled)>) {
+        let Some(ttl) = self.broker().config().history_ttl else { return };
+        let now = self.store().ambient().now();
+        let taken_out: HashSet<&JobId> = became.filter(|(_, became)| **became == Cancelled::TakenOut).map(|(id, _)| id).collect();
+        let entries = known.iter().filter(|envelope| taken_out.contains(&envelope.id));
+        let entries: Vec<HistoryEntry> = entries.map(|envelope| HistoryEntry::taken_out(queue, envelope, now, ttl)).collect();
+        history::write(self.store(), &entries).await;
+    }
+
+    /// Removes outbox rows; answers whose they were.
+    async fn remove_rows(&self, rows: &[OutboxRow]) -> Result<Vec<JobId>, DbError> {
+        let rows: Vec<JobId> = rows.iter().map(|row| row.id).collect();
         let following = remove_rows(self.store(), &rows).await?;
         hand_over_rows(self.store(), self.broker(), &following, self.store().ambient().now().timestamp_millis()).await;
         Ok(rows)

@@ -44,6 +44,9 @@ enum Command {
     /// See jobs; try them again, cancel or delete them.
     #[command(subcommand)]
     Jobs(steer::JobsCommand),
+    /// See how batches stand.
+    #[command(subcommand)]
+    Batches(steer::BatchesCommand),
     /// Exit 0 when the worker at `worker.internal_listen` is alive.
     Health,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
             Command::Queues { command } => steer::queues(&config, command).await,
             Command::Schedules => steer::schedules(&config).await,
             Command::Jobs(command) => steer::jobs(&config, command).await,
+            Command::Batches(command) => steer::batches(&config, command).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
     });

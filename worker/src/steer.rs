@@ -1,5 +1,7 @@
-//! What an operator sees and does of queues and jobs, from a shell.
+//! What an operator sees and does of queues, jobs and batches, from a shell.
 
+mod batches;
+mod history;
 mod jobs;
 mod queues;
 mod schedules;
@@ -11,7 +13,7 @@ use ::jobs::Jobs;
 use anyhow::Context;
 use common::{ambient::Ambient, config::Config, db::Store, telemetry};
 
-pub(crate) use self::{jobs::JobsCommand, queues::QueuesCommand};
+pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
 
 /// A command that leaves open what is meant.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,11 @@ pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
 /// Shows or steers jobs.
 pub(crate) async fn jobs(config: &Config, command: JobsCommand) -> anyhow::Result<()> {
     jobs::run(&connect(config).await?, command).await
+}
+
+/// Shows batches.
+pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow::Result<()> {
+    batches::run(&connect(config).await?, command).await
 }
 
 /// What is done is logged on standard error, so that it can be kept.

@@ -1,4 +1,4 @@
-//! `worker queues` and `worker jobs` against a running worker.
+//! `worker queues`, `worker jobs` and `worker batches` against a running worker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
@@ -9,24 +9,35 @@ use std::{
 use common::{
     ambient::Ambient,
     config::{Config, Sources},
-    db::Store,
-    id::{JobId, RegistrationId},
+    db::{Change, Store, Txn},
+    id::{BatchId, JobId, RegistrationId, TenantId},
 };
-use jobs::{Jobs, registrations::SendVerification};
+use jobs::{
+    Jobs,
+    batches::{BatchError, NewBatch},
+    registrations::SendVerification,
+};
 use serde_json::Value;
 use xtask::testing::TestEnv;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const KIND: &str = "registration.send_verification";
 
+const KEPT: &[(&str, &str)] = &[("TENANTRY__JOBS__HISTORY_TTL", "1h")];
+
 /// An operator's shell beside an installation.
 struct Shell {
     env: TestEnv,
+    settings: &'static [(&'static str, &'static str)],
     jobs: Jobs,
 }
 
 impl Shell {
     async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    async fn with(settings: &'static [(&'static str, &'static str)]) -> Self {
         let env = TestEnv::new().await;
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
@@ -34,12 +45,12 @@ impl Shell {
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
         store.migrate(&jobs::migrations()).await.unwrap();
         let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
-        Self { env, jobs }
+        Self { env, settings, jobs }
     }
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        command.args(args).env_clear().envs(self.env.config_env()).output().unwrap()
+        command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap()
     }
 
     /// What a command that succeeds says.
@@ -48,6 +59,11 @@ impl Shell {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {errors}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The objects that a command says, one a line.
+    fn says_objects(&self, args: &[&str]) -> Vec<Value> {
+        self.says(args).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The exit code of a command that is refused, and why it was.
@@ -60,6 +76,13 @@ impl Shell {
     async fn enqueue(&self, delay: Duration) -> String {
         let registration: RegistrationId = Ambient::system().id();
         self.jobs.enqueue_unstaged_in(None, &SendVerification { registration }, delay).await.unwrap().to_string()
+    }
+
+    /// What the job's handler would have told by now.
+    async fn tell_progress(&self, job: &str, record: &str) {
+        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let key = format!("{}:progress:{job}", self.env.key_prefix());
+        let _: () = redis::cmd("SET").arg(key).arg(record).query_async(&mut redis).await.unwrap();
     }
 
     /// Puts bytes into the queue that no release has written.
@@ -79,6 +102,23 @@ impl Shell {
             }
         };
         assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{args:?} says {}", self.says(args));
+    }
+}
+
+/// Stages a batch of so many jobs without a registration.
+struct StageBatch(usize);
+
+impl Change for StageBatch {
+    type Output = BatchId;
+    type Error = BatchError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<BatchId, BatchError> {
+        let nothing = SendVerification { registration: txn.ambient().id() };
+        let mut batch = NewBatch::new(txn.ambient(), None);
+        for _ in 0..self.0 {
+            batch.add(&nothing)?;
+        }
+        batch.stage(txn, &nothing).await
     }
 }
 
@@ -155,6 +195,88 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 are deleted\n");
     assert!(String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"), "it is logged");
     assert!(shell.says(&["jobs", "list"]).is_empty());
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
+    let shell = Shell::with(KEPT).await;
+    let worker = shell.env.spawn_worker_with(KEPT).await;
+    let (done, cancelled) = (shell.enqueue(Duration::ZERO).await, shell.enqueue(Duration::from_hours(1)).await);
+    shell.until(&["jobs", "history"], |said| said.lines().count() == 1).await;
+    assert!(shell.says(&["jobs", "cancel", &cancelled]).starts_with("1 will not run"));
+    let listed = shell.says(&["jobs", "history"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains(&format!("{cancelled}  email  cancelled  {KIND}  attempts=0")), "{listed}");
+    assert!(lines[1].contains(&format!("{done}  email  success  {KIND}  attempts=1  took ")), "{listed}");
+
+    let ids = |args: &[&str]| -> Vec<String> {
+        let entries = shell.says_objects(&[&["jobs", "history", "--json"], args].concat());
+        entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let tenant: TenantId = Ambient::system().id();
+    assert_eq!(ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]), [cancelled.as_str()]);
+    assert_eq!(ids(&["--limit", "1"]), [cancelled.as_str()]);
+    // The time of the last one shown leads on.
+    let newest = lines[0].split_once(' ').unwrap().0;
+    assert_eq!(ids(&["--before", newest]), [done.as_str()]);
+    for args in [["--tenant", &tenant.to_string()], ["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
+        assert!(ids(&args).is_empty(), "{args:?}");
+    }
+    assert_eq!(ids(&[&done]), [done.as_str()]);
+    let nobody: JobId = Ambient::system().id();
+    let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
+    assert!(code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done), "{told}");
+    for args in [["--outcome", "lost"], ["--before", "yesterday"], ["--limit", "0"]] {
+        assert_eq!(shell.refused(&[&["jobs", "history"], &args[..]].concat()).0, 2, "{args:?}");
+    }
+
+    let shown = shell.says(&["jobs", "show", &done]);
+    assert!(shown.contains("state     ended 2") && shown.contains(": success\n") && shown.contains("attempts  1\n"), "{shown}");
+    let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &cancelled, "--json"])).unwrap();
+    assert_eq!((shown["outcome"].as_str(), shown["attempts"].as_u64()), (Some("cancelled"), Some(0)));
+    assert!(shown["finished_at"].as_i64() >= shown["enqueued_at"].as_i64(), "{shown}");
+    assert_eq!(shell.refused(&["jobs", "show", &nobody.to_string()]).0, 1);
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_job_is_is_shown_with_it() {
+    let shell = Shell::new().await;
+    let job = shell.enqueue(Duration::from_hours(1)).await;
+    assert!(!shell.says(&["jobs", "show", &job]).contains("progress"));
+    shell.tell_progress(&job, r#"{"attempt":2,"done":4,"total":10,"note":"\u001b[2Juploading","at":0}"#).await;
+    let shown = shell.says(&["jobs", "show", &job]);
+    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00Z)\n"), "{shown}");
+    let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &job, "--json"])).unwrap();
+    assert_eq!((shown["state"].as_str(), shown["progress"]["done"].as_u64()), (Some("delayed"), Some(4)));
+    assert!(shown["payload"]["registration"].is_string(), "{shown}");
+    // What another release wrote hides nothing else.
+    shell.tell_progress(&job, "{}").await;
+    assert!(shell.says(&["jobs", "show", &job]).contains("state     delayed, due 2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_listed_and_shown() {
+    let shell = Shell::new().await;
+    let complete = shell.jobs.commit(&StageBatch(0)).await.unwrap().to_string();
+    let batch = shell.jobs.commit(&StageBatch(3)).await.unwrap().to_string();
+    let listed = shell.says(&["batches", "list"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains(&format!("{batch}  0 of 3 done  dead=0  in progress  then {KIND}")), "{listed}");
+    assert!(lines[1].contains(&format!("{complete}  0 of 0 done  dead=0  complete since 2")), "{listed}");
+    assert_eq!(shell.says_objects(&["batches", "list", "--limit", "1", "--json"])[0]["id"], Value::from(batch.as_str()));
+    let shown = shell.says(&["batches", "show", &batch]);
+    assert!(shown.contains("state     in progress\n") && shown.contains(&format!("follows   {KIND}  job_")), "{shown}");
+
+    let worker = shell.env.spawn_worker().await;
+    shell.until(&["batches", "show", &batch], |said| said.contains("state     complete since 2")).await;
+    let shown: Value = serde_json::from_str(&shell.says(&["batches", "show", &batch, "--json"])).unwrap();
+    assert_eq!((shown["total"].as_i64(), shown["done"].as_i64(), shown["dead"].as_i64()), (Some(3), Some(3), Some(0)));
+    let nobody: BatchId = Ambient::system().id();
+    let (code, told) = shell.refused(&["batches", "show", &nobody.to_string()]);
+    assert!(code == 1 && told.contains("is not known"), "{told}");
+    assert_eq!(shell.refused(&["batches", "show", "job_1"]).0, 2);
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Drain, Envelope, JobError, Queue,
     backoff::full_jitter,
-    history::{HistoryEntry, Ran},
+    history::{End, Ended, HistoryEntry, Ran},
 };
 
 /// A parked job is offered to the workers again after this long.
@@ -57,7 +57,7 @@ pub enum Verdict {
 /// What is to become of a job.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is done, or there was nothing to do; then it did not run.
+    /// It is done or was cancelled, or there was nothing to do; then it did not run.
     Done { ran: Option<Ran> },
     /// It runs again later.
     Delay { delay: Duration, envelope: Envelope },
@@ -85,12 +85,12 @@ pub(super) struct Finished {
 impl Finished {
     /// What the history says of it, if it ended for good.
     pub(super) fn history(&self, queue: Queue, now: DateTime, ttl: Duration) -> Option<HistoryEntry> {
-        let (ran, error) = match &self.outcome {
-            Outcome::Done { ran: ran @ Some(_) } => (ran, None),
-            Outcome::Bury { error, ran } => (ran, Some(error.as_str())),
+        let end = match &self.outcome {
+            Outcome::Done { ran: Some(ran) } => End { outcome: ran.outcome, ran: Some(ran), error: None },
+            Outcome::Bury { error, ran } => End { outcome: Ended::Dead, ran: ran.as_ref(), error: Some(error) },
             _ => return None,
         };
-        Some(HistoryEntry::new(queue, self.envelope.as_deref()?, ran.as_ref(), error, now, ttl))
+        Some(HistoryEntry::new(queue, self.envelope.as_deref()?, end, now, ttl))
     }
 }
 
@@ -111,8 +111,9 @@ impl FinishLayer {
 
     fn outcome(&self, envelope: &Envelope, verdict: Verdict, started_at: DateTime) -> Outcome {
         match verdict {
-            Verdict::Done { result } => Outcome::Done { ran: Some(self.ran(started_at, result)) },
-            Verdict::Skipped | Verdict::Cancelled => Outcome::Done { ran: None },
+            Verdict::Done { result } => Outcome::Done { ran: Some(Ran { result, ..self.ran(started_at, Ended::Success) }) },
+            Verdict::Cancelled => Outcome::Done { ran: Some(self.ran(started_at, Ended::Cancelled)) },
+            Verdict::Skipped => Outcome::Done { ran: None },
             Verdict::Interrupted => Outcome::HandBack,
             Verdict::Parked => self.park(envelope),
             Verdict::Unclear => Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() },
@@ -120,8 +121,8 @@ impl FinishLayer {
         }
     }
 
-    fn ran(&self, started_at: DateTime, result: Option<String>) -> Ran {
-        Ran { started_at, ended_at: self.ambient.now(), result }
+    fn ran(&self, started_at: DateTime, outcome: Ended) -> Ran {
+        Ran { started_at, ended_at: self.ambient.now(), outcome, result: None }
     }
 
     fn park(&self, envelope: &Envelope) -> Outcome {
@@ -136,7 +137,7 @@ impl FinishLayer {
 
     fn failed(&self, envelope: &Envelope, error: &JobError, attempts_max: u32, started_at: DateTime) -> Outcome {
         let (text, now_ms) = (error.chain(), self.ambient.now().timestamp_millis());
-        let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, None)) };
+        let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, Ended::Dead)) };
         let delay = match error {
             JobError::Fail(_) => return bury(text),
             _ if envelope.attempt >= attempts_max => return bury(format!("{text} (attempt {attempts_max}, the last)")),

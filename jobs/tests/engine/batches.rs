@@ -150,6 +150,33 @@ async fn a_tenant_sees_its_own_batches_only() {
     assert!(world.jobs.batch_within(TenantScope::vouched(other), id).await.unwrap().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_listed_those_in_progress_first_and_each_part_newest_first() {
+    let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
+    // Times and ids tell batches apart by the millisecond.
+    let stage = async |jobs| {
+        let batch = world.jobs.commit(&Stage { jobs, tenant: None }).await.unwrap();
+        let staged_at = world.store.ambient().now();
+        until("the next millisecond", || async { world.store.ambient().now() > staged_at }).await;
+        batch
+    };
+    let complete = [stage(0).await, stage(0).await];
+    let in_progress = [stage(1).await, stage(2).await];
+    let last = stage(0).await;
+    let listed = async |limit| world.jobs.batches(limit).await.unwrap().iter().map(|batch| batch.id).collect::<Vec<_>>();
+    let all = [in_progress[1], in_progress[0], last, complete[1], complete[0]];
+    assert_eq!(listed(100).await, all);
+    for limit in 1..=all.len() {
+        assert_eq!(listed(u32::try_from(limit).unwrap()).await, all[..limit]);
+    }
+    let worker = work(&world, &ward, 4);
+    until("all are complete", || async { world.jobs.batches(100).await.unwrap().iter().all(|batch| batch.completed_at.is_some()) }).await;
+    assert!(in_progress.contains(&listed(1).await[0]));
+    let batch = batch(&world, last).await;
+    assert_eq!(batch.follows_kind(), Follows::KIND);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
 /// As `staging.rs` has it for single jobs: the process died after its commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_fast_path_never_handed_over_completes_all_the_same() {

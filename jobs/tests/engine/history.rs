@@ -13,7 +13,7 @@ use common::{
     id::{JobId, TenantId},
 };
 use jobs::{
-    JobError, JobFilter, Queue, RESULT_BYTES_MAX, Registry, Running,
+    Cancelled, JobError, JobFilter, JobState, Queue, RESULT_BYTES_MAX, Registry, Running,
     history::{Ended, HistoryEntry, HistoryFilter},
     stage,
 };
@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::support::{Probe, Worker, World, until};
 
 const KEPT: &[(&str, &str)] = &[("JOBS__HISTORY_TTL", "1h")];
+const HOUR: Duration = Duration::from_hours(1);
 
 struct Stage {
     n: u32,
@@ -40,7 +41,7 @@ impl Change for Stage {
 }
 
 /// Number 1 answers something at its second attempt, number 2 dies until it is healed, number 3
-/// answers too much, all others do nothing.
+/// answers too much, number 5 never ends, number 6 is tried again after an hour, all others do nothing.
 #[derive(Default)]
 struct Ward {
     healed: AtomicBool,
@@ -55,6 +56,8 @@ async fn act(probe: Probe, running: Running<Ward>) -> Result<(), JobError> {
         1 => Ok(running.result(&json!({ "mails": 3 }))?),
         2 if !running.app.healed.load(Ordering::Relaxed) => Err(JobError::fail("no such mailbox")),
         3 => Ok(running.result(&"x".repeat(RESULT_BYTES_MAX))?),
+        5 => std::future::pending().await,
+        6 => Err(JobError::RetryAfter(HOUR, "not yet".into())),
         _ => Ok(()),
     }
 }
@@ -108,6 +111,57 @@ async fn every_end_is_kept_with_what_came_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
+    let settings = [KEPT, &[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]].concat();
+    let (world, ward) = (World::with(&settings).await, Arc::new(Ward::default()));
+    // One slot, which the job that never ends keeps.
+    let worker = world.work(&Registry::sharing(Arc::clone(&ward)).on(act), 1);
+    let tenant: Option<TenantId> = Some(world.store.ambient().id());
+    let until_in = async |id: JobId, state: JobState| {
+        let is_there = || async { world.jobs.find(id).await.unwrap().is_some_and(|job| job.standing.state() == state) };
+        until(&format!("{id} is {state}"), is_there).await;
+    };
+    let retried = world.stage(6).await;
+    until_in(retried, JobState::Delayed).await;
+    let running = world.jobs.commit(&Stage { n: 5, tenant }).await.unwrap();
+    until_in(running, JobState::Running).await;
+    let ready = world.stage(0).await;
+    until_in(ready, JobState::Ready).await;
+    let held = world.jobs.commit(&Stage { n: 0, tenant }).await.unwrap();
+    until_in(held, JobState::Held).await;
+    let unstaged_held = world.jobs.enqueue_unstaged(tenant, &Probe { n: 0 }).await.unwrap();
+    let unstaged = world.jobs.enqueue_unstaged_in(None, &Probe { n: 0 }, HOUR).await.unwrap();
+    // Committed by a process that died before it handed the job over; the relay may do so by now, or not.
+    let staged = world.store.commit(&Stage { n: 0, tenant: None }).await.unwrap();
+
+    let out = Cancelled::TakenOut;
+    let all = [retried, running, ready, held, unstaged_held, unstaged, staged, world.store.ambient().id()];
+    let cancelled = world.jobs.cancel(Queue::Email, &all).await.unwrap();
+    assert_eq!(cancelled, [out, Cancelled::Asked, out, out, out, out, out, Cancelled::Unknown]);
+    until("all are told of", || async { history(&world, &HistoryFilter::default()).await.len() == 6 }).await;
+    for (id, attempts) in [(retried, 1), (running, 1), (ready, 0), (held, 0), (unstaged, 0), (staged, 0)] {
+        let entry = entry(&world, id).await;
+        assert_eq!((entry.outcome, entry.attempts, entry.kind.as_str()), (Ended::Cancelled, attempts, "test.probe"), "{entry:?}");
+        assert_eq!((entry.started_at.is_some(), entry.duration_ms.is_some()), (id == running, id == running));
+        assert_eq!((entry.error, entry.result), (None, None));
+    }
+    let filter = HistoryFilter { outcome: Some(Ended::Cancelled), tenant, ..HistoryFilter::default() };
+    let ours: Vec<JobId> = history(&world, &filter).await.iter().map(|entry| entry.id).collect();
+    assert_eq!(ours.len(), 2, "{ours:?}");
+    assert!(ours.contains(&running) && ours.contains(&held), "{ours:?}");
+    world.until_idle().await;
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[test]
+fn ends_are_found_by_name() {
+    for ended in Ended::ALL {
+        assert_eq!(ended.name().parse(), Ok(*ended));
+    }
+    assert!("lost".parse::<Ended>().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn entries_are_found_by_what_they_are_and_by_whose() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
@@ -124,6 +178,10 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
     let dead = HistoryFilter { outcome: Some(Ended::Dead), ..any.clone() };
     assert_eq!(of(history(&world, &dead).await), [(Ended::Dead, Some(tenant))]);
     assert!(world.jobs.history_within(TenantScope::vouched(other), &dead, 100).await.unwrap().is_empty());
+    let of_other = HistoryFilter { tenant: Some(other), ..any.clone() };
+    assert_eq!(of(history(&world, &of_other).await), [(Ended::Success, Some(other))]);
+    // A filter widens no scope, and gives nothing else instead.
+    assert!(world.jobs.history_within(TenantScope::vouched(tenant), &of_other, 100).await.unwrap().is_empty());
     let elsewhere = HistoryFilter { queue: Some(Queue::Maintenance), ..any.clone() };
     let unknown = HistoryFilter { kind: Some("test.other".to_owned()), ..any.clone() };
     for filter in [elsewhere, unknown] {

@@ -6,14 +6,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::id::JobId;
-use jobs::{JobError, Registry, Running, Step, progress::Progress};
+use common::{
+    db::{Change, DbError, TenantScope, Txn},
+    id::{JobId, TenantId},
+};
+use jobs::{JobError, Registry, Running, Step, progress::Progress, stage};
 use tokio::sync::Semaphore;
 
 use crate::support::{DEADLINE, Probe, World, until};
 
 /// What lets handlers go on, one permit a step.
 type Gate = Semaphore;
+
+/// Stages a probe for a tenant.
+struct StageFor(Option<TenantId>);
+
+impl Change for StageFor {
+    type Output = JobId;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<JobId, DbError> {
+        stage(txn, self.0, &Probe { n: 1 }).await
+    }
+}
 
 async fn progress(world: &World, job: JobId) -> Option<Progress> {
     world.jobs.progress(job).await.unwrap()
@@ -109,6 +124,38 @@ async fn it_is_written_once_a_second_and_the_last_counts() {
     let (seconds, writes) = (begun.elapsed().as_secs(), written.len() as u64);
     assert!((2..=seconds + 1).contains(&writes), "{writes} writes in {seconds} s");
     gate.add_permits(1);
+    world.until_idle().await;
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
+    async fn report(_: Probe, running: Running<Gate>) -> Result<(), JobError> {
+        running.progress(4, 10, "uploading");
+        running.app.acquire().await.map_err(JobError::retry)?.forget();
+        Ok(())
+    }
+    let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
+    let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(report), 2);
+    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
+    let (ours, nobodys) = (world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(), world.jobs.commit(&StageFor(None)).await.unwrap());
+    until("both tell", || async { progress(&world, ours).await.is_some() && progress(&world, nobodys).await.is_some() }).await;
+    let within = async |tenant, job| world.jobs.progress_within(TenantScope::vouched(tenant), job).await.unwrap();
+    assert_eq!(within(tenant, ours).await.unwrap().step, step(4, "uploading"));
+    for (tenant, job) in [(other, ours), (tenant, nobodys), (tenant, world.store.ambient().id())] {
+        assert_eq!(within(tenant, job).await, None);
+    }
+
+    // What an older release wrote says nothing of a tenant, and what another one wrote nothing at all.
+    let key = |job: JobId| format!("{}:progress:{job}", world.config.redis.key_prefix);
+    let (old, foreign): (JobId, JobId) = (world.store.ambient().id(), world.store.ambient().id());
+    for (job, record) in [(old, r#"{"attempt":1,"done":4,"total":10,"note":"uploading","at":7}"#), (foreign, "{}")] {
+        let _: () = redis::cmd("SET").arg(key(job)).arg(record).query_async(&mut world.redis().await).await.unwrap();
+        assert_eq!(within(tenant, job).await, None);
+    }
+    assert_eq!(progress(&world, old).await.unwrap().step, step(4, "uploading"));
+    assert!(world.jobs.progress(foreign).await.is_err());
+    gate.add_permits(2);
     world.until_idle().await;
     worker.stop(Duration::from_secs(5)).await;
 }

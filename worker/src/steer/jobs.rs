@@ -3,15 +3,21 @@
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use common::{
-    ambient::{Ambient, millis_of},
+    ambient::Ambient,
     config::Period,
     id::{JobId, TenantId},
 };
-use jobs::{Cancelled, Cursor, JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, queue::DeadLetter};
+use jobs::{
+    Cancelled, Cursor, JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue,
+    progress::{Progress, ProgressError},
+    queue::DeadLetter,
+};
 
 use super::{
-    Unclear, say,
-    text::{pretty_json, summary, summary_json, whole},
+    Unclear,
+    history::{self, EntryView, HistoryQuery},
+    say,
+    text::{Shown, ago, pretty_json, summary, summary_json, whole},
 };
 
 /// The states in which a job still waits.
@@ -34,7 +40,9 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show one job, wherever it is, with everything that went wrong.
+    /// List what became of jobs that have ended, newest first, as far as `jobs.history_ttl` has it kept.
+    History(HistoryQuery),
+    /// Show one job, wherever it is, with everything that went wrong and how far it is, or what became of it.
     Show {
         /// The job.
         job: JobId,
@@ -103,8 +111,7 @@ pub(crate) struct Which {
 
 impl Filters {
     fn filter(&self) -> JobFilter {
-        let now_ms = Ambient::system().now().timestamp_millis();
-        let before = self.older_than.map(|Period(age)| now_ms.saturating_sub(millis_of(age)));
+        let before = self.older_than.map(|Period(age)| ago(Ambient::system().now(), age).timestamp_millis());
         JobFilter { ids: Vec::new(), kind: self.kind.clone(), tenant: self.tenant, error: self.error.clone(), before }
     }
 
@@ -127,6 +134,7 @@ impl Which {
 pub(super) async fn run(jobs: &Jobs, command: JobsCommand) -> anyhow::Result<()> {
     match command {
         JobsCommand::List { filters, state, limit, json } => list(jobs, &filters, &state, limit, json).await,
+        JobsCommand::History(query) => history::list(jobs, &query).await,
         JobsCommand::Show { job, json } => show(jobs, job, json).await,
         JobsCommand::Retry { which, state: JobState::Dead } => retry_dead(jobs, &which).await,
         JobsCommand::Retry { which, state: JobState::Delayed } => retry_delayed(jobs, &which).await,
@@ -186,15 +194,33 @@ impl<'a> Pages<'a> {
 }
 
 async fn show(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
-    let found = jobs.find(id).await?;
-    let job = found.with_context(|| format!("{id} is not known: it has ended, was cancelled or deleted, or never was"))?;
+    let Some(job) = jobs.find(id).await? else { return show_ended(jobs, id, as_json).await };
+    let shown = Shown { job: &job, progress: progress(jobs, id).await? };
     if as_json {
-        return Ok(say(&pretty_json(&job)?)?);
+        return Ok(say(&pretty_json(&shown)?)?);
     }
-    for line in whole(&job) {
-        say(&line)?;
+    Ok(whole(&shown).iter().try_for_each(|line| say(line))?)
+}
+
+/// How far a job is. What another release wrote hides nothing else of the job.
+async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
+    match jobs.progress(id).await {
+        Err(error @ ProgressError::Json(_)) => {
+            eprintln!("{error}");
+            Ok(None)
+        }
+        found => Ok(found?),
     }
-    Ok(())
+}
+
+/// Shows what became of a job that is nowhere any more.
+async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
+    let found = history::find(jobs, id).await?;
+    let entry = found.with_context(|| format!("{id} is not known: it has ended, was cancelled or deleted, or never was"))?;
+    if as_json {
+        return Ok(say(&pretty_json(&EntryView::of(&entry))?)?);
+    }
+    Ok(history::whole(&entry).iter().try_for_each(|line| say(line))?)
 }
 
 /// Dead letters of one queue that are meant.

@@ -1,8 +1,10 @@
 //! How things are written for a terminal. Texts of jobs come from anywhere, so nothing in them may steer
 //! the terminal or pass for another line.
 
-use common::ambient::rfc3339;
-use jobs::{Details, JobView, Standing};
+use std::time::Duration;
+
+use common::ambient::{millis_of, rfc3339};
+use jobs::{Details, JobView, Standing, progress::Progress};
 use mongodb::bson::DateTime;
 use serde::Serialize;
 
@@ -86,13 +88,25 @@ fn doing(standing: &Standing) -> Option<String> {
     }
 }
 
+/// A job with how far it says that it is.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    #[serde(flatten)]
+    pub(super) job: &'a JobView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) progress: Option<Progress>,
+}
+
 /// A job with everything that is known of it, a line each.
-pub(super) fn whole(job: &JobView) -> Vec<String> {
+pub(super) fn whole(Shown { job, progress }: &Shown<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {}", printable(text)));
     line("job", &job.id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
     line("queue", job.queue.name());
     line("state", &state(&job.standing));
+    if let Some(progress) = progress {
+        line("progress", &how_far(progress));
+    }
     if let Some(error) = job.error() {
         line("error", error);
     }
@@ -101,6 +115,12 @@ pub(super) fn whole(job: &JobView) -> Vec<String> {
         jobs::Content::Unreadable { bytes } => line("bytes", bytes),
     }
     lines
+}
+
+fn how_far(Progress { attempt, step, at, .. }: &Progress) -> String {
+    let of = if step.total == 0 { String::new() } else { format!(" of {}", step.total) };
+    let note = if step.note.is_empty() { String::new() } else { format!("  {}", step.note) };
+    format!("{}{of}{note}  (attempt {attempt}, {})", step.done, time(*at))
 }
 
 fn state(standing: &Standing) -> String {
@@ -130,6 +150,11 @@ fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
     for failure in &details.failures {
         line("failure", &format!("{}  attempt {}  {}", time(failure.at), failure.attempt, failure.error));
     }
+}
+
+/// The time that was `age` before `now`.
+pub(super) fn ago(now: DateTime, age: Duration) -> DateTime {
+    DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(age)))
 }
 
 /// A point in time, from milliseconds since the epoch.

@@ -1,0 +1,166 @@
+//! `worker jobs history`: what became of jobs that have ended.
+
+use clap::{Args, builder::RangedU64ValueParser};
+use common::{
+    ambient::Ambient,
+    config::Period,
+    id::{JobId, TenantId},
+};
+use jobs::{
+    Jobs, Queue,
+    history::{ENTRIES_MAX, Ended, HistoryEntry, HistoryFilter},
+};
+use mongodb::bson::DateTime;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    say,
+    text::{ago, json, printable, span, time},
+};
+
+/// Which entries to list; everything given must hold.
+#[derive(Args)]
+pub(crate) struct HistoryQuery {
+    /// These jobs; without any, all of them.
+    jobs: Vec<JobId>,
+    /// Of this queue.
+    #[arg(long)]
+    queue: Option<Queue>,
+    /// Of this kind, such as `registration.send_verification`.
+    #[arg(long)]
+    kind: Option<String>,
+    /// Of this tenant.
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// That ended like this: success, dead or cancelled.
+    #[arg(long)]
+    outcome: Option<Ended>,
+    /// That ended longer ago than this; such as 30m, 24h or 7d.
+    #[arg(long)]
+    older_than: Option<Period>,
+    /// That ended before this time, written as entries have it (RFC 3339): that of the last one shown leads on.
+    #[arg(long, conflicts_with = "older_than", value_parser = point_in_time)]
+    before: Option<DateTime>,
+    /// This many at most.
+    #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(ENTRIES_MAX)))]
+    limit: u32,
+    /// A JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn point_in_time(text: &str) -> Result<DateTime, String> {
+    DateTime::parse_rfc3339_str(text).map_err(|_| "must be a time such as 2030-01-31T18:00:00Z".to_owned())
+}
+
+impl HistoryQuery {
+    fn filter(&self) -> HistoryFilter {
+        let before = self.older_than.map(|Period(age)| ago(Ambient::system().now(), age)).or(self.before);
+        HistoryFilter {
+            ids: self.jobs.clone(),
+            queue: self.queue,
+            kind: self.kind.clone(),
+            tenant: self.tenant,
+            outcome: self.outcome,
+            before,
+        }
+    }
+}
+
+/// Lists entries, newest first.
+pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()> {
+    let entries = jobs.history(&query.filter(), query.limit).await?;
+    for entry in &entries {
+        say(&if query.json { json(&EntryView::of(entry))? } else { summary(entry) })?;
+    }
+    let missing: Vec<&JobId> = query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
+    let wants_more = query.jobs.is_empty() || !missing.is_empty();
+    if wants_more && entries.len() >= query.limit as usize {
+        eprintln!("{} shown; there may be more, see --limit and --before", query.limit);
+        return Ok(());
+    }
+    for id in &missing {
+        eprintln!("{id} has no such entry; `worker jobs show` tells where it is, if it has not ended");
+    }
+    anyhow::ensure!(missing.is_empty(), "{} of those named have no such entry", missing.len());
+    Ok(())
+}
+
+/// What became of one job, if that is kept.
+pub(super) async fn find(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<HistoryEntry>> {
+    let filter = HistoryFilter { ids: vec![id], ..HistoryFilter::default() };
+    Ok(jobs.history(&filter, 1).await?.pop())
+}
+
+/// An entry as JSON has it. Times are milliseconds since the epoch.
+#[derive(Serialize)]
+pub(super) struct EntryView<'a> {
+    id: JobId,
+    queue: &'a str,
+    kind: &'a str,
+    tenant: Option<TenantId>,
+    outcome: Ended,
+    attempts: u32,
+    enqueued_at: i64,
+    started_at: Option<i64>,
+    finished_at: i64,
+    duration_ms: Option<i64>,
+    error: Option<&'a str>,
+    result: Option<Value>,
+}
+
+impl<'a> EntryView<'a> {
+    pub(super) fn of(entry: &'a HistoryEntry) -> Self {
+        Self {
+            id: entry.id,
+            queue: &entry.queue,
+            kind: &entry.kind,
+            tenant: entry.tenant_id,
+            outcome: entry.outcome,
+            attempts: entry.attempts,
+            enqueued_at: entry.enqueued_at.timestamp_millis(),
+            started_at: entry.started_at.map(DateTime::timestamp_millis),
+            finished_at: entry.finished_at.timestamp_millis(),
+            duration_ms: entry.duration_ms,
+            error: entry.error.as_deref(),
+            // Parsed, so that it stays on its line.
+            result: entry.result.as_deref().map(|json| serde_json::from_str(json).unwrap_or_else(|_| json.into())),
+        }
+    }
+}
+
+/// An entry on one line.
+fn summary(entry: &HistoryEntry) -> String {
+    let (ended, queue, kind) = (time(entry.finished_at.timestamp_millis()), printable(&entry.queue), printable(&entry.kind));
+    let mut line = format!("{ended}  {}  {queue}  {}  {kind}  attempts={}", entry.id, entry.outcome, entry.attempts);
+    for more in [took(entry).map(|took| format!("took {took}")), entry.error.as_deref().map(printable)].into_iter().flatten() {
+        line.push_str("  ");
+        line.push_str(&more);
+    }
+    line
+}
+
+/// How long the last attempt took.
+fn took(entry: &HistoryEntry) -> Option<String> {
+    entry.duration_ms.map(|millis| span(u64::try_from(millis).unwrap_or_default()))
+}
+
+/// Everything that an entry tells, a line each.
+pub(super) fn whole(entry: &HistoryEntry) -> Vec<String> {
+    let at = |at: DateTime| time(at.timestamp_millis());
+    let lines = [
+        ("job", Some(entry.id.to_string())),
+        ("queue", Some(entry.queue.clone())),
+        ("state", Some(format!("ended {}: {}", at(entry.finished_at), entry.outcome))),
+        ("error", entry.error.clone()),
+        ("kind", Some(entry.kind.clone())),
+        ("tenant", Some(entry.tenant_id.map_or_else(|| "-".to_owned(), |tenant| tenant.to_string()))),
+        ("attempts", Some(entry.attempts.to_string())),
+        ("enqueued", Some(at(entry.enqueued_at))),
+        ("started", Some(entry.started_at.map_or_else(|| "-".to_owned(), at))),
+        ("took", took(entry)),
+        ("result", entry.result.clone()),
+    ];
+    lines.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", printable(&text?)))).collect()
+}
