@@ -7,7 +7,12 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::Router;
 use common::config;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -18,6 +23,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+
+use crate::extract::Peer;
 
 /// Connections a process keeps open, for each request it works on at once: most of them idle.
 const CONNECTIONS_PER_REQUEST: u32 = 4;
@@ -139,11 +146,18 @@ fn attend(stream: TcpStream, place: OwnedSemaphorePermit, timeouts: Timeouts, ro
         tracing::debug!(%error, "nodelay_not_set");
     }
     give_up_on_unread(&stream, timeouts.unread);
+    let (peer, routes) = (stream.peer_addr().ok(), TowerToHyperService::new(routes.clone()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(Peer(peer.ip()));
+        }
+        routes.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.head)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+        .serve_connection(TokioIo::new(stream), service);
     let served = graceful.watch(connection);
     tokio::spawn(async move {
         let _place = place;

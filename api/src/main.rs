@@ -6,12 +6,14 @@
 mod commands;
 mod etag;
 mod extract;
+mod identities;
 mod keyring;
 mod listener;
 mod middleware;
 mod openapi;
 mod outage;
 mod problem;
+mod refresh_cookie;
 mod routes;
 mod serve;
 mod state;

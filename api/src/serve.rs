@@ -63,6 +63,9 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     if !listener.serve(routes::all(app.clone()), stop, config.api.drain_timeout).await {
         tracing::warn!("requests_cut_off");
     }
+    if let Err(error) = app.identities.write_seen(app.store()).await {
+        tracing::warn!(%error, "sessions_in_use_not_noted");
+    }
     app.jobs.close(HAND_OVER_MAX).await;
     internal.abort();
     tracing::info!("api_stopped");
@@ -78,6 +81,11 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     tokio::spawn({
         let app = app.clone();
         async move { app.keyring.keep_fresh().await }
+    });
+    app.identities.listen(&app.jobs);
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.identities.keep_seen(app.store()).await }
     });
     tokio::spawn({
         let app = app.clone();

@@ -4,14 +4,14 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use common::{
     ambient::Ambient,
-    config::{self, Config},
+    config::{self, Config, TrustedProxies},
     crypto::{Hasher, MasterKey},
     db::Store,
 };
 use jobs::{Drain, Jobs};
 use tokio::sync::Semaphore;
 
-use crate::{keyring::Keyring, outage::Outage};
+use crate::{identities::Identities, keyring::Keyring, outage::Outage};
 
 /// The application: one a process. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +27,12 @@ pub(crate) struct Parts {
     pub(crate) key: MasterKey,
     /// Signs and checks access tokens.
     pub(crate) keyring: Keyring,
+    /// Who callers are, kept between their requests.
+    pub(crate) identities: Arc<Identities>,
+    /// Whose word is taken for where a request comes from.
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// The origin of our own pages, such as `https://app.example.com`.
+    pub(crate) origin: String,
     /// How long sessions and links last.
     pub(crate) auth: config::Auth,
     /// Whether clients reach this installation by https only.
@@ -52,6 +58,9 @@ impl App {
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
             key,
             keyring,
+            identities: Arc::new(Identities::new()),
+            trusted_proxies: config.api.trusted_proxies.clone(),
+            origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
             https: config.app.public_url.starts_with("https://"),
             request_timeout: config.api.request_timeout,
@@ -71,6 +80,12 @@ impl App {
     pub(crate) fn ambient(&self) -> &Ambient {
         self.store().ambient()
     }
+}
+
+/// Scheme, host and port of a URL, as a browser's `Origin` header has them.
+fn origin_of(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    format!("{scheme}://{}", rest.split('/').next().unwrap_or(rest))
 }
 
 impl Deref for App {

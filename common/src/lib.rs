@@ -15,7 +15,9 @@ pub mod id;
 pub mod internal;
 pub mod mail;
 pub mod memberships;
+pub mod refresh;
 pub mod registrations;
+pub mod revocations;
 pub mod roles;
 pub mod sessions;
 pub mod sign_in;
@@ -25,8 +27,8 @@ pub mod users;
 
 use db::{Migration, Plan, schema::Validator};
 
-/// The migrations of this crate's collections, numbered from 1. Whoever adds collections of their
-/// own continues the count; see `jobs::MIGRATIONS`.
+/// The migrations of this crate's collections; those of `jobs` share one count with them
+/// (`jobs::migrations`).
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "users", plan: Plan::Indexes(users::INDEXES) },
     Migration { version: 2, name: "tenants", plan: Plan::Indexes(tenants::INDEXES) },

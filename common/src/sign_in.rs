@@ -4,18 +4,18 @@
 //! nor its time tells who is a customer (OWASP ASVS 6.3.8). Only whoever knows the password learns
 //! more: that the address still waits to be verified, or that the tenant is suspended.
 
-use std::time::Duration;
+use mongodb::bson::doc;
 
 use crate::{
     audit,
     crypto::{HashError, Hasher, Password},
-    db::{Change, DbError, Store, Txn},
+    db::{Change, DbError, PlatformScope, Store, TenantScope, Transient, Txn},
     email::Email,
     id::{SessionId, TenantId, UserId},
     memberships::Membership,
     registrations::Registration,
     roles::Role,
-    sessions::Session,
+    sessions::{Device, Lifetime, Session},
     tenants::{Tenant, TenantStatus},
     users::User,
 };
@@ -29,10 +29,12 @@ pub struct Attempt {
     pub password: Password,
     /// The tenant they want to work in; any of theirs when they do not say.
     pub tenant: Option<TenantId>,
-    /// What their client says it is.
-    pub device: String,
-    /// How long the session lasts at most.
-    pub ttl: Duration,
+    /// What their client tells of itself.
+    pub device: Device,
+    /// Whether they want to stay signed in.
+    pub remember: bool,
+    /// How long the session lasts.
+    pub lifetime: Lifetime,
 }
 
 /// A tenant that someone belongs to, and as what.
@@ -80,6 +82,15 @@ pub enum SignInError {
     Db(#[from] DbError),
 }
 
+impl Transient for SignInError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl Attempt {
     /// Checks the password and begins a session.
     ///
@@ -89,9 +100,23 @@ impl Attempt {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, self.tenant)?.clone();
-        let begin = Begin { user: user.id, tenant: current.tenant.id, device: self.device, ttl: self.ttl };
+        let Self { device, remember, lifetime, .. } = self;
+        let begin = Begin { user: user.id, tenant: current.tenant.id, device, remember, lifetime };
         let session = store.commit(&begin).await?;
         Ok(SignedIn { user, session, current, belongings })
+    }
+}
+
+impl SignedIn {
+    /// Whoever `session` belongs to, as things are now.
+    ///
+    /// # Errors
+    /// See [`SignInError`]; [`SignInError::TenantNotFound`] also where the account is gone.
+    pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
+        let (user, belongings) = futures::try_join!(User::by_id(store, session.user_id), belongings_of(store, session.user_id))?;
+        let user = user.ok_or(SignInError::TenantNotFound)?;
+        let current = choose(&belongings, Some(session.tenant_id))?.clone();
+        Ok(Self { user, session, current, belongings })
     }
 }
 
@@ -128,8 +153,9 @@ fn choose(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<&Belongi
 struct Begin {
     user: UserId,
     tenant: TenantId,
-    device: String,
-    ttl: Duration,
+    device: Device,
+    remember: bool,
+    lifetime: Lifetime,
 }
 
 impl Change for Begin {
@@ -137,7 +163,7 @@ impl Change for Begin {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
-        let session = Session::create(txn, self.user, self.tenant, &self.device, self.ttl).await?;
+        let session = Session::create(txn, self.user, self.tenant, &self.device, self.lifetime, self.remember).await?;
         audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id).await?;
         Ok(session)
     }
@@ -163,6 +189,86 @@ impl Change for SignOut {
             audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session).await?;
         }
         Ok(())
+    }
+}
+
+/// Ends one of a person's own sessions; tells whether it was not over.
+#[derive(Debug, Clone, Copy)]
+pub struct EndSession {
+    /// The session.
+    pub session: SessionId,
+    /// Whose it is to be.
+    pub user: UserId,
+    /// Where they are at work.
+    pub tenant: TenantId,
+}
+
+impl Change for EndSession {
+    type Output = bool;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
+        let now = txn.ambient().now();
+        let session = Session::within(txn, self.session).await?;
+        if !session.is_some_and(|session| session.user_id == self.user && session.is_live(now)) {
+            return Ok(false);
+        }
+        Session::revoke(txn, self.session).await?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session).await?;
+        Ok(true)
+    }
+}
+
+/// Ends sessions of one person but the one they keep, if any.
+#[derive(Debug, Clone, Copy)]
+pub struct SignOutAll {
+    /// Whose.
+    pub user: UserId,
+    /// Where they are at work.
+    pub tenant: TenantId,
+    /// The session that goes on.
+    pub kept: Option<SessionId>,
+}
+
+impl Change for SignOutAll {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        if Session::revoke_all(txn, self.user, self.kept).await? > 0 {
+            audit::record(txn, Some(self.tenant), Some(self.user), "session.all_revoked", self.user).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Goes on in another tenant of one's own.
+#[derive(Debug, Clone, Copy)]
+pub struct SwitchTenant {
+    /// The session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Where to go.
+    pub tenant: TenantId,
+}
+
+impl Change for SwitchTenant {
+    type Output = Session;
+    type Error = SignInError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
+        // Vouched for by the membership that is looked up.
+        let scope = TenantScope::vouched(self.tenant);
+        let membership = txn.records::<Membership>(scope).find(doc! { "user_id": self.user }).await?;
+        membership.ok_or(SignInError::TenantNotFound)?;
+        let tenant = txn.records::<Tenant>(PlatformScope).find(doc! { "_id": self.tenant }).await?.ok_or(SignInError::TenantNotFound)?;
+        if tenant.status != TenantStatus::Active {
+            return Err(SignInError::TenantSuspended);
+        }
+        let session = Session::move_to(txn, self.session, self.tenant).await?.ok_or(SignInError::InvalidCredentials)?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "session.tenant_switched", self.session).await?;
+        Ok(session)
     }
 }
 

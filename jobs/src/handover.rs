@@ -10,6 +10,7 @@ use common::{
     config,
     db::{Change, Store},
     id::{JobId, TenantId},
+    revocations::Revoked,
     telemetry::metrics,
 };
 use tokio::sync::{Mutex, mpsc};
@@ -19,6 +20,7 @@ use crate::{
     Envelope, Job, Queue,
     outbox::{OutboxRow, Staged, forget_duplicates},
     queue::{Broker, HandIn, Push},
+    revocations::Announcer,
 };
 
 /// Committed jobs that may wait for the fast path in one process.
@@ -35,6 +37,7 @@ pub struct Jobs {
 struct Inner {
     store: Store,
     broker: Broker,
+    announcer: Announcer,
     fast_path: mpsc::Sender<(Queue, Push)>,
     task: Mutex<Option<JoinHandle<()>>>,
     closing: tokio_util::sync::CancellationToken,
@@ -62,7 +65,8 @@ impl Jobs {
         let (fast_path, waiting) = mpsc::channel(WAITING_MAX);
         let closing = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(hand_over(store.clone(), broker.clone(), waiting, closing.clone()));
-        let inner = Inner { store, broker, fast_path, task: Mutex::new(Some(task)), closing };
+        let announcer = Announcer::start(broker.clone(), store.ambient().uuid().to_string());
+        let inner = Inner { store, broker, announcer, fast_path, task: Mutex::new(Some(task)), closing };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -76,7 +80,11 @@ impl Jobs {
         &self.inner.broker
     }
 
-    /// Commits `change`, then hands the jobs it staged to Redis. They run also when this process
+    pub(crate) fn announcer(&self) -> &Announcer {
+        &self.inner.announcer
+    }
+
+    /// Commits `change`, announces what it revoked, then hands the jobs it staged to Redis. They run also when this process
     /// or Redis ends in between.
     ///
     /// # Errors
@@ -84,7 +92,10 @@ impl Jobs {
     pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
         let (output, notes) = self.inner.store.commit_noting(change).await?;
         for note in notes {
-            self.hand_over(note);
+            match note.downcast::<Revoked>() {
+                Ok(revoked) => self.inner.announcer.announce(*revoked),
+                Err(note) => self.hand_over(note),
+            }
         }
         Ok(output)
     }
@@ -158,8 +169,12 @@ impl Jobs {
         Ok(ids)
     }
 
-    /// Hands over what still waits, for `limit` at most; the relay has the rest.
+    /// Hands over and announces what still waits, for `limit` at most each; the relay has the rest of the
+    /// jobs, and others notice that this process is gone.
     pub async fn close(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.inner.announcer.close()).await.is_err() {
+            tracing::warn!("revocations_not_all_announced");
+        }
         self.inner.closing.cancel();
         let task = self.inner.task.lock().await.take();
         if let Some(task) = task

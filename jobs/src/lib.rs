@@ -26,8 +26,10 @@ pub mod registrations;
 mod registry;
 mod relay;
 mod report;
+pub mod revocations;
 pub mod schedules;
 mod schema;
+pub mod sessions;
 mod steer;
 pub mod testing;
 mod unique;
@@ -49,7 +51,7 @@ pub use unique::{Unique, Window};
 
 use common::db::{Migration, Plan};
 
-/// The migrations of this crate's collections; they continue the count of [`common::MIGRATIONS`].
+/// The migrations of this crate's collections; they share one count with [`common::MIGRATIONS`].
 const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
@@ -65,5 +67,7 @@ const OWN_MIGRATIONS: &[Migration] = &[
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.
 pub fn migrations() -> Vec<Migration> {
-    [common::MIGRATIONS, OWN_MIGRATIONS].concat()
+    let mut all = [common::MIGRATIONS, OWN_MIGRATIONS].concat();
+    all.sort_by_key(|migration| migration.version);
+    all
 }

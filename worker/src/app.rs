@@ -14,7 +14,7 @@ use common::{
 use jobs::{JobError, Registry};
 use serde::Serialize;
 
-use crate::handlers::{maintenance, registrations};
+use crate::handlers::{maintenance, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -66,5 +66,9 @@ impl App {
 
 /// Every job this worker runs.
 pub(crate) fn registry(app: App) -> Registry<App> {
-    Registry::new(app).on(registrations::send_verification).on(registrations::resend_verification).on(maintenance::canary)
+    Registry::new(app)
+        .on(registrations::send_verification)
+        .on(registrations::resend_verification)
+        .on(sessions::send_reuse_alarm)
+        .on(maintenance::canary)
 }

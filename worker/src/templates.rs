@@ -19,6 +19,8 @@ macro_rules! template {
 pub(crate) const VERIFICATION: Template = template!("verification");
 /// Somebody asked for an account where there is one.
 pub(crate) const ACCOUNT_EXISTS: Template = template!("account_exists");
+/// A refresh token was used twice.
+pub(crate) const REUSE_ALARM: Template = template!("session_reuse_alarm");
 
 #[cfg(test)]
 mod tests {
@@ -26,8 +28,11 @@ mod tests {
 
     #[test]
     fn every_template_renders_and_escapes() {
-        let values = serde_json::json!({ "name": "<b>Ann</b>", "tenant": "A & B", "link": "https://x.test/?token=t", "hours": 24 });
-        for template in [VERIFICATION, ACCOUNT_EXISTS] {
+        let values = serde_json::json!({
+            "name": "<b>Ann</b>", "tenant": "A & B", "link": "https://x.test/?token=t", "hours": 24,
+            "device": "<i>Mozilla</i>", "since": "2026-01-31T18:00:00Z",
+        });
+        for template in [VERIFICATION, ACCOUNT_EXISTS, REUSE_ALARM] {
             let mail = template.render(&values).unwrap();
             assert!(!mail.subject.trim().is_empty(), "{}", template.name);
             assert!(mail.html.contains("&lt;b&gt;Ann") && !mail.html.contains("<b>Ann"), "{}", mail.html);

@@ -55,7 +55,8 @@ impl FromRequestParts<App> for Caller {
         }
         let token = bearer_token(&parts.headers)?;
         let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
-        let caller = Self(Arc::new(identify(app.store(), &claims).await?));
+        let caller = of(app, &claims).await?;
+        app.identities.note_seen(claims.sid);
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }
@@ -70,6 +71,19 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
         (Some((scheme, token)), None) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(Problem::unauthenticated(true)),
     }
+}
+
+/// The caller whose token says `claims`: as kept, if it can be, or as the store says now.
+async fn of(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
+    let now = app.ambient().now();
+    if let Some(known) = app.identities.get(claims.sid) {
+        let holds = known.user.id == claims.sub && known.tenant.id == claims.tid && known.session.is_live(now);
+        return if holds { Ok(known) } else { Err(Problem::unauthenticated(true)) };
+    }
+    let since = app.identities.since();
+    let caller = Caller(Arc::new(identify(app.store(), claims).await?));
+    app.identities.keep(since, &caller);
+    Ok(caller)
 }
 
 /// Reads all four rows at once: each is found by what the token says alone.

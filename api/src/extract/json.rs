@@ -23,6 +23,9 @@ const NAME_CHARS_MAX: usize = 60;
 /// A body of type `T`.
 pub(crate) struct Json<T>(pub(crate) T);
 
+/// A body of type `T` that may be left out altogether, which is as good as `{}`.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
 /// A type that bodies are read into.
 pub(crate) trait FromFields: Sized {
     /// Takes its fields; none when one was missing or not acceptable.
@@ -123,6 +126,15 @@ impl Fields {
         }
     }
 
+    /// A text, whatever it says, if it is there.
+    pub(crate) fn optional_text(&mut self, name: &str) -> Option<String> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text),
+            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+        }
+    }
+
     /// Yes or no, if it is there.
     pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {
@@ -168,6 +180,21 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
         }
         let bytes = body::read(request.into_body()).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if request.headers().contains_key(header::CONTENT_TYPE) {
+            return Json::from_request(request, state).await.map(|Json(body)| Self(body));
+        }
+        let bytes = body::read(request.into_body()).await?;
+        if bytes.is_empty() {
+            return parse(b"{}").map(Self);
+        }
+        Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."))
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod auth;
 mod body;
+mod client;
 mod json;
 mod permission;
 
 pub(crate) use auth::Caller;
 pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
-pub(crate) use json::{Fields, FromFields, Json, NotAmong};
+pub(crate) use client::{Client, Peer};
+pub(crate) use json::{Fields, FromFields, Json, NotAmong, OptionalJson};
 pub(crate) use permission::{Requires, TenantRead};

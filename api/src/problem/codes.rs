@@ -49,6 +49,14 @@ codes! {
     InvalidCredentials = UNAUTHORIZED "invalid_credentials" "The address or the password is wrong";
     /// The password is right, and the address waits to be verified.
     EmailNotVerified = FORBIDDEN "email_not_verified" "The address has not been verified yet";
+    /// The refresh token is not valid, or its session is over.
+    RefreshTokenInvalid = UNAUTHORIZED "refresh_token_invalid" "The session is over";
+    /// The refresh token was used before: it, or its successor, may be stolen, and its session is over.
+    TokenReused = UNAUTHORIZED "token_reused" "The refresh token was used twice";
+    /// Others refreshed the session a moment ago: what they were given is good.
+    RefreshRaced = CONFLICT "refresh_raced" "The session was refreshed meanwhile";
+    /// A page of another site asks.
+    OriginRefused = FORBIDDEN "origin_refused" "Requests of other sites are refused here";
     /// The role does not hold the permission.
     Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
     /// An operator stopped the tenant.

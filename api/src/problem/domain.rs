@@ -3,6 +3,7 @@
 use common::{
     crypto::{HashError, SigningError},
     db::DbError,
+    refresh::RefreshError,
     registrations::VerifyError,
     sign_in::SignInError,
 };
@@ -58,6 +59,16 @@ impl From<SignInError> for Problem {
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
             SignInError::Hash(error) => error.into(),
             SignInError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<RefreshError> for Problem {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
+            RefreshError::Raced => Self::new(Code::RefreshRaced, "Use what the other request was given, or ask again with it."),
+            RefreshError::Db(error) => error.into(),
         }
     }
 }

@@ -25,7 +25,12 @@ fn with_database() -> OpenApiRouter<App> {
         .routes(routes!(registrations::verify_email))
         .routes(routes!(registrations::resend))
         .routes(routes!(sessions::login))
+        .routes(routes!(sessions::refresh))
         .routes(routes!(sessions::logout))
+        .routes(routes!(sessions::logout_all))
+        .routes(routes!(sessions::switch_tenant))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::end))
         .routes(routes!(sessions::me))
         .routes(routes!(tenants::current))
 }

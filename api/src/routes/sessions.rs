@@ -1,31 +1,38 @@
-//! Sessions: signing in and out, and who one is.
+//! Sessions: signing in and out, going on, and who one is.
 
 use std::str::FromStr;
 
 use axum::{
     Json as Answer,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use common::{
     ambient::rfc3339,
-    crypto::Password,
+    crypto::{Password, PresentedToken},
     email::Email,
     id::{SessionId, TenantId},
+    refresh::{Refresh, RefreshError, Refreshed},
     roles::{Permission, Role},
-    sessions::Session,
-    sign_in::{Attempt, SignOut, SignedIn},
+    sessions::{Lifetime, Session},
+    sign_in::{Attempt, EndSession, SignOut, SignOutAll, SignedIn, SwitchTenant},
+    telemetry::metrics,
 };
+use jobs::sessions::RefreshSession;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{tenants::TenantView, users::UserView};
 use crate::{
-    extract::{Caller, Fields, FromFields, Json, NotAmong},
-    keyring::AccessToken,
-    problem::Problem,
+    extract::{Caller, Client, Fields, FromFields, Json, NotAmong, OptionalJson},
+    problem::{Code, Problem},
+    refresh_cookie,
     state::App,
 };
+
+/// A client does well to refresh when this part of its access token's life is over.
+const REFRESH_AT: f64 = 0.8;
 
 /// What someone who signs in sends.
 #[derive(ToSchema)]
@@ -39,17 +46,15 @@ pub(super) struct Login {
     /// The tenant to work in; the first that is in use when not given.
     #[schema(value_type = Option<String>, example = "ten_0192a0b8c0de7000800000000000cafe")]
     tenant_id: Option<TenantId>,
-    /// Whether to stay signed in. Accepted, and without effect until refresh tokens are issued.
-    #[expect(dead_code, reason = "part of the contract; refresh tokens give it its effect")]
+    /// Whether to stay signed in: for weeks, and also when the browser is closed.
     remember_me: Option<bool>,
-    /// Where the refresh token is to go: `cookie` or `body`. Accepted, and without effect until
-    /// refresh tokens are issued.
+    /// Where the refresh token is to go: `cookie` (for browsers, and without this) or `body`.
     #[schema(value_type = Option<String>, example = "cookie")]
-    #[expect(dead_code, reason = "part of the contract; refresh tokens give it its effect")]
     token_delivery: Option<TokenDelivery>,
 }
 
 /// Where a refresh token is to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum TokenDelivery {
     Cookie,
     Body,
@@ -88,6 +93,11 @@ pub(super) struct LoginView {
     /// Seconds the access token is good for.
     #[schema(example = 900)]
     expires_in: u64,
+    /// Where it was asked for in the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    /// When to go on, and until when that can be done.
+    session: SessionTimes,
     /// Who signed in.
     user: UserView,
     /// The tenant they work in.
@@ -96,17 +106,53 @@ pub(super) struct LoginView {
     tenants: Vec<TenantView>,
 }
 
-impl LoginView {
-    fn new(signed_in: &SignedIn, token: AccessToken) -> Self {
-        Self {
-            access_token: token.text,
-            token_type: "Bearer",
-            expires_in: token.ttl.as_secs(),
-            user: UserView::new(&signed_in.user),
-            tenant: TenantView::new(&signed_in.current.tenant, signed_in.current.role),
-            tenants: signed_in.belongings.iter().map(|belonging| TenantView::new(&belonging.tenant, belonging.role)).collect(),
-        }
+/// When a session wants attention, so that a page can go on in time and knows when it will be over, also
+/// after it was loaded anew.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionTimes {
+    /// Its id.
+    #[schema(value_type = String, example = "ses_0192a0b8c0de7000800000000000cafe")]
+    id: SessionId,
+    /// Seconds after which to refresh.
+    #[schema(example = 720)]
+    refresh_in: u64,
+    /// When it ends unless it is refreshed before.
+    #[schema(format = DateTime)]
+    idle_expires_at: String,
+    /// When it ends in any case.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// Answers someone who is signed in, with a refresh token where `delivery` says.
+fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
+    let access = app.keyring.issue(signed_in)?;
+    let session = &signed_in.session;
+    let refresh = delivery.and_then(|delivery| Some((delivery, session.refresh_token(&app.key)?)));
+    let view = LoginView {
+        token_type: "Bearer",
+        expires_in: access.ttl.as_secs(),
+        access_token: access.text,
+        refresh_token: refresh
+            .as_ref()
+            .filter(|(delivery, _)| *delivery == TokenDelivery::Body)
+            .map(|(_, token)| token.expose().to_owned()),
+        session: SessionTimes {
+            id: session.id,
+            refresh_in: access.ttl.mul_f64(REFRESH_AT).as_secs(),
+            idle_expires_at: rfc3339(session.idle_expires_at()),
+            expires_at: rfc3339(session.expires_at),
+        },
+        user: UserView::new(&signed_in.user),
+        tenant: TenantView::new(&signed_in.current.tenant, signed_in.current.role),
+        tenants: signed_in.belongings.iter().map(|belonging| TenantView::new(&belonging.tenant, belonging.role)).collect(),
+    };
+    let mut response = Answer(view).into_response();
+    if let Some((TokenDelivery::Cookie, token)) = &refresh {
+        let cookie = refresh_cookie::set(session, token, app.ambient().now());
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
+    Ok(response)
 }
 
 /// Sign in.
@@ -114,17 +160,111 @@ impl LoginView {
 /// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
 /// not there is such an account; as `email_not_verified` (403) when the password is right and the
 /// address waits to be verified; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
-/// tenant cannot be worked in. Refresh tokens are not issued yet.
+/// tenant cannot be worked in.
 #[utoipa::path(
     post, path = "/api/auth/login", tag = "Session", security(()), request_body = Login,
-    responses((status = 200, description = "Signed in.", body = LoginView))
+    responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
-pub(super) async fn login(State(app): State<App>, headers: HeaderMap, Json(body): Json<Login>) -> Result<Answer<LoginView>, Problem> {
-    let Login { email, password, tenant_id: tenant, .. } = body;
-    let attempt = Attempt { email, password, tenant, device: device(&headers), ttl: app.auth.session_ttl };
-    let signed_in = attempt.sign_in(app.store(), &app.hasher).await?;
-    let token = app.keyring.issue(&signed_in)?;
-    Ok(Answer(LoginView::new(&signed_in, token)))
+pub(super) async fn login(State(app): State<App>, client: Client, Json(body): Json<Login>) -> Result<Response, Problem> {
+    let Login { email, password, tenant_id: tenant, remember_me, token_delivery } = body;
+    let remember = remember_me.unwrap_or_default();
+    let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
+    let someone = attempt.sign_in(app.store(), &app.hasher).await?;
+    signed_in(&app, &someone, Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))
+}
+
+/// How long a session lasts that begins now.
+fn lifetime(app: &App, remember: bool) -> Lifetime {
+    let auth = &app.auth;
+    if remember {
+        Lifetime { absolute: auth.remembered_session_ttl, idle: auth.remembered_session_idle }
+    } else {
+        Lifetime { absolute: auth.session_ttl, idle: auth.session_idle }
+    }
+}
+
+/// What someone sends who wants to go on.
+#[derive(ToSchema)]
+pub(super) struct RefreshBody {
+    /// The refresh token, for clients that were given it in the body; browsers send their cookie.
+    refresh_token: Option<String>,
+    /// Where the next one is to go; where this one came from when not given.
+    #[schema(value_type = Option<String>, example = "cookie")]
+    token_delivery: Option<TokenDelivery>,
+}
+
+impl FromFields for RefreshBody {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { refresh_token: fields.optional_text("refresh_token"), token_delivery: fields.optional("token_delivery") })
+    }
+}
+
+/// Go on: exchange the refresh token for an access token and the next refresh token.
+///
+/// Each refresh token is good once. One that was superseded a moment ago is answered with the same
+/// successor, so a client that lost the answer asks again. Refused as `refresh_raced` (409) when others
+/// are further already: use what they were given; as `token_reused` (401) when it was superseded
+/// longer ago, which ends the session, for it may be stolen; as `refresh_token_invalid` (401) when it
+/// is none or its session is over.
+#[utoipa::path(
+    post, path = "/api/auth/refresh", tag = "Session", security(()), request_body = Option<RefreshBody>,
+    responses((status = 200, description = "Gone on.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
+)]
+pub(super) async fn refresh(
+    State(app): State<App>,
+    headers: HeaderMap,
+    OptionalJson(body): OptionalJson<RefreshBody>,
+) -> Result<Response, Problem> {
+    let by_cookie = body.refresh_token.is_none();
+    let came_by = if by_cookie { TokenDelivery::Cookie } else { TokenDelivery::Body };
+    if by_cookie {
+        refuse_other_sites(&app, &headers)?;
+    }
+    let token = body.refresh_token.or_else(|| refresh_cookie::sent(&headers));
+    let token = token.as_deref().and_then(PresentedToken::read);
+    let resumed = match token {
+        Some(token) => resume(&app, token).await,
+        None => Err(Problem::new(Code::RefreshTokenInvalid, "Sign in first.")),
+    };
+    match resumed {
+        Ok(someone) => signed_in(&app, &someone, Some(body.token_delivery.unwrap_or(came_by))),
+        // Not for a race or an outage, after which the cookie is still good.
+        Err(problem) if by_cookie && problem.status() == StatusCode::UNAUTHORIZED => {
+            let mut response = problem.into_response();
+            response.headers_mut().append(header::SET_COOKIE, refresh_cookie::clear());
+            Ok(response)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn resume(app: &App, token: PresentedToken) -> Result<SignedIn, Problem> {
+    let refresh = RefreshSession(Refresh { key: &app.key, token, grace: app.auth.refresh_grace });
+    let refreshed = app.jobs.commit(&refresh).await;
+    let outcome = match &refreshed {
+        Ok(Refreshed::Next(_)) => "next",
+        Ok(Refreshed::Reused(_)) => "reused",
+        Err(RefreshError::Raced) => "raced",
+        Err(_) => "invalid",
+    };
+    metrics::AUTH_REFRESHES.with_label_values(&[outcome]).inc();
+    match refreshed? {
+        Refreshed::Next(session) => Ok(SignedIn::resume(app.store(), session).await?),
+        Refreshed::Reused(session) => {
+            tracing::warn!(session = %session.id, user = %session.user_id, "refresh_token_reused");
+            Err(Problem::new(Code::TokenReused, "Sign in again, and change the password if that was not you."))
+        }
+    }
+}
+
+/// A browser says which site a request is for; a cookie is only taken from our own.
+fn refuse_other_sites(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::ORIGIN) {
+        Some(origin) if origin.as_bytes() != app.origin.as_bytes() => {
+            Err(Problem::new(Code::OriginRefused, "Ask from a page of this installation (`app.public_url`)."))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Sign out.
@@ -134,9 +274,84 @@ pub(super) async fn login(State(app): State<App>, headers: HeaderMap, Json(body)
     post, path = "/api/auth/logout", tag = "Session",
     responses((status = 204, description = "Signed out."))
 )]
-pub(super) async fn logout(State(app): State<App>, caller: Caller) -> Result<StatusCode, Problem> {
+pub(super) async fn logout(State(app): State<App>, caller: Caller) -> Result<Response, Problem> {
     app.jobs.commit(&SignOut { session: caller.session.id, user: caller.user.id, tenant: caller.tenant.id }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(signed_out())
+}
+
+/// Sign out everywhere.
+///
+/// Ends every session of the person, in every tenant.
+#[utoipa::path(
+    post, path = "/api/auth/logout-all", tag = "Session",
+    responses((status = 204, description = "Signed out everywhere."))
+)]
+pub(super) async fn logout_all(State(app): State<App>, caller: Caller) -> Result<Response, Problem> {
+    app.jobs.commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None }).await?;
+    Ok(signed_out())
+}
+
+fn signed_out() -> Response {
+    (StatusCode::NO_CONTENT, [(header::SET_COOKIE, refresh_cookie::clear())]).into_response()
+}
+
+/// Where to go on.
+#[derive(ToSchema)]
+pub(super) struct Switch {
+    /// A tenant that one belongs to.
+    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
+    tenant_id: TenantId,
+}
+
+impl FromFields for Switch {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { tenant_id: fields.required("tenant_id")? })
+    }
+}
+
+/// Go on in another tenant of one's own.
+///
+/// The session and its refresh token stay; its access tokens for the tenant that is left are refused
+/// from now on.
+#[utoipa::path(
+    post, path = "/api/auth/switch-tenant", tag = "Session", request_body = Switch,
+    responses((status = 200, description = "At work there.", body = LoginView))
+)]
+pub(super) async fn switch_tenant(State(app): State<App>, caller: Caller, Json(body): Json<Switch>) -> Result<Response, Problem> {
+    let switch = SwitchTenant { session: caller.session.id, user: caller.user.id, tenant: body.tenant_id };
+    let session = app.jobs.commit(&switch).await?;
+    signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
+}
+
+/// One's sessions.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sessions {
+    /// Those that are not over, newest first.
+    items: Vec<SessionView>,
+}
+
+/// List one's sessions.
+///
+/// Everywhere one is signed in, in every tenant.
+#[utoipa::path(
+    get, path = "/api/auth/sessions", tag = "Session",
+    responses((status = 200, description = "Where one is signed in.", body = Sessions))
+)]
+pub(super) async fn list(State(app): State<App>, caller: Caller) -> Result<Answer<Sessions>, Problem> {
+    let sessions = Session::all_of(app.store(), caller.user.id).await?;
+    Ok(Answer(Sessions { items: sessions.iter().map(|session| SessionView::new(session, caller.session.id)).collect() }))
+}
+
+/// End one of one's sessions.
+#[utoipa::path(
+    delete, path = "/api/auth/sessions/{id}", tag = "Session", params(("id" = String, Path, description = "Its id.")),
+    responses((status = 204, description = "It is over."))
+)]
+pub(super) async fn end(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    let missing = || Problem::new(Code::NotFound, "You have no such session, or it is over.");
+    let session: SessionId = id.parse().map_err(|_| missing())?;
+    let ended = app.jobs.commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id }).await?;
+    if ended { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
 }
 
 /// Who one is and what one may do.
@@ -163,22 +378,40 @@ pub(super) struct SessionView {
     /// Its id.
     #[schema(value_type = String, example = "ses_0192a0b8c0de7000800000000000cafe")]
     id: SessionId,
+    /// The tenant that is worked in.
+    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
+    tenant_id: TenantId,
     /// What the client said it is.
     device: String,
+    /// The address it came from; empty when unknown.
+    ip: String,
+    /// Whether it is the one that asks.
+    current: bool,
     /// Since when.
     #[schema(format = DateTime)]
     created_at: String,
+    /// When it was last used, give or take a minute.
+    #[schema(format = DateTime)]
+    last_seen_at: String,
+    /// When it ends unless it is used before.
+    #[schema(format = DateTime)]
+    idle_expires_at: String,
     /// Until when at most.
     #[schema(format = DateTime)]
     expires_at: String,
 }
 
 impl SessionView {
-    fn new(session: &Session) -> Self {
+    fn new(session: &Session, current: SessionId) -> Self {
         Self {
             id: session.id,
+            tenant_id: session.tenant_id,
             device: session.device.clone(),
+            ip: session.ip.clone(),
+            current: session.id == current,
             created_at: rfc3339(session.created_at),
+            last_seen_at: rfc3339(session.last_seen_at.unwrap_or(session.created_at)),
+            idle_expires_at: rfc3339(session.idle_expires_at()),
             expires_at: rfc3339(session.expires_at),
         }
     }
@@ -196,12 +429,6 @@ pub(super) async fn me(caller: Caller) -> Answer<Me> {
         tenant: TenantView::new(&caller.tenant, role),
         role,
         permissions: role.permissions(),
-        session: SessionView::new(&caller.session),
+        session: SessionView::new(&caller.session, caller.session.id),
     })
-}
-
-/// What the client says it is.
-fn device(headers: &HeaderMap) -> String {
-    let given = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-    given.unwrap_or_default().to_owned()
 }

@@ -10,10 +10,12 @@ use common::{
     ambient::Ambient,
     config::{Config, Sources},
     crypto::MasterKey,
-    db::{PlatformScope, Record, Store},
+    db::{Change, DbError, PlatformScope, Record, Store, Txn},
     email::Email,
     registrations::Registration,
+    revocations::{self, Revoked},
 };
+use jobs::Jobs;
 use mongodb::bson::doc;
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use secrecy::ExposeSecret;
@@ -38,7 +40,11 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn prepared() -> Self {
-        let database = Self::empty(TestEnv::new().await).await;
+        Self::prepared_on(TestEnv::new().await).await
+    }
+
+    pub(crate) async fn prepared_on(env: TestEnv) -> Self {
+        let database = Self::empty(env).await;
         database.store.migrate(&jobs::migrations()).await.unwrap();
         database
     }
@@ -114,6 +120,13 @@ impl World {
         (api, client)
     }
 
+    /// What the API says that a metric is; zero before it is there.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let metrics = reqwest::get(format!("{}/metrics", self.api.internal_url())).await.unwrap().text().await.unwrap();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     pub(crate) async fn register(&self, email: &str) -> Answer {
         let body = json!({ "email": email, "password": PASSWORD, "name": "Ada Lovelace", "tenant_name": "Analytical Engines" });
         self.client.post("/api/auth/register", &body).await
@@ -126,6 +139,13 @@ impl World {
         self.client.post("/api/auth/verify-email", &json!({ "token": token })).await.expect(StatusCode::OK);
     }
 
+    /// What is told when something was revoked, as the change that did it would tell it.
+    pub(crate) async fn announce(&self, revoked: Revoked) {
+        let jobs = Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs).unwrap();
+        jobs.commit(&Announce(revoked)).await.unwrap();
+        jobs.close(DEADLINE).await;
+    }
+
     pub(crate) async fn login(&self, email: &str, password: &str) -> Answer {
         self.client.post("/api/auth/login", &json!({ "email": email, "password": password })).await
     }
@@ -135,6 +155,19 @@ impl World {
         self.make_account(email).await;
         let login = self.login(email, PASSWORD).await.expect(StatusCode::OK);
         login.json()["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+struct Announce(Revoked);
+
+impl Change for Announce {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        revocations::note(txn, self.0);
+        // An empty transaction does not commit.
+        txn.records::<Registration>(PlatformScope).find(doc! {}).await.map(drop)
     }
 }
 
@@ -170,6 +203,26 @@ impl Client {
 
     pub(crate) async fn post_as(&self, token: &str, path: &str) -> Answer {
         Answer::of(self.request(Method::POST, path).bearer_auth(token)).await
+    }
+
+    pub(crate) async fn post_body_as(&self, token: &str, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).bearer_auth(token).json(body)).await
+    }
+
+    pub(crate) async fn delete_as(&self, token: &str, path: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, path).bearer_auth(token)).await
+    }
+
+    /// Waits until the token is refused, for a second at most.
+    pub(crate) async fn expect_refused_within_a_second(&self, token: &str) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get_as(token, "/api/auth/me").await;
+            if answer.status != StatusCode::OK {
+                return answer;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(1), "still welcome after {:?}", begun.elapsed());
+        }
     }
 
     pub(crate) async fn post_text(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {

@@ -42,8 +42,21 @@ impl Config {
         if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
             self.check_production(r);
         }
-        if self.auth.access_token_ttl > self.auth.session_ttl {
-            r.mistake("auth.access_token_ttl", "must not be longer than auth.session_ttl");
+        for (key, idle, ttl_key, ttl) in [
+            ("auth.session_idle", self.auth.session_idle, "auth.session_ttl", self.auth.session_ttl),
+            (
+                "auth.remembered_session_idle",
+                self.auth.remembered_session_idle,
+                "auth.remembered_session_ttl",
+                self.auth.remembered_session_ttl,
+            ),
+        ] {
+            if idle > ttl {
+                r.mistake(key, &format!("must not be longer than {ttl_key}"));
+            }
+            if self.auth.access_token_ttl > idle {
+                r.mistake("auth.access_token_ttl", &format!("must not be longer than {key}, or sessions end between two refreshes"));
+            }
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
             r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");

@@ -5,6 +5,7 @@
 //! README cannot drift from the code.
 
 mod checks;
+mod proxies;
 mod reader;
 mod redis;
 
@@ -12,6 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+pub use proxies::TrustedProxies;
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
@@ -133,6 +135,8 @@ pub struct Api {
     pub concurrency_max: usize,
     /// How long requests in flight may go on after a stop signal.
     pub drain_timeout: Duration,
+    /// Whose word is taken for where a request comes from.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The worker process.
@@ -157,8 +161,16 @@ pub struct Auth {
     pub master_key: SecretString,
     /// How long an access token is good for.
     pub access_token_ttl: Duration,
-    /// How long a session lasts at most.
+    /// How long a session lasts at most, of someone who does not want to stay signed in.
     pub session_ttl: Duration,
+    /// It ends when it is not used for this long.
+    pub session_idle: Duration,
+    /// How long a session lasts at most, of someone who wants to stay signed in.
+    pub remembered_session_ttl: Duration,
+    /// It ends when it is not used for this long.
+    pub remembered_session_idle: Duration,
+    /// A refresh token that was just superseded is answered with its successor for this long.
+    pub refresh_grace: Duration,
     /// How long a verification link is good for.
     pub verification_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
@@ -167,6 +179,32 @@ pub struct Auth {
     pub hash_concurrency: usize,
     /// The longest a password waits for its turn before the request is shed with 503.
     pub hash_wait: Duration,
+}
+
+impl Auth {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            master_key: r.secret(
+                "auth.master_key",
+                DEVELOPMENT_MASTER_KEY,
+                "32 random bytes in base64 (`openssl rand -base64 32`), required in production; seals signing keys and derives the tokens in links",
+            ),
+            access_token_ttl: r.period("auth.access_token_ttl", "15m", "how long an access token is good for"),
+            session_ttl: r.period("auth.session_ttl", "12h", "how long a session lasts at most, of someone who does not ask to stay signed in"),
+            session_idle: r.period("auth.session_idle", "2h", "such a session ends when it is not used for this long"),
+            remembered_session_ttl: r.period("auth.remembered_session_ttl", "30d", "how long a session lasts at most, of someone who asks to stay signed in"),
+            remembered_session_idle: r.period("auth.remembered_session_idle", "14d", "such a session ends when it is not used for this long"),
+            refresh_grace: r.period("auth.refresh_grace", "30s", "a refresh token that was just superseded is answered with its successor for this long; after that its use ends the session"),
+            verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
+            resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
+            hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
+            hash_wait: r.period(
+                "auth.hash_wait",
+                "1s",
+                "the longest a password waits for its turn before the request is shed with 503",
+            ),
+        }
+    }
 }
 
 /// The store.
@@ -321,6 +359,7 @@ impl Config {
                 ),
                 concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
                 drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
+                trusted_proxies: r.value("api.trusted_proxies", "", "addresses or networks (CIDR), separated by commas, of the proxies whose `X-Forwarded-For` is believed; empty for none"),
             },
             worker: Worker {
                 internal_listen: r.listen("worker.internal_listen",
@@ -332,23 +371,7 @@ impl Config {
                 maintenance_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.maintenance_concurrency", "4", "jobs of the `maintenance` queue run at once by one process"),
                 drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
             },
-            auth: Auth {
-                master_key: r.secret(
-                    "auth.master_key",
-                    DEVELOPMENT_MASTER_KEY,
-                    "32 random bytes in base64 (`openssl rand -base64 32`), required in production; seals signing keys and derives the tokens in links",
-                ),
-                access_token_ttl: r.period("auth.access_token_ttl", "15m", "how long an access token is good for"),
-                session_ttl: r.period("auth.session_ttl", "30d", "how long a session lasts at most"),
-                verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
-                resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
-                hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
-                hash_wait: r.period(
-                    "auth.hash_wait",
-                    "1s",
-                    "the longest a password waits for its turn before the request is shed with 503",
-                ),
-            },
+            auth: Auth::read(r),
             mongodb: Mongodb {
                 uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
                 database: r.value("mongodb.database", "tenantry", "name of the database"),

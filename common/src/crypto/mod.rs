@@ -10,11 +10,13 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 mod link_token;
 mod master_key;
 mod password;
+mod refresh_token;
 mod signing;
 
 pub use link_token::{LinkToken, TokenHash};
 pub use master_key::{InvalidMasterKey, MasterKey, SealError};
 pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash};
+pub use refresh_token::{PresentedToken, RefreshToken};
 pub use signing::{AccessClaims, Issuer, SigningError, SigningKey, Verifier};
 
 /// SHA-256 of `bytes` in URL-safe base64: 43 characters that tell texts apart and do not show them.

@@ -79,6 +79,10 @@ metrics! {
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
     /// Requests in work.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
+    /// Callers looked up, by whether they were kept from an earlier request: hit or miss.
+    API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
+    /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
+    AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
     /// Passwords waiting for their turn to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
     /// Requests shed because too many passwords waited.

@@ -2,3 +2,4 @@
 
 pub(crate) mod maintenance;
 pub(crate) mod registrations;
+pub(crate) mod sessions;

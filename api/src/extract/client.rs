@@ -1,0 +1,46 @@
+//! What is known of the client of a request besides who it says it is.
+
+use std::{convert::Infallible, net::IpAddr};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderName, header, request::Parts},
+};
+use common::sessions::Device;
+
+use crate::state::App;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The address that a connection comes from, as the listener notes it with every request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// The client of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    /// Where it is: the connection's other end, or what the proxies there say that we trust.
+    pub(crate) address: Option<IpAddr>,
+    /// What it says it is (`User-Agent`).
+    name: String,
+}
+
+impl Client {
+    /// As a session keeps it.
+    pub(crate) fn device(&self) -> Device {
+        Device { name: self.name.clone(), ip: self.address.map(|address| address.to_string()).unwrap_or_default() }
+    }
+}
+
+impl FromRequestParts<App> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+        let lines = parts.headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+        let address = peer.map(|peer| app.trusted_proxies.client(peer, hops.into_iter()));
+        let name = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        Ok(Self { address, name })
+    }
+}

@@ -1,0 +1,44 @@
+//! The refresh token as a cookie, for browsers: scripts cannot read it, other sites cannot have it sent.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use common::{ambient::between, crypto::RefreshToken, sessions::Session};
+use cookie::{Cookie, SameSite};
+use mongodb::bson::DateTime;
+
+const NAME: &str = "refresh_token";
+/// The only routes that it is sent to.
+const PATH: &str = "/api/auth";
+
+/// The header that hands `session`'s token to a browser, which keeps it for as long as the session may
+/// last, or until it is closed where the person does not want to stay signed in.
+pub(crate) fn set(session: &Session, token: &RefreshToken, now: DateTime) -> HeaderValue {
+    let mut cookie = ours(token.expose().to_owned());
+    if session.remembered {
+        let left = between(now, session.expires_at);
+        cookie.set_max_age(cookie::time::Duration::try_from(left).unwrap_or(cookie::time::Duration::MAX));
+    }
+    header_of(&cookie)
+}
+
+/// The header that takes it back.
+pub(crate) fn clear() -> HeaderValue {
+    let mut cookie = ours(String::new());
+    cookie.set_max_age(cookie::time::Duration::ZERO);
+    header_of(&cookie)
+}
+
+/// The token that a browser sent.
+pub(crate) fn sent(headers: &HeaderMap) -> Option<String> {
+    let texts = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut cookies = texts.flat_map(Cookie::split_parse).filter_map(Result::ok);
+    cookies.find(|cookie| cookie.name() == NAME).map(|cookie| cookie.value().to_owned())
+}
+
+fn ours(value: String) -> Cookie<'static> {
+    Cookie::build((NAME, value)).http_only(true).secure(true).same_site(SameSite::Strict).path(PATH).build()
+}
+
+fn header_of(cookie: &Cookie<'_>) -> HeaderValue {
+    // Tokens are letters, digits, hyphens and underscores: always a valid header.
+    HeaderValue::from_str(&cookie.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,114 @@
+//! Saying what was revoked.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use common::revocations::Revoked;
+use redis::RedisResult;
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+
+use super::{BEAT, Message, Said, channel};
+use crate::{backoff::reconnect_delay, queue::Broker};
+
+/// Revocations that wait for Redis one by one; beyond that everything is revoked.
+const PENDING_MAX: usize = 10_000;
+
+/// One process' voice. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Announcer {
+    sayings: mpsc::UnboundedSender<Said>,
+    beats: Arc<watch::Sender<bool>>,
+}
+
+/// What the task behind it works with.
+struct Voice {
+    broker: Broker,
+    name: String,
+    said: u64,
+    pending: VecDeque<Said>,
+    beats: watch::Receiver<bool>,
+}
+
+impl Announcer {
+    /// Announces as `name` until it is closed.
+    pub(crate) fn start(broker: Broker, name: String) -> Self {
+        let (sayings, waiting) = mpsc::unbounded_channel();
+        let (sender, beats) = watch::channel(false);
+        let voice = Voice { broker, name, said: 0, pending: VecDeque::new(), beats };
+        tokio::spawn(voice.speak(waiting));
+        Self { sayings, beats: Arc::new(sender) }
+    }
+
+    /// Announces a revocation, as soon as Redis takes it.
+    pub(crate) fn announce(&self, revoked: Revoked) {
+        if self.sayings.send(Said::Revoked(revoked)).is_err() {
+            tracing::error!(%revoked, "revoked_after_closing");
+        }
+    }
+
+    /// Says what is left and goodbye; not before Redis has taken it.
+    pub(crate) async fn close(&self) {
+        if self.sayings.send(Said::Bye).is_ok() {
+            self.sayings.closed().await;
+        }
+    }
+
+    /// Beats from now on.
+    pub(crate) fn beat(&self) {
+        self.beats.send_replace(true);
+    }
+}
+
+impl Voice {
+    async fn speak(mut self, mut waiting: mpsc::UnboundedReceiver<Said>) {
+        let mut ticks = tokio::time::interval(BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = 0;
+        let mut is_closed = false;
+        while !is_closed || !self.pending.is_empty() {
+            let is_beating = *self.beats.borrow();
+            tokio::select! {
+                said = waiting.recv(), if !is_closed => is_closed = self.add(said.unwrap_or(Said::Bye)),
+                _ = ticks.tick(), if is_beating && self.pending.is_empty() => self.pending.push_back(Said::Beat),
+                Ok(()) = self.beats.changed() => {}
+                () = tokio::time::sleep(reconnect_delay(failures)), if !self.pending.is_empty() => {}
+            }
+            while !is_closed && let Ok(said) = waiting.try_recv() {
+                is_closed = self.add(said);
+            }
+            match self.say_all().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, pending = self.pending.len(), "revocations_not_announced");
+                }
+            }
+        }
+    }
+
+    /// Notes what is to be said; tells whether it is the last.
+    fn add(&mut self, said: Said) -> bool {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending = VecDeque::from([Said::Everything]);
+        } else {
+            self.pending.push_back(said);
+        }
+        said == Said::Bye
+    }
+
+    async fn say_all(&mut self) -> RedisResult<()> {
+        while let Some(said) = self.pending.front().copied() {
+            // Counted also when it fails: it may have been heard.
+            self.said += 1;
+            let sender = (*self.beats.borrow()).then(|| (self.name.clone(), self.said));
+            let message = Message { sender, said }.to_string();
+            let mut publish = redis::cmd("PUBLISH");
+            publish.arg(channel(self.broker.prefix())).arg(message);
+            publish.exec_async(&mut self.broker.connections().shared()).await?;
+            self.pending.pop_front();
+        }
+        Ok(())
+    }
+}
