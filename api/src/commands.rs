@@ -1,15 +1,18 @@
 //! Subcommands that prepare an installation.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use anyhow::Context;
 use common::{
-    ambient::Ambient,
+    ambient::{Ambient, rfc3339},
     config::{Config, Environment},
-    crypto::{Hasher, MasterKey},
+    crypto::{Hasher, MasterKey, RevokeSigningKey, RotateSigningKey, SigningKey},
     db::Store,
-    demo, internal,
+    demo,
+    id::SigningKeyId,
+    internal,
 };
+use mongodb::bson::DateTime;
 use secrecy::ExposeSecret;
 
 /// Lists every version of the schema and whether the database has it.
@@ -33,6 +36,41 @@ pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lists every signing key, the oldest first.
+pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
+    let store = store(&config).await?;
+    let (keys, now) = (SigningKey::all(&store).await?, store.ambient().now());
+    println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "MADE", "SIGNS FROM");
+    for key in &keys {
+        let at = |at: Option<DateTime>| at.map_or_else(|| "-".to_owned(), rfc3339);
+        let (state, made) = (key.state(&keys, now).name(), rfc3339(key.created_at));
+        println!("{:<36}  {state:<8}  {made:<24}  {:<24}  {}", key.id.to_string(), at(key.activates_at), at(key.retires_at));
+    }
+    Ok(())
+}
+
+/// Makes the next signing key.
+pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Result<()> {
+    let master = master_key(&config)?;
+    let rotate = RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
+    let key = store(&config).await?.commit(&rotate).await?;
+    println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
+    Ok(())
+}
+
+/// Forgets a signing key at once.
+pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
+    let master = master_key(&config)?;
+    let active = store(&config).await?.commit(&RevokeSigningKey { master: &master, key }).await?;
+    let active = active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
+    println!("{key} is revoked; {active} signs");
+    Ok(())
+}
+
+fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+    MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")
+}
+
 /// Asks the running process whether it is alive.
 pub(crate) async fn health(config: Config) -> anyhow::Result<()> {
     internal::probe(config.api.internal_listen).await.with_context(|| format!("the API at {}", config.api.internal_listen))
@@ -44,7 +82,7 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
         config.app.environment == Environment::Development,
         "the demo account has a well-known password: set app.environment to development to make it"
     );
-    let key = MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
+    let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
     let made = demo::seed(&store(&config).await?, &key, &hasher).await?;
     println!("{} {} in tenant {}", demo::EMAIL, if made { "made" } else { "exists" }, demo::TENANT);

@@ -11,6 +11,7 @@ use common::{
     db::Store,
     sign_in::SignedIn,
 };
+use mongodb::bson::DateTime;
 use tokio::{
     sync::{Mutex, watch},
     time::{Instant, MissedTickBehavior, interval},
@@ -18,9 +19,9 @@ use tokio::{
 
 /// Unknown keys are looked for this often at most.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Keys are loaded anew this often in any case, so that a new one comes into use and a withdrawn
-/// one out of it.
-const REFRESH_PERIOD: Duration = Duration::from_mins(1);
+/// Keys are loaded anew this often in any case, so that a new one comes into use, and one that was
+/// revoked because it may be known is worth nothing within five seconds.
+const REFRESH_PERIOD: Duration = Duration::from_secs(3);
 
 /// Signs and checks access tokens.
 pub(crate) struct Keyring {
@@ -54,7 +55,7 @@ impl Keyring {
     pub(crate) async fn open(store: Store, master: MasterKey, app: &config::App, ttl: Duration) -> Result<Self, SigningError> {
         let found = SigningKey::ensure(&store, &master).await?;
         let issuer = app.public_url.clone();
-        let keys = Keys::new(&found, &master, &issuer, ttl)?;
+        let keys = Keys::new(&found, &master, &issuer, ttl, store.ambient().now())?;
         let (current, looked_at) = (watch::Sender::new(Arc::new(keys)), Mutex::new(Instant::now()));
         Ok(Self { store, master, issuer, ttl, current, looked_at })
     }
@@ -110,7 +111,8 @@ impl Keyring {
 
     async fn reload(&self) {
         let found = SigningKey::all(&self.store).await.map_err(SigningError::from);
-        match found.and_then(|found| Keys::new(&found, &self.master, &self.issuer, self.ttl)) {
+        let now = self.store.ambient().now();
+        match found.and_then(|found| Keys::new(&found, &self.master, &self.issuer, self.ttl, now)) {
             Ok(keys) => {
                 self.current.send_replace(Arc::new(keys));
             }
@@ -124,7 +126,7 @@ impl Keyring {
 }
 
 impl Keys {
-    fn new(found: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration) -> Result<Self, SigningError> {
-        Ok(Self { issuer: Issuer::new(found, master, issuer, ttl)?, verifier: Verifier::new(found, issuer)? })
+    fn new(found: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration, now: DateTime) -> Result<Self, SigningError> {
+        Ok(Self { issuer: Issuer::new(found, master, issuer, ttl, now)?, verifier: Verifier::new(found, issuer, now)? })
     }
 }

@@ -21,7 +21,10 @@ mod state;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use common::config::{Config, EXIT_CONFIG, Mistakes, Sources};
+use common::{
+    config::{Config, EXIT_CONFIG, Mistakes, Period, Sources},
+    id::SigningKeyId,
+};
 
 /// Tenantry's HTTP API.
 #[derive(Parser)]
@@ -41,6 +44,9 @@ enum Command {
     /// Look at or change the database's schema.
     #[command(subcommand)]
     Migrate(Migrate),
+    /// Look at or change the keys that access tokens are signed with.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Exit 0 when the API at `api.internal_listen` is alive.
     Health,
     /// Print the OpenAPI document.
@@ -61,6 +67,24 @@ enum Migrate {
     Up,
 }
 
+#[derive(Subcommand)]
+enum Keys {
+    /// List every key and what it is good for.
+    List,
+    /// Make the next key. It is published at once and signs after a while; nobody is signed out.
+    Rotate {
+        /// How long it is published before it signs; not shorter than verifiers keep keys, 5 minutes.
+        #[arg(long, default_value = "10m")]
+        lead: Period,
+    },
+    /// Forget a key that may be known to others: every access token that it signed is refused within 5
+    /// seconds. Clients go on with their refresh tokens.
+    Revoke {
+        /// The key's id (`kid`).
+        key: SigningKeyId,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
@@ -71,6 +95,9 @@ fn main() -> ExitCode {
         Command::Serve => run(serve::serve),
         Command::Migrate(Migrate::Status) => run(commands::migrate_status),
         Command::Migrate(Migrate::Up) => run(commands::migrate_up),
+        Command::Keys(Keys::List) => run(commands::keys_list),
+        Command::Keys(Keys::Rotate { lead: Period(lead) }) => run(move |config| commands::keys_rotate(config, lead)),
+        Command::Keys(Keys::Revoke { key }) => run(move |config| commands::keys_revoke(config, key)),
         Command::Health => run(commands::health),
         Command::Openapi => printed(&openapi::json()),
         Command::ConfigTable => printed(&commands::config_table()),

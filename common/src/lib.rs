@@ -37,6 +37,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "sessions", plan: Plan::Indexes(sessions::INDEXES) },
     Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
     Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
+    Migration { version: 18, name: "signing keys", plan: Plan::Indexes(crypto::SIGNING_KEY_INDEXES) },
 ];
 
 const VALIDATORS: &[Validator] =

@@ -223,12 +223,13 @@ async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
     let mut newer = mongodb::bson::serialize_to_document(&stored[0]).unwrap();
     newer.insert("_id", world.store.ambient().id::<common::id::SigningKey>());
     newer.insert("created_at", world.store.ambient().now());
+    newer.insert("activates_at", world.store.ambient().now());
     let newer: SigningKey = mongodb::bson::deserialize_from_document(newer).unwrap();
     world.store.records::<SigningKey>(PlatformScope).insert(&newer).await.unwrap();
 
     let keys = SigningKey::all(&world.store).await.unwrap();
-    let issuer = Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl).unwrap();
     let now = world.store.ambient().now();
+    let issuer = Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl, now).unwrap();
     let rotated = issuer.issue(now, id("sub").parse().unwrap(), id("tid").parse().unwrap(), id("sid").parse().unwrap()).unwrap();
     crate::support::eventually("the new key is found", async || {
         (world.client.get_as(&rotated, "/api/auth/me").await.status == StatusCode::OK).then_some(())

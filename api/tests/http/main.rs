@@ -14,6 +14,7 @@ mod refresh;
 mod registration;
 mod revocation;
 mod sessions;
+mod signing_keys;
 mod starting;
 mod stopping;
 mod support;

@@ -15,7 +15,9 @@ use serde_json::json;
 
 use super::{MasterKey, SealError};
 use crate::{
-    db::{DbError, PlatformOwned, PlatformScope, Record, Store},
+    ambient::{Ambient, later},
+    audit,
+    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn},
     id::{SessionId, SigningKeyId, TenantId, UserId},
 };
 
@@ -23,6 +25,10 @@ use crate::{
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// What the master key seals signing keys for.
 const SEAL_PURPOSE: &str = "signing-key";
+/// A process goes on with the key it has for this long at most after another is active.
+const ROTATION_SLACK: Duration = Duration::from_mins(1);
+/// Keys that are looked at; one is made in a rotation and vanishes after the next.
+const KEYS_MAX: i64 = 100;
 /// Who access tokens are for (`aud`).
 const AUDIENCE: &str = "tenantry-api";
 
@@ -55,14 +61,50 @@ pub struct SigningKey {
     sealed_private: Binary,
     /// 32 bytes.
     public: Binary,
-    /// When it was made; the newest signs.
+    /// When it was made.
     pub created_at: DateTime,
+    /// Signs from then on; published before, so that every verifier knows it by then. At once without.
+    #[serde(default)]
+    pub activates_at: Option<DateTime>,
+    /// Verifies nothing from then on: the last token that it signed has expired. The row vanishes a while
+    /// later.
+    #[serde(default)]
+    pub retires_at: Option<DateTime>,
 }
 
 impl Record for SigningKey {
     const COLLECTION: &'static str = "signing_keys";
 }
 impl PlatformOwned for SigningKey {}
+
+/// A key that is not needed any more vanishes.
+pub(crate) const INDEXES: &[IndexPlan] =
+    &[IndexPlan { collection: SigningKey::COLLECTION, name: "signing_keys_ttl", keys: &[("retires_at", 1)], unique: false, ttl: true }];
+
+/// What a key is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Published, and does not sign yet.
+    Pending,
+    /// Signs, and verifies.
+    Active,
+    /// Verifies what it signed before its successor.
+    Retiring,
+    /// Verifies nothing.
+    Retired,
+}
+
+impl KeyState {
+    /// As commands write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
+        }
+    }
+}
 
 /// Why a token could not be signed or a key not be had.
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +121,46 @@ pub enum SigningError {
 }
 
 impl SigningKey {
-    /// A new key pair.
-    fn generate(store: &Store, master: &MasterKey) -> Result<Self, SigningError> {
+    /// A new key pair that signs from `activates_at` on.
+    fn generate(ambient: &Ambient, master: &MasterKey, activates_at: DateTime) -> Result<Self, SigningError> {
         let pair = Ed25519KeyPair::generate().map_err(key_error)?;
         let private = pair.to_pkcs8v1().map_err(key_error)?;
         let sealed = master.seal(SEAL_PURPOSE, private.as_ref())?;
         Ok(Self {
-            id: store.ambient().id(),
+            id: ambient.id(),
             sealed_private: binary(sealed),
             public: binary(pair.public_key().as_ref().to_vec()),
-            created_at: store.ambient().now(),
+            created_at: ambient.now(),
+            activates_at: Some(activates_at),
+            retires_at: None,
         })
+    }
+
+    /// What the key is good for at `now`, beside the others of `all`.
+    pub fn state(&self, all: &[Self], now: DateTime) -> KeyState {
+        if self.is_retired(now) {
+            KeyState::Retired
+        } else if !self.is_activated(now) {
+            KeyState::Pending
+        } else if Self::active(all, now).is_some_and(|active| active.id == self.id) {
+            KeyState::Active
+        } else {
+            KeyState::Retiring
+        }
+    }
+
+    /// The one of `all` that signs at `now`: the last that was activated.
+    fn active(all: &[Self], now: DateTime) -> Option<&Self> {
+        let good = all.iter().filter(|key| key.is_activated(now) && !key.is_retired(now));
+        good.max_by_key(|key| (key.activates_at, key.id.uuid()))
+    }
+
+    fn is_activated(&self, now: DateTime) -> bool {
+        self.activates_at.is_none_or(|at| at <= now)
+    }
+
+    fn is_retired(&self, now: DateTime) -> bool {
+        self.retires_at.is_some_and(|at| at <= now)
     }
 
     /// Every key that tokens may be signed with, oldest first.
@@ -97,7 +168,7 @@ impl SigningKey {
     /// # Errors
     /// When the store fails.
     pub async fn all(store: &Store) -> Result<Vec<Self>, DbError> {
-        store.records::<Self>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 100).await
+        store.records::<Self>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, KEYS_MAX).await
     }
 
     /// Makes the first key when there is none. Processes that start together may each make one;
@@ -110,9 +181,79 @@ impl SigningKey {
         if !keys.is_empty() {
             return Ok(keys);
         }
-        let key = Self::generate(store, master)?;
+        let key = Self::generate(store.ambient(), master, store.ambient().now())?;
         store.records::<Self>(PlatformScope).insert(&key).await?;
         Ok(Self::all(store).await?)
+    }
+}
+
+/// Makes the next key, which signs after a while; the others verify for as long as what they signed.
+#[derive(Debug)]
+pub struct RotateSigningKey<'a> {
+    /// The installation's key.
+    pub master: &'a MasterKey,
+    /// How long the key is published before it signs.
+    pub lead: Duration,
+    /// How long a token is good for.
+    pub token_ttl: Duration,
+}
+
+impl Change for RotateSigningKey<'_> {
+    type Output = SigningKey;
+    type Error = SigningError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<SigningKey, SigningError> {
+        let activates_at = later(txn.ambient().now(), self.lead);
+        let key = SigningKey::generate(txn.ambient(), self.master, activates_at)?;
+        // Other processes sign with the old one until they have looked again.
+        let retires_at = later(activates_at, self.token_ttl + CLOCK_SKEW + ROTATION_SLACK);
+        let retire = doc! { "$set": { "retires_at": retires_at } };
+        txn.records::<SigningKey>(PlatformScope).update_all(doc! { "retires_at": null }, retire).await?;
+        txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
+        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Ok(key)
+    }
+}
+
+/// Forgets a key that may be known to others: whatever it signed is worth nothing any more. Where it was
+/// the one that signs, a new one does from now on.
+#[derive(Debug)]
+pub struct RevokeSigningKey<'a> {
+    /// The installation's key.
+    pub master: &'a MasterKey,
+    /// Which.
+    pub key: SigningKeyId,
+}
+
+impl Change for RevokeSigningKey<'_> {
+    /// The key that signs now; none when there was none to revoke.
+    type Output = Option<SigningKeyId>;
+    type Error = SigningError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<SigningKeyId>, SigningError> {
+        if txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await?.is_none() {
+            return Ok(None);
+        }
+        audit::record(txn, None, None, "signing_key.revoked", self.key).await?;
+        let now = txn.ambient().now();
+        // One that was to sign later signs now; verifiers that do not know it yet look for it.
+        let (staying, activate) = (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
+        if let Some(next) = txn.records::<SigningKey>(PlatformScope).find_and_update(staying, activate).await? {
+            return Ok(Some(next.id));
+        }
+        let key = SigningKey::generate(txn.ambient(), self.master, now)?;
+        txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
+        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Ok(Some(key.id))
+    }
+}
+
+impl Transient for SigningError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::Seal(_) | Self::Key(_) => None,
+        }
     }
 }
 
@@ -125,14 +266,14 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Signs with the newest of `keys`.
+    /// Signs with the one of `keys` that is active at `now`.
     ///
     /// # Errors
     /// When there is none, or it does not open with `master`.
-    pub fn new(keys: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration) -> Result<Self, SigningError> {
-        let newest = keys.last().ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
-        let private = master.open(SEAL_PURPOSE, &newest.sealed_private.bytes)?;
-        Ok(Self { id: newest.id, key: EncodingKey::from_ed_der(&private), iss: issuer.to_owned(), ttl })
+    pub fn new(keys: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration, now: DateTime) -> Result<Self, SigningError> {
+        let active = SigningKey::active(keys, now).ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
+        let private = master.open(SEAL_PURPOSE, &active.sealed_private.bytes)?;
+        Ok(Self { id: active.id, key: EncodingKey::from_ed_der(&private), iss: issuer.to_owned(), ttl })
     }
 
     /// How long a token is good for.
@@ -170,11 +311,12 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts tokens of `issuer` signed with any of `keys`.
+    /// Accepts tokens of `issuer` signed with any of `keys` that is not retired at `now`.
     ///
     /// # Errors
     /// When a public key is not one.
-    pub fn new(keys: &[SigningKey], issuer: &str) -> Result<Self, SigningError> {
+    pub fn new(keys: &[SigningKey], issuer: &str, now: DateTime) -> Result<Self, SigningError> {
+        let keys: Vec<&SigningKey> = keys.iter().filter(|key| !key.is_retired(now)).collect();
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[AUDIENCE]);
@@ -191,7 +333,7 @@ impl Verifier {
             keys.iter().map(|key| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key.id, "x": public(key) }));
         Ok(Self {
             jwks: json!({ "keys": jwks.collect::<Vec<_>>() }),
-            keys: keys.iter().map(decoding).collect::<Result<_, SigningError>>()?,
+            keys: keys.into_iter().map(decoding).collect::<Result<_, SigningError>>()?,
             validation,
         })
     }

@@ -1,0 +1,98 @@
+//! Keys are rotated without anybody noticing, and a key that is known to others is worth nothing within
+//! five seconds.
+
+use std::time::{Duration, Instant};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::{PASSWORD, World, eventually};
+
+/// What `api keys list` says of each key: its id and its state.
+async fn keys(world: &World) -> Vec<(String, String)> {
+    let listed = world.run(&["keys", "list"], &[]).await;
+    assert!(listed.status.success(), "{listed:?}");
+    let lines = String::from_utf8(listed.stdout).unwrap();
+    let line = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
+    };
+    lines.lines().skip(1).map(line).collect()
+}
+
+async fn states(world: &World) -> Vec<String> {
+    keys(world).await.into_iter().map(|(_, state)| state).collect()
+}
+
+async fn published(world: &World) -> Vec<String> {
+    let jwks = world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK).json();
+    jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+fn kid(token: &str) -> String {
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
+}
+
+async fn sign_in(world: &World) -> String {
+    let login = world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK).json();
+    login["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_new_key_is_published_before_it_signs_and_nobody_is_signed_out() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let rotated = world.run(&["keys", "rotate", "--lead", "1h"], &[]).await;
+    assert!(rotated.status.success(), "{rotated:?}");
+    assert_eq!(states(&world).await, ["active", "pending"]);
+    eventually("both are published", async || (published(&world).await.len() == 2).then_some(())).await;
+    assert_eq!(kid(&sign_in(&world).await), kid(&token), "the new one does not sign yet");
+
+    let rotated = world.run(&["keys", "rotate", "--lead", "1ms"], &[]).await;
+    assert!(rotated.status.success(), "{rotated:?}");
+    let newest = keys(&world).await.pop().unwrap().0;
+    eventually("the newest signs", async || (kid(&sign_in(&world).await) == newest).then_some(())).await;
+    assert_eq!(states(&world).await.last().unwrap(), "active");
+    world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_a_revoked_key_signed_is_refused_within_five_seconds_by_every_process() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let stolen = world.signed_in("ada@example.com").await;
+    for client in [&world.client, &second] {
+        client.get_as(&stolen, "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    let revoked = world.run(&["keys", "revoke", &kid(&stolen)], &[]).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    let begun = Instant::now();
+    for client in [&world.client, &second] {
+        eventually("it is refused", async || {
+            let answer = client.get_as(&stolen, "/api/auth/me").await;
+            (answer.status == StatusCode::UNAUTHORIZED).then_some(())
+        })
+        .await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let fresh = sign_in(&world).await;
+    assert_ne!(kid(&fresh), kid(&stolen));
+    second.get_as(&fresh, "/api/auth/me").await.expect(StatusCode::OK);
+    assert_eq!(states(&world).await, ["active"]);
+}
+
+#[tokio::test]
+async fn revoking_the_key_that_signs_has_the_next_one_sign_at_once() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    world.run(&["keys", "rotate"], &[]).await;
+    let all = keys(&world).await;
+    let revoked = world.run(&["keys", "revoke", &all[0].0], &[]).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    assert_eq!(keys(&world).await, [(all[1].0.clone(), "active".to_owned())]);
+    let unknown = world.run(&["keys", "revoke", &all[0].0], &[]).await;
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("api keys list"), "{unknown:?}");
+}
