@@ -7,7 +7,7 @@
 //! of its dead letters.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -363,10 +363,15 @@ impl Change for Revival<'_> {
 /// Removes the rows of those of `ids` that belong to batches; answers the rows of jobs that follow.
 pub(crate) async fn remove_members(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
     let mut following = Vec::new();
-    for (batch, members) in members(store, ids, doc! { "dead_at": null }).await? {
-        following.extend(store.commit(&Removal { batch, members: &members }).await?.inspect(report));
+    for (batch, members) in by_batch(members(store, ids, doc! { "dead_at": null }).await?) {
+        following.extend(remove_members_of(store, batch, &members).await?);
     }
     Ok(following)
+}
+
+/// Removes the rows of `members` of `batch`; answers the row of the job that follows.
+pub(crate) async fn remove_members_of(store: &Store, batch: BatchId, members: &[JobId]) -> Result<Option<OutboxRow>, DbError> {
+    Ok(store.commit(&Removal { batch, members }).await?.inspect(report))
 }
 
 /// Marks the row of `member` as dead, if it belongs to a batch and is not dead already; answers the
@@ -377,25 +382,32 @@ pub(crate) async fn mark_member_dead(store: &Store, member: JobId, update: Docum
 
 /// Gives the rows of those of `ids` that are dead members of batches back to the relay.
 pub(crate) async fn revive_members(store: &Store, ids: &[JobId], update: &Document) -> Result<(), DbError> {
-    for (batch, members) in members(store, ids, doc! { "dead_at": { "$ne": null } }).await? {
+    for (batch, members) in by_batch(members(store, ids, doc! { "dead_at": { "$ne": null } }).await?) {
         store.commit(&Revival { batch, members: &members, update }).await?;
     }
     Ok(())
 }
 
-/// Those of `ids` that belong to batches, by batch.
-async fn members(store: &Store, ids: &[JobId], mut filter: Document) -> Result<BTreeMap<BatchId, Vec<JobId>>, DbError> {
+/// Those of `ids` that belong to batches, each with its own.
+pub(crate) async fn batches_of(store: &Store, ids: &[JobId]) -> Result<HashMap<JobId, BatchId>, DbError> {
+    Ok(members(store, ids, Document::new()).await?.into_iter().collect())
+}
+
+fn by_batch(members: Vec<(JobId, BatchId)>) -> BTreeMap<BatchId, Vec<JobId>> {
+    let mut batches = BTreeMap::<BatchId, Vec<JobId>>::new();
+    for (member, batch) in members {
+        batches.entry(batch).or_default().push(member);
+    }
+    batches
+}
+
+/// Those of `ids` that belong to batches and match, each with its own.
+async fn members(store: &Store, ids: &[JobId], mut filter: Document) -> Result<Vec<(JobId, BatchId)>, DbError> {
     filter.insert("_id", doc! { "$in": ids.to_vec() });
     filter.insert("batch_id", doc! { "$ne": null });
     let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
     let rows = store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await?;
-    let mut batches = BTreeMap::<BatchId, Vec<JobId>>::new();
-    for row in rows {
-        if let Some(batch) = row.batch_id {
-            batches.entry(batch).or_default().push(row.id);
-        }
-    }
-    Ok(batches)
+    Ok(rows.into_iter().filter_map(|row| Some((row.id, row.batch_id?))).collect())
 }
 
 fn signed(rows: u64) -> i64 {

@@ -64,17 +64,17 @@ impl Jobs {
     /// Deletes dead letters of `queue` for good; answers how many were still dead. Each is logged.
     ///
     /// # Errors
-    /// See [`SteerError`]. What was done until then stays done; the rest is still dead, or comes back with
-    /// the relay's next comparison.
+    /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
     pub async fn delete_dead(&self, queue: Queue, letters: &[DeadLetter]) -> Result<usize, SteerError> {
         let mut deleted = 0;
         for letters in letters.chunks(PAGE) {
-            // The row last, and only while it is dead: whoever gives the job another try meanwhile wins.
-            let members: Vec<&[u8]> = letters.iter().map(|letter| letter.member.as_slice()).collect();
-            deleted += self.broker().delete_dead(queue, &members).await?;
+            // The row first, or nobody would delete it after a process that died in between; and only while it is
+            // dead: whoever gives the job another try meanwhile wins.
             let staged = letters.iter().filter_map(|letter| letter.envelope.as_ref()).filter(|envelope| envelope.staged);
             let rows = doc! { "_id": { "$in": staged.map(|envelope| envelope.id).collect::<Vec<JobId>>() }, "dead_at": { "$ne": null } };
             self.store().records::<OutboxRow>(PlatformScope).delete_all(rows).await?;
+            let members: Vec<&[u8]> = letters.iter().map(|letter| letter.member.as_slice()).collect();
+            deleted += self.broker().delete_dead(queue, &members).await?;
             for letter in letters {
                 let (job, kind) = (letter.job().map(|id| id.to_string()), letter.kind.as_deref());
                 tracing::info!(%queue, job, kind, died_at = letter.died_at, "dead_letter_deleted");

@@ -1,11 +1,14 @@
 //! What travels through Redis: a job with all that running it needs, as one JSON object.
 
 use common::id::{JobId, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, ser::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{BoxError, Job, unique::UniqueKey};
 
+/// The longest payload of a job, in bytes of JSON: far more than ids need, and far less than what a row of
+/// MongoDB or a page of the relay could not carry.
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Failures kept in an envelope; the oldest go first.
 const FAILURES_MAX: usize = 10;
 /// The most of one failure's text that is kept, in characters.
@@ -106,11 +109,25 @@ const fn is_first_attempt(attempt: &u32) -> bool {
     *attempt == 1
 }
 
+/// A job as JSON.
+///
+/// # Errors
+/// When it cannot be written, or is longer than [`PAYLOAD_BYTES_MAX`].
+pub(crate) fn payload_of<J: Job>(job: &J) -> Result<String, serde_json::Error> {
+    let payload = serde_json::to_string(job)?;
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        let told =
+            format!("its payload has {} bytes, at most {PAYLOAD_BYTES_MAX} are taken: put ids into it, not what they name", payload.len());
+        return Err(serde_json::Error::custom(told));
+    }
+    Ok(payload)
+}
+
 impl Envelope {
     /// An envelope for a job's first attempt.
     ///
     /// # Errors
-    /// When the job cannot be written as JSON.
+    /// When the job cannot be written as JSON, or has more than [`PAYLOAD_BYTES_MAX`] of it.
     pub fn new<J: Job>(id: JobId, tenant: Option<TenantId>, job: &J, now_ms: i64) -> Result<Self, serde_json::Error> {
         Ok(Self {
             id,
@@ -122,11 +139,11 @@ impl Envelope {
             due_at: None,
             parked_at: None,
             traceparent: common::telemetry::trace::current_traceparent(),
-            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
+            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, tenant, &unique)),
             staged: false,
             redelivered: false,
             failures: Vec::new(),
-            payload: serde_json::value::to_raw_value(job)?,
+            payload: RawValue::from_string(payload_of(job)?)?,
         })
     }
 

@@ -35,7 +35,7 @@ pub mod testing;
 mod unique;
 
 pub use drain::Drain;
-pub use envelope::{Envelope, Failure};
+pub use envelope::{Envelope, Failure, PAYLOAD_BYTES_MAX};
 pub use handover::{EnqueueError, Jobs};
 pub use inspect::{
     Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails, QueueView, Standing, UnknownState,

@@ -14,7 +14,7 @@ use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Failure, Job, Queue, batches, handover::count_duplicates, unique::UniqueKey};
+use crate::{Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates, unique::UniqueKey};
 
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -160,14 +160,19 @@ pub(crate) fn note(txn: &mut Txn, row: OutboxRow) {
 /// # Errors
 /// When the store fails; what was done until then stays done.
 pub(crate) async fn remove_rows(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
+    if remove_alone(store, ids).await? { Ok(Vec::new()) } else { batches::remove_members(store, ids).await }
+}
+
+/// As [`remove_rows`] of those that belong to no batch; tells whether that was all of them. If not, the
+/// rest is gone already or belongs to a batch.
+pub(crate) async fn remove_alone(store: &Store, ids: &[JobId]) -> Result<bool, DbError> {
     if ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(true);
     }
     // A dead letter's row stays, whoever believes that it is done.
     let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "batch_id": null };
     let removed = store.records::<OutboxRow>(PlatformScope).delete_all(filter).await?;
-    // What is left is gone already, or belongs to a batch: jobs without one cost a single delete.
-    if removed == ids.len() as u64 { Ok(Vec::new()) } else { batches::remove_members(store, ids).await }
+    Ok(removed == ids.len() as u64)
 }
 
 /// Marks the row of a job as dead since `died_at`; answers the row of the job that follows, where a
@@ -205,7 +210,7 @@ impl OutboxRow {
     /// # Errors
     /// When the job cannot be written as JSON.
     pub(crate) fn of<J: Job>(ambient: &Ambient, tenant: Option<TenantId>, job: &J) -> Result<Self, DbError> {
-        let payload = serde_json::to_string(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
+        let payload = payload_of(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
         Ok(Self {
             id: ambient.id(),
             queue: J::QUEUE.name().to_owned(),
@@ -216,7 +221,7 @@ impl OutboxRow {
             traceparent: common::telemetry::trace::current_traceparent(),
             staged_at: ambient.now(),
             due_at: None,
-            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, &unique)),
+            unique: job.unique().map(|unique| UniqueKey::new(J::KIND, tenant, &unique)),
             handed_at: None,
             dead_at: None,
             failures: Vec::new(),

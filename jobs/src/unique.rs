@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::id::TenantId;
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of a key that are kept as they are; longer ones are told apart by their hash.
@@ -10,7 +11,7 @@ const KEY_BYTES_MAX: usize = 128;
 /// What a job is unique by, and for how long.
 ///
 /// The key is taken when the job is handed to Redis, which is after the transaction that staged it,
-/// and it holds within the job's kind. The window decides what is lost: with
+/// and it holds within the job's kind and tenant. The window decides what is lost: with
 /// [`Window::UntilStarted`] a change made while the job waits is seen by it, and one made while it
 /// runs gets a job of its own; with [`Window::UntilFinished`] the latter does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,23 +33,24 @@ pub enum Window {
     For(Duration),
 }
 
-/// A unique key as it travels: window, colon, kind, colon, key.
+/// A unique key as it travels: window, kind, tenant (empty for none) and key, with colons between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct UniqueKey(String);
 
 impl UniqueKey {
-    /// The key of a job of `kind`.
-    pub(crate) fn new(kind: &str, unique: &Unique) -> Self {
+    /// The key of a job of `kind` that is done for `tenant`: no tenant's job ever drops another's.
+    pub(crate) fn new(kind: &str, tenant: Option<TenantId>, unique: &Unique) -> Self {
         let window = match unique.window {
             Window::UntilStarted => "s".to_owned(),
             Window::UntilFinished => "f".to_owned(),
             Window::For(span) => span.as_millis().to_string(),
         };
+        let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
         if unique.key.len() <= KEY_BYTES_MAX {
-            return Self(format!("{window}:{kind}:{}", unique.key));
+            return Self(format!("{window}:{kind}:{tenant}:{}", unique.key));
         }
-        Self(format!("{window}:{kind}:{}", common::crypto::fingerprint(unique.key.as_bytes())))
+        Self(format!("{window}:{kind}:{tenant}:{}", common::crypto::fingerprint(unique.key.as_bytes())))
     }
 
     /// Window and key, as the scripts take it.
@@ -73,11 +75,11 @@ mod tests {
 
     #[test]
     fn a_key_says_its_window_and_is_bounded() {
-        let key = |window, key: &str| UniqueKey::new("test.probe", &Unique { key: key.to_owned(), window });
-        assert_eq!(key(Window::UntilStarted, "a").as_str(), "s:test.probe:a");
-        assert_eq!(key(Window::UntilFinished, "a:b").held_until_end(), Some("test.probe:a:b"));
+        let key = |window, key: &str| UniqueKey::new("test.probe", None, &Unique { key: key.to_owned(), window });
+        assert_eq!(key(Window::UntilStarted, "a").as_str(), "s:test.probe::a");
+        assert_eq!(key(Window::UntilFinished, "a:b").held_until_end(), Some("test.probe::a:b"));
         assert_eq!(key(Window::UntilFinished, "a").held_until_start(), None);
-        assert_eq!(key(Window::For(Duration::from_secs(2)), "a").as_str(), "2000:test.probe:a");
+        assert_eq!(key(Window::For(Duration::from_secs(2)), "a").as_str(), "2000:test.probe::a");
         assert_eq!(key(Window::For(Duration::from_secs(2)), "a").held_until_end(), None);
         assert!(key(Window::UntilStarted, &"x".repeat(10_000)).as_str().len() < 100);
         assert_ne!(key(Window::UntilStarted, &"x".repeat(200)), key(Window::UntilStarted, &"x".repeat(201)));

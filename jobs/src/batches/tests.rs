@@ -6,7 +6,7 @@ use xtask::testing::TestEnv;
 
 use super::*;
 use crate::{
-    Queue,
+    PAYLOAD_BYTES_MAX, Queue,
     outbox::{mark_dead, remove_rows, revive_rows},
 };
 
@@ -106,9 +106,10 @@ fn a_batch_is_bounded() {
     assert!(matches!(batch.add(&Member), Err(BatchError::TooManyJobs)));
 
     let mut batch = NewBatch::new(&Ambient::system(), None);
-    let half = Large("x".repeat(BYTES_MAX / 2 - 2));
-    batch.add(&half).unwrap();
-    batch.add(&half).unwrap();
+    let largest = Large("x".repeat(PAYLOAD_BYTES_MAX - 2));
+    for _ in 0..BYTES_MAX / PAYLOAD_BYTES_MAX {
+        batch.add(&largest).unwrap();
+    }
     assert!(matches!(batch.add(&Member), Err(BatchError::TooManyBytes)));
 }
 

@@ -4,6 +4,7 @@
 //! job waits here while another worker has a free slot.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -31,6 +32,8 @@ pub(super) struct Ahead {
 pub(super) struct Next {
     waiting: Arc<Waiting>,
     jobs: mpsc::UnboundedReceiver<Delivery>,
+    /// Taken out already, to look at those behind them.
+    kept: VecDeque<Delivery>,
 }
 
 #[derive(Default)]
@@ -45,7 +48,7 @@ struct Waiting {
 pub(super) fn ahead() -> (Ahead, Next) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::<Waiting>::default();
-    (Ahead { waiting: Arc::clone(&waiting), jobs: sender }, Next { waiting, jobs: receiver })
+    (Ahead { waiting: Arc::clone(&waiting), jobs: sender }, Next { waiting, jobs: receiver, kept: VecDeque::new() })
 }
 
 impl Ahead {
@@ -74,14 +77,17 @@ impl Next {
     /// The next one, once there is one; none when the reader has ended. It waits until it
     /// [has gone](Self::gone).
     pub(super) async fn next(&mut self) -> Option<Delivery> {
-        self.jobs.recv().await
+        match self.kept.pop_front() {
+            None => self.jobs.recv().await,
+            kept => kept,
+        }
     }
 
-    /// The next one, if it is there, which goes at once.
-    pub(super) fn next_now(&mut self) -> Option<Delivery> {
-        let delivery = self.jobs.try_recv().ok()?;
-        self.gone();
-        Some(delivery)
+    /// All that are there but the first `kept`, which go at once.
+    pub(super) fn all_but(&mut self, kept: usize) -> Vec<Delivery> {
+        self.kept.extend(std::iter::from_fn(|| self.jobs.try_recv().ok()));
+        let gone = self.kept.split_off(kept.min(self.kept.len()));
+        gone.into_iter().inspect(|_| self.gone()).collect()
     }
 
     /// How many wait.

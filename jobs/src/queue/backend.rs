@@ -70,6 +70,7 @@ impl QueueBackend {
             slots: Arc::new(Semaphore::new(concurrency)),
             seats: seats.clone(),
             suspect_done: Arc::default(),
+            calm: super::consumer::Calm::from_now(),
             inbox: super::consumer::Inbox::default(),
             in_hand: super::consumer::InHand::default(),
             cancels: Arc::default(),

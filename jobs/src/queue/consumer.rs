@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use common::{db::Store, id::JobId};
@@ -36,19 +37,12 @@ pub struct Delivery {
 /// The right to have one more job in hand; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) _permit: OwnedSemaphorePermit,
     /// The job's seat among all queues of the process.
-    pub(crate) seat: Seat,
+    pub(crate) _seat: Seat,
     /// Held by a job that ended its worker more than once: such jobs run one at a time and alone, so
     /// that the guilty one takes no others along.
     pub(crate) suspect: Option<Turn>,
-}
-
-impl Slot {
-    /// The slot and the seat, and the suspect's turn that came with them.
-    pub(crate) fn into_parts(self) -> ((OwnedSemaphorePermit, Seat), Option<Turn>) {
-        ((self.permit, self.seat), self.suspect)
-    }
 }
 
 /// A suspect's turn; the next one is looked for when it ends.
@@ -64,6 +58,27 @@ impl Drop for Turn {
     }
 }
 
+/// Since when Redis has been there without a break, as far as this process knows. While it was away
+/// nobody could renew a lease, so one that ran out says nothing until everybody has had the time to.
+#[derive(Debug)]
+pub(crate) struct Calm(Mutex<Instant>);
+
+impl Calm {
+    pub(crate) fn from_now() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    /// Notes that Redis did not answer.
+    pub(crate) fn disturb(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long it still takes until it has been calm for `span`; none when it has.
+    pub(crate) fn wanting(&self, span: Duration) -> Option<Duration> {
+        span.checked_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
 /// What the tasks of one process' part in one queue share.
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
@@ -75,6 +90,7 @@ pub(crate) struct Consumer {
     /// Shared with the other queues of the process.
     pub(crate) seats: Seats,
     pub(crate) suspect_done: Arc<Notify>,
+    pub(crate) calm: Calm,
     pub(crate) inbox: Inbox,
     pub(crate) in_hand: InHand,
     pub(crate) cancels: Arc<Cancels>,

@@ -5,7 +5,7 @@ use common::id::JobId;
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{Content, Envelope, Failure, JobView, Queue, Standing, outbox::OutboxRow};
+use crate::{Content, Envelope, Failure, JobView, Queue, Standing, envelope::bounded, outbox::OutboxRow};
 
 /// A job that will not be tried again, as it is kept and shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl DeadLetter {
         Self {
             id: Some(envelope.id),
             kind: Some(envelope.kind.clone()),
-            error: error.to_owned(),
+            error: bounded(error),
             died_at: now_ms,
             failures: envelope.failures.clone(),
             envelope: Some(envelope),

@@ -28,7 +28,7 @@ const BLOCK_GRACE: Duration = Duration::from_secs(2);
 const READ_MAX: usize = 500;
 /// Jobs that wait here for a seat while none is free, so that this queue is in line for it: one for the
 /// next and one for the one after that.
-const IN_LINE: usize = 2;
+pub(super) const IN_LINE: usize = 2;
 /// The pause between two tries to end a blocking read.
 const UNBLOCK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -39,6 +39,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
             Ok(()) => break,
             Err(error) => {
                 metrics::REDIS_UP.set(i64::from(!error.is_io_error()));
+                consumer.calm.disturb();
                 tracing::warn!(queue = %consumer.queue, %error, failures, "fetch_failed");
                 failures += 1;
                 tokio::select! {
@@ -160,7 +161,7 @@ pub(super) async fn understand(consumer: &Consumer, finished: &mpsc::Sender<Fini
             tracing::error!(queue = %consumer.queue, entry = entry.id, %error, "poison_buried");
             let Entry { id, job, group, envelope: bytes, .. } = entry;
             let outcome = Outcome::Poison { bytes, error: error.to_string(), job, group };
-            settle(finished, Finished { entry: id, envelope: None, outcome, turn: None }).await;
+            settle(finished, Finished { entry: id, envelope: None, outcome, suspect: None }).await;
             None
         }
     }
@@ -169,7 +170,7 @@ pub(super) async fn understand(consumer: &Consumer, finished: &mpsc::Sender<Fini
 /// Gives a job back that has not started.
 pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Delivery) {
     let outcome = Outcome::HandBack;
-    settle(finished, Finished { entry: delivery.entry, envelope: Some(delivery.envelope), outcome, turn: None }).await;
+    settle(finished, Finished { entry: delivery.entry, envelope: Some(delivery.envelope), outcome, suspect: None }).await;
 }
 
 /// The settling task outlives every sender, so nothing can fail here.

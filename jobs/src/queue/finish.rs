@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::{
     broker::EntryId,
-    consumer::{Consumer, Delivery, Slot, Turn},
+    consumer::{Consumer, Delivery, Slot},
     group::Group,
 };
 use crate::{
@@ -77,9 +77,9 @@ pub(super) struct Finished {
     pub(super) entry: EntryId,
     pub(super) envelope: Option<Arc<Envelope>>,
     pub(super) outcome: Outcome,
-    /// A suspect's turn ends only once the job is settled: were the next one to end the process
-    /// before that, this one would be blamed for it.
-    pub(super) turn: Option<Turn>,
+    /// A suspect's slot, seat and turn are given back only once it is settled: were the next one to end the
+    /// process before that, this one would be blamed for it.
+    pub(super) suspect: Option<Slot>,
 }
 
 impl Finished {
@@ -192,8 +192,8 @@ where
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
             let outcome = layer.outcome(&envelope, verdict, started_at);
-            let (places, turn) = slot.map(Slot::into_parts).unzip();
-            let finished = Finished { entry, envelope: Some(envelope), outcome, turn: turn.flatten() };
+            let (suspect, slot) = if slot.as_ref().is_some_and(|slot| slot.suspect.is_some()) { (slot, None) } else { (None, slot) };
+            let finished = Finished { entry, envelope: Some(envelope), outcome, suspect };
             // While a store is away settling stands still; a process that is to end does not wait for it,
             // and whoever takes the job over settles it.
             tokio::select! {
@@ -201,7 +201,7 @@ where
                 sent = layer.finished.send(finished) => sent.map_err(|_| "settling ended before its jobs")?,
                 () = layer.drain.over() => return Err("the process ends before the job is settled".into()),
             }
-            drop(places);
+            drop(slot);
             Ok(())
         })
     }

@@ -3,39 +3,52 @@
 
 use std::sync::Arc;
 
+use redis::RedisResult;
+
 use super::consumer::Consumer;
+use crate::backoff::reconnect_delay;
 
 /// A lease is renewed this often while it lasts, so that one lost renewal costs nothing.
-const RENEWALS_PER_LEASE: u32 = 3;
+pub(super) const RENEWALS_PER_LEASE: u32 = 3;
 /// Entries renewed in one call.
 const BATCH_MAX: usize = 500;
 
 pub(super) async fn run(consumer: Arc<Consumer>) {
-    let mut ticks = tokio::time::interval(consumer.broker.config().lease / RENEWALS_PER_LEASE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let interval = consumer.broker.config().lease / RENEWALS_PER_LEASE;
+    let mut failures = 0;
     loop {
+        let pause = match renew(&consumer).await {
+            Ok(()) => {
+                failures = 0;
+                interval
+            }
+            Err(error) => {
+                tracing::warn!(queue = %consumer.queue, %error, failures, "leases_not_renewed");
+                consumer.calm.disturb();
+                failures += 1;
+                // As soon as Redis is back: others wait for no longer than a renewal takes.
+                reconnect_delay(failures).min(interval)
+            }
+        };
         tokio::select! {
-            _ = ticks.tick() => renew(&consumer).await,
+            () = tokio::time::sleep(pause) => {}
             () = consumer.closed.cancelled() => return,
         }
     }
 }
 
-async fn renew(consumer: &Consumer) {
+async fn renew(consumer: &Consumer) -> RedisResult<()> {
     for held in consumer.in_hand.all().chunks(BATCH_MAX) {
-        match consumer.broker.renew(consumer.queue, &consumer.name, held).await {
-            Ok(renewed) => {
-                // Settled in the meantime, or taken over because this process stood still for
-                // longer than a lease; then whoever has it now decides.
-                let still_here = renewed.lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
-                if still_here > 0 {
-                    tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
-                }
-                consumer.in_hand.remove(&renewed.lost);
-                // Nothing to do where the message was heard.
-                consumer.cancel(renewed.cancelled);
-            }
-            Err(error) => tracing::warn!(queue = %consumer.queue, %error, "leases_not_renewed"),
+        let renewed = consumer.broker.renew(consumer.queue, &consumer.name, held).await?;
+        // Settled in the meantime, or taken over because this process stood still for
+        // longer than a lease; then whoever has it now decides.
+        let still_here = renewed.lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
+        if still_here > 0 {
+            tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
         }
+        consumer.in_hand.remove(&renewed.lost);
+        // Nothing to do where the message was heard.
+        consumer.cancel(renewed.cancelled);
     }
+    Ok(())
 }

@@ -9,14 +9,18 @@ use std::{sync::Arc, time::Duration};
 
 use common::telemetry::metrics;
 use redis::RedisResult;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
 
 use super::{
     broker::Abandoned,
     consumer::{Consumer, Slot, Turn},
     fetch::{hand_back, settle, understand},
     finish::{Finished, Outcome},
-    seats::Seat,
+    lease::RENEWALS_PER_LEASE,
+    seats::{Guest, Seat},
 };
 use crate::{Envelope, backoff::reconnect_delay, outbox::RowState};
 
@@ -30,13 +34,14 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// A job delivered this often has ended a worker more than once.
 const SUSPECT_FROM: u64 = 2;
-/// The longest that a suspect waits to be alone, and is.
-const ALONE_MAX: Duration = Duration::from_secs(5);
+/// Beyond the time between two renewals, the time that one may take once Redis is back.
+const RENEWAL_SLACK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>) {
     let mut failures = 0;
+    let mut suspects = JoinSet::new();
     loop {
-        let pause = match recover(&consumer, &finished).await {
+        let pause = match recover(&consumer, &finished, &mut suspects).await {
             Ok(pause) => {
                 failures = 0;
                 pause
@@ -44,6 +49,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
             Err(error) if error.code() == Some("NOGROUP") => LOOK,
             Err(error) => {
                 tracing::warn!(queue = %consumer.queue, %error, "recover_failed");
+                consumer.calm.disturb();
                 failures += 1;
                 reconnect_delay(failures).max(LOOK)
             }
@@ -51,43 +57,79 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = consumer.suspect_done.notified() => {}
-            () = consumer.drain.begun() => return,
+            () = consumer.drain.begun() => break,
         }
     }
+    // It hands back what it has taken.
+    while suspects.join_next().await.is_some() {}
 }
 
 /// One round; answers how long until the next is needed.
-async fn recover(consumer: &Consumer, finished: &mpsc::Sender<Finished>) -> RedisResult<Duration> {
+async fn recover(consumer: &Arc<Consumer>, finished: &mpsc::Sender<Finished>, suspects: &mut JoinSet<()>) -> RedisResult<Duration> {
     if !consumer.gate.is_open() {
         return Ok(LOOK);
+    }
+    let lease = consumer.broker.config().lease;
+    if let Some(left) = consumer.calm.wanting(lease / RENEWALS_PER_LEASE + RENEWAL_SLACK) {
+        return Ok(left);
     }
     let (ours, others) = consumer.broker.held(consumer.queue, &consumer.name).await?;
     if others == 0 && ours <= consumer.in_hand.len() {
         consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
         // Nobody else holds anything, and what is taken from now on keeps its lease that long.
-        return Ok(consumer.broker.config().lease.max(LOOK));
+        return Ok(lease.max(LOOK));
     }
-    let mut taken_over = 0;
+    let (mut taken_over, mut suspect) = (0, None);
     let mut after = None;
     loop {
-        let mut page = consumer.broker.abandoned(consumer.queue, after.as_ref(), PAGE).await?;
+        let page = consumer.broker.abandoned(consumer.queue, after.as_ref(), PAGE).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|abandoned| abandoned.entry.clone());
-        // Suspects last: they may take a while to be alone.
-        page.sort_by_key(|abandoned| abandoned.deliveries >= SUSPECT_FROM);
         for abandoned in page {
             let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
             if ours {
                 continue;
             }
-            let Some(room) = room(consumer).await else { return told(consumer, taken_over) };
-            taken_over += u64::from(take_over(consumer, finished, abandoned, room).await?);
+            if is_suspect(consumer, &abandoned) {
+                suspect.get_or_insert(abandoned);
+                continue;
+            }
+            let Some((permit, seat)) = room(consumer).await else { return told(consumer, taken_over) };
+            taken_over += u64::from(take_over(consumer, finished, abandoned, Slot { _permit: permit, _seat: seat, suspect: None }).await?);
         }
         if !full {
             break;
         }
     }
+    // Beside the rounds, and one at a time: it may take a while until it is alone.
+    if let Some(abandoned) = suspect
+        && let Some(turn) = consumer.seats.suspect()
+    {
+        while suspects.try_join_next().is_some() {}
+        let turn = Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) };
+        suspects.spawn(try_suspect(Arc::clone(consumer), finished.clone(), abandoned, turn));
+    }
     told(consumer, taken_over)
+}
+
+fn is_suspect(consumer: &Consumer, abandoned: &Abandoned) -> bool {
+    (SUSPECT_FROM..u64::from(consumer.broker.config().crashes_max)).contains(&abandoned.deliveries)
+}
+
+/// Gives a suspect another try, alone in the process.
+async fn try_suspect(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>, abandoned: Abandoned, turn: Turn) {
+    let Some((permit, seat)) = room(&consumer).await else { return };
+    // Before it is claimed: meanwhile another worker may have it.
+    let seat = tokio::select! {
+        seat = seat.alone() => seat,
+        () = consumer.drain.begun() => return,
+        () = consumer.gate.shut() => return,
+    };
+    let slot = Slot { _permit: permit, _seat: seat, suspect: Some(turn) };
+    match take_over(&consumer, &finished, abandoned, slot).await {
+        Ok(taken_over) => drop(told(&consumer, u64::from(taken_over))),
+        Err(error) => tracing::warn!(queue = %consumer.queue, %error, "suspect_not_taken_over"),
+    }
 }
 
 /// Tells how many jobs were taken over in a round.
@@ -105,7 +147,7 @@ fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
 async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
     let waiting = async {
         let permit = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
-        Some((permit, consumer.seats.take(consumer.queue.priority()).await))
+        Some((permit, consumer.seats.take(consumer.queue.priority(), Guest::TakenOver).await))
     };
     tokio::select! {
         room = tokio::time::timeout(ROOM_WAIT_MAX, waiting) => room.ok().flatten(),
@@ -114,30 +156,17 @@ async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
     }
 }
 
-/// Claims one entry, if it is not a suspect that has to wait for its turn; tells whether it did.
-async fn take_over(
-    consumer: &Consumer,
-    finished: &mpsc::Sender<Finished>,
-    abandoned: Abandoned,
-    (permit, mut seat): (OwnedSemaphorePermit, Seat),
-) -> RedisResult<bool> {
-    let crashes_max = u64::from(consumer.broker.config().crashes_max);
-    let mut suspect = None;
-    if abandoned.deliveries >= SUSPECT_FROM && abandoned.deliveries < crashes_max {
-        let Some(turn) = consumer.seats.suspect() else { return Ok(false) };
-        suspect = Some(Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) });
-        // Before it is claimed: meanwhile another worker may have it.
-        seat = tokio::select! {
-            seat = seat.alone(ALONE_MAX) => seat,
-            () = consumer.drain.begun() => return Ok(false),
-        };
+/// Claims one entry, if it is still abandoned and the queue is open; tells whether it did.
+async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, slot: Slot) -> RedisResult<bool> {
+    if !consumer.gate.is_open() {
+        return Ok(false);
     }
     let claimed = consumer.broker.claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry)).await?;
     let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
     consumer.in_hand.add([&entry]);
     let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
-    delivery.slot = Some(Slot { permit, seat, suspect });
-    if abandoned.deliveries >= crashes_max {
+    delivery.slot = Some(slot);
+    if abandoned.deliveries >= u64::from(consumer.broker.config().crashes_max) {
         bury(consumer, finished, abandoned, &delivery.envelope).await?;
     } else if consumer.drain.has_begun() {
         hand_back(finished, delivery).await;
@@ -166,6 +195,6 @@ async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned:
         tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
         Outcome::Bury { error, ran: None }
     };
-    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome, turn: None }).await;
+    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome, suspect: None }).await;
     Ok(())
 }

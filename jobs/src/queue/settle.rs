@@ -5,24 +5,36 @@
 //! over lets it go without running it. Neither store being down loses anything: settling is tried
 //! until it works, and the job's lease is kept alive for as long.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
-use common::{id::JobId, telemetry::metrics};
+use common::{
+    id::{BatchId, JobId},
+    telemetry::metrics,
+};
 use mongodb::bson::DateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{self, JoinSet},
+};
 
 use super::{
     broker::{Bury, Delay, Done, EntryId},
-    consumer::{Consumer, Turn},
+    consumer::{Consumer, Slot},
     dead_letter::DeadLetter,
     finish::{Finished, Outcome},
     group::Group,
 };
 use crate::{
     backoff::reconnect_delay,
+    batches::{batches_of, remove_members_of},
     handover::hand_over_rows,
     history,
-    outbox::{mark_dead, remove_rows},
+    outbox::{OutboxRow, mark_dead, remove_alone},
 };
 
 /// Jobs settled in one batch.
@@ -33,15 +45,17 @@ pub(super) const WAITING_MAX: usize = 2_000;
 /// Settles until every sender is gone or the consumer is closed.
 pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Finished>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut lanes = Lanes::default();
     loop {
         let received = tokio::select! {
             received = finished.recv_many(&mut batch, BATCH_MAX) => received,
+            () = lanes.ended(&consumer) => continue,
             () = consumer.closed.cancelled() => return,
         };
         if received == 0 {
             return;
         }
-        settle(&consumer, batch.drain(..)).await;
+        settle(&consumer, &mut lanes, batch.drain(..)).await;
     }
 }
 
@@ -57,14 +71,14 @@ struct Batch {
     buried: Vec<Bury>,
     handed_back: Vec<EntryId>,
     flushed: Vec<oneshot::Sender<()>>,
-    /// Given back when the batch is settled.
-    turns: Vec<Turn>,
+    /// Given back when their jobs are settled.
+    suspects: Vec<(EntryId, Slot)>,
 }
 
 impl Batch {
     fn add(&mut self, finished: Finished, now_ms: i64) {
-        let Finished { entry, envelope, outcome, turn } = finished;
-        self.turns.extend(turn);
+        let Finished { entry, envelope, outcome, suspect } = finished;
+        self.suspects.extend(suspect.map(|slot| (entry.clone(), slot)));
         match (outcome, envelope) {
             (Outcome::Flush(told), _) => self.flushed.push(told),
             (Outcome::HandBack, _) => self.handed_back.push(entry),
@@ -101,6 +115,46 @@ impl Batch {
         }
     }
 
+    /// Takes out those that belong to batches, each with its own.
+    fn split_off(&mut self, members: &HashMap<JobId, BatchId>) -> BTreeMap<BatchId, Self> {
+        let mut parts = BTreeMap::<BatchId, Self>::new();
+        if members.is_empty() {
+            return parts;
+        }
+        let batch_of = |id: &JobId| members.get(id).copied();
+        for done in self.done_staged.extract_if(.., |done| members.contains_key(&done.id)) {
+            if let Some(batch) = batch_of(&done.id) {
+                let part = parts.entry(batch).or_default();
+                part.rows_done.push(done.id);
+                part.done_staged.push(done);
+            }
+        }
+        for (id, letter) in self.rows_dead.extract_if(.., |(id, _)| members.contains_key(id)) {
+            if let Some(batch) = batch_of(&id) {
+                parts.entry(batch).or_default().rows_dead.push((id, letter));
+            }
+        }
+        for bury in self.buried.extract_if(.., |bury| bury.id.is_some_and(|id| members.contains_key(&id))) {
+            if let Some(batch) = bury.id.as_ref().and_then(batch_of) {
+                parts.entry(batch).or_default().buried.push(bury);
+            }
+        }
+        for part in parts.values_mut() {
+            let entries = part.entries();
+            part.suspects.extend(self.suspects.extract_if(.., |(entry, _)| entries.contains(entry)));
+        }
+        parts
+    }
+
+    /// Adds what is to be done of `other`.
+    fn merge(&mut self, other: Self) {
+        self.rows_done.extend(other.rows_done);
+        self.rows_dead.extend(other.rows_dead);
+        self.done_staged.extend(other.done_staged);
+        self.buried.extend(other.buried);
+        self.suspects.extend(other.suspects);
+    }
+
     fn entries(&self) -> Vec<EntryId> {
         let done = self.done_staged.iter().chain(&self.done_direct).map(|job| &job.entry);
         let delayed = self.delayed.iter().map(|job| &job.entry);
@@ -109,7 +163,7 @@ impl Batch {
     }
 }
 
-async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
+async fn settle(consumer: &Arc<Consumer>, lanes: &mut Lanes, finished: impl Iterator<Item = Finished>) {
     let now = consumer.store.ambient().now();
     let now_ms = now.timestamp_millis();
     let history_ttl = consumer.broker.config().history_ttl;
@@ -120,36 +174,58 @@ async fn settle(consumer: &Consumer, finished: impl Iterator<Item = Finished>) {
     }
     history::write(&consumer.store, &history).await;
     // Closed before the rows were settled: the entries stay, too, for whoever takes them over.
-    if settle_rows(consumer, &mut batch, now_ms).await.is_none() {
-        return;
-    }
+    let Some(members) = settle_rows(consumer, &mut batch).await else { return };
     settle_entries(consumer, &batch).await;
-    let entries = batch.entries();
-    consumer.in_hand.remove(&entries);
-    consumer.cancels.remove(&entries);
-    for told in batch.flushed {
-        // Whoever asked may have stopped waiting.
-        let _ = told.send(());
+    lanes.tell_when_empty(std::mem::take(&mut batch.flushed));
+    for (id, members) in members {
+        lanes.add(consumer, id, members);
     }
+    lanes.tell();
 }
 
-/// Settles what has a row in the outbox there; none when the consumer was closed before that was done.
-async fn settle_rows(consumer: &Consumer, batch: &mut Batch, now_ms: i64) -> Option<()> {
+/// Settles what has a row of its own in the outbox there; answers the members of batches, which are left
+/// to their lanes. None when the consumer was closed before that was done.
+async fn settle_rows(consumer: &Consumer, batch: &mut Batch) -> Option<BTreeMap<BatchId, Batch>> {
     let (store, broker) = (&consumer.store, &consumer.broker);
-    let mut following = persist(consumer, "rows_removed", || remove_rows(store, &batch.rows_done)).await?;
+    let all_alone = persist(consumer, "rows_removed", || remove_alone(store, &batch.rows_done)).await?;
+    let mut perhaps_members: Vec<JobId> = if all_alone { Vec::new() } else { batch.rows_done.clone() };
     // A row that is marked stays dead, so whether the job is still ours is asked first.
     if !batch.rows_dead.is_empty() {
         let buried: Vec<_> = batch.buried.iter().map(|job| (job.entry.clone(), job.id)).collect();
         let lost = persist(consumer, "holds", || broker.renew(consumer.queue, &consumer.name, &buried)).await?.lost;
         let lost: Vec<JobId> = buried.iter().filter(|(entry, _)| lost.contains(entry)).filter_map(|(_, id)| *id).collect();
         batch.rows_dead.retain(|(id, _)| !lost.contains(id));
+        perhaps_members.extend(batch.rows_dead.iter().map(|(id, _)| *id));
     }
+    let members = match perhaps_members.as_slice() {
+        [] => HashMap::new(),
+        jobs => persist(consumer, "batches_of", || batches_of(store, jobs)).await?,
+    };
+    let members = batch.split_off(&members);
     for (id, letter) in &batch.rows_dead {
         let died_at = DateTime::from_millis(letter.died_at);
-        following.extend(persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await?);
+        persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await?;
     }
-    hand_over_rows(store, broker, &following, now_ms).await;
-    Some(())
+    Some(members)
+}
+
+/// Settles members of a batch, whose counters move in the same transaction as their rows.
+async fn settle_members(consumer: Arc<Consumer>, id: BatchId, batch: Batch) {
+    let (store, broker) = (&consumer.store, &consumer.broker);
+    let settle_rows = async {
+        let mut following = Vec::<OutboxRow>::new();
+        if !batch.rows_done.is_empty() {
+            following.extend(persist(&consumer, "members_removed", || remove_members_of(store, id, &batch.rows_done)).await?);
+        }
+        for (member, letter) in &batch.rows_dead {
+            let died_at = DateTime::from_millis(letter.died_at);
+            following.extend(persist(&consumer, "member_marked_dead", || mark_dead(store, *member, died_at, &letter.failures)).await?);
+        }
+        Some(following)
+    };
+    let Some(following) = settle_rows.await else { return };
+    hand_over_rows(store, broker, &following, store.ambient().now().timestamp_millis()).await;
+    settle_entries(&consumer, &batch).await;
 }
 
 /// Settles every entry in Redis.
@@ -180,6 +256,61 @@ async fn settle_entries(consumer: &Consumer, batch: &Batch) {
     if held > 0 {
         // Another process took them over while this one stood still; it settles them.
         tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
+    }
+    let entries = batch.entries();
+    consumer.in_hand.remove(&entries);
+    consumer.cancels.remove(&entries);
+}
+
+/// Members of batches on their way to be settled, each batch on its own: a batch whose document is held by
+/// a transaction that nobody will end (its process was killed) is held up until MongoDB ends it, after a
+/// minute, and nothing else is.
+#[derive(Default)]
+struct Lanes {
+    running: JoinSet<()>,
+    batches: HashMap<task::Id, BatchId>,
+    /// What came for a batch while some of it is being settled.
+    waiting: HashMap<BatchId, Batch>,
+    /// Told when nothing is under way.
+    flushed: Vec<oneshot::Sender<()>>,
+}
+
+impl Lanes {
+    fn add(&mut self, consumer: &Arc<Consumer>, id: BatchId, members: Batch) {
+        if self.batches.values().any(|busy| *busy == id) {
+            self.waiting.entry(id).or_default().merge(members);
+        } else {
+            let task = self.running.spawn(settle_members(Arc::clone(consumer), id, members));
+            self.batches.insert(task.id(), id);
+        }
+    }
+
+    /// Resolves when a lane is through; what waited for it goes on.
+    async fn ended(&mut self, consumer: &Arc<Consumer>) {
+        let task = match self.running.join_next_with_id().await {
+            Some(Ok((task, ()))) => task,
+            Some(Err(error)) => error.id(),
+            None => return std::future::pending().await,
+        };
+        if let Some(id) = self.batches.remove(&task)
+            && let Some(members) = self.waiting.remove(&id)
+        {
+            self.add(consumer, id, members);
+        }
+        self.tell();
+    }
+
+    fn tell_when_empty(&mut self, flushed: Vec<oneshot::Sender<()>>) {
+        self.flushed.extend(flushed);
+    }
+
+    fn tell(&mut self) {
+        if self.running.is_empty() {
+            for told in self.flushed.drain(..) {
+                // Whoever asked may have stopped waiting.
+                let _ = told.send(());
+            }
+        }
     }
 }
 
@@ -228,7 +359,7 @@ where
 /// Waits until everything handed in before is settled, for `limit` at most.
 pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
     let (told, settled) = oneshot::channel();
-    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told), turn: None };
+    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told), suspect: None };
     let waiting = async {
         if finished.send(flush).await.is_ok() {
             let _ = settled.await;

@@ -9,14 +9,16 @@ use std::{
 };
 
 use common::{
-    db::{Change, TenantScope, Txn},
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{BatchId, TenantId},
 };
 use jobs::{
     Job, JobError, JobFilter, Queue, Registry, Running,
     batches::{Batch, BatchError, NewBatch},
 };
+use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::support::{Probe, Worker, World, until};
 
@@ -185,5 +187,45 @@ async fn a_batch_that_the_fast_path_never_handed_over_completes_all_the_same() {
     let worker = work(&world, &ward, 4);
     until("what follows has run", || async { ward.followed() == [id] }).await;
     assert_eq!(batch(&world, id).await.dead, 10);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+/// What a worker leaves behind that is killed while it settles a member of a batch: a transaction that
+/// nobody ends.
+struct Killed {
+    batch: BatchId,
+    holds: Arc<Notify>,
+}
+
+impl Change for Killed {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let update = doc! { "$inc": { "done": 1_i64 } };
+        txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": self.batch }, update).await?;
+        self.holds.notify_one();
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_while_it_settles_a_batch_holds_up_nobody_else() {
+    let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
+    let held = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
+    let holds = Arc::new(Notify::new());
+    let killed = Killed { batch: held, holds: Arc::clone(&holds) };
+    let store = world.store.clone();
+    let killed = tokio::spawn(async move { store.commit(&killed).await });
+    holds.notified().await;
+    let worker = work(&world, &ward, 4);
+    let running = async || world.jobs.broker().stats(Queue::Email).await.unwrap().running;
+    until("its member is being settled", || async { running().await == 1 }).await;
+    let other = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
+    world.stage(7).await;
+    until("another batch and a job of none are settled", || async { ward.followed() == [other] && running().await == 1 }).await;
+    killed.abort();
+    until("the member is settled once the transaction is gone", || async { ward.followed() == [other, held] }).await;
+    world.until_idle().await;
     worker.stop(Duration::from_secs(5)).await;
 }

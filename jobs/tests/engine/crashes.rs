@@ -180,19 +180,8 @@ async fn a_suspect_runs_alone() {
     let world = World::new().await;
     let app = App { running: AtomicUsize::new(0), beside_suspect: AtomicUsize::new(usize::MAX), gate: Semaphore::new(0) };
     let app = Arc::new(app);
-    // Two workers have ended with it.
-    let redis = &mut world.redis().await;
-    let mut group = redis::cmd("XGROUP");
-    group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await.unwrap();
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
-    read.exec_async(redis).await.unwrap();
-    let entries: Vec<(String, String, u64, u64)> =
-        redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(1).query_async(redis).await.unwrap();
-    let mut claim = redis::cmd("XCLAIM");
-    claim.arg(world.stream()).arg("workers").arg("dead").arg(0).arg(&entries[0].0).arg("RETRYCOUNT").arg(2).arg("JUSTID");
-    claim.exec_async(redis).await.unwrap();
+    suspect_all(&world, 1).await;
     let backlog: Vec<Probe> = (1..=20_000).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &backlog).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(gated), 4);
@@ -239,4 +228,101 @@ async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
     let row = world.store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": id }).await.unwrap().unwrap();
     assert_eq!(row.dead_at, None);
     assert!(world.dead().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_starts_beside_a_suspect_that_is_not_settled() {
+    struct App {
+        redis: redis::aio::MultiplexedConnection,
+        stream: String,
+        suspects: AtomicUsize,
+        blamed: AtomicUsize,
+    }
+    async fn look(probe: Probe, running: Running<App>) -> Result<(), JobError> {
+        let app = &running.app;
+        if probe.n < 10 {
+            app.suspects.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        let mut pending = redis::cmd("XPENDING");
+        pending.arg(&app.stream).arg("workers").arg("-").arg("+").arg(50);
+        let pending: Vec<(String, String, u64, u64)> = pending.query_async(&mut app.redis.clone()).await.unwrap();
+        // Were this job to end the process, they would be buried with it.
+        app.blamed.fetch_add(pending.iter().filter(|entry| entry.3 >= 3).count(), Ordering::SeqCst);
+        Ok(())
+    }
+    let world = World::with(&[("JOBS__HISTORY_TTL", "1h")]).await;
+    for n in 0..10 {
+        world.stage(n).await;
+    }
+    until("Redis has them", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 10 }).await;
+    suspect_all(&world, 10).await;
+    let (redis, stream) = (world.redis().await, world.stream());
+    let app = Arc::new(App { redis, stream, suspects: AtomicUsize::new(0), blamed: AtomicUsize::new(0) });
+    let backlog: Vec<Probe> = (10..5_000).map(|n| Probe { n }).collect();
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(look), 8);
+    until("the suspects have run", || async {
+        world.jobs.enqueue_all_unstaged(None, &backlog[..100]).await.unwrap();
+        app.suspects.load(Ordering::SeqCst) == 10
+    })
+    .await;
+    assert_eq!(app.blamed.load(Ordering::SeqCst), 0);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_does_not_start_on_a_paused_queue() {
+    struct App {
+        suspect_ran: AtomicBool,
+        long_ended: AtomicBool,
+        gate: Semaphore,
+    }
+    async fn run(probe: Probe, running: Running<App>) -> Result<(), JobError> {
+        if probe.n == 0 {
+            running.app.suspect_ran.store(true, Ordering::SeqCst);
+        } else {
+            running.app.gate.acquire().await.unwrap().forget();
+            running.app.long_ended.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+    let world = World::new().await;
+    world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
+    suspect_all(&world, 1).await;
+    let app = App { suspect_ran: AtomicBool::new(false), long_ended: AtomicBool::new(false), gate: Semaphore::new(0) };
+    let app = Arc::new(app);
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(run), 4);
+    world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
+    let begun = std::time::Instant::now();
+    let waits = world.config.jobs.lease + Duration::from_secs(2);
+    until("the suspect waits for the long job", || async { begun.elapsed() > waits }).await;
+    world.jobs.pause(Queue::Email, "hold it").await.unwrap();
+    let paused = std::time::Instant::now();
+    until("every worker has heard of it", || async { paused.elapsed() > Duration::from_secs(1) }).await;
+    app.gate.add_permits(1);
+    until("the long job has ended", || async { app.long_ended.load(Ordering::SeqCst) }).await;
+    let ended = std::time::Instant::now();
+    until("the suspect could have started", || async { ended.elapsed() > Duration::from_secs(2) }).await;
+    assert!(!app.suspect_ran.load(Ordering::SeqCst));
+    world.jobs.resume(Queue::Email).await.unwrap();
+    until("it starts when it may", || async { app.suspect_ran.load(Ordering::SeqCst) }).await;
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+/// Has a dead worker read all that waits, twice.
+async fn suspect_all(world: &World, jobs: usize) {
+    let redis = &mut world.redis().await;
+    let mut group = redis::cmd("XGROUP");
+    // It may be there.
+    let _ = group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(jobs).arg("STREAMS").arg(world.stream()).arg(">");
+    read.exec_async(redis).await.unwrap();
+    let pending = redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(jobs).query_async(redis).await;
+    let pending: Vec<(String, String, u64, u64)> = pending.unwrap();
+    for (entry, ..) in &pending {
+        let mut claim = redis::cmd("XCLAIM");
+        claim.arg(world.stream()).arg("workers").arg("dead").arg(0).arg(entry).arg("RETRYCOUNT").arg(2).arg("JUSTID");
+        claim.exec_async(redis).await.unwrap();
+    }
 }

@@ -216,3 +216,68 @@ async fn dead_letters_get_another_try_by_filter() {
     assert_eq!(notes.all().len(), 6);
     fixed.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_was_cut_short_runs_the_job_once() {
+    async fn once_healed(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        if running.app.all().len() == 1 { Err(JobError::fail("ill")) } else { Ok(()) }
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(once_healed), 4);
+    let id = world.stage(1).await;
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    let letters = world.dead().await;
+    // As far as a replay gets that is killed after its first step.
+    let revive = doc! { "$set": { "dead_at": null, "handed_at": null } };
+    world.store.records::<OutboxRow>(PlatformScope).update(doc! { "_id": id }, revive).await.unwrap();
+    until("the relay saw to it", || async { notes.all().len() == 2 }).await;
+    world.until_idle().await;
+    assert!(world.dead().await.is_empty(), "it is no dead letter any more");
+    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
+    world.until_idle().await;
+    assert_eq!(notes.all().len(), 2);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letters_error_is_bounded() {
+    async fn verbose(_: Probe, _: Running<()>) -> Result<(), JobError> {
+        Err(JobError::fail("\0'\"\u{1b}[2J\r\n".repeat(1 << 17)))
+    }
+    let world = World::new().await;
+    let worker = world.work(&Registry::new(()).on(verbose), 4);
+    world.stage(1).await;
+    until("it is dead", || async { world.dead().await.len() == 1 }).await;
+    assert!(world.dead().await[0].error.len() < 1_000);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_is_too_large_is_refused_before_anything_has_happened() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Big(String);
+    impl jobs::Job for Big {
+        const KIND: &'static str = "test.big";
+        const QUEUE: Queue = Queue::Email;
+    }
+    struct StageBig(usize);
+    impl common::db::Change for StageBig {
+        type Output = ();
+        type Error = common::db::DbError;
+
+        async fn apply(&self, txn: &mut common::db::Txn) -> Result<(), common::db::DbError> {
+            jobs::stage(txn, None, &Big("x".repeat(self.0))).await.map(drop)
+        }
+    }
+    let world = World::new().await;
+    let most = jobs::PAYLOAD_BYTES_MAX - 2;
+    let staged = world.jobs.commit(&StageBig(most + 1)).await.unwrap_err().to_string();
+    let enqueued = world.jobs.enqueue_unstaged(None, &Big("x".repeat(most + 1))).await.unwrap_err().to_string();
+    for refused in [staged, enqueued] {
+        assert!(refused.contains("1048577 bytes") && refused.contains("put ids into it"), "{refused}");
+    }
+    assert_eq!(world.rows().await, 0);
+    world.jobs.commit(&StageBig(most)).await.unwrap();
+    assert_eq!(world.rows().await, 1);
+}

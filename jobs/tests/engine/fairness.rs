@@ -191,3 +191,62 @@ async fn a_full_process_leaves_jobs_to_others() {
     idle_worker.stop(Duration::from_secs(5)).await;
     full_worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_waits_for_its_rate_leaves_the_seat_to_others() {
+    struct App {
+        upkeeps: AtomicUsize,
+        mails: AtomicUsize,
+    }
+    async fn upkeep(_: Upkeep, running: Running<App>) -> Result<(), JobError> {
+        running.app.upkeeps.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    async fn mail(_: Probe, running: Running<App>) -> Result<(), JobError> {
+        running.app.mails.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    let world = World::with(&[("JOBS__MAINTENANCE__RATE", "1/m")]).await;
+    let app = Arc::new(App { upkeeps: AtomicUsize::new(0), mails: AtomicUsize::new(0) });
+    let registry = Registry::sharing(Arc::clone(&app)).on(mail).on(upkeep);
+    world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
+    let worker = world.work_on(&registry, &[(Queue::Email, 4), (Queue::Maintenance, 4)], 1);
+    until("the first has run", || async { app.upkeeps.load(Ordering::SeqCst) == 1 }).await;
+    for n in 0..20 {
+        world.jobs.enqueue_unstaged(None, &Probe { n }).await.unwrap();
+        until("mail goes on", || async { app.mails.load(Ordering::SeqCst) == n as usize + 1 }).await;
+    }
+    assert_eq!(app.upkeeps.load(Ordering::SeqCst), 1, "the second waits for its turn");
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_seats_are_scarce_jobs_go_in_their_order() {
+    struct App {
+        order: Mutex<Vec<u32>>,
+        gate: Semaphore,
+    }
+    async fn gated(probe: Probe, running: Running<App>) -> Result<(), JobError> {
+        running.app.order.lock().unwrap().push(probe.n);
+        running.app.gate.acquire().await.unwrap().forget();
+        Ok(())
+    }
+    let world = World::new().await;
+    let app = Arc::new(App { order: Mutex::default(), gate: Semaphore::new(0) });
+    let jobs: Vec<Probe> = (0..60).map(|n| Probe { n }).collect();
+    world.jobs.enqueue_all_unstaged(None, &jobs).await.unwrap();
+    let worker = world.work_on(&Registry::sharing(Arc::clone(&app)).on(gated), &[(Queue::Email, 8)], 4);
+    let started = || app.order.lock().unwrap().len();
+    let mut pause = tokio::time::interval(Duration::from_millis(60));
+    for n in 4..=60 {
+        until("the next has started", || async { started() == n }).await;
+        // Longer than what was read ahead waits for a seat.
+        pause.tick().await;
+        app.gate.add_permits(1);
+    }
+    let order = app.order.lock().unwrap().clone();
+    let worst = order.iter().zip(0..).map(|(n, place): (&u32, u32)| place.abs_diff(*n)).max().unwrap();
+    assert!(worst <= 4, "{order:?}");
+    app.gate.add_permits(4);
+    worker.stop(Duration::from_secs(5)).await;
+}

@@ -205,3 +205,39 @@ async fn a_row_that_makes_no_sense_holds_up_nobody() {
     assert_eq!(rows().count(mongodb::bson::doc! { "dead_at": { "$ne": null } }).await.unwrap(), 1);
     worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_no_live_workers_job_is_taken_over() {
+    async fn hold(probe: crate::support::Probe, running: jobs::Running<Held>) -> Result<(), jobs::JobError> {
+        running.app.begun.lock().unwrap().push(probe.n);
+        running.app.gate.acquire().await.unwrap().forget();
+        Ok(())
+    }
+    struct Held {
+        begun: std::sync::Mutex<Vec<u32>>,
+        gate: tokio::sync::Semaphore,
+    }
+    let world = World::private_with(&[("JOBS__LEASE", "3s")]).await;
+    let app = Arc::new(Held { begun: std::sync::Mutex::default(), gate: tokio::sync::Semaphore::new(0) });
+    let registry = Registry::sharing(Arc::clone(&app)).on(hold);
+    let workers = [world.work(&registry, 4), world.work(&registry, 4)];
+    for n in 0..8 {
+        world.stage(n).await;
+    }
+    let begun = || app.begun.lock().unwrap().len();
+    until("all run", || async { begun() == 8 }).await;
+    // Longer than a lease, which nobody can renew meanwhile.
+    world.env.redis().stop().await;
+    let stopped = std::time::Instant::now();
+    until("every lease has run out", || async { stopped.elapsed() > world.config.jobs.lease + Duration::from_secs(1) }).await;
+    world.env.redis().start_again().await.unwrap();
+    let back = std::time::Instant::now();
+    until("everybody has looked again and again", || async { back.elapsed() > world.config.jobs.lease * 2 }).await;
+    assert_eq!(begun(), 8);
+    app.gate.add_permits(8);
+    world.until_idle().await;
+    assert_eq!(begun(), 8);
+    for worker in workers {
+        worker.stop(Duration::from_secs(5)).await;
+    }
+}

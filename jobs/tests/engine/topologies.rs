@@ -361,7 +361,7 @@ async fn a_cluster_speaks_tls() {
 
 /// How long an idle worker is watched, once whatever it does only at first is over.
 const WATCHED: Duration = Duration::from_secs(10);
-const SETTLING: Duration = Duration::from_secs(6);
+const SETTLING: Duration = Duration::from_secs(13);
 
 /// The intervals of production.
 const UNHURRIED: [(&str, &str); 3] = [("JOBS__LEASE", "30s"), ("JOBS__RELAY_INTERVAL", "1s"), ("JOBS__RECONCILE_INTERVAL", "10s")];

@@ -68,3 +68,15 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
     assert_eq!(runs, [1, 1, 2]);
     worker.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tenants_job_drops_anothers() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        let tenant: common::id::TenantId = world.store.ambient().id();
+        for _ in 0..2 {
+            world.jobs.enqueue_unstaged(Some(tenant), &SumUp { account: 1 }).await.unwrap();
+        }
+    }
+    assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 2);
+}

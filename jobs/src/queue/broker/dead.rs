@@ -31,7 +31,8 @@ impl Broker {
         let mut call = self.call_admitting(&REPLAY, queue);
         for envelope in envelopes {
             let body = envelope.to_bytes().map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
-            call.arg(id_bytes(envelope.id).as_slice()).arg(Group::of(envelope.tenant).bytes()).arg(body);
+            let row = if envelope.staged { "1" } else { "0" };
+            call.arg(id_bytes(envelope.id).as_slice()).arg(Group::of(envelope.tenant).bytes()).arg(row).arg(body);
         }
         call.invoke_async(&mut self.connection()).await
     }

@@ -369,7 +369,7 @@ async fn a_job_is_cancelled_wherever_it_is() {
 }
 
 fn unique_job(key: &str, window: Window) -> Push {
-    let unique = Some(UniqueKey::new(Probe::KIND, &Unique { key: key.to_owned(), window }));
+    let unique = Some(UniqueKey::new(Probe::KIND, None, &Unique { key: key.to_owned(), window }));
     Push::new(&Envelope { unique, ..envelope(None) }, 0).unwrap()
 }
 
@@ -377,7 +377,7 @@ fn unique_job(key: &str, window: Window) -> Push {
 async fn a_unique_job_is_dropped_while_another_holds_its_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let key = |window| Some(UniqueKey::new(Probe::KIND, &Unique { key: "k".to_owned(), window }));
+    let key = |window| Some(UniqueKey::new(Probe::KIND, None, &Unique { key: "k".to_owned(), window }));
     for window in [Window::UntilStarted, Window::UntilFinished] {
         let (first, second) = (unique_job("k", window), unique_job("k", window));
         let (first_id, second_id) = (first.id, second.id);
@@ -385,7 +385,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
         assert_eq!((pushed.taken, pushed.duplicates.as_slice()), (2, [second_id].as_slice()));
         let entries = read_all(&broker, "w", 10).await;
         if window == Window::UntilStarted {
-            broker.release(QUEUE, "test.probe:k", first_id).await.unwrap();
+            broker.release(QUEUE, "test.probe::k", first_id).await.unwrap();
             let next = unique_job("k", window);
             let next_id = next.id;
             assert_eq!(push(&broker, &[next]).await, 1);
@@ -590,7 +590,7 @@ async fn a_cancelled_job_leaves_no_unique_key_behind() {
 async fn a_stale_holder_does_not_let_go_of_a_unique_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let unique = Some(UniqueKey::new(Probe::KIND, &Unique { key: "k".to_owned(), window: Window::UntilFinished }));
+    let unique = Some(UniqueKey::new(Probe::KIND, None, &Unique { key: "k".to_owned(), window: Window::UntilFinished }));
     push(&broker, &[unique_job("k", Window::UntilFinished)]).await;
     let entry = read(&broker, "stale").await.unwrap();
     take_over(&broker, &entry).await;

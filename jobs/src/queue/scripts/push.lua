@@ -61,6 +61,13 @@ for n, id in ipairs(ids) do
   end
 end
 if #new > 0 then redis.call('HSET', JOBS, unpack(new)) end
+-- A dead letter whose row was given another try is none any more.
+if again and #new > 0 then
+  local alive = {}
+  for id in pairs(known) do alive[#alive + 1] = id end
+  redis.call('ZREM', base .. 'dead', unpack(alive))
+  redis.call('HDEL', base .. 'dead_bodies', unpack(alive))
+end
 save()
 if earliest then redis.call('PUBLISH', wake, earliest) end
 return answer

@@ -55,7 +55,7 @@ impl Cast {
             let envelope = Envelope::new(Ambient::system().id(), tenant, &Probe, 0);
             let mut envelope = envelope.map_err(|error| TestCaseError::fail(error.to_string()))?;
             let unique = spec.unique.map(|(key, window)| Unique { key: key.to_string(), window });
-            envelope.unique = unique.map(|unique| UniqueKey::new(&envelope.kind, &unique));
+            envelope.unique = unique.map(|unique| UniqueKey::new(&envelope.kind, None, &unique));
             envelopes.push(envelope);
         }
         Ok(Self { tenants, envelopes })
@@ -90,7 +90,7 @@ impl Cast {
     }
 
     pub(super) fn unique_key(number: usize) -> String {
-        format!("{}:{number}", <Probe as crate::Job>::KIND)
+        format!("{}::{number}", <Probe as crate::Job>::KIND)
     }
 
     /// What an entry is; poison tells its number.

@@ -197,6 +197,9 @@ impl State {
                 continue;
             }
             taken += 1;
+            if how == HandIn::Again {
+                self.dead.remove(&Dead::Job(job));
+            }
             if later {
                 self.delayed.push((job, how == HandIn::Again));
             } else {
