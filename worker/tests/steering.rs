@@ -304,13 +304,29 @@ async fn the_board_shows_every_queue_and_changes_nothing() {
     assert_eq!(names, ["email", "maintenance"]);
     let tasks = ask("/queues/email/tasks?status=Pending&page=1").await;
     assert_eq!((tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()), (1, Some(KIND)));
+    // The page leaves out what has no queue, and breaks at what has no id or no time.
+    assert_eq!(tasks[0]["ctx"]["queue"], "email");
+    shell.enqueue_poison().await;
+    shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
+    let dead = &ask("/tasks?status=Killed&page=1").await[0]["ctx"];
+    assert!(dead["queue"] == "email" && dead["task_id"].is_string() && dead["run_at"].as_u64() > Some(0), "{dead}");
+    // Nor does it show numbers under titles that it does not know.
+    for path in ["/overview", "/queues/email/stats"] {
+        let stats = ask(path).await;
+        let of = |title: &str| stats.as_array().unwrap().iter().find(|stat| stat["title"] == title).unwrap()["value"].clone();
+        let known = ["TOTAL_JOBS", "PENDING_JOBS", "RUNNING_JOBS", "KILLED_JOBS"];
+        assert!(stats.as_array().unwrap().iter().all(|stat| known.contains(&stat["title"].as_str().unwrap())), "{path}: {stats}");
+        assert_eq!((of("TOTAL_JOBS"), of("PENDING_JOBS"), of("KILLED_JOBS")), ("2".into(), "1".into(), "1".into()), "{path}: {stats}");
+    }
+    let events = reqwest::get(format!("{base}/api/v1/events")).await.unwrap();
+    assert_eq!((events.status().as_u16(), events.headers()["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    drop(events);
     assert_eq!(ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"], Value::from(job.as_str()));
     assert!(ask("/queues/maintenance/tasks?page=0").await.as_array().unwrap().is_empty());
     // Redis knows a worker from its first job on.
     shell.enqueue(Duration::ZERO).await;
     shell.until(&["queues", "stats", "email"], |said| said.contains("\nconsumer ")).await;
     assert!(ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email"));
-    ask("/overview").await;
 
     let tasks = format!("{base}/api/v1/queues/email/tasks");
     let refused = reqwest::Client::new().put(&tasks).header("content-type", "application/json").body("{}").send().await.unwrap();
