@@ -50,7 +50,10 @@ impl Shell {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap()
+        let output = command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+        output
     }
 
     /// What a command that succeeds says.
