@@ -1,5 +1,6 @@
 //! What an operator sees and does of queues, jobs and batches, from a shell.
 
+mod arguments;
 mod batches;
 mod history;
 mod jobs;

@@ -137,6 +137,15 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
     let paused = shell.says(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
     assert_eq!(paused, "email is paused: the mail server\u{fffd}[31m moves\n");
     assert!(shell.says(&["queues"]).contains("paused since 2"));
+    let again = shell.run(&["queues", "pause", "email", "--reason", "another"]);
+    let (told, logged) = (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
+    assert!(told.starts_with("email was paused already, since 2") && told.contains(": the mail server"), "{told}");
+    assert!(again.status.success() && logged.contains("queue_already_paused") && !logged.contains("queue_pause_asked"), "{logged}");
+    for reason in ["", " "] {
+        let (code, told) = shell.refused(&["queues", "pause", "maintenance", "--reason", reason]);
+        assert!(code == 2 && told.contains("say why"), "{told}");
+    }
+    assert!(shell.says(&["queues", "pause", "--help"]).contains("possible values: email, maintenance"));
     let metrics = format!("{}/metrics", worker.internal_url());
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let shut = async {

@@ -97,9 +97,10 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
     let workers = [world.work(&registry, 4), world.work(&registry, 4)];
     world.stage(0).await;
     until("both read", || async { notes.all().len() == 1 }).await;
-    world.jobs.pause(QUEUE, "the mail server is down").await.unwrap();
+    assert!(world.jobs.pause(QUEUE, "the mail server is down").await.unwrap().is_none());
     // The first pause stands, with its reason.
-    world.jobs.pause(QUEUE, "another reason").await.unwrap();
+    let before = world.jobs.pause(QUEUE, "another reason").await.unwrap();
+    assert_eq!(before.map(|pause| pause.reason).as_deref(), Some("the mail server is down"));
     assert_eq!(world.jobs.paused(QUEUE).await.unwrap().unwrap().reason, "the mail server is down");
     let begun = Instant::now();
     until("a second has passed", || async { begun.elapsed() > Duration::from_secs(1) }).await;
