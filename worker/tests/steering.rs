@@ -198,10 +198,21 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
     let listed = shell.says(&["jobs", "list"]);
     assert!(listed.contains("email  dead") && !listed.contains('\u{1b}'), "{listed}");
-    assert!(shell.says(&["jobs", "retry", "--all"]).starts_with("0 will"));
-    for (args, code) in [(&["jobs", "delete"][..], 2), (&["jobs", "retry"], 2), (&["jobs", "cancel"], 2), (&["jobs", "show", "usr_1"], 2)] {
-        assert_eq!(shell.refused(args).0, code, "{args:?}");
+    let retried = shell.run(&["jobs", "retry", "--all"]);
+    assert!(String::from_utf8(retried.stdout).unwrap().starts_with("0 will"));
+    assert!(!String::from_utf8(retried.stderr).unwrap().contains("dead_letters_replayed"), "nothing was");
+    for args in
+        [&["jobs", "delete"][..], &["jobs", "retry"], &["jobs", "cancel"], &["jobs", "show", "usr_1"], &["jobs", "list", "--limit", "0"]]
+    {
+        assert_eq!(shell.refused(args).0, 2, "{args:?}");
     }
+    for command in ["retry", "cancel", "delete"] {
+        for filter in [&["--kind", "other.kind"][..], &["--all"], &["--queue", "email"]] {
+            let (code, told) = shell.refused(&[&["jobs", command, &cancelled], filter].concat());
+            assert!(code == 2 && told.contains("not both"), "{command} {filter:?}: {told}");
+        }
+    }
+    assert_eq!(shell.refused(&["jobs", "cancel", &cancelled, "--state", "ready"]).0, 2);
     assert!(shell.says(&["jobs", "delete", "--all", "--dry-run"]).ends_with("1 would be deleted\n"));
     let deleted = shell.run(&["jobs", "delete", "--all"]);
     assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 are deleted\n");
