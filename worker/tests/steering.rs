@@ -9,14 +9,16 @@ use std::{
 use common::{
     ambient::Ambient,
     config::{Config, Sources},
-    db::{Change, Store, Txn},
+    db::{Change, PlatformScope, Store, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
 };
 use jobs::{
     Jobs,
     batches::{BatchError, NewBatch},
+    history::HistoryEntry,
     registrations::SendVerification,
 };
+use mongodb::bson::doc;
 use serde_json::Value;
 use xtask::testing::TestEnv;
 
@@ -240,9 +242,15 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     let tenant: TenantId = Ambient::system().id();
     assert_eq!(ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]), [cancelled.as_str()]);
     assert_eq!(ids(&["--limit", "1"]), [cancelled.as_str()]);
-    // The time of the last one shown leads on.
-    let newest = lines[0].split_once(' ').unwrap().0;
-    assert_eq!(ids(&["--before", newest]), [done.as_str()]);
+    // The last one shown leads on, also where both ended in the same millisecond.
+    let same = doc! { "$set": { "finished_at": Ambient::system().now() } };
+    shell.jobs.store().records::<HistoryEntry>(PlatformScope).update_all(doc! {}, same).await.unwrap();
+    let page = shell.run(&["jobs", "history", "--kind", KIND, "--limit", "1"]);
+    let (page, next) = (String::from_utf8(page.stdout).unwrap(), String::from_utf8(page.stderr).unwrap());
+    let next = next.trim_end().split_once("worker ").unwrap().1;
+    assert!(page.contains(&cancelled) && next == format!("jobs history --kind {KIND} --limit 1 --after {cancelled}"), "{page}{next}");
+    assert!(shell.says(&next.split(' ').collect::<Vec<_>>()).contains(&done));
+    assert!(ids(&["--after", &done]).is_empty());
     for args in [["--tenant", &tenant.to_string()], ["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
@@ -250,7 +258,8 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
     assert!(code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done), "{told}");
-    for args in [["--outcome", "lost"], ["--before", "yesterday"], ["--limit", "0"]] {
+    assert_eq!(shell.refused(&["jobs", "history", "--after", &nobody.to_string()]).0, 1);
+    for args in [["--outcome", "lost"], ["--after", "yesterday"], ["--limit", "0"]] {
         assert_eq!(shell.refused(&[&["jobs", "history"], &args[..]].concat()).0, 2, "{args:?}");
     }
 
@@ -258,7 +267,8 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     assert!(shown.contains("state     ended 2") && shown.contains(": success\n") && shown.contains("attempts  1\n"), "{shown}");
     let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &cancelled, "--json"])).unwrap();
     assert_eq!((shown["outcome"].as_str(), shown["attempts"].as_u64()), (Some("cancelled"), Some(0)));
-    assert!(shown["finished_at"].as_i64() >= shown["enqueued_at"].as_i64(), "{shown}");
+    let (ended, enqueued) = (shown["finished_at"].as_str().unwrap(), shown["enqueued_at"].as_str().unwrap());
+    assert!(ended.ends_with('Z') && ended > enqueued, "{shown}");
     assert_eq!(shell.refused(&["jobs", "show", &nobody.to_string()]).0, 1);
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 }
@@ -270,10 +280,12 @@ async fn how_far_a_job_is_is_shown_with_it() {
     assert!(!shell.says(&["jobs", "show", &job]).contains("progress"));
     shell.tell_progress(&job, r#"{"attempt":2,"done":4,"total":10,"note":"\u001b[2Juploading","at":0}"#).await;
     let shown = shell.says(&["jobs", "show", &job]);
-    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00Z)\n"), "{shown}");
+    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00.000Z)\n"), "{shown}");
     let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &job, "--json"])).unwrap();
     assert_eq!((shown["state"].as_str(), shown["progress"]["done"].as_u64()), (Some("delayed"), Some(4)));
     assert!(shown["payload"]["registration"].is_string(), "{shown}");
+    assert!(shown["until"].as_str() > shown["enqueued_at"].as_str(), "{shown}");
+    assert_eq!(shown["progress"]["at"].as_str(), Some("1970-01-01T00:00:00.000Z"));
     // What another release wrote hides nothing else.
     shell.tell_progress(&job, "{}").await;
     assert!(shell.says(&["jobs", "show", &job]).contains("state     delayed, due 2"));
