@@ -1,6 +1,6 @@
 //! What an operator does with queues and jobs: pausing, resuming, cancelling, running sooner.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use common::{
     ambient::rfc3339,
@@ -57,6 +57,23 @@ pub enum Cancelled {
     /// It runs; its worker was asked to stop it and does so within moments, at the latest when it next
     /// renews its lease. If its attempt fails before that, it is gone as well.
     Asked,
+}
+
+impl Cancelled {
+    /// Its name in logs and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::TakenOut => "taken_out",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 impl Jobs {
@@ -121,7 +138,7 @@ impl Jobs {
                     queue::Cancelled::Unknown if rows.contains(id) => Cancelled::TakenOut,
                     queue::Cancelled::Unknown => Cancelled::Unknown,
                 };
-                tracing::info!(%queue, job = %id, ?became, "job_cancel_asked");
+                tracing::info!(%queue, job = %id, %became, "job_cancel_asked");
                 cancelled.push(became);
             }
             self.keep_taken_out(queue, &known, ids.iter().zip(&cancelled[begun..])).await;
@@ -188,7 +205,9 @@ impl Jobs {
             self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await?;
             hastened += self.broker().hasten(queue, ids).await?;
         }
-        tracing::info!(%queue, jobs = hastened, "jobs_hastened");
+        if hastened > 0 {
+            tracing::info!(%queue, jobs = hastened, "jobs_hastened");
+        }
         Ok(hastened)
     }
 }

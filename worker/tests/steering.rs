@@ -156,6 +156,8 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
         }
     };
     tokio::time::timeout(DEADLINE, shut).await.expect("the worker hears of the pause");
+    let shown = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+    assert!(shown.contains("tenantry_jobs_duplicates_total{queue=\"maintenance\"} 0"), "{shown}");
 
     let job = shell.enqueue(Duration::ZERO).await;
     let listed = shell.says(&["jobs", "list", "--state", "ready"]);
@@ -190,6 +192,7 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
     assert!(code == 1 && told.contains("is not known") && told.contains("1 of those named could not be cancelled"), "{told}");
+    assert!(told.contains("taken_out"), "it is logged: {told}");
     assert!(shell.says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"]).starts_with("0 will not run"));
     let dry = shell.says(&["jobs", "cancel", "--kind", KIND, "--state", "delayed", "--dry-run"]);
     assert!(dry.contains(&by_filter) && !dry.contains(&cancelled), "{dry}");
@@ -271,6 +274,16 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     assert!(ended.ends_with('Z') && ended > enqueued, "{shown}");
     assert_eq!(shell.refused(&["jobs", "show", &nobody.to_string()]).0, 1);
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_seen_is_told_once_and_nothing_else_is_said() {
+    let shell = Shell::with(&[("TENANTRY__REDIS__URL", "redis://127.0.0.1:1")]).await;
+    let output = shell.run(&["queues"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    let last = told.lines().last().unwrap();
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{told}");
+    assert!(last.starts_with("worker: Redis: ") && last.to_lowercase().matches("refused").count() == 1, "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
