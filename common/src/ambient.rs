@@ -92,6 +92,13 @@ pub fn rfc3339(at: DateTime) -> String {
     at.try_to_rfc3339_string().unwrap_or_default()
 }
 
+/// As [`rfc3339`], always to the millisecond: such times stand below each other and sort as text.
+pub fn rfc3339_millis(at: DateTime) -> String {
+    let text = rfc3339(at);
+    let (seconds, fraction) = text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
+    format!("{seconds}.{fraction:0<3}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +119,12 @@ mod tests {
         assert_eq!(ambient.now(), ambient.now());
         ambient.advance(Duration::from_secs(1));
         assert_eq!(ambient.now().timestamp_millis(), 1_005);
+    }
+
+    #[test]
+    fn times_for_a_column_are_all_as_wide() {
+        let written = [0, 40, 120, 999].map(|millis| rfc3339_millis(DateTime::from_millis(millis)));
+        let fractions = [".000Z", ".040Z", ".120Z", ".999Z"].map(|fraction| format!("1970-01-01T00:00:00{fraction}"));
+        assert_eq!(written, fractions);
     }
 }

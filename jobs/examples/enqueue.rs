@@ -71,5 +71,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The commits' jobs are handed to Redis in the background.
     jobs.close(config.redis.timeout).await;
     println!("{} wait for a worker", jobs.broker().stats(Queue::Email).await?.ready);
+    store.close().await;
     Ok(())
 }

@@ -81,5 +81,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     store.commit(&Post).await?;
     let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
     println!("{} delivered, {} given up, {} further attempts", drained.succeeded, drained.dead, drained.retried);
+    store.close().await;
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The rest is any worker: a relay, and what runs the jobs.
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
-    let dispatch = Registry::new(store).on(write_report).dispatch(&jobs, &drain);
+    let dispatch = Registry::new(store.clone()).on(write_report).dispatch(&jobs, &drain);
     let (backend, draining) = (QueueBackend::start(&jobs, Queue::Maintenance, 4, &drain), drain.clone());
     let worker = WorkerBuilder::new("example").backend(backend).parallelize(tokio::spawn).build(dispatch);
     let told_to_stop = async move {
@@ -77,5 +77,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok::<(), std::io::Error>(())
     };
     worker.run_until(told_to_stop).await?;
+    store.close().await;
     Ok(())
 }

@@ -57,7 +57,9 @@ impl Jobs {
             }
             replayed += self.broker().replay(queue, &envelopes).await?;
         }
-        tracing::info!(%queue, jobs = replayed, "dead_letters_replayed");
+        if replayed > 0 {
+            tracing::info!(%queue, jobs = replayed, "dead_letters_replayed");
+        }
         Ok(replayed)
     }
 

@@ -169,6 +169,11 @@ pub(crate) struct End<'a> {
 }
 
 impl HistoryEntry {
+    /// Where a listing goes on after it.
+    pub fn cursor(&self) -> HistoryCursor {
+        HistoryCursor { finished_at: self.finished_at, id: self.id }
+    }
+
     /// The entry of a job that is settled at `now`.
     pub(crate) fn new(queue: Queue, envelope: &Envelope, end: End<'_>, now: DateTime, ttl: Duration) -> Self {
         let End { outcome, ran, error } = end;
@@ -227,6 +232,21 @@ async fn write_when_reachable(store: &Store, entries: &[HistoryEntry]) -> Result
     }
 }
 
+/// Where a listing goes on: after an entry, those of the same millisecond told apart by their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryCursor {
+    finished_at: DateTime,
+    id: JobId,
+}
+
+impl HistoryCursor {
+    /// Those that a listing gives after it.
+    fn older(self) -> Document {
+        let Self { finished_at, id } = self;
+        doc! { "$or": [{ "finished_at": { "$lt": finished_at } }, { "finished_at": finished_at, "_id": { "$lt": id } }] }
+    }
+}
+
 /// Which entries; everything that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryFilter {
@@ -240,8 +260,10 @@ pub struct HistoryFilter {
     pub tenant: Option<TenantId>,
     /// That ended like this.
     pub outcome: Option<Ended>,
-    /// That ended before this: the end of the last one of a page leads to the next.
+    /// That ended before this.
     pub before: Option<DateTime>,
+    /// That a listing gives after this: the last one of a page ([`HistoryEntry::cursor`]) leads to the next.
+    pub after: Option<HistoryCursor>,
 }
 
 impl HistoryFilter {
@@ -265,6 +287,9 @@ impl HistoryFilter {
         }
         if let Some(before) = self.before {
             filter.insert("finished_at", doc! { "$lt": before });
+        }
+        if let Some(after) = self.after {
+            filter.extend(after.older());
         }
         filter
     }

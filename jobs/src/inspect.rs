@@ -3,6 +3,7 @@
 //! Looking changes nothing and holds nothing up: listings are read in bounded pages, each from where the
 //! last one ended, while the queue goes on.
 
+mod times;
 mod view;
 
 use common::{db::PlatformScope, id::JobId};
@@ -81,7 +82,8 @@ pub struct QueueView {
 /// Since when and why a queue is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Paused {
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the epoch; RFC 3339 where it is serialised.
+    #[serde(serialize_with = "times::millis")]
     pub since: i64,
     /// What whoever paused it said.
     pub reason: String,

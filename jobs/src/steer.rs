@@ -1,8 +1,9 @@
 //! What an operator does with queues and jobs: pausing, resuming, cancelling, running sooner.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use common::{
+    ambient::rfc3339,
     db::{DbError, PlatformScope},
     id::JobId,
 };
@@ -58,26 +59,49 @@ pub enum Cancelled {
     Asked,
 }
 
+impl Cancelled {
+    /// Its name in logs and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::TakenOut => "taken_out",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 impl Jobs {
     /// Keeps the jobs of `queue` waiting in every worker until it is resumed. What runs goes on. Pausing
-    /// a paused queue changes nothing.
+    /// a paused queue changes nothing, and answers the pause that was there.
     ///
     /// # Errors
     /// See [`SteerError`]. When only Redis fails, the workers take notice a few seconds later.
-    pub async fn pause(&self, queue: Queue, reason: &str) -> Result<(), SteerError> {
-        Pause::begin(self.store(), queue, reason).await?;
-        tracing::info!(%queue, reason, "queue_pause_asked");
-        Ok(self.broker().announce_pause(queue).await?)
+    pub async fn pause(&self, queue: Queue, reason: &str) -> Result<Option<Pause>, SteerError> {
+        let before = Pause::begin(self.store(), queue, reason).await?;
+        match &before {
+            None => tracing::info!(%queue, reason, "queue_pause_asked"),
+            Some(before) => tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused"),
+        }
+        // Even so: a worker may have missed it.
+        self.broker().announce_pause(queue).await?;
+        Ok(before)
     }
 
-    /// Lets the jobs of `queue` run again.
+    /// Lets the jobs of `queue` run again; tells whether it was paused.
     ///
     /// # Errors
     /// See [`SteerError`]. When only Redis fails, the workers take notice a few seconds later.
-    pub async fn resume(&self, queue: Queue) -> Result<(), SteerError> {
-        Pause::end(self.store(), queue).await?;
-        tracing::info!(%queue, "queue_resume_asked");
-        Ok(self.broker().announce_pause(queue).await?)
+    pub async fn resume(&self, queue: Queue) -> Result<bool, SteerError> {
+        let was_paused = Pause::end(self.store(), queue).await?;
+        tracing::info!(%queue, "{}", if was_paused { "queue_resume_asked" } else { "queue_not_paused" });
+        self.broker().announce_pause(queue).await?;
+        Ok(was_paused)
     }
 
     /// Whether `queue` is paused, since when and why.
@@ -114,7 +138,7 @@ impl Jobs {
                     queue::Cancelled::Unknown if rows.contains(id) => Cancelled::TakenOut,
                     queue::Cancelled::Unknown => Cancelled::Unknown,
                 };
-                tracing::info!(%queue, job = %id, ?became, "job_cancel_asked");
+                tracing::info!(%queue, job = %id, %became, "job_cancel_asked");
                 cancelled.push(became);
             }
             self.keep_taken_out(queue, &known, ids.iter().zip(&cancelled[begun..])).await;
@@ -181,7 +205,9 @@ impl Jobs {
             self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await?;
             hastened += self.broker().hasten(queue, ids).await?;
         }
-        tracing::info!(%queue, jobs = hastened, "jobs_hastened");
+        if hastened > 0 {
+            tracing::info!(%queue, jobs = hastened, "jobs_hastened");
+        }
         Ok(hastened)
     }
 }

@@ -5,12 +5,17 @@
 //! `worker jobs`.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use apalis_board::axum::{
-    framework::{ApiBuilder, RegisterRoute},
+    framework::{
+        ApiBuilder, RegisterRoute,
+        axum::{fetch_queues, get_all_tasks, get_all_workers, overview},
+    },
     ui::ServeUI,
 };
 use apalis_core::{
@@ -22,29 +27,51 @@ use apalis_core::{
     worker::context::WorkerContext,
 };
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
     http::{Method, StatusCode},
     middleware::{self, Next},
-    response::{IntoResponse, Redirect, Response},
+    response::{
+        IntoResponse, Redirect, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
     routing::get,
 };
 use futures::Stream;
 use jobs::{JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, QueueView, Standing, SteerError, queue::ConsumerStats};
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 /// How far into a list the board's pages go; `worker jobs list` goes on from there.
 const SHOWN_MAX: usize = 1_000;
 
 /// The board's pages: itself at `/board`, what it asks for beneath `/api/v1`.
 pub(crate) fn routes(jobs: &Jobs) -> Router {
-    let api = Queue::ALL.iter().fold(ApiBuilder::new(Router::new()), |api, queue| api.register(queue.name(), Shown::new(jobs, *queue)));
+    let api = ApiBuilder::new_with_router(of_all_queues(jobs), false);
+    let api = Queue::ALL.iter().fold(api, |api, queue| api.register(queue.name(), Shown::new(jobs, *queue)));
     Router::new()
         .nest("/api/v1", api.build())
         // The page knows itself at `/` only.
         .route("/board", get(|| async { Redirect::temporary("/") }))
         .fallback_service(ServeUI::new())
         .layer(middleware::from_fn(only_reading))
+}
+
+/// What is asked for all queues together, of which any queue's backend tells. The builder would add these
+/// by itself, with its own `/events`: that one keeps a channel for everybody who ever looked.
+fn of_all_queues(jobs: &Jobs) -> Router {
+    Router::new()
+        .route("/queues", get(fetch_queues::<Shown>))
+        .route("/tasks", get(get_all_tasks::<Shown>))
+        .route("/workers", get(get_all_workers::<Shown>))
+        .route("/overview", get(overview::<Shown>))
+        .layer(Extension(Arc::new(RwLock::new(Shown::new(jobs, Queue::Email)))))
+        .route("/events", get(no_events))
+}
+
+/// The page listens for log lines here, and calls the system unhealthy where it cannot. Ours go to the log.
+async fn no_events() -> impl IntoResponse {
+    Sse::new(futures::stream::pending::<Result<Event, Infallible>>()).keep_alive(KeepAlive::default())
 }
 
 async fn only_reading(request: Request, next: Next) -> Response {
@@ -110,41 +137,52 @@ impl Shown {
     }
 }
 
-/// Our states by what the board calls them; it has no page for those that are done, nor have we.
+/// Our states by what the board calls them. A job that failed and will be tried again is pending here, one
+/// that will not is killed; those that are done leave Redis at once.
 fn states(status: Option<&Status>) -> &'static [JobState] {
     match status {
         None => JobState::ALL,
-        Some(Status::Pending) => &[JobState::Staged, JobState::Held, JobState::Delayed],
+        Some(Status::Pending) => &[JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready],
         Some(Status::Queued) => &[JobState::Ready],
         Some(Status::Running) => &[JobState::Running],
-        Some(Status::Failed | Status::Killed) => &[JobState::Dead],
+        Some(Status::Killed) => &[JobState::Dead],
         Some(_) => &[],
     }
 }
 
-/// A job in the board's words; times are seconds there.
+/// A job in the board's words; times are seconds there. The page leaves out what has no queue, and breaks at
+/// what has no id or no time, which bytes that nobody can read have not.
 fn task(job: &JobView) -> Task<Value> {
-    let seconds = |millis: i64| u64::try_from(millis / 1_000).unwrap_or_default();
     let details = job.details();
     let carries = details.map(|details| json!({ "kind": details.kind, "tenant": details.tenant, "payload": details.payload }));
-    let mut task = TaskBuilder::new(carries.unwrap_or(Value::Null));
-    if let Some(id) = job.id {
-        task = task.task_id(TaskId::from_string(id.to_string()));
-    }
-    if let Some(details) = details {
-        task = task.attempt(usize::try_from(details.attempt).unwrap_or_default());
-        task = task.run_at_timestamp(seconds(details.due_at.unwrap_or(details.enqueued_at)));
-    }
+    let id = job.id.map_or_else(|| "unreadable".to_owned(), |id| id.to_string());
+    let mut task = TaskBuilder::new(carries.unwrap_or(Value::Null)).queue(job.queue.name().into());
+    task = task.task_id(TaskId::from_string(id)).run_at_timestamp(seconds(run_at(job)));
+    task = task.attempt(details.and_then(|details| details.attempt.try_into().ok()).unwrap_or_default());
     task = match &job.standing {
-        Standing::Staged | Standing::Held => task.status(Status::Pending),
-        Standing::Delayed { until } => task.status(Status::Pending).run_at_timestamp(seconds(*until)),
+        Standing::Staged | Standing::Held | Standing::Delayed { .. } => task.status(Status::Pending),
         Standing::Ready { .. } => task.status(Status::Queued),
         Standing::Running { consumer, ready_at, .. } => {
             task.status(Status::Running).lock_by(Some(consumer.clone())).lock_at(Some(seconds(*ready_at)))
         }
-        Standing::Dead { died_at, .. } => task.status(Status::Failed).done_at(Some(seconds(*died_at))),
+        Standing::Dead { died_at, .. } => task.status(Status::Killed).done_at(Some(seconds(*died_at))),
     };
     task.build()
+}
+
+/// When a job is, or was, to start.
+fn run_at(job: &JobView) -> i64 {
+    let due = || job.details().map(|details| details.due_at.unwrap_or(details.enqueued_at));
+    match job.standing {
+        Standing::Delayed { until } => until,
+        Standing::Ready { ready_at } | Standing::Running { ready_at, .. } => due().unwrap_or(ready_at),
+        Standing::Dead { died_at, .. } => due().unwrap_or(died_at),
+        Standing::Staged | Standing::Held => due().unwrap_or_default(),
+    }
+}
+
+fn seconds(millis: i64) -> u64 {
+    u64::try_from(millis / 1_000).unwrap_or_default()
 }
 
 fn worker(queue: Queue, consumer: ConsumerStats, now_ms: i64) -> RunningWorker {
@@ -159,16 +197,13 @@ fn worker(queue: Queue, consumer: ConsumerStats, now_ms: i64) -> RunningWorker {
     }
 }
 
-fn statistics(view: &QueueView) -> Vec<Statistic> {
-    let numbers = [
-        ("Ready", view.ready),
-        ("Running", view.running),
-        ("Held", view.held),
-        ("Delayed", view.delayed),
-        ("Dead", view.dead),
-        ("Oldest, in seconds", view.oldest_ms / 1_000),
-        ("Paused", u64::from(view.paused.is_some())),
-    ];
+/// How some queues stand together, under the titles that the page knows; it counts what has no such title
+/// as nothing.
+fn statistics(views: &[QueueView]) -> Vec<Statistic> {
+    let sum = |number: fn(&QueueView) -> u64| views.iter().map(number).sum::<u64>();
+    let pending = sum(|view| view.ready + view.held + view.delayed);
+    let (running, dead) = (sum(|view| view.running), sum(|view| view.dead));
+    let numbers = [("TOTAL_JOBS", pending + running + dead), ("PENDING_JOBS", pending), ("RUNNING_JOBS", running), ("KILLED_JOBS", dead)];
     let statistic = |(priority, (title, value)): (u64, (&str, u64))| Statistic {
         title: title.to_owned(),
         stat_type: StatType::Number,
@@ -242,7 +277,7 @@ impl ListQueues for Shown {
         let mut queues = Vec::with_capacity(Queue::ALL.len());
         for queue in Queue::ALL {
             let workers = self.jobs.broker().consumers(*queue).await?.into_iter().map(|consumer| consumer.name).collect();
-            let stats = statistics(&self.jobs.queue(*queue).await?);
+            let stats = statistics(&[self.jobs.queue(*queue).await?]);
             // Finished jobs leave Redis at once; Prometheus has what was.
             queues.push(QueueInfo { name: queue.name().to_owned(), stats, workers, activity: Vec::new() });
         }
@@ -266,16 +301,15 @@ impl ListWorkers for Shown {
 
 impl Metrics for Shown {
     async fn global(&self) -> Result<Vec<Statistic>, SteerError> {
-        let mut all = Vec::new();
+        let mut views = Vec::with_capacity(Queue::ALL.len());
         for queue in Queue::ALL {
-            let of_queue = statistics(&self.jobs.queue(*queue).await?).into_iter();
-            all.extend(of_queue.map(|statistic| Statistic { title: format!("{queue}: {}", statistic.title), ..statistic }));
+            views.push(self.jobs.queue(*queue).await?);
         }
-        Ok(all)
+        Ok(statistics(&views))
     }
 
     async fn fetch_by_queue(&self) -> Result<Vec<Statistic>, SteerError> {
-        Ok(statistics(&self.jobs.queue(self.queue).await?))
+        Ok(statistics(&[self.jobs.queue(self.queue).await?]))
     }
 }
 

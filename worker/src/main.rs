@@ -84,12 +84,36 @@ fn main() -> ExitCode {
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
+/// What happened, and why. Errors often quote their cause, which then is not told once more.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
+        told if told.is_empty() => cause,
+        told if told.contains(&cause) => told,
+        told => format!("{told}: {cause}"),
+    })
+}
+
 fn misconfigured(mistakes: &Mistakes) -> ExitCode {
     eprint!("{mistakes}");
     ExitCode::from(EXIT_CONFIG)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("worker: {error:#}");
+    eprintln!("worker: {}", told(error));
     if error.is::<steer::Unclear>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error: anyhow::Result<()> =
+            Err(io::Error::other(io::Error::other("timed out"))).context("Redis: timed out").context("the queue");
+        assert_eq!(super::told(&error.unwrap_err()), "the queue: Redis: timed out");
+        assert_eq!(super::told(&anyhow::anyhow!("closed").context("the outbox")), "the outbox: closed");
+    }
 }

@@ -40,6 +40,12 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signals(config.worker.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let ended = work_on(config, store.clone(), drain).await;
+    store.close().await;
+    ended
+}
+
+async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<()> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
     let internal = internal::serve_with(config.worker.internal_listen, readiness(&jobs, &drain), board::routes(&jobs), {
         let drain = drain.clone();

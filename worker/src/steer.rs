@@ -1,5 +1,6 @@
 //! What an operator sees and does of queues, jobs and batches, from a shell.
 
+mod arguments;
 mod batches;
 mod history;
 mod jobs;
@@ -22,29 +23,40 @@ pub(crate) struct Unclear(&'static str);
 
 /// Shows or steers queues.
 pub(crate) async fn queues(config: &Config, command: Option<QueuesCommand>) -> anyhow::Result<()> {
-    queues::run(&connect(config).await?, command.unwrap_or_default()).await
+    with_jobs(config, async |jobs| queues::run(jobs, command.unwrap_or_default()).await).await
 }
 
 /// Shows every schedule.
 pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
-    schedules::run(&Store::connect(&config.mongodb, Ambient::system()).await?).await
+    with_store(config, async |store| schedules::run(&store).await).await
 }
 
 /// Shows or steers jobs.
 pub(crate) async fn jobs(config: &Config, command: JobsCommand) -> anyhow::Result<()> {
-    jobs::run(&connect(config).await?, command).await
+    with_jobs(config, async |jobs| jobs::run(jobs, command).await).await
 }
 
 /// Shows batches.
 pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow::Result<()> {
-    batches::run(&connect(config).await?, command).await
+    with_jobs(config, async |jobs| batches::run(jobs, command).await).await
 }
 
 /// What is done is logged on standard error, so that it can be kept.
-async fn connect(config: &Config) -> anyhow::Result<Jobs> {
+async fn with_jobs(config: &Config, command: impl AsyncFnOnce(&Jobs) -> anyhow::Result<()>) -> anyhow::Result<()> {
     telemetry::start_on_stderr(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
+    with_store(config, async |store| {
+        let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
+        command(&jobs).await
+    })
+    .await
+}
+
+/// However the command ends, the store is closed before the process is.
+async fn with_store(config: &Config, command: impl AsyncFnOnce(Store) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
-    Jobs::start(store, &config.redis, &config.jobs).context("redis.url")
+    let ended = command(store.clone()).await;
+    store.close().await;
+    ended
 }
 
 /// One line of the answer.

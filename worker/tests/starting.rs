@@ -83,7 +83,7 @@ async fn the_canary_comes_through_and_its_schedule_is_shown() {
     let row = ScheduleRow { name, cron: "* * * * *".to_owned(), settled_until: long_ago, last_tick: Some(long_ago) };
     store.records::<ScheduleRow>(PlatformScope).insert(&row).await.unwrap();
     let shown = || String::from_utf8(worker(&["schedules"], &env.config_env()).stdout).unwrap();
-    assert!(shown().contains("maintenance.canary       * * * * *        once               2023-11-14T22:13:20Z"), "{}", shown());
+    assert!(shown().contains("maintenance.canary       * * * * *        once               2023-11-14T22:13:20.000Z"), "{}", shown());
 
     let running = env.spawn_worker().await;
     let metrics = async || reqwest::get(format!("{}/metrics", running.internal_url())).await.unwrap().text().await.unwrap();

@@ -9,14 +9,16 @@ use std::{
 use common::{
     ambient::Ambient,
     config::{Config, Sources},
-    db::{Change, Store, Txn},
+    db::{Change, PlatformScope, Store, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
 };
 use jobs::{
     Jobs,
     batches::{BatchError, NewBatch},
+    history::HistoryEntry,
     registrations::SendVerification,
 };
+use mongodb::bson::doc;
 use serde_json::Value;
 use xtask::testing::TestEnv;
 
@@ -50,7 +52,10 @@ impl Shell {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap()
+        let output = command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+        output
     }
 
     /// What a command that succeeds says.
@@ -134,6 +139,15 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
     let paused = shell.says(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
     assert_eq!(paused, "email is paused: the mail server\u{fffd}[31m moves\n");
     assert!(shell.says(&["queues"]).contains("paused since 2"));
+    let again = shell.run(&["queues", "pause", "email", "--reason", "another"]);
+    let (told, logged) = (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
+    assert!(told.starts_with("email was paused already, since 2") && told.contains(": the mail server"), "{told}");
+    assert!(again.status.success() && logged.contains("queue_already_paused") && !logged.contains("queue_pause_asked"), "{logged}");
+    for reason in ["", " "] {
+        let (code, told) = shell.refused(&["queues", "pause", "maintenance", "--reason", reason]);
+        assert!(code == 2 && told.contains("say why"), "{told}");
+    }
+    assert!(shell.says(&["queues", "pause", "--help"]).contains("possible values: email, maintenance"));
     let metrics = format!("{}/metrics", worker.internal_url());
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let shut = async {
@@ -142,6 +156,8 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
         }
     };
     tokio::time::timeout(DEADLINE, shut).await.expect("the worker hears of the pause");
+    let shown = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+    assert!(shown.contains("tenantry_jobs_duplicates_total{queue=\"maintenance\"} 0"), "{shown}");
 
     let job = shell.enqueue(Duration::ZERO).await;
     let listed = shell.says(&["jobs", "list", "--state", "ready"]);
@@ -176,6 +192,7 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
     assert!(code == 1 && told.contains("is not known") && told.contains("1 of those named could not be cancelled"), "{told}");
+    assert!(told.contains("taken_out"), "it is logged: {told}");
     assert!(shell.says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"]).starts_with("0 will not run"));
     let dry = shell.says(&["jobs", "cancel", "--kind", KIND, "--state", "delayed", "--dry-run"]);
     assert!(dry.contains(&by_filter) && !dry.contains(&cancelled), "{dry}");
@@ -186,10 +203,21 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
     let listed = shell.says(&["jobs", "list"]);
     assert!(listed.contains("email  dead") && !listed.contains('\u{1b}'), "{listed}");
-    assert!(shell.says(&["jobs", "retry", "--all"]).starts_with("0 will"));
-    for (args, code) in [(&["jobs", "delete"][..], 2), (&["jobs", "retry"], 2), (&["jobs", "cancel"], 2), (&["jobs", "show", "usr_1"], 2)] {
-        assert_eq!(shell.refused(args).0, code, "{args:?}");
+    let retried = shell.run(&["jobs", "retry", "--all"]);
+    assert!(String::from_utf8(retried.stdout).unwrap().starts_with("0 will"));
+    assert!(!String::from_utf8(retried.stderr).unwrap().contains("dead_letters_replayed"), "nothing was");
+    for args in
+        [&["jobs", "delete"][..], &["jobs", "retry"], &["jobs", "cancel"], &["jobs", "show", "usr_1"], &["jobs", "list", "--limit", "0"]]
+    {
+        assert_eq!(shell.refused(args).0, 2, "{args:?}");
     }
+    for command in ["retry", "cancel", "delete"] {
+        for filter in [&["--kind", "other.kind"][..], &["--all"], &["--queue", "email"]] {
+            let (code, told) = shell.refused(&[&["jobs", command, &cancelled], filter].concat());
+            assert!(code == 2 && told.contains("not both"), "{command} {filter:?}: {told}");
+        }
+    }
+    assert_eq!(shell.refused(&["jobs", "cancel", &cancelled, "--state", "ready"]).0, 2);
     assert!(shell.says(&["jobs", "delete", "--all", "--dry-run"]).ends_with("1 would be deleted\n"));
     let deleted = shell.run(&["jobs", "delete", "--all"]);
     assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 are deleted\n");
@@ -217,9 +245,15 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     let tenant: TenantId = Ambient::system().id();
     assert_eq!(ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]), [cancelled.as_str()]);
     assert_eq!(ids(&["--limit", "1"]), [cancelled.as_str()]);
-    // The time of the last one shown leads on.
-    let newest = lines[0].split_once(' ').unwrap().0;
-    assert_eq!(ids(&["--before", newest]), [done.as_str()]);
+    // The last one shown leads on, also where both ended in the same millisecond.
+    let same = doc! { "$set": { "finished_at": Ambient::system().now() } };
+    shell.jobs.store().records::<HistoryEntry>(PlatformScope).update_all(doc! {}, same).await.unwrap();
+    let page = shell.run(&["jobs", "history", "--kind", KIND, "--limit", "1"]);
+    let (page, next) = (String::from_utf8(page.stdout).unwrap(), String::from_utf8(page.stderr).unwrap());
+    let next = next.trim_end().split_once("worker ").unwrap().1;
+    assert!(page.contains(&cancelled) && next == format!("jobs history --kind {KIND} --limit 1 --after {cancelled}"), "{page}{next}");
+    assert!(shell.says(&next.split(' ').collect::<Vec<_>>()).contains(&done));
+    assert!(ids(&["--after", &done]).is_empty());
     for args in [["--tenant", &tenant.to_string()], ["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
@@ -227,7 +261,8 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
     assert!(code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done), "{told}");
-    for args in [["--outcome", "lost"], ["--before", "yesterday"], ["--limit", "0"]] {
+    assert_eq!(shell.refused(&["jobs", "history", "--after", &nobody.to_string()]).0, 1);
+    for args in [["--outcome", "lost"], ["--after", "yesterday"], ["--limit", "0"]] {
         assert_eq!(shell.refused(&[&["jobs", "history"], &args[..]].concat()).0, 2, "{args:?}");
     }
 
@@ -235,9 +270,20 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     assert!(shown.contains("state     ended 2") && shown.contains(": success\n") && shown.contains("attempts  1\n"), "{shown}");
     let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &cancelled, "--json"])).unwrap();
     assert_eq!((shown["outcome"].as_str(), shown["attempts"].as_u64()), (Some("cancelled"), Some(0)));
-    assert!(shown["finished_at"].as_i64() >= shown["enqueued_at"].as_i64(), "{shown}");
+    let (ended, enqueued) = (shown["finished_at"].as_str().unwrap(), shown["enqueued_at"].as_str().unwrap());
+    assert!(ended.ends_with('Z') && ended > enqueued, "{shown}");
     assert_eq!(shell.refused(&["jobs", "show", &nobody.to_string()]).0, 1);
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_seen_is_told_once_and_nothing_else_is_said() {
+    let shell = Shell::with(&[("TENANTRY__REDIS__URL", "redis://127.0.0.1:1")]).await;
+    let output = shell.run(&["queues"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    let last = told.lines().last().unwrap();
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{told}");
+    assert!(last.starts_with("worker: Redis: ") && last.to_lowercase().matches("refused").count() == 1, "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,10 +293,12 @@ async fn how_far_a_job_is_is_shown_with_it() {
     assert!(!shell.says(&["jobs", "show", &job]).contains("progress"));
     shell.tell_progress(&job, r#"{"attempt":2,"done":4,"total":10,"note":"\u001b[2Juploading","at":0}"#).await;
     let shown = shell.says(&["jobs", "show", &job]);
-    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00Z)\n"), "{shown}");
+    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00.000Z)\n"), "{shown}");
     let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &job, "--json"])).unwrap();
     assert_eq!((shown["state"].as_str(), shown["progress"]["done"].as_u64()), (Some("delayed"), Some(4)));
     assert!(shown["payload"]["registration"].is_string(), "{shown}");
+    assert!(shown["until"].as_str() > shown["enqueued_at"].as_str(), "{shown}");
+    assert_eq!(shown["progress"]["at"].as_str(), Some("1970-01-01T00:00:00.000Z"));
     // What another release wrote hides nothing else.
     shell.tell_progress(&job, "{}").await;
     assert!(shell.says(&["jobs", "show", &job]).contains("state     delayed, due 2"));
@@ -304,13 +352,29 @@ async fn the_board_shows_every_queue_and_changes_nothing() {
     assert_eq!(names, ["email", "maintenance"]);
     let tasks = ask("/queues/email/tasks?status=Pending&page=1").await;
     assert_eq!((tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()), (1, Some(KIND)));
+    // The page leaves out what has no queue, and breaks at what has no id or no time.
+    assert_eq!(tasks[0]["ctx"]["queue"], "email");
+    shell.enqueue_poison().await;
+    shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
+    let dead = &ask("/tasks?status=Killed&page=1").await[0]["ctx"];
+    assert!(dead["queue"] == "email" && dead["task_id"].is_string() && dead["run_at"].as_u64() > Some(0), "{dead}");
+    // Nor does it show numbers under titles that it does not know.
+    for path in ["/overview", "/queues/email/stats"] {
+        let stats = ask(path).await;
+        let of = |title: &str| stats.as_array().unwrap().iter().find(|stat| stat["title"] == title).unwrap()["value"].clone();
+        let known = ["TOTAL_JOBS", "PENDING_JOBS", "RUNNING_JOBS", "KILLED_JOBS"];
+        assert!(stats.as_array().unwrap().iter().all(|stat| known.contains(&stat["title"].as_str().unwrap())), "{path}: {stats}");
+        assert_eq!((of("TOTAL_JOBS"), of("PENDING_JOBS"), of("KILLED_JOBS")), ("2".into(), "1".into(), "1".into()), "{path}: {stats}");
+    }
+    let events = reqwest::get(format!("{base}/api/v1/events")).await.unwrap();
+    assert_eq!((events.status().as_u16(), events.headers()["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    drop(events);
     assert_eq!(ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"], Value::from(job.as_str()));
     assert!(ask("/queues/maintenance/tasks?page=0").await.as_array().unwrap().is_empty());
     // Redis knows a worker from its first job on.
     shell.enqueue(Duration::ZERO).await;
     shell.until(&["queues", "stats", "email"], |said| said.contains("\nconsumer ")).await;
     assert!(ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email"));
-    ask("/overview").await;
 
     let tasks = format!("{base}/api/v1/queues/email/tasks");
     let refused = reqwest::Client::new().put(&tasks).header("content-type", "application/json").body("{}").send().await.unwrap();

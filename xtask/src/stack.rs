@@ -79,6 +79,19 @@ impl Plan {
         self.state.join("data").join(name)
     }
 
+    /// Where a shell finds what our programs are told, to run them beside the stack.
+    pub(crate) fn shell_env(&self) -> PathBuf {
+        self.state.join("env")
+    }
+
+    /// Writes it.
+    pub(crate) fn write_shell_env(&self) -> anyhow::Result<()> {
+        let path = self.shell_env();
+        // Quoted: addresses have characters that a shell would act on, and none that ends the quotes.
+        let lines: Vec<String> = self.env().iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        std::fs::write(&path, lines.concat()).with_context(|| format!("writing {}", path.display()))
+    }
+
     /// What our programs are told.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let Ports { mongod, redis, smtp, api, api_internal, worker_internal, .. } = self.ports;
@@ -168,6 +181,7 @@ impl Stack {
             let folder = plan.state.join(folder);
             std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         }
+        plan.write_shell_env()?;
         let (mongodb_data, redis_data) = (plan.data("mongod"), plan.data("redis"));
         let mongod = Mongod::start_with_log(&mongodb_data, Some(ports.mongod), plan.log("mongod"));
         self.add("mongod", ports.mongod, async { mongod.await.map(Server::Mongod) }).await?;
@@ -246,4 +260,23 @@ fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
     ];
     let spec = program.spec("prometheus", plan.log("prometheus")).args(args);
     ProcessSpec { spec, health_port: port, health_path: "/-/ready", ready_within: std::time::Duration::from_mins(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_what_our_programs_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = Ports::documented(1_000).unwrap();
+        let plan = Plan { state: folder.path().to_owned(), ports, programs: PathBuf::new(), prometheus: None };
+        plan.write_shell_env().unwrap();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "set -a; . ./env; set +a; env"]).current_dir(folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        let told = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        for (name, value) in plan.env() {
+            assert!(told.lines().any(|line| line == format!("{name}={value}")), "{name}: {told}");
+        }
+    }
 }

@@ -120,6 +120,9 @@ pub fn is_duplicate(error: &DbError, index: &str) -> bool {
     matches!(error, DbError::Duplicate(name) if name == index)
 }
 
+/// How long closing waits for the server.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
 /// The database and what a change needs beside it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -173,6 +176,13 @@ impl Store {
 
     async fn command(&self, command: Document) -> Result<Document, DbError> {
         Ok(self.inner.database.run_command(command).await?)
+    }
+
+    /// Ends the connections, for this handle and its clones. To be called before a process ends: what the
+    /// driver does by itself when its last handle is dropped panics where the runtime ends meanwhile.
+    pub async fn close(&self) {
+        // A server that does not answer notices by itself that nobody is there any more.
+        let _ = tokio::time::timeout(CLOSE_MAX, self.inner.client.clone().shutdown()).await;
     }
 
     /// Drops the whole database. Tests clean up with it.

@@ -50,6 +50,7 @@ async fn main() -> Outcome<()> {
         Some("ours") => {
             let ours = Ours::start(config).await?;
             serve(format!("jobs {version}, apalis 1.0"), async |task| ours.measure(task).await).await?;
+            ours.store.close().await;
         }
         Some("raw") => {
             let raw = Raw::start(&config).await?;

@@ -37,8 +37,10 @@ async fn main() -> Outcome<()> {
     let store = Store::connect(&config.mongodb, Ambient::system()).await?;
     store.migrate(&jobs::migrations()).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
-    match role {
+    let ended = match role {
         Role::Produce => produce::run(&config, &store, &jobs).await,
-        Role::Work => work::run(&config, store, jobs).await,
-    }
+        Role::Work => work::run(&config, store.clone(), jobs).await,
+    };
+    store.close().await;
+    ended
 }

@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
-    let dispatch = Registry::new(store).on(act).dispatch(&jobs, &drain);
+    let dispatch = Registry::new(store.clone()).on(act).dispatch(&jobs, &drain);
     let monitor = Monitor::new().register(move |_| {
         WorkerBuilder::new("crash-worker")
             .backend(QueueBackend::start(&jobs, Queue::Email, config.worker.email_concurrency, &drain))
@@ -45,5 +45,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .build(dispatch.clone())
     });
     monitor.run().await?;
+    store.close().await;
     Ok(())
 }

@@ -6,6 +6,7 @@ use common::id::{JobId, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::times;
 use crate::{
     Envelope, Failure, Queue,
     outbox::OutboxRow,
@@ -65,7 +66,8 @@ impl FromStr for JobState {
     }
 }
 
-/// What a job is doing, with what is known only then. Times are milliseconds since the epoch.
+/// What a job is doing, with what is known only then. Times are milliseconds since the epoch,
+/// and RFC 3339 where they are serialised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Standing {
@@ -74,6 +76,7 @@ pub enum Standing {
     /// See [`JobState::Ready`].
     Ready {
         /// Since when it could be fetched.
+        #[serde(serialize_with = "times::millis")]
         ready_at: i64,
     },
     /// See [`JobState::Running`].
@@ -82,6 +85,7 @@ pub enum Standing {
         consumer: String,
         /// Since when it could be fetched: it cannot have started earlier, and in a queue that does not
         /// lag not much later.
+        #[serde(serialize_with = "times::millis")]
         ready_at: i64,
         /// How long ago its worker took it or last renewed its lease, in milliseconds. Past the lease the
         /// worker is gone and another one takes over.
@@ -94,11 +98,13 @@ pub enum Standing {
     /// See [`JobState::Delayed`].
     Delayed {
         /// When it is due.
+        #[serde(serialize_with = "times::millis")]
         until: i64,
     },
     /// See [`JobState::Dead`].
     Dead {
         /// When it was given up.
+        #[serde(serialize_with = "times::millis")]
         died_at: i64,
         /// Why.
         error: String,
@@ -147,7 +153,8 @@ pub enum Content {
     },
 }
 
-/// What is known of a job wherever it is. Times are milliseconds since the epoch.
+/// What is known of a job wherever it is. Times are milliseconds since the epoch,
+/// and RFC 3339 where they are serialised.
 #[derive(Debug, Clone, Serialize)]
 pub struct Details {
     /// What it is, `noun.verb`.
@@ -161,12 +168,15 @@ pub struct Details {
     /// Whether a row in the outbox stands behind it, so that it cannot be lost.
     pub staged: bool,
     /// When it was staged or enqueued.
+    #[serde(serialize_with = "times::millis")]
     pub enqueued_at: i64,
     /// When its latest attempt was to start, if later than it was enqueued.
+    #[serde(serialize_with = "times::maybe_millis")]
     pub due_at: Option<i64>,
     /// The trace it belongs to (W3C `traceparent`).
     pub traceparent: Option<String>,
     /// What went wrong so far, oldest first; the last ten.
+    #[serde(serialize_with = "times::failures")]
     pub failures: Vec<Failure>,
     /// The job itself: ids, never secrets.
     pub payload: Box<RawValue>,

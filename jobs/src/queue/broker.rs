@@ -19,6 +19,7 @@ use std::{
 use common::{
     config::{self, QueueLimits},
     id::JobId,
+    telemetry::metrics,
 };
 use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionLike};
 use tokio::sync::Notify;
@@ -85,6 +86,10 @@ impl Broker {
     /// # Errors
     /// When the address cannot be understood.
     pub(crate) fn new(redis: &config::Redis, jobs: &config::Jobs) -> RedisResult<Self> {
+        // A counter that first appears with its first event shows no rise; every process hands jobs in.
+        for queue in Queue::ALL {
+            metrics::JOBS_DUPLICATES.with_label_values(&[queue.name()]).inc_by(0);
+        }
         Ok(Self {
             connections: Connections::new(redis)?,
             prefix: redis.key_prefix.clone(),

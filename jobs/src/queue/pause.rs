@@ -44,15 +44,26 @@ impl Pause {
         store.records::<Self>(PlatformScope).find(doc! { "_id": queue.name() }).await
     }
 
-    /// Notes that `queue` is paused; a pause that is there stays as it is.
-    pub(crate) async fn begin(store: &Store, queue: Queue, reason: &str) -> Result<(), DbError> {
-        let pause = doc! { "paused_at": store.ambient().now(), "reason": reason };
-        store.records::<Self>(PlatformScope).upsert(doc! { "_id": queue.name() }, doc! { "$setOnInsert": pause }).await
+    /// Notes that `queue` is paused. A pause that is there already stays as it is, and is answered.
+    pub(crate) async fn begin(store: &Store, queue: Queue, reason: &str) -> Result<Option<Self>, DbError> {
+        let pause = Self { queue: queue.name().to_owned(), paused_at: store.ambient().now(), reason: reason.to_owned() };
+        loop {
+            match store.records(PlatformScope).insert(&pause).await {
+                Ok(()) => return Ok(None),
+                Err(DbError::Duplicate(_)) => {}
+                Err(error) => return Err(error),
+            }
+            // None when somebody has resumed the queue in between.
+            let before = Self::of(store, queue).await?;
+            if before.is_some() {
+                return Ok(before);
+            }
+        }
     }
 
-    /// Notes that `queue` is not paused.
-    pub(crate) async fn end(store: &Store, queue: Queue) -> Result<(), DbError> {
-        store.records::<Self>(PlatformScope).delete_all(doc! { "_id": queue.name() }).await.map(drop)
+    /// Notes that `queue` is not paused; tells whether it was.
+    pub(crate) async fn end(store: &Store, queue: Queue) -> Result<bool, DbError> {
+        Ok(store.records::<Self>(PlatformScope).delete_all(doc! { "_id": queue.name() }).await? > 0)
     }
 }
 

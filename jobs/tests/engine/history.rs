@@ -17,7 +17,7 @@ use jobs::{
     history::{Ended, HistoryEntry, HistoryFilter},
     stage,
 };
-use mongodb::bson::doc;
+use mongodb::bson::{DateTime, doc};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -192,6 +192,38 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
     let before = HistoryFilter { before: Some(all[0].finished_at), ..any };
     assert!(history(&world, &before).await.iter().all(|entry| entry.finished_at < all[0].finished_at));
     worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
+    let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
+    let tenant: TenantId = world.store.ambient().id();
+    for _ in 0..5 {
+        world.jobs.commit(&Stage { n: 0, tenant: Some(tenant) }).await.unwrap();
+    }
+    let worker = work(&world, &ward);
+    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 5 }).await;
+    worker.stop(Duration::from_secs(5)).await;
+    let all = history(&world, &HistoryFilter::default()).await;
+    // The oldest ends before the others, which end together.
+    let (oldest, rows) = (all[4].id, || world.store.records::<HistoryEntry>(PlatformScope));
+    rows().update_all(doc! { "_id": { "$ne": oldest } }, doc! { "$set": { "finished_at": DateTime::from_millis(2_000) } }).await.unwrap();
+    rows().update_all(doc! { "_id": oldest }, doc! { "$set": { "finished_at": DateTime::from_millis(1_000) } }).await.unwrap();
+
+    let whole: Vec<JobId> = history(&world, &HistoryFilter::default()).await.iter().map(|entry| entry.id).collect();
+    let (mut paged, mut filter) = (Vec::new(), HistoryFilter::default());
+    loop {
+        let page = world.jobs.history_within(TenantScope::vouched(tenant), &filter, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.after = Some(last.cursor());
+        paged.extend(page.iter().map(|entry| entry.id));
+    }
+    assert!(paged.len() == 5 && paged == whole && paged[4] == oldest, "{paged:?} {whole:?}");
+    // Both bounds hold.
+    let both = HistoryFilter { before: Some(DateTime::from_millis(2_000)), ..filter.clone() };
+    assert!(history(&world, &both).await.is_empty());
+    let both = HistoryFilter { after: Some(history(&world, &HistoryFilter::default()).await[0].cursor()), ..both };
+    assert_eq!(history(&world, &both).await.iter().map(|entry| entry.id).collect::<Vec<_>>(), [oldest]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,14 @@
 
 use anyhow::Context;
 use clap::{Subcommand, builder::RangedU64ValueParser};
-use common::id::{BatchId, JobId, TenantId};
+use common::{
+    ambient::rfc3339_millis,
+    id::{BatchId, JobId, TenantId},
+};
 use jobs::{
     Jobs,
     batches::{BATCHES_MAX, Batch},
 };
-use mongodb::bson::DateTime;
 use serde::Serialize;
 
 use super::{
@@ -67,7 +69,7 @@ async fn show(jobs: &Jobs, id: BatchId, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A batch as JSON has it. Times are milliseconds since the epoch.
+/// A batch as JSON has it.
 #[derive(Serialize)]
 struct BatchView<'a> {
     id: BatchId,
@@ -75,8 +77,8 @@ struct BatchView<'a> {
     total: i64,
     done: i64,
     dead: i64,
-    staged_at: i64,
-    completed_at: Option<i64>,
+    staged_at: String,
+    completed_at: Option<String>,
     follows: JobId,
     follows_kind: &'a str,
 }
@@ -89,8 +91,8 @@ impl<'a> BatchView<'a> {
             total: batch.total,
             done: batch.done,
             dead: batch.dead,
-            staged_at: batch.staged_at.timestamp_millis(),
-            completed_at: batch.completed_at.map(DateTime::timestamp_millis),
+            staged_at: rfc3339_millis(batch.staged_at),
+            completed_at: batch.completed_at.map(rfc3339_millis),
             follows: batch.follows(),
             follows_kind: batch.follows_kind(),
         }

@@ -1,8 +1,9 @@
 //! `worker jobs history`: what became of jobs that have ended.
 
+use anyhow::Context;
 use clap::{Args, builder::RangedU64ValueParser};
 use common::{
-    ambient::Ambient,
+    ambient::{Ambient, rfc3339_millis},
     config::Period,
     id::{JobId, TenantId},
 };
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    arguments::queue,
     say,
     text::{ago, json, printable, span, time},
 };
@@ -25,7 +27,7 @@ pub(crate) struct HistoryQuery {
     /// These jobs; without any, all of them.
     jobs: Vec<JobId>,
     /// Of this queue.
-    #[arg(long)]
+    #[arg(long, value_parser = queue())]
     queue: Option<Queue>,
     /// Of this kind, such as `registration.send_verification`.
     #[arg(long)]
@@ -39,9 +41,9 @@ pub(crate) struct HistoryQuery {
     /// That ended longer ago than this; such as 30m, 24h or 7d.
     #[arg(long)]
     older_than: Option<Period>,
-    /// That ended before this time, written as entries have it (RFC 3339): that of the last one shown leads on.
-    #[arg(long, conflicts_with = "older_than", value_parser = point_in_time)]
-    before: Option<DateTime>,
+    /// Those that follow this job in the list: the last one shown leads on.
+    #[arg(long, value_name = "JOB")]
+    after: Option<JobId>,
     /// This many at most.
     #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(ENTRIES_MAX)))]
     limit: u32,
@@ -50,34 +52,52 @@ pub(crate) struct HistoryQuery {
     json: bool,
 }
 
-fn point_in_time(text: &str) -> Result<DateTime, String> {
-    DateTime::parse_rfc3339_str(text).map_err(|_| "must be a time such as 2030-01-31T18:00:00Z".to_owned())
-}
-
 impl HistoryQuery {
-    fn filter(&self) -> HistoryFilter {
-        let before = self.older_than.map(|Period(age)| ago(Ambient::system().now(), age)).or(self.before);
-        HistoryFilter {
+    async fn filter(&self, jobs: &Jobs) -> anyhow::Result<HistoryFilter> {
+        let after = match self.after {
+            Some(id) => {
+                Some(find(jobs, id).await?.with_context(|| format!("{id} has no entry any more, so that nothing follows it"))?.cursor())
+            }
+            None => None,
+        };
+        Ok(HistoryFilter {
             ids: self.jobs.clone(),
             queue: self.queue,
             kind: self.kind.clone(),
             tenant: self.tenant,
             outcome: self.outcome,
-            before,
-        }
+            before: self.older_than.map(|Period(age)| ago(Ambient::system().now(), age)),
+            after,
+        })
+    }
+
+    /// The command that lists what follows `last`, which is older than `--older-than` asks for.
+    fn next(&self, last: JobId) -> String {
+        let mut words = vec!["worker jobs history".to_owned()];
+        words.extend(self.jobs.iter().map(ToString::to_string));
+        words.extend(self.queue.map(|queue| format!("--queue {queue}")));
+        words.extend(self.kind.as_deref().map(|kind| format!("--kind {}", printable(kind))));
+        words.extend(self.tenant.map(|tenant| format!("--tenant {tenant}")));
+        words.extend(self.outcome.map(|outcome| format!("--outcome {outcome}")));
+        words.push(format!("--limit {} --after {last}", self.limit));
+        words.extend(self.json.then(|| "--json".to_owned()));
+        words.join(" ")
     }
 }
 
 /// Lists entries, newest first.
 pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()> {
-    let entries = jobs.history(&query.filter(), query.limit).await?;
+    let entries = jobs.history(&query.filter(jobs).await?, query.limit).await?;
     for entry in &entries {
         say(&if query.json { json(&EntryView::of(entry))? } else { summary(entry) })?;
     }
     let missing: Vec<&JobId> = query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
     let wants_more = query.jobs.is_empty() || !missing.is_empty();
-    if wants_more && entries.len() >= query.limit as usize {
-        eprintln!("{} shown; there may be more, see --limit and --before", query.limit);
+    if let Some(last) = entries.last()
+        && wants_more
+        && entries.len() >= query.limit as usize
+    {
+        eprintln!("{} shown; there may be more: {}", query.limit, query.next(last.id));
         return Ok(());
     }
     for id in &missing {
@@ -93,7 +113,7 @@ pub(super) async fn find(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Histor
     Ok(jobs.history(&filter, 1).await?.pop())
 }
 
-/// An entry as JSON has it. Times are milliseconds since the epoch.
+/// An entry as JSON has it.
 #[derive(Serialize)]
 pub(super) struct EntryView<'a> {
     id: JobId,
@@ -102,9 +122,9 @@ pub(super) struct EntryView<'a> {
     tenant: Option<TenantId>,
     outcome: Ended,
     attempts: u32,
-    enqueued_at: i64,
-    started_at: Option<i64>,
-    finished_at: i64,
+    enqueued_at: String,
+    started_at: Option<String>,
+    finished_at: String,
     duration_ms: Option<i64>,
     error: Option<&'a str>,
     result: Option<Value>,
@@ -119,9 +139,9 @@ impl<'a> EntryView<'a> {
             tenant: entry.tenant_id,
             outcome: entry.outcome,
             attempts: entry.attempts,
-            enqueued_at: entry.enqueued_at.timestamp_millis(),
-            started_at: entry.started_at.map(DateTime::timestamp_millis),
-            finished_at: entry.finished_at.timestamp_millis(),
+            enqueued_at: rfc3339_millis(entry.enqueued_at),
+            started_at: entry.started_at.map(rfc3339_millis),
+            finished_at: rfc3339_millis(entry.finished_at),
             duration_ms: entry.duration_ms,
             error: entry.error.as_deref(),
             // Parsed, so that it stays on its line.

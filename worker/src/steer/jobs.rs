@@ -1,7 +1,7 @@
 //! `worker jobs`: which jobs are where, and what is to become of them.
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use common::{
     ambient::Ambient,
     config::Period,
@@ -15,6 +15,7 @@ use jobs::{
 
 use super::{
     Unclear,
+    arguments::queue,
     history::{self, EntryView, HistoryQuery},
     say,
     text::{Shown, ago, pretty_json, summary, summary_json, whole},
@@ -22,6 +23,9 @@ use super::{
 
 /// The states in which a job still waits.
 const WAITING: [JobState; 4] = [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
+
+/// Jobs listed at most.
+const LIST_MAX: u64 = 1_000;
 
 /// What to do with jobs.
 #[derive(Subcommand)]
@@ -34,7 +38,7 @@ pub(crate) enum JobsCommand {
         #[arg(long, default_value = "dead")]
         state: Vec<JobState>,
         /// This many at most.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=LIST_MAX))]
         limit: usize,
         /// A JSON object a line.
         #[arg(long)]
@@ -54,9 +58,9 @@ pub(crate) enum JobsCommand {
     Retry {
         #[command(flatten)]
         which: Which,
-        /// Which ones the filters mean: dead or delayed. Jobs that are named may be either.
-        #[arg(long, default_value = "dead")]
-        state: JobState,
+        /// Which ones the filters mean: dead (the default) or delayed. Jobs that are named may be either.
+        #[arg(long)]
+        state: Option<JobState>,
     },
     /// Cancel jobs: what waits will not run, what runs is stopped where it is.
     Cancel {
@@ -78,7 +82,7 @@ pub(crate) enum JobsCommand {
 #[derive(Args)]
 pub(crate) struct Filters {
     /// Of this queue; of every queue without.
-    #[arg(long)]
+    #[arg(long, value_parser = queue())]
     queue: Option<Queue>,
     /// Of this kind, such as `registration.send_verification`.
     #[arg(long)]
@@ -115,19 +119,27 @@ impl Filters {
         JobFilter { ids: Vec::new(), kind: self.kind.clone(), tenant: self.tenant, error: self.error.clone(), before }
     }
 
+    /// Whether they leave out anything.
+    fn narrow(&self) -> bool {
+        self.queue.is_some() || self.kind.is_some() || self.tenant.is_some() || self.error.is_some() || self.older_than.is_some()
+    }
+
     fn queues(&self) -> Vec<Queue> {
         self.queue.map_or_else(|| Queue::ALL.to_vec(), |queue| vec![queue])
     }
 }
 
 impl Which {
-    /// The filter, if the command says which jobs it means.
-    fn filter(&self) -> Result<JobFilter, Unclear> {
-        let filter = JobFilter { ids: self.jobs.clone(), ..self.filters.filter() };
-        if self.all || self.filters.queue.is_some() || filter != JobFilter::default() {
-            return Ok(filter);
+    /// The filter, if the command, with `states` that it asks for, says which jobs it means.
+    fn filter(&self, states: &[JobState]) -> Result<JobFilter, Unclear> {
+        let filters = self.all || self.filters.narrow();
+        match (self.jobs.is_empty(), filters) {
+            // A job that is left out by a filter would be told of as if it were not there.
+            (false, true) => Err(Unclear("name jobs by their ids or say what they have in common, not both")),
+            (false, false) if !states.is_empty() => Err(Unclear("jobs that are named are meant whatever their state; leave --state out")),
+            (true, false) => Err(Unclear("say which: jobs by their ids, --queue, --kind, --tenant, --error, --older-than, or --all")),
+            (false, false) | (true, true) => Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter() }),
         }
-        Err(Unclear("say which: jobs by their ids, --queue, --kind, --tenant, --error, --older-than, or --all"))
     }
 }
 
@@ -136,9 +148,7 @@ pub(super) async fn run(jobs: &Jobs, command: JobsCommand) -> anyhow::Result<()>
         JobsCommand::List { filters, state, limit, json } => list(jobs, &filters, &state, limit, json).await,
         JobsCommand::History(query) => history::list(jobs, &query).await,
         JobsCommand::Show { job, json } => show(jobs, job, json).await,
-        JobsCommand::Retry { which, state: JobState::Dead } => retry_dead(jobs, &which).await,
-        JobsCommand::Retry { which, state: JobState::Delayed } => retry_delayed(jobs, &which).await,
-        JobsCommand::Retry { .. } => Err(Unclear("only dead and delayed jobs can be tried again; the others are on their way").into()),
+        JobsCommand::Retry { which, state } => retry(jobs, &which, state).await,
         JobsCommand::Cancel { which, state } => cancel(jobs, &which, &state).await,
         JobsCommand::Delete { which } => delete(jobs, &which).await,
     }
@@ -236,12 +246,20 @@ fn tell(queue: Queue, letters: &[DeadLetter]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn retry_dead(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
-    let filter = which.filter()?;
+async fn retry(jobs: &Jobs, which: &Which, state: Option<JobState>) -> anyhow::Result<()> {
+    let filter = which.filter(state.as_slice())?;
+    match state.unwrap_or(JobState::Dead) {
+        JobState::Dead => retry_dead(jobs, which, &filter).await,
+        JobState::Delayed => retry_delayed(jobs, which, &filter).await,
+        _ => Err(Unclear("only dead and delayed jobs can be tried again; the others are on their way").into()),
+    }
+}
+
+async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
     let (mut retried, mut unreadable, mut named) = (0, 0, which.jobs.clone());
     for queue in which.filters.queues() {
         let (letters, rest): (Vec<_>, Vec<_>) =
-            dead_letters(jobs, queue, &filter).await?.into_iter().partition(|letter| letter.envelope.is_some());
+            dead_letters(jobs, queue, filter).await?.into_iter().partition(|letter| letter.envelope.is_some());
         unreadable += rest.len();
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
         if which.dry_run {
@@ -293,14 +311,10 @@ async fn retry_named(jobs: &Jobs, which: &Which, named: &[JobId], mut retried: u
     Ok(())
 }
 
-async fn retry_delayed(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
-    if !which.jobs.is_empty() {
-        return Err(Unclear("jobs that are named are tried again whether dead or delayed; leave --state out").into());
-    }
-    let filter = which.filter()?;
+async fn retry_delayed(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
     let mut hastened = 0;
     for queue in which.filters.queues() {
-        let mut pages = Pages::new(jobs, queue, JobState::Delayed, &filter);
+        let mut pages = Pages::new(jobs, queue, JobState::Delayed, filter);
         while let Some(page) = pages.next(PAGE_MAX).await? {
             if which.dry_run {
                 page.iter().try_for_each(|job| say(&summary(job)))?;
@@ -332,7 +346,7 @@ impl Tally {
 }
 
 async fn cancel(jobs: &Jobs, which: &Which, states: &[JobState]) -> anyhow::Result<()> {
-    let filter = which.filter()?;
+    let filter = which.filter(states)?;
     if states.contains(&JobState::Dead) {
         return Err(Unclear("dead letters do not run; `worker jobs delete` deletes them").into());
     }
@@ -392,7 +406,7 @@ fn tell_cancelled(which: &Which, tally: &Tally, meant: usize) -> anyhow::Result<
 }
 
 async fn delete(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
-    let filter = which.filter()?;
+    let filter = which.filter(&[])?;
     let (mut deleted, mut named) = (0, which.jobs.clone());
     for queue in which.filters.queues() {
         let letters = dead_letters(jobs, queue, &filter).await?;

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use jobs::{Jobs, Paused, Queue, QueueDetails, QueueView};
 
 use super::{
+    arguments::{queue, reason},
     say,
     text::{json, printable, span, time},
 };
@@ -20,6 +21,7 @@ pub(crate) enum QueuesCommand {
     /// Show everything about one queue: its numbers, its outbox, who reads it.
     Stats {
         /// The queue.
+        #[arg(value_parser = queue())]
         queue: Queue,
         /// As a JSON object.
         #[arg(long)]
@@ -28,14 +30,16 @@ pub(crate) enum QueuesCommand {
     /// Keep a queue's jobs waiting, in every worker, until it is resumed; what runs goes on.
     Pause {
         /// The queue.
+        #[arg(value_parser = queue())]
         queue: Queue,
         /// Why, for whoever finds it paused.
-        #[arg(long)]
+        #[arg(long, value_parser = reason)]
         reason: String,
     },
     /// Let a paused queue's jobs run again.
     Resume {
         /// The queue.
+        #[arg(value_parser = queue())]
         queue: Queue,
     },
 }
@@ -53,29 +57,36 @@ pub(super) async fn run(jobs: &Jobs, command: QueuesCommand) -> anyhow::Result<(
             let details = jobs.queue_details(queue).await?;
             if as_json { Ok(say(&json(&details)?)?) } else { show(&details) }
         }
-        QueuesCommand::Pause { queue, reason } => {
-            jobs.pause(queue, &reason).await?;
-            // A pause that was there before stays as it was.
-            let pause = jobs.paused(queue).await?;
-            let reason = pause.map(|pause| pause.reason).unwrap_or(reason);
-            Ok(say(&format!("{queue} is paused: {}", printable(&reason)))?)
-        }
+        QueuesCommand::Pause { queue, reason } => pause(jobs, queue, &reason).await,
         QueuesCommand::Resume { queue } => {
-            let paused = jobs.paused(queue).await?.is_some();
-            jobs.resume(queue).await?;
-            Ok(say(&format!("{queue} {}", if paused { "runs again" } else { "was not paused" }))?)
+            let was_paused = jobs.resume(queue).await?;
+            Ok(say(&format!("{queue} {}", if was_paused { "runs again" } else { "was not paused" }))?)
         }
     }
 }
 
+async fn pause(jobs: &Jobs, queue: Queue, reason: &str) -> anyhow::Result<()> {
+    let told = match jobs.pause(queue, reason).await? {
+        None => format!("{queue} is paused: {}", printable(reason)),
+        Some(before) => {
+            let since = time(before.paused_at.timestamp_millis());
+            format!("{queue} was paused already, since {since}: {}; nothing has changed", printable(&before.reason))
+        }
+    };
+    Ok(say(&told)?)
+}
+
 async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
+    let mut views = Vec::with_capacity(Queue::ALL.len());
+    for queue in Queue::ALL {
+        views.push(jobs.queue(*queue).await?);
+    }
     if !as_json {
         let columns = ["ready", "running", "held", "delayed", "dead", "oldest"];
         say(&format!("{:<12} {}  state", "queue", columns.map(|name| format!("{name:>9}")).join(" ")))?;
     }
-    for queue in Queue::ALL {
-        let view = jobs.queue(*queue).await?;
-        say(&if as_json { json(&view)? } else { row(&view) })?;
+    for view in &views {
+        say(&if as_json { json(view)? } else { row(view) })?;
     }
     Ok(())
 }

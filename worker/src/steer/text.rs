@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use common::ambient::{millis_of, rfc3339};
+use common::ambient::{millis_of, rfc3339_millis};
 use jobs::{Details, JobView, Standing, progress::Progress};
 use mongodb::bson::DateTime;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 /// What `worker jobs list --json` leaves to `show`.
 const ONLY_SHOWN: [&str; 4] = ["payload", "failures", "traceparent", "bytes"];
@@ -93,8 +94,17 @@ fn doing(standing: &Standing) -> Option<String> {
 pub(super) struct Shown<'a> {
     #[serde(flatten)]
     pub(super) job: &'a JobView,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "progress_json")]
     pub(super) progress: Option<Progress>,
+}
+
+/// Its time as in every answer, and not as the engine keeps it.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn progress_json<S: Serializer>(progress: &Option<Progress>, serializer: S) -> Result<S::Ok, S::Error> {
+    let progress = progress.as_ref().map(|Progress { tenant, attempt, step, at }| {
+        json!({ "tenant": tenant, "attempt": attempt, "done": step.done, "total": step.total, "note": step.note, "at": time(*at) })
+    });
+    progress.serialize(serializer)
 }
 
 /// A job with everything that is known of it, a line each.
@@ -157,9 +167,9 @@ pub(super) fn ago(now: DateTime, age: Duration) -> DateTime {
     DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(age)))
 }
 
-/// A point in time, from milliseconds since the epoch.
+/// A point in time, from milliseconds since the epoch; RFC 3339, always as wide.
 pub(super) fn time(millis: i64) -> String {
-    rfc3339(DateTime::from_millis(millis))
+    rfc3339_millis(DateTime::from_millis(millis))
 }
 
 /// A span of time, from milliseconds, to two digits or so.

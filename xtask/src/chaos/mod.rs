@@ -36,11 +36,16 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// How long faults happen.
-    #[arg(long, value_name = "M", default_value_t = 10.0)]
+    #[arg(long, value_name = "M", default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
     /// Leave the logs where they are.
     #[arg(long)]
     keep: bool,
+}
+
+fn minutes(text: &str) -> Result<f64, &'static str> {
+    let minutes = text.parse().ok().filter(|minutes| (0.1..=240.0).contains(minutes));
+    minutes.ok_or("must be a number from 0.1 to 240")
 }
 
 /// A fault that happened.
@@ -51,7 +56,6 @@ struct Suffered {
 
 /// Runs, and tells what came of it.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    ensure!((0.1..=240.0).contains(&options.minutes), "--minutes is to be from 0.1 to 240");
     let mut signals = Signals::new()?;
     let seed = options.seed.unwrap_or_else(rand::random);
     let programs = programs::build(false).await?;
@@ -133,5 +137,14 @@ fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
         let (median, longest) = (times.get(times.len() / 2), times.last());
         let shown = |time: Option<&Duration>| time.map_or_else(|| "-".to_owned(), |time| seconds(*time));
         say(&format!("  {name:<18} ×{:<3} median {:>8}, longest {:>8}", times.len(), shown(median), shown(longest)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn minutes_are_bounded() {
+        assert_eq!(super::minutes("0.5"), Ok(0.5));
+        assert!(["0", "-1", "241", "NaN", "ten"].iter().all(|text| super::minutes(text).is_err()));
     }
 }

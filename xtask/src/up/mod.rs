@@ -1,7 +1,7 @@
 //! `cargo xtask up`: the whole product on this machine, kept alive until Ctrl-C.
 //!
-//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded, and
-//! `run.json`, which names the running processes. A lock there makes sure that only one `up` runs.
+//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded, `run.json`,
+//! which names the running processes, and `env`, what our programs are told. A lock there makes sure that only one `up` runs.
 
 mod keeper;
 mod ledger;
@@ -9,7 +9,10 @@ mod ports;
 mod signals;
 mod tail;
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -151,6 +154,12 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     Ok(copy.join("prometheus.yml"))
 }
 
+/// As one would type it at the workspace's root, where people are.
+fn shown(path: &Path) -> String {
+    let beneath = path.strip_prefix(workspace_root());
+    beneath.unwrap_or(path).display().to_string()
+}
+
 /// Addresses and credentials.
 fn table(plan: &Plan) -> String {
     let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } = plan.ports;
@@ -164,9 +173,12 @@ fn table(plan: &Plan) -> String {
         ("Redis", format!("redis://127.0.0.1:{redis}")),
         ("API metrics", format!("http://127.0.0.1:{api_internal}/metrics")),
         ("Worker metrics", format!("http://127.0.0.1:{worker_internal}/metrics")),
+        ("Board of the jobs", format!("http://127.0.0.1:{worker_internal}/board")),
     ];
     rows.extend(plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))));
     rows.push(("State and logs", plan.state.display().to_string()));
+    let (env, worker) = (shown(&plan.shell_env()), shown(&plan.programs.join("worker")));
+    rows.push(("For a shell", format!("set -a; . {env}; set +a; {worker} queues")));
     let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
     format!("\n{rule}\n{}\n{rule}\nEverything runs. Ctrl-C stops it.\n", lines.join("\n"))
