@@ -8,13 +8,16 @@ pub mod ambient;
 pub mod audit;
 pub mod config;
 pub mod crypto;
+pub mod custom_roles;
 pub mod db;
 pub mod demo;
 pub mod email;
 pub mod id;
 pub mod internal;
 pub mod mail;
+pub mod members;
 pub mod memberships;
+pub mod ownership;
 pub mod refresh;
 pub mod registrations;
 pub mod revocations;
@@ -37,6 +40,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "sessions", plan: Plan::Indexes(sessions::INDEXES) },
     Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
     Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
+    Migration { version: 18, name: "members by role", plan: Plan::Indexes(memberships::LIST_INDEXES) },
+    Migration { version: 19, name: "roles", plan: Plan::Indexes(custom_roles::INDEXES) },
+    Migration { version: 20, name: "roles validator", plan: Plan::Validators(&[custom_roles::VALIDATOR]) },
+    Migration { version: 21, name: "ownership transfers", plan: Plan::Indexes(ownership::INDEXES) },
+    Migration { version: 22, name: "ownership transfers validator", plan: Plan::Validators(&[ownership::VALIDATOR]) },
 ];
 
 const VALIDATORS: &[Validator] =

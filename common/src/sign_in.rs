@@ -14,7 +14,7 @@ use crate::{
     id::{SessionId, TenantId, UserId},
     memberships::Membership,
     registrations::Registration,
-    roles::Role,
+    roles::RoleRef,
     sessions::{Device, Lifetime, Session},
     tenants::{Tenant, TenantStatus},
     users::User,
@@ -43,7 +43,7 @@ pub struct Belonging {
     /// The tenant.
     pub tenant: Tenant,
     /// What they may do there.
-    pub role: Role,
+    pub role: RoleRef,
 }
 
 /// Someone who is signed in.
@@ -277,7 +277,7 @@ mod tests {
     use mongodb::bson::{DateTime, Document};
 
     use super::*;
-    use crate::{ambient::Ambient, tenants::Slug};
+    use crate::{ambient::Ambient, roles::Role, tenants::Slug};
 
     fn belonging(status: TenantStatus) -> Belonging {
         let name: crate::tenants::Name = "Demo".parse().unwrap();
@@ -290,8 +290,9 @@ mod tests {
             settings: Document::new(),
             branding: Document::new(),
             created_at: DateTime::from_millis(0),
+            members_version: 0,
         };
-        Belonging { tenant, role: Role::Member }
+        Belonging { tenant, role: Role::Member.into() }
     }
 
     #[test]

@@ -9,7 +9,13 @@ use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use common::{crypto::InvalidPassword, email::InvalidEmail, id::InvalidId, tenants::InvalidName};
+use common::{
+    crypto::InvalidPassword,
+    email::InvalidEmail,
+    id::InvalidId,
+    roles::{InvalidRole, UnknownPermission},
+    tenants::InvalidName,
+};
 use serde_json::{Map, Value};
 
 use super::body;
@@ -19,6 +25,9 @@ use crate::problem::{Code, FieldError, Problem};
 const ERRORS_MAX: usize = 20;
 /// The most of an unknown field's name that is repeated, in characters.
 const NAME_CHARS_MAX: usize = 60;
+
+/// The most items of a list.
+const LIST_ITEMS_MAX: usize = 1_000;
 
 /// A body of type `T`.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -66,6 +75,18 @@ impl Refusal for InvalidName {
 }
 
 impl Refusal for InvalidId {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidRole {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for UnknownPermission {
     fn code(&self) -> &'static str {
         "invalid_format"
     }
@@ -135,6 +156,32 @@ impl Fields {
         }
     }
 
+    /// A list of texts that must be there and parse, each of them.
+    pub(crate) fn required_list<T: FromStr>(&mut self, name: &str) -> Option<Vec<T>>
+    where
+        T::Err: Refusal,
+    {
+        let items = match self.given.remove(name) {
+            None | Some(Value::Null) => return self.refuse(name, "required", "is required"),
+            Some(Value::Array(items)) if items.len() > LIST_ITEMS_MAX => {
+                return self.refuse(name, "too_long", &format!("must have at most {LIST_ITEMS_MAX} items"));
+            }
+            Some(Value::Array(items)) => items,
+            Some(_) => return self.refuse(name, "invalid_type", "must be a list of texts"),
+        };
+        items.into_iter().map(|item| self.item(name, item)).collect()
+    }
+
+    fn item<T: FromStr>(&mut self, name: &str, item: Value) -> Option<T>
+    where
+        T::Err: Refusal,
+    {
+        match item {
+            Value::String(text) => self.parsed(name, text, |text| text.parse()),
+            _ => self.refuse(name, "invalid_type", "must be a list of texts"),
+        }
+    }
+
     /// Yes or no, if it is there.
     pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {
@@ -198,13 +245,16 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
     }
 }
 
+/// Reads what was given, or tells every mistake.
+pub(super) fn read<T: FromFields>(given: Map<String, Value>) -> Result<T, Problem> {
+    let mut fields = Fields::new(given);
+    let read = T::read(&mut fields);
+    fields.finish(read)
+}
+
 fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice(bytes) {
-        Ok(Value::Object(given)) => {
-            let mut fields = Fields::new(given);
-            let read = T::read(&mut fields);
-            fields.finish(read)
-        }
+        Ok(Value::Object(given)) => read(given),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
         // The parser's words quote nothing of the body, only where it stopped.
         Err(error) => {

@@ -2,7 +2,10 @@
 
 use common::{
     crypto::{HashError, SigningError},
+    custom_roles::RoleError,
     db::DbError,
+    members::MemberError,
+    ownership::TransferError,
     refresh::RefreshError,
     registrations::VerifyError,
     sign_in::SignInError,
@@ -69,6 +72,43 @@ impl From<RefreshError> for Problem {
             RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
             RefreshError::Raced => Self::new(Code::RefreshRaced, "Use what the other request was given, or ask again with it."),
             RefreshError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<RoleError> for Problem {
+    fn from(error: RoleError) -> Self {
+        match error {
+            RoleError::NotFound => Self::new(Code::NotFound, "The tenant has no such role."),
+            RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
+            RoleError::TooHigh => Self::role_too_high(),
+            RoleError::InUse => Self::new(Code::RoleInUse, "Give those who have it another role first, and cancel invitations to it."),
+            RoleError::TooMany => Self::new(Code::TooManyRoles, "Delete one that nobody has first."),
+            RoleError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<MemberError> for Problem {
+    fn from(error: MemberError) -> Self {
+        match error {
+            MemberError::NotFound => Self::new(Code::NotFound, "The tenant has no such member."),
+            MemberError::NoSuchRole => Self::no_such_role(),
+            MemberError::TooHigh => Self::role_too_high(),
+            MemberError::LastOwner => Self::new(Code::LastOwner, "Make somebody else an owner first."),
+            MemberError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<TransferError> for Problem {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::NotFound => Self::new(Code::NotFound, "There is no such offer, or it is over."),
+            TransferError::NoSuchMember => Self::new(Code::NoSuchMember, "Nobody of this id belongs to the tenant."),
+            TransferError::OwnerAlready => Self::new(Code::OwnerAlready, "There is nothing to hand on to them."),
+            TransferError::NotOwner => Self::role_too_high(),
+            TransferError::Db(error) => error.into(),
         }
     }
 }

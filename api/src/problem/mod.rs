@@ -109,6 +109,16 @@ impl Problem {
         Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
     }
 
+    /// The caller would give, or take, what they lack.
+    pub(crate) fn role_too_high() -> Self {
+        Self::new(Code::RoleTooHigh, "Nobody gives or takes more than they hold, and owners alone make owners.")
+    }
+
+    /// The tenant has no role of that name or id.
+    pub(crate) fn no_such_role() -> Self {
+        Self::new(Code::NoSuchRole, "The tenant has no role of this id.")
+    }
+
     /// The database does not answer.
     pub(crate) fn unavailable() -> Self {
         Self::new(Code::Unavailable, "Try again shortly.")
