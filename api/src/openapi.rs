@@ -31,6 +31,7 @@ use crate::{
         (name = "Session", description = "Signing in and out."),
         (name = "Tenant", description = "The tenant one works in."),
         (name = "Members", description = "Who belongs to the tenant."),
+        (name = "Invitations", description = "Asking people into the tenant, and joining it."),
         (name = "Roles", description = "What members may do: the built-in roles, and those of the tenant's own."),
     ),
     security(("access_token" = [])),

@@ -13,6 +13,7 @@ use crate::{
         schema::{self, Validator},
     },
     id::{RoleId, TenantId},
+    invitations::Invitation,
     memberships::{Actor, Membership},
     revocations::{self, Revoked},
     roles::{Grant, Permissions, Role, RoleRef},
@@ -91,10 +92,10 @@ impl CustomRole {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Whether a member has it.
+    /// Whether a member or an invitation has it.
     async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
         let filter = doc! { "role": RoleRef::from(id) };
-        Ok(txn.records::<Membership>(scope).find(filter).await?.is_some())
+        Ok(txn.records::<Membership>(scope).find(filter).await?.is_some() || Invitation::names_role(txn, scope, id.into()).await?)
     }
 }
 
@@ -138,7 +139,7 @@ pub enum RoleError {
     /// It would hold, or holds, what the one who asks lacks.
     #[error("the role may do more than the one who asks")]
     TooHigh,
-    /// Somebody has it.
+    /// Members or invitations have it.
     #[error("the role is in use")]
     InUse,
     /// The tenant has as many as it may.

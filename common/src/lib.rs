@@ -14,6 +14,9 @@ pub mod demo;
 pub mod email;
 pub mod id;
 pub mod internal;
+pub mod invitation_lists;
+pub mod invitations;
+pub mod joining;
 pub mod mail;
 pub mod members;
 pub mod memberships;
@@ -45,6 +48,10 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 20, name: "roles validator", plan: Plan::Validators(&[custom_roles::VALIDATOR]) },
     Migration { version: 21, name: "ownership transfers", plan: Plan::Indexes(ownership::INDEXES) },
     Migration { version: 22, name: "ownership transfers validator", plan: Plan::Validators(&[ownership::VALIDATOR]) },
+    Migration { version: 23, name: "invitations", plan: Plan::Indexes(invitations::INDEXES) },
+    Migration { version: 24, name: "invitations validator", plan: Plan::Validators(&[invitations::VALIDATOR]) },
+    Migration { version: 25, name: "invitation lists", plan: Plan::Indexes(invitation_lists::INDEXES) },
+    Migration { version: 26, name: "invitation lists validator", plan: Plan::Validators(&[invitation_lists::VALIDATOR]) },
 ];
 
 const VALIDATORS: &[Validator] =

@@ -147,6 +147,12 @@ impl Fields {
         }
     }
 
+    /// A text that is accepted by `parse`, if it is there.
+    pub(crate) fn optional_as<T, E: Refusal>(&mut self, name: &str, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+        let text = self.optional_text(name)?;
+        self.parsed(name, text, parse)
+    }
+
     /// A text, whatever it says, if it is there.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<String> {
         match self.given.remove(name) {
@@ -161,15 +167,34 @@ impl Fields {
     where
         T::Err: Refusal,
     {
-        let items = match self.given.remove(name) {
-            None | Some(Value::Null) => return self.refuse(name, "required", "is required"),
-            Some(Value::Array(items)) if items.len() > LIST_ITEMS_MAX => {
-                return self.refuse(name, "too_long", &format!("must have at most {LIST_ITEMS_MAX} items"));
-            }
-            Some(Value::Array(items)) => items,
-            Some(_) => return self.refuse(name, "invalid_type", "must be a list of texts"),
-        };
+        let items = self.required_items(name, LIST_ITEMS_MAX)?;
         items.into_iter().map(|item| self.item(name, item)).collect()
+    }
+
+    /// A list of objects that must be there, each of them read by `read`; at most `max`.
+    pub(crate) fn required_objects<T>(&mut self, name: &str, max: usize, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let items = self.required_items(name, max)?;
+        let mut object = |(at, item)| match item {
+            Value::Object(given) => {
+                let mut fields = Self::new(given);
+                let read = read(&mut fields);
+                fields.refuse_unknown();
+                let inner = fields.errors.into_iter();
+                self.errors.extend(inner.map(|error| FieldError { field: format!("{name}[{at}].{}", error.field), ..error }));
+                read
+            }
+            _ => self.refuse(name, "invalid_type", "must be a list of objects"),
+        };
+        items.into_iter().enumerate().map(&mut object).collect()
+    }
+
+    fn required_items(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => self.refuse(name, "required", "is required"),
+            Some(Value::Array(items)) if items.len() > max => self.refuse(name, "too_long", &format!("must have at most {max} items")),
+            Some(Value::Array(items)) => Some(items),
+            Some(_) => self.refuse(name, "invalid_type", "must be a list"),
+        }
     }
 
     fn item<T: FromStr>(&mut self, name: &str, item: Value) -> Option<T>
@@ -203,12 +228,16 @@ impl Fields {
         None
     }
 
-    /// The body that was read, unless anything was wrong.
-    fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+    fn refuse_unknown(&mut self) {
         let unknown: Vec<String> = self.given.keys().map(|name| name.chars().take(NAME_CHARS_MAX).collect()).collect();
         for name in unknown {
-            self.refuse::<T>(&name, "unknown_field", "is not a field of this request");
+            self.refuse::<()>(&name, "unknown_field", "is not a field of this request");
         }
+    }
+
+    /// The body that was read, unless anything was wrong.
+    fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+        self.refuse_unknown();
         self.errors.truncate(ERRORS_MAX);
         match read {
             Some(body) if self.errors.is_empty() => Ok(body),

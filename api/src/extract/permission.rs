@@ -6,7 +6,10 @@
 
 use std::{convert::Infallible, marker::PhantomData};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
 use common::roles::Permission;
 
 use super::Caller;
@@ -74,6 +77,24 @@ impl FromRequestParts<App> for Open {
     }
 }
 
+/// Anybody may call, and is known where they are signed in: a token that is no good is refused.
+pub(crate) struct Perhaps(pub(crate) Option<Caller>);
+
+impl Access for Perhaps {
+    const NEED: Need = Need::Nothing;
+}
+
+impl FromRequestParts<App> for Perhaps {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            return Ok(Self(None));
+        }
+        Caller::from_request_parts(parts, app).await.map(|caller| Self(Some(caller)))
+    }
+}
+
 impl Access for Caller {
     const NEED: Need = Need::SignedIn;
 }
@@ -96,7 +117,7 @@ macro_rules! needed {
     )+};
 }
 
-needed!(TenantRead TenantTransfer UsersRead UsersWrite UsersDelete RolesWrite);
+needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite);
 
 /// A caller whose role holds the permission `P`.
 pub(crate) struct Requires<P> {

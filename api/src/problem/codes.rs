@@ -65,6 +65,12 @@ codes! {
     LastOwner = CONFLICT "last_owner" "A tenant needs an owner";
     /// They own the tenant already.
     OwnerAlready = CONFLICT "owner_already" "They are an owner already";
+    /// Somebody else is signed in than the one who is invited.
+    InvitationNotYours = FORBIDDEN "invitation_not_yours" "The invitation is for somebody else";
+    /// The address belongs to a member.
+    AlreadyMember = CONFLICT "already_member" "They are a member already";
+    /// As many invitations wait as may.
+    TooManyInvitations = CONFLICT "too_many_invitations" "Too many invitations wait to be accepted";
     /// The tenant has no such role.
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";
     /// Nobody of this id belongs to the tenant.

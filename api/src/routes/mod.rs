@@ -2,6 +2,8 @@
 
 mod custom_roles;
 mod documentation;
+mod invitations;
+mod joining;
 mod members;
 mod ownership;
 mod pages;
@@ -76,6 +78,14 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(members::list))
         .with(route!(members::update))
         .with(route!(members::remove))
+        .with(route!(invitations::invite))
+        .with(route!(invitations::list))
+        .with(route!(invitations::cancel))
+        .with(route!(invitations::resend))
+        .with(route!(invitations::invite_list))
+        .with(route!(invitations::list_progress))
+        .with(route!(joining::preview))
+        .with(route!(joining::accept))
         .with(route!(ownership::list))
         .with(route!(ownership::offer))
         .with(route!(ownership::accept))

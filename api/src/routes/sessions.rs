@@ -55,7 +55,7 @@ pub(super) struct Login {
 
 /// Where a refresh token is to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TokenDelivery {
+pub(super) enum TokenDelivery {
     Cookie,
     Body,
 }
@@ -125,7 +125,7 @@ pub(super) struct SessionTimes {
 }
 
 /// Answers someone who is signed in, with a refresh token where `delivery` says.
-fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
+pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
     let access = app.keyring.issue(signed_in)?;
     let session = &signed_in.session;
     let refresh = delivery.and_then(|delivery| Some((delivery, session.refresh_token(&app.key)?)));
@@ -174,7 +174,7 @@ pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(
 }
 
 /// How long a session lasts that begins now.
-fn lifetime(app: &App, remember: bool) -> Lifetime {
+pub(super) fn lifetime(app: &App, remember: bool) -> Lifetime {
     let auth = &app.auth;
     if remember {
         Lifetime { absolute: auth.remembered_session_ttl, idle: auth.remembered_session_idle }

@@ -22,7 +22,14 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/auth/switch-tenant"),
     ("post", "/api/auth/verify-email"),
     ("post", "/api/auth/verify-email/resend"),
+    ("post", "/api/invitations/accept"),
+    ("get", "/api/invitations/{token}"),
     ("get", "/api/tenant/current"),
+    ("get", "/api/tenant/invitations"),
+    ("post", "/api/tenant/invitations/bulk"),
+    ("get", "/api/tenant/invitations/bulk/{id}"),
+    ("delete", "/api/tenant/invitations/{id}"),
+    ("post", "/api/tenant/invitations/{id}/resend"),
     ("get", "/api/tenant/ownership-transfers"),
     ("post", "/api/tenant/ownership-transfers"),
     ("delete", "/api/tenant/ownership-transfers/{id}"),
@@ -32,6 +39,7 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("delete", "/api/tenant/roles/{id}"),
     ("put", "/api/tenant/roles/{id}"),
     ("get", "/api/tenant/users"),
+    ("post", "/api/tenant/users/invite"),
     ("delete", "/api/tenant/users/{id}"),
     ("put", "/api/tenant/users/{id}"),
 ];
@@ -91,7 +99,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 10);
+    assert_eq!(checked, 13);
 }
 
 #[tokio::test]
