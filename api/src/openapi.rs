@@ -3,14 +3,16 @@
 use utoipa::{
     OpenApi, ToSchema,
     openapi::{
-        Ref, RefOr, Response,
+        PathItem, Ref, RefOr, Response,
         content::ContentBuilder,
+        extensions::ExtensionsBuilder,
         path::Operation,
-        security::{Http, HttpAuthScheme, SecurityScheme},
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
 
 use crate::{
+    extract::Need,
     problem::{Code, FieldError, Written},
     routes,
 };
@@ -28,6 +30,9 @@ use crate::{
         (name = "Registration", description = "Asking for an account and verifying its address."),
         (name = "Session", description = "Signing in and out."),
         (name = "Tenant", description = "The tenant one works in."),
+        (name = "Members", description = "Who belongs to the tenant."),
+        (name = "Invitations", description = "Asking people into the tenant, and joining it."),
+        (name = "Roles", description = "What members may do: the built-in roles, and those of the tenant's own."),
     ),
     security(("access_token" = [])),
     components(schemas(Written, Code, FieldError)),
@@ -45,11 +50,29 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
     components.security_schemes.insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
-    for path in document.paths.paths.values_mut() {
-        let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
-        operations.into_iter().flatten().for_each(may_be_refused);
-    }
+    document.paths.paths.values_mut().flat_map(operations).for_each(may_be_refused);
     document
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch].into_iter().flatten()
+}
+
+/// Says of a path's operations what they demand of their callers.
+pub(crate) fn demand(path: &mut PathItem, need: Need) {
+    for operation in operations(path) {
+        match need {
+            Need::Nothing => operation.security = Some(vec![SecurityRequirement::default()]),
+            // As the document says of all.
+            Need::SignedIn => {}
+            Need::Permission(permission) => {
+                let permission = permission.as_str();
+                operation.extensions = Some(ExtensionsBuilder::new().add("x-permission", permission).build());
+                let text = operation.description.take().unwrap_or_default();
+                operation.description = Some(format!("{text}\n\nNeeds the permission `{permission}`.").trim_start().to_owned());
+            }
+        }
+    }
 }
 
 /// The whole document as JSON.

@@ -35,6 +35,8 @@ pub(crate) struct Parts {
     pub(crate) origin: String,
     /// How long sessions and links last.
     pub(crate) auth: config::Auth,
+    /// Limits of who belongs to tenants.
+    pub(crate) members: config::Members,
     /// Whether clients reach this installation by https only.
     pub(crate) https: bool,
     /// The longest a request may take.
@@ -62,6 +64,7 @@ impl App {
             trusted_proxies: config.api.trusted_proxies.clone(),
             origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
+            members: config.members.clone(),
             https: config.app.public_url.starts_with("https://"),
             request_timeout: config.api.request_timeout,
             body_timeout: config.api.header_timeout,

@@ -135,6 +135,16 @@ kinds! {
     SessionId = Session("ses");
     /// Names a registration that waits for its address to be verified.
     RegistrationId = Registration("reg");
+    /// Names a role that a tenant made.
+    RoleId = CustomRole("rol");
+    /// Names an invitation into a tenant.
+    InvitationId = Invitation("inv");
+    /// Names the link of an invitation: another each time it is sent anew.
+    InvitationLinkId = InvitationLink("inl");
+    /// Names a list of people to invite.
+    InvitationListId = InvitationList("ivl");
+    /// Names an offer of a tenant's ownership.
+    OwnershipTransferId = OwnershipTransfer("otr");
     /// Names an entry of the audit trail.
     AuditEventId = AuditEvent("aud");
     /// Names a job; fixed when it is staged, the same over every attempt.

@@ -8,13 +8,19 @@ pub mod ambient;
 pub mod audit;
 pub mod config;
 pub mod crypto;
+pub mod custom_roles;
 pub mod db;
 pub mod demo;
 pub mod email;
 pub mod id;
 pub mod internal;
+pub mod invitation_lists;
+pub mod invitations;
+pub mod joining;
 pub mod mail;
+pub mod members;
 pub mod memberships;
+pub mod ownership;
 pub mod refresh;
 pub mod registrations;
 pub mod revocations;
@@ -38,6 +44,15 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
     Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
     Migration { version: 18, name: "signing keys", plan: Plan::Indexes(crypto::SIGNING_KEY_INDEXES) },
+    Migration { version: 19, name: "members by role", plan: Plan::Indexes(memberships::LIST_INDEXES) },
+    Migration { version: 20, name: "roles", plan: Plan::Indexes(custom_roles::INDEXES) },
+    Migration { version: 21, name: "roles validator", plan: Plan::Validators(&[custom_roles::VALIDATOR]) },
+    Migration { version: 22, name: "ownership transfers", plan: Plan::Indexes(ownership::INDEXES) },
+    Migration { version: 23, name: "ownership transfers validator", plan: Plan::Validators(&[ownership::VALIDATOR]) },
+    Migration { version: 24, name: "invitations", plan: Plan::Indexes(invitations::INDEXES) },
+    Migration { version: 25, name: "invitations validator", plan: Plan::Validators(&[invitations::VALIDATOR]) },
+    Migration { version: 26, name: "invitation lists", plan: Plan::Indexes(invitation_lists::INDEXES) },
+    Migration { version: 27, name: "invitation lists validator", plan: Plan::Validators(&[invitation_lists::VALIDATOR]) },
 ];
 
 const VALIDATORS: &[Validator] =

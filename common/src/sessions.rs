@@ -272,6 +272,13 @@ impl Session {
         Ok(revoked)
     }
 
+    /// Ends every session of `user` in `tenant`. Whoever makes them leave notes what is revoked.
+    pub(crate) async fn revoke_in_tenant(txn: &mut Txn, user: UserId, tenant: TenantId) -> Result<(), DbError> {
+        let update = doc! { "$set": { "revoked_at": txn.ambient().now() } };
+        let filter = doc! { "user_id": user, "tenant_id": tenant, "revoked_at": null };
+        txn.records::<Self>(PlatformScope).update_all(filter, update).await.map(drop)
+    }
+
     /// Notes that sessions have just been in use.
     ///
     /// # Errors

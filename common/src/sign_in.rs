@@ -14,7 +14,7 @@ use crate::{
     id::{SessionId, TenantId, UserId},
     memberships::Membership,
     registrations::Registration,
-    roles::Role,
+    roles::RoleRef,
     sessions::{Device, Lifetime, Session},
     tenants::{Tenant, TenantStatus},
     users::User,
@@ -43,7 +43,7 @@ pub struct Belonging {
     /// The tenant.
     pub tenant: Tenant,
     /// What they may do there.
-    pub role: Role,
+    pub role: RoleRef,
 }
 
 /// Someone who is signed in.
@@ -101,7 +101,7 @@ impl Attempt {
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, self.tenant)?.clone();
         let Self { device, remember, lifetime, .. } = self;
-        let begin = Begin { user: user.id, tenant: current.tenant.id, device, remember, lifetime };
+        let begin = Begin { user: user.id, tenant: current.tenant.id, start: Start { device, remember, lifetime } };
         let session = store.commit(&begin).await?;
         Ok(SignedIn { user, session, current, belongings })
     }
@@ -149,13 +149,22 @@ fn choose(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<&Belongi
     eligible.find(|belonging| belonging.tenant.status == TenantStatus::Active).ok_or(SignInError::TenantSuspended)
 }
 
+/// How a session begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// What their client tells of itself.
+    pub device: Device,
+    /// Whether they want to stay signed in.
+    pub remember: bool,
+    /// How long the session lasts.
+    pub lifetime: Lifetime,
+}
+
 /// Begins a session.
-struct Begin {
-    user: UserId,
-    tenant: TenantId,
-    device: Device,
-    remember: bool,
-    lifetime: Lifetime,
+pub(crate) struct Begin {
+    pub(crate) user: UserId,
+    pub(crate) tenant: TenantId,
+    pub(crate) start: Start,
 }
 
 impl Change for Begin {
@@ -163,7 +172,7 @@ impl Change for Begin {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
-        let session = Session::create(txn, self.user, self.tenant, &self.device, self.lifetime, self.remember).await?;
+        let session = Session::create(txn, self.user, self.tenant, &self.start.device, self.start.lifetime, self.start.remember).await?;
         audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id).await?;
         Ok(session)
     }
@@ -277,7 +286,7 @@ mod tests {
     use mongodb::bson::{DateTime, Document};
 
     use super::*;
-    use crate::{ambient::Ambient, tenants::Slug};
+    use crate::{ambient::Ambient, roles::Role, tenants::Slug};
 
     fn belonging(status: TenantStatus) -> Belonging {
         let name: crate::tenants::Name = "Demo".parse().unwrap();
@@ -290,8 +299,9 @@ mod tests {
             settings: Document::new(),
             branding: Document::new(),
             created_at: DateTime::from_millis(0),
+            members_version: 0,
         };
-        Belonging { tenant, role: Role::Member }
+        Belonging { tenant, role: Role::Member.into() }
     }
 
     #[test]

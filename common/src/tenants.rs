@@ -123,6 +123,9 @@ pub struct Tenant {
     pub branding: Document,
     /// When it was made.
     pub created_at: DateTime,
+    /// Counts the changes of who may what in it.
+    #[serde(default)]
+    pub members_version: i64,
 }
 
 impl Record for Tenant {
@@ -163,6 +166,7 @@ impl Tenant {
             settings: Document::new(),
             branding: Document::new(),
             created_at: txn.ambient().now(),
+            members_version: 0,
         };
         txn.records::<Self>(PlatformScope).insert(&tenant).await?;
         Ok(tenant)
@@ -174,6 +178,15 @@ impl Tenant {
     /// When the store fails.
     pub async fn of(store: &Store, scope: TenantScope) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": scope.tenant_id() }).await
+    }
+
+    /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that such changes
+    /// conflict and happen one after another: each sees what those before it left, and what must hold of all
+    /// members together (there is an owner, a role in use exists, no more than so many) cannot be undone by two
+    /// changes that each look harmless. None when there is no such tenant.
+    pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
+        let update = doc! { "$inc": { "members_version": 1_i64 } };
+        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": scope.tenant_id() }, update).await
     }
 
     /// The tenants with these ids.

@@ -1,5 +1,7 @@
 //! People's accounts. Global: one person may belong to several tenants.
 
+use std::collections::HashMap;
+
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +73,21 @@ impl User {
     /// When the store fails.
     pub async fn by_id(store: &Store, id: UserId) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// The accounts with these ids.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_ids(store: &Store, ids: &[UserId]) -> Result<HashMap<UserId, Self>, DbError> {
+        let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
+        let found = store.records::<Self>(PlatformScope).list(doc! { "_id": { "$in": ids.to_vec() } }, doc! {}, limit).await?;
+        Ok(found.into_iter().map(|user| (user.id, user)).collect())
+    }
+
+    /// The account with this id as `txn` sees it.
+    pub(crate) async fn within(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
     /// Adds the account.

@@ -17,6 +17,7 @@ mod envelope;
 mod handover;
 pub mod history;
 mod inspect;
+pub mod invitations;
 mod job;
 pub mod maintenance;
 pub mod outbox;

@@ -9,17 +9,20 @@ use common::{
     db::Store,
     email::Email,
     id::JobId,
+    invitations::Terms,
     mail::{MailError, Mailer, Template},
 };
-use jobs::{JobError, Registry};
+use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{maintenance, registrations, sessions};
+use crate::handlers::{invitations, maintenance, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
     /// The store.
     pub(crate) store: Store,
+    /// Commits changes and hands over their jobs.
+    pub(crate) jobs: Jobs,
     /// The installation's key: makes the tokens in links.
     pub(crate) key: MasterKey,
     /// Where links lead, without a trailing slash.
@@ -28,19 +31,24 @@ pub(crate) struct App {
     pub(crate) verification_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub(crate) resend_cooldown: Duration,
+    /// How tenants invite people.
+    pub(crate) invitations: Conditions,
     mailer: Mailer,
 }
 
 impl App {
     /// # Errors
     /// When the master key or the mail server's settings make no sense.
-    pub(crate) fn new(config: &Config, store: Store) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
+        let terms = Terms { ttl: config.members.invitation_ttl, max: config.members.invitations_max };
         Ok(Self {
-            store,
+            store: jobs.store().clone(),
+            jobs,
             key: MasterKey::parse(secrecy::ExposeSecret::expose_secret(&config.auth.master_key))?,
             public_url: config.app.public_url.clone(),
             verification_ttl: config.auth.verification_ttl,
             resend_cooldown: config.auth.resend_cooldown,
+            invitations: Conditions { terms, reminder: config.members.invitation_reminder },
             mailer: Mailer::new(&config.smtp)?,
         })
     }
@@ -70,5 +78,9 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(registrations::send_verification)
         .on(registrations::resend_verification)
         .on(sessions::send_reuse_alarm)
+        .on(invitations::send_invitation)
+        .on(invitations::send_reminder)
+        .on(invitations::invite_chunk)
+        .on(invitations::complete_list)
         .on(maintenance::canary)
 }

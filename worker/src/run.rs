@@ -55,7 +55,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     if !schema_is_current(&store, &jobs::migrations(), &drain).await? {
         return Ok(());
     }
-    let dispatch = registry(App::new(&config, store)?).dispatch(&jobs, &drain);
+    let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
     let clockwork = Clockwork::new(jobs.clone(), schedules()?);
     let clockwork = tokio::spawn(clockwork.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));

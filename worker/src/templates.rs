@@ -21,6 +21,10 @@ pub(crate) const VERIFICATION: Template = template!("verification");
 pub(crate) const ACCOUNT_EXISTS: Template = template!("account_exists");
 /// A refresh token was used twice.
 pub(crate) const REUSE_ALARM: Template = template!("session_reuse_alarm");
+/// Somebody is invited into a tenant.
+pub(crate) const INVITATION: Template = template!("invitation");
+/// An invitation expires soon.
+pub(crate) const INVITATION_REMINDER: Template = template!("invitation_reminder");
 
 #[cfg(test)]
 mod tests {
@@ -31,8 +35,9 @@ mod tests {
         let values = serde_json::json!({
             "name": "<b>Ann</b>", "tenant": "A & B", "link": "https://x.test/?token=t", "hours": 24,
             "device": "<i>Mozilla</i>", "since": "2026-01-31T18:00:00Z",
+            "inviter": "<b>Ann</b>", "role": "Member",
         });
-        for template in [VERIFICATION, ACCOUNT_EXISTS, REUSE_ALARM] {
+        for template in [VERIFICATION, ACCOUNT_EXISTS, REUSE_ALARM, INVITATION, INVITATION_REMINDER] {
             let mail = template.render(&values).unwrap();
             assert!(!mail.subject.trim().is_empty(), "{}", template.name);
             assert!(mail.html.contains("&lt;b&gt;Ann") && !mail.html.contains("<b>Ann"), "{}", mail.html);

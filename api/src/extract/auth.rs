@@ -11,7 +11,8 @@ use axum::{
 use common::{
     crypto::AccessClaims,
     db::{Store, TenantScope},
-    memberships::Membership,
+    memberships::{Actor, Membership},
+    roles::Grant,
     sessions::Session,
     tenants::{Tenant, TenantStatus},
     users::User,
@@ -37,6 +38,20 @@ pub(crate) struct Identity {
     pub(crate) tenant: Tenant,
     /// As what.
     pub(crate) membership: Membership,
+    /// What they may do there, and why.
+    pub(crate) grant: Grant,
+}
+
+impl Identity {
+    /// The right to touch the rows of the tenant they work in.
+    pub(crate) fn scope(&self) -> TenantScope {
+        TenantScope::vouched(self.tenant.id)
+    }
+
+    /// Who changes something there.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { scope: self.scope(), user: self.user.id }
+    }
 }
 
 impl Deref for Caller {
@@ -100,7 +115,11 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
         return Err(Problem::unauthenticated(true));
     };
     match tenant.status {
-        TenantStatus::Active => Ok(Identity { user, session, tenant, membership }),
+        TenantStatus::Active => {
+            // One more read for roles of the tenant's own alone.
+            let grant = Grant::of(store, scope, membership.role).await?;
+            Ok(Identity { user, session, tenant, membership, grant })
+        }
         TenantStatus::Suspended => Err(Problem::new(Code::TenantSuspended, "Ask the operator of this installation.")),
     }
 }

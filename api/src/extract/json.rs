@@ -9,7 +9,13 @@ use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use common::{crypto::InvalidPassword, email::InvalidEmail, id::InvalidId, tenants::InvalidName};
+use common::{
+    crypto::InvalidPassword,
+    email::InvalidEmail,
+    id::InvalidId,
+    roles::{InvalidRole, UnknownPermission},
+    tenants::InvalidName,
+};
 use serde_json::{Map, Value};
 
 use super::body;
@@ -19,6 +25,9 @@ use crate::problem::{Code, FieldError, Problem};
 const ERRORS_MAX: usize = 20;
 /// The most of an unknown field's name that is repeated, in characters.
 const NAME_CHARS_MAX: usize = 60;
+
+/// The most items of a list.
+const LIST_ITEMS_MAX: usize = 1_000;
 
 /// A body of type `T`.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -66,6 +75,18 @@ impl Refusal for InvalidName {
 }
 
 impl Refusal for InvalidId {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidRole {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for UnknownPermission {
     fn code(&self) -> &'static str {
         "invalid_format"
     }
@@ -126,12 +147,63 @@ impl Fields {
         }
     }
 
+    /// A text that is accepted by `parse`, if it is there.
+    pub(crate) fn optional_as<T, E: Refusal>(&mut self, name: &str, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+        let text = self.optional_text(name)?;
+        self.parsed(name, text, parse)
+    }
+
     /// A text, whatever it says, if it is there.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<String> {
         match self.given.remove(name) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text),
             Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+        }
+    }
+
+    /// A list of texts that must be there and parse, each of them.
+    pub(crate) fn required_list<T: FromStr>(&mut self, name: &str) -> Option<Vec<T>>
+    where
+        T::Err: Refusal,
+    {
+        let items = self.required_items(name, LIST_ITEMS_MAX)?;
+        items.into_iter().map(|item| self.item(name, item)).collect()
+    }
+
+    /// A list of objects that must be there, each of them read by `read`; at most `max`.
+    pub(crate) fn required_objects<T>(&mut self, name: &str, max: usize, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let items = self.required_items(name, max)?;
+        let mut object = |(at, item)| match item {
+            Value::Object(given) => {
+                let mut fields = Self::new(given);
+                let read = read(&mut fields);
+                fields.refuse_unknown();
+                let inner = fields.errors.into_iter();
+                self.errors.extend(inner.map(|error| FieldError { field: format!("{name}[{at}].{}", error.field), ..error }));
+                read
+            }
+            _ => self.refuse(name, "invalid_type", "must be a list of objects"),
+        };
+        items.into_iter().enumerate().map(&mut object).collect()
+    }
+
+    fn required_items(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => self.refuse(name, "required", "is required"),
+            Some(Value::Array(items)) if items.len() > max => self.refuse(name, "too_long", &format!("must have at most {max} items")),
+            Some(Value::Array(items)) => Some(items),
+            Some(_) => self.refuse(name, "invalid_type", "must be a list"),
+        }
+    }
+
+    fn item<T: FromStr>(&mut self, name: &str, item: Value) -> Option<T>
+    where
+        T::Err: Refusal,
+    {
+        match item {
+            Value::String(text) => self.parsed(name, text, |text| text.parse()),
+            _ => self.refuse(name, "invalid_type", "must be a list of texts"),
         }
     }
 
@@ -156,12 +228,16 @@ impl Fields {
         None
     }
 
-    /// The body that was read, unless anything was wrong.
-    fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+    fn refuse_unknown(&mut self) {
         let unknown: Vec<String> = self.given.keys().map(|name| name.chars().take(NAME_CHARS_MAX).collect()).collect();
         for name in unknown {
-            self.refuse::<T>(&name, "unknown_field", "is not a field of this request");
+            self.refuse::<()>(&name, "unknown_field", "is not a field of this request");
         }
+    }
+
+    /// The body that was read, unless anything was wrong.
+    fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
+        self.refuse_unknown();
         self.errors.truncate(ERRORS_MAX);
         match read {
             Some(body) if self.errors.is_empty() => Ok(body),
@@ -198,13 +274,16 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
     }
 }
 
+/// Reads what was given, or tells every mistake.
+pub(super) fn read<T: FromFields>(given: Map<String, Value>) -> Result<T, Problem> {
+    let mut fields = Fields::new(given);
+    let read = T::read(&mut fields);
+    fields.finish(read)
+}
+
 fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice(bytes) {
-        Ok(Value::Object(given)) => {
-            let mut fields = Fields::new(given);
-            let read = T::read(&mut fields);
-            fields.finish(read)
-        }
+        Ok(Value::Object(given)) => read(given),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
         // The parser's words quote nothing of the body, only where it stopped.
         Err(error) => {

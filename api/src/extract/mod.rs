@@ -5,9 +5,13 @@ mod body;
 mod client;
 mod json;
 mod permission;
+mod query;
 
 pub(crate) use auth::Caller;
 pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
 pub(crate) use client::{Client, Peer};
-pub(crate) use json::{Fields, FromFields, Json, NotAmong, OptionalJson};
-pub(crate) use permission::{Requires, TenantRead};
+pub(crate) use json::{Fields, FromFields, Json, NotAmong, OptionalJson, Refusal};
+pub(crate) use permission::{
+    Need, Open, Perhaps, Requires, RolesWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, need_of,
+};
+pub(crate) use query::{Cursor, Paging, Query};

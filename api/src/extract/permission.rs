@@ -1,12 +1,103 @@
 //! What a caller must be allowed to do, said in a handler's signature.
+//!
+//! The first argument of every handler is its [`Access`]: [`Requires`] a permission, [`Caller`] for whoever is
+//! signed in, or [`Open`] for anybody. A handler that says nothing cannot be made a route
+//! ([`crate::routes`]), and the OpenAPI document tells of each what its type does ([`Stated`]).
 
-use std::marker::PhantomData;
+use std::{convert::Infallible, marker::PhantomData};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
 use common::roles::Permission;
 
 use super::Caller;
 use crate::{problem::Problem, state::App};
+
+/// What a route demands of whoever calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing.
+    Nothing,
+    /// To be signed in.
+    SignedIn,
+    /// To be signed in, with a role that holds the permission.
+    Permission(Permission),
+}
+
+/// An extractor that lets in whom a route is for.
+pub(crate) trait Access {
+    /// What it demands.
+    const NEED: Need;
+}
+
+/// A handler whose first argument says what it demands.
+pub(crate) trait Stated<Args> {
+    /// What it demands.
+    const NEED: Need;
+}
+
+/// Handlers of each number of arguments.
+macro_rules! stated {
+    ($($argument:ident)*) => {
+        impl<F, Out, A: Access, $($argument,)*> Stated<(A, $($argument,)*)> for F
+        where
+            F: FnOnce(A, $($argument,)*) -> Out,
+        {
+            const NEED: Need = A::NEED;
+        }
+    };
+}
+
+stated!();
+stated!(B);
+stated!(B C);
+stated!(B C D);
+stated!(B C D E);
+stated!(B C D E G);
+
+/// What `handler` demands of whoever calls it.
+pub(crate) fn need_of<Args, H: Stated<Args>>(_: &H) -> Need {
+    H::NEED
+}
+
+/// Anybody may call.
+pub(crate) struct Open;
+
+impl Access for Open {
+    const NEED: Need = Need::Nothing;
+}
+
+impl FromRequestParts<App> for Open {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+}
+
+/// Anybody may call, and is known where they are signed in: a token that is no good is refused.
+pub(crate) struct Perhaps(pub(crate) Option<Caller>);
+
+impl Access for Perhaps {
+    const NEED: Need = Need::Nothing;
+}
+
+impl FromRequestParts<App> for Perhaps {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            return Ok(Self(None));
+        }
+        Caller::from_request_parts(parts, app).await.map(|caller| Self(Some(caller)))
+    }
+}
+
+impl Access for Caller {
+    const NEED: Need = Need::SignedIn;
+}
 
 /// A permission as a type.
 pub(crate) trait Needed: Send + Sync + 'static {
@@ -14,12 +105,19 @@ pub(crate) trait Needed: Send + Sync + 'static {
     const PERMISSION: Permission;
 }
 
-/// See the tenant itself.
-pub(crate) enum TenantRead {}
+/// The permissions that routes need, each as a type of the same name.
+macro_rules! needed {
+    ($($permission:ident)+) => {$(
+        #[doc = concat!("[`Permission::", stringify!($permission), "`] as a type.")]
+        pub(crate) enum $permission {}
 
-impl Needed for TenantRead {
-    const PERMISSION: Permission = Permission::TenantRead;
+        impl Needed for $permission {
+            const PERMISSION: Permission = Permission::$permission;
+        }
+    )+};
 }
+
+needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite);
 
 /// A caller whose role holds the permission `P`.
 pub(crate) struct Requires<P> {
@@ -28,15 +126,15 @@ pub(crate) struct Requires<P> {
     needed: PhantomData<fn() -> P>,
 }
 
+impl<P: Needed> Access for Requires<P> {
+    const NEED: Need = Need::Permission(P::PERMISSION);
+}
+
 impl<P: Needed> FromRequestParts<App> for Requires<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
-        if caller.membership.role.may(P::PERMISSION) {
-            Ok(Self { caller, needed: PhantomData })
-        } else {
-            Err(Problem::forbidden(P::PERMISSION))
-        }
+        if caller.grant.may(P::PERMISSION) { Ok(Self { caller, needed: PhantomData }) } else { Err(Problem::forbidden(P::PERMISSION)) }
     }
 }

@@ -59,6 +59,28 @@ codes! {
     OriginRefused = FORBIDDEN "origin_refused" "Requests of other sites are refused here";
     /// The role does not hold the permission.
     Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
+    /// Something would be given that the caller lacks.
+    RoleTooHigh = FORBIDDEN "role_too_high" "The role may do more than you";
+    /// Nobody would own the tenant.
+    LastOwner = CONFLICT "last_owner" "A tenant needs an owner";
+    /// They own the tenant already.
+    OwnerAlready = CONFLICT "owner_already" "They are an owner already";
+    /// Somebody else is signed in than the one who is invited.
+    InvitationNotYours = FORBIDDEN "invitation_not_yours" "The invitation is for somebody else";
+    /// The address belongs to a member.
+    AlreadyMember = CONFLICT "already_member" "They are a member already";
+    /// As many invitations wait as may.
+    TooManyInvitations = CONFLICT "too_many_invitations" "Too many invitations wait to be accepted";
+    /// The tenant has no such role.
+    NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";
+    /// Nobody of this id belongs to the tenant.
+    NoSuchMember = UNPROCESSABLE_ENTITY "no_such_member" "There is no such member";
+    /// Somebody has the role.
+    RoleInUse = CONFLICT "role_in_use" "The role is in use";
+    /// Another role is called so.
+    RoleNameTaken = CONFLICT "role_name_taken" "Another role has this name";
+    /// The tenant has as many roles as it may have.
+    TooManyRoles = CONFLICT "too_many_roles" "The tenant has too many roles";
     /// An operator stopped the tenant.
     TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
     /// There is nothing under this path.

@@ -2,13 +2,20 @@
 
 use common::{
     crypto::{HashError, SigningError},
+    custom_roles::RoleError,
     db::DbError,
+    invitations::InviteError,
+    joining::JoinError,
+    members::MemberError,
+    ownership::TransferError,
     refresh::RefreshError,
     registrations::VerifyError,
     sign_in::SignInError,
 };
 
-use super::{Code, Problem, chain};
+use jobs::batches::BatchError;
+
+use super::{Code, FieldError, Problem, chain};
 
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
@@ -69,6 +76,85 @@ impl From<RefreshError> for Problem {
             RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
             RefreshError::Raced => Self::new(Code::RefreshRaced, "Use what the other request was given, or ask again with it."),
             RefreshError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<RoleError> for Problem {
+    fn from(error: RoleError) -> Self {
+        match error {
+            RoleError::NotFound => Self::new(Code::NotFound, "The tenant has no such role."),
+            RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
+            RoleError::TooHigh => Self::role_too_high(),
+            RoleError::InUse => Self::new(Code::RoleInUse, "Give those who have it another role first, and cancel invitations to it."),
+            RoleError::TooMany => Self::new(Code::TooManyRoles, "Delete one that nobody has first."),
+            RoleError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<MemberError> for Problem {
+    fn from(error: MemberError) -> Self {
+        match error {
+            MemberError::NotFound => Self::new(Code::NotFound, "The tenant has no such member."),
+            MemberError::NoSuchRole => Self::no_such_role(),
+            MemberError::TooHigh => Self::role_too_high(),
+            MemberError::LastOwner => Self::new(Code::LastOwner, "Make somebody else an owner first."),
+            MemberError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<TransferError> for Problem {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::NotFound => Self::new(Code::NotFound, "There is no such offer, or it is over."),
+            TransferError::NoSuchMember => Self::new(Code::NoSuchMember, "Nobody of this id belongs to the tenant."),
+            TransferError::OwnerAlready => Self::new(Code::OwnerAlready, "There is nothing to hand on to them."),
+            TransferError::NotOwner => Self::role_too_high(),
+            TransferError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<InviteError> for Problem {
+    fn from(error: InviteError) -> Self {
+        match error {
+            InviteError::NotFound => Self::new(Code::NotFound, "There is no such invitation, or it does not wait any more."),
+            InviteError::NoSuchRole => Self::no_such_role(),
+            InviteError::TooHigh => Self::role_too_high(),
+            InviteError::AlreadyMember => Self::new(Code::AlreadyMember, "There is nobody to invite."),
+            InviteError::TooMany => Self::new(Code::TooManyInvitations, "Cancel some first, or wait until some are accepted."),
+            InviteError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<JoinError> for Problem {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::TokenInvalid => VerifyError::TokenInvalid.into(),
+            JoinError::NotYours => Self::new(Code::InvitationNotYours, "Sign out, or sign in with the address that was invited."),
+            JoinError::InvalidCredentials => SignInError::InvalidCredentials.into(),
+            JoinError::Missing { name, password } => {
+                let missing = [("name", name), ("password", password)].into_iter().filter(|(_, missing)| *missing);
+                Self::fields(missing.map(|(field, _)| FieldError::required(field)).collect())
+            }
+            JoinError::Password(error) => Self::fields(vec![FieldError::refused("password", &error)]),
+            JoinError::AlreadyMember => Self::new(Code::AlreadyMember, "You can go on there already."),
+            JoinError::TenantSuspended => SignInError::TenantSuspended.into(),
+            JoinError::AccountMade => Self::new(Code::InvalidCredentials, "There is an account of this address now: give its password."),
+            JoinError::Hash(error) => error.into(),
+            JoinError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Db(error) => error.into(),
+            BatchError::TooManyJobs | BatchError::TooManyBytes => Self::internal(&error),
         }
     }
 }

@@ -20,6 +20,8 @@ use utoipa::ToSchema;
 
 pub(crate) use codes::Code;
 
+use crate::extract::Refusal;
+
 /// What a client is told to wait when the database is away.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
 /// What a client is told to wait when this process has too much to do.
@@ -37,6 +39,18 @@ pub(crate) struct FieldError {
     /// What is wrong, for people.
     #[schema(example = "expected an e-mail address such as name@example.com")]
     pub(crate) message: String,
+}
+
+impl FieldError {
+    /// It must be there.
+    pub(crate) fn required(field: &str) -> Self {
+        Self { field: field.to_owned(), code: "required", message: "is required".to_owned() }
+    }
+
+    /// It does not parse.
+    pub(crate) fn refused(field: &str, refusal: &impl Refusal) -> Self {
+        Self { field: field.to_owned(), code: refusal.code(), message: refusal.to_string() }
+    }
 }
 
 /// Why a request was refused.
@@ -109,6 +123,21 @@ impl Problem {
         Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
     }
 
+    /// The caller would give, or take, what they lack.
+    pub(crate) fn role_too_high() -> Self {
+        Self::new(Code::RoleTooHigh, "Nobody gives or takes more than they hold, and owners alone make owners.")
+    }
+
+    /// The tenant has no role of that name or id.
+    pub(crate) fn no_such_role() -> Self {
+        Self::new(Code::NoSuchRole, "The tenant has no role of this id.")
+    }
+
+    /// The tenant has no list of people to invite of that id.
+    pub(crate) fn no_such_list() -> Self {
+        Self::new(Code::NotFound, "There is no such list, or it is forgotten.")
+    }
+
     /// The database does not answer.
     pub(crate) fn unavailable() -> Self {
         Self::new(Code::Unavailable, "Try again shortly.")
@@ -149,9 +178,13 @@ impl Problem {
         self.code.title()
     }
 
-    /// What to do about it, for people.
-    pub(crate) fn detail(&self) -> &str {
-        &self.detail
+    /// What to do about it, for people who see no field's error beside it.
+    pub(crate) fn explanation(&self) -> String {
+        if self.errors.is_empty() {
+            return self.detail.clone().into_owned();
+        }
+        let told: Vec<String> = self.errors.iter().map(|error| format!("The {} {}.", error.field, error.message)).collect();
+        told.join(" ")
     }
 
     /// The body of the answer.

@@ -1,6 +1,11 @@
 //! Every route there is, and the layers around them.
 
+mod custom_roles;
 mod documentation;
+mod invitations;
+mod joining;
+mod members;
+mod ownership;
 mod pages;
 mod registrations;
 mod sessions;
@@ -9,35 +14,92 @@ mod tenants;
 mod users;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouter},
+    routes,
+};
 
 use crate::{
-    extract::BODY_BYTES_MAX,
+    extract::{BODY_BYTES_MAX, Need, Stated, need_of},
     middleware::{headers, limits, observe},
     openapi,
     state::App,
 };
 
+/// A documented handler, and what it demands of its callers.
+struct Route {
+    need: Need,
+    handler: UtoipaMethodRouter<App>,
+}
+
+impl Route {
+    /// Only for a handler whose type says what it demands.
+    fn new<Args, H: Stated<Args>>(handler: &H, documented: UtoipaMethodRouter<App>) -> Self {
+        Self { need: need_of(handler), handler: documented }
+    }
+}
+
+/// The [`Route`] of a handler, named once.
+macro_rules! route {
+    ($($part:ident)::+) => { Route::new(&$($part)::+, routes!($($part)::+)) };
+}
+
+/// Documented routes, each with what it demands.
+struct Routes(OpenApiRouter<App>);
+
+impl Routes {
+    fn new() -> Self {
+        Self(OpenApiRouter::new())
+    }
+
+    /// Adds a route; the document says what it demands.
+    fn with(self, route: Route) -> Self {
+        let (schemas, mut paths, handler) = route.handler;
+        paths.paths.values_mut().for_each(|path| openapi::demand(path, route.need));
+        Self(self.0.routes((schemas, paths, handler)))
+    }
+}
+
 /// The routes of the API that need the database.
 fn with_database() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(registrations::register))
-        .routes(routes!(registrations::verify_email))
-        .routes(routes!(registrations::resend))
-        .routes(routes!(sessions::login))
-        .routes(routes!(sessions::refresh))
-        .routes(routes!(sessions::logout))
-        .routes(routes!(sessions::logout_all))
-        .routes(routes!(sessions::switch_tenant))
-        .routes(routes!(sessions::list))
-        .routes(routes!(sessions::end))
-        .routes(routes!(sessions::me))
-        .routes(routes!(tenants::current))
+    Routes::new()
+        .with(route!(registrations::register))
+        .with(route!(registrations::verify_email))
+        .with(route!(registrations::resend))
+        .with(route!(sessions::login))
+        .with(route!(sessions::refresh))
+        .with(route!(sessions::logout))
+        .with(route!(sessions::logout_all))
+        .with(route!(sessions::switch_tenant))
+        .with(route!(sessions::list))
+        .with(route!(sessions::end))
+        .with(route!(sessions::me))
+        .with(route!(tenants::current))
+        .with(route!(members::list))
+        .with(route!(members::update))
+        .with(route!(members::remove))
+        .with(route!(invitations::invite))
+        .with(route!(invitations::list))
+        .with(route!(invitations::cancel))
+        .with(route!(invitations::resend))
+        .with(route!(invitations::invite_list))
+        .with(route!(invitations::list_progress))
+        .with(route!(joining::preview))
+        .with(route!(joining::accept))
+        .with(route!(ownership::list))
+        .with(route!(ownership::offer))
+        .with(route!(ownership::accept))
+        .with(route!(ownership::cancel))
+        .with(route!(custom_roles::list))
+        .with(route!(custom_roles::create))
+        .with(route!(custom_roles::update))
+        .with(route!(custom_roles::delete))
+        .0
 }
 
 /// The routes of the API that answer from memory.
 fn from_memory() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(signing_keys::jwks))
+    Routes::new().with(route!(signing_keys::jwks)).0
 }
 
 /// The API with its document; both come from the same list, so neither can know a route alone.

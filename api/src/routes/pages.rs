@@ -19,13 +19,25 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::registrations::{Verify, VerifyError};
-use minijinja::{Environment, UndefinedBehavior, context};
+use common::{
+    crypto::Password,
+    joining::{JoinError, Joining},
+    registrations::{Verify, VerifyError},
+    tenants::Name,
+};
+use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
-use crate::{middleware::limits, problem::Problem, state::App};
+use super::joining::Preview;
+use crate::{
+    extract::Refusal,
+    middleware::limits,
+    problem::{FieldError, Problem},
+    state::App,
+};
 
 const VERIFY_EMAIL: &str = "/verify-email";
+const ACCEPT_INVITATION: &str = "/invitations/accept";
 const STYLE: &str = include_str!("../../pages/style.css");
 /// Longer than any token of ours; what is longer is not repeated into a page.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -36,6 +48,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let sources = [
         ("layout.html", include_str!("../../pages/layout.html")),
         ("verify_email.html", include_str!("../../pages/verify_email.html")),
+        ("accept_invitation.html", include_str!("../../pages/accept_invitation.html")),
         ("message.html", include_str!("../../pages/message.html")),
     ];
     for (name, source) in sources {
@@ -57,11 +70,23 @@ struct Link {
     token: String,
 }
 
-/// The pages and the forms on them. Only the forms need the database.
+/// What the form of an invitation sends.
+#[derive(Deserialize)]
+struct Acceptance {
+    token: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    password: Option<String>,
+}
+
+/// The pages and the forms on them. The forms need the database, and so does what tells of an invitation.
 pub(super) fn routes(app: &App) -> Router<App> {
-    let forms = Router::new().route(VERIFY_EMAIL, post(verify_email));
-    let forms = forms.route_layer(from_fn_with_state(app.clone(), limits::with_database));
-    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).merge(forms).layer(map_response(as_page))
+    let stored = Router::new()
+        .route(VERIFY_EMAIL, post(verify_email))
+        .route(ACCEPT_INVITATION, get(show_invitation).post(accept_invitation))
+        .route_layer(from_fn_with_state(app.clone(), limits::with_database));
+    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).merge(stored).layer(map_response(as_page))
 }
 
 async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
@@ -81,12 +106,34 @@ async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejec
     message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
 }
 
+async fn show_invitation(State(app): State<App>, link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
+    let preview = Preview::of(&app, &token).await?;
+    page("accept_invitation.html", context! { token, preview => Serde(&preview), style => STYLE })
+}
+
+async fn accept_invitation(State(app): State<App>, form: Result<Form<Acceptance>, FormRejection>) -> Result<Html<String>, Problem> {
+    let Form(Acceptance { token, name, password }) = form.map_err(|rejection| match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => JoinError::TokenInvalid.into(),
+        status => Problem::of_status(status),
+    })?;
+    let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
+    let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
+    let joining = Joining { token: &token, signed_in: None, name, password, start: None };
+    let joined = joining.join(app.store(), &app.key, &app.hasher).await?;
+    message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")
+}
+
+fn refused(field: &str, refusal: &impl Refusal) -> Problem {
+    Problem::fields(vec![FieldError::refused(field, refusal)])
+}
+
 /// Gives every answer of these routes a page's headers, and turns problems into pages.
 async fn as_page(mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let status = problem.status();
         let kept = [header::RETRY_AFTER, header::CONNECTION].map(|name| (response.headers_mut().remove(&name), name));
-        response = match message(problem.title(), problem.detail()) {
+        response = match message(problem.title(), &problem.explanation()) {
             Ok(page) => (status, page).into_response(),
             Err(problem) => problem.into_response(),
         };

@@ -17,7 +17,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Fields, FromFields, Json},
+    extract::{Fields, FromFields, Json, Open},
     problem::Problem,
     state::App,
 };
@@ -91,10 +91,10 @@ const VERIFIED: Progress = Progress { status: "verified" };
 /// The answer is the same whether or not the address has an account already, whose owner is told
 /// by mail.
 #[utoipa::path(
-    post, path = "/api/auth/register", tag = "Registration", security(()), request_body = Register,
+    post, path = "/api/auth/register", tag = "Registration", request_body = Register,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
-pub(super) async fn register(State(app): State<App>, Json(body): Json<Register>) -> Result<Response, Problem> {
+pub(super) async fn register(_: Open, State(app): State<App>, Json(body): Json<Register>) -> Result<Response, Problem> {
     let Register { email, password, name, tenant_name } = body;
     let password_hash = app.hasher.hash(password).await?;
     let new = NewRegistration { email, name, tenant_name, password_hash };
@@ -107,10 +107,10 @@ pub(super) async fn register(State(app): State<App>, Json(body): Json<Register>)
 /// Uses up the link's token and makes the user, their tenant and its owner. A token that is
 /// wrong, used or expired is refused as `token_invalid`.
 #[utoipa::path(
-    post, path = "/api/auth/verify-email", tag = "Registration", security(()), request_body = VerifyEmail,
+    post, path = "/api/auth/verify-email", tag = "Registration", request_body = VerifyEmail,
     responses((status = 200, description = "The address is verified.", body = Progress))
 )]
-pub(super) async fn verify_email(State(app): State<App>, Json(body): Json<VerifyEmail>) -> Result<Answer<Progress>, Problem> {
+pub(super) async fn verify_email(_: Open, State(app): State<App>, Json(body): Json<VerifyEmail>) -> Result<Answer<Progress>, Problem> {
     app.jobs.commit(&Verify::with_token(&app.key, &body.token)?).await?;
     Ok(Answer(VERIFIED))
 }
@@ -120,10 +120,10 @@ pub(super) async fn verify_email(State(app): State<App>, Json(body): Json<Verify
 /// Mails to one address are at least a minute apart; what is asked for sooner is not sent. The
 /// answer is the same for every address.
 #[utoipa::path(
-    post, path = "/api/auth/verify-email/resend", tag = "Registration", security(()), request_body = Resend,
+    post, path = "/api/auth/verify-email/resend", tag = "Registration", request_body = Resend,
     responses((status = 202, description = "If the address waits to be verified, a mail is on its way.", body = Progress))
 )]
-pub(super) async fn resend(State(app): State<App>, Json(body): Json<Resend>) -> Result<Response, Problem> {
+pub(super) async fn resend(_: Open, State(app): State<App>, Json(body): Json<Resend>) -> Result<Response, Problem> {
     app.jobs.commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) }).await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }

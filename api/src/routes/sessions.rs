@@ -14,7 +14,7 @@ use common::{
     email::Email,
     id::{SessionId, TenantId},
     refresh::{Refresh, RefreshError, Refreshed},
-    roles::{Permission, Role},
+    roles::{Grant, Permissions, RoleRef},
     sessions::{Lifetime, Session},
     sign_in::{Attempt, EndSession, SignOut, SignOutAll, SignedIn, SwitchTenant},
     telemetry::metrics,
@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 
 use super::{tenants::TenantView, users::UserView};
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, NotAmong, OptionalJson},
+    extract::{Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson},
     problem::{Code, Problem},
     refresh_cookie,
     state::App,
@@ -55,7 +55,7 @@ pub(super) struct Login {
 
 /// Where a refresh token is to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TokenDelivery {
+pub(super) enum TokenDelivery {
     Cookie,
     Body,
 }
@@ -125,7 +125,7 @@ pub(super) struct SessionTimes {
 }
 
 /// Answers someone who is signed in, with a refresh token where `delivery` says.
-fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
+pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
     let access = app.keyring.issue(signed_in)?;
     let session = &signed_in.session;
     let refresh = delivery.and_then(|delivery| Some((delivery, session.refresh_token(&app.key)?)));
@@ -162,10 +162,10 @@ fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -
 /// address waits to be verified; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
 /// tenant cannot be worked in.
 #[utoipa::path(
-    post, path = "/api/auth/login", tag = "Session", security(()), request_body = Login,
+    post, path = "/api/auth/login", tag = "Session", request_body = Login,
     responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
-pub(super) async fn login(State(app): State<App>, client: Client, Json(body): Json<Login>) -> Result<Response, Problem> {
+pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(body): Json<Login>) -> Result<Response, Problem> {
     let Login { email, password, tenant_id: tenant, remember_me, token_delivery } = body;
     let remember = remember_me.unwrap_or_default();
     let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
@@ -174,7 +174,7 @@ pub(super) async fn login(State(app): State<App>, client: Client, Json(body): Js
 }
 
 /// How long a session lasts that begins now.
-fn lifetime(app: &App, remember: bool) -> Lifetime {
+pub(super) fn lifetime(app: &App, remember: bool) -> Lifetime {
     let auth = &app.auth;
     if remember {
         Lifetime { absolute: auth.remembered_session_ttl, idle: auth.remembered_session_idle }
@@ -207,10 +207,11 @@ impl FromFields for RefreshBody {
 /// longer ago, which ends the session, for it may be stolen; as `refresh_token_invalid` (401) when it
 /// is none or its session is over.
 #[utoipa::path(
-    post, path = "/api/auth/refresh", tag = "Session", security(()), request_body = Option<RefreshBody>,
+    post, path = "/api/auth/refresh", tag = "Session", request_body = Option<RefreshBody>,
     responses((status = 200, description = "Gone on.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
 pub(super) async fn refresh(
+    _: Open,
     State(app): State<App>,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<RefreshBody>,
@@ -274,7 +275,7 @@ fn refuse_other_sites(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     post, path = "/api/auth/logout", tag = "Session",
     responses((status = 204, description = "Signed out."))
 )]
-pub(super) async fn logout(State(app): State<App>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn logout(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
     app.jobs.commit(&SignOut { session: caller.session.id, user: caller.user.id, tenant: caller.tenant.id }).await?;
     Ok(signed_out())
 }
@@ -286,7 +287,7 @@ pub(super) async fn logout(State(app): State<App>, caller: Caller) -> Result<Res
     post, path = "/api/auth/logout-all", tag = "Session",
     responses((status = 204, description = "Signed out everywhere."))
 )]
-pub(super) async fn logout_all(State(app): State<App>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn logout_all(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
     app.jobs.commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None }).await?;
     Ok(signed_out())
 }
@@ -317,7 +318,7 @@ impl FromFields for Switch {
     post, path = "/api/auth/switch-tenant", tag = "Session", request_body = Switch,
     responses((status = 200, description = "At work there.", body = LoginView))
 )]
-pub(super) async fn switch_tenant(State(app): State<App>, caller: Caller, Json(body): Json<Switch>) -> Result<Response, Problem> {
+pub(super) async fn switch_tenant(caller: Caller, State(app): State<App>, Json(body): Json<Switch>) -> Result<Response, Problem> {
     let switch = SwitchTenant { session: caller.session.id, user: caller.user.id, tenant: body.tenant_id };
     let session = app.jobs.commit(&switch).await?;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
@@ -337,7 +338,7 @@ pub(super) struct Sessions {
     get, path = "/api/auth/sessions", tag = "Session",
     responses((status = 200, description = "Where one is signed in.", body = Sessions))
 )]
-pub(super) async fn list(State(app): State<App>, caller: Caller) -> Result<Answer<Sessions>, Problem> {
+pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answer<Sessions>, Problem> {
     let sessions = Session::all_of(app.store(), caller.user.id).await?;
     Ok(Answer(Sessions { items: sessions.iter().map(|session| SessionView::new(session, caller.session.id)).collect() }))
 }
@@ -347,7 +348,7 @@ pub(super) async fn list(State(app): State<App>, caller: Caller) -> Result<Answe
     delete, path = "/api/auth/sessions/{id}", tag = "Session", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is over."))
 )]
-pub(super) async fn end(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn end(caller: Caller, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let missing = || Problem::new(Code::NotFound, "You have no such session, or it is over.");
     let session: SessionId = id.parse().map_err(|_| missing())?;
     let ended = app.jobs.commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id }).await?;
@@ -363,12 +364,35 @@ pub(super) struct Me {
     tenant: TenantView,
     /// As what.
     #[schema(value_type = String, example = "owner")]
-    role: Role,
-    /// What the role may do.
+    role: RoleRef,
+    /// What one may do.
     #[schema(value_type = Vec<String>, example = json!(["tenant:read"]))]
-    permissions: &'static [Permission],
+    permissions: Permissions,
+    /// Why one may do it: each role that grants something.
+    grants: Vec<GrantView>,
     /// The sign-in.
     session: SessionView,
+}
+
+/// What a role grants to whoever has it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Grant)]
+pub(super) struct GrantView {
+    /// The role.
+    #[schema(value_type = String, example = "owner")]
+    role: RoleRef,
+    /// What it is called.
+    #[schema(example = "Owner")]
+    name: String,
+    /// What it grants.
+    #[schema(value_type = Vec<String>, example = json!(["tenant:read"]))]
+    permissions: Permissions,
+}
+
+impl GrantView {
+    fn new(grant: &Grant) -> Self {
+        Self { role: grant.role, name: grant.name.clone(), permissions: grant.permissions }
+    }
 }
 
 /// A sign-in.
@@ -428,7 +452,8 @@ pub(super) async fn me(caller: Caller) -> Answer<Me> {
         user: UserView::new(&caller.user),
         tenant: TenantView::new(&caller.tenant, role),
         role,
-        permissions: role.permissions(),
+        permissions: caller.grant.permissions,
+        grants: vec![GrantView::new(&caller.grant)],
         session: SessionView::new(&caller.session, caller.session.id),
     })
 }

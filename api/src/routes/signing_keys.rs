@@ -8,17 +8,17 @@ use axum::{
 };
 use serde_json::Value;
 
-use crate::state::App;
+use crate::{extract::Open, state::App};
 
 /// A verifier may keep the keys this long; an unknown `kid` is its reason to ask sooner.
 const CACHE: &str = "public, max-age=300";
 
 /// List the public keys (RFC 7517) that access tokens are signed with.
 #[utoipa::path(
-    get, path = "/.well-known/jwks.json", tag = "Session", security(()),
+    get, path = "/.well-known/jwks.json", tag = "Session",
     responses((status = 200, description = "The keys.", body = Object))
 )]
-pub(super) async fn jwks(State(app): State<App>) -> Response {
+pub(super) async fn jwks(_: Open, State(app): State<App>) -> Response {
     let keys: Answer<Value> = Answer(app.keyring.jwks());
     ([(header::CACHE_CONTROL, CACHE)], keys).into_response()
 }

@@ -4,7 +4,7 @@ use axum::{http::HeaderMap, response::Response};
 use common::{
     ambient::rfc3339,
     id::TenantId,
-    roles::Role,
+    roles::RoleRef,
     tenants::{Name, Slug, Tenant, TenantStatus},
 };
 use mongodb::bson::Document;
@@ -35,11 +35,11 @@ pub(super) struct TenantView {
     status: TenantStatus,
     /// What one may do there.
     #[schema(value_type = String, example = "owner")]
-    role: Role,
+    role: RoleRef,
 }
 
 impl TenantView {
-    pub(super) fn new(tenant: &Tenant, role: Role) -> Self {
+    pub(super) fn new(tenant: &Tenant, role: RoleRef) -> Self {
         Self { id: tenant.id, name: tenant.name.clone(), slug: tenant.slug.clone(), status: tenant.status, role }
     }
 }
@@ -90,8 +90,6 @@ impl<'a> CurrentTenant<'a> {
 }
 
 /// See the tenant one works in.
-///
-/// Needs `tenant:read`.
 #[utoipa::path(
     get, path = "/api/tenant/current", tag = "Tenant",
     params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of what one has.")),
@@ -100,6 +98,6 @@ impl<'a> CurrentTenant<'a> {
         (status = 304, description = "It is what one has."),
     )
 )]
-pub(super) async fn current(headers: HeaderMap, access: Requires<TenantRead>) -> Result<Response, Problem> {
+pub(super) async fn current(access: Requires<TenantRead>, headers: HeaderMap) -> Result<Response, Problem> {
     etag::answer(&headers, &CurrentTenant::new(&access.caller.tenant))
 }

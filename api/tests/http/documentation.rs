@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use common::{db::PlatformScope, id, invitations::Invitation, roles::Role};
+use mongodb::bson::doc;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::support::{Answer, World, run};
+use crate::{
+    people::People,
+    support::{Answer, World, run},
+};
 
 /// What is promised to clients. A route that is added must be added here, one that vanishes breaks
 /// them.
@@ -22,7 +27,26 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/auth/switch-tenant"),
     ("post", "/api/auth/verify-email"),
     ("post", "/api/auth/verify-email/resend"),
+    ("post", "/api/invitations/accept"),
+    ("get", "/api/invitations/{token}"),
     ("get", "/api/tenant/current"),
+    ("get", "/api/tenant/invitations"),
+    ("post", "/api/tenant/invitations/bulk"),
+    ("get", "/api/tenant/invitations/bulk/{id}"),
+    ("delete", "/api/tenant/invitations/{id}"),
+    ("post", "/api/tenant/invitations/{id}/resend"),
+    ("get", "/api/tenant/ownership-transfers"),
+    ("post", "/api/tenant/ownership-transfers"),
+    ("delete", "/api/tenant/ownership-transfers/{id}"),
+    ("post", "/api/tenant/ownership-transfers/{id}/accept"),
+    ("get", "/api/tenant/roles"),
+    ("post", "/api/tenant/roles"),
+    ("delete", "/api/tenant/roles/{id}"),
+    ("put", "/api/tenant/roles/{id}"),
+    ("get", "/api/tenant/users"),
+    ("post", "/api/tenant/users/invite"),
+    ("delete", "/api/tenant/users/{id}"),
+    ("put", "/api/tenant/users/{id}"),
 ];
 
 fn operations(document: &Value) -> impl Iterator<Item = (Method, &str, &Value)> {
@@ -80,7 +104,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 6);
+    assert_eq!(checked, 13);
 }
 
 #[tokio::test]
@@ -95,8 +119,10 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
         ("Me", "/api/auth/me", "get", world.client.get_as(&token, "/api/auth/me").await),
         ("Tenant", "/api/tenant/current", "get", world.client.get_as(&token, "/api/tenant/current").await),
     ];
+    let answers = answers.into_iter().chain(answers_about_members(&world).await);
     for (what, path, method, answer) in answers {
-        let schema = &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"];
+        let status = answer.status.as_str();
+        let schema = &document["paths"][path][method]["responses"][status]["content"]["application/json"]["schema"];
         fits(&document, schema, &answer.json(), what);
     }
     let refused = world.client.post("/api/auth/login", &json!({})).await;
@@ -106,6 +132,48 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
         &refused.json(),
         "Problem",
     );
+}
+
+/// Each answer about members, roles and invitations, with something in it.
+async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str, &'static str, Answer)> {
+    let people = People::of(world).await;
+    let eve = people.founder("eve@example.com").await;
+    let bob = people.join(&eve, "bob@example.com", Role::Viewer).await;
+    let get = async |path: &str| world.client.get_as(&eve.token, path).await;
+    let post = async |path: &str, body: Value| world.client.post_body_as(&eve.token, path, &body).await;
+    let offered = post("/api/tenant/ownership-transfers", json!({ "user_id": bob.user })).await;
+    let made = post("/api/tenant/roles", json!({ "name": "Support", "permissions": ["users:read"] })).await;
+    let role = format!("/api/tenant/roles/{}", made.json()["id"].as_str().unwrap());
+    let invited = post("/api/tenant/users/invite", json!({ "email": "carl@example.com", "role": "viewer" })).await;
+    let invitation: id::InvitationId = invited.json()["invitation"]["id"].as_str().unwrap().parse().unwrap();
+    let listed = post("/api/tenant/invitations/bulk", json!({ "invitations": [{ "email": "dan@example.com", "role": "viewer" }] })).await;
+    let list = format!("/api/tenant/invitations/bulk/{}", listed.json()["id"].as_str().unwrap());
+    let resent = world.client.post_as(&eve.token, &format!("/api/tenant/invitations/{invitation}/resend")).await;
+    let invitation = world.store.records::<Invitation>(PlatformScope).find(doc! { "_id": invitation }).await.unwrap().unwrap();
+    let token = invitation.link_token(&world.key).expose().to_owned();
+    let accept = json!({ "token": token, "name": "Carl", "password": crate::support::PASSWORD });
+    let change = json!({ "name": "Support", "permissions": [] });
+    vec![
+        ("Offer", "/api/tenant/ownership-transfers", "post", offered),
+        ("Offers", "/api/tenant/ownership-transfers", "get", get("/api/tenant/ownership-transfers").await),
+        ("Role", "/api/tenant/roles", "post", made),
+        ("Roles", "/api/tenant/roles", "get", get("/api/tenant/roles").await),
+        ("Changed role", "/api/tenant/roles/{id}", "put", world.client.put_as(&eve.token, &role, &change).await),
+        ("Invited", "/api/tenant/users/invite", "post", invited),
+        ("Resent", "/api/tenant/invitations/{id}/resend", "post", resent),
+        ("Invitations", "/api/tenant/invitations", "get", get("/api/tenant/invitations").await),
+        ("List", "/api/tenant/invitations/bulk", "post", listed),
+        ("Same list", "/api/tenant/invitations/bulk/{id}", "get", get(&list).await),
+        ("Preview", "/api/invitations/{token}", "get", world.client.get(&format!("/api/invitations/{token}")).await),
+        ("Joined", "/api/invitations/accept", "post", world.client.post("/api/invitations/accept", &accept).await),
+        ("Members", "/api/tenant/users", "get", get("/api/tenant/users").await),
+        (
+            "Member",
+            "/api/tenant/users/{id}",
+            "put",
+            world.client.put_as(&eve.token, &format!("/api/tenant/users/{}", bob.user), &json!({ "role": "member" })).await,
+        ),
+    ]
 }
 
 /// Checks that `value` has every field of `schema` and no other, all the way down.

@@ -246,7 +246,7 @@ async fn one_goes_on_in_another_tenant_of_ones_own_only() {
 
     let ada = world.store.records::<User>(PlatformScope).find(doc! { "email_norm": "ada@example.com" }).await.unwrap().unwrap();
     let now = world.store.ambient().now();
-    let (id, role) = (world.store.ambient().id(), common::roles::Role::Viewer);
+    let (id, role) = (world.store.ambient().id(), common::roles::Role::Viewer.into());
     let membership = Membership { id, tenant_id: tenants[1].id, user_id: ada.id, role, version: 1, created_at: now };
     world.store.records::<Membership>(TenantScope::vouched(tenants[1].id)).insert(&membership).await.unwrap();
     let moved = world.client.post_body_as(token, "/api/auth/switch-tenant", &switch).await.expect(StatusCode::OK).json();

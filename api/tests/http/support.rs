@@ -209,6 +209,10 @@ impl Client {
         Answer::of(self.request(Method::POST, path).bearer_auth(token).json(body)).await
     }
 
+    pub(crate) async fn put_as(&self, token: &str, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::PUT, path).bearer_auth(token).json(body)).await
+    }
+
     pub(crate) async fn delete_as(&self, token: &str, path: &str) -> Answer {
         Answer::of(self.request(Method::DELETE, path).bearer_auth(token)).await
     }
@@ -222,6 +226,18 @@ impl Client {
                 return answer;
             }
             assert!(begun.elapsed() < Duration::from_secs(1), "still welcome after {:?}", begun.elapsed());
+        }
+    }
+
+    /// Waits until a path is answered so, for a second at most.
+    pub(crate) async fn expect_within_a_second(&self, token: &str, path: &str, status: StatusCode) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get_as(token, path).await;
+            if answer.status == status {
+                return answer;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(1), "still {answer:?} after {:?}", begun.elapsed());
         }
     }
 
@@ -280,6 +296,14 @@ impl Answer {
         assert_eq!(problem["request_id"], self.header("x-request-id"), "{self:?}");
         assert!(["title", "detail"].iter().all(|name| problem[name].as_str().is_some_and(|text| !text.is_empty())), "{self:?}");
         self
+    }
+
+    /// A problem less what differs between any two.
+    #[track_caller]
+    pub(crate) fn without_id(&self) -> Value {
+        let mut problem = self.json();
+        problem["request_id"].take();
+        problem
     }
 
     /// `field:code` of each field's error, in order.

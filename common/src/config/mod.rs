@@ -5,6 +5,7 @@
 //! README cannot drift from the code.
 
 mod checks;
+mod members;
 mod proxies;
 mod reader;
 mod redis;
@@ -13,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+pub use members::Members;
 pub use proxies::TrustedProxies;
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
@@ -66,6 +68,8 @@ pub struct Config {
     pub worker: Worker,
     /// Accounts and tokens.
     pub auth: Auth,
+    /// Who belongs to tenants.
+    pub members: Members,
     /// The store.
     pub mongodb: Mongodb,
     /// Work in motion.
@@ -372,6 +376,7 @@ impl Config {
                 drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
             },
             auth: Auth::read(r),
+            members: Members::read(r),
             mongodb: Mongodb {
                 uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
                 database: r.value("mongodb.database", "tenantry", "name of the database"),

@@ -63,6 +63,14 @@ impl Password {
         Self::presented(text)
     }
 
+    /// A password that was presented, and is to be set: long enough as well.
+    ///
+    /// # Errors
+    /// When it is too short.
+    pub fn to_be_set(self) -> Result<Self, InvalidPassword> {
+        Self::chosen(self.0.expose_secret().to_owned())
+    }
+
     /// A password to be checked: anything that is not too long to hash.
     ///
     /// # Errors

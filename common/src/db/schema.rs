@@ -30,6 +30,8 @@ pub const BYTES: &[&str] = &["binData"];
 pub const INTEGER: &[&str] = &["int", "long"];
 /// Yes or no.
 pub const BOOLEAN: &[&str] = &["bool"];
+/// A list.
+pub const ARRAY: &[&str] = &["array"];
 /// Fields within.
 pub const OBJECT: &[&str] = &["object"];
 

@@ -1,6 +1,9 @@
 //! Saying what was revoked.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use common::revocations::Revoked;
 use redis::RedisResult;
@@ -9,7 +12,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{BEAT, Message, Said, channel};
+use super::{BEAT, Forget, Message, Said, channel};
 use crate::{backoff::reconnect_delay, queue::Broker};
 
 /// Revocations that wait for Redis one by one; beyond that everything is revoked.
@@ -20,7 +23,11 @@ const PENDING_MAX: usize = 10_000;
 pub(crate) struct Announcer {
     sayings: mpsc::UnboundedSender<Said>,
     beats: Arc<watch::Sender<bool>>,
+    own: Arc<RwLock<Vec<Arc<ForgetHere>>>>,
 }
+
+/// Forgets what this process keeps.
+pub(super) type ForgetHere = dyn Fn(Forget) + Send + Sync;
 
 /// What the task behind it works with.
 struct Voice {
@@ -38,11 +45,14 @@ impl Announcer {
         let (sender, beats) = watch::channel(false);
         let voice = Voice { broker, name, said: 0, pending: VecDeque::new(), beats };
         tokio::spawn(voice.speak(waiting));
-        Self { sayings, beats: Arc::new(sender) }
+        Self { sayings, beats: Arc::new(sender), own: Arc::default() }
     }
 
-    /// Announces a revocation, as soon as Redis takes it.
+    /// Announces a revocation, as soon as Redis takes it. This process forgets at once: whoever revoked something
+    /// asks it next.
     pub(crate) fn announce(&self, revoked: Revoked) {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        own.iter().for_each(|forget| forget(Forget::One(revoked)));
         if self.sayings.send(Said::Revoked(revoked)).is_err() {
             tracing::error!(%revoked, "revoked_after_closing");
         }
@@ -55,8 +65,9 @@ impl Announcer {
         }
     }
 
-    /// Beats from now on.
-    pub(crate) fn beat(&self) {
+    /// Beats from now on, and tells `forget` of what this process announces.
+    pub(super) fn beat(&self, forget: Arc<ForgetHere>) {
+        self.own.write().unwrap_or_else(PoisonError::into_inner).push(forget);
         self.beats.send_replace(true);
     }
 }

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use redis::RedisResult;
 use tokio::time::Instant;
 
-use super::{FORGOTTEN_AFTER, Message, Said, TRUST, channel};
+use super::{FORGOTTEN_AFTER, Message, Said, TRUST, announce::ForgetHere, channel};
 use crate::{Jobs, backoff::reconnect_delay};
 
 /// What is to be forgotten.
@@ -58,16 +58,17 @@ impl Jobs {
     /// of everything that is not to be used any more, and must not take long.
     pub fn listen_to_revocations(&self, forget: impl Fn(Forget) + Send + Sync + 'static) -> Listener {
         let listener = Listener(Arc::new(Trust { began: Instant::now(), until: AtomicU64::new(0) }));
+        let forget: Arc<ForgetHere> = Arc::new(forget);
+        self.announcer().beat(Arc::clone(&forget));
         tokio::spawn(listen(self.clone(), listener.clone(), forget));
         listener
     }
 }
 
-async fn listen(jobs: Jobs, listener: Listener, forget: impl Fn(Forget) + Send + Sync) -> Infallible {
-    jobs.announcer().beat();
+async fn listen(jobs: Jobs, listener: Listener, forget: Arc<ForgetHere>) -> Infallible {
     let mut failures = 0;
     loop {
-        let Err(error) = listen_until_error(&jobs, &listener, &forget, &mut failures).await;
+        let Err(error) = listen_until_error(&jobs, &listener, &*forget, &mut failures).await;
         listener.trust_until(None);
         forget(Forget::Everything);
         tracing::warn!(%error, failures, "revocations_not_heard");
@@ -76,12 +77,7 @@ async fn listen(jobs: Jobs, listener: Listener, forget: impl Fn(Forget) + Send +
     }
 }
 
-async fn listen_until_error(
-    jobs: &Jobs,
-    listener: &Listener,
-    forget: &(impl Fn(Forget) + Sync),
-    failures: &mut u32,
-) -> RedisResult<Infallible> {
+async fn listen_until_error(jobs: &Jobs, listener: &Listener, forget: &ForgetHere, failures: &mut u32) -> RedisResult<Infallible> {
     let channel = channel(jobs.broker().prefix());
     let mut subscriber = jobs.broker().connections().subscriber(&channel).await?;
     subscriber.subscribe(channel).await?;

@@ -34,8 +34,8 @@ mod tests {
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::manual(DateTime::from_millis(60_250))).await.unwrap();
-        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-        let worker = Inline::new(&registry(App::new(&config, store).unwrap()), &jobs);
+        let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
+        let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
         worker.run(None, &Canary { tick_ms: 60_000 }).await.unwrap();
         let shown = (metrics::JOBS_CANARY_TIMESTAMP.get(), metrics::JOBS_CANARY_DELAY.get());
         assert!((shown.0 - 60.25).abs() < 1e-9 && (shown.1 - 0.25).abs() < 1e-9, "{shown:?}");

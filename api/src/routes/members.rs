@@ -1,0 +1,188 @@
+//! Who belongs to the tenant, and as what.
+
+use std::str::FromStr;
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use common::{
+    ambient::rfc3339,
+    custom_roles::CustomRole,
+    email::Email,
+    id::{self, UserId},
+    members::{ChangeRole, Member, MemberError, MemberFilter, RemoveMember},
+    roles::RoleRef,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    extract::{Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete, UsersRead, UsersWrite},
+    problem::Problem,
+    state::App,
+};
+
+/// Someone who belongs to the tenant.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Member)]
+pub(super) struct MemberView {
+    /// The person's id.
+    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
+    id: UserId,
+    /// Their address.
+    #[schema(value_type = String, format = "email", example = "ada@example.com")]
+    email: Email,
+    /// What they are called.
+    #[schema(example = "Ada Lovelace")]
+    name: String,
+    /// Their role.
+    #[schema(value_type = String, example = "member")]
+    role: RoleRef,
+    /// What the role is called.
+    #[schema(example = "Member")]
+    role_name: String,
+    /// Always `active`.
+    #[schema(value_type = String, example = "active")]
+    status: &'static str,
+    /// Since when.
+    #[schema(format = DateTime)]
+    joined_at: String,
+}
+
+impl MemberView {
+    fn new(member: Member, roles: &[CustomRole]) -> Self {
+        let Member { membership, user } = member;
+        Self {
+            id: user.id,
+            email: user.email,
+            name: user.name,
+            role_name: role_name(membership.role, roles),
+            role: membership.role,
+            status: ACTIVE,
+            joined_at: rfc3339(membership.created_at),
+        }
+    }
+}
+
+const ACTIVE: &str = "active";
+
+/// What a role is called among the tenant's own and the built-in ones; its id, where it is neither.
+pub(super) fn role_name(role: RoleRef, own: &[CustomRole]) -> String {
+    match role {
+        RoleRef::BuiltIn(role) => role.label().to_owned(),
+        RoleRef::Custom(id) => own.iter().find(|role| role.id == id).map_or_else(|| id.to_string(), |role| role.name.to_string()),
+    }
+}
+
+/// Members of the tenant.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Members {
+    /// They, in the order in which they joined.
+    items: Vec<MemberView>,
+    /// Where the list goes on, if there may be more.
+    #[schema(value_type = Option<String>)]
+    next_cursor: Option<Cursor<id::Membership>>,
+}
+
+/// How a member stands.
+struct Status;
+
+impl FromStr for Status {
+    type Err = NotAmong;
+    fn from_str(text: &str) -> Result<Self, NotAmong> {
+        if text == ACTIVE { Ok(Self) } else { Err(NotAmong(&[ACTIVE])) }
+    }
+}
+
+/// Which members are wanted.
+pub(super) struct Wanted {
+    filter: MemberFilter,
+    limit: usize,
+}
+
+impl FromFields for Wanted {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let (text, role) = (fields.optional_text("q"), fields.optional("role"));
+        // All members are active; the parameter is read so that a client may say so.
+        fields.optional::<Status>("status");
+        let Paging { limit, after } = Paging::read(fields);
+        Some(Self { filter: MemberFilter { text, role, after }, limit })
+    }
+}
+
+/// List the members.
+#[utoipa::path(
+    get, path = "/api/tenant/users", tag = "Members",
+    params(
+        ("q" = Option<String>, Query, description = "A part of their name or address."),
+        ("role" = Option<String>, Query, description = "Their role."),
+        ("status" = Option<String>, Query, description = "`active`, which all members are."),
+        ("limit" = Option<u32>, Query, description = "How many at most, 1 to 100; 25 when not given. A page may be shorter and not the last."),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "The members.", body = Members))
+)]
+pub(super) async fn list(
+    access: Requires<UsersRead>,
+    State(app): State<App>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Answer<Members>, Problem> {
+    let scope = access.caller.scope();
+    let page = Member::page(app.store(), scope, &wanted.filter, wanted.limit).await?;
+    let roles = CustomRole::all(app.store(), scope).await?;
+    let items = page.members.into_iter().map(|member| MemberView::new(member, &roles)).collect();
+    Ok(Answer(Members { items, next_cursor: page.next.map(Cursor) }))
+}
+
+/// What a member is to be.
+#[derive(ToSchema)]
+pub(super) struct MemberBody {
+    /// Their role: a built-in one, or the id of one of the tenant's own.
+    #[schema(value_type = String, example = "member")]
+    role: RoleRef,
+}
+
+impl FromFields for MemberBody {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { role: fields.required("role")? })
+    }
+}
+
+/// Give a member another role.
+///
+/// Effective at their next request. Refused as `role_too_high` (403) when they may, or would, do what one may not
+/// oneself, and as `last_owner` (409) when nobody would own the tenant then.
+#[utoipa::path(
+    put, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
+    request_body = MemberBody,
+    responses((status = 200, description = "Changed.", body = MemberView))
+)]
+pub(super) async fn update(
+    access: Requires<UsersWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Json(body): Json<MemberBody>,
+) -> Result<Answer<MemberView>, Problem> {
+    let actor = access.caller.actor();
+    let member = app.jobs.commit(&ChangeRole { actor, user: user_id(&id)?, role: body.role }).await?;
+    Ok(Answer(MemberView::new(member, &CustomRole::all(app.store(), actor.scope).await?)))
+}
+
+/// Remove a member.
+///
+/// Their sessions in the tenant end at once. Refused as `role_too_high` (403) when they may do what one may not
+/// oneself, and as `last_owner` (409) when nobody would own the tenant then.
+#[utoipa::path(
+    delete, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
+    responses((status = 204, description = "They are no member any more."))
+)]
+pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    app.jobs.commit(&RemoveMember { actor: access.caller.actor(), user: user_id(&id)? }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn user_id(text: &str) -> Result<UserId, MemberError> {
+    text.parse().map_err(|_| MemberError::NotFound)
+}

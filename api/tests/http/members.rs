@@ -1,0 +1,238 @@
+//! Who belongs to a tenant: seeing, changing and removing them, and handing ownership on.
+
+use common::{
+    audit::AuditEvent, db::PlatformScope, id, memberships::Membership, ownership::OwnershipTransfer, roles::Role, sessions::Session,
+};
+use mongodb::bson::{DateTime, doc};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    people::{People, Person, absent},
+    support::{Answer, World},
+};
+
+const MEMBERS: &str = "/api/tenant/users";
+const TRANSFERS: &str = "/api/tenant/ownership-transfers";
+
+async fn give(world: &World, actor: &Person, member: &Person, role: &str) -> Answer {
+    world.client.put_as(&actor.token, &format!("{MEMBERS}/{}", member.user), &json!({ "role": role })).await
+}
+
+async fn remove(world: &World, actor: &Person, member: &Person) -> Answer {
+    world.client.delete_as(&actor.token, &format!("{MEMBERS}/{}", member.user)).await
+}
+
+fn emails(page: &Value) -> Vec<String> {
+    page["items"].as_array().unwrap().iter().map(|member| member["email"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    people.founder("eve@example.com").await;
+    for (email, role) in [("bob@example.com", Role::Member), ("carl@example.org", Role::Viewer), ("b.ob2@example.org", Role::Member)] {
+        people.join(&ada, email, role).await;
+    }
+    let list = async |query: &str| world.client.get_as(&ada.token, &format!("{MEMBERS}{query}")).await.expect(StatusCode::OK).json();
+    let all = list("").await;
+    assert_eq!(emails(&all), ["ada@example.com", "bob@example.com", "carl@example.org", "b.ob2@example.org"]);
+    assert_eq!((&all["next_cursor"], &all["items"][0]["role_name"]), (&Value::Null, &json!("Owner")));
+    assert_eq!(emails(&list("?q=EXAMPLE.ORG").await), ["carl@example.org", "b.ob2@example.org"]);
+    assert_eq!(emails(&list("?q=bOb&role=member&status=active").await), ["bob@example.com"]);
+    assert_eq!(emails(&list("?q=.*").await), [""; 0], "a pattern is a text");
+
+    let mut found = Vec::new();
+    let mut query = "?limit=1".to_owned();
+    loop {
+        let page = list(&query).await;
+        found.extend(emails(&page));
+        // Whoever joins meanwhile moves nobody to another page.
+        if found.len() == 2 {
+            people.join(&ada, "late@example.com", Role::Viewer).await;
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        query = format!("?limit=1&cursor={cursor}");
+    }
+    assert_eq!(found, ["ada@example.com", "bob@example.com", "carl@example.org", "b.ob2@example.org", "late@example.com"]);
+}
+
+#[tokio::test]
+async fn a_query_that_makes_no_sense_is_refused_at_once() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    for (query, field) in [
+        ("limit=0", "limit:out_of_range"),
+        ("limit=1e9", "limit:out_of_range"),
+        ("limit=101", "limit:out_of_range"),
+        ("cursor=x", "cursor:invalid_format"),
+        ("cursor=dXNyX3g", "cursor:invalid_format"),
+        ("role=root", "role:invalid_format"),
+        ("status=dead", "status:invalid_format"),
+        ("tenant_id=ten_0192a0b8c0de7000800000000000cafe", "tenant_id:unknown_field"),
+        ("q[$regex]=.*", "q[$regex]:unknown_field"),
+    ] {
+        let refused = world.client.get_as(&ada.token, &format!("{MEMBERS}?{query}")).await;
+        assert_eq!(refused.expect(StatusCode::UNPROCESSABLE_ENTITY).field_errors(), [field]);
+    }
+    world.client.get_as(&ada.token, &format!("{MEMBERS}?q=a&q=b")).await.expect_problem(StatusCode::BAD_REQUEST, "bad_request");
+}
+
+#[tokio::test]
+async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
+    let roles = "/api/tenant/roles";
+    for client in [&world.client, &second] {
+        client.get_as(&bob.token, roles).await.expect(StatusCode::OK);
+    }
+    let changed = give(&world, &ada, &bob, "viewer").await.expect(StatusCode::OK).json();
+    assert_eq!((&changed["role"], &changed["role_name"]), (&json!("viewer"), &json!("Viewer")));
+    // The process that did it knows at once.
+    world.client.get_as(&bob.token, roles).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
+    second.expect_within_a_second(&bob.token, roles, StatusCode::FORBIDDEN).await;
+    let membership = world.store.records::<Membership>(PlatformScope).find(doc! { "user_id": bob.user }).await.unwrap().unwrap();
+    assert_eq!(membership.version, 2);
+    let event = doc! { "action": "member.role_changed", "actor": ada.user, "target": bob.user, "tenant_id": ada.tenant };
+    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
+    let bob = people.join(&ada, "bob@example.com", Role::Member).await;
+    let elsewhere = Membership {
+        id: absent(),
+        tenant_id: eve.tenant,
+        user_id: bob.user,
+        role: Role::Viewer.into(),
+        version: 1,
+        created_at: world.store.ambient().now(),
+    };
+    world.store.records::<Membership>(PlatformScope).insert(&elsewhere).await.unwrap();
+    let there = people.token(bob.user, eve.tenant).await;
+    world.client.get_as(&bob.token, "/api/auth/me").await.expect(StatusCode::OK);
+    remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);
+    world.client.get_as(&bob.token, "/api/auth/me").await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    world.client.get_as(&there, "/api/auth/me").await.expect(StatusCode::OK);
+    remove(&world, &ada, &bob).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    let live = doc! { "user_id": bob.user, "tenant_id": ada.tenant, "revoked_at": null };
+    assert_eq!(world.store.records::<Session>(PlatformScope).count(live).await.unwrap(), 0);
+    assert_eq!(people.role(&bob).await, None);
+}
+
+#[tokio::test]
+async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
+    let member = people.join(&ada, "member@example.com", Role::Member).await;
+    for (who, role) in [(&member, "owner"), (&admin, "owner"), (&ada, "admin"), (&ada, "viewer")] {
+        give(&world, &admin, who, role).await.expect_problem(StatusCode::FORBIDDEN, "role_too_high");
+    }
+    remove(&world, &admin, &ada).await.expect_problem(StatusCode::FORBIDDEN, "role_too_high");
+    give(&world, &member, &member, "admin").await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
+    give(&world, &admin, &member, "admin").await.expect(StatusCode::OK);
+    assert_eq!(people.role(&ada).await, Some(Role::Owner.into()));
+}
+
+#[tokio::test]
+async fn the_last_owner_stays() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    people.join(&ada, "admin@example.com", Role::Admin).await;
+    give(&world, &ada, &ada, "admin").await.expect_problem(StatusCode::CONFLICT, "last_owner");
+    remove(&world, &ada, &ada).await.expect_problem(StatusCode::CONFLICT, "last_owner");
+    give(&world, &ada, &ada, "owner").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    for round in 0..15 {
+        let ada = people.founder(&format!("ada{round}@example.com")).await;
+        let eve = people.join(&ada, &format!("eve{round}@example.com"), Role::Owner).await;
+        let (first, second) = match round % 3 {
+            0 => tokio::join!(remove(&world, &ada, &eve), remove(&world, &eve, &ada)),
+            1 => tokio::join!(give(&world, &ada, &eve, "viewer"), give(&world, &eve, &ada, "viewer")),
+            _ => tokio::join!(give(&world, &ada, &ada, "admin"), remove(&world, &eve, &eve)),
+        };
+        assert!(people.count(ada.tenant, Role::Owner).await >= 1, "{first:?} {second:?}");
+        let refused = [&first, &second].into_iter().filter(|answer| !answer.status.is_success());
+        assert_eq!(refused.count(), 1, "{first:?} {second:?}");
+    }
+}
+
+#[tokio::test]
+async fn ownership_is_handed_on_by_acceptance_alone() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Viewer).await;
+    let carl = people.join(&ada, "carl@example.com", Role::Admin).await;
+    let offer = async |to: &Person| world.client.post_body_as(&ada.token, TRANSFERS, &json!({ "user_id": to.user })).await;
+    let first = offer(&carl).await.expect(StatusCode::CREATED).json()["id"].as_str().unwrap().to_owned();
+    let second = offer(&bob).await.expect(StatusCode::CREATED).json()["id"].as_str().unwrap().to_owned();
+    let accept = async |who: &Person, id: &str| world.client.post_as(&who.token, &format!("{TRANSFERS}/{id}/accept")).await;
+    accept(&carl, &first).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    accept(&carl, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    accept(&ada, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    assert_eq!(people.count(ada.tenant, Role::Owner).await, 1);
+    let seen = async |who: &Person| world.client.get_as(&who.token, TRANSFERS).await.expect(StatusCode::OK).json();
+    assert_eq!((seen(&ada).await["items"].as_array().unwrap().len(), seen(&carl).await["items"].as_array().unwrap().len()), (1, 0));
+    assert_eq!(seen(&bob).await["items"][0]["id"], second);
+
+    accept(&bob, &second).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!((people.role(&bob).await, people.role(&ada).await), (Some(Role::Owner.into()), Some(Role::Admin.into())));
+    accept(&bob, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    let me = world.client.get_as(&bob.token, "/api/auth/me").await.expect(StatusCode::OK).json();
+    assert_eq!(me["role"], "owner");
+    offer(&carl).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
+}
+
+#[tokio::test]
+async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Member).await;
+    let carl = people.join(&ada, "carl@example.com", Role::Admin).await;
+    let offer = async |to: id::UserId| world.client.post_body_as(&ada.token, TRANSFERS, &json!({ "user_id": to })).await;
+    let made = async || {
+        let offered = offer(bob.user).await.expect(StatusCode::CREATED).json();
+        format!("{TRANSFERS}/{}", offered["id"].as_str().unwrap())
+    };
+    let path = made().await;
+    world.client.delete_as(&carl.token, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    world.client.delete_as(&bob.token, &path).await.expect(StatusCode::NO_CONTENT);
+    let path = made().await;
+    world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
+    world.client.post_as(&bob.token, &format!("{path}/accept")).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    let path = made().await;
+    let a_moment_ago = DateTime::from_millis(world.store.ambient().now().timestamp_millis() - 1);
+    let expire = doc! { "$set": { "expires_at": a_moment_ago } };
+    world.store.records::<OwnershipTransfer>(PlatformScope).update(doc! {}, expire).await.unwrap();
+    world.client.post_as(&bob.token, &format!("{path}/accept")).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+
+    let stranger = people.founder("eve@example.com").await;
+    let foreign = offer(stranger.user).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member").without_id();
+    let nobody = offer(absent()).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member").without_id();
+    assert_eq!(foreign, nobody);
+    offer(ada.user).await.expect_problem(StatusCode::CONFLICT, "owner_already");
+    // Whoever leaves takes nothing along.
+    let path = made().await;
+    remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);
+    world.client.post_as(&bob.token, &format!("{path}/accept")).await.expect(StatusCode::UNAUTHORIZED);
+    assert_eq!(world.count::<OwnershipTransfer>().await, 0);
+}

@@ -1,0 +1,143 @@
+//! People in tests: members of tenants in any role, and tokens for them, made without a request each.
+
+use std::time::Duration;
+
+use common::{
+    ambient::Ambient,
+    crypto::{Hasher, Issuer, Password, PasswordHash, SigningKey},
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
+    id::{TenantId, UserId},
+    memberships::Membership,
+    roles::{Role, RoleRef},
+    sessions::{Device, Lifetime, Session},
+    tenants::Tenant,
+    users::User,
+};
+use mongodb::bson::{DateTime, doc};
+
+use crate::support::{PASSWORD, World};
+
+const LIFETIME: Lifetime = Lifetime { absolute: Duration::from_hours(2), idle: Duration::from_hours(1) };
+
+/// Makes people.
+pub(crate) struct People<'w> {
+    world: &'w World,
+    issuer: Issuer,
+    password_hash: PasswordHash,
+}
+
+/// Someone who belongs to a tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Person {
+    pub(crate) user: UserId,
+    pub(crate) tenant: TenantId,
+    pub(crate) email: String,
+    pub(crate) token: String,
+}
+
+impl<'w> People<'w> {
+    pub(crate) async fn of(world: &'w World) -> Self {
+        let keys = SigningKey::all(&world.store).await.unwrap();
+        let issuer = Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl).unwrap();
+        let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
+        let password_hash = hasher.hash(Password::chosen(PASSWORD.to_owned()).unwrap()).await.unwrap();
+        Self { world, issuer, password_hash }
+    }
+
+    /// The owner of a new tenant.
+    pub(crate) async fn founder(&self, email: &str) -> Person {
+        self.make(None, email, Role::Owner.into()).await
+    }
+
+    /// Someone new in the tenant of another.
+    pub(crate) async fn join(&self, other: &Person, email: &str, role: impl Into<RoleRef>) -> Person {
+        self.make(Some(other.tenant), email, role.into()).await
+    }
+
+    async fn make(&self, tenant: Option<TenantId>, email: &str, role: RoleRef) -> Person {
+        let make = Make { tenant, email, role, password_hash: &self.password_hash };
+        let (user, tenant) = self.world.store.commit(&make).await.unwrap();
+        Person { user, tenant, email: email.to_owned(), token: self.token(user, tenant).await }
+    }
+
+    /// A token of a new session.
+    pub(crate) async fn token(&self, user: UserId, tenant: TenantId) -> String {
+        self.token_at(self.world.store.ambient().now(), user, tenant).await
+    }
+
+    /// A token that was good yesterday, of a session that still is.
+    pub(crate) async fn expired_token(&self, person: &Person) -> String {
+        let yesterday = DateTime::from_millis(self.world.store.ambient().now().timestamp_millis() - 86_400_000);
+        self.token_at(yesterday, person.user, person.tenant).await
+    }
+
+    async fn token_at(&self, issued_at: DateTime, user: UserId, tenant: TenantId) -> String {
+        let session = self.world.store.commit(&SignIn(user, tenant)).await.unwrap();
+        self.issuer.issue(issued_at, user, tenant, session.id).unwrap()
+    }
+
+    /// Their role as it is stored; none when they do not belong to the tenant any more.
+    pub(crate) async fn role(&self, person: &Person) -> Option<RoleRef> {
+        let scope = TenantScope::vouched(person.tenant);
+        Membership::of(&self.world.store, scope, person.user).await.unwrap().map(|membership| membership.role)
+    }
+
+    /// How many of the tenant's members have the role.
+    pub(crate) async fn count(&self, tenant: TenantId, role: Role) -> u64 {
+        let filter = doc! { "tenant_id": tenant, "role": role.as_str() };
+        self.world.store.records::<Membership>(PlatformScope).count(filter).await.unwrap()
+    }
+}
+
+struct Make<'a> {
+    tenant: Option<TenantId>,
+    email: &'a str,
+    role: RoleRef,
+    password_hash: &'a PasswordHash,
+}
+
+impl Change for Make<'_> {
+    type Output = (UserId, TenantId);
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(UserId, TenantId), DbError> {
+        let now = txn.ambient().now();
+        let user = User {
+            id: txn.ambient().id(),
+            email: self.email.parse().unwrap(),
+            email_norm: self.email.to_lowercase(),
+            name: name_of(self.email),
+            password_hash: self.password_hash.clone(),
+            email_verified_at: now,
+            created_at: now,
+        };
+        user.insert(txn).await?;
+        let tenant = match self.tenant {
+            Some(tenant) => tenant,
+            None => Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap()).await?.id,
+        };
+        Membership::create(txn, TenantScope::vouched(tenant), user.id, self.role).await?;
+        Ok((user.id, tenant))
+    }
+}
+
+/// What somebody of this address is called.
+pub(crate) fn name_of(email: &str) -> String {
+    email.split('@').next().unwrap().to_uppercase()
+}
+
+struct SignIn(UserId, TenantId);
+
+impl Change for SignIn {
+    type Output = Session;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+        Session::create(txn, self.0, self.1, &Device::default(), LIFETIME, false).await
+    }
+}
+
+/// An id of a kind that names nothing.
+pub(crate) fn absent<P: common::id::Prefix>() -> common::id::Id<P> {
+    Ambient::system().id()
+}

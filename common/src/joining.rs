@@ -1,0 +1,196 @@
+//! Joining a tenant: from an invitation's link to a membership.
+//!
+//! Whoever follows the link has shown that the mailbox is theirs, so an account that is made on the way needs no
+//! other verification. An account that exists is not opened by the link alone: its person is signed in, or gives
+//! its password.
+
+use mongodb::bson::doc;
+
+use crate::{
+    audit,
+    crypto::{HashError, Hasher, InvalidPassword, MasterKey, Password, PasswordHash},
+    db::{Change, DbError, PlatformScope, Store, Transient, Txn, is_duplicate},
+    id::UserId,
+    invitations::Invitation,
+    memberships::Membership,
+    registrations::Registration,
+    sessions::Session,
+    sign_in::{Begin, Start},
+    tenants::{Name, Tenant, TenantStatus},
+    users::{self, User},
+};
+
+/// Someone who accepts an invitation.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    /// Their link's token.
+    pub token: &'a str,
+    /// Who they are, if they are signed in.
+    pub signed_in: Option<&'a User>,
+    /// What a new account's person is called.
+    pub name: Option<Name>,
+    /// The password of their account, or of the one to be made.
+    pub password: Option<Password>,
+    /// The session that they begin, if they do.
+    pub start: Option<Start>,
+}
+
+/// Someone who has joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// The session that was begun.
+    pub session: Option<Session>,
+}
+
+/// Why somebody did not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The link is wrong, used or expired, or the invitation was taken back: which is nobody's business.
+    #[error("the link is not valid, was used already, or has expired")]
+    TokenInvalid,
+    /// Somebody else is signed in than the one who is invited.
+    #[error("the invitation is for somebody else")]
+    NotYours,
+    /// The password of the account is wrong.
+    #[error("the password is wrong")]
+    InvalidCredentials,
+    /// What is needed of them, and was not told.
+    #[error("something is missing")]
+    Missing {
+        /// The name.
+        name: bool,
+        /// The password.
+        password: bool,
+    },
+    /// The password of a new account is not acceptable.
+    #[error(transparent)]
+    Password(#[from] InvalidPassword),
+    /// They are a member already.
+    #[error("they are a member already")]
+    AlreadyMember,
+    /// An operator stopped the tenant.
+    #[error("the tenant is suspended")]
+    TenantSuspended,
+    /// An account of the address was made at the same moment.
+    #[error("an account of the address was made meanwhile")]
+    AccountMade,
+    /// The password could not be hashed or checked.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for JoinError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Joining<'_> {
+    /// Makes them a member, with an account where they have none.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub async fn join(self, store: &Store, key: &MasterKey, hasher: &Hasher) -> Result<Joined, JoinError> {
+        let invitation = Invitation::by_token(store, key, self.token).await?.ok_or(JoinError::TokenInvalid)?;
+        let person = self.person(store, hasher, &invitation).await?;
+        store.commit(&Accept { invitation, person, start: self.start }).await
+    }
+
+    async fn person(&self, store: &Store, hasher: &Hasher, invitation: &Invitation) -> Result<Person, JoinError> {
+        if let Some(user) = self.signed_in {
+            let is_invited = user.email_norm == invitation.email_norm;
+            return if is_invited { Ok(Person::Known(user.id)) } else { Err(JoinError::NotYours) };
+        }
+        let missing = |name, password| JoinError::Missing { name, password };
+        if let Some(user) = User::by_email(store, &invitation.email).await? {
+            let password = self.password.clone().ok_or_else(|| missing(false, true))?;
+            let is_right = hasher.verify(password, Some(user.password_hash)).await?;
+            return if is_right { Ok(Person::Known(user.id)) } else { Err(JoinError::InvalidCredentials) };
+        }
+        let (Some(name), Some(password)) = (&self.name, &self.password) else {
+            return Err(missing(self.name.is_none(), self.password.is_none()));
+        };
+        let password_hash = hasher.hash(password.clone().to_be_set()?).await?;
+        Ok(Person::New { name: name.clone(), password_hash })
+    }
+}
+
+/// Who joins.
+#[derive(Debug)]
+enum Person {
+    /// Somebody with an account.
+    Known(UserId),
+    /// Somebody who gets one.
+    New { name: Name, password_hash: PasswordHash },
+}
+
+/// Uses an invitation up.
+#[derive(Debug)]
+struct Accept {
+    invitation: Invitation,
+    person: Person,
+    start: Option<Start>,
+}
+
+impl Change for Accept {
+    type Output = Joined;
+    type Error = JoinError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Joined, JoinError> {
+        let scope = self.invitation.scope();
+        let tenant = Tenant::hold(txn, scope).await?.ok_or(JoinError::TokenInvalid)?;
+        let invitation = self.invitation.take(txn).await?.ok_or(JoinError::TokenInvalid)?;
+        if tenant.status != TenantStatus::Active {
+            return Err(JoinError::TenantSuspended);
+        }
+        let given = invitation.vouched(txn).await?.ok_or(JoinError::TokenInvalid)?;
+        let user = self.user(txn, &invitation).await?;
+        if Membership::within(txn, scope, user).await?.is_some() {
+            return Err(JoinError::AlreadyMember);
+        }
+        Membership::create(txn, scope, user, given.role).await?;
+        audit::record(txn, Some(tenant.id), Some(user), "member.joined", invitation.id).await?;
+        let session = match &self.start {
+            Some(start) => Some(Begin { user, tenant: tenant.id, start: start.clone() }.apply(txn).await?),
+            None => None,
+        };
+        Ok(Joined { tenant, session })
+    }
+}
+
+impl Accept {
+    /// Their account, made where there is none.
+    async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<UserId, JoinError> {
+        let (name, password_hash) = match &self.person {
+            // An account that is gone meanwhile is nobody's.
+            Person::Known(user) => return User::within(txn, *user).await?.map(|user| user.id).ok_or(JoinError::InvalidCredentials),
+            Person::New { name, password_hash } => (name, password_hash),
+        };
+        let now = txn.ambient().now();
+        let user = User {
+            id: txn.ambient().id(),
+            email: invitation.email.clone(),
+            email_norm: invitation.email_norm.clone(),
+            name: name.to_string(),
+            password_hash: password_hash.clone(),
+            email_verified_at: now,
+            created_at: now,
+        };
+        user.insert(txn).await.map_err(|error| match error {
+            error if is_duplicate(&error, users::EMAIL_INDEX) => JoinError::AccountMade,
+            error => error.into(),
+        })?;
+        // Links that were asked for this address are void now.
+        txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
+        audit::record(txn, None, Some(user.id), "user.created", user.id).await?;
+        Ok(user.id)
+    }
+}
