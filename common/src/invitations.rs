@@ -158,7 +158,7 @@ impl Invitation {
     /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         let Some(inviter) = Membership::of(store, self.scope(), self.invited_by).await? else { return Ok(None) };
-        let (inviter, given) = futures::try_join!(Grant::of(store, self.scope(), inviter.role), Grant::of(store, self.scope(), self.role))?;
+        let (inviter, given) = (Grant::of(store, self.scope(), inviter.role).await?, Grant::of(store, self.scope(), self.role).await?);
         Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
     }
 
