@@ -38,7 +38,9 @@ pub(crate) struct Person {
 impl<'w> People<'w> {
     pub(crate) async fn of(world: &'w World) -> Self {
         let keys = SigningKey::all(&world.store).await.unwrap();
-        let issuer = Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl).unwrap();
+        let issuer =
+            Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl, world.store.ambient().now())
+                .unwrap();
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         let password_hash = hasher.hash(Password::chosen(PASSWORD.to_owned()).unwrap()).await.unwrap();
         Self { world, issuer, password_hash }
