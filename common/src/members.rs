@@ -169,6 +169,10 @@ impl Change for ChangeRole {
             return Ok(Member { membership, user });
         }
         spare_last_owner(txn, &membership).await?;
+        let owner = RoleRef::from(Role::Owner);
+        if membership.role == owner || self.role == owner {
+            OwnershipTransfer::forget_all_of(txn, scope, self.user).await?;
+        }
         let membership = membership.give(txn, self.role).await?.ok_or(MemberError::NotFound)?;
         self.actor.record(txn, "member.role_changed", self.user).await?;
         Ok(Member { membership, user })

@@ -90,7 +90,15 @@ impl OwnershipTransfer {
         store.records::<Self>(scope).list(filter, doc! { "_id": -1 }, LISTED_MAX).await
     }
 
-    /// Takes back every offer to or of someone who leaves.
+    /// The offer with this id, if it waits.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope, id: OwnershipTransferId) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "_id": id, "expires_at": { "$gt": store.ambient().now() } }).await
+    }
+
+    /// Takes back every offer to or of someone who leaves, or becomes an owner or is one no more.
     pub(crate) async fn forget_all_of(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<(), DbError> {
         let filter = doc! { "$or": [{ "from": user }, { "to": user }] };
         txn.records::<Self>(scope).delete_all(filter).await.map(drop)

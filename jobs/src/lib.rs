@@ -21,6 +21,7 @@ pub mod invitations;
 mod job;
 pub mod maintenance;
 pub mod outbox;
+pub mod ownership;
 pub mod progress;
 pub mod queue;
 pub mod registrations;

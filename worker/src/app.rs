@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{invitations, maintenance, registrations, sessions};
+use crate::handlers::{invitations, maintenance, ownership, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -82,5 +82,6 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(invitations::send_reminder)
         .on(invitations::invite_chunk)
         .on(invitations::complete_list)
+        .on(ownership::send_offer)
         .on(maintenance::canary)
 }

@@ -25,6 +25,8 @@ pub(crate) const REUSE_ALARM: Template = template!("session_reuse_alarm");
 pub(crate) const INVITATION: Template = template!("invitation");
 /// An invitation expires soon.
 pub(crate) const INVITATION_REMINDER: Template = template!("invitation_reminder");
+/// A member is offered the ownership.
+pub(crate) const OWNERSHIP_OFFER: Template = template!("ownership_offer");
 
 #[cfg(test)]
 mod tests {
@@ -35,9 +37,9 @@ mod tests {
         let values = serde_json::json!({
             "name": "<b>Ann</b>", "tenant": "A & B", "link": "https://x.test/?token=t", "hours": 24,
             "device": "<i>Mozilla</i>", "since": "2026-01-31T18:00:00Z",
-            "inviter": "<b>Ann</b>", "role": "Member",
+            "inviter": "<b>Ann</b>", "role": "Member", "until": "2026-02-07T18:00:00Z",
         });
-        for template in [VERIFICATION, ACCOUNT_EXISTS, REUSE_ALARM, INVITATION, INVITATION_REMINDER] {
+        for template in [VERIFICATION, ACCOUNT_EXISTS, REUSE_ALARM, INVITATION, INVITATION_REMINDER, OWNERSHIP_OFFER] {
             let mail = template.render(&values).unwrap();
             assert!(!mail.subject.trim().is_empty(), "{}", template.name);
             assert!(mail.html.contains("&lt;b&gt;Ann") && !mail.html.contains("<b>Ann"), "{}", mail.html);

@@ -94,7 +94,7 @@ pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answe
 )]
 pub(super) async fn offer(access: Requires<TenantTransfer>, State(app): State<App>, Json(body): Json<Offer>) -> Result<Response, Problem> {
     let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
-    let offered = app.jobs.commit(&offer).await?;
+    let offered = app.jobs.commit(&jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
 

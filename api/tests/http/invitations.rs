@@ -17,6 +17,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
+    pages::expect_page,
     people::{People, Person, absent},
     support::{Answer, DEADLINE, PASSWORD, World, eventually},
 };
@@ -408,17 +409,20 @@ async fn the_mailed_link_opens_a_page_whose_form_joins_once() {
     assert_eq!(mail.subject, "ADA invites you to Tenant of ADA");
     let token = mail.text.split("/invitations/accept?token=").nth(1).unwrap().split_whitespace().next().unwrap();
     for _ in 0..2 {
-        let page = world.client.get(&format!("/invitations/accept?token={token}")).await.expect(StatusCode::OK);
-        assert!(page.body.contains("Join Tenant of ADA") && page.body.contains("name=\"name\""), "{}", page.body);
+        let page = world.client.get(&format!("/invitations/accept?token={token}")).await;
+        let page = expect_page(page, StatusCode::OK, "Join Tenant of ADA");
+        assert!(page.body.contains("name=\"name\""), "{}", page.body);
     }
     let form = format!("token={token}&name=New+Comer&password=short");
-    let refused = world.client.post_form("/invitations/accept", &form).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(refused.body.contains("The password must have at least 8 characters."), "{}", refused.body);
+    let refused = world.client.post_form("/invitations/accept", &form).await;
+    expect_page(refused, StatusCode::UNPROCESSABLE_ENTITY, "The password must have at least 8 characters.");
     let form = format!("token={token}&name=New+Comer&password={}", PASSWORD.replace(' ', "+"));
-    let joined = world.client.post_form("/invitations/accept", &form).await.expect(StatusCode::OK);
-    assert!(joined.body.contains("You have joined Tenant of ADA"), "{}", joined.body);
-    world.client.post_form("/invitations/accept", &form).await.expect(StatusCode::BAD_REQUEST);
-    world.client.get(&format!("/invitations/accept?token={token}")).await.expect(StatusCode::BAD_REQUEST);
+    let joined = world.client.post_form("/invitations/accept", &form).await;
+    expect_page(joined, StatusCode::OK, "You have joined Tenant of ADA");
+    let again = world.client.post_form("/invitations/accept", &form).await;
+    expect_page(again, StatusCode::BAD_REQUEST, "The link is not valid");
+    let late = world.client.get(&format!("/invitations/accept?token={token}")).await;
+    expect_page(late, StatusCode::BAD_REQUEST, "The link is not valid");
     world.login(NEWCOMER, PASSWORD).await.expect(StatusCode::OK);
     assert!(!worker.log().contains(token) && !worker.log().contains(NEWCOMER), "{}", worker.log());
 }

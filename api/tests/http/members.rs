@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, World},
+    support::{Answer, DEADLINE, World},
 };
 
 const MEMBERS: &str = "/api/tenant/users";
@@ -189,6 +189,9 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
     accept(&carl, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
     accept(&ada, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
     assert_eq!(people.count(ada.tenant, Role::Owner).await, 1);
+    let _worker = world.env.spawn_worker().await;
+    let mail = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
+    assert_eq!(mail.subject, "ADA offers you the ownership of Tenant of ADA");
     let seen = async |who: &Person| world.client.get_as(&who.token, TRANSFERS).await.expect(StatusCode::OK).json();
     assert_eq!((seen(&ada).await["items"].as_array().unwrap().len(), seen(&carl).await["items"].as_array().unwrap().len()), (1, 0));
     assert_eq!(seen(&bob).await["items"][0]["id"], second);
@@ -230,6 +233,11 @@ async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
     let nobody = offer(absent()).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member").without_id();
     assert_eq!(foreign, nobody);
     offer(ada.user).await.expect_problem(StatusCode::CONFLICT, "owner_already");
+    // Whoever is an owner already has nothing to accept.
+    let path = made().await;
+    give(&world, &ada, &bob, "owner").await.expect(StatusCode::OK);
+    world.client.post_as(&bob.token, &format!("{path}/accept")).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    give(&world, &ada, &bob, "member").await.expect(StatusCode::OK);
     // Whoever leaves takes nothing along.
     let path = made().await;
     remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);

@@ -324,6 +324,12 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
     let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary"];
     let own = serde_json::to_string(&seen(&world, &people, &ada).await).unwrap();
     assert!(own.contains("Canary role") && own.contains("invited@"), "there is something to see: {own}");
+    let page = world.client.get_as(&ada.token, "/api/tenant/users?limit=1").await.expect(StatusCode::OK).json();
+    let cursor = page["next_cursor"].as_str().unwrap();
+    for query in ["q=ada".to_owned(), "q=example.com".to_owned(), format!("cursor={cursor}"), format!("role={}", things.role)] {
+        let answer = world.client.get_as(&eve.token, &format!("/api/tenant/users?{query}")).await.expect(StatusCode::OK);
+        assert!(secrets.iter().all(|secret| !answer.body.contains(*secret)), "{query}: {answer:?}");
+    }
     for operation in Operation::all(&world).await.into_iter().filter(|operation| operation.need() != OPEN && !operation.wants_id()) {
         let token = people.token(eve.user, eve.tenant).await;
         let answer = operation.send(&world, Some(&token), "").await;

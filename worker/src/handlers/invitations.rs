@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use common::{
     ambient::between,
-    db::TenantScope,
     id::{InvitationId, InvitationLinkId},
     invitations::Invitation,
     mail::Template,
@@ -17,6 +16,7 @@ use jobs::{
 };
 use serde_json::json;
 
+use super::scope;
 use crate::{
     app::App,
     templates::{INVITATION, INVITATION_REMINDER},
@@ -67,9 +67,4 @@ pub(crate) async fn invite_chunk(chunk: InviteChunk, running: Running<App>) -> R
 pub(crate) async fn complete_list(job: CompleteInvitationList, running: Running<App>) -> Result<(), JobError> {
     let complete = CompleteList { scope: scope(&running)?, list: job.list };
     Ok(running.app.jobs.commit(&complete).await?)
-}
-
-/// The rows of the tenant that the job's envelope names.
-fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
-    running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job names no tenant"))
 }

@@ -2,5 +2,16 @@
 
 pub(crate) mod invitations;
 pub(crate) mod maintenance;
+pub(crate) mod ownership;
 pub(crate) mod registrations;
 pub(crate) mod sessions;
+
+use common::db::TenantScope;
+use jobs::{JobError, Running};
+
+use crate::app::App;
+
+/// The rows of the tenant that the job's envelope names.
+fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
+    running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job names no tenant"))
+}
