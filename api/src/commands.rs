@@ -1,6 +1,6 @@
 //! Subcommands that prepare an installation.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 use anyhow::Context;
 use common::{
@@ -9,6 +9,7 @@ use common::{
     crypto::{Hasher, MasterKey},
     db::Store,
     demo, internal,
+    passwords::BreachList,
 };
 use secrecy::ExposeSecret;
 
@@ -31,6 +32,12 @@ pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
         println!("applied  {name}");
     }
     Ok(())
+}
+
+/// Makes the list of breached passwords; answers what it made.
+pub(crate) fn build_breached_passwords(from: &Path, to: &Path) -> anyhow::Result<String> {
+    let built = BreachList::build(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    Ok(format!("{} passwords in {} bytes\n", built.passwords, built.bytes))
 }
 
 /// Asks the running process whether it is alive.

@@ -17,8 +17,9 @@ mod refresh_cookie;
 mod routes;
 mod serve;
 mod state;
+mod throttle;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::config::{Config, EXIT_CONFIG, Mistakes, Sources};
@@ -41,6 +42,9 @@ enum Command {
     /// Look at or change the database's schema.
     #[command(subcommand)]
     Migrate(Migrate),
+    /// The offline list of breached passwords.
+    #[command(subcommand)]
+    BreachedPasswords(BreachedPasswords),
     /// Exit 0 when the API at `api.internal_listen` is alive.
     Health,
     /// Print the OpenAPI document.
@@ -61,6 +65,20 @@ enum Migrate {
     Up,
 }
 
+#[derive(Subcommand)]
+enum BreachedPasswords {
+    /// Make the list that `auth.breached_passwords_list` names of a text of SHA-1 hashes, one a line, as "Have
+    /// I Been Pwned" offers it.
+    Build {
+        /// The text.
+        #[arg(long)]
+        from: PathBuf,
+        /// The list.
+        #[arg(long)]
+        to: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
@@ -71,6 +89,9 @@ fn main() -> ExitCode {
         Command::Serve => run(serve::serve),
         Command::Migrate(Migrate::Status) => run(commands::migrate_status),
         Command::Migrate(Migrate::Up) => run(commands::migrate_up),
+        Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
+            commands::build_breached_passwords(&from, &to).map_or_else(|error| failed(&error), |made| printed(&made))
+        }
         Command::Health => run(commands::health),
         Command::Openapi => printed(&openapi::json()),
         Command::ConfigTable => printed(&commands::config_table()),

@@ -135,6 +135,8 @@ kinds! {
     SessionId = Session("ses");
     /// Names a registration that waits for its address to be verified.
     RegistrationId = Registration("reg");
+    /// Names a link that sets a new password.
+    PasswordResetId = PasswordReset("pwr");
     /// Names an entry of the audit trail.
     AuditEventId = AuditEvent("aud");
     /// Names a job; fixed when it is staged, the same over every attempt.

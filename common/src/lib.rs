@@ -4,6 +4,7 @@
 //! repository together. Beside them live the foundations every process shares: [`db`] (tenant
 //! scope, transactions, migrations), [`config`], [`telemetry`], [`crypto`] and [`mail`].
 
+pub mod addressee;
 pub mod ambient;
 pub mod audit;
 pub mod config;
@@ -15,6 +16,10 @@ pub mod id;
 pub mod internal;
 pub mod mail;
 pub mod memberships;
+pub mod networks;
+pub mod password_resets;
+pub mod passwords;
+pub mod places;
 pub mod refresh;
 pub mod registrations;
 pub mod revocations;
@@ -37,6 +42,10 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "sessions", plan: Plan::Indexes(sessions::INDEXES) },
     Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
     Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
+    Migration { version: 18, name: "password resets", plan: Plan::Indexes(password_resets::INDEXES) },
+    Migration { version: 19, name: "password resets validator", plan: Plan::Validators(&[password_resets::VALIDATOR]) },
+    Migration { version: 20, name: "places", plan: Plan::Indexes(places::INDEXES) },
+    Migration { version: 21, name: "places validator", plan: Plan::Validators(&[places::VALIDATOR]) },
 ];
 
 const VALIDATORS: &[Validator] =

@@ -20,6 +20,7 @@ mod inspect;
 mod job;
 pub mod maintenance;
 pub mod outbox;
+pub mod passwords;
 pub mod progress;
 pub mod queue;
 pub mod registrations;
@@ -32,6 +33,7 @@ mod schema;
 pub mod sessions;
 mod steer;
 pub mod testing;
+pub mod throttle;
 mod unique;
 
 pub use drain::Drain;

@@ -14,7 +14,7 @@ use common::{
 use jobs::{JobError, Registry};
 use serde::Serialize;
 
-use crate::handlers::{maintenance, registrations, sessions};
+use crate::handlers::{maintenance, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -26,8 +26,12 @@ pub(crate) struct App {
     pub(crate) public_url: String,
     /// How long a verification link is good for.
     pub(crate) verification_ttl: Duration,
+    /// How long a link that sets a new password is good for.
+    pub(crate) password_reset_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub(crate) resend_cooldown: Duration,
+    /// In what time failed sign-ins are counted.
+    pub(crate) throttle_window: Duration,
     mailer: Mailer,
 }
 
@@ -40,7 +44,9 @@ impl App {
             key: MasterKey::parse(secrecy::ExposeSecret::expose_secret(&config.auth.master_key))?,
             public_url: config.app.public_url.clone(),
             verification_ttl: config.auth.verification_ttl,
+            password_reset_ttl: config.auth.password_reset_ttl,
             resend_cooldown: config.auth.resend_cooldown,
+            throttle_window: config.auth.throttle_window,
             mailer: Mailer::new(&config.smtp)?,
         })
     }
@@ -70,5 +76,9 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(registrations::send_verification)
         .on(registrations::resend_verification)
         .on(sessions::send_reuse_alarm)
+        .on(sessions::send_new_sign_in)
+        .on(sessions::send_throttled)
+        .on(passwords::send_reset)
+        .on(passwords::send_changed)
         .on(maintenance::canary)
 }

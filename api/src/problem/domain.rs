@@ -3,6 +3,7 @@
 use common::{
     crypto::{HashError, SigningError},
     db::DbError,
+    password_resets::ResetError,
     refresh::RefreshError,
     registrations::VerifyError,
     sign_in::SignInError,
@@ -44,6 +45,15 @@ impl From<VerifyError> for Problem {
         match error {
             VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
             VerifyError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<ResetError> for Problem {
+    fn from(error: ResetError) -> Self {
+        match error {
+            ResetError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
+            ResetError::Db(error) => error.into(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod documentation;
 mod pages;
+mod passwords;
 mod registrations;
 mod sessions;
 mod signing_keys;
@@ -24,6 +25,9 @@ fn with_database() -> OpenApiRouter<App> {
         .routes(routes!(registrations::register))
         .routes(routes!(registrations::verify_email))
         .routes(routes!(registrations::resend))
+        .routes(routes!(passwords::forgot))
+        .routes(routes!(passwords::reset))
+        .routes(routes!(passwords::change))
         .routes(routes!(sessions::login))
         .routes(routes!(sessions::refresh))
         .routes(routes!(sessions::logout))

@@ -19,13 +19,18 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::registrations::{Verify, VerifyError};
+use common::{
+    crypto::Password,
+    registrations::{Verify, VerifyError},
+};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Deserialize;
 
-use crate::{middleware::limits, problem::Problem, state::App};
+use super::passwords;
+use crate::{extract::Client, middleware::limits, problem::Problem, state::App};
 
 const VERIFY_EMAIL: &str = "/verify-email";
+const RESET_PASSWORD: &str = "/reset-password";
 const STYLE: &str = include_str!("../../pages/style.css");
 /// Longer than any token of ours; what is longer is not repeated into a page.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -36,6 +41,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let sources = [
         ("layout.html", include_str!("../../pages/layout.html")),
         ("verify_email.html", include_str!("../../pages/verify_email.html")),
+        ("reset_password.html", include_str!("../../pages/reset_password.html")),
         ("message.html", include_str!("../../pages/message.html")),
     ];
     for (name, source) in sources {
@@ -57,28 +63,73 @@ struct Link {
     token: String,
 }
 
+/// What the form for a new password posts.
+#[derive(Deserialize)]
+struct NewPassword {
+    token: String,
+    password: String,
+}
+
 /// The pages and the forms on them. Only the forms need the database.
 pub(super) fn routes(app: &App) -> Router<App> {
-    let forms = Router::new().route(VERIFY_EMAIL, post(verify_email));
+    let forms = Router::new().route(VERIFY_EMAIL, post(verify_email)).route(RESET_PASSWORD, post(reset_password));
     let forms = forms.route_layer(from_fn_with_state(app.clone(), limits::with_database));
-    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).merge(forms).layer(map_response(as_page))
+    let pages = Router::new().route(VERIFY_EMAIL, get(show_verify_email)).route(RESET_PASSWORD, get(show_reset_password));
+    pages.merge(forms).layer(map_response(as_page))
 }
 
 async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    page("verify_email.html", context! { token => token_of(link)?, style => STYLE })
+}
+
+async fn show_reset_password(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    reset_form(&token_of(link)?, None)
+}
+
+fn token_of(link: Result<Query<Link>, QueryRejection>) -> Result<String, Problem> {
     let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-        return Err(VerifyError::TokenInvalid.into());
-    }
-    page("verify_email.html", context! { token, style => STYLE })
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX { Err(VerifyError::TokenInvalid.into()) } else { Ok(token) }
+}
+
+fn reset_form(token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+    page("reset_password.html", context! { token, refusal, style => STYLE })
 }
 
 async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
-    let Form(link) = form.map_err(|rejection| match rejection.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => VerifyError::TokenInvalid.into(),
-        status => Problem::of_status(status),
-    })?;
+    let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     app.jobs.commit(&Verify::with_token(&app.key, &link.token)?).await?;
     message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
+}
+
+async fn reset_password(
+    State(app): State<App>,
+    client: Client,
+    form: Result<Form<NewPassword>, FormRejection>,
+) -> Result<Response, Problem> {
+    let Form(NewPassword { token, password }) = form.map_err(|rejection| unreadable(&rejection))?;
+    let set = match Password::chosen(password) {
+        Ok(password) => passwords::set_by_link(&app, &client, &token, password).await,
+        Err(refusal) => Err(Problem::too_weak("password", &refusal)),
+    };
+    match set {
+        Ok(()) => {
+            let done =
+                message("Your password is set", "You were signed out everywhere: sign in with the new one. You may close this page.")?;
+            Ok(done.into_response())
+        }
+        // Once more, with what is wrong with the password.
+        Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY && token.len() <= TOKEN_BYTES_MAX => {
+            Ok((problem.status(), reset_form(&token, Some(problem.detail()))?).into_response())
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn unreadable(rejection: &FormRejection) -> Problem {
+    match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => VerifyError::TokenInvalid.into(),
+        status => Problem::of_status(status),
+    }
 }
 
 /// Gives every answer of these routes a page's headers, and turns problems into pages.

@@ -10,6 +10,7 @@ mod documentation;
 mod limits;
 mod outage;
 mod pages;
+mod passwords;
 mod refresh;
 mod registration;
 mod revocation;

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use crate::support::{Answer, PASSWORD, World};
 
 #[track_caller]
-fn expect_page(answer: Answer, status: StatusCode, words: &str) -> Answer {
+pub(crate) fn expect_page(answer: Answer, status: StatusCode, words: &str) -> Answer {
     let answer = answer.expect(status);
     assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(answer.header("referrer-policy"), "no-referrer");

@@ -20,7 +20,7 @@ use common::{
     config::{self, QueueLimits},
     id::JobId,
 };
-use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionLike};
+use redis::{RedisResult, Script, ScriptInvocation};
 use tokio::sync::Notify;
 
 pub use self::{inspect::ConsumerStats, push::Place, steer::QueueStats};
@@ -32,7 +32,7 @@ pub(crate) use self::{
     steer::Cancelled,
 };
 use super::{
-    connections::Connections,
+    connections::{Connections, Shared},
     group::limit_args,
     keys::{GROUP, Keys},
 };
@@ -120,7 +120,7 @@ impl Broker {
         Keys::new(&self.prefix, queue)
     }
 
-    fn connection(&self) -> impl ConnectionLike + use<> {
+    pub(crate) fn connection(&self) -> Shared {
         self.connections.shared()
     }
 
