@@ -18,3 +18,4 @@ mod sessions;
 mod starting;
 mod stopping;
 mod support;
+mod throttles;
