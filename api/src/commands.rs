@@ -1,6 +1,6 @@
 //! Subcommands that prepare an installation.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 use anyhow::Context;
 use common::{
@@ -11,6 +11,7 @@ use common::{
     demo,
     id::SigningKeyId,
     internal,
+    passwords::BreachList,
 };
 use mongodb::bson::DateTime;
 use secrecy::ExposeSecret;
@@ -69,6 +70,12 @@ pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Re
 
 fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")
+}
+
+/// Makes the list of breached passwords; answers what it made.
+pub(crate) fn build_breached_passwords(from: &Path, to: &Path) -> anyhow::Result<String> {
+    let built = BreachList::build(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    Ok(format!("{} passwords in {} bytes\n", built.passwords, built.bytes))
 }
 
 /// Asks the running process whether it is alive.

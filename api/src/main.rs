@@ -17,8 +17,9 @@ mod refresh_cookie;
 mod routes;
 mod serve;
 mod state;
+mod throttle;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
@@ -47,6 +48,9 @@ enum Command {
     /// Look at or change the keys that access tokens are signed with.
     #[command(subcommand)]
     Keys(Keys),
+    /// The offline list of breached passwords.
+    #[command(subcommand)]
+    BreachedPasswords(BreachedPasswords),
     /// Exit 0 when the API at `api.internal_listen` is alive.
     Health,
     /// Print the OpenAPI document.
@@ -85,6 +89,20 @@ enum Keys {
     },
 }
 
+#[derive(Subcommand)]
+enum BreachedPasswords {
+    /// Make the list that `auth.breached_passwords_list` names of a text of SHA-1 hashes, one a line, as "Have
+    /// I Been Pwned" offers it.
+    Build {
+        /// The text.
+        #[arg(long)]
+        from: PathBuf,
+        /// The list.
+        #[arg(long)]
+        to: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
@@ -98,6 +116,9 @@ fn main() -> ExitCode {
         Command::Keys(Keys::List) => run(commands::keys_list),
         Command::Keys(Keys::Rotate { lead: Period(lead) }) => run(move |config| commands::keys_rotate(config, lead)),
         Command::Keys(Keys::Revoke { key }) => run(move |config| commands::keys_revoke(config, key)),
+        Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
+            commands::build_breached_passwords(&from, &to).map_or_else(|error| failed(&error), |made| printed(&made))
+        }
         Command::Health => run(commands::health),
         Command::Openapi => printed(&openapi::json()),
         Command::ConfigTable => printed(&commands::config_table()),

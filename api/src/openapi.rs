@@ -28,6 +28,7 @@ use crate::{
     ),
     tags(
         (name = "Registration", description = "Asking for an account and verifying its address."),
+        (name = "Password", description = "Setting a new password."),
         (name = "Session", description = "Signing in and out."),
         (name = "Tenant", description = "The tenant one works in."),
         (name = "Members", description = "Who belongs to the tenant."),

@@ -2,13 +2,15 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use common::{
     ambient::Ambient,
     config::{self, Config, TrustedProxies},
     crypto::{Hasher, MasterKey},
     db::Store,
+    passwords::Policy,
 };
-use jobs::{Drain, Jobs};
+use jobs::{Drain, Jobs, throttle::Throttle};
 use tokio::sync::Semaphore;
 
 use crate::{identities::Identities, keyring::Keyring, outage::Outage};
@@ -23,6 +25,10 @@ pub(crate) struct Parts {
     pub(crate) jobs: Jobs,
     /// Hashes and checks passwords.
     pub(crate) hasher: Hasher,
+    /// Which passwords may be set.
+    pub(crate) passwords: Arc<Policy>,
+    /// Counts what may not be tried too often.
+    pub(crate) throttle: Throttle,
     /// The installation's key.
     pub(crate) key: MasterKey,
     /// Signs and checks access tokens.
@@ -53,11 +59,13 @@ pub(crate) struct Parts {
 
 impl App {
     /// # Errors
-    /// When argon2 refuses its own parameters.
+    /// When argon2 refuses its own parameters, or the list of breached passwords cannot be read.
     pub(crate) fn new(config: &Config, jobs: Jobs, key: MasterKey, keyring: Keyring, drain: Drain) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Parts {
+            throttle: Throttle::new(&jobs, key.clone()),
             jobs,
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
+            passwords: Arc::new(policy(&config.auth)?),
             key,
             keyring,
             identities: Arc::new(Identities::new()),
@@ -83,6 +91,10 @@ impl App {
     pub(crate) fn ambient(&self) -> &Ambient {
         self.store().ambient()
     }
+}
+
+fn policy(auth: &config::Auth) -> anyhow::Result<Policy> {
+    Policy::new(auth.password_score_min, auth.breached_passwords_list.as_deref()).context("auth.breached_passwords_list")
 }
 
 /// Scheme, host and port of a URL, as a browser's `Origin` header has them.

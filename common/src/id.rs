@@ -145,6 +145,8 @@ kinds! {
     InvitationListId = InvitationList("ivl");
     /// Names an offer of a tenant's ownership.
     OwnershipTransferId = OwnershipTransfer("otr");
+    /// Names a link that sets a new password.
+    PasswordResetId = PasswordReset("pwr");
     /// Names an entry of the audit trail.
     AuditEventId = AuditEvent("aud");
     /// Names a job; fixed when it is staged, the same over every attempt.

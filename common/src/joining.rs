@@ -6,6 +6,8 @@
 
 use mongodb::bson::doc;
 
+use std::sync::Arc;
+
 use crate::{
     audit,
     crypto::{HashError, Hasher, InvalidPassword, MasterKey, Password, PasswordHash},
@@ -13,6 +15,7 @@ use crate::{
     id::UserId,
     invitations::Invitation,
     memberships::Membership,
+    passwords::{Context, NotSet, Policy, TooWeak},
     registrations::Registration,
     sessions::Session,
     sign_in::{Begin, Start},
@@ -67,6 +70,9 @@ pub enum JoinError {
     /// The password of a new account is not acceptable.
     #[error(transparent)]
     Password(#[from] InvalidPassword),
+    /// The password of a new account is easy to guess, or known.
+    #[error(transparent)]
+    TooWeak(TooWeak),
     /// They are a member already.
     #[error("they are a member already")]
     AlreadyMember,
@@ -98,13 +104,13 @@ impl Joining<'_> {
     ///
     /// # Errors
     /// See [`JoinError`].
-    pub async fn join(self, store: &Store, key: &MasterKey, hasher: &Hasher) -> Result<Joined, JoinError> {
+    pub async fn join(self, store: &Store, key: &MasterKey, hasher: &Hasher, policy: &Arc<Policy>) -> Result<Joined, JoinError> {
         let invitation = Invitation::by_token(store, key, self.token).await?.ok_or(JoinError::TokenInvalid)?;
-        let person = self.person(store, hasher, &invitation).await?;
+        let person = self.person(store, hasher, policy, &invitation).await?;
         store.commit(&Accept { invitation, person, start: self.start }).await
     }
 
-    async fn person(&self, store: &Store, hasher: &Hasher, invitation: &Invitation) -> Result<Person, JoinError> {
+    async fn person(&self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>, invitation: &Invitation) -> Result<Person, JoinError> {
         if let Some(user) = self.signed_in {
             let is_invited = user.email_norm == invitation.email_norm;
             return if is_invited { Ok(Person::Known(user.id)) } else { Err(JoinError::NotYours) };
@@ -118,7 +124,11 @@ impl Joining<'_> {
         let (Some(name), Some(password)) = (&self.name, &self.password) else {
             return Err(missing(self.name.is_none(), self.password.is_none()));
         };
-        let password_hash = hasher.hash(password.clone().to_be_set()?).await?;
+        let about = Context::default().with_email(&invitation.email).with_name(name);
+        let password_hash = policy.hash(hasher, password.clone().to_be_set()?, about).await.map_err(|error| match error {
+            NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
+            NotSet::Hash(error) => JoinError::Hash(error),
+        })?;
         Ok(Person::New { name: name.clone(), password_hash })
     }
 }
@@ -162,7 +172,7 @@ impl Change for Accept {
             Some(start) => Some(Begin { user, tenant: tenant.id, start: start.clone() }.apply(txn).await?),
             None => None,
         };
-        Ok(Joined { tenant, session })
+        Ok(Joined { tenant, session: session.map(|begun| begun.session) })
     }
 }
 

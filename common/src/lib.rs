@@ -4,6 +4,7 @@
 //! repository together. Beside them live the foundations every process shares: [`db`] (tenant
 //! scope, transactions, migrations), [`config`], [`telemetry`], [`crypto`] and [`mail`].
 
+pub mod addressee;
 pub mod ambient;
 pub mod audit;
 pub mod config;
@@ -20,7 +21,11 @@ pub mod joining;
 pub mod mail;
 pub mod members;
 pub mod memberships;
+pub mod networks;
 pub mod ownership;
+pub mod password_resets;
+pub mod passwords;
+pub mod places;
 pub mod refresh;
 pub mod registrations;
 pub mod revocations;
@@ -53,6 +58,10 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 25, name: "invitations validator", plan: Plan::Validators(&[invitations::VALIDATOR]) },
     Migration { version: 26, name: "invitation lists", plan: Plan::Indexes(invitation_lists::INDEXES) },
     Migration { version: 27, name: "invitation lists validator", plan: Plan::Validators(&[invitation_lists::VALIDATOR]) },
+    Migration { version: 28, name: "password resets", plan: Plan::Indexes(password_resets::INDEXES) },
+    Migration { version: 29, name: "password resets validator", plan: Plan::Validators(&[password_resets::VALIDATOR]) },
+    Migration { version: 30, name: "places", plan: Plan::Indexes(places::INDEXES) },
+    Migration { version: 31, name: "places validator", plan: Plan::Validators(&[places::VALIDATOR]) },
 ];
 
 const VALIDATORS: &[Validator] =

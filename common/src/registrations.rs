@@ -114,6 +114,11 @@ impl AddressDigest {
     pub fn of(key: &MasterKey, email: &Email) -> Self {
         Self(key.digest(DIGEST_PURPOSE, &email.normalized()))
     }
+
+    /// The pseudonym as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Whether a job may mail an address.
@@ -184,6 +189,16 @@ impl Registration {
     pub async fn newest_of(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
         let filter = doc! { "email_norm": email.normalized(), "expires_at": { "$gt": store.ambient().now() } };
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
+    }
+
+    /// Whether more than one registration of an address waits: perhaps of more than one person, and only
+    /// one of them can read the mail.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn is_contested(store: &Store, email: &Email) -> Result<bool, DbError> {
+        let filter = doc! { "email_norm": email.normalized(), "expires_at": { "$gt": store.ambient().now() } };
+        Ok(store.records::<Self>(PlatformScope).count(filter).await? > 1)
     }
 
     /// The newest registration under a pseudonym that has not expired.

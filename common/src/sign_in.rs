@@ -13,6 +13,7 @@ use crate::{
     email::Email,
     id::{SessionId, TenantId, UserId},
     memberships::Membership,
+    places::Place,
     registrations::Registration,
     roles::RoleRef,
     sessions::{Device, Lifetime, Session},
@@ -44,6 +45,16 @@ pub struct Belonging {
     pub tenant: Tenant,
     /// What they may do there.
     pub role: RoleRef,
+}
+
+/// Someone who may sign in: what is left is to begin their session.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Begins it.
+    pub begin: Begin,
+    user: User,
+    current: Belonging,
+    belongings: Vec<Belonging>,
 }
 
 /// Someone who is signed in.
@@ -92,18 +103,25 @@ impl Transient for SignInError {
 }
 
 impl Attempt {
-    /// Checks the password and begins a session.
+    /// Checks the password, and that there is a tenant to work in.
     ///
     /// # Errors
     /// See [`SignInError`].
-    pub async fn sign_in(self, store: &Store, hasher: &Hasher) -> Result<SignedIn, SignInError> {
+    pub async fn check(self, store: &Store, hasher: &Hasher) -> Result<Admitted, SignInError> {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, self.tenant)?.clone();
         let Self { device, remember, lifetime, .. } = self;
         let begin = Begin { user: user.id, tenant: current.tenant.id, start: Start { device, remember, lifetime } };
-        let session = store.commit(&begin).await?;
-        Ok(SignedIn { user, session, current, belongings })
+        Ok(Admitted { begin, user, current, belongings })
+    }
+}
+
+impl Admitted {
+    /// Signed in by the session that was begun for them.
+    pub fn signed_in(self, session: Session) -> SignedIn {
+        let Self { user, current, belongings, .. } = self;
+        SignedIn { user, session, current, belongings }
     }
 }
 
@@ -125,13 +143,33 @@ async fn authenticate(store: &Store, hasher: &Hasher, email: &Email, password: P
     let (user, registration) = futures::try_join!(User::by_email(store, email), Registration::newest_of(store, email))?;
     let waiting = registration.map(|registration| registration.password_hash);
     let hash = user.as_ref().map(|user| user.password_hash.clone()).or(waiting);
-    if !hasher.verify(password, hash).await? {
+    if !hasher.verify(password.clone(), hash).await? {
         return Err(SignInError::InvalidCredentials);
     }
-    user.ok_or(SignInError::EmailNotVerified)
+    let user = user.ok_or(SignInError::EmailNotVerified)?;
+    if user.password_hash.is_outdated()
+        && let Err(error) = renew_hash(store, hasher, &user, password).await
+    {
+        // The next sign-in tries again; this one has what it needs.
+        tracing::warn!(%error, user = %user.id, "password_not_rehashed");
+    }
+    Ok(user)
 }
 
-async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
+/// Hashes a password as today's are, unless it was changed in the meantime.
+async fn renew_hash(store: &Store, hasher: &Hasher, user: &User, password: Password) -> Result<(), SignInError> {
+    let renewed = hasher.hash(password).await?;
+    if User::rehash(store, user.id, &user.password_hash, &renewed).await? {
+        tracing::info!(user = %user.id, "password_rehashed");
+    }
+    Ok(())
+}
+
+/// Everywhere that someone may work.
+///
+/// # Errors
+/// When the store fails.
+pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
     let memberships = Membership::all_of(store, user).await?;
     let ids: Vec<TenantId> = memberships.iter().map(|membership| membership.tenant_id).collect();
     let tenants = Tenant::by_ids(store, &ids).await?;
@@ -161,20 +199,32 @@ pub struct Start {
 }
 
 /// Begins a session.
-pub(crate) struct Begin {
+#[derive(Debug, Clone)]
+pub struct Begin {
     pub(crate) user: UserId,
     pub(crate) tenant: TenantId,
     pub(crate) start: Start,
 }
 
+/// A session that was begun.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    /// The session.
+    pub session: Session,
+    /// Whether the person never signed in from that device on that network before.
+    pub is_new_place: bool,
+}
+
 impl Change for Begin {
-    type Output = Session;
+    type Output = Begun;
     type Error = DbError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
-        let session = Session::create(txn, self.user, self.tenant, &self.start.device, self.start.lifetime, self.start.remember).await?;
+    async fn apply(&self, txn: &mut Txn) -> Result<Begun, DbError> {
+        let Start { device, remember, lifetime } = &self.start;
+        let is_new_place = Place::note(txn, self.user, device).await?;
+        let session = Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
         audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id).await?;
-        Ok(session)
+        Ok(Begun { session, is_new_place })
     }
 }
 

@@ -90,6 +90,30 @@ impl User {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
+    /// Sets another password, where it is still `before`, if that is said; none when it is not, or the
+    /// account is gone.
+    pub(crate) async fn set_password(
+        txn: &mut Txn,
+        id: UserId,
+        before: Option<&PasswordHash>,
+        after: &PasswordHash,
+    ) -> Result<Option<Self>, DbError> {
+        let mut filter = doc! { "_id": id };
+        if let Some(before) = before {
+            filter.insert("password_hash", before);
+        }
+        txn.records::<Self>(PlatformScope).find_and_update(filter, doc! { "$set": { "password_hash": after } }).await
+    }
+
+    /// Replaces the hash `before` of a password by another hash of the same password.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn rehash(store: &Store, id: UserId, before: &PasswordHash, after: &PasswordHash) -> Result<bool, DbError> {
+        let filter = doc! { "_id": id, "password_hash": before };
+        store.records::<Self>(PlatformScope).update(filter, doc! { "$set": { "password_hash": after } }).await
+    }
+
     /// Adds the account.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod job;
 pub mod maintenance;
 pub mod outbox;
 pub mod ownership;
+pub mod passwords;
 pub mod progress;
 pub mod queue;
 pub mod registrations;
@@ -34,6 +35,7 @@ mod schema;
 pub mod sessions;
 mod steer;
 pub mod testing;
+pub mod throttle;
 mod unique;
 
 pub use drain::Drain;

@@ -1,9 +1,12 @@
 //! Jobs of sessions, and the changes that stage them.
 
 use common::{
-    db::{Change, Txn},
+    addressee::Addressee,
+    db::{Change, DbError, Txn},
     id::SessionId,
     refresh::{Refresh, RefreshError, Refreshed},
+    sessions::Session,
+    sign_in::{Begin, Begun},
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,61 @@ pub struct SendReuseAlarm {
 impl Job for SendReuseAlarm {
     const KIND: &'static str = "session.send_reuse_alarm";
     const QUEUE: Queue = Queue::Email;
+}
+
+/// Tells a person that they, or somebody else, signed in from where they never did before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendNewSignIn {
+    /// The session.
+    pub session: SessionId,
+}
+
+impl Job for SendNewSignIn {
+    const KIND: &'static str = "session.send_new_sign_in";
+    const QUEUE: Queue = Queue::Email;
+}
+
+/// Tells whoever owns an address, if anybody does, that signing in to their account is throttled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendThrottled {
+    /// The address.
+    pub address: Addressee,
+}
+
+impl Job for SendThrottled {
+    const KIND: &'static str = "session.send_throttled";
+    const QUEUE: Queue = Queue::Email;
+}
+
+/// Someone signs in: as [`Begin`], and the person is told where that is from somewhere new.
+pub struct BeginSession<'a>(pub &'a Begin);
+
+impl Change for BeginSession<'_> {
+    type Output = Session;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+        let Begun { session, is_new_place } = self.0.apply(txn).await?;
+        if is_new_place {
+            stage(txn, Some(session.tenant_id), &SendNewSignIn { session: session.id }).await?;
+        }
+        Ok(session)
+    }
+}
+
+/// Signing in to the account of an address became throttled.
+pub struct Throttled {
+    /// The address, whether or not it has an account.
+    pub address: Addressee,
+}
+
+impl Change for Throttled {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        stage(txn, None, &SendThrottled { address: self.address.clone() }).await.map(drop)
+    }
 }
 
 /// A client shows a refresh token: as [`Refresh`], with the alarm where it was used twice.

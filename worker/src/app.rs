@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{invitations, maintenance, ownership, registrations, sessions};
+use crate::handlers::{invitations, maintenance, ownership, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -29,10 +29,14 @@ pub(crate) struct App {
     pub(crate) public_url: String,
     /// How long a verification link is good for.
     pub(crate) verification_ttl: Duration,
+    /// How long a link that sets a new password is good for.
+    pub(crate) password_reset_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub(crate) resend_cooldown: Duration,
     /// How tenants invite people.
     pub(crate) invitations: Conditions,
+    /// In what time failed sign-ins are counted.
+    pub(crate) throttle_window: Duration,
     mailer: Mailer,
 }
 
@@ -47,8 +51,10 @@ impl App {
             key: MasterKey::parse(secrecy::ExposeSecret::expose_secret(&config.auth.master_key))?,
             public_url: config.app.public_url.clone(),
             verification_ttl: config.auth.verification_ttl,
+            password_reset_ttl: config.auth.password_reset_ttl,
             resend_cooldown: config.auth.resend_cooldown,
             invitations: Conditions { terms, reminder: config.members.invitation_reminder },
+            throttle_window: config.auth.throttle_window,
             mailer: Mailer::new(&config.smtp)?,
         })
     }
@@ -83,5 +89,9 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(invitations::invite_chunk)
         .on(invitations::complete_list)
         .on(ownership::send_offer)
+        .on(sessions::send_new_sign_in)
+        .on(sessions::send_throttled)
+        .on(passwords::send_reset)
+        .on(passwords::send_changed)
         .on(maintenance::canary)
 }

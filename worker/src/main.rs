@@ -3,12 +3,13 @@
 mod app;
 mod board;
 mod handlers;
+mod preview;
 mod run;
 mod schedules;
 mod steer;
 mod templates;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
@@ -47,8 +48,21 @@ enum Command {
     /// See how batches stand.
     #[command(subcommand)]
     Batches(steer::BatchesCommand),
+    /// Look at mails.
+    #[command(subcommand)]
+    Mail(MailCommand),
     /// Exit 0 when the worker at `worker.internal_listen` is alive.
     Health,
+}
+
+#[derive(Subcommand)]
+enum MailCommand {
+    /// Write every mail there is, with made-up values, into a folder.
+    Preview {
+        /// The folder.
+        #[arg(long)]
+        to: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +76,9 @@ fn main() -> ExitCode {
             }
             Err(mistakes) => misconfigured(&mistakes),
         };
+    }
+    if let Some(Command::Mail(MailCommand::Preview { to })) = &cli.command {
+        return preview::write(to).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
     let config = match Config::load(sources) {
         Ok(config) => config,
@@ -78,6 +95,8 @@ fn main() -> ExitCode {
             Command::Schedules => steer::schedules(&config).await,
             Command::Jobs(command) => steer::jobs(&config, command).await,
             Command::Batches(command) => steer::batches(&config, command).await,
+            // Needs no configuration, and was dealt with before there was one.
+            Command::Mail(_) => Ok(()),
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
     });

@@ -6,7 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderName, header, request::Parts},
 };
-use common::sessions::Device;
+use common::{networks::Network, sessions::Device};
 
 use crate::state::App;
 
@@ -26,6 +26,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// The network it is on, if it is known where it is.
+    pub(crate) fn network(&self) -> Option<Network> {
+        self.address.map(Network::of)
+    }
+
     /// As a session keeps it.
     pub(crate) fn device(&self) -> Device {
         Device { name: self.name.clone(), ip: self.address.map(|address| address.to_string()).unwrap_or_default() }

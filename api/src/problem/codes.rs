@@ -97,6 +97,10 @@ codes! {
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported";
     /// Fields are missing or not acceptable.
     ValidationFailed = UNPROCESSABLE_ENTITY "validation_failed" "Some fields are not acceptable";
+    /// The password may not be set, because it is easy to guess or known to have been stolen.
+    PasswordTooWeak = UNPROCESSABLE_ENTITY "password_too_weak" "The password is too weak";
+    /// There were too many tries.
+    TooManyAttempts = TOO_MANY_REQUESTS "too_many_attempts" "Too many attempts";
     /// The body has fields that mean nothing here.
     UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The body has unknown fields";
     /// Another refusal of the HTTP layer.

@@ -8,6 +8,7 @@ use common::{
     joining::JoinError,
     members::MemberError,
     ownership::TransferError,
+    password_resets::ResetError,
     refresh::RefreshError,
     registrations::VerifyError,
     sign_in::SignInError,
@@ -51,6 +52,15 @@ impl From<VerifyError> for Problem {
         match error {
             VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
             VerifyError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<ResetError> for Problem {
+    fn from(error: ResetError) -> Self {
+        match error {
+            ResetError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
+            ResetError::Db(error) => error.into(),
         }
     }
 }
@@ -140,6 +150,7 @@ impl From<JoinError> for Problem {
                 let missing = [("name", name), ("password", password)].into_iter().filter(|(_, missing)| *missing);
                 Self::fields(missing.map(|(field, _)| FieldError::required(field)).collect())
             }
+            JoinError::TooWeak(reason) => Self::too_weak("password", &reason),
             JoinError::Password(error) => Self::fields(vec![FieldError::refused("password", &error)]),
             JoinError::AlreadyMember => Self::new(Code::AlreadyMember, "You can go on there already."),
             JoinError::TenantSuspended => SignInError::TenantSuspended.into(),

@@ -8,13 +8,14 @@
 mod codes;
 mod domain;
 
-use std::{borrow::Cow, error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, fmt::Display, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use common::roles::Permission;
+use common::{passwords::NotSet, roles::Permission};
+use jobs::throttle::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -109,6 +110,33 @@ impl Problem {
             Self::new(Code::UnknownField, format!("The body has fields that mean nothing here: {}.", unknown.join(", ")))
         };
         Self { errors, ..problem }
+    }
+
+    /// The password in `field` may not be set, for `reason`.
+    pub(crate) fn too_weak(field: &'static str, reason: &impl Display) -> Self {
+        let error = FieldError { field: field.to_owned(), code: Code::PasswordTooWeak.as_str(), message: reason.to_string() };
+        Self { errors: vec![error], ..Self::new(Code::PasswordTooWeak, format!("The password {reason}")) }
+    }
+
+    /// The password in `field` was not set.
+    pub(crate) fn not_set(field: &'static str, error: NotSet) -> Self {
+        match error {
+            NotSet::TooWeak(reason) => Self::too_weak(field, &reason),
+            NotSet::Hash(error) => error.into(),
+        }
+    }
+
+    /// There were too many tries of `act`; the next is let through after `wait`.
+    pub(crate) fn too_many_attempts(act: Act, wait: Duration) -> Self {
+        let detail = match act {
+            Act::SignIn => "Try again later, from a network you signed in from before, or set a new password by way of a mail.",
+            Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
+            Act::ResendVerification => "The links that were mailed are good. Or try again later.",
+            Act::ResetPassword | Act::ChangePassword => "Try again later.",
+        };
+        // Whole seconds, and none too few.
+        let wait = Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+        Self { retry_after: Some(wait), ..Self::new(Code::TooManyAttempts, detail) }
     }
 
     /// No access token (`presented` is false), or one that is not good.

@@ -139,7 +139,7 @@ pub(super) async fn accept(
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let known = caller.as_ref().map(|caller| &caller.user);
     let joining = Joining { token: &token, signed_in: known, name, password, start: Some(start) };
-    let Joined { session, .. } = joining.join(app.store(), &app.key, &app.hasher).await?;
+    let Joined { session, .. } = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
     let session = session.ok_or_else(Problem::defect)?;
     let someone = SignedIn::resume(app.store(), session).await?;
     signed_in(&app, &someone, Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))

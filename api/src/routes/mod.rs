@@ -7,6 +7,7 @@ mod joining;
 mod members;
 mod ownership;
 mod pages;
+mod passwords;
 mod registrations;
 mod sessions;
 mod signing_keys;
@@ -66,6 +67,9 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(registrations::register))
         .with(route!(registrations::verify_email))
         .with(route!(registrations::resend))
+        .with(route!(passwords::forgot))
+        .with(route!(passwords::reset))
+        .with(route!(passwords::change))
         .with(route!(sessions::login))
         .with(route!(sessions::refresh))
         .with(route!(sessions::logout))

@@ -28,9 +28,9 @@ use common::{
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
-use super::joining::Preview;
+use super::{joining::Preview, passwords};
 use crate::{
-    extract::Refusal,
+    extract::{Client, Refusal},
     middleware::limits,
     problem::{FieldError, Problem},
     state::App,
@@ -38,6 +38,7 @@ use crate::{
 
 const VERIFY_EMAIL: &str = "/verify-email";
 const ACCEPT_INVITATION: &str = "/invitations/accept";
+const RESET_PASSWORD: &str = "/reset-password";
 const STYLE: &str = include_str!("../../pages/style.css");
 /// Longer than any token of ours; what is longer is not repeated into a page.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -49,6 +50,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("layout.html", include_str!("../../pages/layout.html")),
         ("verify_email.html", include_str!("../../pages/verify_email.html")),
         ("accept_invitation.html", include_str!("../../pages/accept_invitation.html")),
+        ("reset_password.html", include_str!("../../pages/reset_password.html")),
         ("message.html", include_str!("../../pages/message.html")),
     ];
     for (name, source) in sources {
@@ -80,28 +82,43 @@ struct Acceptance {
     password: Option<String>,
 }
 
+/// What the form for a new password posts.
+#[derive(Deserialize)]
+struct NewPassword {
+    token: String,
+    password: String,
+}
+
 /// The pages and the forms on them. The forms need the database, and so does what tells of an invitation.
 pub(super) fn routes(app: &App) -> Router<App> {
     let stored = Router::new()
         .route(VERIFY_EMAIL, post(verify_email))
+        .route(RESET_PASSWORD, post(reset_password))
         .route(ACCEPT_INVITATION, get(show_invitation).post(accept_invitation))
         .route_layer(from_fn_with_state(app.clone(), limits::with_database));
-    Router::new().route(VERIFY_EMAIL, get(show_verify_email)).merge(stored).layer(map_response(as_page))
+    let pages = Router::new().route(VERIFY_EMAIL, get(show_verify_email)).route(RESET_PASSWORD, get(show_reset_password));
+    pages.merge(stored).layer(map_response(as_page))
 }
 
 async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    page("verify_email.html", context! { token => token_of(link)?, style => STYLE })
+}
+
+async fn show_reset_password(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    reset_form(&token_of(link)?, None)
+}
+
+fn token_of(link: Result<Query<Link>, QueryRejection>) -> Result<String, Problem> {
     let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-        return Err(VerifyError::TokenInvalid.into());
-    }
-    page("verify_email.html", context! { token, style => STYLE })
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX { Err(VerifyError::TokenInvalid.into()) } else { Ok(token) }
+}
+
+fn reset_form(token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+    page("reset_password.html", context! { token, refusal, style => STYLE })
 }
 
 async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
-    let Form(link) = form.map_err(|rejection| match rejection.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => VerifyError::TokenInvalid.into(),
-        status => Problem::of_status(status),
-    })?;
+    let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     app.jobs.commit(&Verify::with_token(&app.key, &link.token)?).await?;
     message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
 }
@@ -120,12 +137,43 @@ async fn accept_invitation(State(app): State<App>, form: Result<Form<Acceptance>
     let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
     let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
     let joining = Joining { token: &token, signed_in: None, name, password, start: None };
-    let joined = joining.join(app.store(), &app.key, &app.hasher).await?;
+    let joined = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
     message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")
 }
 
 fn refused(field: &str, refusal: &impl Refusal) -> Problem {
     Problem::fields(vec![FieldError::refused(field, refusal)])
+}
+
+async fn reset_password(
+    State(app): State<App>,
+    client: Client,
+    form: Result<Form<NewPassword>, FormRejection>,
+) -> Result<Response, Problem> {
+    let Form(NewPassword { token, password }) = form.map_err(|rejection| unreadable(&rejection))?;
+    let set = match Password::chosen(password) {
+        Ok(password) => passwords::set_by_link(&app, &client, &token, password).await,
+        Err(refusal) => Err(Problem::too_weak("password", &refusal)),
+    };
+    match set {
+        Ok(()) => {
+            let done =
+                message("Your password is set", "You were signed out everywhere: sign in with the new one. You may close this page.")?;
+            Ok(done.into_response())
+        }
+        // Once more, with what is wrong with the password.
+        Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY && token.len() <= TOKEN_BYTES_MAX => {
+            Ok((problem.status(), reset_form(&token, Some(&problem.explanation()))?).into_response())
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn unreadable(rejection: &FormRejection) -> Problem {
+    match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => VerifyError::TokenInvalid.into(),
+        status => Problem::of_status(status),
+    }
 }
 
 /// Gives every answer of these routes a page's headers, and turns problems into pages.

@@ -9,17 +9,19 @@ use axum::{
 use common::{
     crypto::Password,
     email::Email,
+    passwords::Context,
     registrations::{AddressDigest, NewRegistration, Verify},
     tenants::Name,
 };
-use jobs::registrations as changes;
+use jobs::{registrations as changes, throttle::Act};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Fields, FromFields, Json, Open},
+    extract::{Client, Fields, FromFields, Json, Open},
     problem::Problem,
     state::App,
+    throttle::Guard,
 };
 
 /// What someone who asks for an account sends.
@@ -89,14 +91,17 @@ const VERIFIED: Progress = Progress { status: "verified" };
 ///
 /// Mails a link that verifies the address; user and tenant come into being when it is followed.
 /// The answer is the same whether or not the address has an account already, whose owner is told
-/// by mail.
+/// by mail. A password that is easy to guess, or known to have been stolen, is refused as
+/// `password_too_weak` (422) with what to do about it.
 #[utoipa::path(
     post, path = "/api/auth/register", tag = "Registration", request_body = Register,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
 pub(super) async fn register(_: Open, State(app): State<App>, Json(body): Json<Register>) -> Result<Response, Problem> {
     let Register { email, password, name, tenant_name } = body;
-    let password_hash = app.hasher.hash(password).await?;
+    let about = Context::default().with_email(&email).with_name(&name).with_name(&tenant_name);
+    let hashed = app.passwords.hash(&app.hasher, password, about).await;
+    let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
     let new = NewRegistration { email, name, tenant_name, password_hash };
     app.jobs.commit(&changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl }).await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
@@ -118,12 +123,13 @@ pub(super) async fn verify_email(_: Open, State(app): State<App>, Json(body): Js
 /// Ask for the verification mail again.
 ///
 /// Mails to one address are at least a minute apart; what is asked for sooner is not sent. The
-/// answer is the same for every address.
+/// answer is the same for every address, also when it was asked for too often (`too_many_attempts`, 429).
 #[utoipa::path(
     post, path = "/api/auth/verify-email/resend", tag = "Registration", request_body = Resend,
     responses((status = 202, description = "If the address waits to be verified, a mail is on its way.", body = Progress))
 )]
-pub(super) async fn resend(_: Open, State(app): State<App>, Json(body): Json<Resend>) -> Result<Response, Problem> {
+pub(super) async fn resend(_: Open, State(app): State<App>, client: Client, Json(body): Json<Resend>) -> Result<Response, Problem> {
+    let _counted = Guard::of_address(&app, Act::ResendVerification, &body.email, &client).admit().await?;
     app.jobs.commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) }).await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
+    addressee::Addressee,
     ambient::rfc3339,
     crypto::{Password, PresentedToken},
     email::Email,
@@ -16,10 +17,13 @@ use common::{
     refresh::{Refresh, RefreshError, Refreshed},
     roles::{Grant, Permissions, RoleRef},
     sessions::{Lifetime, Session},
-    sign_in::{Attempt, EndSession, SignOut, SignOutAll, SignedIn, SwitchTenant},
+    sign_in::{Admitted, Attempt, EndSession, SignInError, SignOut, SignOutAll, SignedIn, SwitchTenant},
     telemetry::metrics,
 };
-use jobs::sessions::RefreshSession;
+use jobs::{
+    sessions::{BeginSession, RefreshSession, Throttled},
+    throttle::Act,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,6 +33,7 @@ use crate::{
     problem::{Code, Problem},
     refresh_cookie,
     state::App,
+    throttle::Guard,
 };
 
 /// A client does well to refresh when this part of its access token's life is over.
@@ -160,7 +165,8 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
 /// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
 /// not there is such an account; as `email_not_verified` (403) when the password is right and the
 /// address waits to be verified; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
-/// tenant cannot be worked in.
+/// tenant cannot be worked in. After too many failures `too_many_attempts` (429), also whether or not there
+/// is such an account, and not from a network that its owner signed in from before.
 #[utoipa::path(
     post, path = "/api/auth/login", tag = "Session", request_body = Login,
     responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
@@ -168,9 +174,29 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
 pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(body): Json<Login>) -> Result<Response, Problem> {
     let Login { email, password, tenant_id: tenant, remember_me, token_delivery } = body;
     let remember = remember_me.unwrap_or_default();
+    let address = email.clone();
     let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
-    let someone = attempt.sign_in(app.store(), &app.hasher).await?;
-    signed_in(&app, &someone, Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))
+    let admitted = check(&app, &client, &address, attempt).await?;
+    let session = app.jobs.commit(&BeginSession(&admitted.begin)).await?;
+    signed_in(&app, &admitted.signed_in(session), Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))
+}
+
+/// Checks an attempt, unless too many failed: before a password is hashed.
+async fn check(app: &App, client: &Client, address: &Email, attempt: Attempt) -> Result<Admitted, Problem> {
+    let guard = Guard::of_address(app, Act::SignIn, address, client);
+    let counted = guard.admit().await?;
+    let checked = attempt.check(app.store(), &app.hasher).await;
+    match &checked {
+        Ok(_) => app.throttle.succeeded(counted).await,
+        Err(SignInError::InvalidCredentials) if counted.fills_account && guard.may_tell().await => {
+            let address = Addressee::seal(&app.key, address).map_err(|error| Problem::internal(&error))?;
+            app.jobs.commit(&Throttled { address }).await?;
+        }
+        Err(SignInError::InvalidCredentials) => {}
+        // The password was right, or was not looked at.
+        Err(_) => app.throttle.take_back(counted).await,
+    }
+    Ok(checked?)
 }
 
 /// How long a session lasts that begins now.

@@ -20,6 +20,9 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/auth/logout"),
     ("post", "/api/auth/logout-all"),
     ("get", "/api/auth/me"),
+    ("post", "/api/auth/password/change"),
+    ("post", "/api/auth/password/forgot"),
+    ("post", "/api/auth/password/reset"),
     ("post", "/api/auth/refresh"),
     ("post", "/api/auth/register"),
     ("get", "/api/auth/sessions"),
@@ -104,7 +107,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 13);
+    assert_eq!(checked, 16);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::support::{Answer, Client, DEADLINE, World};
+use crate::support::{Answer, Client, DEADLINE, UNTHROTTLED, World};
 
 /// Clients that ask without pause.
 const CLIENTS: usize = 12;
@@ -35,7 +35,7 @@ async fn ask_until_closed(client: &Client, number: usize, answered: &AtomicUsize
 
 #[tokio::test]
 async fn under_load_a_stop_fails_no_request_and_exits_0() {
-    let world = World::new().await;
+    let world = World::with(UNTHROTTLED).await;
     let answered = AtomicUsize::new(0);
     let clients = join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
     let stop = async {

@@ -30,6 +30,10 @@ pub(crate) const PASSWORD: &str = "correct horse battery staple";
 /// Tests share few cores: what is shed in production waits here, except where shedding is tested.
 const PATIENT: &[(&str, &str)] = &[("TENANTRY__AUTH__HASH_WAIT", "60s"), ("TENANTRY__API__REQUEST_TIMEOUT", "60s")];
 
+/// For tests that fail to sign in more often than people do.
+pub(crate) const UNTHROTTLED: &[(&str, &str)] =
+    &[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "100000"), ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "100000")];
+
 /// A database prepared for the API.
 pub(crate) struct Database {
     pub(crate) env: TestEnv,

@@ -50,6 +50,8 @@ const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXIta2V5LTMyYn
 const CONCURRENCY_MAX: u64 = 10_000;
 /// The most passwords hashed at once; each takes 19 MiB.
 const HASH_CONCURRENCY_MAX: u64 = 1024;
+/// The most tries that are let through in a window: more is no limit.
+const THROTTLE_MAX: u64 = 10_000_000;
 /// The most crashes that one job may cause.
 const CRASHES_MAX: u64 = 10_000;
 /// The most ids or dead letters that Redis keeps of a queue.
@@ -177,8 +179,24 @@ pub struct Auth {
     pub refresh_grace: Duration,
     /// How long a verification link is good for.
     pub verification_ttl: Duration,
+    /// How long a link that sets a new password is good for.
+    pub password_reset_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub resend_cooldown: Duration,
+    /// Failures to sign in to one account that are let through in a window.
+    pub login_failures_per_account: u32,
+    /// Failures to sign in from one network that are let through in a window.
+    pub login_failures_per_network: u32,
+    /// Mails that may be asked for about one account in a window.
+    pub mails_per_account: u32,
+    /// Mails that may be asked for from one network in a window.
+    pub mails_per_network: u32,
+    /// In what time failures and mails are counted.
+    pub throttle_window: Duration,
+    /// The lowest of zxcvbn's scores, 0 to 4, that a new password may have.
+    pub password_score_min: u8,
+    /// The file that lists breached passwords, if there is one.
+    pub breached_passwords_list: Option<PathBuf>,
     /// Passwords hashed at once.
     pub hash_concurrency: usize,
     /// The longest a password waits for its turn before the request is shed with 503.
@@ -200,7 +218,15 @@ impl Auth {
             remembered_session_idle: r.period("auth.remembered_session_idle", "14d", "such a session ends when it is not used for this long"),
             refresh_grace: r.period("auth.refresh_grace", "30s", "a refresh token that was just superseded is answered with its successor for this long; after that its use ends the session"),
             verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
+            password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "how long a link that sets a new password is good for"),
             resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
+            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "failures to sign in to one account that are let through in a window; beyond it only networks from which its owner signed in within 30 days are, each with as many"),
+            login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "failures to sign in from one network (an address of IPv4, a /64 of IPv6) that are let through in a window, whichever the accounts"),
+            mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "links that may be asked for about one account in a window, of each kind"),
+            mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "links that may be asked for from one network in a window, of each kind"),
+            throttle_window: r.period("auth.throttle_window", "15m", "in what time failures and links are counted, from the first on"),
+            password_score_min: r.value::<reader::Score>("auth.password_score_min", "3", "how hard a new password must be to guess, from `0` (anything of 8 characters) to `4`: the scores of zxcvbn, of which `3` withstands guessing against stolen hashes").0,
+            breached_passwords_list: r.value::<reader::FileOrNone>("auth.breached_passwords_list", "", "a list of breached passwords, none of which may be set, made by `api breached-passwords build`; empty for none").0,
             hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
             hash_wait: r.period(
                 "auth.hash_wait",

@@ -5,12 +5,14 @@ use std::{
     ffi::OsString,
     fmt,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use secrecy::SecretString;
+
+use crate::passwords::SCORE_MAX;
 
 /// Environment variables that configure start with this.
 const ENV_PREFIX: &str = "TENANTRY__";
@@ -225,6 +227,27 @@ impl FromStr for OptionalPeriod {
         }
         let period = text.parse::<Period>().map_err(|help| format!("{help}, or 0 for none"))?;
         Ok(Self(Some(period.0)))
+    }
+}
+
+/// How hard a password must be to guess.
+pub(super) struct Score(pub(super) u8);
+
+impl FromStr for Score {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let score = text.parse().ok().filter(|score| *score <= SCORE_MAX);
+        score.map(Self).ok_or_else(|| format!("must be a whole number from 0 to {SCORE_MAX}"))
+    }
+}
+
+/// The path of a file, or empty for none.
+pub(super) struct FileOrNone(pub(super) Option<PathBuf>);
+
+impl FromStr for FileOrNone {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self((!text.is_empty()).then(|| text.into())))
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 
 use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use mongodb::bson::Bson;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::JoinError, time::timeout};
@@ -80,10 +81,34 @@ impl Password {
     }
 }
 
+impl Password {
+    /// The text, for who looks at how good it is.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
 /// An argon2id hash in PHC string format, with its parameters and salt.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// Whether a hash made today would be made in another way.
+    pub fn is_outdated(&self) -> bool {
+        let Ok(stored) = phc::PasswordHash::new(&self.0) else { return true };
+        let is_current = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES);
+        stored.algorithm != Algorithm::Argon2id.ident()
+            || stored.version != Some(Version::V0x13.into())
+            || !Params::try_from(&stored).is_ok_and(|params| is_current(&params))
+    }
+}
+
+impl From<&PasswordHash> for Bson {
+    fn from(hash: &PasswordHash) -> Self {
+        Self::String(hash.0.clone())
+    }
+}
 
 impl fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,6 +158,22 @@ impl Hasher {
     /// [`HashError::Overloaded`] when its turn does not come in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
         self.in_turn(move |workspaces| hash_blocking(workspaces, &password.0)).await
+    }
+
+    /// As [`Hasher::hash`], of a password that `check` has nothing against; both in one turn.
+    ///
+    /// # Errors
+    /// [`HashError::Overloaded`] when its turn does not come in time; inside, what `check` has against it.
+    pub(crate) async fn hash_if<E: Send + 'static>(
+        &self,
+        password: Password,
+        check: impl FnOnce(&Password) -> Result<(), E> + Send + 'static,
+    ) -> Result<Result<PasswordHash, E>, HashError> {
+        let work = move |workspaces: &Workspaces| match check(&password) {
+            Ok(()) => hash_blocking(workspaces, &password.0).map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
+        };
+        self.in_turn(work).await
     }
 
     /// Whether `password` is the one `hash` was made of. Without a hash, as when there is no such
@@ -328,6 +369,18 @@ mod tests {
         let known = PasswordHash(known.to_owned());
         let presented = Password::presented("password".to_owned()).unwrap();
         assert!(hasher.verify(presented, Some(known)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn only_what_is_hashed_in_another_way_is_outdated_and_the_dummy_never_is() {
+        let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
+        assert!(!hasher.hash(password("correct horse")).await.unwrap().is_outdated());
+        assert!(!hasher.dummy.is_outdated(), "whoever has no account costs what a new one costs");
+        assert!(!made_by_the_crate(MEMORY_KIB, PASSES, LANES).is_outdated());
+        for (memory_kib, passes, lanes) in [(MEMORY_KIB / 2, PASSES, LANES), (MEMORY_KIB, PASSES + 1, LANES), (MEMORY_KIB, PASSES, 2)] {
+            assert!(made_by_the_crate(memory_kib, passes, lanes).is_outdated(), "{memory_kib} {passes} {lanes}");
+        }
+        assert!(PasswordHash("canary".to_owned()).is_outdated());
     }
 
     #[tokio::test]

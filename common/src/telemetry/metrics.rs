@@ -83,6 +83,10 @@ metrics! {
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
     /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
+    /// Tries refused because there were too many, by what was tried.
+    AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
+    /// Times that Redis did not answer how many tries there were, and so one was let through uncounted.
+    AUTH_THROTTLE_OUTAGES: IntCounter = "tenantry_auth_throttle_outages_total";
     /// Passwords waiting for their turn to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
     /// Requests shed because too many passwords waited.

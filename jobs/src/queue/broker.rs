@@ -21,7 +21,7 @@ use common::{
     id::JobId,
     telemetry::metrics,
 };
-use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionLike};
+use redis::{RedisResult, Script, ScriptInvocation};
 use tokio::sync::Notify;
 
 pub use self::{inspect::ConsumerStats, push::Place, steer::QueueStats};
@@ -33,7 +33,7 @@ pub(crate) use self::{
     steer::Cancelled,
 };
 use super::{
-    connections::Connections,
+    connections::{Connections, Shared},
     group::limit_args,
     keys::{GROUP, Keys},
 };
@@ -125,7 +125,7 @@ impl Broker {
         Keys::new(&self.prefix, queue)
     }
 
-    fn connection(&self) -> impl ConnectionLike + use<> {
+    pub(crate) fn connection(&self) -> Shared {
         self.connections.shared()
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod invitations;
 pub(crate) mod maintenance;
 pub(crate) mod ownership;
+pub(crate) mod passwords;
 pub(crate) mod registrations;
 pub(crate) mod sessions;
 

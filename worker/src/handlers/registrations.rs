@@ -64,6 +64,7 @@ async fn mail(app: &App, running: &Running<App>, registration: &Registration) ->
             "name": registration.name,
             "tenant": registration.tenant_name,
             "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
+            "contested": Registration::is_contested(&app.store, &registration.email).await?,
             "hours": app.verification_ttl.as_secs() / 3600,
         });
         app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;

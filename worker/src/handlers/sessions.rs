@@ -2,24 +2,72 @@
 
 use std::sync::Arc;
 
-use common::{ambient::rfc3339, sessions::Session, users::User};
-use jobs::{JobError, Running, sessions::SendReuseAlarm};
+use common::{ambient::rfc3339, id::SessionId, sessions::Session, users::User};
+use jobs::{
+    JobError, Running,
+    sessions::{SendNewSignIn, SendReuseAlarm, SendThrottled},
+    throttle::FAMILIAR_FOR,
+};
 use serde_json::json;
 
-use crate::{app::App, templates::REUSE_ALARM};
+use crate::{
+    app::App,
+    templates::{NEW_SIGN_IN, REUSE_ALARM, SIGN_IN_THROTTLED},
+};
 
 /// Tells the person that a refresh token of theirs was used twice.
 pub(crate) async fn send_reuse_alarm(job: SendReuseAlarm, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let Some(session) = Session::by_id(&app.store, job.session).await? else {
-        tracing::info!("session_gone");
-        return Ok(());
-    };
-    let Some(user) = User::by_id(&app.store, session.user_id).await? else {
-        tracing::info!("user_gone");
-        return Ok(());
-    };
-    let device = if session.device.is_empty() { "unknown device" } else { &session.device };
-    let values = json!({ "name": user.name, "device": device, "since": rfc3339(session.created_at) });
+    let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
+    let values = json!({ "name": user.name, "device": device(&session), "since": rfc3339(session.created_at) });
     app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
+}
+
+/// Tells the person of a sign-in from somewhere new.
+pub(crate) async fn send_new_sign_in(job: SendNewSignIn, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
+    let address = if session.ip.is_empty() { "unknown address" } else { &session.ip };
+    let values = json!({
+        "name": user.name,
+        "device": device(&session),
+        "address": address,
+        "since": rfc3339(session.created_at),
+        "link": app.public_url,
+    });
+    app.send(running.id, &user.email, &user.name, &NEW_SIGN_IN, &values).await
+}
+
+/// Tells the person that others try to guess their password.
+pub(crate) async fn send_throttled(job: SendThrottled, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let Some(user) = User::by_email(&app.store, &email).await? else {
+        tracing::info!("no_account");
+        return Ok(());
+    };
+    let values = json!({
+        "name": user.name,
+        "minutes": app.throttle_window.as_secs().div_ceil(60),
+        "days": FAMILIAR_FOR.as_secs() / 86_400,
+        "link": app.public_url,
+    });
+    app.send(running.id, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
+}
+
+async fn session_and_user(app: &App, session: SessionId) -> Result<Option<(Session, User)>, JobError> {
+    let Some(session) = Session::by_id(&app.store, session).await? else {
+        tracing::info!("session_gone");
+        return Ok(None);
+    };
+    let user = User::by_id(&app.store, session.user_id).await?;
+    if user.is_none() {
+        tracing::info!("user_gone");
+    }
+    Ok(user.map(|user| (session, user)))
+}
+
+/// What the client said it is.
+fn device(session: &Session) -> &str {
+    if session.device.is_empty() { "unknown device" } else { &session.device }
 }

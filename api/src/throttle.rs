@@ -1,0 +1,62 @@
+//! How often what may be tried ([`jobs::throttle`]), as the configuration says.
+
+use common::{config, email::Email, registrations::AddressDigest};
+use jobs::throttle::{Act, Admission, Limits, TooMany, Try};
+
+use crate::{extract::Client, problem::Problem, state::App};
+
+/// A try about an account, or about none, by one client.
+pub(crate) struct Guard<'a> {
+    app: &'a App,
+    act: Act,
+    account: Option<String>,
+    client: &'a Client,
+}
+
+impl<'a> Guard<'a> {
+    /// Of a try about the account of an address, whether there is one or not.
+    pub(crate) fn of_address(app: &'a App, act: Act, email: &Email, client: &'a Client) -> Self {
+        Self::of_account(app, act, AddressDigest::of(&app.key, email).as_str(), client)
+    }
+
+    /// Of a try about an account by what it is called.
+    pub(crate) fn of_account(app: &'a App, act: Act, account: &str, client: &'a Client) -> Self {
+        Self { app, act, account: Some(account.to_owned()), client }
+    }
+
+    /// Of a try about no account in particular.
+    pub(crate) fn of_network(app: &'a App, act: Act, client: &'a Client) -> Self {
+        Self { app, act, account: None, client }
+    }
+
+    fn tried(&self) -> Try<'_> {
+        Try { act: self.act, account: self.account.as_deref(), network: self.client.network() }
+    }
+
+    /// Counts the try.
+    ///
+    /// # Errors
+    /// When there were too many.
+    pub(crate) async fn admit(&self) -> Result<Admission, Problem> {
+        let admitted = self.app.throttle.admit(self.tried(), limits(self.act, &self.app.auth)).await;
+        admitted.map_err(|TooMany(wait)| Problem::too_many_attempts(self.act, wait))
+    }
+
+    /// Whether the account's owner is to be told that it is throttled.
+    pub(crate) async fn may_tell(&self) -> bool {
+        self.app.throttle.may_tell(self.tried()).await
+    }
+
+    /// Forgets the failures about the account.
+    pub(crate) async fn forgive(&self) {
+        self.app.throttle.forgive(self.tried()).await;
+    }
+}
+
+fn limits(act: Act, auth: &config::Auth) -> Limits {
+    let (per_account, per_network) = match act {
+        Act::SignIn | Act::ResetPassword | Act::ChangePassword => (auth.login_failures_per_account, auth.login_failures_per_network),
+        Act::ForgetPassword | Act::ResendVerification => (auth.mails_per_account, auth.mails_per_network),
+    };
+    Limits { per_account, per_network, window: auth.throttle_window }
+}

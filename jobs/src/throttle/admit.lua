@@ -1,0 +1,22 @@
+-- Counts a try unless there were too many.
+-- KEYS: mark of who is familiar, their bucket, the buckets of everybody else
+-- ARGV: window in milliseconds, then the limit of each bucket
+-- Answers how long to wait in milliseconds, or that it was counted in the familiar bucket or in the others,
+-- and whether that filled the first of them.
+local window = tonumber(ARGV[1])
+local first, last = 3, #KEYS
+if redis.call('EXISTS', KEYS[1]) == 1 then first, last = 2, 2 end
+local wait = 0
+for at = first, last do
+  if tonumber(redis.call('GET', KEYS[at]) or '0') >= tonumber(ARGV[at]) then
+    wait = math.max(wait, redis.call('PTTL', KEYS[at]), 1)
+  end
+end
+if wait > 0 then return {wait, first, 0} end
+local filled = 0
+for at = first, last do
+  local count = redis.call('INCR', KEYS[at])
+  if count == 1 then redis.call('PEXPIRE', KEYS[at], window) end
+  if at == 3 and count >= tonumber(ARGV[at]) then filled = 1 end
+end
+return {0, first, filled}

@@ -1,0 +1,93 @@
+//! Every mail there is, with made-up values: to look at, and to compare with what it was.
+
+use std::path::Path;
+
+use anyhow::Context;
+use common::mail::Template;
+use serde_json::{Value, json};
+
+use crate::templates::{
+    ACCOUNT_EXISTS, INVITATION, INVITATION_REMINDER, NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM,
+    SIGN_IN_THROTTLED, VERIFICATION,
+};
+
+/// A mail as it may be: the name of its files, its template and its values.
+struct Sample {
+    name: &'static str,
+    template: Template,
+    values: Value,
+}
+
+/// Every template, more than once where its words depend on a value. The person's name has what HTML must escape.
+fn samples() -> Vec<Sample> {
+    let name = "Ada <b>Lovelace</b> & Co";
+    let (origin, device) = ("https://app.example.com", "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0");
+    let since = "2026-01-31T18:00:00Z";
+    let verification = |contested: bool| {
+        let link = format!("{origin}/verify-email?token=c2FtcGxl");
+        json!({ "name": name, "tenant": "Analytical Engines", "link": link, "hours": 24, "contested": contested })
+    };
+    let changed = |by_link: bool| json!({ "name": name, "by_link": by_link, "link": origin });
+    let new_sign_in = json!({ "name": name, "device": device, "address": "2001:db8::7", "since": since, "link": origin });
+    let reset = json!({ "name": name, "link": format!("{origin}/reset-password?token=c2FtcGxl"), "minutes": 60 });
+    let throttled = json!({ "name": name, "minutes": 15, "days": 30, "link": origin });
+    let link = format!("{origin}/invitations/accept?token=c2FtcGxl");
+    let invitation = json!({ "inviter": name, "tenant": "Analytical Engines", "role": "Member", "link": link, "hours": 72 });
+    let offer = json!({ "name": name, "inviter": "Charles", "tenant": "Analytical Engines", "until": since, "link": origin });
+    let sample = |name, template, values| Sample { name, template, values };
+    vec![
+        sample("account_exists", ACCOUNT_EXISTS, json!({ "name": name })),
+        sample("invitation", INVITATION, invitation.clone()),
+        sample("invitation_reminder", INVITATION_REMINDER, invitation),
+        sample("new_sign_in", NEW_SIGN_IN, new_sign_in),
+        sample("ownership_offer", OWNERSHIP_OFFER, offer),
+        sample("password_changed.by_link", PASSWORD_CHANGED, changed(true)),
+        sample("password_changed.by_owner", PASSWORD_CHANGED, changed(false)),
+        sample("password_reset", PASSWORD_RESET, reset),
+        sample("session_reuse_alarm", REUSE_ALARM, json!({ "name": name, "device": device, "since": since })),
+        sample("sign_in_throttled", SIGN_IN_THROTTLED, throttled),
+        sample("verification", VERIFICATION, verification(false)),
+        sample("verification.contested", VERIFICATION, verification(true)),
+    ]
+}
+
+/// Writes every mail into a folder, which is made if it is not there: its text with its subject, and its HTML.
+///
+/// # Errors
+/// When a template does not render, or a file cannot be written.
+pub(crate) fn write(to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    for sample in samples() {
+        let mail = sample.template.render(&sample.values)?;
+        let text = format!("Subject: {}\n\n{}", mail.subject.trim_end(), mail.text);
+        for (kind, content) in [("txt", text), ("html", mail.html)] {
+            let path = to.join(format!("{}.{kind}", sample.name));
+            std::fs::write(&path, content).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_template_has_a_sample_which_renders_and_escapes() {
+        let sampled: BTreeSet<&str> = samples().iter().map(|sample| sample.template.name).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let there: BTreeSet<String> = files.filter_map(|file| file.strip_suffix(".subject.txt").map(str::to_owned)).collect();
+        assert_eq!(sampled, there.iter().map(String::as_str).collect());
+        for sample in samples() {
+            let mail = sample.template.render(&sample.values).unwrap();
+            assert!(!mail.subject.trim().is_empty(), "{}", sample.name);
+            assert!(mail.html.contains("&lt;b&gt;Lovelace") && !mail.html.contains("<b>Lovelace"), "{}", mail.html);
+            assert!(mail.text.contains("Ada <b>Lovelace</b> & Co"), "{}", mail.text);
+            let link = sample.values["link"].as_str().unwrap_or_default();
+            assert!(mail.text.contains(link), "{}", mail.text);
+        }
+    }
+}
