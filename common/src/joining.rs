@@ -12,13 +12,12 @@ use crate::{
     audit,
     crypto::{HashError, Hasher, InvalidPassword, MasterKey, Password, PasswordHash},
     db::{Change, DbError, PlatformScope, Store, Transient, Txn, is_duplicate},
-    id::UserId,
     invitations::Invitation,
     memberships::Membership,
     passwords::{Context, NotSet, Policy, TooWeak},
     registrations::Registration,
     sessions::Session,
-    sign_in::{Begin, Start},
+    sign_in::{Begin, SignInError, Start},
     tenants::{Name, Tenant, TenantStatus},
     users::{self, User},
 };
@@ -90,6 +89,17 @@ pub enum JoinError {
     Db(#[from] DbError),
 }
 
+impl From<SignInError> for JoinError {
+    /// A session is only ever refused to somebody whose password is another one by now.
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Db(error) => Self::Db(error),
+            SignInError::Hash(error) => Self::Hash(error),
+            _ => Self::InvalidCredentials,
+        }
+    }
+}
+
 impl Transient for JoinError {
     fn db(&self) -> Option<&DbError> {
         match self {
@@ -113,13 +123,13 @@ impl Joining<'_> {
     async fn person(&self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>, invitation: &Invitation) -> Result<Person, JoinError> {
         if let Some(user) = self.signed_in {
             let is_invited = user.email_norm == invitation.email_norm;
-            return if is_invited { Ok(Person::Known(user.id)) } else { Err(JoinError::NotYours) };
+            return if is_invited { Ok(Person::Known(Box::new(user.clone()))) } else { Err(JoinError::NotYours) };
         }
         let missing = |name, password| JoinError::Missing { name, password };
         if let Some(user) = User::by_email(store, &invitation.email).await? {
             let password = self.password.clone().ok_or_else(|| missing(false, true))?;
-            let is_right = hasher.verify(password, Some(user.password_hash)).await?;
-            return if is_right { Ok(Person::Known(user.id)) } else { Err(JoinError::InvalidCredentials) };
+            let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
+            return if is_right { Ok(Person::Known(Box::new(user))) } else { Err(JoinError::InvalidCredentials) };
         }
         let (Some(name), Some(password)) = (&self.name, &self.password) else {
             return Err(missing(self.name.is_none(), self.password.is_none()));
@@ -136,8 +146,8 @@ impl Joining<'_> {
 /// Who joins.
 #[derive(Debug)]
 enum Person {
-    /// Somebody with an account.
-    Known(UserId),
+    /// Somebody with an account, as it was when they showed that it is theirs.
+    Known(Box<User>),
     /// Somebody who gets one.
     New { name: Name, password_hash: PasswordHash },
 }
@@ -163,13 +173,17 @@ impl Change for Accept {
         }
         let given = invitation.vouched(txn).await?.ok_or(JoinError::TokenInvalid)?;
         let user = self.user(txn, &invitation).await?;
-        if Membership::within(txn, scope, user).await?.is_some() {
+        if Membership::within(txn, scope, user.id).await?.is_some() {
             return Err(JoinError::AlreadyMember);
         }
-        Membership::create(txn, scope, user, given.role).await?;
-        audit::record(txn, Some(tenant.id), Some(user), "member.joined", invitation.id).await?;
+        Membership::create(txn, scope, user.id, given.role).await?;
+        audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
-            Some(start) => Some(Begin { user, tenant: tenant.id, start: start.clone() }.apply(txn).await?),
+            Some(start) => {
+                let password_set_at = user.password_set_at;
+                let begin = Begin { user: user.id, password_set_at, tenant: tenant.id, start: start.clone() };
+                Some(begin.apply(txn).await?)
+            }
             None => None,
         };
         Ok(Joined { tenant, session: session.map(|begun| begun.session) })
@@ -178,10 +192,13 @@ impl Change for Accept {
 
 impl Accept {
     /// Their account, made where there is none.
-    async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<UserId, JoinError> {
+    async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<User, JoinError> {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
-            Person::Known(user) => return User::within(txn, *user).await?.map(|user| user.id).ok_or(JoinError::InvalidCredentials),
+            Person::Known(user) => {
+                User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
+                return Ok(User::clone(user));
+            }
             Person::New { name, password_hash } => (name, password_hash),
         };
         let now = txn.ambient().now();
@@ -191,6 +208,8 @@ impl Accept {
             email_norm: invitation.email_norm.clone(),
             name: name.to_string(),
             password_hash: password_hash.clone(),
+            password_set_at: None,
+            last_sign_in_at: None,
             email_verified_at: now,
             created_at: now,
         };
@@ -201,6 +220,6 @@ impl Accept {
         // Links that were asked for this address are void now.
         txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
         audit::record(txn, None, Some(user.id), "user.created", user.id).await?;
-        Ok(user.id)
+        Ok(user)
     }
 }

@@ -181,7 +181,7 @@ impl Change for Redeem {
     async fn apply(&self, txn: &mut Txn) -> Result<User, ResetError> {
         let filter = doc! { "_id": self.reset.id, "expires_at": { "$gt": txn.ambient().now() } };
         let reset = txn.records::<PasswordReset>(PlatformScope).take(filter).await?.ok_or(ResetError::TokenInvalid)?;
-        let user = User::set_password(txn, reset.user_id, None, &self.password_hash).await?.ok_or(ResetError::TokenInvalid)?;
+        let user = User::set_password(txn, reset.user_id, &self.password_hash).await?.ok_or(ResetError::TokenInvalid)?;
         Session::revoke_all(txn, user.id, None).await?;
         audit::record(txn, None, Some(user.id), "user.password_reset", user.id).await?;
         Ok(user)
@@ -193,8 +193,8 @@ impl Change for Redeem {
 pub struct ChangePassword {
     /// Whose.
     pub user: UserId,
-    /// What the password was checked against.
-    pub before: PasswordHash,
+    /// When the password was set that it was checked against.
+    pub before: Option<DateTime>,
     /// The new password.
     pub after: PasswordHash,
     /// The session that goes on.
@@ -209,7 +209,7 @@ impl Change for ChangePassword {
 
     /// None when somebody set another password in the meantime.
     async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
-        let Some(user) = User::set_password(txn, self.user, Some(&self.before), &self.after).await? else { return Ok(None) };
+        let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await? else { return Ok(None) };
         // A link that is on its way was asked for under the old password.
         txn.records::<PasswordReset>(PlatformScope).delete_all(doc! { "user_id": user.id }).await?;
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;

@@ -311,6 +311,8 @@ async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<Us
         email_norm: registration.email_norm.clone(),
         name: registration.name.to_string(),
         password_hash: registration.password_hash.clone(),
+        password_set_at: None,
+        last_sign_in_at: None,
         email_verified_at: now,
         created_at: now,
     };

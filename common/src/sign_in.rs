@@ -4,7 +4,7 @@
 //! nor its time tells who is a customer (OWASP ASVS 6.3.8). Only whoever knows the password learns
 //! more: that the address still waits to be verified, or that the tenant is suspended.
 
-use mongodb::bson::doc;
+use mongodb::bson::{DateTime, doc};
 
 use crate::{
     audit,
@@ -112,7 +112,8 @@ impl Attempt {
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, self.tenant)?.clone();
         let Self { device, remember, lifetime, .. } = self;
-        let begin = Begin { user: user.id, tenant: current.tenant.id, start: Start { device, remember, lifetime } };
+        let start = Start { device, remember, lifetime };
+        let begin = Begin { user: user.id, password_set_at: user.password_set_at, tenant: current.tenant.id, start };
         Ok(Admitted { begin, user, current, belongings })
     }
 }
@@ -202,6 +203,7 @@ pub struct Start {
 #[derive(Debug, Clone)]
 pub struct Begin {
     pub(crate) user: UserId,
+    pub(crate) password_set_at: Option<DateTime>,
     pub(crate) tenant: TenantId,
     pub(crate) start: Start,
 }
@@ -217,9 +219,13 @@ pub struct Begun {
 
 impl Change for Begin {
     type Output = Begun;
-    type Error = DbError;
+    type Error = SignInError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Begun, DbError> {
+    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked.
+    async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
+        if !User::note_sign_in(txn, self.user, self.password_set_at).await? {
+            return Err(SignInError::InvalidCredentials);
+        }
         let Start { device, remember, lifetime } = &self.start;
         let is_new_place = Place::note(txn, self.user, device).await?;
         let session = Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
@@ -333,7 +339,7 @@ impl Change for SwitchTenant {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::{DateTime, Document};
+    use mongodb::bson::Document;
 
     use super::*;
     use crate::{ambient::Ambient, roles::Role, tenants::Slug};

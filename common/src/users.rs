@@ -29,6 +29,12 @@ pub struct User {
     pub name: String,
     /// argon2id.
     pub password_hash: PasswordHash,
+    /// When another password was set than the first; tells passwords apart, however each is hashed.
+    #[serde(default)]
+    pub password_set_at: Option<DateTime>,
+    /// When they last signed in.
+    #[serde(default)]
+    pub last_sign_in_at: Option<DateTime>,
     /// When the address was verified.
     pub email_verified_at: DateTime,
     /// When the account was made.
@@ -90,19 +96,29 @@ impl User {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// Sets another password, where it is still `before`, if that is said; none when it is not, or the
-    /// account is gone.
-    pub(crate) async fn set_password(
+    /// Sets another password; none when the account is gone.
+    pub(crate) async fn set_password(txn: &mut Txn, id: UserId, hash: &PasswordHash) -> Result<Option<Self>, DbError> {
+        let now = txn.ambient().now();
+        let update = doc! { "$set": { "password_hash": hash, "password_set_at": now } };
+        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
+    }
+
+    /// As [`User::set_password`], where it is still the one that was set at `before`; none when it is not.
+    pub(crate) async fn replace_password(
         txn: &mut Txn,
         id: UserId,
-        before: Option<&PasswordHash>,
-        after: &PasswordHash,
+        before: Option<DateTime>,
+        hash: &PasswordHash,
     ) -> Result<Option<Self>, DbError> {
-        let mut filter = doc! { "_id": id };
-        if let Some(before) = before {
-            filter.insert("password_hash", before);
-        }
-        txn.records::<Self>(PlatformScope).find_and_update(filter, doc! { "$set": { "password_hash": after } }).await
+        let is_same = txn.records::<Self>(PlatformScope).find(doc! { "_id": id, "password_set_at": before }).await?.is_some();
+        if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
+    }
+
+    /// Notes that they sign in with the password that was set at `set_at`; tells whether it still is the one.
+    /// It is a write, so that no sign-in and no new password can pass each other unnoticed.
+    pub(crate) async fn note_sign_in(txn: &mut Txn, id: UserId, set_at: Option<DateTime>) -> Result<bool, DbError> {
+        let update = doc! { "$set": { "last_sign_in_at": txn.ambient().now() } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "password_set_at": set_at }, update).await
     }
 
     /// Replaces the hash `before` of a password by another hash of the same password.

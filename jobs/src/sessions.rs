@@ -6,7 +6,7 @@ use common::{
     id::SessionId,
     refresh::{Refresh, RefreshError, Refreshed},
     sessions::Session,
-    sign_in::{Begin, Begun},
+    sign_in::{Begin, Begun, SignInError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +53,9 @@ pub struct BeginSession<'a>(pub &'a Begin);
 
 impl Change for BeginSession<'_> {
     type Output = Session;
-    type Error = DbError;
+    type Error = SignInError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
         let Begun { session, is_new_place } = self.0.apply(txn).await?;
         if is_new_place {
             stage(txn, Some(session.tenant_id), &SendNewSignIn { session: session.id }).await?;

@@ -150,7 +150,7 @@ pub(super) async fn change(caller: Caller, State(app): State<App>, client: Clien
     let hashed = app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
     let (kept, tenant) = (caller.session.id, caller.tenant.id);
-    let change = ChangePassword { user: user.id, before: user.password_hash, after, kept, tenant };
+    let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
     if app.jobs.commit(&changes::ChangeOwn(change)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(wrong_password()) }
 }
 

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use common::{
     audit::AuditEvent,
-    crypto::LinkToken,
+    crypto::{Hasher, LinkToken, Password},
     db::PlatformScope,
     id::PasswordResetId,
     memberships::Membership,
     password_resets::PasswordReset,
     registrations::{Mailing, Registration},
+    sessions::{Device, Lifetime, Session},
+    sign_in::{Attempt, SignInError},
     tenants::Tenant,
     users::User,
 };
@@ -225,6 +227,22 @@ async fn resetting_ends_every_session_on_every_process() {
     }
     let refresh = json!({ "refresh_token": login["refresh_token"] });
     world.client.post("/api/auth/refresh", &refresh).await.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+}
+
+#[tokio::test]
+async fn a_sign_in_that_a_reset_overtakes_begins_no_session() {
+    let world = World::new().await;
+    world.make_account(ADA).await;
+    let (password, day) = (Password::presented(PASSWORD.to_owned()).unwrap(), Duration::from_hours(24));
+    let (device, lifetime) = (Device::default(), Lifetime { absolute: day, idle: day });
+    let attempt = Attempt { email: ADA.parse().unwrap(), password, tenant: None, device, remember: false, lifetime };
+    let hasher = Hasher::new(1, DEADLINE).unwrap();
+    let admitted = attempt.check(&world.store, &hasher).await.unwrap();
+    let token = link_for(&world, ADA).await;
+    reset(&world, &token, NEW).await.expect(StatusCode::NO_CONTENT);
+    let begun = world.store.commit(&admitted.begin).await;
+    assert!(matches!(begun, Err(SignInError::InvalidCredentials)), "{begun:?}");
+    assert_eq!(world.count::<Session>().await, 0);
 }
 
 #[tokio::test]

@@ -110,6 +110,8 @@ impl Change for Make<'_> {
             email_norm: self.email.to_lowercase(),
             name: name_of(self.email),
             password_hash: self.password_hash.clone(),
+            password_set_at: None,
+            last_sign_in_at: None,
             email_verified_at: now,
             created_at: now,
         };

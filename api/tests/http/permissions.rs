@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, World},
+    support::{Answer, PASSWORD, World},
 };
 
 const OPEN: &str = "open";
@@ -25,6 +25,9 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("post", "/api/auth/logout", SIGNED_IN),
     ("post", "/api/auth/logout-all", SIGNED_IN),
     ("get", "/api/auth/me", SIGNED_IN),
+    ("post", "/api/auth/password/change", SIGNED_IN),
+    ("post", "/api/auth/password/forgot", OPEN),
+    ("post", "/api/auth/password/reset", OPEN),
     ("post", "/api/auth/refresh", OPEN),
     ("post", "/api/auth/register", OPEN),
     ("get", "/api/auth/sessions", SIGNED_IN),
@@ -111,6 +114,8 @@ impl Operation {
         self.says.get("requestBody")?;
         let role = || json!({ "name": "Some role", "permissions": [] });
         Some(match (self.method.as_str(), self.path.as_str()) {
+            // A weak one: nobody's password is to be another afterwards.
+            ("POST", "/api/auth/password/change") => json!({ "current_password": PASSWORD, "new_password": "password" }),
             ("POST", "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
             ("POST", "/api/tenant/invitations/bulk") => json!({ "invitations": [] }),
             ("POST", "/api/tenant/ownership-transfers") => json!({ "user_id": absent::<id::User>() }),
