@@ -145,6 +145,10 @@ fn spawn(program: &Program, dir: &Path, port: u16, log: PathBuf) -> anyhow::Resu
     let spec = spec.args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", REPLICA_SET]);
     // Enough for development; the defaults take half of the machine's memory and a gigabyte of oplog.
     let spec = spec.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"]);
+    // A file a collection and an index: hundreds of tests, each with a database of its own, need more than a
+    // process may have open, unless what is not used any more is closed.
+    let spec =
+        spec.args(["--wiredTigerEngineConfigString", "file_manager=(close_idle_time=20,close_scan_interval=5,close_handle_minimum=500)"]);
     let spec = spec.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
     Child::spawn(spec)
 }
