@@ -1,7 +1,7 @@
 //! Roles that a tenant makes itself.
 //!
 //! Every change here, as every change of who may what in a tenant, begins by holding the tenant
-//! ([`Tenant::hold`]): they happen one after another, so a role cannot be deleted while it is being given to
+//! (`Tenant::hold`): they happen one after another, so a role cannot be deleted while it is being given to
 //! somebody, and of many made at once none is too many.
 
 use mongodb::bson::{DateTime, doc};

@@ -152,7 +152,7 @@ impl Invitation {
         Ok(given.filter(|given| inviter.may(Permission::UsersInvite) && inviter.reaches(given)))
     }
 
-    /// As [`Invitation::vouched`], outside any transaction.
+    /// As `Invitation::vouched`, outside any transaction.
     ///
     /// # Errors
     /// When the store fails.

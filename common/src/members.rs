@@ -1,6 +1,6 @@
 //! The members of a tenant: who they are, and changes of what they may do.
 //!
-//! Every change holds the tenant ([`Tenant::hold`]), so that two owners who remove or demote each other at the
+//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each other at the
 //! same moment do so one after the other, and the second one finds that it may not.
 
 use mongodb::bson::doc;

@@ -1,7 +1,7 @@
 //! Telling every process what was revoked, within a second, also when a message is lost.
 //!
-//! Whoever revokes announces it over Redis pub/sub ([`announce`]); whoever keeps things in memory that
-//! may be revoked listens ([`listen`]). A message may be lost, so a process that listens also beats, and
+//! Whoever revokes announces it over Redis pub/sub (`announce`); whoever keeps things in memory that
+//! may be revoked listens (`listen`). A message may be lost, so a process that listens also beats, and
 //! counts its messages: a listener that misses one, or has not heard one of those that beat for a
 //! second, trusts nothing it keeps until it has heard them all again.
 
