@@ -18,16 +18,19 @@ use secrecy::ExposeSecret;
 
 /// Lists every version of the schema and whether the database has it.
 pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
-    for migration in store(&config).await?.migration_status(&jobs::migrations()).await? {
-        let state = if migration.applied { "applied" } else { "pending" };
-        println!("{:>4}  {state}  {}", migration.version, migration.name);
-    }
-    Ok(())
+    with_store(&config, async |store| {
+        for migration in store.migration_status(&jobs::migrations()).await? {
+            let state = if migration.applied { "applied" } else { "pending" };
+            println!("{:>4}  {state}  {}", migration.version, migration.name);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Applies what the database lacks.
 pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
-    let applied = store(&config).await?.migrate(&jobs::migrations()).await?;
+    let applied = with_store(&config, async |store| Ok(store.migrate(&jobs::migrations()).await?)).await?;
     if applied.is_empty() {
         println!("nothing to do: the schema is current");
     }
@@ -39,8 +42,7 @@ pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
 
 /// Lists every signing key, the oldest first.
 pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
-    let store = store(&config).await?;
-    let (keys, now) = (SigningKey::all(&store).await?, store.ambient().now());
+    let (keys, now) = with_store(&config, async |store| Ok((SigningKey::all(&store).await?, store.ambient().now()))).await?;
     println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "MADE", "SIGNS FROM");
     for key in &keys {
         let at = |at: Option<DateTime>| at.map_or_else(|| "-".to_owned(), rfc3339);
@@ -54,7 +56,7 @@ pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
 pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Result<()> {
     let master = master_key(&config)?;
     let rotate = RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
-    let key = store(&config).await?.commit(&rotate).await?;
+    let key = with_store(&config, async |store| Ok(store.commit(&rotate).await?)).await?;
     println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
     Ok(())
 }
@@ -62,7 +64,7 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
 /// Forgets a signing key at once.
 pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
     let master = master_key(&config)?;
-    let active = store(&config).await?.commit(&RevokeSigningKey { master: &master, key }).await?;
+    let active = with_store(&config, async |store| Ok(store.commit(&RevokeSigningKey { master: &master, key }).await?)).await?;
     let active = active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
     println!("{key} is revoked; {active} signs");
     Ok(())
@@ -91,7 +93,7 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
     );
     let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
-    let made = demo::seed(&store(&config).await?, &key, &hasher).await?;
+    let made = with_store(&config, async |store| Ok(demo::seed(&store, &key, &hasher).await?)).await?;
     println!("{} {} in tenant {}", demo::EMAIL, if made { "made" } else { "exists" }, demo::TENANT);
     Ok(())
 }
@@ -111,6 +113,10 @@ pub(crate) fn config_table() -> String {
     table
 }
 
-async fn store(config: &Config) -> anyhow::Result<Store> {
-    Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")
+/// Does `work` with the database, and lets go of it.
+async fn with_store<T>(config: &Config, work: impl AsyncFnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let done = work(store.clone()).await;
+    store.close().await;
+    done
 }
