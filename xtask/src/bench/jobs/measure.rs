@@ -111,14 +111,6 @@ impl Measure {
         Self::value_variants().iter().copied()
     }
 
-    /// Rounds that are enough: what takes long, or hardly varies, is not repeated as often.
-    pub(super) const fn rounds_max(self) -> u16 {
-        match self {
-            Self::Backlog1m | Self::Memory => 3,
-            _ => u16::MAX,
-        }
-    }
-
     /// What `who` is to do.
     pub(super) fn plan(self, who: Contestant) -> Plan {
         use Contestant::Ours;
