@@ -1,8 +1,13 @@
-//! `ETag`s (RFC 9110 §8.8.3): a resource's state, named by a hash of how it is written.
+//! `ETag`s (RFC 9110 §8.8.3): a resource's state, named by a hash of how it is written. A change that names the
+//! state it was made from ([`IfMatch`]) is refused when that is another one by now.
+
+use std::convert::Infallible;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    body::Body,
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,14 +20,46 @@ const HASH_BYTES: usize = 16;
 
 /// `resource` with its `ETag`, or 304 when the client has it already.
 pub(crate) fn answer(headers: &HeaderMap, resource: &impl Serialize) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
-    let etag = etag_of(&body);
-    let is_known = is_known(headers, &etag);
-    let etag = HeaderValue::from_str(&etag).map_err(|error| Problem::internal(&error))?;
-    if is_known {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    let mut response = tagged(StatusCode::OK, resource)?;
+    let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
+    if is_known(headers, etag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_TYPE);
     }
-    Ok(([(header::ETAG, etag), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+    Ok(response)
+}
+
+/// `resource`, as it was just made or changed, with its `ETag`.
+pub(crate) fn tagged(status: StatusCode, resource: &impl Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
+    let etag = HeaderValue::from_str(&etag_of(&body)).map_err(|error| Problem::internal(&error))?;
+    Ok((status, [(header::ETAG, etag), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+/// The states of a resource that a change was made from (`If-Match`, §13.1.1): any, where a client does not say.
+#[derive(Debug)]
+pub(crate) struct IfMatch(Option<Vec<String>>);
+
+impl IfMatch {
+    /// Whether `resource` is in one of them; compared strongly, as a change must be.
+    pub(crate) fn holds(&self, resource: &impl Serialize) -> bool {
+        let Some(tags) = &self.0 else { return true };
+        let etag = serde_json::to_vec(resource).ok().map(|body| etag_of(&body));
+        tags.iter().any(|tag| tag == "*" || Some(tag) == etag.as_ref())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let mut lines = parts.headers.get_all(header::IF_MATCH).iter().peekable();
+        let is_given = lines.peek().is_some();
+        // What cannot be read names no state.
+        let tags = lines.flat_map(|line| line.to_str().unwrap_or_default().split(',')).map(|tag| tag.trim().to_owned()).collect();
+        Ok(Self(is_given.then_some(tags)))
+    }
 }
 
 fn etag_of(body: &[u8]) -> String {
@@ -55,6 +92,23 @@ mod tests {
         }
         for unknown in ["\"other\"", "", "resource"] {
             assert_eq!(status(unknown), StatusCode::OK, "{unknown}");
+        }
+    }
+
+    async fn holds(if_match: &[&[u8]]) -> bool {
+        let request = if_match.iter().fold(axum::http::Request::builder(), |request, line| request.header(header::IF_MATCH, *line));
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        IfMatch::from_request_parts(&mut parts, &()).await.unwrap().holds(&"resource")
+    }
+
+    #[tokio::test]
+    async fn a_change_is_made_from_a_state_that_still_is() {
+        let etag = etag_of(b"\"resource\"");
+        let (listed, weak) = (format!("\"other\", {etag}"), format!("W/{etag}"));
+        assert!(holds(&[]).await && holds(&[b"*"]).await && holds(&[etag.as_bytes()]).await && holds(&[listed.as_bytes()]).await);
+        assert!(holds(&[b"\"other\"", etag.as_bytes()]).await);
+        for lost in [b"\"other\"".as_slice(), b"", b"\xff", weak.as_bytes(), b"resource"] {
+            assert!(!holds(&[lost]).await, "{lost:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn, is_duplicate,
+        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn, Unchanged, is_duplicate,
         schema::{self, Validator},
     },
     id::{RoleId, TenantId},
@@ -84,6 +84,14 @@ impl CustomRole {
         store.records::<Self>(scope).list(doc! {}, doc! { "name_norm": 1 }, LISTED_MAX).await
     }
 
+    /// The role of the tenant's own with this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope, id: RoleId) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
     fn grant(self) -> Grant {
         Grant { role: self.id.into(), name: self.name.to_string(), permissions: self.permissions }
     }
@@ -106,7 +114,7 @@ impl Grant {
     /// When the store fails.
     pub async fn of(store: &Store, scope: TenantScope, role: RoleRef) -> Result<Self, DbError> {
         let RoleRef::Custom(id) = role else { return Ok(Self::built_in(role)) };
-        let found = store.records::<CustomRole>(scope).find(doc! { "_id": id }).await?;
+        let found = CustomRole::of(store, scope, id).await?;
         Ok(found.map_or_else(|| Self::built_in(role), CustomRole::grant))
     }
 
@@ -139,6 +147,9 @@ pub enum RoleError {
     /// It would hold, or holds, what the one who asks lacks.
     #[error("the role may do more than the one who asks")]
     TooHigh,
+    /// It is not what the one who asks has seen.
+    #[error("the role was changed meanwhile")]
+    Changed,
     /// Members or invitations have it.
     #[error("the role is in use")]
     InUse,
@@ -206,8 +217,7 @@ impl Change for CreateRole {
 }
 
 /// Changes a role, for everybody who has it, at once.
-#[derive(Debug)]
-pub struct UpdateRole {
+pub struct UpdateRole<'a> {
     /// Who asks.
     pub actor: Actor,
     /// Which.
@@ -216,9 +226,11 @@ pub struct UpdateRole {
     pub name: Name,
     /// What its holders may do from now on.
     pub permissions: Permissions,
+    /// Whether it still is what the one who asks has seen.
+    pub unchanged: Unchanged<'a, CustomRole>,
 }
 
-impl Change for UpdateRole {
+impl Change for UpdateRole<'_> {
     type Output = CustomRole;
     type Error = RoleError;
 
@@ -230,6 +242,9 @@ impl Change for UpdateRole {
         let mine = self.actor.grant(txn).await?.permissions;
         if !mine.covers(before.permissions) || !mine.covers(self.permissions) {
             return Err(RoleError::TooHigh);
+        }
+        if !(self.unchanged)(&before) {
+            return Err(RoleError::Changed);
         }
         let (id, now) = (self.role, txn.ambient().now());
         let update =

@@ -34,6 +34,11 @@ impl Email {
         &self.0
     }
 
+    /// What stands behind the `@`.
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+
     /// The form that addresses are compared and indexed by: lower case throughout. Mailbox names
     /// are case-sensitive by the letter of RFC 5321 §2.4, and by no provider in practice.
     pub fn normalized(&self) -> String {

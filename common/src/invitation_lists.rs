@@ -80,6 +80,8 @@ pub enum Outcome {
     AlreadyMember,
     /// As many invitations wait as may.
     TooManyInvitations,
+    /// The tenant does not invite addresses of the domain.
+    EmailDomainNotAllowed,
     /// It failed again and again; an operator knows why.
     Failed,
 }
@@ -95,6 +97,7 @@ impl Outcome {
             Self::RoleTooHigh => "role_too_high",
             Self::AlreadyMember => "already_member",
             Self::TooManyInvitations => "too_many_invitations",
+            Self::EmailDomainNotAllowed => "email_domain_not_allowed",
             Self::Failed => "failed",
         }
     }
@@ -250,6 +253,7 @@ async fn invite(txn: &mut Txn, inviting: &Inviting<'_>, line: &Line, is_first: b
         Err(InviteError::TooHigh) => Ok(Err(Outcome::RoleTooHigh)),
         Err(InviteError::AlreadyMember) => Ok(Err(Outcome::AlreadyMember)),
         Err(InviteError::TooMany) => Ok(Err(Outcome::TooManyInvitations)),
+        Err(InviteError::DomainNotAllowed) => Ok(Err(Outcome::EmailDomainNotAllowed)),
         Err(InviteError::Db(error)) => Err(error),
     }
 }
@@ -260,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_outcome_is_stored_as_it_is_answered() {
-        for outcome in [Outcome::Invited, Outcome::InvalidEmail, Outcome::NoSuchRole, Outcome::TooManyInvitations, Outcome::Failed] {
+        for outcome in [Outcome::Invited, Outcome::InvalidEmail, Outcome::NoSuchRole, Outcome::EmailDomainNotAllowed, Outcome::Failed] {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     id::{InvitationId, InvitationLinkId, TenantId, UserId},
     memberships::{Actor, Membership},
     roles::{Grant, Permission, RoleRef},
+    tenant_security::EmailDomains,
     tenants::Tenant,
     users::User,
 };
@@ -225,6 +226,9 @@ pub enum InviteError {
     /// The tenant has as many as it may.
     #[error("as many invitations wait as may")]
     TooMany,
+    /// The tenant does not invite addresses of the domain.
+    #[error("the tenant does not invite addresses of the domain")]
+    DomainNotAllowed,
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -245,18 +249,20 @@ pub struct Inviting<'a> {
     key: &'a MasterKey,
     actor: Actor,
     grant: Grant,
+    domains: EmailDomains,
     terms: Terms,
 }
 
 impl<'a> Inviting<'a> {
-    /// Holds the tenant, and looks what the actor may give.
+    /// Holds the tenant, and looks whom it invites and what the actor may give.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn begin(txn: &mut Txn, key: &'a MasterKey, actor: Actor, terms: Terms) -> Result<Self, DbError> {
-        Tenant::hold(txn, actor.scope).await?;
+        let tenant = Tenant::hold(txn, actor.scope).await?;
+        let domains = tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
         let grant = actor.grant(txn).await?;
-        Ok(Self { key, actor, grant, terms })
+        Ok(Self { key, actor, grant, domains, terms })
     }
 
     /// Invites an address. One that waits already has the same invitation, under another link and these terms.
@@ -265,6 +271,7 @@ impl<'a> Inviting<'a> {
     /// See [`InviteError`].
     pub async fn invite(&self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Invitation, InviteError> {
         self.may_give(txn, role).await?;
+        self.may_invite(email)?;
         let scope = self.actor.scope;
         let email_norm = email.normalized();
         if is_member(txn, scope, &email_norm).await? {
@@ -294,9 +301,14 @@ impl<'a> Inviting<'a> {
         let invitation = txn.records::<Invitation>(self.actor.scope).find(filter).await?.ok_or(InviteError::NotFound)?;
         let role = invitation.role;
         self.may_give(txn, role).await?;
+        self.may_invite(&invitation.email)?;
         let invitation = invitation.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?;
         self.actor.record(txn, "invitation.resent", id).await?;
         Ok(invitation)
+    }
+
+    fn may_invite(&self, email: &Email) -> Result<(), InviteError> {
+        if self.domains.admit(email) { Ok(()) } else { Err(InviteError::DomainNotAllowed) }
     }
 
     async fn may_give(&self, txn: &mut Txn, role: RoleRef) -> Result<(), InviteError> {

@@ -4,9 +4,9 @@
 //! other verification. An account that exists is not opened by the link alone: its person is signed in, or gives
 //! its password.
 
-use mongodb::bson::doc;
+use std::{net::IpAddr, sync::Arc};
 
-use std::sync::Arc;
+use mongodb::bson::doc;
 
 use crate::{
     audit,
@@ -35,6 +35,8 @@ pub struct Joining<'a> {
     pub password: Option<Password>,
     /// The session that they begin, if they do.
     pub start: Option<Start>,
+    /// Where they are.
+    pub address: Option<IpAddr>,
 }
 
 /// Someone who has joined.
@@ -78,6 +80,12 @@ pub enum JoinError {
     /// An operator stopped the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
+    /// The tenant is not worked in from their address.
+    #[error("the tenant does not allow the address")]
+    IpNotAllowed,
+    /// The tenant invites nobody any more who has an address such as theirs.
+    #[error("the tenant does not invite such addresses any more")]
+    DomainNotAllowed,
     /// An account of the address was made at the same moment.
     #[error("an account of the address was made meanwhile")]
     AccountMade,
@@ -117,7 +125,7 @@ impl Joining<'_> {
     pub async fn join(self, store: &Store, key: &MasterKey, hasher: &Hasher, policy: &Arc<Policy>) -> Result<Joined, JoinError> {
         let invitation = Invitation::by_token(store, key, self.token).await?.ok_or(JoinError::TokenInvalid)?;
         let person = self.person(store, hasher, policy, &invitation).await?;
-        store.commit(&Accept { invitation, person, start: self.start }).await
+        store.commit(&Accept { invitation, person, start: self.start, address: self.address }).await
     }
 
     async fn person(&self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>, invitation: &Invitation) -> Result<Person, JoinError> {
@@ -134,8 +142,10 @@ impl Joining<'_> {
         let (Some(name), Some(password)) = (&self.name, &self.password) else {
             return Err(missing(self.name.is_none(), self.password.is_none()));
         };
-        let about = Context::default().with_email(&invitation.email).with_name(name);
+        let tenant = Tenant::of(store, invitation.scope()).await?.ok_or(JoinError::TokenInvalid)?;
+        let about = Context::default().with_email(&invitation.email).with_name(name).with_tenant(&tenant);
         let password_hash = policy.hash(hasher, password.clone().to_be_set()?, about).await.map_err(|error| match error {
+            NotSet::Invalid(refusal) => JoinError::Password(refusal),
             NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
             NotSet::Hash(error) => JoinError::Hash(error),
         })?;
@@ -158,6 +168,7 @@ struct Accept {
     invitation: Invitation,
     person: Person,
     start: Option<Start>,
+    address: Option<IpAddr>,
 }
 
 impl Change for Accept {
@@ -170,6 +181,12 @@ impl Change for Accept {
         let invitation = self.invitation.take(txn).await?.ok_or(JoinError::TokenInvalid)?;
         if tenant.status != TenantStatus::Active {
             return Err(JoinError::TenantSuspended);
+        }
+        if !tenant.security.ip_allowlist.admits(self.address) {
+            return Err(JoinError::IpNotAllowed);
+        }
+        if !tenant.security.allowed_email_domains.admit(&invitation.email) {
+            return Err(JoinError::DomainNotAllowed);
         }
         let given = invitation.vouched(txn).await?.ok_or(JoinError::TokenInvalid)?;
         let user = self.user(txn, &invitation).await?;

@@ -33,6 +33,7 @@ pub mod roles;
 pub mod sessions;
 pub mod sign_in;
 pub mod telemetry;
+pub mod tenant_security;
 pub mod tenants;
 pub mod users;
 

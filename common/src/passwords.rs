@@ -13,8 +13,9 @@ use zxcvbn::{Score, zxcvbn};
 pub use breached::{BreachList, BuiltList, ListError};
 
 use crate::{
-    crypto::{HashError, Hasher, Password, PasswordHash},
+    crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
     email::Email,
+    tenants::Tenant,
 };
 
 /// The fewest characters of a word that is looked for in passwords; shorter ones are in many.
@@ -30,13 +31,19 @@ pub struct Policy {
     breached: Option<BreachList>,
 }
 
-/// What is known of whoever sets a password, and so to who guesses it.
+/// Whoever sets a password: what is known of them, and so to who guesses it, and what their tenants ask for.
 #[derive(Debug, Default)]
-pub struct Context(Vec<String>);
+pub struct Context {
+    words: Vec<String>,
+    chars_min: usize,
+}
 
 /// Why a password was not hashed to be set.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSet {
+    /// It is too short for one of their tenants.
+    #[error(transparent)]
+    Invalid(#[from] InvalidPassword),
     /// It may not be set.
     #[error(transparent)]
     TooWeak(#[from] TooWeak),
@@ -72,13 +79,21 @@ impl Context {
         self
     }
 
+    /// A tenant of theirs: what its name tells, and how long it wants passwords to be.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: &Tenant) -> Self {
+        let asked = tenant.security.password_min_length.and_then(|length| usize::try_from(length.get()).ok());
+        self.chars_min = self.chars_min.max(asked.unwrap_or_default());
+        self.with_name(&tenant.name)
+    }
+
     /// The whole, its words one by one, and all of them in a row.
     fn add(&mut self, text: &str) {
         let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
         let joined = words.concat();
         let known = words.into_iter().chain([text, joined.as_str()]).map(str::to_lowercase);
         let known: Vec<String> = known.filter(|word| word.chars().count() >= WORD_CHARS_MIN).collect();
-        self.0.extend(known);
+        self.words.extend(known);
     }
 }
 
@@ -97,6 +112,7 @@ impl Policy {
     /// # Errors
     /// When they may not, or the turn to hash does not come in time.
     pub async fn hash(self: &Arc<Self>, hasher: &Hasher, password: Password, context: Context) -> Result<PasswordHash, NotSet> {
+        password.at_least(context.chars_min)?;
         let policy = Arc::clone(self);
         // Looking takes its time too, so it happens where hashing is bounded.
         let checked = hasher.hash_if(password, move |password| policy.check(password, &context)).await?;
@@ -105,7 +121,7 @@ impl Policy {
 
     /// Whether `password` may be set by whom `context` tells of.
     fn check(&self, password: &Password, context: &Context) -> Result<(), TooWeak> {
-        let known: Vec<&str> = context.0.iter().map(String::as_str).collect();
+        let known: Vec<&str> = context.words.iter().map(String::as_str).collect();
         let examined: String = password.expose().chars().take(EXAMINED_CHARS_MAX).collect();
         let estimate = zxcvbn(&examined, &known);
         if u8::from(estimate.score()) < self.score_min {

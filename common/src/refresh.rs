@@ -5,9 +5,7 @@
 //! told the same successor; after that it is taken for a thief or the thief's victim, nobody can tell
 //! which, and the session ends for both (RFC 9700 §4.14.2).
 
-use std::time::Duration;
-
-use mongodb::bson::DateTime;
+use std::{net::IpAddr, time::Duration};
 
 use crate::{
     ambient::between,
@@ -15,6 +13,7 @@ use crate::{
     crypto::{MasterKey, PresentedToken},
     db::{Change, DbError, Transient, Txn},
     sessions::Session,
+    tenants::Tenant,
 };
 
 /// A client shows a refresh token.
@@ -26,6 +25,8 @@ pub struct Refresh<'a> {
     pub token: PresentedToken,
     /// How long a superseded token is answered with its successor.
     pub grace: Duration,
+    /// Where the client is.
+    pub address: Option<IpAddr>,
 }
 
 /// What a refresh token was good for.
@@ -47,6 +48,9 @@ pub enum RefreshError {
     /// they were given will succeed.
     #[error("the session was refreshed by others meanwhile")]
     Raced,
+    /// The tenant is not worked in from the client's address.
+    #[error("the tenant does not allow the address")]
+    IpNotAllowed,
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -56,7 +60,7 @@ impl Transient for RefreshError {
     fn db(&self) -> Option<&DbError> {
         match self {
             Self::Db(error) => Some(error),
-            Self::Invalid | Self::Raced => None,
+            Self::Invalid | Self::Raced | Self::IpNotAllowed => None,
         }
     }
 }
@@ -68,21 +72,28 @@ impl Change for Refresh<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<Refreshed, RefreshError> {
         let now = txn.ambient().now();
         let session = Session::within(txn, self.token.session).await?;
-        let session = session.filter(|session| session.is_live(now)).ok_or(RefreshError::Invalid)?;
+        let session = session.ok_or(RefreshError::Invalid)?;
+        let rules = Tenant::within(txn, session.tenant_id).await?.ok_or(RefreshError::Invalid)?.security;
+        let session = session.under(&rules);
+        if !session.is_live(now) {
+            return Err(RefreshError::Invalid);
+        }
         let refresh = session.refresh.as_ref().filter(|refresh| refresh.has_issued(self.key, &self.token));
         let refresh = refresh.ok_or(RefreshError::Invalid)?;
-        if self.token.generation == refresh.generation {
+        let is_good = self.token.generation == refresh.generation;
+        let in_grace = refresh.superseded_at(self.token.generation).is_some_and(|at| between(at, now) <= self.grace);
+        if !is_good && !in_grace {
+            Session::revoke(txn, session.id).await?;
+            audit::record(txn, Some(session.tenant_id), Some(session.user_id), "session.reuse_detected", session.id).await?;
+            return Ok(Refreshed::Reused(session));
+        }
+        // Before it is superseded: who comes back to an address that is allowed goes on with it.
+        if !rules.ip_allowlist.admits(self.address) {
+            return Err(RefreshError::IpNotAllowed);
+        }
+        if is_good {
             return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
         }
-        let in_grace = |at: DateTime| between(at, now) <= self.grace;
-        match refresh.superseded_at(self.token.generation) {
-            Some(at) if in_grace(at) && self.token.generation + 1 == refresh.generation => Ok(Refreshed::Next(session)),
-            Some(at) if in_grace(at) => Err(RefreshError::Raced),
-            _ => {
-                Session::revoke(txn, session.id).await?;
-                audit::record(txn, Some(session.tenant_id), Some(session.user_id), "session.reuse_detected", session.id).await?;
-                Ok(Refreshed::Reused(session))
-            }
-        }
+        if self.token.generation + 1 == refresh.generation { Ok(Refreshed::Next(session)) } else { Err(RefreshError::Raced) }
     }
 }

@@ -1,6 +1,6 @@
 //! Signed-in sessions.
 
-use std::time::Duration;
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use crate::{
     },
     id::{SessionId, TenantId, UserId},
     revocations::{self, Revoked},
+    tenant_security::Security,
+    tenants::Tenant,
 };
 
 /// The most of a client's self-description that is kept, in characters.
@@ -92,6 +94,13 @@ pub struct Device {
     pub name: String,
     /// The address it came from; empty when unknown.
     pub ip: String,
+}
+
+impl Device {
+    /// The address it came from, if it is known.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.parse().ok()
+    }
 }
 
 impl Record for Session {
@@ -184,7 +193,7 @@ impl Session {
         Ok(found.filter(|session| session.is_live(store.ambient().now())))
     }
 
-    /// The live sessions of `user`, newest first.
+    /// The live sessions of `user`, newest first, each under the rules of its tenant.
     ///
     /// # Errors
     /// When the store fails.
@@ -192,7 +201,25 @@ impl Session {
         let now = store.ambient().now();
         let filter = doc! { "user_id": user, "revoked_at": null };
         let found = store.records::<Self>(PlatformScope).list(filter, doc! { "_id": -1 }, LISTED_MAX).await?;
-        Ok(found.into_iter().filter(|session| session.is_live(now)).collect())
+        let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let tenants = Tenant::by_ids(store, &tenants).await?;
+        let rules: HashMap<TenantId, Security> = tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
+        let under = |session: Self| {
+            let rules = rules.get(&session.tenant_id)?;
+            Some(session.under(rules))
+        };
+        Ok(found.into_iter().filter_map(under).filter(|session| session.is_live(now)).collect())
+    }
+
+    /// As long as the rules of the tenant that it is in let it last, where those are tighter than its own.
+    #[must_use]
+    pub fn under(self, rules: &Security) -> Self {
+        let absolute = rules.session_absolute().map(|limit| later(self.created_at, limit));
+        let expires_at = absolute.map_or(self.expires_at, |at| at.min(self.expires_at));
+        let idle_ms = [self.idle_ms, rules.session_idle().map(millis_of)].into_iter().flatten().min();
+        Self { idle_ms, expires_at, ..self }
     }
 
     /// Whether it is neither ended nor expired. MongoDB removes expired rows late, so the times are
@@ -237,10 +264,11 @@ impl Session {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// Goes on in another tenant; none when it was ended.
+    /// Goes on in another tenant, which is to use it; none when it was ended.
     pub(crate) async fn move_to(txn: &mut Txn, id: SessionId, tenant: TenantId) -> Result<Option<Self>, DbError> {
         let filter = doc! { "_id": id, "revoked_at": null };
-        let moved = txn.records::<Self>(PlatformScope).find_and_update(filter, doc! { "$set": { "tenant_id": tenant } }).await?;
+        let update = doc! { "$set": { "tenant_id": tenant, "last_seen_at": txn.ambient().now() } };
+        let moved = txn.records::<Self>(PlatformScope).find_and_update(filter, update).await?;
         revocations::note(txn, Revoked::Session(id));
         Ok(moved)
     }
@@ -308,5 +336,38 @@ mod tests {
         let superseded = |generation| refresh.superseded_at(generation).map(DateTime::timestamp_millis);
         assert_eq!([superseded(5), superseded(4), superseded(3), superseded(2), superseded(1)], [None, Some(40), Some(30), None, None]);
         assert_eq!([superseded(6), superseded(0), superseded(i64::MIN), superseded(i64::MAX)], [None; 4]);
+    }
+
+    #[test]
+    fn the_tighter_of_the_sessions_own_limits_and_the_tenants_holds() {
+        let (minute, hour) = (60_000, 3_600_000);
+        let lasts = |idle_ms: Option<i64>, rules: serde_json::Value| {
+            let session = Session {
+                id: Ambient::system().id(),
+                user_id: Ambient::system().id(),
+                tenant_id: Ambient::system().id(),
+                device: String::new(),
+                ip: String::new(),
+                remembered: false,
+                created_at: DateTime::from_millis(0),
+                authenticated_at: None,
+                last_seen_at: Some(DateTime::from_millis(hour)),
+                idle_ms,
+                expires_at: DateTime::from_millis(12 * hour),
+                revoked_at: None,
+                refresh: None,
+            };
+            let session = session.under(&serde_json::from_value(rules).unwrap());
+            (session.idle_expires_at().timestamp_millis(), session.expires_at.timestamp_millis())
+        };
+        let (none, idle) = (serde_json::json!({}), |minutes: u32| serde_json::json!({ "session_idle_minutes": minutes }));
+        assert_eq!(lasts(Some(2 * hour), none.clone()), (3 * hour, 12 * hour));
+        assert_eq!(lasts(None, none), (12 * hour, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), idle(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(None, idle(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), idle(600)), (3 * hour, 12 * hour));
+        let absolute = |hours: u32| serde_json::json!({ "session_absolute_hours": hours });
+        assert_eq!(lasts(Some(2 * hour), absolute(2)), (2 * hour, 2 * hour));
+        assert_eq!(lasts(Some(2 * hour), absolute(24)), (3 * hour, 12 * hour));
     }
 }

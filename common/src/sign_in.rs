@@ -4,6 +4,8 @@
 //! nor its time tells who is a customer (OWASP ASVS 6.3.8). Only whoever knows the password learns
 //! more: that the address still waits to be verified, or that the tenant is suspended.
 
+use std::net::IpAddr;
+
 use mongodb::bson::{DateTime, doc};
 
 use crate::{
@@ -62,7 +64,7 @@ pub struct Admitted {
 pub struct SignedIn {
     /// Who.
     pub user: User,
-    /// Until when, among others.
+    /// Until when, among others: under the rules of the tenant they work in.
     pub session: Session,
     /// Where they work now.
     pub current: Belonging,
@@ -85,6 +87,12 @@ pub enum SignInError {
     /// An operator stopped the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
+    /// The tenant is not worked in from their address.
+    #[error("the tenant does not allow the address")]
+    IpNotAllowed,
+    /// Sessions in the tenant do not last for as long as theirs has.
+    #[error("the session is too old for the tenant")]
+    SessionTooOld,
     /// The password could not be checked.
     #[error(transparent)]
     Hash(#[from] HashError),
@@ -110,7 +118,7 @@ impl Attempt {
     pub async fn check(self, store: &Store, hasher: &Hasher) -> Result<Admitted, SignInError> {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
         let belongings = belongings_of(store, user.id).await?;
-        let current = choose(&belongings, self.tenant)?.clone();
+        let current = choose(&belongings, self.tenant, self.device.address())?.clone();
         let Self { device, remember, lifetime, .. } = self;
         let start = Start { device, remember, lifetime };
         let begin = Begin { user: user.id, password_set_at: user.password_set_at, tenant: current.tenant.id, start };
@@ -122,20 +130,21 @@ impl Admitted {
     /// Signed in by the session that was begun for them.
     pub fn signed_in(self, session: Session) -> SignedIn {
         let Self { user, current, belongings, .. } = self;
-        SignedIn { user, session, current, belongings }
+        SignedIn { user, session: session.under(&current.tenant.security), current, belongings }
     }
 }
 
 impl SignedIn {
-    /// Whoever `session` belongs to, as things are now.
+    /// Whoever `session` belongs to, as things are now. They are where they may work already, so it is not asked where
+    /// they come from.
     ///
     /// # Errors
     /// See [`SignInError`]; [`SignInError::TenantNotFound`] also where the account is gone.
     pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
         let (user, belongings) = futures::try_join!(User::by_id(store, session.user_id), belongings_of(store, session.user_id))?;
         let user = user.ok_or(SignInError::TenantNotFound)?;
-        let current = choose(&belongings, Some(session.tenant_id))?.clone();
-        Ok(Self { user, session, current, belongings })
+        let current = in_use(&belongings, Some(session.tenant_id))?[0].clone();
+        Ok(Self { user, session: session.under(&current.tenant.security), current, belongings })
     }
 }
 
@@ -181,11 +190,18 @@ pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>
     Ok(memberships.iter().filter_map(belonging).collect())
 }
 
-/// The tenant asked for, or the first that is in use.
-fn choose(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<&Belonging, SignInError> {
+/// The tenant asked for, or all, less those that are not in use. Never empty.
+fn in_use(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<Vec<&Belonging>, SignInError> {
     let mut eligible = belongings.iter().filter(|belonging| wanted.is_none_or(|wanted| belonging.tenant.id == wanted)).peekable();
     eligible.peek().ok_or(SignInError::TenantNotFound)?;
-    eligible.find(|belonging| belonging.tenant.status == TenantStatus::Active).ok_or(SignInError::TenantSuspended)
+    let active: Vec<&Belonging> = eligible.filter(|belonging| belonging.tenant.status == TenantStatus::Active).collect();
+    if active.is_empty() { Err(SignInError::TenantSuspended) } else { Ok(active) }
+}
+
+/// The tenant asked for, or the first that is in use and is worked in from `address`.
+fn choose(belongings: &[Belonging], wanted: Option<TenantId>, address: Option<IpAddr>) -> Result<&Belonging, SignInError> {
+    let mut active = in_use(belongings, wanted)?.into_iter();
+    active.find(|belonging| belonging.tenant.security.ip_allowlist.admits(address)).ok_or(SignInError::IpNotAllowed)
 }
 
 /// How a session begins.
@@ -316,6 +332,8 @@ pub struct SwitchTenant {
     pub user: UserId,
     /// Where to go.
     pub tenant: TenantId,
+    /// From which address.
+    pub address: Option<IpAddr>,
 }
 
 impl Change for SwitchTenant {
@@ -331,7 +349,15 @@ impl Change for SwitchTenant {
         if tenant.status != TenantStatus::Active {
             return Err(SignInError::TenantSuspended);
         }
+        if !tenant.security.ip_allowlist.admits(self.address) {
+            return Err(SignInError::IpNotAllowed);
+        }
+        let now = txn.ambient().now();
         let session = Session::move_to(txn, self.session, self.tenant).await?.ok_or(SignInError::InvalidCredentials)?;
+        let session = session.under(&tenant.security);
+        if !session.is_live(now) {
+            return Err(SignInError::SessionTooOld);
+        }
         audit::record(txn, Some(self.tenant), Some(self.user), "session.tenant_switched", self.session).await?;
         Ok(session)
     }
@@ -342,7 +368,7 @@ mod tests {
     use mongodb::bson::Document;
 
     use super::*;
-    use crate::{ambient::Ambient, roles::Role, tenants::Slug};
+    use crate::{ambient::Ambient, roles::Role, tenant_security::Security, tenants::Slug};
 
     fn belonging(status: TenantStatus) -> Belonging {
         let name: crate::tenants::Name = "Demo".parse().unwrap();
@@ -354,6 +380,7 @@ mod tests {
             plan: "free".to_owned(),
             settings: Document::new(),
             branding: Document::new(),
+            security: Security::default(),
             created_at: DateTime::from_millis(0),
             members_version: 0,
         };
@@ -363,16 +390,27 @@ mod tests {
     #[test]
     fn whoever_does_not_say_works_in_their_first_tenant_in_use() {
         let mine = [belonging(TenantStatus::Suspended), belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
-        assert_eq!(choose(&mine, None).unwrap().tenant.id, mine[1].tenant.id);
-        assert_eq!(choose(&mine, Some(mine[2].tenant.id)).unwrap().tenant.id, mine[2].tenant.id);
+        assert_eq!(choose(&mine, None, None).unwrap().tenant.id, mine[1].tenant.id);
+        assert_eq!(choose(&mine, Some(mine[2].tenant.id), None).unwrap().tenant.id, mine[2].tenant.id);
     }
 
     #[test]
     fn a_suspended_tenant_and_one_of_others_are_refused_each_in_its_way() {
         let mine = [belonging(TenantStatus::Suspended)];
-        assert!(matches!(choose(&mine, None), Err(SignInError::TenantSuspended)));
-        assert!(matches!(choose(&mine, Some(mine[0].tenant.id)), Err(SignInError::TenantSuspended)));
-        assert!(matches!(choose(&mine, Some(Ambient::system().id())), Err(SignInError::TenantNotFound)));
-        assert!(matches!(choose(&[], None), Err(SignInError::TenantNotFound)));
+        assert!(matches!(choose(&mine, None, None), Err(SignInError::TenantSuspended)));
+        assert!(matches!(choose(&mine, Some(mine[0].tenant.id), None), Err(SignInError::TenantSuspended)));
+        assert!(matches!(choose(&mine, Some(Ambient::system().id()), None), Err(SignInError::TenantNotFound)));
+        assert!(matches!(choose(&[], None, None), Err(SignInError::TenantNotFound)));
+    }
+
+    #[test]
+    fn a_tenant_that_is_not_worked_in_from_here_is_refused_when_asked_for_and_else_passed_over() {
+        let mut mine = [belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
+        mine[0].tenant.security.ip_allowlist = ["10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();
+        let (inside, outside) = (Some("10.0.0.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(choose(&mine, None, inside).unwrap().tenant.id, mine[0].tenant.id);
+        assert_eq!(choose(&mine, None, outside).unwrap().tenant.id, mine[1].tenant.id);
+        assert!(matches!(choose(&mine, Some(mine[0].tenant.id), outside), Err(SignInError::IpNotAllowed)));
+        assert!(matches!(choose(&mine[..1], None, None), Err(SignInError::IpNotAllowed)));
     }
 }

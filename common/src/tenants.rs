@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         schema::{self, Validator},
     },
     id::TenantId,
+    tenant_security::Security,
 };
 
 /// The longest name of a tenant or a person, in characters.
@@ -121,6 +122,9 @@ pub struct Tenant {
     pub settings: Document,
     /// How it wants to look.
     pub branding: Document,
+    /// Its own rules for signing in.
+    #[serde(default)]
+    pub security: Security,
     /// When it was made.
     pub created_at: DateTime,
     /// Counts the changes of who may what in it.
@@ -165,6 +169,7 @@ impl Tenant {
             plan: "free".to_owned(),
             settings: Document::new(),
             branding: Document::new(),
+            security: Security::default(),
             created_at: txn.ambient().now(),
             members_version: 0,
         };
@@ -187,6 +192,17 @@ impl Tenant {
     pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
         let update = doc! { "$inc": { "members_version": 1_i64 } };
         txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": scope.tenant_id() }, update).await
+    }
+
+    /// Replaces its rules for signing in, within a change that holds it.
+    pub(crate) async fn set_security(txn: &mut Txn, scope: TenantScope, security: Bson) -> Result<(), DbError> {
+        let update = doc! { "$set": { "security": security } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": scope.tenant_id() }, update).await.map(drop)
+    }
+
+    /// The tenant with this id as `txn` sees it.
+    pub(crate) async fn within(txn: &mut Txn, id: TenantId) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
     /// The tenants with these ids.

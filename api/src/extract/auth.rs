@@ -18,6 +18,7 @@ use common::{
     users::User,
 };
 
+use super::client::address_of;
 use crate::{
     problem::{Code, Problem},
     state::App,
@@ -32,7 +33,7 @@ pub(crate) struct Caller(Arc<Identity>);
 pub(crate) struct Identity {
     /// Who.
     pub(crate) user: User,
-    /// Their sign-in.
+    /// Their sign-in, under the rules of the tenant they work in.
     pub(crate) session: Session,
     /// The tenant they work in.
     pub(crate) tenant: Tenant,
@@ -71,6 +72,11 @@ impl FromRequestParts<App> for Caller {
         let token = bearer_token(&parts.headers)?;
         let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
         let caller = of(app, &claims).await?;
+        // At every request, also of a caller who is kept: their address is another one at any time.
+        let allowed = &caller.tenant.security.ip_allowlist;
+        if !allowed.is_everywhere() && !allowed.admits(address_of(parts, app)) {
+            return Err(Problem::ip_not_allowed());
+        }
         app.identities.note_seen(claims.sid);
         parts.extensions.insert(caller.clone());
         Ok(caller)
@@ -114,6 +120,10 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
     let (Some(session), Some(user), Some(membership), Some(tenant)) = (session, user, membership, tenant) else {
         return Err(Problem::unauthenticated(true));
     };
+    let session = session.under(&tenant.security);
+    if !session.is_live(store.ambient().now()) {
+        return Err(Problem::unauthenticated(true));
+    }
     match tenant.status {
         TenantStatus::Active => {
             // One more read for roles of the tenant's own alone.

@@ -13,7 +13,9 @@ use common::{
     crypto::InvalidPassword,
     email::InvalidEmail,
     id::InvalidId,
+    networks::InvalidRange,
     roles::{InvalidRole, UnknownPermission},
+    tenant_security::{InvalidDomain, OutOfRange},
     tenants::InvalidName,
 };
 use serde_json::{Map, Value};
@@ -92,10 +94,28 @@ impl Refusal for UnknownPermission {
     }
 }
 
+impl Refusal for InvalidDomain {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for InvalidRange {
+    fn code(&self) -> &'static str {
+        "invalid_format"
+    }
+}
+
+impl Refusal for OutOfRange {
+    fn code(&self) -> &'static str {
+        "out_of_range"
+    }
+}
+
 impl Refusal for InvalidPassword {
     fn code(&self) -> &'static str {
         match self {
-            Self::TooShort => "too_short",
+            Self::TooShort(_) => "too_short",
             Self::TooLong => "too_long",
         }
     }
@@ -167,7 +187,15 @@ impl Fields {
     where
         T::Err: Refusal,
     {
-        let items = self.required_items(name, LIST_ITEMS_MAX)?;
+        self.required_list_up_to(name, LIST_ITEMS_MAX)
+    }
+
+    /// As [`Fields::required_list`], of at most `max` items.
+    pub(crate) fn required_list_up_to<T: FromStr>(&mut self, name: &str, max: usize) -> Option<Vec<T>>
+    where
+        T::Err: Refusal,
+    {
+        let items = self.required_items(name, max)?;
         items.into_iter().map(|item| self.item(name, item)).collect()
     }
 
@@ -207,6 +235,31 @@ impl Fields {
         }
     }
 
+    /// Yes or no, which must be there.
+    pub(crate) fn required_bool(&mut self, name: &str) -> Option<bool> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => self.refuse(name, "required", "is required"),
+            Some(Value::Bool(answer)) => Some(answer),
+            Some(_) => self.refuse(name, "invalid_type", "must be true or false"),
+        }
+    }
+
+    /// A whole number, or null for none: one of them must be there.
+    pub(crate) fn nullable_number<T: TryFrom<i64>>(&mut self, name: &str) -> Option<Option<T>>
+    where
+        T::Error: Refusal,
+    {
+        match self.given.remove(name) {
+            None => self.refuse(name, "required", "is required; null for none"),
+            Some(Value::Null) => Some(None),
+            Some(Value::Number(number)) => match number.as_i64() {
+                Some(number) => self.accepted(name, T::try_from(number)).map(Some),
+                None => self.refuse(name, "invalid_type", "must be a whole number"),
+            },
+            Some(_) => self.refuse(name, "invalid_type", "must be a number or null"),
+        }
+    }
+
     /// Yes or no, if it is there.
     pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {
@@ -217,7 +270,11 @@ impl Fields {
     }
 
     fn parsed<T, E: Refusal>(&mut self, name: &str, text: String, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
-        match parse(text) {
+        self.accepted(name, parse(text))
+    }
+
+    fn accepted<T, E: Refusal>(&mut self, name: &str, read: Result<T, E>) -> Option<T> {
+        match read {
             Ok(value) => Some(value),
             Err(refusal) => self.refuse(name, refusal.code(), &refusal.to_string()),
         }

@@ -117,7 +117,7 @@ macro_rules! needed {
     )+};
 }
 
-needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite);
+needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite SecurityWrite);
 
 /// A caller whose role holds the permission `P`.
 pub(crate) struct Requires<P> {

@@ -59,6 +59,10 @@ codes! {
     OriginRefused = FORBIDDEN "origin_refused" "Requests of other sites are refused here";
     /// The role does not hold the permission.
     Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
+    /// The tenant is not worked in from the client's address.
+    IpNotAllowed = FORBIDDEN "ip_not_allowed" "Not from this address";
+    /// Sessions in the tenant do not last for as long as this one has.
+    SessionTooOld = FORBIDDEN "session_too_old" "The session is too old for the tenant";
     /// Something would be given that the caller lacks.
     RoleTooHigh = FORBIDDEN "role_too_high" "The role may do more than you";
     /// Nobody would own the tenant.
@@ -71,6 +75,8 @@ codes! {
     AlreadyMember = CONFLICT "already_member" "They are a member already";
     /// As many invitations wait as may.
     TooManyInvitations = CONFLICT "too_many_invitations" "Too many invitations wait to be accepted";
+    /// The tenant does not invite addresses of the domain.
+    EmailDomainNotAllowed = UNPROCESSABLE_ENTITY "email_domain_not_allowed" "The tenant does not invite such addresses";
     /// The tenant has no such role.
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";
     /// Nobody of this id belongs to the tenant.
@@ -89,6 +95,8 @@ codes! {
     TenantNotFound = NOT_FOUND "tenant_not_found" "There is no such tenant";
     /// The path does not know the method.
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed here";
+    /// The resource is in another state than the one that the change was made from (`If-Match`).
+    PreconditionFailed = PRECONDITION_FAILED "precondition_failed" "It was changed meanwhile";
     /// The client took too long to send its body.
     RequestTimeout = REQUEST_TIMEOUT "request_timeout" "The request did not arrive in time";
     /// The body is too long.

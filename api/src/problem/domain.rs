@@ -11,7 +11,9 @@ use common::{
     password_resets::ResetError,
     refresh::RefreshError,
     registrations::VerifyError,
+    roles::Permission,
     sign_in::SignInError,
+    tenant_security::SecurityError,
 };
 
 use jobs::batches::BatchError;
@@ -74,6 +76,8 @@ impl From<SignInError> for Problem {
             }
             SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
+            SignInError::IpNotAllowed => Self::ip_not_allowed(),
+            SignInError::SessionTooOld => Self::new(Code::SessionTooOld, "Sign in again, with its `tenant_id`."),
             SignInError::Hash(error) => error.into(),
             SignInError::Db(error) => error.into(),
         }
@@ -85,6 +89,7 @@ impl From<RefreshError> for Problem {
         match error {
             RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
             RefreshError::Raced => Self::new(Code::RefreshRaced, "Use what the other request was given, or ask again with it."),
+            RefreshError::IpNotAllowed => Self::ip_not_allowed(),
             RefreshError::Db(error) => error.into(),
         }
     }
@@ -96,6 +101,7 @@ impl From<RoleError> for Problem {
             RoleError::NotFound => Self::new(Code::NotFound, "The tenant has no such role."),
             RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
             RoleError::TooHigh => Self::role_too_high(),
+            RoleError::Changed => Self::precondition_failed(),
             RoleError::InUse => Self::new(Code::RoleInUse, "Give those who have it another role first, and cancel invitations to it."),
             RoleError::TooMany => Self::new(Code::TooManyRoles, "Delete one that nobody has first."),
             RoleError::Db(error) => error.into(),
@@ -135,6 +141,10 @@ impl From<InviteError> for Problem {
             InviteError::TooHigh => Self::role_too_high(),
             InviteError::AlreadyMember => Self::new(Code::AlreadyMember, "There is nobody to invite."),
             InviteError::TooMany => Self::new(Code::TooManyInvitations, "Cancel some first, or wait until some are accepted."),
+            InviteError::DomainNotAllowed => {
+                let refusal = "is of a domain that the tenant does not invite";
+                Self::field(Code::EmailDomainNotAllowed, "The tenant's rules name the domains that it invites.", "email", refusal)
+            }
             InviteError::Db(error) => error.into(),
         }
     }
@@ -154,9 +164,26 @@ impl From<JoinError> for Problem {
             JoinError::Password(error) => Self::fields(vec![FieldError::refused("password", &error)]),
             JoinError::AlreadyMember => Self::new(Code::AlreadyMember, "You can go on there already."),
             JoinError::TenantSuspended => SignInError::TenantSuspended.into(),
+            JoinError::IpNotAllowed => Self::ip_not_allowed(),
+            JoinError::DomainNotAllowed => Self::new(Code::EmailDomainNotAllowed, "Its rules have changed: ask whoever invited you."),
             JoinError::AccountMade => Self::new(Code::InvalidCredentials, "There is an account of this address now: give its password."),
             JoinError::Hash(error) => error.into(),
             JoinError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<SecurityError> for Problem {
+    fn from(error: SecurityError) -> Self {
+        match error {
+            SecurityError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
+            SecurityError::Changed => Self::precondition_failed(),
+            SecurityError::LocksOut => Self::fields(vec![FieldError {
+                field: "ip_allowlist".to_owned(),
+                code: "excludes_yourself",
+                message: "must hold the address that you ask from".to_owned(),
+            }]),
+            SecurityError::Db(error) => error.into(),
         }
     }
 }

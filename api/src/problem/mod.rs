@@ -112,6 +112,12 @@ impl Problem {
         Self { errors, ..problem }
     }
 
+    /// One field is not acceptable, for a reason that has a code of its own.
+    pub(crate) fn field(code: Code, detail: &'static str, field: &'static str, message: &str) -> Self {
+        let error = FieldError { field: field.to_owned(), code: code.as_str(), message: message.to_owned() };
+        Self { errors: vec![error], ..Self::new(code, detail) }
+    }
+
     /// The password in `field` may not be set, for `reason`.
     pub(crate) fn too_weak(field: &'static str, reason: &impl Display) -> Self {
         let error = FieldError { field: field.to_owned(), code: Code::PasswordTooWeak.as_str(), message: reason.to_string() };
@@ -121,6 +127,7 @@ impl Problem {
     /// The password in `field` was not set.
     pub(crate) fn not_set(field: &'static str, error: NotSet) -> Self {
         match error {
+            NotSet::Invalid(refusal) => Self::fields(vec![FieldError::refused(field, &refusal)]),
             NotSet::TooWeak(reason) => Self::too_weak(field, &reason),
             NotSet::Hash(error) => error.into(),
         }
@@ -149,6 +156,16 @@ impl Problem {
     /// The caller's role lacks `permission`.
     pub(crate) fn forbidden(permission: Permission) -> Self {
         Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
+    }
+
+    /// The tenant is not worked in from the client's address.
+    pub(crate) fn ip_not_allowed() -> Self {
+        Self::new(Code::IpNotAllowed, "The tenant allows other addresses only: ask from one of its networks.")
+    }
+
+    /// Somebody else changed it since the client looked.
+    pub(crate) fn precondition_failed() -> Self {
+        Self::new(Code::PreconditionFailed, "Look at it again, and make the change from what it is now.")
     }
 
     /// The caller would give, or take, what they lack.

@@ -3,8 +3,8 @@
 use axum::{
     Json as Answer,
     extract::{Path, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
 use common::{
     ambient::rfc3339,
@@ -17,6 +17,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    etag::{self, IfMatch},
     extract::{Fields, FromFields, Json, Requires, RolesWrite},
     problem::Problem,
     state::App,
@@ -108,31 +109,63 @@ pub(super) async fn list(access: Requires<RolesWrite>, State(app): State<App>) -
 /// `too_many_roles` (409) when the tenant has as many as it may.
 #[utoipa::path(
     post, path = "/api/tenant/roles", tag = "Roles", request_body = RoleBody,
-    responses((status = 201, description = "Made.", body = RoleView))
+    responses((status = 201, description = "Made.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
 )]
 pub(super) async fn create(access: Requires<RolesWrite>, State(app): State<App>, Json(body): Json<RoleBody>) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
     let create = CreateRole { actor: access.caller.actor(), name, permissions, max: app.members.custom_roles_max };
     let role = app.jobs.commit(&create).await?;
-    Ok((StatusCode::CREATED, Answer(RoleView::from(role))).into_response())
+    etag::tagged(StatusCode::CREATED, &RoleView::from(role))
+}
+
+/// See a role.
+#[utoipa::path(
+    get, path = "/api/tenant/roles/{id}", tag = "Roles",
+    params(
+        ("id" = String, Path, description = "Its id."),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of what one has."),
+    ),
+    responses(
+        (status = 200, description = "The role.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))),
+        (status = 304, description = "It is what one has."),
+    )
+)]
+pub(super) async fn see(
+    access: Requires<RolesWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let role = match id.parse().map_err(|_| RoleError::NotFound)? {
+        RoleRef::BuiltIn(role) => Grant::from(role).into(),
+        RoleRef::Custom(id) => RoleView::from(CustomRole::of(app.store(), access.caller.scope(), id).await?.ok_or(RoleError::NotFound)?),
+    };
+    etag::answer(&headers, &role)
 }
 
 /// Change a role, for everybody who has it, at once.
 ///
-/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks.
+/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, and as
+/// `precondition_failed` (412) when it is not what `If-Match` says any more.
 #[utoipa::path(
-    put, path = "/api/tenant/roles/{id}", tag = "Roles", params(("id" = String, Path, description = "Its id.")), request_body = RoleBody,
-    responses((status = 200, description = "Changed.", body = RoleView))
+    put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
+    params(
+        ("id" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of what the change was made from."),
+    ),
+    responses((status = 200, description = "Changed.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
 )]
 pub(super) async fn update(
     access: Requires<RolesWrite>,
     State(app): State<App>,
     Path(id): Path<String>,
+    if_match: IfMatch,
     Json(body): Json<RoleBody>,
-) -> Result<Answer<RoleView>, Problem> {
+) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
-    let update = UpdateRole { actor: access.caller.actor(), role: role_id(&id)?, name, permissions };
-    Ok(Answer(app.jobs.commit(&update).await?.into()))
+    let unchanged = |role: &CustomRole| if_match.holds(&RoleView::from(role.clone()));
+    let update = UpdateRole { actor: access.caller.actor(), role: role_id(&id)?, name, permissions, unchanged: &unchanged };
+    etag::tagged(StatusCode::OK, &RoleView::from(app.jobs.commit(&update).await?))
 }
 
 /// Delete a role that nobody has.

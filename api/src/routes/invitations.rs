@@ -131,7 +131,8 @@ fn conditions(app: &App) -> Conditions {
 /// Invite somebody.
 ///
 /// They are mailed a link; an address that is invited already is sent another, which voids the one before. Refused as
-/// `role_too_high` (403) when the role may do what one may not oneself, as `already_member` (409), and as
+/// `role_too_high` (403) when the role may do what one may not oneself, as `already_member` (409), as
+/// `email_domain_not_allowed` (422) when the tenant's rules do not name the address' domain, and as
 /// `too_many_invitations` (409) when as many wait as may.
 #[utoipa::path(
     post, path = "/api/tenant/users/invite", tag = "Invitations", request_body = InviteBody,
@@ -261,7 +262,7 @@ pub(super) struct LineView {
     /// As what.
     role: String,
     /// `pending`, `invited`, or why they were not: `invalid_email`, `duplicate`, `no_such_role`, `role_too_high`,
-    /// `already_member`, `too_many_invitations` or `failed`.
+    /// `already_member`, `too_many_invitations`, `email_domain_not_allowed` or `failed`.
     #[schema(value_type = String, example = "invited")]
     status: &'static str,
     /// The invitation, where there is one.

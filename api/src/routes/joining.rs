@@ -123,7 +123,8 @@ impl FromFields for AcceptBody {
 /// Whoever is signed in with the invited address just joins; everybody else gives the password of their account, or name
 /// and password for a new one, whose address counts as verified. Either way one is signed in to the tenant then. Refused as
 /// `token_invalid` (400) when the link is wrong, used or expired; as `invitation_not_yours` (403) when somebody else
-/// is signed in; as `invalid_credentials` (401) when the password is not that of the account.
+/// is signed in; as `invalid_credentials` (401) when the password is not that of the account; as `ip_not_allowed` (403) or
+/// `email_domain_not_allowed` (422) when the tenant's rules are against it.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,
     responses((status = 200, description = "Joined, and signed in.", body = super::sessions::LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
@@ -138,7 +139,7 @@ pub(super) async fn accept(
     let remember = remember_me.unwrap_or_default();
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let known = caller.as_ref().map(|caller| &caller.user);
-    let joining = Joining { token: &token, signed_in: known, name, password, start: Some(start) };
+    let joining = Joining { token: &token, signed_in: known, name, password, start: Some(start), address: client.address };
     let Joined { session, .. } = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
     let session = session.ok_or_else(Problem::defect)?;
     let someone = SignedIn::resume(app.store(), session).await?;

@@ -11,6 +11,7 @@ mod passwords;
 mod registrations;
 mod sessions;
 mod signing_keys;
+mod tenant_security;
 mod tenants;
 mod users;
 
@@ -96,8 +97,11 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(ownership::cancel))
         .with(route!(custom_roles::list))
         .with(route!(custom_roles::create))
+        .with(route!(custom_roles::see))
         .with(route!(custom_roles::update))
         .with(route!(custom_roles::delete))
+        .with(route!(tenant_security::see))
+        .with(route!(tenant_security::change))
         .0
 }
 

@@ -129,14 +129,18 @@ async fn show_invitation(State(app): State<App>, link: Result<Query<Link>, Query
     page("accept_invitation.html", context! { token, preview => Serde(&preview), style => STYLE })
 }
 
-async fn accept_invitation(State(app): State<App>, form: Result<Form<Acceptance>, FormRejection>) -> Result<Html<String>, Problem> {
+async fn accept_invitation(
+    State(app): State<App>,
+    client: Client,
+    form: Result<Form<Acceptance>, FormRejection>,
+) -> Result<Html<String>, Problem> {
     let Form(Acceptance { token, name, password }) = form.map_err(|rejection| match rejection.status() {
         StatusCode::UNPROCESSABLE_ENTITY => JoinError::TokenInvalid.into(),
         status => Problem::of_status(status),
     })?;
     let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
     let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
-    let joining = Joining { token: &token, signed_in: None, name, password, start: None };
+    let joining = Joining { token: &token, signed_in: None, name, password, start: None, address: client.address };
     let joined = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
     message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")
 }

@@ -154,11 +154,11 @@ pub(super) async fn change(caller: Caller, State(app): State<App>, client: Clien
     if app.jobs.commit(&changes::ChangeOwn(change)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(wrong_password()) }
 }
 
-/// What is known of a person: their address, and what they and their tenants are called.
+/// What is known of a person: their address, what they and their tenants are called, and what those ask for.
 async fn about(store: &Store, user: &User) -> Result<Context, DbError> {
     let belongings = belongings_of(store, user.id).await?;
     let about = Context::default().with_email(&user.email).with_name(&user.name);
-    Ok(belongings.iter().fold(about, |about, belonging| about.with_name(&belonging.tenant.name)))
+    Ok(belongings.iter().fold(about, |about, belonging| about.with_tenant(&belonging.tenant)))
 }
 
 fn wrong_password() -> Problem {

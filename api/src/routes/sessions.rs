@@ -1,6 +1,6 @@
 //! Sessions: signing in and out, going on, and who one is.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use axum::{
     Json as Answer,
@@ -10,7 +10,7 @@ use axum::{
 };
 use common::{
     addressee::Addressee,
-    ambient::rfc3339,
+    ambient::{between, rfc3339},
     crypto::{Password, PresentedToken},
     email::Email,
     id::{SessionId, TenantId},
@@ -144,7 +144,7 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
             .map(|(_, token)| token.expose().to_owned()),
         session: SessionTimes {
             id: session.id,
-            refresh_in: access.ttl.mul_f64(REFRESH_AT).as_secs(),
+            refresh_in: refresh_in(access.ttl, session).as_secs(),
             idle_expires_at: rfc3339(session.idle_expires_at()),
             expires_at: rfc3339(session.expires_at),
         },
@@ -160,12 +160,18 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
     Ok(response)
 }
 
+/// When to refresh: in time for the access token, and for the session that would end unused.
+fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
+    let idle = session.last_seen_at.map_or(token_ttl, |seen| between(seen, session.idle_expires_at()));
+    token_ttl.min(idle).mul_f64(REFRESH_AT)
+}
+
 /// Sign in.
 ///
 /// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
 /// not there is such an account; as `email_not_verified` (403) when the password is right and the
 /// address waits to be verified; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
-/// tenant cannot be worked in. After too many failures `too_many_attempts` (429), also whether or not there
+/// tenant cannot be worked in; as `ip_not_allowed` (403) when it is not from this address. After too many failures `too_many_attempts` (429), also whether or not there
 /// is such an account, and not from a network that its owner signed in from before.
 #[utoipa::path(
     post, path = "/api/auth/login", tag = "Session", request_body = Login,
@@ -231,7 +237,8 @@ impl FromFields for RefreshBody {
 /// successor, so a client that lost the answer asks again. Refused as `refresh_raced` (409) when others
 /// are further already: use what they were given; as `token_reused` (401) when it was superseded
 /// longer ago, which ends the session, for it may be stolen; as `refresh_token_invalid` (401) when it
-/// is none or its session is over.
+/// is none or its session is over; as `ip_not_allowed` (403) when the tenant is not worked in from this address,
+/// and then the token stays good.
 #[utoipa::path(
     post, path = "/api/auth/refresh", tag = "Session", request_body = Option<RefreshBody>,
     responses((status = 200, description = "Gone on.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
@@ -239,6 +246,7 @@ impl FromFields for RefreshBody {
 pub(super) async fn refresh(
     _: Open,
     State(app): State<App>,
+    client: Client,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<RefreshBody>,
 ) -> Result<Response, Problem> {
@@ -250,7 +258,7 @@ pub(super) async fn refresh(
     let token = body.refresh_token.or_else(|| refresh_cookie::sent(&headers));
     let token = token.as_deref().and_then(PresentedToken::read);
     let resumed = match token {
-        Some(token) => resume(&app, token).await,
+        Some(token) => resume(&app, token, &client).await,
         None => Err(Problem::new(Code::RefreshTokenInvalid, "Sign in first.")),
     };
     match resumed {
@@ -265,8 +273,8 @@ pub(super) async fn refresh(
     }
 }
 
-async fn resume(app: &App, token: PresentedToken) -> Result<SignedIn, Problem> {
-    let refresh = RefreshSession(Refresh { key: &app.key, token, grace: app.auth.refresh_grace });
+async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<SignedIn, Problem> {
+    let refresh = RefreshSession(Refresh { key: &app.key, token, grace: app.auth.refresh_grace, address: client.address });
     let refreshed = app.jobs.commit(&refresh).await;
     let outcome = match &refreshed {
         Ok(Refreshed::Next(_)) => "next",
@@ -339,13 +347,19 @@ impl FromFields for Switch {
 /// Go on in another tenant of one's own.
 ///
 /// The session and its refresh token stay; its access tokens for the tenant that is left are refused
-/// from now on.
+/// from now on. Refused as `ip_not_allowed` (403) when the other is not worked in from this address, and as
+/// `session_too_old` (403) when sessions do not last there for as long as this one has; one stays where one is then.
 #[utoipa::path(
     post, path = "/api/auth/switch-tenant", tag = "Session", request_body = Switch,
     responses((status = 200, description = "At work there.", body = LoginView))
 )]
-pub(super) async fn switch_tenant(caller: Caller, State(app): State<App>, Json(body): Json<Switch>) -> Result<Response, Problem> {
-    let switch = SwitchTenant { session: caller.session.id, user: caller.user.id, tenant: body.tenant_id };
+pub(super) async fn switch_tenant(
+    caller: Caller,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Switch>,
+) -> Result<Response, Problem> {
+    let switch = SwitchTenant { session: caller.session.id, user: caller.user.id, tenant: body.tenant_id, address: client.address };
     let session = app.jobs.commit(&switch).await?;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
 }

@@ -45,7 +45,10 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("get", "/api/tenant/roles"),
     ("post", "/api/tenant/roles"),
     ("delete", "/api/tenant/roles/{id}"),
+    ("get", "/api/tenant/roles/{id}"),
     ("put", "/api/tenant/roles/{id}"),
+    ("get", "/api/tenant/security"),
+    ("put", "/api/tenant/security"),
     ("get", "/api/tenant/users"),
     ("post", "/api/tenant/users/invite"),
     ("delete", "/api/tenant/users/{id}"),
@@ -107,7 +110,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 16);
+    assert_eq!(checked, 17);
 }
 
 #[tokio::test]
@@ -156,12 +159,23 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
     let token = invitation.link_token(&world.key).expose().to_owned();
     let accept = json!({ "token": token, "name": "Carl", "password": crate::support::PASSWORD });
     let change = json!({ "name": "Support", "permissions": [] });
+    let rules = json!({
+        "require_mfa": false,
+        "session_idle_minutes": 30,
+        "session_absolute_hours": 12,
+        "password_min_length": 12,
+        "allowed_email_domains": ["example.com"],
+        "ip_allowlist": ["127.0.0.0/8"],
+    });
     vec![
         ("Offer", "/api/tenant/ownership-transfers", "post", offered),
         ("Offers", "/api/tenant/ownership-transfers", "get", get("/api/tenant/ownership-transfers").await),
         ("Role", "/api/tenant/roles", "post", made),
         ("Roles", "/api/tenant/roles", "get", get("/api/tenant/roles").await),
+        ("Same role", "/api/tenant/roles/{id}", "get", get(&role).await),
         ("Changed role", "/api/tenant/roles/{id}", "put", world.client.put_as(&eve.token, &role, &change).await),
+        ("Changed rules", "/api/tenant/security", "put", world.client.put_as(&eve.token, "/api/tenant/security", &rules).await),
+        ("Rules", "/api/tenant/security", "get", get("/api/tenant/security").await),
         ("Invited", "/api/tenant/users/invite", "post", invited),
         ("Resent", "/api/tenant/invitations/{id}/resend", "post", resent),
         ("Invitations", "/api/tenant/invitations", "get", get("/api/tenant/invitations").await),

@@ -19,6 +19,7 @@ mod refresh;
 mod registration;
 mod revocation;
 mod roles;
+mod security;
 mod sessions;
 mod signing_keys;
 mod starting;

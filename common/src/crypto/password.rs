@@ -44,9 +44,9 @@ pub struct Password(SecretString);
 /// A password that is too short or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
-    /// Fewer than `PASSWORD_CHARS_MIN` characters.
-    #[error("must have at least {PASSWORD_CHARS_MIN} characters")]
-    TooShort,
+    /// Fewer characters than this.
+    #[error("must have at least {0} characters")]
+    TooShort(usize),
     /// More than `PASSWORD_BYTES_MAX` bytes.
     #[error("must have at most {PASSWORD_BYTES_MAX} bytes")]
     TooLong,
@@ -58,10 +58,17 @@ impl Password {
     /// # Errors
     /// When it is neither.
     pub fn chosen(text: String) -> Result<Self, InvalidPassword> {
-        if text.chars().take(PASSWORD_CHARS_MIN).count() < PASSWORD_CHARS_MIN {
-            return Err(InvalidPassword::TooShort);
-        }
-        Self::presented(text)
+        let password = Self::presented(text)?;
+        password.at_least(PASSWORD_CHARS_MIN)?;
+        Ok(password)
+    }
+
+    /// Whether it has so many characters.
+    ///
+    /// # Errors
+    /// When it has fewer.
+    pub(crate) fn at_least(&self, chars: usize) -> Result<(), InvalidPassword> {
+        if self.expose().chars().take(chars).count() < chars { Err(InvalidPassword::TooShort(chars)) } else { Ok(()) }
     }
 
     /// A password that was presented, and is to be set: long enough as well.
@@ -402,7 +409,7 @@ mod tests {
 
     #[test]
     fn length_is_bounded_before_hashing() {
-        assert_eq!(Password::chosen("1234567".into()).unwrap_err(), InvalidPassword::TooShort);
+        assert_eq!(Password::chosen("1234567".into()).unwrap_err(), InvalidPassword::TooShort(8));
         assert_eq!(Password::presented("x".repeat(1_000_000)).unwrap_err(), InvalidPassword::TooLong);
         assert!(Password::presented(String::new()).is_ok());
     }

@@ -24,7 +24,7 @@ pub use lease::Lease;
 pub use migrations::{Applying, IndexPlan, Migration, MigrationStatus, Plan};
 pub use records::Records;
 pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
-pub use transaction::{Change, Transient, Txn};
+pub use transaction::{Change, Transient, Txn, Unchanged};
 
 use crate::{ambient::Ambient, config};
 

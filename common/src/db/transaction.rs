@@ -31,6 +31,10 @@ pub trait Change: Sync {
     fn apply(&self, txn: &mut Txn) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
+/// Whether a row still is what whoever wants to change it has seen of it. Asked within the transaction, so that nobody's
+/// change is lost unseen.
+pub type Unchanged<'a, T> = &'a (dyn Fn(&T) -> bool + Sync);
+
 /// An error that can tell whether the same change may work when tried again.
 pub trait Transient {
     /// The database error inside, if that is what it is.

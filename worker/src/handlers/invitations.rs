@@ -44,6 +44,10 @@ async fn mail(running: &Running<App>, invitation: InvitationId, link: Invitation
         tracing::info!("invitation_void");
         return Ok(());
     };
+    if !tenant.security.allowed_email_domains.admit(&invitation.email) {
+        tracing::info!("invitation_refused_by_domain");
+        return Ok(());
+    }
     let left = between(app.store.ambient().now(), invitation.expires_at);
     let values = json!({
         "inviter": inviter.name,
