@@ -1,6 +1,8 @@
-//! Subcommands that prepare an installation.
+//! Subcommands that prepare an installation, and that operators work on it with.
 
-use std::{fmt::Write, path::Path, time::Duration};
+pub(crate) mod users;
+
+use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use common::{
@@ -13,8 +15,14 @@ use common::{
     internal,
     passwords::BreachList,
 };
+use jobs::Jobs;
 use mongodb::bson::DateTime;
 use secrecy::ExposeSecret;
+
+use crate::identities::KEPT_FOR;
+
+/// The longest that a command waits until Redis has taken what was revoked.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Lists every version of the schema and whether the database has it.
 pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
@@ -113,10 +121,55 @@ pub(crate) fn config_table() -> String {
     table
 }
 
+/// What the operating system calls whoever runs this.
+fn operator_name() -> String {
+    let id = rustix::process::getuid().as_raw();
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    // In a container there may be no name.
+    name_of(id, &accounts).map_or_else(|| format!("uid {id}"), str::to_owned)
+}
+
+/// The name of an account of the operating system, from lines such as `ann:x:1000:…`.
+fn name_of(id: u32, accounts: &str) -> Option<&str> {
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, its_id) = (fields.next()?, fields.nth(1)?);
+        (its_id.parse() == Ok(id)).then_some(name)
+    })
+}
+
+/// Does `work`, waits until every process is told what it revoked, and lets go of the database.
+async fn with_jobs<T>(config: &Config, work: impl AsyncFnOnce(&Jobs) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    with_store(config, async |store| {
+        let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
+        let done = work(&jobs).await;
+        let is_announced = jobs.close(ANNOUNCED_WITHIN).await;
+        if done.is_ok() && !is_announced {
+            eprintln!(
+                "api: Redis was not reached (redis.url), so no process was told: those that reach it see the change within {KEPT_FOR:?}, others at once"
+            );
+        }
+        done
+    })
+    .await
+}
+
 /// Does `work` with the database, and lets go of it.
 async fn with_store<T>(config: &Config, work: impl AsyncFnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let done = work(store.clone()).await;
     store.close().await;
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_is_called_what_the_system_calls_them() {
+        let accounts = "root:x:0:0:root:/root:/bin/sh\nbroken\n::\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!([0, 1000, 7].map(|id| name_of(id, accounts)), [Some("root"), Some("ann"), None]);
+        assert!(!operator_name().is_empty());
+    }
 }

@@ -28,7 +28,7 @@ use crate::extract::Caller;
 /// Callers kept at most.
 const KEPT_MAX: u64 = 50_000;
 /// The longest that one is kept, should everything else fail.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(30);
 /// How often it is noted which sessions are in use.
 const SEEN_PERIOD: Duration = Duration::from_mins(1);
 

@@ -48,6 +48,9 @@ enum Command {
     /// Look at or change the keys that access tokens are signed with.
     #[command(subcommand)]
     Keys(Keys),
+    /// Look at people's accounts; stop them and let them go on.
+    #[command(subcommand)]
+    Users(commands::users::UsersCommand),
     /// The offline list of breached passwords.
     #[command(subcommand)]
     BreachedPasswords(BreachedPasswords),
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
         Command::Keys(Keys::List) => run(commands::keys_list),
         Command::Keys(Keys::Rotate { lead: Period(lead) }) => run(move |config| commands::keys_rotate(config, lead)),
         Command::Keys(Keys::Revoke { key }) => run(move |config| commands::keys_revoke(config, key)),
+        Command::Users(command) => run(move |config| commands::users::run(config, command)),
         Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
             commands::build_breached_passwords(&from, &to).map_or_else(|error| failed(&error), |made| printed(&made))
         }

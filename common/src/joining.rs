@@ -74,6 +74,9 @@ pub enum JoinError {
     /// The password of a new account is easy to guess, or known.
     #[error(transparent)]
     TooWeak(TooWeak),
+    /// An operator stopped their account.
+    #[error("the account is disabled")]
+    AccountDisabled,
     /// They are a member already.
     #[error("they are a member already")]
     AlreadyMember,
@@ -98,11 +101,12 @@ pub enum JoinError {
 }
 
 impl From<SignInError> for JoinError {
-    /// A session is only ever refused to somebody whose password is another one by now.
+    /// A session is only ever refused to somebody whose password is another one by now, or who was stopped.
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Db(error) => Self::Db(error),
             SignInError::Hash(error) => Self::Hash(error),
+            SignInError::AccountDisabled => Self::AccountDisabled,
             _ => Self::InvalidCredentials,
         }
     }
@@ -213,8 +217,8 @@ impl Accept {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
             Person::Known(user) => {
-                User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
-                return Ok(User::clone(user));
+                let now = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
+                return if now.disabled_at.is_none() { Ok(User::clone(user)) } else { Err(JoinError::AccountDisabled) };
             }
             Person::New { name, password_hash } => (name, password_hash),
         };
@@ -226,6 +230,7 @@ impl Accept {
             name: name.to_string(),
             password_hash: password_hash.clone(),
             password_set_at: None,
+            disabled_at: None,
             last_sign_in_at: None,
             email_verified_at: now,
             created_at: now,

@@ -12,6 +12,7 @@ pub mod crypto;
 pub mod custom_roles;
 pub mod db;
 pub mod demo;
+pub mod disabling;
 pub mod email;
 pub mod id;
 pub mod internal;

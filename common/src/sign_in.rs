@@ -81,6 +81,9 @@ pub enum SignInError {
     /// The password is right, and the address waits to be verified.
     #[error("the address has not been verified yet")]
     EmailNotVerified,
+    /// The password is right, and an operator stopped the account.
+    #[error("the account is disabled")]
+    AccountDisabled,
     /// They do not belong to the tenant they asked for, or to none at all.
     #[error("there is no such tenant")]
     TenantNotFound,
@@ -117,6 +120,9 @@ impl Attempt {
     /// See [`SignInError`].
     pub async fn check(self, store: &Store, hasher: &Hasher) -> Result<Admitted, SignInError> {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
+        if user.disabled_at.is_some() {
+            return Err(SignInError::AccountDisabled);
+        }
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, self.tenant, self.device.address())?.clone();
         let Self { device, remember, lifetime, .. } = self;
@@ -143,6 +149,9 @@ impl SignedIn {
     pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
         let (user, belongings) = futures::try_join!(User::by_id(store, session.user_id), belongings_of(store, session.user_id))?;
         let user = user.ok_or(SignInError::TenantNotFound)?;
+        if user.disabled_at.is_some() {
+            return Err(SignInError::AccountDisabled);
+        }
         let current = in_use(&belongings, Some(session.tenant_id))?[0].clone();
         Ok(Self { user, session: session.under(&current.tenant.security), current, belongings })
     }
@@ -237,10 +246,13 @@ impl Change for Begin {
     type Output = Begun;
     type Error = SignInError;
 
-    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked.
+    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked, and as
+    /// [`SignInError::AccountDisabled`] when the account was stopped.
     async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
         if !User::note_sign_in(txn, self.user, self.password_set_at).await? {
-            return Err(SignInError::InvalidCredentials);
+            let user = User::within(txn, self.user).await?;
+            let is_stopped = user.is_some_and(|user| user.password_set_at == self.password_set_at && user.disabled_at.is_some());
+            return Err(if is_stopped { SignInError::AccountDisabled } else { SignInError::InvalidCredentials });
         }
         let Start { device, remember, lifetime } = &self.start;
         let is_new_place = Place::note(txn, self.user, device).await?;

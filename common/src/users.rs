@@ -1,6 +1,6 @@
 //! People's accounts. Global: one person may belong to several tenants.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, str::FromStr};
 
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct User {
     /// When another password was set than the first; tells passwords apart, however each is hashed.
     #[serde(default)]
     pub password_set_at: Option<DateTime>,
+    /// Since when an operator stops it, if one does.
+    #[serde(default)]
+    pub disabled_at: Option<DateTime>,
     /// When they last signed in.
     #[serde(default)]
     pub last_sign_in_at: Option<DateTime>,
@@ -39,6 +42,29 @@ pub struct User {
     pub email_verified_at: DateTime,
     /// When the account was made.
     pub created_at: DateTime,
+}
+
+/// An account as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserRef {
+    /// By its id.
+    Id(UserId),
+    /// By its address.
+    Address(Email),
+}
+
+/// A text that names no account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an id such as usr_0192a0b8c0de7000800000000000cafe, or an e-mail address")]
+pub struct InvalidUserRef;
+
+impl FromStr for UserRef {
+    type Err = InvalidUserRef;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUserRef> {
+        let by_id = text.parse().map(Self::Id);
+        by_id.or_else(|_| text.parse().map(Self::Address)).map_err(|_| InvalidUserRef)
+    }
 }
 
 impl Record for User {
@@ -81,6 +107,29 @@ impl User {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
+    /// The account that is named.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn named(store: &Store, name: &UserRef) -> Result<Option<Self>, DbError> {
+        match name {
+            UserRef::Id(id) => Self::by_id(store, *id).await,
+            UserRef::Address(email) => Self::by_email(store, email).await,
+        }
+    }
+
+    /// Up to `limit` accounts whose addresses begin with `prefix`, by address.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn beginning_with(store: &Store, prefix: &str, limit: usize) -> Result<Vec<Self>, DbError> {
+        let from = prefix.to_lowercase();
+        // Addresses are visible ASCII, so none that begins so comes after this, and the index finds them.
+        let to = format!("{from}\u{7f}");
+        let filter = doc! { "email_norm": { "$gte": from, "$lt": to } };
+        store.records::<Self>(PlatformScope).list(filter, doc! { "email_norm": 1 }, i64::try_from(limit).unwrap_or(i64::MAX)).await
+    }
+
     /// The accounts with these ids.
     ///
     /// # Errors
@@ -114,11 +163,16 @@ impl User {
         if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
     }
 
-    /// Notes that they sign in with the password that was set at `set_at`; tells whether it still is the one.
-    /// It is a write, so that no sign-in and no new password can pass each other unnoticed.
+    /// Stops it from then on, or lets it go on.
+    pub(crate) async fn set_disabled(txn: &mut Txn, id: UserId, since: Option<DateTime>) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, doc! { "$set": { "disabled_at": since } }).await.map(drop)
+    }
+
+    /// Notes that they sign in with the password that was set at `set_at`; tells whether it still is the one, and nobody
+    /// stopped the account. It is a write, so that no sign-in can pass a new password or an operator unnoticed.
     pub(crate) async fn note_sign_in(txn: &mut Txn, id: UserId, set_at: Option<DateTime>) -> Result<bool, DbError> {
         let update = doc! { "$set": { "last_sign_in_at": txn.ambient().now() } };
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "password_set_at": set_at }, update).await
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "password_set_at": set_at, "disabled_at": null }, update).await
     }
 
     /// Replaces the hash `before` of a password by another hash of the same password.

@@ -170,9 +170,10 @@ impl Jobs {
     }
 
     /// Hands over and announces what still waits, for `limit` at most each; the relay has the rest of the
-    /// jobs, and others notice that this process is gone.
-    pub async fn close(&self, limit: Duration) {
-        if tokio::time::timeout(limit, self.inner.announcer.close()).await.is_err() {
+    /// jobs, and others notice that this process is gone. Tells whether everything that was revoked was announced.
+    pub async fn close(&self, limit: Duration) -> bool {
+        let is_announced = tokio::time::timeout(limit, self.inner.announcer.close()).await.is_ok();
+        if !is_announced {
             tracing::warn!("revocations_not_all_announced");
         }
         self.inner.closing.cancel();
@@ -182,6 +183,7 @@ impl Jobs {
         {
             tracing::warn!("fast_path_not_emptied");
         }
+        is_announced
     }
 }
 

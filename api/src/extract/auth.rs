@@ -121,7 +121,7 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
         return Err(Problem::unauthenticated(true));
     };
     let session = session.under(&tenant.security);
-    if !session.is_live(store.ambient().now()) {
+    if !session.is_live(store.ambient().now()) || user.disabled_at.is_some() {
         return Err(Problem::unauthenticated(true));
     }
     match tenant.status {

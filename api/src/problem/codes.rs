@@ -49,6 +49,8 @@ codes! {
     InvalidCredentials = UNAUTHORIZED "invalid_credentials" "The address or the password is wrong";
     /// The password is right, and the address waits to be verified.
     EmailNotVerified = FORBIDDEN "email_not_verified" "The address has not been verified yet";
+    /// The password is right, and an operator stopped the account.
+    AccountDisabled = FORBIDDEN "account_disabled" "The account is disabled";
     /// The refresh token is not valid, or its session is over.
     RefreshTokenInvalid = UNAUTHORIZED "refresh_token_invalid" "The session is over";
     /// The refresh token was used before: it, or its successor, may be stolen, and its session is over.

@@ -74,6 +74,7 @@ impl From<SignInError> for Problem {
             SignInError::EmailNotVerified => {
                 Self::new(Code::EmailNotVerified, "Follow the link in the mail we sent, or ask for a new one.")
             }
+            SignInError::AccountDisabled => Self::new(Code::AccountDisabled, "Ask the operator of this installation."),
             SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),
@@ -162,6 +163,7 @@ impl From<JoinError> for Problem {
             }
             JoinError::TooWeak(reason) => Self::too_weak("password", &reason),
             JoinError::Password(error) => Self::fields(vec![FieldError::refused("password", &error)]),
+            JoinError::AccountDisabled => SignInError::AccountDisabled.into(),
             JoinError::AlreadyMember => Self::new(Code::AlreadyMember, "You can go on there already."),
             JoinError::TenantSuspended => SignInError::TenantSuspended.into(),
             JoinError::IpNotAllowed => Self::ip_not_allowed(),

@@ -123,7 +123,8 @@ impl FromFields for AcceptBody {
 /// Whoever is signed in with the invited address just joins; everybody else gives the password of their account, or name
 /// and password for a new one, whose address counts as verified. Either way one is signed in to the tenant then. Refused as
 /// `token_invalid` (400) when the link is wrong, used or expired; as `invitation_not_yours` (403) when somebody else
-/// is signed in; as `invalid_credentials` (401) when the password is not that of the account; as `ip_not_allowed` (403) or
+/// is signed in; as `invalid_credentials` (401) when the password is not that of the account; as `account_disabled` (403) when
+/// an operator stopped that; as `ip_not_allowed` (403) or
 /// `email_domain_not_allowed` (422) when the tenant's rules are against it.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,

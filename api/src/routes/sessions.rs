@@ -170,7 +170,8 @@ fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
 ///
 /// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
 /// not there is such an account; as `email_not_verified` (403) when the password is right and the
-/// address waits to be verified; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
+/// address waits to be verified; as `account_disabled` (403) when the password is right and an operator stopped
+/// the account; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
 /// tenant cannot be worked in; as `ip_not_allowed` (403) when it is not from this address. After too many failures `too_many_attempts` (429), also whether or not there
 /// is such an account, and not from a network that its owner signed in from before.
 #[utoipa::path(

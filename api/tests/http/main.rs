@@ -10,6 +10,7 @@ mod documentation;
 mod invitations;
 mod limits;
 mod members;
+mod operators;
 mod outage;
 mod pages;
 mod passwords;

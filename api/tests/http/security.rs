@@ -13,6 +13,7 @@ use common::{
     sessions::Session,
     tenants::Tenant,
 };
+use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -494,6 +495,16 @@ async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
         assert_eq!(refused.field_errors(), ["email:email_domain_not_allowed"]);
     }
     invite("bob@EXAMPLE.com").await.expect(StatusCode::CREATED);
+    // Nor is the link mailed that they were invited by before.
+    let _worker = world.env.spawn_worker().await;
+    eventually("no link is under way", async || {
+        let links = doc! { "kind": "invitation.send" };
+        (world.store.records::<OutboxRow>(PlatformScope).count(links).await.unwrap() == 0).then_some(())
+    })
+    .await;
+    let mailed: Vec<Vec<String>> = world.env.mail().messages().into_iter().map(|mail| mail.to).collect();
+    assert_eq!(mailed, [["bob@EXAMPLE.com"]]);
+
     let resend = format!("/api/tenant/invitations/{}/resend", early["invitation"]["id"].as_str().unwrap());
     let resent = world.client.post_as(&ada.token, &resend).await;
     resent.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");

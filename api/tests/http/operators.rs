@@ -1,0 +1,291 @@
+//! What operators do with people's accounts, by the program's own commands: effective everywhere within a second, whether or not
+//! Redis is there, and written down.
+
+use std::{
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use common::{
+    audit::AuditEvent,
+    db::PlatformScope,
+    id,
+    invitations::Invitation,
+    memberships::Membership,
+    password_resets::{PasswordReset, Prepare},
+    roles::Role,
+    sessions::Session,
+    users::User,
+};
+use mongodb::bson::doc;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use xtask::testing::TestEnv;
+
+use crate::{
+    people::{People, absent},
+    support::{Answer, Database, PASSWORD, World, eventually},
+};
+
+const ADA: &str = "ada@example.com";
+const BOB: &str = "bob@example.com";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What a command prints that succeeds and complains of nothing.
+#[track_caller]
+fn printed(output: &Output) -> String {
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    text(&output.stdout)
+}
+
+/// What a command complains of that fails.
+#[track_caller]
+fn complaint(output: &Output, status: i32) -> String {
+    assert!(output.status.code() == Some(status) && output.stdout.is_empty(), "{output:?}");
+    text(&output.stderr)
+}
+
+async fn disable(world: &World, whom: &str) -> Output {
+    world.run(&["users", "disable", whom, "--reason", "Their laptop was stolen"], &[]).await
+}
+
+async fn user(world: &World, email: &str) -> User {
+    world.store.records::<User>(PlatformScope).find(doc! { "email_norm": email }).await.unwrap().unwrap()
+}
+
+async fn login(world: &World) -> Value {
+    let body = json!({ "email": ADA, "password": PASSWORD, "token_delivery": "body" });
+    world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK).json()
+}
+
+fn token(login: &Value) -> &str {
+    login["access_token"].as_str().unwrap()
+}
+
+fn expect_disabled(answer: Answer) {
+    answer.expect_problem(StatusCode::FORBIDDEN, "account_disabled");
+}
+
+#[tokio::test]
+async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_in() {
+    let world = World::new().await;
+    world.make_account(ADA).await;
+    let (_second_api, second) = world.another_api().await;
+    let (laptop, phone) = (login(&world).await, login(&world).await);
+    for client in [&world.client, &second] {
+        client.get_as(token(&laptop), "/api/auth/me").await.expect(StatusCode::OK);
+        client.get_as(token(&phone), "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    let told = printed(&disable(&world, "Ada@Example.com").await);
+    let ada = user(&world, ADA).await;
+    assert_eq!(told, format!("{} is disabled, and signed out everywhere\n", ada.id));
+    for client in [&world.client, &second] {
+        for login in [&laptop, &phone] {
+            let refused = client.expect_refused_within_a_second(token(login)).await;
+            refused.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        }
+    }
+    let refresh = json!({ "refresh_token": laptop["refresh_token"] });
+    world.client.post("/api/auth/refresh", &refresh).await.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    world.login(ADA, "another password").await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    expect_disabled(world.login(ADA, PASSWORD).await);
+    let live = world.store.records::<Session>(PlatformScope).count(doc! { "user_id": ada.id, "revoked_at": null }).await.unwrap();
+    assert_eq!(live, 0);
+}
+
+#[tokio::test]
+async fn a_session_that_was_there_all_the_same_is_good_for_nothing() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder(ADA).await;
+    printed(&disable(&world, ADA).await);
+    let made = people.token(ada.user, ada.tenant).await;
+    world.client.get_as(&made, "/api/auth/me").await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+#[tokio::test]
+async fn nobody_signs_in_past_an_operator_who_stops_them_meanwhile() {
+    let world = World::with(crate::support::UNTHROTTLED).await;
+    world.make_account(ADA).await;
+    let attempts = futures::future::join_all((0..12).map(|_| world.login(ADA, PASSWORD)));
+    let (answers, disabled) = tokio::join!(attempts, disable(&world, ADA));
+    printed(&disabled);
+    for answer in answers {
+        if answer.status == StatusCode::OK {
+            world.client.expect_refused_within_a_second(token(&answer.json())).await;
+        } else {
+            expect_disabled(answer);
+        }
+    }
+    let live = world.store.records::<Session>(PlatformScope).count(doc! { "revoked_at": null }).await.unwrap();
+    assert_eq!(live, 0);
+}
+
+#[tokio::test]
+async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    let invite = json!({ "email": ADA, "role": "viewer" });
+    world.client.post_body_as(&eve.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    printed(&disable(&world, &ada.user.to_string()).await);
+
+    // Who asks for a mail is told the same as everybody.
+    let asked = async |email: &str| {
+        let answer = world.client.post("/api/auth/password/forgot", &json!({ "email": email })).await;
+        answer.expect(StatusCode::ACCEPTED).json()
+    };
+    assert_eq!(asked(ADA).await, asked("nobody@example.com").await);
+    let (ttl, cooldown) = (Duration::from_hours(1), Duration::ZERO);
+    let prepare = Prepare { key: &world.key, user: ada.user, job: world.store.ambient().id(), ttl, cooldown };
+    let reset: PasswordReset = world.store.commit(&prepare).await.unwrap().1.unwrap();
+    let another = "k7!vq-Zr2#mXw9&";
+    let body = json!({ "token": reset.link_token(&world.key).expose(), "password": another });
+    let reset = world.client.post("/api/auth/password/reset", &body).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(reset.header("set-cookie"), "");
+    expect_disabled(world.login(ADA, another).await);
+
+    let invitation: Invitation = world.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+    let link = invitation.link_token(&world.key).expose().to_owned();
+    let accept = async |password: &str| {
+        world.client.post("/api/invitations/accept", &json!({ "token": link, "name": "Ada", "password": password })).await
+    };
+    accept(PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    expect_disabled(accept(another).await);
+    let form = format!("token={link}&password={}", "k7%21vq-Zr2%23mXw9%26");
+    world.client.post_form("/invitations/accept", &form).await.expect(StatusCode::FORBIDDEN);
+    assert_eq!(world.store.records::<Membership>(PlatformScope).count(doc! { "user_id": ada.user }).await.unwrap(), 1);
+    assert!(user(&world, ADA).await.disabled_at.is_some());
+
+    let enabled = printed(&world.run(&["users", "enable", ADA], &[]).await);
+    assert_eq!(enabled, format!("{} may sign in again\n", ada.user));
+    accept(another).await.expect(StatusCode::OK);
+    world.login(ADA, another).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_an_operator_does_is_written_down_with_who_and_why() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder(ADA).await;
+    printed(&disable(&world, ADA).await);
+    assert_eq!(printed(&disable(&world, ADA).await), format!("{} was disabled before\n", ada.user));
+    printed(&world.run(&["users", "enable", ADA], &[]).await);
+    assert_eq!(printed(&world.run(&["users", "enable", ADA], &[]).await), format!("{} was not disabled\n", ada.user));
+    let filter = doc! { "target": ada.user.to_string() };
+    let events: Vec<AuditEvent> = world.store.records(PlatformScope).list(filter, doc! { "_id": 1 }, 10).await.unwrap();
+    let actions: Vec<&str> = events.iter().map(|event| event.action.as_str()).collect();
+    assert_eq!(actions, ["user.disabled", "user.enabled"], "what changes nothing is no event");
+    let operators: Vec<Value> = events.iter().map(|event| serde_json::to_value(event.operator.as_ref().unwrap()).unwrap()).collect();
+    assert!(operators.iter().all(|operator| operator["name"].as_str().is_some_and(|name| !name.is_empty())), "{operators:?}");
+    assert_eq!((&operators[0]["reason"], &operators[1]["reason"]), (&json!("Their laptop was stolen"), &Value::Null));
+    assert!(events.iter().all(|event| event.actor.is_none() && event.tenant_id.is_none()));
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder(ADA).await;
+    for whom in ["nobody@example.com", absent::<id::User>().to_string().as_str()] {
+        let refused = world.run(&["users", "disable", whom, "--reason", "x"], &[]).await;
+        assert!(complaint(&refused, 1).contains("api users find"));
+    }
+    let long = "x".repeat(501);
+    let tenant = ada.tenant.to_string();
+    for args in [
+        &["users", "disable", ADA][..],
+        &["users", "disable", ADA, "--reason", " "],
+        &["users", "disable", ADA, "--reason", "two\nlines"],
+        &["users", "disable", ADA, "--reason", &long],
+        &["users", "disable", "ada", "--reason", "x"],
+        &["users", "disable", &tenant, "--reason", "x"],
+        &["users", "enable", ""],
+        &["users", "find"],
+    ] {
+        assert!(!complaint(&world.run(args, &[]).await, 2).is_empty());
+    }
+    for nobody in ["", " ", "bo", "@example.com", ".*", absent::<id::User>().to_string().as_str()] {
+        complaint(&world.run(&["users", "find", nobody], &[]).await, 1);
+    }
+    world.client.get_as(&ada.token, "/api/auth/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn people_are_found_by_id_by_address_and_by_how_it_begins() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    world.make_account(ADA).await;
+    login(&world).await;
+    login(&world).await;
+    let ada = user(&world, ADA).await;
+    let adam = people.founder("adam@example.com").await;
+    let bob = people.join(&adam, BOB, Role::Admin).await;
+    people.founder("ada@example.com.example").await;
+    printed(&disable(&world, BOB).await);
+    let find = async |text: &str| {
+        let found = printed(&world.run(&["users", "find", text], &[]).await);
+        found.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+    };
+    for text in [ada.id.to_string().as_str(), ADA, " ADA@example.COM "] {
+        let found = find(text).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (id, at) = (ada.id.to_string(), rfc3339(&user(&world, ADA).await));
+        let expected = [id.as_str(), ADA, "active", "2", at.as_str(), "analytical-engines:owner", "Ada", "Lovelace"];
+        assert_eq!(found[0], expected);
+    }
+    let found = find(BOB).await;
+    assert_eq!(found[0], [bob.user.to_string().as_str(), BOB, "disabled", "0", "-", "tenant-of-adam:admin", "BOB"]);
+    let addresses: Vec<String> = find("AD").await.into_iter().map(|line| line[1].clone()).collect();
+    assert_eq!(addresses, [ADA, "ada@example.com.example", "adam@example.com"]);
+    for n in 0..50 {
+        people.join(&adam, &format!("many{n}@example.com"), Role::Viewer).await;
+    }
+    assert_eq!(find("many").await.len(), 50);
+    people.join(&adam, "many50@example.com", Role::Viewer).await;
+    let more = world.run(&["users", "find", "many"], &[]).await;
+    assert_eq!((text(&more.stdout).lines().count(), more.status.code()), (51, Some(0)));
+    assert!(text(&more.stderr).contains("there are more"), "{more:?}");
+}
+
+fn rfc3339(user: &User) -> String {
+    common::ambient::rfc3339(user.last_sign_in_at.unwrap())
+}
+
+#[tokio::test]
+async fn without_redis_it_is_said_so_and_holds_at_once() {
+    let world = World::on(Database::prepared_on(TestEnv::private().await).await, &[]).await;
+    world.make_account(ADA).await;
+    let ada = login(&world).await;
+    world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
+    world.env.redis().stop().await;
+    let disabled = disable(&world, ADA).await;
+    assert!(disabled.status.success() && text(&disabled.stdout).contains("is disabled"), "{disabled:?}");
+    assert!(text(&disabled.stderr).contains("Redis"), "{disabled:?}");
+    world.client.expect_refused_within_a_second(token(&ada)).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+#[tokio::test]
+async fn where_redis_answers_the_api_but_not_the_operator_it_holds_within_half_a_minute() {
+    let world = World::new().await;
+    world.make_account(ADA).await;
+    let ada = login(&world).await;
+    let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
+    eventually("callers are kept", async || {
+        let before = hits().await;
+        world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
+        (hits().await > before).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    let elsewhere = [("TENANTRY__REDIS__URL", "redis://127.0.0.1:1")];
+    let disabled = world.run(&["users", "disable", ADA, "--reason", "test"], &elsewhere).await;
+    assert!(disabled.status.success() && text(&disabled.stderr).contains("within 30s"), "{disabled:?}");
+    eventually("it is refused", async || {
+        let answer = world.client.get_as(token(&ada), "/api/auth/me").await;
+        (answer.status == StatusCode::UNAUTHORIZED).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
+}
