@@ -121,6 +121,9 @@ impl Refusal for InvalidPassword {
     }
 }
 
+/// A value that was given: null, or something.
+pub(crate) struct Nullable<T>(pub(crate) Option<T>);
+
 /// The fields of a body and what was found wrong with them so far.
 pub(crate) struct Fields {
     given: Map<String, Value>,
@@ -245,15 +248,15 @@ impl Fields {
     }
 
     /// A whole number, or null for none: one of them must be there.
-    pub(crate) fn nullable_number<T: TryFrom<i64>>(&mut self, name: &str) -> Option<Option<T>>
+    pub(crate) fn nullable_number<T: TryFrom<i64>>(&mut self, name: &str) -> Option<Nullable<T>>
     where
         T::Error: Refusal,
     {
         match self.given.remove(name) {
             None => self.refuse(name, "required", "is required; null for none"),
-            Some(Value::Null) => Some(None),
+            Some(Value::Null) => Some(Nullable(None)),
             Some(Value::Number(number)) => match number.as_i64() {
-                Some(number) => self.accepted(name, T::try_from(number)).map(Some),
+                Some(number) => self.accepted(name, T::try_from(number)).map(|number| Nullable(Some(number))),
                 None => self.refuse(name, "invalid_type", "must be a whole number"),
             },
             Some(_) => self.refuse(name, "invalid_type", "must be a number or null"),

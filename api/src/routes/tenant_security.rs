@@ -69,9 +69,9 @@ impl FromFields for Security {
         let ranges = fields.required_list_up_to::<Range>("ip_allowlist", RANGES_MAX);
         Some(Self {
             require_mfa: require_mfa?,
-            session_idle_minutes: session_idle_minutes?,
-            session_absolute_hours: session_absolute_hours?,
-            password_min_length: password_min_length?,
+            session_idle_minutes: session_idle_minutes?.0,
+            session_absolute_hours: session_absolute_hours?.0,
+            password_min_length: password_min_length?.0,
             allowed_email_domains: domains?.into_iter().collect(),
             ip_allowlist: ranges?.into_iter().collect(),
         })

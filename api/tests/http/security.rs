@@ -505,8 +505,8 @@ async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
     let mailed: Vec<Vec<String>> = world.env.mail().messages().into_iter().map(|mail| mail.to).collect();
     assert_eq!(mailed, [["bob@EXAMPLE.com"]]);
 
-    let resend = format!("/api/tenant/invitations/{}/resend", early["invitation"]["id"].as_str().unwrap());
-    let resent = world.client.post_as(&ada.token, &resend).await;
+    let path = format!("/api/tenant/invitations/{}/resend", early["invitation"]["id"].as_str().unwrap());
+    let resent = world.client.post_as(&ada.token, &path).await;
     resent.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");
 
     // One that was invited before does not join, and may once the rule is another.
