@@ -1,11 +1,11 @@
 //! The OpenAPI document, generated from the handlers themselves.
 
+use serde_json::Value;
 use utoipa::{
     OpenApi, ToSchema,
     openapi::{
         PathItem, Ref, RefOr, Response,
         content::ContentBuilder,
-        extensions::ExtensionsBuilder,
         path::Operation,
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
@@ -30,6 +30,7 @@ use crate::{
         (name = "Registration", description = "Asking for an account and verifying its address."),
         (name = "Password", description = "Setting a new password."),
         (name = "Session", description = "Signing in and out."),
+        (name = "Second factors", description = "What is shown beside the password: codes of an app, passkeys, recovery codes."),
         (name = "Tenant", description = "The tenant one works in."),
         (name = "Members", description = "Who belongs to the tenant."),
         (name = "Invitations", description = "Asking people into the tenant, and joining it."),
@@ -60,20 +61,35 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// Says of a path's operations what they demand of their callers.
-pub(crate) fn demand(path: &mut PathItem, need: Need) {
+pub(crate) fn demand(path: &mut PathItem, need: Need, recent: bool) {
     for operation in operations(path) {
+        if recent {
+            extend(operation, "x-recent-authentication", true.into());
+            describe(
+                operation,
+                "Refused as `reauthentication_required` (403) unless the caller signed in or proved anew who they are a moment ago.",
+            );
+        }
         match need {
             Need::Nothing => operation.security = Some(vec![SecurityRequirement::default()]),
             // As the document says of all.
             Need::SignedIn => {}
             Need::Permission(permission) => {
                 let permission = permission.as_str();
-                operation.extensions = Some(ExtensionsBuilder::new().add("x-permission", permission).build());
-                let text = operation.description.take().unwrap_or_default();
-                operation.description = Some(format!("{text}\n\nNeeds the permission `{permission}`.").trim_start().to_owned());
+                extend(operation, "x-permission", permission.into());
+                describe(operation, &format!("Needs the permission `{permission}`."));
             }
         }
     }
+}
+
+fn extend(operation: &mut Operation, name: &str, value: Value) {
+    operation.extensions.get_or_insert_default().insert(name.to_owned(), value);
+}
+
+fn describe(operation: &mut Operation, more: &str) {
+    let text = operation.description.take().unwrap_or_default();
+    operation.description = Some(format!("{text}\n\n{more}").trim_start().to_owned());
 }
 
 /// The whole document as JSON.

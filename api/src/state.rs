@@ -8,7 +8,9 @@ use common::{
     config::{self, Config, TrustedProxies},
     crypto::{Hasher, MasterKey},
     db::Store,
+    mfa::passkeys::RelyingParty,
     passwords::Policy,
+    tenants::Name,
 };
 use jobs::{Drain, Jobs, throttle::Throttle};
 use tokio::sync::Semaphore;
@@ -27,6 +29,10 @@ pub(crate) struct Parts {
     pub(crate) hasher: Hasher,
     /// Which passwords may be set.
     pub(crate) passwords: Arc<Policy>,
+    /// To whom passkeys are bound; none where the origin names no domain.
+    pub(crate) passkeys: Option<RelyingParty>,
+    /// What the installation is called.
+    pub(crate) name: Name,
     /// Counts what may not be tried too often.
     pub(crate) throttle: Throttle,
     /// The installation's key.
@@ -66,6 +72,8 @@ impl App {
             jobs,
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
             passwords: Arc::new(policy(&config.auth)?),
+            passkeys: RelyingParty::of(&config.app.public_url, &config.app.name.to_string()),
+            name: config.app.name.clone(),
             key,
             keyring,
             identities: Arc::new(Identities::new()),

@@ -147,6 +147,12 @@ kinds! {
     OwnershipTransferId = OwnershipTransfer("otr");
     /// Names a link that sets a new password.
     PasswordResetId = PasswordReset("pwr");
+    /// Names a sign-in that waits for a second factor.
+    MfaChallengeId = MfaChallenge("mfc");
+    /// Names a passkey.
+    PasskeyId = Passkey("pky");
+    /// Names a ceremony with an authenticator.
+    PasskeyCeremonyId = PasskeyCeremony("pkc");
     /// Names an entry of the audit trail.
     AuditEventId = AuditEvent("aud");
     /// Names a job; fixed when it is staged, the same over every attempt.

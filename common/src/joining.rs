@@ -60,6 +60,9 @@ pub enum JoinError {
     /// The password of the account is wrong.
     #[error("the password is wrong")]
     InvalidCredentials,
+    /// The account has a second factor, so its person signs in first.
+    #[error("a second factor is needed")]
+    SecondFactorRequired,
     /// What is needed of them, and was not told.
     #[error("something is missing")]
     Missing {
@@ -106,6 +109,7 @@ impl From<SignInError> for JoinError {
         match error {
             SignInError::Db(error) => Self::Db(error),
             SignInError::Hash(error) => Self::Hash(error),
+            SignInError::SecondFactorRequired => Self::SecondFactorRequired,
             SignInError::AccountDisabled => Self::AccountDisabled,
             _ => Self::InvalidCredentials,
         }
@@ -135,13 +139,17 @@ impl Joining<'_> {
     async fn person(&self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>, invitation: &Invitation) -> Result<Person, JoinError> {
         if let Some(user) = self.signed_in {
             let is_invited = user.email_norm == invitation.email_norm;
-            return if is_invited { Ok(Person::Known(Box::new(user.clone()))) } else { Err(JoinError::NotYours) };
+            return if is_invited { Ok(Person::Known { user: Box::new(user.clone()), signed_in: true }) } else { Err(JoinError::NotYours) };
         }
         let missing = |name, password| JoinError::Missing { name, password };
         if let Some(user) = User::by_email(store, &invitation.email).await? {
             let password = self.password.clone().ok_or_else(|| missing(false, true))?;
             let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
-            return if is_right { Ok(Person::Known(Box::new(user))) } else { Err(JoinError::InvalidCredentials) };
+            return if is_right {
+                Ok(Person::Known { user: Box::new(user), signed_in: false })
+            } else {
+                Err(JoinError::InvalidCredentials)
+            };
         }
         let (Some(name), Some(password)) = (&self.name, &self.password) else {
             return Err(missing(self.name.is_none(), self.password.is_none()));
@@ -161,7 +169,11 @@ impl Joining<'_> {
 #[derive(Debug)]
 enum Person {
     /// Somebody with an account, as it was when they showed that it is theirs.
-    Known(Box<User>),
+    Known {
+        user: Box<User>,
+        /// Then they showed their second factor, if they have one.
+        signed_in: bool,
+    },
     /// Somebody who gets one.
     New { name: Name, password_hash: PasswordHash },
 }
@@ -201,8 +213,8 @@ impl Change for Accept {
         audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
             Some(start) => {
-                let password_set_at = user.password_set_at;
-                let begin = Begin { user: user.id, password_set_at, tenant: tenant.id, start: start.clone() };
+                let (password_set_at, second_factor) = (user.password_set_at, matches!(self.person, Person::Known { signed_in: true, .. }));
+                let begin = Begin { user: user.id, password_set_at, second_factor, tenant: tenant.id, start: start.clone() };
                 Some(begin.apply(txn).await?)
             }
             None => None,
@@ -216,7 +228,7 @@ impl Accept {
     async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<User, JoinError> {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
-            Person::Known(user) => {
+            Person::Known { user, .. } => {
                 let now = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
                 return if now.disabled_at.is_none() { Ok(User::clone(user)) } else { Err(JoinError::AccountDisabled) };
             }
@@ -230,6 +242,7 @@ impl Accept {
             name: name.to_string(),
             password_hash: password_hash.clone(),
             password_set_at: None,
+            second_factor_since: None,
             disabled_at: None,
             last_sign_in_at: None,
             email_verified_at: now,

@@ -22,11 +22,13 @@ pub mod joining;
 pub mod mail;
 pub mod members;
 pub mod memberships;
+pub mod mfa;
 pub mod networks;
 pub mod ownership;
 pub mod password_resets;
 pub mod passwords;
 pub mod places;
+pub mod reauthentication;
 pub mod refresh;
 pub mod registrations;
 pub mod revocations;
@@ -64,6 +66,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 29, name: "password resets validator", plan: Plan::Validators(&[password_resets::VALIDATOR]) },
     Migration { version: 30, name: "places", plan: Plan::Indexes(places::INDEXES) },
     Migration { version: 31, name: "places validator", plan: Plan::Validators(&[places::VALIDATOR]) },
+    Migration { version: 32, name: "passkeys", plan: Plan::Indexes(mfa::passkeys::INDEXES) },
+    Migration { version: 33, name: "second factor challenges", plan: Plan::Indexes(mfa::challenges::INDEXES) },
+    Migration { version: 34, name: "second factors validators", plan: Plan::Validators(mfa::VALIDATORS) },
 ];
 
 const VALIDATORS: &[Validator] =

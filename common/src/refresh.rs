@@ -13,7 +13,7 @@ use crate::{
     crypto::{MasterKey, PresentedToken},
     db::{Change, DbError, Transient, Txn},
     sessions::Session,
-    tenants::Tenant,
+    tenants::{Tenant, TenantStatus},
 };
 
 /// A client shows a refresh token.
@@ -51,6 +51,9 @@ pub enum RefreshError {
     /// The tenant is not worked in from the client's address.
     #[error("the tenant does not allow the address")]
     IpNotAllowed,
+    /// An operator stopped the tenant.
+    #[error("the tenant is suspended")]
+    TenantSuspended,
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -60,7 +63,7 @@ impl Transient for RefreshError {
     fn db(&self) -> Option<&DbError> {
         match self {
             Self::Db(error) => Some(error),
-            Self::Invalid | Self::Raced | Self::IpNotAllowed => None,
+            Self::Invalid | Self::Raced | Self::IpNotAllowed | Self::TenantSuspended => None,
         }
     }
 }
@@ -73,8 +76,8 @@ impl Change for Refresh<'_> {
         let now = txn.ambient().now();
         let session = Session::within(txn, self.token.session).await?;
         let session = session.ok_or(RefreshError::Invalid)?;
-        let rules = Tenant::within(txn, session.tenant_id).await?.ok_or(RefreshError::Invalid)?.security;
-        let session = session.under(&rules);
+        let tenant = Tenant::within(txn, session.tenant_id).await?.ok_or(RefreshError::Invalid)?;
+        let session = session.under(&tenant.security);
         if !session.is_live(now) {
             return Err(RefreshError::Invalid);
         }
@@ -87,9 +90,12 @@ impl Change for Refresh<'_> {
             audit::record(txn, Some(session.tenant_id), Some(session.user_id), "session.reuse_detected", session.id).await?;
             return Ok(Refreshed::Reused(session));
         }
-        // Before it is superseded: who comes back to an address that is allowed goes on with it.
-        if !rules.ip_allowlist.admits(self.address) {
+        // Before it is superseded: who comes back to an address that is allowed, or when the tenant goes on, goes on with it.
+        if !tenant.security.ip_allowlist.admits(self.address) {
             return Err(RefreshError::IpNotAllowed);
+        }
+        if tenant.status != TenantStatus::Active {
+            return Err(RefreshError::TenantSuspended);
         }
         if is_good {
             return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);

@@ -312,6 +312,7 @@ async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<Us
         name: registration.name.to_string(),
         password_hash: registration.password_hash.clone(),
         password_set_at: None,
+        second_factor_since: None,
         disabled_at: None,
         last_sign_in_at: None,
         email_verified_at: now,

@@ -79,7 +79,7 @@ pub struct Refreshing {
 }
 
 /// How long a session lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifetime {
     /// At most, however busy it is.
     pub absolute: Duration,
@@ -88,7 +88,7 @@ pub struct Lifetime {
 }
 
 /// What a client tells of itself when it signs in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Device {
     /// What it says it is (`User-Agent`).
     pub name: String,
@@ -262,6 +262,15 @@ impl Session {
     /// The session whatever became of it, to be changed by `txn`.
     pub(crate) async fn within(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// Notes that its person proved who they are just now; none when it was ended.
+    pub(crate) async fn authenticated(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
+        let now = txn.ambient().now();
+        let update = doc! { "$set": { "authenticated_at": now, "last_seen_at": now } };
+        let session = txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id, "revoked_at": null }, update).await?;
+        revocations::note(txn, Revoked::Session(id));
+        Ok(session)
     }
 
     /// Goes on in another tenant, which is to use it; none when it was ended.

@@ -7,14 +7,16 @@
 use std::net::IpAddr;
 
 use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     audit,
-    crypto::{HashError, Hasher, Password},
+    crypto::{HashError, Hasher, Password, SealError},
     db::{Change, DbError, PlatformScope, Store, TenantScope, Transient, Txn},
     email::Email,
     id::{SessionId, TenantId, UserId},
     memberships::Membership,
+    mfa::passkeys::Used,
     places::Place,
     registrations::Registration,
     roles::RoleRef,
@@ -81,6 +83,18 @@ pub enum SignInError {
     /// The password is right, and the address waits to be verified.
     #[error("the address has not been verified yet")]
     EmailNotVerified,
+    /// What they gave is right, and a second factor is wanted beside it.
+    #[error("a second factor is needed")]
+    SecondFactorRequired,
+    /// The second factor is not accepted.
+    #[error("the second factor is wrong")]
+    SecondFactorInvalid,
+    /// The passkey, or the ceremony that it is shown in, is not good.
+    #[error("the passkey is not accepted")]
+    PasskeyInvalid,
+    /// What was begun with the password is over.
+    #[error("the password is to be given again")]
+    ChallengeInvalid,
     /// The password is right, and an operator stopped the account.
     #[error("the account is disabled")]
     AccountDisabled,
@@ -99,6 +113,9 @@ pub enum SignInError {
     /// The password could not be checked.
     #[error(transparent)]
     Hash(#[from] HashError),
+    /// A secret could not be sealed or opened.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -120,19 +137,31 @@ impl Attempt {
     /// See [`SignInError`].
     pub async fn check(self, store: &Store, hasher: &Hasher) -> Result<Admitted, SignInError> {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
-        if user.disabled_at.is_some() {
-            return Err(SignInError::AccountDisabled);
-        }
-        let belongings = belongings_of(store, user.id).await?;
-        let current = choose(&belongings, self.tenant, self.device.address())?.clone();
-        let Self { device, remember, lifetime, .. } = self;
-        let start = Start { device, remember, lifetime };
-        let begin = Begin { user: user.id, password_set_at: user.password_set_at, tenant: current.tenant.id, start };
-        Ok(Admitted { begin, user, current, belongings })
+        let Self { tenant, device, remember, lifetime, .. } = self;
+        Admitted::new(store, user, tenant, Start { device, remember, lifetime }, false).await
     }
 }
 
 impl Admitted {
+    async fn new(store: &Store, user: User, tenant: Option<TenantId>, start: Start, second_factor: bool) -> Result<Self, SignInError> {
+        if user.disabled_at.is_some() {
+            return Err(SignInError::AccountDisabled);
+        }
+        let belongings = belongings_of(store, user.id).await?;
+        let current = choose(&belongings, tenant, start.device.address())?.clone();
+        let begin = Begin { user: user.id, password_set_at: user.password_set_at, second_factor, tenant: current.tenant.id, start };
+        Ok(Self { begin, user, current, belongings })
+    }
+
+    /// Somebody who used a passkey, which is two factors in one: they had it, and their device saw them.
+    ///
+    /// # Errors
+    /// See [`SignInError`].
+    pub async fn by_passkey(store: &Store, used: &Used, tenant: Option<TenantId>, start: Start) -> Result<Self, SignInError> {
+        let user = User::by_id(store, used.user()).await?.ok_or(SignInError::PasskeyInvalid)?;
+        Self::new(store, user, tenant, start, true).await
+    }
+
     /// Signed in by the session that was begun for them.
     pub fn signed_in(self, session: Session) -> SignedIn {
         let Self { user, current, belongings, .. } = self;
@@ -214,7 +243,7 @@ fn choose(belongings: &[Belonging], wanted: Option<TenantId>, address: Option<Ip
 }
 
 /// How a session begins.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
     /// What their client tells of itself.
     pub device: Device,
@@ -225,10 +254,12 @@ pub struct Start {
 }
 
 /// Begins a session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,
     pub(crate) password_set_at: Option<DateTime>,
+    /// Whether a second factor was shown.
+    pub(crate) second_factor: bool,
     pub(crate) tenant: TenantId,
     pub(crate) start: Start,
 }
@@ -247,12 +278,15 @@ impl Change for Begin {
     type Error = SignInError;
 
     /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked, and as
+    /// [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown, or
     /// [`SignInError::AccountDisabled`] when the account was stopped.
     async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
-        if !User::note_sign_in(txn, self.user, self.password_set_at).await? {
-            let user = User::within(txn, self.user).await?;
-            let is_stopped = user.is_some_and(|user| user.password_set_at == self.password_set_at && user.disabled_at.is_some());
-            return Err(if is_stopped { SignInError::AccountDisabled } else { SignInError::InvalidCredentials });
+        let user = User::note_sign_in(txn, self.user, self.password_set_at).await?.ok_or(SignInError::InvalidCredentials)?;
+        if user.disabled_at.is_some() {
+            return Err(SignInError::AccountDisabled);
+        }
+        if user.second_factor_since.is_some() && !self.second_factor {
+            return Err(SignInError::SecondFactorRequired);
         }
         let Start { device, remember, lifetime } = &self.start;
         let is_new_place = Place::note(txn, self.user, device).await?;

@@ -32,6 +32,9 @@ pub struct User {
     /// When another password was set than the first; tells passwords apart, however each is hashed.
     #[serde(default)]
     pub password_set_at: Option<DateTime>,
+    /// Since when a second factor is asked for; none where the password is enough.
+    #[serde(default)]
+    pub second_factor_since: Option<DateTime>,
     /// Since when an operator stops it, if one does.
     #[serde(default)]
     pub disabled_at: Option<DateTime>,
@@ -163,16 +166,36 @@ impl User {
         if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
     }
 
+    /// Notes that they sign in with the password that was set at `set_at`; none when it is another one by
+    /// now. It is a write, so that no sign-in passes a new password or a new second factor unnoticed.
+    pub(crate) async fn note_sign_in(txn: &mut Txn, id: UserId, set_at: Option<DateTime>) -> Result<Option<Self>, DbError> {
+        let update = doc! { "$set": { "last_sign_in_at": txn.ambient().now() } };
+        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id, "password_set_at": set_at }, update).await
+    }
+
+    /// Notes that their second factors change. It is a write, so that changes of one person's factors come one
+    /// after the other, and see each other.
+    pub(crate) async fn note_factors(txn: &mut Txn, id: UserId) -> Result<(), DbError> {
+        let update = doc! { "$set": { "factors_changed_at": txn.ambient().now() } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
+    }
+
+    /// From now on a second factor is asked for; tells whether none was before.
+    pub(crate) async fn has_second_factor_from_now(txn: &mut Txn, id: UserId) -> Result<bool, DbError> {
+        let update = doc! { "$set": { "second_factor_since": txn.ambient().now() } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "second_factor_since": null }, update).await
+    }
+
+    /// The password is enough again; tells whether it was not.
+    pub(crate) async fn has_no_second_factor(txn: &mut Txn, id: UserId) -> Result<bool, DbError> {
+        let filter = doc! { "_id": id, "second_factor_since": { "$ne": null } };
+        let update = doc! { "$set": { "second_factor_since": null } };
+        txn.records::<Self>(PlatformScope).update(filter, update).await
+    }
+
     /// Stops it from then on, or lets it go on.
     pub(crate) async fn set_disabled(txn: &mut Txn, id: UserId, since: Option<DateTime>) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, doc! { "$set": { "disabled_at": since } }).await.map(drop)
-    }
-
-    /// Notes that they sign in with the password that was set at `set_at`; tells whether it still is the one, and nobody
-    /// stopped the account. It is a write, so that no sign-in can pass a new password or an operator unnoticed.
-    pub(crate) async fn note_sign_in(txn: &mut Txn, id: UserId, set_at: Option<DateTime>) -> Result<bool, DbError> {
-        let update = doc! { "$set": { "last_sign_in_at": txn.ambient().now() } };
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "password_set_at": set_at, "disabled_at": null }, update).await
     }
 
     /// Replaces the hash `before` of a password by another hash of the same password.

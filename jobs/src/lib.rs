@@ -20,6 +20,7 @@ mod inspect;
 pub mod invitations;
 mod job;
 pub mod maintenance;
+pub mod mfa;
 pub mod outbox;
 pub mod ownership;
 pub mod passwords;

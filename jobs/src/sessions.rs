@@ -6,7 +6,7 @@ use common::{
     id::SessionId,
     refresh::{Refresh, RefreshError, Refreshed},
     sessions::Session,
-    sign_in::{Begin, Begun, SignInError},
+    sign_in::{Begun, SignInError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,10 +48,11 @@ impl Job for SendThrottled {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Someone signs in: as [`Begin`], and the person is told where that is from somewhere new.
-pub struct BeginSession<'a>(pub &'a Begin);
+/// Someone signs in: as `C` (`sign_in::Begin`, or that by a passkey), and the person is told where that is
+/// from somewhere new.
+pub struct BeginSession<C>(pub C);
 
-impl Change for BeginSession<'_> {
+impl<C: Change<Output = Begun, Error = SignInError>> Change for BeginSession<C> {
     type Output = Session;
     type Error = SignInError;
 

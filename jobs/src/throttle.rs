@@ -38,6 +38,10 @@ static GIVE_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("
 pub enum Act {
     /// To sign in.
     SignIn,
+    /// To show a second factor.
+    SecondFactor,
+    /// To prove anew who one is.
+    Reauthenticate,
     /// To have a link mailed that sets a new password.
     ForgetPassword,
     /// To have a verification mailed again.
@@ -106,6 +110,8 @@ impl Act {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SignIn => "sign_in",
+            Self::SecondFactor => "second_factor",
+            Self::Reauthenticate => "reauthenticate",
             Self::ForgetPassword => "forget_password",
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",

@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{invitations, maintenance, ownership, passwords, registrations, sessions};
+use crate::handlers::{invitations, maintenance, mfa, ownership, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -93,5 +93,6 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(sessions::send_throttled)
         .on(passwords::send_reset)
         .on(passwords::send_changed)
+        .on(mfa::send_changed)
         .on(maintenance::canary)
 }

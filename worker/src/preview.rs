@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use anyhow::Context;
-use common::mail::Template;
+use common::{mail::Template, mfa::MfaChange};
 use serde_json::{Value, json};
 
-use crate::templates::{
-    ACCOUNT_EXISTS, INVITATION, INVITATION_REMINDER, NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM,
-    SIGN_IN_THROTTLED, VERIFICATION,
+use crate::{
+    handlers::mfa::told,
+    templates::{
+        ACCOUNT_EXISTS, INVITATION, INVITATION_REMINDER, MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET,
+        REUSE_ALARM, SIGN_IN_THROTTLED, VERIFICATION,
+    },
 };
 
 /// A mail as it may be: the name of its files, its template and its values.
@@ -28,6 +31,7 @@ fn samples() -> Vec<Sample> {
         json!({ "name": name, "tenant": "Analytical Engines", "link": link, "hours": 24, "contested": contested })
     };
     let changed = |by_link: bool| json!({ "name": name, "by_link": by_link, "link": origin });
+    let factors = |change| json!({ "name": name, "change": told(change), "link": origin });
     let new_sign_in = json!({ "name": name, "device": device, "address": "2001:db8::7", "since": since, "link": origin });
     let reset = json!({ "name": name, "link": format!("{origin}/reset-password?token=c2FtcGxl"), "minutes": 60 });
     let throttled = json!({ "name": name, "minutes": 15, "days": 30, "link": origin });
@@ -39,6 +43,9 @@ fn samples() -> Vec<Sample> {
         sample("account_exists", ACCOUNT_EXISTS, json!({ "name": name })),
         sample("invitation", INVITATION, invitation.clone()),
         sample("invitation_reminder", INVITATION_REMINDER, invitation),
+        sample("mfa_changed.added", MFA_CHANGED, factors(MfaChange::TotpAdded)),
+        sample("mfa_changed.recovery_code_used", MFA_CHANGED, factors(MfaChange::RecoveryCodeUsed)),
+        sample("mfa_changed.reset", MFA_CHANGED, factors(MfaChange::Reset)),
         sample("new_sign_in", NEW_SIGN_IN, new_sign_in),
         sample("ownership_offer", OWNERSHIP_OFFER, offer),
         sample("password_changed.by_link", PASSWORD_CHANGED, changed(true)),

@@ -35,3 +35,5 @@ pub(crate) const PASSWORD_CHANGED: Template = template!("password_changed");
 pub(crate) const NEW_SIGN_IN: Template = template!("new_sign_in");
 /// Others try to guess the password.
 pub(crate) const SIGN_IN_THROTTLED: Template = template!("sign_in_throttled");
+/// The second factors are others now.
+pub(crate) const MFA_CHANGED: Template = template!("mfa_changed");

@@ -18,6 +18,7 @@ use common::{
     tenant_security::{InvalidDomain, OutOfRange},
     tenants::InvalidName,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::body;
@@ -270,6 +271,26 @@ impl Fields {
             Some(Value::Bool(answer)) => Some(answer),
             Some(_) => self.refuse(name, "invalid_type", "must be true or false"),
         }
+    }
+
+    /// An object as `T` describes it, if it is there: what another specification says, not ours.
+    pub(crate) fn optional_object<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(object)) => match serde_json::from_value(Value::Object(object)) {
+                Ok(read) => Some(read),
+                Err(error) => self.refuse(name, "invalid_format", &format!("is not what the specification says: {error}")),
+            },
+            Some(_) => self.refuse(name, "invalid_type", "must be an object"),
+        }
+    }
+
+    /// As [`Self::optional_object`], and must be there.
+    pub(crate) fn required_object<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        if self.given.get(name).is_none_or(Value::is_null) {
+            return self.refuse(name, "required", "is required");
+        }
+        self.optional_object(name)
     }
 
     fn parsed<T, E: Refusal>(&mut self, name: &str, text: String, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {

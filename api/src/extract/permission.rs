@@ -1,7 +1,7 @@
 //! What a caller must be allowed to do, said in a handler's signature.
 //!
 //! The first argument of every handler is its [`Access`]: [`Requires`] a permission, [`Caller`] for whoever is
-//! signed in, or [`Open`] for anybody. A handler that says nothing cannot be made a route
+//! signed in, or [`Open`] for anybody; [`Recent`] around one of them wants fresh proof of who they are. A handler that says nothing cannot be made a route
 //! ([`crate::routes`]), and the OpenAPI document tells of each what its type does ([`Stated`]).
 
 use std::{convert::Infallible, marker::PhantomData};
@@ -10,7 +10,7 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use common::roles::Permission;
+use common::{ambient::between, roles::Permission, sessions::Session};
 
 use super::Caller;
 use crate::{problem::Problem, state::App};
@@ -30,12 +30,16 @@ pub(crate) enum Need {
 pub(crate) trait Access {
     /// What it demands.
     const NEED: Need;
+    /// Whether the caller must have proved of late who they are.
+    const RECENT: bool = false;
 }
 
 /// A handler whose first argument says what it demands.
 pub(crate) trait Stated<Args> {
     /// What it demands.
     const NEED: Need;
+    /// Whether the caller must have proved of late who they are.
+    const RECENT: bool;
 }
 
 /// Handlers of each number of arguments.
@@ -46,6 +50,7 @@ macro_rules! stated {
             F: FnOnce(A, $($argument,)*) -> Out,
         {
             const NEED: Need = A::NEED;
+            const RECENT: bool = A::RECENT;
         }
     };
 }
@@ -57,9 +62,9 @@ stated!(B C D);
 stated!(B C D E);
 stated!(B C D E G);
 
-/// What `handler` demands of whoever calls it.
-pub(crate) fn need_of<Args, H: Stated<Args>>(_: &H) -> Need {
-    H::NEED
+/// What `handler` demands of whoever calls it, and whether they must have proved of late who they are.
+pub(crate) fn need_of<Args, H: Stated<Args>>(_: &H) -> (Need, bool) {
+    (H::NEED, H::RECENT)
 }
 
 /// Anybody may call.
@@ -119,7 +124,8 @@ macro_rules! needed {
 
 needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite SecurityWrite);
 
-/// A caller whose role holds the permission `P`.
+/// A caller whose role holds the permission `P`, with a second factor where the tenant demands one. Routes for
+/// whoever is signed in stay open to those who lack it, so that they can set one up.
 pub(crate) struct Requires<P> {
     /// Who.
     pub(crate) caller: Caller,
@@ -135,6 +141,36 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
-        if caller.grant.may(P::PERMISSION) { Ok(Self { caller, needed: PhantomData }) } else { Err(Problem::forbidden(P::PERMISSION)) }
+        if !caller.grant.may(P::PERMISSION) {
+            return Err(Problem::forbidden(P::PERMISSION));
+        }
+        if caller.tenant.security.require_mfa && caller.user.second_factor_since.is_none() {
+            return Err(Problem::mfa_enrollment_required());
+        }
+        Ok(Self { caller, needed: PhantomData })
     }
+}
+
+/// Whom `A` lets in, if they proved of late who they are: by signing in, or anew
+/// (`POST /api/auth/reauthenticate`). For what a stolen session must not be enough for (OWASP ASVS 7.5.1).
+pub(crate) struct Recent<A>(pub(crate) A);
+
+impl<A: Access> Access for Recent<A> {
+    const NEED: Need = A::NEED;
+    const RECENT: bool = true;
+}
+
+impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<App> for Recent<A> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let let_in = A::from_request_parts(parts, app).await?;
+        if is_recent(&caller.session, app) { Ok(Self(let_in)) } else { Err(Problem::reauthentication_required()) }
+    }
+}
+
+/// Whether the person of `session` proved of late who they are.
+pub(crate) fn is_recent(session: &Session, app: &App) -> bool {
+    between(session.authenticated_at(), app.ambient().now()) <= app.auth.reauthenticate_within
 }

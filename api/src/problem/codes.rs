@@ -59,6 +59,28 @@ codes! {
     RefreshRaced = CONFLICT "refresh_raced" "The session was refreshed meanwhile";
     /// A page of another site asks.
     OriginRefused = FORBIDDEN "origin_refused" "Requests of other sites are refused here";
+    /// A second factor is wanted.
+    MfaRequired = UNAUTHORIZED "mfa_required" "A second factor is needed";
+    /// What was begun with the password is over: it took too long, or too many codes were wrong.
+    MfaTokenInvalid = UNAUTHORIZED "mfa_token_invalid" "Begin again with the password";
+    /// The code, or what the authenticator says, is wrong.
+    MfaCodeInvalid = UNAUTHORIZED "mfa_code_invalid" "The second factor is wrong";
+    /// The tenant demands a second factor, and the person has none.
+    MfaEnrollmentRequired = FORBIDDEN "mfa_enrollment_required" "Set up a second factor first";
+    /// There is a second factor of that kind.
+    MfaEnrolledAlready = CONFLICT "mfa_enrolled_already" "It is set up already";
+    /// There is no second factor that codes could stand in for.
+    MfaNotEnrolled = CONFLICT "mfa_not_enrolled" "Set up a second factor first";
+    /// The person has as many passkeys as they may.
+    TooManyPasskeys = CONFLICT "too_many_passkeys" "You have too many passkeys";
+    /// The ceremony with an authenticator is over, or what it made does not belong to it.
+    PasskeyCeremonyInvalid = BAD_REQUEST "passkey_ceremony_invalid" "Begin again with the passkey";
+    /// The passkey that was used is not accepted.
+    PasskeyInvalid = UNAUTHORIZED "passkey_invalid" "The passkey is not accepted";
+    /// The installation cannot do passkeys.
+    PasskeysUnavailable = CONFLICT "passkeys_unavailable" "There are no passkeys here";
+    /// The caller has not proved of late who they are.
+    ReauthenticationRequired = FORBIDDEN "reauthentication_required" "Prove again who you are";
     /// The role does not hold the permission.
     Forbidden = FORBIDDEN "forbidden" "Your role does not allow this";
     /// The tenant is not worked in from the client's address.

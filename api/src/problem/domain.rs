@@ -7,6 +7,7 @@ use common::{
     invitations::InviteError,
     joining::JoinError,
     members::MemberError,
+    mfa::MfaError,
     ownership::TransferError,
     password_resets::ResetError,
     refresh::RefreshError,
@@ -74,6 +75,11 @@ impl From<SignInError> for Problem {
             SignInError::EmailNotVerified => {
                 Self::new(Code::EmailNotVerified, "Follow the link in the mail we sent, or ask for a new one.")
             }
+            SignInError::SecondFactorRequired => Self::new(Code::MfaRequired, "Sign in first, with the second factor; then do this again."),
+            SignInError::SecondFactorInvalid => MfaError::CodeInvalid.into(),
+            SignInError::PasskeyInvalid => MfaError::PasskeyInvalid.into(),
+            SignInError::ChallengeInvalid => Self::new(Code::MfaTokenInvalid, "It took too long, or too many codes were wrong."),
+            SignInError::Seal(error) => Self::internal(&error),
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, "Ask the operator of this installation."),
             SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
@@ -85,11 +91,27 @@ impl From<SignInError> for Problem {
     }
 }
 
+impl From<MfaError> for Problem {
+    fn from(error: MfaError) -> Self {
+        match error {
+            MfaError::CodeInvalid => Self::new(Code::MfaCodeInvalid, "Take the code that is shown now; each is good once."),
+            MfaError::EnrolledAlready => Self::new(Code::MfaEnrolledAlready, "Remove the authenticator app first."),
+            MfaError::NotEnrolled => Self::new(Code::MfaNotEnrolled, "There is no such second factor."),
+            MfaError::TooManyPasskeys => Self::new(Code::TooManyPasskeys, "Remove one that you do not use first."),
+            MfaError::CeremonyInvalid => Self::new(Code::PasskeyCeremonyInvalid, "It took too long, or does not belong together."),
+            MfaError::PasskeyInvalid => Self::new(Code::PasskeyInvalid, "Begin again; perhaps another passkey is known here."),
+            MfaError::Seal(error) => Self::internal(&error),
+            MfaError::Db(error) => error.into(),
+        }
+    }
+}
+
 impl From<RefreshError> for Problem {
     fn from(error: RefreshError) -> Self {
         match error {
             RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
             RefreshError::Raced => Self::new(Code::RefreshRaced, "Use what the other request was given, or ask again with it."),
+            RefreshError::TenantSuspended => SignInError::TenantSuspended.into(),
             RefreshError::IpNotAllowed => Self::ip_not_allowed(),
             RefreshError::Db(error) => error.into(),
         }
@@ -156,6 +178,7 @@ impl From<JoinError> for Problem {
         match error {
             JoinError::TokenInvalid => VerifyError::TokenInvalid.into(),
             JoinError::NotYours => Self::new(Code::InvitationNotYours, "Sign out, or sign in with the address that was invited."),
+            JoinError::SecondFactorRequired => SignInError::SecondFactorRequired.into(),
             JoinError::InvalidCredentials => SignInError::InvalidCredentials.into(),
             JoinError::Missing { name, password } => {
                 let missing = [("name", name), ("password", password)].into_iter().filter(|(_, missing)| *missing);

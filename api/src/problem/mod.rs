@@ -14,7 +14,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use common::{passwords::NotSet, roles::Permission};
+use common::{
+    mfa::{
+        challenges::{Asked, Method},
+        passkeys::Options,
+    },
+    passwords::NotSet,
+    roles::Permission,
+};
 use jobs::throttle::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -62,6 +69,22 @@ pub(crate) struct Problem {
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
+    mfa: Option<Box<SecondFactorWanted>>,
+}
+
+/// How to go on with a second factor, told with `mfa_required`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct SecondFactorWanted {
+    /// Send it to `POST /api/auth/mfa/verify`, with a code or what an authenticator says.
+    mfa_token: String,
+    /// What the person has: `totp`, `passkey`, `recovery_code`.
+    #[schema(value_type = Vec<String>, example = json!(["totp", "recovery_code"]))]
+    methods: Vec<&'static str>,
+    /// For people with passkeys: the `publicKey` of `navigator.credentials.get`, as
+    /// `PublicKeyCredential.parseRequestOptionsFromJSON` reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    public_key: Option<Options>,
 }
 
 /// A problem as it is written (`application/problem+json`).
@@ -87,6 +110,10 @@ pub(crate) struct Written<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
+    /// How to go on, where the `code` is `mfa_required`.
+    #[serde(flatten)]
+    #[schema(value_type = Option<SecondFactorWanted>)]
+    mfa: Option<&'a SecondFactorWanted>,
 }
 
 impl Problem {
@@ -98,7 +125,7 @@ impl Problem {
             Code::Overloaded => Some(OVERLOAD_PAUSE),
             _ => None,
         };
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after, challenge }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after, challenge, mfa: None }
     }
 
     /// Fields that are not acceptable.
@@ -139,7 +166,7 @@ impl Problem {
             Act::SignIn => "Try again later, from a network you signed in from before, or set a new password by way of a mail.",
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
-            Act::ResetPassword | Act::ChangePassword => "Try again later.",
+            Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword => "Try again later.",
         };
         // Whole seconds, and none too few.
         let wait = Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
@@ -156,6 +183,29 @@ impl Problem {
     /// The caller's role lacks `permission`.
     pub(crate) fn forbidden(permission: Permission) -> Self {
         Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
+    }
+
+    /// What was given is right, and a second factor is wanted beside it.
+    pub(crate) fn mfa_required(asked: Asked) -> Self {
+        let wanted = SecondFactorWanted {
+            mfa_token: asked.token.expose().to_owned(),
+            methods: asked.methods.into_iter().map(Method::as_str).collect(),
+            public_key: asked.passkey,
+        };
+        Self {
+            mfa: Some(Box::new(wanted)),
+            ..Self::new(Code::MfaRequired, "Send a code, or what an authenticator says, with the `mfa_token`.")
+        }
+    }
+
+    /// The caller has not proved of late who they are.
+    pub(crate) fn reauthentication_required() -> Self {
+        Self::new(Code::ReauthenticationRequired, "Give your password again (`POST /api/auth/reauthenticate`), then repeat this.")
+    }
+
+    /// The tenant demands a second factor, and the caller has none.
+    pub(crate) fn mfa_enrollment_required() -> Self {
+        Self::new(Code::MfaEnrollmentRequired, "The tenant demands one: `POST /api/auth/mfa/totp/enroll`, or add a passkey.")
     }
 
     /// The tenant is not worked in from the client's address.
@@ -242,6 +292,7 @@ impl Problem {
             code: self.code.as_str(),
             request_id,
             errors: &self.errors,
+            mfa: self.mfa.as_deref(),
         };
         // Texts and numbers only: this cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()

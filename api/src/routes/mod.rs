@@ -5,9 +5,12 @@ mod documentation;
 mod invitations;
 mod joining;
 mod members;
+mod mfa;
 mod ownership;
 mod pages;
+mod passkeys;
 mod passwords;
+mod reauthentication;
 mod registrations;
 mod sessions;
 mod signing_keys;
@@ -31,13 +34,15 @@ use crate::{
 /// A documented handler, and what it demands of its callers.
 struct Route {
     need: Need,
+    recent: bool,
     handler: UtoipaMethodRouter<App>,
 }
 
 impl Route {
     /// Only for a handler whose type says what it demands.
     fn new<Args, H: Stated<Args>>(handler: &H, documented: UtoipaMethodRouter<App>) -> Self {
-        Self { need: need_of(handler), handler: documented }
+        let (need, recent) = need_of(handler);
+        Self { need, recent, handler: documented }
     }
 }
 
@@ -57,7 +62,7 @@ impl Routes {
     /// Adds a route; the document says what it demands.
     fn with(self, route: Route) -> Self {
         let (schemas, mut paths, handler) = route.handler;
-        paths.paths.values_mut().for_each(|path| openapi::demand(path, route.need));
+        paths.paths.values_mut().for_each(|path| openapi::demand(path, route.need, route.recent));
         Self(self.0.routes((schemas, paths, handler)))
     }
 }
@@ -79,6 +84,18 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(sessions::list))
         .with(route!(sessions::end))
         .with(route!(sessions::me))
+        .with(route!(reauthentication::reauthenticate))
+        .with(route!(mfa::verify))
+        .with(route!(mfa::list))
+        .with(route!(mfa::enroll_totp))
+        .with(route!(mfa::confirm_totp))
+        .with(route!(mfa::remove_totp))
+        .with(route!(mfa::replace_recovery_codes))
+        .with(route!(passkeys::enroll))
+        .with(route!(passkeys::add))
+        .with(route!(passkeys::remove))
+        .with(route!(passkeys::options))
+        .with(route!(passkeys::login))
         .with(route!(tenants::current))
         .with(route!(members::list))
         .with(route!(members::update))

@@ -16,7 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Fields, FromFields, Json, Requires, TenantTransfer},
+    extract::{Caller, Fields, FromFields, Json, Recent, Requires, TenantTransfer},
     problem::Problem,
     state::App,
 };
@@ -92,7 +92,11 @@ pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answe
     post, path = "/api/tenant/ownership-transfers", tag = "Members", request_body = Offer,
     responses((status = 201, description = "Offered.", body = TransferView))
 )]
-pub(super) async fn offer(access: Requires<TenantTransfer>, State(app): State<App>, Json(body): Json<Offer>) -> Result<Response, Problem> {
+pub(super) async fn offer(
+    Recent(access): Recent<Requires<TenantTransfer>>,
+    State(app): State<App>,
+    Json(body): Json<Offer>,
+) -> Result<Response, Problem> {
     let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
     let offered = app.jobs.commit(&jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())

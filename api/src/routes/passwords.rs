@@ -21,7 +21,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Open},
+    extract::{Caller, Client, Fields, FromFields, Json, Open, is_recent},
     problem::{Code, Problem},
     state::App,
     throttle::Guard,
@@ -133,7 +133,8 @@ pub(super) async fn set_by_link(app: &App, client: &Client, token: &str, passwor
 /// Change one's password.
 ///
 /// Ends all other sessions. Refused as `invalid_credentials` (401) when `current_password` is not
-/// the account's password, and as `password_too_weak` (422) when the new one is.
+/// the account's password, as `password_too_weak` (422) when the new one is, and as `reauthentication_required`
+/// (403) when the account has a second factor that was not shown of late.
 #[utoipa::path(
     post, path = "/api/auth/password/change", tag = "Password", request_body = Renew,
     responses((status = 204, description = "The password is changed, and all other sessions are over."))
@@ -145,6 +146,10 @@ pub(super) async fn change(caller: Caller, State(app): State<App>, client: Clien
     let user = User::by_id(app.store(), caller.user.id).await?.ok_or_else(|| Problem::unauthenticated(true))?;
     if !app.hasher.verify(body.current_password, Some(user.password_hash.clone())).await? {
         return Err(wrong_password());
+    }
+    // The current password is proof enough of who needs no second factor.
+    if user.second_factor_since.is_some() && !is_recent(&caller.session, &app) {
+        return Err(Problem::reauthentication_required());
     }
     app.throttle.take_back(counted).await;
     let hashed = app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;

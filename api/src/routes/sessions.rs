@@ -14,6 +14,7 @@ use common::{
     crypto::{Password, PresentedToken},
     email::Email,
     id::{SessionId, TenantId},
+    mfa::challenges::Purpose,
     refresh::{Refresh, RefreshError, Refreshed},
     roles::{Grant, Permissions, RoleRef},
     sessions::{Lifetime, Session},
@@ -27,7 +28,7 @@ use jobs::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{tenants::TenantView, users::UserView};
+use super::{mfa, tenants::TenantView, users::UserView};
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson},
     problem::{Code, Problem},
@@ -171,8 +172,9 @@ fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
 /// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
 /// not there is such an account; as `email_not_verified` (403) when the password is right and the
 /// address waits to be verified; as `account_disabled` (403) when the password is right and an operator stopped
-/// the account; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
-/// tenant cannot be worked in; as `ip_not_allowed` (403) when it is not from this address. After too many failures `too_many_attempts` (429), also whether or not there
+/// the account; as `tenant_suspended` (403) or `tenant_not_found` (404) when the tenant cannot be worked in; as
+/// `ip_not_allowed` (403) when it is not from this address; as `mfa_required` (401) when the account has a second
+/// factor: the answer's `mfa_token` goes to `POST /api/auth/mfa/verify`. After too many failures `too_many_attempts` (429), also whether or not there
 /// is such an account, and not from a network that its owner signed in from before.
 #[utoipa::path(
     post, path = "/api/auth/login", tag = "Session", request_body = Login,
@@ -184,8 +186,11 @@ pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(
     let address = email.clone();
     let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let admitted = check(&app, &client, &address, attempt).await?;
-    let session = app.jobs.commit(&BeginSession(&admitted.begin)).await?;
-    signed_in(&app, &admitted.signed_in(session), Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))
+    match app.jobs.commit(&BeginSession(admitted.begin.clone())).await {
+        Ok(session) => signed_in(&app, &admitted.signed_in(session), Some(token_delivery.unwrap_or(TokenDelivery::Cookie))),
+        Err(SignInError::SecondFactorRequired) => Err(mfa::asked(&app, Purpose::SignIn(admitted.begin)).await),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Checks an attempt, unless too many failed: before a password is hashed.

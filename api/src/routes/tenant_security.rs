@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::{
     etag::{self, IfMatch},
-    extract::{Client, Fields, FromFields, Json, Requires, SecurityWrite},
+    extract::{Client, Fields, FromFields, Json, Recent, Requires, SecurityWrite},
     problem::Problem,
     state::App,
 };
@@ -102,7 +102,7 @@ pub(super) async fn see(access: Requires<SecurityWrite>, headers: HeaderMap) -> 
     responses((status = 200, description = "Replaced.", body = SecurityView, headers(("ETag" = String, description = "Names this state of them."))))
 )]
 pub(super) async fn change(
-    access: Requires<SecurityWrite>,
+    Recent(access): Recent<Requires<SecurityWrite>>,
     State(app): State<App>,
     client: Client,
     if_match: IfMatch,

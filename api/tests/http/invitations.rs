@@ -32,7 +32,7 @@ async fn invite(world: &World, inviter: &Person, email: &str, role: &str) -> Ans
 }
 
 /// The token that the address was mailed last.
-async fn link(world: &World, email: &str) -> String {
+pub(crate) async fn link(world: &World, email: &str) -> String {
     let found = world.store.records::<Invitation>(PlatformScope).find(doc! { "email_norm": email.to_lowercase() }).await.unwrap();
     found.expect("the address is invited").link_token(&world.key).expose().to_owned()
 }

@@ -5,14 +5,17 @@
 
 mod access_tokens;
 mod answers;
+mod authenticator;
 mod bad_input;
 mod documentation;
 mod invitations;
 mod limits;
 mod members;
+mod mfa;
 mod operators;
 mod outage;
 mod pages;
+mod passkeys;
 mod passwords;
 mod people;
 mod permissions;

@@ -7,6 +7,7 @@ use common::{
     id::{self, TenantId},
     roles::{Permission, Role},
 };
+use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -25,9 +26,21 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("post", "/api/auth/logout", SIGNED_IN),
     ("post", "/api/auth/logout-all", SIGNED_IN),
     ("get", "/api/auth/me", SIGNED_IN),
+    ("get", "/api/auth/mfa", SIGNED_IN),
+    ("post", "/api/auth/mfa/passkeys", SIGNED_IN),
+    ("post", "/api/auth/mfa/passkeys/enroll", SIGNED_IN),
+    ("delete", "/api/auth/mfa/passkeys/{id}", SIGNED_IN),
+    ("post", "/api/auth/mfa/recovery-codes", SIGNED_IN),
+    ("delete", "/api/auth/mfa/totp", SIGNED_IN),
+    ("post", "/api/auth/mfa/totp/confirm", SIGNED_IN),
+    ("post", "/api/auth/mfa/totp/enroll", SIGNED_IN),
+    ("post", "/api/auth/mfa/verify", OPEN),
+    ("post", "/api/auth/passkeys/login", OPEN),
+    ("post", "/api/auth/passkeys/options", OPEN),
     ("post", "/api/auth/password/change", SIGNED_IN),
     ("post", "/api/auth/password/forgot", OPEN),
     ("post", "/api/auth/password/reset", OPEN),
+    ("post", "/api/auth/reauthenticate", SIGNED_IN),
     ("post", "/api/auth/refresh", OPEN),
     ("post", "/api/auth/register", OPEN),
     ("get", "/api/auth/sessions", SIGNED_IN),
@@ -119,6 +132,9 @@ impl Operation {
         Some(match (self.method.as_str(), self.path.as_str()) {
             // A weak one: nobody's password is to be another afterwards.
             ("POST", "/api/auth/password/change") => json!({ "current_password": PASSWORD, "new_password": "password" }),
+            ("POST", "/api/auth/mfa/passkeys") => json!({ "ceremony": "x", "credential": {}, "name": "A phone" }),
+            ("POST", "/api/auth/mfa/totp/confirm") => json!({ "code": "123456" }),
+            ("POST", "/api/auth/reauthenticate") => json!({ "password": PASSWORD }),
             ("POST", "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
             ("POST", "/api/tenant/invitations/bulk") => json!({ "invitations": [] }),
             ("POST", "/api/tenant/ownership-transfers") => json!({ "user_id": absent::<id::User>() }),
@@ -147,6 +163,7 @@ impl Operation {
     /// An id that names nothing, of the kind that its path wants.
     fn absent_id(&self) -> String {
         match self.path.trim_end_matches("/accept").trim_end_matches("/resend") {
+            "/api/auth/mfa/passkeys/{id}" => absent::<id::Passkey>().to_string(),
             "/api/auth/sessions/{id}" => absent::<id::Session>().to_string(),
             "/api/tenant/invitations/bulk/{id}" => absent::<id::InvitationList>().to_string(),
             "/api/tenant/invitations/{id}" => absent::<id::Invitation>().to_string(),
@@ -165,6 +182,7 @@ impl Operation {
 
 /// What a tenant has that routes may name.
 struct Things {
+    passkey: String,
     session: String,
     list: String,
     invitation: String,
@@ -185,7 +203,11 @@ impl Things {
         let id = |answer: &Value| answer["id"].as_str().unwrap().to_owned();
         let invited = post("/api/tenant/users/invite", json!({ "email": "invited@example.com", "role": "viewer" })).await;
         let line = json!({ "email": "listed@example.com", "role": "viewer" });
+        let passkey = absent::<id::Passkey>().to_string();
+        let row = doc! { "_id": &passkey, "user_id": owner.user, "credential_id": "x", "name": "A phone", "created_at": DateTime::now() };
+        world.raw().await.collection("passkeys").insert_one(row).await.unwrap();
         Self {
+            passkey,
             session: world.client.get_as(&owner.token, "/api/auth/me").await.json()["session"]["id"].as_str().unwrap().to_owned(),
             list: id(&post("/api/tenant/invitations/bulk", json!({ "invitations": [line] })).await),
             invitation: id(&invited["invitation"]),
@@ -199,6 +221,7 @@ impl Things {
     fn id(&self, operation: &Operation) -> &str {
         let prefix = operation.absent_id();
         match prefix.split('_').next().unwrap() {
+            "pky" => &self.passkey,
             "ses" => &self.session,
             "ivl" => &self.list,
             "inv" => &self.invitation,
@@ -209,8 +232,8 @@ impl Things {
         }
     }
 
-    fn all(&self) -> [&str; 6] {
-        [&self.session, &self.list, &self.invitation, &self.offer, &self.role, &self.member]
+    fn all(&self) -> [&str; 7] {
+        [&self.passkey, &self.session, &self.list, &self.invitation, &self.offer, &self.role, &self.member]
     }
 }
 

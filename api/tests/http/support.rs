@@ -67,6 +67,12 @@ impl Database {
         run(args, self.env.config_env().iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(env.iter().copied())).await
     }
 
+    /// The database as the driver sees it.
+    pub(crate) async fn raw(&self) -> mongodb::Database {
+        let client = mongodb::Client::with_uri_str(self.config.mongodb.uri.expose_secret()).await.unwrap();
+        client.database(&self.config.mongodb.database)
+    }
+
     pub(crate) async fn count<T: Record>(&self) -> u64 {
         self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
     }

@@ -20,7 +20,7 @@ use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
 
-use crate::email::Email;
+use crate::{email::Email, tenants::Name};
 
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -123,6 +123,8 @@ pub struct App {
     pub environment: Environment,
     /// Where links in mail lead, without a trailing slash.
     pub public_url: String,
+    /// What authenticator apps and passkeys call this installation.
+    pub name: Name,
 }
 
 /// The HTTP face.
@@ -177,6 +179,10 @@ pub struct Auth {
     pub remembered_session_idle: Duration,
     /// A refresh token that was just superseded is answered with its successor for this long.
     pub refresh_grace: Duration,
+    /// Sensitive changes want that whoever makes them proved who they are within this time.
+    pub reauthenticate_within: Duration,
+    /// How long someone who gave their password may take to give a second factor.
+    pub mfa_token_ttl: Duration,
     /// How long a verification link is good for.
     pub verification_ttl: Duration,
     /// How long a link that sets a new password is good for.
@@ -217,6 +223,8 @@ impl Auth {
             remembered_session_ttl: r.period("auth.remembered_session_ttl", "30d", "how long a session lasts at most, of someone who asks to stay signed in"),
             remembered_session_idle: r.period("auth.remembered_session_idle", "14d", "such a session ends when it is not used for this long"),
             refresh_grace: r.period("auth.refresh_grace", "30s", "a refresh token that was just superseded is answered with its successor for this long; after that its use ends the session"),
+            reauthenticate_within: r.period("auth.reauthenticate_within", "10m", "sensitive changes (of the address, of second factors, of the owner) want that whoever makes them signed in or proved anew who they are within this time"),
+            mfa_token_ttl: r.period("auth.mfa_token_ttl", "5m", "how long someone may take to give a second factor, after the password; and to use a passkey, after asking to"),
             verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
             password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "how long a link that sets a new password is good for"),
             resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
@@ -376,7 +384,8 @@ impl Config {
                     "production",
                     "`development` allows the built-in master key and the demo account; `production` insists on real secrets",
                 ),
-                public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "where links in mail lead").0,
+                public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "where links in mail lead; passkeys are bound to its domain, and there are none where it names an address").0,
+                name: r.value("app.name", "Tenantry", "what authenticator apps and passkeys call this installation"),
             },
             api: Api {
                 listen: r.listen("api.listen", "127.0.0.1:4000", "address and port for clients"),

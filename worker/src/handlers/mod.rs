@@ -2,6 +2,7 @@
 
 pub(crate) mod invitations;
 pub(crate) mod maintenance;
+pub(crate) mod mfa;
 pub(crate) mod ownership;
 pub(crate) mod passwords;
 pub(crate) mod registrations;
