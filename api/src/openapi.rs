@@ -29,6 +29,7 @@ use crate::{
     tags(
         (name = "Registration", description = "Asking for an account and verifying its address."),
         (name = "Password", description = "Setting a new password."),
+        (name = "Address", description = "Changing the address of one's account."),
         (name = "Session", description = "Signing in and out."),
         (name = "Second factors", description = "What is shown beside the password: codes of an app, passkeys, recovery codes."),
         (name = "Tenant", description = "The tenant one works in."),

@@ -58,7 +58,7 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         Act::SignIn | Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
-        Act::ForgetPassword | Act::ResendVerification => (auth.mails_per_account, auth.mails_per_network),
+        Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),
     };
     Limits { per_account, per_network, window: auth.throttle_window }
 }

@@ -213,9 +213,8 @@ impl Change for Accept {
         audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
             Some(start) => {
-                let (password_set_at, second_factor) = (user.password_set_at, matches!(self.person, Person::Known { signed_in: true, .. }));
-                let begin = Begin { user: user.id, password_set_at, second_factor, tenant: tenant.id, start: start.clone() };
-                Some(begin.apply(txn).await?)
+                let second_factor = matches!(self.person, Person::Known { signed_in: true, .. });
+                Some(Begin::new(&user, second_factor, tenant.id, start.clone()).apply(txn).await?)
             }
             None => None,
         };
@@ -229,8 +228,13 @@ impl Accept {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
             Person::Known { user, .. } => {
-                let now = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
-                return if now.disabled_at.is_none() { Ok(User::clone(user)) } else { Err(JoinError::AccountDisabled) };
+                let current = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
+                if current.disabled_at.is_some() {
+                    return Err(JoinError::AccountDisabled);
+                }
+                // Their address may be another one by now, and another's than the invited one.
+                let is_invited = current.email_norm == invitation.email_norm;
+                return if is_invited { Ok(User::clone(user)) } else { Err(JoinError::NotYours) };
             }
             Person::New { name, password_hash } => (name, password_hash),
         };

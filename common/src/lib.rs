@@ -14,6 +14,7 @@ pub mod db;
 pub mod demo;
 pub mod disabling;
 pub mod email;
+pub mod email_changes;
 pub mod id;
 pub mod internal;
 pub mod invitation_lists;
@@ -69,6 +70,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 32, name: "passkeys", plan: Plan::Indexes(mfa::passkeys::INDEXES) },
     Migration { version: 33, name: "second factor challenges", plan: Plan::Indexes(mfa::challenges::INDEXES) },
     Migration { version: 34, name: "second factors validators", plan: Plan::Validators(mfa::VALIDATORS) },
+    Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
 ];
 
 const VALIDATORS: &[Validator] =

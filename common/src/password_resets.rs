@@ -17,6 +17,7 @@ use crate::{
         Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn,
         schema::{self, Validator},
     },
+    email_changes::EmailChange,
     id::{JobId, PasswordResetId, SessionId, TenantId, UserId},
     registrations::Mailing,
     sessions::Session,
@@ -31,6 +32,10 @@ pub struct PasswordReset {
     pub id: PasswordResetId,
     /// Whose password it sets.
     pub user_id: UserId,
+    /// The address that it is mailed to, as it is compared: void once the account has another. None of a link that an
+    /// older release made.
+    #[serde(default)]
+    pub email_norm: Option<String>,
     /// The link's token, hashed.
     pub token_hash: TokenHash,
     /// The job that mails it.
@@ -85,6 +90,16 @@ impl PasswordReset {
         store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
+    /// Whether it is of the address that `user` has.
+    pub fn is_for(&self, user: &User) -> bool {
+        self.email_norm.as_ref().is_none_or(|email_norm| *email_norm == user.email_norm)
+    }
+
+    /// Voids the link of `user`, if there is one.
+    pub(crate) async fn forget_of(txn: &mut Txn, user: UserId) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope).delete_all(doc! { "user_id": user }).await.map(drop)
+    }
+
     /// The token of its link.
     pub fn link_token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.id)
@@ -128,11 +143,13 @@ impl Change for Prepare<'_> {
                 return Ok((Mailing::NotBefore(left), None));
             }
         }
-        txn.records::<PasswordReset>(PlatformScope).delete_all(doc! { "user_id": self.user }).await?;
+        PasswordReset::forget_of(txn, self.user).await?;
         let id = txn.ambient().id();
+        let user = User::within(txn, self.user).await?;
         let reset = PasswordReset {
             id,
             user_id: self.user,
+            email_norm: user.map(|user| user.email_norm),
             token_hash: LinkToken::issue(self.key, id).hash(),
             job_id: self.job,
             mailed_at: None,
@@ -181,7 +198,9 @@ impl Change for Redeem {
     async fn apply(&self, txn: &mut Txn) -> Result<User, ResetError> {
         let filter = doc! { "_id": self.reset.id, "expires_at": { "$gt": txn.ambient().now() } };
         let reset = txn.records::<PasswordReset>(PlatformScope).take(filter).await?.ok_or(ResetError::TokenInvalid)?;
-        let user = User::set_password(txn, reset.user_id, &self.password_hash).await?.ok_or(ResetError::TokenInvalid)?;
+        let user = User::set_password(txn, reset.user_id, &self.password_hash).await?;
+        let user = user.filter(|user| reset.is_for(user)).ok_or(ResetError::TokenInvalid)?;
+        EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, None).await?;
         audit::record(txn, None, Some(user.id), "user.password_reset", user.id).await?;
         Ok(user)
@@ -210,8 +229,9 @@ impl Change for ChangePassword {
     /// None when somebody set another password in the meantime.
     async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
         let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await? else { return Ok(None) };
-        // A link that is on its way was asked for under the old password.
-        txn.records::<PasswordReset>(PlatformScope).delete_all(doc! { "user_id": user.id }).await?;
+        // Links that are on their way were asked for under the old password.
+        PasswordReset::forget_of(txn, user.id).await?;
+        EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
         audit::record(txn, Some(self.tenant), Some(user.id), "user.password_changed", user.id).await?;
         Ok(Some(user))

@@ -149,7 +149,7 @@ impl Admitted {
         }
         let belongings = belongings_of(store, user.id).await?;
         let current = choose(&belongings, tenant, start.device.address())?.clone();
-        let begin = Begin { user: user.id, password_set_at: user.password_set_at, second_factor, tenant: current.tenant.id, start };
+        let begin = Begin::new(&user, second_factor, current.tenant.id, start);
         Ok(Self { begin, user, current, belongings })
     }
 
@@ -257,11 +257,20 @@ pub struct Start {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,
+    pub(crate) email_norm: String,
     pub(crate) password_set_at: Option<DateTime>,
     /// Whether a second factor was shown.
     pub(crate) second_factor: bool,
     pub(crate) tenant: TenantId,
     pub(crate) start: Start,
+}
+
+impl Begin {
+    /// Of someone who has shown that the account, as it was then, is theirs.
+    pub(crate) fn new(user: &User, second_factor: bool, tenant: TenantId, start: Start) -> Self {
+        let (email_norm, password_set_at) = (user.email_norm.clone(), user.password_set_at);
+        Self { user: user.id, email_norm, password_set_at, second_factor, tenant, start }
+    }
 }
 
 /// A session that was begun.
@@ -277,11 +286,12 @@ impl Change for Begin {
     type Output = Begun;
     type Error = SignInError;
 
-    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked, and as
-    /// [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown, or
-    /// [`SignInError::AccountDisabled`] when the account was stopped.
+    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked or the account
+    /// has another address, as [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown, and
+    /// as [`SignInError::AccountDisabled`] when the account was stopped.
     async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
-        let user = User::note_sign_in(txn, self.user, self.password_set_at).await?.ok_or(SignInError::InvalidCredentials)?;
+        let user = User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
+        let user = user.ok_or(SignInError::InvalidCredentials)?;
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
         }

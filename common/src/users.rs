@@ -148,6 +148,22 @@ impl User {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
+    /// The account of an address as `txn` sees it.
+    pub(crate) async fn by_email_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await
+    }
+
+    /// Gives the account another address, which was verified just now; none where it has not the address `before` any more.
+    ///
+    /// # Errors
+    /// [`DbError::Duplicate`] of [`EMAIL_INDEX`] when the address has an account already.
+    pub(crate) async fn replace_email(txn: &mut Txn, id: UserId, before: &Email, after: &Email) -> Result<Option<Self>, DbError> {
+        let now = txn.ambient().now();
+        let update = doc! { "$set": { "email": after.as_str(), "email_norm": after.normalized(), "email_verified_at": now } };
+        let filter = doc! { "_id": id, "email_norm": before.normalized() };
+        txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
+    }
+
     /// Sets another password; none when the account is gone.
     pub(crate) async fn set_password(txn: &mut Txn, id: UserId, hash: &PasswordHash) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
@@ -166,11 +182,17 @@ impl User {
         if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
     }
 
-    /// Notes that they sign in with the password that was set at `set_at`; none when it is another one by
-    /// now. It is a write, so that no sign-in passes a new password or a new second factor unnoticed.
-    pub(crate) async fn note_sign_in(txn: &mut Txn, id: UserId, set_at: Option<DateTime>) -> Result<Option<Self>, DbError> {
+    /// Notes that they sign in with the address and the password that was set at `set_at`; none when either is another one by
+    /// now. It is a write, so that no sign-in passes a new password, address or second factor unnoticed.
+    pub(crate) async fn note_sign_in(
+        txn: &mut Txn,
+        id: UserId,
+        email_norm: &str,
+        set_at: Option<DateTime>,
+    ) -> Result<Option<Self>, DbError> {
         let update = doc! { "$set": { "last_sign_in_at": txn.ambient().now() } };
-        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id, "password_set_at": set_at }, update).await
+        let filter = doc! { "_id": id, "email_norm": email_norm, "password_set_at": set_at };
+        txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
     /// Notes that their second factors change. It is a write, so that changes of one person's factors come one

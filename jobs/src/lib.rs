@@ -13,6 +13,7 @@ mod backoff;
 pub mod batches;
 mod dead_letters;
 mod drain;
+pub mod email_changes;
 mod envelope;
 mod handover;
 pub mod history;

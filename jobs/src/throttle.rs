@@ -50,6 +50,8 @@ pub enum Act {
     ResetPassword,
     /// To change a password.
     ChangePassword,
+    /// To have links mailed that confirm another address.
+    ChangeEmail,
 }
 
 /// How many tries are let through in a time.
@@ -116,6 +118,7 @@ impl Act {
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",
             Self::ChangePassword => "change_password",
+            Self::ChangeEmail => "change_email",
         }
     }
 }

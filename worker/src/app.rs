@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{invitations, maintenance, mfa, ownership, passwords, registrations, sessions};
+use crate::handlers::{email_changes, invitations, maintenance, mfa, ownership, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -31,6 +31,8 @@ pub(crate) struct App {
     pub(crate) verification_ttl: Duration,
     /// How long a link that sets a new password is good for.
     pub(crate) password_reset_ttl: Duration,
+    /// How long the links are good for that confirm another address.
+    pub(crate) email_change_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub(crate) resend_cooldown: Duration,
     /// How tenants invite people.
@@ -52,6 +54,7 @@ impl App {
             public_url: config.app.public_url.clone(),
             verification_ttl: config.auth.verification_ttl,
             password_reset_ttl: config.auth.password_reset_ttl,
+            email_change_ttl: config.auth.email_change_ttl,
             resend_cooldown: config.auth.resend_cooldown,
             invitations: Conditions { terms, reminder: config.members.invitation_reminder },
             throttle_window: config.auth.throttle_window,
@@ -94,5 +97,8 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(passwords::send_reset)
         .on(passwords::send_changed)
         .on(mfa::send_changed)
+        .on(email_changes::send_link)
+        .on(email_changes::send_taken)
+        .on(email_changes::send_changed)
         .on(maintenance::canary)
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     handlers::mfa::told,
     templates::{
-        ACCOUNT_EXISTS, INVITATION, INVITATION_REMINDER, MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET,
-        REUSE_ALARM, SIGN_IN_THROTTLED, VERIFICATION,
+        ACCOUNT_EXISTS, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MFA_CHANGED,
+        NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM, SIGN_IN_THROTTLED, VERIFICATION,
     },
 };
 
@@ -38,9 +38,16 @@ fn samples() -> Vec<Sample> {
     let link = format!("{origin}/invitations/accept?token=c2FtcGxl");
     let invitation = json!({ "inviter": name, "tenant": "Analytical Engines", "role": "Member", "link": link, "hours": 72 });
     let offer = json!({ "name": name, "inviter": "Charles", "tenant": "Analytical Engines", "until": since, "link": origin });
+    let change = json!({ "name": name, "email": "ada@example.org", "link": format!("{origin}/change-email?token=c2FtcGxl"), "hours": 24 });
+    let moved = |is_old: bool| json!({ "name": name, "is_old": is_old, "link": origin });
     let sample = |name, template, values| Sample { name, template, values };
     vec![
         sample("account_exists", ACCOUNT_EXISTS, json!({ "name": name })),
+        sample("email_change_new", EMAIL_CHANGE_NEW, change.clone()),
+        sample("email_change_old", EMAIL_CHANGE_OLD, change),
+        sample("email_changed.new", EMAIL_CHANGED, moved(false)),
+        sample("email_changed.old", EMAIL_CHANGED, moved(true)),
+        sample("email_taken", EMAIL_TAKEN, json!({ "name": name })),
         sample("invitation", INVITATION, invitation.clone()),
         sample("invitation_reminder", INVITATION_REMINDER, invitation),
         sample("mfa_changed.added", MFA_CHANGED, factors(MfaChange::TotpAdded)),

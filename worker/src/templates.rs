@@ -31,6 +31,14 @@ pub(crate) const OWNERSHIP_OFFER: Template = template!("ownership_offer");
 pub(crate) const PASSWORD_RESET: Template = template!("password_reset");
 /// The password is another one now.
 pub(crate) const PASSWORD_CHANGED: Template = template!("password_changed");
+/// The link by which the old address confirms or refuses a new one.
+pub(crate) const EMAIL_CHANGE_OLD: Template = template!("email_change_old");
+/// The link by which the new address confirms itself.
+pub(crate) const EMAIL_CHANGE_NEW: Template = template!("email_change_new");
+/// Somebody wants the address for another account.
+pub(crate) const EMAIL_TAKEN: Template = template!("email_taken");
+/// The account has another address now.
+pub(crate) const EMAIL_CHANGED: Template = template!("email_changed");
 /// A sign-in from somewhere new.
 pub(crate) const NEW_SIGN_IN: Template = template!("new_sign_in");
 /// Others try to guess the password.

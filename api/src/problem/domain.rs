@@ -4,6 +4,7 @@ use common::{
     crypto::{HashError, SigningError},
     custom_roles::RoleError,
     db::DbError,
+    email_changes::EmailChangeError,
     invitations::InviteError,
     joining::JoinError,
     members::MemberError,
@@ -64,6 +65,20 @@ impl From<ResetError> for Problem {
         match error {
             ResetError::TokenInvalid => Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for a new one."),
             ResetError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<EmailChangeError> for Problem {
+    fn from(error: EmailChangeError) -> Self {
+        match error {
+            EmailChangeError::TokenInvalid => {
+                Self::new(Code::TokenInvalid, "It is wrong, was used already, or has expired. Ask for the change again.")
+            }
+            EmailChangeError::Unchanged => Self::fields(vec![FieldError::unchanged("new_email")]),
+            EmailChangeError::AccountGone => Self::unauthenticated(true),
+            EmailChangeError::Seal(_) => Self::internal(&error),
+            EmailChangeError::Db(error) => error.into(),
         }
     }
 }

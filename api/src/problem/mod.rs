@@ -55,6 +55,11 @@ impl FieldError {
         Self { field: field.to_owned(), code: "required", message: "is required".to_owned() }
     }
 
+    /// It is as it was.
+    pub(crate) fn unchanged(field: &str) -> Self {
+        Self { field: field.to_owned(), code: "unchanged", message: "is what it is already".to_owned() }
+    }
+
     /// It does not parse.
     pub(crate) fn refused(field: &str, refusal: &impl Refusal) -> Self {
         Self { field: field.to_owned(), code: refusal.code(), message: refusal.to_string() }
@@ -165,6 +170,7 @@ impl Problem {
         let detail = match act {
             Act::SignIn => "Try again later, from a network you signed in from before, or set a new password by way of a mail.",
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
+            Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
             Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword => "Try again later.",
         };

@@ -2,6 +2,7 @@
 
 mod custom_roles;
 mod documentation;
+mod email_changes;
 mod invitations;
 mod joining;
 mod members;
@@ -76,6 +77,9 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(passwords::forgot))
         .with(route!(passwords::reset))
         .with(route!(passwords::change))
+        .with(route!(email_changes::ask))
+        .with(route!(email_changes::confirm))
+        .with(route!(email_changes::cancel))
         .with(route!(sessions::login))
         .with(route!(sessions::refresh))
         .with(route!(sessions::logout))

@@ -21,6 +21,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{
     crypto::Password,
+    email_changes::{FollowedLink, Side},
     joining::{JoinError, Joining},
     registrations::{Verify, VerifyError},
     tenants::Name,
@@ -28,7 +29,7 @@ use common::{
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
-use super::{joining::Preview, passwords};
+use super::{email_changes, joining::Preview, passwords};
 use crate::{
     extract::{Client, Refusal},
     middleware::limits,
@@ -39,6 +40,8 @@ use crate::{
 const VERIFY_EMAIL: &str = "/verify-email";
 const ACCEPT_INVITATION: &str = "/invitations/accept";
 const RESET_PASSWORD: &str = "/reset-password";
+const CHANGE_EMAIL: &str = "/change-email";
+const CANCEL_EMAIL_CHANGE: &str = "/change-email/cancel";
 const STYLE: &str = include_str!("../../pages/style.css");
 /// Longer than any token of ours; what is longer is not repeated into a page.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -50,6 +53,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("layout.html", include_str!("../../pages/layout.html")),
         ("verify_email.html", include_str!("../../pages/verify_email.html")),
         ("accept_invitation.html", include_str!("../../pages/accept_invitation.html")),
+        ("change_email.html", include_str!("../../pages/change_email.html")),
         ("reset_password.html", include_str!("../../pages/reset_password.html")),
         ("message.html", include_str!("../../pages/message.html")),
     ];
@@ -94,9 +98,14 @@ pub(super) fn routes(app: &App) -> Router<App> {
     let stored = Router::new()
         .route(VERIFY_EMAIL, post(verify_email))
         .route(RESET_PASSWORD, post(reset_password))
+        .route(CHANGE_EMAIL, post(change_email))
+        .route(CANCEL_EMAIL_CHANGE, post(cancel_email_change))
         .route(ACCEPT_INVITATION, get(show_invitation).post(accept_invitation))
         .route_layer(from_fn_with_state(app.clone(), limits::with_database));
-    let pages = Router::new().route(VERIFY_EMAIL, get(show_verify_email)).route(RESET_PASSWORD, get(show_reset_password));
+    let pages = Router::new()
+        .route(VERIFY_EMAIL, get(show_verify_email))
+        .route(RESET_PASSWORD, get(show_reset_password))
+        .route(CHANGE_EMAIL, get(show_change_email));
     pages.merge(stored).layer(map_response(as_page))
 }
 
@@ -106,6 +115,13 @@ async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<
 
 async fn show_reset_password(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
     reset_form(&token_of(link)?, None)
+}
+
+/// The form of a link tells by itself whose mail it was in; whether it is good is looked at when it is posted.
+async fn show_change_email(State(app): State<App>, link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+    let token = token_of(link)?;
+    let is_old = FollowedLink::with_token(&app.key, &token)?.side == Side::Old;
+    page("change_email.html", context! { token, is_old, style => STYLE })
 }
 
 fn token_of(link: Result<Query<Link>, QueryRejection>) -> Result<String, Problem> {
@@ -121,6 +137,21 @@ async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejec
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     app.jobs.commit(&Verify::with_token(&app.key, &link.token)?).await?;
     message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
+}
+
+async fn change_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+    let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
+    if email_changes::confirm_by_link(&app, &link.token).await? {
+        message("Your address is changed", "Sign in with the new one from now on. You may close this page.")
+    } else {
+        message("Confirmed", "The address is changed once your other address has confirmed as well. You may close this page.")
+    }
+}
+
+async fn cancel_email_change(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+    let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
+    email_changes::cancel_by_link(&app, &link.token).await?;
+    message("Your address stays as it is", "Somebody else may be signed in to your account: set a new password, which signs them out.")
 }
 
 async fn show_invitation(State(app): State<App>, link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {

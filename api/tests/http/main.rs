@@ -8,6 +8,7 @@ mod answers;
 mod authenticator;
 mod bad_input;
 mod documentation;
+mod email_change;
 mod invitations;
 mod limits;
 mod members;

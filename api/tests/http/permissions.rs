@@ -22,6 +22,9 @@ const SIGNED_IN: &str = "signed in";
 /// What each route demands.
 const ROUTES: &[(&str, &str, &str)] = &[
     ("get", "/.well-known/jwks.json", OPEN),
+    ("post", "/api/auth/email/cancel", OPEN),
+    ("post", "/api/auth/email/change", SIGNED_IN),
+    ("post", "/api/auth/email/confirm", OPEN),
     ("post", "/api/auth/login", OPEN),
     ("post", "/api/auth/logout", SIGNED_IN),
     ("post", "/api/auth/logout-all", SIGNED_IN),
@@ -132,6 +135,7 @@ impl Operation {
         Some(match (self.method.as_str(), self.path.as_str()) {
             // A weak one: nobody's password is to be another afterwards.
             ("POST", "/api/auth/password/change") => json!({ "current_password": PASSWORD, "new_password": "password" }),
+            ("POST", "/api/auth/email/change") => json!({ "new_email": "somebody-else@example.com" }),
             ("POST", "/api/auth/mfa/passkeys") => json!({ "ceremony": "x", "credential": {}, "name": "A phone" }),
             ("POST", "/api/auth/mfa/totp/confirm") => json!({ "code": "123456" }),
             ("POST", "/api/auth/reauthenticate") => json!({ "password": PASSWORD }),

@@ -187,6 +187,8 @@ pub struct Auth {
     pub verification_ttl: Duration,
     /// How long a link that sets a new password is good for.
     pub password_reset_ttl: Duration,
+    /// How long the links are good for that confirm another address.
+    pub email_change_ttl: Duration,
     /// Mails of one kind to one address are at least this far apart.
     pub resend_cooldown: Duration,
     /// Failures to sign in to one account that are let through in a window.
@@ -227,6 +229,7 @@ impl Auth {
             mfa_token_ttl: r.period("auth.mfa_token_ttl", "5m", "how long someone may take to give a second factor, after the password; and to use a passkey, after asking to"),
             verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
             password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "how long a link that sets a new password is good for"),
+            email_change_ttl: r.period("auth.email_change_ttl", "24h", "how long the links are good for that confirm another address"),
             resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
             login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "failures to sign in to one account that are let through in a window; beyond it only networks from which its owner signed in within 30 days are, each with as many"),
             login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "failures to sign in from one network (an address of IPv4, a /64 of IPv6) that are let through in a window, whichever the accounts"),

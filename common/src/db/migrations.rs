@@ -46,6 +46,8 @@ pub enum Plan {
     Validators(&'static [Validator]),
     /// Runs code; must be idempotent.
     Code(for<'s> fn(&'s Store) -> Applying<'s>),
+    /// Carries out others, in order.
+    Several(&'static [Self]),
 }
 
 /// The server's error code for a collection that is there already.
@@ -126,16 +128,26 @@ impl Store {
         for migration in known.iter().filter(|migration| migration.version > found) {
             Lease::acquire(self, LEASE_NAME, holder, LEASE_TTL).await?;
             tracing::info!(version = migration.version, name = migration.name, "migration_started");
-            match migration.plan {
-                Plan::Indexes(indexes) => self.create_indexes(indexes).await?,
-                Plan::Validators(validators) => self.set_validators(validators).await?,
-                Plan::Code(code) => code(self).await?,
-            }
+            self.carry_out(migration.plan).await?;
             let row = Applied { version: migration.version, name: migration.name.to_owned(), at: self.ambient().now() };
             self.records::<Applied>(PlatformScope).insert_missing(&[row]).await?;
             names.push(migration.name);
         }
         Ok(names)
+    }
+
+    async fn carry_out(&self, plan: Plan) -> Result<(), DbError> {
+        match plan {
+            Plan::Indexes(indexes) => self.create_indexes(indexes).await,
+            Plan::Validators(validators) => self.set_validators(validators).await,
+            Plan::Code(code) => code(self).await,
+            Plan::Several(plans) => {
+                for plan in plans {
+                    Box::pin(self.carry_out(*plan)).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Ok when the database is exactly at the newest of `known`, so that a process may serve.

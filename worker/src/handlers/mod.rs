@@ -1,5 +1,6 @@
 //! What jobs do, one module a noun.
 
+pub(crate) mod email_changes;
 pub(crate) mod invitations;
 pub(crate) mod maintenance;
 pub(crate) mod mfa;

@@ -32,6 +32,10 @@ pub(crate) async fn send_reset(job: SendPasswordReset, running: Running<App>) ->
         tracing::info!("mailed_a_moment_ago");
         return Ok(());
     };
+    if !reset.is_for(&user) {
+        tracing::info!("address_changed_meanwhile");
+        return Ok(());
+    }
     let values = json!({
         "name": user.name,
         "link": format!("{}/reset-password?token={}", app.public_url, reset.link_token(&app.key).expose()),
