@@ -1,7 +1,12 @@
 //! How often what may be tried ([`jobs::throttle`]), as the configuration says.
 
-use common::{config, email::Email, registrations::AddressDigest};
-use jobs::throttle::{Act, Admission, Limits, TooMany, Try};
+use std::future::Future;
+
+use common::{addressee::Addressee, config, email::Email, registrations::AddressDigest};
+use jobs::{
+    sessions::Throttled,
+    throttle::{Act, Admission, Limits, TooMany, Try},
+};
 
 use crate::{extract::Client, problem::Problem, state::App};
 
@@ -42,9 +47,43 @@ impl<'a> Guard<'a> {
         admitted.map_err(|TooMany(wait)| Problem::too_many_attempts(self.act, wait))
     }
 
-    /// Whether the account's owner is to be told that it is throttled.
-    pub(crate) async fn may_tell(&self) -> bool {
-        self.app.throttle.may_tell(self.tried()).await
+    /// Counts `checking` the password of an address's account, whichever route asks for it, unless too many were wrong: before
+    /// anything is hashed. The owner is told when that throttles the account.
+    ///
+    /// # Errors
+    /// When there were too many, and what `checking` refuses.
+    pub(crate) async fn check_password<T, E: Into<Problem>>(
+        app: &'a App,
+        client: &'a Client,
+        address: &Email,
+        checking: impl Future<Output = Result<T, E>>,
+        is_wrong: impl FnOnce(&E) -> bool,
+    ) -> Result<T, Problem> {
+        let guard = Self::of_address(app, Act::SignIn, address, client);
+        let counted = guard.admit().await?;
+        match checking.await {
+            Ok(checked) => {
+                app.throttle.succeeded(counted).await;
+                Ok(checked)
+            }
+            Err(error) => {
+                if is_wrong(&error) {
+                    guard.note_failure(&counted, address).await?;
+                } else {
+                    // The password was right, or was not looked at.
+                    app.throttle.take_back(counted).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
+        if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
+            let address = Addressee::seal(&self.app.key, address).map_err(|error| Problem::internal(&error))?;
+            self.app.jobs.commit(&Throttled { address }).await?;
+        }
+        Ok(())
     }
 
     /// Forgets the failures about the account.
@@ -55,7 +94,7 @@ impl<'a> Guard<'a> {
 
 fn limits(act: Act, auth: &config::Auth) -> Limits {
     let (per_account, per_network) = match act {
-        Act::SignIn | Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword => {
+        Act::SignIn | Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword | Act::FollowInvitation => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
         Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),

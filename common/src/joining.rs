@@ -10,7 +10,7 @@ use mongodb::bson::doc;
 
 use crate::{
     audit,
-    crypto::{HashError, Hasher, InvalidPassword, MasterKey, Password, PasswordHash},
+    crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
     db::{Change, DbError, PlatformScope, Store, Transient, Txn, is_duplicate},
     invitations::Invitation,
     memberships::Membership,
@@ -22,13 +22,24 @@ use crate::{
     users::{self, User},
 };
 
+/// Who follows an invitation's link.
+#[derive(Debug)]
+pub enum Guest {
+    /// The invited person, signed in.
+    SignedIn(Box<User>),
+    /// Somebody who has yet to show by its password that the account of the invited address is theirs.
+    Claimant(Box<User>),
+    /// Somebody whose address has no account.
+    Newcomer,
+}
+
 /// Someone who accepts an invitation.
 #[derive(Debug)]
-pub struct Joining<'a> {
-    /// Their link's token.
-    pub token: &'a str,
-    /// Who they are, if they are signed in.
-    pub signed_in: Option<&'a User>,
+pub struct Joining {
+    /// The invitation.
+    pub invitation: Invitation,
+    /// Who they are.
+    pub guest: Guest,
     /// What a new account's person is called.
     pub name: Option<Name>,
     /// The password of their account, or of the one to be made.
@@ -125,44 +136,61 @@ impl Transient for JoinError {
     }
 }
 
-impl Joining<'_> {
+impl Guest {
+    /// Who follows the link of `invitation`, signed in or not.
+    ///
+    /// # Errors
+    /// [`JoinError::NotYours`] when somebody else is signed in, [`JoinError::Db`] when the store fails.
+    pub async fn of(store: &Store, invitation: &Invitation, signed_in: Option<&User>) -> Result<Self, JoinError> {
+        if let Some(user) = signed_in {
+            let is_invited = user.email_norm == invitation.email_norm;
+            return if is_invited { Ok(Self::SignedIn(Box::new(user.clone()))) } else { Err(JoinError::NotYours) };
+        }
+        let account = User::by_email(store, &invitation.email).await?;
+        Ok(account.map_or(Self::Newcomer, |user| Self::Claimant(Box::new(user))))
+    }
+}
+
+impl Joining {
     /// Makes them a member, with an account where they have none.
     ///
     /// # Errors
     /// See [`JoinError`].
-    pub async fn join(self, store: &Store, key: &MasterKey, hasher: &Hasher, policy: &Arc<Policy>) -> Result<Joined, JoinError> {
-        let invitation = Invitation::by_token(store, key, self.token).await?.ok_or(JoinError::TokenInvalid)?;
-        let person = self.person(store, hasher, policy, &invitation).await?;
-        store.commit(&Accept { invitation, person, start: self.start, address: self.address }).await
-    }
-
-    async fn person(&self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>, invitation: &Invitation) -> Result<Person, JoinError> {
-        if let Some(user) = self.signed_in {
-            let is_invited = user.email_norm == invitation.email_norm;
-            return if is_invited { Ok(Person::Known { user: Box::new(user.clone()), signed_in: true }) } else { Err(JoinError::NotYours) };
-        }
+    pub async fn join(self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>) -> Result<Joined, JoinError> {
+        let Self { invitation, guest, name, password, start, address } = self;
         let missing = |name, password| JoinError::Missing { name, password };
-        if let Some(user) = User::by_email(store, &invitation.email).await? {
-            let password = self.password.clone().ok_or_else(|| missing(false, true))?;
-            let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
-            return if is_right {
-                Ok(Person::Known { user: Box::new(user), signed_in: false })
-            } else {
-                Err(JoinError::InvalidCredentials)
-            };
-        }
-        let (Some(name), Some(password)) = (&self.name, &self.password) else {
-            return Err(missing(self.name.is_none(), self.password.is_none()));
+        let person = match (guest, name, password) {
+            (Guest::SignedIn(user), ..) => Person::Known { user, signed_in: true },
+            (Guest::Claimant(user), _, Some(password)) => claimed(hasher, user, password).await?,
+            (Guest::Claimant(_), _, None) => return Err(missing(false, true)),
+            (Guest::Newcomer, Some(name), Some(password)) => newcomer(store, hasher, policy, &invitation, name, password).await?,
+            (Guest::Newcomer, name, password) => return Err(missing(name.is_none(), password.is_none())),
         };
-        let tenant = Tenant::of(store, invitation.scope()).await?.ok_or(JoinError::TokenInvalid)?;
-        let about = Context::default().with_email(&invitation.email).with_name(name).with_tenant(&tenant);
-        let password_hash = policy.hash(hasher, password.clone().to_be_set()?, about).await.map_err(|error| match error {
-            NotSet::Invalid(refusal) => JoinError::Password(refusal),
-            NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
-            NotSet::Hash(error) => JoinError::Hash(error),
-        })?;
-        Ok(Person::New { name: name.clone(), password_hash })
+        store.commit(&Accept { invitation, person, start, address }).await
     }
+}
+
+async fn claimed(hasher: &Hasher, user: Box<User>, password: Password) -> Result<Person, JoinError> {
+    let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
+    if is_right { Ok(Person::Known { user, signed_in: false }) } else { Err(JoinError::InvalidCredentials) }
+}
+
+async fn newcomer(
+    store: &Store,
+    hasher: &Hasher,
+    policy: &Arc<Policy>,
+    invitation: &Invitation,
+    name: Name,
+    password: Password,
+) -> Result<Person, JoinError> {
+    let tenant = Tenant::of(store, invitation.scope()).await?.ok_or(JoinError::TokenInvalid)?;
+    let about = Context::default().with_email(&invitation.email).with_name(&name).with_tenant(&tenant);
+    let password_hash = policy.hash(hasher, password.to_be_set()?, about).await.map_err(|error| match error {
+        NotSet::Invalid(refusal) => JoinError::Password(refusal),
+        NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
+        NotSet::Hash(error) => JoinError::Hash(error),
+    })?;
+    Ok(Person::New { name, password_hash })
 }
 
 /// Who joins.

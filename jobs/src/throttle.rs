@@ -50,6 +50,8 @@ pub enum Act {
     ResetPassword,
     /// To change a password.
     ChangePassword,
+    /// To follow the link of an invitation.
+    FollowInvitation,
     /// To have links mailed that confirm another address.
     ChangeEmail,
 }
@@ -118,6 +120,7 @@ impl Act {
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",
             Self::ChangePassword => "change_password",
+            Self::FollowInvitation => "follow_invitation",
             Self::ChangeEmail => "change_email",
         }
     }

@@ -10,12 +10,13 @@ use common::{
     crypto::Password,
     email::Email,
     invitations::Invitation,
-    joining::{JoinError, Joined, Joining},
+    joining::{Guest, JoinError, Joined, Joining},
     roles::RoleRef,
     sign_in::{SignedIn, Start},
     tenants::{Name, Tenant},
     users::User,
 };
+use jobs::throttle::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,6 +25,7 @@ use crate::{
     extract::{Client, Fields, FromFields, Json, Open, Perhaps},
     problem::Problem,
     state::App,
+    throttle::Guard,
 };
 
 /// What an invitation is to.
@@ -54,9 +56,9 @@ pub(super) struct Preview {
 
 impl Preview {
     /// What a link's token is for. Whoever has it was mailed it, and may know whether the address has an account.
-    pub(super) async fn of(app: &App, token: &str) -> Result<Self, Problem> {
+    pub(super) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let store = app.store();
-        let invitation = Invitation::by_token(store, &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
+        let invitation = follow(app, client, token).await?;
         let (tenants, inviter, given, account) = futures::try_join!(
             Tenant::by_ids(store, std::slice::from_ref(&invitation.tenant_id)),
             User::by_id(store, invitation.invited_by),
@@ -78,16 +80,59 @@ impl Preview {
     }
 }
 
+/// The invitation that a link's token is for. Whoever makes tokens up is throttled.
+async fn follow(app: &App, client: &Client, token: &str) -> Result<Invitation, Problem> {
+    let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
+    let invitation = Invitation::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
+    app.throttle.take_back(counted).await;
+    Ok(invitation)
+}
+
 /// See what one is invited to.
 ///
-/// Looking changes nothing. A token that is wrong, used or expired is refused as `token_invalid`.
+/// Looking changes nothing. A token that is wrong, used or expired is refused as `token_invalid`, and who tries too many
+/// of them as `too_many_attempts` (429).
 #[utoipa::path(
     get, path = "/api/invitations/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the mailed link.")),
     responses((status = 200, description = "The invitation.", body = Preview))
 )]
-pub(super) async fn preview(_: Open, State(app): State<App>, Path(token): Path<String>) -> Result<Answer<Preview>, Problem> {
-    Preview::of(&app, &token).await.map(Answer)
+pub(super) async fn preview(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Path(token): Path<String>,
+) -> Result<Answer<Preview>, Problem> {
+    Preview::of(&app, &client, &token).await.map(Answer)
+}
+
+/// What is told by someone who accepts, on whichever way.
+pub(super) struct Acceptance<'a> {
+    /// Their link's token.
+    pub(super) token: &'a str,
+    /// Who they are, if they are signed in.
+    pub(super) signed_in: Option<&'a User>,
+    /// What a new account's person is called.
+    pub(super) name: Option<Name>,
+    /// The password of their account, or of the one to be made.
+    pub(super) password: Option<Password>,
+    /// The session that they begin, if they do.
+    pub(super) start: Option<Start>,
+}
+
+impl Acceptance<'_> {
+    /// Makes them a member. Guesses at the password of an account count as those at sign-in do, so that this is no way
+    /// around its throttle; a newcomer guesses nothing, and is not shut out by who does.
+    pub(super) async fn join(self, app: &App, client: &Client) -> Result<Joined, Problem> {
+        let Self { token, signed_in, name, password, start } = self;
+        let invitation = follow(app, client, token).await?;
+        let guest = Guest::of(app.store(), &invitation, signed_in).await?;
+        let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
+        let joining = Joining { invitation, guest, name, password, start, address: client.address }.join(app.store(), &app.hasher, &app.passwords);
+        let Some(address) = claimed else { return Ok(joining.await?) };
+        let is_wrong = |error: &JoinError| matches!(error, JoinError::InvalidCredentials);
+        Guard::check_password(app, client, &address, joining, is_wrong).await
+    }
 }
 
 /// What someone sends who accepts.
@@ -123,8 +168,9 @@ impl FromFields for AcceptBody {
 /// Whoever is signed in with the invited address just joins; everybody else gives the password of their account, or name
 /// and password for a new one, whose address counts as verified. Either way one is signed in to the tenant then. Refused as
 /// `token_invalid` (400) when the link is wrong, used or expired; as `invitation_not_yours` (403) when somebody else
-/// is signed in; as `invalid_credentials` (401) when the password is not that of the account; as `account_disabled` (403) when
-/// an operator stopped that; as `ip_not_allowed` (403) or
+/// is signed in; as `invalid_credentials` (401) when the password is not that of the account, which counts as a failure to
+/// sign in, and after too many of either as `too_many_attempts` (429); as `mfa_required` (401) when the account has a second
+/// factor: then sign in first; as `account_disabled` (403) when an operator stopped it; as `ip_not_allowed` (403) or
 /// `email_domain_not_allowed` (422) when the tenant's rules are against it.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,
@@ -140,8 +186,8 @@ pub(super) async fn accept(
     let remember = remember_me.unwrap_or_default();
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let known = caller.as_ref().map(|caller| &caller.user);
-    let joining = Joining { token: &token, signed_in: known, name, password, start: Some(start), address: client.address };
-    let Joined { session, .. } = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
+    let acceptance = Acceptance { token: &token, signed_in: known, name, password, start: Some(start) };
+    let Joined { session, .. } = acceptance.join(&app, &client).await?;
     let session = session.ok_or_else(Problem::defect)?;
     let someone = SignedIn::resume(app.store(), session).await?;
     signed_in(&app, &someone, Some(token_delivery.unwrap_or(TokenDelivery::Cookie)))

@@ -22,14 +22,18 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{
     crypto::Password,
     email_changes::{FollowedLink, Side},
-    joining::{JoinError, Joining},
+    joining::JoinError,
     registrations::{Verify, VerifyError},
     tenants::Name,
 };
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
-use super::{email_changes, joining::Preview, passwords};
+use super::{
+    email_changes,
+    joining::{Acceptance, Preview},
+    passwords,
+};
 use crate::{
     extract::{Client, Refusal},
     middleware::limits,
@@ -78,7 +82,7 @@ struct Link {
 
 /// What the form of an invitation sends.
 #[derive(Deserialize)]
-struct Acceptance {
+struct AcceptForm {
     token: String,
     #[serde(default)]
     name: Option<String>,
@@ -154,25 +158,28 @@ async fn cancel_email_change(State(app): State<App>, form: Result<Form<Link>, Fo
     message("Your address stays as it is", "Somebody else may be signed in to your account: set a new password, which signs them out.")
 }
 
-async fn show_invitation(State(app): State<App>, link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+async fn show_invitation(
+    State(app): State<App>,
+    client: Client,
+    link: Result<Query<Link>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
     let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
-    let preview = Preview::of(&app, &token).await?;
+    let preview = Preview::of(&app, &client, &token).await?;
     page("accept_invitation.html", context! { token, preview => Serde(&preview), style => STYLE })
 }
 
 async fn accept_invitation(
     State(app): State<App>,
     client: Client,
-    form: Result<Form<Acceptance>, FormRejection>,
+    form: Result<Form<AcceptForm>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
-    let Form(Acceptance { token, name, password }) = form.map_err(|rejection| match rejection.status() {
+    let Form(AcceptForm { token, name, password }) = form.map_err(|rejection| match rejection.status() {
         StatusCode::UNPROCESSABLE_ENTITY => JoinError::TokenInvalid.into(),
         status => Problem::of_status(status),
     })?;
     let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
     let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
-    let joining = Joining { token: &token, signed_in: None, name, password, start: None, address: client.address };
-    let joined = joining.join(app.store(), &app.key, &app.hasher, &app.passwords).await?;
+    let joined = Acceptance { token: &token, signed_in: None, name, password, start: None }.join(&app, &client).await?;
     message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")
 }
 

@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    addressee::Addressee,
     ambient::{between, rfc3339},
     crypto::{Password, PresentedToken},
     email::Email,
@@ -18,13 +17,10 @@ use common::{
     refresh::{Refresh, RefreshError, Refreshed},
     roles::{Grant, Permissions, RoleRef},
     sessions::{Lifetime, Session},
-    sign_in::{Admitted, Attempt, EndSession, SignInError, SignOut, SignOutAll, SignedIn, SwitchTenant},
+    sign_in::{Attempt, EndSession, SignInError, SignOut, SignOutAll, SignedIn, SwitchTenant},
     telemetry::metrics,
 };
-use jobs::{
-    sessions::{BeginSession, RefreshSession, Throttled},
-    throttle::Act,
-};
+use jobs::sessions::{BeginSession, RefreshSession};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -185,30 +181,14 @@ pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(
     let remember = remember_me.unwrap_or_default();
     let address = email.clone();
     let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
-    let admitted = check(&app, &client, &address, attempt).await?;
+    let checking = attempt.check(app.store(), &app.hasher);
+    let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
+    let admitted = Guard::check_password(&app, &client, &address, checking, is_wrong).await?;
     match app.jobs.commit(&BeginSession(admitted.begin.clone())).await {
         Ok(session) => signed_in(&app, &admitted.signed_in(session), Some(token_delivery.unwrap_or(TokenDelivery::Cookie))),
         Err(SignInError::SecondFactorRequired) => Err(mfa::asked(&app, Purpose::SignIn(admitted.begin)).await),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Checks an attempt, unless too many failed: before a password is hashed.
-async fn check(app: &App, client: &Client, address: &Email, attempt: Attempt) -> Result<Admitted, Problem> {
-    let guard = Guard::of_address(app, Act::SignIn, address, client);
-    let counted = guard.admit().await?;
-    let checked = attempt.check(app.store(), &app.hasher).await;
-    match &checked {
-        Ok(_) => app.throttle.succeeded(counted).await,
-        Err(SignInError::InvalidCredentials) if counted.fills_account && guard.may_tell().await => {
-            let address = Addressee::seal(&app.key, address).map_err(|error| Problem::internal(&error))?;
-            app.jobs.commit(&Throttled { address }).await?;
-        }
-        Err(SignInError::InvalidCredentials) => {}
-        // The password was right, or was not looked at.
-        Err(_) => app.throttle.take_back(counted).await,
-    }
-    Ok(checked?)
 }
 
 /// How long a session lasts that begins now.

@@ -11,6 +11,7 @@ use common::{
     invitations::Invitation,
     password_resets::{PasswordReset, Prepare},
     registrations::Registration,
+    revocations::Revoked,
     roles::Role,
     sessions::{Device, Lifetime, Session},
     sign_in::{Attempt, SignInError},
@@ -241,11 +242,17 @@ async fn a_superseded_expired_or_forged_link_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_other_address_is_refused_and_so_is_whoever_is_not_signed_in() {
+async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_of_late() {
     let (world, token) = signed_in().await;
     let errors = async |email: Value| world.client.post_body_as(&token, ASK, &json!({ "new_email": email })).await.field_errors();
     assert_eq!(errors(json!("nobody")).await, ["new_email:invalid_format"]);
     assert_eq!(errors(json!({ "$ne": null })).await, ["new_email:invalid_type"]);
+    assert_eq!(errors(json!("ADA@example.com")).await, ["new_email:unchanged"]);
+    let stale = doc! { "$set": { "authenticated_at": DateTime::from_millis(0) } };
+    world.store.records::<Session>(PlatformScope).update(doc! {}, stale).await.unwrap();
+    world.announce(Revoked::User(user(&world, ADA).await.unwrap().id)).await;
+    ask(&world, &token, NEW).await.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
+    world.client.post_body_as(&token, "/api/auth/reauthenticate", &json!({ "password": PASSWORD })).await.expect(StatusCode::OK);
     assert_eq!(errors(json!("ADA@example.com")).await, ["new_email:unchanged"]);
     let anybody = world.client.post(ASK, &json!({ "new_email": NEW })).await;
     anybody.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");

@@ -9,6 +9,7 @@ mod authenticator;
 mod bad_input;
 mod documentation;
 mod email_change;
+mod forged_hosts;
 mod invitations;
 mod limits;
 mod members;

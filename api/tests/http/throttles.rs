@@ -1,6 +1,15 @@
 //! Guessing passwords and flooding mailboxes comes to an end, and shuts nobody out.
 
-use common::{crypto::LinkToken, db::PlatformScope, id::PasswordResetId, password_resets::Prepare, sessions::Session, users::User};
+use common::{
+    crypto::LinkToken,
+    db::PlatformScope,
+    id::{InvitationLinkId, PasswordResetId},
+    invitations::Invitation,
+    memberships::Membership,
+    password_resets::Prepare,
+    sessions::Session,
+    users::User,
+};
 use futures::future::join_all;
 use jobs::{
     sessions::{SendNewSignIn, SendThrottled},
@@ -11,7 +20,11 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use xtask::testing::TestEnv;
 
-use crate::support::{Answer, Client, Database, PASSWORD, World, eventually};
+use crate::{
+    pages::expect_page,
+    people::{People, Person},
+    support::{Answer, Client, Database, PASSWORD, World, eventually},
+};
 
 const ADA: &str = "ada@example.com";
 const WRONG: &str = "wrong horse";
@@ -240,6 +253,111 @@ async fn a_stolen_session_is_no_way_to_guess_the_password_and_made_up_links_are_
         world.client.post("/api/auth/password/reset", &body).await.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
     }
     expect_throttled(world.client.post("/api/auth/password/reset", &body).await);
+}
+
+/// The token of a fresh invitation into the tenant of `inviter`.
+async fn invited(world: &World, inviter: &Person, email: &str) -> String {
+    let body = json!({ "email": email, "role": "viewer" });
+    world.client.post_body_as(&inviter.token, "/api/tenant/users/invite", &body).await.expect(StatusCode::CREATED);
+    let found = world.store.records::<Invitation>(PlatformScope).find(doc! { "email_norm": email }).await.unwrap();
+    found.expect("the address is invited").link_token(&world.key).expose().to_owned()
+}
+
+/// Accepts as a client that is (or says to be) at `address`.
+async fn accept_from(world: &World, address: &str, token: &str, password: &str) -> Answer {
+    let request = world.client.request(Method::POST, "/api/invitations/accept").header("x-forwarded-for", address);
+    Answer::of(request.json(&json!({ "token": token, "name": "Bob", "password": password }))).await
+}
+
+#[tokio::test]
+async fn accepting_an_invitation_is_no_way_around_the_throttle_of_signing_in() {
+    let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
+    let people = People::of(&world).await;
+    // The attacker runs a tenant, and reads the link in the victim's mail or was forwarded it.
+    let (eve, bob) = (people.founder("eve@example.com").await, people.founder("bob@example.com").await);
+    let token = invited(&world, &eve, "bob@example.com").await;
+    login_from(&world, "192.0.2.1", "bob@example.com", PASSWORD).await.expect(StatusCode::OK);
+    for number in 0..5 {
+        let address = format!("198.51.100.{number}");
+        let guess = match number % 2 {
+            0 => login_from(&world, &address, "bob@example.com", WRONG).await,
+            _ => accept_from(&world, &address, &token, WRONG).await,
+        };
+        guess.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    }
+    let hashed = "tenantry_password_hash_duration_seconds_count";
+    let before = world.metric(hashed).await;
+    expect_throttled(accept_from(&world, "198.51.100.99", &token, PASSWORD).await);
+    expect_throttled(login_from(&world, "198.51.100.99", "bob@example.com", PASSWORD).await);
+    let form = format!("token={token}&password={}", PASSWORD.replace(' ', "+"));
+    let page = world.client.post_form("/invitations/accept", &form).await;
+    expect_page(page, StatusCode::TOO_MANY_REQUESTS, "Too many attempts");
+    assert!((world.metric(hashed).await - before).abs() < f64::EPSILON, "nothing is hashed for who is throttled");
+    let told = testing::staged::<SendThrottled>(&world.store).await.unwrap();
+    assert_eq!(told.len(), 1, "the owner is told once");
+
+    // Where the owner signed in before they join, and signed in they do anywhere.
+    accept_from(&world, "192.0.2.1", &token, PASSWORD).await.expect(StatusCode::OK);
+    let token = invited(&world, &people.founder("carl@example.com").await, "bob@example.com").await;
+    let joined = world.client.post_body_as(&bob.token, "/api/invitations/accept", &json!({ "token": token })).await;
+    joined.expect(StatusCode::OK);
+    assert_eq!(world.store.records::<Membership>(PlatformScope).count(doc! { "user_id": bob.user }).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn of_many_guesses_at_once_over_both_routes_no_more_are_let_through_than_over_one() {
+    let world = World::with(FEW).await;
+    let people = People::of(&world).await;
+    people.founder("bob@example.com").await;
+    let token = invited(&world, &people.founder("eve@example.com").await, "bob@example.com").await;
+    let login = json!({ "email": "bob@example.com", "password": WRONG });
+    let accept = json!({ "token": token, "password": WRONG });
+    let routes = [("/api/auth/login", &login), ("/api/invitations/accept", &accept)];
+    let answers = join_all((0..40).map(|number| world.client.post(routes[number % 2].0, routes[number % 2].1))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::UNAUTHORIZED).count(), 5);
+    for answer in answers.into_iter().filter(|answer| answer.status != StatusCode::UNAUTHORIZED) {
+        expect_throttled(answer);
+    }
+}
+
+#[tokio::test]
+async fn guesses_at_an_address_without_an_account_do_not_keep_its_newcomer_from_joining() {
+    let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
+    let eve = People::of(&world).await.founder("eve@example.com").await;
+    let token = invited(&world, &eve, "new@example.com").await;
+    for number in 0..6 {
+        login_from(&world, &format!("198.51.100.{number}"), "new@example.com", WRONG).await;
+    }
+    expect_throttled(login_from(&world, "198.51.100.9", "new@example.com", WRONG).await);
+    accept_from(&world, "192.0.2.1", &token, PASSWORD).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn made_up_links_of_invitations_are_throttled_and_good_ones_are_not_counted() {
+    let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
+    let eve = People::of(&world).await.founder("eve@example.com").await;
+    let token = invited(&world, &eve, "new@example.com").await;
+    let look = async |address: &str, token: &str| {
+        let path = format!("/api/invitations/{token}");
+        Answer::of(world.client.request(Method::GET, &path).header("x-forwarded-for", address)).await
+    };
+    for _ in 0..15 {
+        look("192.0.2.1", &token).await.expect(StatusCode::OK);
+    }
+    let made_up = LinkToken::issue(&world.key, InvitationLinkId::from_uuid(world.store.ambient().uuid()));
+    for number in 0..12 {
+        let tried = match number % 2 {
+            0 => look("192.0.2.1", made_up.expose()).await,
+            _ => accept_from(&world, "192.0.2.1", made_up.expose(), PASSWORD).await,
+        };
+        tried.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
+    }
+    expect_throttled(look("192.0.2.1", made_up.expose()).await);
+    expect_throttled(accept_from(&world, "192.0.2.1", made_up.expose(), PASSWORD).await);
+    let page = world.client.request(Method::GET, &format!("/invitations/accept?token={}", made_up.expose()));
+    let page = Answer::of(page.header("x-forwarded-for", "192.0.2.1")).await;
+    expect_page(page, StatusCode::TOO_MANY_REQUESTS, "Too many attempts");
+    look("192.0.2.2", &token).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
