@@ -1,5 +1,7 @@
 //! Forged, borrowed and stale access tokens are refused, and none of them makes us fetch anything.
 
+use std::net::Ipv4Addr;
+
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
@@ -12,6 +14,7 @@ use mongodb::bson::{Binary, DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Answer, World};
 
@@ -136,6 +139,38 @@ async fn an_unknown_or_hostile_kid_is_refused() {
     refused(&world, "no kid", &forger.sign(&header, &forger.claims)).await;
 }
 
+/// Were a key fetched, it would be before the answer; whoever connects after it has to wait behind.
+#[tokio::test]
+async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let forger = Forger::with_claims_of(&world, &token).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let signed = |header: &Value, claims: &Value| {
+        let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let signature = URL_SAFE_NO_PAD.encode(pair.sign(message.as_bytes()).as_ref());
+        format!("{message}.{signature}")
+    };
+    for algorithm in ["EdDSA", "Ed25519", "RS256", "PS256", "ES256", "HS256", "none", "", "\u{0}"] {
+        for (name, value) in
+            [("jku", json!(url)), ("x5u", json!(url)), ("kid", json!(url)), ("jwk", json!({ "url": url })), ("crit", json!(["x"]))]
+        {
+            let mut header = json!({ "alg": algorithm, "typ": "at+jwt", "kid": forger.kid });
+            header[name] = value;
+            refused(&world, &format!("{algorithm} with {name}"), &signed(&header, &forger.claims)).await;
+        }
+    }
+    let header = json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": forger.kid });
+    for name in ["iss", "jku", "sub"] {
+        refused(&world, name, &signed(&header, &forger.claims_with(name, &json!(url)))).await;
+    }
+    let own = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (_, first) = listener.accept().await.unwrap();
+    assert_eq!(first, own.local_addr().unwrap(), "somebody else was first");
+}
+
 #[tokio::test]
 async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
     let world = World::new().await;
@@ -153,6 +188,7 @@ async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
         ("exp", Value::Null),
         ("exp", json!("never")),
         ("iat", json!(now + 3_600)),
+        ("nbf", json!(now + 3_600)),
         ("sub", json!("usr_0192a0b8c0de7000800000000000cafe")),
         ("sub", json!({ "$ne": null })),
         ("sid", json!("ses_0192a0b8c0de7000800000000000cafe")),

@@ -324,6 +324,8 @@ impl Verifier {
         validation.leeway = CLOCK_SKEW.as_secs();
         // Expiry is checked against our own clock handle, in `verify`.
         validation.validate_exp = false;
+        // None of ours has one, but whoever writes one means it.
+        validation.validate_nbf = true;
         let public = |key: &SigningKey| URL_SAFE_NO_PAD.encode(&key.public.bytes);
         let decoding = |key: &SigningKey| {
             let decoding = DecodingKey::from_ed_components(&public(key)).map_err(key_error)?;
