@@ -310,7 +310,8 @@ impl Fields {
     }
 
     fn refuse_unknown(&mut self) {
-        let unknown: Vec<String> = self.given.keys().map(|name| name.chars().take(NAME_CHARS_MAX).collect()).collect();
+        let unknown = self.given.keys().take(ERRORS_MAX).map(|name| name.chars().take(NAME_CHARS_MAX).collect());
+        let unknown: Vec<String> = unknown.collect();
         for name in unknown {
             self.refuse::<()>(&name, "unknown_field", "is not a field of this request");
         }
