@@ -59,8 +59,11 @@ impl Identities {
 
     /// The caller of a session, if it is kept and can be trusted.
     pub(crate) fn get(&self, session: SessionId) -> Option<Caller> {
-        let found = if self.is_trusted() { self.kept.get(&session) } else { None };
-        let outcome = if found.is_some() { "hit" } else { "miss" };
+        let (found, outcome) = match (self.is_trusted(), self.kept.get(&session)) {
+            (false, _) => (None, "distrusted"),
+            (true, None) => (None, "miss"),
+            (true, found) => (found, "hit"),
+        };
         metrics::API_IDENTITIES.with_label_values(&[outcome]).inc();
         found
     }

@@ -33,6 +33,8 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     metrics::expose_api();
+    // A counter that appears with its first event shows no increase, and here one is one too many.
+    metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
     let telemetry = telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
     let ended = serve_clients(config).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;

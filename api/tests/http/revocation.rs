@@ -35,6 +35,8 @@ async fn without_redis_every_request_looks_into_the_store() {
     end_all_sessions_silently(&world).await;
     world.client.expect_refused_within_a_second(&token).await;
     assert!(stopped.elapsed() < Duration::from_secs(3));
+    // Which an operator is told apart from callers who come seldom.
+    assert!(world.metric("tenantry_api_identities_total{outcome=\"distrusted\"}").await > 0.0);
 }
 
 #[tokio::test]

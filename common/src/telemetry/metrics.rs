@@ -79,7 +79,7 @@ metrics! {
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
     /// Requests in work.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
-    /// Callers looked up, by whether they were kept from an earlier request: hit or miss.
+    /// Callers, by whether they were kept from an earlier request: hit or miss; distrusted where revocations are not heard.
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
     /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
