@@ -32,3 +32,4 @@ mod starting;
 mod stopping;
 mod support;
 mod throttles;
+mod timing;
