@@ -138,19 +138,38 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let document = world.client.get("/api/openapi.json").await.json();
-    let login = json!({ "email": "ada@example.com", "password": crate::support::PASSWORD });
+    let post = async |path: &str, body: Value| world.client.post(path, &body).await;
+    let login = json!({ "email": "ada@example.com", "password": crate::support::PASSWORD, "token_delivery": "body" });
+    let session = post("/api/auth/login", login).await;
+    let refresh = json!({ "refresh_token": session.json()["refresh_token"] });
+    let switch = json!({ "tenant_id": session.json()["tenant"]["id"] });
+    let newcomer = world.register("new@example.com").await;
+    let verify = json!({ "token": world.link_token("new@example.com").await });
+    let address = json!({ "email": "new@example.com" });
     let answers = [
-        ("Login", "/api/auth/login", "post", world.client.post("/api/auth/login", &login).await),
+        ("Keys", "/.well-known/jwks.json", "get", world.client.get("/.well-known/jwks.json").await),
+        ("Registered", "/api/auth/register", "post", newcomer),
+        ("Asked again", "/api/auth/verify-email/resend", "post", post("/api/auth/verify-email/resend", address.clone()).await),
+        ("Verified", "/api/auth/verify-email", "post", post("/api/auth/verify-email", verify).await),
+        ("Forgot", "/api/auth/password/forgot", "post", post("/api/auth/password/forgot", address).await),
+        ("Login", "/api/auth/login", "post", session),
+        ("Refreshed", "/api/auth/refresh", "post", post("/api/auth/refresh", refresh).await),
+        ("Switched", "/api/auth/switch-tenant", "post", world.client.post_body_as(&token, "/api/auth/switch-tenant", &switch).await),
         ("Sessions", "/api/auth/sessions", "get", world.client.get_as(&token, "/api/auth/sessions").await),
         ("Me", "/api/auth/me", "get", world.client.get_as(&token, "/api/auth/me").await),
         ("Tenant", "/api/tenant/current", "get", world.client.get_as(&token, "/api/tenant/current").await),
     ];
     let answers = answers.into_iter().chain(answers_about_members(&world).await);
+    let mut compared = BTreeSet::new();
     for (what, path, method, answer) in answers {
-        let status = answer.status.as_str();
-        let schema = &document["paths"][path][method]["responses"][status]["content"]["application/json"]["schema"];
+        let status = answer.status.as_str().to_owned();
+        let schema = &document["paths"][path][method]["responses"][&status]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{what} is not described: {answer:?}");
         fits(&document, schema, &answer.json(), what);
+        compared.insert(format!("{method} {path} {status}"));
     }
+    let described: BTreeSet<String> = operations(&document).flat_map(|(method, path, says)| described(&method, path, says)).collect();
+    assert_eq!(compared, described, "every answer that is described is compared here");
     let refused = world.client.post("/api/auth/login", &json!({})).await;
     fits(
         &document,
@@ -158,6 +177,13 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
         &refused.json(),
         "Problem",
     );
+}
+
+/// The answers of an operation that have fields.
+fn described(method: &Method, path: &str, operation: &Value) -> Vec<String> {
+    let responses = operation["responses"].as_object().unwrap().iter();
+    let with_fields = responses.filter(|(_, response)| response["content"]["application/json"].is_object());
+    with_fields.map(|(status, _)| format!("{} {path} {status}", method.as_str().to_lowercase())).collect()
 }
 
 /// Each answer about members, roles and invitations, with something in it.
