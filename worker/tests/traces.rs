@@ -1,13 +1,10 @@
 //! One trace from the request over the outbox to the job, exported to a collector.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod collector;
 
-use axum::{Router, body::Bytes, extract::State, routing::post};
+use std::time::Duration;
+
 use common::{
     ambient::Ambient,
     config::{Config, Sources},
@@ -18,30 +15,12 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{ResourceSpans, Span, span::SpanKind},
 };
-use prost::Message;
 use serde_json::json;
-use tokio::net::TcpListener;
 use xtask::testing::TestEnv;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-/// What was exported.
-type Exports = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
-
-/// The HTTP side of an OpenTelemetry collector.
-async fn collector() -> (SocketAddr, Exports) {
-    let exports = Exports::default();
-    let take = |State(exports): State<Exports>, body: Bytes| async move {
-        exports.lock().unwrap().push(ExportTraceServiceRequest::decode(body).unwrap());
-    };
-    let routes = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&exports));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    (address, exports)
-}
 
 fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
     match attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()? {
@@ -68,7 +47,7 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
     Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
-    let (address, exports) = collector().await;
+    let (address, exports) = collector::start().await;
     let endpoint = format!("http://{address}");
     let settings = [("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
     let (api, worker) = (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);

@@ -1,0 +1,301 @@
+//! What people and their clients hold in secret is nowhere but with them: one life of several people,
+//! every flow of it, and then every place where something could have been left.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod collector;
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::{
+    ambient::Ambient,
+    config::{Config, Sources},
+    db::Store,
+};
+use futures::TryStreamExt;
+use mongodb::bson::{RawDocumentBuf, doc};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use xtask::{
+    servers::{Mail, Reply},
+    testing::{Service, TestEnv},
+};
+
+use self::collector::Exports;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+/// What is written of our own programs is all there is, and ended jobs can be looked at.
+const TALKATIVE: &[(&str, &str)] = &[
+    ("TENANTRY__TELEMETRY__FILTER", "info,api=trace,worker=trace,common=trace,jobs=trace"),
+    ("TENANTRY__JOBS__HISTORY_TTL", "1h"),
+    ("TENANTRY__AUTH__RESEND_COOLDOWN", "1s"),
+    ("TENANTRY__AUTH__HASH_WAIT", "60s"),
+    ("TENANTRY__API__REQUEST_TIMEOUT", "60s"),
+];
+/// Stands in every address.
+const ADDRESS: &str = "canary-address";
+const ADA: &str = "canary-address-ada@example.com";
+const BOB: &str = "canary-address-bob@example.com";
+const CARL: &str = "canary-address-carl@example.com";
+const DORA: &str = "canary-address-dora@example.com";
+const FIRST: &str = "zanzibar canary of a password";
+const SECOND: &str = "kilimanjaro canary of a password";
+const THIRD: &str = "ouagadougou canary of a password";
+const WRONG: &str = "timbuktu canary that is wrong";
+const VERIFY: &str = "/verify-email?token=";
+const RESET: &str = "/reset-password?token=";
+const INVITED: &str = "/invitations/accept?token=";
+
+/// An installation, and what was told to people alone.
+struct World {
+    env: TestEnv,
+    api: Service,
+    worker: Service,
+    client: reqwest::Client,
+    exports: Exports,
+    secrets: Vec<(&'static str, String)>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let env = TestEnv::new().await;
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
+        let (address, exports) = collector::start().await;
+        let endpoint = format!("http://{address}");
+        let settings = [TALKATIVE, &[("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())]].concat();
+        let (api, worker) = (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);
+        let client = reqwest::Client::builder().timeout(DEADLINE).build().unwrap();
+        let passwords = [FIRST, SECOND, THIRD, WRONG].map(|password| ("password", password.to_owned()));
+        Self { env, api, worker, client, exports, secrets: passwords.into() }
+    }
+
+    async fn ask(&self, method: Method, token: Option<&str>, path: &str, body: Option<Value>, expected: StatusCode) -> Value {
+        let mut request = self.client.request(method, format!("{}{path}", self.api.url()));
+        request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+        request = body.iter().fold(request, reqwest::RequestBuilder::json);
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, expected, "{path}: {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    async fn post(&self, path: &str, body: Value, expected: StatusCode) -> Value {
+        self.ask(Method::POST, None, path, Some(body), expected).await
+    }
+
+    async fn post_as(&self, token: &str, path: &str, body: Value, expected: StatusCode) -> Value {
+        self.ask(Method::POST, Some(token), path, Some(body), expected).await
+    }
+
+    async fn mail(&self, wanted: impl Fn(&Mail) -> bool) -> Mail {
+        self.env.mail().wait_for(wanted, DEADLINE).await
+    }
+
+    /// The token of the link that somebody was mailed.
+    async fn link(&mut self, what: &'static str, to: &str, path: &'static str) -> String {
+        let mail = self.mail(|mail| mail.to.iter().any(|other| other == to) && mail.text.contains(path)).await;
+        let token = mail.text.split(path).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        self.secrets.push((what, token.clone()));
+        token
+    }
+
+    /// Signs in, and answers the access token and the refresh token.
+    async fn sign_in(&mut self, path: &str, body: Value) -> (String, String) {
+        let session = self.post(path, body, StatusCode::OK).await;
+        let of = |name: &str| session[name].as_str().unwrap().to_owned();
+        let (access, refresh) = (of("access_token"), of("refresh_token"));
+        self.secrets.push(("access token", access.clone()));
+        self.secrets.push(("refresh token", refresh.clone()));
+        (access, refresh)
+    }
+
+    async fn register(&self, email: &str) {
+        let body = json!({ "email": email, "password": FIRST, "name": "Ada", "tenant_name": "Engines" });
+        self.post("/api/auth/register", body, StatusCode::ACCEPTED).await;
+    }
+
+    /// Every flow there is. When it is over, some links were used and some wait.
+    async fn live(&mut self) {
+        self.register(ADA).await;
+        let verification = self.link("verification link", ADA, VERIFY).await;
+        self.ask(Method::GET, None, &format!("{VERIFY}{verification}"), None, StatusCode::OK).await;
+        self.post("/api/auth/verify-email", json!({ "token": verification }), StatusCode::OK).await;
+        self.post("/api/auth/verify-email", json!({ "token": verification }), StatusCode::BAD_REQUEST).await;
+        self.post("/api/auth/login", json!({ "email": ADA, "password": WRONG }), StatusCode::UNAUTHORIZED).await;
+        let login = |password: &str| json!({ "email": ADA, "password": password, "token_delivery": "body" });
+        let (access, refresh) = self.sign_in("/api/auth/login", login(FIRST)).await;
+        let (_, next) = self.sign_in("/api/auth/refresh", json!({ "refresh_token": refresh, "token_delivery": "body" })).await;
+        self.sign_in("/api/auth/refresh", json!({ "refresh_token": next, "token_delivery": "body" })).await;
+        self.post("/api/auth/refresh", json!({ "refresh_token": refresh }), StatusCode::CONFLICT).await;
+
+        let forgot = json!({ "email": ADA });
+        self.post("/api/auth/password/forgot", forgot, StatusCode::ACCEPTED).await;
+        let reset = self.link("reset link", ADA, RESET).await;
+        self.ask(Method::GET, None, &format!("{RESET}{reset}"), None, StatusCode::OK).await;
+        self.post("/api/auth/password/reset", json!({ "token": reset, "password": SECOND }), StatusCode::NO_CONTENT).await;
+        self.ask(Method::GET, Some(&access), "/api/auth/me", None, StatusCode::UNAUTHORIZED).await;
+        let (access, _) = self.sign_in("/api/auth/login", login(SECOND)).await;
+        let change = json!({ "current_password": SECOND, "new_password": THIRD });
+        self.post_as(&access, "/api/auth/password/change", change, StatusCode::NO_CONTENT).await;
+
+        let invite = json!({ "email": BOB, "role": "viewer" });
+        self.post_as(&access, "/api/tenant/users/invite", invite, StatusCode::CREATED).await;
+        let invited = self.link("used invitation", BOB, INVITED).await;
+        self.ask(Method::GET, None, &format!("/api/invitations/{invited}"), None, StatusCode::OK).await;
+        self.ask(Method::GET, None, &format!("{INVITED}{invited}"), None, StatusCode::OK).await;
+        let accept = json!({ "token": invited, "name": "Bob", "password": SECOND, "token_delivery": "body" });
+        self.post("/api/invitations/accept", accept, StatusCode::OK).await;
+        let list = json!({ "invitations": [{ "email": CARL, "role": "viewer" }] });
+        self.post_as(&access, "/api/tenant/invitations/bulk", list, StatusCode::ACCEPTED).await;
+        self.link("waiting invitation", CARL, INVITED).await;
+        self.register(DORA).await;
+        self.link("waiting verification link", DORA, VERIFY).await;
+        self.env.mail().clear();
+        self.post("/api/auth/password/forgot", json!({ "email": BOB }), StatusCode::ACCEPTED).await;
+        self.link("waiting reset link", BOB, RESET).await;
+
+        // One mail that will not be sent is among the dead letters.
+        self.env.mail().reply(Reply::Refuse(550));
+        self.register("canary-address-refused@example.com").await;
+        self.until("there is a dead letter", |world| !world.worker_says(&["jobs", "list"]).trim().is_empty()).await;
+        self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT).await;
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !holds(self) {
+            assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What an operator's command says.
+    fn worker_says(&self, args: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        let output = command.args(args).env_clear().envs(self.env.config_env()).envs(TALKATIVE.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Every document of every collection, with the collection's name.
+    async fn database(&self) -> Vec<(String, Vec<u8>)> {
+        let client = mongodb::Client::with_uri_str(self.env.mongodb_uri()).await.unwrap();
+        let database = client.database(self.env.database());
+        let mut documents = Vec::new();
+        for name in database.list_collection_names().await.unwrap() {
+            let rows = database.collection::<RawDocumentBuf>(&name).find(doc! {}).await.unwrap();
+            let rows: Vec<RawDocumentBuf> = rows.try_collect().await.unwrap();
+            documents.extend(rows.into_iter().map(|row| (name.clone(), row.into_bytes())));
+        }
+        documents
+    }
+
+    /// Every key of this installation in Redis, with all that it holds.
+    async fn redis(&self) -> Vec<(String, Vec<u8>)> {
+        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("*{}*", self.env.key_prefix())).query_async(&mut redis).await.unwrap();
+        let mut values = Vec::new();
+        for key in keys {
+            let value: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
+            values.push((key.clone(), [key.into_bytes(), value.unwrap_or_default()].concat()));
+        }
+        values
+    }
+
+    /// Whatever an operator can see of jobs: lists, each job, what became of it, the board.
+    async fn job_views(&self) -> Vec<(String, Vec<u8>)> {
+        let states = ["staged", "held", "delayed", "ready", "running", "dead"].map(|state| ["--state", state]).concat();
+        let listed = self.worker_says(&[&["jobs", "list", "--json"], &states[..]].concat());
+        let history = self.worker_says(&["jobs", "history", "--json"]);
+        let ids = listed.lines().chain(history.lines()).map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone());
+        let shown: Vec<_> = ids.map(|id| self.worker_says(&["jobs", "show", id.as_str().unwrap()])).collect();
+        assert!(shown.len() >= 10, "{listed}{history}");
+        let mut views = vec![("list".to_owned(), listed), ("history".to_owned(), history)];
+        views.extend(shown.into_iter().map(|job| ("job".to_owned(), job)));
+        views.push(("batches".to_owned(), self.worker_says(&["batches", "list", "--json"])));
+        for path in ["/overview", "/tasks?status=Killed&page=1", "/queues/email/tasks?status=Pending&page=1", "/workers"] {
+            let url = format!("{}/api/v1{path}", self.worker.internal_url());
+            views.push((path.to_owned(), self.client.get(url).send().await.unwrap().text().await.unwrap()));
+        }
+        views.into_iter().map(|(place, text)| (place, text.into_bytes())).collect()
+    }
+
+    async fn metrics(&self) -> Vec<(String, Vec<u8>)> {
+        let mut metrics = Vec::new();
+        for (name, service) in [("api", &self.api), ("worker", &self.worker)] {
+            let text = self.client.get(format!("{}/metrics", service.internal_url())).send().await.unwrap().text().await.unwrap();
+            metrics.push((format!("metrics of the {name}"), text.into_bytes()));
+        }
+        metrics
+    }
+
+    /// What was written and exported when both have ended.
+    async fn logs_and_traces(&self) -> Vec<(String, Vec<u8>)> {
+        for service in [&self.api, &self.worker] {
+            assert!(service.stop_within(DEADLINE).await.success(), "{}", service.log_tail(20));
+        }
+        let spans = format!("{:?}", self.exports.lock().unwrap());
+        let told = [("the API's log", self.api.log()), ("the worker's log", self.worker.log()), ("traces", spans)];
+        told.into_iter().map(|(place, text)| (place.to_owned(), text.into_bytes())).collect()
+    }
+
+    /// Checks that none of the secrets is there in any form.
+    fn expect_no_secret(&self, places: &[(String, Vec<u8>)]) {
+        for (what, secret) in &self.secrets {
+            for form in forms(secret) {
+                let found = places.iter().find(|(_, bytes)| holds(bytes, &form));
+                assert!(found.is_none(), "a {what} in {}: {}", found.unwrap().0, String::from_utf8_lossy(&found.unwrap().1));
+            }
+        }
+    }
+}
+
+/// The forms in which a secret could lie somewhere: its text, its end, and the bytes at its end.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let end = &secret[secret.len() - 16..];
+    let encoded = secret.rsplit('.').next().unwrap_or_default().trim_start_matches("rt_");
+    let bytes = URL_SAFE_NO_PAD.decode(encoded).ok().map(|bytes| bytes[bytes.len() - 16..].to_vec());
+    [secret.as_bytes().to_vec(), end.as_bytes().to_vec()].into_iter().chain(bytes).collect()
+}
+
+fn holds(bytes: &[u8], form: &[u8]) -> bool {
+    bytes.windows(form.len()).any(|window| window == form)
+}
+
+/// Checks that something that is no secret is found where it belongs: else nothing would have been looked at.
+fn expect_somewhere(places: &[(String, Vec<u8>)], text: &str) {
+    assert!(places.iter().any(|(_, bytes)| holds(bytes, text.as_bytes())), "{text} is nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_the_database_holds_nothing_that_opens_anything() {
+    let mut world = World::new().await;
+    world.live().await;
+    let kinds = ["verification link", "reset link", "used invitation", "waiting invitation", "access token", "refresh token", "password"];
+    assert!(kinds.iter().all(|kind| world.secrets.iter().any(|(what, _)| what == kind)), "{:?}", world.secrets);
+    let database = world.database().await;
+    for there in [ADA, DORA, "$argon2id$", "session.created"] {
+        expect_somewhere(&database, there);
+    }
+    world.expect_no_secret(&database);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_and_no_address_is_in_logs_traces_metrics_redis_or_job_views() {
+    let mut world = World::new().await;
+    world.live().await;
+    let mut places = [world.redis().await, world.job_views().await, world.metrics().await].concat();
+    places.extend(world.logs_and_traces().await);
+    for there in ["registration.send_verification", "tenantry_http_requests_total", "request_answered", "invitation.send"] {
+        expect_somewhere(&places, there);
+    }
+    world.expect_no_secret(&places);
+    let found = places.iter().find(|(_, bytes)| holds(bytes, ADDRESS.as_bytes()));
+    assert!(found.is_none(), "an address in {}: {}", found.unwrap().0, String::from_utf8_lossy(&found.unwrap().1));
+}
