@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use reqwest::StatusCode;
 use serde_json::json;
+use xtask::servers::Reply;
 
 use crate::support::{Client, UNTHROTTLED, World};
 
@@ -74,6 +75,7 @@ async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Who
     let (gap, control) = (gaps.median(), controls.median());
     let bound = allowed + 3.0 * gaps.error() + control.abs();
     let told = format!("unknown ÷ known {:.3}, known ÷ known {:.3}, within a factor of {:.3}", gap.exp(), control.exp(), bound.exp());
+    println!("{told}");
     assert!(gap.abs() <= bound, "{told}");
 }
 
@@ -124,6 +126,23 @@ async fn registering_takes_the_same_time_for_a_known_address() {
         took
     };
     expect_the_same_time(30, 0.05, register).await;
+}
+
+#[tokio::test]
+async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a_known_address() {
+    let world = World::with(UNTHROTTLED_MAILS).await;
+    let _worker = world.env.spawn_worker().await;
+    world.make_account(KNOWN).await;
+    world.env.mail().reply(Reply::Hold);
+    let ask = async |whose: Whose, number: usize| {
+        let begun = Instant::now();
+        let answer = world.client.post("/api/auth/password/forgot", &json!({ "email": whose.address(number) })).await;
+        let took = begun.elapsed().as_secs_f64();
+        answer.expect(StatusCode::ACCEPTED);
+        took
+    };
+    // Milliseconds, of which the worker takes some for a known one, on the same few cores.
+    expect_the_same_time(40, 0.1, ask).await;
 }
 
 /// Something that is answered without a hash stands for an address whose password is not hashed.
