@@ -26,6 +26,13 @@ pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
     folder(release)
 }
 
+/// Builds one of our examples for release. `--workspace` decides on the features of what it shares with others, as in their builds.
+pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
+    let args = ["build", "--workspace", "--release", "--example", name];
+    step(format!("building {name} for release"), async { succeed(&mut cargo(&args)).await }).await?;
+    Ok(folder(true)?.join("examples").join(name))
+}
+
 /// The folder of our programs: this one's own, or `release` beside it.
 pub(crate) fn folder(release: bool) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;

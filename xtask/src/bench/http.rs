@@ -10,24 +10,21 @@ use std::{
 
 use anyhow::{Context, ensure};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
 use xtask::progress::step;
 
 use super::{
+    accounts::{registration, sign_in, sign_up},
     load::{Call, Target, closed_loop, open_loop},
     stack::Stack,
     table::Row,
 };
 
 const EMAIL: &str = "bench@example.com";
-const PASSWORD: &str = "correct horse battery staple";
 /// The ceiling is the best that one of these reaches.
 const CEILING_CONNECTIONS: [usize; 3] = [4, 16, 64];
 const PERCENTS: [u32; 3] = [25, 50, 75];
 /// Connections of an open loop: more than are busy while the server keeps up.
 const CONNECTIONS: usize = 128;
-/// The longest one of the requests before the load may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Measures `POST /api/auth/register`, each with an address of its own.
@@ -40,7 +37,11 @@ pub(super) async fn register(stack: &Stack, time: Duration) -> anyhow::Result<Ve
 
 /// Measures `GET /api/auth/me` in one session.
 pub(super) async fn me(stack: &Stack, time: Duration) -> anyhow::Result<Vec<Row>> {
-    let token = step("registering, verifying and signing in", sign_in(stack)).await?;
+    let signing_in = async {
+        sign_up(stack, EMAIL).await?;
+        sign_in(stack, EMAIL).await
+    };
+    let token = step("registering, verifying and signing in", signing_in).await?;
     levels("me", Call::get(&Target::new(&stack.url())?, "/api/auth/me")?.bearer(&token)?, time).await
 }
 
@@ -69,28 +70,4 @@ async fn levels(measure: &str, call: Call, time: Duration) -> anyhow::Result<Vec
         rows.push(Row::of(measure, format!("{percent} % of the ceiling"), report));
     }
     Ok(rows)
-}
-
-/// What a person does first: register, follow the mail's link, sign in. Answers an access token.
-async fn sign_in(stack: &Stack) -> anyhow::Result<String> {
-    post(stack, "/api/auth/register", &registration(EMAIL)).await?;
-    let mail = stack.mail(|mail| mail.to.iter().any(|to| to == EMAIL)).await?;
-    let token = mail.text.split_once("token=").and_then(|(_, rest)| rest.split_whitespace().next());
-    let token = token.with_context(|| format!("the mail holds no link: {}", mail.text))?;
-    post(stack, "/api/auth/verify-email", &json!({ "token": token })).await?;
-    let session = post(stack, "/api/auth/login", &json!({ "email": EMAIL, "password": PASSWORD })).await?;
-    session["access_token"].as_str().map(str::to_owned).context("a login answers an access token")
-}
-
-fn registration(email: &str) -> Value {
-    json!({ "email": email, "password": PASSWORD, "name": "Ada Lovelace", "tenant_name": "Analytical Engines" })
-}
-
-async fn post(stack: &Stack, path: &str, body: &Value) -> anyhow::Result<Value> {
-    let url = Target::new(&stack.url())?.join(path)?;
-    let answer = reqwest::Client::new().post(url).json(body).timeout(ANSWER_WITHIN).send().await?;
-    let status = answer.status();
-    let text = answer.text().await?;
-    ensure!(status.is_success(), "{path} answers {status}: {text}\nthe API says:\n{}", stack.api_log());
-    Ok(serde_json::from_str(&text)?)
 }

@@ -3,6 +3,7 @@
 use std::{fmt, process::Stdio};
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use xtask::{servers::install::Tool, workspace_root};
 
@@ -41,6 +42,24 @@ impl Circumstances {
             redis: version(&first_line(redis).await, "v="),
         })
     }
+}
+
+impl Circumstances {
+    /// For programs: the top of a report of what was measured from `measured_at` on.
+    pub(super) fn json(&self, measured_at: &str) -> Value {
+        let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } = self;
+        json!({
+            "measured_at": measured_at,
+            "command": command,
+            "machine": { "cores": cores, "cpu": cpu, "kernel": kernel, "load_average_before": load_average },
+            "versions": { "commit": commit, "rustc": rustc, "mongodb": mongodb, "redis": redis },
+        })
+    }
+}
+
+/// Now, as RFC 3339 in UTC.
+pub(super) fn now() -> String {
+    mongodb::bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default()
 }
 
 impl fmt::Display for Circumstances {

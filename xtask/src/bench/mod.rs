@@ -1,7 +1,10 @@
 //! `cargo xtask bench`: what the product can do on this machine, measured on released programs and
 //! real servers. Requests are offered at a fixed rate ([`load`]); `bench jobs` holds the engine against
-//! its peers ([`jobs`]).
+//! its peers ([`jobs`]); `bench auth` measures what it costs to know who somebody is ([`auth`]).
 
+mod accounts;
+mod auth;
+mod figures;
 mod http;
 mod jobs;
 mod load;
@@ -47,6 +50,17 @@ pub(crate) struct Options {
 enum Part {
     /// Hold the job engine against its peers, on one Redis in one run.
     Jobs(jobs::Options),
+    /// Measure what signing in costs, what knowing a caller adds to a request, and a flood of sign-ins.
+    Auth(auth::Options),
+}
+
+impl Part {
+    async fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Jobs(options) => jobs::run(options).await,
+            Self::Auth(options) => auth::run(options).await,
+        }
+    }
 }
 
 /// What can be measured.
@@ -67,9 +81,9 @@ impl Options {
 /// Measures, and prints a table.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    if let Some(Part::Jobs(options)) = &options.part {
+    if let Some(part) = &options.part {
         return tokio::select! {
-            outcome = jobs::run(options) => outcome,
+            outcome = part.run() => outcome,
             () = signals.asked() => Err(anyhow::anyhow!("stopped")),
         };
     }

@@ -73,13 +73,19 @@ pub(super) struct Stack {
     mail: MailCatcher,
     inbox: Arc<Inbox>,
     ports: Ports,
-    _servers: Servers,
+    servers: Servers,
 }
 
 impl Stack {
     pub(super) async fn start(programs: &Path) -> anyhow::Result<Self> {
+        Self::start_with(programs, &[]).await
+    }
+
+    /// With environment variables that add to the usual ones.
+    pub(super) async fn start_with(programs: &Path, settings: &[(&str, String)]) -> anyhow::Result<Self> {
         let (servers, ports) = (Servers::start().await?, Ports::free()?);
-        let (env, logs) = (servers.env("bench", ports), servers.folder.path().to_owned());
+        let (mut env, logs) = (servers.env("bench", ports), servers.folder.path().to_owned());
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         let inbox = Arc::new(Inbox::new(MAILS_MAX));
         let mail = MailCatcher::start_with(ports.smtp, Arc::clone(&inbox)).await?;
         let starting = async {
@@ -91,12 +97,24 @@ impl Stack {
             tokio::try_join!(Process::start(api), Process::start(worker))
         };
         let (api, worker) = step("starting the API and a worker", starting).await?;
-        Ok(Self { api, worker, mail, inbox, ports, _servers: servers })
+        Ok(Self { api, worker, mail, inbox, ports, servers })
     }
 
     /// Where clients connect.
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.api)
+    }
+
+    /// What the API's own metric of this name and labels is.
+    pub(super) async fn api_metric(&self, series: &str) -> anyhow::Result<f64> {
+        let text = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.ports.api_internal)).await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.with_context(|| format!("the API has no metric {series}"))?.parse().context("metrics are numbers")
+    }
+
+    /// What the product stands on.
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// The next mail that `wanted` accepts.

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use xtask::contest::{P50_MS, P99_MS, PER_SECOND, Pace, Task, Values};
 
 use super::peers::Contestant;
+use crate::bench::figures;
 
 /// Bytes a waiting job takes beside its payload.
 pub(super) const PER_JOB: &str = "bytes_a_job";
@@ -171,7 +172,7 @@ impl Measure {
     /// `values` as one reads them while measuring.
     pub(super) fn shown(self, values: &Values) -> String {
         let figures = self.figures();
-        let shown = figures.iter().filter_map(|figure| values.get(figure.value)).map(|value| super::report::number(*value));
+        let shown = figures.iter().filter_map(|figure| values.get(figure.value)).map(|value| figures::number(*value));
         let unit = figures.first().map_or("", |figure| figure.unit.name());
         format!("{} {unit}", shown.collect::<Vec<_>>().join("/"))
     }

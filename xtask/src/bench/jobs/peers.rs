@@ -5,7 +5,6 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::process::Command;
-use xtask::progress::step;
 
 use super::{contestant::Running, install, server::Server};
 use crate::programs;
@@ -107,11 +106,9 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// Our own program, built for release. `--workspace` decides on the features of what it shares with others, as in their builds.
+/// Our own program, built for release.
 async fn engine(which: &str) -> anyhow::Result<Command> {
-    let args = ["build", "--workspace", "--release", "--example", PROGRAM];
-    step("building the engine's program for release", async { programs::succeed(&mut programs::cargo(&args)).await }).await?;
-    let mut command = Command::new(programs::folder(true)?.join("examples").join(PROGRAM));
+    let mut command = Command::new(programs::example(PROGRAM).await?);
     command.arg(which);
     Ok(command)
 }

@@ -7,6 +7,7 @@ use super::{
     results::{Results, Row},
     svg,
 };
+use crate::bench::figures::{self, number};
 
 /// What stands below the numbers, whatever they are.
 const HOW_TO_READ: &str = include_str!("how_to_read.md");
@@ -26,7 +27,7 @@ pub(super) fn markdown(results: &Results) -> String {
     text.push_str(&circumstances(results));
     text.push_str("\n![The figures below as bars](jobs.svg)\n\n");
     text.push_str(&table(results));
-    text.push_str(&targets(results));
+    text.push_str(&figures::targets(&results.targets()));
     text
 }
 
@@ -70,38 +71,6 @@ fn cell(row: &Row, who: Contestant) -> String {
     }
 }
 
-fn targets(results: &Results) -> String {
-    let targets = results.targets();
-    if targets.is_empty() {
-        return String::new();
-    }
-    let mut text = String::from("\n| target | measured | met |\n| --- | --: | --- |\n");
-    for target in targets {
-        let _ = writeln!(text, "| {} | {} | {} |", target.wanted, target.measured, if target.met { "yes" } else { "**no**" });
-    }
-    text
-}
-
-/// A number to about three digits, thousands apart.
-pub(super) fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => thousands(&format!("{value:.0}")),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-fn thousands(digits: &str) -> String {
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) && !text.ends_with('-') {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::results::tests::sample, *};
@@ -140,13 +109,5 @@ mod tests {
         assert_eq!(json["measured_at"], "2026-01-02T03:04:05Z");
         assert!(std::fs::read_to_string(out.join("README.md")).unwrap().ends_with(HOW_TO_READ));
         assert!(out.join("jobs.svg").exists());
-    }
-
-    #[test]
-    fn numbers_are_short_and_grouped() {
-        assert_eq!(
-            [0.4, 42.25, 421.9, 1_234_567.0, -1_000.0].map(number),
-            ["0.40", "42.2", "422", "1\u{202f}234\u{202f}567", "-1\u{202f}000"]
-        );
     }
 }

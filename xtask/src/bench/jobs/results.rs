@@ -10,7 +10,10 @@ use super::{
     measure::{Figure, Measure},
     peers::Contestant,
 };
-use crate::bench::machine::Circumstances;
+use crate::bench::{
+    figures::{Target, at_least, at_most, median},
+    machine::{Circumstances, now},
+};
 
 /// Everything a run has shown so far.
 pub(super) struct Results {
@@ -55,16 +58,9 @@ impl Row {
     }
 }
 
-/// What the engine is to reach, and whether it did.
-pub(super) struct Target {
-    pub(super) wanted: String,
-    pub(super) measured: String,
-    pub(super) met: bool,
-}
-
 impl Results {
     pub(super) fn new(circumstances: Circumstances) -> Self {
-        let measured_at = mongodb::bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
+        let measured_at = now();
         let (versions, skipped) = (BTreeMap::new(), BTreeMap::new());
         Self { circumstances, measured_at, versions, skipped, left: BTreeMap::new(), rounds: BTreeMap::new() }
     }
@@ -140,19 +136,13 @@ impl Results {
 
     /// Everything, for programs.
     pub(super) fn json(&self) -> Value {
-        let Circumstances { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } = &self.circumstances;
-        let mut versions = json!({ "commit": commit, "rustc": rustc, "mongodb": mongodb, "redis": redis });
+        let mut json = self.circumstances.json(&self.measured_at);
         for (who, version) in &self.versions {
-            versions[key(*who)] = json!(version);
+            json["versions"][key(*who)] = json!(version);
         }
-        json!({
-            "measured_at": self.measured_at,
-            "command": command,
-            "machine": { "cores": cores, "cpu": cpu, "kernel": kernel, "load_average_before": load_average },
-            "versions": versions,
-            "skipped": self.skipped,
-            "figures": self.rows().iter().map(Row::json).collect::<Vec<_>>(),
-        })
+        json["skipped"] = json!(self.skipped);
+        json["figures"] = self.rows().iter().map(Row::json).collect();
+        json
     }
 }
 
@@ -167,30 +157,9 @@ impl Row {
 /// Where a contestant's best drain is looked for.
 const DRAINS: [Measure; 4] = [Measure::Drain1, Measure::Drain10, Measure::Drain50, Measure::Drain200];
 
-fn at_least(wanted: &str, measured: Option<f64>, bound: f64) -> Option<Target> {
-    target(wanted, measured, |measured| measured >= bound)
-}
-
-fn at_most(wanted: &str, measured: Option<f64>, bound: f64) -> Option<Target> {
-    target(wanted, measured, |measured| measured <= bound)
-}
-
-fn target(wanted: &str, measured: Option<f64>, met: impl Fn(f64) -> bool) -> Option<Target> {
-    let measured = measured?;
-    Some(Target { wanted: wanted.to_owned(), measured: super::report::number(measured), met: met(measured) })
-}
-
 /// As it is called in JSON.
 fn key(who: impl Serialize) -> String {
     serde_json::to_value(who).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-/// The middle one, or the middle of the middle two.
-fn median(samples: &[f64]) -> Option<f64> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
-    Some(f64::midpoint(*low, *high))
 }
 
 #[cfg(test)]
@@ -233,7 +202,6 @@ pub(super) mod tests {
         assert_eq!(rows[0].spread(Contestant::Bullmq), Some((7_000.0, 9_000.0)));
         let advantage = rows[0].advantage(Contestant::Bullmq).unwrap();
         assert!((advantage - 61_000.0 / 7_500.0).abs() < 1e-9);
-        assert_eq!([&[1.0, 2.0][..], &[3.0], &[]].map(median), [Some(1.5), Some(3.0), None]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use super::{
     measure::Unit,
     peers::Contestant,
-    report::number,
     results::{Results, Row},
 };
+use crate::bench::figures::number;
 
 const WIDTH: f64 = 900.0;
 /// Where bars begin; names stand to the left.

@@ -5,13 +5,15 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::{Context, ensure};
 use reqwest::{
     Client, Method, Request, StatusCode, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
     redirect,
 };
 use serde_json::Value;
 
 /// The longest an answer is waited for.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// What is answered so is to be asked again, at a time that the answer tells.
+const COME_AGAIN: [StatusCode; 2] = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
 
 /// A server on this machine; nothing else is ever put under load.
 #[derive(Debug, Clone)]
@@ -86,6 +88,8 @@ pub(super) enum Outcome {
     Answered,
     /// Another answer.
     Refused(StatusCode),
+    /// An answer that should say when to come again, and does not.
+    Dismissed(StatusCode),
     /// No answer in [`REQUEST_MAX`].
     TimedOut,
     /// No answer, because there was no connection or it broke.
@@ -112,13 +116,14 @@ impl Connection {
     pub(super) async fn send(&self, call: &Call) -> Outcome {
         let answered = async {
             let answer = self.0.execute(call.request()).await?;
-            let status = answer.status();
+            let (status, told) = (answer.status(), answer.headers().contains_key(RETRY_AFTER));
             answer.bytes().await?;
-            Ok::<_, reqwest::Error>(status)
+            Ok::<_, reqwest::Error>((status, told))
         };
         match answered.await {
-            Ok(status) if status == call.expected => Outcome::Answered,
-            Ok(status) => Outcome::Refused(status),
+            Ok((status, _)) if status == call.expected => Outcome::Answered,
+            Ok((status, false)) if COME_AGAIN.contains(&status) => Outcome::Dismissed(status),
+            Ok((status, _)) => Outcome::Refused(status),
             Err(error) if error.is_timeout() => Outcome::TimedOut,
             Err(_) => Outcome::Broken,
         }

@@ -61,10 +61,11 @@ impl Tally {
         match outcome {
             Outcome::Answered => self.answered += 1,
             Outcome::Refused(status) => self.count(status.as_str()),
+            Outcome::Dismissed(status) => self.count(&format!("{} without Retry-After", status.as_str())),
             Outcome::TimedOut => self.count("timeout"),
             Outcome::Broken => self.count("connection"),
         }
-        if !matches!(outcome, Outcome::Refused(_)) {
+        if !matches!(outcome, Outcome::Refused(_) | Outcome::Dismissed(_)) {
             self.latencies.saturating_record(micros(latency));
         }
     }

@@ -63,11 +63,14 @@ async fn the_offered_rate_is_sent_and_its_number_is_exact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_told_by_status() {
-    let router = Router::new().route("/", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+    let told = || async { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]) };
+    let router = Router::new().route("/told", get(told)).route("/untold", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
     let target = serve(router).await;
-    let call = Arc::new(Call::get(&target, "/").unwrap());
-    let report = open_loop(&call, 50.0, Duration::from_millis(200), 4).await.unwrap();
-    assert_eq!(report.errors.into_iter().collect::<Vec<_>>(), [("503".to_owned(), 10)]);
+    for (path, error) in [("/told", "503"), ("/untold", "503 without Retry-After"), ("/absent", "404")] {
+        let call = Arc::new(Call::get(&target, path).unwrap());
+        let report = open_loop(&call, 50.0, Duration::from_millis(200), 4).await.unwrap();
+        assert_eq!(report.errors.into_iter().collect::<Vec<_>>(), [(error.to_owned(), 10)]);
+    }
     let call = Arc::new(Call::get(&Target::new("http://127.0.0.1:1").unwrap(), "/").unwrap());
     let report = open_loop(&call, 50.0, Duration::from_millis(200), 4).await.unwrap();
     assert_eq!(report.errors.into_iter().collect::<Vec<_>>(), [("connection".to_owned(), 10)]);

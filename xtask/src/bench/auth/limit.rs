@@ -1,0 +1,30 @@
+//! What signing in is held against: argon2 alone, on as many threads, in a program of its own.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context, ensure};
+use tokio::process::Command;
+
+/// The example of the `common` crate that does nothing but hash.
+pub(super) const PROGRAM: &str = "bench_hashing";
+/// How much longer than asked it may take.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The limit.
+pub(super) struct Limit {
+    pub(super) program: PathBuf,
+    pub(super) threads: usize,
+}
+
+impl Limit {
+    /// Hashes a second.
+    pub(super) async fn measure(&self, time: Duration) -> anyhow::Result<f64> {
+        let mut command = Command::new(&self.program);
+        command.args([self.threads.to_string(), time.as_secs_f64().to_string()]).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(time + GRACE, command.output()).await.context("the bare hashes do not end")??;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        ensure!(output.status.success(), "the bare hashes ended with {}: {said}", output.status);
+        said.trim().parse().with_context(|| format!("no number of hashes: {said}"))
+    }
+}
