@@ -29,6 +29,7 @@ pub mod ownership;
 pub mod password_resets;
 pub mod passwords;
 pub mod places;
+pub mod purge;
 pub mod reauthentication;
 pub mod refresh;
 pub mod registrations;
@@ -71,6 +72,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 33, name: "second factor challenges", plan: Plan::Indexes(mfa::challenges::INDEXES) },
     Migration { version: 34, name: "second factors validators", plan: Plan::Validators(mfa::VALIDATORS) },
     Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
+    Migration { version: 36, name: "what is over lingers until it is purged", plan: Plan::Several(purge::SCHEMA) },
 ];
 
 const VALIDATORS: &[Validator] =

@@ -37,6 +37,8 @@ pub(crate) struct App {
     pub(crate) resend_cooldown: Duration,
     /// How tenants invite people.
     pub(crate) invitations: Conditions,
+    /// What is over is kept for this long.
+    pub(crate) purge_after: Duration,
     /// In what time failed sign-ins are counted.
     pub(crate) throttle_window: Duration,
     mailer: Mailer,
@@ -57,6 +59,7 @@ impl App {
             email_change_ttl: config.auth.email_change_ttl,
             resend_cooldown: config.auth.resend_cooldown,
             invitations: Conditions { terms, reminder: config.members.invitation_reminder },
+            purge_after: config.maintenance.purge_after,
             throttle_window: config.auth.throttle_window,
             mailer: Mailer::new(&config.smtp)?,
         })
@@ -101,4 +104,5 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(email_changes::send_taken)
         .on(email_changes::send_changed)
         .on(maintenance::canary)
+        .on(maintenance::purge)
 }

@@ -67,9 +67,9 @@ enum MailCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let sources = Sources::from_environment();
+    let loaded = Config::load(Sources::from_environment()).and_then(schedules::checked);
     if cli.check_config {
-        return match Config::describe(sources) {
+        return match loaded.and_then(|_| Config::describe(Sources::from_environment())) {
             Ok(described) => {
                 print!("{described}");
                 ExitCode::SUCCESS
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     if let Some(Command::Mail(MailCommand::Preview { to })) = &cli.command {
         return preview::write(to).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
-    let config = match Config::load(sources) {
+    let config = match loaded {
         Ok(config) => config,
         Err(mistakes) => return misconfigured(&mistakes),
     };

@@ -56,7 +56,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         return Ok(());
     }
     let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
-    let clockwork = Clockwork::new(jobs.clone(), schedules()?);
+    let clockwork = Clockwork::new(jobs.clone(), schedules(&config.maintenance)?);
     let clockwork = tokio::spawn(clockwork.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let seats = Seats::new(config.worker.concurrency);

@@ -28,7 +28,7 @@ pub(crate) async fn queues(config: &Config, command: Option<QueuesCommand>) -> a
 
 /// Shows every schedule.
 pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
-    with_store(config, async |store| schedules::run(&store).await).await
+    with_store(config, async |store| schedules::run(&store, &config.maintenance).await).await
 }
 
 /// Shows or steers jobs.

@@ -43,6 +43,17 @@ fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
     }
 }
 
+#[test]
+fn a_schedule_that_makes_no_sense_is_a_mistake_of_the_configuration() {
+    let env = pairs(&[("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "0 0 30 2 *")]);
+    for args in [&["run"][..], &["--check-config"]] {
+        let refused = worker(args, &env);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(78), "{told}");
+        assert!(told.contains("maintenance.purge_schedule: `0 0 30 2 *`"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn an_unprepared_database_is_refused_with_what_to_do() {
     let env = TestEnv::new().await;

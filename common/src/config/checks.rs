@@ -9,7 +9,7 @@ use super::{
     Config, DEVELOPMENT_MASTER_KEY, Environment, SmtpTls,
     reader::{Reader, Url},
 };
-use crate::crypto::MasterKey;
+use crate::{crypto::MasterKey, purge::NET};
 
 /// A lease is renewed several times while it lasts; below this, a busy moment ends it.
 const LEASE_MIN: Duration = Duration::from_secs(1);
@@ -73,6 +73,9 @@ impl Config {
         }
         if self.jobs.lease < LEASE_MIN {
             r.mistake("jobs.lease", "must be at least 1s, or jobs are taken from workers that are well");
+        }
+        if self.maintenance.purge_after >= NET {
+            r.mistake("maintenance.purge_after", "must be less than 7d, when MongoDB removes by itself what is over");
         }
         self.check_servers(r);
         self.check_mail(r);

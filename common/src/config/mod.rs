@@ -5,6 +5,7 @@
 //! README cannot drift from the code.
 
 mod checks;
+mod maintenance;
 mod members;
 mod proxies;
 mod reader;
@@ -14,6 +15,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+pub use maintenance::Maintenance;
 pub use members::Members;
 pub use proxies::TrustedProxies;
 use reader::Reader;
@@ -72,6 +74,8 @@ pub struct Config {
     pub auth: Auth,
     /// Who belongs to tenants.
     pub members: Members,
+    /// The installation's own upkeep.
+    pub maintenance: Maintenance,
     /// The store.
     pub mongodb: Mongodb,
     /// Work in motion.
@@ -415,6 +419,7 @@ impl Config {
             },
             auth: Auth::read(r),
             members: Members::read(r),
+            maintenance: Maintenance::read(r),
             mongodb: Mongodb {
                 uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
                 database: r.value("mongodb.database", "tenantry", "name of the database"),

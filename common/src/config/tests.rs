@@ -129,6 +129,7 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__JOBS__EMAIL__RATE", "1000001/s"),
         ("TENANTRY__JOBS__EMAIL__TENANT_RATE", "14/d"),
         ("TENANTRY__JOBS__EMAIL__TENANT_CONCURRENCY", "0"),
+        ("TENANTRY__MAINTENANCE__PURGE_AFTER", "7d"),
     ];
     for (name, value) in bad {
         let mut pairs = vec![("TENANTRY__SMTP__TLS", "none")];

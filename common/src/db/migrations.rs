@@ -46,6 +46,8 @@ pub enum Plan {
     Validators(&'static [Validator]),
     /// Runs code; must be idempotent.
     Code(for<'s> fn(&'s Store) -> Applying<'s>),
+    /// Lets rows vanish so much later than the time that a TTL index names; each index by its collection and name.
+    Linger(&'static [(&'static str, &'static str)], Duration),
     /// Carries out others, in order.
     Several(&'static [Self]),
 }
@@ -141,6 +143,7 @@ impl Store {
             Plan::Indexes(indexes) => self.create_indexes(indexes).await,
             Plan::Validators(validators) => self.set_validators(validators).await,
             Plan::Code(code) => code(self).await,
+            Plan::Linger(indexes, span) => self.let_linger(indexes, span).await,
             Plan::Several(plans) => {
                 for plan in plans {
                     Box::pin(self.carry_out(*plan)).await?;
@@ -174,6 +177,14 @@ impl Store {
                 spec.insert("expireAfterSeconds", 0);
             }
             self.command(doc! { "createIndexes": index.collection, "indexes": [spec] }).await?;
+        }
+        Ok(())
+    }
+
+    async fn let_linger(&self, indexes: &[(&str, &str)], span: Duration) -> Result<(), DbError> {
+        let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        for (collection, name) in indexes {
+            self.command(doc! { "collMod": collection, "index": { "name": name, "expireAfterSeconds": seconds } }).await?;
         }
         Ok(())
     }

@@ -211,6 +211,22 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(run!(self, self.raw.delete_many(filter))?.deleted_count)
     }
 
+    /// Removes up to `limit` rows that match, outside any transaction; tells how many. One that was found and does not match
+    /// any more stays.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn delete_some(self, filter: Document, limit: u32) -> Result<u64, DbError> {
+        let filter = self.narrowed(filter);
+        let found = self.raw.clone_with_type::<Document>().find(filter.clone()).projection(doc! { "_id": 1 }).limit(limit.into()).await?;
+        let rows: Vec<Document> = found.try_collect().await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<bson::Bson> = rows.into_iter().filter_map(|mut row| row.remove("_id")).collect();
+        Ok(self.raw.delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] }).await?.deleted_count)
+    }
+
     /// The ids among `ids` that have a row.
     ///
     /// # Errors

@@ -143,6 +143,8 @@ metrics! {
     JOBS_CANARY_TIMESTAMP: Gauge = "tenantry_jobs_canary_timestamp_seconds";
     /// Seconds from the tick to the start of the canary that last ran in this process.
     JOBS_CANARY_DELAY: Gauge = "tenantry_jobs_canary_delay_seconds";
+    /// Rows removed because they were over, by kind.
+    MAINTENANCE_PURGED: IntCounterVec = "tenantry_maintenance_purged_total" ["kind"];
     /// Mails handed to the mail server, by template and outcome: sent, retry or refused.
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.

@@ -1,7 +1,16 @@
 //! The installation's own upkeep.
 
-use common::{ambient::between, telemetry::metrics};
-use jobs::{JobError, Running, maintenance::Canary};
+use std::{collections::BTreeMap, sync::Arc};
+
+use common::{
+    ambient::{between, millis_of},
+    purge::Leftover,
+    telemetry::metrics,
+};
+use jobs::{
+    JobError, Running,
+    maintenance::{Canary, Purge},
+};
 use mongodb::bson::DateTime;
 
 use crate::app::App;
@@ -14,18 +23,186 @@ pub(crate) async fn canary(job: Canary, running: Running<App>) -> Result<(), Job
     Ok(())
 }
 
+/// Rows removed in one go: a few milliseconds of the database's time.
+const BATCH: u32 = 500;
+/// Rows of one kind removed by one job; what is more waits for the next, so that no kind starves the others.
+const ROWS_MAX: u64 = 100_000;
+
+/// Removes what is over, kind by kind and a batch at a time. Stopped anywhere, it goes on from there the next time.
+pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let before = DateTime::from_millis(app.store.ambient().now().timestamp_millis().saturating_sub(millis_of(app.purge_after)));
+    let mut removed = BTreeMap::new();
+    for kind in Leftover::ALL {
+        let mut rows = 0;
+        loop {
+            let batch = kind.purge(&app.store, before, BATCH).await?;
+            metrics::MAINTENANCE_PURGED.with_label_values(&[kind.name()]).inc_by(batch);
+            rows += batch;
+            running.progress(removed.values().sum::<u64>() + rows, 0, kind.name());
+            if batch < BATCH.into() || rows >= ROWS_MAX {
+                break;
+            }
+        }
+        if rows > 0 {
+            tracing::info!(kind = kind.name(), rows, "purged");
+        }
+        removed.insert(kind.name(), rows);
+    }
+    Ok(running.result(&removed)?)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use common::{
-        ambient::Ambient,
+        ambient::{Ambient, later},
         config::{Config, Sources},
-        db::Store,
+        crypto::{Hasher, LinkToken, MasterKey},
+        db::{Change, DbError, PlatformScope, Record, Store, TenantScope, Txn},
+        demo,
+        email_changes::{AskEmailChange, EmailChange},
+        id::{SessionId, TenantId},
+        invitations::{Invitation, Terms},
+        memberships::Actor,
+        password_resets::{PasswordReset, Prepare},
+        registrations::{AddressDigest, Registration},
+        roles::Role,
+        sessions::{Device, Lifetime, Session},
+        sign_in::belongings_of,
+        users::User,
     };
-    use jobs::{Jobs, testing::Inline};
+    use jobs::{
+        Jobs,
+        invitations::{Conditions, Invite},
+        testing::Inline,
+    };
+    use mongodb::bson::doc;
+    use secrecy::ExposeSecret;
     use xtask::testing::TestEnv;
 
     use super::*;
     use crate::app::registry;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// With the demo account, and a clock that stands.
+    struct World {
+        _env: TestEnv,
+        store: Store,
+        key: MasterKey,
+        user: User,
+        tenant: TenantId,
+        worker: Inline,
+        jobs: Jobs,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let env = TestEnv::new().await;
+            let mut sources = Sources::default();
+            sources.add_environment(env.config_env());
+            let config = Config::load(sources).unwrap();
+            let store = Store::connect(&config.mongodb, Ambient::manual(DateTime::now())).await.unwrap();
+            store.migrate(&jobs::migrations()).await.unwrap();
+            let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+            demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
+            let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
+            let tenant = belongings_of(&store, user.id).await.unwrap()[0].tenant.id;
+            let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+            let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+            Self { _env: env, store, key, user, tenant, worker, jobs }
+        }
+
+        /// One of each kind, good for a day.
+        async fn fill(&self) {
+            self.register(1).await;
+            let job = self.store.ambient().id();
+            self.store.commit(&Prepare { key: &self.key, user: self.user.id, job, ttl: DAY, cooldown: DAY }).await.unwrap();
+            let session = self.session(DAY).await;
+            let (user, tenant, new) = (self.user.id, self.tenant, "new@example.com".parse().unwrap());
+            let ask = AskEmailChange { key: &self.key, user, session, tenant, new, ttl: DAY, cooldown: DAY };
+            self.store.commit(&ask).await.unwrap();
+            let actor = Actor { scope: TenantScope::vouched(tenant), user };
+            let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
+            let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
+            self.jobs.commit(&Invite { key: &self.key, actor, email, role, conditions }).await.unwrap();
+        }
+
+        async fn session(&self, ttl: Duration) -> SessionId {
+            self.store.commit(&SignIn(self, ttl)).await.unwrap().id
+        }
+
+        /// So many registrations, good for a day.
+        async fn register(&self, many: usize) {
+            let (now, ambient) = (self.store.ambient().now(), self.store.ambient());
+            let rows: Vec<Registration> = (0..many)
+                .map(|_| {
+                    let id = ambient.id();
+                    Registration {
+                        id,
+                        email: "ada@example.com".parse().unwrap(),
+                        email_norm: "ada@example.com".to_owned(),
+                        email_digest: AddressDigest::of(&self.key, &"ada@example.com".parse().unwrap()),
+                        name: "Ada".parse().unwrap(),
+                        tenant_name: "Engines".parse().unwrap(),
+                        password_hash: self.user.password_hash.clone(),
+                        token_hash: LinkToken::issue(&self.key, id).hash(),
+                        mailed_at: None,
+                        mailed_by: None,
+                        claimed_at: None,
+                        claimed_by: None,
+                        created_at: now,
+                        expires_at: later(now, DAY),
+                    }
+                })
+                .collect();
+            self.store.records::<Registration>(PlatformScope).insert_missing(&rows).await.unwrap();
+        }
+
+        async fn purge(&self) {
+            self.worker.run(None, &Purge {}).await.unwrap();
+        }
+
+        async fn count<T: Record>(&self) -> u64 {
+            self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
+        }
+
+        /// Rows of each kind, in the order of [`Leftover::ALL`].
+        async fn counts(&self) -> [u64; 5] {
+            [
+                self.count::<Registration>().await,
+                self.count::<PasswordReset>().await,
+                self.count::<EmailChange>().await,
+                self.count::<Invitation>().await,
+                self.count::<Session>().await,
+            ]
+        }
+    }
+
+    struct SignIn<'w>(&'w World, Duration);
+
+    impl Change for SignIn<'_> {
+        type Output = Session;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+            let lifetime = Lifetime { absolute: self.1, idle: self.1 };
+            Session::create(txn, self.0.user.id, self.0.tenant, &Device::default(), lifetime, false).await
+        }
+    }
+
+    struct SignOut(SessionId);
+
+    impl Change for SignOut {
+        type Output = bool;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
+            Session::revoke(txn, self.0).await
+        }
+    }
 
     #[tokio::test]
     async fn a_canary_tells_when_it_came_and_how_late() {
@@ -39,5 +216,53 @@ mod tests {
         worker.run(None, &Canary { tick_ms: 60_000 }).await.unwrap();
         let shown = (metrics::JOBS_CANARY_TIMESTAMP.get(), metrics::JOBS_CANARY_DELAY.get());
         assert!((shown.0 - 60.25).abs() < 1e-9 && (shown.1 - 0.25).abs() < 1e-9, "{shown:?}");
+    }
+
+    #[tokio::test]
+    async fn what_has_been_over_for_long_is_removed_and_nothing_else() {
+        let world = World::new().await;
+        world.fill().await;
+        world.purge().await;
+        assert_eq!(world.counts().await, [1; 5], "nothing is over yet");
+        world.store.ambient().advance(2 * DAY - Duration::from_mins(1));
+        world.purge().await;
+        assert_eq!(world.counts().await, [1; 5], "over, and not for long");
+        world.store.ambient().advance(Duration::from_mins(2));
+        world.register(1).await;
+        let before: Vec<u64> = Leftover::ALL.iter().map(|kind| purged(*kind)).collect();
+        world.purge().await;
+        assert_eq!(world.counts().await, [1, 0, 0, 0, 0]);
+        let after = Leftover::ALL.iter().map(|kind| purged(*kind));
+        assert_eq!(after.zip(before).map(|(after, before)| after - before).collect::<Vec<_>>(), [1; 5]);
+    }
+
+    fn purged(kind: Leftover) -> u64 {
+        metrics::MAINTENANCE_PURGED.with_label_values(&[kind.name()]).get()
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_ended_goes_long_before_it_would_have_expired() {
+        let world = World::new().await;
+        let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
+        world.jobs.commit(&SignOut(ended)).await.unwrap();
+        world.purge().await;
+        assert!(Session::by_id(&world.store, ended).await.unwrap().is_some(), "a mail about it may be under way");
+        world.store.ambient().advance(DAY + Duration::from_mins(1));
+        world.purge().await;
+        assert!(Session::by_id(&world.store, ended).await.unwrap().is_none());
+        assert!(Session::live(&world.store, live).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_backlog_of_many_batches_is_removed_and_one_batch_is_bounded() {
+        let world = World::new().await;
+        world.register(2 * BATCH as usize + 1).await;
+        world.store.ambient().advance(3 * DAY);
+        world.register(1).await;
+        let now = world.store.ambient().now();
+        assert_eq!(Leftover::Registrations.purge(&world.store, now, 10).await.unwrap(), 10);
+        assert_eq!(world.count::<Registration>().await, 2 * u64::from(BATCH) - 8);
+        world.purge().await;
+        assert_eq!(world.count::<Registration>().await, 1);
     }
 }
