@@ -9,10 +9,13 @@ use common::{
     db::Store,
     disabling::{DisableUser, EnableUser},
     email::Email,
+    mfa::{self, MfaChange, MfaError},
     sessions::Session,
     sign_in::belongings_of,
     users::{User, UserRef},
 };
+
+use jobs::mfa::Told;
 
 use super::{operator_name, with_jobs, with_store};
 
@@ -40,6 +43,15 @@ pub(crate) enum UsersCommand {
         /// Its id or its address.
         user: UserRef,
     },
+    /// Remove all second factors of somebody who lost theirs: the password alone signs in then. Make sure first that it
+    /// is them who asks. They are told by mail.
+    ResetMfa {
+        /// The account's id or its address.
+        user: UserRef,
+        /// Why; written into the audit trail.
+        #[arg(long)]
+        reason: Reason,
+    },
 }
 
 /// Does what is commanded.
@@ -48,6 +60,7 @@ pub(crate) async fn run(config: Config, command: UsersCommand) -> anyhow::Result
         UsersCommand::Find { text } => with_store(&config, async |store| find(&store, text.trim()).await).await,
         UsersCommand::Disable { user, reason } => disable(&config, &user, reason).await,
         UsersCommand::Enable { user } => enable(&config, &user).await,
+        UsersCommand::ResetMfa { user, reason } => reset_mfa(&config, &user, reason).await,
     }
 }
 
@@ -57,7 +70,10 @@ async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!found.is_empty(), "nobody has this id, or an address that begins so");
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
-    println!("{:<36}  {:<32}  {:<8}  {:>8}  {:<24}  {:<32}  NAME", "USER", "ADDRESS", "STATE", "SESSIONS", "LAST SIGN-IN", "TENANTS");
+    println!(
+        "{:<36}  {:<32}  {:<8}  {:<3}  {:>8}  {:<24}  {:<32}  NAME",
+        "USER", "ADDRESS", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS"
+    );
     for user in &found {
         println!("{}", line(store, user).await?);
     }
@@ -82,9 +98,10 @@ async fn line(store: &Store, user: &User) -> anyhow::Result<String> {
     let tenants: Vec<String> = belongings.iter().map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role)).collect();
     let tenants = if tenants.is_empty() { "-".to_owned() } else { tenants.join(",") };
     let state = if user.disabled_at.is_some() { "disabled" } else { "active" };
+    let mfa = if user.second_factor_since.is_some() { "yes" } else { "no" };
     let last = user.last_sign_in_at.map_or_else(|| "-".to_owned(), rfc3339);
     let (id, email) = (user.id.to_string(), Email::as_str(&user.email));
-    Ok(format!("{id:<36}  {email:<32}  {state:<8}  {:>8}  {last:<24}  {tenants:<32}  {}", sessions.len(), user.name))
+    Ok(format!("{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {:>8}  {last:<24}  {tenants:<32}  {}", sessions.len(), user.name))
 }
 
 async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
@@ -108,6 +125,22 @@ async fn enable(config: &Config, name: &UserRef) -> anyhow::Result<()> {
     })
     .await?;
     println!("{} {}", user.id, if is_new { "may sign in again" } else { "was not disabled" });
+    Ok(())
+}
+
+async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
+    let operator = Operator { name: operator_name(), reason: Some(reason) };
+    let user = with_jobs(config, async |jobs| {
+        let user = named(jobs.store(), name).await?;
+        let change = mfa::Reset { user: user.id, operator: &operator };
+        match jobs.commit(&Told { change, user: user.id, tenant: None, what: MfaChange::Reset }).await {
+            Ok(()) => Ok(user),
+            Err(MfaError::NotEnrolled) => anyhow::bail!("{} has no second factor", user.id),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
+    println!("{} signs in with the password alone, and is signed out everywhere", user.id);
     Ok(())
 }
 

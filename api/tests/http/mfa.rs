@@ -2,18 +2,9 @@
 
 use std::time::Duration;
 
-use common::{
-    audit::AuditEvent,
-    db::PlatformScope,
-    mfa::{MfaChange, Reset},
-    sessions::Session,
-    users::User,
-};
+use common::{audit::AuditEvent, db::PlatformScope, mfa::MfaChange, sessions::Session, users::User};
 use futures::future::join_all;
-use jobs::{
-    mfa::{SendMfaChanged, Told},
-    testing,
-};
+use jobs::{mfa::SendMfaChanged, testing};
 use mongodb::bson::{Document, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -21,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     authenticator::App,
     invitations,
-    support::{Answer, DEADLINE, PASSWORD, UNTHROTTLED, World},
+    support::{Answer, PASSWORD, UNTHROTTLED, World},
 };
 
 const ADA: &str = "ada@example.com";
@@ -282,13 +273,17 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
 async fn an_operator_lets_someone_in_who_lost_everything() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
-    let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap().id;
-    let jobs = jobs::Jobs::start(world.store.clone(), &world.config.redis, &world.config.jobs).unwrap();
-    jobs.commit(&Told { change: Reset { user }, user, tenant: None, what: MfaChange::Reset }).await.unwrap();
+    let reset = || async { world.run(&["users", "reset-mfa", ADA, "--reason", "Their phone was stolen"], &[]).await };
+    let done = reset().await;
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
     world.client.expect_refused_within_a_second(&enrolled.token).await;
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(told(&world).await, [MfaChange::TotpAdded, MfaChange::Reset]);
-    jobs.close(DEADLINE).await;
+    let audited: AuditEvent = world.store.records(PlatformScope).find(doc! { "action": "mfa.reset" }).await.unwrap().unwrap();
+    assert!(audited.operator.is_some_and(|operator| operator.reason.is_some()) && audited.actor.is_none());
+    let again = reset().await;
+    let complaint = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && complaint.contains("has no second factor"), "{again:?}");
 }
 
 /// Row 8, of second factors: what the database holds is not enough.

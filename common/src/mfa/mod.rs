@@ -15,7 +15,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    audit,
+    audit::{self, Operator},
     crypto::{MasterKey, SealError},
     db::{Change, DbError, PlatformScope, Store, Transient, Txn, schema::Validator},
     id::{SessionId, TenantId, UserId},
@@ -170,13 +170,15 @@ async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
 }
 
 /// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions end.
-#[derive(Debug, Clone, Copy)]
-pub struct Reset {
+#[derive(Debug)]
+pub struct Reset<'a> {
     /// Whose.
     pub user: UserId,
+    /// Who does it, and why.
+    pub operator: &'a Operator,
 }
 
-impl Change for Reset {
+impl Change for Reset<'_> {
     type Output = ();
     type Error = MfaError;
 
@@ -190,6 +192,7 @@ impl Change for Reset {
         txn.records::<RecoveryCodes>(PlatformScope).delete_all(doc! { "_id": self.user }).await?;
         Session::revoke_all(txn, self.user, None).await?;
         revocations::note(txn, Revoked::User(self.user));
+        audit::record_operation(txn, self.operator, MfaChange::Reset.action(), self.user).await?;
         Ok(())
     }
 }
