@@ -1,5 +1,7 @@
 //! The OpenAPI document, generated from the handlers themselves.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use utoipa::{
     OpenApi, ToSchema,
@@ -96,7 +98,20 @@ fn describe(operation: &mut Operation, more: &str) {
 /// The whole document as JSON.
 pub(crate) fn json() -> String {
     // Texts and numbers only: this cannot fail.
-    document().to_pretty_json().unwrap_or_default() + "\n"
+    let document = serde_json::to_value(document()).and_then(|document| serde_json::to_string_pretty(&sorted(document)));
+    document.unwrap_or_default() + "\n"
+}
+
+/// With the fields of every object in order, as extensions are in none, and how objects are kept is up to who else is built with us.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> = fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            fields.into_iter().collect()
+        }
+        other => other,
+    }
 }
 
 /// Any operation may be refused, in one form.
