@@ -157,8 +157,8 @@ impl Admitted {
     ///
     /// # Errors
     /// See [`SignInError`].
-    pub async fn by_passkey(store: &Store, used: &Used, tenant: Option<TenantId>, start: Start) -> Result<Self, SignInError> {
-        let user = User::by_id(store, used.user()).await?.ok_or(SignInError::PasskeyInvalid)?;
+    pub async fn by_passkey(store: &Store, passkey: &Used, tenant: Option<TenantId>, start: Start) -> Result<Self, SignInError> {
+        let user = User::by_id(store, passkey.user()).await?.ok_or(SignInError::PasskeyInvalid)?;
         Self::new(store, user, tenant, start, true).await
     }
 

@@ -18,6 +18,7 @@ use crate::{
     revocations::{self, Revoked},
     roles::Permission,
     tenants::Tenant,
+    users::User,
 };
 
 /// The most domains that a tenant names.
@@ -205,6 +206,9 @@ pub enum SecurityError {
     /// The one who asks could not work in the tenant any more.
     #[error("the rules would lock out the one who asks")]
     LocksOut,
+    /// The one who demands a second factor has none.
+    #[error("whoever demands a second factor has one")]
+    NoSecondFactor,
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -247,10 +251,19 @@ impl Change for ChangeSecurity<'_> {
         if !self.security.ip_allowlist.admits(self.address) {
             return Err(SecurityError::LocksOut);
         }
+        if self.security.require_mfa && !self.has_second_factor(txn).await? {
+            return Err(SecurityError::NoSecondFactor);
+        }
         Tenant::set_security(txn, scope, self.security.bson()?).await?;
         revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
         self.actor.record(txn, "tenant.security_changed", scope.tenant_id()).await?;
         Ok(self.security.clone())
+    }
+}
+
+impl ChangeSecurity<'_> {
+    async fn has_second_factor(&self, txn: &mut Txn) -> Result<bool, DbError> {
+        Ok(User::within(txn, self.actor.user).await?.is_some_and(|user| user.second_factor_since.is_some()))
     }
 }
 

@@ -96,7 +96,8 @@ impl Plan {
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let Ports { mongod, redis, smtp, api, api_internal, worker_internal, .. } = self.ports;
         let wiring = Wiring {
-            public_url: format!("http://127.0.0.1:{api}"),
+            // By name: passkeys are bound to a domain.
+            public_url: format!("http://localhost:{api}"),
             api_port: api,
             api_internal_port: api_internal,
             worker_internal_port: worker_internal,

@@ -218,6 +218,7 @@ impl From<SecurityError> for Problem {
         match error {
             SecurityError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
             SecurityError::Changed => Self::precondition_failed(),
+            SecurityError::NoSecondFactor => Self::mfa_enrollment_required(),
             SecurityError::LocksOut => Self::fields(vec![FieldError {
                 field: "ip_allowlist".to_owned(),
                 code: "excludes_yourself",

@@ -195,7 +195,7 @@ impl FromFields for TotpCode {
     }
 }
 
-/// RecoveryCodes to write down.
+/// Codes to write down.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecoveryCodes {
     /// Each stands in once for a second factor that was lost. They are told this once; empty where one has some already.

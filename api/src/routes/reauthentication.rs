@@ -75,11 +75,11 @@ pub(super) async fn reauthenticate(
             app.jobs.commit(&again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
-            let used = passkeys::used(&app, &ceremony, &credential).await?;
-            if used.user() != user.id {
+            let passkey = passkeys::used(&app, &ceremony, &credential).await?;
+            if passkey.user() != user.id {
                 return Err(SignInError::PasskeyInvalid.into());
             }
-            app.jobs.commit(&ByPasskey { used, change: again(true) }).await
+            app.jobs.commit(&ByPasskey { used: passkey, change: again(true) }).await
         }
         _ => return Err(Problem::new(Code::ValidationFailed, "Give the `password`, or a `ceremony` and its `credential`.")),
     };

@@ -94,7 +94,8 @@ pub(super) async fn see(access: Requires<SecurityWrite>, headers: HeaderMap) -> 
 /// Replace the tenant's rules for signing in, all of them.
 ///
 /// They hold from the next request on, everywhere: for sessions that have begun, too. A list of addresses that lacks
-/// one's own is refused (422), so that nobody locks themselves out. Refused as `precondition_failed` (412)
+/// one's own is refused (422), so that nobody locks themselves out, and who demands a second factor has one
+/// (`mfa_enrollment_required`, 403). Refused as `precondition_failed` (412)
 /// when the rules are not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/security", tag = "Tenant", request_body = SecurityView,

@@ -1,6 +1,7 @@
 //! What people show beside a password, in software: an authenticator app, and an authenticator that holds a passkey.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::ambient::Ambient;
 use passkey::{
     authenticator::{Authenticator, UiHint, UserCheck, UserValidationMethod},
     client::{Client, DefaultClientData},
@@ -69,7 +70,7 @@ impl Device {
         let options = serde_json::from_value(json!({ "publicKey": public_key })).unwrap();
         let mut client = Client::new(self.authenticator());
         let created = client.register(&self.origin, options, DefaultClientData).await.unwrap();
-        self.passkey = client.authenticator().store().clone();
+        self.passkey.clone_from(client.authenticator().store());
         written(serde_json::to_value(created).unwrap())
     }
 
@@ -78,7 +79,7 @@ impl Device {
         let options = serde_json::from_value(json!({ "publicKey": public_key })).unwrap();
         let mut client = Client::new(self.authenticator());
         let used = client.authenticate(&self.origin, options, DefaultClientData).await.unwrap();
-        self.passkey = client.authenticator().store().clone();
+        self.passkey.clone_from(client.authenticator().store());
         written(serde_json::to_value(used).unwrap())
     }
 }
@@ -106,7 +107,7 @@ impl App {
 
     /// The code that many steps from now; each is good once, and those of the next step are good already.
     pub(crate) fn code(&self, steps: i64) -> String {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        self.0.generate(now.checked_add_signed(steps * 30).unwrap()).to_string()
+        let now = Ambient::system().now().timestamp_millis() / 1000;
+        self.0.generate(u64::try_from(now + steps * 30).unwrap()).to_string()
     }
 }

@@ -214,17 +214,17 @@ async fn sensitive_changes_need_recent_proof_of_who_one_is() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
     grow_stale(&world, &token).await;
-    let refused = async |answer: Answer| answer.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
-    refused(world.client.post_as(&token, ENROLL).await).await;
-    refused(world.client.post_body_as(&token, CONFIRM, &json!({ "code": "123456" })).await).await;
-    refused(world.client.delete_as(&token, TOTP).await).await;
-    refused(world.client.post_as(&token, "/api/auth/mfa/recovery-codes").await).await;
-    refused(world.client.post_as(&token, "/api/auth/mfa/passkeys/enroll").await).await;
-    refused(world.client.delete_as(&token, "/api/auth/mfa/passkeys/pky_0192a0b8c0de7000800000000000cafe").await).await;
+    let refused = |answer: Answer| answer.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
+    refused(world.client.post_as(&token, ENROLL).await);
+    refused(world.client.post_body_as(&token, CONFIRM, &json!({ "code": "123456" })).await);
+    refused(world.client.delete_as(&token, TOTP).await);
+    refused(world.client.post_as(&token, "/api/auth/mfa/recovery-codes").await);
+    refused(world.client.post_as(&token, "/api/auth/mfa/passkeys/enroll").await);
+    refused(world.client.delete_as(&token, "/api/auth/mfa/passkeys/pky_0192a0b8c0de7000800000000000cafe").await);
 
     let wrong = json!({ "password": "not the password at all" });
     world.client.post_body_as(&token, REAUTHENTICATE, &wrong).await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
-    refused(world.client.post_as(&token, ENROLL).await).await;
+    refused(world.client.post_as(&token, ENROLL).await);
     world
         .client
         .post_body_as(&token, REAUTHENTICATE, &json!({}))
@@ -267,6 +267,31 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
     world.client.post("/api/invitations/accept", &accept).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     // Nothing happened, and whoever is signed in with the second factor joins.
     world.client.post_body_as(&enrolled.token, "/api/invitations/accept", &json!({ "token": link })).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_tenant_that_demands_a_second_factor_waits_until_one_is_set_up() {
+    let world = World::new().await;
+    let owner = Enrolled::new(&world, ADA).await;
+    let invite = json!({ "email": "bob@example.com", "role": "admin" });
+    world.client.post_body_as(&owner.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    let join = json!({ "token": invitations::link(&world, "bob@example.com").await, "name": "Bob", "password": PASSWORD });
+    let bob = text(&world.client.post("/api/invitations/accept", &join).await.expect(StatusCode::OK), "access_token");
+    world.client.get_as(&bob, "/api/tenant/users").await.expect(StatusCode::OK);
+
+    let mut rules = world.client.get_as(&owner.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    rules["require_mfa"] = true.into();
+    world.client.put_as(&owner.token, "/api/tenant/security", &rules).await.expect(StatusCode::OK);
+    let refused = world.client.expect_within_a_second(&bob, "/api/tenant/users", StatusCode::FORBIDDEN).await;
+    refused.expect_problem(StatusCode::FORBIDDEN, "mfa_enrollment_required");
+    rules["require_mfa"] = false.into();
+    let off = world.client.put_as(&bob, "/api/tenant/security", &rules).await;
+    off.expect_problem(StatusCode::FORBIDDEN, "mfa_enrollment_required");
+
+    let secret = text(&world.client.post_as(&bob, ENROLL).await.expect(StatusCode::OK), "secret");
+    let code = json!({ "code": App::told(&secret).code(0) });
+    world.client.post_body_as(&bob, CONFIRM, &code).await.expect(StatusCode::OK);
+    world.client.get_as(&bob, "/api/tenant/users").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]

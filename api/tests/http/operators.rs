@@ -232,11 +232,11 @@ async fn people_are_found_by_id_by_address_and_by_how_it_begins() {
         let found = find(text).await;
         assert_eq!(found.len(), 1, "{found:?}");
         let (id, at) = (ada.id.to_string(), rfc3339(&user(&world, ADA).await));
-        let expected = [id.as_str(), ADA, "active", "2", at.as_str(), "analytical-engines:owner", "Ada", "Lovelace"];
+        let expected = [id.as_str(), ADA, "active", "no", "2", at.as_str(), "analytical-engines:owner", "Ada", "Lovelace"];
         assert_eq!(found[0], expected);
     }
     let found = find(BOB).await;
-    assert_eq!(found[0], [bob.user.to_string().as_str(), BOB, "disabled", "0", "-", "tenant-of-adam:admin", "BOB"]);
+    assert_eq!(found[0], [bob.user.to_string().as_str(), BOB, "disabled", "no", "0", "-", "tenant-of-adam:admin", "BOB"]);
     let addresses: Vec<String> = find("AD").await.into_iter().map(|line| line[1].clone()).collect();
     assert_eq!(addresses, [ADA, "ada@example.com.example", "adam@example.com"]);
     for n in 0..50 {

@@ -43,11 +43,11 @@ async fn using(world: &World, device: &mut Device) -> Value {
     json!({ "ceremony": begun["ceremony"], "credential": device.get(&begun["public_key"]).await })
 }
 
-async fn not_added(answer: Answer) {
+fn not_added(answer: Answer) {
     answer.expect_problem(StatusCode::BAD_REQUEST, "passkey_ceremony_invalid");
 }
 
-async fn refused(answer: Answer) {
+fn refused(answer: Answer) {
     answer.expect_problem(StatusCode::UNAUTHORIZED, "passkey_invalid");
 }
 
@@ -68,7 +68,7 @@ async fn a_passkey_signs_in_without_an_address_or_a_password() {
         let me = world.client.get_as(&text(&signed_in, "access_token"), "/api/auth/me").await.expect(StatusCode::OK).json();
         assert_eq!(me["user"]["email"], ADA);
         // Each answer of an authenticator is good once.
-        refused(world.client.post(LOGIN, &body).await).await;
+        refused(world.client.post(LOGIN, &body).await);
     }
     let factors = world.client.get_as(&token, "/api/auth/mfa").await.expect(StatusCode::OK).json();
     assert!(factors["passkeys"][0]["last_used_at"].is_string(), "{factors}");
@@ -92,7 +92,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
     // What was signed for another sign-in does not do.
     let asked = world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     let body = json!({ "mfa_token": text(&asked, "mfa_token"), "credential": credential });
-    refused(world.client.post(VERIFY, &body).await).await;
+    refused(world.client.post(VERIFY, &body).await);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_passkey_proves_anew_who_one_is() {
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let other = world.signed_in("eve@example.com").await;
     add(&world, &other, &mut others).await.expect(StatusCode::CREATED);
-    refused(world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut others).await).await).await;
+    refused(world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut others).await).await);
     world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut device).await).await.expect(StatusCode::OK);
 }
 
@@ -130,7 +130,7 @@ async fn a_copied_passkey_is_found_out() {
     for _ in 0..2 {
         world.client.post(LOGIN, &using(&world, &mut device).await).await.expect(StatusCode::OK);
     }
-    refused(world.client.post(LOGIN, &using(&world, &mut copy).await).await).await;
+    refused(world.client.post(LOGIN, &using(&world, &mut copy).await).await);
 }
 
 #[tokio::test]
@@ -145,26 +145,26 @@ async fn what_does_not_fit_together_is_refused() {
     let using_one = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
     for ceremony in [&begun["ceremony"], &using_one["ceremony"], &json!("x"), &json!("")] {
         let body = json!({ "ceremony": ceremony, "credential": credential, "name": "My phone" });
-        not_added(world.client.post_body_as(&token, PASSKEYS, &body).await).await;
+        not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     }
     // A page of another site.
     let mut elsewhere = Device::at("https://evil.app.example.com");
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = elsewhere.create(&begun["public_key"]).await;
     let body = json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
-    not_added(world.client.post_body_as(&token, PASSKEYS, &body).await).await;
+    not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     // One that nobody added.
     let mut unknown = Device::new();
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     unknown.create(&begun["public_key"]).await;
-    refused(world.client.post(LOGIN, &using(&world, &mut unknown).await).await).await;
+    refused(world.client.post(LOGIN, &using(&world, &mut unknown).await).await);
     // One that was altered on the way.
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let mut altered = using(&world, &mut device).await;
     let signature = altered["credential"]["response"]["signature"].as_str().unwrap();
     let flipped = if signature.starts_with("MEU") { signature.replacen("MEU", "MEQ", 1) } else { signature.replacen("ME", "MF", 1) };
     altered["credential"]["response"]["signature"] = flipped.into();
-    refused(world.client.post(LOGIN, &altered).await).await;
+    refused(world.client.post(LOGIN, &altered).await);
 
     for body in
         [json!({}), json!({ "ceremony": "x" }), json!({ "ceremony": "x", "credential": {} }), json!({ "ceremony": 7, "credential": [] })]
@@ -184,7 +184,7 @@ async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
     let early = using(&world, &mut device).await;
     world.client.delete_as(&token, &path).await.expect(StatusCode::NO_CONTENT);
     world.client.delete_as(&token, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
-    refused(world.client.post(LOGIN, &early).await).await;
+    refused(world.client.post(LOGIN, &early).await);
     // It was the only second factor: the password is enough again.
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(testing::staged::<SendMfaChanged>(&world.store).await.unwrap().len(), 2);

@@ -12,6 +12,7 @@ use common::{
     roles::Role,
     sessions::Session,
     tenants::Tenant,
+    users::User,
 };
 use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
@@ -78,6 +79,12 @@ fn expect_elsewhere(answer: Answer) -> Answer {
     answer.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed")
 }
 
+/// As if they had set one up, without the ceremony.
+async fn give_second_factor(world: &World, person: &Person) {
+    let update = doc! { "$set": { "second_factor_since": world.store.ambient().now() } };
+    assert!(world.store.records::<User>(PlatformScope).update(doc! { "_id": person.user }, update).await.unwrap());
+}
+
 #[tokio::test]
 async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
     let (world, ada) = founded().await;
@@ -91,6 +98,8 @@ async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
         "allowed_email_domains": ["Example.com", "example.org", "example.com"],
         "ip_allowlist": ["127.0.0.1", "::ffff:10.1.2.3/104", "2001:DB8::7/32"],
     });
+    put(&world, &ada.token, &all).await.expect_problem(StatusCode::FORBIDDEN, "mfa_enrollment_required");
+    give_second_factor(&world, &ada).await;
     let replaced = put(&world, &ada.token, &all).await.expect(StatusCode::OK);
     let mut kept = all.clone();
     kept["allowed_email_domains"] = json!(["example.com", "example.org"]);
@@ -153,7 +162,7 @@ async fn a_member_without_the_permission_neither_sees_nor_changes_the_rules() {
         put(&world, &person.token, &json!({})).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
     }
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
-    set(&world, &admin, json!({ "require_mfa": true })).await;
+    set(&world, &admin, json!({ "password_min_length": 12 })).await;
 }
 
 #[tokio::test]
@@ -166,10 +175,10 @@ async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
     };
     let seen = world.client.get_as(&ada.token, SECURITY).await.header("etag").to_owned();
     let changed = put_if(&bob, &seen, json!({ "password_min_length": 12 })).await.expect(StatusCode::OK);
-    let lost = put_if(&ada, &seen, json!({ "require_mfa": true })).await;
+    let lost = put_if(&ada, &seen, json!({ "session_idle_minutes": 60 })).await;
     lost.expect_problem(StatusCode::PRECONDITION_FAILED, "precondition_failed");
     assert_eq!(world.client.get_as(&ada.token, SECURITY).await.json(), rules(&json!({ "password_min_length": 12 })));
-    let both = json!({ "password_min_length": 12, "require_mfa": true });
+    let both = json!({ "password_min_length": 12, "session_idle_minutes": 60 });
     let made = put_if(&ada, changed.header("etag"), both.clone()).await.expect(StatusCode::OK);
     // Of many at once from one state, one is made.
     let etag = made.header("etag");
@@ -373,7 +382,7 @@ async fn without_a_trusted_proxy_nobody_says_where_they_come_from() {
 async fn nobody_locks_themselves_out() {
     let (world, ada) = founded().await;
     for list in [json!(["192.0.2.0/24"]), json!(["::1", "10.0.0.0/8"]), json!(["127.0.0.2"])] {
-        let refused = put(&world, &ada.token, &json!({ "require_mfa": true, "ip_allowlist": list })).await;
+        let refused = put(&world, &ada.token, &json!({ "ip_allowlist": list })).await;
         let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
         assert_eq!(refused.field_errors(), ["ip_allowlist:excludes_yourself"]);
     }
@@ -555,6 +564,7 @@ async fn one_tenants_rules_are_nothing_to_another() {
         "allowed_email_domains": ["example.org"],
         "ip_allowlist": ["192.0.2.0/24"],
     });
+    give_second_factor(&world, &ada).await;
     let put = from(&world.client, INSIDE, Method::PUT, SECURITY).bearer_auth(&ada.token);
     Answer::of(put.json(&rules(&strict))).await.expect(StatusCode::OK);
     let theirs = get_from(&world.client, OUTSIDE, &eve.token).await.expect(StatusCode::OK).json();

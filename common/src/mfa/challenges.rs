@@ -238,7 +238,7 @@ impl Answer<'_> {
         match &self.shown {
             Shown::Code(code) if is_totp(code) => Ok(Totp::take(txn, self.key, user, code.trim()).await?.then_some(Method::Totp)),
             Shown::Code(code) => Ok(RecoveryCodes::take(txn, self.key, user, code).await?.then_some(Method::RecoveryCode)),
-            Shown::Passkey(used) => match used.take(txn).await {
+            Shown::Passkey(passkey) => match passkey.take(txn).await {
                 Ok(()) => Ok(Some(Method::Passkey)),
                 Err(MfaError::PasskeyInvalid) => Ok(None),
                 Err(error) => Err(error),

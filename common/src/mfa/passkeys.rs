@@ -204,7 +204,7 @@ impl RelyingParty {
         }
         let excluded = others.iter().map(|passkey| Ok(passkey.credential()?.cred_id().clone())).collect::<Result<_, MfaError>>()?;
         let begun = self.0.start_passkey_registration(user.id.uuid(), user.email.as_str(), &user.name, Some(excluded));
-        let (options, state) = begun.map_err(|error| refused(error, MfaError::CeremonyInvalid))?;
+        let (options, state) = begun.map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
         let mut options = Options::new(&options.public_key)?;
         // Found by the authenticator alone, it signs in without an address; where it has no room it is a second factor still.
         options.0["authenticatorSelection"]["residentKey"] = "preferred".into();
@@ -224,8 +224,10 @@ impl RelyingParty {
         if ceremony.state.user != owner {
             return Err(MfaError::CeremonyInvalid);
         }
-        let credential =
-            self.0.finish_passkey_registration(answer, &ceremony.state.state).map_err(|error| refused(error, MfaError::CeremonyInvalid))?;
+        let credential = self
+            .0
+            .finish_passkey_registration(answer, &ceremony.state.state)
+            .map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
         Ok((ceremony.answered(), NewPasskey(credential)))
     }
 
@@ -234,7 +236,7 @@ impl RelyingParty {
     /// # Errors
     /// [`MfaError::PasskeyInvalid`] when the library refuses.
     pub fn begin_using(&self, ambient: &Ambient, ttl: Duration) -> Result<(Options, Ceremony<Using>), MfaError> {
-        let (options, state) = self.0.start_discoverable_authentication().map_err(|error| refused(error, MfaError::PasskeyInvalid))?;
+        let (options, state) = self.0.start_discoverable_authentication().map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         Ok((Options::new(&options.public_key)?, Ceremony::new(ambient, ttl, state)))
     }
 
@@ -245,13 +247,13 @@ impl RelyingParty {
     pub async fn finish_using(&self, store: &Store, ceremony: Ceremony<Using>, answer: &Assertion) -> Result<Used, MfaError> {
         let answered = ceremony.answered();
         let (user, credential_id) =
-            self.0.identify_discoverable_authentication(answer).map_err(|error| refused(error, MfaError::PasskeyInvalid))?;
+            self.0.identify_discoverable_authentication(answer).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         let filter = doc! { "credential_id": URL_SAFE_NO_PAD.encode(credential_id), "user_id": UserId::from_uuid(user) };
         let passkey = store.records::<Passkey>(PlatformScope).find(filter).await?.ok_or(MfaError::PasskeyInvalid)?;
         let result = self
             .0
             .finish_discoverable_authentication_v2(answer, ceremony.state, &passkey.credential()?)
-            .map_err(|error| refused(error, MfaError::PasskeyInvalid))?;
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         Ok(Used { passkey, result, ceremony: Some(answered) })
     }
 
@@ -262,7 +264,7 @@ impl RelyingParty {
     pub fn begin_second(&self, passkeys: &[Passkey]) -> Result<(Options, PasskeyAuthentication), MfaError> {
         let credentials = passkeys.iter().map(Passkey::credential).collect::<Result<Vec<_>, _>>()?;
         let (options, state) =
-            self.0.start_passkey_authentication(&credentials).map_err(|error| refused(error, MfaError::PasskeyInvalid))?;
+            self.0.start_passkey_authentication(&credentials).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         Ok((Options::new(&options.public_key)?, state))
     }
 
@@ -271,7 +273,7 @@ impl RelyingParty {
     /// # Errors
     /// [`MfaError::PasskeyInvalid`].
     pub fn finish_second(&self, passkeys: Vec<Passkey>, state: &PasskeyAuthentication, answer: &Assertion) -> Result<Used, MfaError> {
-        let result = self.0.finish_passkey_authentication(answer, state).map_err(|error| refused(error, MfaError::PasskeyInvalid))?;
+        let result = self.0.finish_passkey_authentication(answer, state).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         let credential_id = URL_SAFE_NO_PAD.encode(result.cred_id());
         let passkey = passkeys.into_iter().find(|passkey| passkey.credential_id == credential_id).ok_or(MfaError::PasskeyInvalid)?;
         Ok(Used { passkey, result, ceremony: None })
@@ -279,7 +281,7 @@ impl RelyingParty {
 }
 
 /// Why the library refuses is for the operator: who tries is told that it was refused.
-fn refused(error: WebauthnError, told: MfaError) -> MfaError {
+fn refused(error: &WebauthnError, told: MfaError) -> MfaError {
     tracing::info!(%error, "passkey_refused");
     told
 }
@@ -456,7 +458,7 @@ mod tests {
     fn a_ceremony_is_good_for_what_it_was_begun_for_and_for_a_time() {
         let ambient = Ambient::manual(DateTime::from_millis(0));
         let party = RelyingParty::of("https://app.example.com", "Tenantry").unwrap();
-        let (_, ceremony) = party.begin_using(&ambient, Duration::from_secs(60)).unwrap();
+        let (_, ceremony) = party.begin_using(&ambient, Duration::from_mins(1)).unwrap();
         let sealed = ceremony.seal(&key()).unwrap();
         let opened = |text: &str, now: i64| Ceremony::<Using>::open(&key(), text, DateTime::from_millis(now));
         assert!(opened(&sealed, 59_999).is_ok());
