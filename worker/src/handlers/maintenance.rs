@@ -224,10 +224,10 @@ mod tests {
         world.fill().await;
         world.purge().await;
         assert_eq!(world.counts().await, [1; 5], "nothing is over yet");
-        world.store.ambient().advance(2 * DAY - Duration::from_mins(1));
+        world.store.ambient().advance(DAY + Duration::from_hours(23));
         world.purge().await;
         assert_eq!(world.counts().await, [1; 5], "over, and not for long");
-        world.store.ambient().advance(Duration::from_mins(2));
+        world.store.ambient().advance(Duration::from_hours(2));
         world.register(1).await;
         let before: Vec<u64> = Leftover::ALL.iter().map(|kind| purged(*kind)).collect();
         world.purge().await;
