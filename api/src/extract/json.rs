@@ -403,7 +403,9 @@ mod tests {
         let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
         let written: Value = serde_json::from_slice(&problem.write("id")).unwrap();
         let fields = written["errors"].as_array().into_iter().flatten();
-        let fields: Vec<String> = fields.map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', "")).collect();
+        let mut fields: Vec<String> = fields.map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', "")).collect();
+        // Unknown ones come as they were sent, or sorted: how objects are kept is up to who else is built with us.
+        fields.sort();
         format!("{}{}", written["code"].as_str().unwrap(), fields.concat())
     }
 
@@ -412,7 +414,7 @@ mod tests {
         assert_eq!(refused("{}"), "validation_failed email:required");
         assert_eq!(refused(r#"{"email":null,"keep":1}"#), "validation_failed email:required keep:invalid_type");
         assert_eq!(refused(r#"{"email":{"$ne":null}}"#), "validation_failed email:invalid_type");
-        assert_eq!(refused(r#"{"email":"x","a":1,"b":2}"#), "unknown_field email:invalid_format a:unknown_field b:unknown_field");
+        assert_eq!(refused(r#"{"email":"x","a":1,"b":2}"#), "unknown_field a:unknown_field b:unknown_field email:invalid_format");
         assert_eq!(refused("[]"), "validation_failed");
     }
 

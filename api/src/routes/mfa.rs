@@ -15,6 +15,7 @@ use common::{
         recovery_codes, totp,
     },
     sign_in::SignedIn,
+    telemetry::metrics,
 };
 use jobs::{
     mfa::{AnswerChallenge, Told},
@@ -93,22 +94,33 @@ impl FromFields for Verify {
 pub(super) async fn verify(_: Open, State(app): State<App>, client: Client, Json(body): Json<Verify>) -> Result<Response, Problem> {
     let challenge = MfaChallenge::pending(app.store(), &app.key, &body.mfa_token).await?;
     let counted = Guard::of_account(&app, Act::SecondFactor, &challenge.user_id.to_string(), &client).admit().await?;
-    let shown = match (body.code, body.credential) {
-        (Some(code), None) => Shown::Code(code),
+    let (method, shown) = match (body.code, body.credential) {
+        (Some(code), None) => ("code", Shown::Code(code)),
         (None, Some(answer)) => {
             let party = app.passkeys.as_ref().ok_or_else(unavailable)?;
-            Shown::Passkey(Box::new(challenge.used_passkey(app.store(), party, &answer).await?))
+            let used = challenge.used_passkey(app.store(), party, &answer).await.inspect_err(|_| count("passkey", false))?;
+            ("passkey", Shown::Passkey(Box::new(used)))
         }
         _ => return Err(Problem::new(Code::ValidationFailed, "Give a `code`, or a `credential`.")),
     };
     let answer = challenges::Answer { key: &app.key, challenge: challenge.id, shown };
     let (session, delivery) = match app.jobs.commit(&AnswerChallenge(answer)).await? {
-        Outcome::Wrong => return Err(mfa::MfaError::CodeInvalid.into()),
+        Outcome::Wrong => {
+            count(method, false);
+            return Err(mfa::MfaError::CodeInvalid.into());
+        }
         Outcome::Begun(begun, _) => (begun.session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie))),
         Outcome::Reauthenticated(session, _) => (session, None),
     };
+    count(method, true);
     app.throttle.succeeded(counted).await;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, delivery)
+}
+
+/// Counts a second factor that was shown.
+pub(super) fn count(method: &str, is_accepted: bool) {
+    let outcome = if is_accepted { "accepted" } else { "refused" };
+    metrics::AUTH_SECOND_FACTORS.with_label_values(&[method, outcome]).inc();
 }
 
 /// Passkeys need a domain.

@@ -20,7 +20,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    mfa::{kept_nowhere, owner, told, unavailable},
+    mfa::{count, kept_nowhere, owner, told, unavailable},
     sessions::{LoginView, TokenDelivery, lifetime, signed_in},
 };
 use crate::{
@@ -221,5 +221,7 @@ pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(
 /// The passkey that was used, if it was used well.
 pub(super) async fn used(app: &App, ceremony: &str, credential: &Assertion) -> Result<Used, Problem> {
     let begun = Ceremony::<Using>::open(&app.key, ceremony, app.ambient().now())?;
-    Ok(party(app)?.finish_using(app.store(), begun, credential).await?)
+    let used = party(app)?.finish_using(app.store(), begun, credential).await;
+    count("passkey", used.is_ok());
+    Ok(used?)
 }

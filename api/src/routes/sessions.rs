@@ -440,6 +440,9 @@ pub(super) struct SessionView {
     /// Since when.
     #[schema(format = DateTime)]
     created_at: String,
+    /// When the person last proved who they are; sensitive changes want that to be a moment ago.
+    #[schema(format = DateTime)]
+    authenticated_at: String,
     /// When it was last used, give or take a minute.
     #[schema(format = DateTime)]
     last_seen_at: String,
@@ -460,6 +463,7 @@ impl SessionView {
             ip: session.ip.clone(),
             current: session.id == current,
             created_at: rfc3339(session.created_at),
+            authenticated_at: rfc3339(session.authenticated_at()),
             last_seen_at: rfc3339(session.last_seen_at.unwrap_or(session.created_at)),
             idle_expires_at: rfc3339(session.idle_expires_at()),
             expires_at: rfc3339(session.expires_at),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{audit::AuditEvent, db::PlatformScope, mfa::MfaChange, sessions::Session, users::User};
+use common::{ambient::rfc3339, audit::AuditEvent, db::PlatformScope, mfa::MfaChange, sessions::Session, users::User};
 use futures::future::join_all;
 use jobs::{mfa::SendMfaChanged, testing};
 use mongodb::bson::{Document, doc};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     authenticator::App,
     invitations,
-    support::{Answer, PASSWORD, UNTHROTTLED, World},
+    support::{Answer, PASSWORD, UNTHROTTLED, World, eventually},
 };
 
 const ADA: &str = "ada@example.com";
@@ -69,6 +69,12 @@ async fn grow_stale(world: &World, token: &str) {
     let update = doc! { "$set": { "authenticated_at": long_ago } };
     assert!(world.store.records::<Session>(PlatformScope).update(doc! { "_id": &id }, update).await.unwrap());
     world.announce(common::revocations::Revoked::Session(id.parse().unwrap())).await;
+    let told = rfc3339(long_ago);
+    eventually("the session is stale", async || {
+        let me = world.client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK).json();
+        (me["session"]["authenticated_at"] == told).then_some(())
+    })
+    .await;
 }
 
 async fn text_of_session(world: &World, token: &str) -> String {
@@ -112,6 +118,9 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
     let again = self::mfa_token(&world, ADA).await;
     verify(&world, &again, &app.code(0)).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_code_invalid");
 
+    let shown =
+        async |outcome: &str| world.metric(&format!("tenantry_auth_second_factors_total{{method=\"code\",outcome=\"{outcome}\"}}")).await;
+    assert_eq!((shown("accepted").await, shown("refused").await), (1.0, 2.0));
     let factors = world.client.get_as(&token, "/api/auth/mfa").await.expect(StatusCode::OK).json();
     assert!(factors["since"].is_string() && factors["totp_since"].is_string() && factors["recovery_codes_left"] == 10, "{factors}");
     world.client.delete_as(&token, TOTP).await.expect(StatusCode::NO_CONTENT);

@@ -83,6 +83,9 @@ metrics! {
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
     /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
+    /// Second factors shown, by method (code or passkey) and outcome (accepted or refused); passkeys that sign in alone
+    /// among them.
+    AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method", "outcome"];
     /// Tries refused because there were too many, by what was tried.
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
     /// Times that Redis did not answer how many tries there were, and so one was let through uncounted.
