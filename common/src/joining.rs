@@ -234,6 +234,9 @@ impl Change for Accept {
         }
         let given = invitation.vouched(txn).await?.ok_or(JoinError::TokenInvalid)?;
         let user = self.user(txn, &invitation).await?;
+        if matches!(self.person, Person::Known { signed_in: false, .. }) && user.second_factor_since.is_some() {
+            return Err(JoinError::SecondFactorRequired);
+        }
         if Membership::within(txn, scope, user.id).await?.is_some() {
             return Err(JoinError::AlreadyMember);
         }

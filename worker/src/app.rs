@@ -65,6 +65,11 @@ impl App {
         })
     }
 
+    /// Where anybody asks for a new password.
+    pub(crate) fn forgot_password_page(&self) -> String {
+        format!("{}/forgot-password", self.public_url)
+    }
+
     /// Sends one mail on behalf of `job`.
     pub(crate) async fn send(
         &self,

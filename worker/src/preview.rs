@@ -30,11 +30,12 @@ fn samples() -> Vec<Sample> {
         let link = format!("{origin}/verify-email?token=c2FtcGxl");
         json!({ "name": name, "tenant": "Analytical Engines", "link": link, "hours": 24, "contested": contested })
     };
-    let changed = |by_link: bool| json!({ "name": name, "by_link": by_link, "link": origin });
-    let factors = |change| json!({ "name": name, "change": told(change), "link": origin });
-    let new_sign_in = json!({ "name": name, "device": device, "address": "2001:db8::7", "since": since, "link": origin });
+    let changed = |by_link: bool| json!({ "name": name, "by_link": by_link, "link": format!("{origin}/forgot-password") });
+    let forgot = format!("{origin}/forgot-password");
+    let factors = |change| json!({ "name": name, "change": told(change), "by_operator": change == MfaChange::Reset, "link": forgot });
+    let new_sign_in = json!({ "name": name, "device": device, "address": "2001:db8::7", "since": since, "link": forgot });
     let reset = json!({ "name": name, "link": format!("{origin}/reset-password?token=c2FtcGxl"), "minutes": 60 });
-    let throttled = json!({ "name": name, "minutes": 15, "days": 30, "link": origin });
+    let throttled = json!({ "name": name, "minutes": 15, "days": 30, "link": forgot });
     let link = format!("{origin}/invitations/accept?token=c2FtcGxl");
     let invitation = json!({ "inviter": name, "tenant": "Analytical Engines", "role": "Member", "link": link, "hours": 72 });
     let offer = json!({ "name": name, "inviter": "Charles", "tenant": "Analytical Engines", "until": since, "link": origin });
@@ -58,7 +59,7 @@ fn samples() -> Vec<Sample> {
         sample("password_changed.by_link", PASSWORD_CHANGED, changed(true)),
         sample("password_changed.by_owner", PASSWORD_CHANGED, changed(false)),
         sample("password_reset", PASSWORD_RESET, reset),
-        sample("session_reuse_alarm", REUSE_ALARM, json!({ "name": name, "device": device, "since": since })),
+        sample("session_reuse_alarm", REUSE_ALARM, json!({ "name": name, "device": device, "since": since, "link": forgot })),
         sample("sign_in_throttled", SIGN_IN_THROTTLED, throttled),
         sample("verification", VERIFICATION, verification(false)),
         sample("verification.contested", VERIFICATION, verification(true)),

@@ -49,6 +49,11 @@ impl Identity {
         TenantScope::vouched(self.tenant.id)
     }
 
+    /// Whether the tenant demands a second factor that they do not have.
+    pub(crate) fn lacks_second_factor(&self) -> bool {
+        self.tenant.security.require_mfa && self.user.second_factor_since.is_none()
+    }
+
     /// Who changes something there.
     pub(crate) fn actor(&self) -> Actor {
         Actor { scope: self.scope(), user: self.user.id }

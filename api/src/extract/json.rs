@@ -344,13 +344,14 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
 impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if request.headers().contains_key(header::CONTENT_TYPE) {
-            return Json::from_request(request, state).await.map(|Json(body)| Self(body));
-        }
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let is_json = is_json(request.headers());
         let bytes = body::read(request.into_body()).await?;
-        if bytes.is_empty() {
+        if bytes.is_empty() || (is_json && bytes.trim_ascii() == b"null") {
             return parse(b"{}").map(Self);
+        }
+        if is_json {
+            return parse(&bytes).map(Self);
         }
         Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."))
     }

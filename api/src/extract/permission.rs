@@ -144,7 +144,7 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
         if !caller.grant.may(P::PERMISSION) {
             return Err(Problem::forbidden(P::PERMISSION));
         }
-        if caller.tenant.security.require_mfa && caller.user.second_factor_since.is_none() {
+        if caller.lacks_second_factor() {
             return Err(Problem::mfa_enrollment_required());
         }
         Ok(Self { caller, needed: PhantomData })

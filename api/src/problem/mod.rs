@@ -286,7 +286,8 @@ impl Problem {
         if self.errors.is_empty() {
             return self.detail.clone().into_owned();
         }
-        let told: Vec<String> = self.errors.iter().map(|error| format!("The {} {}.", error.field, error.message)).collect();
+        let told: Vec<String> =
+            self.errors.iter().map(|error| format!("The {} {}.", error.field, error.message.trim_end_matches('.'))).collect();
         told.join(" ")
     }
 

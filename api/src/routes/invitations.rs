@@ -13,13 +13,13 @@ use common::{
     id::{self, InvitationId, InvitationListId, UserId},
     invitation_lists::{InvitationList, LINES_MAX, Line},
     invitations::{CancelInvitation, Invitation, InviteError, Terms},
-    roles::RoleRef,
+    roles::{Role, RoleRef},
 };
 use jobs::invitations::{Conditions, Invite, InviteList, Resend};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::members::role_name;
+use super::members::{prove_for_owner, role_name};
 use crate::{
     extract::{Cursor, Fields, FromFields, Json, Paging, Query, Requires, UsersInvite},
     problem::Problem,
@@ -144,6 +144,7 @@ pub(super) async fn invite(
     Json(body): Json<InviteBody>,
 ) -> Result<Response, Problem> {
     let InviteBody { email, role } = body;
+    prove_for_owner(&app, &access.caller, role == Role::Owner.into())?;
     let invite = Invite { key: &app.key, actor: access.caller.actor(), email, role, conditions: conditions(&app) };
     let invitation = app.jobs.commit(&invite).await?;
     Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
@@ -303,6 +304,7 @@ pub(super) async fn invite_list(
     State(app): State<App>,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
+    prove_for_owner(&app, &access.caller, body.invitations.iter().any(|line| line.role == Role::Owner.as_str()))?;
     let list = app.jobs.commit(&InviteList { actor: access.caller.actor(), lines: body.invitations }).await?;
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
 }

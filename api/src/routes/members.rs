@@ -13,13 +13,14 @@ use common::{
     email::Email,
     id::{self, UserId},
     members::{ChangeRole, Member, MemberError, MemberFilter, RemoveMember},
-    roles::RoleRef,
+    memberships::Membership,
+    roles::{Role, RoleRef},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete, UsersRead, UsersWrite},
+    extract::{Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete, UsersRead, UsersWrite, is_recent},
     problem::Problem,
     state::App,
 };
@@ -165,8 +166,10 @@ pub(super) async fn update(
     Path(id): Path<String>,
     Json(body): Json<MemberBody>,
 ) -> Result<Answer<MemberView>, Problem> {
-    let actor = access.caller.actor();
-    let member = app.jobs.commit(&ChangeRole { actor, user: user_id(&id)?, role: body.role }).await?;
+    let (actor, user) = (access.caller.actor(), user_id(&id)?);
+    let is_owner = is_owner(&app, &access.caller, user).await?;
+    prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
+    let member = app.jobs.commit(&ChangeRole { actor, user, role: body.role }).await?;
     Ok(Answer(MemberView::new(member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
@@ -179,8 +182,21 @@ pub(super) async fn update(
     responses((status = 204, description = "They are no member any more."))
 )]
 pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    app.jobs.commit(&RemoveMember { actor: access.caller.actor(), user: user_id(&id)? }).await?;
+    let user = user_id(&id)?;
+    prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
+    app.jobs.commit(&RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Problem> {
+    let membership = Membership::of(app.store(), caller.scope(), user).await?;
+    Ok(membership.is_some_and(|membership| membership.role == Role::Owner.into()))
+}
+
+/// Who makes and unmakes owners proved of late who they are: a session that was stolen must not be enough.
+pub(super) fn prove_for_owner(app: &App, caller: &Caller, is_owner: bool) -> Result<(), Problem> {
+    let is_allowed = caller.membership.role == Role::Owner.into();
+    if is_owner && is_allowed && !is_recent(&caller.session, app) { Err(Problem::reauthentication_required()) } else { Ok(()) }
 }
 
 fn user_id(text: &str) -> Result<UserId, MemberError> {

@@ -21,8 +21,9 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{
     crypto::Password,
+    email::Email,
     email_changes::{FollowedLink, Side},
-    joining::JoinError,
+    joining::{JoinError, Joined},
     registrations::{Verify, VerifyError},
     tenants::Name,
 };
@@ -44,6 +45,7 @@ use crate::{
 const VERIFY_EMAIL: &str = "/verify-email";
 const ACCEPT_INVITATION: &str = "/invitations/accept";
 const RESET_PASSWORD: &str = "/reset-password";
+const FORGOT_PASSWORD: &str = "/forgot-password";
 const CHANGE_EMAIL: &str = "/change-email";
 const CANCEL_EMAIL_CHANGE: &str = "/change-email/cancel";
 const STYLE: &str = include_str!("../../pages/style.css");
@@ -59,6 +61,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("accept_invitation.html", include_str!("../../pages/accept_invitation.html")),
         ("change_email.html", include_str!("../../pages/change_email.html")),
         ("reset_password.html", include_str!("../../pages/reset_password.html")),
+        ("forgot_password.html", include_str!("../../pages/forgot_password.html")),
         ("message.html", include_str!("../../pages/message.html")),
     ];
     for (name, source) in sources {
@@ -97,11 +100,18 @@ struct NewPassword {
     password: String,
 }
 
+/// What the form of a forgotten password posts.
+#[derive(Deserialize)]
+struct Whose {
+    email: String,
+}
+
 /// The pages and the forms on them. The forms need the database, and so does what tells of an invitation.
 pub(super) fn routes(app: &App) -> Router<App> {
     let stored = Router::new()
         .route(VERIFY_EMAIL, post(verify_email))
         .route(RESET_PASSWORD, post(reset_password))
+        .route(FORGOT_PASSWORD, post(forgot_password))
         .route(CHANGE_EMAIL, post(change_email))
         .route(CANCEL_EMAIL_CHANGE, post(cancel_email_change))
         .route(ACCEPT_INVITATION, get(show_invitation).post(accept_invitation))
@@ -109,6 +119,7 @@ pub(super) fn routes(app: &App) -> Router<App> {
     let pages = Router::new()
         .route(VERIFY_EMAIL, get(show_verify_email))
         .route(RESET_PASSWORD, get(show_reset_password))
+        .route(FORGOT_PASSWORD, get(show_forgot_password))
         .route(CHANGE_EMAIL, get(show_change_email));
     pages.merge(stored).layer(map_response(as_page))
 }
@@ -119,6 +130,10 @@ async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<
 
 async fn show_reset_password(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
     reset_form(&token_of(link)?, None)
+}
+
+async fn show_forgot_password() -> Result<Html<String>, Problem> {
+    page("forgot_password.html", context! { style => STYLE })
 }
 
 /// The form of a link tells by itself whose mail it was in; whether it is good is looked at when it is posted.
@@ -164,23 +179,43 @@ async fn show_invitation(
     link: Result<Query<Link>, QueryRejection>,
 ) -> Result<Html<String>, Problem> {
     let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
-    let preview = Preview::of(&app, &client, &token).await?;
-    page("accept_invitation.html", context! { token, preview => Serde(&preview), style => STYLE })
+    invitation_form(&app, &client, &token, None).await
+}
+
+async fn invitation_form(app: &App, client: &Client, token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+    let preview = Preview::of(app, client, token).await?;
+    page("accept_invitation.html", context! { token, preview => Serde(&preview), refusal, style => STYLE })
 }
 
 async fn accept_invitation(
     State(app): State<App>,
     client: Client,
     form: Result<Form<AcceptForm>, FormRejection>,
-) -> Result<Html<String>, Problem> {
-    let Form(AcceptForm { token, name, password }) = form.map_err(|rejection| match rejection.status() {
+) -> Result<Response, Problem> {
+    let Form(form) = form.map_err(|rejection| match rejection.status() {
         StatusCode::UNPROCESSABLE_ENTITY => JoinError::TokenInvalid.into(),
         status => Problem::of_status(status),
     })?;
+    let token = form.token.clone();
+    match accepted(&app, &client, form).await {
+        Ok(joined) => {
+            let done = message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")?;
+            Ok(done.into_response())
+        }
+        // Once more, with what is wrong.
+        Err(problem) if [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::UNAUTHORIZED].contains(&problem.status()) => {
+            let refusal = if problem.status() == StatusCode::UNAUTHORIZED { problem.title().to_owned() } else { problem.explanation() };
+            Ok((problem.status(), invitation_form(&app, &client, &token, Some(&refusal)).await?).into_response())
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn accepted(app: &App, client: &Client, form: AcceptForm) -> Result<Joined, Problem> {
+    let AcceptForm { token, name, password } = form;
     let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
     let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
-    let joined = Acceptance { token: &token, signed_in: None, name, password, start: None }.join(&app, &client).await?;
-    message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")
+    Acceptance { token: &token, signed_in: None, name, password, start: None }.join(app, client).await
 }
 
 fn refused(field: &str, refusal: &impl Refusal) -> Problem {
@@ -209,6 +244,17 @@ async fn reset_password(
         }
         Err(problem) => Err(problem),
     }
+}
+
+async fn forgot_password(
+    State(app): State<App>,
+    client: Client,
+    form: Result<Form<Whose>, FormRejection>,
+) -> Result<Html<String>, Problem> {
+    let Form(Whose { email }) = form.map_err(|rejection| unreadable(&rejection))?;
+    let email = email.trim().parse::<Email>().map_err(|error| refused("address", &error))?;
+    passwords::ask(&app, &client, &email).await?;
+    message("Look into your mailbox", "If there is an account of this address, a mail is on its way. You may close this page.")
 }
 
 fn unreadable(rejection: &FormRejection) -> Problem {

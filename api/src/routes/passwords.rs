@@ -95,10 +95,16 @@ impl FromFields for Renew {
     responses((status = 202, description = "If the address has an account, a mail is on its way.", body = Asked))
 )]
 pub(super) async fn forgot(_: Open, State(app): State<App>, client: Client, Json(body): Json<Forgot>) -> Result<Response, Problem> {
-    let _counted = Guard::of_address(&app, Act::ForgetPassword, &body.email, &client).admit().await?;
-    let address = Addressee::seal(&app.key, &body.email).map_err(|error| Problem::internal(&error))?;
-    app.jobs.commit(&changes::Forgot { address }).await?;
+    ask(&app, &client, &body.email).await?;
     Ok((StatusCode::ACCEPTED, Answer(Asked { status: "password_reset_email_sent" })).into_response())
+}
+
+/// Has a link mailed to an address, if it has an account.
+pub(super) async fn ask(app: &App, client: &Client, email: &Email) -> Result<(), Problem> {
+    let _counted = Guard::of_address(app, Act::ForgetPassword, email, client).admit().await?;
+    let address = Addressee::seal(&app.key, email).map_err(|error| Problem::internal(&error))?;
+    app.jobs.commit(&changes::Forgot { address }).await?;
+    Ok(())
 }
 
 /// Set a new password by a mailed link.

@@ -396,6 +396,8 @@ pub(super) struct Me {
     permissions: Permissions,
     /// Why one may do it: each role that grants something.
     grants: Vec<GrantView>,
+    /// Whether one may do none of it before one has set up a second factor, for the tenant demands one.
+    mfa_enrollment_required: bool,
     /// The sign-in.
     session: SessionView,
 }
@@ -484,6 +486,7 @@ pub(super) async fn me(caller: Caller) -> Answer<Me> {
         role,
         permissions: caller.grant.permissions,
         grants: vec![GrantView::new(&caller.grant)],
+        mfa_enrollment_required: caller.lacks_second_factor(),
         session: SessionView::new(&caller.session, caller.session.id),
     })
 }

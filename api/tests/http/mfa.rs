@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     authenticator::App,
-    invitations,
+    invitations, pages,
     support::{Answer, PASSWORD, UNTHROTTLED, World, eventually},
 };
 
@@ -231,6 +231,18 @@ async fn sensitive_changes_need_recent_proof_of_who_one_is() {
     refused(world.client.post_as(&token, "/api/auth/mfa/passkeys/enroll").await);
     refused(world.client.delete_as(&token, "/api/auth/mfa/passkeys/pky_0192a0b8c0de7000800000000000cafe").await);
 
+    // Owners are not made and unmade either.
+    let (owner, line) = (json!({ "role": "owner" }), json!({ "email": "bob@example.com", "role": "owner" }));
+    let me = world.client.get_as(&token, "/api/auth/me").await.json()["user"]["id"].as_str().unwrap().to_owned();
+    let member = format!("/api/tenant/users/{me}");
+    refused(world.client.put_as(&token, &member, &owner).await);
+    refused(world.client.delete_as(&token, &member).await);
+    refused(world.client.post_body_as(&token, "/api/tenant/users/invite", &line).await);
+    refused(world.client.post_body_as(&token, "/api/tenant/invitations/bulk", &json!({ "invitations": [line] })).await);
+    refused(world.client.post_body_as(&token, "/api/tenant/ownership-transfers", &json!({ "user_id": me })).await);
+    let rules = world.client.get_as(&token, "/api/tenant/security").await.json();
+    refused(world.client.put_as(&token, "/api/tenant/security", &rules).await);
+
     let wrong = json!({ "password": "not the password at all" });
     world.client.post_body_as(&token, REAUTHENTICATE, &wrong).await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     refused(world.client.post_as(&token, ENROLL).await);
@@ -274,6 +286,9 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
     let link = invitations::link(&world, ADA).await;
     let accept = json!({ "token": link, "password": PASSWORD });
     world.client.post("/api/invitations/accept", &accept).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
+    let form = format!("token={link}&password={}", PASSWORD.replace(' ', "+"));
+    let page = world.client.post_form("/invitations/accept", &form).await;
+    pages::expect_page(page, StatusCode::UNAUTHORIZED, "A second factor is needed");
     // Nothing happened, and whoever is signed in with the second factor joins.
     world.client.post_body_as(&enrolled.token, "/api/invitations/accept", &json!({ "token": link })).await.expect(StatusCode::OK);
 }

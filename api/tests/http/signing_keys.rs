@@ -85,6 +85,30 @@ async fn what_a_revoked_key_signed_is_refused_within_five_seconds_by_every_proce
 }
 
 #[tokio::test]
+async fn revoking_a_key_that_is_to_sign_later_changes_nothing_else() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    for _ in 0..2 {
+        assert!(world.run(&["keys", "rotate"], &[]).await.status.success());
+    }
+    let all = keys(&world).await;
+    for (left, key) in [(2, &all[1].0), (1, &all[2].0)] {
+        let revoked = world.run(&["keys", "revoke", key], &[]).await;
+        assert!(
+            revoked.status.success() && String::from_utf8_lossy(&revoked.stdout).contains(&format!("{} signs", kid(&token))),
+            "{revoked:?}"
+        );
+        let now = keys(&world).await;
+        assert!(now.len() == left && now[0] == (kid(&token), "active".to_owned()), "{now:?}");
+    }
+    // It goes on for good: nothing is left to follow it.
+    let row =
+        world.raw().await.collection::<mongodb::bson::Document>("signing_keys").find_one(mongodb::bson::doc! {}).await.unwrap().unwrap();
+    assert_eq!(row.get("retires_at"), Some(&mongodb::bson::Bson::Null));
+    world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
 async fn revoking_the_key_that_signs_has_the_next_one_sign_at_once() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;

@@ -231,11 +231,14 @@ impl Change for RevokeSigningKey<'_> {
     type Error = SigningError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<SigningKeyId>, SigningError> {
-        if txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await?.is_none() {
-            return Ok(None);
-        }
+        let Some(revoked) = txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await? else { return Ok(None) };
         audit::record(txn, None, None, "signing_key.revoked", self.key).await?;
         let now = txn.ambient().now();
+        if !revoked.is_activated(now)
+            && let Some(active) = keep_active(txn, now).await?
+        {
+            return Ok(Some(active));
+        }
         // One that was to sign later signs now; verifiers that do not know it yet look for it.
         let (staying, activate) = (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
         if let Some(next) = txn.records::<SigningKey>(PlatformScope).find_and_update(staying, activate).await? {
@@ -246,6 +249,17 @@ impl Change for RevokeSigningKey<'_> {
         audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
         Ok(Some(key.id))
     }
+}
+
+/// The key that signs goes on, for good where no other is to follow it any more.
+async fn keep_active(txn: &mut Txn, now: DateTime) -> Result<Option<SigningKeyId>, DbError> {
+    let left = txn.records::<SigningKey>(PlatformScope).list(doc! {}, doc! {}, KEYS_MAX).await?;
+    let Some(active) = SigningKey::active(&left, now).map(|key| key.id) else { return Ok(None) };
+    if left.iter().all(|key| key.retires_at.is_some()) {
+        let stay = doc! { "$set": { "retires_at": null } };
+        txn.records::<SigningKey>(PlatformScope).update(doc! { "_id": active }, stay).await?;
+    }
+    Ok(Some(active))
 }
 
 impl Transient for SigningError {

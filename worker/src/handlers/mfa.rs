@@ -15,7 +15,7 @@ pub(crate) async fn send_changed(job: SendMfaChanged, running: Running<App>) -> 
         tracing::info!("user_gone");
         return Ok(());
     };
-    let values = json!({ "name": user.name, "change": told(job.change), "link": app.public_url });
+    let values = json!({ "name": user.name, "change": told(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });
     app.send(running.id, &user.email, &user.name, &MFA_CHANGED, &values).await
 }
 

@@ -53,7 +53,7 @@ pub(crate) async fn send_changed(job: SendPasswordChanged, running: Running<App>
         tracing::info!("user_gone");
         return Ok(());
     };
-    let values = json!({ "name": user.name, "by_link": job.by == ChangedBy::Reset, "link": app.public_url });
+    let values = json!({ "name": user.name, "by_link": job.by == ChangedBy::Reset, "link": app.forgot_password_page() });
     app.send(running.id, &user.email, &user.name, &PASSWORD_CHANGED, &values).await
 }
 

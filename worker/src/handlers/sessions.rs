@@ -19,7 +19,8 @@ use crate::{
 pub(crate) async fn send_reuse_alarm(job: SendReuseAlarm, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
-    let values = json!({ "name": user.name, "device": device(&session), "since": rfc3339(session.created_at) });
+    let values =
+        json!({ "name": user.name, "device": device(&session), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
     app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
 }
 
@@ -33,7 +34,7 @@ pub(crate) async fn send_new_sign_in(job: SendNewSignIn, running: Running<App>) 
         "device": device(&session),
         "address": address,
         "since": rfc3339(session.created_at),
-        "link": app.public_url,
+        "link": app.forgot_password_page(),
     });
     app.send(running.id, &user.email, &user.name, &NEW_SIGN_IN, &values).await
 }
@@ -50,7 +51,7 @@ pub(crate) async fn send_throttled(job: SendThrottled, running: Running<App>) ->
         "name": user.name,
         "minutes": app.throttle_window.as_secs().div_ceil(60),
         "days": FAMILIAR_FOR.as_secs() / 86_400,
-        "link": app.public_url,
+        "link": app.forgot_password_page(),
     });
     app.send(running.id, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
 }
