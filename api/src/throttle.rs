@@ -97,7 +97,9 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         Act::SignIn | Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword | Act::FollowInvitation => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
-        Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),
+        Act::Register | Act::Invite | Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => {
+            (auth.mails_per_account, auth.mails_per_network)
+        }
     };
     Limits { per_account, per_network, window: auth.throttle_window }
 }

@@ -314,6 +314,8 @@ impl Change for ConfirmEmailChange {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Confirmed, EmailChangeError> {
         let change = self.link.confirm(txn).await?;
+        let user = User::within(txn, change.user_id).await?;
+        user.filter(|user| user.disabled_at.is_none()).ok_or(EmailChangeError::TokenInvalid)?;
         audit::record(txn, Some(change.tenant_id), Some(change.user_id), "email_change.confirmed", change.id).await?;
         if change.is_confirmed() { complete(txn, change).await } else { Ok(Confirmed::First) }
     }

@@ -158,7 +158,10 @@ impl Invitation {
     /// # Errors
     /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
-        let Some(inviter) = Membership::of(store, self.scope(), self.invited_by).await? else { return Ok(None) };
+        let inviter = Membership::of(store, self.scope(), self.invited_by).await?;
+        let user = User::by_id(store, self.invited_by).await?;
+        let is_stopped = user.is_none_or(|user| user.disabled_at.is_some());
+        let Some(inviter) = inviter.filter(|_| !is_stopped) else { return Ok(None) };
         let (inviter, given) = (Grant::of(store, self.scope(), inviter.role).await?, Grant::of(store, self.scope(), self.role).await?);
         Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
     }
@@ -284,7 +287,10 @@ impl<'a> Inviting<'a> {
         }
         let before = txn.records::<Invitation>(scope).find(doc! { "email_norm": &email_norm }).await?;
         let invitation = match before {
-            Some(before) => before.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?,
+            Some(before) => {
+                self.may_replace(txn, &before).await?;
+                before.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?
+            }
             None => self.insert(txn, email, role).await?,
         };
         self.actor.record(txn, "invitation.created", invitation.id).await?;
@@ -317,6 +323,14 @@ impl<'a> Inviting<'a> {
         if may { Ok(()) } else { Err(InviteError::TooHigh) }
     }
 
+    /// Whether they may void an invitation that somebody gave: only of what they may give themselves.
+    async fn may_replace(&self, txn: &mut Txn, before: &Invitation) -> Result<(), InviteError> {
+        if before.expires_at <= txn.ambient().now() {
+            return Ok(());
+        }
+        may_take(txn, &self.grant, before).await
+    }
+
     async fn insert(&self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Invitation, DbError> {
         let (link, now) = (txn.ambient().id(), txn.ambient().now());
         let invitation = Invitation {
@@ -335,6 +349,12 @@ impl<'a> Inviting<'a> {
         txn.records::<Invitation>(self.actor.scope).insert(&invitation).await?;
         Ok(invitation)
     }
+}
+
+/// Whether whoever holds `grant` may void what an invitation gives; a role that is gone gives nothing.
+async fn may_take(txn: &mut Txn, grant: &Grant, invitation: &Invitation) -> Result<(), InviteError> {
+    let given = Grant::within(txn, invitation.scope(), invitation.role).await?;
+    if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
 }
 
 async fn is_member(txn: &mut Txn, scope: TenantScope, email_norm: &str) -> Result<bool, DbError> {
@@ -360,7 +380,9 @@ impl Change for CancelInvitation {
     async fn apply(&self, txn: &mut Txn) -> Result<(), InviteError> {
         let mut filter = pending(txn.ambient().now());
         filter.insert("_id", self.invitation);
-        txn.records::<Invitation>(self.actor.scope).take(filter).await?.ok_or(InviteError::NotFound)?;
+        let invitation = txn.records::<Invitation>(self.actor.scope).take(filter).await?.ok_or(InviteError::NotFound)?;
+        let grant = self.actor.grant(txn).await?;
+        may_take(txn, &grant, &invitation).await?;
         self.actor.record(txn, "invitation.cancelled", self.invitation).await?;
         Ok(())
     }

@@ -25,8 +25,8 @@ use crate::{
 /// Who follows an invitation's link.
 #[derive(Debug)]
 pub enum Guest {
-    /// The invited person, signed in.
-    SignedIn(Box<User>),
+    /// The invited person, signed in by a session.
+    SignedIn(Box<User>, Box<Session>),
     /// Somebody who has yet to show by its password that the account of the invited address is theirs.
     Claimant(Box<User>),
     /// Somebody whose address has no account.
@@ -71,6 +71,9 @@ pub enum JoinError {
     /// The password of the account is wrong.
     #[error("the password is wrong")]
     InvalidCredentials,
+    /// They are not signed in any more.
+    #[error("the session is over")]
+    SignedOut,
     /// The account has a second factor, so its person signs in first.
     #[error("a second factor is needed")]
     SecondFactorRequired,
@@ -141,10 +144,14 @@ impl Guest {
     ///
     /// # Errors
     /// [`JoinError::NotYours`] when somebody else is signed in, [`JoinError::Db`] when the store fails.
-    pub async fn of(store: &Store, invitation: &Invitation, signed_in: Option<&User>) -> Result<Self, JoinError> {
-        if let Some(user) = signed_in {
+    pub async fn of(store: &Store, invitation: &Invitation, signed_in: Option<(&User, &Session)>) -> Result<Self, JoinError> {
+        if let Some((user, session)) = signed_in {
             let is_invited = user.email_norm == invitation.email_norm;
-            return if is_invited { Ok(Self::SignedIn(Box::new(user.clone()))) } else { Err(JoinError::NotYours) };
+            return if is_invited {
+                Ok(Self::SignedIn(Box::new(user.clone()), Box::new(session.clone())))
+            } else {
+                Err(JoinError::NotYours)
+            };
         }
         let account = User::by_email(store, &invitation.email).await?;
         Ok(account.map_or(Self::Newcomer, |user| Self::Claimant(Box::new(user))))
@@ -160,7 +167,7 @@ impl Joining {
         let Self { invitation, guest, name, password, start, address } = self;
         let missing = |name, password| JoinError::Missing { name, password };
         let person = match (guest, name, password) {
-            (Guest::SignedIn(user), ..) => Person::Known { user, signed_in: true },
+            (Guest::SignedIn(user, session), ..) => Person::Known { user, signed_in: Some(session) },
             (Guest::Claimant(user), _, Some(password)) => claimed(hasher, user, password).await?,
             (Guest::Claimant(_), _, None) => return Err(missing(false, true)),
             (Guest::Newcomer, Some(name), Some(password)) => newcomer(store, hasher, policy, &invitation, name, password).await?,
@@ -172,7 +179,7 @@ impl Joining {
 
 async fn claimed(hasher: &Hasher, user: Box<User>, password: Password) -> Result<Person, JoinError> {
     let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
-    if is_right { Ok(Person::Known { user, signed_in: false }) } else { Err(JoinError::InvalidCredentials) }
+    if is_right { Ok(Person::Known { user, signed_in: None }) } else { Err(JoinError::InvalidCredentials) }
 }
 
 async fn newcomer(
@@ -199,8 +206,8 @@ enum Person {
     /// Somebody with an account, as it was when they showed that it is theirs.
     Known {
         user: Box<User>,
-        /// Then they showed their second factor, if they have one.
-        signed_in: bool,
+        /// By which session they are signed in. Then they showed their second factor, if they have one.
+        signed_in: Option<Box<Session>>,
     },
     /// Somebody who gets one.
     New { name: Name, password_hash: PasswordHash },
@@ -234,7 +241,8 @@ impl Change for Accept {
         }
         let given = invitation.vouched(txn).await?.ok_or(JoinError::TokenInvalid)?;
         let user = self.user(txn, &invitation).await?;
-        if matches!(self.person, Person::Known { signed_in: false, .. }) && user.second_factor_since.is_some() {
+        let signed_in = self.signed_in(txn).await?;
+        if signed_in.is_none() && user.second_factor_since.is_some() {
             return Err(JoinError::SecondFactorRequired);
         }
         if Membership::within(txn, scope, user.id).await?.is_some() {
@@ -244,28 +252,43 @@ impl Change for Accept {
         audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
             Some(start) => {
-                let second_factor = matches!(self.person, Person::Known { signed_in: true, .. });
-                Some(Begin::new(&user, second_factor, tenant.id, start.clone()).apply(txn).await?)
+                let begun = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone()).apply(txn).await?;
+                Some(match &signed_in {
+                    // It was no proof of anything: the new session is as good as the one that it comes from.
+                    Some(before) => begun.session.follow(txn, before).await?,
+                    None => begun.session,
+                })
             }
             None => None,
         };
-        Ok(Joined { tenant, session: session.map(|begun| begun.session) })
+        Ok(Joined { tenant, session })
     }
 }
 
 impl Accept {
+    /// Their session, if they are signed in by one, which is not over.
+    async fn signed_in(&self, txn: &mut Txn) -> Result<Option<Session>, JoinError> {
+        let Person::Known { user, signed_in: Some(session) } = &self.person else { return Ok(None) };
+        let live = Session::act(txn, session.id, user.id, session.tenant_id).await?;
+        live.map(Some).ok_or(JoinError::SignedOut)
+    }
+
     /// Their account, made where there is none.
     async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<User, JoinError> {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
-            Person::Known { user, .. } => {
+            Person::Known { user, signed_in } => {
                 let current = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
                 if current.disabled_at.is_some() {
                     return Err(JoinError::AccountDisabled);
                 }
                 // Their address may be another one by now, and another's than the invited one.
                 let is_invited = current.email_norm == invitation.email_norm;
-                return if is_invited { Ok(User::clone(user)) } else { Err(JoinError::NotYours) };
+                if !is_invited {
+                    return Err(JoinError::NotYours);
+                }
+                // Whoever gave a password gave that of the account as it was then.
+                return Ok(if signed_in.is_some() { current } else { User::clone(user) });
             }
             Person::New { name, password_hash } => (name, password_hash),
         };

@@ -4,6 +4,7 @@
 //! repository together. Beside them live the foundations every process shares: [`db`] (tenant
 //! scope, transactions, migrations), [`config`], [`telemetry`], [`crypto`] and [`mail`].
 
+pub mod acting;
 pub mod addressee;
 pub mod ambient;
 pub mod audit;

@@ -12,6 +12,7 @@ use crate::{
     id::{MembershipId, TenantId, UserId},
     revocations::{self, Revoked},
     roles::{Grant, Permissions, Role, RoleRef},
+    users::User,
 };
 
 /// The most tenants listed for one person at login.
@@ -150,6 +151,9 @@ impl Actor {
     /// to the tenant any more.
     pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
         let membership = Membership::within(txn, self.scope, self.user).await?;
+        // Whom an operator stopped may do nothing, and nothing that they gave their word for is done.
+        let is_stopped = User::within(txn, self.user).await?.is_none_or(|user| user.disabled_at.is_some());
+        let membership = membership.filter(|_| !is_stopped);
         let found = match &membership {
             Some(membership) => Grant::within(txn, self.scope, membership.role).await?,
             None => None,

@@ -19,6 +19,7 @@ use crate::{
     memberships::{Actor, Membership},
     roles::{Role, RoleRef},
     tenants::Tenant,
+    users::User,
 };
 
 /// The most offers that are listed; a tenant has one an owner at most.
@@ -191,6 +192,9 @@ impl Change for AcceptOwnership {
         Tenant::hold(txn, scope).await?;
         let offer = OwnershipTransfer::take(txn, scope, self.offer, doc! { "to": user }).await?;
         let before = owner(txn, scope, offer.from).await?.ok_or(TransferError::NotFound)?;
+        // The word of whom an operator stopped is none.
+        let giver = User::within(txn, offer.from).await?;
+        giver.filter(|giver| giver.disabled_at.is_none()).ok_or(TransferError::NotFound)?;
         let next = Membership::within(txn, scope, user).await?.ok_or(TransferError::NotFound)?;
         next.give(txn, Role::Owner.into()).await?;
         before.give(txn, Role::Admin.into()).await?;

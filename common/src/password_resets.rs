@@ -20,6 +20,7 @@ use crate::{
     email_changes::EmailChange,
     id::{JobId, PasswordResetId, SessionId, TenantId, UserId},
     registrations::Mailing,
+    revocations::{self, Revoked},
     sessions::Session,
     users::User,
 };
@@ -229,6 +230,8 @@ impl Change for ChangePassword {
     /// None when somebody set another password in the meantime.
     async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
         let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await? else { return Ok(None) };
+        // Also where no session ends: the one that goes on is of somebody with another password.
+        revocations::note(txn, Revoked::User(user.id));
         // Links that are on their way were asked for under the old password.
         PasswordReset::forget_of(txn, user.id).await?;
         EmailChange::forget_of(txn, user.id).await?;

@@ -264,6 +264,21 @@ impl Session {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
+    /// Notes that its person does something with it; none when it is over, or is another's or elsewhere.
+    pub(crate) async fn act(txn: &mut Txn, id: SessionId, user: UserId, tenant: TenantId) -> Result<Option<Self>, DbError> {
+        let now = txn.ambient().now();
+        let filter = doc! { "_id": id, "user_id": user, "tenant_id": tenant, "revoked_at": null, "expires_at": { "$gt": now } };
+        txn.records::<Self>(PlatformScope).find_and_update(filter, doc! { "$set": { "acted_at": now } }).await
+    }
+
+    /// As if its person had proved who they are when they did so in `other`, and with no longer a life.
+    pub(crate) async fn follow(self, txn: &mut Txn, other: &Self) -> Result<Self, DbError> {
+        let (authenticated_at, expires_at) = (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
+        let update = doc! { "$set": { "authenticated_at": authenticated_at, "expires_at": expires_at } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await?;
+        Ok(Self { authenticated_at, expires_at, ..self })
+    }
+
     /// Notes that its person proved who they are just now; none when it was ended.
     pub(crate) async fn authenticated(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();

@@ -47,7 +47,8 @@ fn has_hidden(text: &str) -> bool {
     let is_joiner = |c: char| matches!(c, '\u{200c}' | '\u{200d}');
     let before = std::iter::once(' ').chain(text.chars());
     let joins_nothing = before.zip(text.chars()).any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
-    joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
+    // An encoded word (RFC 2047) is another text in the head of a mail than on a page.
+    text.contains("=?") || joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
 }
 
 fn is_hidden(c: char) -> bool {

@@ -44,6 +44,10 @@ pub enum Act {
     Reauthenticate,
     /// To have a link mailed that sets a new password.
     ForgetPassword,
+    /// To have an account made, which mails a link.
+    Register,
+    /// To have somebody mailed an invitation.
+    Invite,
     /// To have a verification mailed again.
     ResendVerification,
     /// To set a password by a link.
@@ -116,6 +120,8 @@ impl Act {
             Self::SignIn => "sign_in",
             Self::SecondFactor => "second_factor",
             Self::Reauthenticate => "reauthenticate",
+            Self::Register => "register",
+            Self::Invite => "invite",
             Self::ForgetPassword => "forget_password",
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",

@@ -9,8 +9,9 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use common::{
+    acting::Acting,
     crypto::AccessClaims,
-    db::{Store, TenantScope},
+    db::{Change, Store, TenantScope},
     memberships::{Actor, Membership},
     roles::Grant,
     sessions::Session,
@@ -47,6 +48,15 @@ impl Identity {
     /// The right to touch the rows of the tenant they work in.
     pub(crate) fn scope(&self) -> TenantScope {
         TenantScope::vouched(self.tenant.id)
+    }
+
+    /// Commits a change that they make, if they are signed in still.
+    pub(crate) async fn commit<C: Change>(&self, app: &App, change: &C) -> Result<C::Output, Problem>
+    where
+        Problem: From<C::Error>,
+    {
+        let acting = Acting { session: self.session.id, user: self.user.id, tenant: self.tenant.id, change };
+        app.jobs.commit(&acting).await?.ok_or_else(|| Problem::unauthenticated(true))
     }
 
     /// Whether the tenant demands a second factor that they do not have.

@@ -112,6 +112,7 @@ impl From<MfaError> for Problem {
             MfaError::CodeInvalid => Self::new(Code::MfaCodeInvalid, "Take the code that is shown now; each is good once."),
             MfaError::EnrolledAlready => Self::new(Code::MfaEnrolledAlready, "Remove the authenticator app first."),
             MfaError::NotEnrolled => Self::new(Code::MfaNotEnrolled, "There is no such second factor."),
+            MfaError::NoSuchPasskey => Self::new(Code::NotFound, "You have no such passkey."),
             MfaError::TooManyPasskeys => Self::new(Code::TooManyPasskeys, "Remove one that you do not use first."),
             MfaError::CeremonyInvalid => Self::new(Code::PasskeyCeremonyInvalid, "It took too long, or does not belong together."),
             MfaError::PasskeyInvalid => Self::new(Code::PasskeyInvalid, "Begin again; perhaps another passkey is known here."),
@@ -193,6 +194,7 @@ impl From<JoinError> for Problem {
         match error {
             JoinError::TokenInvalid => VerifyError::TokenInvalid.into(),
             JoinError::NotYours => Self::new(Code::InvitationNotYours, "Sign out, or sign in with the address that was invited."),
+            JoinError::SignedOut => Self::unauthenticated(true),
             JoinError::SecondFactorRequired => SignInError::SecondFactorRequired.into(),
             JoinError::InvalidCredentials => SignInError::InvalidCredentials.into(),
             JoinError::Missing { name, password } => {

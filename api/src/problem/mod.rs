@@ -172,6 +172,7 @@ impl Problem {
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
             Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
+            Act::Register | Act::Invite => "The links in the mails that were sent are good. Or try again later.",
             Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword | Act::FollowInvitation => {
                 "Try again later."
             }

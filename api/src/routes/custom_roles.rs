@@ -114,7 +114,7 @@ pub(super) async fn list(access: Requires<RolesWrite>, State(app): State<App>) -
 pub(super) async fn create(access: Requires<RolesWrite>, State(app): State<App>, Json(body): Json<RoleBody>) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
     let create = CreateRole { actor: access.caller.actor(), name, permissions, max: app.members.custom_roles_max };
-    let role = app.jobs.commit(&create).await?;
+    let role = access.caller.commit(&app, &create).await?;
     etag::tagged(StatusCode::CREATED, &RoleView::from(role))
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn update(
     let RoleBody { name, permissions } = body;
     let unchanged = |role: &CustomRole| if_match.holds(&RoleView::from(role.clone()));
     let update = UpdateRole { actor: access.caller.actor(), role: role_id(&id)?, name, permissions, unchanged: &unchanged };
-    etag::tagged(StatusCode::OK, &RoleView::from(app.jobs.commit(&update).await?))
+    etag::tagged(StatusCode::OK, &RoleView::from(access.caller.commit(&app, &update).await?))
 }
 
 /// Delete a role that nobody has.
@@ -176,7 +176,7 @@ pub(super) async fn update(
     responses((status = 204, description = "It is gone."))
 )]
 pub(super) async fn delete(access: Requires<RolesWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    app.jobs.commit(&DeleteRole { actor: access.caller.actor(), role: role_id(&id)? }).await?;
+    access.caller.commit(&app, &DeleteRole { actor: access.caller.actor(), role: role_id(&id)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

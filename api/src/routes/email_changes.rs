@@ -77,7 +77,7 @@ pub(super) async fn ask(
     let _of_address = Guard::of_address(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
     let (user, session, tenant) = (caller.user.id, caller.session.id, caller.tenant.id);
     let (ttl, cooldown) = (app.auth.email_change_ttl, app.auth.resend_cooldown);
-    app.jobs.commit(&changes::Ask(AskEmailChange { key: &app.key, user, session, tenant, new: body.new_email, ttl, cooldown })).await?;
+    caller.commit(&app, &changes::Ask(AskEmailChange { key: &app.key, user, session, tenant, new: body.new_email, ttl, cooldown })).await?;
     Ok((StatusCode::ACCEPTED, Answer(EmailChangeProgress { status: "confirmation_sent" })).into_response())
 }
 

@@ -15,15 +15,19 @@ use common::{
     invitations::{CancelInvitation, Invitation, InviteError, Terms},
     roles::{Role, RoleRef},
 };
-use jobs::invitations::{Conditions, Invite, InviteList, Resend};
+use jobs::{
+    invitations::{Conditions, Invite, InviteList, Resend},
+    throttle::Act,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::members::{prove_for_owner, role_name};
 use crate::{
-    extract::{Cursor, Fields, FromFields, Json, Paging, Query, Requires, UsersInvite},
+    extract::{Client, Cursor, Fields, FromFields, Json, Paging, Query, Requires, UsersInvite},
     problem::Problem,
     state::App,
+    throttle::Guard,
 };
 
 /// An invitation that waits to be accepted.
@@ -141,12 +145,14 @@ fn conditions(app: &App) -> Conditions {
 pub(super) async fn invite(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<InviteBody>,
 ) -> Result<Response, Problem> {
     let InviteBody { email, role } = body;
+    let _counted = Guard::of_address(&app, Act::Invite, &email, &client).admit().await?;
     prove_for_owner(&app, &access.caller, role == Role::Owner.into())?;
     let invite = Invite { key: &app.key, actor: access.caller.actor(), email, role, conditions: conditions(&app) };
-    let invitation = app.jobs.commit(&invite).await?;
+    let invitation = access.caller.commit(&app, &invite).await?;
     Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
 }
 
@@ -180,7 +186,7 @@ pub(super) async fn list(
     responses((status = 204, description = "Its link is void."))
 )]
 pub(super) async fn cancel(access: Requires<UsersInvite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    app.jobs.commit(&CancelInvitation { actor: access.caller.actor(), invitation: invitation_id(&id)? }).await?;
+    access.caller.commit(&app, &CancelInvitation { actor: access.caller.actor(), invitation: invitation_id(&id)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -191,9 +197,15 @@ pub(super) async fn cancel(access: Requires<UsersInvite>, State(app): State<App>
     post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
     responses((status = 200, description = "Sent again.", body = Sent))
 )]
-pub(super) async fn resend(access: Requires<UsersInvite>, State(app): State<App>, Path(id): Path<String>) -> Result<Answer<Sent>, Problem> {
+pub(super) async fn resend(
+    access: Requires<UsersInvite>,
+    State(app): State<App>,
+    client: Client,
+    Path(id): Path<String>,
+) -> Result<Answer<Sent>, Problem> {
     let (actor, invitation) = (access.caller.actor(), invitation_id(&id)?);
-    let invitation = app.jobs.commit(&Resend { key: &app.key, actor, invitation, conditions: conditions(&app) }).await?;
+    let _counted = Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
+    let invitation = access.caller.commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) }).await?;
     Ok(Answer(Sent::new(&app, invitation, &access).await?))
 }
 
@@ -305,7 +317,7 @@ pub(super) async fn invite_list(
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
     prove_for_owner(&app, &access.caller, body.invitations.iter().any(|line| line.role == Role::Owner.as_str()))?;
-    let list = app.jobs.commit(&InviteList { actor: access.caller.actor(), lines: body.invitations }).await?;
+    let list = access.caller.commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations }).await?;
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
 }
 

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 
 use super::sessions::{TokenDelivery, lifetime, signed_in};
 use crate::{
-    extract::{Client, Fields, FromFields, Json, Open, Perhaps},
+    extract::{Caller, Client, Fields, FromFields, Json, Open, Perhaps},
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -111,7 +111,7 @@ pub(super) struct Acceptance<'a> {
     /// Their link's token.
     pub(super) token: &'a str,
     /// Who they are, if they are signed in.
-    pub(super) signed_in: Option<&'a User>,
+    pub(super) signed_in: Option<&'a Caller>,
     /// What a new account's person is called.
     pub(super) name: Option<Name>,
     /// The password of their account, or of the one to be made.
@@ -126,7 +126,7 @@ impl Acceptance<'_> {
     pub(super) async fn join(self, app: &App, client: &Client) -> Result<Joined, Problem> {
         let Self { token, signed_in, name, password, start } = self;
         let invitation = follow(app, client, token).await?;
-        let guest = Guest::of(app.store(), &invitation, signed_in).await?;
+        let guest = Guest::of(app.store(), &invitation, signed_in.map(|caller| (&caller.user, &caller.session))).await?;
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
         let joining =
             Joining { invitation, guest, name, password, start, address: client.address }.join(app.store(), &app.hasher, &app.passwords);
@@ -186,8 +186,7 @@ pub(super) async fn accept(
     let AcceptBody { token, name, password, remember_me, token_delivery } = body;
     let remember = remember_me.unwrap_or_default();
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
-    let known = caller.as_ref().map(|caller| &caller.user);
-    let acceptance = Acceptance { token: &token, signed_in: known, name, password, start: Some(start) };
+    let acceptance = Acceptance { token: &token, signed_in: caller.as_ref(), name, password, start: Some(start) };
     let Joined { session, .. } = acceptance.join(&app, &client).await?;
     let session = session.ok_or_else(Problem::defect)?;
     let someone = SignedIn::resume(app.store(), session).await?;

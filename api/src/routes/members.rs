@@ -169,7 +169,7 @@ pub(super) async fn update(
     let (actor, user) = (access.caller.actor(), user_id(&id)?);
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
-    let member = app.jobs.commit(&ChangeRole { actor, user, role: body.role }).await?;
+    let member = access.caller.commit(&app, &ChangeRole { actor, user, role: body.role }).await?;
     Ok(Answer(MemberView::new(member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn update(
 pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let user = user_id(&id)?;
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
-    app.jobs.commit(&RemoveMember { actor: access.caller.actor(), user }).await?;
+    access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

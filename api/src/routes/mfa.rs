@@ -181,7 +181,7 @@ pub(super) struct TotpEnrollment {
     responses((status = 200, description = "What the app is to be told.", body = TotpEnrollment, headers(("Cache-Control" = String, description = "`no-store`"))))
 )]
 pub(super) async fn enroll_totp(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<Response, Problem> {
-    let secret = app.jobs.commit(&totp::Enroll { key: &app.key, user: caller.user.id }).await?;
+    let secret = caller.commit(&app, &totp::Enroll { key: &app.key, user: caller.user.id }).await?;
     let otpauth_url = secret.otpauth_url(&app.name.to_string(), caller.user.email.as_str());
     let code = QrCode::new(&otpauth_url).map_err(|error| Problem::internal(&error))?;
     let qr_svg = code.render::<svg::Color>().min_dimensions(QR_PIXELS, QR_PIXELS).build();
@@ -232,7 +232,7 @@ pub(super) async fn confirm_totp(
     let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client).admit().await?;
     let owner = owner(&caller);
     let confirm = totp::Confirm { key: &app.key, owner, code: body.code };
-    let codes = app.jobs.commit(&told(confirm, owner, MfaChange::TotpAdded)).await?;
+    let codes = caller.commit(&app, &told(confirm, owner, MfaChange::TotpAdded)).await?;
     app.throttle.take_back(counted).await;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
 }
@@ -246,7 +246,7 @@ pub(super) async fn confirm_totp(
 )]
 pub(super) async fn remove_totp(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<StatusCode, Problem> {
     let owner = owner(&caller);
-    app.jobs.commit(&told(totp::Remove { owner }, owner, MfaChange::TotpRemoved)).await?;
+    caller.commit(&app, &told(totp::Remove { owner }, owner, MfaChange::TotpRemoved)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -260,6 +260,6 @@ pub(super) async fn remove_totp(Recent(caller): Recent<Caller>, State(app): Stat
 pub(super) async fn replace_recovery_codes(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<Response, Problem> {
     let owner = owner(&caller);
     let replace = recovery_codes::Replace { key: &app.key, owner };
-    let recovery_codes = app.jobs.commit(&told(replace, owner, MfaChange::RecoveryCodesReplaced)).await?;
+    let recovery_codes = caller.commit(&app, &told(replace, owner, MfaChange::RecoveryCodesReplaced)).await?;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes }))
 }

@@ -98,7 +98,7 @@ pub(super) async fn offer(
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
     let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
-    let offered = app.jobs.commit(&jobs::ownership::Offer(offer)).await?;
+    let offered = access.caller.commit(&app, &jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
 
@@ -108,8 +108,11 @@ pub(super) async fn offer(
     params(("id" = String, Path, description = "The offer's id.")),
     responses((status = 204, description = "One is an owner now."))
 )]
-pub(super) async fn accept(caller: Caller, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    app.jobs.commit(&AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
+pub(super) async fn accept(Recent(caller): Recent<Caller>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    if caller.lacks_second_factor() {
+        return Err(Problem::mfa_enrollment_required());
+    }
+    caller.commit(&app, &AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -120,7 +123,7 @@ pub(super) async fn accept(caller: Caller, State(app): State<App>, Path(id): Pat
     responses((status = 204, description = "It is gone."))
 )]
 pub(super) async fn cancel(caller: Caller, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    app.jobs.commit(&CancelOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
+    caller.commit(&app, &CancelOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

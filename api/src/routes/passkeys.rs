@@ -134,7 +134,7 @@ pub(super) async fn add(Recent(caller): Recent<Caller>, State(app): State<App>, 
     let (ceremony, passkey) = party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
     let owner = owner(&caller);
     let add = Add { key: &app.key, owner, ceremony, passkey, name: body.name };
-    let (passkey, codes) = app.jobs.commit(&told(add, owner, MfaChange::PasskeyAdded)).await?;
+    let (passkey, codes) = caller.commit(&app, &told(add, owner, MfaChange::PasskeyAdded)).await?;
     let added = AddedPasskey { passkey: PasskeyView::new(&passkey), recovery_codes: codes.unwrap_or_default() };
     Ok((StatusCode::CREATED, kept_nowhere(added)).into_response())
 }
@@ -150,12 +150,8 @@ pub(super) async fn remove(Recent(caller): Recent<Caller>, State(app): State<App
     let missing = || Problem::new(Code::NotFound, "You have no such passkey.");
     let passkey: PasskeyId = id.parse().map_err(|_| missing())?;
     let owner = owner(&caller);
-    let removed = app.jobs.commit(&told(Remove { owner, passkey }, owner, MfaChange::PasskeyRemoved)).await;
-    match removed {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(common::mfa::MfaError::NotEnrolled) => Err(missing()),
-        Err(error) => Err(error.into()),
-    }
+    caller.commit(&app, &told(Remove { owner, passkey }, owner, MfaChange::PasskeyRemoved)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Begin to sign in with a passkey.

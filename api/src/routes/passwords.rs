@@ -162,7 +162,7 @@ pub(super) async fn change(caller: Caller, State(app): State<App>, client: Clien
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
     let (kept, tenant) = (caller.session.id, caller.tenant.id);
     let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
-    if app.jobs.commit(&changes::ChangeOwn(change)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(wrong_password()) }
+    if caller.commit(&app, &changes::ChangeOwn(change)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(wrong_password()) }
 }
 
 /// What is known of a person: their address, what they and their tenants are called, and what those ask for.

@@ -97,8 +97,9 @@ const VERIFIED: Progress = Progress { status: "verified" };
     post, path = "/api/auth/register", tag = "Registration", request_body = Register,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
-pub(super) async fn register(_: Open, State(app): State<App>, Json(body): Json<Register>) -> Result<Response, Problem> {
+pub(super) async fn register(_: Open, State(app): State<App>, client: Client, Json(body): Json<Register>) -> Result<Response, Problem> {
     let Register { email, password, name, tenant_name } = body;
+    let _counted = Guard::of_address(&app, Act::Register, &email, &client).admit().await?;
     let about = Context::default().with_email(&email).with_name(&name).with_name(&tenant_name);
     let hashed = app.passwords.hash(&app.hasher, password, about).await;
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;

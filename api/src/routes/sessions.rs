@@ -27,7 +27,7 @@ use utoipa::ToSchema;
 use super::{mfa, tenants::TenantView, users::UserView};
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson},
-    problem::{Code, Problem},
+    problem::{Code, FieldError, Problem},
     refresh_cookie,
     state::App,
     throttle::Guard,
@@ -237,6 +237,10 @@ pub(super) async fn refresh(
     OptionalJson(body): OptionalJson<RefreshBody>,
 ) -> Result<Response, Problem> {
     let by_cookie = body.refresh_token.is_none();
+    if by_cookie && body.token_delivery == Some(TokenDelivery::Body) {
+        // Scripts cannot read the cookie, so they must not be able to exchange it for what they can read.
+        return Err(Problem::fields(vec![FieldError::refused("token_delivery", &NotAmong(&["cookie"]))]));
+    }
     let came_by = if by_cookie { TokenDelivery::Cookie } else { TokenDelivery::Body };
     if by_cookie {
         refuse_other_sites(&app, &headers)?;

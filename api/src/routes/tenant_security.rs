@@ -111,5 +111,5 @@ pub(super) async fn change(
 ) -> Result<Response, Problem> {
     let unchanged = |security: &Security| if_match.holds(&SecurityView::from(security.clone()));
     let change = ChangeSecurity { actor: access.caller.actor(), address: client.address, security, unchanged: &unchanged };
-    etag::tagged(StatusCode::OK, &SecurityView::from(app.jobs.commit(&change).await?))
+    etag::tagged(StatusCode::OK, &SecurityView::from(access.caller.commit(&app, &change).await?))
 }

@@ -442,3 +442,40 @@ async fn who_has_not_answered_is_reminded_and_who_has_joined_is_not() {
     let mails = world.env.mail().messages();
     assert!(!mails.iter().any(|mail| mail.to == ["early@example.com"]), "{mails:?}");
 }
+
+/// Nobody voids, by another of their own or by taking it back, an invitation that they could not give.
+#[tokio::test]
+async fn an_invitation_above_ones_own_role_is_not_voided() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
+    let invite = async |person: &Person, role: &str| {
+        let body = json!({ "email": "eve@example.com", "role": role });
+        world.client.post_body_as(&person.token, "/api/tenant/users/invite", &body).await
+    };
+    let given = invite(&ada, "owner").await.expect(StatusCode::CREATED).json();
+    let link = link(&world, "eve@example.com").await;
+    invite(&bob, "viewer").await.expect_problem(StatusCode::FORBIDDEN, "role_too_high");
+    let path = format!("/api/tenant/invitations/{}", given["invitation"]["id"].as_str().unwrap());
+    world.client.delete_as(&bob.token, &path).await.expect_problem(StatusCode::FORBIDDEN, "role_too_high");
+    world.client.get(&format!("/api/invitations/{link}")).await.expect(StatusCode::OK);
+}
+
+/// Accepting is no proof of who one is: what a stale session begins is stale, and ends with it.
+#[tokio::test]
+async fn a_session_that_accepting_begins_is_as_good_as_the_one_before() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let owner = people.founder("owner@example.com").await;
+    let before = world.signed_in("ada@example.com").await;
+    let me = world.client.get_as(&before, "/api/auth/me").await.expect(StatusCode::OK).json();
+    let body = json!({ "email": "ada@example.com", "role": "member" });
+    world.client.post_body_as(&owner.token, "/api/tenant/users/invite", &body).await.expect(StatusCode::CREATED);
+    let accept = json!({ "token": link(&world, "ada@example.com").await, "remember_me": true });
+    let joined = world.client.post_body_as(&before, "/api/invitations/accept", &accept).await.expect(StatusCode::OK).json();
+    let after = world.client.get_as(joined["access_token"].as_str().unwrap(), "/api/auth/me").await.expect(StatusCode::OK).json();
+    for time in ["authenticated_at", "expires_at"] {
+        assert_eq!(after["session"][time], me["session"][time], "{time}");
+    }
+}

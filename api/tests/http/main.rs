@@ -10,6 +10,7 @@ mod bad_input;
 mod documentation;
 mod email_change;
 mod forged_hosts;
+mod held_requests;
 mod invitations;
 mod limits;
 mod members;

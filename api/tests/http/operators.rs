@@ -69,6 +69,26 @@ fn expect_disabled(answer: Answer) {
     answer.expect_problem(StatusCode::FORBIDDEN, "account_disabled");
 }
 
+/// What a hijacker prepared before an operator stopped the account.
+#[tokio::test]
+async fn the_word_of_whoever_is_disabled_is_worth_nothing() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder(ADA).await;
+    let bob = people.join(&ada, BOB, Role::Admin).await;
+    let invite = json!({ "email": "eve@example.com", "role": "owner" });
+    world.client.post_body_as(&ada.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    let link = crate::invitations::link(&world, "eve@example.com").await;
+    let offer = json!({ "user_id": bob.user });
+    let offered = world.client.post_body_as(&ada.token, "/api/tenant/ownership-transfers", &offer).await.expect(StatusCode::CREATED);
+    printed(&disable(&world, ADA).await);
+    let accept = json!({ "token": link, "name": "Eve", "password": PASSWORD });
+    world.client.post("/api/invitations/accept", &accept).await.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
+    let path = format!("/api/tenant/ownership-transfers/{}/accept", offered.json()["id"].as_str().unwrap());
+    world.client.post_as(&bob.token, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    assert_eq!(people.role(&bob).await, Some(Role::Admin.into()));
+}
+
 #[tokio::test]
 async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_in() {
     let world = World::new().await;

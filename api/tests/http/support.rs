@@ -28,7 +28,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// Tests share few cores: what is shed in production waits here, except where shedding is tested.
-const PATIENT: &[(&str, &str)] = &[("TENANTRY__AUTH__HASH_WAIT", "60s"), ("TENANTRY__API__REQUEST_TIMEOUT", "60s")];
+const PATIENT: &[(&str, &str)] = &[
+    ("TENANTRY__AUTH__HASH_WAIT", "60s"),
+    ("TENANTRY__API__REQUEST_TIMEOUT", "60s"),
+    // All of them come from one network.
+    ("TENANTRY__AUTH__MAILS_PER_NETWORK", "10000"),
+];
 
 /// For tests that fail to sign in more often than people do.
 pub(crate) const UNTHROTTLED: &[(&str, &str)] =

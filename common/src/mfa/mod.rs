@@ -77,6 +77,9 @@ pub enum MfaError {
     /// There is nothing of that kind.
     #[error("there is no such second factor")]
     NotEnrolled,
+    /// They have no such passkey.
+    #[error("there is no such passkey")]
+    NoSuchPasskey,
     /// They have as many passkeys as they may.
     #[error("there are too many passkeys")]
     TooManyPasskeys,

@@ -434,7 +434,7 @@ impl Change for Remove {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), MfaError> {
         let filter = doc! { "_id": self.passkey, "user_id": self.owner.user };
-        txn.records::<Passkey>(PlatformScope).take(filter).await?.ok_or(MfaError::NotEnrolled)?;
+        txn.records::<Passkey>(PlatformScope).take(filter).await?.ok_or(MfaError::NoSuchPasskey)?;
         Ok(super::removed(txn, self.owner, MfaChange::PasskeyRemoved).await?)
     }
 }

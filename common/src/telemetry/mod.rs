@@ -27,7 +27,7 @@ pub struct Telemetry {
 /// # Errors
 /// When it was called before, or the filter or the collector's address does not parse.
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
-    let filter: EnvFilter = config.filter.parse()?;
+    let filter = filter(config)?;
     let lines = match config.format {
         config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed(),
         config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
@@ -43,7 +43,7 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
 /// # Errors
 /// When logging was started before, or the filter does not parse.
 pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
-    let filter: EnvFilter = config.filter.parse()?;
+    let filter = filter(config)?;
     let lines = match config.format {
         config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
         config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).boxed(),
@@ -60,4 +60,10 @@ impl Telemetry {
             tracing::warn!(%error, "spans_not_exported");
         }
     }
+}
+
+/// What is logged. Never what the library of passkeys says: it repeats what strangers send, as long as it is.
+fn filter(config: &config::Telemetry) -> Result<EnvFilter, StartError> {
+    let filter: EnvFilter = config.filter.parse()?;
+    Ok(filter.add_directive("webauthn_rs_core=off".parse()?))
 }

@@ -47,6 +47,8 @@ impl Servers {
         };
         let mut env = wiring.env();
         env.push(("TENANTRY__TELEMETRY__FILTER".to_owned(), "warn".to_owned()));
+        // Everything comes from one network here.
+        env.push(("TENANTRY__AUTH__MAILS_PER_NETWORK".to_owned(), "1000000".to_owned()));
         env
     }
 }

@@ -1,0 +1,106 @@
+//! Requests that are held open: let in while their caller was signed in, and finished when they are not any more. What they ask
+//! for is not done.
+
+use futures::future::join_all;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    invitations,
+    people::People,
+    support::{PASSWORD, World, eventually},
+};
+
+/// A request whose last byte is not sent yet.
+struct Held {
+    stream: TcpStream,
+    last: u8,
+}
+
+impl Held {
+    async fn begin(world: &World, method: &str, path: &str, token: &str, body: &Value) -> Self {
+        let body = body.to_string();
+        let (most, last) = body.as_bytes().split_at(body.len() - 1);
+        let address = world.api.url().trim_start_matches("http://").to_owned();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&[head.as_bytes(), most].concat()).await.unwrap();
+        Self { stream, last: last[0] }
+    }
+
+    /// The status line's number and all that follows.
+    async fn finish(mut self) -> (u16, String) {
+        self.stream.write_all(&[self.last]).await.unwrap();
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).await.unwrap();
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    }
+}
+
+/// Waits until as many requests are in work.
+async fn in_work(world: &World, count: usize) {
+    eventually("all are held", async || {
+        let now = world.metric("tenantry_http_requests_in_flight").await;
+        (now >= f64::from(u32::try_from(count).unwrap())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_begun_before_signing_out_is_not_done_after_it() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", common::roles::Role::Member).await;
+    let rules = world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    let member = format!("/api/tenant/users/{}", bob.user);
+    let requests = [
+        ("POST", "/api/tenant/roles", json!({ "name": "A role", "permissions": [] })),
+        ("POST", "/api/tenant/users/invite", json!({ "email": "eve@example.com", "role": "owner" })),
+        ("PUT", "/api/tenant/security", rules),
+        ("PUT", member.as_str(), json!({ "role": "owner" })),
+        ("POST", "/api/tenant/ownership-transfers", json!({ "user_id": bob.user })),
+        ("POST", "/api/auth/email/change", json!({ "new_email": "eve@example.com" })),
+        ("POST", "/api/auth/password/change", json!({ "current_password": PASSWORD, "new_password": "a quite different set of words" })),
+        ("POST", "/api/auth/reauthenticate", json!({ "password": PASSWORD })),
+        ("POST", "/api/auth/switch-tenant", json!({ "tenant_id": ada.tenant })),
+        ("POST", "/api/tenant/invitations/bulk", json!({ "invitations": [{ "email": "eve@example.com", "role": "admin" }] })),
+    ];
+    let held = join_all(requests.iter().map(|(method, path, body)| Held::begin(&world, method, path, &ada.token, body))).await;
+    in_work(&world, requests.len()).await;
+    world.client.post_as(&ada.token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
+    for (held, request) in held.into_iter().zip(requests) {
+        let (status, answer) = held.finish().await;
+        assert_eq!(status, 401, "{request:?}: {answer}");
+    }
+    assert_eq!(people.role(&bob).await, Some(common::roles::Role::Member.into()));
+    assert_eq!(world.count::<common::invitations::Invitation>().await, 0);
+    world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+}
+
+/// A session with the password alone, held open while its owner sets up a second factor, is no way around that.
+#[tokio::test]
+async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, owner) = (people.founder("ada@example.com").await, people.founder("owner@example.com").await);
+    let invite = json!({ "email": "ada@example.com", "role": "member" });
+    world.client.post_body_as(&owner.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    let accept = json!({ "token": invitations::link(&world, "ada@example.com").await, "token_delivery": "body" });
+    let held = Held::begin(&world, "POST", "/api/invitations/accept", &ada.token, &accept).await;
+    in_work(&world, 1).await;
+    let other = people.token(ada.user, ada.tenant).await;
+    world.client.post_as(&other, "/api/auth/logout-all").await.expect(StatusCode::NO_CONTENT);
+    let (status, answer) = held.finish().await;
+    assert_eq!(status, 401, "{answer}");
+    let live = common::sessions::Session::all_of(&world.store, ada.user).await.unwrap();
+    assert!(live.is_empty(), "{live:?}");
+}
