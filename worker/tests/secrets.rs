@@ -168,10 +168,10 @@ impl World {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let begun = Instant::now();
+        let (begun, mut looks) = (Instant::now(), tokio::time::interval(Duration::from_millis(50)));
         while !holds(self) {
             assert!(begun.elapsed() < DEADLINE, "not in time: {what}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            looks.tick().await;
         }
     }
 
