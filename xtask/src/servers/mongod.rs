@@ -20,6 +20,9 @@ use super::{
 
 const REPLICA_SET: &str = "rs0";
 const READY_WITHIN: Duration = Duration::from_mins(1);
+/// A node that comes up passes through states within milliseconds, and a command that meets a change of state
+/// is refused or cut off. What still fails after this time is a failure.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// Server error codes, from the server's own list.
 const NOT_YET_INITIALIZED: i32 = 94;
 const INVALID_REPLICA_SET_CONFIG: i32 = 93;
@@ -90,10 +93,11 @@ impl Mongod {
         let admin = client.database("admin");
         let begun = Instant::now();
         let mut asked = false;
-        while !admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary").unwrap_or(false) {
-            // A node that knows its set elects itself within milliseconds; one that waits longer needs telling.
-            if !asked {
-                asked = self.initiate(&admin).await?;
+        loop {
+            match self.advance(&admin, &mut asked).await {
+                Ok(true) => break,
+                Err(error) if begun.elapsed() > SETTLED_WITHIN => return Err(error),
+                Ok(false) | Err(_) => {}
             }
             tokio::time::sleep(if begun.elapsed() < Duration::from_secs(1) {
                 Duration::from_millis(10)
@@ -104,6 +108,18 @@ impl Mongod {
         }
         client.shutdown().immediate(true).await;
         Ok(())
+    }
+
+    /// Looks whether the node takes writes, and tells it once that it is a replica set where it waits for that.
+    async fn advance(&self, admin: &Database, asked: &mut bool) -> anyhow::Result<bool> {
+        if admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary").unwrap_or(false) {
+            return Ok(true);
+        }
+        // A node that knows its set elects itself within milliseconds; one that waits longer needs telling.
+        if !*asked {
+            *asked = self.initiate(admin).await?;
+        }
+        Ok(false)
     }
 
     /// Makes the node a replica set of its own; true once that was asked for. Data that was made on another
