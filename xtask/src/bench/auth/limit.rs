@@ -13,7 +13,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// The limit.
 pub(super) struct Limit {
     pub(super) program: PathBuf,
-    pub(super) threads: usize,
+    pub(super) threads: u16,
 }
 
 impl Limit {

@@ -22,6 +22,7 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
     let (second, third) = (sign_ins(field, field.time).await?, sign_ins(field, field.time).await?);
     let last = field.limit.measure(field.time).await?;
     let (hashes, sign_ins) = (f64::midpoint(first, last), f64::midpoint(second, third));
+    results.add(Figure::HashThreads, f64::from(field.limit.threads));
     results.add(Figure::Hashes, hashes);
     results.add(Figure::SignIns, sign_ins);
     results.add(Figure::SignInsOfHashes, sign_ins / hashes);
@@ -31,7 +32,7 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
 
 /// Sign-ins a second, at most.
 pub(super) async fn sign_ins(field: &Field<'_>, time: Duration) -> anyhow::Result<f64> {
-    let report = closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * field.limit.threads).await?;
+    let report = closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * usize::from(field.limit.threads)).await?;
     ensure!(report.errors.is_empty(), "not everybody was signed in, but {:?}", report.errors);
     Ok(report.achieved_per_second)
 }

@@ -56,6 +56,10 @@ pub(super) struct Options {
     /// Seconds each load lasts; a round has a dozen of them.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
     seconds: u16,
+    /// How many passwords are hashed at once; half as many as there are cores when not given, so that databases, worker and
+    /// load, which have machines of their own elsewhere, have the others.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    hash_threads: Option<u16>,
     /// Write the report into this folder.
     #[arg(long, value_name = "DIR", default_value_os_t = workspace_root().join("docs/benchmarks"))]
     out: PathBuf,
@@ -81,7 +85,7 @@ impl Options {
 /// Measures, and writes a table and the numbers.
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let circumstances = Circumstances::now().await?;
-    let threads = circumstances.cores;
+    let threads = options.hash_threads.map_or_else(|| u16::try_from(circumstances.cores.div_ceil(2)), Ok)?;
     let limit = Limit { program: programs::example(limit::PROGRAM).await?, threads };
     let stack = Stack::start_with(&programs::build(true).await?, &settings(threads)).await?;
     let mut results = Results::new(circumstances);
@@ -97,8 +101,8 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     outcome
 }
 
-/// As many hashes at once as there are cores, and nobody throttled.
-fn settings(cores: usize) -> Vec<(&'static str, String)> {
+/// So many hashes at once, and nobody throttled.
+fn settings(threads: u16) -> Vec<(&'static str, String)> {
     let unthrottled = [
         "TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT",
         "TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK",
@@ -106,7 +110,7 @@ fn settings(cores: usize) -> Vec<(&'static str, String)> {
         "TENANTRY__AUTH__MAILS_PER_NETWORK",
     ];
     let mut settings: Vec<_> = unthrottled.map(|name| (name, THROTTLE.to_owned())).into();
-    settings.push(("TENANTRY__AUTH__HASH_CONCURRENCY", cores.to_string()));
+    settings.push(("TENANTRY__AUTH__HASH_CONCURRENCY", threads.to_string()));
     settings
 }
 

@@ -14,6 +14,7 @@ use crate::bench::{
 /// One number of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Figure {
+    HashThreads,
     Hashes,
     SignIns,
     SignInsOfHashes,
@@ -40,6 +41,7 @@ impl Figure {
     /// What it is called, and in what it is counted.
     pub(super) const fn told(self) -> (&'static str, &'static str) {
         match self {
+            Self::HashThreads => ("passwords hashed at once", "threads"),
             Self::Hashes => ("argon2 alone", "hashes/s"),
             Self::SignIns => ("sign-ins", "sign-ins/s"),
             Self::SignInsOfHashes => ("sign-ins ÷ argon2 alone", "ratio"),
