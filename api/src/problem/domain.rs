@@ -37,7 +37,7 @@ impl From<HashError> for Problem {
     fn from(error: HashError) -> Self {
         match error {
             HashError::Overloaded => Self::new(Code::Overloaded, "Too many passwords are being checked. Try again shortly."),
-            HashError::Interrupted(_) | HashError::Refused(_) => Self::internal(&error),
+            HashError::Interrupted | HashError::Threads(_) | HashError::Refused(_) => Self::internal(&error),
         }
     }
 }

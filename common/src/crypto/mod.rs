@@ -7,6 +7,7 @@
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
+mod hashing_threads;
 mod link_token;
 mod master_key;
 mod password;

@@ -1,25 +1,18 @@
 //! Passwords: what is accepted, and argon2id on a bounded pool.
 //!
-//! A hash costs about 30 ms of a core on purpose. Hashing therefore runs on blocking threads
-//! behind a semaphore; a request that waits too long for its turn is shed instead of queueing, so
-//! a flood of logins cannot starve everything else. The 19 MiB that a hash works in are kept from
-//! one hash to the next, because what is freed on changing threads stays with their allocators'
-//! arenas and adds up to hundreds of megabytes.
+//! A hash costs about 16 ms of a core on purpose. Hashing therefore runs on a few threads of its
+//! own; a request that waits too long for its turn is shed instead of queueing, so a flood of
+//! logins cannot starve everything else.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, io, time::Duration};
 
-use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc};
+use argon2::{Algorithm, Argon2, Params, Version, password_hash::phc};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use mongodb::bson::Bson;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::JoinError, time::timeout};
 
-use crate::telemetry::metrics;
+use super::hashing_threads::{HashingThreads, Workspace};
 
 /// The fewest characters of a password (NIST SP 800-63B §3.1.1.2 with a second factor to come).
 pub(super) const PASSWORD_CHARS_MIN: usize = 8;
@@ -131,7 +124,10 @@ pub enum HashError {
     Overloaded,
     /// The hashing thread ended without an answer.
     #[error("hashing was interrupted")]
-    Interrupted(#[from] JoinError),
+    Interrupted,
+    /// The hashing threads cannot be started.
+    #[error("the hashing threads cannot be started: {0}")]
+    Threads(#[from] io::Error),
     /// argon2 refused; a stored hash that is not one of ours, for instance.
     #[error("argon2 refused: {0}")]
     Refused(String),
@@ -140,9 +136,8 @@ pub enum HashError {
 /// Hashes and checks passwords, a bounded number at once. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hasher {
-    turns: Arc<Semaphore>,
+    threads: HashingThreads,
     wait_max: Duration,
-    workspaces: Arc<Workspaces>,
     dummy: PasswordHash,
 }
 
@@ -150,13 +145,12 @@ impl Hasher {
     /// A hasher that works on `concurrency` passwords at once and sheds after `wait_max`.
     ///
     /// # Errors
-    /// When argon2 refuses its own parameters.
+    /// When argon2 refuses its own parameters, or the threads cannot be started.
     pub fn new(concurrency: usize, wait_max: Duration) -> Result<Self, HashError> {
         // Made with the same parameters as every new hash, so that checking a password of an
         // account that does not exist costs the same as of one that does.
-        let workspaces = Workspaces::default();
-        let dummy = hash_blocking(&workspaces, &SecretString::from("no account has this password".to_owned()))?;
-        Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), wait_max, workspaces: Arc::new(workspaces), dummy })
+        let dummy = hash_blocking(&mut Workspace::default(), &SecretString::from("no account has this password".to_owned()))?;
+        Ok(Self { threads: HashingThreads::start(concurrency)?, wait_max, dummy })
     }
 
     /// A hash of `password` with a fresh salt.
@@ -164,7 +158,7 @@ impl Hasher {
     /// # Errors
     /// [`HashError::Overloaded`] when its turn does not come in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
-        self.in_turn(move |workspaces| hash_blocking(workspaces, &password.0)).await
+        self.threads.run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0)).await
     }
 
     /// As [`Hasher::hash`], of a password that `check` has nothing against; both in one turn.
@@ -176,11 +170,11 @@ impl Hasher {
         password: Password,
         check: impl FnOnce(&Password) -> Result<(), E> + Send + 'static,
     ) -> Result<Result<PasswordHash, E>, HashError> {
-        let work = move |workspaces: &Workspaces| match check(&password) {
-            Ok(()) => hash_blocking(workspaces, &password.0).map(Ok),
+        let work = move |workspace: &mut Workspace| match check(&password) {
+            Ok(()) => hash_blocking(workspace, &password.0).map(Ok),
             Err(refusal) => Ok(Err(refusal)),
         };
-        self.in_turn(work).await
+        self.threads.run(self.wait_max, work).await
     }
 
     /// Whether `password` is the one `hash` was made of. Without a hash, as when there is no such
@@ -191,73 +185,24 @@ impl Hasher {
     pub async fn verify(&self, password: Password, hash: Option<PasswordHash>) -> Result<bool, HashError> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
-        self.in_turn(move |workspaces| verify_blocking(workspaces, &password.0, &hash)).await.map(|matches| matches && known)
-    }
-
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Workspaces) -> Result<T, HashError> + Send + 'static,
-    ) -> Result<T, HashError> {
-        let waiting = metrics::PASSWORD_HASH_WAITING.clone();
-        waiting.inc();
-        let turn = timeout(self.wait_max, Arc::clone(&self.turns).acquire_owned()).await;
-        waiting.dec();
-        let Ok(Ok(turn)) = turn else {
-            metrics::PASSWORD_HASH_SHED.inc();
-            return Err(HashError::Overloaded);
-        };
-        // The permit lives in the blocking task: were it held by the request, a client that hangs
-        // up would free it while its hash still burns a core.
-        let workspaces = Arc::clone(&self.workspaces);
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let _timer = metrics::PASSWORD_HASH_DURATION.start_timer();
-            work(&workspaces)
-        })
-        .await?
+        let verified = self.threads.run(self.wait_max, move |workspace| verify_blocking(workspace, &password.0, &hash)).await;
+        verified.map(|matches| matches && known)
     }
 }
 
-/// The memory that hashes work in, kept between them. Made when first needed and only ever used
-/// with a turn, so there are no more of them than turns.
-#[derive(Default)]
-struct Workspaces(Mutex<Vec<Workspace>>);
-
-type Workspace = Box<[Block]>;
-
-impl Workspaces {
-    /// The argon2 output of `length` bytes, in memory of the pool where that is large enough.
-    fn compute(&self, argon2: &Argon2<'_>, password: &SecretString, salt: &[u8], length: usize) -> Result<Vec<u8>, HashError> {
-        let blocks = argon2.params().block_count();
-        let mut output = vec![0; length];
-        let mut compute =
-            |memory: &mut [Block]| argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, &mut output, memory);
-        let computed = if blocks > workspace_blocks() {
-            compute(&mut vec![Block::new(); blocks])
-        } else {
-            let mut workspace = self.take();
-            let computed = compute(&mut workspace);
-            self.kept().push(workspace);
-            computed
-        };
-        computed.map(|()| output).map_err(refused)
-    }
-
-    fn take(&self) -> Workspace {
-        let kept = self.kept().pop();
-        kept.unwrap_or_else(|| vec![Block::new(); workspace_blocks()].into())
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Workspaces {
-    /// Their content comes of passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Workspaces").field(&self.kept().len()).finish()
-    }
+/// The argon2 output of `length` bytes.
+fn compute(
+    workspace: &mut Workspace,
+    argon2: &Argon2<'_>,
+    password: &SecretString,
+    salt: &[u8],
+    length: usize,
+) -> Result<Vec<u8>, HashError> {
+    let mut output = vec![0; length];
+    let computed = workspace.with(argon2.params().block_count(), workspace_blocks(), |memory| {
+        argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, &mut output, memory)
+    });
+    computed.map(|()| output).map_err(refused)
 }
 
 /// A block is a KiB.
@@ -265,11 +210,11 @@ const fn workspace_blocks() -> usize {
     MEMORY_KIB as usize
 }
 
-fn hash_blocking(workspaces: &Workspaces, password: &SecretString) -> Result<PasswordHash, HashError> {
+fn hash_blocking(workspace: &mut Workspace, password: &SecretString) -> Result<PasswordHash, HashError> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(refused)?;
     let salt = phc::Salt::generate();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
-    let output = workspaces.compute(&argon2, password, &salt, Params::DEFAULT_OUTPUT_LEN)?;
+    let output = compute(workspace, &argon2, password, &salt, Params::DEFAULT_OUTPUT_LEN)?;
     let hash = phc::PasswordHash {
         algorithm: Algorithm::Argon2id.ident(),
         version: Some(Version::V0x13.into()),
@@ -280,12 +225,12 @@ fn hash_blocking(workspaces: &Workspaces, password: &SecretString) -> Result<Pas
     Ok(PasswordHash(hash.to_string()))
 }
 
-fn verify_blocking(workspaces: &Workspaces, password: &SecretString, hash: &PasswordHash) -> Result<bool, HashError> {
+fn verify_blocking(workspace: &mut Workspace, password: &SecretString, hash: &PasswordHash) -> Result<bool, HashError> {
     let stored = phc::PasswordHash::new(&hash.0).map_err(refused)?;
     let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
         return Err(HashError::Refused("the stored hash lacks its salt or its output".to_owned()));
     };
-    let output = workspaces.compute(&argon2_of(&stored)?, password, salt, expected.len())?;
+    let output = compute(workspace, &argon2_of(&stored)?, password, salt, expected.len())?;
     Ok(verify_slices_are_equal(&output, expected.as_bytes()).is_ok())
 }
 
@@ -333,28 +278,6 @@ mod tests {
         assert!(!hasher.verify(password(&cut), Some(hash)).await.unwrap());
     }
 
-    #[tokio::test]
-    async fn a_full_pool_sheds() {
-        let hasher = Hasher::new(1, Duration::from_millis(1)).unwrap();
-        let _held = Arc::clone(&hasher.turns).acquire_owned().await.unwrap();
-        let shed = hasher.hash(password("correct horse")).await;
-        assert!(matches!(shed, Err(HashError::Overloaded)));
-    }
-
-    #[tokio::test]
-    async fn memory_is_kept_for_as_many_hashes_as_run_at_once() {
-        let hasher = Hasher::new(2, Duration::from_mins(1)).unwrap();
-        let kept = || hasher.workspaces.kept().iter().map(|workspace| workspace.as_ptr()).collect::<Vec<_>>();
-        let first = kept();
-        for _ in 0..5 {
-            hasher.hash(password("correct horse")).await.unwrap();
-        }
-        assert_eq!((first.len(), kept()), (1, first), "one after the other, they share the memory");
-        let hashing = (0..8).map(|_| hasher.hash(password("correct horse")));
-        futures::future::try_join_all(hashing).await.unwrap();
-        assert!(kept().len() <= 2, "{hasher:?}");
-    }
-
     fn made_by_the_crate(memory_kib: u32, passes: u32, lanes: u32) -> PasswordHash {
         let params = Params::new(memory_kib, passes, lanes, None).unwrap();
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -370,7 +293,6 @@ mod tests {
             assert!(hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(), "{memory_kib} {passes} {lanes}");
             assert!(!hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap(), "{memory_kib} {passes} {lanes}");
         }
-        assert_eq!(hasher.workspaces.kept().len(), 1, "what is too large to keep is not kept");
         // The reference implementation's own vector (phc-winner-argon2, src/test.c).
         let known = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let known = PasswordHash(known.to_owned());
