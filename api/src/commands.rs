@@ -19,7 +19,7 @@ use jobs::Jobs;
 use mongodb::bson::DateTime;
 use secrecy::ExposeSecret;
 
-use crate::identities::KEPT_FOR;
+use crate::{identities::KEPT_FOR, routes::JWKS_KEPT_FOR};
 
 /// The longest that a command waits until Redis has taken what was revoked.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
@@ -66,6 +66,11 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
     let rotate = RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
     let key = with_store(&config, async |store| Ok(store.commit(&rotate).await?)).await?;
     println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
+    if lead < JWKS_KEPT_FOR {
+        eprintln!(
+            "whoever verifies tokens without us may keep the keys for {JWKS_KEPT_FOR:?}, and not know this one before; a longer --lead avoids that"
+        );
+    }
     Ok(())
 }
 

@@ -80,7 +80,7 @@ enum Keys {
     List,
     /// Make the next key. It is published at once and signs after a while; nobody is signed out.
     Rotate {
-        /// How long it is published before it signs; not shorter than verifiers keep keys, 5 minutes.
+        /// How long it is published before it signs; verifiers may keep keys for 5 minutes.
         #[arg(long, default_value = "10m")]
         lead: Period,
     },

@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
-use common::{addressee::Addressee, config, email::Email, registrations::AddressDigest};
+use common::{
+    addressee::Addressee, config, crypto::Password, email::Email, registrations::AddressDigest, sign_in::SignInError, users::User,
+};
 use jobs::{
     sessions::Throttled,
     throttle::{Act, Admission, Limits, TooMany, Try},
@@ -78,6 +80,16 @@ impl<'a> Guard<'a> {
         }
     }
 
+    /// As [`Guard::check_password`], of somebody who is signed in: a session that was stolen is no further way to guess.
+    pub(crate) async fn check_password_of(app: &'a App, client: &'a Client, user: &User, password: Password) -> Result<(), Problem> {
+        let checking = async {
+            let is_right = app.hasher.verify(password, Some(user.password_hash.clone())).await?;
+            is_right.then_some(()).ok_or(SignInError::InvalidCredentials)
+        };
+        let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
+        Self::check_password(app, client, &user.email, checking, is_wrong).await
+    }
+
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
         if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
             let address = Addressee::seal(&self.app.key, address).map_err(|error| Problem::internal(&error))?;
@@ -94,7 +106,7 @@ impl<'a> Guard<'a> {
 
 fn limits(act: Act, auth: &config::Auth) -> Limits {
     let (per_account, per_network) = match act {
-        Act::SignIn | Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword | Act::FollowInvitation => {
+        Act::SignIn | Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
         Act::Register | Act::Invite | Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => {

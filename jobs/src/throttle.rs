@@ -36,12 +36,10 @@ static GIVE_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("
 /// What is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// To sign in.
+    /// To sign in, or to show the password again while one is signed in.
     SignIn,
     /// To show a second factor.
     SecondFactor,
-    /// To prove anew who one is.
-    Reauthenticate,
     /// To have a link mailed that sets a new password.
     ForgetPassword,
     /// To have an account made, which mails a link.
@@ -52,8 +50,6 @@ pub enum Act {
     ResendVerification,
     /// To set a password by a link.
     ResetPassword,
-    /// To change a password.
-    ChangePassword,
     /// To follow the link of an invitation.
     FollowInvitation,
     /// To have links mailed that confirm another address.
@@ -119,13 +115,11 @@ impl Act {
         match self {
             Self::SignIn => "sign_in",
             Self::SecondFactor => "second_factor",
-            Self::Reauthenticate => "reauthenticate",
             Self::Register => "register",
             Self::Invite => "invite",
             Self::ForgetPassword => "forget_password",
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",
-            Self::ChangePassword => "change_password",
             Self::FollowInvitation => "follow_invitation",
             Self::ChangeEmail => "change_email",
         }

@@ -2,6 +2,7 @@
 
 mod app;
 mod board;
+mod devices;
 mod handlers;
 mod preview;
 mod run;

@@ -24,7 +24,7 @@ struct Sample {
 /// Every template, more than once where its words depend on a value. The person's name has what HTML must escape.
 fn samples() -> Vec<Sample> {
     let name = "Ada <b>Lovelace</b> & Co";
-    let (origin, device) = ("https://app.example.com", "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0");
+    let (origin, device) = ("https://app.example.com", "Firefox on Linux");
     let since = "2026-01-31T18:00:00Z";
     let verification = |contested: bool| {
         let link = format!("{origin}/verify-email?token=c2FtcGxl");

@@ -86,7 +86,7 @@ impl From<EmailChangeError> for Problem {
 impl From<SignInError> for Problem {
     fn from(error: SignInError) -> Self {
         match error {
-            SignInError::InvalidCredentials => Self::new(Code::InvalidCredentials, "Check both and try again."),
+            SignInError::InvalidCredentials => Self::new(Code::InvalidCredentials, "Check what was given and try again."),
             SignInError::EmailNotVerified => {
                 Self::new(Code::EmailNotVerified, "Follow the link in the mail we sent, or ask for a new one.")
             }

@@ -173,9 +173,7 @@ impl Problem {
             Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
             Act::Register | Act::Invite => "The links in the mails that were sent are good. Or try again later.",
-            Act::SecondFactor | Act::Reauthenticate | Act::ResetPassword | Act::ChangePassword | Act::FollowInvitation => {
-                "Try again later."
-            }
+            Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
         // Whole seconds, and none too few.
         let wait = Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));

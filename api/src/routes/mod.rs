@@ -25,6 +25,7 @@ use utoipa_axum::{
     routes,
 };
 
+pub(crate) use self::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{BODY_BYTES_MAX, Need, Stated, need_of},
     middleware::{headers, limits, observe},

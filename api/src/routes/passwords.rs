@@ -13,7 +13,7 @@ use common::{
     email::Email,
     password_resets::{ChangePassword, PasswordReset, Redeem, ResetError},
     passwords::Context,
-    sign_in::belongings_of,
+    sign_in::{SignInError, belongings_of},
     users::User,
 };
 use jobs::{passwords as changes, throttle::Act};
@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, Open, is_recent},
-    problem::{Code, Problem},
+    problem::Problem,
     state::App,
     throttle::Guard,
 };
@@ -146,23 +146,22 @@ pub(super) async fn set_by_link(app: &App, client: &Client, token: &str, passwor
     responses((status = 204, description = "The password is changed, and all other sessions are over."))
 )]
 pub(super) async fn change(caller: Caller, State(app): State<App>, client: Client, Json(body): Json<Renew>) -> Result<StatusCode, Problem> {
-    // A session that was stolen is no way to guess the password either.
-    let counted = Guard::of_account(&app, Act::ChangePassword, &caller.user.id.to_string(), &client).admit().await?;
     // The account as it is now, not as it was kept for this caller.
     let user = User::by_id(app.store(), caller.user.id).await?.ok_or_else(|| Problem::unauthenticated(true))?;
-    if !app.hasher.verify(body.current_password, Some(user.password_hash.clone())).await? {
-        return Err(wrong_password());
-    }
+    Guard::check_password_of(&app, &client, &user, body.current_password).await?;
     // The current password is proof enough of who needs no second factor.
     if user.second_factor_since.is_some() && !is_recent(&caller.session, &app) {
         return Err(Problem::reauthentication_required());
     }
-    app.throttle.take_back(counted).await;
     let hashed = app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
     let (kept, tenant) = (caller.session.id, caller.tenant.id);
     let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
-    if caller.commit(&app, &changes::ChangeOwn(change)).await? { Ok(StatusCode::NO_CONTENT) } else { Err(wrong_password()) }
+    if caller.commit(&app, &changes::ChangeOwn(change)).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(SignInError::InvalidCredentials.into())
+    }
 }
 
 /// What is known of a person: their address, what they and their tenants are called, and what those ask for.
@@ -170,8 +169,4 @@ async fn about(store: &Store, user: &User) -> Result<Context, DbError> {
     let belongings = belongings_of(store, user.id).await?;
     let about = Context::default().with_email(&user.email).with_name(&user.name);
     Ok(belongings.iter().fold(about, |about, belonging| about.with_tenant(&belonging.tenant)))
-}
-
-fn wrong_password() -> Problem {
-    Problem::new(Code::InvalidCredentials, "The current password is another one.")
 }

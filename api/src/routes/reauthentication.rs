@@ -61,29 +61,26 @@ pub(super) async fn reauthenticate(
     client: Client,
     Json(body): Json<Proof>,
 ) -> Result<Response, Problem> {
-    // A session that was stolen is no way to guess the password either.
-    let counted = Guard::of_account(&app, Act::Reauthenticate, &caller.user.id.to_string(), &client).admit().await?;
     // The account as it is now, not as it was kept for this caller.
     let user = User::by_id(app.store(), caller.user.id).await?.ok_or_else(|| Problem::unauthenticated(true))?;
     let again =
         |second_factor| Reauthenticate { session: caller.session.id, user: user.id, password_set_at: user.password_set_at, second_factor };
     let session = match body {
         Proof { password: Some(password), ceremony: None, credential: None } => {
-            if !app.hasher.verify(password, Some(user.password_hash.clone())).await? {
-                return Err(Problem::new(Code::InvalidCredentials, "The account's password is another one."));
-            }
+            Guard::check_password_of(&app, &client, &user, password).await?;
             app.jobs.commit(&again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
+            let counted = Guard::of_account(&app, Act::SecondFactor, &user.id.to_string(), &client).admit().await?;
             let passkey = passkeys::used(&app, &ceremony, &credential).await?;
             if passkey.user() != user.id {
                 return Err(SignInError::PasskeyInvalid.into());
             }
+            app.throttle.take_back(counted).await;
             app.jobs.commit(&ByPasskey { used: passkey, change: again(true) }).await
         }
         _ => return Err(Problem::new(Code::ValidationFailed, "Give the `password`, or a `ceremony` and its `credential`.")),
     };
-    app.throttle.take_back(counted).await;
     match session {
         Ok(session) => signed_in(&app, &SignedIn::resume(app.store(), session).await?, None),
         Err(SignInError::SecondFactorRequired) => Err(mfa::asked(&app, Purpose::Reauthenticate(again(false))).await),

@@ -1,5 +1,7 @@
 //! The public halves of the keys that access tokens are signed with.
 
+use std::time::Duration;
+
 use axum::{
     Json as Answer,
     extract::State,
@@ -11,7 +13,7 @@ use serde_json::Value;
 use crate::{extract::Open, state::App};
 
 /// A verifier may keep the keys this long; an unknown `kid` is its reason to ask sooner.
-const CACHE: &str = "public, max-age=300";
+pub(crate) const JWKS_KEPT_FOR: Duration = Duration::from_mins(5);
 
 /// List the public keys (RFC 7517) that access tokens are signed with.
 #[utoipa::path(
@@ -20,5 +22,5 @@ const CACHE: &str = "public, max-age=300";
 )]
 pub(super) async fn jwks(_: Open, State(app): State<App>) -> Response {
     let keys: Answer<Value> = Answer(app.keyring.jwks());
-    ([(header::CACHE_CONTROL, CACHE)], keys).into_response()
+    ([(header::CACHE_CONTROL, format!("public, max-age={}", JWKS_KEPT_FOR.as_secs()))], keys).into_response()
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
+    devices::described,
     templates::{NEW_SIGN_IN, REUSE_ALARM, SIGN_IN_THROTTLED},
 };
 
@@ -19,8 +20,7 @@ use crate::{
 pub(crate) async fn send_reuse_alarm(job: SendReuseAlarm, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
-    let values =
-        json!({ "name": user.name, "device": device(&session), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
+    let values = json!({ "name": user.name, "device": described(&session.device), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
     app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
 }
 
@@ -31,7 +31,7 @@ pub(crate) async fn send_new_sign_in(job: SendNewSignIn, running: Running<App>) 
     let address = if session.ip.is_empty() { "unknown address" } else { &session.ip };
     let values = json!({
         "name": user.name,
-        "device": device(&session),
+        "device": described(&session.device),
         "address": address,
         "since": rfc3339(session.created_at),
         "link": app.forgot_password_page(),
@@ -66,9 +66,4 @@ async fn session_and_user(app: &App, session: SessionId) -> Result<Option<(Sessi
         tracing::info!("user_gone");
     }
     Ok(user.map(|user| (session, user)))
-}
-
-/// What the client said it is.
-fn device(session: &Session) -> &str {
-    if session.device.is_empty() { "unknown device" } else { &session.device }
 }

@@ -21,9 +21,9 @@ const HASHED: &str = "tenantry_password_hash_duration_seconds_sum";
 pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::Result<()> {
     sign_ins(field, WARM_UP).await?;
     let first = field.limit.measure(field.time).await?;
-    let hashed = field.stack.api_metric(HASHED).await?;
+    let busy_before = field.stack.api_metric(HASHED).await?;
     let (second, third) = (sign_ins(field, field.time).await?, sign_ins(field, field.time).await?);
-    let hashed = field.stack.api_metric(HASHED).await? - hashed;
+    let busy = field.stack.api_metric(HASHED).await? - busy_before;
     let last = field.limit.measure(field.time).await?;
     let (hashes, sign_ins) = (f64::midpoint(first, last), f64::midpoint(second, third));
     results.add(Figure::HashThreads, f64::from(field.limit.threads));
@@ -31,7 +31,7 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
     results.add(Figure::SignIns, sign_ins);
     results.add(Figure::SignInsOfHashes, sign_ins / hashes);
     results.add(Figure::SameHashes, last / first);
-    results.add(Figure::HashingBusy, hashed / (2.0 * field.time.as_secs_f64() * f64::from(field.limit.threads)));
+    results.add(Figure::HashingBusy, busy / (2.0 * field.time.as_secs_f64() * f64::from(field.limit.threads)));
     Ok(())
 }
 
