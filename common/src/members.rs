@@ -1,6 +1,6 @@
 //! The members of a tenant: who they are, and changes of what they may do.
 //!
-//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each other at the
+//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each other, or leave, at the
 //! same moment do so one after the other, and the second one finds that it may not.
 
 use mongodb::bson::doc;
@@ -193,16 +193,44 @@ impl Change for RemoveMember {
     type Error = MemberError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
-        let scope = self.actor.scope;
         let (_, membership) = reach(txn, self.actor, self.user).await?;
-        spare_last_owner(txn, &membership).await?;
-        txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
-        OwnershipTransfer::forget_all_of(txn, scope, self.user).await?;
-        Session::revoke_in_tenant(txn, self.user, scope.tenant_id()).await?;
-        revocations::note(txn, Revoked::Member(scope.tenant_id(), self.user));
+        end(txn, &membership).await?;
         self.actor.record(txn, "member.removed", self.user).await?;
         Ok(())
     }
+}
+
+/// Leaves a tenant, and ends one's sessions in it.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaveTenant {
+    /// Who leaves.
+    pub actor: Actor,
+}
+
+impl Change for LeaveTenant {
+    type Output = ();
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
+        let Actor { scope, user } = self.actor;
+        Tenant::hold(txn, scope).await?;
+        let membership = Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
+        end(txn, &membership).await?;
+        self.actor.record(txn, "member.left", user).await?;
+        Ok(())
+    }
+}
+
+/// Ends a membership with what belongs to it, unless it is that of the last owner.
+async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
+    spare_last_owner(txn, membership).await?;
+    // Vouched for by the membership, which was found within the same scope.
+    let (scope, user) = (TenantScope::vouched(membership.tenant_id), membership.user_id);
+    txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
+    OwnershipTransfer::forget_all_of(txn, scope, user).await?;
+    Session::revoke_in_tenant(txn, user, scope.tenant_id()).await?;
+    revocations::note(txn, Revoked::Member(scope.tenant_id(), user));
+    Ok(())
 }
 
 /// Holds the tenant, and finds a member whom the actor may change.

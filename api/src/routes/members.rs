@@ -6,19 +6,21 @@ use axum::{
     Json as Answer,
     extract::{Path, State},
     http::StatusCode,
+    response::Response,
 };
 use common::{
     ambient::rfc3339,
     custom_roles::CustomRole,
     email::Email,
     id::{self, UserId},
-    members::{ChangeRole, Member, MemberError, MemberFilter, RemoveMember},
+    members::{ChangeRole, LeaveTenant, Member, MemberError, MemberFilter, RemoveMember},
     memberships::Membership,
     roles::{Role, RoleRef},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::sessions::signed_out;
 use crate::{
     extract::{Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete, UsersRead, UsersWrite, is_recent},
     problem::Problem,
@@ -186,6 +188,20 @@ pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
     access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Leave the tenant.
+///
+/// One's sessions in it end at once; those in other tenants go on. Refused as `last_owner` (409) when nobody would own
+/// the tenant then.
+#[utoipa::path(
+    delete, path = "/api/tenant/users/me", tag = "Members",
+    responses((status = 204, description = "One is no member any more."))
+)]
+pub(super) async fn leave(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
+    prove_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
+    caller.commit(&app, &LeaveTenant { actor: caller.actor() }).await?;
+    Ok(signed_out())
 }
 
 async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Problem> {

@@ -105,6 +105,7 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(members::list))
         .with(route!(members::update))
         .with(route!(members::remove))
+        .with(route!(members::leave))
         .with(route!(invitations::invite))
         .with(route!(invitations::list))
         .with(route!(invitations::cancel))

@@ -316,7 +316,8 @@ pub(super) async fn logout_all(caller: Caller, State(app): State<App>) -> Result
     Ok(signed_out())
 }
 
-fn signed_out() -> Response {
+/// The answer to whoever ended the session that they ask by: their browser forgets its cookie.
+pub(super) fn signed_out() -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, refresh_cookie::clear())]).into_response()
 }
 

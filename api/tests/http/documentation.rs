@@ -66,6 +66,7 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("put", "/api/tenant/security"),
     ("get", "/api/tenant/users"),
     ("post", "/api/tenant/users/invite"),
+    ("delete", "/api/tenant/users/me"),
     ("delete", "/api/tenant/users/{id}"),
     ("put", "/api/tenant/users/{id}"),
 ];

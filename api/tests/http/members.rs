@@ -23,6 +23,10 @@ async fn remove(world: &World, actor: &Person, member: &Person) -> Answer {
     world.client.delete_as(&actor.token, &format!("{MEMBERS}/{}", member.user)).await
 }
 
+async fn leave(world: &World, person: &Person) -> Answer {
+    world.client.delete_as(&person.token, &format!("{MEMBERS}/me")).await
+}
+
 fn emails(page: &Value) -> Vec<String> {
     page["items"].as_array().unwrap().iter().map(|member| member["email"].as_str().unwrap().to_owned()).collect()
 }
@@ -103,22 +107,27 @@ async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
     assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
 }
 
+/// Makes somebody a member of another's tenant, too; their token there.
+async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Person) -> String {
+    let elsewhere = Membership {
+        id: absent(),
+        tenant_id: other.tenant,
+        user_id: person.user,
+        role: Role::Viewer.into(),
+        version: 1,
+        created_at: world.store.ambient().now(),
+    };
+    world.store.records::<Membership>(PlatformScope).insert(&elsewhere).await.unwrap();
+    people.token(person.user, other.tenant).await
+}
+
 #[tokio::test]
 async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
     let bob = people.join(&ada, "bob@example.com", Role::Member).await;
-    let elsewhere = Membership {
-        id: absent(),
-        tenant_id: eve.tenant,
-        user_id: bob.user,
-        role: Role::Viewer.into(),
-        version: 1,
-        created_at: world.store.ambient().now(),
-    };
-    world.store.records::<Membership>(PlatformScope).insert(&elsewhere).await.unwrap();
-    let there = people.token(bob.user, eve.tenant).await;
+    let there = belong(&world, &people, &bob, &eve).await;
     world.client.get_as(&bob.token, "/api/auth/me").await.expect(StatusCode::OK);
     remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);
     world.client.get_as(&bob.token, "/api/auth/me").await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
@@ -127,6 +136,50 @@ async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
     let live = doc! { "user_id": bob.user, "tenant_id": ada.tenant, "revoked_at": null };
     assert_eq!(world.store.records::<Session>(PlatformScope).count(live).await.unwrap(), 0);
     assert_eq!(people.role(&bob).await, None);
+}
+
+#[tokio::test]
+async fn who_leaves_is_out_at_once_on_every_process_and_elsewhere_still_in() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
+    let bob = people.join(&ada, "bob@example.com", Role::Billing).await;
+    let (there, phone) = (belong(&world, &people, &bob, &eve).await, people.token(bob.user, ada.tenant).await);
+    world.client.post_body_as(&ada.token, TRANSFERS, &json!({ "user_id": bob.user })).await.expect(StatusCode::CREATED);
+    for client in [&world.client, &second] {
+        client.get_as(&phone, "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    let left = leave(&world, &bob).await.expect(StatusCode::NO_CONTENT);
+    assert!(left.header("set-cookie").starts_with("refresh_token=;"), "{left:?}");
+    for token in [&bob.token, &phone] {
+        world.client.get_as(token, "/api/auth/me").await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        second.expect_refused_within_a_second(token).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    }
+    leave(&world, &bob).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    world.client.get_as(&there, "/api/auth/me").await.expect(StatusCode::OK);
+    assert_eq!((people.role(&bob).await, world.count::<OwnershipTransfer>().await), (None, 0));
+    let live = doc! { "user_id": bob.user, "tenant_id": ada.tenant, "revoked_at": null };
+    assert_eq!(world.store.records::<Session>(PlatformScope).count(live).await.unwrap(), 0);
+    let event = doc! { "action": "member.left", "actor": bob.user, "target": bob.user, "tenant_id": ada.tenant };
+    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_owner_who_leaves_proved_of_late_who_they_are() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let (eve, bob) = (people.join(&ada, "eve@example.com", Role::Owner).await, people.join(&ada, "bob@example.com", Role::Member).await);
+    let stale = doc! { "$set": { "authenticated_at": DateTime::from_millis(0) } };
+    for person in [&eve, &bob] {
+        world.store.records::<Session>(PlatformScope).update(doc! { "user_id": person.user }, stale.clone()).await.unwrap();
+    }
+    leave(&world, &eve).await.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
+    leave(&world, &bob).await.expect(StatusCode::NO_CONTENT);
+    let fresh = people.token(eve.user, eve.tenant).await;
+    world.client.delete_as(&fresh, &format!("{MEMBERS}/me")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(people.count(ada.tenant, Role::Owner).await, 1);
 }
 
 #[tokio::test]
@@ -153,6 +206,7 @@ async fn the_last_owner_stays() {
     people.join(&ada, "admin@example.com", Role::Admin).await;
     give(&world, &ada, &ada, "admin").await.expect_problem(StatusCode::CONFLICT, "last_owner");
     remove(&world, &ada, &ada).await.expect_problem(StatusCode::CONFLICT, "last_owner");
+    leave(&world, &ada).await.expect_problem(StatusCode::CONFLICT, "last_owner");
     give(&world, &ada, &ada, "owner").await.expect(StatusCode::OK);
 }
 
@@ -171,6 +225,25 @@ async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
         assert!(people.count(ada.tenant, Role::Owner).await >= 1, "{first:?} {second:?}");
         let refused = [&first, &second].into_iter().filter(|answer| !answer.status.is_success());
         assert_eq!(refused.count(), 1, "{first:?} {second:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_owners_who_leave_at_once_leave_one() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    for round in 0..15 {
+        let ada = people.founder(&format!("ada{round}@example.com")).await;
+        let eve = people.join(&ada, &format!("eve{round}@example.com"), Role::Owner).await;
+        let (first, second) = match round % 3 {
+            0 => tokio::join!(leave(&world, &ada), leave(&world, &eve)),
+            1 => tokio::join!(leave(&world, &ada), remove(&world, &eve, &eve)),
+            _ => tokio::join!(give(&world, &ada, &ada, "admin"), leave(&world, &eve)),
+        };
+        assert_eq!(people.count(ada.tenant, Role::Owner).await, 1, "{first:?} {second:?}");
+        let (refused, left) = if first.status.is_success() { (second, first) } else { (first, second) };
+        assert!(left.status.is_success(), "{left:?}");
+        refused.expect_problem(StatusCode::CONFLICT, "last_owner");
     }
 }
 
