@@ -1,5 +1,6 @@
 //! Subcommands that prepare an installation, and that operators work on it with.
 
+pub(crate) mod tenants;
 pub(crate) mod users;
 
 use std::{fmt::Write, fs, path::Path, time::Duration};

@@ -51,6 +51,9 @@ enum Command {
     /// Look at people's accounts; stop them and let them go on.
     #[command(subcommand)]
     Users(commands::users::UsersCommand),
+    /// Let the members of a tenant in that locked itself out.
+    #[command(subcommand)]
+    Tenants(commands::tenants::TenantsCommand),
     /// The offline list of breached passwords.
     #[command(subcommand)]
     BreachedPasswords(BreachedPasswords),
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Keys(Keys::Rotate { lead: Period(lead) }) => run(move |config| commands::keys_rotate(config, lead)),
         Command::Keys(Keys::Revoke { key }) => run(move |config| commands::keys_revoke(config, key)),
         Command::Users(command) => run(move |config| commands::users::run(config, command)),
+        Command::Tenants(command) => run(move |config| commands::tenants::run(config, command)),
         Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
             commands::build_breached_passwords(&from, &to).map_or_else(|error| failed(&error), |made| printed(&made))
         }

@@ -11,8 +11,10 @@ use mongodb::bson::{self, Bson};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::{Change, DbError, Transient, Txn, Unchanged},
+    audit::{self, Operator},
+    db::{Change, DbError, TenantScope, Transient, Txn, Unchanged},
     email::Email,
+    id::TenantId,
     memberships::Actor,
     networks::Range,
     revocations::{self, Revoked},
@@ -264,6 +266,55 @@ impl Change for ChangeSecurity<'_> {
 impl ChangeSecurity<'_> {
     async fn has_second_factor(&self, txn: &mut Txn) -> Result<bool, DbError> {
         Ok(User::within(txn, self.actor.user).await?.is_some_and(|user| user.second_factor_since.is_some()))
+    }
+}
+
+/// Why a tenant is not worked in from everywhere.
+#[derive(Debug, thiserror::Error)]
+pub enum AllowError {
+    /// There is no such tenant.
+    #[error("there is no such tenant")]
+    NotFound,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for AllowError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::NotFound => None,
+        }
+    }
+}
+
+/// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there was one. The other
+/// rules stay. Doing it once more tells every process once more.
+#[derive(Debug)]
+pub struct AllowAllAddresses<'a> {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who does it, and why.
+    pub operator: &'a Operator,
+}
+
+impl Change for AllowAllAddresses<'_> {
+    type Output = bool;
+    type Error = AllowError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, AllowError> {
+        // An operator works on the whole installation.
+        let scope = TenantScope::vouched(self.tenant);
+        let tenant = Tenant::hold(txn, scope).await?.ok_or(AllowError::NotFound)?;
+        revocations::note(txn, Revoked::Tenant(tenant.id));
+        if tenant.security.ip_allowlist.is_everywhere() {
+            return Ok(false);
+        }
+        let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
+        Tenant::set_security(txn, scope, security.bson()?).await?;
+        audit::record_operation(txn, self.operator, "tenant.all_addresses_allowed", tenant.id).await?;
+        Ok(true)
     }
 }
 

@@ -89,6 +89,43 @@ impl Slug {
     }
 }
 
+/// A text that cannot be a slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be lower-case letters, digits and single hyphens between them")]
+pub struct InvalidSlug;
+
+impl FromStr for Slug {
+    type Err = InvalidSlug;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSlug> {
+        let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if text.split('-').all(is_word) { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
+    }
+}
+
+/// A tenant as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantRef {
+    /// By its id.
+    Id(TenantId),
+    /// By its short name.
+    Slug(Slug),
+}
+
+/// A text that names no tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an id such as ten_0192a0b8c0de7000800000000000cafe, or a tenant's short name")]
+pub struct InvalidTenantRef;
+
+impl FromStr for TenantRef {
+    type Err = InvalidTenantRef;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTenantRef> {
+        let by_id = text.parse().map(Self::Id);
+        by_id.or_else(|_| text.parse().map(Self::Slug)).map_err(|_| InvalidTenantRef)
+    }
+}
+
 impl fmt::Display for Slug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -186,6 +223,18 @@ impl Tenant {
         store.records::<Self>(PlatformScope).find(doc! { "_id": scope.tenant_id() }).await
     }
 
+    /// The tenant that an operator names.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn named(store: &Store, name: &TenantRef) -> Result<Option<Self>, DbError> {
+        let filter = match name {
+            TenantRef::Id(id) => doc! { "_id": id },
+            TenantRef::Slug(slug) => doc! { "slug": slug.to_string() },
+        };
+        store.records::<Self>(PlatformScope).find(filter).await
+    }
+
     /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that such changes
     /// conflict and happen one after another: each sees what those before it left, and what must hold of all
     /// members together (there is an owner, a role in use exists, no more than so many) cannot be undone by two
@@ -237,6 +286,18 @@ mod tests {
     fn slugs_follow_names() {
         for (name, slug) in [("Demo", "demo"), ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"), ("日本", "tenant"), ("a--b", "a-b")] {
             assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
+        }
+    }
+
+    #[test]
+    fn an_operator_names_a_tenant_by_its_id_or_its_slug() {
+        for slug in ["demo", "rzte-s-hne-gmbh", "7"] {
+            assert_eq!(slug.parse(), Ok(TenantRef::Slug(Slug(slug.to_owned()))));
+        }
+        let id: TenantId = crate::ambient::Ambient::system().id();
+        assert_eq!(id.to_string().parse(), Ok(TenantRef::Id(id)));
+        for text in ["", "-", "a--b", "-a", "a-", "Demo", "a b", "ten_7", "ada@example.com", "ärzte"] {
+            assert_eq!(text.parse::<TenantRef>(), Err(InvalidTenantRef), "{text:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What operators do with people's accounts, by the program's own commands: effective everywhere within a second, whether or not
+//! What operators do with people's accounts and with tenants, by the program's own commands: effective everywhere within a second, whether or not
 //! Redis is there, and written down.
 
 use std::{
@@ -13,8 +13,10 @@ use common::{
     invitations::Invitation,
     memberships::Membership,
     password_resets::{PasswordReset, Prepare},
+    revocations::Revoked,
     roles::Role,
     sessions::Session,
+    tenants::Tenant,
     users::User,
 };
 use mongodb::bson::doc;
@@ -230,6 +232,56 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
         complaint(&world.run(&["users", "find", nobody], &[]).await, 1);
     }
     world.client.get_as(&ada.token, "/api/auth/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywhere_again() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    let elsewhere = json!({ "ip_allowlist": ["192.0.2.0/24"], "password_min_length": 12 });
+    let update = doc! { "$set": { "security": mongodb::bson::serialize_to_bson(&elsewhere).unwrap() } };
+    for tenant in [ada.tenant, eve.tenant] {
+        world.store.records::<Tenant>(PlatformScope).update(doc! { "_id": tenant }, update.clone()).await.unwrap();
+        world.announce(Revoked::Tenant(tenant)).await;
+    }
+    for client in [&world.client, &second] {
+        let refused = client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::FORBIDDEN).await;
+        refused.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    }
+    world.login(ADA, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+
+    let allow = async |tenant: &str| world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "Their office moved"], &[]).await;
+    assert_eq!(printed(&allow("tenant-of-ada").await), format!("{} is worked in from everywhere\n", ada.tenant));
+    for client in [&world.client, &second] {
+        client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::OK).await;
+    }
+    world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
+    let rules = world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    assert_eq!(rules, crate::security::rules(&json!({ "password_min_length": 12 })), "the other rules stay");
+    world.login("eve@example.com", PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+
+    assert_eq!(printed(&allow(&ada.tenant.to_string()).await), format!("{} had no list of addresses\n", ada.tenant));
+    let filter = doc! { "action": "tenant.all_addresses_allowed" };
+    let events: Vec<AuditEvent> = world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
+    assert_eq!(events.len(), 1, "what changes nothing is no event");
+    let operator = serde_json::to_value(events[0].operator.as_ref().unwrap()).unwrap();
+    assert!(operator["name"].as_str().is_some_and(|name| !name.is_empty()));
+    assert_eq!((&operator["reason"], events[0].target.as_str()), (&json!("Their office moved"), ada.tenant.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_not_there_is_told_so_and_none_is_opened_without_a_reason() {
+    let world = World::new().await;
+    for tenant in ["nobodys", absent::<id::Tenant>().to_string().as_str()] {
+        let refused = world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "x"], &[]).await;
+        assert!(complaint(&refused, 1).contains("api users find"));
+    }
+    for args in [&["demo"][..], &["demo", "--reason", " "], &["Demo", "--reason", "x"], &["", "--reason", "x"], &["--reason", "x"]] {
+        let args = [&["tenants", "allow-all-addresses"], args].concat();
+        assert!(!complaint(&world.run(&args, &[]).await, 2).is_empty(), "{args:?}");
+    }
 }
 
 #[tokio::test]
