@@ -142,6 +142,15 @@ impl Transient for MemberError {
     }
 }
 
+/// A member who was given a role.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// They, as they are now.
+    pub member: Member,
+    /// Whether it is another than they had.
+    pub is_new: bool,
+}
+
 /// Gives a member another role.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeRole {
@@ -154,10 +163,10 @@ pub struct ChangeRole {
 }
 
 impl Change for ChangeRole {
-    type Output = Member;
+    type Output = Given;
     type Error = MemberError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Member, MemberError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<Given, MemberError> {
         let scope = self.actor.scope;
         let (mine, membership) = reach(txn, self.actor, self.user).await?;
         let after = Grant::within(txn, scope, self.role).await?.ok_or(MemberError::NoSuchRole)?;
@@ -166,7 +175,7 @@ impl Change for ChangeRole {
         }
         let user = User::within(txn, self.user).await?.ok_or(MemberError::NotFound)?;
         if membership.role == self.role {
-            return Ok(Member { membership, user });
+            return Ok(Given { member: Member { membership, user }, is_new: false });
         }
         spare_last_owner(txn, &membership).await?;
         let owner = RoleRef::from(Role::Owner);
@@ -175,7 +184,7 @@ impl Change for ChangeRole {
         }
         let membership = membership.give(txn, self.role).await?.ok_or(MemberError::NotFound)?;
         self.actor.record(txn, "member.role_changed", self.user).await?;
-        Ok(Member { membership, user })
+        Ok(Given { member: Member { membership, user }, is_new: true })
     }
 }
 

@@ -174,7 +174,7 @@ impl Change for OfferOwnership {
     }
 }
 
-/// The member it is offered to accepts.
+/// The member it is offered to accepts; answers what they accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptOwnership {
     /// The member.
@@ -184,10 +184,10 @@ pub struct AcceptOwnership {
 }
 
 impl Change for AcceptOwnership {
-    type Output = ();
+    type Output = OwnershipTransfer;
     type Error = TransferError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<(), TransferError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
         let Actor { scope, user } = self.actor;
         Tenant::hold(txn, scope).await?;
         let offer = OwnershipTransfer::take(txn, scope, self.offer, doc! { "to": user }).await?;
@@ -199,7 +199,7 @@ impl Change for AcceptOwnership {
         next.give(txn, Role::Owner.into()).await?;
         before.give(txn, Role::Admin.into()).await?;
         self.actor.record(txn, "ownership.transferred", offer.from).await?;
-        Ok(())
+        Ok(offer)
     }
 }
 

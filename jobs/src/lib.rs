@@ -21,6 +21,7 @@ mod inspect;
 pub mod invitations;
 mod job;
 pub mod maintenance;
+pub mod members;
 pub mod mfa;
 pub mod outbox;
 pub mod ownership;

@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{email_changes, invitations, maintenance, mfa, ownership, passwords, registrations, sessions};
+use crate::handlers::{email_changes, invitations, maintenance, members, mfa, ownership, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -99,7 +99,10 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(invitations::send_reminder)
         .on(invitations::invite_chunk)
         .on(invitations::complete_list)
+        .on(members::send_role_changed)
+        .on(members::send_removed)
         .on(ownership::send_offer)
+        .on(ownership::send_transferred)
         .on(sessions::send_new_sign_in)
         .on(sessions::send_throttled)
         .on(passwords::send_reset)

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     handlers::mfa::told,
     templates::{
-        ACCOUNT_EXISTS, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MFA_CHANGED,
-        NEW_SIGN_IN, OWNERSHIP_OFFER, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM, SIGN_IN_THROTTLED, VERIFICATION,
+        ACCOUNT_EXISTS, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MEMBER_REMOVED,
+        MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM, ROLE_CHANGED,
+        SIGN_IN_THROTTLED, VERIFICATION,
     },
 };
 
@@ -39,6 +40,9 @@ fn samples() -> Vec<Sample> {
     let link = format!("{origin}/invitations/accept?token=c2FtcGxl");
     let invitation = json!({ "inviter": name, "tenant": "Analytical Engines", "role": "Member", "link": link, "hours": 72 });
     let offer = json!({ "name": name, "inviter": "Charles", "tenant": "Analytical Engines", "until": since, "link": origin });
+    let transferred =
+        |is_giver: bool| json!({ "name": name, "other": "Charles", "tenant": "Analytical Engines", "is_giver": is_giver, "link": forgot });
+    let role_changed = json!({ "name": name, "tenant": "Analytical Engines", "role": "Member", "link": origin });
     let change = json!({ "name": name, "email": "ada@example.org", "link": format!("{origin}/change-email?token=c2FtcGxl"), "hours": 24 });
     let moved = |is_old: bool| json!({ "name": name, "is_old": is_old, "link": origin });
     let sample = |name, template, values| Sample { name, template, values };
@@ -51,14 +55,18 @@ fn samples() -> Vec<Sample> {
         sample("email_taken", EMAIL_TAKEN, json!({ "name": name })),
         sample("invitation", INVITATION, invitation.clone()),
         sample("invitation_reminder", INVITATION_REMINDER, invitation),
+        sample("member_removed", MEMBER_REMOVED, json!({ "name": name, "tenant": "Analytical Engines" })),
         sample("mfa_changed.added", MFA_CHANGED, factors(MfaChange::TotpAdded)),
         sample("mfa_changed.recovery_code_used", MFA_CHANGED, factors(MfaChange::RecoveryCodeUsed)),
         sample("mfa_changed.reset", MFA_CHANGED, factors(MfaChange::Reset)),
         sample("new_sign_in", NEW_SIGN_IN, new_sign_in),
         sample("ownership_offer", OWNERSHIP_OFFER, offer),
+        sample("ownership_transferred.giver", OWNERSHIP_TRANSFERRED, transferred(true)),
+        sample("ownership_transferred.taker", OWNERSHIP_TRANSFERRED, transferred(false)),
         sample("password_changed.by_link", PASSWORD_CHANGED, changed(true)),
         sample("password_changed.by_owner", PASSWORD_CHANGED, changed(false)),
         sample("password_reset", PASSWORD_RESET, reset),
+        sample("role_changed", ROLE_CHANGED, role_changed),
         sample("session_reuse_alarm", REUSE_ALARM, json!({ "name": name, "device": device, "since": since, "link": forgot })),
         sample("sign_in_throttled", SIGN_IN_THROTTLED, throttled),
         sample("verification", VERIFICATION, verification(false)),

@@ -25,8 +25,14 @@ pub(crate) const REUSE_ALARM: Template = template!("session_reuse_alarm");
 pub(crate) const INVITATION: Template = template!("invitation");
 /// An invitation expires soon.
 pub(crate) const INVITATION_REMINDER: Template = template!("invitation_reminder");
+/// A member has another role now.
+pub(crate) const ROLE_CHANGED: Template = template!("role_changed");
+/// Somebody was removed from a tenant.
+pub(crate) const MEMBER_REMOVED: Template = template!("member_removed");
 /// A member is offered the ownership.
 pub(crate) const OWNERSHIP_OFFER: Template = template!("ownership_offer");
+/// Ownership was handed on.
+pub(crate) const OWNERSHIP_TRANSFERRED: Template = template!("ownership_transferred");
 /// The link that sets a new password.
 pub(crate) const PASSWORD_RESET: Template = template!("password_reset");
 /// The password is another one now.

@@ -17,6 +17,7 @@ use common::{
     memberships::Membership,
     roles::{Role, RoleRef},
 };
+use jobs::members::{GiveRole, Remove};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -155,7 +156,7 @@ impl FromFields for MemberBody {
 
 /// Give a member another role.
 ///
-/// Effective at their next request. Refused as `role_too_high` (403) when they may, or would, do what one may not
+/// Effective at their next request; they are told by mail. Refused as `role_too_high` (403) when they may, or would, do what one may not
 /// oneself, and as `last_owner` (409) when nobody would own the tenant then.
 #[utoipa::path(
     put, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
@@ -171,13 +172,13 @@ pub(super) async fn update(
     let (actor, user) = (access.caller.actor(), user_id(&id)?);
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
-    let member = access.caller.commit(&app, &ChangeRole { actor, user, role: body.role }).await?;
-    Ok(Answer(MemberView::new(member, &CustomRole::all(app.store(), actor.scope).await?)))
+    let given = access.caller.commit(&app, &GiveRole(ChangeRole { actor, user, role: body.role })).await?;
+    Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
 /// Remove a member.
 ///
-/// Their sessions in the tenant end at once. Refused as `role_too_high` (403) when they may do what one may not
+/// Their sessions in the tenant end at once; they are told by mail. Refused as `role_too_high` (403) when they may do what one may not
 /// oneself, and as `last_owner` (409) when nobody would own the tenant then.
 #[utoipa::path(
     delete, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
@@ -186,7 +187,7 @@ pub(super) async fn update(
 pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let user = user_id(&id)?;
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
-    access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
+    access.caller.commit(&app, &Remove(RemoveMember { actor: access.caller.actor(), user })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -112,7 +112,8 @@ pub(super) async fn accept(Recent(caller): Recent<Caller>, State(app): State<App
     if caller.lacks_second_factor() {
         return Err(Problem::mfa_enrollment_required());
     }
-    caller.commit(&app, &AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
+    let accept = AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? };
+    caller.commit(&app, &jobs::ownership::Accept(accept)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,9 +3,14 @@
 use common::{
     audit::AuditEvent, db::PlatformScope, id, memberships::Membership, ownership::OwnershipTransfer, roles::Role, sessions::Session,
 };
+use jobs::{
+    members::{SendRemoved, SendRoleChanged},
+    testing,
+};
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use xtask::servers::Mail;
 
 use crate::{
     people::{People, Person, absent},
@@ -183,6 +188,31 @@ async fn an_owner_who_leaves_proved_of_late_who_they_are() {
 }
 
 #[tokio::test]
+async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let (bob, carl) = (people.join(&ada, "bob@example.com", Role::Viewer).await, people.join(&ada, "carl@example.com", Role::Viewer).await);
+    let support = json!({ "name": "Support", "permissions": ["users:read"] });
+    let support = world.client.post_body_as(&ada.token, "/api/tenant/roles", &support).await.expect(StatusCode::CREATED).json();
+    for _ in 0..2 {
+        give(&world, &ada, &bob, support["id"].as_str().unwrap()).await.expect(StatusCode::OK);
+    }
+    remove(&world, &ada, &carl).await.expect(StatusCode::NO_CONTENT);
+    give(&world, &ada, &ada, "admin").await.expect_problem(StatusCode::CONFLICT, "last_owner");
+    remove(&world, &ada, &ada).await.expect_problem(StatusCode::CONFLICT, "last_owner");
+    let changed = testing::staged::<SendRoleChanged>(&world.store).await.unwrap();
+    assert_eq!(changed.iter().map(|staged| staged.job.user).collect::<Vec<_>>(), [bob.user], "what changes nothing is no news");
+    let removed = testing::staged::<SendRemoved>(&world.store).await.unwrap();
+    assert_eq!(removed.iter().map(|staged| (staged.tenant, staged.job.user)).collect::<Vec<_>>(), [(Some(ada.tenant), carl.user)]);
+    let _worker = world.env.spawn_worker().await;
+    for (person, subject) in [(&bob, "Your role in Tenant of ADA was changed"), (&carl, "You were removed from Tenant of ADA")] {
+        let told = world.env.mail().wait_for(|mail| mail.to == [person.email.as_str()], DEADLINE).await;
+        assert_eq!((told.subject.as_str(), told.text.contains("Support")), (subject, person.user == bob.user), "{}", told.text);
+    }
+}
+
+#[tokio::test]
 async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
     let world = World::new().await;
     let people = People::of(&world).await;
@@ -274,6 +304,10 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
     accept(&bob, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
     let me = world.client.get_as(&bob.token, "/api/auth/me").await.expect(StatusCode::OK).json();
     assert_eq!(me["role"], "owner");
+    for (person, subject) in [(&ada, "BOB owns Tenant of ADA now"), (&bob, "You own Tenant of ADA now")] {
+        let told = |mail: &Mail| mail.to == [person.email.as_str()] && mail.subject == subject;
+        world.env.mail().wait_for(told, DEADLINE).await;
+    }
     offer(&carl).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
 }
 

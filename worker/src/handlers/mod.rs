@@ -3,6 +3,7 @@
 pub(crate) mod email_changes;
 pub(crate) mod invitations;
 pub(crate) mod maintenance;
+pub(crate) mod members;
 pub(crate) mod mfa;
 pub(crate) mod ownership;
 pub(crate) mod passwords;

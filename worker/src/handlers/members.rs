@@ -1,0 +1,99 @@
+//! Mails to members about what they are.
+
+use std::sync::Arc;
+
+use common::{memberships::Membership, roles::Grant, tenants::Tenant, users::User};
+use jobs::{
+    JobError, Running,
+    members::{SendRemoved, SendRoleChanged},
+};
+use serde_json::json;
+
+use super::scope;
+use crate::{
+    app::App,
+    templates::{MEMBER_REMOVED, ROLE_CHANGED},
+};
+
+/// Tells a member that they have another role, unless it is yet another by now, of which they are told, too.
+pub(crate) async fn send_role_changed(job: SendRoleChanged, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let scope = scope(&running)?;
+    let membership = Membership::of(&app.store, scope, job.user).await?;
+    if membership.is_none_or(|membership| membership.role != job.role) {
+        tracing::info!("role_changed_meanwhile");
+        return Ok(());
+    }
+    let (Some(tenant), Some(user)) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?) else {
+        tracing::info!("member_gone");
+        return Ok(());
+    };
+    let role = Grant::of(&app.store, scope, job.role).await?.name;
+    let values = json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.public_url });
+    app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
+}
+
+/// Tells somebody that they were removed from a tenant, unless they have joined it again.
+pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let scope = scope(&running)?;
+    if Membership::of(&app.store, scope, job.user).await?.is_some() {
+        tracing::info!("joined_again");
+        return Ok(());
+    }
+    let (Some(tenant), Some(user)) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?) else {
+        tracing::info!("member_gone");
+        return Ok(());
+    };
+    let values = json!({ "name": user.name, "tenant": tenant.name });
+    app.send(running.id, &user.email, &user.name, &MEMBER_REMOVED, &values).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use common::{
+        ambient::Ambient,
+        config::{Config, Sources},
+        crypto::{Hasher, MasterKey},
+        db::{PlatformScope, Store},
+        demo,
+        roles::Role,
+    };
+    use jobs::{Jobs, testing::Inline};
+    use mongodb::bson::doc;
+    use secrecy::ExposeSecret;
+    use xtask::testing::TestEnv;
+
+    use super::*;
+    use crate::app::registry;
+
+    #[tokio::test]
+    async fn nobody_is_told_what_is_not_so_any_more() {
+        let env = TestEnv::new().await;
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+        store.migrate(&jobs::migrations()).await.unwrap();
+        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+        demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
+        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+        let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+        let owner: Membership = store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+        let (tenant, user) = (Some(owner.tenant_id), owner.user_id);
+        let subjects = || env.mail().messages().into_iter().map(|mail| mail.subject).collect::<Vec<String>>();
+
+        worker.run(tenant, &SendRoleChanged { user, role: Role::Viewer.into() }).await.unwrap();
+        worker.run(tenant, &SendRemoved { user }).await.unwrap();
+        assert_eq!(subjects(), [""; 0]);
+        worker.run(tenant, &SendRoleChanged { user, role: Role::Owner.into() }).await.unwrap();
+        assert_eq!(subjects(), [format!("Your role in {} was changed", demo::TENANT)]);
+        store.records::<Membership>(PlatformScope).take(doc! { "_id": owner.id }).await.unwrap();
+        worker.run(tenant, &SendRoleChanged { user, role: Role::Owner.into() }).await.unwrap();
+        worker.run(tenant, &SendRemoved { user }).await.unwrap();
+        assert_eq!(subjects()[0], format!("You were removed from {}", demo::TENANT), "the newest");
+        assert_eq!(subjects().len(), 2);
+    }
+}
