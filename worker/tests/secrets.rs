@@ -19,6 +19,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{RawDocumentBuf, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use totp_rs::{Builder, Secret, Totp};
 use xtask::{
     servers::{Mail, Reply},
     testing::{Service, TestEnv},
@@ -38,6 +39,8 @@ const TALKATIVE: &[(&str, &str)] = &[
 /// Stands in every address.
 const ADDRESS: &str = "canary-address";
 const ADA: &str = "canary-address-ada@example.com";
+const ADA_LATER: &str = "canary-address-ada@example.org";
+const ADA_IN_THE_END: &str = "canary-address-ada@example.net";
 const BOB: &str = "canary-address-bob@example.com";
 const CARL: &str = "canary-address-carl@example.com";
 const DORA: &str = "canary-address-dora@example.com";
@@ -48,6 +51,26 @@ const WRONG: &str = "timbuktu canary that is wrong";
 const VERIFY: &str = "/verify-email?token=";
 const RESET: &str = "/reset-password?token=";
 const INVITED: &str = "/invitations/accept?token=";
+const CHANGE: &str = "/change-email?token=";
+const SHOW_FACTOR: &str = "/api/auth/mfa/verify";
+const REAUTHENTICATE: &str = "/api/auth/reauthenticate";
+/// So much of a secret's end is looked for, in bytes.
+const END: usize = 16;
+/// What people were told and showed, each of which must have been looked for.
+const KINDS: [&str; 12] = [
+    "verification link",
+    "reset link",
+    "used invitation",
+    "waiting invitation",
+    "access token",
+    "refresh token",
+    "password",
+    "authenticator secret",
+    "authenticator code",
+    "recovery code",
+    "MFA token",
+    "link to the new address",
+];
 
 /// An installation, and what was told to people alone.
 struct World {
@@ -108,8 +131,7 @@ impl World {
     /// Signs in, and answers the access token and the refresh token.
     async fn sign_in(&mut self, path: &str, body: Value) -> (String, String) {
         let session = self.post(path, body, StatusCode::OK).await;
-        let of = |name: &str| session[name].as_str().unwrap().to_owned();
-        let (access, refresh) = (of("access_token"), of("refresh_token"));
+        let (access, refresh) = (text(&session, "access_token"), text(&session, "refresh_token"));
         self.secrets.push(("access token", access.clone()));
         self.secrets.push(("refresh token", refresh.clone()));
         (access, refresh)
@@ -143,6 +165,8 @@ impl World {
         let (access, _) = self.sign_in("/api/auth/login", login(SECOND)).await;
         let change = json!({ "current_password": SECOND, "new_password": THIRD });
         self.post_as(&access, "/api/auth/password/change", change, StatusCode::NO_CONTENT).await;
+        self.prove_with_a_second_factor(&access).await;
+        self.change_address(&access).await;
 
         let invite = json!({ "email": BOB, "role": "viewer" });
         self.post_as(&access, "/api/tenant/users/invite", invite, StatusCode::CREATED).await;
@@ -165,6 +189,78 @@ impl World {
         self.register("canary-address-refused@example.com").await;
         self.until("there is a dead letter", |world| !world.worker_says(&["jobs", "list"]).trim().is_empty()).await;
         self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT).await;
+    }
+
+    /// Sets up an authenticator app, and shows its codes and recovery codes wherever they are asked for.
+    async fn prove_with_a_second_factor(&mut self, access: &str) {
+        let app = self.set_up_an_app(access).await;
+        let (login, again) = (json!({ "email": ADA, "password": THIRD }), json!({ "password": THIRD }));
+        let mfa_token = self.asked_for_a_factor(None, "/api/auth/login", login.clone()).await;
+        let code = self.code(&app, 0);
+        self.sign_in(SHOW_FACTOR, shown(&mfa_token, &code)).await;
+        let replaced = self.ask(Method::POST, Some(access), "/api/auth/mfa/recovery-codes", None, StatusCode::OK).await;
+        let recovery_codes = self.recovery_codes(&replaced);
+        let mfa_token = self.asked_for_a_factor(None, "/api/auth/login", login).await;
+        self.post(SHOW_FACTOR, shown(&mfa_token, &code), StatusCode::UNAUTHORIZED).await;
+        self.sign_in(SHOW_FACTOR, shown(&mfa_token, &recovery_codes[0])).await;
+
+        self.post_as(access, REAUTHENTICATE, json!({ "password": WRONG }), StatusCode::UNAUTHORIZED).await;
+        for factor in [self.code(&app, 1), recovery_codes[1].clone()] {
+            let mfa_token = self.asked_for_a_factor(Some(access), REAUTHENTICATE, again.clone()).await;
+            let proved = self.post(SHOW_FACTOR, json!({ "mfa_token": mfa_token, "code": factor }), StatusCode::OK).await;
+            self.secrets.push(("access token", text(&proved, "access_token")));
+        }
+    }
+
+    async fn set_up_an_app(&mut self, access: &str) -> Totp {
+        let told = self.ask(Method::POST, Some(access), "/api/auth/mfa/totp/enroll", None, StatusCode::OK).await;
+        let secret = text(&told, "secret");
+        let app = Builder::new().with_secret(Secret::try_from_base32(&secret).unwrap()).build_noncompliant();
+        self.secrets.push(("authenticator secret", secret));
+        let code = self.code(&app, -1);
+        let confirmed = self.post_as(access, "/api/auth/mfa/totp/confirm", json!({ "code": code }), StatusCode::OK).await;
+        self.recovery_codes(&confirmed);
+        app
+    }
+
+    /// What the app shows that many steps from now.
+    fn code(&mut self, app: &Totp, steps: i64) -> String {
+        let now = Ambient::system().now().timestamp_millis() / 1000;
+        let code = app.generate(u64::try_from(now + steps * 30).unwrap()).to_string();
+        self.secrets.push(("authenticator code", code.clone()));
+        code
+    }
+
+    fn recovery_codes(&mut self, answer: &Value) -> Vec<String> {
+        let codes: Vec<String> = serde_json::from_value(answer["recovery_codes"].clone()).unwrap();
+        assert_eq!(codes.len(), 10, "{answer}");
+        self.secrets.extend(codes.iter().map(|code| ("recovery code", code.clone())));
+        codes
+    }
+
+    /// Gives the password, and answers the token to show a second factor with.
+    async fn asked_for_a_factor(&mut self, token: Option<&str>, path: &str, body: Value) -> String {
+        let asked = self.ask(Method::POST, token, path, Some(body), StatusCode::UNAUTHORIZED).await;
+        let mfa_token = text(&asked, "mfa_token");
+        self.secrets.push(("MFA token", mfa_token.clone()));
+        mfa_token
+    }
+
+    /// Changes the address; another change waits then.
+    async fn change_address(&mut self, access: &str) {
+        self.ask_for_address(access, ADA_LATER).await;
+        for (what, to) in [("link to the old address", ADA), ("link to the new address", ADA_LATER)] {
+            let link = self.link(what, to, CHANGE).await;
+            self.ask(Method::GET, None, &format!("{CHANGE}{link}"), None, StatusCode::OK).await;
+            self.post("/api/auth/email/confirm", json!({ "token": link }), StatusCode::OK).await;
+            self.post("/api/auth/email/confirm", json!({ "token": link }), StatusCode::BAD_REQUEST).await;
+        }
+        self.ask_for_address(access, ADA_IN_THE_END).await;
+        self.link("waiting link to another address", ADA_IN_THE_END, CHANGE).await;
+    }
+
+    async fn ask_for_address(&self, access: &str, email: &str) {
+        self.post_as(access, "/api/auth/email/change", json!({ "new_email": email }), StatusCode::ACCEPTED).await;
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -258,10 +354,30 @@ impl World {
 
 /// The forms in which a secret could lie somewhere: its text, its end, and the bytes at its end.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
-    let end = &secret[secret.len() - 16..];
+    let Some(end) = secret.len().checked_sub(END) else { return forms_of_code(secret) };
     let encoded = secret.rsplit('.').next().unwrap_or_default().trim_start_matches("rt_");
-    let bytes = URL_SAFE_NO_PAD.decode(encoded).ok().map(|bytes| bytes[bytes.len() - 16..].to_vec());
-    [secret.as_bytes().to_vec(), end.as_bytes().to_vec()].into_iter().chain(bytes).collect()
+    let bytes = URL_SAFE_NO_PAD.decode(encoded).ok().into_iter().chain(Secret::try_from_base32(secret).map(|secret| secret.to_vec()));
+    let ends = bytes.map(|bytes| bytes[bytes.len() - END..].to_vec());
+    [secret.as_bytes().to_vec(), secret.as_bytes()[end..].to_vec()].into_iter().chain(ends).collect()
+}
+
+/// Those of a code that people type. Six digits stand in many a number, so they are looked for where they are a text:
+/// in JSON, in JSON within JSON, in BSON.
+fn forms_of_code(code: &str) -> Vec<Vec<u8>> {
+    if code.parse::<u32>().is_err() {
+        return vec![code.into(), code.replace('-', "").into()];
+    }
+    let length = u32::try_from(code.len() + 1).unwrap().to_le_bytes();
+    vec![format!("\"{code}\"").into(), format!("\"{code}\\").into(), [&length, code.as_bytes(), &[0]].concat()]
+}
+
+/// A text of an answer.
+fn text(answer: &Value, name: &str) -> String {
+    answer[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer}")).to_owned()
+}
+
+fn shown(mfa_token: &str, code: &str) -> Value {
+    json!({ "mfa_token": mfa_token, "code": code, "token_delivery": "body" })
 }
 
 fn holds(bytes: &[u8], form: &[u8]) -> bool {
@@ -277,10 +393,9 @@ fn expect_somewhere(places: &[(String, Vec<u8>)], text: &str) {
 async fn a_dump_of_the_database_holds_nothing_that_opens_anything() {
     let mut world = World::new().await;
     world.live().await;
-    let kinds = ["verification link", "reset link", "used invitation", "waiting invitation", "access token", "refresh token", "password"];
-    assert!(kinds.iter().all(|kind| world.secrets.iter().any(|(what, _)| what == kind)), "{:?}", world.secrets);
+    assert!(KINDS.iter().all(|kind| world.secrets.iter().any(|(what, _)| what == kind)), "{:?}", world.secrets);
     let database = world.database().await;
-    for there in [ADA, DORA, "$argon2id$", "session.created"] {
+    for there in [ADA_LATER, DORA, "$argon2id$", "session.created", "mfa.recovery_codes_replaced"] {
         expect_somewhere(&database, there);
     }
     world.expect_no_secret(&database);
@@ -298,4 +413,26 @@ async fn no_secret_and_no_address_is_in_logs_traces_metrics_redis_or_job_views()
     world.expect_no_secret(&places);
     let found = places.iter().find(|(_, bytes)| holds(bytes, ADDRESS.as_bytes()));
     assert!(found.is_none(), "an address in {}: {}", found.unwrap().0, String::from_utf8_lossy(&found.unwrap().1));
+}
+
+#[test]
+fn a_secret_is_found_in_each_of_its_forms() {
+    let app_secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+    let bytes = Secret::try_from_base32(app_secret).unwrap().to_vec();
+    let link = URL_SAFE_NO_PAD.encode([7; 48]);
+    let left: [(&str, &[u8]); 9] = [
+        (app_secret, b"otpauth://totp/x?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP&issuer=x"),
+        (app_secret, &bytes),
+        ("492039", br#"{"code":"492039"}"#),
+        ("492039", br#"{"body":"{\"code\":\"492039\"}"}"#),
+        ("492039", b"\x02code\x00\x07\x00\x00\x00492039\x00"),
+        ("7k2m9-x4pqt", b"code=7k2m9-x4pqt"),
+        ("7k2m9-x4pqt", b"code=7k2m9x4pqt"),
+        (&link, link.as_bytes()),
+        (&link, &[7; 16]),
+    ];
+    for (secret, place) in left {
+        assert!(forms(secret).iter().any(|form| holds(place, form)), "{secret} in {}", String::from_utf8_lossy(place));
+    }
+    assert!(!forms("492039").iter().any(|form| holds(b"0.492039 1492039 {\"n\":492039}", form)));
 }
