@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Answer, World};
+use crate::{
+    revocation::keeps,
+    support::{Answer, World},
+};
 
 /// A signing key as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -216,6 +219,27 @@ async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
     for name in ["sub", "sid", "tid"] {
         let claims = forger.claims_with(name, &eves.claims[name]);
         refused(&world, name, &forger.sign(&forger.header(Algorithm::EdDSA), &claims)).await;
+    }
+}
+
+/// Row 17 of the attacks, for what is kept in memory.
+#[tokio::test]
+async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
+    let world = World::new().await;
+    let ada = world.signed_in("ada@example.com").await;
+    let eve = world.signed_in("eve@example.com").await;
+    for token in [&ada, &eve] {
+        keeps(&world, &world.client, token).await;
+    }
+    let forger = Forger::with_claims_of(&world, &ada).await;
+    let eves = Forger::with_claims_of(&world, &eve).await;
+    for name in ["sub", "sid", "tid"] {
+        let claims = forger.claims_with(name, &eves.claims[name]);
+        refused(&world, name, &forger.sign(&forger.header(Algorithm::EdDSA), &claims)).await;
+    }
+    for (token, forger) in [(&ada, &forger), (&eve, &eves)] {
+        let me = world.client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK).json();
+        assert_eq!((&me["tenant"]["id"], &me["user"]["id"]), (&forger.claims["tid"], &forger.claims["sub"]));
     }
 }
 

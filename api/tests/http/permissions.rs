@@ -10,10 +10,11 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use xtask::testing::Service;
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, PASSWORD, World},
+    support::{Answer, PASSWORD, World, eventually},
 };
 
 const OPEN: &str = "open";
@@ -374,6 +375,42 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
         let answer = operation.send(&world, Some(&token), "").await;
         for secret in secrets.into_iter().chain(things.all()) {
             assert!(!answer.body.contains(secret), "{} {} tells {secret}: {answer:?}", operation.method, operation.path);
+        }
+    }
+}
+
+/// Row 17 of the attacks: a tenant's keys are in no metric, whatever was done with them.
+#[tokio::test]
+async fn metrics_tell_nothing_of_any_tenant() {
+    let world = World::new().await;
+    let worker = world.env.spawn_worker().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let things = Things::of(&world, &people, &ada).await;
+    let (tenant, owner) = (ada.tenant.to_string(), ada.user.to_string());
+    for operation in Operation::all(&world).await {
+        let token = people.token(ada.user, ada.tenant).await;
+        let id = if operation.wants_id() { things.id(&operation) } else { &things.invitation };
+        operation.send(&world, Some(&token), id).await;
+    }
+    for path in [format!("/{tenant}"), format!("/api/tenant/{tenant}?tenant_id={tenant}")] {
+        world.client.get_as(&ada.token, &path).await.expect(StatusCode::NOT_FOUND);
+    }
+    let metrics = async |service: &Service| {
+        let answer = reqwest::get(format!("{}/metrics", service.internal_url())).await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let of_worker = eventually("the worker has done something for the tenant", async || {
+        let told = metrics(&worker).await;
+        told.contains("kind=\"invitation.send\",outcome=\"success\"").then_some(told)
+    })
+    .await;
+    let of_api = metrics(&world.api).await;
+    assert!(of_api.contains("route=\"/api/tenant/users/{id}\""), "{of_api}");
+    let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary"];
+    for told in [of_worker, of_api] {
+        for secret in secrets.into_iter().chain(things.all()) {
+            assert!(!told.contains(secret), "{secret} in {told}");
         }
     }
 }

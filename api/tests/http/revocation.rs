@@ -10,7 +10,7 @@ use xtask::{servers::Proxy, testing::TestEnv};
 use crate::support::{Client, Database, World, eventually};
 
 /// Whether the process keeps callers: what it has counted says so.
-async fn keeps(world: &World, client: &Client, token: &str) {
+pub(crate) async fn keeps(world: &World, client: &Client, token: &str) {
     eventually("callers are kept", async || {
         let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
         let before = hits().await;

@@ -19,3 +19,148 @@ use crate::app::App;
 fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
     running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job names no tenant"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use common::{
+        ambient::Ambient,
+        config::{Config, Sources},
+        crypto::{Hasher, MasterKey},
+        db::{Change, DbError, PlatformScope, Store, Txn},
+        demo,
+        id::TenantId,
+        invitation_lists::{InvitationList, Line},
+        invitations::{Invitation, Terms},
+        memberships::{Actor, Membership},
+        ownership::{OfferOwnership, OwnershipTransfer},
+        roles::Role,
+        sign_in::belongings_of,
+        tenants::Tenant,
+        users::User,
+    };
+    use jobs::{
+        Job, Jobs,
+        invitations::{CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation, SendInvitationReminder},
+        outbox::OutboxRow,
+        ownership::SendOwnershipOffer,
+        testing::Inline,
+    };
+    use mongodb::bson::doc;
+    use secrecy::ExposeSecret;
+    use xtask::testing::TestEnv;
+
+    use super::*;
+    use crate::app::registry;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// The demo account's tenant, in which somebody is invited, others are to be, and the ownership is offered.
+    struct World {
+        env: TestEnv,
+        store: Store,
+        worker: Inline,
+        tenant: TenantId,
+        invitation: Invitation,
+        list: InvitationList,
+        offer: OwnershipTransfer,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let env = TestEnv::new().await;
+            let mut sources = Sources::default();
+            sources.add_environment(env.config_env());
+            let config = Config::load(sources).unwrap();
+            let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+            store.migrate(&jobs::migrations()).await.unwrap();
+            let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+            demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
+            let owner = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
+            let tenant = belongings_of(&store, owner.id).await.unwrap()[0].tenant.id;
+            let actor = Actor { scope: TenantScope::vouched(tenant), user: owner.id };
+            let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
+            let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
+            let invitation = store.commit(&Invite { key: &key, actor, email, role, conditions }).await.unwrap();
+            let line = Line { email: "listed@example.com".to_owned(), role: "viewer".to_owned(), outcome: None, invitation: None };
+            let list = store.commit(&InviteList { actor, lines: vec![line] }).await.unwrap();
+            let to = store.commit(&Join(&owner, actor.scope)).await.unwrap();
+            let offer = store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
+            let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+            let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+            Self { env, store, worker, tenant, invitation, list, offer }
+        }
+
+        /// How each kind of job about the tenant's rows ends that names `tenant`.
+        async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 5] {
+            let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
+            [
+                self.run_one(tenant, SendInvitation { invitation, link }).await,
+                self.run_one(tenant, SendInvitationReminder { invitation, link }).await,
+                self.run_one(tenant, SendOwnershipOffer { offer: self.offer.id }).await,
+                self.run_one(tenant, InviteChunk { list, from: 0 }).await,
+                self.run_one(tenant, CompleteInvitationList { list }).await,
+            ]
+        }
+
+        async fn run_one<J: Job>(&self, tenant: Option<TenantId>, job: J) -> Result<(), JobError> {
+            self.worker.run(tenant, &job).await
+        }
+
+        /// Whom mails were sent to, how many invitations and staged jobs there are, and whether the list is done with.
+        async fn seen(&self) -> (Vec<String>, u64, u64, bool) {
+            let mut mailed: Vec<String> = self.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
+            mailed.sort();
+            let invitations = self.store.records::<Invitation>(PlatformScope).count(doc! {}).await.unwrap();
+            let staged = self.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
+            let list = InvitationList::of(&self.store, TenantScope::vouched(self.tenant), self.list.id).await.unwrap().unwrap();
+            (mailed, invitations, staged, list.completed_at.is_some())
+        }
+    }
+
+    /// Somebody new joins a tenant.
+    struct Join<'a>(&'a User, TenantScope);
+
+    impl Change for Join<'_> {
+        type Output = Membership;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
+            let (id, email) = (txn.ambient().id(), "member@example.com");
+            User { id, email: email.parse().unwrap(), email_norm: email.to_owned(), ..self.0.clone() }.insert(txn).await?;
+            Membership::create(txn, self.1, id, Role::Member).await
+        }
+    }
+
+    struct Found;
+
+    impl Change for Found {
+        type Output = Tenant;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<Tenant, DbError> {
+            Tenant::create(txn, &"Another".parse().unwrap()).await
+        }
+    }
+
+    /// Row 17 of the attacks: what a job names is looked for in its own tenant alone.
+    #[tokio::test]
+    async fn a_job_finds_nothing_of_another_tenant() {
+        let world = World::new().await;
+        let other = world.store.commit(&Found).await.unwrap();
+        let before = world.seen().await;
+        let ended = world.run(Some(other.id)).await;
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+        let ended = world.run(None).await;
+        assert!(ended.iter().all(|ended| matches!(ended, Err(JobError::Fail(_)))), "{ended:?}");
+        assert_eq!(world.seen().await, before);
+        assert_eq!((before.0.len(), before.1, before.3), (0, 1, false));
+
+        let ended = world.run(Some(world.tenant)).await;
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+        let (mailed, invitations, _, is_complete) = world.seen().await;
+        assert_eq!(mailed, ["invited@example.com", "invited@example.com", "member@example.com"]);
+        assert_eq!((invitations, is_complete), (2, true));
+    }
+}
