@@ -355,10 +355,10 @@ async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_proces
     .await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     for client in [&world.client, &second] {
-        for address in [OUTSIDE, "2001:db9::1", "::1", "nonsense"] {
+        for address in [OUTSIDE, "2001:db9::1", "::1", "nonsense", "203.0.113.7:4711", "192.0.2.9:port"] {
             expect_elsewhere(get_from(client, address, &ada.token).await);
         }
-        for address in [INSIDE, "2001:db8::1", "::ffff:192.0.2.9"] {
+        for address in [INSIDE, "2001:db8::1", "::ffff:192.0.2.9", "192.0.2.9:4711", "[2001:db8::1]:443"] {
             get_from(client, address, &ada.token).await.expect(StatusCode::OK);
         }
         // Only the last hop is the proxy's word.

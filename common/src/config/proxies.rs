@@ -1,6 +1,9 @@
 //! Whose word is taken for where a request comes from.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 
@@ -18,7 +21,7 @@ impl TrustedProxies {
             if !self.trust(client) {
                 break;
             }
-            let Ok(before) = hop.trim().parse::<IpAddr>() else { break };
+            let Some(before) = address_of(hop) else { break };
             client = before.to_canonical();
         }
         client
@@ -27,6 +30,12 @@ impl TrustedProxies {
     fn trust(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
+}
+
+/// Where a hop says that it was; some proxies write the port with it.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|hop| hop.ip())).ok()
 }
 
 impl FromStr for TrustedProxies {
@@ -59,6 +68,21 @@ mod tests {
         assert_eq!(client("10.0.0.0/8", "10.0.0.7", &["unknown"]), "10.0.0.7");
         assert_eq!(client("10.0.0.0/8", "10.0.0.7", &["10.0.0.9"]), "10.0.0.9");
         assert_eq!(client("::1, 10.0.0.0/8", "::ffff:10.0.0.7", &["::ffff:9.9.9.9"]), "9.9.9.9");
+    }
+
+    #[test]
+    fn a_hop_that_carries_a_port_is_its_address() {
+        let client = |forwarded: &[&str]| client("10.0.0.0/8", "10.0.0.7", forwarded);
+        assert_eq!(client(&["203.0.113.7:4711"]), "203.0.113.7");
+        assert_eq!(client(&[" [2001:db8::1]:443 "]), "2001:db8::1");
+        assert_eq!(client(&["[::ffff:203.0.113.7]:443"]), "203.0.113.7");
+        assert_eq!(client(&["203.0.113.7:4711", "10.0.0.9:80"]), "203.0.113.7", "a proxy is one with its port, too");
+        assert_eq!(client(&["6.6.6.6:1", "203.0.113.7:4711"]), "203.0.113.7", "what its client wrote does not count");
+        // What looks like an address of IPv6 and a port is an address.
+        assert_eq!(client(&["2001:db8::1:443"]), "2001:db8::1:443");
+        for hop in ["", ":443", "203.0.113.7:", "203.0.113.7:65536", "203.0.113.7:http", "[2001:db8::1]:", "example.com:443"] {
+            assert_eq!(client(&[hop]), "10.0.0.7", "{hop}");
+        }
     }
 
     #[test]
