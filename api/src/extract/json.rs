@@ -28,7 +28,8 @@ use crate::problem::{Code, FieldError, Problem};
 const ERRORS_MAX: usize = 20;
 /// The most of an unknown field's name that is repeated, in characters.
 const NAME_CHARS_MAX: usize = 60;
-
+/// The code of what is not asked for.
+const UNKNOWN: &str = "unknown_field";
 /// The most items of a list.
 const LIST_ITEMS_MAX: usize = 1_000;
 
@@ -125,15 +126,33 @@ impl Refusal for InvalidPassword {
 /// A value that was given: null, or something.
 pub(crate) struct Nullable<T>(pub(crate) Option<T>);
 
-/// The fields of a body and what was found wrong with them so far.
+/// Where fields are given.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Body,
+    Query,
+}
+
+impl Place {
+    /// As people call it, and what is in it.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Body => ("body", "field"),
+            Self::Query => ("query", "parameter"),
+        }
+    }
+}
+
+/// The fields of a body, or the parameters of a query, and what was found wrong with them so far.
 pub(crate) struct Fields {
+    place: Place,
     given: Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
-    fn new(given: Map<String, Value>) -> Self {
-        Self { given, errors: Vec::new() }
+    fn new(place: Place, given: Map<String, Value>) -> Self {
+        Self { place, given, errors: Vec::new() }
     }
 
     /// A text that must be there and parse.
@@ -208,7 +227,7 @@ impl Fields {
         let items = self.required_items(name, max)?;
         let mut object = |(at, item)| match item {
             Value::Object(given) => {
-                let mut fields = Self::new(given);
+                let mut fields = Self::new(self.place, given);
                 let read = read(&mut fields);
                 fields.refuse_unknown();
                 let inner = fields.errors.into_iter();
@@ -310,21 +329,33 @@ impl Fields {
     }
 
     fn refuse_unknown(&mut self) {
+        let (_, field) = self.place.names();
+        let message = format!("is not a {field} of this request");
         let unknown = self.given.keys().take(ERRORS_MAX).map(|name| name.chars().take(NAME_CHARS_MAX).collect());
         let unknown: Vec<String> = unknown.collect();
         for name in unknown {
-            self.refuse::<()>(&name, "unknown_field", "is not a field of this request");
+            self.refuse::<()>(&name, UNKNOWN, &message);
         }
     }
 
-    /// The body that was read, unless anything was wrong.
+    /// What was read, unless anything was wrong.
     fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
         self.refuse_unknown();
         self.errors.truncate(ERRORS_MAX);
         match read {
-            Some(body) if self.errors.is_empty() => Ok(body),
-            _ => Err(Problem::fields(self.errors)),
+            Some(read) if self.errors.is_empty() => Ok(read),
+            _ => Err(self.refusal()),
         }
+    }
+
+    fn refusal(self) -> Problem {
+        let unknown: Vec<&str> = self.errors.iter().filter(|error| error.code == UNKNOWN).map(|error| error.field.as_str()).collect();
+        if unknown.is_empty() {
+            return Problem::fields(self.errors);
+        }
+        let (place, field) = self.place.names();
+        let detail = format!("The {place} has {field}s that mean nothing here: {}.", unknown.join(", "));
+        Problem::unknown_fields(detail, self.errors)
     }
 }
 
@@ -358,15 +389,15 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
 }
 
 /// Reads what was given, or tells every mistake.
-pub(super) fn read<T: FromFields>(given: Map<String, Value>) -> Result<T, Problem> {
-    let mut fields = Fields::new(given);
+pub(super) fn read<T: FromFields>(place: Place, given: Map<String, Value>) -> Result<T, Problem> {
+    let mut fields = Fields::new(place, given);
     let read = T::read(&mut fields);
     fields.finish(read)
 }
 
 fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice(bytes) {
-        Ok(Value::Object(given)) => read(given),
+        Ok(Value::Object(given)) => read(Place::Body, given),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
         // The parser's words quote nothing of the body, only where it stopped.
         Err(error) => {

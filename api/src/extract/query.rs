@@ -9,7 +9,7 @@ use common::id::{Id, Prefix};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::json::{Fields, FromFields, Refusal, read};
+use super::json::{Fields, FromFields, Place, Refusal, read};
 use crate::problem::{Code, Problem};
 
 /// Items of a list, where it is not said how many.
@@ -32,7 +32,7 @@ impl<S: Send + Sync, T: FromFields> FromRequestParts<S> for Query<T> {
                 return Err(Problem::new(Code::BadRequest, "The query says one thing twice."));
             }
         }
-        read(given).map(Self)
+        read(Place::Query, given).map(Self)
     }
 }
 

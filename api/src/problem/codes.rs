@@ -133,8 +133,8 @@ codes! {
     PasswordTooWeak = UNPROCESSABLE_ENTITY "password_too_weak" "The password is too weak";
     /// There were too many tries.
     TooManyAttempts = TOO_MANY_REQUESTS "too_many_attempts" "Too many attempts";
-    /// The body has fields that mean nothing here.
-    UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The body has unknown fields";
+    /// The body has fields, or the query parameters, that mean nothing here.
+    UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The request has unknown fields";
     /// Another refusal of the HTTP layer.
     Refused = BAD_REQUEST "refused" "The request was refused";
     /// A defect of ours.

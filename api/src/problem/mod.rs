@@ -35,7 +35,7 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
 /// What a client is told to wait when this process has too much to do.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is wrong with one field of a body.
+/// What is wrong with one field of a body, or one parameter of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
     /// Its name.
@@ -135,13 +135,12 @@ impl Problem {
 
     /// Fields that are not acceptable.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
-        let unknown: Vec<&str> = errors.iter().filter(|error| error.code == "unknown_field").map(|error| error.field.as_str()).collect();
-        let problem = if unknown.is_empty() {
-            Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.")
-        } else {
-            Self::new(Code::UnknownField, format!("The body has fields that mean nothing here: {}.", unknown.join(", ")))
-        };
-        Self { errors, ..problem }
+        Self { errors, ..Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.") }
+    }
+
+    /// Fields that are not acceptable, and among them some that mean nothing, as `detail` says.
+    pub(crate) fn unknown_fields(detail: String, errors: Vec<FieldError>) -> Self {
+        Self { errors, ..Self::new(Code::UnknownField, detail) }
     }
 
     /// One field is not acceptable, for a reason that has a code of its own.

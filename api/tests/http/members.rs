@@ -87,6 +87,13 @@ async fn a_query_that_makes_no_sense_is_refused_at_once() {
         let refused = world.client.get_as(&ada.token, &format!("{MEMBERS}?{query}")).await;
         assert_eq!(refused.expect(StatusCode::UNPROCESSABLE_ENTITY).field_errors(), [field]);
     }
+    // What is not asked for is said of the query, and of nothing else.
+    let unknown = world.client.get_as(&ada.token, &format!("{MEMBERS}?limit=0&sort=name")).await;
+    let unknown = unknown.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
+    assert_eq!(unknown.field_errors(), ["limit:out_of_range", "sort:unknown_field"]);
+    assert_eq!(unknown.json()["detail"], "The query has parameters that mean nothing here: sort.");
+    assert_eq!(unknown.json()["errors"][1]["message"], "is not a parameter of this request");
+    assert!(!unknown.body.contains("body"), "{unknown:?}");
     world.client.get_as(&ada.token, &format!("{MEMBERS}?q=a&q=b")).await.expect_problem(StatusCode::BAD_REQUEST, "bad_request");
 }
 
