@@ -1,12 +1,13 @@
 //! The OpenAPI document, generated from the handlers themselves.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
+use common::roles::Permission;
 use serde_json::Value;
 use utoipa::{
-    OpenApi, ToSchema,
+    OpenApi, PartialSchema, ToSchema,
     openapi::{
-        PathItem, Ref, RefOr, Response,
+        ObjectBuilder, PathItem, Ref, RefOr, Response, Schema, Type,
         content::ContentBuilder,
         path::Operation,
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
@@ -43,6 +44,23 @@ use crate::{
     components(schemas(Written, Code, FieldError)),
 )]
 struct Preamble;
+
+/// A permission as it is written: one of those that the table has.
+pub(crate) struct PermissionName;
+
+impl PartialSchema for PermissionName {
+    fn schema() -> RefOr<Schema> {
+        let names = Permission::ALL.iter().map(|permission| permission.as_str());
+        let description = "A right, written `resource:action`. A later release may know more of them.";
+        ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names)).build().into()
+    }
+}
+
+impl ToSchema for PermissionName {
+    fn name() -> Cow<'static, str> {
+        "Permission".into()
+    }
+}
 
 /// The document without its paths.
 pub(crate) fn preamble() -> utoipa::openapi::OpenApi {

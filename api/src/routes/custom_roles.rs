@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use crate::{
     etag::{self, IfMatch},
     extract::{Fields, FromFields, Json, Requires, RolesWrite},
+    openapi::PermissionName,
     problem::Problem,
     state::App,
 };
@@ -36,7 +37,7 @@ pub(super) struct RoleView {
     /// Whether every tenant has it, as it is.
     built_in: bool,
     /// What its holders may do.
-    #[schema(value_type = Vec<String>, example = json!(["tenant:read", "users:read"]))]
+    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read", "users:read"]))]
     permissions: Permissions,
     /// Since when, if it is not built in.
     #[schema(format = DateTime)]
@@ -81,7 +82,7 @@ pub(super) struct RoleBody {
     #[schema(value_type = String, min_length = 1, max_length = 100, example = "Support")]
     name: Name,
     /// What its holders may do: nothing that the one who asks may not.
-    #[schema(value_type = Vec<String>, example = json!(["tenant:read", "users:read"]))]
+    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read", "users:read"]))]
     permissions: Permissions,
 }
 

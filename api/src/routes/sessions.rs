@@ -27,6 +27,7 @@ use utoipa::ToSchema;
 use super::{mfa, tenants::TenantView, users::UserView};
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson},
+    openapi::PermissionName,
     problem::{Code, FieldError, Problem},
     refresh_cookie,
     state::App,
@@ -397,7 +398,7 @@ pub(super) struct Me {
     #[schema(value_type = String, example = "owner")]
     role: RoleRef,
     /// What one may do.
-    #[schema(value_type = Vec<String>, example = json!(["tenant:read"]))]
+    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read"]))]
     permissions: Permissions,
     /// Why one may do it: each role that grants something.
     grants: Vec<GrantView>,
@@ -418,7 +419,7 @@ pub(super) struct GrantView {
     #[schema(example = "Owner")]
     name: String,
     /// What it grants.
-    #[schema(value_type = Vec<String>, example = json!(["tenant:read"]))]
+    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read"]))]
     permissions: Permissions,
 }
 

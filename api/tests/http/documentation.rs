@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use common::{db::PlatformScope, id, invitations::Invitation, roles::Role};
+use common::{
+    db::PlatformScope,
+    id,
+    invitations::Invitation,
+    roles::{Permission, Role},
+};
 use mongodb::bson::doc;
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -265,6 +270,9 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
         let target = document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{at}: {reference} is not there"));
         return fits(document, target, value, at);
     }
+    if let Some(values) = schema["enum"].as_array() {
+        assert!(values.contains(value), "{at}: {value}");
+    }
     if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
         let (described, given): (BTreeSet<_>, BTreeSet<_>) = (properties.keys().collect(), fields.keys().collect());
         assert!(given.is_subset(&described), "{at}: {given:?} against {described:?}");
@@ -280,6 +288,19 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
             fits(document, &schema["items"], item, at);
         }
     }
+}
+
+#[tokio::test]
+async fn wherever_there_are_permissions_the_document_lists_all_that_there_are() {
+    let world = World::new().await;
+    let document = world.client.get("/api/openapi.json").await.json();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let all: Vec<&str> = Permission::ALL.iter().map(|permission| permission.as_str()).collect();
+    assert_eq!((&schemas["Permission"]["type"], &schemas["Permission"]["enum"]), (&json!("string"), &json!(all)));
+    let lists = schemas.iter().filter_map(|(name, schema)| Some((name.as_str(), schema["properties"].get("permissions")?)));
+    let items: BTreeSet<(&str, &str)> = lists.map(|(name, list)| (name, list["items"]["$ref"].as_str().unwrap_or_default())).collect();
+    let expected = ["Grant", "Me", "Role", "RoleBody"].map(|name| (name, "#/components/schemas/Permission"));
+    assert_eq!(items, expected.into());
 }
 
 #[tokio::test]
