@@ -141,6 +141,9 @@ pub enum RoleError {
     /// The tenant has no such role.
     #[error("there is no such role")]
     NotFound,
+    /// Every tenant has it, as it is.
+    #[error("the role is built in")]
+    BuiltIn,
     /// It is what another role is called.
     #[error("another role has this name")]
     NameTaken,

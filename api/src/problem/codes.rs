@@ -105,6 +105,8 @@ codes! {
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";
     /// Nobody of this id belongs to the tenant.
     NoSuchMember = UNPROCESSABLE_ENTITY "no_such_member" "There is no such member";
+    /// Every tenant has the role, as it is.
+    RoleBuiltIn = CONFLICT "role_built_in" "The role is built in";
     /// Somebody has the role.
     RoleInUse = CONFLICT "role_in_use" "The role is in use";
     /// Another role is called so.

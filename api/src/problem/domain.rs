@@ -138,6 +138,7 @@ impl From<RoleError> for Problem {
     fn from(error: RoleError) -> Self {
         match error {
             RoleError::NotFound => Self::new(Code::NotFound, "The tenant has no such role."),
+            RoleError::BuiltIn => Self::new(Code::RoleBuiltIn, "Every tenant has it as it is. Make a role of the tenant's own instead."),
             RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
             RoleError::TooHigh => Self::role_too_high(),
             RoleError::Changed => Self::precondition_failed(),

@@ -146,8 +146,8 @@ pub(super) async fn see(
 
 /// Change a role, for everybody who has it, at once.
 ///
-/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, and as
-/// `precondition_failed` (412) when it is not what `If-Match` says any more.
+/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, as `role_built_in` (409) when
+/// every tenant has it, and as `precondition_failed` (412) when it is not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
     params(
@@ -171,7 +171,8 @@ pub(super) async fn update(
 
 /// Delete a role that nobody has.
 ///
-/// Refused as `role_in_use` (409) while a member or an invitation has it.
+/// Refused as `role_in_use` (409) while a member or an invitation has it, and as `role_built_in` (409) when every tenant has
+/// it.
 #[utoipa::path(
     delete, path = "/api/tenant/roles/{id}", tag = "Roles", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is gone."))
@@ -181,6 +182,10 @@ pub(super) async fn delete(access: Requires<RolesWrite>, State(app): State<App>,
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The role that a path names, if it is one that can be changed.
 fn role_id(text: &str) -> Result<RoleId, RoleError> {
-    text.parse().map_err(|_| RoleError::NotFound)
+    match text.parse().map_err(|_| RoleError::NotFound)? {
+        RoleRef::Custom(id) => Ok(id),
+        RoleRef::BuiltIn(_) => Err(RoleError::BuiltIn),
+    }
 }

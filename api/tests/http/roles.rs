@@ -93,6 +93,27 @@ async fn nobody_makes_or_changes_a_role_beyond_their_own() {
 }
 
 #[tokio::test]
+async fn a_built_in_role_is_seen_and_neither_changed_nor_deleted() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let viewer = people.join(&ada, "viewer@example.com", Role::Viewer).await;
+    let before = world.client.get_as(&ada.token, ROLES).await.expect(StatusCode::OK).json();
+    let body = json!({ "name": "Mine", "permissions": ["tenant:read"] });
+    for role in Role::ALL {
+        let path = format!("{ROLES}/{}", role.as_str());
+        world.client.get_as(&ada.token, &path).await.expect(StatusCode::OK);
+        for refused in [world.client.put_as(&ada.token, &path, &body).await, world.client.delete_as(&ada.token, &path).await] {
+            refused.expect_problem(StatusCode::CONFLICT, "role_built_in");
+        }
+        // Who may not touch roles at all is told that first.
+        world.client.delete_as(&viewer.token, &path).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
+    }
+    assert_eq!(world.client.get_as(&ada.token, ROLES).await.expect(StatusCode::OK).json(), before);
+    world.client.delete_as(&ada.token, &format!("{ROLES}/root")).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+}
+
+#[tokio::test]
 async fn a_role_in_use_is_not_deleted_however_closely_it_is_given_meanwhile() {
     let world = World::new().await;
     let people = People::of(&world).await;
