@@ -9,6 +9,8 @@ mod run;
 mod schedules;
 mod steer;
 mod templates;
+#[cfg(test)]
+mod testing;
 
 use std::{path::PathBuf, process::ExitCode};
 

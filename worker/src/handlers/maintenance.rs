@@ -58,85 +58,55 @@ mod tests {
 
     use common::{
         ambient::{Ambient, later},
-        config::{Config, Sources},
-        crypto::{Hasher, LinkToken, MasterKey},
-        db::{Change, DbError, PlatformScope, Record, Store, TenantScope, Txn},
-        demo,
+        crypto::LinkToken,
+        db::{Change, DbError, PlatformScope, Record, TenantScope, Txn},
         email_changes::{AskEmailChange, EmailChange},
-        id::{SessionId, TenantId},
+        id::SessionId,
         invitations::{Invitation, Terms},
         memberships::Actor,
         password_resets::{PasswordReset, Prepare},
         registrations::{AddressDigest, Registration},
         roles::Role,
         sessions::{Device, Lifetime, Session},
-        sign_in::belongings_of,
-        users::User,
     };
-    use jobs::{
-        Jobs,
-        invitations::{Conditions, Invite},
-        testing::Inline,
-    };
+    use jobs::invitations::{Conditions, Invite};
     use mongodb::bson::doc;
-    use secrecy::ExposeSecret;
-    use xtask::testing::TestEnv;
 
     use super::*;
-    use crate::app::registry;
+    use crate::testing::DemoWorld;
 
     const DAY: Duration = Duration::from_hours(24);
 
-    /// With the demo account, and a clock that stands.
-    struct World {
-        _env: TestEnv,
-        store: Store,
-        key: MasterKey,
-        user: User,
-        tenant: TenantId,
-        worker: Inline,
-        jobs: Jobs,
-    }
+    struct World(DemoWorld);
 
     impl World {
+        /// With a clock that stands.
         async fn new() -> Self {
-            let env = TestEnv::new().await;
-            let mut sources = Sources::default();
-            sources.add_environment(env.config_env());
-            let config = Config::load(sources).unwrap();
-            let store = Store::connect(&config.mongodb, Ambient::manual(DateTime::now())).await.unwrap();
-            store.migrate(&jobs::migrations()).await.unwrap();
-            let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
-            demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
-            let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
-            let tenant = belongings_of(&store, user.id).await.unwrap()[0].tenant.id;
-            let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-            let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
-            Self { _env: env, store, key, user, tenant, worker, jobs }
+            Self(DemoWorld::new(Ambient::manual(DateTime::now())).await)
         }
 
         /// One of each kind, good for a day.
         async fn fill(&self) {
             self.register(1).await;
-            let job = self.store.ambient().id();
-            self.store.commit(&Prepare { key: &self.key, user: self.user.id, job, ttl: DAY, cooldown: DAY }).await.unwrap();
+            let job = self.0.store.ambient().id();
+            self.0.store.commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl: DAY, cooldown: DAY }).await.unwrap();
             let session = self.session(DAY).await;
-            let (user, tenant, new) = (self.user.id, self.tenant, "new@example.com".parse().unwrap());
-            let ask = AskEmailChange { key: &self.key, user, session, tenant, new, ttl: DAY, cooldown: DAY };
-            self.store.commit(&ask).await.unwrap();
+            let (user, tenant, new) = (self.0.user.id, self.0.tenant, "new@example.com".parse().unwrap());
+            let ask = AskEmailChange { key: &self.0.key, user, session, tenant, new, ttl: DAY, cooldown: DAY };
+            self.0.store.commit(&ask).await.unwrap();
             let actor = Actor { scope: TenantScope::vouched(tenant), user };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
-            self.jobs.commit(&Invite { key: &self.key, actor, email, role, conditions }).await.unwrap();
+            self.0.jobs.commit(&Invite { key: &self.0.key, actor, email, role, conditions }).await.unwrap();
         }
 
         async fn session(&self, ttl: Duration) -> SessionId {
-            self.store.commit(&SignIn(self, ttl)).await.unwrap().id
+            self.0.store.commit(&SignIn(&self.0, ttl)).await.unwrap().id
         }
 
         /// So many registrations, good for a day.
         async fn register(&self, many: usize) {
-            let (now, ambient) = (self.store.ambient().now(), self.store.ambient());
+            let (now, ambient) = (self.0.store.ambient().now(), self.0.store.ambient());
             let rows: Vec<Registration> = (0..many)
                 .map(|_| {
                     let id = ambient.id();
@@ -144,11 +114,11 @@ mod tests {
                         id,
                         email: "ada@example.com".parse().unwrap(),
                         email_norm: "ada@example.com".to_owned(),
-                        email_digest: AddressDigest::of(&self.key, &"ada@example.com".parse().unwrap()),
+                        email_digest: AddressDigest::of(&self.0.key, &"ada@example.com".parse().unwrap()),
                         name: "Ada".parse().unwrap(),
                         tenant_name: "Engines".parse().unwrap(),
-                        password_hash: self.user.password_hash.clone(),
-                        token_hash: LinkToken::issue(&self.key, id).hash(),
+                        password_hash: self.0.user.password_hash.clone(),
+                        token_hash: LinkToken::issue(&self.0.key, id).hash(),
                         mailed_at: None,
                         mailed_by: None,
                         claimed_at: None,
@@ -158,15 +128,15 @@ mod tests {
                     }
                 })
                 .collect();
-            self.store.records::<Registration>(PlatformScope).insert_missing(&rows).await.unwrap();
+            self.0.store.records::<Registration>(PlatformScope).insert_missing(&rows).await.unwrap();
         }
 
         async fn purge(&self) {
-            self.worker.run(None, &Purge {}).await.unwrap();
+            self.0.worker.run(None, &Purge {}).await.unwrap();
         }
 
         async fn count<T: Record>(&self) -> u64 {
-            self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
+            self.0.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
         }
 
         /// Rows of each kind, in the order of [`Leftover::ALL`].
@@ -181,7 +151,7 @@ mod tests {
         }
     }
 
-    struct SignIn<'w>(&'w World, Duration);
+    struct SignIn<'w>(&'w DemoWorld, Duration);
 
     impl Change for SignIn<'_> {
         type Output = Session;
@@ -206,13 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_canary_tells_when_it_came_and_how_late() {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::manual(DateTime::from_millis(60_250))).await.unwrap();
-        let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
-        let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+        let DemoWorld { env: _env, worker, .. } = DemoWorld::new(Ambient::manual(DateTime::from_millis(60_250))).await;
         worker.run(None, &Canary { tick_ms: 60_000 }).await.unwrap();
         let shown = (metrics::JOBS_CANARY_TIMESTAMP.get(), metrics::JOBS_CANARY_DELAY.get());
         assert!((shown.0 - 60.25).abs() < 1e-9 && (shown.1 - 0.25).abs() < 1e-9, "{shown:?}");
@@ -224,10 +188,10 @@ mod tests {
         world.fill().await;
         world.purge().await;
         assert_eq!(world.counts().await, [1; 5], "nothing is over yet");
-        world.store.ambient().advance(DAY + Duration::from_hours(23));
+        world.0.store.ambient().advance(DAY + Duration::from_hours(23));
         world.purge().await;
         assert_eq!(world.counts().await, [1; 5], "over, and not for long");
-        world.store.ambient().advance(Duration::from_hours(2));
+        world.0.store.ambient().advance(Duration::from_hours(2));
         world.register(1).await;
         let before: Vec<u64> = Leftover::ALL.iter().map(|kind| purged(*kind)).collect();
         world.purge().await;
@@ -244,23 +208,23 @@ mod tests {
     async fn a_session_that_was_ended_goes_long_before_it_would_have_expired() {
         let world = World::new().await;
         let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
-        world.jobs.commit(&SignOut(ended)).await.unwrap();
+        world.0.jobs.commit(&SignOut(ended)).await.unwrap();
         world.purge().await;
-        assert!(Session::by_id(&world.store, ended).await.unwrap().is_some(), "a mail about it may be under way");
-        world.store.ambient().advance(DAY + Duration::from_mins(1));
+        assert!(Session::by_id(&world.0.store, ended).await.unwrap().is_some(), "a mail about it may be under way");
+        world.0.store.ambient().advance(DAY + Duration::from_mins(1));
         world.purge().await;
-        assert!(Session::by_id(&world.store, ended).await.unwrap().is_none());
-        assert!(Session::live(&world.store, live).await.unwrap().is_some());
+        assert!(Session::by_id(&world.0.store, ended).await.unwrap().is_none());
+        assert!(Session::live(&world.0.store, live).await.unwrap().is_some());
     }
 
     #[tokio::test]
     async fn a_backlog_of_many_batches_is_removed_and_one_batch_is_bounded() {
         let world = World::new().await;
         world.register(2 * BATCH as usize + 1).await;
-        world.store.ambient().advance(3 * DAY);
+        world.0.store.ambient().advance(3 * DAY);
         world.register(1).await;
-        let now = world.store.ambient().now();
-        assert_eq!(Leftover::Registrations.purge(&world.store, now, 10).await.unwrap(), 10);
+        let now = world.0.store.ambient().now();
+        assert_eq!(Leftover::Registrations.purge(&world.0.store, now, 10).await.unwrap(), 10);
         assert_eq!(world.count::<Registration>().await, 2 * u64::from(BATCH) - 8);
         world.purge().await;
         assert_eq!(world.count::<Registration>().await, 1);

@@ -51,39 +51,19 @@ pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use common::{
-        ambient::Ambient,
-        config::{Config, Sources},
-        crypto::{Hasher, MasterKey},
-        db::{PlatformScope, Store},
-        demo,
-        roles::Role,
-    };
-    use jobs::{Jobs, testing::Inline};
+    use common::{ambient::Ambient, db::PlatformScope, demo, roles::Role};
     use mongodb::bson::doc;
-    use secrecy::ExposeSecret;
-    use xtask::testing::TestEnv;
 
     use super::*;
-    use crate::app::registry;
+    use crate::testing::DemoWorld;
 
     #[tokio::test]
     async fn nobody_is_told_what_is_not_so_any_more() {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-        store.migrate(&jobs::migrations()).await.unwrap();
-        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
-        demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
-        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-        let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+        let world = DemoWorld::new(Ambient::system()).await;
+        let (store, worker) = (&world.store, &world.worker);
         let owner: Membership = store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
         let (tenant, user) = (Some(owner.tenant_id), owner.user_id);
-        let subjects = || env.mail().messages().into_iter().map(|mail| mail.subject).collect::<Vec<String>>();
+        let subjects = || world.env.mail().messages().into_iter().map(|mail| mail.subject).collect::<Vec<String>>();
 
         worker.run(tenant, &SendRoleChanged { user, role: Role::Viewer.into() }).await.unwrap();
         worker.run(tenant, &SendRemoved { user }).await.unwrap();

@@ -26,42 +26,32 @@ mod tests {
 
     use common::{
         ambient::Ambient,
-        config::{Config, Sources},
-        crypto::{Hasher, MasterKey},
-        db::{Change, DbError, PlatformScope, Store, Txn},
-        demo,
+        db::{Change, DbError, PlatformScope, Txn},
         id::TenantId,
         invitation_lists::{InvitationList, Line},
         invitations::{Invitation, Terms},
         memberships::{Actor, Membership},
         ownership::{OfferOwnership, OwnershipTransfer},
         roles::Role,
-        sign_in::belongings_of,
         tenants::Tenant,
         users::User,
     };
     use jobs::{
-        Job, Jobs,
+        Job,
         invitations::{CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation, SendInvitationReminder},
         outbox::OutboxRow,
         ownership::SendOwnershipOffer,
-        testing::Inline,
     };
     use mongodb::bson::doc;
-    use secrecy::ExposeSecret;
-    use xtask::testing::TestEnv;
 
     use super::*;
-    use crate::app::registry;
+    use crate::testing::DemoWorld;
 
     const DAY: Duration = Duration::from_hours(24);
 
     /// The demo account's tenant, in which somebody is invited, others are to be, and the ownership is offered.
     struct World {
-        env: TestEnv,
-        store: Store,
-        worker: Inline,
-        tenant: TenantId,
+        demo: DemoWorld,
         invitation: Invitation,
         list: InvitationList,
         offer: OwnershipTransfer,
@@ -69,27 +59,17 @@ mod tests {
 
     impl World {
         async fn new() -> Self {
-            let env = TestEnv::new().await;
-            let mut sources = Sources::default();
-            sources.add_environment(env.config_env());
-            let config = Config::load(sources).unwrap();
-            let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-            store.migrate(&jobs::migrations()).await.unwrap();
-            let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
-            demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
-            let owner = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
-            let tenant = belongings_of(&store, owner.id).await.unwrap()[0].tenant.id;
+            let demo = DemoWorld::new(Ambient::system()).await;
+            let (store, key, owner, tenant) = (&demo.store, &demo.key, &demo.user, demo.tenant);
             let actor = Actor { scope: TenantScope::vouched(tenant), user: owner.id };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
-            let invitation = store.commit(&Invite { key: &key, actor, email, role, conditions }).await.unwrap();
+            let invitation = store.commit(&Invite { key, actor, email, role, conditions }).await.unwrap();
             let line = Line { email: "listed@example.com".to_owned(), role: "viewer".to_owned(), outcome: None, invitation: None };
             let list = store.commit(&InviteList { actor, lines: vec![line] }).await.unwrap();
-            let to = store.commit(&Join(&owner, actor.scope)).await.unwrap();
+            let to = store.commit(&Join(owner, actor.scope)).await.unwrap();
             let offer = store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
-            let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-            let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
-            Self { env, store, worker, tenant, invitation, list, offer }
+            Self { demo, invitation, list, offer }
         }
 
         /// How each kind of job about the tenant's rows ends that names `tenant`.
@@ -105,16 +85,16 @@ mod tests {
         }
 
         async fn run_one<J: Job>(&self, tenant: Option<TenantId>, job: J) -> Result<(), JobError> {
-            self.worker.run(tenant, &job).await
+            self.demo.worker.run(tenant, &job).await
         }
 
         /// Whom mails were sent to, how many invitations and staged jobs there are, and whether the list is done with.
         async fn seen(&self) -> (Vec<String>, u64, u64, bool) {
-            let mut mailed: Vec<String> = self.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
+            let mut mailed: Vec<String> = self.demo.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
             mailed.sort();
-            let invitations = self.store.records::<Invitation>(PlatformScope).count(doc! {}).await.unwrap();
-            let staged = self.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
-            let list = InvitationList::of(&self.store, TenantScope::vouched(self.tenant), self.list.id).await.unwrap().unwrap();
+            let invitations = self.demo.store.records::<Invitation>(PlatformScope).count(doc! {}).await.unwrap();
+            let staged = self.demo.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
+            let list = InvitationList::of(&self.demo.store, TenantScope::vouched(self.demo.tenant), self.list.id).await.unwrap().unwrap();
             (mailed, invitations, staged, list.completed_at.is_some())
         }
     }
@@ -148,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_finds_nothing_of_another_tenant() {
         let world = World::new().await;
-        let other = world.store.commit(&Found).await.unwrap();
+        let other = world.demo.store.commit(&Found).await.unwrap();
         let before = world.seen().await;
         let ended = world.run(Some(other.id)).await;
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
@@ -157,7 +137,7 @@ mod tests {
         assert_eq!(world.seen().await, before);
         assert_eq!((before.0.len(), before.1, before.3), (0, 1, false));
 
-        let ended = world.run(Some(world.tenant)).await;
+        let ended = world.run(Some(world.demo.tenant)).await;
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         let (mailed, invitations, _, is_complete) = world.seen().await;
         assert_eq!(mailed, ["invited@example.com", "invited@example.com", "member@example.com"]);

@@ -61,62 +61,32 @@ pub(crate) async fn send_changed(job: SendPasswordChanged, running: Running<App>
 mod tests {
     use std::time::Duration;
 
-    use common::{
-        addressee::Addressee,
-        ambient::Ambient,
-        config::{Config, Sources},
-        crypto::{Hasher, MasterKey},
-        db::{PlatformScope, Store},
-        demo,
-        id::{JobId, UserId},
-    };
-    use jobs::{Jobs, testing::Inline};
+    use common::{addressee::Addressee, ambient::Ambient, db::PlatformScope, demo, id::JobId};
     use mongodb::bson::{DateTime, doc};
-    use secrecy::ExposeSecret;
-    use xtask::testing::TestEnv;
 
     use super::*;
-    use crate::app::registry;
+    use crate::testing::DemoWorld;
 
-    struct World {
-        env: TestEnv,
-        store: Store,
-        key: MasterKey,
-        worker: Inline,
-        user: UserId,
-        _jobs: Jobs,
-    }
+    struct World(DemoWorld);
 
     impl World {
-        /// With the demo account, and a clock that stands.
+        /// With a clock that stands.
         async fn new() -> Self {
-            let env = TestEnv::new().await;
-            let mut sources = Sources::default();
-            sources.add_environment(env.config_env());
-            let config = Config::load(sources).unwrap();
-            let store = Store::connect(&config.mongodb, Ambient::manual(DateTime::now())).await.unwrap();
-            store.migrate(&jobs::migrations()).await.unwrap();
-            let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
-            let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
-            demo::seed(&store, &key, &hasher).await.unwrap();
-            let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap().id;
-            let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
-            let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
-            Self { env, store, key, worker, user, _jobs: jobs }
+            Self(DemoWorld::new(Ambient::manual(DateTime::now())).await)
         }
 
         async fn ask(&self) {
-            let address = Addressee::seal(&self.key, &demo::EMAIL.parse().unwrap()).unwrap();
-            self.worker.run(None, &SendPasswordReset { address }).await.unwrap();
+            let address = Addressee::seal(&self.0.key, &demo::EMAIL.parse().unwrap()).unwrap();
+            self.0.worker.run(None, &SendPasswordReset { address }).await.unwrap();
         }
 
         fn mails(&self) -> usize {
-            self.env.mail().messages().len()
+            self.0.env.mail().messages().len()
         }
 
         async fn prepare(&self, job: JobId) -> (Mailing, Option<PasswordReset>) {
             let (ttl, cooldown) = (Duration::from_hours(1), Duration::from_mins(1));
-            self.store.commit(&Prepare { key: &self.key, user: self.user, job, ttl, cooldown }).await.unwrap()
+            self.0.store.commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown }).await.unwrap()
         }
     }
 
@@ -126,33 +96,33 @@ mod tests {
         world.ask().await;
         world.ask().await;
         assert_eq!(world.mails(), 1);
-        let first: PasswordReset = world.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+        let first: PasswordReset = world.0.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
         assert!(first.mailed_at.is_some());
-        world.store.ambient().advance(Duration::from_secs(61));
+        world.0.store.ambient().advance(Duration::from_secs(61));
         world.ask().await;
         assert_eq!(world.mails(), 2);
-        let all: Vec<PasswordReset> = world.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
+        let all: Vec<PasswordReset> = world.0.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
         assert!(all.len() == 1 && all[0].id != first.id);
     }
 
     #[tokio::test]
     async fn a_job_that_is_repeated_mails_the_same_link_and_one_that_comes_late_voids_none() {
         let world = World::new().await;
-        let earlier: JobId = world.store.ambient().id();
-        world.store.ambient().advance(Duration::from_secs(1));
-        let later: JobId = world.store.ambient().id();
+        let earlier: JobId = world.0.store.ambient().id();
+        world.0.store.ambient().advance(Duration::from_secs(1));
+        let later: JobId = world.0.store.ambient().id();
         let (granted, made) = world.prepare(later).await;
         let (again, same) = world.prepare(later).await;
         assert_eq!((granted, again), (Mailing::Granted, Mailing::Granted));
         let (made, same) = (made.unwrap(), same.unwrap());
-        assert_eq!(made.link_token(&world.key), same.link_token(&world.key));
-        world.store.ambient().advance(Duration::from_mins(5));
+        assert_eq!(made.link_token(&world.0.key), same.link_token(&world.0.key));
+        world.0.store.ambient().advance(Duration::from_mins(5));
         assert!(matches!(world.prepare(earlier).await, (Mailing::Done, None)));
-        PasswordReset::mailed(&world.store, made.id).await.unwrap();
+        PasswordReset::mailed(&world.0.store, made.id).await.unwrap();
         assert_eq!(world.prepare(later).await.0, Mailing::Done);
-        assert!(PasswordReset::pending(&world.store, &world.key, made.link_token(&world.key).expose()).await.is_ok());
+        assert!(PasswordReset::pending(&world.0.store, &world.0.key, made.link_token(&world.0.key).expose()).await.is_ok());
         // Late beyond the link's life: it would be mailed one that is void.
-        world.store.ambient().advance(Duration::from_hours(2));
+        world.0.store.ambient().advance(Duration::from_hours(2));
         let (granted, renewed) = world.prepare(later).await;
         assert!(granted == Mailing::Granted && renewed.unwrap().id != made.id);
     }
@@ -160,11 +130,11 @@ mod tests {
     #[tokio::test]
     async fn of_two_jobs_at_once_one_mails() {
         let world = World::new().await;
-        let (one, two): (JobId, JobId) = (world.store.ambient().id(), world.store.ambient().id());
+        let (one, two): (JobId, JobId) = (world.0.store.ambient().id(), world.0.store.ambient().id());
         let (one, two) = futures::future::join(world.prepare(one), world.prepare(two)).await;
         let granted = [one.0, two.0].iter().filter(|mailing| **mailing == Mailing::Granted).count();
         assert_eq!(granted, 1, "{one:?} {two:?}");
-        let rows = world.store.records::<PasswordReset>(PlatformScope).count(doc! {}).await.unwrap();
+        let rows = world.0.store.records::<PasswordReset>(PlatformScope).count(doc! {}).await.unwrap();
         assert_eq!(rows, 1);
     }
 }

@@ -1,0 +1,51 @@
+//! What tests of handlers begin with: real servers, the demo account, and a worker that runs one job at a time.
+
+use std::time::Duration;
+
+use common::{
+    ambient::Ambient,
+    config::{Config, Sources},
+    crypto::{Hasher, MasterKey},
+    db::Store,
+    demo,
+    id::TenantId,
+    sign_in::belongings_of,
+    users::User,
+};
+use jobs::{Jobs, testing::Inline};
+use secrecy::ExposeSecret;
+use xtask::testing::TestEnv;
+
+use crate::app::{App, registry};
+
+/// An installation with the demo account in it.
+pub(crate) struct DemoWorld {
+    pub(crate) env: TestEnv,
+    pub(crate) store: Store,
+    pub(crate) key: MasterKey,
+    /// Whose the demo account is.
+    pub(crate) user: User,
+    /// Theirs.
+    pub(crate) tenant: TenantId,
+    pub(crate) jobs: Jobs,
+    pub(crate) worker: Inline,
+}
+
+impl DemoWorld {
+    /// One whose clock is `ambient`'s.
+    pub(crate) async fn new(ambient: Ambient) -> Self {
+        let env = TestEnv::new().await;
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, ambient).await.unwrap();
+        store.migrate(&jobs::migrations()).await.unwrap();
+        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+        demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
+        let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
+        let tenant = belongings_of(&store, user.id).await.unwrap()[0].tenant.id;
+        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+        let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
+        Self { env, store, key, user, tenant, jobs, worker }
+    }
+}
