@@ -117,6 +117,13 @@ impl Membership {
         txn.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
+    /// Notes that `user` begins to work in the scope's tenant; none when they are no member. It writes the row, as the end of a
+    /// membership does, so that of the two one comes first and no session is left where its person is no member.
+    pub(crate) async fn enter(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<Option<Self>, DbError> {
+        let now = txn.ambient().now();
+        txn.records::<Self>(scope).find_and_update(doc! { "user_id": user }, doc! { "$set": { "entered_at": now } }).await
+    }
+
     /// Gives it another role, effective at the next request everywhere; none when it is gone.
     pub(crate) async fn give(&self, txn: &mut Txn, role: RoleRef) -> Result<Option<Self>, DbError> {
         // Vouched for by the row itself.

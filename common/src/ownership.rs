@@ -198,6 +198,8 @@ impl Change for AcceptOwnership {
         let next = Membership::within(txn, scope, user).await?.ok_or(TransferError::NotFound)?;
         next.give(txn, Role::Owner.into()).await?;
         before.give(txn, Role::Admin.into()).await?;
+        // Another owner may have offered theirs, too.
+        OwnershipTransfer::forget_all_of(txn, scope, user).await?;
         self.actor.record(txn, "ownership.transferred", offer.from).await?;
         Ok(offer)
     }

@@ -287,8 +287,9 @@ impl Change for Begin {
     type Error = SignInError;
 
     /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked or the account
-    /// has another address, as [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown, and
-    /// as [`SignInError::AccountDisabled`] when the account was stopped.
+    /// has another address, as [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown,
+    /// as [`SignInError::AccountDisabled`] when the account was stopped, and as [`SignInError::TenantNotFound`] when they
+    /// are no member any more.
     async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
         let user = User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
         let user = user.ok_or(SignInError::InvalidCredentials)?;
@@ -298,6 +299,9 @@ impl Change for Begin {
         if user.second_factor_since.is_some() && !self.second_factor {
             return Err(SignInError::SecondFactorRequired);
         }
+        // Vouched for by the membership that is entered.
+        let membership = Membership::enter(txn, TenantScope::vouched(self.tenant), self.user).await?;
+        membership.ok_or(SignInError::TenantNotFound)?;
         let Start { device, remember, lifetime } = &self.start;
         let is_new_place = Place::note(txn, self.user, device).await?;
         let session = Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
@@ -397,10 +401,9 @@ impl Change for SwitchTenant {
     type Error = SignInError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
-        // Vouched for by the membership that is looked up.
+        // Vouched for by the membership that is entered.
         let scope = TenantScope::vouched(self.tenant);
-        let membership = txn.records::<Membership>(scope).find(doc! { "user_id": self.user }).await?;
-        membership.ok_or(SignInError::TenantNotFound)?;
+        Membership::enter(txn, scope, self.user).await?.ok_or(SignInError::TenantNotFound)?;
         let tenant = txn.records::<Tenant>(PlatformScope).find(doc! { "_id": self.tenant }).await?.ok_or(SignInError::TenantNotFound)?;
         if tenant.status != TenantStatus::Active {
             return Err(SignInError::TenantSuspended);

@@ -233,7 +233,7 @@ pub(super) async fn confirm_totp(
     let owner = owner(&caller);
     let confirm = totp::Confirm { key: &app.key, owner, code: body.code };
     let codes = caller.commit(&app, &told(confirm, owner, MfaChange::TotpAdded)).await?;
-    app.throttle.take_back(counted).await;
+    app.throttle.succeeded(counted).await;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
 }
 

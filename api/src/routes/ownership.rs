@@ -12,13 +12,15 @@ use common::{
     ownership::{AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer, TransferError},
     roles::Permission,
 };
+use jobs::throttle::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Fields, FromFields, Json, Recent, Requires, TenantTransfer},
+    extract::{Caller, Client, Fields, FromFields, Json, Recent, Requires, TenantTransfer},
     problem::Problem,
     state::App,
+    throttle::Guard,
 };
 
 /// An offer of ownership.
@@ -95,8 +97,10 @@ pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answe
 pub(super) async fn offer(
     Recent(access): Recent<Requires<TenantTransfer>>,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
+    let _counted = Guard::of_account(&app, Act::Invite, &body.user_id.to_string(), &client).admit().await?;
     let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
     let offered = access.caller.commit(&app, &jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())

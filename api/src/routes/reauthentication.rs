@@ -71,7 +71,8 @@ pub(super) async fn reauthenticate(
             app.jobs.commit(&again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
-            let counted = Guard::of_account(&app, Act::SecondFactor, &user.id.to_string(), &client).admit().await?;
+            // Nobody guesses a passkey; whoever tries must not use up the tries of the account's owner.
+            let counted = Guard::of_network(&app, Act::SecondFactor, &client).admit().await?;
             let passkey = passkeys::used(&app, &ceremony, &credential).await?;
             if passkey.user() != user.id {
                 return Err(SignInError::PasskeyInvalid.into());

@@ -14,7 +14,7 @@ use xtask::servers::Mail;
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, DEADLINE, World},
+    support::{Answer, DEADLINE, PASSWORD, World},
 };
 
 const MEMBERS: &str = "/api/tenant/users";
@@ -282,6 +282,48 @@ async fn two_owners_who_leave_at_once_leave_one() {
         assert!(left.status.is_success(), "{left:?}");
         refused.expect_problem(StatusCode::CONFLICT, "last_owner");
     }
+}
+
+/// Neither by signing in there nor by coming from another tenant.
+#[tokio::test]
+async fn no_session_is_left_where_its_person_has_just_left() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
+    for round in 0..12 {
+        let bob = people.join(&ada, &format!("bob{round}@example.com"), Role::Member).await;
+        let there = belong(&world, &people, &bob, &eve).await;
+        let enter = async {
+            if round % 2 == 0 {
+                world.client.post_body_as(&there, "/api/auth/switch-tenant", &json!({ "tenant_id": ada.tenant })).await
+            } else {
+                let login = json!({ "email": bob.email, "password": PASSWORD, "tenant_id": ada.tenant });
+                world.client.post("/api/auth/login", &login).await
+            }
+        };
+        let (left, entered) = tokio::join!(leave(&world, &bob), enter);
+        left.expect(StatusCode::NO_CONTENT);
+        assert!([StatusCode::OK, StatusCode::NOT_FOUND].contains(&entered.status), "{entered:?}");
+        let live = doc! { "user_id": bob.user, "tenant_id": ada.tenant, "revoked_at": null };
+        assert_eq!(world.store.records::<Session>(PlatformScope).count(live).await.unwrap(), 0, "{entered:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_became_an_owner_is_offered_no_ownership_any_more() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let eve = people.join(&ada, "eve@example.com", Role::Owner).await;
+    let bob = people.join(&ada, "bob@example.com", Role::Member).await;
+    let offer = async |from: &Person| {
+        let offered = world.client.post_body_as(&from.token, TRANSFERS, &json!({ "user_id": bob.user })).await.expect(StatusCode::CREATED);
+        format!("{TRANSFERS}/{}/accept", offered.json()["id"].as_str().unwrap())
+    };
+    let (first, second) = (offer(&ada).await, offer(&eve).await);
+    world.client.post_as(&bob.token, &first).await.expect(StatusCode::NO_CONTENT);
+    world.client.post_as(&bob.token, &second).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    assert_eq!(people.count(ada.tenant, Role::Owner).await, 2);
 }
 
 #[tokio::test]

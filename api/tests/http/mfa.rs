@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use common::{ambient::rfc3339, audit::AuditEvent, db::PlatformScope, mfa::MfaChange, sessions::Session, users::User};
+use common::{
+    ambient::rfc3339, audit::AuditEvent, db::PlatformScope, memberships::Membership, mfa::MfaChange, sessions::Session, users::User,
+};
 use futures::future::join_all;
 use jobs::{mfa::SendMfaChanged, testing};
 use mongodb::bson::{Document, doc};
@@ -180,6 +182,31 @@ async fn who_guesses_codes_has_few_tries() {
     assert!(answers.iter().all(|answer| answer.status == StatusCode::UNAUTHORIZED), "{answers:?}");
     let refused = verify(&world, &token, &enrolled.app.code(0)).await.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     assert!(!refused.header("retry-after").is_empty());
+}
+
+/// What is no code uses none of the account's tries up: it is nothing that anybody guesses.
+#[tokio::test]
+async fn who_stole_a_session_uses_up_no_tries_of_the_owners() {
+    let world = World::with(&[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")]).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let rubbish = json!({ "ceremony": "x", "credential": { "id": "x" } });
+    for _ in 0..9 {
+        let refused = world.client.post_body_as(&enrolled.token, REAUTHENTICATE, &rubbish).await;
+        assert!(refused.status.is_client_error() && refused.status != StatusCode::TOO_MANY_REQUESTS, "{refused:?}");
+    }
+    let token = mfa_token(&world, ADA).await;
+    verify(&world, &token, &enrolled.app.code(0)).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_is_no_member_any_more_begins_no_session_and_keeps_their_code() {
+    let world = World::new().await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let (token, code) = (mfa_token(&world, ADA).await, &enrolled.recovery_codes[0]);
+    let membership: Membership = world.store.records(PlatformScope).take(doc! {}).await.unwrap().unwrap();
+    verify(&world, &token, code).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+    world.store.records::<Membership>(PlatformScope).insert(&membership).await.unwrap();
+    verify(&world, &token, code).await.expect(StatusCode::OK);
 }
 
 /// Row 10: a link in a mail replaces the password, and nothing else.
