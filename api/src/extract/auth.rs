@@ -84,18 +84,37 @@ impl FromRequestParts<App> for Caller {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(known.clone());
         }
-        let token = bearer_token(&parts.headers)?;
-        let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
-        let caller = of(app, &claims).await?;
+        let caller = caller_of(parts, app).await?;
         // At every request, also of a caller who is kept: their address is another one at any time.
         let allowed = &caller.tenant.security.ip_allowlist;
         if !allowed.is_everywhere() && !allowed.admits(address_of(parts, app)) {
             return Err(Problem::ip_not_allowed());
         }
-        app.identities.note_seen(claims.sid);
+        app.identities.note_seen(caller.session.id);
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }
+}
+
+/// Someone who is signed in, from wherever they come: a tenant's list of addresses keeps nobody from ending their sessions, or
+/// from going where they are let in.
+pub(crate) struct FromAnywhere(pub(crate) Caller);
+
+impl FromRequestParts<App> for FromAnywhere {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = caller_of(parts, app).await?;
+        app.identities.note_seen(caller.session.id);
+        Ok(Self(caller))
+    }
+}
+
+/// Whose access token a request carries.
+async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
+    let token = bearer_token(&parts.headers)?;
+    let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
+    of(app, &claims).await
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {

@@ -7,7 +7,7 @@ mod json;
 mod permission;
 mod query;
 
-pub(crate) use auth::Caller;
+pub(crate) use auth::{Caller, FromAnywhere};
 pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
 pub(crate) use client::{Client, Peer};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, OptionalJson, Refusal};

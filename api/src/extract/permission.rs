@@ -12,7 +12,7 @@ use axum::{
 };
 use common::{ambient::between, roles::Permission, sessions::Session};
 
-use super::Caller;
+use super::{Caller, FromAnywhere};
 use crate::{problem::Problem, state::App};
 
 /// What a route demands of whoever calls it.
@@ -101,6 +101,10 @@ impl FromRequestParts<App> for Perhaps {
 }
 
 impl Access for Caller {
+    const NEED: Need = Need::SignedIn;
+}
+
+impl Access for FromAnywhere {
     const NEED: Need = Need::SignedIn;
 }
 

@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 
 use super::{mfa, tenants::TenantView, users::UserView};
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson},
+    extract::{Caller, Client, Fields, FromAnywhere, FromFields, Json, NotAmong, Open, OptionalJson},
     openapi::PermissionName,
     problem::{Code, FieldError, Problem},
     refresh_cookie,
@@ -295,12 +295,12 @@ fn refuse_other_sites(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Sign out.
 ///
-/// Ends the session; its access tokens are refused from now on, by every process.
+/// Ends the session; its access tokens are refused from now on, by every process. Also from where the tenant is not worked in.
 #[utoipa::path(
     post, path = "/api/auth/logout", tag = "Session",
     responses((status = 204, description = "Signed out."))
 )]
-pub(super) async fn logout(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn logout(FromAnywhere(caller): FromAnywhere, State(app): State<App>) -> Result<Response, Problem> {
     app.jobs.commit(&SignOut { session: caller.session.id, user: caller.user.id, tenant: caller.tenant.id }).await?;
     Ok(signed_out())
 }
@@ -312,7 +312,7 @@ pub(super) async fn logout(caller: Caller, State(app): State<App>) -> Result<Res
     post, path = "/api/auth/logout-all", tag = "Session",
     responses((status = 204, description = "Signed out everywhere."))
 )]
-pub(super) async fn logout_all(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn logout_all(FromAnywhere(caller): FromAnywhere, State(app): State<App>) -> Result<Response, Problem> {
     app.jobs.commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None }).await?;
     Ok(signed_out())
 }
@@ -346,7 +346,7 @@ impl FromFields for Switch {
     responses((status = 200, description = "At work there.", body = LoginView))
 )]
 pub(super) async fn switch_tenant(
-    caller: Caller,
+    FromAnywhere(caller): FromAnywhere,
     State(app): State<App>,
     client: Client,
     Json(body): Json<Switch>,

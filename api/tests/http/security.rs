@@ -433,7 +433,20 @@ async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_no
     };
     expect_elsewhere(switch(OUTSIDE).await);
     get_from(&world.client, OUTSIDE, token(&elsewhere)).await.expect(StatusCode::OK);
-    switch(INSIDE).await.expect(StatusCode::OK);
+    let here = switch(INSIDE).await.expect(StatusCode::OK).json();
+
+    // The list keeps nobody in: whoever is outside goes elsewhere, and signs out.
+    get_from(&world.client, OUTSIDE, token(&here)).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    let leave = from(&world.client, OUTSIDE, Method::POST, "/api/auth/switch-tenant").bearer_auth(token(&here));
+    Answer::of(leave.json(&json!({ "tenant_id": eve.tenant }))).await.expect(StatusCode::OK);
+    let here = post_from(&world, INSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json();
+    for path in ["/api/auth/logout", "/api/auth/logout-all"] {
+        let here = post_from(&world, INSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json();
+        let sign_out = from(&world.client, OUTSIDE, Method::POST, path).bearer_auth(token(&here));
+        Answer::of(sign_out).await.expect(StatusCode::NO_CONTENT);
+        get_from(&world.client, INSIDE, token(&here)).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    }
+    get_from(&world.client, INSIDE, token(&here)).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
 }
 
 #[tokio::test]
