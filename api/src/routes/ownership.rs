@@ -100,7 +100,9 @@ pub(super) async fn offer(
     client: Client,
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
-    let _counted = Guard::of_account(&app, Act::Invite, &body.user_id.to_string(), &client).admit().await?;
+    // By tenant, so that nobody elsewhere uses up what this one may mail them.
+    let whom = format!("{} {}", access.caller.tenant.id, body.user_id);
+    let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
     let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
     let offered = access.caller.commit(&app, &jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())

@@ -327,6 +327,23 @@ async fn who_became_an_owner_is_offered_no_ownership_any_more() {
 }
 
 #[tokio::test]
+async fn nobody_is_mailed_offers_without_a_bound() {
+    let world = World::with(&[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "2")]).await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
+    let bob = people.join(&ada, "bob@example.com", Role::Member).await;
+    let offer = async |from: &Person| world.client.post_body_as(&from.token, TRANSFERS, &json!({ "user_id": bob.user })).await;
+    // Whoever is elsewhere uses nothing of it up.
+    for _ in 0..2 {
+        offer(&eve).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member");
+    }
+    for _ in 0..2 {
+        offer(&ada).await.expect(StatusCode::CREATED);
+    }
+    offer(&ada).await.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
+}
+
+#[tokio::test]
 async fn ownership_is_handed_on_by_acceptance_alone() {
     let world = World::new().await;
     let people = People::of(&world).await;
