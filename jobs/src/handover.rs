@@ -212,7 +212,7 @@ async fn push_by_queue(store: &Store, broker: &Broker, pushes: impl Iterator<Ite
         match broker.push(queue, &pushes, HandIn::Staged).await {
             Ok(handed) => {
                 count_enqueued(queue, "fast", handed.taken);
-                if let Err(error) = forget_duplicates(store, queue, &handed.duplicates).await {
+                if let Err(error) = forget_duplicates(store, broker, queue, &handed.duplicates).await {
                     tracing::warn!(%queue, %error, "duplicates_left_to_relay");
                 }
             }

@@ -14,7 +14,7 @@ use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates, unique::UniqueKey};
+use crate::{Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates, queue::Broker, unique::UniqueKey};
 
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -263,12 +263,17 @@ impl OutboxRow {
 /// # Errors
 /// When the store fails; the relay finds the rows again, and the answer is the same for as long as
 /// the other one holds on.
-pub(crate) async fn forget_duplicates(store: &Store, queue: Queue, ids: &[JobId]) -> Result<(), DbError> {
+pub(crate) async fn forget_duplicates(store: &Store, broker: &Broker, queue: Queue, ids: &[JobId]) -> Result<(), DbError> {
     if ids.is_empty() {
         return Ok(());
     }
     // What follows a batch that is complete with that is left to the relay.
     remove_rows(store, ids).await?;
     count_duplicates(queue, ids.len());
+    // A hand-over of one that is under way comes too late: without its row it would keep others from
+    // running, and perhaps not run itself.
+    if let Err(error) = broker.remember(queue, ids).await {
+        tracing::warn!(%queue, jobs = ids.len(), %error, "duplicates_not_remembered");
+    }
     Ok(())
 }

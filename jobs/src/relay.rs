@@ -272,7 +272,7 @@ impl Relay {
         }
         let handed = self.jobs.broker().push(queue, &pushes, how).await.map_err(redis_of(queue))?;
         count_enqueued(queue, path, handed.taken);
-        forget_duplicates(self.jobs.store(), queue, &handed.duplicates).await?;
+        forget_duplicates(self.jobs.store(), self.jobs.broker(), queue, &handed.duplicates).await?;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -218,6 +219,11 @@ impl World {
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.env.redis_url()).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Where this world's Redis listens.
+    pub(crate) fn redis_addr(&self) -> SocketAddr {
+        self.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap()
     }
 
     pub(crate) fn stream(&self) -> String {

@@ -2,12 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::db::{Change, DbError, Txn};
-use jobs::{Job, JobError, Queue, Registry, Running, Unique, Window, stage};
+use common::{
+    config,
+    db::{Change, DbError, Txn},
+};
+use jobs::{Job, JobError, Jobs, Queue, Registry, Running, Unique, Window, stage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use xtask::servers::Proxy;
 
-use crate::support::{World, until};
+use crate::support::{DEADLINE, World, until};
 
 /// Sums up an account; once is enough for everything that came in before it started.
 #[derive(Serialize, Deserialize)]
@@ -70,6 +74,35 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
     let mut runs = app.runs.lock().unwrap().clone();
     runs.sort_unstable();
     assert_eq!(runs, [1, 1, 2]);
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
+    let world = World::new().await;
+    let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
+    let proxy = Proxy::start(world.redis_addr()).await.unwrap();
+    let redis =
+        config::Redis { url: format!("redis://{}", proxy.addr()).parse().unwrap(), timeout: DEADLINE, ..world.config.redis.clone() };
+    let slow = Jobs::start(world.store.clone(), &redis, &world.config.jobs).unwrap();
+    slow.commit(&StageSums(vec![1])).await.unwrap();
+    until("Redis has the first", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1 }).await;
+    proxy.blackhole();
+    slow.commit(&StageSums(vec![1])).await.unwrap();
+    let relay = world.work_on(&Registry::sharing(Arc::clone(&app)).on(sum_up), &[(Queue::Maintenance, 1)], 1);
+    until("the relay has dropped the second", || async { world.rows().await == 1 }).await;
+    relay.stop(Duration::from_secs(5)).await;
+    let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 1);
+    until("the first has started and its key is free", || async { app.runs.lock().unwrap().len() == 1 }).await;
+    proxy.restore().await.unwrap();
+    slow.close(DEADLINE).await;
+    assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 0);
+    // Where it waited it would hold the key, and this one would be dropped.
+    world.jobs.commit(&StageSums(vec![1])).await.unwrap();
+    until("Redis has the third", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1 }).await;
+    app.gate.add_permits(2);
+    world.until_idle().await;
+    assert_eq!(*app.runs.lock().unwrap(), [1, 1]);
     worker.stop(Duration::from_secs(5)).await;
 }
 
