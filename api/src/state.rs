@@ -43,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) identities: Arc<Identities>,
     /// Whose word is taken for where a request comes from.
     pub(crate) trusted_proxies: TrustedProxies,
+    /// Where links lead, such as `https://app.example.com`.
+    pub(crate) public_url: String,
     /// The origin of our own pages, such as `https://app.example.com`.
     pub(crate) origin: String,
     /// How long sessions and links last.
@@ -78,6 +80,7 @@ impl App {
             keyring,
             identities: Arc::new(Identities::new()),
             trusted_proxies: config.api.trusted_proxies.clone(),
+            public_url: config.app.public_url.clone(),
             origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
             members: config.members.clone(),

@@ -109,7 +109,7 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         Act::SignIn | Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
-        Act::Register | Act::Invite | Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => {
+        Act::Register | Act::Invite | Act::FollowInviteLink | Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => {
             (auth.mails_per_account, auth.mails_per_network)
         }
     };

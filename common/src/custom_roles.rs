@@ -14,6 +14,7 @@ use crate::{
     },
     id::{RoleId, TenantId},
     invitations::Invitation,
+    invite_links::InviteLink,
     memberships::{Actor, Membership},
     revocations::{self, Revoked},
     roles::{Grant, Permissions, Role, RoleRef},
@@ -100,10 +101,12 @@ impl CustomRole {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Whether a member or an invitation has it.
+    /// Whether a member, an invitation or an invite link has it.
     async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
         let filter = doc! { "role": RoleRef::from(id) };
-        Ok(txn.records::<Membership>(scope).find(filter).await?.is_some() || Invitation::names_role(txn, scope, id.into()).await?)
+        Ok(txn.records::<Membership>(scope).find(filter).await?.is_some()
+            || Invitation::names_role(txn, scope, id.into()).await?
+            || InviteLink::names_role(txn, scope, id.into()).await?)
     }
 }
 

@@ -143,6 +143,8 @@ kinds! {
     InvitationLinkId = InvitationLink("inl");
     /// Names a list of people to invite.
     InvitationListId = InvitationList("ivl");
+    /// Names a link by which people have themselves invited.
+    InviteLinkId = InviteLink("ilk");
     /// Names an offer of a tenant's ownership.
     OwnershipTransferId = OwnershipTransfer("otr");
     /// Names a link that sets a new password.

@@ -158,12 +158,7 @@ impl Invitation {
     /// # Errors
     /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
-        let inviter = Membership::of(store, self.scope(), self.invited_by).await?;
-        let user = User::by_id(store, self.invited_by).await?;
-        let is_stopped = user.is_none_or(|user| user.disabled_at.is_some());
-        let Some(inviter) = inviter.filter(|_| !is_stopped) else { return Ok(None) };
-        let (inviter, given) = (Grant::of(store, self.scope(), inviter.role).await?, Grant::of(store, self.scope(), self.role).await?);
-        Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
+        vouched(store, Actor { scope: self.scope(), user: self.invited_by }, self.role).await
     }
 
     /// The tenant's rows, for whoever holds the link: vouched for by the invitation.
@@ -199,6 +194,16 @@ impl Invitation {
         txn.records::<Self>(renewed.scope()).update(doc! { "_id": renewed.id }, update).await?;
         Ok(renewed)
     }
+}
+
+/// What `role` gives, if `inviter` may invite to it now.
+pub(crate) async fn vouched(store: &Store, inviter: Actor, role: RoleRef) -> Result<Option<Grant>, DbError> {
+    let Actor { scope, user } = inviter;
+    let membership = Membership::of(store, scope, user).await?;
+    let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
+    let Some(membership) = membership.filter(|_| !is_stopped) else { return Ok(None) };
+    let (inviter, given) = (Grant::of(store, scope, membership.role).await?, Grant::of(store, scope, role).await?);
+    Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
 }
 
 /// Those that wait at `now`.
@@ -295,6 +300,16 @@ impl<'a> Inviting<'a> {
         };
         self.actor.record(txn, "invitation.created", invitation.id).await?;
         Ok(invitation)
+    }
+
+    /// The invitation of an address that waits, if there is one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn waiting(&self, txn: &mut Txn, email: &Email) -> Result<Option<Invitation>, DbError> {
+        let mut filter = pending(txn.ambient().now());
+        filter.insert("email_norm", email.normalized());
+        txn.records::<Invitation>(self.actor.scope).find(filter).await
     }
 
     /// Sends an invitation again, under another link; from now on it is the actor's word.

@@ -20,6 +20,7 @@ pub mod id;
 pub mod internal;
 pub mod invitation_lists;
 pub mod invitations;
+pub mod invite_links;
 pub mod joining;
 pub mod mail;
 pub mod members;
@@ -74,6 +75,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 34, name: "second factors validators", plan: Plan::Validators(mfa::VALIDATORS) },
     Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
     Migration { version: 36, name: "what is over lingers until it is purged", plan: Plan::Several(purge::SCHEMA) },
+    Migration { version: 37, name: "invite links", plan: Plan::Several(invite_links::SCHEMA) },
 ];
 
 const VALIDATORS: &[Validator] =

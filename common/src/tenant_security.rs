@@ -141,7 +141,17 @@ impl From<EmailDomain> for String {
 impl EmailDomains {
     /// Whether an address may be invited.
     pub fn admit(&self, email: &Email) -> bool {
-        self.0.is_empty() || self.0.iter().any(|domain| domain.0.eq_ignore_ascii_case(email.domain()))
+        self.0.is_empty() || self.name(email)
+    }
+
+    /// Whether the address is of one of them.
+    pub(crate) fn name(&self, email: &Email) -> bool {
+        self.0.iter().any(|domain| domain.0.eq_ignore_ascii_case(email.domain()))
+    }
+
+    /// Whether addresses of all `others` may be invited.
+    pub(crate) fn hold(&self, others: &Self) -> bool {
+        self.0.is_empty() || others.0.iter().all(|domain| self.0.contains(domain))
     }
 }
 

@@ -136,7 +136,7 @@ impl Change for Resend<'_> {
 }
 
 /// Stages the mail with the link, and the one that reminds of it.
-async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration) -> Result<(), DbError> {
+pub(crate) async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration) -> Result<(), DbError> {
     let (tenant, id, link) = (Some(invitation.tenant_id), invitation.id, invitation.link);
     stage(txn, tenant, &SendInvitation { invitation: id, link }).await?;
     if let Some(due) = reminder_at(invitation.sent_at, invitation.expires_at, reminder) {

@@ -19,6 +19,7 @@ mod handover;
 pub mod history;
 mod inspect;
 pub mod invitations;
+pub mod invite_links;
 mod job;
 pub mod maintenance;
 pub mod members;

@@ -52,6 +52,8 @@ pub enum Act {
     ResetPassword,
     /// To follow the link of an invitation.
     FollowInvitation,
+    /// To have an invitation mailed by an invite link.
+    FollowInviteLink,
     /// To have links mailed that confirm another address.
     ChangeEmail,
 }
@@ -121,6 +123,7 @@ impl Act {
             Self::ResendVerification => "resend_verification",
             Self::ResetPassword => "reset_password",
             Self::FollowInvitation => "follow_invitation",
+            Self::FollowInviteLink => "follow_invite_link",
             Self::ChangeEmail => "change_email",
         }
     }

@@ -15,7 +15,7 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{email_changes, invitations, maintenance, members, mfa, ownership, passwords, registrations, sessions};
+use crate::handlers::{email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords, registrations, sessions};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -99,6 +99,7 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(invitations::send_reminder)
         .on(invitations::invite_chunk)
         .on(invitations::complete_list)
+        .on(invite_links::invite_by_link)
         .on(members::send_role_changed)
         .on(members::send_removed)
         .on(ownership::send_offer)

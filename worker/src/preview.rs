@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     handlers::mfa::told,
     templates::{
-        ACCOUNT_EXISTS, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MEMBER_REMOVED,
-        MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM, ROLE_CHANGED,
-        SIGN_IN_THROTTLED, VERIFICATION,
+        ACCOUNT_EXISTS, ALREADY_MEMBER, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER,
+        MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM,
+        ROLE_CHANGED, SIGN_IN_THROTTLED, VERIFICATION,
     },
 };
 
@@ -48,6 +48,7 @@ fn samples() -> Vec<Sample> {
     let sample = |name, template, values| Sample { name, template, values };
     vec![
         sample("account_exists", ACCOUNT_EXISTS, json!({ "name": name })),
+        sample("already_member", ALREADY_MEMBER, json!({ "name": name, "tenant": "Analytical Engines" })),
         sample("email_change_new", EMAIL_CHANGE_NEW, change.clone()),
         sample("email_change_old", EMAIL_CHANGE_OLD, change),
         sample("email_changed.new", EMAIL_CHANGED, moved(false)),

@@ -25,6 +25,8 @@ pub(crate) const REUSE_ALARM: Template = template!("session_reuse_alarm");
 pub(crate) const INVITATION: Template = template!("invitation");
 /// An invitation expires soon.
 pub(crate) const INVITATION_REMINDER: Template = template!("invitation_reminder");
+/// A member followed an invite link.
+pub(crate) const ALREADY_MEMBER: Template = template!("already_member");
 /// A member has another role now.
 pub(crate) const ROLE_CHANGED: Template = template!("role_changed");
 /// Somebody was removed from a tenant.

@@ -43,6 +43,7 @@ const ADA_LATER: &str = "canary-address-ada@example.org";
 const ADA_IN_THE_END: &str = "canary-address-ada@example.net";
 const BOB: &str = "canary-address-bob@example.com";
 const CARL: &str = "canary-address-carl@example.com";
+const ERIN: &str = "canary-address-erin@example.com";
 const DORA: &str = "canary-address-dora@example.com";
 const FIRST: &str = "zanzibar canary of a password";
 const SECOND: &str = "kilimanjaro canary of a password";
@@ -51,17 +52,19 @@ const WRONG: &str = "timbuktu canary that is wrong";
 const VERIFY: &str = "/verify-email?token=";
 const RESET: &str = "/reset-password?token=";
 const INVITED: &str = "/invitations/accept?token=";
+const BY_LINK: &str = "/invite-links/join?token=";
 const CHANGE: &str = "/change-email?token=";
 const SHOW_FACTOR: &str = "/api/auth/mfa/verify";
 const REAUTHENTICATE: &str = "/api/auth/reauthenticate";
 /// So much of a secret's end is looked for, in bytes.
 const END: usize = 16;
 /// What people were told and showed, each of which must have been looked for.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "verification link",
     "reset link",
     "used invitation",
     "waiting invitation",
+    "invite link",
     "access token",
     "refresh token",
     "password",
@@ -178,6 +181,7 @@ impl World {
         let list = json!({ "invitations": [{ "email": CARL, "role": "viewer" }] });
         self.post_as(&access, "/api/tenant/invitations/bulk", list, StatusCode::ACCEPTED).await;
         self.link("waiting invitation", CARL, INVITED).await;
+        self.invite_by_a_link(&access).await;
         self.register(DORA).await;
         self.link("waiting verification link", DORA, VERIFY).await;
         self.env.mail().clear();
@@ -189,6 +193,18 @@ impl World {
         self.register("canary-address-refused@example.com").await;
         self.until("there is a dead letter", |world| !world.worker_says(&["jobs", "list"]).trim().is_empty()).await;
         self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT).await;
+    }
+
+    /// Makes an invite link, and has somebody invited by it.
+    async fn invite_by_a_link(&mut self, access: &str) {
+        let wanted = json!({ "role": "viewer", "domains": ["example.com"] });
+        let made = self.post_as(access, "/api/tenant/invite-links", wanted, StatusCode::CREATED).await;
+        let link = text(&made, "url").split(BY_LINK).nth(1).unwrap().to_owned();
+        self.secrets.push(("invite link", link.clone()));
+        self.ask(Method::GET, None, &format!("/api/invite-links/{link}"), None, StatusCode::OK).await;
+        self.ask(Method::GET, None, &format!("{BY_LINK}{link}"), None, StatusCode::OK).await;
+        self.post("/api/invite-links/join", json!({ "token": link, "email": ERIN }), StatusCode::ACCEPTED).await;
+        self.link("waiting invitation", ERIN, INVITED).await;
     }
 
     /// Sets up an authenticator app, and shows its codes and recovery codes wherever they are asked for.

@@ -222,6 +222,17 @@ impl Fields {
         items.into_iter().map(|item| self.item(name, item)).collect()
     }
 
+    /// As [`Fields::required_list_up_to`], of at least one item.
+    pub(crate) fn required_some<T: FromStr>(&mut self, name: &str, max: usize) -> Option<Vec<T>>
+    where
+        T::Err: Refusal,
+    {
+        match self.required_list_up_to::<T>(name, max) {
+            Some(items) if items.is_empty() => self.refuse(name, "too_short", "must have at least one item"),
+            items => items,
+        }
+    }
+
     /// A list of objects that must be there, each of them read by `read`; at most `max`.
     pub(crate) fn required_objects<T>(&mut self, name: &str, max: usize, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let items = self.required_items(name, max)?;

@@ -99,7 +99,9 @@ codes! {
     AlreadyMember = CONFLICT "already_member" "They are a member already";
     /// As many invitations wait as may.
     TooManyInvitations = CONFLICT "too_many_invitations" "Too many invitations wait to be accepted";
-    /// The tenant does not invite addresses of the domain.
+    /// The tenant has as many invite links as it may have.
+    TooManyInviteLinks = CONFLICT "too_many_invite_links" "The tenant has too many invite links";
+    /// The tenant, or the link, does not invite addresses of the domain.
     EmailDomainNotAllowed = UNPROCESSABLE_ENTITY "email_domain_not_allowed" "The tenant does not invite such addresses";
     /// The tenant has no such role.
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";

@@ -6,6 +6,7 @@ use common::{
     db::DbError,
     email_changes::EmailChangeError,
     invitations::InviteError,
+    invite_links::InviteLinkError,
     joining::JoinError,
     members::MemberError,
     mfa::MfaError,
@@ -186,6 +187,27 @@ impl From<InviteError> for Problem {
                 Self::field(Code::EmailDomainNotAllowed, "The tenant's rules name the domains that it invites.", "email", refusal)
             }
             InviteError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<InviteLinkError> for Problem {
+    fn from(error: InviteLinkError) -> Self {
+        match error {
+            InviteLinkError::NotFound => Self::new(Code::NotFound, "There is no such invite link, or it has expired."),
+            InviteLinkError::NoSuchRole => Self::no_such_role(),
+            InviteLinkError::TooHigh => Self::role_too_high(),
+            InviteLinkError::OwnerRole => Self::fields(vec![FieldError {
+                field: "role".to_owned(),
+                code: "not_by_link",
+                message: "must not be owner: owners are invited one by one".to_owned(),
+            }]),
+            InviteLinkError::TooMany => Self::new(Code::TooManyInviteLinks, "Delete some first, or wait until some expire."),
+            InviteLinkError::DomainNotAllowed => {
+                let refusal = "has one that the tenant does not invite";
+                Self::field(Code::EmailDomainNotAllowed, "The tenant's rules name the domains that it invites.", "domains", refusal)
+            }
+            InviteLinkError::Db(error) => error.into(),
         }
     }
 }

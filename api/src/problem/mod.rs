@@ -171,7 +171,7 @@ impl Problem {
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
             Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
-            Act::Register | Act::Invite => "The links in the mails that were sent are good. Or try again later.",
+            Act::Register | Act::Invite | Act::FollowInviteLink => "The links in the mails that were sent are good. Or try again later.",
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
         // Whole seconds, and none too few.
@@ -232,6 +232,12 @@ impl Problem {
     /// The tenant has no role of that name or id.
     pub(crate) fn no_such_role() -> Self {
         Self::new(Code::NoSuchRole, "The tenant has no role of this id.")
+    }
+
+    /// The address is of none of an invite link's domains.
+    pub(crate) fn not_of_link() -> Self {
+        let refusal = "is of none of the link's domains";
+        Self::field(Code::EmailDomainNotAllowed, "Give an address of one of the link's domains.", "email", refusal)
     }
 
     /// The tenant has no list of people to invite of that id.

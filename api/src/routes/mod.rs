@@ -4,6 +4,7 @@ mod custom_roles;
 mod documentation;
 mod email_changes;
 mod invitations;
+mod invite_links;
 mod joining;
 mod members;
 mod mfa;
@@ -112,6 +113,11 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(invitations::resend))
         .with(route!(invitations::invite_list))
         .with(route!(invitations::list_progress))
+        .with(route!(invite_links::create))
+        .with(route!(invite_links::list))
+        .with(route!(invite_links::delete))
+        .with(route!(invite_links::preview))
+        .with(route!(invite_links::join))
         .with(route!(joining::preview))
         .with(route!(joining::accept))
         .with(route!(ownership::list))

@@ -31,7 +31,7 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
 use super::{
-    email_changes,
+    email_changes, invite_links,
     joining::{Acceptance, Preview},
     passwords,
 };
@@ -59,6 +59,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("layout.html", include_str!("../../pages/layout.html")),
         ("verify_email.html", include_str!("../../pages/verify_email.html")),
         ("accept_invitation.html", include_str!("../../pages/accept_invitation.html")),
+        ("join_by_link.html", include_str!("../../pages/join_by_link.html")),
         ("change_email.html", include_str!("../../pages/change_email.html")),
         ("reset_password.html", include_str!("../../pages/reset_password.html")),
         ("forgot_password.html", include_str!("../../pages/forgot_password.html")),
@@ -93,6 +94,13 @@ struct AcceptForm {
     password: Option<String>,
 }
 
+/// What the form of an invite link sends.
+#[derive(Deserialize)]
+struct JoinForm {
+    token: String,
+    email: String,
+}
+
 /// What the form for a new password posts.
 #[derive(Deserialize)]
 struct NewPassword {
@@ -115,6 +123,7 @@ pub(super) fn routes(app: &App) -> Router<App> {
         .route(CHANGE_EMAIL, post(change_email))
         .route(CANCEL_EMAIL_CHANGE, post(cancel_email_change))
         .route(ACCEPT_INVITATION, get(show_invitation).post(accept_invitation))
+        .route(invite_links::PAGE, get(show_invite_link).post(join_by_link))
         .route_layer(from_fn_with_state(app.clone(), limits::with_database));
     let pages = Router::new()
         .route(VERIFY_EMAIL, get(show_verify_email))
@@ -216,6 +225,39 @@ async fn accepted(app: &App, client: &Client, form: AcceptForm) -> Result<Joined
     let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
     let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
     Acceptance { token: &token, signed_in: None, name, password, start: None }.join(app, client).await
+}
+
+async fn show_invite_link(
+    State(app): State<App>,
+    client: Client,
+    link: Result<Query<Link>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
+    join_form(&app, &client, &token_of(link)?, None).await
+}
+
+async fn join_form(app: &App, client: &Client, token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+    let preview = invite_links::Preview::of(app, client, token).await?;
+    page("join_by_link.html", context! { token, preview => Serde(&preview), refusal, style => STYLE })
+}
+
+async fn join_by_link(State(app): State<App>, client: Client, form: Result<Form<JoinForm>, FormRejection>) -> Result<Response, Problem> {
+    let Form(JoinForm { token, email }) = form.map_err(|rejection| unreadable(&rejection))?;
+    let followed = match email.trim().parse::<Email>() {
+        Ok(email) => invite_links::follow(&app, &client, &token, &email).await,
+        Err(error) => Err(refused("address", &error)),
+    };
+    match followed {
+        Ok(()) => {
+            let done = message("Look into your mailbox", "An invitation is on its way: follow it to join. You may close this page.")?;
+            Ok(done.into_response())
+        }
+        // Once more, with what is wrong with the address.
+        Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {
+            let refusal = problem.explanation();
+            Ok((problem.status(), join_form(&app, &client, &token, Some(&refusal)).await?).into_response())
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 fn refused(field: &str, refusal: &impl Refusal) -> Problem {

@@ -52,12 +52,17 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/auth/verify-email/resend"),
     ("post", "/api/invitations/accept"),
     ("get", "/api/invitations/{token}"),
+    ("post", "/api/invite-links/join"),
+    ("get", "/api/invite-links/{token}"),
     ("get", "/api/tenant/current"),
     ("get", "/api/tenant/invitations"),
     ("post", "/api/tenant/invitations/bulk"),
     ("get", "/api/tenant/invitations/bulk/{id}"),
     ("delete", "/api/tenant/invitations/{id}"),
     ("post", "/api/tenant/invitations/{id}/resend"),
+    ("get", "/api/tenant/invite-links"),
+    ("post", "/api/tenant/invite-links"),
+    ("delete", "/api/tenant/invite-links/{id}"),
     ("get", "/api/tenant/ownership-transfers"),
     ("post", "/api/tenant/ownership-transfers"),
     ("delete", "/api/tenant/ownership-transfers/{id}"),
@@ -153,7 +158,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 25);
+    assert_eq!(checked, 27);
 }
 
 #[tokio::test]
@@ -229,6 +234,10 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
     let invitation = world.store.records::<Invitation>(PlatformScope).find(doc! { "_id": invitation }).await.unwrap().unwrap();
     let token = invitation.link_token(&world.key).expose().to_owned();
     let accept = json!({ "token": token, "name": "Carl", "password": crate::support::PASSWORD });
+    let linked = post("/api/tenant/invite-links", json!({ "role": "viewer", "domains": ["example.com"] })).await;
+    let url = linked.json()["url"].as_str().unwrap().to_owned();
+    let by_link = url.rsplit_once("token=").unwrap().1;
+    let join = json!({ "token": by_link, "email": "fred@example.com" });
     let change = json!({ "name": "Support", "permissions": [] });
     let rules = json!({
         "require_mfa": false,
@@ -254,6 +263,10 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
         ("Same list", "/api/tenant/invitations/bulk/{id}", "get", get(&list).await),
         ("Preview", "/api/invitations/{token}", "get", world.client.get(&format!("/api/invitations/{token}")).await),
         ("Joined", "/api/invitations/accept", "post", world.client.post("/api/invitations/accept", &accept).await),
+        ("Invite link", "/api/tenant/invite-links", "post", linked),
+        ("Invite links", "/api/tenant/invite-links", "get", get("/api/tenant/invite-links").await),
+        ("Link's preview", "/api/invite-links/{token}", "get", world.client.get(&format!("/api/invite-links/{by_link}")).await),
+        ("Followed", "/api/invite-links/join", "post", world.client.post("/api/invite-links/join", &join).await),
         ("Members", "/api/tenant/users", "get", get("/api/tenant/users").await),
         (
             "Member",

@@ -12,6 +12,7 @@ mod email_change;
 mod forged_hosts;
 mod held_requests;
 mod invitations;
+mod invite_links;
 mod limits;
 mod members;
 mod mfa;

@@ -54,12 +54,17 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("post", "/api/auth/verify-email/resend", OPEN),
     ("post", "/api/invitations/accept", OPEN),
     ("get", "/api/invitations/{token}", OPEN),
+    ("post", "/api/invite-links/join", OPEN),
+    ("get", "/api/invite-links/{token}", OPEN),
     ("get", "/api/tenant/current", "tenant:read"),
     ("get", "/api/tenant/invitations", "users:invite"),
     ("post", "/api/tenant/invitations/bulk", "users:invite"),
     ("get", "/api/tenant/invitations/bulk/{id}", "users:invite"),
     ("delete", "/api/tenant/invitations/{id}", "users:invite"),
     ("post", "/api/tenant/invitations/{id}/resend", "users:invite"),
+    ("get", "/api/tenant/invite-links", "users:invite"),
+    ("post", "/api/tenant/invite-links", "users:invite"),
+    ("delete", "/api/tenant/invite-links/{id}", "users:invite"),
     ("get", "/api/tenant/ownership-transfers", SIGNED_IN),
     ("post", "/api/tenant/ownership-transfers", "tenant:transfer"),
     ("delete", "/api/tenant/ownership-transfers/{id}", SIGNED_IN),
@@ -143,6 +148,7 @@ impl Operation {
             ("POST", "/api/auth/reauthenticate") => json!({ "password": PASSWORD }),
             ("POST", "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
             ("POST", "/api/tenant/invitations/bulk") => json!({ "invitations": [] }),
+            ("POST", "/api/tenant/invite-links") => json!({ "role": "viewer", "domains": ["example.com"] }),
             ("POST", "/api/tenant/ownership-transfers") => json!({ "user_id": absent::<id::User>() }),
             ("POST", "/api/tenant/roles") | ("PUT", "/api/tenant/roles/{id}") => role(),
             ("PUT", "/api/tenant/security") => crate::security::rules(&json!({})),
@@ -173,10 +179,11 @@ impl Operation {
             "/api/auth/sessions/{id}" => absent::<id::Session>().to_string(),
             "/api/tenant/invitations/bulk/{id}" => absent::<id::InvitationList>().to_string(),
             "/api/tenant/invitations/{id}" => absent::<id::Invitation>().to_string(),
+            "/api/tenant/invite-links/{id}" => absent::<id::InviteLink>().to_string(),
             "/api/tenant/ownership-transfers/{id}" => absent::<id::OwnershipTransfer>().to_string(),
             "/api/tenant/roles/{id}" => absent::<id::CustomRole>().to_string(),
             "/api/tenant/users/{id}" => absent::<id::User>().to_string(),
-            "/api/invitations/{token}" => "x".to_owned(),
+            "/api/invitations/{token}" | "/api/invite-links/{token}" => "x".to_owned(),
             path => panic!("{path}: say in Operation::absent_id and Things::id what its id names"),
         }
     }
@@ -192,6 +199,7 @@ struct Things {
     session: String,
     list: String,
     invitation: String,
+    link: String,
     offer: String,
     role: String,
     member: String,
@@ -217,6 +225,7 @@ impl Things {
             session: world.client.get_as(&owner.token, "/api/auth/me").await.json()["session"]["id"].as_str().unwrap().to_owned(),
             list: id(&post("/api/tenant/invitations/bulk", json!({ "invitations": [line] })).await),
             invitation: id(&invited["invitation"]),
+            link: id(&post("/api/tenant/invite-links", json!({ "role": "viewer", "domains": ["canary.example"] })).await),
             offer: id(&post("/api/tenant/ownership-transfers", json!({ "user_id": member.user })).await),
             role: id(&post("/api/tenant/roles", json!({ "name": "Canary role", "permissions": [] })).await),
             member: member.user.to_string(),
@@ -231,6 +240,7 @@ impl Things {
             "ses" => &self.session,
             "ivl" => &self.list,
             "inv" => &self.invitation,
+            "ilk" => &self.link,
             "otr" => &self.offer,
             "rol" => &self.role,
             "usr" => &self.member,
@@ -238,8 +248,8 @@ impl Things {
         }
     }
 
-    fn all(&self) -> [&str; 7] {
-        [&self.passkey, &self.session, &self.list, &self.invitation, &self.offer, &self.role, &self.member]
+    fn all(&self) -> [&str; 8] {
+        [&self.passkey, &self.session, &self.list, &self.invitation, &self.link, &self.offer, &self.role, &self.member]
     }
 }
 
@@ -361,9 +371,9 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
     let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
     let things = Things::of(&world, &people, &ada).await;
     let (tenant, owner) = (ada.tenant.to_string(), ada.user.to_string());
-    let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary"];
+    let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary", "canary.example"];
     let own = serde_json::to_string(&seen(&world, &people, &ada).await).unwrap();
-    assert!(own.contains("Canary role") && own.contains("invited@"), "there is something to see: {own}");
+    assert!(own.contains("Canary role") && own.contains("invited@") && own.contains("canary.example"), "there is something to see: {own}");
     let page = world.client.get_as(&ada.token, "/api/tenant/users?limit=1").await.expect(StatusCode::OK).json();
     let cursor = page["next_cursor"].as_str().unwrap();
     for query in ["q=ada".to_owned(), "q=example.com".to_owned(), format!("cursor={cursor}"), format!("role={}", things.role)] {
@@ -407,7 +417,7 @@ async fn metrics_tell_nothing_of_any_tenant() {
     .await;
     let of_api = metrics(&world.api).await;
     assert!(of_api.contains("route=\"/api/tenant/users/{id}\""), "{of_api}");
-    let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary"];
+    let secrets = [&tenant, &owner, "ada@", "Tenant of ADA", "member@", "invited@", "listed@", "Canary", "canary.example"];
     for told in [of_worker, of_api] {
         for secret in secrets.into_iter().chain(things.all()) {
             assert!(!told.contains(secret), "{secret} in {told}");

@@ -18,6 +18,10 @@ pub struct Members {
     pub invitation_reminder: Duration,
     /// Invitations of one tenant that may wait to be accepted.
     pub invitations_max: u64,
+    /// How long an invite link is good for.
+    pub invite_link_ttl: Duration,
+    /// Invite links that a tenant may have.
+    pub invite_links_max: u64,
     /// How long an offer of ownership is good for.
     pub ownership_transfer_ttl: Duration,
 }
@@ -38,6 +42,8 @@ impl Members {
                 "500",
                 "invitations of one tenant that may wait to be accepted",
             ),
+            invite_link_ttl: r.period("members.invite_link_ttl", "30d", "how long an invite link is good for"),
+            invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "invite links that a tenant may have"),
             ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "how long an offer of ownership is good for"),
         }
     }

@@ -152,6 +152,9 @@ metrics! {
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.
     MAIL_SEND_DURATION: Histogram = "tenantry_mail_send_duration_seconds" in REQUEST_BUCKETS;
+    /// Times that somebody followed an invite link, by what became of it: invited, invited before, already a member, refused,
+    /// or the link was gone.
+    INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome"];
 }
 
 /// Everything measured so far, in Prometheus' text format.

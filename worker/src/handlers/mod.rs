@@ -2,6 +2,7 @@
 
 pub(crate) mod email_changes;
 pub(crate) mod invitations;
+pub(crate) mod invite_links;
 pub(crate) mod maintenance;
 pub(crate) mod members;
 pub(crate) mod mfa;
@@ -25,11 +26,13 @@ mod tests {
     use std::time::Duration;
 
     use common::{
+        addressee::Addressee,
         ambient::Ambient,
         db::{Change, DbError, PlatformScope, Txn},
         id::TenantId,
         invitation_lists::{InvitationList, Line},
         invitations::{Invitation, Terms},
+        invite_links::{CreateInviteLink, InviteLink},
         memberships::{Actor, Membership},
         ownership::{OfferOwnership, OwnershipTransfer},
         roles::Role,
@@ -39,6 +42,7 @@ mod tests {
     use jobs::{
         Job,
         invitations::{CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation, SendInvitationReminder},
+        invite_links::InviteByLink,
         outbox::OutboxRow,
         ownership::SendOwnershipOffer,
     };
@@ -54,6 +58,7 @@ mod tests {
         demo: DemoWorld,
         invitation: Invitation,
         list: InvitationList,
+        invite_link: InviteLink,
         offer: OwnershipTransfer,
     }
 
@@ -67,19 +72,24 @@ mod tests {
             let invitation = store.commit(&Invite { key, actor, email, role, conditions }).await.unwrap();
             let line = Line { email: "listed@example.com".to_owned(), role: "viewer".to_owned(), outcome: None, invitation: None };
             let list = store.commit(&InviteList { actor, lines: vec![line] }).await.unwrap();
+            let domains = ["example.com".parse().unwrap()].into_iter().collect();
+            let create = CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
+            let invite_link = store.commit(&create).await.unwrap();
             let to = store.commit(&Join(owner, actor.scope)).await.unwrap();
             let offer = store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
-            Self { demo, invitation, list, offer }
+            Self { demo, invitation, list, invite_link, offer }
         }
 
         /// How each kind of job about the tenant's rows ends that names `tenant`.
-        async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 5] {
+        async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 6] {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
+            let address = Addressee::seal(&self.demo.key, &"follower@example.com".parse().unwrap()).unwrap();
             [
                 self.run_one(tenant, SendInvitation { invitation, link }).await,
                 self.run_one(tenant, SendInvitationReminder { invitation, link }).await,
                 self.run_one(tenant, SendOwnershipOffer { offer: self.offer.id }).await,
                 self.run_one(tenant, InviteChunk { list, from: 0 }).await,
+                self.run_one(tenant, InviteByLink { link: self.invite_link.id, address }).await,
                 self.run_one(tenant, CompleteInvitationList { list }).await,
             ]
         }
@@ -141,6 +151,6 @@ mod tests {
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         let (mailed, invitations, _, is_complete) = world.seen().await;
         assert_eq!(mailed, ["invited@example.com", "invited@example.com", "member@example.com"]);
-        assert_eq!((invitations, is_complete), (2, true));
+        assert_eq!((invitations, is_complete), (3, true));
     }
 }
