@@ -38,6 +38,7 @@ use crate::{
         (name = "Tenant", description = "The tenant one works in."),
         (name = "Members", description = "Who belongs to the tenant."),
         (name = "Invitations", description = "Asking people into the tenant, and joining it."),
+        (name = "Domains", description = "The domains of a tenant's people, and joining it by one's address."),
         (name = "Roles", description = "What members may do: the built-in roles, and those of the tenant's own."),
     ),
     security(("access_token" = [])),

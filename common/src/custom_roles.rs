@@ -18,6 +18,7 @@ use crate::{
     memberships::{Actor, Membership},
     revocations::{self, Revoked},
     roles::{Grant, Permissions, Role, RoleRef},
+    tenant_domains::TenantDomain,
     tenants::{Name, Tenant},
 };
 
@@ -101,12 +102,13 @@ impl CustomRole {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Whether a member, an invitation or an invite link has it.
+    /// Whether a member has it, or somebody may come to have it: by an invitation, an invite link or their address.
     async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
         let filter = doc! { "role": RoleRef::from(id) };
         Ok(txn.records::<Membership>(scope).find(filter).await?.is_some()
             || Invitation::names_role(txn, scope, id.into()).await?
-            || InviteLink::names_role(txn, scope, id.into()).await?)
+            || InviteLink::names_role(txn, scope, id.into()).await?
+            || TenantDomain::names_role(txn, scope, id.into()).await?)
     }
 }
 

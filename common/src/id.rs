@@ -145,6 +145,8 @@ kinds! {
     InvitationListId = InvitationList("ivl");
     /// Names a link by which people have themselves invited.
     InviteLinkId = InviteLink("ilk");
+    /// Names a domain of a tenant.
+    TenantDomainId = TenantDomain("dom");
     /// Names an offer of a tenant's ownership.
     OwnershipTransferId = OwnershipTransfer("otr");
     /// Names a link that sets a new password.

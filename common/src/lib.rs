@@ -40,6 +40,7 @@ pub mod roles;
 pub mod sessions;
 pub mod sign_in;
 pub mod telemetry;
+pub mod tenant_domains;
 pub mod tenant_security;
 pub mod tenants;
 pub mod users;
@@ -76,6 +77,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
     Migration { version: 36, name: "what is over lingers until it is purged", plan: Plan::Several(purge::SCHEMA) },
     Migration { version: 37, name: "invite links", plan: Plan::Several(invite_links::SCHEMA) },
+    Migration { version: 38, name: "tenant domains", plan: Plan::Several(tenant_domains::SCHEMA) },
 ];
 
 const VALIDATORS: &[Validator] =

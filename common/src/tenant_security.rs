@@ -5,7 +5,7 @@
 //! move between tenants, so it is not written into them what a tenant allows: whoever reads one holds it against the
 //! rules of the tenant it is in ([`Session::under`](crate::sessions::Session::under)).
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use mongodb::bson::{self, Bson};
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,19 @@ impl TryFrom<String> for EmailDomain {
 impl From<EmailDomain> for String {
     fn from(domain: EmailDomain) -> Self {
         domain.0
+    }
+}
+
+impl EmailDomain {
+    /// That of an address.
+    pub(crate) fn of(email: &Email) -> Self {
+        Self(email.domain().to_ascii_lowercase())
+    }
+}
+
+impl fmt::Display for EmailDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

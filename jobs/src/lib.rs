@@ -38,6 +38,7 @@ pub mod schedules;
 mod schema;
 pub mod sessions;
 mod steer;
+pub mod tenant_domains;
 pub mod testing;
 pub mod throttle;
 mod unique;

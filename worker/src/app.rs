@@ -15,7 +15,12 @@ use common::{
 use jobs::{JobError, Jobs, Registry, invitations::Conditions};
 use serde::Serialize;
 
-use crate::handlers::{email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords, registrations, sessions};
+use crate::{
+    dns::Dns,
+    handlers::{
+        email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords, registrations, sessions, tenant_domains,
+    },
+};
 
 /// What every handler can use.
 pub(crate) struct App {
@@ -41,6 +46,10 @@ pub(crate) struct App {
     pub(crate) purge_after: Duration,
     /// In what time failed sign-ins are counted.
     pub(crate) throttle_window: Duration,
+    /// Asks the DNS.
+    pub(crate) dns: Dns,
+    /// How long a tenant's domain stays verified without its record.
+    pub(crate) domain_grace: Duration,
     mailer: Mailer,
 }
 
@@ -61,6 +70,8 @@ impl App {
             invitations: Conditions { terms, reminder: config.members.invitation_reminder },
             purge_after: config.maintenance.purge_after,
             throttle_window: config.auth.throttle_window,
+            dns: Dns::new(&config.dns),
+            domain_grace: config.members.domain_grace,
             mailer: Mailer::new(&config.smtp)?,
         })
     }
@@ -112,6 +123,8 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(email_changes::send_link)
         .on(email_changes::send_taken)
         .on(email_changes::send_changed)
+        .on(tenant_domains::check)
+        .on(tenant_domains::recheck)
         .on(maintenance::canary)
         .on(maintenance::purge)
 }

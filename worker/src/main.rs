@@ -3,6 +3,7 @@
 mod app;
 mod board;
 mod devices;
+mod dns;
 mod handlers;
 mod preview;
 mod run;

@@ -4,6 +4,7 @@ use common::config::{self, Config, Mistake, Mistakes};
 use jobs::{
     maintenance::{Canary, Purge},
     schedules::{InvalidCron, Missed, Schedule},
+    tenant_domains::RecheckDomains,
 };
 
 /// The schedules of this release.
@@ -14,6 +15,7 @@ pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, I
     Ok(vec![
         Schedule::new("maintenance.canary", "* * * * *", Missed::Once, |tick| Canary { tick_ms: tick.timestamp_millis() })?,
         Schedule::new("maintenance.purge", &config.purge_schedule, Missed::Once, |_| Purge {})?,
+        Schedule::new("tenant_domain.recheck", "43 * * * *", Missed::Once, |_| RecheckDomains {})?,
     ])
 }
 
@@ -37,6 +39,6 @@ mod tests {
         let mut sources = config::Sources::default();
         sources.add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);
         let config = Config::load(sources).unwrap();
-        assert_eq!(schedules(&config.maintenance).unwrap().len(), 2);
+        assert_eq!(schedules(&config.maintenance).unwrap().len(), 3);
     }
 }

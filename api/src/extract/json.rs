@@ -294,6 +294,19 @@ impl Fields {
         }
     }
 
+    /// A text that parses, or null for none: one of them must be there.
+    pub(crate) fn nullable<T: FromStr>(&mut self, name: &str) -> Option<Nullable<T>>
+    where
+        T::Err: Refusal,
+    {
+        match self.given.remove(name) {
+            None => self.refuse(name, "required", "is required; null for none"),
+            Some(Value::Null) => Some(Nullable(None)),
+            Some(Value::String(text)) => self.parsed(name, text, |text| text.parse()).map(|value| Nullable(Some(value))),
+            Some(_) => self.refuse(name, "invalid_type", "must be a text or null"),
+        }
+    }
+
     /// Yes or no, if it is there.
     pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {

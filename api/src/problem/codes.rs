@@ -105,6 +105,10 @@ codes! {
     EmailDomainNotAllowed = UNPROCESSABLE_ENTITY "email_domain_not_allowed" "The tenant does not invite such addresses";
     /// The tenant has no such role.
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "There is no such role";
+    /// The tenant has the domain already.
+    DomainAddedAlready = CONFLICT "domain_added_already" "The tenant has the domain already";
+    /// The tenant has as many domains as it may have.
+    TooManyDomains = CONFLICT "too_many_domains" "The tenant has too many domains";
     /// Nobody of this id belongs to the tenant.
     NoSuchMember = UNPROCESSABLE_ENTITY "no_such_member" "There is no such member";
     /// Every tenant has the role, as it is.

@@ -16,6 +16,7 @@ use common::{
     registrations::VerifyError,
     roles::Permission,
     sign_in::SignInError,
+    tenant_domains::{DomainError, DomainJoinError},
     tenant_security::SecurityError,
 };
 
@@ -234,6 +235,37 @@ impl From<JoinError> for Problem {
             JoinError::AccountMade => Self::new(Code::InvalidCredentials, "There is an account of this address now: give its password."),
             JoinError::Hash(error) => error.into(),
             JoinError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<DomainError> for Problem {
+    fn from(error: DomainError) -> Self {
+        match error {
+            DomainError::NotFound => Self::new(Code::NotFound, "The tenant has no such domain."),
+            DomainError::AddedAlready => Self::new(Code::DomainAddedAlready, "Look for it in the list."),
+            DomainError::TooMany => Self::new(Code::TooManyDomains, "Remove one first."),
+            DomainError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
+            DomainError::NoSuchRole => Self::no_such_role(),
+            DomainError::TooHigh => Self::role_too_high(),
+            DomainError::OwnerRole => Self::fields(vec![FieldError {
+                field: "auto_join_role".to_owned(),
+                code: "not_by_address",
+                message: "must not be owner: owners are invited one by one".to_owned(),
+            }]),
+            DomainError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<DomainJoinError> for Problem {
+    fn from(error: DomainJoinError) -> Self {
+        match error {
+            DomainJoinError::NotOpen => Self::new(Code::TenantNotFound, "No tenant of this id is open to your address."),
+            DomainJoinError::AlreadyMember => JoinError::AlreadyMember.into(),
+            DomainJoinError::TenantSuspended => SignInError::TenantSuspended.into(),
+            DomainJoinError::IpNotAllowed => Self::ip_not_allowed(),
+            DomainJoinError::Db(error) => error.into(),
         }
     }
 }

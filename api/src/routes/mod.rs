@@ -16,6 +16,7 @@ mod reauthentication;
 mod registrations;
 mod sessions;
 mod signing_keys;
+mod tenant_domains;
 mod tenant_security;
 mod tenants;
 mod users;
@@ -129,6 +130,13 @@ fn with_database() -> OpenApiRouter<App> {
         .with(route!(custom_roles::see))
         .with(route!(custom_roles::update))
         .with(route!(custom_roles::delete))
+        .with(route!(tenant_domains::list))
+        .with(route!(tenant_domains::add))
+        .with(route!(tenant_domains::verify))
+        .with(route!(tenant_domains::update))
+        .with(route!(tenant_domains::remove))
+        .with(route!(tenant_domains::joinable))
+        .with(route!(tenant_domains::join))
         .with(route!(tenant_security::see))
         .with(route!(tenant_security::change))
         .0

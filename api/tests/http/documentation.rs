@@ -7,8 +7,9 @@ use common::{
     id,
     invitations::Invitation,
     roles::{Permission, Role},
+    tenant_domains::TenantDomain,
 };
-use mongodb::bson::doc;
+use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -24,6 +25,8 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/auth/email/cancel"),
     ("post", "/api/auth/email/change"),
     ("post", "/api/auth/email/confirm"),
+    ("post", "/api/auth/join-tenant"),
+    ("get", "/api/auth/joinable-tenants"),
     ("post", "/api/auth/login"),
     ("post", "/api/auth/logout"),
     ("post", "/api/auth/logout-all"),
@@ -55,6 +58,11 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/api/invite-links/join"),
     ("get", "/api/invite-links/{token}"),
     ("get", "/api/tenant/current"),
+    ("get", "/api/tenant/domains"),
+    ("post", "/api/tenant/domains"),
+    ("delete", "/api/tenant/domains/{id}"),
+    ("put", "/api/tenant/domains/{id}"),
+    ("post", "/api/tenant/domains/{id}/verify"),
     ("get", "/api/tenant/invitations"),
     ("post", "/api/tenant/invitations/bulk"),
     ("get", "/api/tenant/invitations/bulk/{id}"),
@@ -158,7 +166,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
-    assert_eq!(checked, 27);
+    assert_eq!(checked, 30);
 }
 
 #[tokio::test]
@@ -238,6 +246,13 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
     let url = linked.json()["url"].as_str().unwrap().to_owned();
     let by_link = url.rsplit_once("token=").unwrap().1;
     let join = json!({ "token": by_link, "email": "fred@example.com" });
+    let domain = post("/api/tenant/domains", json!({ "domain": "example.com" })).await;
+    let of_domain = format!("/api/tenant/domains/{}", domain.json()["id"].as_str().unwrap());
+    let open = json!({ "auto_join_role": "viewer" });
+    let opened = world.client.put_as(&eve.token, &of_domain, &open).await;
+    let verified = doc! { "$set": { "status": "verified", "held_as": "@example.com", "verified_at": DateTime::now() } };
+    world.store.records::<TenantDomain>(PlatformScope).update(doc! {}, verified).await.unwrap();
+    let fay = people.founder("fay@example.com").await;
     let change = json!({ "name": "Support", "permissions": [] });
     let rules = json!({
         "require_mfa": false,
@@ -267,6 +282,11 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
         ("Invite links", "/api/tenant/invite-links", "get", get("/api/tenant/invite-links").await),
         ("Link's preview", "/api/invite-links/{token}", "get", world.client.get(&format!("/api/invite-links/{by_link}")).await),
         ("Followed", "/api/invite-links/join", "post", world.client.post("/api/invite-links/join", &join).await),
+        ("Domain", "/api/tenant/domains", "post", domain),
+        ("Domains", "/api/tenant/domains", "get", get("/api/tenant/domains").await),
+        ("Opened", "/api/tenant/domains/{id}", "put", opened),
+        ("Looked for", "/api/tenant/domains/{id}/verify", "post", post(&format!("{of_domain}/verify"), json!({})).await),
+        ("Joinable", "/api/auth/joinable-tenants", "get", world.client.get_as(&fay.token, "/api/auth/joinable-tenants").await),
         ("Members", "/api/tenant/users", "get", get("/api/tenant/users").await),
         (
             "Member",

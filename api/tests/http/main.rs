@@ -33,5 +33,6 @@ mod signing_keys;
 mod starting;
 mod stopping;
 mod support;
+mod tenant_domains;
 mod throttles;
 mod timing;

@@ -26,6 +26,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("post", "/api/auth/email/cancel", OPEN),
     ("post", "/api/auth/email/change", SIGNED_IN),
     ("post", "/api/auth/email/confirm", OPEN),
+    ("post", "/api/auth/join-tenant", SIGNED_IN),
+    ("get", "/api/auth/joinable-tenants", SIGNED_IN),
     ("post", "/api/auth/login", OPEN),
     ("post", "/api/auth/logout", SIGNED_IN),
     ("post", "/api/auth/logout-all", SIGNED_IN),
@@ -57,6 +59,11 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("post", "/api/invite-links/join", OPEN),
     ("get", "/api/invite-links/{token}", OPEN),
     ("get", "/api/tenant/current", "tenant:read"),
+    ("get", "/api/tenant/domains", "security:write"),
+    ("post", "/api/tenant/domains", "security:write"),
+    ("delete", "/api/tenant/domains/{id}", "security:write"),
+    ("put", "/api/tenant/domains/{id}", "security:write"),
+    ("post", "/api/tenant/domains/{id}/verify", "security:write"),
     ("get", "/api/tenant/invitations", "users:invite"),
     ("post", "/api/tenant/invitations/bulk", "users:invite"),
     ("get", "/api/tenant/invitations/bulk/{id}", "users:invite"),
@@ -146,7 +153,9 @@ impl Operation {
             ("POST", "/api/auth/mfa/passkeys") => json!({ "ceremony": "x", "credential": {}, "name": "A phone" }),
             ("POST", "/api/auth/mfa/totp/confirm") => json!({ "code": "123456" }),
             ("POST", "/api/auth/reauthenticate") => json!({ "password": PASSWORD }),
-            ("POST", "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
+            ("POST", "/api/tenant/domains") => json!({ "domain": "example.com" }),
+            ("PUT", "/api/tenant/domains/{id}") => json!({ "auto_join_role": "viewer" }),
+            ("POST", "/api/auth/join-tenant" | "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
             ("POST", "/api/tenant/invitations/bulk") => json!({ "invitations": [] }),
             ("POST", "/api/tenant/invite-links") => json!({ "role": "viewer", "domains": ["example.com"] }),
             ("POST", "/api/tenant/ownership-transfers") => json!({ "user_id": absent::<id::User>() }),
@@ -174,9 +183,10 @@ impl Operation {
 
     /// An id that names nothing, of the kind that its path wants.
     fn absent_id(&self) -> String {
-        match self.path.trim_end_matches("/accept").trim_end_matches("/resend") {
+        match self.path.trim_end_matches("/accept").trim_end_matches("/resend").trim_end_matches("/verify") {
             "/api/auth/mfa/passkeys/{id}" => absent::<id::Passkey>().to_string(),
             "/api/auth/sessions/{id}" => absent::<id::Session>().to_string(),
+            "/api/tenant/domains/{id}" => absent::<id::TenantDomain>().to_string(),
             "/api/tenant/invitations/bulk/{id}" => absent::<id::InvitationList>().to_string(),
             "/api/tenant/invitations/{id}" => absent::<id::Invitation>().to_string(),
             "/api/tenant/invite-links/{id}" => absent::<id::InviteLink>().to_string(),
@@ -200,6 +210,7 @@ struct Things {
     list: String,
     invitation: String,
     link: String,
+    domain: String,
     offer: String,
     role: String,
     member: String,
@@ -226,6 +237,7 @@ impl Things {
             list: id(&post("/api/tenant/invitations/bulk", json!({ "invitations": [line] })).await),
             invitation: id(&invited["invitation"]),
             link: id(&post("/api/tenant/invite-links", json!({ "role": "viewer", "domains": ["canary.example"] })).await),
+            domain: id(&post("/api/tenant/domains", json!({ "domain": "canary.example" })).await),
             offer: id(&post("/api/tenant/ownership-transfers", json!({ "user_id": member.user })).await),
             role: id(&post("/api/tenant/roles", json!({ "name": "Canary role", "permissions": [] })).await),
             member: member.user.to_string(),
@@ -241,6 +253,7 @@ impl Things {
             "ivl" => &self.list,
             "inv" => &self.invitation,
             "ilk" => &self.link,
+            "dom" => &self.domain,
             "otr" => &self.offer,
             "rol" => &self.role,
             "usr" => &self.member,
@@ -248,8 +261,8 @@ impl Things {
         }
     }
 
-    fn all(&self) -> [&str; 8] {
-        [&self.passkey, &self.session, &self.list, &self.invitation, &self.link, &self.offer, &self.role, &self.member]
+    fn all(&self) -> [&str; 9] {
+        [&self.passkey, &self.session, &self.list, &self.invitation, &self.link, &self.domain, &self.offer, &self.role, &self.member]
     }
 }
 

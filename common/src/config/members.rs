@@ -22,6 +22,10 @@ pub struct Members {
     pub invite_link_ttl: Duration,
     /// Invite links that a tenant may have.
     pub invite_links_max: u64,
+    /// Domains that a tenant may have.
+    pub domains_max: u64,
+    /// How long a verified domain stays so without its record.
+    pub domain_grace: Duration,
     /// How long an offer of ownership is good for.
     pub ownership_transfer_ttl: Duration,
 }
@@ -44,6 +48,8 @@ impl Members {
             ),
             invite_link_ttl: r.period("members.invite_link_ttl", "30d", "how long an invite link is good for"),
             invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "invite links that a tenant may have"),
+            domains_max: r.count_up_to(COUNT_MAX, "members.domains_max", "20", "domains that a tenant may have"),
+            domain_grace: r.period("members.domain_grace", "3d", "how long a verified domain stays so when its DNS record is gone"),
             ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "how long an offer of ownership is good for"),
         }
     }

@@ -5,6 +5,7 @@
 //! README cannot drift from the code.
 
 mod checks;
+mod dns;
 mod maintenance;
 mod members;
 mod proxies;
@@ -15,6 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+pub use dns::Dns;
 pub use maintenance::Maintenance;
 pub use members::Members;
 pub use proxies::TrustedProxies;
@@ -82,6 +84,8 @@ pub struct Config {
     pub redis: Redis,
     /// The job engine.
     pub jobs: Jobs,
+    /// Asking the DNS.
+    pub dns: Dns,
     /// Outgoing mail.
     pub smtp: Smtp,
     /// Logs and traces.
@@ -447,6 +451,7 @@ impl Config {
                 email: queue_limits!(r, "email"),
                 maintenance: queue_limits!(r, "maintenance"),
             },
+            dns: Dns::read(r),
             smtp: Smtp {
                 host: r.value("smtp.host", "127.0.0.1", "the mail server"),
                 port: r.count("smtp.port", "1025", "its port"),

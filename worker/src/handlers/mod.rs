@@ -10,6 +10,7 @@ pub(crate) mod ownership;
 pub(crate) mod passwords;
 pub(crate) mod registrations;
 pub(crate) mod sessions;
+pub(crate) mod tenant_domains;
 
 use common::db::TenantScope;
 use jobs::{JobError, Running};
@@ -36,6 +37,7 @@ mod tests {
         memberships::{Actor, Membership},
         ownership::{OfferOwnership, OwnershipTransfer},
         roles::Role,
+        tenant_domains::{AddDomain, TenantDomain},
         tenants::Tenant,
         users::User,
     };
@@ -45,6 +47,7 @@ mod tests {
         invite_links::InviteByLink,
         outbox::OutboxRow,
         ownership::SendOwnershipOffer,
+        tenant_domains::CheckDomain,
     };
     use mongodb::bson::doc;
 
@@ -60,6 +63,7 @@ mod tests {
         list: InvitationList,
         invite_link: InviteLink,
         offer: OwnershipTransfer,
+        domain: TenantDomain,
     }
 
     impl World {
@@ -75,9 +79,11 @@ mod tests {
             let domains = ["example.com".parse().unwrap()].into_iter().collect();
             let create = CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
             let invite_link = store.commit(&create).await.unwrap();
+            let domain = AddDomain { actor, domain: "corp.example".parse().unwrap(), max: 10 };
+            let domain = store.commit(&domain).await.unwrap();
             let to = store.commit(&Join(owner, actor.scope)).await.unwrap();
             let offer = store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
-            Self { demo, invitation, list, invite_link, offer }
+            Self { demo, invitation, list, invite_link, offer, domain }
         }
 
         /// How each kind of job about the tenant's rows ends that names `tenant`.
@@ -144,6 +150,10 @@ mod tests {
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         let ended = world.run(None).await;
         assert!(ended.iter().all(|ended| matches!(ended, Err(JobError::Fail(_)))), "{ended:?}");
+        let (store, check) = (&world.demo.store, CheckDomain { domain: world.domain.id });
+        assert!(world.run_one(Some(other.id), check).await.is_ok());
+        let own = TenantDomain::of(store, TenantScope::vouched(world.demo.tenant), world.domain.id).await.unwrap().unwrap();
+        assert_eq!(own.checked_at, None);
         assert_eq!(world.seen().await, before);
         assert_eq!((before.0.len(), before.1, before.3), (0, 1, false));
 

@@ -1,0 +1,287 @@
+//! The domains of a tenant's people, and joining a tenant by one's address.
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use common::{
+    ambient::rfc3339,
+    id::{TenantDomainId, TenantId, UserId},
+    memberships::Membership,
+    roles::{Grant, RoleRef},
+    tenant_domains::{AddDomain, DomainError, JoinByDomain, RemoveDomain, SetAutoJoin, TenantDomain},
+    tenant_security::EmailDomain,
+    tenants::{Name, Tenant, TenantStatus},
+};
+use jobs::tenant_domains::CheckDomains;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    extract::{Caller, Client, Fields, FromFields, Json, Nullable, Recent, Requires, SecurityWrite},
+    problem::Problem,
+    state::App,
+};
+
+/// A domain that a tenant says is its people's.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TenantDomain)]
+pub(super) struct DomainView {
+    /// Its id.
+    #[schema(value_type = String, example = "dom_0192a0b8c0de7000800000000000cafe")]
+    id: TenantDomainId,
+    /// The domain, without its subdomains.
+    #[schema(value_type = String, example = "example.com")]
+    domain: EmailDomain,
+    /// `pending` until its record is looked for first; then `verified`, `record_missing`, or `held_by_another` when another
+    /// tenant was first to show the same.
+    #[schema(value_type = String, example = "verified")]
+    status: &'static str,
+    /// What is to be published in the DNS, and to stay there.
+    record: DnsRecord,
+    /// As what people join by themselves who have an address there; null when they do not.
+    #[schema(value_type = Option<String>, required = true, example = "member")]
+    auto_join_role: Option<RoleRef>,
+    /// Who added it.
+    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
+    added_by: UserId,
+    /// Since when.
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When its record was last looked for.
+    #[schema(format = DateTime)]
+    checked_at: Option<String>,
+    /// Since when it is verified.
+    #[schema(format = DateTime)]
+    verified_at: Option<String>,
+    /// Since when its record is gone; it stays verified for a while.
+    #[schema(format = DateTime)]
+    missing_since: Option<String>,
+}
+
+/// What is to be published in the DNS.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DnsRecord {
+    /// `TXT`.
+    #[schema(value_type = String, example = "TXT")]
+    r#type: &'static str,
+    /// Under which name.
+    #[schema(example = "_tenantry.example.com")]
+    name: String,
+    /// What it is to say.
+    #[schema(example = "tenantry-verification=AZKguMDecACAAAAAAADK_g")]
+    value: String,
+}
+
+impl DomainView {
+    fn new(app: &App, domain: TenantDomain) -> Self {
+        Self {
+            id: domain.id,
+            record: DnsRecord { r#type: "TXT", name: domain.record_name(), value: domain.record_value(&app.key) },
+            status: domain.status.as_str(),
+            auto_join_role: domain.auto_join_role,
+            added_by: domain.added_by,
+            created_at: rfc3339(domain.created_at),
+            checked_at: domain.checked_at.map(rfc3339),
+            verified_at: domain.verified_at.map(rfc3339),
+            missing_since: domain.missing_since.map(rfc3339),
+            domain: domain.domain,
+        }
+    }
+}
+
+/// A tenant's domains.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TenantDomains)]
+pub(super) struct Domains {
+    /// They, in the order in which they were added.
+    items: Vec<DomainView>,
+}
+
+/// A domain to add.
+#[derive(ToSchema)]
+pub(super) struct DomainBody {
+    /// The domain, without its subdomains.
+    #[schema(value_type = String, example = "example.com")]
+    domain: EmailDomain,
+}
+
+impl FromFields for DomainBody {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { domain: fields.required("domain")? })
+    }
+}
+
+/// List the tenant's domains.
+#[utoipa::path(
+    get, path = "/api/tenant/domains", tag = "Domains",
+    responses((status = 200, description = "The domains.", body = Domains))
+)]
+pub(super) async fn list(access: Requires<SecurityWrite>, State(app): State<App>) -> Result<Answer<Domains>, Problem> {
+    let domains = TenantDomain::all(app.store(), access.caller.scope()).await?;
+    Ok(Answer(Domains { items: domains.into_iter().map(|domain| DomainView::new(&app, domain)).collect() }))
+}
+
+/// Add a domain.
+///
+/// Publish its `record`, then have it looked for (`POST …/{id}/verify`). Refused as `domain_added_already` (409), and as
+/// `too_many_domains` (409) when the tenant has as many as it may.
+#[utoipa::path(
+    post, path = "/api/tenant/domains", tag = "Domains", request_body = DomainBody,
+    responses((status = 201, description = "Added.", body = DomainView))
+)]
+pub(super) async fn add(
+    access: Requires<SecurityWrite>,
+    State(app): State<App>,
+    Json(body): Json<DomainBody>,
+) -> Result<Response, Problem> {
+    let add = AddDomain { actor: access.caller.actor(), domain: body.domain, max: app.members.domains_max };
+    let domain = access.caller.commit(&app, &add).await?;
+    Ok((StatusCode::CREATED, Answer(DomainView::new(&app, domain))).into_response())
+}
+
+/// Have a domain's record looked for.
+///
+/// That is done in the background, and every day from then on; see `status` and `checked_at`. A domain whose record is gone
+/// stays verified for a few days.
+#[utoipa::path(
+    post, path = "/api/tenant/domains/{id}/verify", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be looked for.", body = DomainView))
+)]
+pub(super) async fn verify(access: Requires<SecurityWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let domain = TenantDomain::of(app.store(), access.caller.scope(), domain_id(&id)?).await?.ok_or(DomainError::NotFound)?;
+    app.jobs.commit(&CheckDomains::of([&domain])).await?;
+    Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
+}
+
+/// As what people join by themselves.
+#[derive(ToSchema)]
+pub(super) struct AutoJoin {
+    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to.
+    #[schema(value_type = Option<String>, required = true, example = "member")]
+    auto_join_role: Option<RoleRef>,
+}
+
+impl FromFields for AutoJoin {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let Nullable(auto_join_role) = fields.nullable("auto_join_role")?;
+        Some(Self { auto_join_role })
+    }
+}
+
+/// Say as what people join by themselves who have an address of a domain.
+///
+/// Once it is verified: whoever registers with such an address becomes a member when it is verified, and whoever has an
+/// account may join (`GET /api/auth/joinable-tenants`). Refused as `role_too_high` (403) when the role may do what one may not
+/// oneself; nobody becomes an owner so (422).
+#[utoipa::path(
+    put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoJoin, params(("id" = String, Path, description = "Its id.")),
+    responses((status = 200, description = "Said.", body = DomainView))
+)]
+pub(super) async fn update(
+    Recent(access): Recent<Requires<SecurityWrite>>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Json(body): Json<AutoJoin>,
+) -> Result<Answer<DomainView>, Problem> {
+    let set = SetAutoJoin { actor: access.caller.actor(), domain: domain_id(&id)?, role: body.auto_join_role };
+    let domain = access.caller.commit(&app, &set).await?;
+    Ok(Answer(DomainView::new(&app, domain)))
+}
+
+/// Remove a domain.
+///
+/// Who joined by it stays; nobody joins by it any more, and another tenant may have it.
+#[utoipa::path(
+    delete, path = "/api/tenant/domains/{id}", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
+    responses((status = 204, description = "Removed."))
+)]
+pub(super) async fn remove(access: Requires<SecurityWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    access.caller.commit(&app, &RemoveDomain { actor: access.caller.actor(), domain: domain_id(&id)? }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn domain_id(text: &str) -> Result<TenantDomainId, DomainError> {
+    text.parse().map_err(|_| DomainError::NotFound)
+}
+
+/// A tenant that one may join by one's address.
+#[derive(Serialize, ToSchema)]
+#[schema(as = JoinableTenant)]
+pub(super) struct Joinable {
+    /// Its id.
+    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
+    tenant_id: TenantId,
+    /// What it is called.
+    #[schema(value_type = String, example = "Analytical Engines")]
+    tenant_name: Name,
+    /// As what one would join.
+    #[schema(value_type = String, example = "member")]
+    role: RoleRef,
+    /// What the role is called.
+    #[schema(example = "Member")]
+    role_name: String,
+}
+
+/// The tenants that one may join.
+#[derive(Serialize, ToSchema)]
+pub(super) struct JoinableTenants {
+    /// They: one at most, for one tenant alone holds a domain.
+    items: Vec<Joinable>,
+}
+
+/// See which tenants one may join by one's address.
+#[utoipa::path(
+    get, path = "/api/auth/joinable-tenants", tag = "Domains",
+    responses((status = 200, description = "Those that one does not belong to yet.", body = JoinableTenants))
+)]
+pub(super) async fn joinable(caller: Caller, State(app): State<App>) -> Result<Answer<JoinableTenants>, Problem> {
+    Ok(Answer(JoinableTenants { items: joinable_to(&app, &caller).await?.into_iter().collect() }))
+}
+
+async fn joinable_to(app: &App, caller: &Caller) -> Result<Option<Joinable>, Problem> {
+    let store = app.store();
+    let Some(domain) = TenantDomain::open_to(store, &caller.user.email).await? else { return Ok(None) };
+    let Some(role) = domain.auto_join_role else { return Ok(None) };
+    let scope = domain.scope();
+    let (tenant, given, membership) =
+        futures::try_join!(Tenant::of(store, scope), Grant::of(store, scope, role), Membership::of(store, scope, caller.user.id),)?;
+    let open = tenant.filter(|tenant| membership.is_none() && tenant.status == TenantStatus::Active);
+    let joinable = |tenant: Tenant| Joinable { tenant_id: tenant.id, tenant_name: tenant.name, role, role_name: given.name };
+    Ok(open.map(joinable))
+}
+
+/// Which tenant to join.
+#[derive(ToSchema)]
+pub(super) struct JoinTenant {
+    /// Its id.
+    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
+    tenant_id: TenantId,
+}
+
+impl FromFields for JoinTenant {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { tenant_id: fields.required("tenant_id")? })
+    }
+}
+
+/// Join a tenant by one's address.
+///
+/// One stays where one is; go on there with `POST /api/auth/switch-tenant`. Refused as `tenant_not_found` (404) when the tenant
+/// is not open to one's address, as `already_member` (409), and as `ip_not_allowed` (403) when it is not worked in from here.
+#[utoipa::path(
+    post, path = "/api/auth/join-tenant", tag = "Domains", request_body = JoinTenant,
+    responses((status = 204, description = "Joined."))
+)]
+pub(super) async fn join(
+    caller: Caller,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<JoinTenant>,
+) -> Result<StatusCode, Problem> {
+    let join = JoinByDomain { user: caller.user.id, tenant: body.tenant_id, address: client.address };
+    caller.commit(&app, &join).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

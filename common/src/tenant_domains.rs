@@ -1,0 +1,482 @@
+//! The domains of a tenant's people: proved by a DNS record, and who has an address there may join by themselves.
+//!
+//! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of RFC 8555 §8.4,
+//! `dns-01`). While the record is there, one tenant alone holds the domain. It may say as what people join who have shown
+//! that an address of the domain is theirs: those who register do, and those who have an account may.
+
+use std::{net::IpAddr, time::Duration};
+
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ambient::later,
+    audit,
+    crypto::{LinkToken, MasterKey},
+    db::{
+        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope, Transient, Txn, is_duplicate,
+        schema::{self, Validator},
+    },
+    email::Email,
+    id::{TenantDomainId, TenantId, UserId},
+    memberships::{Actor, Membership},
+    roles::{Grant, Permission, Role, RoleRef},
+    tenant_security::EmailDomain,
+    tenants::{Tenant, TenantStatus},
+    users::User,
+};
+
+/// The most domains that are listed; more than a tenant may be allowed to have.
+const LISTED_MAX: i64 = 1_000;
+/// Unique: a tenant has a domain once.
+const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
+
+/// A domain that a tenant says is its people's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TenantDomain {
+    /// Its id, which its proof is made of.
+    #[serde(rename = "_id")]
+    pub id: TenantDomainId,
+    /// Which tenant.
+    pub tenant_id: TenantId,
+    /// The domain, without its subdomains.
+    pub domain: EmailDomain,
+    /// Unique over all tenants: the domain behind an `@` while it is verified, otherwise its id.
+    held_as: String,
+    /// How far it is.
+    pub status: Status,
+    /// As what people join by themselves; none when they do not.
+    pub auto_join_role: Option<RoleRef>,
+    /// Who added it.
+    pub added_by: UserId,
+    /// When it was added.
+    pub created_at: DateTime,
+    /// When its record was last looked for.
+    pub checked_at: Option<DateTime>,
+    /// Since when it is verified.
+    pub verified_at: Option<DateTime>,
+    /// Since when its record is gone, of one that is verified still.
+    pub missing_since: Option<DateTime>,
+}
+
+/// How far the verification of a domain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Its record was not looked for yet.
+    Pending,
+    /// Its record is there, or was until a short time ago.
+    Verified,
+    /// Its record is not there.
+    RecordMissing,
+    /// Its record is there, and so is that of another tenant, which was first.
+    HeldByAnother,
+}
+
+impl Status {
+    /// As written in rows, answers and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Verified => "verified",
+            Self::RecordMissing => "record_missing",
+            Self::HeldByAnother => "held_by_another",
+        }
+    }
+}
+
+impl From<Status> for Bson {
+    fn from(status: Status) -> Self {
+        Self::String(status.as_str().to_owned())
+    }
+}
+
+impl Record for TenantDomain {
+    const COLLECTION: &'static str = "tenant_domains";
+}
+impl TenantOwned for TenantDomain {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+const fn index(name: &'static str, keys: &'static [(&'static str, i32)], unique: bool) -> IndexPlan {
+    IndexPlan { collection: TenantDomain::COLLECTION, name, keys, unique, ttl: false }
+}
+
+pub(crate) const SCHEMA: &[Plan] = &[
+    Plan::Indexes(&[
+        index(DOMAIN_INDEX, &[("tenant_id", 1), ("domain", 1)], true),
+        index("tenant_domains_held", &[("held_as", 1)], true),
+        index("tenant_domains_checked", &[("status", 1), ("checked_at", 1)], false),
+    ]),
+    Plan::Validators(&[Validator {
+        collection: TenantDomain::COLLECTION,
+        required: &[
+            ("_id", schema::STRING),
+            ("tenant_id", schema::STRING),
+            ("domain", schema::STRING),
+            ("held_as", schema::STRING),
+            ("status", schema::STRING),
+            ("added_by", schema::STRING),
+            ("created_at", schema::DATE),
+            ("checked_at", schema::DATE_OR_NULL),
+            ("verified_at", schema::DATE_OR_NULL),
+            ("missing_since", schema::DATE_OR_NULL),
+        ],
+    }]),
+];
+
+impl TenantDomain {
+    /// Every domain of the scope's tenant, in the order in which they were added.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
+        store.records::<Self>(scope).list(doc! {}, doc! { "_id": 1 }, LISTED_MAX).await
+    }
+
+    /// The domain of the scope's tenant with this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope, id: TenantDomainId) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
+    /// Up to `limit` that are verified and were not looked at since `before`, the longest ago first. Across all tenants, for
+    /// upkeep: nothing of them is shown to anybody.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn stale(store: &Store, before: DateTime, limit: i64) -> Result<Vec<Self>, DbError> {
+        let filter = doc! { "status": Status::Verified, "checked_at": { "$lt": before } };
+        store.records::<Self>(PlatformScope).list(filter, doc! { "checked_at": 1 }, limit).await
+    }
+
+    /// The one by which somebody of this address may join a tenant, if there is one. Platform-wide: they belong to no tenant
+    /// of theirs yet, and have shown that the address is theirs.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open_to(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(open_to(email)).await
+    }
+
+    /// As `TenantDomain::open_to`, as `txn` sees it.
+    pub(crate) async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(open_to(email)).await
+    }
+
+    async fn within(txn: &mut Txn, scope: TenantScope, id: TenantDomainId) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
+    /// Its tenant's rows, for whoever joins by it.
+    pub const fn scope(&self) -> TenantScope {
+        TenantScope::vouched(self.tenant_id)
+    }
+
+    /// Under which name its record is looked for.
+    pub fn record_name(&self) -> String {
+        format!("_tenantry.{}", self.domain)
+    }
+
+    /// What its record says: different for every tenant, and the same whenever it is asked for.
+    pub fn record_value(&self, key: &MasterKey) -> String {
+        format!("tenantry-verification={}", LinkToken::issue(key, self.id).expose())
+    }
+
+    /// Whether people of one of the tenant's domains join as this.
+    pub(crate) async fn names_role(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<bool, DbError> {
+        Ok(txn.records::<Self>(scope).find(doc! { "auto_join_role": role }).await?.is_some())
+    }
+
+    /// Makes somebody a member who has shown that their address is of the domain, coming from `address`.
+    pub(crate) async fn take_in(&self, txn: &mut Txn, user: &User, address: Option<IpAddr>) -> Result<(), DomainJoinError> {
+        let scope = self.scope();
+        let tenant = Tenant::hold(txn, scope).await?.ok_or(DomainJoinError::NotOpen)?;
+        if tenant.status != TenantStatus::Active {
+            return Err(DomainJoinError::TenantSuspended);
+        }
+        if !tenant.security.ip_allowlist.admits(address) {
+            return Err(DomainJoinError::IpNotAllowed);
+        }
+        // The tenant may have named others since.
+        if !tenant.security.allowed_email_domains.admit(&user.email) {
+            return Err(DomainJoinError::NotOpen);
+        }
+        let Some(role) = self.auto_join_role else { return Err(DomainJoinError::NotOpen) };
+        let given = Grant::within(txn, scope, role).await?.ok_or(DomainJoinError::NotOpen)?;
+        if Membership::within(txn, scope, user.id).await?.is_some() {
+            return Err(DomainJoinError::AlreadyMember);
+        }
+        Membership::create(txn, scope, user.id, given.role).await?;
+        audit::record(txn, Some(self.tenant_id), Some(user.id), "member.joined", self.id).await?;
+        Ok(())
+    }
+}
+
+/// Those that people of an address' domain join by.
+fn open_to(email: &Email) -> Document {
+    doc! { "held_as": held(&EmailDomain::of(email)), "auto_join_role": { "$ne": null } }
+}
+
+/// What a verified domain is held as.
+fn held(domain: &EmailDomain) -> String {
+    format!("@{domain}")
+}
+
+/// Why a domain was not added, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// The tenant has no such domain.
+    #[error("the tenant has no such domain")]
+    NotFound,
+    /// The tenant has it already.
+    #[error("the tenant has the domain already")]
+    AddedAlready,
+    /// The tenant has as many as it may.
+    #[error("the tenant has as many domains as it may")]
+    TooMany,
+    /// The one who asks may not do this any more.
+    #[error("the role does not hold the permission any more")]
+    NotAllowed,
+    /// The tenant has no such role.
+    #[error("there is no such role")]
+    NoSuchRole,
+    /// The role may do more than the one who asks.
+    #[error("the role may do more than the one who asks")]
+    TooHigh,
+    /// Whoever has an address of the domain would own the tenant.
+    #[error("nobody becomes an owner by their address")]
+    OwnerRole,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for DomainError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What the actor may do, who must hold the permission still.
+async fn permitted(txn: &mut Txn, actor: Actor) -> Result<Grant, DomainError> {
+    Tenant::hold(txn, actor.scope).await?;
+    let grant = actor.grant(txn).await?;
+    if grant.may(Permission::SecurityWrite) { Ok(grant) } else { Err(DomainError::NotAllowed) }
+}
+
+/// Adds a domain, which is to be verified then.
+#[derive(Debug)]
+pub struct AddDomain {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which.
+    pub domain: EmailDomain,
+    /// The most that the tenant may have.
+    pub max: u64,
+}
+
+impl Change for AddDomain {
+    type Output = TenantDomain;
+    type Error = DomainError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<TenantDomain, DomainError> {
+        permitted(txn, self.actor).await?;
+        let scope = self.actor.scope;
+        if txn.records::<TenantDomain>(scope).count(doc! {}).await? >= self.max {
+            return Err(DomainError::TooMany);
+        }
+        let id: TenantDomainId = txn.ambient().id();
+        let domain = TenantDomain {
+            id,
+            tenant_id: scope.tenant_id(),
+            domain: self.domain.clone(),
+            held_as: id.to_string(),
+            status: Status::Pending,
+            auto_join_role: None,
+            added_by: self.actor.user,
+            created_at: txn.ambient().now(),
+            checked_at: None,
+            verified_at: None,
+            missing_since: None,
+        };
+        txn.records::<TenantDomain>(scope)
+            .insert(&domain)
+            .await
+            .map_err(|error| if is_duplicate(&error, DOMAIN_INDEX) { DomainError::AddedAlready } else { error.into() })?;
+        self.actor.record(txn, "domain.added", id).await?;
+        Ok(domain)
+    }
+}
+
+/// Says as what people of a domain join by themselves, once it is verified.
+#[derive(Debug, Clone, Copy)]
+pub struct SetAutoJoin {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which domain.
+    pub domain: TenantDomainId,
+    /// As what; none when they are not to.
+    pub role: Option<RoleRef>,
+}
+
+impl Change for SetAutoJoin {
+    type Output = TenantDomain;
+    type Error = DomainError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<TenantDomain, DomainError> {
+        let grant = permitted(txn, self.actor).await?;
+        let scope = self.actor.scope;
+        let before = TenantDomain::within(txn, scope, self.domain).await?.ok_or(DomainError::NotFound)?;
+        if let Some(role) = self.role {
+            if role == Role::Owner.into() {
+                return Err(DomainError::OwnerRole);
+            }
+            let given = Grant::within(txn, scope, role).await?.ok_or(DomainError::NoSuchRole)?;
+            if !grant.reaches(&given) {
+                return Err(DomainError::TooHigh);
+            }
+        }
+        let update = doc! { "$set": { "auto_join_role": self.role } };
+        txn.records::<TenantDomain>(scope).update(doc! { "_id": self.domain }, update).await?;
+        self.actor.record(txn, "domain.auto_join_changed", self.domain).await?;
+        Ok(TenantDomain { auto_join_role: self.role, ..before })
+    }
+}
+
+/// Removes a domain. Who joined by it stays.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoveDomain {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which.
+    pub domain: TenantDomainId,
+}
+
+impl Change for RemoveDomain {
+    type Output = ();
+    type Error = DomainError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DomainError> {
+        permitted(txn, self.actor).await?;
+        let filter = doc! { "_id": self.domain };
+        txn.records::<TenantDomain>(self.actor.scope).take(filter).await?.ok_or(DomainError::NotFound)?;
+        self.actor.record(txn, "domain.removed", self.domain).await?;
+        Ok(())
+    }
+}
+
+/// Notes whether a domain's record is there. One that was is not let go of at once when it is not any more: zones have their
+/// bad days.
+#[derive(Debug, Clone, Copy)]
+pub struct NoteRecord {
+    /// The tenant whose domain it is.
+    pub scope: TenantScope,
+    /// Which.
+    pub domain: TenantDomainId,
+    /// Whether the record is there.
+    pub is_there: bool,
+    /// How long a verified domain stays so without its record.
+    pub grace: Duration,
+}
+
+impl Change for NoteRecord {
+    /// How far it is now; none when it was removed.
+    type Output = Option<Status>;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<Status>, DbError> {
+        let Some(before) = TenantDomain::within(txn, self.scope, self.domain).await? else { return Ok(None) };
+        let now = txn.ambient().now();
+        let was_verified = before.status == Status::Verified;
+        let missing_since = if self.is_there { None } else { Some(before.missing_since.filter(|_| was_verified).unwrap_or(now)) };
+        let is_late = |since| later(since, self.grace) <= now;
+        let status = match missing_since {
+            None if was_verified => Status::Verified,
+            None if self.is_held_by_another(txn, &before).await? => Status::HeldByAnother,
+            None => Status::Verified,
+            Some(since) if was_verified && !is_late(since) => Status::Verified,
+            Some(_) => Status::RecordMissing,
+        };
+        let is_verified = status == Status::Verified;
+        let update = doc! { "$set": {
+            "status": status,
+            "held_as": if is_verified { held(&before.domain) } else { before.id.to_string() },
+            "checked_at": now,
+            "verified_at": is_verified.then(|| before.verified_at.filter(|_| was_verified).unwrap_or(now)),
+            "missing_since": missing_since.filter(|_| is_verified),
+        } };
+        txn.records::<TenantDomain>(self.scope).update(doc! { "_id": self.domain }, update).await?;
+        if is_verified != was_verified {
+            let action = if is_verified { "domain.verified" } else { "domain.lost" };
+            audit::record(txn, Some(before.tenant_id), None, action, before.id).await?;
+        }
+        Ok(Some(status))
+    }
+}
+
+impl NoteRecord {
+    /// Platform-wide: nothing of the other tenant is told.
+    async fn is_held_by_another(&self, txn: &mut Txn, domain: &TenantDomain) -> Result<bool, DbError> {
+        let filter = doc! { "held_as": held(&domain.domain), "_id": { "$ne": domain.id } };
+        Ok(txn.records::<TenantDomain>(PlatformScope).find(filter).await?.is_some())
+    }
+}
+
+/// Why somebody did not join a tenant by their address.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainJoinError {
+    /// People of the address' domain do not join the tenant by themselves.
+    #[error("the tenant is not open to the address")]
+    NotOpen,
+    /// They are a member already.
+    #[error("they are a member already")]
+    AlreadyMember,
+    /// An operator stopped the tenant.
+    #[error("the tenant is suspended")]
+    TenantSuspended,
+    /// The tenant is not worked in from their address.
+    #[error("the tenant does not allow the address")]
+    IpNotAllowed,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for DomainJoinError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Somebody who is signed in joins a tenant that is open to their address.
+#[derive(Debug, Clone, Copy)]
+pub struct JoinByDomain {
+    /// Who.
+    pub user: UserId,
+    /// Which tenant.
+    pub tenant: TenantId,
+    /// Where they are.
+    pub address: Option<IpAddr>,
+}
+
+impl Change for JoinByDomain {
+    type Output = ();
+    type Error = DomainJoinError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DomainJoinError> {
+        let user = User::within(txn, self.user).await?.ok_or(DomainJoinError::NotOpen)?;
+        let domain = TenantDomain::open_within(txn, &user.email).await?.filter(|domain| domain.tenant_id == self.tenant);
+        domain.ok_or(DomainJoinError::NotOpen)?.take_in(txn, &user, self.address).await
+    }
+}
