@@ -1,27 +1,34 @@
 //! Jobs of members, and the changes that stage them.
 
+use std::time::Duration;
+
 use common::{
+    ambient::later,
     db::{Change, Txn},
     id::UserId,
     members::{ChangeRole, Given, MemberError, RemoveMember},
-    roles::RoleRef,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Job, Queue, stage};
+use crate::{Job, Queue, Unique, Window, stage, stage_at};
 
-/// Tells a member that they have another role.
+/// Tells a member that they have another role: the one that they have by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendRoleChanged {
     /// Whom.
     pub user: UserId,
-    /// Which; nobody is told of one that they do not have any more.
-    pub role: RoleRef,
 }
 
 impl Job for SendRoleChanged {
     const KIND: &'static str = "member.send_role_changed";
     const QUEUE: Queue = Queue::Email;
+    /// The first carried the role, and told nobody of one that they had no more.
+    const VERSION: u16 = 2;
+
+    /// Whoever is given one role after the other is told once.
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.user.to_string(), window: Window::UntilStarted })
+    }
 }
 
 /// Tells somebody that they were removed from a tenant.
@@ -36,18 +43,24 @@ impl Job for SendRemoved {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Gives a member another role: as [`ChangeRole`], with word to them.
-pub struct GiveRole(pub ChangeRole);
+/// Gives a member another role: as [`ChangeRole`], with word to them a moment later.
+pub struct GiveRole {
+    /// What is given.
+    pub change: ChangeRole,
+    /// After which time they are told, so that mails are at least this far apart.
+    pub cooldown: Duration,
+}
 
 impl Change for GiveRole {
     type Output = Given;
     type Error = MemberError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Given, MemberError> {
-        let given = self.0.apply(txn).await?;
+        let given = self.change.apply(txn).await?;
         if given.is_new {
-            let ChangeRole { actor, user, role } = self.0;
-            stage(txn, Some(actor.scope.tenant_id()), &SendRoleChanged { user, role }).await?;
+            let ChangeRole { actor, user, .. } = self.change;
+            let due = later(txn.ambient().now(), self.cooldown);
+            stage_at(txn, Some(actor.scope.tenant_id()), &SendRoleChanged { user }, due).await?;
         }
         Ok(given)
     }

@@ -156,7 +156,7 @@ impl FromFields for MemberBody {
 
 /// Give a member another role.
 ///
-/// Effective at their next request; they are told by mail. Refused as `role_too_high` (403) when they may, or would, do what one may not
+/// Effective at their next request; they are told by mail soon after. Refused as `role_too_high` (403) when they may, or would, do what one may not
 /// oneself, and as `last_owner` (409) when nobody would own the tenant then.
 #[utoipa::path(
     put, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
@@ -172,7 +172,8 @@ pub(super) async fn update(
     let (actor, user) = (access.caller.actor(), user_id(&id)?);
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
-    let given = access.caller.commit(&app, &GiveRole(ChangeRole { actor, user, role: body.role })).await?;
+    let give = GiveRole { change: ChangeRole { actor, user, role: body.role }, cooldown: app.auth.resend_cooldown };
+    let given = access.caller.commit(&app, &give).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 

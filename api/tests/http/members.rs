@@ -5,6 +5,7 @@ use common::{
 };
 use jobs::{
     members::{SendRemoved, SendRoleChanged},
+    outbox::OutboxRow,
     testing,
 };
 use mongodb::bson::{DateTime, doc};
@@ -14,7 +15,7 @@ use xtask::servers::Mail;
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, DEADLINE, PASSWORD, World},
+    support::{Answer, DEADLINE, PASSWORD, World, eventually},
 };
 
 const MEMBERS: &str = "/api/tenant/users";
@@ -196,7 +197,7 @@ async fn an_owner_who_leaves_proved_of_late_who_they_are() {
 
 #[tokio::test]
 async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
-    let world = World::new().await;
+    let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "1s")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
     let (bob, carl) = (people.join(&ada, "bob@example.com", Role::Viewer).await, people.join(&ada, "carl@example.com", Role::Viewer).await);
@@ -217,6 +218,26 @@ async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
         let told = world.env.mail().wait_for(|mail| mail.to == [person.email.as_str()], DEADLINE).await;
         assert_eq!((told.subject.as_str(), told.text.contains("Support")), (subject, person.user == bob.user), "{}", told.text);
     }
+}
+
+/// An admin who cannot decide fills no inbox.
+#[tokio::test]
+async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
+    let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "3s")]).await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Viewer).await;
+    for role in ["member", "billing"].into_iter().cycle().take(20).chain(["admin"]) {
+        give(&world, &ada, &bob, role).await.expect(StatusCode::OK);
+    }
+    eventually("the duplicates are dropped", async || (world.count::<OutboxRow>().await == 1).then_some(())).await;
+    let staged = testing::staged::<SendRoleChanged>(&world.store).await.unwrap();
+    assert!(staged[0].due_at.is_some(), "nobody is told at once");
+    let _worker = world.env.spawn_worker().await;
+    let told = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
+    assert!(told.text.contains("Admin"), "{}", told.text);
+    eventually("nothing is under way", async || (world.count::<OutboxRow>().await == 0).then_some(())).await;
+    assert_eq!(world.env.mail().messages().len(), 1);
 }
 
 #[tokio::test]

@@ -15,20 +15,16 @@ use crate::{
     templates::{MEMBER_REMOVED, ROLE_CHANGED},
 };
 
-/// Tells a member that they have another role, unless it is yet another by now, of which they are told, too.
+/// Tells a member that they have another role, which may be yet another by now.
 pub(crate) async fn send_role_changed(job: SendRoleChanged, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let scope = scope(&running)?;
-    let membership = Membership::of(&app.store, scope, job.user).await?;
-    if membership.is_none_or(|membership| membership.role != job.role) {
-        tracing::info!("role_changed_meanwhile");
-        return Ok(());
-    }
-    let (Some(tenant), Some(user)) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?) else {
+    let (tenant, user) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?);
+    let (Some(membership), Some(tenant), Some(user)) = (Membership::of(&app.store, scope, job.user).await?, tenant, user) else {
         tracing::info!("member_gone");
         return Ok(());
     };
-    let role = Grant::of(&app.store, scope, job.role).await?.name;
+    let role = Grant::of(&app.store, scope, membership.role).await?.name;
     let values = json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.public_url });
     app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
 }
@@ -51,7 +47,7 @@ pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use common::{ambient::Ambient, db::PlatformScope, demo, roles::Role};
+    use common::{ambient::Ambient, db::PlatformScope, demo};
     use mongodb::bson::doc;
 
     use super::*;
@@ -65,13 +61,12 @@ mod tests {
         let (tenant, user) = (Some(owner.tenant_id), owner.user_id);
         let subjects = || world.env.mail().messages().into_iter().map(|mail| mail.subject).collect::<Vec<String>>();
 
-        worker.run(tenant, &SendRoleChanged { user, role: Role::Viewer.into() }).await.unwrap();
         worker.run(tenant, &SendRemoved { user }).await.unwrap();
         assert_eq!(subjects(), [""; 0]);
-        worker.run(tenant, &SendRoleChanged { user, role: Role::Owner.into() }).await.unwrap();
+        worker.run(tenant, &SendRoleChanged { user }).await.unwrap();
         assert_eq!(subjects(), [format!("Your role in {} was changed", demo::TENANT)]);
         store.records::<Membership>(PlatformScope).take(doc! { "_id": owner.id }).await.unwrap();
-        worker.run(tenant, &SendRoleChanged { user, role: Role::Owner.into() }).await.unwrap();
+        worker.run(tenant, &SendRoleChanged { user }).await.unwrap();
         worker.run(tenant, &SendRemoved { user }).await.unwrap();
         assert_eq!(subjects()[0], format!("You were removed from {}", demo::TENANT), "the newest");
         assert_eq!(subjects().len(), 2);
