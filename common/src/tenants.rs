@@ -27,7 +27,7 @@ pub struct Name(String);
 
 /// A text that cannot be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1 to {NAME_CHARS_MAX} characters on one line, all of them visible")]
+#[error("must have 1 to {NAME_CHARS_MAX} characters on one line, all of them visible, and no link")]
 pub struct InvalidName;
 
 impl FromStr for Name {
@@ -35,7 +35,8 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let text = text.trim();
         let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().take(NAME_CHARS_MAX + 1).count());
-        if fits && !text.chars().any(char::is_control) && !has_hidden(text) { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+        let is_plain = !text.chars().any(char::is_control) && !has_hidden(text) && !has_link(text);
+        if fits && is_plain { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
     }
 }
 
@@ -49,6 +50,11 @@ fn has_hidden(text: &str) -> bool {
     let joins_nothing = before.zip(text.chars()).any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
     // An encoded word (RFC 2047) is another text in the head of a mail than on a page.
     text.contains("=?") || joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
+}
+
+/// Whether it holds what is plainly a link: names stand in mails to strangers, with our word for the sender.
+fn has_link(text: &str) -> bool {
+    text.contains("://") || text.to_ascii_lowercase().split(|c: char| !c.is_alphanumeric() && c != '.').any(|word| word.starts_with("www."))
 }
 
 fn is_hidden(c: char) -> bool {
@@ -309,6 +315,16 @@ mod tests {
             assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
         }
         for text in ["Jörg Söhne", "می\u{200c}خواهم", "👩\u{200d}💻 Ada", "日本 太郎", "O’Neil", "שלום"] {
+            assert!(text.parse::<Name>().is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_hold_no_link() {
+        for text in ["Win at https://evil.example", "ftp://evil.example", "see WWW.evil.example", "(www.evil.example)"] {
+            assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
+        }
+        for text in ["Booking.com", "A/B Testing", "Smith & Co. / R&D: Berlin", "The www", "awww.so cute"] {
             assert!(text.parse::<Name>().is_ok(), "{text:?}");
         }
     }
