@@ -83,8 +83,9 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// Says of a path's operations what they demand of their callers.
-pub(crate) fn demand(path: &mut PathItem, need: Need, recent: bool) {
+pub(crate) fn demand(path: &mut PathItem, id: &str, need: Need, recent: bool) {
     for operation in operations(path) {
+        operation.operation_id = Some(id.to_owned());
         if recent {
             extend(operation, "x-recent-authentication", true.into());
             describe(

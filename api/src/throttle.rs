@@ -109,9 +109,13 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         Act::SignIn | Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => {
             (auth.login_failures_per_account, auth.login_failures_per_network)
         }
-        Act::Register | Act::Invite | Act::FollowInviteLink | Act::ForgetPassword | Act::ResendVerification | Act::ChangeEmail => {
-            (auth.mails_per_account, auth.mails_per_network)
-        }
+        Act::Register
+        | Act::Invite
+        | Act::FollowInviteLink
+        | Act::CheckDomain
+        | Act::ForgetPassword
+        | Act::ResendVerification
+        | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),
     };
     Limits { per_account, per_network, window: auth.throttle_window }
 }

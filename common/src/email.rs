@@ -21,7 +21,7 @@ pub struct Email(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEmail {
     /// It is no address, or one of a form that is not served.
-    #[error("expected an e-mail address such as name@example.com")]
+    #[error("must be an e-mail address such as name@example.com")]
     Form,
     /// It has characters beyond ASCII, visible or not.
     #[error("must have ASCII characters only; write an internationalised domain in its ASCII form, xn--…")]

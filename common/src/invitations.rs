@@ -17,11 +17,12 @@ use crate::{
         schema::{self, Validator},
     },
     email::Email,
+    former_members::FormerMember,
     id::{InvitationId, InvitationLinkId, TenantId, UserId},
     memberships::{Actor, Membership},
     roles::{Grant, Permission, RoleRef},
     tenant_security::EmailDomains,
-    tenants::Tenant,
+    tenants::{Tenant, TenantStatus},
     users::User,
 };
 
@@ -178,6 +179,11 @@ impl Invitation {
         Ok(txn.records::<Self>(scope).find(filter).await?.is_some())
     }
 
+    /// Voids the one of an address, if there is one.
+    pub(crate) async fn forget_of(txn: &mut Txn, scope: TenantScope, email: &Email) -> Result<(), DbError> {
+        txn.records::<Self>(scope).delete_all(doc! { "email_norm": email.normalized() }).await.map(drop)
+    }
+
     /// Gives it another link, and lets it wait for the whole time again.
     async fn send_anew(self, txn: &mut Txn, key: &MasterKey, role: RoleRef, by: UserId, ttl: Duration) -> Result<Self, DbError> {
         let (link, now) = (txn.ambient().id(), txn.ambient().now());
@@ -258,7 +264,21 @@ pub struct Inviting<'a> {
     actor: Actor,
     grant: Grant,
     domains: EmailDomains,
+    is_active: bool,
     terms: Terms,
+}
+
+/// What became of somebody who asks to be invited.
+#[derive(Debug)]
+pub enum Request {
+    /// They are invited.
+    Granted(Invitation),
+    /// They had been invited before, by whomever and as whatever.
+    GrantedBefore(Invitation),
+    /// They were a member once, and come back when they are asked to.
+    FormerMember,
+    /// An operator stopped the tenant.
+    TenantSuspended,
 }
 
 impl<'a> Inviting<'a> {
@@ -268,9 +288,10 @@ impl<'a> Inviting<'a> {
     /// When the store fails.
     pub async fn begin(txn: &mut Txn, key: &'a MasterKey, actor: Actor, terms: Terms) -> Result<Self, DbError> {
         let tenant = Tenant::hold(txn, actor.scope).await?;
+        let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
         let domains = tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
         let grant = actor.grant(txn).await?;
-        Ok(Self { key, actor, grant, domains, terms })
+        Ok(Self { key, actor, grant, domains, is_active, terms })
     }
 
     /// Invites an address. One that waits already has the same invitation, under another link and these terms.
@@ -282,7 +303,7 @@ impl<'a> Inviting<'a> {
         self.may_invite(email)?;
         let scope = self.actor.scope;
         let email_norm = email.normalized();
-        if is_member(txn, scope, &email_norm).await? {
+        if self.account(txn, email).await?.is_some_and(|(_, is_member)| is_member) {
             return Err(InviteError::AlreadyMember);
         }
         let mut others = pending(txn.ambient().now());
@@ -302,14 +323,36 @@ impl<'a> Inviting<'a> {
         Ok(invitation)
     }
 
-    /// The invitation of an address that waits, if there is one.
+    /// Invites an address that asks for it: by a link, or because of its domain. Nobody changes so what somebody was invited to
+    /// in person, nor voids what they were mailed; and half of the invitations that may wait are left to those in person.
     ///
     /// # Errors
-    /// When the store fails.
-    pub async fn waiting(&self, txn: &mut Txn, email: &Email) -> Result<Option<Invitation>, DbError> {
-        let mut filter = pending(txn.ambient().now());
-        filter.insert("email_norm", email.normalized());
-        txn.records::<Invitation>(self.actor.scope).find(filter).await
+    /// See [`InviteError`].
+    pub async fn invite_on_request(mut self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Request, InviteError> {
+        if !self.is_active {
+            return Ok(Request::TenantSuspended);
+        }
+        match self.account(txn, email).await? {
+            Some((_, true)) => return Err(InviteError::AlreadyMember),
+            Some((user, false)) if FormerMember::is(txn, self.actor.scope, user).await? => return Ok(Request::FormerMember),
+            _ => {}
+        }
+        let mut waiting = pending(txn.ambient().now());
+        waiting.insert("email_norm", email.normalized());
+        if let Some(before) = txn.records::<Invitation>(self.actor.scope).find(waiting).await?
+            && before.vouched(txn).await?.is_some()
+        {
+            return Ok(Request::GrantedBefore(before));
+        }
+        self.terms.max = self.terms.max.div_ceil(2);
+        self.invite(txn, email, role).await.map(Request::Granted)
+    }
+
+    /// Whose the address is, if anybody's, and whether they are a member.
+    async fn account(&self, txn: &mut Txn, email: &Email) -> Result<Option<(UserId, bool)>, DbError> {
+        let account = txn.records::<User>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await?;
+        let Some(User { id, .. }) = account else { return Ok(None) };
+        Ok(Some((id, Membership::within(txn, self.actor.scope, id).await?.is_some())))
     }
 
     /// Sends an invitation again, under another link; from now on it is the actor's word.
@@ -338,9 +381,9 @@ impl<'a> Inviting<'a> {
         if may { Ok(()) } else { Err(InviteError::TooHigh) }
     }
 
-    /// Whether they may void an invitation that somebody gave: only of what they may give themselves.
+    /// Whether they may void an invitation that somebody gave: only of what they may give themselves, or where it is void.
     async fn may_replace(&self, txn: &mut Txn, before: &Invitation) -> Result<(), InviteError> {
-        if before.expires_at <= txn.ambient().now() {
+        if before.expires_at <= txn.ambient().now() || before.vouched(txn).await?.is_none() {
             return Ok(());
         }
         may_take(txn, &self.grant, before).await
@@ -370,13 +413,6 @@ impl<'a> Inviting<'a> {
 async fn may_take(txn: &mut Txn, grant: &Grant, invitation: &Invitation) -> Result<(), InviteError> {
     let given = Grant::within(txn, invitation.scope(), invitation.role).await?;
     if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
-}
-
-async fn is_member(txn: &mut Txn, scope: TenantScope, email_norm: &str) -> Result<bool, DbError> {
-    match txn.records::<User>(PlatformScope).find(doc! { "email_norm": email_norm }).await? {
-        Some(user) => Ok(Membership::within(txn, scope, user.id).await?.is_some()),
-        None => Ok(false),
-    }
 }
 
 /// Takes an invitation back.

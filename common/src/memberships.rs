@@ -9,6 +9,7 @@ use crate::{
         DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
         schema::{self, Validator},
     },
+    former_members::FormerMember,
     id::{MembershipId, TenantId, UserId},
     revocations::{self, Revoked},
     roles::{Grant, Permissions, Role, RoleRef},
@@ -101,6 +102,7 @@ impl Membership {
         let (id, tenant_id, created_at) = (txn.ambient().id(), scope.tenant_id(), txn.ambient().now());
         let membership = Self { id, tenant_id, user_id: user, role: role.into(), version: 1, created_at };
         txn.records::<Self>(scope).insert(&membership).await?;
+        FormerMember::forget(txn, scope, user).await?;
         Ok(membership)
     }
 

@@ -22,7 +22,6 @@ use crate::{
     id::{JobId, RegistrationId},
     memberships::Membership,
     roles::Role,
-    tenant_domains::{DomainJoinError, TenantDomain},
     tenants::{Name, Tenant},
     users::{self, User},
 };
@@ -304,20 +303,6 @@ impl Change for Verify {
     }
 }
 
-/// Lets somebody whose address is shown to be theirs into the tenant that is open to it. Where that refuses them they have their
-/// own, and may ask later.
-async fn join_by_domain(txn: &mut Txn, user: &User) -> Result<(), DbError> {
-    let Some(domain) = TenantDomain::open_within(txn, &user.email).await? else { return Ok(()) };
-    match domain.take_in(txn, user, None).await {
-        Ok(()) => Ok(()),
-        Err(DomainJoinError::Db(error)) => Err(error),
-        Err(refusal) => {
-            tracing::info!(domain = %domain.id, %refusal, "not_joined_by_domain");
-            Ok(())
-        }
-    }
-}
-
 async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<User, VerifyError> {
     let now = txn.ambient().now();
     let user = User {
@@ -342,6 +327,5 @@ async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<Us
     // Other links that were asked for this address are void now.
     txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
     audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
-    join_by_domain(txn, &user).await?;
     Ok(user)
 }

@@ -1,10 +1,11 @@
-//! The domains of a tenant's people: proved by a DNS record, and who has an address there may join by themselves.
+//! The domains of a tenant's people: proved by a DNS record, and who has an address there is invited by themselves.
 //!
 //! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of RFC 8555 §8.4,
-//! `dns-01`). While the record is there, one tenant alone holds the domain. It may say as what people join who have shown
-//! that an address of the domain is theirs: those who register do, and those who have an account may.
+//! `dns-01`). While the record is there, one tenant alone holds the domain. It may say as what its people are invited: those
+//! who register are when their address is verified, and those who have an account when they ask. It is an ordinary
+//! invitation ([`crate::invitations`]), so that nobody joins who knows the password alone, or has the mailbox alone.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
@@ -19,15 +20,17 @@ use crate::{
     },
     email::Email,
     id::{TenantDomainId, TenantId, UserId},
-    memberships::{Actor, Membership},
+    invitations::vouched,
+    memberships::Actor,
     roles::{Grant, Permission, Role, RoleRef},
     tenant_security::EmailDomain,
-    tenants::{Tenant, TenantStatus},
-    users::User,
+    tenants::Tenant,
 };
 
 /// The most domains that are listed; more than a tenant may be allowed to have.
 const LISTED_MAX: i64 = 1_000;
+/// A domain whose name servers do not answer is let go of after so many times the grace of one whose record is gone.
+const NO_ANSWER_GRACES: u32 = 4;
 /// Unique: a tenant has a domain once.
 const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
 
@@ -45,8 +48,8 @@ pub struct TenantDomain {
     held_as: String,
     /// How far it is.
     pub status: Status,
-    /// As what people join by themselves; none when they do not.
-    pub auto_join_role: Option<RoleRef>,
+    /// As what its people are invited by themselves, and on whose word; none when they are not.
+    pub auto_invite: Option<AutoInvite>,
     /// Who added it.
     pub added_by: UserId,
     /// When it was added.
@@ -57,6 +60,15 @@ pub struct TenantDomain {
     pub verified_at: Option<DateTime>,
     /// Since when its record is gone, of one that is verified still.
     pub missing_since: Option<DateTime>,
+}
+
+/// As what people are invited by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoInvite {
+    /// The role.
+    pub role: RoleRef,
+    /// Whose word it is: void while they may not invite to it.
+    pub by: UserId,
 }
 
 /// How far the verification of a domain is.
@@ -71,6 +83,19 @@ pub enum Status {
     RecordMissing,
     /// Its record is there, and so is that of another tenant, which was first.
     HeldByAnother,
+    /// Its name servers did not answer.
+    NoAnswer,
+}
+
+/// What was found where a domain's record is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The record.
+    Record,
+    /// Others, or none.
+    Nothing,
+    /// Its name servers did not answer, several times.
+    NoAnswer,
 }
 
 impl Status {
@@ -81,6 +106,7 @@ impl Status {
             Self::Verified => "verified",
             Self::RecordMissing => "record_missing",
             Self::HeldByAnother => "held_by_another",
+            Self::NoAnswer => "no_answer",
         }
     }
 }
@@ -154,8 +180,8 @@ impl TenantDomain {
         store.records::<Self>(PlatformScope).list(filter, doc! { "checked_at": 1 }, limit).await
     }
 
-    /// The one by which somebody of this address may join a tenant, if there is one. Platform-wide: they belong to no tenant
-    /// of theirs yet, and have shown that the address is theirs.
+    /// The one by which somebody of this address may be invited, if there is one. Platform-wide: they do not belong to its
+    /// tenant yet.
     ///
     /// # Errors
     /// When the store fails.
@@ -164,15 +190,29 @@ impl TenantDomain {
     }
 
     /// As `TenantDomain::open_to`, as `txn` sees it.
-    pub(crate) async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(open_to(email)).await
+    }
+
+    /// What its people are invited to, if whoever said so may invite to it now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
+        match self.auto_invite {
+            Some(AutoInvite { role, by }) => vouched(store, Actor { scope: self.scope(), user: by }, role).await,
+            None => Ok(None),
+        }
     }
 
     async fn within(txn: &mut Txn, scope: TenantScope, id: TenantDomainId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Its tenant's rows, for whoever joins by it.
+    /// Its tenant's rows, for whoever is invited by it.
     pub const fn scope(&self) -> TenantScope {
         TenantScope::vouched(self.tenant_id)
     }
@@ -187,39 +227,15 @@ impl TenantDomain {
         format!("tenantry-verification={}", LinkToken::issue(key, self.id).expose())
     }
 
-    /// Whether people of one of the tenant's domains join as this.
+    /// Whether people of one of the tenant's domains are invited to this.
     pub(crate) async fn names_role(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<bool, DbError> {
-        Ok(txn.records::<Self>(scope).find(doc! { "auto_join_role": role }).await?.is_some())
-    }
-
-    /// Makes somebody a member who has shown that their address is of the domain, coming from `address`.
-    pub(crate) async fn take_in(&self, txn: &mut Txn, user: &User, address: Option<IpAddr>) -> Result<(), DomainJoinError> {
-        let scope = self.scope();
-        let tenant = Tenant::hold(txn, scope).await?.ok_or(DomainJoinError::NotOpen)?;
-        if tenant.status != TenantStatus::Active {
-            return Err(DomainJoinError::TenantSuspended);
-        }
-        if !tenant.security.ip_allowlist.admits(address) {
-            return Err(DomainJoinError::IpNotAllowed);
-        }
-        // The tenant may have named others since.
-        if !tenant.security.allowed_email_domains.admit(&user.email) {
-            return Err(DomainJoinError::NotOpen);
-        }
-        let Some(role) = self.auto_join_role else { return Err(DomainJoinError::NotOpen) };
-        let given = Grant::within(txn, scope, role).await?.ok_or(DomainJoinError::NotOpen)?;
-        if Membership::within(txn, scope, user.id).await?.is_some() {
-            return Err(DomainJoinError::AlreadyMember);
-        }
-        Membership::create(txn, scope, user.id, given.role).await?;
-        audit::record(txn, Some(self.tenant_id), Some(user.id), "member.joined", self.id).await?;
-        Ok(())
+        Ok(txn.records::<Self>(scope).find(doc! { "auto_invite.role": role }).await?.is_some())
     }
 }
 
-/// Those that people of an address' domain join by.
+/// Those that people of an address' domain are invited by.
 fn open_to(email: &Email) -> Document {
-    doc! { "held_as": held(&EmailDomain::of(email)), "auto_join_role": { "$ne": null } }
+    doc! { "held_as": held(&EmailDomain::of(email)), "auto_invite": { "$ne": null } }
 }
 
 /// What a verified domain is held as.
@@ -249,7 +265,7 @@ pub enum DomainError {
     #[error("the role may do more than the one who asks")]
     TooHigh,
     /// Whoever has an address of the domain would own the tenant.
-    #[error("nobody becomes an owner by their address")]
+    #[error("owners are invited one by one")]
     OwnerRole,
     /// The store failed.
     #[error(transparent)]
@@ -300,7 +316,7 @@ impl Change for AddDomain {
             domain: self.domain.clone(),
             held_as: id.to_string(),
             status: Status::Pending,
-            auto_join_role: None,
+            auto_invite: None,
             added_by: self.actor.user,
             created_at: txn.ambient().now(),
             checked_at: None,
@@ -316,9 +332,9 @@ impl Change for AddDomain {
     }
 }
 
-/// Says as what people of a domain join by themselves, once it is verified.
+/// Says as what people of a domain are invited by themselves, once it is verified.
 #[derive(Debug, Clone, Copy)]
-pub struct SetAutoJoin {
+pub struct SetAutoInvite {
     /// Who asks.
     pub actor: Actor,
     /// Which domain.
@@ -327,7 +343,7 @@ pub struct SetAutoJoin {
     pub role: Option<RoleRef>,
 }
 
-impl Change for SetAutoJoin {
+impl Change for SetAutoInvite {
     type Output = TenantDomain;
     type Error = DomainError;
 
@@ -340,14 +356,15 @@ impl Change for SetAutoJoin {
                 return Err(DomainError::OwnerRole);
             }
             let given = Grant::within(txn, scope, role).await?.ok_or(DomainError::NoSuchRole)?;
-            if !grant.reaches(&given) {
+            if !grant.may(Permission::UsersInvite) || !grant.reaches(&given) {
                 return Err(DomainError::TooHigh);
             }
         }
-        let update = doc! { "$set": { "auto_join_role": self.role } };
-        txn.records::<TenantDomain>(scope).update(doc! { "_id": self.domain }, update).await?;
-        self.actor.record(txn, "domain.auto_join_changed", self.domain).await?;
-        Ok(TenantDomain { auto_join_role: self.role, ..before })
+        let auto_invite = self.role.map(|role| AutoInvite { role, by: self.actor.user });
+        let stored = auto_invite.map(|AutoInvite { role, by }| doc! { "role": role, "by": by });
+        txn.records::<TenantDomain>(scope).update(doc! { "_id": self.domain }, doc! { "$set": { "auto_invite": stored } }).await?;
+        self.actor.record(txn, "domain.auto_invite_changed", self.domain).await?;
+        Ok(TenantDomain { auto_invite, ..before })
     }
 }
 
@@ -381,9 +398,9 @@ pub struct NoteRecord {
     pub scope: TenantScope,
     /// Which.
     pub domain: TenantDomainId,
-    /// Whether the record is there.
-    pub is_there: bool,
-    /// How long a verified domain stays so without its record.
+    /// What was found.
+    pub found: Found,
+    /// How long a verified domain stays so without its record; four times as long where its name servers do not answer.
     pub grace: Duration,
 }
 
@@ -396,14 +413,17 @@ impl Change for NoteRecord {
         let Some(before) = TenantDomain::within(txn, self.scope, self.domain).await? else { return Ok(None) };
         let now = txn.ambient().now();
         let was_verified = before.status == Status::Verified;
-        let missing_since = if self.is_there { None } else { Some(before.missing_since.filter(|_| was_verified).unwrap_or(now)) };
-        let is_late = |since| later(since, self.grace) <= now;
-        let status = match missing_since {
-            None if was_verified => Status::Verified,
-            None if self.is_held_by_another(txn, &before).await? => Status::HeldByAnother,
-            None => Status::Verified,
-            Some(since) if was_verified && !is_late(since) => Status::Verified,
-            Some(_) => Status::RecordMissing,
+        let missing_since = match self.found {
+            Found::Record => None,
+            Found::Nothing | Found::NoAnswer => Some(before.missing_since.filter(|_| was_verified).unwrap_or(now)),
+        };
+        let grace = if self.found == Found::NoAnswer { self.grace * NO_ANSWER_GRACES } else { self.grace };
+        let status = match self.found {
+            _ if was_verified && missing_since.is_none_or(|since| later(since, grace) > now) => Status::Verified,
+            Found::Record if self.is_held_by_another(txn, &before).await? => Status::HeldByAnother,
+            Found::Record => Status::Verified,
+            Found::Nothing => Status::RecordMissing,
+            Found::NoAnswer => Status::NoAnswer,
         };
         let is_verified = status == Status::Verified;
         let update = doc! { "$set": {
@@ -427,56 +447,5 @@ impl NoteRecord {
     async fn is_held_by_another(&self, txn: &mut Txn, domain: &TenantDomain) -> Result<bool, DbError> {
         let filter = doc! { "held_as": held(&domain.domain), "_id": { "$ne": domain.id } };
         Ok(txn.records::<TenantDomain>(PlatformScope).find(filter).await?.is_some())
-    }
-}
-
-/// Why somebody did not join a tenant by their address.
-#[derive(Debug, thiserror::Error)]
-pub enum DomainJoinError {
-    /// People of the address' domain do not join the tenant by themselves.
-    #[error("the tenant is not open to the address")]
-    NotOpen,
-    /// They are a member already.
-    #[error("they are a member already")]
-    AlreadyMember,
-    /// An operator stopped the tenant.
-    #[error("the tenant is suspended")]
-    TenantSuspended,
-    /// The tenant is not worked in from their address.
-    #[error("the tenant does not allow the address")]
-    IpNotAllowed,
-    /// The store failed.
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-impl Transient for DomainJoinError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-/// Somebody who is signed in joins a tenant that is open to their address.
-#[derive(Debug, Clone, Copy)]
-pub struct JoinByDomain {
-    /// Who.
-    pub user: UserId,
-    /// Which tenant.
-    pub tenant: TenantId,
-    /// Where they are.
-    pub address: Option<IpAddr>,
-}
-
-impl Change for JoinByDomain {
-    type Output = ();
-    type Error = DomainJoinError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), DomainJoinError> {
-        let user = User::within(txn, self.user).await?.ok_or(DomainJoinError::NotOpen)?;
-        let domain = TenantDomain::open_within(txn, &user.email).await?.filter(|domain| domain.tenant_id == self.tenant);
-        domain.ok_or(DomainJoinError::NotOpen)?.take_in(txn, &user, self.address).await
     }
 }

@@ -144,7 +144,10 @@ impl User {
     }
 
     /// The account with this id as `txn` sees it.
-    pub(crate) async fn within(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn within(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 

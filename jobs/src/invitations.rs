@@ -9,7 +9,7 @@ use common::{
     email::Email,
     id::{InvitationId, InvitationLinkId, InvitationListId},
     invitation_lists::{CHUNK_LINES, InvitationList, Line},
-    invitations::{Invitation, InviteError, Inviting, Terms},
+    invitations::{Invitation, InviteError, Inviting, Request, Terms},
     memberships::Actor,
     roles::RoleRef,
 };
@@ -135,8 +135,42 @@ impl Change for Resend<'_> {
     }
 }
 
+/// What became of somebody who asked to be invited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// They are invited.
+    Invited,
+    /// They had been invited before, and are mailed that link again.
+    InvitedBefore,
+    /// They are not: they were a member once, or the tenant is suspended.
+    Refused,
+}
+
+/// Invites an address that asks for it, on the word of `actor`, and stages the mail.
+pub(crate) async fn invite_on_request(
+    txn: &mut Txn,
+    key: &MasterKey,
+    actor: Actor,
+    email: &Email,
+    role: RoleRef,
+    conditions: Conditions,
+) -> Result<Answered, InviteError> {
+    let inviting = Inviting::begin(txn, key, actor, conditions.terms).await?;
+    match inviting.invite_on_request(txn, email, role).await? {
+        Request::Granted(invitation) => {
+            stage_mails(txn, &invitation, conditions.reminder).await?;
+            Ok(Answered::Invited)
+        }
+        Request::GrantedBefore(before) => {
+            stage(txn, Some(before.tenant_id), &SendInvitation { invitation: before.id, link: before.link }).await?;
+            Ok(Answered::InvitedBefore)
+        }
+        Request::FormerMember | Request::TenantSuspended => Ok(Answered::Refused),
+    }
+}
+
 /// Stages the mail with the link, and the one that reminds of it.
-pub(crate) async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration) -> Result<(), DbError> {
+async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration) -> Result<(), DbError> {
     let (tenant, id, link) = (Some(invitation.tenant_id), invitation.id, invitation.link);
     stage(txn, tenant, &SendInvitation { invitation: id, link }).await?;
     if let Some(due) = reminder_at(invitation.sent_at, invitation.expires_at, reminder) {

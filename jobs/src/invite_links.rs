@@ -1,19 +1,23 @@
 //! Jobs of invite links, and the changes that stage them.
 
+use std::time::Duration;
+
 use common::{
     addressee::Addressee,
-    crypto::MasterKey,
+    ambient::millis_of,
+    crypto::{MasterKey, SealError},
     db::{Change, DbError, TenantScope, Txn},
     email::Email,
     id::{InviteLinkId, TenantId},
-    invitations::{InviteError, Inviting},
+    invitations::InviteError,
     invite_links::InviteLink,
+    registrations::AddressDigest,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Job, Queue,
-    invitations::{Conditions, SendInvitation, stage_mails},
+    Job, Queue, Unique, Window,
+    invitations::{Answered, Conditions, invite_on_request},
     stage,
 };
 
@@ -25,21 +29,37 @@ pub struct InviteByLink {
     pub link: InviteLinkId,
     /// The address they gave.
     pub address: Addressee,
+    /// Its pseudonym: for a while after it was asked for, the address is not mailed again by the tenant's links.
+    pub digest: AddressDigest,
+    /// For how long, in milliseconds.
+    pub cooldown_ms: u64,
 }
 
 impl Job for InviteByLink {
     const KIND: &'static str = "invite_link.invite";
     const QUEUE: Queue = Queue::Email;
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.digest.as_str().to_owned(), window: Window::For(Duration::from_millis(self.cooldown_ms)) })
+    }
 }
 
 /// Somebody follows an invite link.
 pub struct FollowInviteLink {
-    /// The tenant whose link it is.
-    pub tenant: TenantId,
-    /// Which.
-    pub link: InviteLinkId,
-    /// The address they give.
-    pub address: Addressee,
+    tenant: TenantId,
+    job: InviteByLink,
+}
+
+impl FollowInviteLink {
+    /// By `link`, with this address; asked for again within `cooldown` it is not mailed again.
+    ///
+    /// # Errors
+    /// When the cipher refuses, which a healthy system does not do.
+    pub fn new(key: &MasterKey, link: &InviteLink, email: &Email, cooldown: Duration) -> Result<Self, SealError> {
+        let (address, digest) = (Addressee::seal(key, email)?, AddressDigest::of(key, email));
+        let cooldown_ms = u64::try_from(millis_of(cooldown)).unwrap_or_default();
+        Ok(Self { tenant: link.tenant_id, job: InviteByLink { link: link.id, address, digest, cooldown_ms } })
+    }
 }
 
 impl Change for FollowInviteLink {
@@ -47,8 +67,7 @@ impl Change for FollowInviteLink {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        let job = InviteByLink { link: self.link, address: self.address.clone() };
-        stage(txn, Some(self.tenant), &job).await.map(drop)
+        stage(txn, Some(self.tenant), &self.job).await.map(drop)
     }
 }
 
@@ -66,34 +85,16 @@ pub struct InviteFollower<'a> {
     pub conditions: Conditions,
 }
 
-/// What became of somebody who followed an invite link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Followed {
-    /// They are invited.
-    Invited,
-    /// They had been invited before, by whomever and as whatever, and are mailed that link again.
-    InvitedBefore,
-    /// The link was deleted or has expired.
-    LinkGone,
-}
-
 impl Change for InviteFollower<'_> {
-    type Output = Followed;
+    /// None where the link was deleted or has expired.
+    type Output = Option<Answered>;
     type Error = InviteError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Followed, InviteError> {
-        let Some(link) = InviteLink::within(txn, self.scope, self.link).await? else { return Ok(Followed::LinkGone) };
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<Answered>, InviteError> {
+        let Some(link) = InviteLink::within(txn, self.scope, self.link).await? else { return Ok(None) };
         if !link.is_for(self.email) {
             return Err(InviteError::DomainNotAllowed);
         }
-        let inviting = Inviting::begin(txn, self.key, link.actor(), self.conditions.terms).await?;
-        // Nobody changes by a link what somebody was invited to, nor voids what they were mailed.
-        if let Some(before) = inviting.waiting(txn, self.email).await? {
-            stage(txn, Some(before.tenant_id), &SendInvitation { invitation: before.id, link: before.link }).await?;
-            return Ok(Followed::InvitedBefore);
-        }
-        let invitation = inviting.invite(txn, self.email, link.role).await?;
-        stage_mails(txn, &invitation, self.conditions.reminder).await?;
-        Ok(Followed::Invited)
+        invite_on_request(txn, self.key, link.actor(), self.email, link.role, self.conditions).await.map(Some)
     }
 }

@@ -6,11 +6,12 @@ use common::{
     crypto::MasterKey,
     db::{Change, DbError, Txn},
     id::RegistrationId,
-    registrations::{AddressDigest, NewRegistration, Registration},
+    registrations::{AddressDigest, NewRegistration, Registration, Verify, VerifyError},
+    tenant_domains::TenantDomain,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Job, Queue, stage};
+use crate::{Job, Queue, stage, tenant_domains::AskByDomain};
 
 /// Mails the person who asked for an account: a verification link, or, when the address has an
 /// account already, word that somebody tried.
@@ -56,6 +57,27 @@ impl Change for Register<'_> {
         let registration = Registration::create(txn, self.key, &self.new, self.ttl).await?;
         stage(txn, None, &SendVerification { registration: registration.id }).await?;
         Ok(registration.id)
+    }
+}
+
+/// An address is verified: as [`Verify`], and its person is invited to the tenant that is open to its domain, if one is.
+pub struct VerifyAddress {
+    /// What is verified.
+    pub verify: Verify,
+    /// For how long they are not invited again when they ask.
+    pub cooldown: Duration,
+}
+
+impl Change for VerifyAddress {
+    type Output = ();
+    type Error = VerifyError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), VerifyError> {
+        let user = self.verify.apply(txn).await?;
+        if let Some(domain) = TenantDomain::open_within(txn, &user.email).await? {
+            AskByDomain { tenant: domain.tenant_id, user: user.id, cooldown: self.cooldown }.apply(txn).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,13 +1,24 @@
 //! Jobs of tenants' domains, and the changes that stage them.
 
+use std::time::Duration;
+
 use common::{
-    db::{Change, DbError, Txn},
-    id::{TenantDomainId, TenantId},
-    tenant_domains::TenantDomain,
+    ambient::millis_of,
+    crypto::MasterKey,
+    db::{Change, DbError, TenantScope, Txn},
+    id::{TenantDomainId, TenantId, UserId},
+    invitations::InviteError,
+    memberships::Actor,
+    tenant_domains::{AutoInvite, TenantDomain},
+    users::User,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Job, Queue, Unique, Window, stage};
+use crate::{
+    Job, Queue, Unique, Window,
+    invitations::{Answered, Conditions, invite_on_request},
+    stage,
+};
 
 /// Looks whether a domain's record is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +30,10 @@ pub struct CheckDomain {
 impl Job for CheckDomain {
     const KIND: &'static str = "tenant_domain.check";
     const QUEUE: Queue = Queue::Maintenance;
+    /// Name servers that have not answered by then do not: the last attempt notes it.
+    const MAX_ATTEMPTS: u32 = 4;
 
-    /// Whoever asks again and again has it looked for no more often than it takes.
+    /// Whoever asks again and again waits for one look, which finds what is there by then.
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: self.domain.to_string(), window: Window::UntilStarted })
     }
@@ -36,6 +49,24 @@ impl Job for RecheckDomains {
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: String::new(), window: Window::UntilFinished })
+    }
+}
+
+/// Invites somebody to the tenant that is open to their address' domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteByDomain {
+    /// Whom.
+    pub user: UserId,
+    /// For how long after it was asked for it is not done again, in milliseconds.
+    pub cooldown_ms: u64,
+}
+
+impl Job for InviteByDomain {
+    const KIND: &'static str = "tenant_domain.invite";
+    const QUEUE: Queue = Queue::Email;
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.user.to_string(), window: Window::For(Duration::from_millis(self.cooldown_ms)) })
     }
 }
 
@@ -59,5 +90,54 @@ impl Change for CheckDomains {
             stage(txn, Some(*tenant), &CheckDomain { domain: *domain }).await?;
         }
         Ok(())
+    }
+}
+
+/// Somebody asks to be invited to a tenant that is open to their address.
+#[derive(Debug, Clone, Copy)]
+pub struct AskByDomain {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Who.
+    pub user: UserId,
+    /// Asked for again within this time it is not done again.
+    pub cooldown: Duration,
+}
+
+impl Change for AskByDomain {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let cooldown_ms = u64::try_from(millis_of(self.cooldown)).unwrap_or_default();
+        stage(txn, Some(self.tenant), &InviteByDomain { user: self.user, cooldown_ms }).await.map(drop)
+    }
+}
+
+/// Invites somebody to the tenant that is open to their address, on the word of whoever opened it.
+pub struct InviteColleague<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// The tenant.
+    pub scope: TenantScope,
+    /// Whom.
+    pub user: UserId,
+    /// How.
+    pub conditions: Conditions,
+}
+
+impl Change for InviteColleague<'_> {
+    /// None where the tenant is not open to them any more.
+    type Output = Option<Answered>;
+    type Error = InviteError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<Answered>, InviteError> {
+        let user = User::within(txn, self.user).await?.filter(|user| user.disabled_at.is_none());
+        let Some(user) = user else { return Ok(None) };
+        let domain = TenantDomain::open_within(txn, &user.email).await?;
+        let open = domain.filter(|domain| domain.tenant_id == self.scope.tenant_id()).and_then(|domain| domain.auto_invite);
+        let Some(AutoInvite { role, by }) = open else { return Ok(None) };
+        let actor = Actor { scope: self.scope, user: by };
+        invite_on_request(txn, self.key, actor, &user.email, role, self.conditions).await.map(Some)
     }
 }

@@ -54,6 +54,8 @@ pub enum Act {
     FollowInvitation,
     /// To have an invitation mailed by an invite link.
     FollowInviteLink,
+    /// To have a domain's record looked for.
+    CheckDomain,
     /// To have links mailed that confirm another address.
     ChangeEmail,
 }
@@ -124,6 +126,7 @@ impl Act {
             Self::ResetPassword => "reset_password",
             Self::FollowInvitation => "follow_invitation",
             Self::FollowInviteLink => "follow_invite_link",
+            Self::CheckDomain => "check_domain",
             Self::ChangeEmail => "change_email",
         }
     }

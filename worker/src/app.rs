@@ -125,6 +125,7 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(email_changes::send_changed)
         .on(tenant_domains::check)
         .on(tenant_domains::recheck)
+        .on(tenant_domains::invite)
         .on(maintenance::canary)
         .on(maintenance::purge)
 }

@@ -5,7 +5,7 @@ use hickory_resolver::{
     Resolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::RData,
+    proto::rr::{Name, RData},
 };
 
 /// The name servers that are asked.
@@ -23,8 +23,11 @@ impl Dns {
     /// # Errors
     /// When no server answers, or none knows.
     pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>, NetError> {
-        // From the root, so that no search domain is put behind it.
-        let found = match self.resolver()?.txt_lookup(format!("{name}.")).await {
+        // From the root, so that no search domain is put behind it. What is no name there has no records.
+        let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Ok(Vec::new()) };
+        let resolver = self.resolver()?;
+        let asking = tokio::time::timeout(self.config.timeout, resolver.txt_lookup(name));
+        let found = match asking.await.map_err(|_| NetError::Timeout)? {
             Ok(found) => found,
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use common::{
     registrations::VerifyError,
     roles::Permission,
     sign_in::SignInError,
-    tenant_domains::{DomainError, DomainJoinError},
+    tenant_domains::DomainError,
     tenant_security::SecurityError,
 };
 
@@ -98,7 +98,9 @@ impl From<SignInError> for Problem {
             SignInError::ChallengeInvalid => Self::new(Code::MfaTokenInvalid, "It took too long, or too many codes were wrong."),
             SignInError::Seal(error) => Self::internal(&error),
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, "Ask the operator of this installation."),
-            SignInError::TenantNotFound => Self::new(Code::TenantNotFound, "You do not belong to a tenant of this id."),
+            SignInError::TenantNotFound => {
+                Self::new(Code::TenantNotFound, "You belong to no tenant, or to none of this id: ask somebody there to invite you.")
+            }
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, "Ask the operator of this installation."),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),
             SignInError::SessionTooOld => Self::new(Code::SessionTooOld, "Sign in again, with its `tenant_id`."),
@@ -144,7 +146,10 @@ impl From<RoleError> for Problem {
             RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
             RoleError::TooHigh => Self::role_too_high(),
             RoleError::Changed => Self::precondition_failed(),
-            RoleError::InUse => Self::new(Code::RoleInUse, "Give those who have it another role first, and cancel invitations to it."),
+            RoleError::InUse => Self::new(
+                Code::RoleInUse,
+                "Give those who have it another role first, and cancel invitations, invite links and domains that give it.",
+            ),
             RoleError::TooMany => Self::new(Code::TooManyRoles, "Delete one that nobody has first."),
             RoleError::Db(error) => error.into(),
         }
@@ -249,23 +254,11 @@ impl From<DomainError> for Problem {
             DomainError::NoSuchRole => Self::no_such_role(),
             DomainError::TooHigh => Self::role_too_high(),
             DomainError::OwnerRole => Self::fields(vec![FieldError {
-                field: "auto_join_role".to_owned(),
+                field: "auto_invite_role".to_owned(),
                 code: "not_by_address",
                 message: "must not be owner: owners are invited one by one".to_owned(),
             }]),
             DomainError::Db(error) => error.into(),
-        }
-    }
-}
-
-impl From<DomainJoinError> for Problem {
-    fn from(error: DomainJoinError) -> Self {
-        match error {
-            DomainJoinError::NotOpen => Self::new(Code::TenantNotFound, "No tenant of this id is open to your address."),
-            DomainJoinError::AlreadyMember => JoinError::AlreadyMember.into(),
-            DomainJoinError::TenantSuspended => SignInError::TenantSuspended.into(),
-            DomainJoinError::IpNotAllowed => Self::ip_not_allowed(),
-            DomainJoinError::Db(error) => error.into(),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct FieldError {
     #[schema(value_type = String, example = "invalid_format")]
     pub(crate) code: &'static str,
     /// What is wrong, for people.
-    #[schema(example = "expected an e-mail address such as name@example.com")]
+    #[schema(example = "must be an e-mail address such as name@example.com")]
     pub(crate) message: String,
 }
 
@@ -168,6 +168,7 @@ impl Problem {
     pub(crate) fn too_many_attempts(act: Act, wait: Duration) -> Self {
         let detail = match act {
             Act::SignIn => "Try again later, from a network you signed in from before, or set a new password by way of a mail.",
+            Act::CheckDomain => "It was looked for often of late. Give the record time to spread, then try again.",
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
             Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
@@ -234,9 +235,14 @@ impl Problem {
         Self::new(Code::NoSuchRole, "The tenant has no role of this id.")
     }
 
+    /// The tenant invites nobody by themselves who has an address such as the caller's.
+    pub(crate) fn not_open() -> Self {
+        Self::new(Code::TenantNotFound, "No tenant of this id is open to your address.")
+    }
+
     /// The address is of none of an invite link's domains.
     pub(crate) fn not_of_link() -> Self {
-        let refusal = "is of none of the link's domains";
+        let refusal = "is of no domain that the link and the tenant's rules name";
         Self::field(Code::EmailDomainNotAllowed, "Give an address of one of the link's domains.", "email", refusal)
     }
 

@@ -7,7 +7,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    addressee::Addressee,
     ambient::rfc3339,
     custom_roles::CustomRole,
     email::Email,
@@ -16,7 +15,7 @@ use common::{
     joining::JoinError,
     roles::{Grant, RoleRef},
     tenant_security::{EmailDomain, EmailDomains},
-    tenants::{Name, Tenant},
+    tenants::{Name, Tenant, TenantStatus},
 };
 use jobs::{invite_links::FollowInviteLink, throttle::Act};
 use serde::Serialize;
@@ -24,7 +23,7 @@ use utoipa::ToSchema;
 
 use super::members::role_name;
 use crate::{
-    extract::{Client, Fields, FromFields, Json, Open, Requires, UsersInvite},
+    extract::{Caller, Client, Fields, FromFields, Json, Open, Requires, UsersInvite},
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -40,9 +39,12 @@ pub(super) struct LinkView {
     /// Its id.
     #[schema(value_type = String, example = "ilk_0192a0b8c0de7000800000000000cafe")]
     id: InviteLinkId,
-    /// Where it leads: to be passed on.
-    #[schema(example = "https://app.example.com/invite-links/join?token=AZKguMDecACAAAAAAADK_g")]
-    url: String,
+    /// `good`, or `void` while whoever made it may not invite to the role.
+    #[schema(value_type = String, example = "good")]
+    status: &'static str,
+    /// Where it leads: to be passed on. Null for whoever may not invite to the role.
+    #[schema(required = true, example = "https://app.example.com/invite-links/join?token=AZKguMDecACAAAAAAADK_g")]
+    url: Option<String>,
     /// As what it invites.
     #[schema(value_type = String, example = "member")]
     role: RoleRef,
@@ -64,9 +66,13 @@ pub(super) struct LinkView {
 }
 
 impl LinkView {
-    fn new(app: &App, link: InviteLink, roles: &[CustomRole]) -> Self {
-        Self {
-            url: format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).expose()),
+    /// As the caller may see it.
+    async fn new(app: &App, caller: &Caller, link: InviteLink, roles: &[CustomRole]) -> Result<Self, Problem> {
+        let (given, vouched) = futures::try_join!(Grant::of(app.store(), caller.scope(), link.role), link.grant(app.store()))?;
+        let url = || format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).expose());
+        Ok(Self {
+            status: if vouched.is_some() { "good" } else { "void" },
+            url: caller.grant.reaches(&given).then(url),
             id: link.id,
             role_name: role_name(link.role, roles),
             role: link.role,
@@ -74,14 +80,14 @@ impl LinkView {
             created_by: link.created_by,
             created_at: rfc3339(link.created_at),
             expires_at: rfc3339(link.expires_at),
-        }
+        })
     }
 }
 
 /// Invite links.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InviteLinks {
-    /// Those that are good, in the order in which they were made.
+    /// Those that have not expired, in the order in which they were made.
     items: Vec<LinkView>,
 }
 
@@ -119,10 +125,10 @@ pub(super) async fn create(access: Requires<UsersInvite>, State(app): State<App>
     let create = CreateInviteLink { actor, role, domains, ttl: members.invite_link_ttl, max: members.invite_links_max };
     let link = access.caller.commit(&app, &create).await?;
     let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
-    Ok((StatusCode::CREATED, Answer(LinkView::new(&app, link, &roles))).into_response())
+    Ok((StatusCode::CREATED, Answer(LinkView::new(&app, &access.caller, link, &roles).await?)).into_response())
 }
 
-/// List the invite links that are good.
+/// List the invite links.
 #[utoipa::path(
     get, path = "/api/tenant/invite-links", tag = "Invitations",
     responses((status = 200, description = "The links.", body = InviteLinks))
@@ -130,7 +136,8 @@ pub(super) async fn create(access: Requires<UsersInvite>, State(app): State<App>
 pub(super) async fn list(access: Requires<UsersInvite>, State(app): State<App>) -> Result<Answer<InviteLinks>, Problem> {
     let scope = access.caller.scope();
     let (links, roles) = futures::try_join!(InviteLink::all(app.store(), scope), CustomRole::all(app.store(), scope))?;
-    Ok(Answer(InviteLinks { items: links.into_iter().map(|link| LinkView::new(&app, link, &roles)).collect() }))
+    let items = links.into_iter().map(|link| LinkView::new(&app, &access.caller, link, &roles));
+    Ok(Answer(InviteLinks { items: futures::future::try_join_all(items).await? }))
 }
 
 /// Void an invite link.
@@ -170,8 +177,7 @@ pub(super) struct Preview {
 impl Preview {
     /// What a link's token is for.
     pub(super) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
-        let (link, given) = good(app, client, token).await?;
-        let tenant = Tenant::of(app.store(), link.actor().scope).await?.ok_or(JoinError::TokenInvalid)?;
+        let Good { link, given, tenant } = good(app, client, token).await?;
         Ok(Self {
             tenant_name: tenant.name,
             role: link.role,
@@ -182,13 +188,22 @@ impl Preview {
     }
 }
 
-/// The link that a token is of, and what it gives. Whoever makes tokens up is throttled.
-async fn good(app: &App, client: &Client, token: &str) -> Result<(InviteLink, Grant), Problem> {
+/// A link that is good, what it gives and whose it is.
+struct Good {
+    link: InviteLink,
+    given: Grant,
+    tenant: Tenant,
+}
+
+/// The link that a token is of. Whoever makes tokens up is throttled.
+async fn good(app: &App, client: &Client, token: &str) -> Result<Good, Problem> {
     let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
     let link = InviteLink::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
     app.throttle.take_back(counted).await;
-    let given = link.grant(app.store()).await?.ok_or(JoinError::TokenInvalid)?;
-    Ok((link, given))
+    let (given, tenant) = futures::try_join!(link.grant(app.store()), Tenant::of(app.store(), link.actor().scope))?;
+    let tenant = tenant.filter(|tenant| tenant.status == TenantStatus::Active);
+    let (Some(given), Some(tenant)) = (given, tenant) else { return Err(JoinError::TokenInvalid.into()) };
+    Ok(Good { link, given, tenant })
 }
 
 /// See what an invite link invites to.
@@ -226,19 +241,25 @@ impl FromFields for JoinBody {
     }
 }
 
-/// How far somebody is who followed a link.
+/// How far somebody is who asked to be invited.
 #[derive(Serialize, ToSchema)]
-#[schema(as = InviteLinkProgress)]
+#[schema(as = InvitationProgress)]
 pub(super) struct Progress {
     /// `invitation_email_sent`.
     #[schema(value_type = String, example = "invitation_email_sent")]
     status: &'static str,
 }
 
+impl Progress {
+    /// A mail is on its way.
+    pub(super) const SENT: Self = Self { status: "invitation_email_sent" };
+}
+
 /// Have oneself invited by an invite link.
 ///
-/// Mails the address an invitation, or once more the one that waits for it; a member is told by mail that they are one.
-/// The answer is the same for every address of the link's domains; one of another domain is refused as
+/// Mails the address an invitation, or once more the one that waits for it; a member is told by mail that they are one, and
+/// whoever was a member once is not: somebody there invites them. Mails to one address are at least a minute apart; what is
+/// asked for sooner is not sent. The answer is the same for every address of the link's domains; one of another domain is refused as
 /// `email_domain_not_allowed` (422), a token that is wrong, void or expired as `token_invalid`, and who asks too often as
 /// `too_many_attempts` (429).
 #[utoipa::path(
@@ -247,17 +268,16 @@ pub(super) struct Progress {
 )]
 pub(super) async fn join(_: Open, State(app): State<App>, client: Client, Json(body): Json<JoinBody>) -> Result<Response, Problem> {
     follow(&app, &client, &body.token, &body.email).await?;
-    Ok((StatusCode::ACCEPTED, Answer(Progress { status: "invitation_email_sent" })).into_response())
+    Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
 }
 
 /// Has an address invited. All that can be told apart here is what the link's preview tells; the rest is done by a job.
 pub(super) async fn follow(app: &App, client: &Client, token: &str, email: &Email) -> Result<(), Problem> {
-    let (link, _) = good(app, client, token).await?;
-    if !link.is_for(email) {
+    let Good { link, tenant, .. } = good(app, client, token).await?;
+    if !link.is_for(email) || !tenant.security.allowed_email_domains.admit(email) {
         return Err(Problem::not_of_link());
     }
     let _counted = Guard::of_address(app, Act::FollowInviteLink, email, client).admit().await?;
-    let address = Addressee::seal(&app.key, email).map_err(|error| Problem::internal(&error))?;
-    app.jobs.commit(&FollowInviteLink { tenant: link.tenant_id, link: link.id, address }).await?;
-    Ok(())
+    let follow = FollowInviteLink::new(&app.key, &link, email, app.auth.resend_cooldown);
+    Ok(app.jobs.commit(&follow.map_err(|error| Problem::internal(&error))?).await?)
 }

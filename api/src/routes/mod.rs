@@ -37,6 +37,8 @@ use crate::{
 
 /// A documented handler, and what it demands of its callers.
 struct Route {
+    /// Module and function, with an underscore between: what clients that are generated call it.
+    id: String,
     need: Need,
     recent: bool,
     handler: UtoipaMethodRouter<App>,
@@ -44,15 +46,15 @@ struct Route {
 
 impl Route {
     /// Only for a handler whose type says what it demands.
-    fn new<Args, H: Stated<Args>>(handler: &H, documented: UtoipaMethodRouter<App>) -> Self {
+    fn new<Args, H: Stated<Args>>(path: &str, handler: &H, documented: UtoipaMethodRouter<App>) -> Self {
         let (need, recent) = need_of(handler);
-        Self { need, recent, handler: documented }
+        Self { id: path.split("::").map(str::trim).collect::<Vec<_>>().join("_"), need, recent, handler: documented }
     }
 }
 
 /// The [`Route`] of a handler, named once.
 macro_rules! route {
-    ($($part:ident)::+) => { Route::new(&$($part)::+, routes!($($part)::+)) };
+    ($($part:ident)::+) => { Route::new(stringify!($($part)::+), &$($part)::+, routes!($($part)::+)) };
 }
 
 /// Documented routes, each with what it demands.
@@ -66,7 +68,7 @@ impl Routes {
     /// Adds a route; the document says what it demands.
     fn with(self, route: Route) -> Self {
         let (schemas, mut paths, handler) = route.handler;
-        paths.paths.values_mut().for_each(|path| openapi::demand(path, route.need, route.recent));
+        paths.paths.values_mut().for_each(|path| openapi::demand(path, &route.id, route.need, route.recent));
         Self(self.0.routes((schemas, paths, handler)))
     }
 }

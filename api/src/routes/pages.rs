@@ -24,7 +24,7 @@ use common::{
     email::Email,
     email_changes::{FollowedLink, Side},
     joining::{JoinError, Joined},
-    registrations::{Verify, VerifyError},
+    registrations::VerifyError,
     tenants::Name,
 };
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
@@ -33,7 +33,7 @@ use serde::Deserialize;
 use super::{
     email_changes, invite_links,
     joining::{Acceptance, Preview},
-    passwords,
+    passwords, registrations,
 };
 use crate::{
     extract::{Client, Refusal},
@@ -98,6 +98,7 @@ struct AcceptForm {
 #[derive(Deserialize)]
 struct JoinForm {
     token: String,
+    #[serde(default)]
     email: String,
 }
 
@@ -163,7 +164,7 @@ fn reset_form(token: &str, refusal: Option<&str>) -> Result<Html<String>, Proble
 
 async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
-    app.jobs.commit(&Verify::with_token(&app.key, &link.token)?).await?;
+    registrations::verify_by_token(&app, &link.token).await?;
     message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
 }
 

@@ -117,8 +117,14 @@ pub(super) async fn register(_: Open, State(app): State<App>, client: Client, Js
     responses((status = 200, description = "The address is verified.", body = Progress))
 )]
 pub(super) async fn verify_email(_: Open, State(app): State<App>, Json(body): Json<VerifyEmail>) -> Result<Answer<Progress>, Problem> {
-    app.jobs.commit(&Verify::with_token(&app.key, &body.token)?).await?;
+    verify_by_token(&app, &body.token).await?;
     Ok(Answer(VERIFIED))
+}
+
+/// Uses up a link's token.
+pub(super) async fn verify_by_token(app: &App, token: &str) -> Result<(), Problem> {
+    let verify = Verify::with_token(&app.key, token)?;
+    Ok(app.jobs.commit(&changes::VerifyAddress { verify, cooldown: app.auth.resend_cooldown }).await?)
 }
 
 /// Ask for the verification mail again.

@@ -1,4 +1,4 @@
-//! The domains of a tenant's people, and joining a tenant by one's address.
+//! The domains of a tenant's people, and being invited by one's address.
 
 use axum::{
     Json as Answer,
@@ -8,21 +8,28 @@ use axum::{
 };
 use common::{
     ambient::rfc3339,
+    db::TenantScope,
     id::{TenantDomainId, TenantId, UserId},
+    joining::JoinError,
     memberships::Membership,
     roles::{Grant, RoleRef},
-    tenant_domains::{AddDomain, DomainError, JoinByDomain, RemoveDomain, SetAutoJoin, TenantDomain},
+    tenant_domains::{AddDomain, DomainError, RemoveDomain, SetAutoInvite, TenantDomain},
     tenant_security::EmailDomain,
     tenants::{Name, Tenant, TenantStatus},
 };
-use jobs::tenant_domains::CheckDomains;
+use jobs::{
+    tenant_domains::{AskByDomain, CheckDomains},
+    throttle::Act,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::invite_links::Progress;
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, Nullable, Recent, Requires, SecurityWrite},
     problem::Problem,
     state::App,
+    throttle::Guard,
 };
 
 /// A domain that a tenant says is its people's.
@@ -35,15 +42,15 @@ pub(super) struct DomainView {
     /// The domain, without its subdomains.
     #[schema(value_type = String, example = "example.com")]
     domain: EmailDomain,
-    /// `pending` until its record is looked for first; then `verified`, `record_missing`, or `held_by_another` when another
-    /// tenant was first to show the same.
+    /// `pending` until its record is looked for first; then `verified`, `record_missing`, `no_answer` when its name servers
+    /// do not answer, or `held_by_another` when another tenant was first to show the same.
     #[schema(value_type = String, example = "verified")]
     status: &'static str,
     /// What is to be published in the DNS, and to stay there.
     record: DnsRecord,
-    /// As what people join by themselves who have an address there; null when they do not.
+    /// As what people are invited by themselves who have an address there, while it is verified; null when they are not.
     #[schema(value_type = Option<String>, required = true, example = "member")]
-    auto_join_role: Option<RoleRef>,
+    auto_invite_role: Option<RoleRef>,
     /// Who added it.
     #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
     added_by: UserId,
@@ -81,7 +88,7 @@ impl DomainView {
             id: domain.id,
             record: DnsRecord { r#type: "TXT", name: domain.record_name(), value: domain.record_value(&app.key) },
             status: domain.status.as_str(),
-            auto_join_role: domain.auto_join_role,
+            auto_invite_role: domain.auto_invite.map(|invite| invite.role),
             added_by: domain.added_by,
             created_at: rfc3339(domain.created_at),
             checked_at: domain.checked_at.map(rfc3339),
@@ -144,56 +151,63 @@ pub(super) async fn add(
 
 /// Have a domain's record looked for.
 ///
-/// That is done in the background, and every day from then on; see `status` and `checked_at`. A domain whose record is gone
-/// stays verified for a few days.
+/// That is done in the background; look at `status` until `checked_at` is another. While it is verified it is looked for every
+/// day, and a domain whose record is gone stays verified for a few days.
 #[utoipa::path(
     post, path = "/api/tenant/domains/{id}/verify", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
     responses((status = 202, description = "It will be looked for.", body = DomainView))
 )]
-pub(super) async fn verify(access: Requires<SecurityWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn verify(
+    access: Requires<SecurityWrite>,
+    State(app): State<App>,
+    client: Client,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let domain = TenantDomain::of(app.store(), access.caller.scope(), domain_id(&id)?).await?.ok_or(DomainError::NotFound)?;
+    let _counted = Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
     app.jobs.commit(&CheckDomains::of([&domain])).await?;
     Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
-/// As what people join by themselves.
+/// As what people are invited by themselves.
 #[derive(ToSchema)]
-pub(super) struct AutoJoin {
-    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to.
+pub(super) struct AutoInviteBody {
+    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to be.
     #[schema(value_type = Option<String>, required = true, example = "member")]
-    auto_join_role: Option<RoleRef>,
+    auto_invite_role: Option<RoleRef>,
 }
 
-impl FromFields for AutoJoin {
+impl FromFields for AutoInviteBody {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let Nullable(auto_join_role) = fields.nullable("auto_join_role")?;
-        Some(Self { auto_join_role })
+        let Nullable(auto_invite_role) = fields.nullable("auto_invite_role")?;
+        Some(Self { auto_invite_role })
     }
 }
 
-/// Say as what people join by themselves who have an address of a domain.
+/// Say as what people are invited by themselves who have an address of a domain.
 ///
-/// Once it is verified: whoever registers with such an address becomes a member when it is verified, and whoever has an
-/// account may join (`GET /api/auth/joinable-tenants`). Refused as `role_too_high` (403) when the role may do what one may not
-/// oneself; nobody becomes an owner so (422).
+/// Once it is verified: whoever registers with such an address is mailed an invitation when it is verified, and whoever has an
+/// account when they ask (`GET /api/auth/joinable-tenants`). It is one's own word: void while one may not invite to the role.
+/// Refused as `role_too_high` (403) when one may not now; nobody becomes an owner so (422).
 #[utoipa::path(
-    put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoJoin, params(("id" = String, Path, description = "Its id.")),
+    put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoInviteBody,
+    params(("id" = String, Path, description = "Its id.")),
     responses((status = 200, description = "Said.", body = DomainView))
 )]
 pub(super) async fn update(
     Recent(access): Recent<Requires<SecurityWrite>>,
     State(app): State<App>,
     Path(id): Path<String>,
-    Json(body): Json<AutoJoin>,
+    Json(body): Json<AutoInviteBody>,
 ) -> Result<Answer<DomainView>, Problem> {
-    let set = SetAutoJoin { actor: access.caller.actor(), domain: domain_id(&id)?, role: body.auto_join_role };
+    let set = SetAutoInvite { actor: access.caller.actor(), domain: domain_id(&id)?, role: body.auto_invite_role };
     let domain = access.caller.commit(&app, &set).await?;
     Ok(Answer(DomainView::new(&app, domain)))
 }
 
 /// Remove a domain.
 ///
-/// Who joined by it stays; nobody joins by it any more, and another tenant may have it.
+/// Who was invited because of it stays invited; nobody else is, and another tenant may have it.
 #[utoipa::path(
     delete, path = "/api/tenant/domains/{id}", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "Removed."))
@@ -207,7 +221,7 @@ fn domain_id(text: &str) -> Result<TenantDomainId, DomainError> {
     text.parse().map_err(|_| DomainError::NotFound)
 }
 
-/// A tenant that one may join by one's address.
+/// A tenant that one may be invited to by one's address.
 #[derive(Serialize, ToSchema)]
 #[schema(as = JoinableTenant)]
 pub(super) struct Joinable {
@@ -225,35 +239,35 @@ pub(super) struct Joinable {
     role_name: String,
 }
 
-/// The tenants that one may join.
+/// The tenants that one may be invited to.
 #[derive(Serialize, ToSchema)]
 pub(super) struct JoinableTenants {
     /// They: one at most, for one tenant alone holds a domain.
     items: Vec<Joinable>,
 }
 
-/// See which tenants one may join by one's address.
+/// See which tenants are open to one's address.
 #[utoipa::path(
     get, path = "/api/auth/joinable-tenants", tag = "Domains",
     responses((status = 200, description = "Those that one does not belong to yet.", body = JoinableTenants))
 )]
 pub(super) async fn joinable(caller: Caller, State(app): State<App>) -> Result<Answer<JoinableTenants>, Problem> {
-    Ok(Answer(JoinableTenants { items: joinable_to(&app, &caller).await?.into_iter().collect() }))
+    let Some((tenant, given)) = open_to(&app, &caller).await? else { return Ok(Answer(JoinableTenants { items: Vec::new() })) };
+    let is_member = Membership::of(app.store(), TenantScope::vouched(tenant.id), caller.user.id).await?.is_some();
+    let joinable = || Joinable { tenant_id: tenant.id, tenant_name: tenant.name, role: given.role, role_name: given.name };
+    Ok(Answer(JoinableTenants { items: (!is_member).then(joinable).into_iter().collect() }))
 }
 
-async fn joinable_to(app: &App, caller: &Caller) -> Result<Option<Joinable>, Problem> {
-    let store = app.store();
-    let Some(domain) = TenantDomain::open_to(store, &caller.user.email).await? else { return Ok(None) };
-    let Some(role) = domain.auto_join_role else { return Ok(None) };
-    let scope = domain.scope();
-    let (tenant, given, membership) =
-        futures::try_join!(Tenant::of(store, scope), Grant::of(store, scope, role), Membership::of(store, scope, caller.user.id),)?;
-    let open = tenant.filter(|tenant| membership.is_none() && tenant.status == TenantStatus::Active);
-    let joinable = |tenant: Tenant| Joinable { tenant_id: tenant.id, tenant_name: tenant.name, role, role_name: given.name };
-    Ok(open.map(joinable))
+/// The tenant that is open to the caller's address, and what they would be invited to.
+async fn open_to(app: &App, caller: &Caller) -> Result<Option<(Tenant, Grant)>, Problem> {
+    let (store, email) = (app.store(), &caller.user.email);
+    let Some(domain) = TenantDomain::open_to(store, email).await? else { return Ok(None) };
+    let (tenant, given) = futures::try_join!(Tenant::of(store, domain.scope()), domain.grant(store))?;
+    let is_open = |tenant: &Tenant| tenant.status == TenantStatus::Active && tenant.security.allowed_email_domains.admit(email);
+    Ok(tenant.filter(is_open).zip(given))
 }
 
-/// Which tenant to join.
+/// Which tenant to be invited to.
 #[derive(ToSchema)]
 pub(super) struct JoinTenant {
     /// Its id.
@@ -267,21 +281,32 @@ impl FromFields for JoinTenant {
     }
 }
 
-/// Join a tenant by one's address.
+/// Have oneself invited to a tenant that is open to one's address.
 ///
-/// One stays where one is; go on there with `POST /api/auth/switch-tenant`. Refused as `tenant_not_found` (404) when the tenant
-/// is not open to one's address, as `already_member` (409), and as `ip_not_allowed` (403) when it is not worked in from here.
+/// Mails one an invitation, or once more the one that waits: whoever reads the mail shows that the address is theirs now. Whoever
+/// was a member once is not mailed any: somebody there invites them. Mails are at least a minute apart; what is asked for sooner
+/// is not sent. Refused as `already_member` (409), as `tenant_not_found` (404) when the tenant is not open to one's address, and as
+/// `too_many_attempts` (429).
 #[utoipa::path(
     post, path = "/api/auth/join-tenant", tag = "Domains", request_body = JoinTenant,
-    responses((status = 204, description = "Joined."))
+    responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
 pub(super) async fn join(
     caller: Caller,
     State(app): State<App>,
     client: Client,
     Json(body): Json<JoinTenant>,
-) -> Result<StatusCode, Problem> {
-    let join = JoinByDomain { user: caller.user.id, tenant: body.tenant_id, address: client.address };
-    caller.commit(&app, &join).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response, Problem> {
+    let scope = TenantScope::vouched(body.tenant_id);
+    if Membership::of(app.store(), scope, caller.user.id).await?.is_some() {
+        return Err(JoinError::AlreadyMember.into());
+    }
+    let open = open_to(&app, &caller).await?.filter(|(tenant, _)| tenant.id == body.tenant_id);
+    if open.is_none() {
+        return Err(Problem::not_open());
+    }
+    let _counted = Guard::of_address(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
+    let ask = AskByDomain { tenant: body.tenant_id, user: caller.user.id, cooldown: app.auth.resend_cooldown };
+    caller.commit(&app, &ask).await?;
+    Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
 }

@@ -248,11 +248,12 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
     let join = json!({ "token": by_link, "email": "fred@example.com" });
     let domain = post("/api/tenant/domains", json!({ "domain": "example.com" })).await;
     let of_domain = format!("/api/tenant/domains/{}", domain.json()["id"].as_str().unwrap());
-    let open = json!({ "auto_join_role": "viewer" });
+    let open = json!({ "auto_invite_role": "viewer" });
     let opened = world.client.put_as(&eve.token, &of_domain, &open).await;
     let verified = doc! { "$set": { "status": "verified", "held_as": "@example.com", "verified_at": DateTime::now() } };
     world.store.records::<TenantDomain>(PlatformScope).update(doc! {}, verified).await.unwrap();
     let fay = people.founder("fay@example.com").await;
+    let ask = json!({ "tenant_id": eve.tenant });
     let change = json!({ "name": "Support", "permissions": [] });
     let rules = json!({
         "require_mfa": false,
@@ -287,6 +288,7 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
         ("Opened", "/api/tenant/domains/{id}", "put", opened),
         ("Looked for", "/api/tenant/domains/{id}/verify", "post", post(&format!("{of_domain}/verify"), json!({})).await),
         ("Joinable", "/api/auth/joinable-tenants", "get", world.client.get_as(&fay.token, "/api/auth/joinable-tenants").await),
+        ("Asked", "/api/auth/join-tenant", "post", world.client.post_body_as(&fay.token, "/api/auth/join-tenant", &ask).await),
         ("Members", "/api/tenant/users", "get", get("/api/tenant/users").await),
         (
             "Member",
@@ -321,6 +323,17 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
             fits(document, &schema["items"], item, at);
         }
     }
+}
+
+/// What clients that are generated call the operations by.
+#[tokio::test]
+async fn every_operation_has_an_id_of_its_own() {
+    let world = World::new().await;
+    let document = world.client.get("/api/openapi.json").await.json();
+    let ids: Vec<String> = operations(&document).map(|(_, _, says)| says["operationId"].as_str().unwrap().to_owned()).collect();
+    let unique: BTreeSet<&String> = ids.iter().collect();
+    assert_eq!(unique.len(), ids.len(), "{ids:?}");
+    assert!(unique.contains(&"invitations_list".to_owned()), "{ids:?}");
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ impl Operation {
             ("POST", "/api/auth/mfa/totp/confirm") => json!({ "code": "123456" }),
             ("POST", "/api/auth/reauthenticate") => json!({ "password": PASSWORD }),
             ("POST", "/api/tenant/domains") => json!({ "domain": "example.com" }),
-            ("PUT", "/api/tenant/domains/{id}") => json!({ "auto_join_role": "viewer" }),
+            ("PUT", "/api/tenant/domains/{id}") => json!({ "auto_invite_role": "viewer" }),
             ("POST", "/api/auth/join-tenant" | "/api/auth/switch-tenant") => json!({ "tenant_id": absent::<id::Tenant>() }),
             ("POST", "/api/tenant/invitations/bulk") => json!({ "invitations": [] }),
             ("POST", "/api/tenant/invite-links") => json!({ "role": "viewer", "domains": ["example.com"] }),

@@ -1,10 +1,11 @@
-//! The domains of a tenant's people: proving them by the DNS, and joining by one's address.
+//! The domains of a tenant's people: proving them by the DNS, and being invited by one's address.
 
 use common::{
     audit::AuditEvent,
     crypto::LinkToken,
-    db::PlatformScope,
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{self, TenantDomainId},
+    invitations::Invitation,
     memberships::Membership,
     roles::Role,
     tenant_domains::TenantDomain,
@@ -19,7 +20,7 @@ use xtask::{servers::NameServer, testing::Service};
 
 use crate::{
     people::{People, Person, absent},
-    support::{Answer, PASSWORD, World, eventually},
+    support::{Answer, DEADLINE, PASSWORD, World, eventually},
 };
 
 const DOMAINS: &str = "/api/tenant/domains";
@@ -30,7 +31,7 @@ const JOIN: &str = "/api/auth/join-tenant";
 struct Dns {
     world: World,
     server: NameServer,
-    worker: Service,
+    _worker: Service,
 }
 
 impl Dns {
@@ -39,7 +40,7 @@ impl Dns {
         let addr = server.addr().to_string();
         let of_worker = [settings, &[("TENANTRY__DNS__SERVERS", &addr), ("TENANTRY__JOBS__BACKOFF_BASE", "100ms")]].concat();
         let worker = world.env.spawn_worker_with(&of_worker).await;
-        Self { world, server, worker }
+        Self { world, server, _worker: worker }
     }
 
     async fn add(&self, person: &Person, domain: &str) -> Value {
@@ -67,7 +68,7 @@ impl Dns {
         listed["items"].as_array().unwrap().iter().find(|item| item["id"] == domain["id"]).expect("it is listed").clone()
     }
 
-    /// A verified domain by which people join as `role`.
+    /// A verified domain whose people are invited as `role`.
     async fn open(&self, person: &Person, domain: &str, role: &str) -> Value {
         let added = self.add(person, domain).await;
         self.publish(&added);
@@ -77,6 +78,23 @@ impl Dns {
 
     async fn joinable(&self, person: &Person) -> Value {
         self.world.client.get_as(&person.token, JOINABLE).await.expect(StatusCode::OK).json()["items"].clone()
+    }
+
+    /// Until nothing is under way but what waits for its time.
+    async fn until_done(&self) {
+        eventually("nothing is under way", async || {
+            let waiting = doc! { "due_at": null };
+            (self.world.store.records::<OutboxRow>(PlatformScope).count(waiting).await.unwrap() == 0).then_some(())
+        })
+        .await;
+    }
+
+    fn mails_to(&self, email: &str) -> usize {
+        self.world.env.mail().messages().into_iter().filter(|mail| mail.to == [email]).count()
+    }
+
+    async fn members(&self, tenant: &Person) -> u64 {
+        self.world.store.records::<Membership>(PlatformScope).count(doc! { "tenant_id": tenant.tenant }).await.unwrap()
     }
 
     async fn join(&self, person: &Person, tenant: &Person) -> Answer {
@@ -102,7 +120,7 @@ async fn add(world: &World, person: &Person, domain: &str) -> Answer {
 }
 
 async fn set(world: &World, person: &Person, domain: &Value, role: Value) -> Answer {
-    world.client.put_as(&person.token, &path(domain), &json!({ "auto_join_role": role })).await
+    world.client.put_as(&person.token, &path(domain), &json!({ "auto_invite_role": role })).await
 }
 
 fn path(domain: &Value) -> String {
@@ -117,7 +135,7 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
     let people = People::of(&dns.world).await;
     let (ada, eve) = (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
     let added = dns.add(&ada, "Corp.Example").await;
-    assert_eq!((&added["domain"], &added["status"], &added["auto_join_role"]), (&json!("corp.example"), &json!("pending"), &Value::Null));
+    assert_eq!((&added["domain"], &added["status"], &added["auto_invite_role"]), (&json!("corp.example"), &json!("pending"), &Value::Null));
     assert_eq!(added["record"]["name"], "_tenantry.corp.example");
     let theirs = dns.add(&eve, "corp.example").await;
     assert_ne!(added["record"]["value"], theirs["record"]["value"], "each tenant publishes its own");
@@ -146,25 +164,28 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
 }
 
 #[tokio::test]
-async fn nothing_changes_while_the_dns_does_not_answer_and_it_is_asked_again() {
-    let dns = Dns::new(&[]).await;
+async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while() {
+    let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "1d")]).await;
     let ada = People::of(&dns.world).await.founder("ada@example.com").await;
     let added = dns.add(&ada, "corp.example").await;
     dns.publish(&added);
     dns.server.fail(true);
-    dns.world.client.post_as(&ada.token, &format!("{}/verify", path(&added))).await.expect(StatusCode::ACCEPTED);
-    eventually("it was asked in vain", async || {
-        let told = reqwest::get(format!("{}/metrics", dns.worker.internal_url())).await.unwrap().text().await.unwrap();
-        told.contains("tenantry_domain_checks_total{outcome=\"no_answer\"}").then_some(())
-    })
-    .await;
-    assert_eq!(dns.see(&ada, &added).await["status"], "pending");
+    let checked = dns.check(&ada, &added).await;
+    assert_eq!((&checked["status"], &checked["verified_at"]), (&json!("no_answer"), &Value::Null));
     dns.server.fail(false);
-    eventually("it is verified", async || (dns.see(&ada, &added).await["status"] == "verified").then_some(())).await;
-    // One that is verified stays so.
+    assert_eq!(dns.check(&ada, &added).await["status"], "verified");
+    // One that is verified stays so for longer than one whose record is gone, and not for ever.
     dns.server.fail(true);
-    dns.world.client.post_as(&ada.token, &format!("{}/verify", path(&added))).await.expect(StatusCode::ACCEPTED);
-    assert_eq!(dns.see(&ada, &added).await["status"], "verified");
+    let missed = dns.check(&ada, &added).await;
+    assert_eq!((&missed["status"], missed["missing_since"].is_string()), (&json!("verified"), true));
+    dns.let_pass(&added, 3 * DAY_MS).await;
+    assert_eq!(dns.check(&ada, &added).await["status"], "verified");
+    dns.let_pass(&added, 2 * DAY_MS).await;
+    assert_eq!(dns.check(&ada, &added).await["status"], "no_answer");
+    // What is no name that anybody could have has no record.
+    dns.server.fail(false);
+    let odd = dns.add(&ada, "xn--a.example").await;
+    assert_eq!(dns.check(&ada, &odd).await["status"], "record_missing");
 }
 
 #[tokio::test]
@@ -195,53 +216,62 @@ async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
 }
 
 #[tokio::test]
-async fn who_registers_with_an_address_of_the_domain_becomes_a_member() {
+async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_that() {
     let dns = Dns::new(&[]).await;
-    let ada = People::of(&dns.world).await.founder("ada@example.com").await;
+    let world = &dns.world;
+    let ada = People::of(world).await.founder("ada@example.com").await;
     dns.open(&ada, "corp.example", "member").await;
-    for (email, joins) in [("new@Corp.Example", true), ("other@sub.corp.example", false), ("foreign@example.org", false)] {
-        dns.world.register(email).await.expect(StatusCode::ACCEPTED);
-        assert!(!members(&dns.world, &ada).await.contains(&email.to_lowercase()), "{email}: not before it is verified");
-        let verify = json!({ "token": dns.world.link_token(email).await });
-        dns.world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
-        let session = dns.world.login(email, PASSWORD).await.expect(StatusCode::OK).json();
-        let tenants = session["tenants"].as_array().unwrap();
-        assert_eq!(tenants.len(), if joins { 2 } else { 1 }, "{email}: {tenants:?}");
-        let role = tenants.iter().find(|tenant| tenant["id"] == json!(ada.tenant)).map(|tenant| tenant["role"].clone());
-        assert_eq!(role, joins.then(|| json!("member")), "{email}");
+    for (email, is_invited) in [("other@sub.corp.example", false), ("foreign@example.org", false), ("new@Corp.Example", true)] {
+        world.register(email).await.expect(StatusCode::ACCEPTED);
+        dns.until_done().await;
+        assert_eq!(world.count::<Invitation>().await, 0, "{email}: not before it is verified");
+        let verify = json!({ "token": world.link_token(email).await });
+        world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
+        dns.until_done().await;
+        assert_eq!(world.count::<Invitation>().await, u64::from(is_invited), "{email}");
+        // Whoever made the account may be another than who has the mailbox: the password alone opens nothing.
+        let session = world.login(email, PASSWORD).await.expect(StatusCode::OK).json();
+        assert_eq!(session["tenants"].as_array().unwrap().len(), 1, "{email}");
+        if is_invited {
+            let mail = world.env.mail().wait_for(|mail| mail.subject == "ADA invites you to Tenant of ADA", DEADLINE).await;
+            let token = mail.text.split("/invitations/accept?token=").nth(1).unwrap().split_whitespace().next().unwrap();
+            // And the mailbox alone opens nothing either.
+            let wrong = json!({ "token": token, "password": "not the password" });
+            world.client.post("/api/invitations/accept", &wrong).await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+            let access = session["access_token"].as_str().unwrap();
+            let joined = world.client.post_body_as(access, "/api/invitations/accept", &json!({ "token": token })).await;
+            assert_eq!(joined.expect(StatusCode::OK).json()["tenant"]["role"], "member");
+        }
     }
-    let event = doc! { "action": "member.joined", "tenant_id": ada.tenant };
-    assert_eq!(dns.world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
-}
-
-async fn members(world: &World, owner: &Person) -> Vec<String> {
-    let listed = world.client.get_as(&owner.token, "/api/tenant/users").await.expect(StatusCode::OK).json();
-    listed["items"].as_array().unwrap().iter().map(|member| member["email"].as_str().unwrap().to_lowercase()).collect()
+    assert_eq!(dns.members(&ada).await, 2);
 }
 
 #[tokio::test]
-async fn who_has_an_account_sees_what_is_open_to_them_and_joins_once() {
-    let dns = Dns::new(&[]).await;
+async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
+    let dns = Dns::new(&[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "5"), ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100")]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob, eve) =
-        (people.founder("ada@example.com").await, people.founder("Bob@corp.example").await, people.founder("eve@evil.example").await);
+        (people.founder("ada@example.com").await, people.founder("bob@corp.example").await, people.founder("eve@evil.example").await);
     let domain = dns.open(&ada, "corp.example", "viewer").await;
     let open = json!([{ "tenant_id": ada.tenant, "tenant_name": "Tenant of ADA", "role": "viewer", "role_name": "Viewer" }]);
     assert_eq!((dns.joinable(&bob).await, dns.joinable(&eve).await, dns.joinable(&ada).await), (open, json!([]), json!([])));
     dns.join(&eve, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     dns.join(&bob, &eve).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+    dns.join(&bob, &bob).await.expect_problem(StatusCode::CONFLICT, "already_member");
     let (dns, bob, ada) = (&dns, &bob, &ada);
     let answers = join_all((0..20).map(|_| dns.join(bob, ada))).await;
-    let (joined, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == StatusCode::NO_CONTENT);
-    assert_eq!(joined.len(), 1);
+    let (asked, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    assert_eq!(asked.len(), 5);
     for answer in refused {
-        answer.expect_problem(StatusCode::CONFLICT, "already_member");
+        answer.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     }
-    assert_eq!(dns.world.store.records::<Membership>(PlatformScope).count(doc! { "tenant_id": ada.tenant }).await.unwrap(), 2);
+    dns.until_done().await;
+    assert_eq!((dns.members(ada).await, dns.mails_to("bob@corp.example")), (1, 1));
+    let token = crate::invitations::link(&dns.world, "bob@corp.example").await;
+    let joined = dns.world.client.post_body_as(&bob.token, "/api/invitations/accept", &json!({ "token": token })).await;
+    assert_eq!(joined.expect(StatusCode::OK).json()["tenant"]["role"], "viewer");
     assert_eq!(dns.joinable(bob).await, json!([]));
-    let switch = json!({ "tenant_id": ada.tenant });
-    let there = dns.world.client.post_body_as(&bob.token, "/api/auth/switch-tenant", &switch).await.expect(StatusCode::OK).json();
-    assert_eq!(there["tenant"]["role"], "viewer");
+    dns.join(bob, ada).await.expect_problem(StatusCode::CONFLICT, "already_member");
     // Closed again.
     set(&dns.world, ada, &domain, Value::Null).await.expect(StatusCode::OK);
     let carl = people.founder("carl@corp.example").await;
@@ -250,10 +280,41 @@ async fn who_has_an_account_sees_what_is_open_to_them_and_joins_once() {
 }
 
 #[tokio::test]
-async fn nobody_joins_against_the_tenants_rules() {
+async fn who_was_removed_is_not_invited_by_their_address_again() {
+    let dns = Dns::new(&[]).await;
+    let people = People::of(&dns.world).await;
+    let (ada, founder) = (people.founder("ada@example.com").await, people.founder("founder@corp.example").await);
+    dns.open(&ada, "corp.example", "member").await;
+    let carl = people.join(&ada, "carl@corp.example", Role::Viewer).await;
+    dns.world.client.delete_as(&ada.token, &format!("/api/tenant/users/{}", carl.user)).await.expect(StatusCode::NO_CONTENT);
+    dns.until_done().await;
+    dns.world.env.mail().clear();
+    // They have another tenant to sign in to.
+    dns.world.store.commit(&Belong(carl.user, founder.tenant)).await.unwrap();
+    let carl = Person { token: people.token(carl.user, founder.tenant).await, tenant: founder.tenant, ..carl };
+    dns.join(&carl, &ada).await.expect(StatusCode::ACCEPTED);
+    dns.until_done().await;
+    assert_eq!((dns.world.count::<Invitation>().await, dns.mails_to("carl@corp.example")), (0, 0));
+}
+
+/// Somebody belongs to a tenant.
+struct Belong(id::UserId, id::TenantId);
+
+impl Change for Belong {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        Membership::create(txn, TenantScope::vouched(self.1), self.0, Role::Viewer).await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_not() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob) = (people.founder("ada@example.com").await, people.founder("bob@corp.example").await);
+    let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
     // Not before it is verified, whatever is said.
     let added = dns.add(&ada, "corp.example").await;
     set(&dns.world, &ada, &added, json!("viewer")).await.expect(StatusCode::OK);
@@ -265,6 +326,7 @@ async fn nobody_joins_against_the_tenants_rules() {
         dns.world.client.put_as(&ada.token, "/api/tenant/security", &rules).await.expect(StatusCode::OK);
     };
     rules(json!({ "allowed_email_domains": ["example.com"] })).await;
+    assert_eq!(dns.joinable(&bob).await, json!([]));
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     rules(json!({})).await;
     let status = async |status: &str| {
@@ -273,16 +335,21 @@ async fn nobody_joins_against_the_tenants_rules() {
     };
     status("suspended").await;
     assert_eq!(dns.joinable(&bob).await, json!([]));
-    dns.join(&bob, &ada).await.expect_problem(StatusCode::FORBIDDEN, "tenant_suspended");
+    dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     status("active").await;
-    // The allow-list of addresses is set behind the API's back: it would lock out whoever sets it.
-    let allow = doc! { "$set": { "security.ip_allowlist": ["192.0.2.0/24"] } };
-    dns.world.store.records::<Tenant>(PlatformScope).update(doc! { "_id": ada.tenant }, allow).await.unwrap();
-    dns.join(&bob, &ada).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    // On the word of an admin, who is one no more.
+    set(&dns.world, &admin, &added, json!("admin")).await.expect(StatusCode::OK);
+    assert_eq!(dns.joinable(&bob).await[0]["role"], "admin");
+    let demote = json!({ "role": "viewer" });
+    dns.world.client.put_as(&ada.token, &format!("/api/tenant/users/{}", admin.user), &demote).await.expect(StatusCode::OK);
+    assert_eq!(dns.joinable(&bob).await, json!([]));
+    dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     dns.world.register("new@corp.example").await.expect(StatusCode::ACCEPTED);
+    dns.until_done().await;
     let verify = json!({ "token": dns.world.link_token("new@corp.example").await });
     dns.world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
-    assert_eq!(dns.world.store.records::<Membership>(PlatformScope).count(doc! { "tenant_id": ada.tenant }).await.unwrap(), 1);
+    dns.until_done().await;
+    assert_eq!(dns.world.count::<Invitation>().await, 0);
 }
 
 #[tokio::test]
@@ -290,7 +357,7 @@ async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let ada = people.founder("ada@example.com").await;
-    let few = json!({ "name": "Guard", "permissions": ["security:write", "users:read"] });
+    let few = json!({ "name": "Guard", "permissions": ["security:write", "users:read", "users:invite"] });
     let role = dns.world.client.post_body_as(&ada.token, "/api/tenant/roles", &few).await.expect(StatusCode::CREATED).json();
     let guard: id::RoleId = role["id"].as_str().unwrap().parse().unwrap();
     let guard = people.join(&ada, "guard@example.com", guard).await;
@@ -303,12 +370,12 @@ async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
     }
     for person in [&ada, &admin, &guard] {
         let refused = set(&dns.world, person, &added, json!("owner")).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(refused.field_errors(), ["auto_join_role:not_by_address"]);
+        assert_eq!(refused.field_errors(), ["auto_invite_role:not_by_address"]);
     }
     let none = absent::<id::CustomRole>();
     set(&dns.world, &ada, &added, json!(none)).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_role");
     let refused = dns.world.client.put_as(&ada.token, &path(&added), &json!({})).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(refused.field_errors(), ["auto_join_role:required"]);
+    assert_eq!(refused.field_errors(), ["auto_invite_role:required"]);
     set(&dns.world, &ada, &added, role["id"].clone()).await.expect(StatusCode::OK);
     dns.world.client.delete_as(&ada.token, &format!("/api/tenant/users/{}", guard.user)).await.expect(StatusCode::NO_CONTENT);
     let of_role = format!("/api/tenant/roles/{}", role["id"].as_str().unwrap());

@@ -16,7 +16,7 @@ const PORT: u16 = 53;
 pub struct Dns {
     /// The name servers that are asked; those of the system where none is named.
     pub servers: Vec<SocketAddr>,
-    /// The longest that one of them may take.
+    /// The longest that they may take to answer.
     pub timeout: Duration,
 }
 
@@ -25,7 +25,7 @@ impl Dns {
         let meaning = "addresses, with a port where it is not 53, separated by commas, of the name servers that are asked for tenants' domains; empty for those of /etc/resolv.conf";
         Self {
             servers: r.value::<Servers>("dns.servers", "", meaning).0,
-            timeout: r.period("dns.timeout", "5s", "the longest that one of them may take"),
+            timeout: r.period("dns.timeout", "5s", "the longest that they may take to answer"),
         }
     }
 }

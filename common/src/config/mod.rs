@@ -448,8 +448,8 @@ impl Config {
                 dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),
                 dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
                 history_ttl: r.optional_period("jobs.history_ttl", "0", "how long it is kept in MongoDB what became of each job, with its result; `0` for not at all"),
-                email: queue_limits!(r, "email"),
-                maintenance: queue_limits!(r, "maintenance"),
+                email: queue_limits!(r, "email", "16"),
+                maintenance: queue_limits!(r, "maintenance", "1"),
             },
             dns: Dns::read(r),
             smtp: Smtp {
@@ -478,7 +478,7 @@ impl Config {
 
 /// The limits of one queue; keys are literals, so that the table of keys can be made from the code.
 macro_rules! queue_limits {
-    ($reader:ident, $queue:literal) => {
+    ($reader:ident, $queue:literal, $tenant_concurrency:literal) => {
         QueueLimits {
             rate: $reader
                 .value::<reader::RateOrNone>(
@@ -490,7 +490,7 @@ macro_rules! queue_limits {
             tenant_concurrency: $reader.count_up_to(
                 CONCURRENCY_MAX,
                 concat!("jobs.", $queue, ".tenant_concurrency"),
-                "16",
+                $tenant_concurrency,
                 "jobs of one tenant that it has in hand or next in line, over all workers; more wait behind these, so that no tenant's backlog stands before another's job",
             ),
             tenant_rate: $reader

@@ -155,6 +155,8 @@ metrics! {
     /// Times that somebody followed an invite link, by what became of it: invited, invited before, already a member, refused,
     /// or the link was gone.
     INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome"];
+    /// Times that somebody was to be invited because of their address' domain, by what became of it.
+    DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome"];
     /// Times that a tenant's domain was looked at, by what was found: verified, its record missing, held by another tenant, or no
     /// answer.
     DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome"];

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use common::{email::Email, invitations::InviteError, telemetry::metrics, tenants::Tenant, users::User};
 use jobs::{
     JobError, Running,
-    invite_links::{Followed, InviteByLink, InviteFollower},
+    invitations::Answered,
+    invite_links::{InviteByLink, InviteFollower},
 };
 use serde_json::json;
 
@@ -19,21 +20,30 @@ pub(crate) async fn invite_by_link(job: InviteByLink, running: Running<App>) -> 
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let invite = InviteFollower { key: &app.key, scope: scope(&running)?, link: job.link, email: &email, conditions: app.invitations };
     let outcome = match app.jobs.commit(&invite).await {
-        Ok(Followed::Invited) => "invited",
-        Ok(Followed::InvitedBefore) => "invited_before",
-        Ok(Followed::LinkGone) => "link_gone",
         Err(InviteError::AlreadyMember) => {
             tell_member(&app, &running, &email).await?;
             "already_member"
         }
-        Err(InviteError::Db(error)) => return Err(error.into()),
-        Err(refusal) => {
-            tracing::info!(link = %job.link, %refusal, "invite_link_refused");
-            "refused"
-        }
+        answered => outcome(answered, "link_gone")?,
     };
     metrics::INVITE_LINKS_FOLLOWED.with_label_values(&[outcome]).inc();
     Ok(())
+}
+
+/// What became of somebody who asked to be invited; `gone` where there is nothing to be invited by any more.
+pub(super) fn outcome(answered: Result<Option<Answered>, InviteError>, gone: &'static str) -> Result<&'static str, JobError> {
+    match answered {
+        Ok(Some(Answered::Invited)) => Ok("invited"),
+        Ok(Some(Answered::InvitedBefore)) => Ok("invited_before"),
+        Ok(Some(Answered::Refused)) => Ok("refused"),
+        Ok(None) => Ok(gone),
+        Err(InviteError::AlreadyMember) => Ok("already_member"),
+        Err(InviteError::Db(error)) => Err(error.into()),
+        Err(refusal) => {
+            tracing::info!(%refusal, "not_invited_on_request");
+            Ok("refused")
+        }
+    }
 }
 
 async fn tell_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {

@@ -36,6 +36,7 @@ mod tests {
         invite_links::{CreateInviteLink, InviteLink},
         memberships::{Actor, Membership},
         ownership::{OfferOwnership, OwnershipTransfer},
+        registrations::AddressDigest,
         roles::Role,
         tenant_domains::{AddDomain, TenantDomain},
         tenants::Tenant,
@@ -89,13 +90,14 @@ mod tests {
         /// How each kind of job about the tenant's rows ends that names `tenant`.
         async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 6] {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
-            let address = Addressee::seal(&self.demo.key, &"follower@example.com".parse().unwrap()).unwrap();
+            let follower = "follower@example.com".parse().unwrap();
+            let (address, digest) = (Addressee::seal(&self.demo.key, &follower).unwrap(), AddressDigest::of(&self.demo.key, &follower));
             [
                 self.run_one(tenant, SendInvitation { invitation, link }).await,
                 self.run_one(tenant, SendInvitationReminder { invitation, link }).await,
                 self.run_one(tenant, SendOwnershipOffer { offer: self.offer.id }).await,
                 self.run_one(tenant, InviteChunk { list, from: 0 }).await,
-                self.run_one(tenant, InviteByLink { link: self.invite_link.id, address }).await,
+                self.run_one(tenant, InviteByLink { link: self.invite_link.id, address, digest, cooldown_ms: 0 }).await,
                 self.run_one(tenant, CompleteInvitationList { list }).await,
             ]
         }

@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use common::{
     ambient::millis_of,
     telemetry::metrics,
-    tenant_domains::{NoteRecord, TenantDomain},
+    tenant_domains::{Found, NoteRecord, TenantDomain},
 };
 use jobs::{
-    JobError, Running,
-    tenant_domains::{CheckDomain, CheckDomains, RecheckDomains},
+    Job, JobError, Running,
+    tenant_domains::{CheckDomain, CheckDomains, InviteByDomain, InviteColleague, RecheckDomains},
 };
 use mongodb::bson::DateTime;
 
-use super::scope;
+use super::{invite_links::outcome, scope};
 use crate::app::App;
 
 /// A verified domain is looked at again after this long.
@@ -23,23 +23,36 @@ const RECHECKED_MAX: i64 = 1_000;
 /// So many are staged together.
 const STAGED_TOGETHER: usize = 100;
 
-/// Looks whether a domain's record is there. Where DNS does not answer nothing is noted, and it is tried again.
+/// Looks whether a domain's record is there. Where its name servers do not answer it is tried again, and in the end noted.
 pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
     let (app, scope) = (Arc::clone(&running.app), scope(&running)?);
     let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
         tracing::info!("domain_removed");
         return Ok(());
     };
-    let texts = app.dns.texts(&domain.record_name()).await.map_err(|error| {
-        metrics::DOMAIN_CHECKS.with_label_values(&["no_answer"]).inc();
-        JobError::retry(error)
-    })?;
-    let is_there = texts.contains(&domain.record_value(&app.key));
-    let note = NoteRecord { scope, domain: domain.id, is_there, grace: app.domain_grace };
+    let found = match app.dns.texts(&domain.record_name()).await {
+        Ok(texts) if texts.contains(&domain.record_value(&app.key)) => Found::Record,
+        Ok(_) => Found::Nothing,
+        Err(error) if running.attempt < CheckDomain::MAX_ATTEMPTS => return Err(JobError::retry(error)),
+        Err(error) => {
+            tracing::info!(domain = %domain.id, %error, "dns_does_not_answer");
+            Found::NoAnswer
+        }
+    };
+    let note = NoteRecord { scope, domain: domain.id, found, grace: app.domain_grace };
     if let Some(status) = app.store.commit(&note).await? {
         metrics::DOMAIN_CHECKS.with_label_values(&[status.as_str()]).inc();
-        tracing::info!(domain = %domain.id, status = status.as_str(), is_there, "domain_checked");
+        tracing::info!(domain = %domain.id, status = status.as_str(), ?found, "domain_checked");
     }
+    Ok(())
+}
+
+/// Invites somebody to the tenant that is open to their address.
+pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let invite = InviteColleague { key: &app.key, scope: scope(&running)?, user: job.user, conditions: app.invitations };
+    let outcome = outcome(app.jobs.commit(&invite).await, "closed")?;
+    metrics::DOMAIN_INVITATIONS.with_label_values(&[outcome]).inc();
     Ok(())
 }
 
@@ -75,8 +88,8 @@ mod tests {
             let add = AddDomain { actor, domain: name.parse().unwrap(), max: 10 };
             ids.push(world.store.commit(&add).await.unwrap().id);
         }
-        for (id, is_there) in [(ids[0], true), (ids[1], false)] {
-            world.store.commit(&NoteRecord { scope, domain: id, is_there, grace: HOUR }).await.unwrap();
+        for (id, found) in [(ids[0], Found::Record), (ids[1], Found::Nothing)] {
+            world.store.commit(&NoteRecord { scope, domain: id, found, grace: HOUR }).await.unwrap();
         }
         let staged = async || {
             world.worker.run(None, &RecheckDomains {}).await.unwrap();
