@@ -51,6 +51,8 @@ impl FormerMember {
 
     /// Notes that somebody's membership ends.
     pub(crate) async fn note(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<(), DbError> {
+        // A row that is there would not let them go.
+        Self::forget(txn, scope, user).await?;
         let former = Self { id: id_of(scope, user), tenant_id: scope.tenant_id(), left_at: txn.ambient().now() };
         txn.records::<Self>(scope).insert(&former).await
     }
