@@ -332,10 +332,9 @@ impl<'a> Inviting<'a> {
         if !self.is_active {
             return Ok(Request::TenantSuspended);
         }
-        match self.account(txn, email).await? {
-            Some((_, true)) => return Err(InviteError::AlreadyMember),
-            Some((user, false)) if FormerMember::is(txn, self.actor.scope, user).await? => return Ok(Request::FormerMember),
-            _ => {}
+        let account = self.account(txn, email).await?;
+        if account.is_some_and(|(_, is_member)| is_member) {
+            return Err(InviteError::AlreadyMember);
         }
         let mut waiting = pending(txn.ambient().now());
         waiting.insert("email_norm", email.normalized());
@@ -343,6 +342,9 @@ impl<'a> Inviting<'a> {
             && before.vouched(txn).await?.is_some()
         {
             return Ok(Request::GrantedBefore(before));
+        }
+        if FormerMember::is(txn, self.actor.scope, email, account.map(|(user, _)| user)).await? {
+            return Ok(Request::FormerMember);
         }
         self.terms.max = self.terms.max.div_ceil(2);
         self.invite(txn, email, role).await.map(Request::Granted)

@@ -79,7 +79,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 36, name: "what is over lingers until it is purged", plan: Plan::Several(purge::SCHEMA) },
     Migration { version: 37, name: "invite links", plan: Plan::Several(invite_links::SCHEMA) },
     Migration { version: 38, name: "tenant domains", plan: Plan::Several(tenant_domains::SCHEMA) },
-    Migration { version: 39, name: "former members", plan: former_members::SCHEMA },
+    Migration { version: 39, name: "former members", plan: Plan::Several(former_members::SCHEMA) },
 ];
 
 const VALIDATORS: &[Validator] =

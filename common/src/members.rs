@@ -238,10 +238,10 @@ async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> 
     // Vouched for by the membership, which was found within the same scope.
     let (scope, user) = (TenantScope::vouched(membership.tenant_id), membership.user_id);
     txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
-    FormerMember::note(txn, scope, user).await?;
-    // What they were invited to before must not let them in again.
-    if let Some(user) = User::within(txn, user).await? {
-        Invitation::forget_of(txn, scope, &user.email).await?;
+    if let Some(User { email, .. }) = User::within(txn, user).await? {
+        FormerMember::note(txn, scope, user, &email).await?;
+        // What they were invited to before must not let them in again.
+        Invitation::forget_of(txn, scope, &email).await?;
     }
     OwnershipTransfer::forget_all_of(txn, scope, user).await?;
     Session::revoke_in_tenant(txn, user, scope.tenant_id()).await?;

@@ -3,7 +3,7 @@
 //! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of RFC 8555 §8.4,
 //! `dns-01`). While the record is there, one tenant alone holds the domain. It may say as what its people are invited: those
 //! who register are when their address is verified, and those who have an account when they ask. It is an ordinary
-//! invitation ([`crate::invitations`]), so that nobody joins who knows the password alone, or has the mailbox alone.
+//! invitation ([`crate::invitations`]): nobody gets in by an account's password alone, nor into an account by its mailbox alone.
 
 use std::time::Duration;
 
@@ -170,13 +170,13 @@ impl TenantDomain {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Up to `limit` that are verified and were not looked at since `before`, the longest ago first. Across all tenants, for
+    /// Up to `limit` that are verified, or would be if another tenant let go, and were not looked at since `before`, the longest ago first. Across all tenants, for
     /// upkeep: nothing of them is shown to anybody.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn stale(store: &Store, before: DateTime, limit: i64) -> Result<Vec<Self>, DbError> {
-        let filter = doc! { "status": Status::Verified, "checked_at": { "$lt": before } };
+        let filter = doc! { "status": { "$in": [Status::Verified, Status::HeldByAnother] }, "checked_at": { "$lt": before } };
         store.records::<Self>(PlatformScope).list(filter, doc! { "checked_at": 1 }, limit).await
     }
 
@@ -368,7 +368,7 @@ impl Change for SetAutoInvite {
     }
 }
 
-/// Removes a domain. Who joined by it stays.
+/// Removes a domain. Who was invited because of it stays invited.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoveDomain {
     /// Who asks.

@@ -258,22 +258,27 @@ impl OutboxRow {
     }
 }
 
-/// Removes the rows of jobs that were dropped because another holds what they are unique by.
+/// Removes the rows of jobs that were dropped because another holds what they are unique by, once Redis takes none of them any
+/// more: one that came in after its row was gone would keep others from running, and perhaps not run itself.
 ///
 /// # Errors
-/// When the store fails; the relay finds the rows again, and the answer is the same for as long as
-/// the other one holds on.
-pub(crate) async fn forget_duplicates(store: &Store, broker: &Broker, queue: Queue, ids: &[JobId]) -> Result<(), DbError> {
-    if ids.is_empty() {
+/// When the store fails, or Redis does; the relay finds the rows again.
+pub(crate) async fn forget_duplicates(store: &Store, broker: &Broker, queue: Queue, ids: &[JobId]) -> Result<(), ForgetError> {
+    let dropped = broker.drop_for_good(queue, ids).await?;
+    if dropped.is_empty() {
         return Ok(());
     }
     // What follows a batch that is complete with that is left to the relay.
-    remove_rows(store, ids).await?;
-    count_duplicates(queue, ids.len());
-    // A hand-over of one that is under way comes too late: without its row it would keep others from
-    // running, and perhaps not run itself.
-    if let Err(error) = broker.remember(queue, ids).await {
-        tracing::warn!(%queue, jobs = ids.len(), %error, "duplicates_not_remembered");
-    }
+    remove_rows(store, &dropped).await?;
+    count_duplicates(queue, dropped.len());
     Ok(())
+}
+
+/// Why the rows of dropped jobs were not removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForgetError {
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
 }

@@ -22,7 +22,7 @@ use crate::{
     Drain, Jobs, Queue,
     backoff::reconnect_delay,
     handover::count_enqueued,
-    outbox::{self, OutboxRow, forget_duplicates},
+    outbox::{self, ForgetError, OutboxRow, forget_duplicates},
     queue::{DeadLetter, HandIn, Push},
 };
 
@@ -272,8 +272,11 @@ impl Relay {
         }
         let handed = self.jobs.broker().push(queue, &pushes, how).await.map_err(redis_of(queue))?;
         count_enqueued(queue, path, handed.taken);
-        forget_duplicates(self.jobs.store(), self.jobs.broker(), queue, &handed.duplicates).await?;
-        Ok(())
+        let forgotten = forget_duplicates(self.jobs.store(), self.jobs.broker(), queue, &handed.duplicates).await;
+        forgotten.map_err(|error| match error {
+            ForgetError::Db(error) => error.into(),
+            ForgetError::Redis(error) => redis_of(queue)(error),
+        })
     }
 
     /// A row that no release can have written must not hold up the others.

@@ -30,8 +30,6 @@ pub struct CheckDomain {
 impl Job for CheckDomain {
     const KIND: &'static str = "tenant_domain.check";
     const QUEUE: Queue = Queue::Maintenance;
-    /// Name servers that have not answered by then do not: the last attempt notes it.
-    const MAX_ATTEMPTS: u32 = 4;
 
     /// Whoever asks again and again waits for one look, which finds what is there by then.
     fn unique(&self) -> Option<Unique> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::{
     audit::AuditEvent, crypto::LinkToken, db::PlatformScope, id, invitations::Invitation, invite_links::InviteLink, roles::Role,
-    tenants::Tenant,
+    tenants::Tenant, users::User,
 };
 use futures::future::join_all;
 use jobs::{invite_links::InviteByLink, outbox::OutboxRow, testing};
@@ -338,6 +338,52 @@ async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitati
     let records = || world.store.records::<Invitation>(PlatformScope);
     let theirs = doc! { "$set": { "email": &bob.email, "email_norm": &bob.email } };
     records().find_and_update(doc! { "email_norm": "stale@example.com" }, theirs).await.unwrap().unwrap()
+}
+
+/// Nor with another account: the address that they had is known, too.
+#[tokio::test]
+async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_somebody_new() {
+    let (world, ada) = founded(&[]).await;
+    let people = People::of(&world).await;
+    let bob = people.join(&ada, "bob@example.com", Role::Viewer).await;
+    let link = token(&make(&world, &ada, "member").await);
+    world.client.delete_as(&ada.token, &format!("/api/tenant/users/{}", bob.user)).await.expect(StatusCode::NO_CONTENT);
+    let moved = doc! { "$set": { "email": "bob@example.org", "email_norm": "bob@example.org" } };
+    world.store.records::<User>(PlatformScope).update(doc! { "_id": bob.user }, moved).await.unwrap();
+    let _worker = world.env.spawn_worker().await;
+    join(&world, &link, "bob@example.com").await.expect(StatusCode::ACCEPTED);
+    until_done(&world).await;
+    assert_eq!(world.count::<Invitation>().await, 0);
+}
+
+/// What links lead to leaves room for those who are invited in person.
+#[tokio::test]
+async fn links_fill_half_of_the_invitations_that_may_wait() {
+    let limit = [("TENANTRY__MEMBERS__INVITATIONS_MAX", "4")];
+    let (world, ada) = founded(&limit).await;
+    let link = token(&make(&world, &ada, "viewer").await);
+    let _worker = world.env.spawn_worker_with(&limit).await;
+    for n in 0..4 {
+        join(&world, &link, &format!("p{n}@example.com")).await.expect(StatusCode::ACCEPTED);
+    }
+    until_done(&world).await;
+    assert_eq!(world.count::<Invitation>().await, 2);
+    for (n, expected) in [(5, StatusCode::CREATED), (6, StatusCode::CREATED), (7, StatusCode::CONFLICT)] {
+        let invite = json!({ "email": format!("p{n}@example.com"), "role": "viewer" });
+        world.client.post_body_as(&ada.token, "/api/tenant/users/invite", &invite).await.expect(expected);
+    }
+}
+
+/// Whom the tenant suspended by an operator meanwhile would have invited, it does not.
+#[tokio::test]
+async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
+    let (world, ada) = founded(&[]).await;
+    let link = token(&make(&world, &ada, "viewer").await);
+    join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
+    world.store.records::<Tenant>(PlatformScope).update(doc! {}, doc! { "$set": { "status": "suspended" } }).await.unwrap();
+    let _worker = world.env.spawn_worker().await;
+    until_done(&world).await;
+    assert_eq!((world.count::<Invitation>().await, world.env.mail().messages().len()), (0, 0));
 }
 
 /// Whoever gave it may not any more: the link's maker may.

@@ -49,7 +49,11 @@ impl Members {
             invite_link_ttl: r.period("members.invite_link_ttl", "30d", "how long an invite link is good for"),
             invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "invite links that a tenant may have"),
             domains_max: r.count_up_to(COUNT_MAX, "members.domains_max", "20", "domains that a tenant may have"),
-            domain_grace: r.period("members.domain_grace", "3d", "how long a verified domain stays so when its DNS record is gone"),
+            domain_grace: r.period(
+                "members.domain_grace",
+                "3d",
+                "how long a verified domain stays so when its DNS record is gone; four times as long when its name servers do not answer",
+            ),
             ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "how long an offer of ownership is good for"),
         }
     }

@@ -59,6 +59,7 @@ static CLAIM: LazyLock<Script> = script!("claim");
 static OPEN: LazyLock<Script> = script!("open");
 static CHECK: LazyLock<Script> = script!("groups" "present" "check");
 static SWEEP: LazyLock<Script> = script!("groups" "present" "sweep");
+static DROP: LazyLock<Script> = script!("drop");
 static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");

@@ -8,7 +8,7 @@ use common::{
     tenant_domains::{Found, NoteRecord, TenantDomain},
 };
 use jobs::{
-    Job, JobError, Running,
+    JobError, Running,
     tenant_domains::{CheckDomain, CheckDomains, InviteByDomain, InviteColleague, RecheckDomains},
 };
 use mongodb::bson::DateTime;
@@ -16,6 +16,8 @@ use mongodb::bson::DateTime;
 use super::{invite_links::outcome, scope};
 use crate::app::App;
 
+/// Name servers that have not answered after so many attempts do not.
+const DNS_TRIES: u32 = 4;
 /// A verified domain is looked at again after this long.
 const RECHECKED_AFTER: Duration = Duration::from_hours(24);
 /// So many are looked at again in one go; what is more waits for the next.
@@ -33,7 +35,7 @@ pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(),
     let found = match app.dns.texts(&domain.record_name()).await {
         Ok(texts) if texts.contains(&domain.record_value(&app.key)) => Found::Record,
         Ok(_) => Found::Nothing,
-        Err(error) if running.attempt < CheckDomain::MAX_ATTEMPTS => return Err(JobError::retry(error)),
+        Err(error) if running.attempt < DNS_TRIES => return Err(JobError::retry(error)),
         Err(error) => {
             tracing::info!(domain = %domain.id, %error, "dns_does_not_answer");
             Found::NoAnswer

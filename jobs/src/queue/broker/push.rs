@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::id::JobId;
 use redis::RedisResult;
 
-use super::{Broker, PROMOTE, PUSH, TAKE, id_bytes, millis};
+use super::{Broker, DROP, PROMOTE, PUSH, TAKE, id_bytes, millis};
 use crate::{Envelope, Queue, queue::group::Group};
 
 /// Jobs taken in by one call: a script can pass on no more than some thousand arguments at once.
@@ -119,6 +119,21 @@ impl Broker {
         let (taken, dropped) = answer.split_first().map_or((0, [].as_slice()), |(taken, dropped)| (*taken, dropped));
         let duplicates = dropped.iter().filter_map(|number| Some(jobs.get(number.checked_sub(1)?)?.id)).collect();
         Ok(Pushed { taken, duplicates })
+    }
+
+    /// Remembers jobs that were dropped because another held what they are unique by: a hand-over of one that comes late is
+    /// dropped, too. Answers those that have not come in meanwhile.
+    pub(crate) async fn drop_for_good(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<JobId>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = self.call(&DROP, queue);
+        call.arg(millis(self.jobs.finished_memory)).arg(self.jobs.finished_max);
+        for id in ids {
+            call.arg(id_bytes(*id).as_slice());
+        }
+        let dropped: Vec<usize> = call.invoke_async(&mut self.connection()).await?;
+        Ok(dropped.into_iter().filter_map(|number| ids.get(number.checked_sub(1)?).copied()).collect())
     }
 
     /// Moves up to `batch` jobs whose time has come to the stream; answers how many moved and how

@@ -409,6 +409,27 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_in_is_not_dropped() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    let again =
+        |push: &Push| Push { id: push.id, group: push.group, delay: push.delay, unique: push.unique.clone(), body: push.body.clone() };
+    let (holder, late, early) =
+        (unique_job("k", Window::UntilStarted), unique_job("k", Window::UntilStarted), unique_job("other", Window::UntilStarted));
+    let pushed = broker.push(QUEUE, &[again(&holder), again(&late)], HandIn::Staged).await.unwrap();
+    assert_eq!(pushed.duplicates, [late.id]);
+    // Its key was free when it came the second time: it is to run.
+    assert_eq!(broker.push(QUEUE, &[again(&early)], HandIn::Again).await.unwrap().taken, 1);
+    assert_eq!(broker.drop_for_good(QUEUE, &[early.id, late.id]).await.unwrap(), [late.id]);
+    broker.release(QUEUE, "test.probe::k", holder.id).await.unwrap();
+    for how in [HandIn::Staged, HandIn::Again] {
+        let pushed = broker.push(QUEUE, &[again(&late)], how).await.unwrap();
+        assert_eq!((pushed.taken, pushed.duplicates.len()), (0, 0), "{how:?}");
+    }
+    assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 2);
+}
+
+#[tokio::test]
 async fn a_key_held_for_a_time_is_free_afterwards() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;

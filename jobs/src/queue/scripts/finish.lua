@@ -26,14 +26,6 @@ for i = first + count * 3, #ARGV, 2 do
   if ended[ARGV[i + 1]] then release(ARGV[i], ARGV[i + 1]) end
 end
 save()
-if memory ~= '0' and count > 0 then
-  local finished, before, since = base .. 'finished', base .. 'finished_before', base .. 'finished_since'
-  if redis.call('EXISTS', since) == 0 or redis.call('SCARD', finished) * 2 >= most then
-    redis.call('UNLINK', before)
-    if redis.call('EXISTS', finished) == 1 then redis.call('RENAME', finished, before) end
-    redis.pcall('SET', since, '1', 'PX', memory)
-  end
-  -- Also those that were not held: whoever holds them now will find nothing to do.
-  redis.pcall('SADD', finished, unpack(ids))
-end
+-- Also those that were not held: whoever holds them now will find nothing to do.
+if memory ~= '0' and count > 0 then remember(ids, memory, most) end
 return #done
