@@ -11,7 +11,6 @@ use common::{
     invitations::Invitation,
     password_resets::{PasswordReset, Prepare},
     registrations::Registration,
-    revocations::Revoked,
     roles::Role,
     sessions::{Device, Lifetime, Session},
     sign_in::{Attempt, SignInError},
@@ -248,9 +247,7 @@ async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_o
     assert_eq!(errors(json!("nobody")).await, ["new_email:invalid_format"]);
     assert_eq!(errors(json!({ "$ne": null })).await, ["new_email:invalid_type"]);
     assert_eq!(errors(json!("ADA@example.com")).await, ["new_email:unchanged"]);
-    let stale = doc! { "$set": { "authenticated_at": DateTime::from_millis(0) } };
-    world.store.records::<Session>(PlatformScope).update(doc! {}, stale).await.unwrap();
-    world.announce(Revoked::User(user(&world, ADA).await.unwrap().id)).await;
+    crate::mfa::grow_stale(&world, &token).await;
     ask(&world, &token, NEW).await.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
     world.client.post_body_as(&token, "/api/auth/reauthenticate", &json!({ "password": PASSWORD })).await.expect(StatusCode::OK);
     assert_eq!(errors(json!("ADA@example.com")).await, ["new_email:unchanged"]);

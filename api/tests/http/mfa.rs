@@ -64,8 +64,8 @@ async fn told(world: &World) -> Vec<MfaChange> {
     testing::staged::<SendMfaChanged>(&world.store).await.unwrap().into_iter().map(|staged| staged.job.change).collect()
 }
 
-/// Lets the time pass in which nothing more needs to be proved.
-async fn grow_stale(world: &World, token: &str) {
+/// Lets the time pass in which nothing more needs to be proved, and waits until the API knows.
+pub(crate) async fn grow_stale(world: &World, token: &str) {
     let id = text_of_session(world, token).await;
     let long_ago = mongodb::bson::DateTime::from_millis(world.store.ambient().now().timestamp_millis() - 3_600_000);
     let update = doc! { "$set": { "authenticated_at": long_ago } };
