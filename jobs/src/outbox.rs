@@ -262,7 +262,8 @@ impl OutboxRow {
 /// more: one that came in after its row was gone would keep others from running, and perhaps not run itself.
 ///
 /// # Errors
-/// When the store fails, or Redis does; the relay finds the rows again.
+/// When the store fails, or Redis does. The relay hands the jobs over again: at once where Redis did not remember them, and once
+/// that is forgotten where it did; then such a job runs once more.
 pub(crate) async fn forget_duplicates(store: &Store, broker: &Broker, queue: Queue, ids: &[JobId]) -> Result<(), ForgetError> {
     let dropped = broker.drop_for_good(queue, ids).await?;
     if dropped.is_empty() {
