@@ -39,7 +39,8 @@ pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
 
 /// Applies what the database lacks.
 pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
-    let applied = with_store(&config, async |store| Ok(store.migrate(&jobs::migrations()).await?)).await?;
+    let applied =
+        with_store(&config, async |store| Ok(store.migrate(&jobs::migrations()).await?)).await?;
     if applied.is_empty() {
         println!("nothing to do: the schema is current");
     }
@@ -51,12 +52,20 @@ pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
 
 /// Lists every signing key, the oldest first.
 pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
-    let (keys, now) = with_store(&config, async |store| Ok((SigningKey::all(&store).await?, store.ambient().now()))).await?;
+    let (keys, now) = with_store(&config, async |store| {
+        Ok((SigningKey::all(&store).await?, store.ambient().now()))
+    })
+    .await?;
     println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "MADE", "SIGNS FROM");
     for key in &keys {
         let at = |at: Option<DateTime>| at.map_or_else(|| "-".to_owned(), rfc3339);
         let (state, made) = (key.state(&keys, now).name(), rfc3339(key.created_at));
-        println!("{:<36}  {state:<8}  {made:<24}  {:<24}  {}", key.id.to_string(), at(key.activates_at), at(key.retires_at));
+        println!(
+            "{:<36}  {state:<8}  {made:<24}  {:<24}  {}",
+            key.id.to_string(),
+            at(key.activates_at),
+            at(key.retires_at)
+        );
     }
     Ok(())
 }
@@ -64,7 +73,8 @@ pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
 /// Makes the next signing key.
 pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Result<()> {
     let master = master_key(&config)?;
-    let rotate = RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
+    let rotate =
+        RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
     let key = with_store(&config, async |store| Ok(store.commit(&rotate).await?)).await?;
     println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
     if lead < JWKS_KEPT_FOR {
@@ -78,8 +88,12 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
 /// Forgets a signing key at once.
 pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
     let master = master_key(&config)?;
-    let active = with_store(&config, async |store| Ok(store.commit(&RevokeSigningKey { master: &master, key }).await?)).await?;
-    let active = active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
+    let active = with_store(&config, async |store| {
+        Ok(store.commit(&RevokeSigningKey { master: &master, key }).await?)
+    })
+    .await?;
+    let active =
+        active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
     println!("{key} is revoked; {active} signs");
     Ok(())
 }
@@ -90,13 +104,16 @@ fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
 
 /// Makes the list of breached passwords; answers what it made.
 pub(crate) fn build_breached_passwords(from: &Path, to: &Path) -> anyhow::Result<String> {
-    let built = BreachList::build(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    let built = BreachList::build(from, to)
+        .with_context(|| format!("{} to {}", from.display(), to.display()))?;
     Ok(format!("{} passwords in {} bytes\n", built.passwords, built.bytes))
 }
 
 /// Asks the running process whether it is alive.
 pub(crate) async fn health(config: Config) -> anyhow::Result<()> {
-    internal::probe(config.api.internal_listen).await.with_context(|| format!("the API at {}", config.api.internal_listen))
+    internal::probe(config.api.internal_listen)
+        .await
+        .with_context(|| format!("the API at {}", config.api.internal_listen))
 }
 
 /// Makes the demo account, where that is allowed.
@@ -107,14 +124,17 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
     );
     let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
-    let made = with_store(&config, async |store| Ok(demo::seed(&store, &key, &hasher).await?)).await?;
+    let made =
+        with_store(&config, async |store| Ok(demo::seed(&store, &key, &hasher).await?)).await?;
     println!("{} {} in tenant {}", demo::EMAIL, if made { "made" } else { "exists" }, demo::TENANT);
     Ok(())
 }
 
 /// The README's table of configuration keys, in Markdown.
 pub(crate) fn config_table() -> String {
-    let mut table = "| key | environment variable | default | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut table =
+        "| key | environment variable | default | meaning |\n| --- | --- | --- | --- |\n"
+            .to_owned();
     for key in Config::keys() {
         let default = match key.default {
             "" => "empty".to_owned(),
@@ -122,7 +142,8 @@ pub(crate) fn config_table() -> String {
         };
         let meaning = key.meaning.replace('|', "\\|");
         // Writing to a text cannot fail.
-        let _ = writeln!(table, "| `{}` | `{}` | {default} | {meaning} |", key.name, key.variable());
+        let _ =
+            writeln!(table, "| `{}` | `{}` | {default} | {meaning} |", key.name, key.variable());
     }
     table
 }
@@ -145,7 +166,10 @@ fn name_of(id: u32, accounts: &str) -> Option<&str> {
 }
 
 /// Does `work`, waits until every process is told what it revoked, and lets go of the database.
-async fn with_jobs<T>(config: &Config, work: impl AsyncFnOnce(&Jobs) -> anyhow::Result<T>) -> anyhow::Result<T> {
+async fn with_jobs<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Jobs) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     with_store(config, async |store| {
         let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
         let done = work(&jobs).await;
@@ -161,7 +185,10 @@ async fn with_jobs<T>(config: &Config, work: impl AsyncFnOnce(&Jobs) -> anyhow::
 }
 
 /// Does `work` with the database, and lets go of it.
-async fn with_store<T>(config: &Config, work: impl AsyncFnOnce(Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+async fn with_store<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let done = work(store.clone()).await;
     store.close().await;
@@ -174,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_operator_is_called_what_the_system_calls_them() {
-        let accounts = "root:x:0:0:root:/root:/bin/sh\nbroken\n::\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        let accounts =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\n::\nann:x:1000:1000::/home/ann:/bin/sh\n";
         assert_eq!([0, 1000, 7].map(|id| name_of(id, accounts)), [Some("root"), Some("ann"), None]);
         assert!(!operator_name().is_empty());
     }

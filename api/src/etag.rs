@@ -1,5 +1,5 @@
-//! `ETag`s (RFC 9110 §8.8.3): a resource's state, named by a hash of how it is written. A change that names the
-//! state it was made from ([`IfMatch`]) is refused when that is another one by now.
+//! `ETag`s (RFC 9110 §8.8.3): a resource's state, named by a hash of how it is written. A change
+//! that names the state it was made from ([`IfMatch`]) is refused when that is another one by now.
 
 use std::convert::Infallible;
 
@@ -21,7 +21,11 @@ const HASH_BYTES: usize = 16;
 /// `resource` with its `ETag`, or 304 when the client has it already.
 pub(crate) fn answer(headers: &HeaderMap, resource: &impl Serialize) -> Result<Response, Problem> {
     let mut response = tagged(StatusCode::OK, resource)?;
-    let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
+    let etag = response
+        .headers()
+        .get(header::ETAG)
+        .and_then(|etag| etag.to_str().ok())
+        .unwrap_or_default();
     if is_known(headers, etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
@@ -34,10 +38,19 @@ pub(crate) fn answer(headers: &HeaderMap, resource: &impl Serialize) -> Result<R
 pub(crate) fn tagged(status: StatusCode, resource: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
     let etag = HeaderValue::from_str(&etag_of(&body)).map_err(|error| Problem::internal(&error))?;
-    Ok((status, [(header::ETAG, etag), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+    Ok((
+        status,
+        [
+            (header::ETAG, etag),
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        ],
+        body,
+    )
+        .into_response())
 }
 
-/// The states of a resource that a change was made from (`If-Match`, §13.1.1): any, where a client does not say.
+/// The states of a resource that a change was made from (`If-Match`, §13.1.1): any, where a client
+/// does not say.
 #[derive(Debug)]
 pub(crate) struct IfMatch(Option<Vec<String>>);
 
@@ -57,7 +70,10 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         let mut lines = parts.headers.get_all(header::IF_MATCH).iter().peekable();
         let is_given = lines.peek().is_some();
         // What cannot be read names no state.
-        let tags = lines.flat_map(|line| line.to_str().unwrap_or_default().split(',')).map(|tag| tag.trim().to_owned()).collect();
+        let tags = lines
+            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
+            .map(|tag| tag.trim().to_owned())
+            .collect();
         Ok(Self(is_given.then_some(tags)))
     }
 }
@@ -69,7 +85,8 @@ fn etag_of(body: &[u8]) -> String {
 
 /// Whether `If-None-Match` names `etag`; compared weakly (§13.1.2).
 fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    let lists = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let lists =
+        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
@@ -87,7 +104,9 @@ mod tests {
     #[test]
     fn a_client_that_has_it_gets_304() {
         let etag = etag_of(b"\"resource\"");
-        for known in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+        for known in
+            [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()]
+        {
             assert_eq!(status(&known), StatusCode::NOT_MODIFIED, "{known}");
         }
         for unknown in ["\"other\"", "", "resource"] {
@@ -96,7 +115,9 @@ mod tests {
     }
 
     async fn holds(if_match: &[&[u8]]) -> bool {
-        let request = if_match.iter().fold(axum::http::Request::builder(), |request, line| request.header(header::IF_MATCH, *line));
+        let request = if_match.iter().fold(axum::http::Request::builder(), |request, line| {
+            request.header(header::IF_MATCH, *line)
+        });
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         IfMatch::from_request_parts(&mut parts, &()).await.unwrap().holds(&"resource")
     }
@@ -105,7 +126,12 @@ mod tests {
     async fn a_change_is_made_from_a_state_that_still_is() {
         let etag = etag_of(b"\"resource\"");
         let (listed, weak) = (format!("\"other\", {etag}"), format!("W/{etag}"));
-        assert!(holds(&[]).await && holds(&[b"*"]).await && holds(&[etag.as_bytes()]).await && holds(&[listed.as_bytes()]).await);
+        assert!(
+            holds(&[]).await
+                && holds(&[b"*"]).await
+                && holds(&[etag.as_bytes()]).await
+                && holds(&[listed.as_bytes()]).await
+        );
         assert!(holds(&[b"\"other\"", etag.as_bytes()]).await);
         for lost in [b"\"other\"".as_slice(), b"", b"\xff", weak.as_bytes(), b"resource"] {
             assert!(!holds(&[lost]).await, "{lost:?}");

@@ -1,7 +1,7 @@
 //! Who callers are, kept in memory between their requests.
 //!
-//! What is kept is forgotten as soon as any process revokes it, and not used while it cannot be known
-//! whether one did ([`jobs::revocations`]): then every request looks into the store.
+//! What is kept is forgotten as soon as any process revokes it, and not used while it cannot be
+//! known whether one did ([`jobs::revocations`]): then every request looks into the store.
 
 use std::{
     collections::HashSet,
@@ -48,13 +48,19 @@ pub(crate) struct Since(u64);
 impl Identities {
     pub(crate) fn new() -> Self {
         let kept = Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT_FOR).build();
-        Self { kept, forgotten: Mutex::default(), listener: OnceLock::new(), seen: Mutex::default() }
+        Self {
+            kept,
+            forgotten: Mutex::default(),
+            listener: OnceLock::new(),
+            seen: Mutex::default(),
+        }
     }
 
     /// Begins to keep callers: from now on it is heard what is revoked.
     pub(crate) fn listen(self: &Arc<Self>, jobs: &Jobs) {
         let identities = Arc::clone(self);
-        self.listener.get_or_init(|| jobs.listen_to_revocations(move |what| identities.forget(what)));
+        self.listener
+            .get_or_init(|| jobs.listen_to_revocations(move |what| identities.forget(what)));
     }
 
     /// The caller of a session, if it is kept and can be trusted.

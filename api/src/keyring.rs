@@ -52,7 +52,12 @@ impl Keyring {
     ///
     /// # Errors
     /// When the store fails, or a key does not open with `master`.
-    pub(crate) async fn open(store: Store, master: MasterKey, app: &config::App, ttl: Duration) -> Result<Self, SigningError> {
+    pub(crate) async fn open(
+        store: Store,
+        master: MasterKey,
+        app: &config::App,
+        ttl: Duration,
+    ) -> Result<Self, SigningError> {
         let found = SigningKey::ensure(&store, &master).await?;
         let issuer = app.public_url.clone();
         let keys = Keys::new(&found, &master, &issuer, ttl, store.ambient().now())?;
@@ -67,7 +72,12 @@ impl Keyring {
     pub(crate) fn issue(&self, signed_in: &SignedIn) -> Result<AccessToken, SigningError> {
         let keys = self.keys();
         let session = &signed_in.session;
-        let text = keys.issuer.issue(self.store.ambient().now(), session.user_id, session.tenant_id, session.id)?;
+        let text = keys.issuer.issue(
+            self.store.ambient().now(),
+            session.user_id,
+            session.tenant_id,
+            session.id,
+        )?;
         Ok(AccessToken { text, ttl: keys.issuer.ttl() })
     }
 
@@ -126,7 +136,16 @@ impl Keyring {
 }
 
 impl Keys {
-    fn new(found: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration, now: DateTime) -> Result<Self, SigningError> {
-        Ok(Self { issuer: Issuer::new(found, master, issuer, ttl, now)?, verifier: Verifier::new(found, issuer, now)? })
+    fn new(
+        found: &[SigningKey],
+        master: &MasterKey,
+        issuer: &str,
+        ttl: Duration,
+        now: DateTime,
+    ) -> Result<Self, SigningError> {
+        Ok(Self {
+            issuer: Issuer::new(found, master, issuer, ttl, now)?,
+            verifier: Verifier::new(found, issuer, now)?,
+        })
     }
 }

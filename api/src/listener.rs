@@ -59,7 +59,8 @@ impl Listener {
     /// When the address cannot be bound.
     pub(crate) async fn bind(config: &config::Api) -> io::Result<Self> {
         let requests_max = u32::try_from(config.concurrency_max).unwrap_or(u32::MAX);
-        let connections_max = requests_max.saturating_mul(CONNECTIONS_PER_REQUEST).min(CONNECTIONS_MAX);
+        let connections_max =
+            requests_max.saturating_mul(CONNECTIONS_PER_REQUEST).min(CONNECTIONS_MAX);
         Ok(Self {
             socket: TcpListener::bind(config.listen).await?,
             connections: Arc::new(Semaphore::new(connections_max as usize)),
@@ -74,7 +75,12 @@ impl Listener {
     /// Answers say `Connection: close` by then, so connections end by themselves; those that stay
     /// are idle, and closed after a while. hyper would close a connection that has not sent
     /// anything yet at once, and its client's first request would fail.
-    pub(crate) async fn serve(self, routes: Router, stop: impl Future<Output = ()>, drain: Duration) -> bool {
+    pub(crate) async fn serve(
+        self,
+        routes: Router,
+        stop: impl Future<Output = ()>,
+        drain: Duration,
+    ) -> bool {
         let graceful = GracefulShutdown::new();
         tokio::pin!(stop);
         loop {
@@ -140,7 +146,13 @@ impl Listener {
 }
 
 /// Serves one connection, on a task of its own.
-fn attend(stream: TcpStream, place: OwnedSemaphorePermit, timeouts: Timeouts, routes: &Router, graceful: &GracefulShutdown) {
+fn attend(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    timeouts: Timeouts,
+    routes: &Router,
+    graceful: &GracefulShutdown,
+) {
     // Answers are small and complete; waiting to fill a packet only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay_not_set");

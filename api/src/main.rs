@@ -87,8 +87,8 @@ enum Keys {
         #[arg(long, default_value = "10m")]
         lead: Period,
     },
-    /// Forget a key that may be known to others: every access token that it signed is refused within 5
-    /// seconds. Clients go on with their refresh tokens.
+    /// Forget a key that may be known to others: every access token that it signed is refused
+    /// within 5 seconds. Clients go on with their refresh tokens.
     Revoke {
         /// The key's id (`kid`).
         key: SigningKeyId,
@@ -97,8 +97,8 @@ enum Keys {
 
 #[derive(Subcommand)]
 enum BreachedPasswords {
-    /// Make the list that `auth.breached_passwords_list` names of a text of SHA-1 hashes, one a line, as "Have
-    /// I Been Pwned" offers it.
+    /// Make the list that `auth.breached_passwords_list` names of a text of SHA-1 hashes, one a
+    /// line, as "Have I Been Pwned" offers it.
     Build {
         /// The text.
         #[arg(long)]
@@ -113,19 +113,25 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
         let described = Config::describe(Sources::from_environment());
-        return described.map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
+        return described
+            .map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
     }
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => run(serve::serve),
         Command::Migrate(Migrate::Status) => run(commands::migrate_status),
         Command::Migrate(Migrate::Up) => run(commands::migrate_up),
         Command::Keys(Keys::List) => run(commands::keys_list),
-        Command::Keys(Keys::Rotate { lead: Period(lead) }) => run(move |config| commands::keys_rotate(config, lead)),
-        Command::Keys(Keys::Revoke { key }) => run(move |config| commands::keys_revoke(config, key)),
+        Command::Keys(Keys::Rotate { lead: Period(lead) }) => {
+            run(move |config| commands::keys_rotate(config, lead))
+        }
+        Command::Keys(Keys::Revoke { key }) => {
+            run(move |config| commands::keys_revoke(config, key))
+        }
         Command::Users(command) => run(move |config| commands::users::run(config, command)),
         Command::Tenants(command) => run(move |config| commands::tenants::run(config, command)),
         Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
-            commands::build_breached_passwords(&from, &to).map_or_else(|error| failed(&error), |made| printed(&made))
+            commands::build_breached_passwords(&from, &to)
+                .map_or_else(|error| failed(&error), |made| printed(&made))
         }
         Command::Health => run(commands::health),
         Command::Openapi => printed(&openapi::json()),

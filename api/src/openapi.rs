@@ -52,8 +52,14 @@ pub(crate) struct PermissionName;
 impl PartialSchema for PermissionName {
     fn schema() -> RefOr<Schema> {
         let names = Permission::ALL.iter().map(|permission| permission.as_str());
-        let description = "A right, written `resource:action`. A later release may know more of them.";
-        ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names)).build().into()
+        let description =
+            "A right, written `resource:action`. A later release may know more of them.";
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(description))
+            .enum_values(Some(names))
+            .build()
+            .into()
     }
 }
 
@@ -73,13 +79,17 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     let mut document = routes::documented().into_openapi();
     let components = document.components.get_or_insert_default();
     let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-    components.security_schemes.insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    components
+        .security_schemes
+        .insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
     document.paths.paths.values_mut().flat_map(operations).for_each(may_be_refused);
     document
 }
 
 fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch].into_iter().flatten()
+    [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch]
+        .into_iter()
+        .flatten()
 }
 
 /// Says of a path's operations what they demand of their callers.
@@ -118,16 +128,19 @@ fn describe(operation: &mut Operation, more: &str) {
 /// The whole document as JSON.
 pub(crate) fn json() -> String {
     // Texts and numbers only: this cannot fail.
-    let document = serde_json::to_value(document()).and_then(|document| serde_json::to_string_pretty(&sorted(document)));
+    let document = serde_json::to_value(document())
+        .and_then(|document| serde_json::to_string_pretty(&sorted(document)));
     document.unwrap_or_default() + "\n"
 }
 
-/// With the fields of every object in order, as extensions are in none, and how objects are kept is up to who else is built with us.
+/// With the fields of every object in order, as extensions are in none, and how objects are kept is
+/// up to who else is built with us.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(sorted).collect(),
         Value::Object(fields) => {
-            let fields: BTreeMap<String, Value> = fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            let fields: BTreeMap<String, Value> =
+                fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
             fields.into_iter().collect()
         }
         other => other,
@@ -136,7 +149,11 @@ fn sorted(value: Value) -> Value {
 
 /// Any operation may be refused, in one form.
 fn may_be_refused(operation: &mut Operation) {
-    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Written::name()))).build();
-    let refusal = Response::builder().description("Refused; see `code`.").content("application/problem+json", problem).build();
+    let problem =
+        ContentBuilder::new().schema(Some(Ref::from_schema_name(Written::name()))).build();
+    let refusal = Response::builder()
+        .description("Refused; see `code`.")
+        .content("application/problem+json", problem)
+        .build();
     operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal));
 }

@@ -1,4 +1,5 @@
-//! The refresh token as a cookie, for browsers: scripts cannot read it, other sites cannot have it sent.
+//! The refresh token as a cookie, for browsers: scripts cannot read it, other sites cannot have it
+//! sent.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use common::{ambient::between, crypto::RefreshToken, sessions::Session};
@@ -9,13 +10,15 @@ const NAME: &str = "refresh_token";
 /// The only routes that it is sent to.
 const PATH: &str = "/api/auth";
 
-/// The header that hands `session`'s token to a browser, which keeps it for as long as the session may
-/// last, or until it is closed where the person does not want to stay signed in.
+/// The header that hands `session`'s token to a browser, which keeps it for as long as the session
+/// may last, or until it is closed where the person does not want to stay signed in.
 pub(crate) fn set(session: &Session, token: &RefreshToken, now: DateTime) -> HeaderValue {
     let mut cookie = ours(token.expose().to_owned());
     if session.remembered {
         let left = between(now, session.expires_at);
-        cookie.set_max_age(cookie::time::Duration::try_from(left).unwrap_or(cookie::time::Duration::MAX));
+        cookie.set_max_age(
+            cookie::time::Duration::try_from(left).unwrap_or(cookie::time::Duration::MAX),
+        );
     }
     header_of(&cookie)
 }
@@ -35,7 +38,12 @@ pub(crate) fn sent(headers: &HeaderMap) -> Option<String> {
 }
 
 fn ours(value: String) -> Cookie<'static> {
-    Cookie::build((NAME, value)).http_only(true).secure(true).same_site(SameSite::Strict).path(PATH).build()
+    Cookie::build((NAME, value))
+        .http_only(true)
+        .secure(true)
+        .same_site(SameSite::Strict)
+        .path(PATH)
+        .build()
 }
 
 fn header_of(cookie: &Cookie<'_>) -> HeaderValue {

@@ -35,7 +35,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     metrics::expose_api();
     // A counter that appears with its first event shows no increase, and here one is one too many.
     metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
-    let telemetry = telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
+    let telemetry =
+        telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
     let ended = serve_clients(config).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     ended
@@ -48,13 +49,21 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     let migrations: Arc<[Migration]> = jobs::migrations().into();
     let listening = Arc::new(AtomicBool::new(false));
     let ready = readiness(&store, &drain, &migrations, &listening);
-    let internal = tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
+    let internal =
+        tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
     if !schema_is_current(&store, &migrations, &drain).await? {
         return Ok(());
     }
     let app = start(&config, store, drain.clone()).await?;
-    let listener = Listener::bind(&config.api).await.with_context(|| format!("api.listen {}", config.api.listen))?;
-    anyhow::ensure!(!internal.is_finished(), "api.internal_listen {}: {:?}", config.api.internal_listen, internal.await);
+    let listener = Listener::bind(&config.api)
+        .await
+        .with_context(|| format!("api.listen {}", config.api.listen))?;
+    anyhow::ensure!(
+        !internal.is_finished(),
+        "api.internal_listen {}: {:?}",
+        config.api.internal_listen,
+        internal.await
+    );
     listening.store(true, Ordering::Relaxed);
     tracing::info!(listen = %config.api.listen, "api_started");
 
@@ -76,8 +85,11 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
 
 /// Puts the application together and starts what runs beside its requests.
 async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<App> {
-    let key = MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
-    let keyring = Keyring::open(store.clone(), key.clone(), &config.app, config.auth.access_token_ttl).await?;
+    let key =
+        MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
+    let keyring =
+        Keyring::open(store.clone(), key.clone(), &config.app, config.auth.access_token_ttl)
+            .await?;
     let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
     let app = App::new(config, jobs, key, keyring, drain)?;
     tokio::spawn({
@@ -98,8 +110,14 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
 
 /// Ready once clients can connect and while the database answers and has our schema. Redis is not
 /// asked: without it, what is staged waits in the outbox, and requests are served all the same.
-fn readiness(store: &Store, drain: &Drain, migrations: &Arc<[Migration]>, listening: &Arc<AtomicBool>) -> Readiness {
-    let (store, drain, migrations, listening) = (store.clone(), drain.clone(), Arc::clone(migrations), Arc::clone(listening));
+fn readiness(
+    store: &Store,
+    drain: &Drain,
+    migrations: &Arc<[Migration]>,
+    listening: &Arc<AtomicBool>,
+) -> Readiness {
+    let (store, drain, migrations, listening) =
+        (store.clone(), drain.clone(), Arc::clone(migrations), Arc::clone(listening));
     Readiness::new(move || {
         let (store, migrations) = (store.clone(), Arc::clone(&migrations));
         let (is_stopping, is_listening) = (drain.has_begun(), listening.load(Ordering::Relaxed));

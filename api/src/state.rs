@@ -68,7 +68,13 @@ pub(crate) struct Parts {
 impl App {
     /// # Errors
     /// When argon2 refuses its own parameters, or the list of breached passwords cannot be read.
-    pub(crate) fn new(config: &Config, jobs: Jobs, key: MasterKey, keyring: Keyring, drain: Drain) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: &Config,
+        jobs: Jobs,
+        key: MasterKey,
+        keyring: Keyring,
+        drain: Drain,
+    ) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Parts {
             throttle: Throttle::new(&jobs, key.clone()),
             jobs,
@@ -105,7 +111,8 @@ impl App {
 }
 
 fn policy(auth: &config::Auth) -> anyhow::Result<Policy> {
-    Policy::new(auth.password_score_min, auth.breached_passwords_list.as_deref()).context("auth.breached_passwords_list")
+    Policy::new(auth.password_score_min, auth.breached_passwords_list.as_deref())
+        .context("auth.breached_passwords_list")
 }
 
 /// Scheme, host and port of a URL, as a browser's `Origin` header has them.

@@ -3,7 +3,8 @@
 use std::future::Future;
 
 use common::{
-    addressee::Addressee, config, crypto::Password, email::Email, registrations::AddressDigest, sign_in::SignInError, users::User,
+    addressee::Addressee, config, crypto::Password, email::Email, registrations::AddressDigest,
+    sign_in::SignInError, users::User,
 };
 use jobs::{
     sessions::Throttled,
@@ -45,12 +46,14 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When there were too many.
     pub(crate) async fn admit(&self) -> Result<Admission, Problem> {
-        let admitted = self.app.throttle.admit(self.tried(), limits(self.act, &self.app.auth)).await;
+        let admitted =
+            self.app.throttle.admit(self.tried(), limits(self.act, &self.app.auth)).await;
         admitted.map_err(|TooMany(wait)| Problem::too_many_attempts(self.act, wait))
     }
 
-    /// Counts `checking` the password of an address's account, whichever route asks for it, unless too many were wrong: before
-    /// anything is hashed. The owner is told when that throttles the account.
+    /// Counts `checking` the password of an address's account, whichever route asks for it, unless
+    /// too many were wrong: before anything is hashed. The owner is told when that throttles the
+    /// account.
     ///
     /// # Errors
     /// When there were too many, and what `checking` refuses.
@@ -80,8 +83,14 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// As [`Guard::check_password`], of somebody who is signed in: a session that was stolen is no further way to guess.
-    pub(crate) async fn check_password_of(app: &'a App, client: &'a Client, user: &User, password: Password) -> Result<(), Problem> {
+    /// As [`Guard::check_password`], of somebody who is signed in: a session that was stolen is no
+    /// further way to guess.
+    pub(crate) async fn check_password_of(
+        app: &'a App,
+        client: &'a Client,
+        user: &User,
+        password: Password,
+    ) -> Result<(), Problem> {
         let checking = async {
             let is_right = app.hasher.verify(password, Some(user.password_hash.clone())).await?;
             is_right.then_some(()).ok_or(SignInError::InvalidCredentials)
@@ -92,7 +101,8 @@ impl<'a> Guard<'a> {
 
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
         if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
-            let address = Addressee::seal(&self.app.key, address).map_err(|error| Problem::internal(&error))?;
+            let address = Addressee::seal(&self.app.key, address)
+                .map_err(|error| Problem::internal(&error))?;
             self.app.jobs.commit(&Throttled { address }).await?;
         }
         Ok(())

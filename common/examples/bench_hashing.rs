@@ -1,6 +1,6 @@
 //! The limit of `cargo xtask bench auth`: `bench_hashing THREADS SECONDS` computes argon2 with the
-//! parameters of a hash made today on so many bare threads, and says how many a second it did. Nothing
-//! of ours takes part but those parameters.
+//! parameters of a hash made today on so many bare threads, and says how many a second it did.
+//! Nothing of ours takes part but those parameters.
 
 use std::{
     error::Error,
@@ -20,7 +20,9 @@ const SALT: &[u8] = b"sixteen bytes it";
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let mut args = std::env::args().skip(1);
-    let (Some(threads), Some(seconds)) = (args.next(), args.next()) else { return Err("how many threads, for how many seconds?".into()) };
+    let (Some(threads), Some(seconds)) = (args.next(), args.next()) else {
+        return Err("how many threads, for how many seconds?".into());
+    };
     let (threads, time) = (threads.parse()?, Duration::try_from_secs_f64(seconds.parse()?)?);
     println!("{}", hashes_per_second(&params_of_today().await?, threads, time)?);
     Ok(())
@@ -28,7 +30,9 @@ async fn main() -> Outcome<()> {
 
 /// How a password that is set now is hashed.
 async fn params_of_today() -> Outcome<Params> {
-    let hash = Hasher::new(1, Duration::from_secs(1))?.hash(Password::presented(PASSWORD.to_owned())?).await?;
+    let hash = Hasher::new(1, Duration::from_secs(1))?
+        .hash(Password::presented(PASSWORD.to_owned())?)
+        .await?;
     let text: String = serde_json::from_value(serde_json::to_value(hash)?)?;
     Ok(Params::try_from(&phc::PasswordHash::new(&text)?)?)
 }
@@ -36,7 +40,8 @@ async fn params_of_today() -> Outcome<Params> {
 fn hashes_per_second(params: &Params, threads: usize, time: Duration) -> Outcome<f64> {
     let start = Arc::new(Barrier::new(threads));
     let hash = |start: Arc<Barrier>, params: Params| move || hash_for(params, &start, time);
-    let running: Vec<_> = (0..threads).map(|_| thread::spawn(hash(Arc::clone(&start), params.clone()))).collect();
+    let running: Vec<_> =
+        (0..threads).map(|_| thread::spawn(hash(Arc::clone(&start), params.clone()))).collect();
     let mut sum = 0.0;
     for thread in running {
         sum += thread.join().map_err(|_| "a thread panicked")??;
@@ -49,7 +54,9 @@ fn hash_for(params: Params, start: &Barrier, time: Duration) -> Result<f64, argo
     let mut memory = vec![Block::new(); params.block_count()];
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let mut hash = || argon2.hash_password_into_with_memory(PASSWORD.as_bytes(), SALT, &mut output, &mut memory);
+    let mut hash = || {
+        argon2.hash_password_into_with_memory(PASSWORD.as_bytes(), SALT, &mut output, &mut memory)
+    };
     let warmed = hash();
     // Before the error is told: the others wait for this thread.
     start.wait();

@@ -1,8 +1,9 @@
 //! What somebody does who is signed in: they still are when it is done.
 //!
-//! A request is let in by what is known of its caller when it arrives; its body may take seconds more, and in between they
-//! may have signed out, been stopped, or set up a second factor. So whatever they change is made together with a write of their
-//! session, which ending it writes too: of the two one comes first.
+//! A request is let in by what is known of its caller when it arrives; its body may take seconds
+//! more, and in between they may have signed out, been stopped, or set up a second factor. So
+//! whatever they change is made together with a write of their session, which ending it writes too:
+//! of the two one comes first.
 
 use crate::{
     db::{Change, Txn},

@@ -31,7 +31,8 @@ impl Addressee {
     /// # Errors
     /// When the cipher refuses, which a healthy system does not do.
     pub fn seal(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
-        key.seal(PURPOSE, email.as_str().as_bytes()).map(|sealed| Self(URL_SAFE_NO_PAD.encode(sealed)))
+        key.seal(PURPOSE, email.as_str().as_bytes())
+            .map(|sealed| Self(URL_SAFE_NO_PAD.encode(sealed)))
     }
 
     /// The address.
@@ -54,7 +55,8 @@ mod tests {
         let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let other = MasterKey::parse("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let email: Email = "Ada@example.com".parse().unwrap();
-        let (one, two) = (Addressee::seal(&key, &email).unwrap(), Addressee::seal(&key, &email).unwrap());
+        let (one, two) =
+            (Addressee::seal(&key, &email).unwrap(), Addressee::seal(&key, &email).unwrap());
         assert_eq!((one.open(&key), two.open(&key)), (Ok(email.clone()), Ok(email)));
         assert_ne!(one, two);
         assert!(!format!("{one:?}").to_lowercase().contains("ada"));

@@ -95,7 +95,8 @@ pub fn rfc3339(at: DateTime) -> String {
 /// As [`rfc3339`], always to the millisecond: such times stand below each other and sort as text.
 pub fn rfc3339_millis(at: DateTime) -> String {
     let text = rfc3339(at);
-    let (seconds, fraction) = text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
+    let (seconds, fraction) =
+        text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
     format!("{seconds}.{fraction:0<3}Z")
 }
 
@@ -124,7 +125,8 @@ mod tests {
     #[test]
     fn times_for_a_column_are_all_as_wide() {
         let written = [0, 40, 120, 999].map(|millis| rfc3339_millis(DateTime::from_millis(millis)));
-        let fractions = [".000Z", ".040Z", ".120Z", ".999Z"].map(|fraction| format!("1970-01-01T00:00:00{fraction}"));
+        let fractions = [".000Z", ".040Z", ".120Z", ".999Z"]
+            .map(|fraction| format!("1970-01-01T00:00:00{fraction}"));
         assert_eq!(written, fractions);
     }
 }

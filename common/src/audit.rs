@@ -62,8 +62,13 @@ impl FromStr for Reason {
 
     fn from_str(text: &str) -> Result<Self, InvalidReason> {
         let text = text.trim();
-        let fits = (1..=REASON_CHARS_MAX).contains(&text.chars().take(REASON_CHARS_MAX + 1).count());
-        if fits && !text.chars().any(char::is_control) { Ok(Self(text.to_owned())) } else { Err(InvalidReason) }
+        let fits =
+            (1..=REASON_CHARS_MAX).contains(&text.chars().take(REASON_CHARS_MAX + 1).count());
+        if fits && !text.chars().any(char::is_control) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidReason)
+        }
     }
 }
 
@@ -115,11 +120,17 @@ pub async fn record(
     txn.records::<AuditEvent>(PlatformScope).insert(&event).await
 }
 
-/// Adds what an operator did to the trail, as part of the change it tells of. It belongs to no tenant.
+/// Adds what an operator did to the trail, as part of the change it tells of. It belongs to no
+/// tenant.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn record_operation(txn: &mut Txn, operator: &Operator, action: &str, target: impl ToString) -> Result<(), DbError> {
+pub async fn record_operation(
+    txn: &mut Txn,
+    operator: &Operator,
+    action: &str,
+    target: impl ToString,
+) -> Result<(), DbError> {
     let event = AuditEvent {
         id: txn.ambient().id(),
         tenant_id: None,

@@ -1,15 +1,16 @@
 //! Roles that a tenant makes itself.
 //!
 //! Every change here, as every change of who may what in a tenant, begins by holding the tenant
-//! (`Tenant::hold`): they happen one after another, so a role cannot be deleted while it is being given to
-//! somebody, and of many made at once none is too many.
+//! (`Tenant::hold`): they happen one after another, so a role cannot be deleted while it is being
+//! given to somebody, and of many made at once none is too many.
 
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn, Unchanged, is_duplicate,
+        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn,
+        Unchanged, is_duplicate,
         schema::{self, Validator},
     },
     id::{RoleId, TenantId},
@@ -90,7 +91,11 @@ impl CustomRole {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn of(store: &Store, scope: TenantScope, id: RoleId) -> Result<Option<Self>, DbError> {
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: RoleId,
+    ) -> Result<Option<Self>, DbError> {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
@@ -98,11 +103,16 @@ impl CustomRole {
         Grant { role: self.id.into(), name: self.name.to_string(), permissions: self.permissions }
     }
 
-    async fn within(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<Option<Self>, DbError> {
+    async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: RoleId,
+    ) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Whether a member has it, or somebody may come to have it: by an invitation, an invite link or their address.
+    /// Whether a member has it, or somebody may come to have it: by an invitation, an invite link
+    /// or their address.
     async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
         let filter = doc! { "role": RoleRef::from(id) };
         Ok(txn.records::<Membership>(scope).find(filter).await?.is_some()
@@ -124,10 +134,16 @@ impl Grant {
     }
 
     /// What `role` is good for as `txn` sees it; none when there is no such role.
-    pub(crate) async fn within(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<Option<Self>, DbError> {
         match role {
             RoleRef::BuiltIn(role) => Ok(Some(role.into())),
-            RoleRef::Custom(id) => Ok(CustomRole::within(txn, scope, id).await?.map(CustomRole::grant)),
+            RoleRef::Custom(id) => {
+                Ok(CustomRole::within(txn, scope, id).await?.map(CustomRole::grant))
+            }
         }
     }
 
@@ -135,7 +151,9 @@ impl Grant {
     pub(crate) fn built_in(role: RoleRef) -> Self {
         match role {
             RoleRef::BuiltIn(role) => role.into(),
-            RoleRef::Custom(_) => Self { role, name: String::new(), permissions: Permissions::NONE },
+            RoleRef::Custom(_) => {
+                Self { role, name: String::new(), permissions: Permissions::NONE }
+            }
         }
     }
 }
@@ -185,7 +203,11 @@ fn name_taken(error: DbError) -> RoleError {
 /// What names are compared by; the built-in roles' names are taken from the start.
 fn normalized(name: &Name) -> Result<String, RoleError> {
     let norm = name.to_string().to_lowercase();
-    if Role::ALL.iter().any(|role| role.as_str() == norm) { Err(RoleError::NameTaken) } else { Ok(norm) }
+    if Role::ALL.iter().any(|role| role.as_str() == norm) {
+        Err(RoleError::NameTaken)
+    } else {
+        Ok(norm)
+    }
 }
 
 /// Makes a role.
@@ -217,7 +239,15 @@ impl Change for CreateRole {
         }
         let (id, now) = (txn.ambient().id(), txn.ambient().now());
         let (name, permissions) = (self.name.clone(), self.permissions);
-        let role = CustomRole { id, tenant_id: scope.tenant_id(), name, name_norm, permissions, created_at: now, updated_at: now };
+        let role = CustomRole {
+            id,
+            tenant_id: scope.tenant_id(),
+            name,
+            name_norm,
+            permissions,
+            created_at: now,
+            updated_at: now,
+        };
         txn.records::<CustomRole>(scope).insert(&role).await.map_err(name_taken)?;
         self.actor.record(txn, "role.created", id).await?;
         Ok(role)
@@ -255,12 +285,20 @@ impl Change for UpdateRole<'_> {
             return Err(RoleError::Changed);
         }
         let (id, now) = (self.role, txn.ambient().now());
-        let update =
-            doc! { "$set": { "name": self.name.to_string(), "name_norm": &name_norm, "permissions": self.permissions, "updated_at": now } };
-        txn.records::<CustomRole>(scope).update(doc! { "_id": id }, update).await.map_err(name_taken)?;
+        let update = doc! { "$set": { "name": self.name.to_string(), "name_norm": &name_norm, "permissions": self.permissions, "updated_at": now } };
+        txn.records::<CustomRole>(scope)
+            .update(doc! { "_id": id }, update)
+            .await
+            .map_err(name_taken)?;
         revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
         self.actor.record(txn, "role.updated", id).await?;
-        Ok(CustomRole { name: self.name.clone(), name_norm, permissions: self.permissions, updated_at: now, ..before })
+        Ok(CustomRole {
+            name: self.name.clone(),
+            name_norm,
+            permissions: self.permissions,
+            updated_at: now,
+            ..before
+        })
     }
 }
 

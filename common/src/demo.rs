@@ -74,7 +74,8 @@ impl Change for RegisterVerified<'_> {
     type Error = VerifyError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<User, VerifyError> {
-        let registration = Registration::create(txn, self.key, self.new, Duration::from_mins(1)).await?;
+        let registration =
+            Registration::create(txn, self.key, self.new, Duration::from_mins(1)).await?;
         let verify = Verify::with_token(self.key, registration.link_token(self.key).expose())?;
         verify.apply(txn).await
     }

@@ -1,7 +1,7 @@
 //! Accounts that an operator stops, and lets go on.
 //!
-//! Whoever is disabled has no session, begins none and joins no tenant; nothing that they have or belong to is lost. Nothing
-//! but an operator ends it, a new password least of all.
+//! Whoever is disabled has no session, begins none and joins no tenant; nothing that they have or
+//! belong to is lost. Nothing but an operator ends it, a new password least of all.
 
 use crate::{
     audit::{self, Operator},
@@ -32,8 +32,8 @@ impl Transient for DisableError {
     }
 }
 
-/// Stops an account, and ends every session of it; tells whether it was not stopped before. Doing it once more tells
-/// every process once more.
+/// Stops an account, and ends every session of it; tells whether it was not stopped before. Doing
+/// it once more tells every process once more.
 #[derive(Debug)]
 pub struct DisableUser<'a> {
     /// Whose.

@@ -24,7 +24,9 @@ pub enum InvalidEmail {
     #[error("must be an e-mail address such as name@example.com")]
     Form,
     /// It has characters beyond ASCII, visible or not.
-    #[error("must have ASCII characters only; write an internationalised domain in its ASCII form, xn--…")]
+    #[error(
+        "must have ASCII characters only; write an internationalised domain in its ASCII form, xn--…"
+    )]
     NotAscii,
 }
 
@@ -54,8 +56,12 @@ impl FromStr for Email {
         if !text.is_ascii() {
             return Err(InvalidEmail::NotAscii);
         }
-        let has_known_form = text.split_once('@').is_some_and(|(local, domain)| is_plain(local) && is_domain_name(domain));
-        let acceptable = text.len() <= ADDRESS_BYTES_MAX && has_known_form && text.parse::<lettre::Address>().is_ok();
+        let has_known_form = text
+            .split_once('@')
+            .is_some_and(|(local, domain)| is_plain(local) && is_domain_name(domain));
+        let acceptable = text.len() <= ADDRESS_BYTES_MAX
+            && has_known_form
+            && text.parse::<lettre::Address>().is_ok();
         if acceptable { Ok(Self(text.to_owned())) } else { Err(InvalidEmail::Form) }
     }
 }
@@ -106,7 +112,19 @@ mod tests {
     #[test]
     fn refuses_what_cannot_be_mailed() {
         let long = format!("{}@example.com", "a".repeat(250));
-        let forms = ["", "a", "a@", "@b.c", "a@b", "a b@c.de", "a@b.c\r\nBcc: x@y.z", "a\0@b.co", "a@.com", "a@b.com.", "a@b..com"];
+        let forms = [
+            "",
+            "a",
+            "a@",
+            "@b.c",
+            "a@b",
+            "a b@c.de",
+            "a@b.c\r\nBcc: x@y.z",
+            "a\0@b.co",
+            "a@.com",
+            "a@b.com.",
+            "a@b..com",
+        ];
         for text in forms.into_iter().chain([long.as_str()]) {
             assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text}");
         }
@@ -114,7 +132,13 @@ mod tests {
 
     #[test]
     fn refuses_second_spellings_of_a_mailbox() {
-        for text in ["\"a@b\"@example.com", "\"ada\"@example.com", "\"a b\"@example.com", "a(comment)@example.com", "a@b@example.com"] {
+        for text in [
+            "\"a@b\"@example.com",
+            "\"ada\"@example.com",
+            "\"a b\"@example.com",
+            "a(comment)@example.com",
+            "a@b@example.com",
+        ] {
             assert_eq!(text.parse::<Email>(), Err(InvalidEmail::Form), "{text}");
         }
         for text in ["a@[127.0.0.1]", "a@[IPv6:::1]", "a@127.0.0.1", "a@[example.com]"] {
@@ -124,9 +148,22 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_ascii_and_tells_the_way_out() {
-        let hidden =
-            ["a\u{200b}@example.com", "a@exam\u{ad}ple.com", "a\u{feff}@example.com", "\u{202e}a@example.com", "\u{200b}a@example.com"];
-        for text in ["jörg@example.com", "a@bücher.example", "а@example.com", "a@example。com", "ａ@example.com"].into_iter().chain(hidden)
+        let hidden = [
+            "a\u{200b}@example.com",
+            "a@exam\u{ad}ple.com",
+            "a\u{feff}@example.com",
+            "\u{202e}a@example.com",
+            "\u{200b}a@example.com",
+        ];
+        for text in [
+            "jörg@example.com",
+            "a@bücher.example",
+            "а@example.com",
+            "a@example。com",
+            "ａ@example.com",
+        ]
+        .into_iter()
+        .chain(hidden)
         {
             assert_eq!(text.parse::<Email>(), Err(InvalidEmail::NotAscii), "{text}");
         }
@@ -137,7 +174,8 @@ mod tests {
 
     #[test]
     fn case_does_not_make_another_address() {
-        let (a, b): (Email, Email) = ("A@Example.com".parse().unwrap(), "a@example.COM".parse().unwrap());
+        let (a, b): (Email, Email) =
+            ("A@Example.com".parse().unwrap(), "a@example.COM".parse().unwrap());
         assert_eq!(a.normalized(), b.normalized());
     }
 }

@@ -1,9 +1,10 @@
 //! Changes of an account's address, confirmed by whoever reads the mail of both.
 //!
-//! Asking makes a change that waits, whether or not the new address has an account: the same rows, the same mails to
-//! stage, the same answer. It happens when both links were followed, the old address's (whoever is signed in is who they
-//! were) and the new one's (its mailbox is theirs). An account has one change at most that waits: a newer one
-//! voids it, and so does a new password. A new address that has an account is mailed no link, so its change never happens.
+//! Asking makes a change that waits, whether or not the new address has an account: the same rows,
+//! the same mails to stage, the same answer. It happens when both links were followed, the old
+//! address's (whoever is signed in is who they were) and the new one's (its mailbox is theirs). An
+//! account has one change at most that waits: a newer one voids it, and so does a new password. A
+//! new address that has an account is mailed no link, so its change never happens.
 
 use std::time::Duration;
 
@@ -15,11 +16,14 @@ use crate::{
     audit,
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn, is_duplicate,
+        Change, DbError, IndexPlan, Plan, PlatformOwned, PlatformScope, Record, Store, Transient,
+        Txn, is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
-    id::{self, EmailChangeId, Id, NewAddressLinkId, OldAddressLinkId, SessionId, TenantId, UserId},
+    id::{
+        self, EmailChangeId, Id, NewAddressLinkId, OldAddressLinkId, SessionId, TenantId, UserId,
+    },
     password_resets::PasswordReset,
     registrations::Registration,
     revocations::{self, Revoked},
@@ -78,8 +82,20 @@ impl Record for EmailChange {
 impl PlatformOwned for EmailChange {}
 
 const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: EmailChange::COLLECTION, name: "email_changes_user", keys: &[("user_id", 1)], unique: true, ttl: false },
-    IndexPlan { collection: EmailChange::COLLECTION, name: "email_changes_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: EmailChange::COLLECTION,
+        name: "email_changes_user",
+        keys: &[("user_id", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: EmailChange::COLLECTION,
+        name: "email_changes_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 const VALIDATOR: Validator = Validator {
@@ -114,8 +130,12 @@ impl Side {
     /// The change that `token` was issued for to this side, if it was.
     fn redeem(self, key: &MasterKey, token: &str) -> Option<EmailChangeId> {
         let uuid = match self {
-            Self::Old => LinkToken::redeem::<id::OldAddressLink>(key, token).map(|link| link.uuid()),
-            Self::New => LinkToken::redeem::<id::NewAddressLink>(key, token).map(|link| link.uuid()),
+            Self::Old => {
+                LinkToken::redeem::<id::OldAddressLink>(key, token).map(|link| link.uuid())
+            }
+            Self::New => {
+                LinkToken::redeem::<id::NewAddressLink>(key, token).map(|link| link.uuid())
+            }
         };
         uuid.map(Id::from_uuid)
     }
@@ -212,8 +232,13 @@ impl Change for AskEmailChange<'_> {
         if user.email_norm == self.new.normalized() {
             return Err(EmailChangeError::Unchanged);
         }
-        let before = txn.records::<EmailChange>(PlatformScope).take(doc! { "user_id": user.id }).await?;
-        let half = |side: Side, email| Half { email, token_hash: side.token(self.key, id).hash(), confirmed_at: None };
+        let before =
+            txn.records::<EmailChange>(PlatformScope).take(doc! { "user_id": user.id }).await?;
+        let half = |side: Side, email| Half {
+            email,
+            token_hash: side.token(self.key, id).hash(),
+            confirmed_at: None,
+        };
         let change = EmailChange {
             id,
             user_id: user.id,
@@ -226,13 +251,14 @@ impl Change for AskEmailChange<'_> {
             expires_at: later(now, self.ttl),
         };
         txn.records::<EmailChange>(PlatformScope).insert(&change).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "email_change.requested", id).await?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "email_change.requested", id)
+            .await?;
         Ok(change)
     }
 }
 
-/// When mails are due that are asked for at `now`, where others are or were due at `before`. Those that wait still
-/// are sent no more, so that these take their place.
+/// When mails are due that are asked for at `now`, where others are or were due at `before`. Those
+/// that wait still are sent no more, so that these take their place.
 fn mail_at(before: Option<DateTime>, now: DateTime, cooldown: Duration) -> DateTime {
     match before {
         Some(before) if before > now => before,
@@ -265,9 +291,13 @@ impl FollowedLink {
 
     /// Uses the link up; answers the change as it is then.
     async fn confirm(&self, txn: &mut Txn) -> Result<EmailChange, EmailChangeError> {
-        let confirm = doc! { "$set": { format!("{}.confirmed_at", self.side.field()): txn.ambient().now() } };
+        let confirm =
+            doc! { "$set": { format!("{}.confirmed_at", self.side.field()): txn.ambient().now() } };
         let filter = self.filter(txn);
-        txn.records::<EmailChange>(PlatformScope).find_and_update(filter, confirm).await?.ok_or(EmailChangeError::TokenInvalid)
+        txn.records::<EmailChange>(PlatformScope)
+            .find_and_update(filter, confirm)
+            .await?
+            .ok_or(EmailChangeError::TokenInvalid)
     }
 
     /// Finds its change, while it is good.
@@ -316,7 +346,14 @@ impl Change for ConfirmEmailChange {
         let change = self.link.confirm(txn).await?;
         let user = User::within(txn, change.user_id).await?;
         user.filter(|user| user.disabled_at.is_none()).ok_or(EmailChangeError::TokenInvalid)?;
-        audit::record(txn, Some(change.tenant_id), Some(change.user_id), "email_change.confirmed", change.id).await?;
+        audit::record(
+            txn,
+            Some(change.tenant_id),
+            Some(change.user_id),
+            "email_change.confirmed",
+            change.id,
+        )
+        .await?;
         if change.is_confirmed() { complete(txn, change).await } else { Ok(Confirmed::First) }
     }
 }
@@ -328,7 +365,8 @@ async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, Email
         audit::record(txn, tenant, actor, "email_change.refused", change.id).await?;
         return Ok(Confirmed::Taken { owner: owner.id });
     }
-    let replaced = User::replace_email(txn, change.user_id, &change.old.email, &change.new.email).await;
+    let replaced =
+        User::replace_email(txn, change.user_id, &change.old.email, &change.new.email).await;
     let user = replaced.map_err(|error| match error {
         // Made at the same moment: as if it had been before.
         error if is_duplicate(&error, users::EMAIL_INDEX) => EmailChangeError::TokenInvalid,
@@ -337,7 +375,9 @@ async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, Email
     let user = user.ok_or(EmailChangeError::TokenInvalid)?;
     // Links on their way were mailed to the old address, or make an account of the new one.
     PasswordReset::forget_of(txn, user.id).await?;
-    txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
+    txn.records::<Registration>(PlatformScope)
+        .delete_all(doc! { "email_norm": &user.email_norm })
+        .await?;
     Session::revoke_all(txn, user.id, Some(change.session_id)).await?;
     // Also where no session ended: the one that goes on has another address.
     revocations::note(txn, Revoked::User(user.id));
@@ -362,8 +402,19 @@ impl Change for CancelEmailChange {
             return Err(EmailChangeError::TokenInvalid);
         }
         let filter = self.link.filter(txn);
-        let change = txn.records::<EmailChange>(PlatformScope).take(filter).await?.ok_or(EmailChangeError::TokenInvalid)?;
-        audit::record(txn, Some(change.tenant_id), Some(change.user_id), "email_change.cancelled", change.id).await?;
+        let change = txn
+            .records::<EmailChange>(PlatformScope)
+            .take(filter)
+            .await?
+            .ok_or(EmailChangeError::TokenInvalid)?;
+        audit::record(
+            txn,
+            Some(change.tenant_id),
+            Some(change.user_id),
+            "email_change.cancelled",
+            change.id,
+        )
+        .await?;
         Ok(())
     }
 }
@@ -377,9 +428,19 @@ mod tests {
     fn mails_are_a_cooldown_apart_and_those_that_wait_are_replaced_in_their_place() {
         let due = |before: Option<i64>, now| {
             let cooldown = Duration::from_millis(60);
-            mail_at(before.map(DateTime::from_millis), DateTime::from_millis(now), cooldown).timestamp_millis()
+            mail_at(before.map(DateTime::from_millis), DateTime::from_millis(now), cooldown)
+                .timestamp_millis()
         };
-        assert_eq!([due(None, 5), due(Some(0), 5), due(Some(60), 10), due(Some(60), 61), due(Some(60), 500)], [5, 60, 60, 120, 500]);
+        assert_eq!(
+            [
+                due(None, 5),
+                due(Some(0), 5),
+                due(Some(60), 10),
+                due(Some(60), 61),
+                due(Some(60), 500)
+            ],
+            [5, 60, 60, 120, 500]
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Who was a member once: they come back when somebody of the tenant asks them to, and not by themselves.
+//! Who was a member once: they come back when somebody of the tenant asks them to, and not by
+//! themselves.
 //!
-//! Otherwise whoever was removed, or given less than what a link or an address gives, would leave and be let in again.
+//! Otherwise whoever was removed, or given less than what a link or an address gives, would leave
+//! and be let in again.
 
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -48,7 +50,12 @@ pub(crate) const SCHEMA: &[Plan] = &[
     }]),
     Plan::Validators(&[Validator {
         collection: FormerMember::COLLECTION,
-        required: &[("_id", schema::STRING), ("tenant_id", schema::STRING), ("email_print", schema::STRING), ("left_at", schema::DATE)],
+        required: &[
+            ("_id", schema::STRING),
+            ("tenant_id", schema::STRING),
+            ("email_print", schema::STRING),
+            ("left_at", schema::DATE),
+        ],
     }]),
 ];
 
@@ -61,25 +68,43 @@ fn print_of(email: &Email) -> String {
 }
 
 impl FormerMember {
-    /// Whether somebody was a member of the scope's tenant, and is none: whose account it is, if there is one, or who had the
-    /// address then.
-    pub(crate) async fn is(txn: &mut Txn, scope: TenantScope, email: &Email, account: Option<UserId>) -> Result<bool, DbError> {
+    /// Whether somebody was a member of the scope's tenant, and is none: whose account it is, if
+    /// there is one, or who had the address then.
+    pub(crate) async fn is(
+        txn: &mut Txn,
+        scope: TenantScope,
+        email: &Email,
+        account: Option<UserId>,
+    ) -> Result<bool, DbError> {
         let mut either = vec![doc! { "email_print": print_of(email) }];
         either.extend(account.map(|user| doc! { "_id": id_of(scope, user) }));
         Ok(txn.records::<Self>(scope).find(doc! { "$or": either }).await?.is_some())
     }
 
     /// Notes that a membership ends.
-    pub(crate) async fn note(txn: &mut Txn, scope: TenantScope, user: UserId, email: &Email) -> Result<(), DbError> {
+    pub(crate) async fn note(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+        email: &Email,
+    ) -> Result<(), DbError> {
         // A row that is there would not let them go.
         Self::forget(txn, scope, user).await?;
-        let former =
-            Self { id: id_of(scope, user), tenant_id: scope.tenant_id(), email_print: print_of(email), left_at: txn.ambient().now() };
+        let former = Self {
+            id: id_of(scope, user),
+            tenant_id: scope.tenant_id(),
+            email_print: print_of(email),
+            left_at: txn.ambient().now(),
+        };
         txn.records::<Self>(scope).insert(&former).await
     }
 
     /// Forgets it, for they are a member again.
-    pub(crate) async fn forget(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<(), DbError> {
+    pub(crate) async fn forget(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<(), DbError> {
         txn.records::<Self>(scope).delete_all(doc! { "_id": id_of(scope, user) }).await.map(drop)
     }
 }

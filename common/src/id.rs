@@ -159,9 +159,11 @@ kinds! {
     PasskeyCeremonyId = PasskeyCeremony("pkc");
     /// Names a change of an account's address.
     EmailChangeId = EmailChange("emc");
-    /// Names the link of such a change in the mail of the address there is; of the change's own UUID.
+    /// Names the link of such a change in the mail of the address there is; of the change's own
+    /// UUID.
     OldAddressLinkId = OldAddressLink("eol");
-    /// Names the link of such a change in the mail of the address there is to be; of the change's own UUID.
+    /// Names the link of such a change in the mail of the address there is to be; of the change's
+    /// own UUID.
     NewAddressLinkId = NewAddressLink("enl");
     /// Names an entry of the audit trail.
     AuditEventId = AuditEvent("aud");

@@ -1,5 +1,5 @@
-//! The internal listener of a process: metrics, health and what else a process shows, for operators and
-//! never for clients: it has no login and must not be reachable from outside.
+//! The internal listener of a process: metrics, health and what else a process shows, for operators
+//! and never for clients: it has no login and must not be reachable from outside.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -40,7 +40,11 @@ impl Readiness {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(listen: SocketAddr, readiness: Readiness, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn serve(
+    listen: SocketAddr,
+    readiness: Readiness,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     serve_with(listen, readiness, Router::new(), stop).await
 }
 
@@ -90,14 +94,20 @@ pub async fn probe(listen: SocketAddr) -> io::Result<()> {
         let status = answer.split(|byte| *byte == b' ').nth(1);
         if status == Some(b"200") { Ok(()) } else { Err(io::Error::other("not answered with 200")) }
     };
-    tokio::time::timeout(PROBE_MAX, asking).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(PROBE_MAX, asking)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// `0.0.0.0` and `::` are where a process listens, not where it can be reached.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let mut address = listen;
     if listen.ip().is_unspecified() {
-        address.set_ip(if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if listen.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
     }
     address
 }

@@ -1,7 +1,7 @@
 //! Lists of people to invite: many at once, with what became of each.
 //!
-//! A list is worked through in chunks. Each is one transaction that invites its lines and writes down what became
-//! of them, so a chunk that runs again finds them done.
+//! A list is worked through in chunks. Each is one transaction that invites its lines and writes
+//! down what became of them, so a chunk that runs again finds them done.
 
 use std::{collections::HashSet, ops::Range, time::Duration};
 
@@ -175,7 +175,11 @@ impl InvitationList {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn of(store: &Store, scope: TenantScope, id: InvitationListId) -> Result<Option<Self>, DbError> {
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: InvitationListId,
+    ) -> Result<Option<Self>, DbError> {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
@@ -189,8 +193,18 @@ impl InvitationList {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn invite(&self, txn: &mut Txn, inviting: &Inviting<'_>, range: Range<usize>) -> Result<Vec<Invitation>, DbError> {
-        let mut seen: HashSet<String> = self.lines.iter().take(range.start).map(|line| line.email.trim().to_lowercase()).collect();
+    pub async fn invite(
+        &self,
+        txn: &mut Txn,
+        inviting: &Inviting<'_>,
+        range: Range<usize>,
+    ) -> Result<Vec<Invitation>, DbError> {
+        let mut seen: HashSet<String> = self
+            .lines
+            .iter()
+            .take(range.start)
+            .map(|line| line.email.trim().to_lowercase())
+            .collect();
         let (mut invitations, mut set) = (Vec::new(), Document::new());
         let lines = self.lines.iter().enumerate().take(range.end).skip(range.start);
         for (at, line) in lines {
@@ -218,7 +232,9 @@ impl InvitationList {
     /// When the store fails.
     pub async fn complete(&self, txn: &mut Txn) -> Result<(), DbError> {
         let waiting = self.lines.iter().enumerate().filter(|(_, line)| line.outcome.is_none());
-        let mut set: Document = waiting.map(|(at, _)| (format!("lines.{at}.outcome"), Outcome::Failed.as_str().into())).collect();
+        let mut set: Document = waiting
+            .map(|(at, _)| (format!("lines.{at}.outcome"), Outcome::Failed.as_str().into()))
+            .collect();
         set.insert("completed_at", txn.ambient().now());
         self.set(txn, set).await?;
         self.actor().record(txn, "invitation_list.completed", self.id).await
@@ -228,20 +244,32 @@ impl InvitationList {
         if set.is_empty() {
             return Ok(());
         }
-        txn.records::<Self>(self.actor().scope).update(doc! { "_id": self.id }, doc! { "$set": set }).await.map(drop)
+        txn.records::<Self>(self.actor().scope)
+            .update(doc! { "_id": self.id }, doc! { "$set": set })
+            .await
+            .map(drop)
     }
 
     /// The list as `txn` sees it.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn within(txn: &mut Txn, scope: TenantScope, id: InvitationListId) -> Result<Option<Self>, DbError> {
+    pub async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: InvitationListId,
+    ) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 }
 
 /// Invites one line, or tells what else became of it.
-async fn invite(txn: &mut Txn, inviting: &Inviting<'_>, line: &Line, is_first: bool) -> Result<Result<Invitation, Outcome>, DbError> {
+async fn invite(
+    txn: &mut Txn,
+    inviting: &Inviting<'_>,
+    line: &Line,
+    is_first: bool,
+) -> Result<Result<Invitation, Outcome>, DbError> {
     let Ok(email) = line.email.parse::<Email>() else { return Ok(Err(Outcome::InvalidEmail)) };
     let Ok(role) = line.role.parse() else { return Ok(Err(Outcome::NoSuchRole)) };
     if !is_first {
@@ -264,7 +292,13 @@ mod tests {
 
     #[test]
     fn an_outcome_is_stored_as_it_is_answered() {
-        for outcome in [Outcome::Invited, Outcome::InvalidEmail, Outcome::NoSuchRole, Outcome::EmailDomainNotAllowed, Outcome::Failed] {
+        for outcome in [
+            Outcome::Invited,
+            Outcome::InvalidEmail,
+            Outcome::NoSuchRole,
+            Outcome::EmailDomainNotAllowed,
+            Outcome::Failed,
+        ] {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
     }

@@ -1,8 +1,9 @@
 //! Invitations: people whom a tenant asks to join it.
 //!
-//! An address has one invitation of a tenant at most. Inviting it again, or sending it again, gives the same
-//! invitation another link, which voids the one before; accepting uses it up ([`crate::joining`]). An invitation
-//! is as good as the word of whoever gave it: it is void while they may not give that role.
+//! An address has one invitation of a tenant at most. Inviting it again, or sending it again, gives
+//! the same invitation another link, which voids the one before; accepting uses it up
+//! ([`crate::joining`]). An invitation is as good as the word of whoever gave it: it is void while
+//! they may not give that role.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::{
     ambient::later,
     crypto::{LinkToken, MasterKey, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Transient, Txn,
+        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope,
+        Transient, Txn,
         schema::{self, Validator},
     },
     email::Email,
@@ -78,8 +80,20 @@ pub(crate) const INDEXES: &[IndexPlan] = &[
         unique: false,
         ttl: false,
     },
-    IndexPlan { collection: Invitation::COLLECTION, name: "invitations_token", keys: &[("token_hash", 1)], unique: true, ttl: false },
-    IndexPlan { collection: Invitation::COLLECTION, name: "invitations_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_token",
+        keys: &[("token_hash", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 pub(crate) const VALIDATOR: Validator = Validator {
@@ -109,33 +123,52 @@ pub struct Terms {
 }
 
 impl Invitation {
-    /// Up to `limit` invitations of the scope's tenant that wait, in the order in which they were made.
+    /// Up to `limit` invitations of the scope's tenant that wait, in the order in which they were
+    /// made.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn page(store: &Store, scope: TenantScope, after: Option<InvitationId>, limit: usize) -> Result<Vec<Self>, DbError> {
+    pub async fn page(
+        store: &Store,
+        scope: TenantScope,
+        after: Option<InvitationId>,
+        limit: usize,
+    ) -> Result<Vec<Self>, DbError> {
         let mut filter = pending(store.ambient().now());
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
         }
-        store.records::<Self>(scope).list(filter, doc! { "_id": 1 }, i64::try_from(limit).unwrap_or(i64::MAX)).await
+        store
+            .records::<Self>(scope)
+            .list(filter, doc! { "_id": 1 }, i64::try_from(limit).unwrap_or(i64::MAX))
+            .await
     }
 
     /// The invitation with this id, if it waits under this link.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn under_link(store: &Store, scope: TenantScope, id: InvitationId, link: InvitationLinkId) -> Result<Option<Self>, DbError> {
-        let filter = doc! { "_id": id, "link": link, "expires_at": { "$gt": store.ambient().now() } };
+    pub async fn under_link(
+        store: &Store,
+        scope: TenantScope,
+        id: InvitationId,
+        link: InvitationLinkId,
+    ) -> Result<Option<Self>, DbError> {
+        let filter =
+            doc! { "_id": id, "link": link, "expires_at": { "$gt": store.ambient().now() } };
         store.records::<Self>(scope).find(filter).await
     }
 
-    /// The invitation that a link's `token` is for, if it waits. Platform-wide: the bearer belongs to no tenant yet,
-    /// and is shown nothing but what they were invited to.
+    /// The invitation that a link's `token` is for, if it waits. Platform-wide: the bearer belongs
+    /// to no tenant yet, and is shown nothing but what they were invited to.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn by_token(store: &Store, key: &MasterKey, token: &str) -> Result<Option<Self>, DbError> {
+    pub async fn by_token(
+        store: &Store,
+        key: &MasterKey,
+        token: &str,
+    ) -> Result<Option<Self>, DbError> {
         let Some(hash) = hash_of(key, token) else { return Ok(None) };
         let filter = doc! { "token_hash": hash, "expires_at": { "$gt": store.ambient().now() } };
         store.records::<Self>(PlatformScope).find(filter).await
@@ -173,22 +206,48 @@ impl Invitation {
     }
 
     /// Whether one that waits is to this role.
-    pub(crate) async fn names_role(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<bool, DbError> {
+    pub(crate) async fn names_role(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<bool, DbError> {
         let mut filter = pending(txn.ambient().now());
         filter.insert("role", role);
         Ok(txn.records::<Self>(scope).find(filter).await?.is_some())
     }
 
     /// Voids the one of an address, if there is one.
-    pub(crate) async fn forget_of(txn: &mut Txn, scope: TenantScope, email: &Email) -> Result<(), DbError> {
-        txn.records::<Self>(scope).delete_all(doc! { "email_norm": email.normalized() }).await.map(drop)
+    pub(crate) async fn forget_of(
+        txn: &mut Txn,
+        scope: TenantScope,
+        email: &Email,
+    ) -> Result<(), DbError> {
+        txn.records::<Self>(scope)
+            .delete_all(doc! { "email_norm": email.normalized() })
+            .await
+            .map(drop)
     }
 
     /// Gives it another link, and lets it wait for the whole time again.
-    async fn send_anew(self, txn: &mut Txn, key: &MasterKey, role: RoleRef, by: UserId, ttl: Duration) -> Result<Self, DbError> {
+    async fn send_anew(
+        self,
+        txn: &mut Txn,
+        key: &MasterKey,
+        role: RoleRef,
+        by: UserId,
+        ttl: Duration,
+    ) -> Result<Self, DbError> {
         let (link, now) = (txn.ambient().id(), txn.ambient().now());
         let token_hash = LinkToken::issue(key, link).hash();
-        let renewed = Self { role, invited_by: by, link, token_hash, sent_at: now, expires_at: later(now, ttl), ..self };
+        let renewed = Self {
+            role,
+            invited_by: by,
+            link,
+            token_hash,
+            sent_at: now,
+            expires_at: later(now, ttl),
+            ..self
+        };
         let update = doc! { "$set": {
             "role": role,
             "invited_by": by,
@@ -203,12 +262,17 @@ impl Invitation {
 }
 
 /// What `role` gives, if `inviter` may invite to it now.
-pub(crate) async fn vouched(store: &Store, inviter: Actor, role: RoleRef) -> Result<Option<Grant>, DbError> {
+pub(crate) async fn vouched(
+    store: &Store,
+    inviter: Actor,
+    role: RoleRef,
+) -> Result<Option<Grant>, DbError> {
     let Actor { scope, user } = inviter;
     let membership = Membership::of(store, scope, user).await?;
     let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
     let Some(membership) = membership.filter(|_| !is_stopped) else { return Ok(None) };
-    let (inviter, given) = (Grant::of(store, scope, membership.role).await?, Grant::of(store, scope, role).await?);
+    let (inviter, given) =
+        (Grant::of(store, scope, membership.role).await?, Grant::of(store, scope, role).await?);
     Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
 }
 
@@ -286,19 +350,31 @@ impl<'a> Inviting<'a> {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn begin(txn: &mut Txn, key: &'a MasterKey, actor: Actor, terms: Terms) -> Result<Self, DbError> {
+    pub async fn begin(
+        txn: &mut Txn,
+        key: &'a MasterKey,
+        actor: Actor,
+        terms: Terms,
+    ) -> Result<Self, DbError> {
         let tenant = Tenant::hold(txn, actor.scope).await?;
         let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
-        let domains = tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
+        let domains =
+            tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
         let grant = actor.grant(txn).await?;
         Ok(Self { key, actor, grant, domains, is_active, terms })
     }
 
-    /// Invites an address. One that waits already has the same invitation, under another link and these terms.
+    /// Invites an address. One that waits already has the same invitation, under another link and
+    /// these terms.
     ///
     /// # Errors
     /// See [`InviteError`].
-    pub async fn invite(&self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Invitation, InviteError> {
+    pub async fn invite(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Invitation, InviteError> {
         self.may_give(txn, role).await?;
         self.may_invite(email)?;
         let scope = self.actor.scope;
@@ -311,7 +387,8 @@ impl<'a> Inviting<'a> {
         if txn.records::<Invitation>(scope).count(others).await? >= self.terms.max {
             return Err(InviteError::TooMany);
         }
-        let before = txn.records::<Invitation>(scope).find(doc! { "email_norm": &email_norm }).await?;
+        let before =
+            txn.records::<Invitation>(scope).find(doc! { "email_norm": &email_norm }).await?;
         let invitation = match before {
             Some(before) => {
                 self.may_replace(txn, &before).await?;
@@ -323,12 +400,18 @@ impl<'a> Inviting<'a> {
         Ok(invitation)
     }
 
-    /// Invites an address that asks for it: by a link, or because of its domain. Nobody changes so what somebody was invited to
-    /// in person, nor voids what they were mailed; and half of the invitations that may wait are left to those in person.
+    /// Invites an address that asks for it: by a link, or because of its domain. Nobody changes so
+    /// what somebody was invited to in person, nor voids what they were mailed; and half of the
+    /// invitations that may wait are left to those in person.
     ///
     /// # Errors
     /// See [`InviteError`].
-    pub async fn invite_on_request(mut self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Request, InviteError> {
+    pub async fn invite_on_request(
+        mut self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Request, InviteError> {
         if !self.is_active {
             return Ok(Request::TenantSuspended);
         }
@@ -351,8 +434,15 @@ impl<'a> Inviting<'a> {
     }
 
     /// Whose the address is, if anybody's, and whether they are a member.
-    async fn account(&self, txn: &mut Txn, email: &Email) -> Result<Option<(UserId, bool)>, DbError> {
-        let account = txn.records::<User>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await?;
+    async fn account(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+    ) -> Result<Option<(UserId, bool)>, DbError> {
+        let account = txn
+            .records::<User>(PlatformScope)
+            .find(doc! { "email_norm": email.normalized() })
+            .await?;
         let Some(User { id, .. }) = account else { return Ok(None) };
         Ok(Some((id, Membership::within(txn, self.actor.scope, id).await?.is_some())))
     }
@@ -364,11 +454,16 @@ impl<'a> Inviting<'a> {
     pub async fn resend(&self, txn: &mut Txn, id: InvitationId) -> Result<Invitation, InviteError> {
         let mut filter = pending(txn.ambient().now());
         filter.insert("_id", id);
-        let invitation = txn.records::<Invitation>(self.actor.scope).find(filter).await?.ok_or(InviteError::NotFound)?;
+        let invitation = txn
+            .records::<Invitation>(self.actor.scope)
+            .find(filter)
+            .await?
+            .ok_or(InviteError::NotFound)?;
         let role = invitation.role;
         self.may_give(txn, role).await?;
         self.may_invite(&invitation.email)?;
-        let invitation = invitation.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?;
+        let invitation =
+            invitation.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?;
         self.actor.record(txn, "invitation.resent", id).await?;
         Ok(invitation)
     }
@@ -378,12 +473,14 @@ impl<'a> Inviting<'a> {
     }
 
     async fn may_give(&self, txn: &mut Txn, role: RoleRef) -> Result<(), InviteError> {
-        let given = Grant::within(txn, self.actor.scope, role).await?.ok_or(InviteError::NoSuchRole)?;
+        let given =
+            Grant::within(txn, self.actor.scope, role).await?.ok_or(InviteError::NoSuchRole)?;
         let may = self.grant.may(Permission::UsersInvite) && self.grant.reaches(&given);
         if may { Ok(()) } else { Err(InviteError::TooHigh) }
     }
 
-    /// Whether they may void an invitation that somebody gave: only of what they may give themselves, or where it is void.
+    /// Whether they may void an invitation that somebody gave: only of what they may give
+    /// themselves, or where it is void.
     async fn may_replace(&self, txn: &mut Txn, before: &Invitation) -> Result<(), InviteError> {
         if before.expires_at <= txn.ambient().now() || before.vouched(txn).await?.is_none() {
             return Ok(());
@@ -391,7 +488,12 @@ impl<'a> Inviting<'a> {
         may_take(txn, &self.grant, before).await
     }
 
-    async fn insert(&self, txn: &mut Txn, email: &Email, role: RoleRef) -> Result<Invitation, DbError> {
+    async fn insert(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Invitation, DbError> {
         let (link, now) = (txn.ambient().id(), txn.ambient().now());
         let invitation = Invitation {
             id: txn.ambient().id(),
@@ -411,8 +513,13 @@ impl<'a> Inviting<'a> {
     }
 }
 
-/// Whether whoever holds `grant` may void what an invitation gives; a role that is gone gives nothing.
-async fn may_take(txn: &mut Txn, grant: &Grant, invitation: &Invitation) -> Result<(), InviteError> {
+/// Whether whoever holds `grant` may void what an invitation gives; a role that is gone gives
+/// nothing.
+async fn may_take(
+    txn: &mut Txn,
+    grant: &Grant,
+    invitation: &Invitation,
+) -> Result<(), InviteError> {
     let given = Grant::within(txn, invitation.scope(), invitation.role).await?;
     if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
 }
@@ -433,7 +540,11 @@ impl Change for CancelInvitation {
     async fn apply(&self, txn: &mut Txn) -> Result<(), InviteError> {
         let mut filter = pending(txn.ambient().now());
         filter.insert("_id", self.invitation);
-        let invitation = txn.records::<Invitation>(self.actor.scope).take(filter).await?.ok_or(InviteError::NotFound)?;
+        let invitation = txn
+            .records::<Invitation>(self.actor.scope)
+            .take(filter)
+            .await?
+            .ok_or(InviteError::NotFound)?;
         let grant = self.actor.grant(txn).await?;
         may_take(txn, &grant, &invitation).await?;
         self.actor.record(txn, "invitation.cancelled", self.invitation).await?;

@@ -1,9 +1,10 @@
 //! Invite links: one link by which the people of some domains have themselves invited to a tenant.
 //!
-//! Not to be mixed up with the link of an invitation, which is one person's. Whoever has an invite link gives their
-//! address, and if it is of one of the link's domains they are mailed an ordinary invitation ([`crate::invitations`]):
-//! so nobody joins who has not shown that the mailbox is theirs, and what holds for invitations holds for theirs. As an
-//! invitation is, a link is as good as the word of whoever made it.
+//! Not to be mixed up with the link of an invitation, which is one person's. Whoever has an invite
+//! link gives their address, and if it is of one of the link's domains they are mailed an ordinary
+//! invitation ([`crate::invitations`]): so nobody joins who has not shown that the mailbox is
+//! theirs, and what holds for invitations holds for theirs. As an invitation is, a link is as good
+//! as the word of whoever made it.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::{
     ambient::later,
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope, Transient, Txn,
+        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
+        Transient, Txn,
         schema::{self, Validator},
     },
     email::Email,
@@ -69,7 +71,13 @@ pub(crate) const SCHEMA: &[Plan] = &[
             unique: false,
             ttl: false,
         },
-        IndexPlan { collection: InviteLink::COLLECTION, name: "invite_links_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+        IndexPlan {
+            collection: InviteLink::COLLECTION,
+            name: "invite_links_ttl",
+            keys: &[("expires_at", 1)],
+            unique: false,
+            ttl: true,
+        },
     ]),
     Plan::Validators(&[Validator {
         collection: InviteLink::COLLECTION,
@@ -91,15 +99,22 @@ impl InviteLink {
     /// # Errors
     /// When the store fails.
     pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
-        store.records::<Self>(scope).list(good(store.ambient().now()), doc! { "_id": 1 }, LISTED_MAX).await
+        store
+            .records::<Self>(scope)
+            .list(good(store.ambient().now()), doc! { "_id": 1 }, LISTED_MAX)
+            .await
     }
 
-    /// The link that `token` is of, if it is good. Platform-wide: the bearer belongs to no tenant yet, and is shown
-    /// nothing but what they may be invited to.
+    /// The link that `token` is of, if it is good. Platform-wide: the bearer belongs to no tenant
+    /// yet, and is shown nothing but what they may be invited to.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn by_token(store: &Store, key: &MasterKey, token: &str) -> Result<Option<Self>, DbError> {
+    pub async fn by_token(
+        store: &Store,
+        key: &MasterKey,
+        token: &str,
+    ) -> Result<Option<Self>, DbError> {
         let Some(id) = LinkToken::redeem(key, token) else { return Ok(None) };
         store.records::<Self>(PlatformScope).find(good_one(id, store.ambient().now())).await
     }
@@ -108,7 +123,11 @@ impl InviteLink {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn within(txn: &mut Txn, scope: TenantScope, id: InviteLinkId) -> Result<Option<Self>, DbError> {
+    pub async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: InviteLinkId,
+    ) -> Result<Option<Self>, DbError> {
         let filter = good_one(id, txn.ambient().now());
         txn.records::<Self>(scope).find(filter).await
     }
@@ -137,7 +156,11 @@ impl InviteLink {
     }
 
     /// Whether one that is good is to this role.
-    pub(crate) async fn names_role(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<bool, DbError> {
+    pub(crate) async fn names_role(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<bool, DbError> {
         let mut filter = good(txn.ambient().now());
         filter.insert("role", role);
         Ok(txn.records::<Self>(scope).find(filter).await?.is_some())
@@ -215,7 +238,8 @@ impl Change for CreateInviteLink {
         if self.role == Role::Owner.into() {
             return Err(InviteLinkError::OwnerRole);
         }
-        let given = Grant::within(txn, scope, self.role).await?.ok_or(InviteLinkError::NoSuchRole)?;
+        let given =
+            Grant::within(txn, scope, self.role).await?.ok_or(InviteLinkError::NoSuchRole)?;
         let grant = self.actor.grant(txn).await?;
         if !grant.may(Permission::UsersInvite) || !grant.reaches(&given) {
             return Err(InviteLinkError::TooHigh);
@@ -257,9 +281,15 @@ impl Change for DeleteInviteLink {
     async fn apply(&self, txn: &mut Txn) -> Result<(), InviteLinkError> {
         let scope = self.actor.scope;
         let filter = good_one(self.link, txn.ambient().now());
-        let link = txn.records::<InviteLink>(scope).take(filter).await?.ok_or(InviteLinkError::NotFound)?;
-        // As with an invitation: one takes what one may give, and a role that is gone gives nothing.
-        let (grant, given) = (self.actor.grant(txn).await?, Grant::within(txn, scope, link.role).await?);
+        let link = txn
+            .records::<InviteLink>(scope)
+            .take(filter)
+            .await?
+            .ok_or(InviteLinkError::NotFound)?;
+        // As with an invitation: one takes what one may give, and a role that is gone gives
+        // nothing.
+        let (grant, given) =
+            (self.actor.grant(txn).await?, Grant::within(txn, scope, link.role).await?);
         if given.is_some_and(|given| !grant.reaches(&given)) {
             return Err(InviteLinkError::TooHigh);
         }

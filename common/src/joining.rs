@@ -1,8 +1,8 @@
 //! Joining a tenant: from an invitation's link to a membership.
 //!
-//! Whoever follows the link has shown that the mailbox is theirs, so an account that is made on the way needs no
-//! other verification. An account that exists is not opened by the link alone: its person is signed in, or gives
-//! its password.
+//! Whoever follows the link has shown that the mailbox is theirs, so an account that is made on the
+//! way needs no other verification. An account that exists is not opened by the link alone: its
+//! person is signed in, or gives its password.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -27,7 +27,8 @@ use crate::{
 pub enum Guest {
     /// The invited person, signed in by a session.
     SignedIn(Box<User>, Box<Session>),
-    /// Somebody who has yet to show by its password that the account of the invited address is theirs.
+    /// Somebody who has yet to show by its password that the account of the invited address is
+    /// theirs.
     Claimant(Box<User>),
     /// Somebody whose address has no account.
     Newcomer,
@@ -62,7 +63,8 @@ pub struct Joined {
 /// Why somebody did not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The link is wrong, used or expired, or the invitation was taken back: which is nobody's business.
+    /// The link is wrong, used or expired, or the invitation was taken back: which is nobody's
+    /// business.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
     /// Somebody else is signed in than the one who is invited.
@@ -118,7 +120,8 @@ pub enum JoinError {
 }
 
 impl From<SignInError> for JoinError {
-    /// A session is only ever refused to somebody whose password is another one by now, or who was stopped.
+    /// A session is only ever refused to somebody whose password is another one by now, or who was
+    /// stopped.
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Db(error) => Self::Db(error),
@@ -143,8 +146,13 @@ impl Guest {
     /// Who follows the link of `invitation`, signed in or not.
     ///
     /// # Errors
-    /// [`JoinError::NotYours`] when somebody else is signed in, [`JoinError::Db`] when the store fails.
-    pub async fn of(store: &Store, invitation: &Invitation, signed_in: Option<(&User, &Session)>) -> Result<Self, JoinError> {
+    /// [`JoinError::NotYours`] when somebody else is signed in, [`JoinError::Db`] when the store
+    /// fails.
+    pub async fn of(
+        store: &Store,
+        invitation: &Invitation,
+        signed_in: Option<(&User, &Session)>,
+    ) -> Result<Self, JoinError> {
         if let Some((user, session)) = signed_in {
             let is_invited = user.email_norm == invitation.email_norm;
             return if is_invited {
@@ -163,23 +171,42 @@ impl Joining {
     ///
     /// # Errors
     /// See [`JoinError`].
-    pub async fn join(self, store: &Store, hasher: &Hasher, policy: &Arc<Policy>) -> Result<Joined, JoinError> {
+    pub async fn join(
+        self,
+        store: &Store,
+        hasher: &Hasher,
+        policy: &Arc<Policy>,
+    ) -> Result<Joined, JoinError> {
         let Self { invitation, guest, name, password, start, address } = self;
         let missing = |name, password| JoinError::Missing { name, password };
         let person = match (guest, name, password) {
-            (Guest::SignedIn(user, session), ..) => Person::Known { user, signed_in: Some(session) },
+            (Guest::SignedIn(user, session), ..) => {
+                Person::Known { user, signed_in: Some(session) }
+            }
             (Guest::Claimant(user), _, Some(password)) => claimed(hasher, user, password).await?,
             (Guest::Claimant(_), _, None) => return Err(missing(false, true)),
-            (Guest::Newcomer, Some(name), Some(password)) => newcomer(store, hasher, policy, &invitation, name, password).await?,
-            (Guest::Newcomer, name, password) => return Err(missing(name.is_none(), password.is_none())),
+            (Guest::Newcomer, Some(name), Some(password)) => {
+                newcomer(store, hasher, policy, &invitation, name, password).await?
+            }
+            (Guest::Newcomer, name, password) => {
+                return Err(missing(name.is_none(), password.is_none()));
+            }
         };
         store.commit(&Accept { invitation, person, start, address }).await
     }
 }
 
-async fn claimed(hasher: &Hasher, user: Box<User>, password: Password) -> Result<Person, JoinError> {
+async fn claimed(
+    hasher: &Hasher,
+    user: Box<User>,
+    password: Password,
+) -> Result<Person, JoinError> {
     let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
-    if is_right { Ok(Person::Known { user, signed_in: None }) } else { Err(JoinError::InvalidCredentials) }
+    if is_right {
+        Ok(Person::Known { user, signed_in: None })
+    } else {
+        Err(JoinError::InvalidCredentials)
+    }
 }
 
 async fn newcomer(
@@ -191,12 +218,14 @@ async fn newcomer(
     password: Password,
 ) -> Result<Person, JoinError> {
     let tenant = Tenant::of(store, invitation.scope()).await?.ok_or(JoinError::TokenInvalid)?;
-    let about = Context::default().with_email(&invitation.email).with_name(&name).with_tenant(&tenant);
-    let password_hash = policy.hash(hasher, password.to_be_set()?, about).await.map_err(|error| match error {
-        NotSet::Invalid(refusal) => JoinError::Password(refusal),
-        NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
-        NotSet::Hash(error) => JoinError::Hash(error),
-    })?;
+    let about =
+        Context::default().with_email(&invitation.email).with_name(&name).with_tenant(&tenant);
+    let password_hash =
+        policy.hash(hasher, password.to_be_set()?, about).await.map_err(|error| match error {
+            NotSet::Invalid(refusal) => JoinError::Password(refusal),
+            NotSet::TooWeak(reason) => JoinError::TooWeak(reason),
+            NotSet::Hash(error) => JoinError::Hash(error),
+        })?;
     Ok(Person::New { name, password_hash })
 }
 
@@ -206,7 +235,8 @@ enum Person {
     /// Somebody with an account, as it was when they showed that it is theirs.
     Known {
         user: Box<User>,
-        /// By which session they are signed in. Then they showed their second factor, if they have one.
+        /// By which session they are signed in. Then they showed their second factor, if they have
+        /// one.
         signed_in: Option<Box<Session>>,
     },
     /// Somebody who gets one.
@@ -252,9 +282,12 @@ impl Change for Accept {
         audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
             Some(start) => {
-                let begun = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone()).apply(txn).await?;
+                let begun = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())
+                    .apply(txn)
+                    .await?;
                 Some(match &signed_in {
-                    // It was no proof of anything: the new session is as good as the one that it comes from.
+                    // It was no proof of anything: the new session is as good as the one that it
+                    // comes from.
                     Some(before) => begun.session.follow(txn, before).await?,
                     None => begun.session,
                 })
@@ -268,7 +301,9 @@ impl Change for Accept {
 impl Accept {
     /// Their session, if they are signed in by one, which is not over.
     async fn signed_in(&self, txn: &mut Txn) -> Result<Option<Session>, JoinError> {
-        let Person::Known { user, signed_in: Some(session) } = &self.person else { return Ok(None) };
+        let Person::Known { user, signed_in: Some(session) } = &self.person else {
+            return Ok(None);
+        };
         let live = Session::act(txn, session.id, user.id, session.tenant_id).await?;
         live.map(Some).ok_or(JoinError::SignedOut)
     }
@@ -278,7 +313,8 @@ impl Accept {
         let (name, password_hash) = match &self.person {
             // An account that is gone meanwhile is nobody's.
             Person::Known { user, signed_in } => {
-                let current = User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
+                let current =
+                    User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
                 if current.disabled_at.is_some() {
                     return Err(JoinError::AccountDisabled);
                 }
@@ -311,7 +347,9 @@ impl Accept {
             error => error.into(),
         })?;
         // Links that were asked for this address are void now.
-        txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
+        txn.records::<Registration>(PlatformScope)
+            .delete_all(doc! { "email_norm": &user.email_norm })
+            .await?;
         audit::record(txn, None, Some(user.id), "user.created", user.id).await?;
         Ok(user)
     }

@@ -58,29 +58,87 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "sessions", plan: Plan::Indexes(sessions::INDEXES) },
     Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
     Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
-    Migration { version: 18, name: "signing keys", plan: Plan::Indexes(crypto::SIGNING_KEY_INDEXES) },
-    Migration { version: 19, name: "members by role", plan: Plan::Indexes(memberships::LIST_INDEXES) },
+    Migration {
+        version: 18,
+        name: "signing keys",
+        plan: Plan::Indexes(crypto::SIGNING_KEY_INDEXES),
+    },
+    Migration {
+        version: 19,
+        name: "members by role",
+        plan: Plan::Indexes(memberships::LIST_INDEXES),
+    },
     Migration { version: 20, name: "roles", plan: Plan::Indexes(custom_roles::INDEXES) },
-    Migration { version: 21, name: "roles validator", plan: Plan::Validators(&[custom_roles::VALIDATOR]) },
+    Migration {
+        version: 21,
+        name: "roles validator",
+        plan: Plan::Validators(&[custom_roles::VALIDATOR]),
+    },
     Migration { version: 22, name: "ownership transfers", plan: Plan::Indexes(ownership::INDEXES) },
-    Migration { version: 23, name: "ownership transfers validator", plan: Plan::Validators(&[ownership::VALIDATOR]) },
+    Migration {
+        version: 23,
+        name: "ownership transfers validator",
+        plan: Plan::Validators(&[ownership::VALIDATOR]),
+    },
     Migration { version: 24, name: "invitations", plan: Plan::Indexes(invitations::INDEXES) },
-    Migration { version: 25, name: "invitations validator", plan: Plan::Validators(&[invitations::VALIDATOR]) },
-    Migration { version: 26, name: "invitation lists", plan: Plan::Indexes(invitation_lists::INDEXES) },
-    Migration { version: 27, name: "invitation lists validator", plan: Plan::Validators(&[invitation_lists::VALIDATOR]) },
-    Migration { version: 28, name: "password resets", plan: Plan::Indexes(password_resets::INDEXES) },
-    Migration { version: 29, name: "password resets validator", plan: Plan::Validators(&[password_resets::VALIDATOR]) },
+    Migration {
+        version: 25,
+        name: "invitations validator",
+        plan: Plan::Validators(&[invitations::VALIDATOR]),
+    },
+    Migration {
+        version: 26,
+        name: "invitation lists",
+        plan: Plan::Indexes(invitation_lists::INDEXES),
+    },
+    Migration {
+        version: 27,
+        name: "invitation lists validator",
+        plan: Plan::Validators(&[invitation_lists::VALIDATOR]),
+    },
+    Migration {
+        version: 28,
+        name: "password resets",
+        plan: Plan::Indexes(password_resets::INDEXES),
+    },
+    Migration {
+        version: 29,
+        name: "password resets validator",
+        plan: Plan::Validators(&[password_resets::VALIDATOR]),
+    },
     Migration { version: 30, name: "places", plan: Plan::Indexes(places::INDEXES) },
-    Migration { version: 31, name: "places validator", plan: Plan::Validators(&[places::VALIDATOR]) },
+    Migration {
+        version: 31,
+        name: "places validator",
+        plan: Plan::Validators(&[places::VALIDATOR]),
+    },
     Migration { version: 32, name: "passkeys", plan: Plan::Indexes(mfa::passkeys::INDEXES) },
-    Migration { version: 33, name: "second factor challenges", plan: Plan::Indexes(mfa::challenges::INDEXES) },
-    Migration { version: 34, name: "second factors validators", plan: Plan::Validators(mfa::VALIDATORS) },
+    Migration {
+        version: 33,
+        name: "second factor challenges",
+        plan: Plan::Indexes(mfa::challenges::INDEXES),
+    },
+    Migration {
+        version: 34,
+        name: "second factors validators",
+        plan: Plan::Validators(mfa::VALIDATORS),
+    },
     Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
-    Migration { version: 36, name: "what is over lingers until it is purged", plan: Plan::Several(purge::SCHEMA) },
+    Migration {
+        version: 36,
+        name: "what is over lingers until it is purged",
+        plan: Plan::Several(purge::SCHEMA),
+    },
     Migration { version: 37, name: "invite links", plan: Plan::Several(invite_links::SCHEMA) },
     Migration { version: 38, name: "tenant domains", plan: Plan::Several(tenant_domains::SCHEMA) },
     Migration { version: 39, name: "former members", plan: Plan::Several(former_members::SCHEMA) },
 ];
 
-const VALIDATORS: &[Validator] =
-    &[users::VALIDATOR, tenants::VALIDATOR, memberships::VALIDATOR, registrations::VALIDATOR, sessions::VALIDATOR, audit::VALIDATOR];
+const VALIDATORS: &[Validator] = &[
+    users::VALIDATOR,
+    tenants::VALIDATOR,
+    memberships::VALIDATOR,
+    registrations::VALIDATOR,
+    sessions::VALIDATOR,
+    audit::VALIDATOR,
+];

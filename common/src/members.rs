@@ -1,7 +1,8 @@
 //! The members of a tenant: who they are, and changes of what they may do.
 //!
-//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each other, or leave, at the
-//! same moment do so one after the other, and the second one finds that it may not.
+//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each
+//! other, or leave, at the same moment do so one after the other, and the second one finds that it
+//! may not.
 
 use mongodb::bson::doc;
 
@@ -21,8 +22,8 @@ use crate::{
 
 /// Memberships read in one go while somebody is looked for.
 const SCAN_PAGE: i64 = 500;
-/// The most memberships looked through for one page, so that looking for nobody in a large tenant is
-/// bounded; the page is short then, and the next one goes on from there.
+/// The most memberships looked through for one page, so that looking for nobody in a large tenant
+/// is bounded; the page is short then, and the next one goes on from there.
 const SCAN_MAX: i64 = 10_000;
 
 /// Someone who belongs to a tenant.
@@ -59,12 +60,20 @@ impl Member {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn page(store: &Store, scope: TenantScope, filter: &MemberFilter, limit: usize) -> Result<MemberPage, DbError> {
+    pub async fn page(
+        store: &Store,
+        scope: TenantScope,
+        filter: &MemberFilter,
+        limit: usize,
+    ) -> Result<MemberPage, DbError> {
         let text = filter.text.as_ref().map(|text| text.to_lowercase());
         let (mut members, mut after, mut scanned) = (Vec::new(), filter.after, 0);
         while scanned < SCAN_MAX {
             let found = memberships(store, scope, filter.role, after).await?;
-            let (is_last, last) = (i64::try_from(found.len()).is_ok_and(|len| len < SCAN_PAGE), found.last().map(|last| last.id));
+            let (is_last, last) = (
+                i64::try_from(found.len()).is_ok_and(|len| len < SCAN_PAGE),
+                found.last().map(|last| last.id),
+            );
             for member in with_users(store, found).await? {
                 if members.len() == limit {
                     return Ok(MemberPage { members, next: after });
@@ -225,7 +234,8 @@ impl Change for LeaveTenant {
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
         let Actor { scope, user } = self.actor;
         Tenant::hold(txn, scope).await?;
-        let membership = Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
+        let membership =
+            Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
         end(txn, &membership).await?;
         self.actor.record(txn, "member.left", user).await?;
         Ok(())
@@ -250,11 +260,18 @@ async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> 
 }
 
 /// Holds the tenant, and finds a member whom the actor may change.
-async fn reach(txn: &mut Txn, actor: Actor, user: UserId) -> Result<(Grant, Membership), MemberError> {
+async fn reach(
+    txn: &mut Txn,
+    actor: Actor,
+    user: UserId,
+) -> Result<(Grant, Membership), MemberError> {
     Tenant::hold(txn, actor.scope).await?;
     let mine = actor.grant(txn).await?;
-    let membership = Membership::within(txn, actor.scope, user).await?.ok_or(MemberError::NotFound)?;
-    let theirs = Grant::within(txn, actor.scope, membership.role).await?.unwrap_or_else(|| Grant::built_in(membership.role));
+    let membership =
+        Membership::within(txn, actor.scope, user).await?.ok_or(MemberError::NotFound)?;
+    let theirs = Grant::within(txn, actor.scope, membership.role)
+        .await?
+        .unwrap_or_else(|| Grant::built_in(membership.role));
     if mine.reaches(&theirs) { Ok((mine, membership)) } else { Err(MemberError::TooHigh) }
 }
 
@@ -266,6 +283,9 @@ async fn spare_last_owner(txn: &mut Txn, membership: &Membership) -> Result<(), 
     }
     // Vouched for by the membership, which was found within the same scope.
     let scope = TenantScope::vouched(membership.tenant_id);
-    let another = txn.records::<Membership>(scope).find(doc! { "role": owner, "_id": { "$ne": membership.id } }).await?;
+    let another = txn
+        .records::<Membership>(scope)
+        .find(doc! { "role": owner, "_id": { "$ne": membership.id } })
+        .await?;
     another.map(drop).ok_or(MemberError::LastOwner)
 }

@@ -98,9 +98,16 @@ impl Membership {
     ///
     /// # Errors
     /// When the store fails, or the user is one already.
-    pub async fn create(txn: &mut Txn, scope: TenantScope, user: UserId, role: impl Into<RoleRef>) -> Result<Self, DbError> {
-        let (id, tenant_id, created_at) = (txn.ambient().id(), scope.tenant_id(), txn.ambient().now());
-        let membership = Self { id, tenant_id, user_id: user, role: role.into(), version: 1, created_at };
+    pub async fn create(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+        role: impl Into<RoleRef>,
+    ) -> Result<Self, DbError> {
+        let (id, tenant_id, created_at) =
+            (txn.ambient().id(), scope.tenant_id(), txn.ambient().now());
+        let membership =
+            Self { id, tenant_id, user_id: user, role: role.into(), version: 1, created_at };
         txn.records::<Self>(scope).insert(&membership).await?;
         FormerMember::forget(txn, scope, user).await?;
         Ok(membership)
@@ -110,20 +117,35 @@ impl Membership {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn of(store: &Store, scope: TenantScope, user: UserId) -> Result<Option<Self>, DbError> {
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
         store.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
     /// The membership of `user` in the scope's tenant as `txn` sees it.
-    pub(crate) async fn within(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
-    /// Notes that `user` begins to work in the scope's tenant; none when they are no member. It writes the row, as the end of a
-    /// membership does, so that of the two one comes first and no session is left where its person is no member.
-    pub(crate) async fn enter(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<Option<Self>, DbError> {
+    /// Notes that `user` begins to work in the scope's tenant; none when they are no member. It
+    /// writes the row, as the end of a membership does, so that of the two one comes first and no
+    /// session is left where its person is no member.
+    pub(crate) async fn enter(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
-        txn.records::<Self>(scope).find_and_update(doc! { "user_id": user }, doc! { "$set": { "entered_at": now } }).await
+        txn.records::<Self>(scope)
+            .find_and_update(doc! { "user_id": user }, doc! { "$set": { "entered_at": now } })
+            .await
     }
 
     /// Gives it another role, effective at the next request everywhere; none when it is gone.
@@ -131,7 +153,8 @@ impl Membership {
         // Vouched for by the row itself.
         let scope = TenantScope::vouched(self.tenant_id);
         let update = doc! { "$set": { "role": role }, "$inc": { "version": 1_i64 } };
-        let given = txn.records::<Self>(scope).find_and_update(doc! { "_id": self.id }, update).await?;
+        let given =
+            txn.records::<Self>(scope).find_and_update(doc! { "_id": self.id }, update).await?;
         revocations::note(txn, Revoked::Member(self.tenant_id, self.user_id));
         Ok(given)
     }
@@ -142,7 +165,10 @@ impl Membership {
     /// # Errors
     /// When the store fails.
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
-        store.records::<Self>(PlatformScope).list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX).await
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX)
+            .await
     }
 }
 
@@ -156,23 +182,34 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// What they may do as `txn` sees it, which may be less than when they asked; nothing when they do not belong
-    /// to the tenant any more.
+    /// What they may do as `txn` sees it, which may be less than when they asked; nothing when they
+    /// do not belong to the tenant any more.
     pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
         let membership = Membership::within(txn, self.scope, self.user).await?;
-        // Whom an operator stopped may do nothing, and nothing that they gave their word for is done.
-        let is_stopped = User::within(txn, self.user).await?.is_none_or(|user| user.disabled_at.is_some());
+        // Whom an operator stopped may do nothing, and nothing that they gave their word for is
+        // done.
+        let is_stopped =
+            User::within(txn, self.user).await?.is_none_or(|user| user.disabled_at.is_some());
         let membership = membership.filter(|_| !is_stopped);
         let found = match &membership {
             Some(membership) => Grant::within(txn, self.scope, membership.role).await?,
             None => None,
         };
-        let nothing = || Grant { role: Role::Viewer.into(), name: String::new(), permissions: Permissions::NONE };
+        let nothing = || Grant {
+            role: Role::Viewer.into(),
+            name: String::new(),
+            permissions: Permissions::NONE,
+        };
         Ok(found.unwrap_or_else(nothing))
     }
 
     /// Adds to the trail what they did.
-    pub(crate) async fn record(&self, txn: &mut Txn, action: &str, target: impl ToString) -> Result<(), DbError> {
+    pub(crate) async fn record(
+        &self,
+        txn: &mut Txn,
+        action: &str,
+        target: impl ToString,
+    ) -> Result<(), DbError> {
         audit::record(txn, Some(self.scope.tenant_id()), Some(self.user), action, target).await
     }
 }

@@ -20,7 +20,10 @@ impl Network {
         let address = address.to_canonical();
         let prefix = if address.is_ipv4() { IPV4_PREFIX } else { IPV6_PREFIX };
         // Both lengths fit their kind of address, so the address itself never stands in.
-        Self(IpNet::new(address, prefix).map_or_else(|_| IpNet::from(address), |network| network.trunc()))
+        Self(
+            IpNet::new(address, prefix)
+                .map_or_else(|_| IpNet::from(address), |network| network.trunc()),
+        )
     }
 
     /// Of an address as text, if it is one.
@@ -69,7 +72,10 @@ impl FromStr for Range {
 
 /// Addresses of IPv4 are looked for as such, so a range of them is kept as such.
 fn canonical(range: IpNet) -> IpNet {
-    let mapped = range.prefix_len().checked_sub(MAPPED_PREFIX).filter(|_| range.addr().to_canonical() != range.addr());
+    let mapped = range
+        .prefix_len()
+        .checked_sub(MAPPED_PREFIX)
+        .filter(|_| range.addr().to_canonical() != range.addr());
     mapped.and_then(|prefix| IpNet::new(range.addr().to_canonical(), prefix).ok()).unwrap_or(range)
 }
 
@@ -109,7 +115,9 @@ mod tests {
         assert_eq!(range("::ffff:10.1.2.3/104").unwrap(), "10.0.0.0/8");
         assert_eq!(range("::ffff:192.0.2.7").unwrap(), "192.0.2.7/32");
         assert_eq!(range("2001:DB8:0:1::1/48").unwrap(), "2001:db8::/48");
-        for text in ["", "10.0.0.0/33", "10.0.0/8", "example.com", "10.0.0.0-10.0.0.9", "::/129", "/8"] {
+        for text in
+            ["", "10.0.0.0/33", "10.0.0/8", "example.com", "10.0.0.0-10.0.0.9", "::/129", "/8"]
+        {
             assert_eq!(range(text), Err(InvalidRange), "{text}");
         }
     }

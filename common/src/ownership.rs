@@ -1,8 +1,8 @@
 //! Handing the ownership of a tenant on, by acceptance.
 //!
-//! An owner offers it to a member; until that one accepts nothing changes. Accepting makes the one owner and the
-//! other an admin in one transaction that holds the tenant, so there is no moment without an owner, and none in
-//! which the same ownership is held twice.
+//! An owner offers it to a member; until that one accepts nothing changes. Accepting makes the one
+//! owner and the other an admin in one transaction that holds the tenant, so there is no moment
+//! without an owner, and none in which the same ownership is held twice.
 
 use std::time::Duration;
 
@@ -95,19 +95,36 @@ impl OwnershipTransfer {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn of(store: &Store, scope: TenantScope, id: OwnershipTransferId) -> Result<Option<Self>, DbError> {
-        store.records::<Self>(scope).find(doc! { "_id": id, "expires_at": { "$gt": store.ambient().now() } }).await
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: OwnershipTransferId,
+    ) -> Result<Option<Self>, DbError> {
+        store
+            .records::<Self>(scope)
+            .find(doc! { "_id": id, "expires_at": { "$gt": store.ambient().now() } })
+            .await
     }
 
     /// Takes back every offer to or of someone who leaves, or becomes an owner or is one no more.
-    pub(crate) async fn forget_all_of(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<(), DbError> {
+    pub(crate) async fn forget_all_of(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<(), DbError> {
         let filter = doc! { "$or": [{ "from": user }, { "to": user }] };
         txn.records::<Self>(scope).delete_all(filter).await.map(drop)
     }
 
     /// Uses the offer up, if it waits and `filter` fits.
-    async fn take(txn: &mut Txn, scope: TenantScope, id: OwnershipTransferId, filter: Document) -> Result<Self, TransferError> {
-        let filter = doc! { "$and": [{ "_id": id, "expires_at": { "$gt": txn.ambient().now() } }, filter] };
+    async fn take(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: OwnershipTransferId,
+        filter: Document,
+    ) -> Result<Self, TransferError> {
+        let filter =
+            doc! { "$and": [{ "_id": id, "expires_at": { "$gt": txn.ambient().now() } }, filter] };
         txn.records::<Self>(scope).take(filter).await?.ok_or(TransferError::NotFound)
     }
 }
@@ -115,7 +132,8 @@ impl OwnershipTransfer {
 /// Why ownership was not offered or handed on.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// There is no such offer, or not one that concerns the one who asks; it expired, or whoever made it is no owner any more.
+    /// There is no such offer, or not one that concerns the one who asks; it expired, or whoever
+    /// made it is no owner any more.
     #[error("there is no such offer of ownership")]
     NotFound,
     /// The one it is offered to does not belong to the tenant.
@@ -160,14 +178,21 @@ impl Change for OfferOwnership {
         let Actor { scope, user: from } = self.actor;
         Tenant::hold(txn, scope).await?;
         owner(txn, scope, from).await?.ok_or(TransferError::NotOwner)?;
-        let nominee = Membership::within(txn, scope, self.to).await?.ok_or(TransferError::NoSuchMember)?;
+        let nominee =
+            Membership::within(txn, scope, self.to).await?.ok_or(TransferError::NoSuchMember)?;
         if nominee.role == Role::Owner.into() {
             return Err(TransferError::OwnerAlready);
         }
         txn.records::<OwnershipTransfer>(scope).delete_all(doc! { "from": from }).await?;
         let (id, now) = (txn.ambient().id(), txn.ambient().now());
-        let offer =
-            OwnershipTransfer { id, tenant_id: scope.tenant_id(), from, to: self.to, created_at: now, expires_at: later(now, self.ttl) };
+        let offer = OwnershipTransfer {
+            id,
+            tenant_id: scope.tenant_id(),
+            from,
+            to: self.to,
+            created_at: now,
+            expires_at: later(now, self.ttl),
+        };
         txn.records::<OwnershipTransfer>(scope).insert(&offer).await?;
         self.actor.record(txn, "ownership.offered", self.to).await?;
         Ok(offer)
@@ -233,7 +258,11 @@ impl Change for CancelOwnership {
 }
 
 /// The membership of `user`, if they are an owner.
-async fn owner(txn: &mut Txn, scope: TenantScope, user: UserId) -> Result<Option<Membership>, DbError> {
+async fn owner(
+    txn: &mut Txn,
+    scope: TenantScope,
+    user: UserId,
+) -> Result<Option<Membership>, DbError> {
     let membership = Membership::within(txn, scope, user).await?;
     Ok(membership.filter(|membership| membership.role == RoleRef::from(Role::Owner)))
 }

@@ -33,8 +33,8 @@ pub struct PasswordReset {
     pub id: PasswordResetId,
     /// Whose password it sets.
     pub user_id: UserId,
-    /// The address that it is mailed to, as it is compared: void once the account has another. None of a link that an
-    /// older release made.
+    /// The address that it is mailed to, as it is compared: void once the account has another. None
+    /// of a link that an older release made.
     #[serde(default)]
     pub email_norm: Option<String>,
     /// The link's token, hashed.
@@ -55,8 +55,20 @@ impl Record for PasswordReset {
 impl PlatformOwned for PasswordReset {}
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: PasswordReset::COLLECTION, name: "password_resets_user", keys: &[("user_id", 1)], unique: true, ttl: false },
-    IndexPlan { collection: PasswordReset::COLLECTION, name: "password_resets_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: PasswordReset::COLLECTION,
+        name: "password_resets_user",
+        keys: &[("user_id", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: PasswordReset::COLLECTION,
+        name: "password_resets_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 pub(crate) const VALIDATOR: Validator = Validator {
@@ -129,10 +141,12 @@ impl Change for Prepare<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, DbError> {
         let now = txn.ambient().now();
-        let before = txn.records::<PasswordReset>(PlatformScope).find(doc! { "user_id": self.user }).await?;
+        let before =
+            txn.records::<PasswordReset>(PlatformScope).find(doc! { "user_id": self.user }).await?;
         if let Some(before) = before {
             if before.job_id == self.job && before.expires_at > now {
-                let mailing = if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
+                let mailing =
+                    if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
                 return Ok((mailing, Some(before)));
             }
             // A job that was asked for earlier and comes late must not void a later one's link.
@@ -198,7 +212,11 @@ impl Change for Redeem {
 
     async fn apply(&self, txn: &mut Txn) -> Result<User, ResetError> {
         let filter = doc! { "_id": self.reset.id, "expires_at": { "$gt": txn.ambient().now() } };
-        let reset = txn.records::<PasswordReset>(PlatformScope).take(filter).await?.ok_or(ResetError::TokenInvalid)?;
+        let reset = txn
+            .records::<PasswordReset>(PlatformScope)
+            .take(filter)
+            .await?
+            .ok_or(ResetError::TokenInvalid)?;
         let user = User::set_password(txn, reset.user_id, &self.password_hash).await?;
         let user = user.filter(|user| reset.is_for(user)).ok_or(ResetError::TokenInvalid)?;
         EmailChange::forget_of(txn, user.id).await?;
@@ -229,14 +247,18 @@ impl Change for ChangePassword {
 
     /// None when somebody set another password in the meantime.
     async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
-        let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await? else { return Ok(None) };
+        let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await?
+        else {
+            return Ok(None);
+        };
         // Also where no session ends: the one that goes on is of somebody with another password.
         revocations::note(txn, Revoked::User(user.id));
         // Links that are on their way were asked for under the old password.
         PasswordReset::forget_of(txn, user.id).await?;
         EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
-        audit::record(txn, Some(self.tenant), Some(user.id), "user.password_changed", user.id).await?;
+        audit::record(txn, Some(self.tenant), Some(user.id), "user.password_changed", user.id)
+            .await?;
         Ok(Some(user))
     }
 }

@@ -1,8 +1,8 @@
 //! Which passwords may be set.
 //!
-//! Length is all that a [`Password`] itself asks for, and no mixture of characters (OWASP ASVS 6.2.5,
-//! NIST SP 800-63B §3.1.1.2). What it must not be is known to who guesses: common, made of what
-//! everybody knows of the person (ASVS 6.2.4, 6.2.11), or in a list of breached ones (6.2.12).
+//! Length is all that a [`Password`] itself asks for, and no mixture of characters (OWASP ASVS
+//! 6.2.5, NIST SP 800-63B §3.1.1.2). What it must not be is known to who guesses: common, made of
+//! what everybody knows of the person (ASVS 6.2.4, 6.2.11), or in a list of breached ones (6.2.12).
 
 mod breached;
 
@@ -31,7 +31,8 @@ pub struct Policy {
     breached: Option<BreachList>,
 }
 
-/// Whoever sets a password: what is known of them, and so to who guesses it, and what their tenants ask for.
+/// Whoever sets a password: what is known of them, and so to who guesses it, and what their tenants
+/// ask for.
 #[derive(Debug, Default)]
 pub struct Context {
     words: Vec<String>,
@@ -59,7 +60,9 @@ pub enum TooWeak {
     #[error("is easy to guess. {0}")]
     Guessable(String),
     /// It is known to many.
-    #[error("was stolen from another service and is on the lists that guessing begins with. Choose one that you use nowhere else.")]
+    #[error(
+        "was stolen from another service and is on the lists that guessing begins with. Choose one that you use nowhere else."
+    )]
     Breached,
 }
 
@@ -82,7 +85,10 @@ impl Context {
     /// A tenant of theirs: what its name tells, and how long it wants passwords to be.
     #[must_use]
     pub fn with_tenant(mut self, tenant: &Tenant) -> Self {
-        let asked = tenant.security.password_min_length.and_then(|length| usize::try_from(length.get()).ok());
+        let asked = tenant
+            .security
+            .password_min_length
+            .and_then(|length| usize::try_from(length.get()).ok());
         self.chars_min = self.chars_min.max(asked.unwrap_or_default());
         self.with_name(&tenant.name)
     }
@@ -92,14 +98,15 @@ impl Context {
         let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
         let joined = words.concat();
         let known = words.into_iter().chain([text, joined.as_str()]).map(str::to_lowercase);
-        let known: Vec<String> = known.filter(|word| word.chars().count() >= WORD_CHARS_MIN).collect();
+        let known: Vec<String> =
+            known.filter(|word| word.chars().count() >= WORD_CHARS_MIN).collect();
         self.words.extend(known);
     }
 }
 
 impl Policy {
-    /// With `score_min` of zxcvbn's scores 0 to 4, and the list in the file of breached passwords, if
-    /// there is one.
+    /// With `score_min` of zxcvbn's scores 0 to 4, and the list in the file of breached passwords,
+    /// if there is one.
     ///
     /// # Errors
     /// When the list cannot be read.
@@ -111,11 +118,17 @@ impl Policy {
     ///
     /// # Errors
     /// When they may not, or the turn to hash does not come in time.
-    pub async fn hash(self: &Arc<Self>, hasher: &Hasher, password: Password, context: Context) -> Result<PasswordHash, NotSet> {
+    pub async fn hash(
+        self: &Arc<Self>,
+        hasher: &Hasher,
+        password: Password,
+        context: Context,
+    ) -> Result<PasswordHash, NotSet> {
         password.at_least(context.chars_min)?;
         let policy = Arc::clone(self);
         // Looking takes its time too, so it happens where hashing is bounded.
-        let checked = hasher.hash_if(password, move |password| policy.check(password, &context)).await?;
+        let checked =
+            hasher.hash_if(password, move |password| policy.check(password, &context)).await?;
         Ok(checked?)
     }
 
@@ -141,7 +154,8 @@ fn advice(feedback: Option<&zxcvbn::feedback::Feedback>) -> String {
         let suggestions = feedback.suggestions().iter().map(ToString::to_string);
         warning.into_iter().chain(suggestions).collect::<Vec<_>>().join(" ")
     });
-    told.filter(|told| !told.is_empty()).unwrap_or_else(|| "Use a few words that do not belong together.".to_owned())
+    told.filter(|told| !told.is_empty())
+        .unwrap_or_else(|| "Use a few words that do not belong together.".to_owned())
 }
 
 /// The strictest score there is.
@@ -152,33 +166,58 @@ mod tests {
     use super::*;
 
     fn verdict(password: &str) -> Result<(), TooWeak> {
-        let context = Context::default().with_email(&"ada.lovelace@engines.example".parse().unwrap());
+        let context =
+            Context::default().with_email(&"ada.lovelace@engines.example".parse().unwrap());
         let context = context.with_name(&"Augusta King").with_name(&"Difference & Analytical");
-        Policy::new(3, None).unwrap().check(&Password::chosen(password.to_owned()).unwrap(), &context)
+        Policy::new(3, None)
+            .unwrap()
+            .check(&Password::chosen(password.to_owned()).unwrap(), &context)
     }
 
     #[test]
     fn what_guessing_begins_with_is_refused_with_what_to_do() {
-        for common in ["password", "password123", "12345678", "qwertyuiop", "iloveyou1", "Passw0rd!", "aaaaaaaaaaaa", "19840317"] {
+        for common in [
+            "password",
+            "password123",
+            "12345678",
+            "qwertyuiop",
+            "iloveyou1",
+            "Passw0rd!",
+            "aaaaaaaaaaaa",
+            "19840317",
+        ] {
             let refusal = verdict(common).unwrap_err().to_string();
-            assert!(refusal.ends_with('.') && refusal.len() > 40 && !refusal.contains("Passw0rd"), "{common}: {refusal}");
+            assert!(
+                refusal.ends_with('.') && refusal.len() > 40 && !refusal.contains("Passw0rd"),
+                "{common}: {refusal}"
+            );
         }
     }
 
     #[test]
     fn what_everybody_knows_of_the_person_is_refused() {
-        for known in
-            ["ada.lovelace@engines.example", "adalovelace1", "Lovelace2024", "augustaking", "ecalevol!", "analytical1", "4ugust4king"]
-        {
+        for known in [
+            "ada.lovelace@engines.example",
+            "adalovelace1",
+            "Lovelace2024",
+            "augustaking",
+            "ecalevol!",
+            "analytical1",
+            "4ugust4king",
+        ] {
             assert!(matches!(verdict(known), Err(TooWeak::Guessable(_))), "{known}");
         }
     }
 
     #[test]
     fn long_passwords_of_any_characters_are_fine() {
-        for fine in
-            ["correct horse battery staple", "correct horse battery", "пароль из нескольких слов", "k7!vq-Zr2#mX", "🔑 and a 🐎 and a 🔋"]
-        {
+        for fine in [
+            "correct horse battery staple",
+            "correct horse battery",
+            "пароль из нескольких слов",
+            "k7!vq-Zr2#mX",
+            "🔑 and a 🐎 and a 🔋",
+        ] {
             assert_eq!(verdict(fine), Ok(()), "{fine}");
         }
     }
@@ -186,11 +225,22 @@ mod tests {
     #[test]
     fn the_hardest_to_look_at_does_not_take_long() {
         let longest = |unit: &str| unit.chars().cycle().take(1000).collect::<String>();
-        for unit in ["4@8({[<369!1|i0$5+7%2z", "a", "password", "1984-03-17", "qwertyuiopasdfghjkl", "4@8(3690$57+zZ"] {
+        for unit in [
+            "4@8({[<369!1|i0$5+7%2z",
+            "a",
+            "password",
+            "1984-03-17",
+            "qwertyuiopasdfghjkl",
+            "4@8(3690$57+zZ",
+        ] {
             let begun = std::time::Instant::now();
             let _ = verdict(&longest(unit));
             // Of an unoptimised build on a busy machine; a hundredth of it is usual.
-            assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{unit}: {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() < std::time::Duration::from_secs(2),
+                "{unit}: {:?}",
+                begun.elapsed()
+            );
         }
     }
 }

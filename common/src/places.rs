@@ -1,7 +1,7 @@
 //! Where people have signed in from: a device on a network.
 //!
-//! Sessions vanish when they are over, so they cannot tell for long what is new; places are kept for months,
-//! and hold no more than hashes of what they are told apart by.
+//! Sessions vanish when they are over, so they cannot tell for long what is new; places are kept
+//! for months, and hold no more than hashes of what they are told apart by.
 
 use std::time::Duration;
 
@@ -48,13 +48,30 @@ impl Record for Place {
 impl PlatformOwned for Place {}
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: Place::COLLECTION, name: "places_user", keys: &[("user_id", 1)], unique: false, ttl: false },
-    IndexPlan { collection: Place::COLLECTION, name: "places_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: Place::COLLECTION,
+        name: "places_user",
+        keys: &[("user_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Place::COLLECTION,
+        name: "places_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: Place::COLLECTION,
-    required: &[("_id", schema::STRING), ("user_id", schema::STRING), ("seen_at", schema::DATE), ("expires_at", schema::DATE)],
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("seen_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
 };
 
 impl Place {
@@ -62,9 +79,16 @@ impl Place {
     ///
     /// # Errors
     /// When the store fails.
-    pub(crate) async fn note(txn: &mut Txn, user: UserId, device: &Device) -> Result<bool, DbError> {
+    pub(crate) async fn note(
+        txn: &mut Txn,
+        user: UserId,
+        device: &Device,
+    ) -> Result<bool, DbError> {
         let (now, id) = (txn.ambient().now(), id(user, device));
-        let known = txn.records::<Self>(PlatformScope).find(doc! { "_id": &id, "expires_at": { "$gt": now } }).await?;
+        let known = txn
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": &id, "expires_at": { "$gt": now } })
+            .await?;
         if known.as_ref().is_some_and(|place| between(place.seen_at, now) < NOTED_EVERY) {
             return Ok(false);
         }
@@ -88,7 +112,8 @@ async fn is_first(txn: &mut Txn, user: UserId) -> Result<bool, DbError> {
 fn id(user: UserId, device: &Device) -> String {
     // Without digits, so that a browser stays the same when it is updated.
     let name: String = device.name.chars().filter(|c| !c.is_ascii_digit()).collect();
-    let network = Network::of_text(&device.ip).map(|network| network.to_string()).unwrap_or_default();
+    let network =
+        Network::of_text(&device.ip).map(|network| network.to_string()).unwrap_or_default();
     fingerprint(format!("{user}\n{network}\n{name}").as_bytes())
 }
 

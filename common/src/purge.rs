@@ -1,10 +1,10 @@
-//! What is over and nobody needs any more, removed a batch at a time: links that were never followed, invitations that
-//! were never accepted, sessions that ended.
+//! What is over and nobody needs any more, removed a batch at a time: links that were never
+//! followed, invitations that were never accepted, sessions that ended.
 //!
-//! A job does it (`jobs::maintenance::Purge`), at a time and a pace that an installation chooses, and counts what it
-//! removes. The TTL indexes of these collections are the net beneath it: they remove whatever no job did within
-//! [`NET`]. Whoever reads a row looks at its times, so it does not matter when it goes. What is used up is removed
-//! by its use.
+//! A job does it (`jobs::maintenance::Purge`), at a time and a pace that an installation chooses,
+//! and counts what it removes. The TTL indexes of these collections are the net beneath it: they
+//! remove whatever no job did within [`NET`]. Whoever reads a row looks at its times, so it does
+//! not matter when it goes. What is used up is removed by its use.
 
 use std::time::Duration;
 
@@ -23,8 +23,13 @@ use crate::{
 pub const NET: Duration = Duration::from_hours(7 * 24);
 
 /// Sessions by when they were ended, so that those are found without a look at all.
-const ENDED_SESSIONS: IndexPlan =
-    IndexPlan { collection: Session::COLLECTION, name: "sessions_revoked", keys: &[("revoked_at", 1)], unique: false, ttl: false };
+const ENDED_SESSIONS: IndexPlan = IndexPlan {
+    collection: Session::COLLECTION,
+    name: "sessions_revoked",
+    keys: &[("revoked_at", 1)],
+    unique: false,
+    ttl: false,
+};
 
 pub(crate) const SCHEMA: &[Plan] = &[Plan::Indexes(&[ENDED_SESSIONS]), Plan::Linger(EXPIRIES, NET)];
 
@@ -54,7 +59,13 @@ pub enum Leftover {
 
 impl Leftover {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::Registrations, Self::PasswordResets, Self::EmailChanges, Self::Invitations, Self::Sessions];
+    pub const ALL: &'static [Self] = &[
+        Self::Registrations,
+        Self::PasswordResets,
+        Self::EmailChanges,
+        Self::Invitations,
+        Self::Sessions,
+    ];
 
     /// Its name in metrics and logs.
     pub const fn name(self) -> &'static str {

@@ -1,9 +1,9 @@
 //! Refreshing: from a refresh token to the next one.
 //!
 //! Every use supersedes the token by its successor. Whoever shows a superseded one within
-//! [`Refresh::grace`] is taken for the client that did not get the answer, or for its second tab, and is
-//! told the same successor; after that it is taken for a thief or the thief's victim, nobody can tell
-//! which, and the session ends for both (RFC 9700 §4.14.2).
+//! [`Refresh::grace`] is taken for the client that did not get the answer, or for its second tab,
+//! and is told the same successor; after that it is taken for a thief or the thief's victim, nobody
+//! can tell which, and the session ends for both (RFC 9700 §4.14.2).
 
 use std::{net::IpAddr, time::Duration};
 
@@ -34,7 +34,8 @@ pub struct Refresh<'a> {
 pub enum Refreshed {
     /// The session goes on with its next token.
     Next(Session),
-    /// The token was superseded too long ago: it was stolen, or its successor was. The session is over.
+    /// The token was superseded too long ago: it was stolen, or its successor was. The session is
+    /// over.
     Reused(Session),
 }
 
@@ -44,8 +45,8 @@ pub enum RefreshError {
     /// Not one of ours, or its session is over.
     #[error("the refresh token is not valid or its session is over")]
     Invalid,
-    /// Others refresh the same session at this moment and are further already; who asks again with what
-    /// they were given will succeed.
+    /// Others refresh the same session at this moment and are further already; who asks again with
+    /// what they were given will succeed.
     #[error("the session was refreshed by others meanwhile")]
     Raced,
     /// The tenant is not worked in from the client's address.
@@ -81,16 +82,27 @@ impl Change for Refresh<'_> {
         if !session.is_live(now) {
             return Err(RefreshError::Invalid);
         }
-        let refresh = session.refresh.as_ref().filter(|refresh| refresh.has_issued(self.key, &self.token));
+        let refresh =
+            session.refresh.as_ref().filter(|refresh| refresh.has_issued(self.key, &self.token));
         let refresh = refresh.ok_or(RefreshError::Invalid)?;
         let is_good = self.token.generation == refresh.generation;
-        let in_grace = refresh.superseded_at(self.token.generation).is_some_and(|at| between(at, now) <= self.grace);
+        let in_grace = refresh
+            .superseded_at(self.token.generation)
+            .is_some_and(|at| between(at, now) <= self.grace);
         if !is_good && !in_grace {
             Session::revoke(txn, session.id).await?;
-            audit::record(txn, Some(session.tenant_id), Some(session.user_id), "session.reuse_detected", session.id).await?;
+            audit::record(
+                txn,
+                Some(session.tenant_id),
+                Some(session.user_id),
+                "session.reuse_detected",
+                session.id,
+            )
+            .await?;
             return Ok(Refreshed::Reused(session));
         }
-        // Before it is superseded: who comes back to an address that is allowed, or when the tenant goes on, goes on with it.
+        // Before it is superseded: who comes back to an address that is allowed, or when the tenant
+        // goes on, goes on with it.
         if !tenant.security.ip_allowlist.admits(self.address) {
             return Err(RefreshError::IpNotAllowed);
         }
@@ -100,6 +112,10 @@ impl Change for Refresh<'_> {
         if is_good {
             return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
         }
-        if self.token.generation + 1 == refresh.generation { Ok(Refreshed::Next(session)) } else { Err(RefreshError::Raced) }
+        if self.token.generation + 1 == refresh.generation {
+            Ok(Refreshed::Next(session))
+        } else {
+            Err(RefreshError::Raced)
+        }
     }
 }

@@ -15,7 +15,8 @@ use crate::{
     audit,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Transient, Txn, is_duplicate,
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
+        Transient, Txn, is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
@@ -72,7 +73,13 @@ impl Record for Registration {
 impl PlatformOwned for Registration {}
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: Registration::COLLECTION, name: "registrations_token", keys: &[("token_hash", 1)], unique: true, ttl: false },
+    IndexPlan {
+        collection: Registration::COLLECTION,
+        name: "registrations_token",
+        keys: &[("token_hash", 1)],
+        unique: true,
+        ttl: false,
+    },
     IndexPlan {
         collection: Registration::COLLECTION,
         name: "registrations_email",
@@ -87,7 +94,13 @@ pub(crate) const INDEXES: &[IndexPlan] = &[
         unique: false,
         ttl: false,
     },
-    IndexPlan { collection: Registration::COLLECTION, name: "registrations_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: Registration::COLLECTION,
+        name: "registrations_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 pub(crate) const VALIDATOR: Validator = Validator {
@@ -150,7 +163,12 @@ impl Registration {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn create(txn: &mut Txn, key: &MasterKey, new: &NewRegistration, ttl: Duration) -> Result<Self, DbError> {
+    pub async fn create(
+        txn: &mut Txn,
+        key: &MasterKey,
+        new: &NewRegistration,
+        ttl: Duration,
+    ) -> Result<Self, DbError> {
         let (id, now) = (txn.ambient().id(), txn.ambient().now());
         let registration = Self {
             id,
@@ -191,8 +209,8 @@ impl Registration {
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
-    /// Whether more than one registration of an address waits: perhaps of more than one person, and only
-    /// one of them can read the mail.
+    /// Whether more than one registration of an address waits: perhaps of more than one person, and
+    /// only one of them can read the mail.
     ///
     /// # Errors
     /// When the store fails.
@@ -205,8 +223,12 @@ impl Registration {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn newest_under(store: &Store, digest: &AddressDigest) -> Result<Option<Self>, DbError> {
-        let filter = doc! { "email_digest": &digest.0, "expires_at": { "$gt": store.ambient().now() } };
+    pub async fn newest_under(
+        store: &Store,
+        digest: &AddressDigest,
+    ) -> Result<Option<Self>, DbError> {
+        let filter =
+            doc! { "email_digest": &digest.0, "expires_at": { "$gt": store.ambient().now() } };
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
@@ -215,21 +237,33 @@ impl Registration {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn claim_mailing(&self, store: &Store, job: JobId, cooldown: Duration) -> Result<Mailing, DbError> {
+    pub async fn claim_mailing(
+        &self,
+        store: &Store,
+        job: JobId,
+        cooldown: Duration,
+    ) -> Result<Mailing, DbError> {
         let now = store.ambient().now();
         let mailed = doc! { "email_norm": &self.email_norm, "mailed_at": { "$ne": null } };
-        let last = store.records::<Self>(PlatformScope).find_first(mailed, doc! { "mailed_at": -1 }).await?;
-        if let Some((mailed_at, mailed_by)) = last.and_then(|last| Some((last.mailed_at?, last.mailed_by))) {
+        let last = store
+            .records::<Self>(PlatformScope)
+            .find_first(mailed, doc! { "mailed_at": -1 })
+            .await?;
+        if let Some((mailed_at, mailed_by)) =
+            last.and_then(|last| Some((last.mailed_at?, last.mailed_by)))
+        {
             if mailed_by == Some(job) {
                 return Ok(Mailing::Done);
             }
             let passed = now.timestamp_millis().saturating_sub(mailed_at.timestamp_millis());
-            let left = u64::try_from(millis_of(cooldown).saturating_sub(passed)).unwrap_or_default();
+            let left =
+                u64::try_from(millis_of(cooldown).saturating_sub(passed)).unwrap_or_default();
             if left > 0 {
                 return Ok(Mailing::NotBefore(Duration::from_millis(left)));
             }
         }
-        let stale = DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(cooldown)));
+        let stale =
+            DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(cooldown)));
         let free = doc! { "$or": [{ "claimed_by": null }, { "claimed_by": job }, { "claimed_at": { "$lte": stale } }] };
         let filter = doc! { "$and": [{ "_id": self.id }, free] };
         let claim = doc! { "$set": { "claimed_by": job, "claimed_at": now } };
@@ -296,7 +330,8 @@ impl Change for Verify {
 
     async fn apply(&self, txn: &mut Txn) -> Result<User, VerifyError> {
         let now = txn.ambient().now();
-        let filter = doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
+        let filter =
+            doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
         let used = txn.records::<Registration>(PlatformScope).take(filter).await?;
         let registration = used.ok_or(VerifyError::TokenInvalid)?;
         create_account(txn, &registration).await
@@ -325,7 +360,9 @@ async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<Us
     let tenant = Tenant::create(txn, &registration.tenant_name).await?;
     Membership::create(txn, TenantScope::vouched(tenant.id), user.id, Role::Owner).await?;
     // Other links that were asked for this address are void now.
-    txn.records::<Registration>(PlatformScope).delete_all(doc! { "email_norm": &user.email_norm }).await?;
+    txn.records::<Registration>(PlatformScope)
+        .delete_all(doc! { "email_norm": &user.email_norm })
+        .await?;
     audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
     Ok(user)
 }

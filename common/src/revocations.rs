@@ -53,7 +53,9 @@ impl FromStr for Revoked {
         match words.as_slice() {
             ["session", session] => Ok(Self::Session(session.parse().map_err(unknown)?)),
             ["user", user] => Ok(Self::User(user.parse().map_err(unknown)?)),
-            ["member", tenant, user] => Ok(Self::Member(tenant.parse().map_err(unknown)?, user.parse().map_err(unknown)?)),
+            ["member", tenant, user] => {
+                Ok(Self::Member(tenant.parse().map_err(unknown)?, user.parse().map_err(unknown)?))
+            }
             ["tenant", tenant] => Ok(Self::Tenant(tenant.parse().map_err(unknown)?)),
             _ => Err(UnknownRevocation),
         }
@@ -68,8 +70,14 @@ mod tests {
     #[test]
     fn every_revocation_reads_as_it_was_written() {
         let ambient = Ambient::system();
-        let (session, user, tenant): (SessionId, UserId, TenantId) = (ambient.id(), ambient.id(), ambient.id());
-        for what in [Revoked::Session(session), Revoked::User(user), Revoked::Member(tenant, user), Revoked::Tenant(tenant)] {
+        let (session, user, tenant): (SessionId, UserId, TenantId) =
+            (ambient.id(), ambient.id(), ambient.id());
+        for what in [
+            Revoked::Session(session),
+            Revoked::User(user),
+            Revoked::Member(tenant, user),
+            Revoked::Tenant(tenant),
+        ] {
             assert_eq!(what.to_string().parse(), Ok(what));
         }
         for text in ["", "session", "session x", "user  ", "planet earth"] {

@@ -1,7 +1,8 @@
 //! Roles and what each may do: the one table of permissions.
 //!
-//! A membership names its role ([`RoleRef`]): one of the built-in ones, or one that the tenant made itself
-//! ([`crate::custom_roles`]). What a role is good for is a [`Grant`]; whoever has one never gives away more than it.
+//! A membership names its role ([`RoleRef`]): one of the built-in ones, or one that the tenant made
+//! itself ([`crate::custom_roles`]). What a role is good for is a [`Grant`]; whoever has one never
+//! gives away more than it.
 
 use std::{fmt, str::FromStr};
 
@@ -86,7 +87,11 @@ impl Permission {
 impl FromStr for Permission {
     type Err = UnknownPermission;
     fn from_str(text: &str) -> Result<Self, UnknownPermission> {
-        Self::ALL.iter().copied().find(|permission| permission.as_str() == text).ok_or(UnknownPermission)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|permission| permission.as_str() == text)
+            .ok_or(UnknownPermission)
     }
 }
 
@@ -163,7 +168,8 @@ pub enum Role {
 
 impl Role {
     /// Every built-in role, the mightiest first.
-    pub const ALL: &'static [Self] = &[Self::Owner, Self::Admin, Self::Member, Self::Billing, Self::Viewer];
+    pub const ALL: &'static [Self] =
+        &[Self::Owner, Self::Admin, Self::Member, Self::Billing, Self::Viewer];
 
     /// As written in answers and rows.
     pub const fn as_str(self) -> &'static str {
@@ -189,7 +195,11 @@ impl Role {
 
     /// What the role may do.
     pub fn permissions(self) -> Permissions {
-        Permission::ALL.iter().copied().filter(|permission| permission.holders().contains(&self)).collect()
+        Permission::ALL
+            .iter()
+            .copied()
+            .filter(|permission| permission.holders().contains(&self))
+            .collect()
     }
 }
 
@@ -232,7 +242,12 @@ impl FromStr for RoleRef {
         if text.starts_with(crate::id::CustomRole::PREFIX) {
             return Ok(Self::Custom(text.parse()?));
         }
-        Role::ALL.iter().copied().find(|role| role.as_str() == text).map(Self::BuiltIn).ok_or(InvalidRole)
+        Role::ALL
+            .iter()
+            .copied()
+            .find(|role| role.as_str() == text)
+            .map(Self::BuiltIn)
+            .ok_or(InvalidRole)
     }
 }
 
@@ -286,8 +301,8 @@ impl Grant {
         self.permissions.contains(permission)
     }
 
-    /// Whether its holder may give `other` to somebody or take it from them: nobody gives what they lack, and
-    /// owners alone make and unmake owners.
+    /// Whether its holder may give `other` to somebody or take it from them: nobody gives what they
+    /// lack, and owners alone make and unmake owners.
     pub fn reaches(&self, other: &Self) -> bool {
         let owner = RoleRef::BuiltIn(Role::Owner);
         self.permissions.covers(other.permissions) && (other.role != owner || self.role == owner)
@@ -305,23 +320,41 @@ mod tests {
             assert_eq!(serde_json::to_value(permission).unwrap(), permission.as_str());
             assert_eq!(permission.as_str().parse(), Ok(*permission));
             let (resource, action) = permission.as_str().split_once(':').unwrap();
-            assert!(!resource.is_empty() && ["read", "write", "delete", "invite", "transfer"].contains(&action));
+            assert!(
+                !resource.is_empty()
+                    && ["read", "write", "delete", "invite", "transfer"].contains(&action)
+            );
         }
         assert_eq!("users:*".parse::<Permission>(), Err(UnknownPermission));
     }
 
     #[test]
     fn a_set_knows_what_is_in_it_and_forgets_what_it_does_not_know() {
-        let set: Permissions = serde_json::from_str(r#"["users:read","moon:landing","tenant:read"]"#).unwrap();
+        let set: Permissions =
+            serde_json::from_str(r#"["users:read","moon:landing","tenant:read"]"#).unwrap();
         assert_eq!(set.iter().collect::<Vec<_>>(), [Permission::TenantRead, Permission::UsersRead]);
         assert_eq!(serde_json::to_string(&set).unwrap(), r#"["tenant:read","users:read"]"#);
-        assert!(Role::Viewer.permissions().covers(set) && !set.covers(Role::Viewer.permissions()) && set.covers(Permissions::NONE));
+        assert!(
+            Role::Viewer.permissions().covers(set)
+                && !set.covers(Role::Viewer.permissions())
+                && set.covers(Permissions::NONE)
+        );
     }
 
     #[test]
     fn owners_hold_everything_and_admins_all_but_the_tenants_end() {
-        assert!(Permission::ALL.iter().all(|permission| Role::Owner.permissions().contains(*permission)));
-        let lacks = |role: Role| Permission::ALL.iter().copied().filter(|permission| !role.permissions().contains(*permission)).collect();
+        assert!(
+            Permission::ALL
+                .iter()
+                .all(|permission| Role::Owner.permissions().contains(*permission))
+        );
+        let lacks = |role: Role| {
+            Permission::ALL
+                .iter()
+                .copied()
+                .filter(|permission| !role.permissions().contains(*permission))
+                .collect()
+        };
         let lacking: Vec<Permission> = lacks(Role::Admin);
         assert_eq!(lacking, [Permission::TenantDelete, Permission::TenantTransfer]);
     }
@@ -331,7 +364,10 @@ mod tests {
         let custom: RoleId = Ambient::system().id();
         for role in [Role::Owner.into(), Role::Viewer.into(), RoleRef::Custom(custom)] {
             assert_eq!(role.to_string().parse(), Ok(role));
-            assert_eq!(serde_json::from_value::<RoleRef>(serde_json::to_value(role).unwrap()).unwrap(), role);
+            assert_eq!(
+                serde_json::from_value::<RoleRef>(serde_json::to_value(role).unwrap()).unwrap(),
+                role
+            );
         }
         for text in ["", "root", "rol_1", "Owner", "usr_0192a0b8c0de7000800000000000cafe"] {
             assert_eq!(text.parse::<RoleRef>(), Err(InvalidRole), "{text}");
@@ -341,10 +377,21 @@ mod tests {
     #[test]
     fn nobody_gives_what_they_lack() {
         let grant = |role: Role| Grant::from(role);
-        assert!(grant(Role::Owner).reaches(&grant(Role::Owner)) && grant(Role::Admin).reaches(&grant(Role::Admin)));
-        assert!(!grant(Role::Admin).reaches(&grant(Role::Owner)) && !grant(Role::Member).reaches(&grant(Role::Billing)));
-        let everything = Grant { role: Ambient::system().id::<crate::id::CustomRole>().into(), ..grant(Role::Owner) };
+        assert!(
+            grant(Role::Owner).reaches(&grant(Role::Owner))
+                && grant(Role::Admin).reaches(&grant(Role::Admin))
+        );
+        assert!(
+            !grant(Role::Admin).reaches(&grant(Role::Owner))
+                && !grant(Role::Member).reaches(&grant(Role::Billing))
+        );
+        let everything = Grant {
+            role: Ambient::system().id::<crate::id::CustomRole>().into(),
+            ..grant(Role::Owner)
+        };
         assert!(!everything.reaches(&grant(Role::Owner)), "all permissions do not make an owner");
-        assert!(grant(Role::Owner).reaches(&everything) && !grant(Role::Admin).reaches(&everything));
+        assert!(
+            grant(Role::Owner).reaches(&everything) && !grant(Role::Admin).reaches(&everything)
+        );
     }
 }

@@ -109,8 +109,20 @@ impl Record for Session {
 impl PlatformOwned for Session {}
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: Session::COLLECTION, name: "sessions_user", keys: &[("user_id", 1), ("_id", -1)], unique: false, ttl: false },
-    IndexPlan { collection: Session::COLLECTION, name: "sessions_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: Session::COLLECTION,
+        name: "sessions_user",
+        keys: &[("user_id", 1), ("_id", -1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Session::COLLECTION,
+        name: "sessions_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
 ];
 
 pub(crate) const VALIDATOR: Validator = Validator {
@@ -127,7 +139,8 @@ pub(crate) const VALIDATOR: Validator = Validator {
 
 impl Refreshing {
     fn new(ambient: &Ambient) -> Self {
-        let salt = Binary { subtype: BinarySubtype::Generic, bytes: ambient.random::<32>().to_vec() };
+        let salt =
+            Binary { subtype: BinarySubtype::Generic, bytes: ambient.random::<32>().to_vec() };
         Self { salt, generation: 1, superseded_at: Vec::new() }
     }
 
@@ -161,7 +174,12 @@ impl Session {
             id: txn.ambient().id(),
             user_id: user,
             tenant_id: tenant,
-            device: device.name.chars().filter(|c| !c.is_control()).take(DEVICE_CHARS_MAX).collect(),
+            device: device
+                .name
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(DEVICE_CHARS_MAX)
+                .collect(),
             ip: device.ip.clone(),
             remembered,
             created_at: now,
@@ -189,7 +207,10 @@ impl Session {
     /// # Errors
     /// When the store fails.
     pub async fn live(store: &Store, id: SessionId) -> Result<Option<Self>, DbError> {
-        let found = store.records::<Self>(PlatformScope).find(doc! { "_id": id, "revoked_at": null }).await?;
+        let found = store
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": id, "revoked_at": null })
+            .await?;
         Ok(found.filter(|session| session.is_live(store.ambient().now())))
     }
 
@@ -200,12 +221,16 @@ impl Session {
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         let now = store.ambient().now();
         let filter = doc! { "user_id": user, "revoked_at": null };
-        let found = store.records::<Self>(PlatformScope).list(filter, doc! { "_id": -1 }, LISTED_MAX).await?;
+        let found = store
+            .records::<Self>(PlatformScope)
+            .list(filter, doc! { "_id": -1 }, LISTED_MAX)
+            .await?;
         let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
         tenants.sort_unstable();
         tenants.dedup();
         let tenants = Tenant::by_ids(store, &tenants).await?;
-        let rules: HashMap<TenantId, Security> = tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
+        let rules: HashMap<TenantId, Security> =
+            tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
         let under = |session: Self| {
             let rules = rules.get(&session.tenant_id)?;
             Some(session.under(rules))
@@ -213,12 +238,14 @@ impl Session {
         Ok(found.into_iter().filter_map(under).filter(|session| session.is_live(now)).collect())
     }
 
-    /// As long as the rules of the tenant that it is in let it last, where those are tighter than its own.
+    /// As long as the rules of the tenant that it is in let it last, where those are tighter than
+    /// its own.
     #[must_use]
     pub fn under(self, rules: &Security) -> Self {
         let absolute = rules.session_absolute().map(|limit| later(self.created_at, limit));
         let expires_at = absolute.map_or(self.expires_at, |at| at.min(self.expires_at));
-        let idle_ms = [self.idle_ms, rules.session_idle().map(millis_of)].into_iter().flatten().min();
+        let idle_ms =
+            [self.idle_ms, rules.session_idle().map(millis_of)].into_iter().flatten().min();
         Self { idle_ms, expires_at, ..self }
     }
 
@@ -231,7 +258,9 @@ impl Session {
     /// When it ends unless it is used before.
     pub fn idle_expires_at(&self) -> DateTime {
         let seen = self.last_seen_at.unwrap_or(self.created_at);
-        let idle = self.idle_ms.map(|idle| DateTime::from_millis(seen.timestamp_millis().saturating_add(idle)));
+        let idle = self
+            .idle_ms
+            .map(|idle| DateTime::from_millis(seen.timestamp_millis().saturating_add(idle)));
         idle.map_or(self.expires_at, |idle| idle.min(self.expires_at))
     }
 
@@ -248,7 +277,8 @@ impl Session {
 
     /// Supersedes the good refresh token by the next; none when another has done that already.
     pub(crate) async fn rotate(&self, txn: &mut Txn) -> Result<Option<Self>, DbError> {
-        let (now, generation) = (txn.ambient().now(), self.refresh.as_ref().map(|refresh| refresh.generation));
+        let (now, generation) =
+            (txn.ambient().now(), self.refresh.as_ref().map(|refresh| refresh.generation));
         let filter = doc! { "_id": self.id, "revoked_at": null, "refresh.generation": generation };
         let superseded = doc! { "$each": [now], "$slice": -SUPERSEDED_MAX };
         let update = doc! {
@@ -264,32 +294,53 @@ impl Session {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// Notes that its person does something with it; none when it is over, or is another's or elsewhere.
-    pub(crate) async fn act(txn: &mut Txn, id: SessionId, user: UserId, tenant: TenantId) -> Result<Option<Self>, DbError> {
+    /// Notes that its person does something with it; none when it is over, or is another's or
+    /// elsewhere.
+    pub(crate) async fn act(
+        txn: &mut Txn,
+        id: SessionId,
+        user: UserId,
+        tenant: TenantId,
+    ) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
         let filter = doc! { "_id": id, "user_id": user, "tenant_id": tenant, "revoked_at": null, "expires_at": { "$gt": now } };
-        txn.records::<Self>(PlatformScope).find_and_update(filter, doc! { "$set": { "acted_at": now } }).await
+        txn.records::<Self>(PlatformScope)
+            .find_and_update(filter, doc! { "$set": { "acted_at": now } })
+            .await
     }
 
-    /// As if its person had proved who they are when they did so in `other`, and with no longer a life.
+    /// As if its person had proved who they are when they did so in `other`, and with no longer a
+    /// life.
     pub(crate) async fn follow(self, txn: &mut Txn, other: &Self) -> Result<Self, DbError> {
-        let (authenticated_at, expires_at) = (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
-        let update = doc! { "$set": { "authenticated_at": authenticated_at, "expires_at": expires_at } };
+        let (authenticated_at, expires_at) =
+            (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
+        let update =
+            doc! { "$set": { "authenticated_at": authenticated_at, "expires_at": expires_at } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await?;
         Ok(Self { authenticated_at, expires_at, ..self })
     }
 
     /// Notes that its person proved who they are just now; none when it was ended.
-    pub(crate) async fn authenticated(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn authenticated(
+        txn: &mut Txn,
+        id: SessionId,
+    ) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
         let update = doc! { "$set": { "authenticated_at": now, "last_seen_at": now } };
-        let session = txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id, "revoked_at": null }, update).await?;
+        let session = txn
+            .records::<Self>(PlatformScope)
+            .find_and_update(doc! { "_id": id, "revoked_at": null }, update)
+            .await?;
         revocations::note(txn, Revoked::Session(id));
         Ok(session)
     }
 
     /// Goes on in another tenant, which is to use it; none when it was ended.
-    pub(crate) async fn move_to(txn: &mut Txn, id: SessionId, tenant: TenantId) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn move_to(
+        txn: &mut Txn,
+        id: SessionId,
+        tenant: TenantId,
+    ) -> Result<Option<Self>, DbError> {
         let filter = doc! { "_id": id, "revoked_at": null };
         let update = doc! { "$set": { "tenant_id": tenant, "last_seen_at": txn.ambient().now() } };
         let moved = txn.records::<Self>(PlatformScope).find_and_update(filter, update).await?;
@@ -303,7 +354,10 @@ impl Session {
     /// When the store fails.
     pub async fn revoke(txn: &mut Txn, id: SessionId) -> Result<bool, DbError> {
         let update = doc! { "$set": { "revoked_at": txn.ambient().now() } };
-        let revoked = txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "revoked_at": null }, update).await?;
+        let revoked = txn
+            .records::<Self>(PlatformScope)
+            .update(doc! { "_id": id, "revoked_at": null }, update)
+            .await?;
         if revoked {
             revocations::note(txn, Revoked::Session(id));
         }
@@ -314,7 +368,11 @@ impl Session {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn revoke_all(txn: &mut Txn, user: UserId, kept: Option<SessionId>) -> Result<u64, DbError> {
+    pub async fn revoke_all(
+        txn: &mut Txn,
+        user: UserId,
+        kept: Option<SessionId>,
+    ) -> Result<u64, DbError> {
         let update = doc! { "$set": { "revoked_at": txn.ambient().now() } };
         let filter = doc! { "user_id": user, "revoked_at": null, "_id": { "$ne": kept } };
         let revoked = txn.records::<Self>(PlatformScope).update_all(filter, update).await?;
@@ -325,7 +383,11 @@ impl Session {
     }
 
     /// Ends every session of `user` in `tenant`. Whoever makes them leave notes what is revoked.
-    pub(crate) async fn revoke_in_tenant(txn: &mut Txn, user: UserId, tenant: TenantId) -> Result<(), DbError> {
+    pub(crate) async fn revoke_in_tenant(
+        txn: &mut Txn,
+        user: UserId,
+        tenant: TenantId,
+    ) -> Result<(), DbError> {
         let update = doc! { "$set": { "revoked_at": txn.ambient().now() } };
         let filter = doc! { "user_id": user, "tenant_id": tenant, "revoked_at": null };
         txn.records::<Self>(PlatformScope).update_all(filter, update).await.map(drop)
@@ -351,15 +413,26 @@ mod tests {
 
     fn refreshing(generation: i64, superseded: &[i64]) -> Refreshing {
         let superseded_at = superseded.iter().map(|at| DateTime::from_millis(*at)).collect();
-        Refreshing { salt: Binary { subtype: BinarySubtype::Generic, bytes: vec![] }, generation, superseded_at }
+        Refreshing {
+            salt: Binary { subtype: BinarySubtype::Generic, bytes: vec![] },
+            generation,
+            superseded_at,
+        }
     }
 
     #[test]
     fn when_a_token_was_superseded_is_known_of_the_last_few() {
         let refresh = refreshing(5, &[30, 40]);
-        let superseded = |generation| refresh.superseded_at(generation).map(DateTime::timestamp_millis);
-        assert_eq!([superseded(5), superseded(4), superseded(3), superseded(2), superseded(1)], [None, Some(40), Some(30), None, None]);
-        assert_eq!([superseded(6), superseded(0), superseded(i64::MIN), superseded(i64::MAX)], [None; 4]);
+        let superseded =
+            |generation| refresh.superseded_at(generation).map(DateTime::timestamp_millis);
+        assert_eq!(
+            [superseded(5), superseded(4), superseded(3), superseded(2), superseded(1)],
+            [None, Some(40), Some(30), None, None]
+        );
+        assert_eq!(
+            [superseded(6), superseded(0), superseded(i64::MIN), superseded(i64::MAX)],
+            [None; 4]
+        );
     }
 
     #[test]
@@ -384,7 +457,10 @@ mod tests {
             let session = session.under(&serde_json::from_value(rules).unwrap());
             (session.idle_expires_at().timestamp_millis(), session.expires_at.timestamp_millis())
         };
-        let (none, idle) = (serde_json::json!({}), |minutes: u32| serde_json::json!({ "session_idle_minutes": minutes }));
+        let (none, idle) = (
+            serde_json::json!({}),
+            |minutes: u32| serde_json::json!({ "session_idle_minutes": minutes }),
+        );
         assert_eq!(lasts(Some(2 * hour), none.clone()), (3 * hour, 12 * hour));
         assert_eq!(lasts(None, none), (12 * hour, 12 * hour));
         assert_eq!(lasts(Some(2 * hour), idle(30)), (hour + 30 * minute, 12 * hour));

@@ -143,7 +143,13 @@ impl Attempt {
 }
 
 impl Admitted {
-    async fn new(store: &Store, user: User, tenant: Option<TenantId>, start: Start, second_factor: bool) -> Result<Self, SignInError> {
+    async fn new(
+        store: &Store,
+        user: User,
+        tenant: Option<TenantId>,
+        start: Start,
+        second_factor: bool,
+    ) -> Result<Self, SignInError> {
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
         }
@@ -153,11 +159,17 @@ impl Admitted {
         Ok(Self { begin, user, current, belongings })
     }
 
-    /// Somebody who used a passkey, which is two factors in one: they had it, and their device saw them.
+    /// Somebody who used a passkey, which is two factors in one: they had it, and their device saw
+    /// them.
     ///
     /// # Errors
     /// See [`SignInError`].
-    pub async fn by_passkey(store: &Store, passkey: &Used, tenant: Option<TenantId>, start: Start) -> Result<Self, SignInError> {
+    pub async fn by_passkey(
+        store: &Store,
+        passkey: &Used,
+        tenant: Option<TenantId>,
+        start: Start,
+    ) -> Result<Self, SignInError> {
         let user = User::by_id(store, passkey.user()).await?.ok_or(SignInError::PasskeyInvalid)?;
         Self::new(store, user, tenant, start, true).await
     }
@@ -170,13 +182,16 @@ impl Admitted {
 }
 
 impl SignedIn {
-    /// Whoever `session` belongs to, as things are now. They are where they may work already, so it is not asked where
-    /// they come from.
+    /// Whoever `session` belongs to, as things are now. They are where they may work already, so it
+    /// is not asked where they come from.
     ///
     /// # Errors
     /// See [`SignInError`]; [`SignInError::TenantNotFound`] also where the account is gone.
     pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
-        let (user, belongings) = futures::try_join!(User::by_id(store, session.user_id), belongings_of(store, session.user_id))?;
+        let (user, belongings) = futures::try_join!(
+            User::by_id(store, session.user_id),
+            belongings_of(store, session.user_id)
+        )?;
         let user = user.ok_or(SignInError::TenantNotFound)?;
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
@@ -187,8 +202,14 @@ impl SignedIn {
 }
 
 /// Both reads and one hash happen whatever is found.
-async fn authenticate(store: &Store, hasher: &Hasher, email: &Email, password: Password) -> Result<User, SignInError> {
-    let (user, registration) = futures::try_join!(User::by_email(store, email), Registration::newest_of(store, email))?;
+async fn authenticate(
+    store: &Store,
+    hasher: &Hasher,
+    email: &Email,
+    password: Password,
+) -> Result<User, SignInError> {
+    let (user, registration) =
+        futures::try_join!(User::by_email(store, email), Registration::newest_of(store, email))?;
     let waiting = registration.map(|registration| registration.password_hash);
     let hash = user.as_ref().map(|user| user.password_hash.clone()).or(waiting);
     if !hasher.verify(password.clone(), hash).await? {
@@ -205,7 +226,12 @@ async fn authenticate(store: &Store, hasher: &Hasher, email: &Email, password: P
 }
 
 /// Hashes a password as today's are, unless it was changed in the meantime.
-async fn renew_hash(store: &Store, hasher: &Hasher, user: &User, password: Password) -> Result<(), SignInError> {
+async fn renew_hash(
+    store: &Store,
+    hasher: &Hasher,
+    user: &User,
+    password: Password,
+) -> Result<(), SignInError> {
     let renewed = hasher.hash(password).await?;
     if User::rehash(store, user.id, &user.password_hash, &renewed).await? {
         tracing::info!(user = %user.id, "password_rehashed");
@@ -229,17 +255,30 @@ pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>
 }
 
 /// The tenant asked for, or all, less those that are not in use. Never empty.
-fn in_use(belongings: &[Belonging], wanted: Option<TenantId>) -> Result<Vec<&Belonging>, SignInError> {
-    let mut eligible = belongings.iter().filter(|belonging| wanted.is_none_or(|wanted| belonging.tenant.id == wanted)).peekable();
+fn in_use(
+    belongings: &[Belonging],
+    wanted: Option<TenantId>,
+) -> Result<Vec<&Belonging>, SignInError> {
+    let mut eligible = belongings
+        .iter()
+        .filter(|belonging| wanted.is_none_or(|wanted| belonging.tenant.id == wanted))
+        .peekable();
     eligible.peek().ok_or(SignInError::TenantNotFound)?;
-    let active: Vec<&Belonging> = eligible.filter(|belonging| belonging.tenant.status == TenantStatus::Active).collect();
+    let active: Vec<&Belonging> =
+        eligible.filter(|belonging| belonging.tenant.status == TenantStatus::Active).collect();
     if active.is_empty() { Err(SignInError::TenantSuspended) } else { Ok(active) }
 }
 
 /// The tenant asked for, or the first that is in use and is worked in from `address`.
-fn choose(belongings: &[Belonging], wanted: Option<TenantId>, address: Option<IpAddr>) -> Result<&Belonging, SignInError> {
+fn choose(
+    belongings: &[Belonging],
+    wanted: Option<TenantId>,
+    address: Option<IpAddr>,
+) -> Result<&Belonging, SignInError> {
     let mut active = in_use(belongings, wanted)?.into_iter();
-    active.find(|belonging| belonging.tenant.security.ip_allowlist.admits(address)).ok_or(SignInError::IpNotAllowed)
+    active
+        .find(|belonging| belonging.tenant.security.ip_allowlist.admits(address))
+        .ok_or(SignInError::IpNotAllowed)
 }
 
 /// How a session begins.
@@ -286,12 +325,14 @@ impl Change for Begin {
     type Output = Begun;
     type Error = SignInError;
 
-    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was checked or the account
-    /// has another address, as [`SignInError::SecondFactorRequired`] when the person has a second factor that was not shown,
-    /// as [`SignInError::AccountDisabled`] when the account was stopped, and as [`SignInError::TenantNotFound`] when they
-    /// are no member any more.
+    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was
+    /// checked or the account has another address, as [`SignInError::SecondFactorRequired`] when
+    /// the person has a second factor that was not shown, as [`SignInError::AccountDisabled`] when
+    /// the account was stopped, and as [`SignInError::TenantNotFound`] when they are no member any
+    /// more.
     async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
-        let user = User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
+        let user =
+            User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
         let user = user.ok_or(SignInError::InvalidCredentials)?;
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
@@ -300,12 +341,15 @@ impl Change for Begin {
             return Err(SignInError::SecondFactorRequired);
         }
         // Vouched for by the membership that is entered.
-        let membership = Membership::enter(txn, TenantScope::vouched(self.tenant), self.user).await?;
+        let membership =
+            Membership::enter(txn, TenantScope::vouched(self.tenant), self.user).await?;
         membership.ok_or(SignInError::TenantNotFound)?;
         let Start { device, remember, lifetime } = &self.start;
         let is_new_place = Place::note(txn, self.user, device).await?;
-        let session = Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id).await?;
+        let session =
+            Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id)
+            .await?;
         Ok(Begun { session, is_new_place })
     }
 }
@@ -327,7 +371,8 @@ impl Change for SignOut {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         if Session::revoke(txn, self.session).await? {
-            audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session).await?;
+            audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session)
+                .await?;
         }
         Ok(())
     }
@@ -355,7 +400,8 @@ impl Change for EndSession {
             return Ok(false);
         }
         Session::revoke(txn, self.session).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session).await?;
+        audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session)
+            .await?;
         Ok(true)
     }
 }
@@ -377,7 +423,14 @@ impl Change for SignOutAll {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         if Session::revoke_all(txn, self.user, self.kept).await? > 0 {
-            audit::record(txn, Some(self.tenant), Some(self.user), "session.all_revoked", self.user).await?;
+            audit::record(
+                txn,
+                Some(self.tenant),
+                Some(self.user),
+                "session.all_revoked",
+                self.user,
+            )
+            .await?;
         }
         Ok(())
     }
@@ -404,7 +457,11 @@ impl Change for SwitchTenant {
         // Vouched for by the membership that is entered.
         let scope = TenantScope::vouched(self.tenant);
         Membership::enter(txn, scope, self.user).await?.ok_or(SignInError::TenantNotFound)?;
-        let tenant = txn.records::<Tenant>(PlatformScope).find(doc! { "_id": self.tenant }).await?.ok_or(SignInError::TenantNotFound)?;
+        let tenant = txn
+            .records::<Tenant>(PlatformScope)
+            .find(doc! { "_id": self.tenant })
+            .await?
+            .ok_or(SignInError::TenantNotFound)?;
         if tenant.status != TenantStatus::Active {
             return Err(SignInError::TenantSuspended);
         }
@@ -412,12 +469,21 @@ impl Change for SwitchTenant {
             return Err(SignInError::IpNotAllowed);
         }
         let now = txn.ambient().now();
-        let session = Session::move_to(txn, self.session, self.tenant).await?.ok_or(SignInError::InvalidCredentials)?;
+        let session = Session::move_to(txn, self.session, self.tenant)
+            .await?
+            .ok_or(SignInError::InvalidCredentials)?;
         let session = session.under(&tenant.security);
         if !session.is_live(now) {
             return Err(SignInError::SessionTooOld);
         }
-        audit::record(txn, Some(self.tenant), Some(self.user), "session.tenant_switched", self.session).await?;
+        audit::record(
+            txn,
+            Some(self.tenant),
+            Some(self.user),
+            "session.tenant_switched",
+            self.session,
+        )
+        .await?;
         Ok(session)
     }
 }
@@ -448,28 +514,46 @@ mod tests {
 
     #[test]
     fn whoever_does_not_say_works_in_their_first_tenant_in_use() {
-        let mine = [belonging(TenantStatus::Suspended), belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
+        let mine = [
+            belonging(TenantStatus::Suspended),
+            belonging(TenantStatus::Active),
+            belonging(TenantStatus::Active),
+        ];
         assert_eq!(choose(&mine, None, None).unwrap().tenant.id, mine[1].tenant.id);
-        assert_eq!(choose(&mine, Some(mine[2].tenant.id), None).unwrap().tenant.id, mine[2].tenant.id);
+        assert_eq!(
+            choose(&mine, Some(mine[2].tenant.id), None).unwrap().tenant.id,
+            mine[2].tenant.id
+        );
     }
 
     #[test]
     fn a_suspended_tenant_and_one_of_others_are_refused_each_in_its_way() {
         let mine = [belonging(TenantStatus::Suspended)];
         assert!(matches!(choose(&mine, None, None), Err(SignInError::TenantSuspended)));
-        assert!(matches!(choose(&mine, Some(mine[0].tenant.id), None), Err(SignInError::TenantSuspended)));
-        assert!(matches!(choose(&mine, Some(Ambient::system().id()), None), Err(SignInError::TenantNotFound)));
+        assert!(matches!(
+            choose(&mine, Some(mine[0].tenant.id), None),
+            Err(SignInError::TenantSuspended)
+        ));
+        assert!(matches!(
+            choose(&mine, Some(Ambient::system().id()), None),
+            Err(SignInError::TenantNotFound)
+        ));
         assert!(matches!(choose(&[], None, None), Err(SignInError::TenantNotFound)));
     }
 
     #[test]
     fn a_tenant_that_is_not_worked_in_from_here_is_refused_when_asked_for_and_else_passed_over() {
         let mut mine = [belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
-        mine[0].tenant.security.ip_allowlist = ["10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();
-        let (inside, outside) = (Some("10.0.0.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
+        mine[0].tenant.security.ip_allowlist =
+            ["10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();
+        let (inside, outside) =
+            (Some("10.0.0.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(choose(&mine, None, inside).unwrap().tenant.id, mine[0].tenant.id);
         assert_eq!(choose(&mine, None, outside).unwrap().tenant.id, mine[1].tenant.id);
-        assert!(matches!(choose(&mine, Some(mine[0].tenant.id), outside), Err(SignInError::IpNotAllowed)));
+        assert!(matches!(
+            choose(&mine, Some(mine[0].tenant.id), outside),
+            Err(SignInError::IpNotAllowed)
+        ));
         assert!(matches!(choose(&mine[..1], None, None), Err(SignInError::IpNotAllowed)));
     }
 }

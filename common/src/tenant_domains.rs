@@ -1,9 +1,11 @@
-//! The domains of a tenant's people: proved by a DNS record, and who has an address there is invited by themselves.
+//! The domains of a tenant's people: proved by a DNS record, and who has an address there is
+//! invited by themselves.
 //!
-//! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of RFC 8555 §8.4,
-//! `dns-01`). While the record is there, one tenant alone holds the domain. It may say as what its people are invited: those
-//! who register are when their address is verified, and those who have an account when they ask. It is an ordinary
-//! invitation ([`crate::invitations`]): nobody gets in by an account's password alone, nor into an account by its mailbox alone.
+//! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of
+//! RFC 8555 §8.4, `dns-01`). While the record is there, one tenant alone holds the domain. It may
+//! say as what its people are invited: those who register are when their address is verified, and
+//! those who have an account when they ask. It is an ordinary invitation ([`crate::invitations`]):
+//! nobody gets in by an account's password alone, nor into an account by its mailbox alone.
 
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use crate::{
     audit,
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope, Transient, Txn, is_duplicate,
+        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
+        Transient, Txn, is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
@@ -29,7 +32,8 @@ use crate::{
 
 /// The most domains that are listed; more than a tenant may be allowed to have.
 const LISTED_MAX: i64 = 1_000;
-/// A domain whose name servers do not answer is let go of after so many times the grace of one whose record is gone.
+/// A domain whose name servers do not answer is let go of after so many times the grace of one
+/// whose record is gone.
 const NO_ANSWER_GRACES: u32 = 4;
 /// Unique: a tenant has a domain once.
 const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
@@ -126,7 +130,11 @@ impl TenantOwned for TenantDomain {
     }
 }
 
-const fn index(name: &'static str, keys: &'static [(&'static str, i32)], unique: bool) -> IndexPlan {
+const fn index(
+    name: &'static str,
+    keys: &'static [(&'static str, i32)],
+    unique: bool,
+) -> IndexPlan {
     IndexPlan { collection: TenantDomain::COLLECTION, name, keys, unique, ttl: false }
 }
 
@@ -166,12 +174,17 @@ impl TenantDomain {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn of(store: &Store, scope: TenantScope, id: TenantDomainId) -> Result<Option<Self>, DbError> {
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: TenantDomainId,
+    ) -> Result<Option<Self>, DbError> {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Up to `limit` that are verified, or would be if another tenant let go, and were not looked at since `before`, the longest ago first. Across all tenants, for
-    /// upkeep: nothing of them is shown to anybody.
+    /// Up to `limit` that are verified, or would be if another tenant let go, and were not looked
+    /// at since `before`, the longest ago first. Across all tenants, for upkeep: nothing of them is
+    /// shown to anybody.
     ///
     /// # Errors
     /// When the store fails.
@@ -180,8 +193,8 @@ impl TenantDomain {
         store.records::<Self>(PlatformScope).list(filter, doc! { "checked_at": 1 }, limit).await
     }
 
-    /// The one by which somebody of this address may be invited, if there is one. Platform-wide: they do not belong to its
-    /// tenant yet.
+    /// The one by which somebody of this address may be invited, if there is one. Platform-wide:
+    /// they do not belong to its tenant yet.
     ///
     /// # Errors
     /// When the store fails.
@@ -203,12 +216,18 @@ impl TenantDomain {
     /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         match self.auto_invite {
-            Some(AutoInvite { role, by }) => vouched(store, Actor { scope: self.scope(), user: by }, role).await,
+            Some(AutoInvite { role, by }) => {
+                vouched(store, Actor { scope: self.scope(), user: by }, role).await
+            }
             None => Ok(None),
         }
     }
 
-    async fn within(txn: &mut Txn, scope: TenantScope, id: TenantDomainId) -> Result<Option<Self>, DbError> {
+    async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: TenantDomainId,
+    ) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
@@ -228,7 +247,11 @@ impl TenantDomain {
     }
 
     /// Whether people of one of the tenant's domains are invited to this.
-    pub(crate) async fn names_role(txn: &mut Txn, scope: TenantScope, role: RoleRef) -> Result<bool, DbError> {
+    pub(crate) async fn names_role(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<bool, DbError> {
         Ok(txn.records::<Self>(scope).find(doc! { "auto_invite.role": role }).await?.is_some())
     }
 }
@@ -323,10 +346,13 @@ impl Change for AddDomain {
             verified_at: None,
             missing_since: None,
         };
-        txn.records::<TenantDomain>(scope)
-            .insert(&domain)
-            .await
-            .map_err(|error| if is_duplicate(&error, DOMAIN_INDEX) { DomainError::AddedAlready } else { error.into() })?;
+        txn.records::<TenantDomain>(scope).insert(&domain).await.map_err(|error| {
+            if is_duplicate(&error, DOMAIN_INDEX) {
+                DomainError::AddedAlready
+            } else {
+                error.into()
+            }
+        })?;
         self.actor.record(txn, "domain.added", id).await?;
         Ok(domain)
     }
@@ -350,7 +376,8 @@ impl Change for SetAutoInvite {
     async fn apply(&self, txn: &mut Txn) -> Result<TenantDomain, DomainError> {
         let grant = permitted(txn, self.actor).await?;
         let scope = self.actor.scope;
-        let before = TenantDomain::within(txn, scope, self.domain).await?.ok_or(DomainError::NotFound)?;
+        let before =
+            TenantDomain::within(txn, scope, self.domain).await?.ok_or(DomainError::NotFound)?;
         if let Some(role) = self.role {
             if role == Role::Owner.into() {
                 return Err(DomainError::OwnerRole);
@@ -362,7 +389,9 @@ impl Change for SetAutoInvite {
         }
         let auto_invite = self.role.map(|role| AutoInvite { role, by: self.actor.user });
         let stored = auto_invite.map(|AutoInvite { role, by }| doc! { "role": role, "by": by });
-        txn.records::<TenantDomain>(scope).update(doc! { "_id": self.domain }, doc! { "$set": { "auto_invite": stored } }).await?;
+        txn.records::<TenantDomain>(scope)
+            .update(doc! { "_id": self.domain }, doc! { "$set": { "auto_invite": stored } })
+            .await?;
         self.actor.record(txn, "domain.auto_invite_changed", self.domain).await?;
         Ok(TenantDomain { auto_invite, ..before })
     }
@@ -384,14 +413,17 @@ impl Change for RemoveDomain {
     async fn apply(&self, txn: &mut Txn) -> Result<(), DomainError> {
         permitted(txn, self.actor).await?;
         let filter = doc! { "_id": self.domain };
-        txn.records::<TenantDomain>(self.actor.scope).take(filter).await?.ok_or(DomainError::NotFound)?;
+        txn.records::<TenantDomain>(self.actor.scope)
+            .take(filter)
+            .await?
+            .ok_or(DomainError::NotFound)?;
         self.actor.record(txn, "domain.removed", self.domain).await?;
         Ok(())
     }
 }
 
-/// Notes whether a domain's record is there. One that was is not let go of at once when it is not any more: zones have their
-/// bad days.
+/// Notes whether a domain's record is there. One that was is not let go of at once when it is not
+/// any more: zones have their bad days.
 #[derive(Debug, Clone, Copy)]
 pub struct NoteRecord {
     /// The tenant whose domain it is.
@@ -400,7 +432,8 @@ pub struct NoteRecord {
     pub domain: TenantDomainId,
     /// What was found.
     pub found: Found,
-    /// How long a verified domain stays so without its record; four times as long where its name servers do not answer.
+    /// How long a verified domain stays so without its record; four times as long where its name
+    /// servers do not answer.
     pub grace: Duration,
 }
 
@@ -410,16 +443,23 @@ impl Change for NoteRecord {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<Status>, DbError> {
-        let Some(before) = TenantDomain::within(txn, self.scope, self.domain).await? else { return Ok(None) };
+        let Some(before) = TenantDomain::within(txn, self.scope, self.domain).await? else {
+            return Ok(None);
+        };
         let now = txn.ambient().now();
         let was_verified = before.status == Status::Verified;
         let missing_since = match self.found {
             Found::Record => None,
-            Found::Nothing | Found::NoAnswer => Some(before.missing_since.filter(|_| was_verified).unwrap_or(now)),
+            Found::Nothing | Found::NoAnswer => {
+                Some(before.missing_since.filter(|_| was_verified).unwrap_or(now))
+            }
         };
-        let grace = if self.found == Found::NoAnswer { self.grace * NO_ANSWER_GRACES } else { self.grace };
+        let grace =
+            if self.found == Found::NoAnswer { self.grace * NO_ANSWER_GRACES } else { self.grace };
         let status = match self.found {
-            _ if was_verified && missing_since.is_none_or(|since| later(since, grace) > now) => Status::Verified,
+            _ if was_verified && missing_since.is_none_or(|since| later(since, grace) > now) => {
+                Status::Verified
+            }
             Found::Record if self.is_held_by_another(txn, &before).await? => Status::HeldByAnother,
             Found::Record => Status::Verified,
             Found::Nothing => Status::RecordMissing,
@@ -444,7 +484,11 @@ impl Change for NoteRecord {
 
 impl NoteRecord {
     /// Platform-wide: nothing of the other tenant is told.
-    async fn is_held_by_another(&self, txn: &mut Txn, domain: &TenantDomain) -> Result<bool, DbError> {
+    async fn is_held_by_another(
+        &self,
+        txn: &mut Txn,
+        domain: &TenantDomain,
+    ) -> Result<bool, DbError> {
         let filter = doc! { "held_as": held(&domain.domain), "_id": { "$ne": domain.id } };
         Ok(txn.records::<TenantDomain>(PlatformScope).find(filter).await?.is_some())
     }

@@ -1,9 +1,10 @@
-//! A tenant's own rules for signing in: how long sessions last in it, from where one works in it, whom it invites,
-//! and which passwords its members set.
+//! A tenant's own rules for signing in: how long sessions last in it, from where one works in it,
+//! whom it invites, and which passwords its members set.
 //!
-//! They lie in the tenant's row, which is read with every caller, so they hold from the next request on. Sessions
-//! move between tenants, so it is not written into them what a tenant allows: whoever reads one holds it against the
-//! rules of the tenant it is in ([`Session::under`](crate::sessions::Session::under)).
+//! They lie in the tenant's row, which is read with every caller, so they hold from the next
+//! request on. Sessions move between tenants, so it is not written into them what a tenant allows:
+//! whoever reads one holds it against the rules of the tenant it is in
+//! ([`Session::under`](crate::sessions::Session::under)).
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -28,8 +29,8 @@ pub const DOMAINS_MAX: usize = 100;
 /// The most ranges of addresses that a tenant names.
 pub const RANGES_MAX: usize = 100;
 
-/// For how long a session may go unused, in minutes. Not for less than five: it is written once a minute that a
-/// session is in use.
+/// For how long a session may go unused, in minutes. Not for less than five: it is written once a
+/// minute that a session is in use.
 pub type IdleMinutes = Bounded<5, 43_200>;
 /// How long a session may last, in hours.
 pub type AbsoluteHours = Bounded<1, 8_760>;
@@ -182,7 +183,8 @@ impl Allowlist {
 
     /// Whether one may come from `address`; from an unknown one only where any is allowed.
     pub fn admits(&self, address: Option<IpAddr>) -> bool {
-        self.0.is_empty() || address.is_some_and(|address| self.0.iter().any(|range| range.contains(address)))
+        self.0.is_empty()
+            || address.is_some_and(|address| self.0.iter().any(|range| range.contains(address)))
     }
 }
 
@@ -288,7 +290,9 @@ impl Change for ChangeSecurity<'_> {
 
 impl ChangeSecurity<'_> {
     async fn has_second_factor(&self, txn: &mut Txn) -> Result<bool, DbError> {
-        Ok(User::within(txn, self.actor.user).await?.is_some_and(|user| user.second_factor_since.is_some()))
+        Ok(User::within(txn, self.actor.user)
+            .await?
+            .is_some_and(|user| user.second_factor_since.is_some()))
     }
 }
 
@@ -312,8 +316,8 @@ impl Transient for AllowError {
     }
 }
 
-/// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there was one. The other
-/// rules stay. Doing it once more tells every process once more.
+/// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there
+/// was one. The other rules stay. Doing it once more tells every process once more.
 #[derive(Debug)]
 pub struct AllowAllAddresses<'a> {
     /// Whose.
@@ -336,7 +340,8 @@ impl Change for AllowAllAddresses<'_> {
         }
         let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
         Tenant::set_security(txn, scope, security.bson()?).await?;
-        audit::record_operation(txn, self.operator, "tenant.all_addresses_allowed", tenant.id).await?;
+        audit::record_operation(txn, self.operator, "tenant.all_addresses_allowed", tenant.id)
+            .await?;
         Ok(true)
     }
 }
@@ -347,16 +352,33 @@ mod tests {
 
     #[test]
     fn numbers_have_bounds() {
-        for (minutes, fits) in [(i64::MIN, false), (-5, false), (4, false), (5, true), (43_200, true), (43_201, false), (i64::MAX, false)] {
+        for (minutes, fits) in [
+            (i64::MIN, false),
+            (-5, false),
+            (4, false),
+            (5, true),
+            (43_200, true),
+            (43_201, false),
+            (i64::MAX, false),
+        ] {
             assert_eq!(IdleMinutes::try_from(minutes).is_ok(), fits, "{minutes}");
         }
-        assert_eq!(PasswordLength::try_from(7).unwrap_err().to_string(), "must be a whole number from 8 to 64");
+        assert_eq!(
+            PasswordLength::try_from(7).unwrap_err().to_string(),
+            "must be a whole number from 8 to 64"
+        );
     }
 
     #[test]
     fn a_domain_is_what_stands_behind_the_at() {
-        let domains: EmailDomains = ["Example.com", "example.com", "sub.example.org"].iter().map(|text| text.parse().unwrap()).collect();
-        assert_eq!(serde_json::to_string(&domains).unwrap(), r#"["example.com","sub.example.org"]"#);
+        let domains: EmailDomains = ["Example.com", "example.com", "sub.example.org"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        assert_eq!(
+            serde_json::to_string(&domains).unwrap(),
+            r#"["example.com","sub.example.org"]"#
+        );
         for (address, admitted) in [
             ("a@EXAMPLE.com", true),
             ("a@sub.example.org", true),
@@ -368,15 +390,25 @@ mod tests {
             assert_eq!(domains.admit(&address.parse().unwrap()), admitted, "{address}");
         }
         assert!(EmailDomains::default().admit(&"a@anywhere.example".parse().unwrap()));
-        for text in ["", "example", "@example.com", "a@example.com", "*.example.com", "exam ple.com", "10.0.0.1", "bücher.example", ".com"]
-        {
+        for text in [
+            "",
+            "example",
+            "@example.com",
+            "a@example.com",
+            "*.example.com",
+            "exam ple.com",
+            "10.0.0.1",
+            "bücher.example",
+            ".com",
+        ] {
             assert_eq!(text.parse::<EmailDomain>(), Err(InvalidDomain), "{text}");
         }
     }
 
     #[test]
     fn where_ranges_are_named_one_comes_from_one_of_them() {
-        let list: Allowlist = ["10.0.0.0/8", "2001:db8::/32"].iter().map(|text| text.parse().unwrap()).collect();
+        let list: Allowlist =
+            ["10.0.0.0/8", "2001:db8::/32"].iter().map(|text| text.parse().unwrap()).collect();
         let admits = |text: &str| list.admits(Some(text.parse().unwrap()));
         assert!(admits("10.1.2.3") && admits("::ffff:10.1.2.3") && admits("2001:db8::1"));
         assert!(!admits("11.0.0.1") && !admits("::1") && !list.admits(None));
@@ -388,7 +420,10 @@ mod tests {
         let rules = r#"{"require_mfa":true,"session_idle_minutes":15,"session_absolute_hours":null,"password_min_length":12,"allowed_email_domains":["example.com"],"ip_allowlist":["10.0.0.0/8"]}"#;
         let security: Security = serde_json::from_str(rules).unwrap();
         assert_eq!(serde_json::to_string(&security).unwrap(), rules);
-        assert_eq!(bson::deserialize_from_bson::<Security>(security.bson().unwrap()).unwrap(), security);
+        assert_eq!(
+            bson::deserialize_from_bson::<Security>(security.bson().unwrap()).unwrap(),
+            security
+        );
         assert_eq!(serde_json::from_str::<Security>("{}").unwrap(), Security::default());
     }
 }

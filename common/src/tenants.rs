@@ -47,14 +47,21 @@ fn has_hidden(text: &str) -> bool {
     // nothing to join, they only hide.
     let is_joiner = |c: char| matches!(c, '\u{200c}' | '\u{200d}');
     let before = std::iter::once(' ').chain(text.chars());
-    let joins_nothing = before.zip(text.chars()).any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
+    let joins_nothing = before
+        .zip(text.chars())
+        .any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
     // An encoded word (RFC 2047) is another text in the head of a mail than on a page.
     text.contains("=?") || joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
 }
 
-/// Whether it holds what is plainly a link: names stand in mails to strangers, with our word for the sender.
+/// Whether it holds what is plainly a link: names stand in mails to strangers, with our word for
+/// the sender.
 fn has_link(text: &str) -> bool {
-    text.contains("://") || text.to_ascii_lowercase().split(|c: char| !c.is_alphanumeric() && c != '.').any(|word| word.starts_with("www."))
+    text.contains("://")
+        || text
+            .to_ascii_lowercase()
+            .split(|c: char| !c.is_alphanumeric() && c != '.')
+            .any(|word| word.starts_with("www."))
 }
 
 fn is_hidden(c: char) -> bool {
@@ -104,7 +111,10 @@ impl FromStr for Slug {
     type Err = InvalidSlug;
 
     fn from_str(text: &str) -> Result<Self, InvalidSlug> {
-        let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let is_word = |word: &str| {
+            !word.is_empty()
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        };
         if text.split('-').all(is_word) { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
     }
 }
@@ -181,8 +191,13 @@ impl Record for Tenant {
 }
 impl PlatformOwned for Tenant {}
 
-pub(crate) const INDEXES: &[IndexPlan] =
-    &[IndexPlan { collection: Tenant::COLLECTION, name: "tenants_slug", keys: &[("slug", 1)], unique: true, ttl: false }];
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: Tenant::COLLECTION,
+    name: "tenants_slug",
+    keys: &[("slug", 1)],
+    unique: true,
+    ttl: false,
+}];
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: Tenant::COLLECTION,
@@ -241,19 +256,29 @@ impl Tenant {
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
-    /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that such changes
-    /// conflict and happen one after another: each sees what those before it left, and what must hold of all
-    /// members together (there is an owner, a role in use exists, no more than so many) cannot be undone by two
-    /// changes that each look harmless. None when there is no such tenant.
+    /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that
+    /// such changes conflict and happen one after another: each sees what those before it left, and
+    /// what must hold of all members together (there is an owner, a role in use exists, no more
+    /// than so many) cannot be undone by two changes that each look harmless. None when there is no
+    /// such tenant.
     pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
         let update = doc! { "$inc": { "members_version": 1_i64 } };
-        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": scope.tenant_id() }, update).await
+        txn.records::<Self>(PlatformScope)
+            .find_and_update(doc! { "_id": scope.tenant_id() }, update)
+            .await
     }
 
     /// Replaces its rules for signing in, within a change that holds it.
-    pub(crate) async fn set_security(txn: &mut Txn, scope: TenantScope, security: Bson) -> Result<(), DbError> {
+    pub(crate) async fn set_security(
+        txn: &mut Txn,
+        scope: TenantScope,
+        security: Bson,
+    ) -> Result<(), DbError> {
         let update = doc! { "$set": { "security": security } };
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": scope.tenant_id() }, update).await.map(drop)
+        txn.records::<Self>(PlatformScope)
+            .update(doc! { "_id": scope.tenant_id() }, update)
+            .await
+            .map(drop)
     }
 
     /// The tenant with this id as `txn` sees it.
@@ -267,14 +292,18 @@ impl Tenant {
     /// When the store fails.
     pub async fn by_ids(store: &Store, ids: &[TenantId]) -> Result<Vec<Self>, DbError> {
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
-        store.records::<Self>(PlatformScope).list(doc! { "_id": { "$in": ids.to_vec() } }, doc! { "name": 1, "_id": 1 }, limit).await
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "_id": { "$in": ids.to_vec() } }, doc! { "name": 1, "_id": 1 }, limit)
+            .await
     }
 }
 
 async fn free_slug(txn: &mut Txn, wanted: Slug) -> Result<Slug, DbError> {
     let mut slug = wanted.clone();
     for suffix in 2..=SLUG_SUFFIX_MAX + 1 {
-        let taken = txn.records::<Tenant>(PlatformScope).find(doc! { "slug": slug.to_string() }).await?;
+        let taken =
+            txn.records::<Tenant>(PlatformScope).find(doc! { "slug": slug.to_string() }).await?;
         if taken.is_none() {
             return Ok(slug);
         }
@@ -290,7 +319,12 @@ mod tests {
 
     #[test]
     fn slugs_follow_names() {
-        for (name, slug) in [("Demo", "demo"), ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"), ("日本", "tenant"), ("a--b", "a-b")] {
+        for (name, slug) in [
+            ("Demo", "demo"),
+            ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"),
+            ("日本", "tenant"),
+            ("a--b", "a-b"),
+        ] {
             assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
         }
     }
@@ -302,29 +336,54 @@ mod tests {
         }
         let id: TenantId = crate::ambient::Ambient::system().id();
         assert_eq!(id.to_string().parse(), Ok(TenantRef::Id(id)));
-        for text in ["", "-", "a--b", "-a", "a-", "Demo", "a b", "ten_7", "ada@example.com", "ärzte"] {
+        for text in
+            ["", "-", "a--b", "-a", "a-", "Demo", "a b", "ten_7", "ada@example.com", "ärzte"]
+        {
             assert_eq!(text.parse::<TenantRef>(), Err(InvalidTenantRef), "{text:?}");
         }
     }
 
     #[test]
     fn names_hide_nothing() {
-        let hidden =
-            ["a\u{200b}b", "\u{200d}", "a\u{200c}b", "ب\u{200d}\u{200d}ب", "é\u{200d}", "\u{202e}evil", "a\u{2066}b\u{2069}", "\u{feff}a"];
-        for text in hidden.into_iter().chain(["\u{3164}", "\u{2800}", "a\u{ad}b", "a\u{200f}b", "a\u{2028}b"]) {
+        let hidden = [
+            "a\u{200b}b",
+            "\u{200d}",
+            "a\u{200c}b",
+            "ب\u{200d}\u{200d}ب",
+            "é\u{200d}",
+            "\u{202e}evil",
+            "a\u{2066}b\u{2069}",
+            "\u{feff}a",
+        ];
+        for text in hidden.into_iter().chain([
+            "\u{3164}",
+            "\u{2800}",
+            "a\u{ad}b",
+            "a\u{200f}b",
+            "a\u{2028}b",
+        ]) {
             assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
         }
-        for text in ["Jörg Söhne", "می\u{200c}خواهم", "👩\u{200d}💻 Ada", "日本 太郎", "O’Neil", "שלום"] {
+        for text in
+            ["Jörg Söhne", "می\u{200c}خواهم", "👩\u{200d}💻 Ada", "日本 太郎", "O’Neil", "שלום"]
+        {
             assert!(text.parse::<Name>().is_ok(), "{text:?}");
         }
     }
 
     #[test]
     fn names_hold_no_link() {
-        for text in ["Win at https://evil.example", "ftp://evil.example", "see WWW.evil.example", "(www.evil.example)"] {
+        for text in [
+            "Win at https://evil.example",
+            "ftp://evil.example",
+            "see WWW.evil.example",
+            "(www.evil.example)",
+        ] {
             assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");
         }
-        for text in ["Booking.com", "A/B Testing", "Smith & Co. / R&D: Berlin", "The www", "awww.so cute"] {
+        for text in
+            ["Booking.com", "A/B Testing", "Smith & Co. / R&D: Berlin", "The www", "awww.so cute"]
+        {
             assert!(text.parse::<Name>().is_ok(), "{text:?}");
         }
     }

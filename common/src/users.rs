@@ -78,8 +78,13 @@ impl PlatformOwned for User {}
 /// Unique: an address has one account.
 pub const EMAIL_INDEX: &str = "users_email";
 
-pub(crate) const INDEXES: &[IndexPlan] =
-    &[IndexPlan { collection: User::COLLECTION, name: EMAIL_INDEX, keys: &[("email_norm", 1)], unique: true, ttl: false }];
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: User::COLLECTION,
+    name: EMAIL_INDEX,
+    keys: &[("email_norm", 1)],
+    unique: true,
+    ttl: false,
+}];
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: User::COLLECTION,
@@ -125,12 +130,20 @@ impl User {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn beginning_with(store: &Store, prefix: &str, limit: usize) -> Result<Vec<Self>, DbError> {
+    pub async fn beginning_with(
+        store: &Store,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Self>, DbError> {
         let from = prefix.to_lowercase();
-        // Addresses are visible ASCII, so none that begins so comes after this, and the index finds them.
+        // Addresses are visible ASCII, so none that begins so comes after this, and the index finds
+        // them.
         let to = format!("{from}\u{7f}");
         let filter = doc! { "email_norm": { "$gte": from, "$lt": to } };
-        store.records::<Self>(PlatformScope).list(filter, doc! { "email_norm": 1 }, i64::try_from(limit).unwrap_or(i64::MAX)).await
+        store
+            .records::<Self>(PlatformScope)
+            .list(filter, doc! { "email_norm": 1 }, i64::try_from(limit).unwrap_or(i64::MAX))
+            .await
     }
 
     /// The accounts with these ids.
@@ -139,7 +152,10 @@ impl User {
     /// When the store fails.
     pub async fn by_ids(store: &Store, ids: &[UserId]) -> Result<HashMap<UserId, Self>, DbError> {
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
-        let found = store.records::<Self>(PlatformScope).list(doc! { "_id": { "$in": ids.to_vec() } }, doc! {}, limit).await?;
+        let found = store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "_id": { "$in": ids.to_vec() } }, doc! {}, limit)
+            .await?;
         Ok(found.into_iter().map(|user| (user.id, user)).collect())
     }
 
@@ -152,15 +168,24 @@ impl User {
     }
 
     /// The account of an address as `txn` sees it.
-    pub(crate) async fn by_email_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn by_email_within(
+        txn: &mut Txn,
+        email: &Email,
+    ) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await
     }
 
-    /// Gives the account another address, which was verified just now; none where it has not the address `before` any more.
+    /// Gives the account another address, which was verified just now; none where it has not the
+    /// address `before` any more.
     ///
     /// # Errors
     /// [`DbError::Duplicate`] of [`EMAIL_INDEX`] when the address has an account already.
-    pub(crate) async fn replace_email(txn: &mut Txn, id: UserId, before: &Email, after: &Email) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn replace_email(
+        txn: &mut Txn,
+        id: UserId,
+        before: &Email,
+        after: &Email,
+    ) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
         let update = doc! { "$set": { "email": after.as_str(), "email_norm": after.normalized(), "email_verified_at": now } };
         let filter = doc! { "_id": id, "email_norm": before.normalized() };
@@ -168,25 +193,35 @@ impl User {
     }
 
     /// Sets another password; none when the account is gone.
-    pub(crate) async fn set_password(txn: &mut Txn, id: UserId, hash: &PasswordHash) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn set_password(
+        txn: &mut Txn,
+        id: UserId,
+        hash: &PasswordHash,
+    ) -> Result<Option<Self>, DbError> {
         let now = txn.ambient().now();
         let update = doc! { "$set": { "password_hash": hash, "password_set_at": now } };
         txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
     }
 
-    /// As [`User::set_password`], where it is still the one that was set at `before`; none when it is not.
+    /// As [`User::set_password`], where it is still the one that was set at `before`; none when it
+    /// is not.
     pub(crate) async fn replace_password(
         txn: &mut Txn,
         id: UserId,
         before: Option<DateTime>,
         hash: &PasswordHash,
     ) -> Result<Option<Self>, DbError> {
-        let is_same = txn.records::<Self>(PlatformScope).find(doc! { "_id": id, "password_set_at": before }).await?.is_some();
+        let is_same = txn
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": id, "password_set_at": before })
+            .await?
+            .is_some();
         if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
     }
 
-    /// Notes that they sign in with the address and the password that was set at `set_at`; none when either is another one by
-    /// now. It is a write, so that no sign-in passes a new password, address or second factor unnoticed.
+    /// Notes that they sign in with the address and the password that was set at `set_at`; none
+    /// when either is another one by now. It is a write, so that no sign-in passes a new password,
+    /// address or second factor unnoticed.
     pub(crate) async fn note_sign_in(
         txn: &mut Txn,
         id: UserId,
@@ -198,17 +233,22 @@ impl User {
         txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
-    /// Notes that their second factors change. It is a write, so that changes of one person's factors come one
-    /// after the other, and see each other.
+    /// Notes that their second factors change. It is a write, so that changes of one person's
+    /// factors come one after the other, and see each other.
     pub(crate) async fn note_factors(txn: &mut Txn, id: UserId) -> Result<(), DbError> {
         let update = doc! { "$set": { "factors_changed_at": txn.ambient().now() } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
     /// From now on a second factor is asked for; tells whether none was before.
-    pub(crate) async fn has_second_factor_from_now(txn: &mut Txn, id: UserId) -> Result<bool, DbError> {
+    pub(crate) async fn has_second_factor_from_now(
+        txn: &mut Txn,
+        id: UserId,
+    ) -> Result<bool, DbError> {
         let update = doc! { "$set": { "second_factor_since": txn.ambient().now() } };
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": id, "second_factor_since": null }, update).await
+        txn.records::<Self>(PlatformScope)
+            .update(doc! { "_id": id, "second_factor_since": null }, update)
+            .await
     }
 
     /// The password is enough again; tells whether it was not.
@@ -219,17 +259,32 @@ impl User {
     }
 
     /// Stops it from then on, or lets it go on.
-    pub(crate) async fn set_disabled(txn: &mut Txn, id: UserId, since: Option<DateTime>) -> Result<(), DbError> {
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, doc! { "$set": { "disabled_at": since } }).await.map(drop)
+    pub(crate) async fn set_disabled(
+        txn: &mut Txn,
+        id: UserId,
+        since: Option<DateTime>,
+    ) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope)
+            .update(doc! { "_id": id }, doc! { "$set": { "disabled_at": since } })
+            .await
+            .map(drop)
     }
 
     /// Replaces the hash `before` of a password by another hash of the same password.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn rehash(store: &Store, id: UserId, before: &PasswordHash, after: &PasswordHash) -> Result<bool, DbError> {
+    pub async fn rehash(
+        store: &Store,
+        id: UserId,
+        before: &PasswordHash,
+        after: &PasswordHash,
+    ) -> Result<bool, DbError> {
         let filter = doc! { "_id": id, "password_hash": before };
-        store.records::<Self>(PlatformScope).update(filter, doc! { "$set": { "password_hash": after } }).await
+        store
+            .records::<Self>(PlatformScope)
+            .update(filter, doc! { "$set": { "password_hash": after } })
+            .await
     }
 
     /// Adds the account.

@@ -44,7 +44,9 @@ async fn deliver(letter: DeliverLetter, running: Running<()>) -> Result<(), JobE
         // Later, each time after a longer wait.
         LetterBox::Stuck if running.attempt < 3 => Err(JobError::retry("the lid is stuck")),
         // After as long as whoever is asked demands.
-        LetterBox::Sealed => Err(JobError::RetryAfter(Duration::from_hours(1), "sealed for an hour".into())),
+        LetterBox::Sealed => {
+            Err(JobError::RetryAfter(Duration::from_hours(1), "sealed for an hour".into()))
+        }
         // Never again.
         LetterBox::Gone => Err(JobError::fail("there is no box")),
         LetterBox::Stuck => Ok(()),
@@ -80,7 +82,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Staged ones are run until they are done with. The store's own commit hands nothing to Redis.
     store.commit(&Post).await?;
     let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
-    println!("{} delivered, {} given up, {} further attempts", drained.succeeded, drained.dead, drained.retried);
+    println!(
+        "{} delivered, {} given up, {} further attempts",
+        drained.succeeded, drained.dead, drained.retried
+    );
     store.close().await;
     Ok(())
 }

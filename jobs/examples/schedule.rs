@@ -64,14 +64,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     drain.begin_on_signals(config.worker.drain_timeout)?;
 
     let reports =
-        Schedule::new("example.report", "* * * * * *", Missed::All(MADE_UP_MAX), |tick| WriteReport { tick_ms: tick.timestamp_millis() })?;
+        Schedule::new("example.report", "* * * * * *", Missed::All(MADE_UP_MAX), |tick| {
+            WriteReport { tick_ms: tick.timestamp_millis() }
+        })?;
     tokio::spawn(Clockwork::new(jobs.clone(), vec![reports]).run(drain.clone()));
 
     // The rest is any worker: a relay, and what runs the jobs.
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let dispatch = Registry::new(store.clone()).on(write_report).dispatch(&jobs, &drain);
-    let (backend, draining) = (QueueBackend::start(&jobs, Queue::Maintenance, 4, &drain), drain.clone());
-    let worker = WorkerBuilder::new("example").backend(backend).parallelize(tokio::spawn).build(dispatch);
+    let (backend, draining) =
+        (QueueBackend::start(&jobs, Queue::Maintenance, 4, &drain), drain.clone());
+    let worker =
+        WorkerBuilder::new("example").backend(backend).parallelize(tokio::spawn).build(dispatch);
     let told_to_stop = async move {
         draining.begun().await;
         Ok::<(), std::io::Error>(())

@@ -1,8 +1,8 @@
 //! Batches: many jobs staged as one, and a job that follows once all of them have ended.
 //!
-//! A batch's members are outbox rows that carry its id. Whoever removes such rows or marks them dead
-//! moves the batch's counters in the same transaction, by as many rows as it really touched, so
-//! that settling a job again counts nothing. The transaction that counts the last member inserts
+//! A batch's members are outbox rows that carry its id. Whoever removes such rows or marks them
+//! dead moves the batch's counters in the same transaction, by as many rows as it really touched,
+//! so that settling a job again counts nothing. The transaction that counts the last member inserts
 //! the row of the job that follows; a batch that was complete once never is again, whatever becomes
 //! of its dead letters.
 
@@ -13,7 +13,10 @@ use std::{
 
 use common::{
     ambient::{Ambient, later},
-    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Transient, Txn, schema, schema::Validator},
+    db::{
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
+        Transient, Txn, schema, schema::Validator,
+    },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
 };
@@ -77,10 +80,16 @@ impl Record for Batch {
 }
 impl PlatformOwned for Batch {}
 
-pub(crate) const INDEXES: &[IndexPlan] =
-    &[IndexPlan { collection: Batch::COLLECTION, name: "job_batches_expiry", keys: &[("expires_at", 1)], unique: false, ttl: true }];
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: Batch::COLLECTION,
+    name: "job_batches_expiry",
+    keys: &[("expires_at", 1)],
+    unique: false,
+    ttl: true,
+}];
 
-/// What listings read: batches in progress, newest first, and complete ones, those completed last first.
+/// What listings read: batches in progress, newest first, and complete ones, those completed last
+/// first.
 pub(crate) const LIST_INDEXES: &[IndexPlan] = &[IndexPlan {
     collection: Batch::COLLECTION,
     name: "job_batches_completed",
@@ -108,10 +117,14 @@ pub(crate) const VALIDATOR: Validator = Validator {
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// More than [`JOBS_MAX`] jobs.
-    #[error("a batch has at most {JOBS_MAX} jobs: make several, or stage jobs that stage the others")]
+    #[error(
+        "a batch has at most {JOBS_MAX} jobs: make several, or stage jobs that stage the others"
+    )]
     TooManyJobs,
     /// More than [`BYTES_MAX`] of payload.
-    #[error("the payloads of a batch have at most {BYTES_MAX} bytes: put ids into payloads, not what they name")]
+    #[error(
+        "the payloads of a batch have at most {BYTES_MAX} bytes: put ids into payloads, not what they name"
+    )]
     TooManyBytes,
     /// The store failed.
     #[error(transparent)]
@@ -165,7 +178,10 @@ impl NewBatch {
         if self.rows.len() == JOBS_MAX {
             return Err(BatchError::TooManyJobs);
         }
-        let row = OutboxRow { batch_id: Some(self.id), ..OutboxRow::of(&self.ambient, self.tenant, job)? };
+        let row = OutboxRow {
+            batch_id: Some(self.id),
+            ..OutboxRow::of(&self.ambient, self.tenant, job)?
+        };
         self.bytes += row.payload.len();
         if self.bytes > BYTES_MAX {
             return Err(BatchError::TooManyBytes);
@@ -217,13 +233,18 @@ impl Jobs {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn batch_within(&self, scope: TenantScope, batch: BatchId) -> Result<Option<Batch>, DbError> {
-        // Some batches belong to no tenant, hence the platform's scope; the filter keeps to the tenant's.
+    pub async fn batch_within(
+        &self,
+        scope: TenantScope,
+        batch: BatchId,
+    ) -> Result<Option<Batch>, DbError> {
+        // Some batches belong to no tenant, hence the platform's scope; the filter keeps to the
+        // tenant's.
         self.find_batch(doc! { "_id": batch, "tenant_id": scope.tenant_id() }).await
     }
 
-    /// Up to `limit` batches (at most [`BATCHES_MAX`]): those in progress first, newest first, then the complete
-    /// ones, those completed last first.
+    /// Up to `limit` batches (at most [`BATCHES_MAX`]): those in progress first, newest first, then
+    /// the complete ones, those completed last first.
     ///
     /// # Errors
     /// When the store fails.
@@ -233,7 +254,8 @@ impl Jobs {
         let left = limit - i64::try_from(batches.len()).unwrap_or(limit);
         // MongoDB takes a limit of zero for none.
         if left > 0 {
-            let complete = self.list_batches(doc! { "completed_at": { "$ne": null } }, left).await?;
+            let complete =
+                self.list_batches(doc! { "completed_at": { "$ne": null } }, left).await?;
             // One that was completed between the looks is there already.
             let seen: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
             batches.extend(complete.into_iter().filter(|batch| !seen.contains(&batch.id)));
@@ -276,13 +298,22 @@ impl Counter {
 }
 
 /// Moves a counter; answers the row of the job that follows, if the batch is complete with that.
-async fn count(txn: &mut Txn, batch: BatchId, counter: Counter, by: i64) -> Result<Option<OutboxRow>, DbError> {
+async fn count(
+    txn: &mut Txn,
+    batch: BatchId,
+    counter: Counter,
+    by: i64,
+) -> Result<Option<OutboxRow>, DbError> {
     if by == 0 {
         return Ok(None);
     }
     let update = doc! { "$inc": { counter.field(): by } };
     // None: its dead letter was given another try after the batch was forgotten.
-    let Some(batch) = txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": batch }, update).await? else { return Ok(None) };
+    let Some(batch) =
+        txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": batch }, update).await?
+    else {
+        return Ok(None);
+    };
     if batch.completed_at.is_some() || batch.done + batch.dead < batch.total {
         return Ok(None);
     }
@@ -334,7 +365,10 @@ impl Change for Death {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<OutboxRow>, DbError> {
         let filter = doc! { "_id": self.member, "dead_at": null };
-        let marked = txn.records::<OutboxRow>(PlatformScope).find_and_update(filter, self.update.clone()).await?;
+        let marked = txn
+            .records::<OutboxRow>(PlatformScope)
+            .find_and_update(filter, self.update.clone())
+            .await?;
         match marked.and_then(|row| row.batch_id) {
             Some(batch) => count(txn, batch, Counter::Dead, 1).await,
             None => Ok(None),
@@ -355,13 +389,17 @@ impl Change for Revival<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         let filter = doc! { "_id": { "$in": self.members.to_vec() }, "batch_id": self.batch, "dead_at": { "$ne": null } };
-        let revived = txn.records::<OutboxRow>(PlatformScope).update_all(filter, self.update.clone()).await?;
+        let revived =
+            txn.records::<OutboxRow>(PlatformScope).update_all(filter, self.update.clone()).await?;
         count(txn, self.batch, Counter::Dead, -signed(revived)).await.map(drop)
     }
 }
 
 /// Removes the rows of those of `ids` that belong to batches; answers the rows of jobs that follow.
-pub(crate) async fn remove_members(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
+pub(crate) async fn remove_members(
+    store: &Store,
+    ids: &[JobId],
+) -> Result<Vec<OutboxRow>, DbError> {
     let mut following = Vec::new();
     for (batch, members) in by_batch(members(store, ids, doc! { "dead_at": null }).await?) {
         following.extend(remove_members_of(store, batch, &members).await?);
@@ -370,26 +408,43 @@ pub(crate) async fn remove_members(store: &Store, ids: &[JobId]) -> Result<Vec<O
 }
 
 /// Removes the rows of `members` of `batch`; answers the row of the job that follows.
-pub(crate) async fn remove_members_of(store: &Store, batch: BatchId, members: &[JobId]) -> Result<Option<OutboxRow>, DbError> {
+pub(crate) async fn remove_members_of(
+    store: &Store,
+    batch: BatchId,
+    members: &[JobId],
+) -> Result<Option<OutboxRow>, DbError> {
     Ok(store.commit(&Removal { batch, members }).await?.inspect(report))
 }
 
 /// Marks the row of `member` as dead, if it belongs to a batch and is not dead already; answers the
 /// row of the job that follows.
-pub(crate) async fn mark_member_dead(store: &Store, member: JobId, update: Document) -> Result<Option<OutboxRow>, DbError> {
+pub(crate) async fn mark_member_dead(
+    store: &Store,
+    member: JobId,
+    update: Document,
+) -> Result<Option<OutboxRow>, DbError> {
     Ok(store.commit(&Death { member, update }).await?.inspect(report))
 }
 
 /// Gives the rows of those of `ids` that are dead members of batches back to the relay.
-pub(crate) async fn revive_members(store: &Store, ids: &[JobId], update: &Document) -> Result<(), DbError> {
-    for (batch, members) in by_batch(members(store, ids, doc! { "dead_at": { "$ne": null } }).await?) {
+pub(crate) async fn revive_members(
+    store: &Store,
+    ids: &[JobId],
+    update: &Document,
+) -> Result<(), DbError> {
+    for (batch, members) in
+        by_batch(members(store, ids, doc! { "dead_at": { "$ne": null } }).await?)
+    {
         store.commit(&Revival { batch, members: &members, update }).await?;
     }
     Ok(())
 }
 
 /// Those of `ids` that belong to batches, each with its own.
-pub(crate) async fn batches_of(store: &Store, ids: &[JobId]) -> Result<HashMap<JobId, BatchId>, DbError> {
+pub(crate) async fn batches_of(
+    store: &Store,
+    ids: &[JobId],
+) -> Result<HashMap<JobId, BatchId>, DbError> {
     Ok(members(store, ids, Document::new()).await?.into_iter().collect())
 }
 
@@ -402,11 +457,16 @@ fn by_batch(members: Vec<(JobId, BatchId)>) -> BTreeMap<BatchId, Vec<JobId>> {
 }
 
 /// Those of `ids` that belong to batches and match, each with its own.
-async fn members(store: &Store, ids: &[JobId], mut filter: Document) -> Result<Vec<(JobId, BatchId)>, DbError> {
+async fn members(
+    store: &Store,
+    ids: &[JobId],
+    mut filter: Document,
+) -> Result<Vec<(JobId, BatchId)>, DbError> {
     filter.insert("_id", doc! { "$in": ids.to_vec() });
     filter.insert("batch_id", doc! { "$ne": null });
     let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-    let rows = store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await?;
+    let rows =
+        store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await?;
     Ok(rows.into_iter().filter_map(|row| Some((row.id, row.batch_id?))).collect())
 }
 

@@ -18,13 +18,20 @@ impl Jobs {
     ///
     /// # Errors
     /// See [`SteerError`].
-    pub async fn dead_letters(&self, queue: Queue, filter: &JobFilter, limit: usize) -> Result<Vec<DeadLetter>, SteerError> {
+    pub async fn dead_letters(
+        &self,
+        queue: Queue,
+        filter: &JobFilter,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, SteerError> {
         let mut letters = Vec::new();
         let mut after = None;
         while letters.len() < limit {
             let chunk = self.broker().list_dead(queue, after.as_ref(), PAGE).await?;
             let found = chunk.found.into_iter().filter_map(|found| match found.spot {
-                Spot::Dead(died_at, member) => Some(DeadLetter::of_stored(member, &found.body, died_at)),
+                Spot::Dead(died_at, member) => {
+                    Some(DeadLetter::of_stored(member, &found.body, died_at))
+                }
                 _ => None,
             });
             letters.extend(found.filter(|letter| filter.admits(&letter.view(queue))));
@@ -38,17 +45,26 @@ impl Jobs {
     }
 
     /// Gives dead letters of `queue` another try, from their first attempt on; answers how many
-    /// were still dead. Bytes that could not be understood stay: they would be no better. A letter that has
-    /// outlived its outbox row, which `jobs.dead_retention` removes on the day, goes on without one.
+    /// were still dead. Bytes that could not be understood stay: they would be no better. A letter
+    /// that has outlived its outbox row, which `jobs.dead_retention` removes on the day, goes on
+    /// without one.
     ///
     /// # Errors
     /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
     pub async fn replay(&self, queue: Queue, letters: &[DeadLetter]) -> Result<usize, SteerError> {
         let mut replayed = 0;
         for letters in letters.chunks(PAGE) {
-            let mut envelopes: Vec<Envelope> = letters.iter().filter_map(|letter| letter.envelope.clone()).map(Envelope::anew).collect();
+            let mut envelopes: Vec<Envelope> = letters
+                .iter()
+                .filter_map(|letter| letter.envelope.clone())
+                .map(Envelope::anew)
+                .collect();
             // The row first: a process that dies in between leaves the job to the relay.
-            let staged: Vec<JobId> = envelopes.iter().filter(|envelope| envelope.staged).map(|envelope| envelope.id).collect();
+            let staged: Vec<JobId> = envelopes
+                .iter()
+                .filter(|envelope| envelope.staged)
+                .map(|envelope| envelope.id)
+                .collect();
             revive_rows(self.store(), &staged).await?;
             // A staged job without a row is taken for one that has run.
             let there = self.store().records::<OutboxRow>(PlatformScope).existing(&staged).await?;
@@ -67,15 +83,23 @@ impl Jobs {
     ///
     /// # Errors
     /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
-    pub async fn delete_dead(&self, queue: Queue, letters: &[DeadLetter]) -> Result<usize, SteerError> {
+    pub async fn delete_dead(
+        &self,
+        queue: Queue,
+        letters: &[DeadLetter],
+    ) -> Result<usize, SteerError> {
         let mut deleted = 0;
         for letters in letters.chunks(PAGE) {
-            // The row first, or nobody would delete it after a process that died in between; and only while it is
-            // dead: whoever gives the job another try meanwhile wins.
-            let staged = letters.iter().filter_map(|letter| letter.envelope.as_ref()).filter(|envelope| envelope.staged);
+            // The row first, or nobody would delete it after a process that died in between; and
+            // only while it is dead: whoever gives the job another try meanwhile wins.
+            let staged = letters
+                .iter()
+                .filter_map(|letter| letter.envelope.as_ref())
+                .filter(|envelope| envelope.staged);
             let rows = doc! { "_id": { "$in": staged.map(|envelope| envelope.id).collect::<Vec<JobId>>() }, "dead_at": { "$ne": null } };
             self.store().records::<OutboxRow>(PlatformScope).delete_all(rows).await?;
-            let members: Vec<&[u8]> = letters.iter().map(|letter| letter.member.as_slice()).collect();
+            let members: Vec<&[u8]> =
+                letters.iter().map(|letter| letter.member.as_slice()).collect();
             deleted += self.broker().delete_dead(queue, &members).await?;
             for letter in letters {
                 let (job, kind) = (letter.job().map(|id| id.to_string()), letter.kind.as_deref());

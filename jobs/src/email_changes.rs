@@ -63,7 +63,8 @@ impl Change for Ask<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<(), EmailChangeError> {
         let change = self.0.apply(txn).await?;
         for side in Side::ALL {
-            stage_at(txn, None, &SendEmailChangeLink { change: change.id, side }, change.mail_at).await?;
+            stage_at(txn, None, &SendEmailChangeLink { change: change.id, side }, change.mail_at)
+                .await?;
         }
         Ok(())
     }
@@ -85,7 +86,9 @@ impl Change for Confirm<'_> {
         let confirmed = self.confirm.apply(txn).await?;
         match &confirmed {
             Confirmed::First => {}
-            Confirmed::Taken { owner } => drop(stage(txn, None, &SendEmailTaken { owner: *owner }).await?),
+            Confirmed::Taken { owner } => {
+                drop(stage(txn, None, &SendEmailTaken { owner: *owner }).await?)
+            }
             Confirmed::Changed { user, old } => {
                 for (side, address) in [(Side::Old, old), (Side::New, &user.email)] {
                     let to = Addressee::seal(self.key, address)?;

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::{BoxError, Job, unique::UniqueKey};
 
-/// The longest payload of a job, in bytes of JSON: far more than ids need, and far less than what a row of
-/// MongoDB or a page of the relay could not carry.
+/// The longest payload of a job, in bytes of JSON: far more than ids need, and far less than what a
+/// row of MongoDB or a page of the relay could not carry.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Failures kept in an envelope; the oldest go first.
 const FAILURES_MAX: usize = 10;
@@ -116,8 +116,10 @@ const fn is_first_attempt(attempt: &u32) -> bool {
 pub(crate) fn payload_of<J: Job>(job: &J) -> Result<String, serde_json::Error> {
     let payload = serde_json::to_string(job)?;
     if payload.len() > PAYLOAD_BYTES_MAX {
-        let told =
-            format!("its payload has {} bytes, at most {PAYLOAD_BYTES_MAX} are taken: put ids into it, not what they name", payload.len());
+        let told = format!(
+            "its payload has {} bytes, at most {PAYLOAD_BYTES_MAX} are taken: put ids into it, not what they name",
+            payload.len()
+        );
         return Err(serde_json::Error::custom(told));
     }
     Ok(payload)
@@ -128,7 +130,12 @@ impl Envelope {
     ///
     /// # Errors
     /// When the job cannot be written as JSON, or has more than [`PAYLOAD_BYTES_MAX`] of it.
-    pub fn new<J: Job>(id: JobId, tenant: Option<TenantId>, job: &J, now_ms: i64) -> Result<Self, serde_json::Error> {
+    pub fn new<J: Job>(
+        id: JobId,
+        tenant: Option<TenantId>,
+        job: &J,
+        now_ms: i64,
+    ) -> Result<Self, serde_json::Error> {
         Ok(Self {
             id,
             kind: J::KIND.to_owned(),
@@ -174,7 +181,11 @@ impl Envelope {
         }
         let mut payload = serde_json::from_str(self.payload.get()).map_err(shape)?;
         for from in self.version..J::VERSION {
-            payload = J::upcast(from, payload).map_err(|source| PayloadError::Upcast { kind: J::KIND, from, source })?;
+            payload = J::upcast(from, payload).map_err(|source| PayloadError::Upcast {
+                kind: J::KIND,
+                from,
+                source,
+            })?;
         }
         serde_json::from_value(payload).map_err(shape)
     }
@@ -241,7 +252,10 @@ mod tests {
         const QUEUE: crate::Queue = crate::Queue::Email;
         const VERSION: u16 = 3;
 
-        fn upcast(from: u16, mut payload: serde_json::Value) -> Result<serde_json::Value, BoxError> {
+        fn upcast(
+            from: u16,
+            mut payload: serde_json::Value,
+        ) -> Result<serde_json::Value, BoxError> {
             if from == 1 {
                 let name = payload["name"].as_str().ok_or("no name")?;
                 let (first, last) = name.split_once(' ').ok_or("one word")?;
@@ -253,12 +267,17 @@ mod tests {
     }
 
     fn greeting(version: u16, payload: &str) -> Envelope {
-        Envelope { version, payload: RawValue::from_string(payload.to_owned()).unwrap(), ..envelope() }
+        Envelope {
+            version,
+            payload: RawValue::from_string(payload.to_owned()).unwrap(),
+            ..envelope()
+        }
     }
 
     #[test]
     fn a_payload_is_brought_up_to_date_step_by_step() {
-        let ann = || Greet { first: "Ann".to_owned(), last: "Lee".to_owned(), language: "en".to_owned() };
+        let ann =
+            || Greet { first: "Ann".to_owned(), last: "Lee".to_owned(), language: "en".to_owned() };
         assert_eq!(greeting(1, r#"{"name":"Ann Lee"}"#).job::<Greet>().unwrap(), ann());
         assert_eq!(greeting(2, r#"{"first":"Ann","last":"Lee"}"#).job::<Greet>().unwrap(), ann());
     }
@@ -266,9 +285,15 @@ mod tests {
     #[test]
     fn a_step_that_fails_is_told_with_its_version() {
         let failed = greeting(1, r#"{"name":"Ann"}"#).job::<Greet>().unwrap_err();
-        assert_eq!(failed.to_string(), "the payload of a test.greet cannot be brought from version 1 to 2: one word");
+        assert_eq!(
+            failed.to_string(),
+            "the payload of a test.greet cannot be brought from version 1 to 2: one word"
+        );
         let failed = greeting(2, "[]").job::<Greet>().unwrap_err();
-        assert_eq!(failed.to_string(), "the payload of a test.greet cannot be brought from version 2 to 3: no object");
+        assert_eq!(
+            failed.to_string(),
+            "the payload of a test.greet cannot be brought from version 2 to 3: no object"
+        );
     }
 
     /// A payload of the current version goes straight into its type: its very text arrives.

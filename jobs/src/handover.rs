@@ -60,13 +60,18 @@ impl Jobs {
     ///
     /// # Errors
     /// When the address of Redis cannot be understood.
-    pub fn start(store: Store, redis: &config::Redis, jobs: &config::Jobs) -> Result<Self, redis::RedisError> {
+    pub fn start(
+        store: Store,
+        redis: &config::Redis,
+        jobs: &config::Jobs,
+    ) -> Result<Self, redis::RedisError> {
         let broker = Broker::new(redis, jobs)?;
         let (fast_path, waiting) = mpsc::channel(WAITING_MAX);
         let closing = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(hand_over(store.clone(), broker.clone(), waiting, closing.clone()));
         let announcer = Announcer::start(broker.clone(), store.ambient().uuid().to_string());
-        let inner = Inner { store, broker, announcer, fast_path, task: Mutex::new(Some(task)), closing };
+        let inner =
+            Inner { store, broker, announcer, fast_path, task: Mutex::new(Some(task)), closing };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -84,8 +89,8 @@ impl Jobs {
         &self.inner.announcer
     }
 
-    /// Commits `change`, announces what it revoked, then hands the jobs it staged to Redis. They run also when this process
-    /// or Redis ends in between.
+    /// Commits `change`, announces what it revoked, then hands the jobs it staged to Redis. They
+    /// run also when this process or Redis ends in between.
     ///
     /// # Errors
     /// The change's own refusal or the store's failure; then neither it nor its jobs happened.
@@ -110,12 +115,16 @@ impl Jobs {
     }
 
     /// Enqueues a job without the outbox: fast, for work that can be computed again, because up to
-    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped. Where another job
-    /// holds what it is unique by it is dropped, and the id answered is nobody's.
+    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped. Where another
+    /// job holds what it is unique by it is dropped, and the id answered is nobody's.
     ///
     /// # Errors
     /// See [`EnqueueError`].
-    pub async fn enqueue_unstaged<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<JobId, EnqueueError> {
+    pub async fn enqueue_unstaged<J: Job>(
+        &self,
+        tenant: Option<TenantId>,
+        job: &J,
+    ) -> Result<JobId, EnqueueError> {
         let ids = self.enqueue(tenant, std::slice::from_ref(job), None).await?;
         Ok(ids[0])
     }
@@ -124,7 +133,12 @@ impl Jobs {
     ///
     /// # Errors
     /// See [`EnqueueError`].
-    pub async fn enqueue_unstaged_in<J: Job>(&self, tenant: Option<TenantId>, job: &J, delay: Duration) -> Result<JobId, EnqueueError> {
+    pub async fn enqueue_unstaged_in<J: Job>(
+        &self,
+        tenant: Option<TenantId>,
+        job: &J,
+        delay: Duration,
+    ) -> Result<JobId, EnqueueError> {
         let ids = self.enqueue(tenant, std::slice::from_ref(job), Some(delay)).await?;
         Ok(ids[0])
     }
@@ -133,7 +147,11 @@ impl Jobs {
     ///
     /// # Errors
     /// See [`EnqueueError`].
-    pub async fn enqueue_all_unstaged<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J]) -> Result<Vec<JobId>, EnqueueError> {
+    pub async fn enqueue_all_unstaged<J: Job>(
+        &self,
+        tenant: Option<TenantId>,
+        jobs: &[J],
+    ) -> Result<Vec<JobId>, EnqueueError> {
         self.enqueue(tenant, jobs, None).await
     }
 
@@ -150,14 +168,20 @@ impl Jobs {
         self.enqueue(tenant, jobs, Some(delay)).await
     }
 
-    async fn enqueue<J: Job>(&self, tenant: Option<TenantId>, jobs: &[J], delay: Option<Duration>) -> Result<Vec<JobId>, EnqueueError> {
+    async fn enqueue<J: Job>(
+        &self,
+        tenant: Option<TenantId>,
+        jobs: &[J],
+        delay: Option<Duration>,
+    ) -> Result<Vec<JobId>, EnqueueError> {
         let ambient = self.inner.store.ambient();
         let now_ms = ambient.now().timestamp_millis();
         let mut ids = Vec::with_capacity(jobs.len());
         let mut pushes = Vec::with_capacity(jobs.len());
         for job in jobs {
             let mut envelope = Envelope::new(ambient.id(), tenant, job, now_ms)?;
-            envelope.due_at = delay.map(|delay| now_ms.saturating_add(common::ambient::millis_of(delay)));
+            envelope.due_at =
+                delay.map(|delay| now_ms.saturating_add(common::ambient::millis_of(delay)));
             ids.push(envelope.id);
             pushes.push(Push::new(&envelope, now_ms)?);
         }
@@ -169,8 +193,9 @@ impl Jobs {
         Ok(ids)
     }
 
-    /// Hands over and announces what still waits, for `limit` at most each; the relay has the rest of the
-    /// jobs, and others notice that this process is gone. Tells whether everything that was revoked was announced.
+    /// Hands over and announces what still waits, for `limit` at most each; the relay has the rest
+    /// of the jobs, and others notice that this process is gone. Tells whether everything that was
+    /// revoked was announced.
     pub async fn close(&self, limit: Duration) -> bool {
         let is_announced = tokio::time::timeout(limit, self.inner.announcer.close()).await.is_ok();
         if !is_announced {
@@ -188,7 +213,12 @@ impl Jobs {
 }
 
 /// Empties the channel into Redis until it is closed and empty.
-async fn hand_over(store: Store, broker: Broker, mut waiting: mpsc::Receiver<(Queue, Push)>, closing: tokio_util::sync::CancellationToken) {
+async fn hand_over(
+    store: Store,
+    broker: Broker,
+    mut waiting: mpsc::Receiver<(Queue, Push)>,
+    closing: tokio_util::sync::CancellationToken,
+) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         let received = tokio::select! {
@@ -205,24 +235,37 @@ async fn hand_over(store: Store, broker: Broker, mut waiting: mpsc::Receiver<(Qu
     }
 }
 
-async fn push_by_queue(store: &Store, broker: &Broker, pushes: impl Iterator<Item = (Queue, Push)>) {
+async fn push_by_queue(
+    store: &Store,
+    broker: &Broker,
+    pushes: impl Iterator<Item = (Queue, Push)>,
+) {
     let mut by_queue = BTreeMap::<Queue, Vec<Push>>::new();
     pushes.for_each(|(queue, push)| by_queue.entry(queue).or_default().push(push));
     for (queue, pushes) in by_queue {
         match broker.push(queue, &pushes, HandIn::Staged).await {
             Ok(handed) => {
                 count_enqueued(queue, "fast", handed.taken);
-                if let Err(error) = forget_duplicates(store, broker, queue, &handed.duplicates).await {
+                if let Err(error) =
+                    forget_duplicates(store, broker, queue, &handed.duplicates).await
+                {
                     tracing::warn!(%queue, %error, "duplicates_left_to_relay");
                 }
             }
-            Err(error) => tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay"),
+            Err(error) => {
+                tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay")
+            }
         }
     }
 }
 
 /// Hands committed rows to Redis, where that works; the relay has the rest.
-pub(crate) async fn hand_over_rows(store: &Store, broker: &Broker, rows: &[OutboxRow], now_ms: i64) {
+pub(crate) async fn hand_over_rows(
+    store: &Store,
+    broker: &Broker,
+    rows: &[OutboxRow],
+    now_ms: i64,
+) {
     push_by_queue(store, broker, rows.iter().filter_map(|row| push_of(row, now_ms))).await;
 }
 

@@ -9,7 +9,10 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use common::{
     ambient::later,
-    db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, schema, schema::Validator},
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, schema,
+        schema::Validator,
+    },
     id::{JobId, TenantId},
     telemetry::metrics,
 };
@@ -31,9 +34,10 @@ pub enum Ended {
     Success,
     /// It went to the dead letters.
     Dead,
-    /// It was cancelled: while it ran, or before. Cancelled jobs that are not told of: those that were asked
-    /// to stop and whose attempt failed, or whose worker died, before they did; and of those enqueued without
-    /// the outbox the ones that waited behind others of their tenant, where nothing finds them quickly.
+    /// It was cancelled: while it ran, or before. Cancelled jobs that are not told of: those that
+    /// were asked to stop and whose attempt failed, or whose worker died, before they did; and of
+    /// those enqueued without the outbox the ones that waited behind others of their tenant, where
+    /// nothing finds them quickly.
     Cancelled,
 }
 
@@ -83,8 +87,8 @@ pub struct HistoryEntry {
     pub tenant_id: Option<TenantId>,
     /// How it ended.
     pub outcome: Ended,
-    /// Attempts that it took. Not known, and 0, where it was cancelled while it waited behind others of its
-    /// tenant.
+    /// Attempts that it took. Not known, and 0, where it was cancelled while it waited behind
+    /// others of its tenant.
     pub attempts: u32,
     /// When it was staged or enqueued.
     pub enqueued_at: DateTime,
@@ -109,7 +113,13 @@ impl Record for HistoryEntry {
 impl PlatformOwned for HistoryEntry {}
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: HistoryEntry::COLLECTION, name: "job_history_expiry", keys: &[("expires_at", 1)], unique: false, ttl: true },
+    IndexPlan {
+        collection: HistoryEntry::COLLECTION,
+        name: "job_history_expiry",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
     IndexPlan {
         collection: HistoryEntry::COLLECTION,
         name: "job_history_finished",
@@ -175,9 +185,17 @@ impl HistoryEntry {
     }
 
     /// The entry of a job that is settled at `now`.
-    pub(crate) fn new(queue: Queue, envelope: &Envelope, end: End<'_>, now: DateTime, ttl: Duration) -> Self {
+    pub(crate) fn new(
+        queue: Queue,
+        envelope: &Envelope,
+        end: End<'_>,
+        now: DateTime,
+        ttl: Duration,
+    ) -> Self {
         let End { outcome, ran, error } = end;
-        let took = |ran: &Ran| ran.ended_at.timestamp_millis().saturating_sub(ran.started_at.timestamp_millis());
+        let took = |ran: &Ran| {
+            ran.ended_at.timestamp_millis().saturating_sub(ran.started_at.timestamp_millis())
+        };
         Self {
             id: envelope.id,
             queue: queue.name().to_owned(),
@@ -196,9 +214,17 @@ impl HistoryEntry {
     }
 
     /// The entry of a job that was cancelled while it waited for the attempt that `envelope` tells.
-    pub(crate) fn taken_out(queue: Queue, envelope: &Envelope, now: DateTime, ttl: Duration) -> Self {
+    pub(crate) fn taken_out(
+        queue: Queue,
+        envelope: &Envelope,
+        now: DateTime,
+        ttl: Duration,
+    ) -> Self {
         let end = End { outcome: Ended::Cancelled, ran: None, error: None };
-        Self { attempts: envelope.attempt.saturating_sub(1), ..Self::new(queue, envelope, end, now, ttl) }
+        Self {
+            attempts: envelope.attempt.saturating_sub(1),
+            ..Self::new(queue, envelope, end, now, ttl)
+        }
     }
 }
 
@@ -221,7 +247,8 @@ async fn write_when_reachable(store: &Store, entries: &[HistoryEntry]) -> Result
     let mut failures = 0;
     loop {
         match store.records::<HistoryEntry>(PlatformScope).put_all(entries).await {
-            // Settled by two workers at the same moment: the next try finds the other's entry there.
+            // Settled by two workers at the same moment: the next try finds the other's entry
+            // there.
             Err(error) if error.is_outage() || matches!(error, DbError::Duplicate(_)) => {
                 failures += 1;
                 tracing::warn!(%error, failures, "history_not_written");
@@ -262,7 +289,8 @@ pub struct HistoryFilter {
     pub outcome: Option<Ended>,
     /// That ended before this.
     pub before: Option<DateTime>,
-    /// That a listing gives after this: the last one of a page ([`HistoryEntry::cursor`]) leads to the next.
+    /// That a listing gives after this: the last one of a page ([`HistoryEntry::cursor`]) leads to
+    /// the next.
     pub after: Option<HistoryCursor>,
 }
 
@@ -300,7 +328,11 @@ impl Jobs {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn history(&self, filter: &HistoryFilter, limit: u32) -> Result<Vec<HistoryEntry>, DbError> {
+    pub async fn history(
+        &self,
+        filter: &HistoryFilter,
+        limit: u32,
+    ) -> Result<Vec<HistoryEntry>, DbError> {
         self.list_history(filter.document(self.store().ambient().now()), limit).await
     }
 
@@ -308,15 +340,25 @@ impl Jobs {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn history_within(&self, scope: TenantScope, filter: &HistoryFilter, limit: u32) -> Result<Vec<HistoryEntry>, DbError> {
+    pub async fn history_within(
+        &self,
+        scope: TenantScope,
+        filter: &HistoryFilter,
+        limit: u32,
+    ) -> Result<Vec<HistoryEntry>, DbError> {
         // As a conjunction, so that a filter for another tenant does not give this one's.
         let own = doc! { "tenant_id": scope.tenant_id() };
         let filter = filter.document(self.store().ambient().now());
         self.list_history(doc! { "$and": [own, filter] }, limit).await
     }
 
-    /// Some jobs belong to no tenant, hence the platform's scope; a tenant's filter keeps to its own.
-    async fn list_history(&self, filter: Document, limit: u32) -> Result<Vec<HistoryEntry>, DbError> {
+    /// Some jobs belong to no tenant, hence the platform's scope; a tenant's filter keeps to its
+    /// own.
+    async fn list_history(
+        &self,
+        filter: Document,
+        limit: u32,
+    ) -> Result<Vec<HistoryEntry>, DbError> {
         let newest_first = doc! { "finished_at": -1, "_id": -1 };
         // MongoDB takes a limit of zero for none.
         let limit = i64::from(limit.clamp(1, ENTRIES_MAX));

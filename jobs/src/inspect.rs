@@ -1,7 +1,8 @@
-//! What an operator sees: how queues stand, which jobs are where, and everything that is known of one.
+//! What an operator sees: how queues stand, which jobs are where, and everything that is known of
+//! one.
 //!
-//! Looking changes nothing and holds nothing up: listings are read in bounded pages, each from where the
-//! last one ended, while the queue goes on.
+//! Looking changes nothing and holds nothing up: listings are read in bounded pages, each from
+//! where the last one ended, while the queue goes on.
 
 mod times;
 mod view;
@@ -51,8 +52,8 @@ impl From<&PlaceCursor> for Cursor {
 /// A page of a listing.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Page {
-    /// Those that the filter admits. May be none although there are more: a page looks at a bounded number
-    /// of jobs.
+    /// Those that the filter admits. May be none although there are more: a page looks at a bounded
+    /// number of jobs.
     pub jobs: Vec<JobView>,
     /// Where the next page begins; none after the last one.
     pub next: Option<Cursor>,
@@ -111,7 +112,10 @@ impl Jobs {
         let stats = self.broker().stats(queue).await?;
         Ok(QueueView {
             queue,
-            paused: paused.map(|pause| Paused { since: pause.paused_at.timestamp_millis(), reason: pause.reason }),
+            paused: paused.map(|pause| Paused {
+                since: pause.paused_at.timestamp_millis(),
+                reason: pause.reason,
+            }),
             ready: stats.ready,
             running: stats.running,
             held: stats.held,
@@ -134,9 +138,9 @@ impl Jobs {
         })
     }
 
-    /// A page of the jobs of `queue` that are in `state` and that `filter` admits, `limit` of them and
-    /// [`PAGE_MAX`] at most: ready and running ones in their order, held ones by tenant, delayed ones by
-    /// when they are due, dead letters newest first.
+    /// A page of the jobs of `queue` that are in `state` and that `filter` admits, `limit` of them
+    /// and [`PAGE_MAX`] at most: ready and running ones in their order, held ones by tenant,
+    /// delayed ones by when they are due, dead letters newest first.
     ///
     /// # Errors
     /// See [`SteerError`].
@@ -171,8 +175,14 @@ impl Jobs {
         Ok(page)
     }
 
-    /// One step of a listing: jobs, each with where one goes on after it, and where the next step begins.
-    async fn chunk(&self, queue: Queue, state: JobState, after: Option<&PlaceCursor>) -> Result<Step, SteerError> {
+    /// One step of a listing: jobs, each with where one goes on after it, and where the next step
+    /// begins.
+    async fn chunk(
+        &self,
+        queue: Queue,
+        state: JobState,
+        after: Option<&PlaceCursor>,
+    ) -> Result<Step, SteerError> {
         let broker = self.broker();
         let chunk = match state {
             JobState::Staged => return self.staged(queue, after).await,
@@ -196,17 +206,23 @@ impl Jobs {
             filter.insert("_id", doc! { "$gt": *id });
         }
         let limit = i64::try_from(CHUNK).unwrap_or(i64::MAX);
-        let rows = self.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await?;
+        let rows = self
+            .store()
+            .records::<OutboxRow>(PlatformScope)
+            .list(filter, doc! { "_id": 1 }, limit)
+            .await?;
         let next = rows.last().filter(|_| rows.len() == CHUNK).map(|row| PlaceCursor::Row(row.id));
         let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
-        let places = if ids.is_empty() { Vec::new() } else { self.broker().places(queue, &ids).await? };
+        let places =
+            if ids.is_empty() { Vec::new() } else { self.broker().places(queue, &ids).await? };
         let unknown = rows.iter().zip(places).filter(|(_, place)| place.is_none());
-        let jobs = unknown.map(|(row, _)| Ok((JobView::of_row(queue, row)?, PlaceCursor::Row(row.id))));
+        let jobs =
+            unknown.map(|(row, _)| Ok((JobView::of_row(queue, row)?, PlaceCursor::Row(row.id))));
         Ok((jobs.collect::<Result<_, serde_json::Error>>()?, next))
     }
 
-    /// The job of this id with everything that is known of it, wherever it is; none when it has ended or
-    /// never was.
+    /// The job of this id with everything that is known of it, wherever it is; none when it has
+    /// ended or never was.
     ///
     /// # Errors
     /// See [`SteerError`].
@@ -220,7 +236,9 @@ impl Jobs {
             // Not in Redis, or just on its way from one place to another.
             let rows = self.store().records::<OutboxRow>(PlatformScope);
             let Some(row) = rows.find(doc! { "_id": id }).await? else { continue };
-            let queue = row.queue().ok_or_else(|| SteerError::ForeignQueue { job: id, queue: row.queue.clone() })?;
+            let queue = row
+                .queue()
+                .ok_or_else(|| SteerError::ForeignQueue { job: id, queue: row.queue.clone() })?;
             if self.broker().look(queue, id).await?.is_none() {
                 return Ok(Some(JobView::of_row(queue, &row)?));
             }

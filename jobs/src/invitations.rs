@@ -162,7 +162,12 @@ pub(crate) async fn invite_on_request(
             Ok(Answered::Invited)
         }
         Request::GrantedBefore(before) => {
-            stage(txn, Some(before.tenant_id), &SendInvitation { invitation: before.id, link: before.link }).await?;
+            stage(
+                txn,
+                Some(before.tenant_id),
+                &SendInvitation { invitation: before.id, link: before.link },
+            )
+            .await?;
             Ok(Answered::InvitedBefore)
         }
         Request::FormerMember | Request::TenantSuspended => Ok(Answered::Refused),
@@ -170,7 +175,11 @@ pub(crate) async fn invite_on_request(
 }
 
 /// Stages the mail with the link, and the one that reminds of it.
-async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration) -> Result<(), DbError> {
+async fn stage_mails(
+    txn: &mut Txn,
+    invitation: &Invitation,
+    reminder: Duration,
+) -> Result<(), DbError> {
     let (tenant, id, link) = (Some(invitation.tenant_id), invitation.id, invitation.link);
     stage(txn, tenant, &SendInvitation { invitation: id, link }).await?;
     if let Some(due) = reminder_at(invitation.sent_at, invitation.expires_at, reminder) {
@@ -179,7 +188,8 @@ async fn stage_mails(txn: &mut Txn, invitation: &Invitation, reminder: Duration)
     Ok(())
 }
 
-/// When to remind of what is good from `sent_at` to `expires_at`; not at all when that would be at once.
+/// When to remind of what is good from `sent_at` to `expires_at`; not at all when that would be at
+/// once.
 fn reminder_at(sent_at: DateTime, expires_at: DateTime, reminder: Duration) -> Option<DateTime> {
     let wait = between(sent_at, expires_at).checked_sub(reminder)?;
     (!wait.is_zero()).then(|| later(sent_at, wait))
@@ -227,7 +237,9 @@ impl Change for InviteSome<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         let InviteChunk { list, from } = self.chunk;
-        let Some(list) = InvitationList::within(txn, self.scope, list).await? else { return Ok(()) };
+        let Some(list) = InvitationList::within(txn, self.scope, list).await? else {
+            return Ok(());
+        };
         let inviting = Inviting::begin(txn, self.key, list.actor(), self.conditions.terms).await?;
         for invitation in list.invite(txn, &inviting, from..from + CHUNK_LINES).await? {
             stage_mails(txn, &invitation, self.conditions.reminder).await?;
@@ -264,9 +276,16 @@ mod tests {
     #[test]
     fn whoever_is_invited_for_long_is_reminded_in_time() {
         let at = |sent, expires, reminder| {
-            let due = reminder_at(DateTime::from_millis(sent), DateTime::from_millis(expires), Duration::from_millis(reminder));
+            let due = reminder_at(
+                DateTime::from_millis(sent),
+                DateTime::from_millis(expires),
+                Duration::from_millis(reminder),
+            );
             due.map(DateTime::timestamp_millis)
         };
-        assert_eq!([at(0, 10, 3), at(5, 10, 4), at(0, 10, 10), at(0, 10, 11)], [Some(7), Some(6), None, None]);
+        assert_eq!(
+            [at(0, 10, 3), at(5, 10, 4), at(0, 10, 10), at(0, 10, 11)],
+            [Some(7), Some(6), None, None]
+        );
     }
 }

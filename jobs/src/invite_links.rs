@@ -21,15 +21,16 @@ use crate::{
     stage,
 };
 
-/// Invites whoever followed an invite link. Staged whether or not they are a member or invited already, so that following
-/// one with another's address tells nothing.
+/// Invites whoever followed an invite link. Staged whether or not they are a member or invited
+/// already, so that following one with another's address tells nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteByLink {
     /// The link.
     pub link: InviteLinkId,
     /// The address they gave.
     pub address: Addressee,
-    /// Its pseudonym: for a while after it was asked for, the address is not mailed again by the tenant's links.
+    /// Its pseudonym: for a while after it was asked for, the address is not mailed again by the
+    /// tenant's links.
     pub digest: AddressDigest,
     /// For how long, in milliseconds.
     pub cooldown_ms: u64,
@@ -40,7 +41,10 @@ impl Job for InviteByLink {
     const QUEUE: Queue = Queue::Email;
 
     fn unique(&self) -> Option<Unique> {
-        Some(Unique { key: self.digest.as_str().to_owned(), window: Window::For(Duration::from_millis(self.cooldown_ms)) })
+        Some(Unique {
+            key: self.digest.as_str().to_owned(),
+            window: Window::For(Duration::from_millis(self.cooldown_ms)),
+        })
     }
 }
 
@@ -55,10 +59,18 @@ impl FollowInviteLink {
     ///
     /// # Errors
     /// When the cipher refuses, which a healthy system does not do.
-    pub fn new(key: &MasterKey, link: &InviteLink, email: &Email, cooldown: Duration) -> Result<Self, SealError> {
+    pub fn new(
+        key: &MasterKey,
+        link: &InviteLink,
+        email: &Email,
+        cooldown: Duration,
+    ) -> Result<Self, SealError> {
         let (address, digest) = (Addressee::seal(key, email)?, AddressDigest::of(key, email));
         let cooldown_ms = u64::try_from(millis_of(cooldown)).unwrap_or_default();
-        Ok(Self { tenant: link.tenant_id, job: InviteByLink { link: link.id, address, digest, cooldown_ms } })
+        Ok(Self {
+            tenant: link.tenant_id,
+            job: InviteByLink { link: link.id, address, digest, cooldown_ms },
+        })
     }
 }
 
@@ -91,10 +103,14 @@ impl Change for InviteFollower<'_> {
     type Error = InviteError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<Answered>, InviteError> {
-        let Some(link) = InviteLink::within(txn, self.scope, self.link).await? else { return Ok(None) };
+        let Some(link) = InviteLink::within(txn, self.scope, self.link).await? else {
+            return Ok(None);
+        };
         if !link.is_for(self.email) {
             return Err(InviteError::DomainNotAllowed);
         }
-        invite_on_request(txn, self.key, link.actor(), self.email, link.role, self.conditions).await.map(Some)
+        invite_on_request(txn, self.key, link.actor(), self.email, link.role, self.conditions)
+            .await
+            .map(Some)
     }
 }

@@ -74,7 +74,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The longest one attempt may take; then it counts as failed and is tried again.
     const TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// What it is unique by, if anything: while it holds that key, others with the same are dropped.
+    /// What it is unique by, if anything: while it holds that key, others with the same are
+    /// dropped.
     fn unique(&self) -> Option<Unique> {
         None
     }

@@ -47,7 +47,8 @@ pub use drain::Drain;
 pub use envelope::{Envelope, Failure, PAYLOAD_BYTES_MAX};
 pub use handover::{EnqueueError, Jobs};
 pub use inspect::{
-    Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails, QueueView, Standing, UnknownState,
+    Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails,
+    QueueView, Standing, UnknownState,
 };
 pub use job::{BoxError, Job, JobError, Queue, UnknownQueue};
 pub use outbox::{stage, stage_at};
@@ -63,15 +64,35 @@ use common::db::{Migration, Plan};
 /// The migrations of this crate's collections; they share one count with [`common::MIGRATIONS`].
 const OWN_MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
-    Migration { version: 9, name: "outbox validator", plan: Plan::Validators(&[outbox::VALIDATOR]) },
-    Migration { version: 10, name: "queue pauses", plan: Plan::Validators(&[queue::PAUSE_VALIDATOR]) },
+    Migration {
+        version: 9,
+        name: "outbox validator",
+        plan: Plan::Validators(&[outbox::VALIDATOR]),
+    },
+    Migration {
+        version: 10,
+        name: "queue pauses",
+        plan: Plan::Validators(&[queue::PAUSE_VALIDATOR]),
+    },
     Migration { version: 11, name: "job batches", plan: Plan::Indexes(batches::INDEXES) },
-    Migration { version: 12, name: "job batches validator", plan: Plan::Validators(&[batches::VALIDATOR]) },
+    Migration {
+        version: 12,
+        name: "job batches validator",
+        plan: Plan::Validators(&[batches::VALIDATOR]),
+    },
     Migration { version: 13, name: "job history", plan: Plan::Indexes(history::INDEXES) },
-    Migration { version: 14, name: "job history validator", plan: Plan::Validators(&[history::VALIDATOR]) },
+    Migration {
+        version: 14,
+        name: "job history validator",
+        plan: Plan::Validators(&[history::VALIDATOR]),
+    },
     Migration { version: 15, name: "schedules", plan: Plan::Validators(&[schedules::VALIDATOR]) },
     Migration { version: 16, name: "outbox by queue", plan: Plan::Indexes(outbox::QUEUE_INDEXES) },
-    Migration { version: 17, name: "job batches by completion", plan: Plan::Indexes(batches::LIST_INDEXES) },
+    Migration {
+        version: 17,
+        name: "job batches by completion",
+        plan: Plan::Indexes(batches::LIST_INDEXES),
+    },
 ];
 
 /// Every migration there is, in order: what `api migrate` applies and every process checks.

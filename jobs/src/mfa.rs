@@ -50,12 +50,17 @@ impl<C: Change> Change for Told<C> {
     }
 }
 
-async fn tell(txn: &mut Txn, tenant: Option<TenantId>, user: UserId, change: MfaChange) -> Result<(), DbError> {
+async fn tell(
+    txn: &mut Txn,
+    tenant: Option<TenantId>,
+    user: UserId,
+    change: MfaChange,
+) -> Result<(), DbError> {
     stage(txn, tenant, &SendMfaChanged { user, change }).await.map(drop)
 }
 
-/// A second factor is shown: as [`Answer`], and the person is told of a sign-in from somewhere new and of a
-/// recovery code that was used.
+/// A second factor is shown: as [`Answer`], and the person is told of a sign-in from somewhere new
+/// and of a recovery code that was used.
 pub struct AnswerChallenge<'a>(pub Answer<'a>);
 
 impl Change for AnswerChallenge<'_> {
@@ -68,7 +73,12 @@ impl Change for AnswerChallenge<'_> {
             Outcome::Wrong => return Ok(outcome),
             Outcome::Begun(begun, changed) => {
                 if begun.is_new_place {
-                    stage(txn, Some(begun.session.tenant_id), &SendNewSignIn { session: begun.session.id }).await?;
+                    stage(
+                        txn,
+                        Some(begun.session.tenant_id),
+                        &SendNewSignIn { session: begun.session.id },
+                    )
+                    .await?;
                 }
                 (&begun.session, changed)
             }

@@ -6,7 +6,10 @@
 
 use common::{
     ambient::Ambient,
-    db::{DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, schema, schema::Validator},
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, schema,
+        schema::Validator,
+    },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
 };
@@ -14,7 +17,10 @@ use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates, queue::Broker, unique::UniqueKey};
+use crate::{
+    Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates,
+    queue::Broker, unique::UniqueKey,
+};
 
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,11 +117,14 @@ impl RowState {
         if !envelope.staged {
             return Ok(Self::Waiting);
         }
-        let row = store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": envelope.id }).await?;
+        let row =
+            store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": envelope.id }).await?;
         Ok(match row {
             None => Self::Gone,
             Some(row) if row.dead_at.is_none() => Self::Waiting,
-            Some(row) => Self::Dead(row.failures.last().map(|failure| failure.error.clone()).unwrap_or_default()),
+            Some(row) => Self::Dead(
+                row.failures.last().map(|failure| failure.error.clone()).unwrap_or_default(),
+            ),
         })
     }
 }
@@ -127,7 +136,11 @@ pub(crate) struct Staged(pub(crate) OutboxRow);
 ///
 /// # Errors
 /// When the store fails.
-pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> Result<JobId, DbError> {
+pub async fn stage<J: Job>(
+    txn: &mut Txn,
+    tenant: Option<TenantId>,
+    job: &J,
+) -> Result<JobId, DbError> {
     let row = OutboxRow::of(txn.ambient(), tenant, job)?;
     stage_row(txn, row).await
 }
@@ -136,7 +149,12 @@ pub async fn stage<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J) -> 
 ///
 /// # Errors
 /// When the store fails.
-pub async fn stage_at<J: Job>(txn: &mut Txn, tenant: Option<TenantId>, job: &J, due: DateTime) -> Result<JobId, DbError> {
+pub async fn stage_at<J: Job>(
+    txn: &mut Txn,
+    tenant: Option<TenantId>,
+    job: &J,
+    due: DateTime,
+) -> Result<JobId, DbError> {
     let row = OutboxRow { due_at: Some(due), ..OutboxRow::of(txn.ambient(), tenant, job)? };
     stage_row(txn, row).await
 }
@@ -160,11 +178,15 @@ pub(crate) fn note(txn: &mut Txn, row: OutboxRow) {
 /// # Errors
 /// When the store fails; what was done until then stays done.
 pub(crate) async fn remove_rows(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
-    if remove_alone(store, ids).await? { Ok(Vec::new()) } else { batches::remove_members(store, ids).await }
+    if remove_alone(store, ids).await? {
+        Ok(Vec::new())
+    } else {
+        batches::remove_members(store, ids).await
+    }
 }
 
-/// As [`remove_rows`] of those that belong to no batch; tells whether that was all of them. If not, the
-/// rest is gone already or belongs to a batch.
+/// As [`remove_rows`] of those that belong to no batch; tells whether that was all of them. If not,
+/// the rest is gone already or belongs to a batch.
 pub(crate) async fn remove_alone(store: &Store, ids: &[JobId]) -> Result<bool, DbError> {
     if ids.is_empty() {
         return Ok(true);
@@ -180,8 +202,14 @@ pub(crate) async fn remove_alone(store: &Store, ids: &[JobId]) -> Result<bool, D
 ///
 /// # Errors
 /// When the store fails.
-pub(crate) async fn mark_dead(store: &Store, id: JobId, died_at: DateTime, failures: &[Failure]) -> Result<Option<OutboxRow>, DbError> {
-    let failures = bson::serialize_to_bson(failures).map_err(|error| DbError::Shape(error.to_string()))?;
+pub(crate) async fn mark_dead(
+    store: &Store,
+    id: JobId,
+    died_at: DateTime,
+    failures: &[Failure],
+) -> Result<Option<OutboxRow>, DbError> {
+    let failures =
+        bson::serialize_to_bson(failures).map_err(|error| DbError::Shape(error.to_string()))?;
     let update = doc! { "$set": { "dead_at": died_at, "failures": failures } };
     let filter = doc! { "_id": id, "dead_at": null, "batch_id": null };
     if store.records::<OutboxRow>(PlatformScope).update(filter, update.clone()).await? {
@@ -198,10 +226,16 @@ pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<(), DbEr
     if ids.is_empty() {
         return Ok(());
     }
-    let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": { "$ne": null }, "batch_id": null };
+    let filter =
+        doc! { "_id": { "$in": ids.to_vec() }, "dead_at": { "$ne": null }, "batch_id": null };
     let update = doc! { "$set": { "dead_at": null, "handed_at": null } };
-    let revived = store.records::<OutboxRow>(PlatformScope).update_all(filter, update.clone()).await?;
-    if revived == ids.len() as u64 { Ok(()) } else { batches::revive_members(store, ids, &update).await }
+    let revived =
+        store.records::<OutboxRow>(PlatformScope).update_all(filter, update.clone()).await?;
+    if revived == ids.len() as u64 {
+        Ok(())
+    } else {
+        batches::revive_members(store, ids, &update).await
+    }
 }
 
 impl OutboxRow {
@@ -209,8 +243,13 @@ impl OutboxRow {
     ///
     /// # Errors
     /// When the job cannot be written as JSON.
-    pub(crate) fn of<J: Job>(ambient: &Ambient, tenant: Option<TenantId>, job: &J) -> Result<Self, DbError> {
-        let payload = payload_of(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
+    pub(crate) fn of<J: Job>(
+        ambient: &Ambient,
+        tenant: Option<TenantId>,
+        job: &J,
+    ) -> Result<Self, DbError> {
+        let payload =
+            payload_of(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
         Ok(Self {
             id: ambient.id(),
             queue: J::QUEUE.name().to_owned(),
@@ -258,13 +297,19 @@ impl OutboxRow {
     }
 }
 
-/// Removes the rows of jobs that were dropped because another holds what they are unique by, once Redis takes none of them any
-/// more: one that came in after its row was gone would keep others from running, and perhaps not run itself.
+/// Removes the rows of jobs that were dropped because another holds what they are unique by, once
+/// Redis takes none of them any more: one that came in after its row was gone would keep others
+/// from running, and perhaps not run itself.
 ///
 /// # Errors
-/// When the store fails, or Redis does. The relay hands the jobs over again: at once where Redis did not remember them, and once
-/// that is forgotten where it did; then such a job runs once more.
-pub(crate) async fn forget_duplicates(store: &Store, broker: &Broker, queue: Queue, ids: &[JobId]) -> Result<(), ForgetError> {
+/// When the store fails, or Redis does. The relay hands the jobs over again: at once where Redis
+/// did not remember them, and once that is forgotten where it did; then such a job runs once more.
+pub(crate) async fn forget_duplicates(
+    store: &Store,
+    broker: &Broker,
+    queue: Queue,
+    ids: &[JobId],
+) -> Result<(), ForgetError> {
     let dropped = broker.drop_for_good(queue, ids).await?;
     if dropped.is_empty() {
         return Ok(());

@@ -76,7 +76,12 @@ impl Change for Accept {
     async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
         let offer = self.0.apply(txn).await?;
         for party in Party::ALL {
-            stage(txn, Some(offer.tenant_id), &SendOwnershipTransferred { from: offer.from, to: offer.to, party }).await?;
+            stage(
+                txn,
+                Some(offer.tenant_id),
+                &SendOwnershipTransferred { from: offer.from, to: offer.to, party },
+            )
+            .await?;
         }
         Ok(offer)
     }

@@ -76,7 +76,8 @@ impl Change for Reset {
     }
 }
 
-/// The password is changed by who is signed in: as [`ChangePassword`], and the account's owner is told.
+/// The password is changed by who is signed in: as [`ChangePassword`], and the account's owner is
+/// told.
 pub struct ChangeOwn(pub ChangePassword);
 
 impl Change for ChangeOwn {
@@ -85,7 +86,12 @@ impl Change for ChangeOwn {
 
     async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
         let Some(user) = self.0.apply(txn).await? else { return Ok(false) };
-        stage(txn, Some(self.0.tenant), &SendPasswordChanged { user: user.id, by: ChangedBy::Owner }).await?;
+        stage(
+            txn,
+            Some(self.0.tenant),
+            &SendPasswordChanged { user: user.id, by: ChangedBy::Owner },
+        )
+        .await?;
         Ok(true)
     }
 }

@@ -1,10 +1,10 @@
 //! Progress: how far a job says that it is, for whoever waits for it.
 //!
 //! Kept in Redis and not in MongoDB: it changes every second, means something only while the job is
-//! under way, and losing it loses nothing. Every job has a key of its own that expires by itself, so
-//! that nothing is left behind whatever ends; no script touches it, so it may lie in any slot of a
-//! cluster. It stays while a failed attempt waits for the next one, which then tells anew, and goes
-//! when the job is done or dead.
+//! under way, and losing it loses nothing. Every job has a key of its own that expires by itself,
+//! so that nothing is left behind whatever ends; no script touches it, so it may lie in any slot of
+//! a cluster. It stays while a failed attempt waits for the next one, which then tells anew, and
+//! goes when the job is done or dead.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -24,7 +24,8 @@ use crate::{
 
 /// The shortest time between two writes of one job; of what is reported within it, the last counts.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a report stands unless the job ends: longer than the waits between attempts usually are.
+/// How long a report stands unless the job ends: longer than the waits between attempts usually
+/// are.
 const TTL: Duration = Duration::from_hours(1);
 
 /// How far a job is.
@@ -60,16 +61,23 @@ impl Jobs {
     /// See [`ProgressError`].
     pub async fn progress(&self, job: JobId) -> Result<Option<Progress>, ProgressError> {
         let mut command = redis::cmd("GET");
-        let found: Option<Vec<u8>> = command.arg(key(self.broker(), job)).query_async(&mut self.broker().connections().shared()).await?;
+        let found: Option<Vec<u8>> = command
+            .arg(key(self.broker(), job))
+            .query_async(&mut self.broker().connections().shared())
+            .await?;
         Ok(found.map(|json| serde_json::from_slice(&json)).transpose()?)
     }
 
-    /// As [`Jobs::progress`], of the jobs that are done for `scope`'s tenant: any other is as if it were not
-    /// there, and so is progress that does not tell whose it is.
+    /// As [`Jobs::progress`], of the jobs that are done for `scope`'s tenant: any other is as if it
+    /// were not there, and so is progress that does not tell whose it is.
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn progress_within(&self, scope: TenantScope, job: JobId) -> Result<Option<Progress>, ProgressError> {
+    pub async fn progress_within(
+        &self,
+        scope: TenantScope,
+        job: JobId,
+    ) -> Result<Option<Progress>, ProgressError> {
         match self.progress(job).await {
             Ok(found) => Ok(found.filter(|progress| progress.tenant == Some(scope.tenant_id()))),
             // An error would tell a stranger that there is such a job.
@@ -84,7 +92,12 @@ fn key(broker: &Broker, job: JobId) -> String {
 }
 
 /// Does `work`, an attempt of `envelope`'s job, and meanwhile writes what it reports.
-pub(crate) async fn written_during<F: Future>(jobs: &Jobs, envelope: &Envelope, report: &Report, work: F) -> F::Output {
+pub(crate) async fn written_during<F: Future>(
+    jobs: &Jobs,
+    envelope: &Envelope,
+    report: &Report,
+    work: F,
+) -> F::Output {
     tokio::select! {
         biased;
         ended = work => ended,
@@ -112,13 +125,17 @@ async fn set(broker: &Broker, job: JobId, progress: &Progress) -> Result<(), Pro
     Ok(command.query_async(&mut broker.connections().shared()).await?)
 }
 
-/// Removes what a job reported that has ended. One whose only attempt reported nothing costs nothing.
+/// Removes what a job reported that has ended. One whose only attempt reported nothing costs
+/// nothing.
 pub(crate) async fn forget(broker: &Broker, envelope: &Envelope, report: &Report) {
     let is_first = envelope.attempt == 1 && !envelope.redelivered;
     if is_first && !report.has_stepped() {
         return;
     }
-    let removed: RedisResult<()> = redis::cmd("UNLINK").arg(key(broker, envelope.id)).query_async(&mut broker.connections().shared()).await;
+    let removed: RedisResult<()> = redis::cmd("UNLINK")
+        .arg(key(broker, envelope.id))
+        .query_async(&mut broker.connections().shared())
+        .await;
     if let Err(error) = removed {
         tracing::debug!(%error, "progress_left_to_expire");
     }

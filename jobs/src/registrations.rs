@@ -60,7 +60,8 @@ impl Change for Register<'_> {
     }
 }
 
-/// An address is verified: as [`Verify`], and its person is invited to the tenant that is open to its domain, if one is.
+/// An address is verified: as [`Verify`], and its person is invited to the tenant that is open to
+/// its domain, if one is.
 pub struct VerifyAddress {
     /// What is verified.
     pub verify: Verify,
@@ -75,7 +76,9 @@ impl Change for VerifyAddress {
     async fn apply(&self, txn: &mut Txn) -> Result<(), VerifyError> {
         let user = self.verify.apply(txn).await?;
         if let Some(domain) = TenantDomain::open_within(txn, &user.email).await? {
-            AskByDomain { tenant: domain.tenant_id, user: user.id, cooldown: self.cooldown }.apply(txn).await?;
+            AskByDomain { tenant: domain.tenant_id, user: user.id, cooldown: self.cooldown }
+                .apply(txn)
+                .await?;
         }
         Ok(())
     }

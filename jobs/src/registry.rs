@@ -48,8 +48,8 @@ pub struct Running<C> {
 }
 
 impl<C> Running<C> {
-    /// Tells how far the job is: so much `done` of `total` (zero when that is not known), and what it
-    /// is at. Cheap, as often as one likes: at most once a second the last is written for
+    /// Tells how far the job is: so much `done` of `total` (zero when that is not known), and what
+    /// it is at. Cheap, as often as one likes: at most once a second the last is written for
     /// [`Jobs::progress`] to show. What is told within the last second of the job may never be.
     pub fn progress(&self, done: u64, total: u64, note: &str) {
         self.report.set_step(done, total, note);
@@ -66,7 +66,8 @@ impl<C> Running<C> {
 }
 
 /// Decodes a payload and runs its handler.
-type Run = dyn Fn(&Envelope, &Arc<Report>) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
+type Run =
+    dyn Fn(&Envelope, &Arc<Report>) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
 
 /// One kind's row in the table.
 #[derive(Clone)]
@@ -108,13 +109,24 @@ impl<C: Send + Sync + 'static> Registry<C> {
         let app = Arc::clone(&self.app);
         let run = move |envelope: &Envelope, report: &Arc<Report>| {
             let (app, report) = (Arc::clone(&app), Arc::clone(report));
-            let running = Running { id: envelope.id, attempt: envelope.attempt, tenant: envelope.tenant, app, report };
+            let running = Running {
+                id: envelope.id,
+                attempt: envelope.attempt,
+                tenant: envelope.tenant,
+                app,
+                report,
+            };
             match envelope.job::<J>() {
                 Ok(job) => handler(job, running).boxed(),
                 Err(error) => std::future::ready(Err(JobError::fail(error))).boxed(),
             }
         };
-        let row = Handler { version: J::VERSION, attempts_max: J::MAX_ATTEMPTS, timeout: J::TIMEOUT, run: Arc::new(run) };
+        let row = Handler {
+            version: J::VERSION,
+            attempts_max: J::MAX_ATTEMPTS,
+            timeout: J::TIMEOUT,
+            run: Arc::new(run),
+        };
         let before = self.handlers.insert(J::KIND, row);
         assert!(before.is_none(), "two handlers for jobs of kind {}", J::KIND);
         self
@@ -122,7 +134,11 @@ impl<C: Send + Sync + 'static> Registry<C> {
 
     /// The service that `apalis` calls for every job.
     pub fn dispatch(&self, jobs: &Jobs, drain: &Drain) -> Dispatch {
-        Dispatch { handlers: Arc::new(self.handlers.clone()), jobs: jobs.clone(), drain: drain.clone() }
+        Dispatch {
+            handlers: Arc::new(self.handlers.clone()),
+            jobs: jobs.clone(),
+            drain: drain.clone(),
+        }
     }
 }
 
@@ -153,7 +169,10 @@ impl Dispatch {
     async fn run(self, delivery: Delivery) -> Verdict {
         let envelope = delivery.envelope;
         let queue = delivery.queue.name();
-        let handler = self.handlers.get(envelope.kind.as_str()).filter(|handler| envelope.version <= handler.version);
+        let handler = self
+            .handlers
+            .get(envelope.kind.as_str())
+            .filter(|handler| envelope.version <= handler.version);
         let Some(handler) = handler else {
             tracing::warn!(job = %envelope.id, kind = envelope.kind, version = envelope.version, "job_parked");
             metrics::JOBS_FINISHED.with_label_values(&[queue, "unknown", "parked"]).inc();
@@ -172,9 +191,9 @@ impl Dispatch {
         let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, ambient);
         let labels = [queue, envelope.kind.as_str()];
         let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
-        metrics::JOBS_WAIT
-            .with_label_values(&labels)
-            .observe(Duration::from_millis(u64::try_from(waited).unwrap_or_default()).as_secs_f64());
+        metrics::JOBS_WAIT.with_label_values(&labels).observe(
+            Duration::from_millis(u64::try_from(waited).unwrap_or_default()).as_secs_f64(),
+        );
         let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
         running.inc();
         let started = Instant::now();
@@ -198,7 +217,13 @@ impl Dispatch {
         verdict
     }
 
-    async fn attempt(&self, queue: Queue, envelope: &Envelope, handler: &Handler, report: &Arc<Report>) -> Verdict {
+    async fn attempt(
+        &self,
+        queue: Queue,
+        envelope: &Envelope,
+        handler: &Handler,
+        report: &Arc<Report>,
+    ) -> Verdict {
         let failed = |error| Verdict::Failed { error, attempts_max: handler.attempts_max };
         if envelope.redelivered {
             match RowState::of(self.jobs.store(), envelope).await {
@@ -214,7 +239,8 @@ impl Dispatch {
             }
         }
         if let Some(key) = envelope.unique.as_ref().and_then(UniqueKey::held_until_start) {
-            // Before the handler reads anything: a change that it does not see gets a job of its own.
+            // Before the handler reads anything: a change that it does not see gets a job of its
+            // own.
             if let Err(error) = self.jobs.broker().release(queue, key, envelope.id).await {
                 tracing::warn!(%error, "unique_key_not_released");
                 return Verdict::Unclear;
@@ -228,8 +254,14 @@ impl Dispatch {
         match ended {
             Ok(Ok(Ok(()))) => Verdict::Done { result: report.take_result() },
             Ok(Ok(Err(error))) => failed(error),
-            Ok(Err(panic)) => failed(JobError::retry(format!("the handler panicked: {}", panic_text(panic.as_ref())))),
-            Err(_) => failed(JobError::retry(format!("the handler took longer than {:?}", handler.timeout))),
+            Ok(Err(panic)) => failed(JobError::retry(format!(
+                "the handler panicked: {}",
+                panic_text(panic.as_ref())
+            ))),
+            Err(_) => failed(JobError::retry(format!(
+                "the handler took longer than {:?}",
+                handler.timeout
+            ))),
         }
     }
 }
@@ -237,7 +269,10 @@ impl Dispatch {
 /// Whether the job will not run again.
 const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
     match verdict {
-        Verdict::Done { .. } | Verdict::Skipped | Verdict::Cancelled | Verdict::Failed { error: JobError::Fail(_), .. } => true,
+        Verdict::Done { .. }
+        | Verdict::Skipped
+        | Verdict::Cancelled
+        | Verdict::Failed { error: JobError::Fail(_), .. } => true,
         Verdict::Failed { attempts_max, .. } => envelope.attempt >= *attempts_max,
         Verdict::Parked | Verdict::Unclear | Verdict::Interrupted => false,
     }

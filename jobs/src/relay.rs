@@ -122,7 +122,9 @@ impl Relay {
             show_outbox(0, 0);
             return Ok(());
         }
-        let before = DateTime::from_millis(self.now().timestamp_millis().saturating_sub(common::ambient::millis_of(age)));
+        let before = DateTime::from_millis(
+            self.now().timestamp_millis().saturating_sub(common::ambient::millis_of(age)),
+        );
         let waiting = doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } };
         self.look_at_outbox(&waiting).await?;
         let mut outcome = Ok(());
@@ -163,7 +165,8 @@ impl Relay {
         let fresh = self.jobs.store().ambient().uuid().to_string();
         let epoch = self.jobs.broker().epoch(queue, &fresh).await.map_err(redis_of(queue))?;
         let mut after = None;
-        if let Some(compared) = self.compared.get(&queue).filter(|compared| compared.epoch == epoch) {
+        if let Some(compared) = self.compared.get(&queue).filter(|compared| compared.epoch == epoch)
+        {
             after = self.compare_page(queue, compared.after).await?;
         } else {
             tracing::info!(%queue, "redis_compared_with_outbox");
@@ -192,7 +195,11 @@ impl Relay {
     }
 
     /// Compares the page after `after`; answers its last id, or none when there is no more.
-    async fn compare_page(&self, queue: Queue, after: Option<JobId>) -> Result<Option<JobId>, RelayError> {
+    async fn compare_page(
+        &self,
+        queue: Queue,
+        after: Option<JobId>,
+    ) -> Result<Option<JobId>, RelayError> {
         let mut filter = doc! { "dead_at": null, "handed_at": { "$ne": null } };
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
@@ -202,8 +209,14 @@ impl Relay {
         let last = ids.last().copied().filter(|_| is_full(&rows));
         if !ids.is_empty() {
             let jobs: Vec<_> = rows.iter().map(|row| (row.id, row.tenant_id)).collect();
-            let present = self.jobs.broker().present(queue, &jobs).await.map_err(redis_of(queue))?;
-            let unknown: Vec<OutboxRow> = rows.into_iter().zip(present).filter(|(_, present)| !present).map(|(row, _)| row).collect();
+            let present =
+                self.jobs.broker().present(queue, &jobs).await.map_err(redis_of(queue))?;
+            let unknown: Vec<OutboxRow> = rows
+                .into_iter()
+                .zip(present)
+                .filter(|(_, present)| !present)
+                .map(|(row, _)| row)
+                .collect();
             if !unknown.is_empty() {
                 tracing::warn!(%queue, jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
                 self.hand_over(queue, &unknown, HandIn::Lost, "reconcile").await?;
@@ -212,7 +225,8 @@ impl Relay {
         Ok(last)
     }
 
-    /// Puts back the dead letters of staged jobs that Redis lost, newest first, for as many as are kept.
+    /// Puts back the dead letters of staged jobs that Redis lost, newest first, for as many as are
+    /// kept.
     async fn restore_dead(&self, queue: Queue) -> Result<(), RelayError> {
         let broker = self.jobs.broker();
         let kept = broker.stats(queue).await.map_err(redis_of(queue))?.dead;
@@ -223,15 +237,21 @@ impl Relay {
             let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
             let Some(last) = rows.last() else { return Ok(()) };
             let there = broker.has_dead(queue, &ids).await.map_err(redis_of(queue))?;
-            let missing: Vec<_> = rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row).collect();
+            let missing: Vec<_> =
+                rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row).collect();
             for row in missing.into_iter().take(usize::try_from(room).unwrap_or(usize::MAX)) {
                 let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
                 match DeadLetter::of_row(row) {
                     Ok(letter) => {
-                        broker.restore_dead(queue, row.id, died_at, &letter.to_bytes()).await.map_err(redis_of(queue))?;
+                        broker
+                            .restore_dead(queue, row.id, died_at, &letter.to_bytes())
+                            .await
+                            .map_err(redis_of(queue))?;
                         room -= 1;
                     }
-                    Err(error) => tracing::error!(job = %row.id, %error, "outbox_row_not_understood"),
+                    Err(error) => {
+                        tracing::error!(job = %row.id, %error, "outbox_row_not_understood")
+                    }
                 }
             }
             if !is_full(&rows) {
@@ -243,22 +263,46 @@ impl Relay {
     }
 
     /// The newest dead rows of `queue` that died before a given one.
-    async fn dead_page(&self, queue: Queue, before: Option<(DateTime, JobId)>) -> Result<Vec<OutboxRow>, DbError> {
+    async fn dead_page(
+        &self,
+        queue: Queue,
+        before: Option<(DateTime, JobId)>,
+    ) -> Result<Vec<OutboxRow>, DbError> {
         let mut filter = doc! { "queue": queue.name(), "dead_at": { "$ne": null } };
         if let Some((dead_at, id)) = before {
-            filter.insert("$or", [doc! { "dead_at": { "$lt": dead_at } }, doc! { "dead_at": dead_at, "_id": { "$lt": id } }]);
+            filter.insert(
+                "$or",
+                [
+                    doc! { "dead_at": { "$lt": dead_at } },
+                    doc! { "dead_at": dead_at, "_id": { "$lt": id } },
+                ],
+            );
         }
-        self.jobs.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "dead_at": -1, "_id": -1 }, PAGE).await
+        self.jobs
+            .store()
+            .records::<OutboxRow>(PlatformScope)
+            .list(filter, doc! { "dead_at": -1, "_id": -1 }, PAGE)
+            .await
     }
 
     /// The first rows of `queue` that match. Those of queues that only a newer release knows are
     /// left to its own relay.
     async fn page(&self, queue: Queue, mut filter: Document) -> Result<Vec<OutboxRow>, DbError> {
         filter.insert("queue", queue.name());
-        self.jobs.store().records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, PAGE).await
+        self.jobs
+            .store()
+            .records::<OutboxRow>(PlatformScope)
+            .list(filter, doc! { "_id": 1 }, PAGE)
+            .await
     }
 
-    async fn hand_over(&self, queue: Queue, rows: &[OutboxRow], how: HandIn, path: &str) -> Result<(), RelayError> {
+    async fn hand_over(
+        &self,
+        queue: Queue,
+        rows: &[OutboxRow],
+        how: HandIn,
+        path: &str,
+    ) -> Result<(), RelayError> {
         let now_ms = self.now().timestamp_millis();
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
@@ -272,7 +316,9 @@ impl Relay {
         }
         let handed = self.jobs.broker().push(queue, &pushes, how).await.map_err(redis_of(queue))?;
         count_enqueued(queue, path, handed.taken);
-        let forgotten = forget_duplicates(self.jobs.store(), self.jobs.broker(), queue, &handed.duplicates).await;
+        let forgotten =
+            forget_duplicates(self.jobs.store(), self.jobs.broker(), queue, &handed.duplicates)
+                .await;
         forgotten.map_err(|error| match error {
             ForgetError::Db(error) => error.into(),
             ForgetError::Redis(error) => redis_of(queue)(error),
@@ -292,7 +338,12 @@ impl Relay {
         }
         let ids: Vec<JobId> = rows.iter().map(|row| row.id).collect();
         let update = doc! { "$set": { "handed_at": self.now() } };
-        self.jobs.store().records::<OutboxRow>(PlatformScope).update_all(doc! { "_id": { "$in": ids } }, update).await.map(drop)
+        self.jobs
+            .store()
+            .records::<OutboxRow>(PlatformScope)
+            .update_all(doc! { "_id": { "$in": ids } }, update)
+            .await
+            .map(drop)
     }
 
     /// Shows how many rows there are and how old the oldest that is `waiting` is.
@@ -300,7 +351,8 @@ impl Relay {
         let records = || self.jobs.store().records::<OutboxRow>(PlatformScope);
         let oldest = records().list(waiting.clone(), doc! { "_id": 1 }, 1).await?;
         let staged_ms = oldest.first().map(|row| row.staged_at.timestamp_millis());
-        let age_ms = staged_ms.map_or(0, |staged_ms| self.now().timestamp_millis().saturating_sub(staged_ms));
+        let age_ms = staged_ms
+            .map_or(0, |staged_ms| self.now().timestamp_millis().saturating_sub(staged_ms));
         show_outbox(age_ms, records().estimated_count().await?);
         Ok(())
     }
@@ -311,7 +363,8 @@ impl Relay {
 }
 
 fn show_outbox(age_ms: i64, rows: u64) {
-    metrics::JOBS_OUTBOX_AGE.set(Duration::from_millis(u64::try_from(age_ms).unwrap_or_default()).as_secs_f64());
+    metrics::JOBS_OUTBOX_AGE
+        .set(Duration::from_millis(u64::try_from(age_ms).unwrap_or_default()).as_secs_f64());
     metrics::JOBS_OUTBOX_ROWS.set(i64::try_from(rows).unwrap_or(i64::MAX));
 }
 

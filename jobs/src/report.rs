@@ -35,7 +35,9 @@ pub enum ResultError {
     #[error("the result cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// It has more than [`RESULT_BYTES_MAX`].
-    #[error("the result has {bytes} bytes of JSON, at most {RESULT_BYTES_MAX} are kept: store it elsewhere and answer its id")]
+    #[error(
+        "the result has {bytes} bytes of JSON, at most {RESULT_BYTES_MAX} are kept: store it elsewhere and answer its id"
+    )]
     TooLarge {
         /// How many it has.
         bytes: usize,
@@ -131,7 +133,9 @@ mod tests {
         report.set_result(&1).unwrap();
         report.set_result("done").unwrap();
         let large = "x".repeat(RESULT_BYTES_MAX - 1);
-        assert!(matches!(report.set_result(&large), Err(ResultError::TooLarge { bytes }) if bytes == RESULT_BYTES_MAX + 1));
+        assert!(
+            matches!(report.set_result(&large), Err(ResultError::TooLarge { bytes }) if bytes == RESULT_BYTES_MAX + 1)
+        );
         assert_eq!(report.take_result().as_deref(), Some("\"done\""));
     }
 }

@@ -13,7 +13,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When its schema is older or newer than `known`: nothing that waiting would mend.
-pub async fn schema_is_current(store: &Store, known: &[Migration], drain: &Drain) -> Result<bool, DbError> {
+pub async fn schema_is_current(
+    store: &Store,
+    known: &[Migration],
+    drain: &Drain,
+) -> Result<bool, DbError> {
     loop {
         match store.check_schema(known).await {
             Ok(()) => return Ok(true),

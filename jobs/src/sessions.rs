@@ -48,8 +48,8 @@ impl Job for SendThrottled {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Someone signs in: as `C` (`sign_in::Begin`, or that by a passkey), and the person is told where that is
-/// from somewhere new.
+/// Someone signs in: as `C` (`sign_in::Begin`, or that by a passkey), and the person is told where
+/// that is from somewhere new.
 pub struct BeginSession<C>(pub C);
 
 impl<C: Change<Output = Begun, Error = SignInError>> Change for BeginSession<C> {

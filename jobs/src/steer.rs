@@ -34,7 +34,9 @@ pub enum SteerError {
     #[error("a row of the outbox cannot be read: {0}")]
     Row(#[from] serde_json::Error),
     /// The outbox has the job for a queue of another release.
-    #[error("{job} waits in the queue `{queue}`, which this release does not know; ask with the release that staged it")]
+    #[error(
+        "{job} waits in the queue `{queue}`, which this release does not know; ask with the release that staged it"
+    )]
     ForeignQueue {
         /// The job.
         job: JobId,
@@ -54,8 +56,8 @@ pub enum Cancelled {
     Unknown,
     /// It waited, and will not run.
     TakenOut,
-    /// It runs; its worker was asked to stop it and does so within moments, at the latest when it next
-    /// renews its lease. If its attempt fails before that, it is gone as well.
+    /// It runs; its worker was asked to stop it and does so within moments, at the latest when it
+    /// next renews its lease. If its attempt fails before that, it is gone as well.
     Asked,
 }
 
@@ -77,8 +79,8 @@ impl fmt::Display for Cancelled {
 }
 
 impl Jobs {
-    /// Keeps the jobs of `queue` waiting in every worker until it is resumed. What runs goes on. Pausing
-    /// a paused queue changes nothing, and answers the pause that was there.
+    /// Keeps the jobs of `queue` waiting in every worker until it is resumed. What runs goes on.
+    /// Pausing a paused queue changes nothing, and answers the pause that was there.
     ///
     /// # Errors
     /// See [`SteerError`]. When only Redis fails, the workers take notice a few seconds later.
@@ -86,7 +88,9 @@ impl Jobs {
         let before = Pause::begin(self.store(), queue, reason).await?;
         match &before {
             None => tracing::info!(%queue, reason, "queue_pause_asked"),
-            Some(before) => tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused"),
+            Some(before) => {
+                tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused")
+            }
         }
         // Even so: a worker may have missed it.
         self.broker().announce_pause(queue).await?;
@@ -112,9 +116,9 @@ impl Jobs {
         Pause::of(self.store(), queue).await
     }
 
-    /// Cancels jobs of `queue`: each will not run, or stops where it is at its next `await`. What it has
-    /// done by then stays done. Answers what became of each, in order; the history keeps it, see
-    /// [`Ended::Cancelled`](history::Ended::Cancelled).
+    /// Cancels jobs of `queue`: each will not run, or stops where it is at its next `await`. What
+    /// it has done by then stays done. Answers what became of each, in order; the history keeps it,
+    /// see [`Ended::Cancelled`](history::Ended::Cancelled).
     ///
     /// # Errors
     /// See [`SteerError`]; then some may still run.
@@ -150,13 +154,21 @@ impl Jobs {
     async fn waiting_rows(&self, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
         let waiting = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null };
         let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-        self.store().records::<OutboxRow>(PlatformScope).list(waiting, doc! { "_id": 1 }, limit).await
+        self.store()
+            .records::<OutboxRow>(PlatformScope)
+            .list(waiting, doc! { "_id": 1 }, limit)
+            .await
     }
 
-    /// Those of `ids` that can be told of in the history, if there is one, as they are now. Jobs that wait
-    /// behind others of their tenant are not searched for, which would take the longer the more there are;
-    /// their `rows` tell all but the attempts.
-    async fn known(&self, queue: Queue, ids: &[JobId], rows: &[OutboxRow]) -> Result<Vec<Envelope>, SteerError> {
+    /// Those of `ids` that can be told of in the history, if there is one, as they are now. Jobs
+    /// that wait behind others of their tenant are not searched for, which would take the longer
+    /// the more there are; their `rows` tell all but the attempts.
+    async fn known(
+        &self,
+        queue: Queue,
+        ids: &[JobId],
+        rows: &[OutboxRow],
+    ) -> Result<Vec<Envelope>, SteerError> {
         if self.broker().config().history_ttl.is_none() {
             return Ok(Vec::new());
         }
@@ -167,19 +179,30 @@ impl Jobs {
                     let found = self.broker().look(queue, *id).await?;
                     found.and_then(|found| Envelope::from_bytes(&found.body).ok())
                 }
-                Some(Place::Held) | None => rows.iter().find(|row| row.id == *id).map(OutboxRow::envelope).transpose()?,
+                Some(Place::Held) | None => {
+                    rows.iter().find(|row| row.id == *id).map(OutboxRow::envelope).transpose()?
+                }
             });
         }
         Ok(known)
     }
 
     /// Writes into the history which jobs were taken out; whoever runs the others writes of those.
-    async fn keep_taken_out<'a>(&self, queue: Queue, known: &[Envelope], became: impl Iterator<Item = (&'a JobId, &'a Cancelled)>) {
+    async fn keep_taken_out<'a>(
+        &self,
+        queue: Queue,
+        known: &[Envelope],
+        became: impl Iterator<Item = (&'a JobId, &'a Cancelled)>,
+    ) {
         let Some(ttl) = self.broker().config().history_ttl else { return };
         let now = self.store().ambient().now();
-        let taken_out: HashSet<&JobId> = became.filter(|(_, became)| **became == Cancelled::TakenOut).map(|(id, _)| id).collect();
+        let taken_out: HashSet<&JobId> = became
+            .filter(|(_, became)| **became == Cancelled::TakenOut)
+            .map(|(id, _)| id)
+            .collect();
         let entries = known.iter().filter(|envelope| taken_out.contains(&envelope.id));
-        let entries: Vec<HistoryEntry> = entries.map(|envelope| HistoryEntry::taken_out(queue, envelope, now, ttl)).collect();
+        let entries: Vec<HistoryEntry> =
+            entries.map(|envelope| HistoryEntry::taken_out(queue, envelope, now, ttl)).collect();
         history::write(self.store(), &entries).await;
     }
 
@@ -187,12 +210,18 @@ impl Jobs {
     async fn remove_rows(&self, rows: &[OutboxRow]) -> Result<Vec<JobId>, DbError> {
         let rows: Vec<JobId> = rows.iter().map(|row| row.id).collect();
         let following = remove_rows(self.store(), &rows).await?;
-        hand_over_rows(self.store(), self.broker(), &following, self.store().ambient().now().timestamp_millis()).await;
+        hand_over_rows(
+            self.store(),
+            self.broker(),
+            &following,
+            self.store().ambient().now().timestamp_millis(),
+        )
+        .await;
         Ok(rows)
     }
 
-    /// Lets delayed jobs of `queue` run now instead of at their time: a retry that need not wait any
-    /// longer, or a job that was staged for later. Answers how many were delayed.
+    /// Lets delayed jobs of `queue` run now instead of at their time: a retry that need not wait
+    /// any longer, or a job that was staged for later. Answers how many were delayed.
     ///
     /// # Errors
     /// See [`SteerError`]; then some may still wait.
@@ -200,7 +229,8 @@ impl Jobs {
         let mut hastened = 0;
         for ids in jobs.chunks(BATCH) {
             // The rows first: what Redis loses is handed over again as they say.
-            let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "due_at": { "$ne": null } };
+            let filter =
+                doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "due_at": { "$ne": null } };
             let update = doc! { "$set": { "due_at": self.store().ambient().now() } };
             self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await?;
             hastened += self.broker().hasten(queue, ids).await?;

@@ -64,7 +64,10 @@ impl Job for InviteByDomain {
     const QUEUE: Queue = Queue::Email;
 
     fn unique(&self) -> Option<Unique> {
-        Some(Unique { key: self.user.to_string(), window: Window::For(Duration::from_millis(self.cooldown_ms)) })
+        Some(Unique {
+            key: self.user.to_string(),
+            window: Window::For(Duration::from_millis(self.cooldown_ms)),
+        })
     }
 }
 
@@ -108,7 +111,9 @@ impl Change for AskByDomain {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         let cooldown_ms = u64::try_from(millis_of(self.cooldown)).unwrap_or_default();
-        stage(txn, Some(self.tenant), &InviteByDomain { user: self.user, cooldown_ms }).await.map(drop)
+        stage(txn, Some(self.tenant), &InviteByDomain { user: self.user, cooldown_ms })
+            .await
+            .map(drop)
     }
 }
 
@@ -133,7 +138,9 @@ impl Change for InviteColleague<'_> {
         let user = User::within(txn, self.user).await?.filter(|user| user.disabled_at.is_none());
         let Some(user) = user else { return Ok(None) };
         let domain = TenantDomain::open_within(txn, &user.email).await?;
-        let open = domain.filter(|domain| domain.tenant_id == self.scope.tenant_id()).and_then(|domain| domain.auto_invite);
+        let open = domain
+            .filter(|domain| domain.tenant_id == self.scope.tenant_id())
+            .and_then(|domain| domain.auto_invite);
         let Some(AutoInvite { role, by }) = open else { return Ok(None) };
         let actor = Actor { scope: self.scope, user: by };
         invite_on_request(txn, self.key, actor, &user.email, role, self.conditions).await.map(Some)

@@ -76,7 +76,10 @@ pub struct Staged<J> {
 /// When the store fails, or a payload is not a `J`.
 pub async fn staged<J: Job>(store: &Store) -> Result<Vec<Staged<J>>, DbError> {
     let filter = doc! { "kind": J::KIND, "dead_at": null };
-    let rows = store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, STAGED_MAX).await?;
+    let rows = store
+        .records::<OutboxRow>(PlatformScope)
+        .list(filter, doc! { "_id": 1 }, STAGED_MAX)
+        .await?;
     let read = |row: OutboxRow| {
         let job = serde_json::from_str(&row.payload).map_err(shape)?;
         Ok(Staged { id: row.id, tenant: row.tenant_id, due_at: row.due_at, job })
@@ -127,12 +130,19 @@ impl Inline {
     /// does not survive being written and read.
     pub async fn run<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<(), JobError> {
         let ambient = self.jobs.store().ambient();
-        let envelope = Envelope::new(ambient.id(), tenant, job, ambient.now().timestamp_millis()).map_err(JobError::fail)?;
+        let envelope = Envelope::new(ambient.id(), tenant, job, ambient.now().timestamp_millis())
+            .map_err(JobError::fail)?;
         match self.attempt(J::QUEUE, envelope).await {
             Verdict::Done { .. } | Verdict::Skipped => Ok(()),
             Verdict::Failed { error, .. } => Err(error),
-            Verdict::Parked => Err(JobError::fail(format!("no handler for `{}` in version {}", J::KIND, J::VERSION))),
-            Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => Err(JobError::retry("interrupted")),
+            Verdict::Parked => Err(JobError::fail(format!(
+                "no handler for `{}` in version {}",
+                J::KIND,
+                J::VERSION
+            ))),
+            Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => {
+                Err(JobError::retry("interrupted"))
+            }
         }
     }
 
@@ -147,8 +157,11 @@ impl Inline {
     pub async fn drain(&self, queue: Queue, retries: Retries) -> Result<Drained, DbError> {
         let (mut drained, mut left) = (Drained::default(), Vec::new());
         for _ in 0..DRAIN_MAX {
-            let next = doc! { "queue": queue.name(), "dead_at": null, "_id": { "$nin": left.clone() } };
-            let Some(row) = self.rows().find_first(next, doc! { "_id": 1 }).await? else { return Ok(drained) };
+            let next =
+                doc! { "queue": queue.name(), "dead_at": null, "_id": { "$nin": left.clone() } };
+            let Some(row) = self.rows().find_first(next, doc! { "_id": 1 }).await? else {
+                return Ok(drained);
+            };
             left.push(row.id);
             if row.due_at.is_some_and(|due| due > self.jobs.store().ambient().now()) {
                 drained.early += 1;
@@ -160,7 +173,13 @@ impl Inline {
     }
 
     /// Runs a row's job until it is done with, and notes that as a worker would.
-    async fn finish(&self, queue: Queue, row: OutboxRow, retries: Retries, drained: &mut Drained) -> Result<(), DbError> {
+    async fn finish(
+        &self,
+        queue: Queue,
+        row: OutboxRow,
+        retries: Retries,
+        drained: &mut Drained,
+    ) -> Result<(), DbError> {
         let mut envelope = row.envelope().map_err(shape)?;
         loop {
             let (error, attempts_max) = match self.attempt(queue, envelope.clone()).await {
@@ -175,11 +194,16 @@ impl Inline {
                 Verdict::Failed { error, attempts_max } => (error, attempts_max),
                 Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => return Ok(()),
             };
-            envelope.note_failure(self.jobs.store().ambient().now().timestamp_millis(), &error.to_string());
+            envelope.note_failure(
+                self.jobs.store().ambient().now().timestamp_millis(),
+                &error.to_string(),
+            );
             if matches!(error, JobError::Fail(_)) || envelope.attempt >= attempts_max {
                 drained.dead += 1;
                 let now = self.jobs.store().ambient().now();
-                return mark_dead(self.jobs.store(), row.id, now, &envelope.failures).await.map(drop);
+                return mark_dead(self.jobs.store(), row.id, now, &envelope.failures)
+                    .await
+                    .map(drop);
             }
             drained.retried += 1;
             if retries == Retries::Left {
@@ -192,7 +216,13 @@ impl Inline {
     async fn attempt(&self, queue: Queue, mut envelope: Envelope) -> Verdict {
         // Unique keys are held in Redis, which is not asked here.
         envelope.unique = None;
-        let delivery = Delivery { queue, entry: String::new(), envelope: Arc::new(envelope), slot: None, cancels: Arc::default() };
+        let delivery = Delivery {
+            queue,
+            entry: String::new(),
+            envelope: Arc::new(envelope),
+            slot: None,
+            cancels: Arc::default(),
+        };
         // The dispatch answers its handlers' failures as verdicts.
         self.dispatch.clone().call(Task::new(delivery)).await.unwrap_or(Verdict::Interrupted)
     }

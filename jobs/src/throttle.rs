@@ -1,14 +1,14 @@
 //! Bounds how often something may be tried, over all processes, so that nobody guesses for long.
 //!
 //! Tries are counted in Redis in two buckets, one of the account that they are about and one of the
-//! network they come from; a try is counted before it is made and taken back when it was no failure, so
-//! that many at once are no way around. A stranger who fills the account's bucket must not shut its
-//! owner out: whoever succeeded from a network is familiar there for a while, and their tries count in a
-//! bucket of their own.
+//! network they come from; a try is counted before it is made and taken back when it was no
+//! failure, so that many at once are no way around. A stranger who fills the account's bucket must
+//! not shut its owner out: whoever succeeded from a network is familiar there for a while, and
+//! their tries count in a bucket of their own.
 //!
 //! Redis holds nothing but counts under pseudonyms, each for one window. When it does not answer,
-//! everything is let through and that is counted: a store of work in motion must not decide over who
-//! can sign in.
+//! everything is let through and that is counted: a store of work in motion must not decide over
+//! who can sign in.
 
 use std::{
     sync::{LazyLock, Mutex, PoisonError},
@@ -31,7 +31,8 @@ const TOLD_FOR: Duration = Duration::from_hours(1);
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/admit.lua")));
-static GIVE_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/give_back.lua")));
+static GIVE_BACK: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("throttle/give_back.lua")));
 
 /// What is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,8 +145,12 @@ impl Throttle {
     /// [`TooMany`] when there were too many.
     pub async fn admit(&self, tried: Try<'_>, limits: Limits) -> Result<Admission, TooMany> {
         let keys = self.keys(tried);
-        let others: Vec<(&String, u32)> =
-            keys.account.iter().map(|key| (key, limits.per_account)).chain([(&keys.network, limits.per_network)]).collect();
+        let others: Vec<(&String, u32)> = keys
+            .account
+            .iter()
+            .map(|key| (key, limits.per_account))
+            .chain([(&keys.network, limits.per_network)])
+            .collect();
         let mut call = ADMIT.key(&keys.mark);
         call.key(&keys.own).arg(millis_of(limits.window)).arg(limits.per_account);
         for (key, limit) in &others {
@@ -181,17 +186,26 @@ impl Throttle {
             call.key(key);
         }
         call.arg(millis_of(familiar));
-        let _: Option<u8> = self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
+        let _: Option<u8> =
+            self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
     }
 
-    /// Forgets the failures about an account whose owner showed by other means who they are, and makes
-    /// them familiar where they are.
+    /// Forgets the failures about an account whose owner showed by other means who they are, and
+    /// makes them familiar where they are.
     pub async fn forgive(&self, tried: Try<'_>) {
         let keys = self.keys(tried);
         let familiar = millis_of(FAMILIAR_FOR);
         let forgiving = async |mut connection| {
             let mut forgive = redis::pipe();
-            forgive.del(&keys.own).ignore().cmd("SET").arg(&keys.mark).arg(1).arg("PX").arg(familiar).ignore();
+            forgive
+                .del(&keys.own)
+                .ignore()
+                .cmd("SET")
+                .arg(&keys.mark)
+                .arg(1)
+                .arg("PX")
+                .arg(familiar)
+                .ignore();
             if let Some(account) = &keys.account {
                 forgive.del(account).ignore();
             }
@@ -205,12 +219,16 @@ impl Throttle {
         let told = self.keys(tried).told;
         let mut claim = redis::cmd("SET");
         claim.arg(told).arg(1).arg("NX").arg("PX").arg(millis_of(TOLD_FOR));
-        let claimed: Option<Option<String>> = self.ask(async |mut connection| claim.query_async(&mut connection).await).await;
+        let claimed: Option<Option<String>> =
+            self.ask(async |mut connection| claim.query_async(&mut connection).await).await;
         claimed.flatten().is_some()
     }
 
     /// What Redis answers; none when it does not.
-    async fn ask<T>(&self, question: impl AsyncFnOnce(crate::queue::Connection) -> RedisResult<T>) -> Option<T> {
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(crate::queue::Connection) -> RedisResult<T>,
+    ) -> Option<T> {
         if self.asked_again_at().is_some_and(|at| Instant::now() < at) {
             metrics::AUTH_THROTTLE_OUTAGES.inc();
             return None;
@@ -235,7 +253,8 @@ impl Throttle {
 
     fn keys(&self, tried: Try<'_>) -> Keys {
         let act = tried.act.name();
-        let network = tried.network.map_or_else(|| "unknown".to_owned(), |network| network.to_string());
+        let network =
+            tried.network.map_or_else(|| "unknown".to_owned(), |network| network.to_string());
         let account = tried.account.unwrap_or_default();
         let key = |what: &str, whose: &str| {
             let pseudonym = self.key.digest(PURPOSE, whose);

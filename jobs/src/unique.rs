@@ -50,7 +50,10 @@ impl UniqueKey {
         if unique.key.len() <= KEY_BYTES_MAX {
             return Self(format!("{window}:{kind}:{tenant}:{}", unique.key));
         }
-        Self(format!("{window}:{kind}:{tenant}:{}", common::crypto::fingerprint(unique.key.as_bytes())))
+        Self(format!(
+            "{window}:{kind}:{tenant}:{}",
+            common::crypto::fingerprint(unique.key.as_bytes())
+        ))
     }
 
     /// Window and key, as the scripts take it.
@@ -75,13 +78,18 @@ mod tests {
 
     #[test]
     fn a_key_says_its_window_and_is_bounded() {
-        let key = |window, key: &str| UniqueKey::new("test.probe", None, &Unique { key: key.to_owned(), window });
+        let key = |window, key: &str| {
+            UniqueKey::new("test.probe", None, &Unique { key: key.to_owned(), window })
+        };
         assert_eq!(key(Window::UntilStarted, "a").as_str(), "s:test.probe::a");
         assert_eq!(key(Window::UntilFinished, "a:b").held_until_end(), Some("test.probe::a:b"));
         assert_eq!(key(Window::UntilFinished, "a").held_until_start(), None);
         assert_eq!(key(Window::For(Duration::from_secs(2)), "a").as_str(), "2000:test.probe::a");
         assert_eq!(key(Window::For(Duration::from_secs(2)), "a").held_until_end(), None);
         assert!(key(Window::UntilStarted, &"x".repeat(10_000)).as_str().len() < 100);
-        assert_ne!(key(Window::UntilStarted, &"x".repeat(200)), key(Window::UntilStarted, &"x".repeat(201)));
+        assert_ne!(
+            key(Window::UntilStarted, &"x".repeat(200)),
+            key(Window::UntilStarted, &"x".repeat(201))
+        );
     }
 }

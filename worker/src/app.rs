@@ -18,7 +18,8 @@ use serde::Serialize;
 use crate::{
     dns::Dns,
     handlers::{
-        email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords, registrations, sessions, tenant_domains,
+        email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords,
+        registrations, sessions, tenant_domains,
     },
 };
 
@@ -57,7 +58,8 @@ impl App {
     /// # Errors
     /// When the master key or the mail server's settings make no sense.
     pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
-        let terms = Terms { ttl: config.members.invitation_ttl, max: config.members.invitations_max };
+        let terms =
+            Terms { ttl: config.members.invitation_ttl, max: config.members.invitations_max };
         Ok(Self {
             store: jobs.store().clone(),
             jobs,

@@ -1,8 +1,8 @@
 //! `apalis-board` over our queues, on the internal listener: it shows, and changes nothing.
 //!
-//! The listener has no login, so every method but reading is refused before it reaches the board, and
-//! the backend here takes no tasks either. Whatever is to be changed goes through `worker queues` and
-//! `worker jobs`.
+//! The listener has no login, so every method but reading is refused before it reaches the board,
+//! and the backend here takes no tasks either. Whatever is to be changed goes through `worker
+//! queues` and `worker jobs`.
 
 use std::{
     convert::Infallible,
@@ -20,8 +20,9 @@ use apalis_board::axum::{
 };
 use apalis_core::{
     backend::{
-        Backend, BackendConfig, FetchById, Filter, ListAllTasks, ListQueues, ListTasks, ListWorkers, Metrics, QueueInfo, RunningWorker,
-        StatType, Statistic, TaskSink, TaskSinkError, WireFormatBackend, codec::Codec, finalize::Ephemeral,
+        Backend, BackendConfig, FetchById, Filter, ListAllTasks, ListQueues, ListTasks,
+        ListWorkers, Metrics, QueueInfo, RunningWorker, StatType, Statistic, TaskSink,
+        TaskSinkError, WireFormatBackend, codec::Codec, finalize::Ephemeral,
     },
     task::{Task, builder::TaskBuilder, status::Status, task_id::TaskId},
     worker::context::WorkerContext,
@@ -38,7 +39,10 @@ use axum::{
     routing::get,
 };
 use futures::Stream;
-use jobs::{JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, QueueView, Standing, SteerError, queue::ConsumerStats};
+use jobs::{
+    JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, QueueView, Standing, SteerError,
+    queue::ConsumerStats,
+};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
@@ -48,7 +52,9 @@ const SHOWN_MAX: usize = 1_000;
 /// The board's pages: itself at `/board`, what it asks for beneath `/api/v1`.
 pub(crate) fn routes(jobs: &Jobs) -> Router {
     let api = ApiBuilder::new_with_router(of_all_queues(jobs), false);
-    let api = Queue::ALL.iter().fold(api, |api, queue| api.register(queue.name(), Shown::new(jobs, *queue)));
+    let api = Queue::ALL
+        .iter()
+        .fold(api, |api, queue| api.register(queue.name(), Shown::new(jobs, *queue)));
     Router::new()
         .nest("/api/v1", api.build())
         // The page knows itself at `/` only.
@@ -57,8 +63,8 @@ pub(crate) fn routes(jobs: &Jobs) -> Router {
         .layer(middleware::from_fn(only_reading))
 }
 
-/// What is asked for all queues together, of which any queue's backend tells. The builder would add these
-/// by itself, with its own `/events`: that one keeps a channel for everybody who ever looked.
+/// What is asked for all queues together, of which any queue's backend tells. The builder would add
+/// these by itself, with its own `/events`: that one keeps a channel for everybody who ever looked.
 fn of_all_queues(jobs: &Jobs) -> Router {
     Router::new()
         .route("/queues", get(fetch_queues::<Shown>))
@@ -69,16 +75,19 @@ fn of_all_queues(jobs: &Jobs) -> Router {
         .route("/events", get(no_events))
 }
 
-/// The page listens for log lines here, and calls the system unhealthy where it cannot. Ours go to the log.
+/// The page listens for log lines here, and calls the system unhealthy where it cannot. Ours go to
+/// the log.
 async fn no_events() -> impl IntoResponse {
-    Sse::new(futures::stream::pending::<Result<Event, Infallible>>()).keep_alive(KeepAlive::default())
+    Sse::new(futures::stream::pending::<Result<Event, Infallible>>())
+        .keep_alive(KeepAlive::default())
 }
 
 async fn only_reading(request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    (StatusCode::METHOD_NOT_ALLOWED, "the board only shows; see `worker jobs --help`\n").into_response()
+    (StatusCode::METHOD_NOT_ALLOWED, "the board only shows; see `worker jobs --help`\n")
+        .into_response()
 }
 
 /// One queue, as the board asks for it. A backend that gives no tasks and takes none.
@@ -109,16 +118,24 @@ impl Shown {
     }
 
     /// The jobs of some queues that a page of the board is for.
-    async fn page(&self, queues: &[Queue], filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+    async fn page(
+        &self,
+        queues: &[Queue],
+        filter: &Filter,
+    ) -> Result<Vec<Task<Value>>, SteerError> {
         let size = usize::try_from(filter.limit()).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-        let skip = size.saturating_mul(usize::try_from(filter.page.saturating_sub(1)).unwrap_or(SHOWN_MAX));
+        let skip = size
+            .saturating_mul(usize::try_from(filter.page.saturating_sub(1)).unwrap_or(SHOWN_MAX));
         let wanted = skip.saturating_add(size).min(SHOWN_MAX);
         let (mut found, all) = (Vec::new(), JobFilter::default());
         for state in states(filter.status.as_ref()) {
             for queue in queues {
                 let mut after = None;
                 while found.len() < wanted {
-                    let page = self.jobs.list(*queue, *state, &all, after.as_ref(), wanted - found.len()).await?;
+                    let page = self
+                        .jobs
+                        .list(*queue, *state, &all, after.as_ref(), wanted - found.len())
+                        .await?;
                     found.extend(page.jobs);
                     after = page.next;
                     if after.is_none() {
@@ -137,12 +154,14 @@ impl Shown {
     }
 }
 
-/// Our states by what the board calls them. A job that failed and will be tried again is pending here, one
-/// that will not is killed; those that are done leave Redis at once.
+/// Our states by what the board calls them. A job that failed and will be tried again is pending
+/// here, one that will not is killed; those that are done leave Redis at once.
 fn states(status: Option<&Status>) -> &'static [JobState] {
     match status {
         None => JobState::ALL,
-        Some(Status::Pending) => &[JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready],
+        Some(Status::Pending) => {
+            &[JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready]
+        }
         Some(Status::Queued) => &[JobState::Ready],
         Some(Status::Running) => &[JobState::Running],
         Some(Status::Killed) => &[JobState::Dead],
@@ -150,22 +169,28 @@ fn states(status: Option<&Status>) -> &'static [JobState] {
     }
 }
 
-/// A job in the board's words; times are seconds there. The page leaves out what has no queue, and breaks at
-/// what has no id or no time, which bytes that nobody can read have not.
+/// A job in the board's words; times are seconds there. The page leaves out what has no queue, and
+/// breaks at what has no id or no time, which bytes that nobody can read have not.
 fn task(job: &JobView) -> Task<Value> {
     let details = job.details();
     let carries = details.map(|details| json!({ "kind": details.kind, "tenant": details.tenant, "payload": details.payload }));
     let id = job.id.map_or_else(|| "unreadable".to_owned(), |id| id.to_string());
     let mut task = TaskBuilder::new(carries.unwrap_or(Value::Null)).queue(job.queue.name().into());
     task = task.task_id(TaskId::from_string(id)).run_at_timestamp(seconds(run_at(job)));
-    task = task.attempt(details.and_then(|details| details.attempt.try_into().ok()).unwrap_or_default());
+    task = task
+        .attempt(details.and_then(|details| details.attempt.try_into().ok()).unwrap_or_default());
     task = match &job.standing {
-        Standing::Staged | Standing::Held | Standing::Delayed { .. } => task.status(Status::Pending),
-        Standing::Ready { .. } => task.status(Status::Queued),
-        Standing::Running { consumer, ready_at, .. } => {
-            task.status(Status::Running).lock_by(Some(consumer.clone())).lock_at(Some(seconds(*ready_at)))
+        Standing::Staged | Standing::Held | Standing::Delayed { .. } => {
+            task.status(Status::Pending)
         }
-        Standing::Dead { died_at, .. } => task.status(Status::Killed).done_at(Some(seconds(*died_at))),
+        Standing::Ready { .. } => task.status(Status::Queued),
+        Standing::Running { consumer, ready_at, .. } => task
+            .status(Status::Running)
+            .lock_by(Some(consumer.clone()))
+            .lock_at(Some(seconds(*ready_at))),
+        Standing::Dead { died_at, .. } => {
+            task.status(Status::Killed).done_at(Some(seconds(*died_at)))
+        }
     };
     task.build()
 }
@@ -175,7 +200,9 @@ fn run_at(job: &JobView) -> i64 {
     let due = || job.details().map(|details| details.due_at.unwrap_or(details.enqueued_at));
     match job.standing {
         Standing::Delayed { until } => until,
-        Standing::Ready { ready_at } | Standing::Running { ready_at, .. } => due().unwrap_or(ready_at),
+        Standing::Ready { ready_at } | Standing::Running { ready_at, .. } => {
+            due().unwrap_or(ready_at)
+        }
         Standing::Dead { died_at, .. } => due().unwrap_or(died_at),
         Standing::Staged | Standing::Held => due().unwrap_or_default(),
     }
@@ -197,13 +224,18 @@ fn worker(queue: Queue, consumer: ConsumerStats, now_ms: i64) -> RunningWorker {
     }
 }
 
-/// How some queues stand together, under the titles that the page knows; it counts what has no such title
-/// as nothing.
+/// How some queues stand together, under the titles that the page knows; it counts what has no such
+/// title as nothing.
 fn statistics(views: &[QueueView]) -> Vec<Statistic> {
     let sum = |number: fn(&QueueView) -> u64| views.iter().map(number).sum::<u64>();
     let pending = sum(|view| view.ready + view.held + view.delayed);
     let (running, dead) = (sum(|view| view.running), sum(|view| view.dead));
-    let numbers = [("TOTAL_JOBS", pending + running + dead), ("PENDING_JOBS", pending), ("RUNNING_JOBS", running), ("KILLED_JOBS", dead)];
+    let numbers = [
+        ("TOTAL_JOBS", pending + running + dead),
+        ("PENDING_JOBS", pending),
+        ("RUNNING_JOBS", running),
+        ("KILLED_JOBS", dead),
+    ];
     let statistic = |(priority, (title, value)): (u64, (&str, u64))| Statistic {
         title: title.to_owned(),
         stat_type: StatType::Number,
@@ -217,15 +249,27 @@ impl Backend for Shown {
     type Task = Task<Value>;
     type Error = SteerError;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), SteerError>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), SteerError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Value>, SteerError>>> {
+    fn poll_next(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Task<Value>, SteerError>>> {
         Poll::Ready(None)
     }
 
-    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), SteerError>> {
+    fn poll_close(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), SteerError>> {
         Poll::Ready(Ok(()))
     }
 }
@@ -276,10 +320,22 @@ impl ListQueues for Shown {
     async fn list_queues(&self) -> Result<Vec<QueueInfo>, SteerError> {
         let mut queues = Vec::with_capacity(Queue::ALL.len());
         for queue in Queue::ALL {
-            let workers = self.jobs.broker().consumers(*queue).await?.into_iter().map(|consumer| consumer.name).collect();
+            let workers = self
+                .jobs
+                .broker()
+                .consumers(*queue)
+                .await?
+                .into_iter()
+                .map(|consumer| consumer.name)
+                .collect();
             let stats = statistics(&[self.jobs.queue(*queue).await?]);
             // Finished jobs leave Redis at once; Prometheus has what was.
-            queues.push(QueueInfo { name: queue.name().to_owned(), stats, workers, activity: Vec::new() });
+            queues.push(QueueInfo {
+                name: queue.name().to_owned(),
+                stats,
+                workers,
+                activity: Vec::new(),
+            });
         }
         Ok(queues)
     }
@@ -322,15 +378,24 @@ impl TaskSink<Value, Ephemeral> for Shown {
         Err(refused())
     }
 
-    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    fn poll_ready(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
         Poll::Ready(Err(refused()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    fn poll_close(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
         Poll::Ready(Ok(()))
     }
 
@@ -342,7 +407,10 @@ impl TaskSink<Value, Ephemeral> for Shown {
         Err(refused())
     }
 
-    async fn push_stream(&mut self, _: impl Stream<Item = Value> + Unpin + Send) -> Result<(), TaskSinkError<SteerError>> {
+    async fn push_stream(
+        &mut self,
+        _: impl Stream<Item = Value> + Unpin + Send,
+    ) -> Result<(), TaskSinkError<SteerError>> {
         Err(refused())
     }
 
@@ -350,7 +418,10 @@ impl TaskSink<Value, Ephemeral> for Shown {
         Err(refused())
     }
 
-    async fn push_all(&mut self, _: impl Stream<Item = Task<Value>> + Unpin + Send) -> Result<(), TaskSinkError<SteerError>> {
+    async fn push_all(
+        &mut self,
+        _: impl Stream<Item = Task<Value>> + Unpin + Send,
+    ) -> Result<(), TaskSinkError<SteerError>> {
         Err(refused())
     }
 }

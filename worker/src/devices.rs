@@ -1,9 +1,10 @@
 //! What devices are called in mails.
 //!
-//! A client says of itself what it likes, also a text that leads a reader astray; so mails name what we know by
-//! names of our own, and nothing else.
+//! A client says of itself what it likes, also a text that leads a reader astray; so mails name
+//! what we know by names of our own, and nothing else.
 
-/// What is looked for in what a browser says of itself, the more telling first: each also names those it descends from.
+/// What is looked for in what a browser says of itself, the more telling first: each also names
+/// those it descends from.
 const BROWSERS: &[(&str, &str)] = &[
     ("Edg", "Microsoft Edge"),
     ("OPR/", "Opera"),
@@ -27,7 +28,9 @@ const SYSTEMS: &[(&str, &str)] = &[
 
 /// What a mail calls the device whose `User-Agent` this is, for instance "Firefox on Linux".
 pub(crate) fn described(user_agent: &str) -> String {
-    let known = |names: &[(&str, &'static str)]| names.iter().find(|(sign, _)| user_agent.contains(sign)).map(|(_, name)| *name);
+    let known = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(sign, _)| user_agent.contains(sign)).map(|(_, name)| *name)
+    };
     match (known(BROWSERS), known(SYSTEMS)) {
         (Some(browser), Some(system)) => format!("{browser} on {system}"),
         (Some(one), None) | (None, Some(one)) => one.to_owned(),
@@ -42,7 +45,10 @@ mod tests {
     #[test]
     fn common_browsers_are_known() {
         for (user_agent, expected) in [
-            ("Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0", "Firefox on Linux"),
+            (
+                "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0",
+                "Firefox on Linux",
+            ),
             (
                 "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0.0.0 Safari/537.36",
                 "Chrome on Windows",

@@ -18,12 +18,14 @@ impl Dns {
         Self { config: config.clone() }
     }
 
-    /// The texts of a name's TXT records, each put together of its parts (RFC 7208 §3.3); none where there are none.
+    /// The texts of a name's TXT records, each put together of its parts (RFC 7208 §3.3); none
+    /// where there are none.
     ///
     /// # Errors
     /// When no server answers, or none knows.
     pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>, NetError> {
-        // From the root, so that no search domain is put behind it. What is no name there has no records.
+        // From the root, so that no search domain is put behind it. What is no name there has no
+        // records.
         let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Ok(Vec::new()) };
         let resolver = self.resolver()?;
         let asking = tokio::time::timeout(self.config.timeout, resolver.txt_lookup(name));
@@ -39,7 +41,8 @@ impl Dns {
         Ok(texts.collect())
     }
 
-    /// Made for each question, so that nothing is answered from memory: whoever asks has just changed a record.
+    /// Made for each question, so that nothing is answered from memory: whoever asks has just
+    /// changed a record.
     fn resolver(&self) -> Result<Resolver<TokioRuntimeProvider>, NetError> {
         let mut builder = if self.config.servers.is_empty() {
             Resolver::builder_tokio()?

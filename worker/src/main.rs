@@ -134,9 +134,13 @@ mod tests {
 
     #[test]
     fn a_cause_is_told_once() {
-        let error: anyhow::Result<()> =
-            Err(io::Error::other(io::Error::other("timed out"))).context("Redis: timed out").context("the queue");
+        let error: anyhow::Result<()> = Err(io::Error::other(io::Error::other("timed out")))
+            .context("Redis: timed out")
+            .context("the queue");
         assert_eq!(super::told(&error.unwrap_err()), "the queue: Redis: timed out");
-        assert_eq!(super::told(&anyhow::anyhow!("closed").context("the outbox")), "the outbox: closed");
+        assert_eq!(
+            super::told(&anyhow::anyhow!("closed").context("the outbox")),
+            "the outbox: closed"
+        );
     }
 }

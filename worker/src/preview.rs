@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     handlers::mfa::told,
     templates::{
-        ACCOUNT_EXISTS, ALREADY_MEMBER, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN, INVITATION, INVITATION_REMINDER,
-        MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN, OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM,
+        ACCOUNT_EXISTS, ALREADY_MEMBER, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED,
+        EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
+        OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, PASSWORD_RESET, REUSE_ALARM,
         ROLE_CHANGED, SIGN_IN_THROTTLED, VERIFICATION,
     },
 };
@@ -22,7 +23,8 @@ struct Sample {
     values: Value,
 }
 
-/// Every template, more than once where its words depend on a value. The person's name has what HTML must escape.
+/// Every template, more than once where its words depend on a value. The person's name has what
+/// HTML must escape.
 fn samples() -> Vec<Sample> {
     let name = "Ada <b>Lovelace</b> & Co";
     let (origin, device) = ("https://app.example.com", "Firefox on Linux");
@@ -40,15 +42,19 @@ fn samples() -> Vec<Sample> {
     let link = format!("{origin}/invitations/accept?token=c2FtcGxl");
     let invitation = json!({ "inviter": name, "tenant": "Analytical Engines", "role": "Member", "link": link, "hours": 72 });
     let offer = json!({ "name": name, "inviter": "Charles", "tenant": "Analytical Engines", "until": since, "link": origin });
-    let transferred =
-        |is_giver: bool| json!({ "name": name, "other": "Charles", "tenant": "Analytical Engines", "is_giver": is_giver, "link": forgot });
-    let role_changed = json!({ "name": name, "tenant": "Analytical Engines", "role": "Member", "link": origin });
+    let transferred = |is_giver: bool| json!({ "name": name, "other": "Charles", "tenant": "Analytical Engines", "is_giver": is_giver, "link": forgot });
+    let role_changed =
+        json!({ "name": name, "tenant": "Analytical Engines", "role": "Member", "link": origin });
     let change = json!({ "name": name, "email": "ada@example.org", "link": format!("{origin}/change-email?token=c2FtcGxl"), "hours": 24 });
     let moved = |is_old: bool| json!({ "name": name, "is_old": is_old, "link": origin });
     let sample = |name, template, values| Sample { name, template, values };
     vec![
         sample("account_exists", ACCOUNT_EXISTS, json!({ "name": name })),
-        sample("already_member", ALREADY_MEMBER, json!({ "name": name, "tenant": "Analytical Engines" })),
+        sample(
+            "already_member",
+            ALREADY_MEMBER,
+            json!({ "name": name, "tenant": "Analytical Engines" }),
+        ),
         sample("email_change_new", EMAIL_CHANGE_NEW, change.clone()),
         sample("email_change_old", EMAIL_CHANGE_OLD, change),
         sample("email_changed.new", EMAIL_CHANGED, moved(false)),
@@ -56,7 +62,11 @@ fn samples() -> Vec<Sample> {
         sample("email_taken", EMAIL_TAKEN, json!({ "name": name })),
         sample("invitation", INVITATION, invitation.clone()),
         sample("invitation_reminder", INVITATION_REMINDER, invitation),
-        sample("member_removed", MEMBER_REMOVED, json!({ "name": name, "tenant": "Analytical Engines" })),
+        sample(
+            "member_removed",
+            MEMBER_REMOVED,
+            json!({ "name": name, "tenant": "Analytical Engines" }),
+        ),
         sample("mfa_changed.added", MFA_CHANGED, factors(MfaChange::TotpAdded)),
         sample("mfa_changed.recovery_code_used", MFA_CHANGED, factors(MfaChange::RecoveryCodeUsed)),
         sample("mfa_changed.reset", MFA_CHANGED, factors(MfaChange::Reset)),
@@ -68,14 +78,19 @@ fn samples() -> Vec<Sample> {
         sample("password_changed.by_owner", PASSWORD_CHANGED, changed(false)),
         sample("password_reset", PASSWORD_RESET, reset),
         sample("role_changed", ROLE_CHANGED, role_changed),
-        sample("session_reuse_alarm", REUSE_ALARM, json!({ "name": name, "device": device, "since": since, "link": forgot })),
+        sample(
+            "session_reuse_alarm",
+            REUSE_ALARM,
+            json!({ "name": name, "device": device, "since": since, "link": forgot }),
+        ),
         sample("sign_in_throttled", SIGN_IN_THROTTLED, throttled),
         sample("verification", VERIFICATION, verification(false)),
         sample("verification.contested", VERIFICATION, verification(true)),
     ]
 }
 
-/// Writes every mail into a folder, which is made if it is not there: its text with its subject, and its HTML.
+/// Writes every mail into a folder, which is made if it is not there: its text with its subject,
+/// and its HTML.
 ///
 /// # Errors
 /// When a template does not render, or a file cannot be written.
@@ -102,13 +117,20 @@ mod tests {
     fn every_template_has_a_sample_which_renders_and_escapes() {
         let sampled: BTreeSet<&str> = samples().iter().map(|sample| sample.template.name).collect();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
-        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-        let there: BTreeSet<String> = files.filter_map(|file| file.strip_suffix(".subject.txt").map(str::to_owned)).collect();
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap());
+        let there: BTreeSet<String> =
+            files.filter_map(|file| file.strip_suffix(".subject.txt").map(str::to_owned)).collect();
         assert_eq!(sampled, there.iter().map(String::as_str).collect());
         for sample in samples() {
             let mail = sample.template.render(&sample.values).unwrap();
             assert!(!mail.subject.trim().is_empty(), "{}", sample.name);
-            assert!(mail.html.contains("&lt;b&gt;Lovelace") && !mail.html.contains("<b>Lovelace"), "{}", mail.html);
+            assert!(
+                mail.html.contains("&lt;b&gt;Lovelace") && !mail.html.contains("<b>Lovelace"),
+                "{}",
+                mail.html
+            );
             assert!(mail.text.contains("Ada <b>Lovelace</b> & Co"), "{}", mail.text);
             let link = sample.values["link"].as_str().unwrap_or_default();
             assert!(mail.text.contains(link), "{}", mail.text);

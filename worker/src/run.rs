@@ -30,7 +30,8 @@ const READY_MAX: Duration = Duration::from_secs(1);
 /// Runs jobs until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     metrics::expose_worker();
-    let telemetry = telemetry::start(&config.telemetry, "worker").map_err(anyhow::Error::from_boxed)?;
+    let telemetry =
+        telemetry::start(&config.telemetry, "worker").map_err(anyhow::Error::from_boxed)?;
     let ended = work(config).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     ended
@@ -47,10 +48,15 @@ async fn work(config: Config) -> anyhow::Result<()> {
 
 async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<()> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
-    let internal = internal::serve_with(config.worker.internal_listen, readiness(&jobs, &drain), board::routes(&jobs), {
-        let drain = drain.clone();
-        async move { drain.over().await }
-    });
+    let internal = internal::serve_with(
+        config.worker.internal_listen,
+        readiness(&jobs, &drain),
+        board::routes(&jobs),
+        {
+            let drain = drain.clone();
+            async move { drain.over().await }
+        },
+    );
     let internal = tokio::spawn(internal);
     if !schema_is_current(&store, &jobs::migrations(), &drain).await? {
         return Ok(());
@@ -61,7 +67,8 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let seats = Seats::new(config.worker.concurrency);
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
-        let (jobs, drain, dispatch, seats) = (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
+        let (jobs, drain, dispatch, seats) =
+            (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
         let concurrency = concurrency(&config.worker, *queue);
         monitor.register(move |_| {
             WorkerBuilder::new(queue.name())
@@ -103,7 +110,9 @@ fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
             }
             jobs.store().ping(READY_MAX).await.map_err(|error| format!("MongoDB: {error}"))?;
             let redis = tokio::time::timeout(READY_MAX, jobs.broker().ping()).await;
-            redis.map_err(|_| "Redis does not answer".to_owned())?.map_err(|error| format!("Redis: {error}"))
+            redis
+                .map_err(|_| "Redis does not answer".to_owned())?
+                .map_err(|error| format!("Redis: {error}"))
         }
     })
 }

@@ -10,10 +10,13 @@ use jobs::{
 /// The schedules of this release.
 ///
 /// # Errors
-/// When an expression makes no sense: that of the configuration, for a test rules it out for the others.
+/// When an expression makes no sense: that of the configuration, for a test rules it out for the
+/// others.
 pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, InvalidCron> {
     Ok(vec![
-        Schedule::new("maintenance.canary", "* * * * *", Missed::Once, |tick| Canary { tick_ms: tick.timestamp_millis() })?,
+        Schedule::new("maintenance.canary", "* * * * *", Missed::Once, |tick| Canary {
+            tick_ms: tick.timestamp_millis(),
+        })?,
         Schedule::new("maintenance.purge", &config.purge_schedule, Missed::Once, |_| Purge {})?,
         Schedule::new("tenant_domain.recheck", "43 * * * *", Missed::Once, |_| RecheckDomains {})?,
     ])
@@ -26,7 +29,10 @@ pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, I
 pub(crate) fn checked(config: Config) -> Result<Config, Mistakes> {
     match schedules(&config.maintenance) {
         Ok(_) => Ok(config),
-        Err(error) => Err(Mistakes(vec![Mistake { key: "maintenance.purge_schedule".to_owned(), problem: error.to_string() }])),
+        Err(error) => Err(Mistakes(vec![Mistake {
+            key: "maintenance.purge_schedule".to_owned(),
+            problem: error.to_string(),
+        }])),
     }
 }
 
@@ -37,7 +43,8 @@ mod tests {
     #[test]
     fn every_expression_makes_sense() {
         let mut sources = config::Sources::default();
-        sources.add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);
+        sources
+            .add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);
         let config = Config::load(sources).unwrap();
         assert_eq!(schedules(&config.maintenance).unwrap().len(), 3);
     }

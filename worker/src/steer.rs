@@ -42,7 +42,10 @@ pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow:
 }
 
 /// What is done is logged on standard error, so that it can be kept.
-async fn with_jobs(config: &Config, command: impl AsyncFnOnce(&Jobs) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn with_jobs(
+    config: &Config,
+    command: impl AsyncFnOnce(&Jobs) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     telemetry::start_on_stderr(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
     with_store(config, async |store| {
         let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
@@ -52,7 +55,10 @@ async fn with_jobs(config: &Config, command: impl AsyncFnOnce(&Jobs) -> anyhow::
 }
 
 /// However the command ends, the store is closed before the process is.
-async fn with_store(config: &Config, command: impl AsyncFnOnce(Store) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn with_store(
+    config: &Config,
+    command: impl AsyncFnOnce(Store) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
     let ended = command(store.clone()).await;
     store.close().await;

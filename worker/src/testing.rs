@@ -1,4 +1,5 @@
-//! What tests of handlers begin with: real servers, the demo account, and a worker that runs one job at a time.
+//! What tests of handlers begin with: real servers, the demo account, and a worker that runs one
+//! job at a time.
 
 use std::time::Duration;
 

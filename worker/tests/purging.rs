@@ -1,4 +1,5 @@
-//! What is over is removed at the time that the configuration says, and MongoDB is the net beneath it.
+//! What is over is removed at the time that the configuration says, and MongoDB is the net beneath
+//! it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
@@ -29,7 +30,8 @@ impl Change for SignIn {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
-        let lifetime = Lifetime { absolute: Duration::from_hours(1), idle: Duration::from_hours(1) };
+        let lifetime =
+            Lifetime { absolute: Duration::from_hours(1), idle: Duration::from_hours(1) };
         let (user, tenant) = (txn.ambient().id(), txn.ambient().id());
         Session::create(txn, user, tenant, &Device::default(), lifetime, false).await
     }
@@ -44,18 +46,28 @@ async fn a_worker_removes_what_is_over_when_the_schedule_says_so_and_counts_it()
     let ago = DateTime::from_millis(store.ambient().now().timestamp_millis() - 2 * 86_400_000);
     let expire = doc! { "$set": { "expires_at": ago } };
     store.records::<Session>(PlatformScope).update(doc! { "_id": over.id }, expire).await.unwrap();
-    let running = env.spawn_worker_with(&[("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "* * * * * *")]).await;
+    let running =
+        env.spawn_worker_with(&[("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "* * * * * *")]).await;
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let gone = async {
         while Session::by_id(&store, over.id).await.unwrap().is_some() {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), gone).await.unwrap_or_else(|_| panic!("it stays: {}", running.log_tail(20)));
+    tokio::time::timeout(Duration::from_mins(1), gone)
+        .await
+        .unwrap_or_else(|_| panic!("it stays: {}", running.log_tail(20)));
     assert!(Session::by_id(&store, live.id).await.unwrap().is_some());
     let counted = async {
         let counted = "tenantry_maintenance_purged_total{kind=\"sessions\"} 1\n";
-        while !reqwest::get(format!("{}/metrics", running.internal_url())).await.unwrap().text().await.unwrap().contains(counted) {
+        while !reqwest::get(format!("{}/metrics", running.internal_url()))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .contains(counted)
+        {
             looks.tick().await;
         }
     };
@@ -67,17 +79,21 @@ async fn mongodb_removes_by_itself_what_nobody_did_for_a_week() {
     let env = TestEnv::new().await;
     prepared(&env).await;
     let client = mongodb::Client::with_uri_str(env.mongodb_uri()).await.unwrap();
-    for collection in ["registrations", "password_resets", "email_changes", "invitations", "sessions"] {
-        let answer: Document = client.database(env.database()).run_command(doc! { "listIndexes": collection }).await.unwrap();
+    for collection in
+        ["registrations", "password_resets", "email_changes", "invitations", "sessions"]
+    {
+        let answer: Document = client
+            .database(env.database())
+            .run_command(doc! { "listIndexes": collection })
+            .await
+            .unwrap();
         let indexes = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
         let spans: Vec<i64> = indexes
             .iter()
             .filter_map(|index| {
-                index
-                    .as_document()?
-                    .get("expireAfterSeconds")?
-                    .as_i64()
-                    .or_else(|| index.as_document()?.get_i32("expireAfterSeconds").ok().map(i64::from))
+                index.as_document()?.get("expireAfterSeconds")?.as_i64().or_else(|| {
+                    index.as_document()?.get_i32("expireAfterSeconds").ok().map(i64::from)
+                })
             })
             .collect();
         assert_eq!(spans, [i64::try_from(NET.as_secs()).unwrap()], "{collection}: {answer}");

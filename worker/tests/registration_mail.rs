@@ -62,7 +62,8 @@ impl World {
     }
 
     async fn post(&self, api: &Service, path: &str, body: Value) -> (StatusCode, Value) {
-        let answer = self.client.post(format!("{}{path}", api.url())).json(&body).send().await.unwrap();
+        let answer =
+            self.client.post(format!("{}{path}", api.url())).json(&body).send().await.unwrap();
         let status = answer.status();
         (status, answer.json().await.unwrap_or_default())
     }
@@ -78,8 +79,16 @@ impl World {
     }
 
     async fn verify(&self, api: &Service, mail: &Mail) {
-        let token = mail.text.split("/verify-email?token=").nth(1).unwrap().split_whitespace().next().unwrap();
-        let (status, answer) = self.post(api, "/api/auth/verify-email", json!({ "token": token })).await;
+        let token = mail
+            .text
+            .split("/verify-email?token=")
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap();
+        let (status, answer) =
+            self.post(api, "/api/auth/verify-email", json!({ "token": token })).await;
         assert_eq!((status, answer), (StatusCode::OK, json!({ "status": "verified" })));
     }
 
@@ -103,7 +112,11 @@ async fn the_mail_has_both_parts_a_stable_id_and_no_trace_of_markup() {
     assert_eq!(world.post(&api, "/api/auth/register", body).await.0, StatusCode::ACCEPTED);
     let mail = world.mail_to(ANN).await;
     assert_eq!(mail.subject, "Confirm your e-mail address");
-    assert!(mail.text.contains("Hello <b>Ann</b>") && mail.text.contains("A & \"B\" {{ link }}"), "{}", mail.text);
+    assert!(
+        mail.text.contains("Hello <b>Ann</b>") && mail.text.contains("A & \"B\" {{ link }}"),
+        "{}",
+        mail.text
+    );
     assert!(mail.html.contains("&lt;b&gt;Ann") && !mail.html.contains("<b>Ann"), "{}", mail.html);
     assert!(mail.header("Message-ID").unwrap().contains("job_"), "{:?}", mail.headers);
     assert_eq!(mail.header("Auto-Submitted"), Some("auto-generated"));
@@ -116,7 +129,11 @@ async fn registering_a_known_address_answers_the_same_and_tells_its_owner() {
     world.register(&api, ANN).await;
     world.verify(&api, &world.mail_to(ANN).await).await;
     world.register(&api, "ANN@example.com").await;
-    let told = world.env.mail().wait_for(|mail| mail.subject == "You already have an account", DEADLINE).await;
+    let told = world
+        .env
+        .mail()
+        .wait_for(|mail| mail.subject == "You already have an account", DEADLINE)
+        .await;
     assert_eq!(told.to, [ANN]);
     assert!(!told.text.contains("token="), "{}", told.text);
 }
@@ -129,8 +146,12 @@ async fn asking_again_at_once_sends_no_second_mail_and_says_nothing() {
     world.mail_to(ANN).await;
     world.until_done().await;
     for email in [ANN, "stranger@example.com"] {
-        let (status, answer) = world.post(&api, "/api/auth/verify-email/resend", json!({ "email": email })).await;
-        assert_eq!((status, answer), (StatusCode::ACCEPTED, json!({ "status": "verification_email_sent" })));
+        let (status, answer) =
+            world.post(&api, "/api/auth/verify-email/resend", json!({ "email": email })).await;
+        assert_eq!(
+            (status, answer),
+            (StatusCode::ACCEPTED, json!({ "status": "verification_email_sent" }))
+        );
     }
     world.until_done().await;
     assert_eq!(world.env.mail().messages().len(), 1);
@@ -140,7 +161,8 @@ async fn asking_again_at_once_sends_no_second_mail_and_says_nothing() {
 async fn asking_again_after_the_cooldown_sends_the_same_link() {
     let world = World::new().await;
     let settings = [QUICK, &[("TENANTRY__AUTH__RESEND_COOLDOWN", "1ms")]].concat();
-    let (api, _worker) = (world.env.spawn_api_with(&settings).await, world.env.spawn_worker_with(&settings).await);
+    let (api, _worker) =
+        (world.env.spawn_api_with(&settings).await, world.env.spawn_worker_with(&settings).await);
     world.register(&api, ANN).await;
     let first = world.mail_to(ANN).await;
     world.until_done().await;
@@ -166,7 +188,8 @@ async fn with_redis_stopped_registering_works_and_the_mail_comes_when_it_is_back
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_killed_between_commit_and_hand_over_loses_no_mail() {
     let world = World::new().await;
-    let redis = world.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap();
+    let redis =
+        world.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap();
     let proxy = Proxy::start(redis).await.unwrap();
     // The API's way to Redis swallows everything, so what is committed cannot be handed over.
     proxy.blackhole();
@@ -225,7 +248,14 @@ async fn an_address_that_is_refused_for_good_is_a_dead_letter_that_can_be_tried_
     world.register(&api, ANN).await;
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let dead = async {
-        while world.store.records::<OutboxRow>(PlatformScope).count(doc! { "dead_at": { "$ne": null } }).await.unwrap() == 0 {
+        while world
+            .store
+            .records::<OutboxRow>(PlatformScope)
+            .count(doc! { "dead_at": { "$ne": null } })
+            .await
+            .unwrap()
+            == 0
+        {
             looks.tick().await;
         }
     };
@@ -240,7 +270,9 @@ async fn an_address_that_is_refused_for_good_is_a_dead_letter_that_can_be_tried_
         String::from_utf8(ran.stdout).unwrap()
     };
     assert!(steer(&["jobs", "list"]).contains("registration.send_verification"));
-    assert!(steer(&["jobs", "retry", "--error", "550", "--dry-run"]).contains("1 would be tried again"));
+    assert!(
+        steer(&["jobs", "retry", "--error", "550", "--dry-run"]).contains("1 would be tried again")
+    );
     world.env.mail().reply(Reply::Accept);
     assert!(steer(&["jobs", "retry", "--error", "550"]).contains("1 will be tried again"));
     world.mail_to(ANN).await;

@@ -1,5 +1,5 @@
-//! What people and their clients hold in secret is nowhere but with them: one life of several people,
-//! every flow of it, and then every place where something could have been left.
+//! What people and their clients hold in secret is nowhere but with them: one life of several
+//! people, every flow of it, and then every place where something could have been left.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod collector;
@@ -91,17 +91,32 @@ impl World {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
+        Store::connect(&config.mongodb, Ambient::system())
+            .await
+            .unwrap()
+            .migrate(&jobs::migrations())
+            .await
+            .unwrap();
         let (address, exports) = collector::start().await;
         let endpoint = format!("http://{address}");
-        let settings = [TALKATIVE, &[("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())]].concat();
-        let (api, worker) = (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);
+        let settings =
+            [TALKATIVE, &[("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())]].concat();
+        let (api, worker) =
+            (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);
         let client = reqwest::Client::builder().timeout(DEADLINE).build().unwrap();
-        let passwords = [FIRST, SECOND, THIRD, WRONG].map(|password| ("password", password.to_owned()));
+        let passwords =
+            [FIRST, SECOND, THIRD, WRONG].map(|password| ("password", password.to_owned()));
         Self { env, api, worker, client, exports, secrets: passwords.into() }
     }
 
-    async fn ask(&self, method: Method, token: Option<&str>, path: &str, body: Option<Value>, expected: StatusCode) -> Value {
+    async fn ask(
+        &self,
+        method: Method,
+        token: Option<&str>,
+        path: &str,
+        body: Option<Value>,
+        expected: StatusCode,
+    ) -> Value {
         let mut request = self.client.request(method, format!("{}{path}", self.api.url()));
         request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
         request = body.iter().fold(request, reqwest::RequestBuilder::json);
@@ -125,8 +140,11 @@ impl World {
 
     /// The token of the link that somebody was mailed.
     async fn link(&mut self, what: &'static str, to: &str, path: &'static str) -> String {
-        let mail = self.mail(|mail| mail.to.iter().any(|other| other == to) && mail.text.contains(path)).await;
-        let token = mail.text.split(path).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        let mail = self
+            .mail(|mail| mail.to.iter().any(|other| other == to) && mail.text.contains(path))
+            .await;
+        let token =
+            mail.text.split(path).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
         self.secrets.push((what, token.clone()));
         token
     }
@@ -141,7 +159,8 @@ impl World {
     }
 
     async fn register(&self, email: &str) {
-        let body = json!({ "email": email, "password": FIRST, "name": "Ada", "tenant_name": "Engines" });
+        let body =
+            json!({ "email": email, "password": FIRST, "name": "Ada", "tenant_name": "Engines" });
         self.post("/api/auth/register", body, StatusCode::ACCEPTED).await;
     }
 
@@ -151,19 +170,44 @@ impl World {
         let verification = self.link("verification link", ADA, VERIFY).await;
         self.ask(Method::GET, None, &format!("{VERIFY}{verification}"), None, StatusCode::OK).await;
         self.post("/api/auth/verify-email", json!({ "token": verification }), StatusCode::OK).await;
-        self.post("/api/auth/verify-email", json!({ "token": verification }), StatusCode::BAD_REQUEST).await;
-        self.post("/api/auth/login", json!({ "email": ADA, "password": WRONG }), StatusCode::UNAUTHORIZED).await;
+        self.post(
+            "/api/auth/verify-email",
+            json!({ "token": verification }),
+            StatusCode::BAD_REQUEST,
+        )
+        .await;
+        self.post(
+            "/api/auth/login",
+            json!({ "email": ADA, "password": WRONG }),
+            StatusCode::UNAUTHORIZED,
+        )
+        .await;
         let login = |password: &str| json!({ "email": ADA, "password": password, "token_delivery": "body" });
         let (access, refresh) = self.sign_in("/api/auth/login", login(FIRST)).await;
-        let (_, next) = self.sign_in("/api/auth/refresh", json!({ "refresh_token": refresh, "token_delivery": "body" })).await;
-        self.sign_in("/api/auth/refresh", json!({ "refresh_token": next, "token_delivery": "body" })).await;
-        self.post("/api/auth/refresh", json!({ "refresh_token": refresh }), StatusCode::CONFLICT).await;
+        let (_, next) = self
+            .sign_in(
+                "/api/auth/refresh",
+                json!({ "refresh_token": refresh, "token_delivery": "body" }),
+            )
+            .await;
+        self.sign_in(
+            "/api/auth/refresh",
+            json!({ "refresh_token": next, "token_delivery": "body" }),
+        )
+        .await;
+        self.post("/api/auth/refresh", json!({ "refresh_token": refresh }), StatusCode::CONFLICT)
+            .await;
 
         let forgot = json!({ "email": ADA });
         self.post("/api/auth/password/forgot", forgot, StatusCode::ACCEPTED).await;
         let reset = self.link("reset link", ADA, RESET).await;
         self.ask(Method::GET, None, &format!("{RESET}{reset}"), None, StatusCode::OK).await;
-        self.post("/api/auth/password/reset", json!({ "token": reset, "password": SECOND }), StatusCode::NO_CONTENT).await;
+        self.post(
+            "/api/auth/password/reset",
+            json!({ "token": reset, "password": SECOND }),
+            StatusCode::NO_CONTENT,
+        )
+        .await;
         self.ask(Method::GET, Some(&access), "/api/auth/me", None, StatusCode::UNAUTHORIZED).await;
         let (access, _) = self.sign_in("/api/auth/login", login(SECOND)).await;
         let change = json!({ "current_password": SECOND, "new_password": THIRD });
@@ -174,7 +218,8 @@ impl World {
         let invite = json!({ "email": BOB, "role": "viewer" });
         self.post_as(&access, "/api/tenant/users/invite", invite, StatusCode::CREATED).await;
         let invited = self.link("used invitation", BOB, INVITED).await;
-        self.ask(Method::GET, None, &format!("/api/invitations/{invited}"), None, StatusCode::OK).await;
+        self.ask(Method::GET, None, &format!("/api/invitations/{invited}"), None, StatusCode::OK)
+            .await;
         self.ask(Method::GET, None, &format!("{INVITED}{invited}"), None, StatusCode::OK).await;
         let accept = json!({ "token": invited, "name": "Bob", "password": SECOND, "token_delivery": "body" });
         self.post("/api/invitations/accept", accept, StatusCode::OK).await;
@@ -191,50 +236,84 @@ impl World {
         // One mail that will not be sent is among the dead letters.
         self.env.mail().reply(Reply::Refuse(550));
         self.register("canary-address-refused@example.com").await;
-        self.until("there is a dead letter", |world| !world.worker_says(&["jobs", "list"]).trim().is_empty()).await;
-        self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT).await;
+        self.until("there is a dead letter", |world| {
+            !world.worker_says(&["jobs", "list"]).trim().is_empty()
+        })
+        .await;
+        self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT)
+            .await;
     }
 
     /// Makes an invite link, and has somebody invited by it.
     async fn invite_by_a_link(&mut self, access: &str) {
         let wanted = json!({ "role": "viewer", "domains": ["example.com"] });
-        let made = self.post_as(access, "/api/tenant/invite-links", wanted, StatusCode::CREATED).await;
+        let made =
+            self.post_as(access, "/api/tenant/invite-links", wanted, StatusCode::CREATED).await;
         let link = text(&made, "url").split(BY_LINK).nth(1).unwrap().to_owned();
         self.secrets.push(("invite link", link.clone()));
-        self.ask(Method::GET, None, &format!("/api/invite-links/{link}"), None, StatusCode::OK).await;
+        self.ask(Method::GET, None, &format!("/api/invite-links/{link}"), None, StatusCode::OK)
+            .await;
         self.ask(Method::GET, None, &format!("{BY_LINK}{link}"), None, StatusCode::OK).await;
-        self.post("/api/invite-links/join", json!({ "token": link, "email": ERIN }), StatusCode::ACCEPTED).await;
+        self.post(
+            "/api/invite-links/join",
+            json!({ "token": link, "email": ERIN }),
+            StatusCode::ACCEPTED,
+        )
+        .await;
         self.link("waiting invitation", ERIN, INVITED).await;
     }
 
-    /// Sets up an authenticator app, and shows its codes and recovery codes wherever they are asked for.
+    /// Sets up an authenticator app, and shows its codes and recovery codes wherever they are asked
+    /// for.
     async fn prove_with_a_second_factor(&mut self, access: &str) {
         let app = self.set_up_an_app(access).await;
-        let (login, again) = (json!({ "email": ADA, "password": THIRD }), json!({ "password": THIRD }));
+        let (login, again) =
+            (json!({ "email": ADA, "password": THIRD }), json!({ "password": THIRD }));
         let mfa_token = self.asked_for_a_factor(None, "/api/auth/login", login.clone()).await;
         let code = self.code(&app, 0);
         self.sign_in(SHOW_FACTOR, shown(&mfa_token, &code)).await;
-        let replaced = self.ask(Method::POST, Some(access), "/api/auth/mfa/recovery-codes", None, StatusCode::OK).await;
+        let replaced = self
+            .ask(Method::POST, Some(access), "/api/auth/mfa/recovery-codes", None, StatusCode::OK)
+            .await;
         let recovery_codes = self.recovery_codes(&replaced);
         let mfa_token = self.asked_for_a_factor(None, "/api/auth/login", login).await;
         self.post(SHOW_FACTOR, shown(&mfa_token, &code), StatusCode::UNAUTHORIZED).await;
         self.sign_in(SHOW_FACTOR, shown(&mfa_token, &recovery_codes[0])).await;
 
-        self.post_as(access, REAUTHENTICATE, json!({ "password": WRONG }), StatusCode::UNAUTHORIZED).await;
+        self.post_as(
+            access,
+            REAUTHENTICATE,
+            json!({ "password": WRONG }),
+            StatusCode::UNAUTHORIZED,
+        )
+        .await;
         for factor in [self.code(&app, 1), recovery_codes[1].clone()] {
-            let mfa_token = self.asked_for_a_factor(Some(access), REAUTHENTICATE, again.clone()).await;
-            let proved = self.post(SHOW_FACTOR, json!({ "mfa_token": mfa_token, "code": factor }), StatusCode::OK).await;
+            let mfa_token =
+                self.asked_for_a_factor(Some(access), REAUTHENTICATE, again.clone()).await;
+            let proved = self
+                .post(
+                    SHOW_FACTOR,
+                    json!({ "mfa_token": mfa_token, "code": factor }),
+                    StatusCode::OK,
+                )
+                .await;
             self.secrets.push(("access token", text(&proved, "access_token")));
         }
     }
 
     async fn set_up_an_app(&mut self, access: &str) -> Totp {
-        let told = self.ask(Method::POST, Some(access), "/api/auth/mfa/totp/enroll", None, StatusCode::OK).await;
+        let told = self
+            .ask(Method::POST, Some(access), "/api/auth/mfa/totp/enroll", None, StatusCode::OK)
+            .await;
         let secret = text(&told, "secret");
-        let app = Builder::new().with_secret(Secret::try_from_base32(&secret).unwrap()).build_noncompliant();
+        let app = Builder::new()
+            .with_secret(Secret::try_from_base32(&secret).unwrap())
+            .build_noncompliant();
         self.secrets.push(("authenticator secret", secret));
         let code = self.code(&app, -1);
-        let confirmed = self.post_as(access, "/api/auth/mfa/totp/confirm", json!({ "code": code }), StatusCode::OK).await;
+        let confirmed = self
+            .post_as(access, "/api/auth/mfa/totp/confirm", json!({ "code": code }), StatusCode::OK)
+            .await;
         self.recovery_codes(&confirmed);
         app
     }
@@ -265,18 +344,26 @@ impl World {
     /// Changes the address; another change waits then.
     async fn change_address(&mut self, access: &str) {
         self.ask_for_address(access, ADA_LATER).await;
-        for (what, to) in [("link to the old address", ADA), ("link to the new address", ADA_LATER)] {
+        for (what, to) in [("link to the old address", ADA), ("link to the new address", ADA_LATER)]
+        {
             let link = self.link(what, to, CHANGE).await;
             self.ask(Method::GET, None, &format!("{CHANGE}{link}"), None, StatusCode::OK).await;
             self.post("/api/auth/email/confirm", json!({ "token": link }), StatusCode::OK).await;
-            self.post("/api/auth/email/confirm", json!({ "token": link }), StatusCode::BAD_REQUEST).await;
+            self.post("/api/auth/email/confirm", json!({ "token": link }), StatusCode::BAD_REQUEST)
+                .await;
         }
         self.ask_for_address(access, ADA_IN_THE_END).await;
         self.link("waiting link to another address", ADA_IN_THE_END, CHANGE).await;
     }
 
     async fn ask_for_address(&self, access: &str, email: &str) {
-        self.post_as(access, "/api/auth/email/change", json!({ "new_email": email }), StatusCode::ACCEPTED).await;
+        self.post_as(
+            access,
+            "/api/auth/email/change",
+            json!({ "new_email": email }),
+            StatusCode::ACCEPTED,
+        )
+        .await;
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -290,7 +377,13 @@ impl World {
     /// What an operator's command says.
     fn worker_says(&self, args: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        let output = command.args(args).env_clear().envs(self.env.config_env()).envs(TALKATIVE.iter().copied()).output().unwrap();
+        let output = command
+            .args(args)
+            .env_clear()
+            .envs(self.env.config_env())
+            .envs(TALKATIVE.iter().copied())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -310,11 +403,20 @@ impl World {
 
     /// Every key of this installation in Redis, with all that it holds.
     async fn redis(&self) -> Vec<(String, Vec<u8>)> {
-        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("*{}*", self.env.key_prefix())).query_async(&mut redis).await.unwrap();
+        let mut redis = redis::Client::open(self.env.redis_url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("*{}*", self.env.key_prefix()))
+            .query_async(&mut redis)
+            .await
+            .unwrap();
         let mut values = Vec::new();
         for key in keys {
-            let value: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
+            let value: Option<Vec<u8>> =
+                redis::cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
             values.push((key.clone(), [key.into_bytes(), value.unwrap_or_default()].concat()));
         }
         values
@@ -322,18 +424,32 @@ impl World {
 
     /// Whatever an operator can see of jobs: lists, each job, what became of it, the board.
     async fn job_views(&self) -> Vec<(String, Vec<u8>)> {
-        let states = ["staged", "held", "delayed", "ready", "running", "dead"].map(|state| ["--state", state]).concat();
+        let states = ["staged", "held", "delayed", "ready", "running", "dead"]
+            .map(|state| ["--state", state])
+            .concat();
         let listed = self.worker_says(&[&["jobs", "list", "--json"], &states[..]].concat());
         let history = self.worker_says(&["jobs", "history", "--json"]);
-        let ids = listed.lines().chain(history.lines()).map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone());
-        let shown: Vec<_> = ids.map(|id| self.worker_says(&["jobs", "show", id.as_str().unwrap()])).collect();
+        let ids = listed
+            .lines()
+            .chain(history.lines())
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone());
+        let shown: Vec<_> =
+            ids.map(|id| self.worker_says(&["jobs", "show", id.as_str().unwrap()])).collect();
         assert!(shown.len() >= 10, "{listed}{history}");
         let mut views = vec![("list".to_owned(), listed), ("history".to_owned(), history)];
         views.extend(shown.into_iter().map(|job| ("job".to_owned(), job)));
         views.push(("batches".to_owned(), self.worker_says(&["batches", "list", "--json"])));
-        for path in ["/overview", "/tasks?status=Killed&page=1", "/queues/email/tasks?status=Pending&page=1", "/workers"] {
+        for path in [
+            "/overview",
+            "/tasks?status=Killed&page=1",
+            "/queues/email/tasks?status=Pending&page=1",
+            "/workers",
+        ] {
             let url = format!("{}/api/v1{path}", self.worker.internal_url());
-            views.push((path.to_owned(), self.client.get(url).send().await.unwrap().text().await.unwrap()));
+            views.push((
+                path.to_owned(),
+                self.client.get(url).send().await.unwrap().text().await.unwrap(),
+            ));
         }
         views.into_iter().map(|(place, text)| (place, text.into_bytes())).collect()
     }
@@ -341,7 +457,15 @@ impl World {
     async fn metrics(&self) -> Vec<(String, Vec<u8>)> {
         let mut metrics = Vec::new();
         for (name, service) in [("api", &self.api), ("worker", &self.worker)] {
-            let text = self.client.get(format!("{}/metrics", service.internal_url())).send().await.unwrap().text().await.unwrap();
+            let text = self
+                .client
+                .get(format!("{}/metrics", service.internal_url()))
+                .send()
+                .await
+                .unwrap()
+                .text()
+                .await
+                .unwrap();
             metrics.push((format!("metrics of the {name}"), text.into_bytes()));
         }
         metrics
@@ -353,7 +477,11 @@ impl World {
             assert!(service.stop_within(DEADLINE).await.success(), "{}", service.log_tail(20));
         }
         let spans = format!("{:?}", self.exports.lock().unwrap());
-        let told = [("the API's log", self.api.log()), ("the worker's log", self.worker.log()), ("traces", spans)];
+        let told = [
+            ("the API's log", self.api.log()),
+            ("the worker's log", self.worker.log()),
+            ("traces", spans),
+        ];
         told.into_iter().map(|(place, text)| (place.to_owned(), text.into_bytes())).collect()
     }
 
@@ -362,7 +490,12 @@ impl World {
         for (what, secret) in &self.secrets {
             for form in forms(secret) {
                 let found = places.iter().find(|(_, bytes)| holds(bytes, &form));
-                assert!(found.is_none(), "a {what} in {}: {}", found.unwrap().0, String::from_utf8_lossy(&found.unwrap().1));
+                assert!(
+                    found.is_none(),
+                    "a {what} in {}: {}",
+                    found.unwrap().0,
+                    String::from_utf8_lossy(&found.unwrap().1)
+                );
             }
         }
     }
@@ -372,19 +505,30 @@ impl World {
 fn forms(secret: &str) -> Vec<Vec<u8>> {
     let Some(end) = secret.len().checked_sub(END) else { return forms_of_code(secret) };
     let encoded = secret.rsplit('.').next().unwrap_or_default().trim_start_matches("rt_");
-    let bytes = URL_SAFE_NO_PAD.decode(encoded).ok().into_iter().chain(Secret::try_from_base32(secret).map(|secret| secret.to_vec()));
+    let bytes = URL_SAFE_NO_PAD
+        .decode(encoded)
+        .ok()
+        .into_iter()
+        .chain(Secret::try_from_base32(secret).map(|secret| secret.to_vec()));
     let ends = bytes.map(|bytes| bytes[bytes.len() - END..].to_vec());
-    [secret.as_bytes().to_vec(), secret.as_bytes()[end..].to_vec()].into_iter().chain(ends).collect()
+    [secret.as_bytes().to_vec(), secret.as_bytes()[end..].to_vec()]
+        .into_iter()
+        .chain(ends)
+        .collect()
 }
 
-/// Those of a code that people type. Six digits stand in many a number, so they are looked for where they are a text:
-/// in JSON, in JSON within JSON, in BSON.
+/// Those of a code that people type. Six digits stand in many a number, so they are looked for
+/// where they are a text: in JSON, in JSON within JSON, in BSON.
 fn forms_of_code(code: &str) -> Vec<Vec<u8>> {
     if code.parse::<u32>().is_err() {
         return vec![code.into(), code.replace('-', "").into()];
     }
     let length = u32::try_from(code.len() + 1).unwrap().to_le_bytes();
-    vec![format!("\"{code}\"").into(), format!("\"{code}\\").into(), [&length, code.as_bytes(), &[0]].concat()]
+    vec![
+        format!("\"{code}\"").into(),
+        format!("\"{code}\\").into(),
+        [&length, code.as_bytes(), &[0]].concat(),
+    ]
 }
 
 /// A text of an answer.
@@ -400,7 +544,8 @@ fn holds(bytes: &[u8], form: &[u8]) -> bool {
     bytes.windows(form.len()).any(|window| window == form)
 }
 
-/// Checks that something that is no secret is found where it belongs: else nothing would have been looked at.
+/// Checks that something that is no secret is found where it belongs: else nothing would have been
+/// looked at.
 fn expect_somewhere(places: &[(String, Vec<u8>)], text: &str) {
     assert!(places.iter().any(|(_, bytes)| holds(bytes, text.as_bytes())), "{text} is nowhere");
 }
@@ -409,7 +554,11 @@ fn expect_somewhere(places: &[(String, Vec<u8>)], text: &str) {
 async fn a_dump_of_the_database_holds_nothing_that_opens_anything() {
     let mut world = World::new().await;
     world.live().await;
-    assert!(KINDS.iter().all(|kind| world.secrets.iter().any(|(what, _)| what == kind)), "{:?}", world.secrets);
+    assert!(
+        KINDS.iter().all(|kind| world.secrets.iter().any(|(what, _)| what == kind)),
+        "{:?}",
+        world.secrets
+    );
     let database = world.database().await;
     for there in [ADA_LATER, DORA, "$argon2id$", "session.created", "mfa.recovery_codes_replaced"] {
         expect_somewhere(&database, there);
@@ -423,12 +572,22 @@ async fn no_secret_and_no_address_is_in_logs_traces_metrics_redis_or_job_views()
     world.live().await;
     let mut places = [world.redis().await, world.job_views().await, world.metrics().await].concat();
     places.extend(world.logs_and_traces().await);
-    for there in ["registration.send_verification", "tenantry_http_requests_total", "request_answered", "invitation.send"] {
+    for there in [
+        "registration.send_verification",
+        "tenantry_http_requests_total",
+        "request_answered",
+        "invitation.send",
+    ] {
         expect_somewhere(&places, there);
     }
     world.expect_no_secret(&places);
     let found = places.iter().find(|(_, bytes)| holds(bytes, ADDRESS.as_bytes()));
-    assert!(found.is_none(), "an address in {}: {}", found.unwrap().0, String::from_utf8_lossy(&found.unwrap().1));
+    assert!(
+        found.is_none(),
+        "an address in {}: {}",
+        found.unwrap().0,
+        String::from_utf8_lossy(&found.unwrap().1)
+    );
 }
 
 #[test]
@@ -448,7 +607,11 @@ fn a_secret_is_found_in_each_of_its_forms() {
         (&link, &[7; 16]),
     ];
     for (secret, place) in left {
-        assert!(forms(secret).iter().any(|form| holds(place, form)), "{secret} in {}", String::from_utf8_lossy(place));
+        assert!(
+            forms(secret).iter().any(|form| holds(place, form)),
+            "{secret} in {}",
+            String::from_utf8_lossy(place)
+        );
     }
     assert!(!forms("492039").iter().any(|form| holds(b"0.492039 1492039 {\"n\":492039}", form)));
 }

@@ -36,7 +36,13 @@ fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
         let refused = worker(args, &env);
         let told = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(78), "{told}");
-        for key in ["auth.master_key", "redis.url", "worker.email_concurrency", "jobs.leese", "app.public_url"] {
+        for key in [
+            "auth.master_key",
+            "redis.url",
+            "worker.email_concurrency",
+            "jobs.leese",
+            "app.public_url",
+        ] {
             assert!(told.contains(key), "{key} is missing in: {told}");
         }
         assert!(!told.contains("canary"), "{told}");
@@ -45,7 +51,10 @@ fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
 
 #[test]
 fn a_schedule_that_makes_no_sense_is_a_mistake_of_the_configuration() {
-    let env = pairs(&[("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "0 0 30 2 *")]);
+    let env = pairs(&[
+        ("TENANTRY__APP__ENVIRONMENT", "development"),
+        ("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "0 0 30 2 *"),
+    ]);
     for args in [&["run"][..], &["--check-config"]] {
         let refused = worker(args, &env);
         let told = String::from_utf8(refused.stderr).unwrap();
@@ -69,7 +78,12 @@ async fn health_and_readiness_tell_how_it_is() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
+    Store::connect(&config.mongodb, Ambient::system())
+        .await
+        .unwrap()
+        .migrate(&jobs::migrations())
+        .await
+        .unwrap();
     assert!(!worker(&["health"], &env.config_env()).status.success(), "nothing is there yet");
     let running = env.spawn_worker().await;
     assert!(worker(&["health"], &env.config_env()).status.success(), "{}", running.log_tail(20));
@@ -90,14 +104,33 @@ async fn the_canary_comes_through_and_its_schedule_is_shown() {
     let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
     store.migrate(&jobs::migrations()).await.unwrap();
     // As if workers had stopped long ago, so that a tick is due at once.
-    let (name, long_ago) = ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));
-    let row = ScheduleRow { name, cron: "* * * * *".to_owned(), settled_until: long_ago, last_tick: Some(long_ago) };
+    let (name, long_ago) =
+        ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));
+    let row = ScheduleRow {
+        name,
+        cron: "* * * * *".to_owned(),
+        settled_until: long_ago,
+        last_tick: Some(long_ago),
+    };
     store.records::<ScheduleRow>(PlatformScope).insert(&row).await.unwrap();
     let shown = || String::from_utf8(worker(&["schedules"], &env.config_env()).stdout).unwrap();
-    assert!(shown().contains("maintenance.canary       * * * * *        once               2023-11-14T22:13:20.000Z"), "{}", shown());
+    assert!(
+        shown().contains(
+            "maintenance.canary       * * * * *        once               2023-11-14T22:13:20.000Z"
+        ),
+        "{}",
+        shown()
+    );
 
     let running = env.spawn_worker().await;
-    let metrics = async || reqwest::get(format!("{}/metrics", running.internal_url())).await.unwrap().text().await.unwrap();
+    let metrics = async || {
+        reqwest::get(format!("{}/metrics", running.internal_url()))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    };
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let come = async {
         // A time in seconds is written with its fraction or as a large number, never as a bare 0.
@@ -108,6 +141,11 @@ async fn the_canary_comes_through_and_its_schedule_is_shown() {
     tokio::time::timeout(Duration::from_mins(1), come).await.expect("the canary comes");
     let metrics = metrics().await;
     assert!(metrics.contains("\ntenantry_jobs_canary_timestamp_seconds 1"), "{metrics}");
-    assert!(!metrics.contains("tenantry_jobs_ticks_total{outcome=\"run\",schedule=\"maintenance.canary\"} 0\n"), "{metrics}");
+    assert!(
+        !metrics.contains(
+            "tenantry_jobs_ticks_total{outcome=\"run\",schedule=\"maintenance.canary\"} 0\n"
+        ),
+        "{metrics}"
+    );
     assert!(!shown().contains("2023-11-14"), "{}", shown());
 }

@@ -52,7 +52,13 @@ impl Shell {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        let output = command.args(args).env_clear().envs(self.env.config_env()).envs(self.settings.iter().copied()).output().unwrap();
+        let output = command
+            .args(args)
+            .env_clear()
+            .envs(self.env.config_env())
+            .envs(self.settings.iter().copied())
+            .output()
+            .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!errors.contains("panicked"), "{args:?}: {errors}");
         output
@@ -80,22 +86,41 @@ impl Shell {
     /// A job whose registration is not there: it runs, finds nothing to do and is done.
     async fn enqueue(&self, delay: Duration) -> String {
         let registration: RegistrationId = Ambient::system().id();
-        self.jobs.enqueue_unstaged_in(None, &SendVerification { registration }, delay).await.unwrap().to_string()
+        self.jobs
+            .enqueue_unstaged_in(None, &SendVerification { registration }, delay)
+            .await
+            .unwrap()
+            .to_string()
     }
 
     /// What the job's handler would have told by now.
     async fn tell_progress(&self, job: &str, record: &str) {
-        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let mut redis = redis::Client::open(self.env.redis_url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
         let key = format!("{}:progress:{job}", self.env.key_prefix());
         let _: () = redis::cmd("SET").arg(key).arg(record).query_async(&mut redis).await.unwrap();
     }
 
     /// Puts bytes into the queue that no release has written.
     async fn enqueue_poison(&self) {
-        let mut redis = redis::Client::open(self.env.redis_url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let mut redis = redis::Client::open(self.env.redis_url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
         let stream = format!("{{{}:email}}:stream", self.env.key_prefix());
         let bytes = "\u{1b}[2Jgarbage\nof two lines";
-        let _: String = redis::cmd("XADD").arg(stream).arg("*").arg("e").arg(bytes).query_async(&mut redis).await.unwrap();
+        let _: String = redis::cmd("XADD")
+            .arg(stream)
+            .arg("*")
+            .arg("e")
+            .arg(bytes)
+            .query_async(&mut redis)
+            .await
+            .unwrap();
     }
 
     /// Waits until a command says something.
@@ -106,7 +131,11 @@ impl Shell {
                 looks.tick().await;
             }
         };
-        assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{args:?} says {}", self.says(args));
+        assert!(
+            tokio::time::timeout(DEADLINE, waiting).await.is_ok(),
+            "{args:?} says {}",
+            self.says(args)
+        );
     }
 }
 
@@ -135,23 +164,47 @@ fn stats(shell: &Shell) -> Value {
 async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
     let shell = Shell::new().await;
     let worker = shell.env.spawn_worker().await;
-    assert!(shell.says(&["queues"]).lines().any(|line| line.starts_with("email ") && line.ends_with("open")));
-    let paused = shell.says(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
+    assert!(
+        shell
+            .says(&["queues"])
+            .lines()
+            .any(|line| line.starts_with("email ") && line.ends_with("open"))
+    );
+    let paused =
+        shell.says(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
     assert_eq!(paused, "email is paused: the mail server\u{fffd}[31m moves\n");
     assert!(shell.says(&["queues"]).contains("paused since 2"));
     let again = shell.run(&["queues", "pause", "email", "--reason", "another"]);
-    let (told, logged) = (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
-    assert!(told.starts_with("email was paused already, since 2") && told.contains(": the mail server"), "{told}");
-    assert!(again.status.success() && logged.contains("queue_already_paused") && !logged.contains("queue_pause_asked"), "{logged}");
+    let (told, logged) =
+        (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
+    assert!(
+        told.starts_with("email was paused already, since 2") && told.contains(": the mail server"),
+        "{told}"
+    );
+    assert!(
+        again.status.success()
+            && logged.contains("queue_already_paused")
+            && !logged.contains("queue_pause_asked"),
+        "{logged}"
+    );
     for reason in ["", " "] {
         let (code, told) = shell.refused(&["queues", "pause", "maintenance", "--reason", reason]);
         assert!(code == 2 && told.contains("say why"), "{told}");
     }
-    assert!(shell.says(&["queues", "pause", "--help"]).contains("possible values: email, maintenance"));
+    assert!(
+        shell.says(&["queues", "pause", "--help"]).contains("possible values: email, maintenance")
+    );
     let metrics = format!("{}/metrics", worker.internal_url());
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let shut = async {
-        while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains("tenantry_jobs_paused{queue=\"email\"} 1") {
+        while !reqwest::get(&metrics)
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .contains("tenantry_jobs_paused{queue=\"email\"} 1")
+        {
             looks.tick().await;
         }
     };
@@ -161,10 +214,20 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
 
     let job = shell.enqueue(Duration::ZERO).await;
     let listed = shell.says(&["jobs", "list", "--state", "ready"]);
-    assert!(listed.lines().count() == 1 && listed.contains(&job) && listed.contains(KIND), "{listed}");
-    assert_eq!((stats(&shell)["ready"].as_u64(), stats(&shell)["queue"].as_str()), (Some(1), Some("email")));
+    assert!(
+        listed.lines().count() == 1 && listed.contains(&job) && listed.contains(KIND),
+        "{listed}"
+    );
+    assert_eq!(
+        (stats(&shell)["ready"].as_u64(), stats(&shell)["queue"].as_str()),
+        (Some(1), Some("email"))
+    );
     let shown = shell.says(&["jobs", "show", &job]);
-    assert!(shown.contains("state     ready since 2") && shown.contains("payload   {\"registration\":\"reg_"), "{shown}");
+    assert!(
+        shown.contains("state     ready since 2")
+            && shown.contains("payload   {\"registration\":\"reg_"),
+        "{shown}"
+    );
     // Only `show` tells what a job carries.
     assert!(!shell.says(&["jobs", "list", "--state", "ready", "--json"]).contains("reg_"));
 
@@ -186,18 +249,36 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     let (hastened, cancelled) = (shell.enqueue(hour).await, shell.enqueue(hour).await);
     let by_filter = shell.enqueue(hour).await;
 
-    assert!(shell.says(&["jobs", "retry", &hastened, "--dry-run"]).ends_with("1 would be tried again\n"));
+    assert!(
+        shell
+            .says(&["jobs", "retry", &hastened, "--dry-run"])
+            .ends_with("1 would be tried again\n")
+    );
     assert!(shell.says(&["jobs", "show", &hastened]).contains("state     delayed, due 2"));
     assert_eq!(shell.says(&["jobs", "retry", &hastened]), "1 will be tried again\n");
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
-    assert!(code == 1 && told.contains("is not known") && told.contains("1 of those named could not be cancelled"), "{told}");
+    assert!(
+        code == 1
+            && told.contains("is not known")
+            && told.contains("1 of those named could not be cancelled"),
+        "{told}"
+    );
     assert!(told.contains("taken_out"), "it is logged: {told}");
-    assert!(shell.says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"]).starts_with("0 will not run"));
+    assert!(
+        shell
+            .says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"])
+            .starts_with("0 will not run")
+    );
     let dry = shell.says(&["jobs", "cancel", "--kind", KIND, "--state", "delayed", "--dry-run"]);
     assert!(dry.contains(&by_filter) && !dry.contains(&cancelled), "{dry}");
     assert!(shell.says(&["jobs", "cancel", "--kind", KIND]).starts_with("1 will not run"));
-    shell.until(&["jobs", "list", "--state", "delayed", "--state", "ready", "--state", "running"], str::is_empty).await;
+    shell
+        .until(
+            &["jobs", "list", "--state", "delayed", "--state", "ready", "--state", "running"],
+            str::is_empty,
+        )
+        .await;
 
     shell.enqueue_poison().await;
     shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
@@ -205,10 +286,17 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     assert!(listed.contains("email  dead") && !listed.contains('\u{1b}'), "{listed}");
     let retried = shell.run(&["jobs", "retry", "--all"]);
     assert!(String::from_utf8(retried.stdout).unwrap().starts_with("0 will"));
-    assert!(!String::from_utf8(retried.stderr).unwrap().contains("dead_letters_replayed"), "nothing was");
-    for args in
-        [&["jobs", "delete"][..], &["jobs", "retry"], &["jobs", "cancel"], &["jobs", "show", "usr_1"], &["jobs", "list", "--limit", "0"]]
-    {
+    assert!(
+        !String::from_utf8(retried.stderr).unwrap().contains("dead_letters_replayed"),
+        "nothing was"
+    );
+    for args in [
+        &["jobs", "delete"][..],
+        &["jobs", "retry"],
+        &["jobs", "cancel"],
+        &["jobs", "show", "usr_1"],
+        &["jobs", "list", "--limit", "0"],
+    ] {
         assert_eq!(shell.refused(args).0, 2, "{args:?}");
     }
     for command in ["retry", "cancel", "delete"] {
@@ -218,10 +306,15 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
         }
     }
     assert_eq!(shell.refused(&["jobs", "cancel", &cancelled, "--state", "ready"]).0, 2);
-    assert!(shell.says(&["jobs", "delete", "--all", "--dry-run"]).ends_with("1 would be deleted\n"));
+    assert!(
+        shell.says(&["jobs", "delete", "--all", "--dry-run"]).ends_with("1 would be deleted\n")
+    );
     let deleted = shell.run(&["jobs", "delete", "--all"]);
     assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 are deleted\n");
-    assert!(String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"), "it is logged");
+    assert!(
+        String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"),
+        "it is logged"
+    );
     assert!(shell.says(&["jobs", "list"]).is_empty());
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 }
@@ -230,47 +323,87 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
 async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
     let shell = Shell::with(KEPT).await;
     let worker = shell.env.spawn_worker_with(KEPT).await;
-    let (done, cancelled) = (shell.enqueue(Duration::ZERO).await, shell.enqueue(Duration::from_hours(1)).await);
+    let (done, cancelled) =
+        (shell.enqueue(Duration::ZERO).await, shell.enqueue(Duration::from_hours(1)).await);
     shell.until(&["jobs", "history"], |said| said.lines().count() == 1).await;
     assert!(shell.says(&["jobs", "cancel", &cancelled]).starts_with("1 will not run"));
     let listed = shell.says(&["jobs", "history"]);
     let lines: Vec<&str> = listed.lines().collect();
-    assert!(lines.len() == 2 && lines[0].contains(&format!("{cancelled}  email  cancelled  {KIND}  attempts=0")), "{listed}");
-    assert!(lines[1].contains(&format!("{done}  email  success  {KIND}  attempts=1  took ")), "{listed}");
+    assert!(
+        lines.len() == 2
+            && lines[0].contains(&format!("{cancelled}  email  cancelled  {KIND}  attempts=0")),
+        "{listed}"
+    );
+    assert!(
+        lines[1].contains(&format!("{done}  email  success  {KIND}  attempts=1  took ")),
+        "{listed}"
+    );
 
     let ids = |args: &[&str]| -> Vec<String> {
         let entries = shell.says_objects(&[&["jobs", "history", "--json"], args].concat());
         entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
     };
     let tenant: TenantId = Ambient::system().id();
-    assert_eq!(ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]), [cancelled.as_str()]);
+    assert_eq!(
+        ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]),
+        [cancelled.as_str()]
+    );
     assert_eq!(ids(&["--limit", "1"]), [cancelled.as_str()]);
     // The last one shown leads on, also where both ended in the same millisecond.
     let same = doc! { "$set": { "finished_at": Ambient::system().now() } };
-    shell.jobs.store().records::<HistoryEntry>(PlatformScope).update_all(doc! {}, same).await.unwrap();
+    shell
+        .jobs
+        .store()
+        .records::<HistoryEntry>(PlatformScope)
+        .update_all(doc! {}, same)
+        .await
+        .unwrap();
     let page = shell.run(&["jobs", "history", "--kind", KIND, "--limit", "1"]);
-    let (page, next) = (String::from_utf8(page.stdout).unwrap(), String::from_utf8(page.stderr).unwrap());
+    let (page, next) =
+        (String::from_utf8(page.stdout).unwrap(), String::from_utf8(page.stderr).unwrap());
     let next = next.trim_end().split_once("worker ").unwrap().1;
-    assert!(page.contains(&cancelled) && next == format!("jobs history --kind {KIND} --limit 1 --after {cancelled}"), "{page}{next}");
+    assert!(
+        page.contains(&cancelled)
+            && next == format!("jobs history --kind {KIND} --limit 1 --after {cancelled}"),
+        "{page}{next}"
+    );
     assert!(shell.says(&next.split(' ').collect::<Vec<_>>()).contains(&done));
     assert!(ids(&["--after", &done]).is_empty());
-    for args in [["--tenant", &tenant.to_string()], ["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
+    for args in [
+        ["--tenant", &tenant.to_string()],
+        ["--queue", "maintenance"],
+        ["--older-than", "1h"],
+        ["--outcome", "dead"],
+    ] {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
     assert_eq!(ids(&[&done]), [done.as_str()]);
     let nobody: JobId = Ambient::system().id();
     let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
-    assert!(code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done), "{told}");
+    assert!(
+        code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done),
+        "{told}"
+    );
     assert_eq!(shell.refused(&["jobs", "history", "--after", &nobody.to_string()]).0, 1);
     for args in [["--outcome", "lost"], ["--after", "yesterday"], ["--limit", "0"]] {
         assert_eq!(shell.refused(&[&["jobs", "history"], &args[..]].concat()).0, 2, "{args:?}");
     }
 
     let shown = shell.says(&["jobs", "show", &done]);
-    assert!(shown.contains("state     ended 2") && shown.contains(": success\n") && shown.contains("attempts  1\n"), "{shown}");
-    let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &cancelled, "--json"])).unwrap();
-    assert_eq!((shown["outcome"].as_str(), shown["attempts"].as_u64()), (Some("cancelled"), Some(0)));
-    let (ended, enqueued) = (shown["finished_at"].as_str().unwrap(), shown["enqueued_at"].as_str().unwrap());
+    assert!(
+        shown.contains("state     ended 2")
+            && shown.contains(": success\n")
+            && shown.contains("attempts  1\n"),
+        "{shown}"
+    );
+    let shown: Value =
+        serde_json::from_str(&shell.says(&["jobs", "show", &cancelled, "--json"])).unwrap();
+    assert_eq!(
+        (shown["outcome"].as_str(), shown["attempts"].as_u64()),
+        (Some("cancelled"), Some(0))
+    );
+    let (ended, enqueued) =
+        (shown["finished_at"].as_str().unwrap(), shown["enqueued_at"].as_str().unwrap());
     assert!(ended.ends_with('Z') && ended > enqueued, "{shown}");
     assert_eq!(shell.refused(&["jobs", "show", &nobody.to_string()]).0, 1);
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
@@ -283,7 +416,10 @@ async fn what_cannot_be_seen_is_told_once_and_nothing_else_is_said() {
     let told = String::from_utf8(output.stderr).unwrap();
     let last = told.lines().last().unwrap();
     assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{told}");
-    assert!(last.starts_with("worker: Redis: ") && last.to_lowercase().matches("refused").count() == 1, "{last}");
+    assert!(
+        last.starts_with("worker: Redis: ") && last.to_lowercase().matches("refused").count() == 1,
+        "{last}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,11 +427,25 @@ async fn how_far_a_job_is_is_shown_with_it() {
     let shell = Shell::new().await;
     let job = shell.enqueue(Duration::from_hours(1)).await;
     assert!(!shell.says(&["jobs", "show", &job]).contains("progress"));
-    shell.tell_progress(&job, r#"{"attempt":2,"done":4,"total":10,"note":"\u001b[2Juploading","at":0}"#).await;
+    shell
+        .tell_progress(
+            &job,
+            r#"{"attempt":2,"done":4,"total":10,"note":"\u001b[2Juploading","at":0}"#,
+        )
+        .await;
     let shown = shell.says(&["jobs", "show", &job]);
-    assert!(shown.contains("progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00.000Z)\n"), "{shown}");
-    let shown: Value = serde_json::from_str(&shell.says(&["jobs", "show", &job, "--json"])).unwrap();
-    assert_eq!((shown["state"].as_str(), shown["progress"]["done"].as_u64()), (Some("delayed"), Some(4)));
+    assert!(
+        shown.contains(
+            "progress  4 of 10  \u{fffd}[2Juploading  (attempt 2, 1970-01-01T00:00:00.000Z)\n"
+        ),
+        "{shown}"
+    );
+    let shown: Value =
+        serde_json::from_str(&shell.says(&["jobs", "show", &job, "--json"])).unwrap();
+    assert_eq!(
+        (shown["state"].as_str(), shown["progress"]["done"].as_u64()),
+        (Some("delayed"), Some(4))
+    );
     assert!(shown["payload"]["registration"].is_string(), "{shown}");
     assert!(shown["until"].as_str() > shown["enqueued_at"].as_str(), "{shown}");
     assert_eq!(shown["progress"]["at"].as_str(), Some("1970-01-01T00:00:00.000Z"));
@@ -311,16 +461,37 @@ async fn batches_are_listed_and_shown() {
     let batch = shell.jobs.commit(&StageBatch(3)).await.unwrap().to_string();
     let listed = shell.says(&["batches", "list"]);
     let lines: Vec<&str> = listed.lines().collect();
-    assert!(lines.len() == 2 && lines[0].contains(&format!("{batch}  0 of 3 done  dead=0  in progress  then {KIND}")), "{listed}");
-    assert!(lines[1].contains(&format!("{complete}  0 of 0 done  dead=0  complete since 2")), "{listed}");
-    assert_eq!(shell.says_objects(&["batches", "list", "--limit", "1", "--json"])[0]["id"], Value::from(batch.as_str()));
+    assert!(
+        lines.len() == 2
+            && lines[0]
+                .contains(&format!("{batch}  0 of 3 done  dead=0  in progress  then {KIND}")),
+        "{listed}"
+    );
+    assert!(
+        lines[1].contains(&format!("{complete}  0 of 0 done  dead=0  complete since 2")),
+        "{listed}"
+    );
+    assert_eq!(
+        shell.says_objects(&["batches", "list", "--limit", "1", "--json"])[0]["id"],
+        Value::from(batch.as_str())
+    );
     let shown = shell.says(&["batches", "show", &batch]);
-    assert!(shown.contains("state     in progress\n") && shown.contains(&format!("follows   {KIND}  job_")), "{shown}");
+    assert!(
+        shown.contains("state     in progress\n")
+            && shown.contains(&format!("follows   {KIND}  job_")),
+        "{shown}"
+    );
 
     let worker = shell.env.spawn_worker().await;
-    shell.until(&["batches", "show", &batch], |said| said.contains("state     complete since 2")).await;
-    let shown: Value = serde_json::from_str(&shell.says(&["batches", "show", &batch, "--json"])).unwrap();
-    assert_eq!((shown["total"].as_i64(), shown["done"].as_i64(), shown["dead"].as_i64()), (Some(3), Some(3), Some(0)));
+    shell
+        .until(&["batches", "show", &batch], |said| said.contains("state     complete since 2"))
+        .await;
+    let shown: Value =
+        serde_json::from_str(&shell.says(&["batches", "show", &batch, "--json"])).unwrap();
+    assert_eq!(
+        (shown["total"].as_i64(), shown["done"].as_i64(), shown["dead"].as_i64()),
+        (Some(3), Some(3), Some(0))
+    );
     let nobody: BatchId = Ambient::system().id();
     let (code, told) = shell.refused(&["batches", "show", &nobody.to_string()]);
     assert!(code == 1 && told.contains("is not known"), "{told}");
@@ -335,12 +506,18 @@ async fn the_board_shows_every_queue_and_changes_nothing() {
     let base = worker.internal_url();
     let job = shell.enqueue(Duration::from_hours(1)).await;
     let page = reqwest::get(format!("{base}/board")).await.unwrap();
-    assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
+    assert_eq!(
+        (page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()),
+        (200, "text/html; charset=utf-8")
+    );
     // What the page needs is here, whole: nothing comes from elsewhere.
     let page = page.text().await.unwrap();
     assert!(!page.contains("://"), "{page}");
     let script = page.split_once("from '").unwrap().1.split_once('\'').unwrap().0;
-    assert_eq!(reqwest::get(format!("{base}{script}")).await.unwrap().headers()["content-type"], "application/javascript");
+    assert_eq!(
+        reqwest::get(format!("{base}{script}")).await.unwrap().headers()["content-type"],
+        "application/javascript"
+    );
 
     let ask = async |path: &str| -> Value {
         let answer = reqwest::get(format!("{base}/api/v1{path}")).await.unwrap();
@@ -348,36 +525,73 @@ async fn the_board_shows_every_queue_and_changes_nothing() {
         serde_json::from_str(&answer.text().await.unwrap()).unwrap()
     };
     let queues = ask("/queues").await;
-    let names: Vec<&str> = queues.as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        queues.as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["email", "maintenance"]);
     let tasks = ask("/queues/email/tasks?status=Pending&page=1").await;
-    assert_eq!((tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()), (1, Some(KIND)));
+    assert_eq!(
+        (tasks.as_array().unwrap().len(), tasks[0]["args"]["kind"].as_str()),
+        (1, Some(KIND))
+    );
     // The page leaves out what has no queue, and breaks at what has no id or no time.
     assert_eq!(tasks[0]["ctx"]["queue"], "email");
     shell.enqueue_poison().await;
     shell.until(&["jobs", "list"], |said| said.lines().count() == 1).await;
     let dead = &ask("/tasks?status=Killed&page=1").await[0]["ctx"];
-    assert!(dead["queue"] == "email" && dead["task_id"].is_string() && dead["run_at"].as_u64() > Some(0), "{dead}");
+    assert!(
+        dead["queue"] == "email"
+            && dead["task_id"].is_string()
+            && dead["run_at"].as_u64() > Some(0),
+        "{dead}"
+    );
     // Nor does it show numbers under titles that it does not know.
     for path in ["/overview", "/queues/email/stats"] {
         let stats = ask(path).await;
-        let of = |title: &str| stats.as_array().unwrap().iter().find(|stat| stat["title"] == title).unwrap()["value"].clone();
+        let of = |title: &str| {
+            stats.as_array().unwrap().iter().find(|stat| stat["title"] == title).unwrap()["value"]
+                .clone()
+        };
         let known = ["TOTAL_JOBS", "PENDING_JOBS", "RUNNING_JOBS", "KILLED_JOBS"];
-        assert!(stats.as_array().unwrap().iter().all(|stat| known.contains(&stat["title"].as_str().unwrap())), "{path}: {stats}");
-        assert_eq!((of("TOTAL_JOBS"), of("PENDING_JOBS"), of("KILLED_JOBS")), ("2".into(), "1".into(), "1".into()), "{path}: {stats}");
+        assert!(
+            stats
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|stat| known.contains(&stat["title"].as_str().unwrap())),
+            "{path}: {stats}"
+        );
+        assert_eq!(
+            (of("TOTAL_JOBS"), of("PENDING_JOBS"), of("KILLED_JOBS")),
+            ("2".into(), "1".into(), "1".into()),
+            "{path}: {stats}"
+        );
     }
     let events = reqwest::get(format!("{base}/api/v1/events")).await.unwrap();
-    assert_eq!((events.status().as_u16(), events.headers()["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    assert_eq!(
+        (events.status().as_u16(), events.headers()["content-type"].to_str().unwrap()),
+        (200, "text/event-stream")
+    );
     drop(events);
-    assert_eq!(ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"], Value::from(job.as_str()));
+    assert_eq!(
+        ask(&format!("/queues/email/tasks/{job}")).await["ctx"]["task_id"],
+        Value::from(job.as_str())
+    );
     assert!(ask("/queues/maintenance/tasks?page=0").await.as_array().unwrap().is_empty());
     // Redis knows a worker from its first job on.
     shell.enqueue(Duration::ZERO).await;
     shell.until(&["queues", "stats", "email"], |said| said.contains("\nconsumer ")).await;
-    assert!(ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email"));
+    assert!(
+        ask("/workers").await.as_array().unwrap().iter().any(|worker| worker["queue"] == "email")
+    );
 
     let tasks = format!("{base}/api/v1/queues/email/tasks");
-    let refused = reqwest::Client::new().put(&tasks).header("content-type", "application/json").body("{}").send().await.unwrap();
+    let refused = reqwest::Client::new()
+        .put(&tasks)
+        .header("content-type", "application/json")
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), 405);
     assert_eq!(stats(&shell)["delayed"].as_u64(), Some(1));
     assert_eq!(reqwest::get(format!("{base}/metrics")).await.unwrap().status(), 200);

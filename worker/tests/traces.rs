@@ -23,7 +23,14 @@ const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_byt
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
-    match attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()? {
+    match attributes
+        .iter()
+        .find(|attribute| attribute.key == key)?
+        .value
+        .as_ref()?
+        .value
+        .as_ref()?
+    {
         Value::StringValue(text) => Some(text.clone()),
         _ => None,
     }
@@ -33,7 +40,8 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
 fn spans(exports: &[ExportTraceServiceRequest], service: &str, name: &str) -> Vec<Span> {
     let of_service = |spans: &&ResourceSpans| {
         let resource = spans.resource.as_ref();
-        resource.and_then(|resource| text(&resource.attributes, "service.name")).as_deref() == Some(service)
+        resource.and_then(|resource| text(&resource.attributes, "service.name")).as_deref()
+            == Some(service)
     };
     let spans = exports.iter().flat_map(|export| &export.resource_spans).filter(of_service);
     let spans = spans.flat_map(|spans| &spans.scope_spans).flat_map(|spans| &spans.spans);
@@ -46,14 +54,22 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Ambient::system()).await.unwrap().migrate(&jobs::migrations()).await.unwrap();
+    Store::connect(&config.mongodb, Ambient::system())
+        .await
+        .unwrap()
+        .migrate(&jobs::migrations())
+        .await
+        .unwrap();
     let (address, exports) = collector::start().await;
     let endpoint = format!("http://{address}");
     let settings = [("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
-    let (api, worker) = (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);
+    let (api, worker) =
+        (env.spawn_api_with(&settings).await, env.spawn_worker_with(&settings).await);
 
     let person = json!({ "email": "ann@example.com", "password": "correct horse battery", "name": "Ann", "tenant_name": "Acme" });
-    let request = reqwest::Client::new().post(format!("{}/api/auth/register", api.url())).header("traceparent", TRACEPARENT);
+    let request = reqwest::Client::new()
+        .post(format!("{}/api/auth/register", api.url()))
+        .header("traceparent", TRACEPARENT);
     assert_eq!(request.json(&person).send().await.unwrap().status(), 202);
     env.mail().wait_for(|_| true, DEADLINE).await;
     // What still waits is exported when a process stops.
@@ -63,15 +79,24 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     let exports = exports.lock().unwrap();
     let (requests, jobs) = (spans(&exports, "api", "request"), spans(&exports, "worker", "job"));
     let request = requests.iter().find(|span| span.trace_id == TRACE).unwrap();
-    let job = jobs.iter().find(|span| text(&span.attributes, "kind").as_deref() == Some("registration.send_verification")).unwrap();
+    let job = jobs
+        .iter()
+        .find(|span| {
+            text(&span.attributes, "kind").as_deref() == Some("registration.send_verification")
+        })
+        .unwrap();
     assert_eq!((&job.trace_id, &job.parent_span_id), (&request.trace_id, &request.span_id));
     // Besides, the job links to the request that staged it, and says what kind of message it was.
     let links: Vec<_> = job.links.iter().map(|link| (&link.trace_id, &link.span_id)).collect();
     assert_eq!(links, [(&request.trace_id, &request.span_id)]);
     assert_eq!(job.kind(), SpanKind::Consumer);
     let attribute = |name: &str| text(&job.attributes, &format!("messaging.{name}"));
-    let described = ["system", "destination.name", "operation.type", "operation.name"].map(attribute);
-    assert_eq!(described, ["redis", "email", "process", "process"].map(|text| Some(text.to_owned())));
+    let described =
+        ["system", "destination.name", "operation.type", "operation.name"].map(attribute);
+    assert_eq!(
+        described,
+        ["redis", "email", "process", "process"].map(|text| Some(text.to_owned()))
+    );
     assert!(attribute("message.id").is_some_and(|id| id.starts_with("job_")));
     assert!(!exports.iter().any(|export| format!("{export:?}").contains("ann@example.com")));
     assert!(!exports.iter().any(|export| format!("{export:?}").contains("correct horse")));

@@ -2,8 +2,8 @@
 //!
 //! A contestant is a program of its own that lives for the whole run, so that what its runtime has
 //! compiled and cached stays warm. On standard input it is given one [`Task`] a line, on standard
-//! output it gives one [`Answer`] a line; the first says that it is ready. It ends when its standard
-//! input does. Contestants in other languages follow the same words.
+//! output it gives one [`Answer`] a line; the first says that it is ready. It ends when its
+//! standard input does. Contestants in other languages follow the same words.
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +30,8 @@ pub enum Task {
         /// How many.
         jobs: u32,
     },
-    /// Push jobs, then start a worker, and answer how many a second it did, from the first start until
-    /// Redis shows that the last is done.
+    /// Push jobs, then start a worker, and answer how many a second it did, from the first start
+    /// until Redis shows that the last is done.
     Drain {
         /// How many.
         jobs: u32,
@@ -56,11 +56,11 @@ pub enum Task {
         /// Transactions at once.
         in_flight: u32,
     },
-    /// Push jobs at an even rate while a worker has nothing else to do, and answer how long it took from
-    /// the call of each push to the start of its job.
+    /// Push jobs at an even rate while a worker has nothing else to do, and answer how long it took
+    /// from the call of each push to the start of its job.
     Latency(Pace),
-    /// As [`Task::Latency`], for one tenant while another's jobs, each of which takes 5 ms, wait in great
-    /// number.
+    /// As [`Task::Latency`], for one tenant while another's jobs, each of which takes 5 ms, wait in
+    /// great number.
     LatencyBesideFlood {
         /// How the one tenant's jobs are pushed.
         pace: Pace,
@@ -110,11 +110,16 @@ pub const P99_MS: &str = "p99_ms";
 ///
 /// # Errors
 /// When it cannot read or be heard.
-pub async fn serve<E: Display>(versions: String, measure: impl AsyncFn(Task) -> Result<Values, E>) -> io::Result<()> {
+pub async fn serve<E: Display>(
+    versions: String,
+    measure: impl AsyncFn(Task) -> Result<Values, E>,
+) -> io::Result<()> {
     tell(&Answer::Ready(versions))?;
     while let Some(line) = next_line().await? {
         let answer = match serde_json::from_str(&line) {
-            Ok(task) => measure(task).await.map_or_else(|error| Answer::Error(error.to_string()), Answer::Values),
+            Ok(task) => measure(task)
+                .await
+                .map_or_else(|error| Answer::Error(error.to_string()), Answer::Values),
             Err(error) => Answer::Error(format!("the task cannot be read: {error}")),
         };
         tell(&answer)?;
@@ -141,6 +146,13 @@ pub fn rate(jobs: u32, time: Duration) -> Values {
 /// `waits` as an answer.
 pub fn percentiles(mut waits: Vec<Duration>) -> Values {
     waits.sort_unstable();
-    let at = |percent: usize| waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default();
-    [(P50_MS, at(50)), (P99_MS, at(99))].map(|(name, wait)| (name.to_owned(), wait.as_secs_f64() * 1_000.0)).into()
+    let at = |percent: usize| {
+        waits
+            .get((waits.len() * percent).div_ceil(100).saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    };
+    [(P50_MS, at(50)), (P99_MS, at(99))]
+        .map(|(name, wait)| (name.to_owned(), wait.as_secs_f64() * 1_000.0))
+        .into()
 }

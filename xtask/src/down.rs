@@ -1,4 +1,5 @@
-//! `cargo xtask down`: stops a running `up`, or what one left behind, and forgets its state if asked to.
+//! `cargo xtask down`: stops a running `up`, or what one left behind, and forgets its state if
+//! asked to.
 
 use std::{fs::File, time::Duration};
 
@@ -15,7 +16,8 @@ pub(crate) async fn run(wipe: bool) -> anyhow::Result<()> {
     let lock = lock_file()?;
     let ledger = Ledger::at(&state_dir());
     if lock.try_lock().is_err() {
-        let Some(pid) = ledger.supervisor().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) else {
+        let Some(pid) = ledger.supervisor().and_then(|pid| Pid::from_raw(pid.try_into().ok()?))
+        else {
             bail!("`cargo xtask up` is just starting; press Ctrl-C in its terminal");
         };
         kill_process(pid, Signal::TERM).context("asking `cargo xtask up` to stop")?;
@@ -48,7 +50,11 @@ fn forget() -> anyhow::Result<()> {
         if name == "cache" || name == "up.lock" {
             continue;
         }
-        let deleted = if entry.file_type()?.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let deleted = if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         deleted.with_context(|| format!("deleting {}", path.display()))?;
     }
     Ok(())

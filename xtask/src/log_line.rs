@@ -1,12 +1,14 @@
-//! What a person sees of our programs' logs. They write a JSON object a line, for `jq`; here such a line becomes the time of day, the
-//! level, the event and its fields. Any other line stays as it is.
+//! What a person sees of our programs' logs. They write a JSON object a line, for `jq`; here such a
+//! line becomes the time of day, the level, the event and its fields. Any other line stays as it
+//! is.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The parts that our programs' lines have in common; sorted, so that a field is found at its place.
+/// The parts that our programs' lines have in common; sorted, so that a field is found at its
+/// place.
 #[derive(Deserialize)]
 struct Line {
     timestamp: String,
@@ -23,16 +25,21 @@ struct Line {
 
 /// The line as a person reads it; its level in colour, if `coloured`.
 pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
-    let Some(line) = line.starts_with('{').then(|| serde_json::from_str::<Line>(line).ok()).flatten() else {
+    let Some(line) =
+        line.starts_with('{').then(|| serde_json::from_str::<Line>(line).ok()).flatten()
+    else {
         return Cow::Borrowed(line);
     };
     let level = format!("{:<5}", line.level);
-    let level = if coloured { format!("\u{1b}[{}m{level}\u{1b}[0m", colour(&line.level)) } else { level };
-    let mut shown = format!("{} {level} {}", time_of_day(&line.timestamp), line.message.escape_debug());
+    let level =
+        if coloured { format!("\u{1b}[{}m{level}\u{1b}[0m", colour(&line.level)) } else { level };
+    let mut shown =
+        format!("{} {level} {}", time_of_day(&line.timestamp), line.message.escape_debug());
     shown.extend(line.fields.iter().map(shown_field));
     // The span's name is the first thing to know about it, not a field.
     if let Some(name) = line.span.get("name").and_then(Value::as_str) {
-        let fields: String = line.span.iter().filter(|(key, _)| *key != "name").map(shown_field).collect();
+        let fields: String =
+            line.span.iter().filter(|(key, _)| *key != "name").map(shown_field).collect();
         shown.extend([" (", name, &fields, ")"]);
     }
     Cow::Owned(shown)
@@ -43,15 +50,20 @@ pub fn readable_text(text: &str) -> String {
     text.lines().map(|line| readable(line, false)).collect::<Vec<_>>().join("\n")
 }
 
-/// `22:07:01.123` of `2025-11-24T22:07:01.123456Z`, still in UTC; a time of another form as a whole.
+/// `22:07:01.123` of `2025-11-24T22:07:01.123456Z`, still in UTC; a time of another form as a
+/// whole.
 fn time_of_day(timestamp: &str) -> &str {
     timestamp.get(11..23).unwrap_or(timestamp)
 }
 
-/// ` key=value`. A text is quoted where it would not be clear how far it goes, or would steer the terminal.
+/// ` key=value`. A text is quoted where it would not be clear how far it goes, or would steer the
+/// terminal.
 fn shown_field((key, value): (&String, &Value)) -> String {
     match value {
-        Value::String(text) if !text.is_empty() && text.chars().all(|char| char.is_ascii_graphic() && char != '"') => {
+        Value::String(text)
+            if !text.is_empty()
+                && text.chars().all(|char| char.is_ascii_graphic() && char != '"') =>
+        {
             format!(" {key}={text}")
         }
         Value::String(text) => format!(" {key}={text:?}"),
@@ -82,7 +94,9 @@ mod tests {
 
     #[test]
     fn other_lines_stay_as_they_are() {
-        for line in ["", "plain", "{not json", r#"{"t":{"$date":"…"},"s":"E","msg":"mongod's"}"#, "[1]"] {
+        for line in
+            ["", "plain", "{not json", r#"{"t":{"$date":"…"},"s":"E","msg":"mongod's"}"#, "[1]"]
+        {
             assert_eq!(readable(line, true), line);
         }
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it, `bench`
-//! measures it.
+//! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it,
+//! `bench` measures it.
 
 mod bench;
 mod chaos;
@@ -64,7 +64,9 @@ async fn main() -> ExitCode {
         Command::Test(options) => check::run(&options).await,
         Command::Bench(options) => bench::run(&options).await,
         Command::Chaos(options) => chaos::run(&options).await,
-        Command::Mail { smtp_port, http_port, state_dir } => inbox::run(smtp_port, http_port, &state_dir).await,
+        Command::Mail { smtp_port, http_port, state_dir } => {
+            inbox::run(smtp_port, http_port, &state_dir).await
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

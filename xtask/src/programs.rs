@@ -26,10 +26,12 @@ pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
     folder(release)
 }
 
-/// Builds one of our examples for release. `--workspace` decides on the features of what it shares with others, as in their builds.
+/// Builds one of our examples for release. `--workspace` decides on the features of what it shares
+/// with others, as in their builds.
 pub(crate) async fn example(name: &str) -> anyhow::Result<PathBuf> {
     let args = ["build", "--workspace", "--release", "--example", name];
-    step(format!("building {name} for release"), async { succeed(&mut cargo(&args)).await }).await?;
+    step(format!("building {name} for release"), async { succeed(&mut cargo(&args)).await })
+        .await?;
     Ok(folder(true)?.join("examples").join(name))
 }
 
@@ -43,18 +45,33 @@ pub(crate) fn folder(release: bool) -> anyhow::Result<PathBuf> {
 /// Runs a command to its end, which must be a success.
 pub(crate) async fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let shown = shown(command);
-    let status = command.stdin(Stdio::null()).status().await.with_context(|| format!("running `{shown}`"))?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .await
+        .with_context(|| format!("running `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` ended with {status}");
     }
     Ok(())
 }
 
-/// Runs one of our programs to its end; what it says goes to `log`, and into the error when it fails.
-pub(crate) async fn run_once(program: &Path, args: &[&str], env: &[(String, String)], log: &Path) -> anyhow::Result<()> {
+/// Runs one of our programs to its end; what it says goes to `log`, and into the error when it
+/// fails.
+pub(crate) async fn run_once(
+    program: &Path,
+    args: &[&str],
+    env: &[(String, String)],
+    log: &Path,
+) -> anyhow::Result<()> {
     let mut command = Command::new(program);
-    command.args(args).envs(env.iter().map(|(name, value)| (name, value))).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.with_context(|| format!("running {}", program.display()))?;
+    command
+        .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output =
+        command.output().await.with_context(|| format!("running {}", program.display()))?;
     let said = [output.stdout, output.stderr].concat();
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     std::io::Write::write_all(&mut file, &said)?;
@@ -68,6 +85,7 @@ pub(crate) async fn run_once(program: &Path, args: &[&str], env: &[(String, Stri
 fn shown(command: &Command) -> String {
     let command = command.as_std();
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
-    let words: Vec<OsString> = [program].into_iter().chain(command.get_args()).map(OsString::from).collect();
+    let words: Vec<OsString> =
+        [program].into_iter().chain(command.get_args()).map(OsString::from).collect();
     words.join(" ".as_ref()).to_string_lossy().into_owned()
 }

@@ -12,12 +12,15 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// It then says this often that it goes on.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Runs `work`, telling on standard error that `what` ended and how long it took; when it takes a while, also that
-/// it began and goes on.
+/// Runs `work`, telling on standard error that `what` ended and how long it took; when it takes a
+/// while, also that it began and goes on.
 ///
 /// # Errors
 /// Those of `work`.
-pub async fn step<T>(what: impl Display, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub async fn step<T>(
+    what: impl Display,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     let begun = Instant::now();
     let mut work = std::pin::pin!(work);
     let mut news = format!("  {what} …");
@@ -40,14 +43,19 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes a text and the end of its line to standard output. That it may be closed is no reason to stop.
+/// Writes a text and the end of its line to standard output. That it may be closed is no reason to
+/// stop.
 pub fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// `text` in the colour of an SGR code, where standard error is a terminal.
 pub fn paint(sgr: &str, text: &str) -> String {
-    if std::io::stderr().is_terminal() { format!("\u{1b}[{sgr}m{text}\u{1b}[0m") } else { text.to_owned() }
+    if std::io::stderr().is_terminal() {
+        format!("\u{1b}[{sgr}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A time as people read it: `0.42 s`, `12.3 s`, `3 min 05 s`.

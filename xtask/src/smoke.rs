@@ -1,4 +1,5 @@
-//! `cargo xtask up --smoke`: the product's central path, once, over HTTP and SMTP, on a stack of its own.
+//! `cargo xtask up --smoke`: the product's central path, once, over HTTP and SMTP, on a stack of
+//! its own.
 
 use std::time::{Duration, Instant};
 
@@ -56,14 +57,21 @@ async fn prepare(options: &Options, folder: &std::path::Path) -> anyhow::Result<
         tool.find().await?;
     }
     let programs = programs::build(options.release).await?;
-    Ok(Stack::new(Plan { state: folder.to_owned(), ports: Ports::free()?, programs, prometheus: None }, None))
+    Ok(Stack::new(
+        Plan { state: folder.to_owned(), ports: Ports::free()?, programs, prometheus: None },
+        None,
+    ))
 }
 
 async fn start_and_walk(stack: &mut Stack) -> anyhow::Result<()> {
     stack.start().await?;
     let http = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
     let Ports { api, inbox, .. } = stack.plan().ports;
-    let path = Walk { http, api: format!("http://127.0.0.1:{api}"), inbox: format!("http://127.0.0.1:{inbox}/api/messages") };
+    let path = Walk {
+        http,
+        api: format!("http://127.0.0.1:{api}"),
+        inbox: format!("http://127.0.0.1:{inbox}/api/messages"),
+    };
     path.walk().await
 }
 
@@ -82,23 +90,42 @@ impl Walk {
         told("register answers 202", self.post("/api/auth/register", &registration, 202)).await?;
         let link = told("the mail arrives with its link", self.mailed_link()).await?;
         told("opening the link twice shows a page", self.open_twice(&link)).await?;
-        let early = told("login before verification answers 403", self.post("/api/auth/login", &login, 403)).await?;
+        let early = told(
+            "login before verification answers 403",
+            self.post("/api/auth/login", &login, 403),
+        )
+        .await?;
         expect(&early, "code", "email_not_verified")?;
         let (_, token) = link.split_once("token=").context("the link has a token")?;
         let verification = json!({ "token": token });
-        let verified = told("verify-email answers 200", self.post("/api/auth/verify-email", &verification, 200)).await?;
+        let verified = told(
+            "verify-email answers 200",
+            self.post("/api/auth/verify-email", &verification, 200),
+        )
+        .await?;
         expect(&verified, "status", "verified")?;
-        let again = told("verify-email again answers 400", self.post("/api/auth/verify-email", &verification, 400)).await?;
+        let again = told(
+            "verify-email again answers 400",
+            self.post("/api/auth/verify-email", &verification, 400),
+        )
+        .await?;
         expect(&again, "code", "token_invalid")?;
 
         let session = told("login answers 200", self.post("/api/auth/login", &login, 200)).await?;
         let access = session["access_token"].as_str().context("login gives an access token")?;
-        let me = told("me answers 200", self.as_user(Method::GET, "/api/auth/me", access, 200)).await?;
+        let me =
+            told("me answers 200", self.as_user(Method::GET, "/api/auth/me", access, 200)).await?;
         ensure!(me["user"]["email"] == EMAIL, "me is who logged in: {me}");
-        let tenant = told("tenant/current answers 200", self.as_user(Method::GET, "/api/tenant/current", access, 200)).await?;
+        let tenant = told(
+            "tenant/current answers 200",
+            self.as_user(Method::GET, "/api/tenant/current", access, 200),
+        )
+        .await?;
         expect(&tenant, "name", "Smoke")?;
-        told("logout answers 204", self.as_user(Method::POST, "/api/auth/logout", access, 204)).await?;
-        told("me answers 401 after logout", self.as_user(Method::GET, "/api/auth/me", access, 401)).await?;
+        told("logout answers 204", self.as_user(Method::POST, "/api/auth/logout", access, 204))
+            .await?;
+        told("me answers 401 after logout", self.as_user(Method::GET, "/api/auth/me", access, 401))
+            .await?;
         Ok(())
     }
 
@@ -106,8 +133,22 @@ impl Walk {
         answer(self.http.post(format!("{}{path}", self.api)).json(body).send().await?, status).await
     }
 
-    async fn as_user(&self, method: Method, path: &str, access: &str, status: u16) -> anyhow::Result<Value> {
-        answer(self.http.request(method, format!("{}{path}", self.api)).bearer_auth(access).send().await?, status).await
+    async fn as_user(
+        &self,
+        method: Method,
+        path: &str,
+        access: &str,
+        status: u16,
+    ) -> anyhow::Result<Value> {
+        answer(
+            self.http
+                .request(method, format!("{}{path}", self.api))
+                .bearer_auth(access)
+                .send()
+                .await?,
+            status,
+        )
+        .await
     }
 
     /// The link in the text of the mail to the person who registered, as soon as it is there.
@@ -117,10 +158,16 @@ impl Walk {
             let mails: Value = self.http.get(&self.inbox).send().await?.json().await?;
             let mail = mails.as_array().into_iter().flatten().find(|mail| mail["to"][0] == EMAIL);
             if let Some(text) = mail.and_then(|mail| mail["text"].as_str()) {
-                let link = text.split_whitespace().find(|word| word.contains("/verify-email?token="));
-                return link.map(str::to_owned).with_context(|| format!("the mail holds no link: {text}"));
+                let link =
+                    text.split_whitespace().find(|word| word.contains("/verify-email?token="));
+                return link
+                    .map(str::to_owned)
+                    .with_context(|| format!("the mail holds no link: {text}"));
             }
-            ensure!(begun.elapsed() < MAIL_WITHIN, "no mail to {EMAIL} within {MAIL_WITHIN:?}; the inbox holds {mails}");
+            ensure!(
+                begun.elapsed() < MAIL_WITHIN,
+                "no mail to {EMAIL} within {MAIL_WITHIN:?}; the inbox holds {mails}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

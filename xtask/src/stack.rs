@@ -30,7 +30,10 @@ pub(crate) struct Ports {
 impl Ports {
     /// The ports that the documentation names, all moved by `offset`.
     pub(crate) fn documented(offset: u16) -> anyhow::Result<Self> {
-        let at = |port: u16| port.checked_add(offset).with_context(|| format!("port {port} + {offset} is above 65535"));
+        let at = |port: u16| {
+            port.checked_add(offset)
+                .with_context(|| format!("port {port} + {offset} is above 65535"))
+        };
         Ok(Self {
             mongod: at(27017)?,
             redis: at(6379)?,
@@ -87,8 +90,10 @@ impl Plan {
     /// Writes it.
     pub(crate) fn write_shell_env(&self) -> anyhow::Result<()> {
         let path = self.shell_env();
-        // Quoted: addresses have characters that a shell would act on, and none that ends the quotes.
-        let lines: Vec<String> = self.env().iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        // Quoted: addresses have characters that a shell would act on, and none that ends the
+        // quotes.
+        let lines: Vec<String> =
+            self.env().iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
         std::fs::write(&path, lines.concat()).with_context(|| format!("writing {}", path.display()))
     }
 
@@ -180,7 +185,8 @@ impl Stack {
         let (ports, env) = (plan.ports, plan.env());
         for folder in ["logs", "data"] {
             let folder = plan.state.join(folder);
-            std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("creating {}", folder.display()))?;
         }
         plan.write_shell_env()?;
         let (mongodb_data, redis_data) = (plan.data("mongod"), plan.data("redis"));
@@ -191,15 +197,22 @@ impl Stack {
         self.add("mail", ports.inbox, process(mail(&plan)?)).await?;
 
         let api = plan.programs.join("api");
-        step("bringing the database's schema up to date", run_once(&api, &["migrate", "up"], &env, &plan.log("api"))).await?;
-        step("creating the demo account", run_once(&api, &["seed-demo"], &env, &plan.log("api"))).await?;
+        step(
+            "bringing the database's schema up to date",
+            run_once(&api, &["migrate", "up"], &env, &plan.log("api")),
+        )
+        .await?;
+        step("creating the demo account", run_once(&api, &["seed-demo"], &env, &plan.log("api")))
+            .await?;
         let spec = ProcessSpec::new("api", api, &["serve"], plan.log("api"), ports.api_internal);
         self.add("api", ports.api, process(spec.envs(env.clone()))).await?;
         let worker = plan.programs.join("worker");
-        let spec = ProcessSpec::new("worker", worker, &["run"], plan.log("worker"), ports.worker_internal);
+        let spec =
+            ProcessSpec::new("worker", worker, &["run"], plan.log("worker"), ports.worker_internal);
         self.add("worker", ports.worker_internal, process(spec.envs(env))).await?;
         if let Some((program, config)) = &plan.prometheus {
-            self.add("prometheus", ports.prometheus, process(prometheus(&plan, program, config))).await?;
+            self.add("prometheus", ports.prometheus, process(prometheus(&plan, program, config)))
+                .await?;
         }
         Ok(())
     }
@@ -222,7 +235,12 @@ impl Stack {
         }
     }
 
-    async fn add(&mut self, name: &'static str, port: u16, start: impl Future<Output = anyhow::Result<Server>>) -> anyhow::Result<()> {
+    async fn add(
+        &mut self,
+        name: &'static str,
+        port: u16,
+        start: impl Future<Output = anyhow::Result<Server>>,
+    ) -> anyhow::Result<()> {
         if let Some(keeper) = &mut self.keeper {
             keeper.follow(name, &self.plan.log(name));
         }
@@ -260,7 +278,12 @@ fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
         format!("--web.listen-address=127.0.0.1:{port}"),
     ];
     let spec = program.spec("prometheus", plan.log("prometheus")).args(args);
-    ProcessSpec { spec, health_port: port, health_path: "/-/ready", ready_within: std::time::Duration::from_mins(1) }
+    ProcessSpec {
+        spec,
+        health_port: port,
+        health_path: "/-/ready",
+        ready_within: std::time::Duration::from_mins(1),
+    }
 }
 
 #[cfg(test)]
@@ -271,10 +294,19 @@ mod tests {
     fn a_shell_reads_what_our_programs_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports::documented(1_000).unwrap();
-        let plan = Plan { state: folder.path().to_owned(), ports, programs: PathBuf::new(), prometheus: None };
+        let plan = Plan {
+            state: folder.path().to_owned(),
+            ports,
+            programs: PathBuf::new(),
+            prometheus: None,
+        };
         plan.write_shell_env().unwrap();
         let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", "set -a; . ./env; set +a; env"]).current_dir(folder.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        shell
+            .args(["-c", "set -a; . ./env; set +a; env"])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin");
         let told = String::from_utf8(shell.output().unwrap().stdout).unwrap();
         for (name, value) in plan.env() {
             assert!(told.lines().any(|line| line == format!("{name}={value}")), "{name}: {told}");

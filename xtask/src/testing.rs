@@ -1,8 +1,9 @@
-//! What a test needs: its own database, its own key prefix, its own mailbox, and the product's programs.
+//! What a test needs: its own database, its own key prefix, its own mailbox, and the product's
+//! programs.
 //!
-//! MongoDB and Redis are shared by the tests and told apart by name. `cargo xtask test` starts them once and
-//! says where they are in two environment variables; without those, the first test of a process starts
-//! them and the last one that ends stops them and removes their data.
+//! MongoDB and Redis are shared by the tests and told apart by name. `cargo xtask test` starts them
+//! once and says where they are in two environment variables; without those, the first test of a
+//! process starts them and the last one that ends stops them and removes their data.
 
 mod service;
 mod shared;
@@ -57,7 +58,8 @@ impl TestEnv {
         Self::on(shared::servers().await.expect("the shared servers start")).await
     }
 
-    /// The same on a MongoDB and a Redis that no other test uses, for tests that stop or flush them.
+    /// The same on a MongoDB and a Redis that no other test uses, for tests that stop or flush
+    /// them.
     ///
     /// # Panics
     /// When the servers cannot be started.
@@ -138,17 +140,21 @@ impl TestEnv {
         wiring.env()
     }
 
-    /// Drops the database. Not needed for a test to be clean, only to keep a long-lived server small.
+    /// Drops the database. Not needed for a test to be clean, only to keep a long-lived server
+    /// small.
     ///
     /// # Panics
     /// When the server does not answer.
     pub async fn cleanup(self) {
-        let client = mongodb::Client::with_uri_str(self.mongodb_uri()).await.expect("the server's address is valid");
+        let client = mongodb::Client::with_uri_str(self.mongodb_uri())
+            .await
+            .expect("the server's address is valid");
         client.database(&self.name).drop().await.expect("the database can be dropped");
     }
 }
 
-/// Unique on the machine, so that test processes can share a server; it also names the test in the server's log.
+/// Unique on the machine, so that test processes can share a server; it also names the test in the
+/// server's log.
 fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

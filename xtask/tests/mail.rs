@@ -20,14 +20,20 @@ const SOON: Duration = Duration::from_secs(10);
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 fn transport(port: u16) -> Transport {
-    let builder = Transport::builder_dangerous("127.0.0.1").port(port).timeout(Some(Duration::from_secs(5)));
+    let builder =
+        Transport::builder_dangerous("127.0.0.1").port(port).timeout(Some(Duration::from_secs(5)));
     builder.pool_config(PoolConfig::new().max_size(16)).build()
 }
 
 fn message(subject: &str) -> Message {
-    let builder = Message::builder().from("Tenantry <no-reply@example.com>".parse().unwrap()).to("someone@example.com".parse().unwrap());
+    let builder = Message::builder()
+        .from("Tenantry <no-reply@example.com>".parse().unwrap())
+        .to("someone@example.com".parse().unwrap());
     let builder = builder.subject(subject).message_id(Some(format!("<{subject}@example.com>")));
-    let body = MultiPart::alternative_plain_html("Open http://127.0.0.1/verify-email?token=abc".to_owned(), "<p>Open</p>".to_owned());
+    let body = MultiPart::alternative_plain_html(
+        "Open http://127.0.0.1/verify-email?token=abc".to_owned(),
+        "<p>Open</p>".to_owned(),
+    );
     builder.multipart(body).unwrap()
 }
 
@@ -40,7 +46,10 @@ async fn a_mail_arrives_whole() {
     let mail = MailCatcher::start(None).await.unwrap();
     send(&transport(mail.port()), "hello").await.unwrap();
     let received = mail.wait_for(|mail| mail.subject == "hello", SOON).await;
-    assert_eq!((received.from.as_str(), received.to.as_slice()), ("no-reply@example.com", &["someone@example.com".to_owned()][..]));
+    assert_eq!(
+        (received.from.as_str(), received.to.as_slice()),
+        ("no-reply@example.com", &["someone@example.com".to_owned()][..])
+    );
     assert!(received.text.contains("?token=abc") && received.html.contains("<p>Open</p>"));
     assert_eq!(received.header("Message-ID"), Some("<hello@example.com>"));
     mail.clear();
@@ -85,7 +94,10 @@ async fn a_silent_server_has_the_mail_but_its_client_does_not_know() {
     let transport = transport(mail.port());
     let mut sending = tokio::spawn(async move { send(&transport, "held").await });
     mail.wait_for(|mail| mail.subject == "held", SOON).await;
-    assert!(tokio::time::timeout(Duration::from_millis(50), &mut sending).await.is_err(), "it was told");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), &mut sending).await.is_err(),
+        "it was told"
+    );
     mail.reply(Reply::Accept);
     sending.await.unwrap().unwrap();
 }

@@ -40,7 +40,10 @@ async fn a_cut_breaks_connections_and_refuses_new_ones_until_it_is_restored() {
     ask(&mut stream).await.unwrap();
     proxy.cut().await;
     assert!(ask(&mut stream).await.is_err());
-    assert_eq!(TcpStream::connect(proxy.addr()).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        TcpStream::connect(proxy.addr()).await.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
     proxy.restore().await.unwrap();
     ask(&mut TcpStream::connect(proxy.addr()).await.unwrap()).await.unwrap();
 }
@@ -53,7 +56,8 @@ async fn a_black_hole_keeps_connections_and_passes_nothing() {
     proxy.blackhole();
     stream.write_all(b"late").await.unwrap();
     let mut answer = [0; 4];
-    let silence = tokio::time::timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await;
+    let silence =
+        tokio::time::timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await;
     assert!(silence.is_err());
     proxy.restore().await.unwrap();
     stream.read_exact(&mut answer).await.unwrap();

@@ -1,4 +1,5 @@
-//! The servers are real and can be disturbed: killed, paused, moved, and they come back with their data.
+//! The servers are real and can be disturbed: killed, paused, moved, and they come back with their
+//! data.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -73,7 +74,8 @@ async fn a_paused_server_is_silent_until_it_is_resumed_and_can_be_stopped_meanwh
     let folder = tempfile::tempdir().unwrap();
     let server = Redis::start(folder.path(), None).await.unwrap();
     server.pause();
-    let silent = tokio::time::timeout(Duration::from_millis(200), redis(server.port(), "PING")).await;
+    let silent =
+        tokio::time::timeout(Duration::from_millis(200), redis(server.port(), "PING")).await;
     assert!(silent.is_err(), "{silent:?}");
     server.resume();
     assert_eq!(redis(server.port(), "PING").await.unwrap(), "+PONG");
@@ -116,7 +118,9 @@ async fn a_server_ends_with_an_owner_that_is_killed() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut owner = tokio::process::Command::new(std::env::current_exe().unwrap());
-    owner.args(["--exact", "a_server_ends_with_an_owner_that_is_killed", "--nocapture"]).env(ROLE, folder.path());
+    owner
+        .args(["--exact", "a_server_ends_with_an_owner_that_is_killed", "--nocapture"])
+        .env(ROLE, folder.path());
     let mut owner = owner.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
     let port: u16 = loop {

@@ -10,7 +10,9 @@ use xtask::{
 };
 
 fn value<'a>(env: &'a [(String, String)], name: &str) -> &'a str {
-    env.iter().find(|(key, _)| key == name).map_or_else(|| panic!("{name} is missing"), |(_, value)| value)
+    env.iter()
+        .find(|(key, _)| key == name)
+        .map_or_else(|| panic!("{name} is missing"), |(_, value)| value)
 }
 
 #[tokio::test]
@@ -24,7 +26,10 @@ async fn two_tests_share_servers_and_nothing_else() {
     let env = one.config_env();
     assert_eq!(value(&env, "TENANTRY__MONGODB__DATABASE"), one.database());
     assert_eq!(value(&env, "TENANTRY__SMTP__PORT"), one.mail().port().to_string());
-    assert_eq!(value(&env, "TENANTRY__APP__PUBLIC_URL"), format!("http://{}", value(&env, "TENANTRY__API__LISTEN")));
+    assert_eq!(
+        value(&env, "TENANTRY__APP__PUBLIC_URL"),
+        format!("http://{}", value(&env, "TENANTRY__API__LISTEN"))
+    );
     one.cleanup().await;
 }
 
@@ -40,7 +45,15 @@ async fn a_private_environment_has_servers_to_disturb() {
 fn program(folder: &std::path::Path) -> ProcessSpec {
     let port = free_port().unwrap();
     let python = xtask::servers::install::on_path("python3").unwrap();
-    let args = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", folder.to_str().unwrap(), &port.to_string()];
+    let args = [
+        "-m",
+        "http.server",
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        folder.to_str().unwrap(),
+        &port.to_string(),
+    ];
     let mut spec = ProcessSpec::new("program", python, &args, folder.join("log"), port);
     spec.ready_within = Duration::from_secs(5);
     spec

@@ -23,10 +23,18 @@ const PORTS: [u16; 8] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090];
 fn xtask(state: &Path, args: &[&str]) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_xtask"));
     for name in ["api", "worker"] {
-        assert!(program.with_file_name(name).exists(), "{name} is missing: run `cargo build --workspace --bins` first");
+        assert!(
+            program.with_file_name(name).exists(),
+            "{name} is missing: run `cargo build --workspace --bins` first"
+        );
     }
     let mut command = Command::new(program);
-    command.args(args).env("TENANTRY_DEV", state).env("CARGO", "true").stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(args)
+        .env("TENANTRY_DEV", state)
+        .env("CARGO", "true")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     command
 }
 
@@ -36,7 +44,8 @@ async fn run(state: &Path, args: &[&str]) -> (ExitStatus, String) {
     (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// An offset that makes every port this test's own, also among the tests that ask for any free port.
+/// An offset that makes every port this test's own, also among the tests that ask for any free
+/// port.
 fn free_offset() -> u16 {
     let start = u16::try_from(std::process::id() % 300).unwrap() * 10;
     let mut offsets = (0..300).map(|step| 1_000 + (start + step * 10) % 3_000);
@@ -45,9 +54,13 @@ fn free_offset() -> u16 {
 
 /// Process ids by name.
 fn running(state: &Path) -> BTreeMap<String, u64> {
-    let run: Value = serde_json::from_slice(&std::fs::read(state.join("run.json")).unwrap()).unwrap();
+    let run: Value =
+        serde_json::from_slice(&std::fs::read(state.join("run.json")).unwrap()).unwrap();
     let processes = run["processes"].as_object().unwrap();
-    processes.iter().map(|(name, process)| (name.clone(), process["pid"].as_u64().unwrap())).collect()
+    processes
+        .iter()
+        .map(|(name, process)| (name.clone(), process["pid"].as_u64().unwrap()))
+        .collect()
 }
 
 /// What `up` has written to its terminal.
@@ -66,10 +79,12 @@ async fn until(state: &Path, what: &str, is_so: impl Fn() -> bool) {
 /// Waits until the demo account can log in.
 async fn demo_logs_in(up: &mut Child, state: &Path, api: u16) {
     let http = reqwest::Client::new();
-    let login = json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
+    let login =
+        json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
     let begun = Instant::now();
     loop {
-        let answer = http.post(format!("http://127.0.0.1:{api}/api/auth/login")).json(&login).send().await;
+        let answer =
+            http.post(format!("http://127.0.0.1:{api}/api/auth/login")).json(&login).send().await;
         if let Ok(answer) = answer.as_ref()
             && answer.status() == 200
         {
@@ -87,7 +102,11 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let state = folder.path();
     let offset = free_offset();
     let log = std::fs::File::create(state.join("up.log")).unwrap();
-    let mut up = xtask(state, &["up", "--port-offset", &offset.to_string()]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let mut up = xtask(state, &["up", "--port-offset", &offset.to_string()])
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     demo_logs_in(&mut up, state, 4000 + offset).await;
 
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
@@ -95,11 +114,17 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
 
     until(state, "all to be started", || said_so_far(state).contains("Everything runs")).await;
     let before = running(state);
-    assert!(["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)), "{before:?}");
+    assert!(
+        ["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)),
+        "{before:?}"
+    );
     for pid in before.values() {
         kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), Signal::KILL).unwrap();
     }
-    until(state, "all to come back", || running(state).iter().all(|(name, pid)| before[name] != *pid)).await;
+    until(state, "all to come back", || {
+        running(state).iter().all(|(name, pid)| before[name] != *pid)
+    })
+    .await;
     demo_logs_in(&mut up, state, 4000 + offset).await;
 
     let (status, said) = run(state, &["down"]).await;
@@ -140,8 +165,10 @@ async fn building_forever(state: &Path) -> Child {
     std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
     let log = std::fs::File::create(state.join("up.log")).unwrap();
     let mut command = xtask(state, &["up", "--port-offset", &free_offset().to_string()]);
-    let up = command.env("CARGO", cargo).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-    until(state, "the build to begin", || said_so_far(state).contains("building our programs")).await;
+    let up =
+        command.env("CARGO", cargo).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    until(state, "the build to begin", || said_so_far(state).contains("building our programs"))
+        .await;
     up
 }
 

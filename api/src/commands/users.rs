@@ -1,4 +1,5 @@
-//! What operators do with people's accounts. Everything that changes one is audited with who did it and why.
+//! What operators do with people's accounts. Everything that changes one is audited with who did it
+//! and why.
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -43,8 +44,8 @@ pub(crate) enum UsersCommand {
         /// Its id or its address.
         user: UserRef,
     },
-    /// Remove all second factors of somebody who lost theirs: the password alone signs in then. Make sure first that it
-    /// is them who asks. They are told by mail.
+    /// Remove all second factors of somebody who lost theirs: the password alone signs in then.
+    /// Make sure first that it is them who asks. They are told by mail.
     ResetMfa {
         /// The account's id or its address.
         user: UserRef,
@@ -57,7 +58,9 @@ pub(crate) enum UsersCommand {
 /// Does what is commanded.
 pub(crate) async fn run(config: Config, command: UsersCommand) -> anyhow::Result<()> {
     match command {
-        UsersCommand::Find { text } => with_store(&config, async |store| find(&store, text.trim()).await).await,
+        UsersCommand::Find { text } => {
+            with_store(&config, async |store| find(&store, text.trim()).await).await
+        }
         UsersCommand::Disable { user, reason } => disable(&config, &user, reason).await,
         UsersCommand::Enable { user } => enable(&config, &user).await,
         UsersCommand::ResetMfa { user, reason } => reset_mfa(&config, &user, reason).await,
@@ -83,7 +86,8 @@ async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The one that is meant exactly, or else those whose addresses begin so; one more than is shown, if there are.
+/// The one that is meant exactly, or else those whose addresses begin so; one more than is shown,
+/// if there are.
 async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     if let Ok(name) = text.parse::<UserRef>()
         && let Some(user) = User::named(store, &name).await?
@@ -94,14 +98,22 @@ async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
 }
 
 async fn line(store: &Store, user: &User) -> anyhow::Result<String> {
-    let (belongings, sessions) = futures::try_join!(belongings_of(store, user.id), Session::all_of(store, user.id))?;
-    let tenants: Vec<String> = belongings.iter().map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role)).collect();
+    let (belongings, sessions) =
+        futures::try_join!(belongings_of(store, user.id), Session::all_of(store, user.id))?;
+    let tenants: Vec<String> = belongings
+        .iter()
+        .map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role))
+        .collect();
     let tenants = if tenants.is_empty() { "-".to_owned() } else { tenants.join(",") };
     let state = if user.disabled_at.is_some() { "disabled" } else { "active" };
     let mfa = if user.second_factor_since.is_some() { "yes" } else { "no" };
     let last = user.last_sign_in_at.map_or_else(|| "-".to_owned(), rfc3339);
     let (id, email) = (user.id.to_string(), Email::as_str(&user.email));
-    Ok(format!("{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {:>8}  {last:<24}  {tenants:<32}  {}", sessions.len(), user.name))
+    Ok(format!(
+        "{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {:>8}  {last:<24}  {tenants:<32}  {}",
+        sessions.len(),
+        user.name
+    ))
 }
 
 async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
@@ -112,7 +124,11 @@ async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Res
         Ok((user, is_new))
     })
     .await?;
-    println!("{} {}", user.id, if is_new { "is disabled, and signed out everywhere" } else { "was disabled before" });
+    println!(
+        "{} {}",
+        user.id,
+        if is_new { "is disabled, and signed out everywhere" } else { "was disabled before" }
+    );
     Ok(())
 }
 
@@ -133,7 +149,10 @@ async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::R
     let user = with_jobs(config, async |jobs| {
         let user = named(jobs.store(), name).await?;
         let change = mfa::Reset { user: user.id, operator: &operator };
-        match jobs.commit(&Told { change, user: user.id, tenant: None, what: MfaChange::Reset }).await {
+        match jobs
+            .commit(&Told { change, user: user.id, tenant: None, what: MfaChange::Reset })
+            .await
+        {
             Ok(()) => Ok(user),
             Err(MfaError::NotEnrolled) => anyhow::bail!("{} has no second factor", user.id),
             Err(error) => Err(error.into()),

@@ -51,11 +51,16 @@ impl Identity {
     }
 
     /// Commits a change that they make, if they are signed in still.
-    pub(crate) async fn commit<C: Change>(&self, app: &App, change: &C) -> Result<C::Output, Problem>
+    pub(crate) async fn commit<C: Change>(
+        &self,
+        app: &App,
+        change: &C,
+    ) -> Result<C::Output, Problem>
     where
         Problem: From<C::Error>,
     {
-        let acting = Acting { session: self.session.id, user: self.user.id, tenant: self.tenant.id, change };
+        let acting =
+            Acting { session: self.session.id, user: self.user.id, tenant: self.tenant.id, change };
         app.jobs.commit(&acting).await?.ok_or_else(|| Problem::unauthenticated(true))
     }
 
@@ -96,8 +101,8 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-/// Someone who is signed in, from wherever they come: a tenant's list of addresses keeps nobody from ending their sessions, or
-/// from going where they are let in.
+/// Someone who is signed in, from wherever they come: a tenant's list of addresses keeps nobody
+/// from ending their sessions, or from going where they are let in.
 pub(crate) struct FromAnywhere(pub(crate) Caller);
 
 impl FromRequestParts<App> for FromAnywhere {
@@ -132,7 +137,9 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
 async fn of(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
     let now = app.ambient().now();
     if let Some(known) = app.identities.get(claims.sid) {
-        let holds = known.user.id == claims.sub && known.tenant.id == claims.tid && known.session.is_live(now);
+        let holds = known.user.id == claims.sub
+            && known.tenant.id == claims.tid
+            && known.session.is_live(now);
         return if holds { Ok(known) } else { Err(Problem::unauthenticated(true)) };
     }
     let since = app.identities.since();
@@ -150,8 +157,11 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
         Membership::of(store, scope, claims.sub),
         Tenant::of(store, scope),
     )?;
-    let session = session.filter(|session| session.user_id == claims.sub && session.tenant_id == claims.tid);
-    let (Some(session), Some(user), Some(membership), Some(tenant)) = (session, user, membership, tenant) else {
+    let session =
+        session.filter(|session| session.user_id == claims.sub && session.tenant_id == claims.tid);
+    let (Some(session), Some(user), Some(membership), Some(tenant)) =
+        (session, user, membership, tenant)
+    else {
         return Err(Problem::unauthenticated(true));
     };
     let session = session.under(&tenant.security);
@@ -164,6 +174,8 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
             let grant = Grant::of(store, scope, membership.role).await?;
             Ok(Identity { user, session, tenant, membership, grant })
         }
-        TenantStatus::Suspended => Err(Problem::new(Code::TenantSuspended, "Ask the operator of this installation.")),
+        TenantStatus::Suspended => {
+            Err(Problem::new(Code::TenantSuspended, "Ask the operator of this installation."))
+        }
     }
 }

@@ -64,5 +64,8 @@ async fn read_and_forget(mut body: Body) {
 
 /// The answer to a body that is too long.
 pub(crate) fn too_large() -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("The longest body read here has {BODY_BYTES_MAX} bytes."))
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("The longest body read here has {BODY_BYTES_MAX} bytes."),
+    )
 }

@@ -33,7 +33,10 @@ impl Client {
 
     /// As a session keeps it.
     pub(crate) fn device(&self) -> Device {
-        Device { name: self.name.clone(), ip: self.address.map(|address| address.to_string()).unwrap_or_default() }
+        Device {
+            name: self.name.clone(),
+            ip: self.address.map(|address| address.to_string()).unwrap_or_default(),
+        }
     }
 }
 
@@ -42,7 +45,12 @@ impl FromRequestParts<App> for Client {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         let address = address_of(parts, app);
-        let name = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let name = parts
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
         Ok(Self { address, name })
     }
 }

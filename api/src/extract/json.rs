@@ -45,7 +45,8 @@ pub(crate) trait FromFields: Sized {
     fn read(fields: &mut Fields) -> Option<Self>;
 }
 
-/// An error that says what is wrong with a field, for people by its text and for machines by a code.
+/// An error that says what is wrong with a field, for people by its text and for machines by a
+/// code.
 pub(crate) trait Refusal: Display {
     /// For machines.
     fn code(&self) -> &'static str;
@@ -164,7 +165,11 @@ impl Fields {
     }
 
     /// A text that must be there and be accepted by `parse`.
-    pub(crate) fn required_as<T, E: Refusal>(&mut self, name: &str, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+    pub(crate) fn required_as<T, E: Refusal>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Option<T> {
         let text = self.required_text(name)?;
         self.parsed(name, text, parse)
     }
@@ -191,7 +196,11 @@ impl Fields {
     }
 
     /// A text that is accepted by `parse`, if it is there.
-    pub(crate) fn optional_as<T, E: Refusal>(&mut self, name: &str, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+    pub(crate) fn optional_as<T, E: Refusal>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Option<T> {
         let text = self.optional_text(name)?;
         self.parsed(name, text, parse)
     }
@@ -214,7 +223,11 @@ impl Fields {
     }
 
     /// As [`Fields::required_list`], of at most `max` items.
-    pub(crate) fn required_list_up_to<T: FromStr>(&mut self, name: &str, max: usize) -> Option<Vec<T>>
+    pub(crate) fn required_list_up_to<T: FromStr>(
+        &mut self,
+        name: &str,
+        max: usize,
+    ) -> Option<Vec<T>>
     where
         T::Err: Refusal,
     {
@@ -228,13 +241,20 @@ impl Fields {
         T::Err: Refusal,
     {
         match self.required_list_up_to::<T>(name, max) {
-            Some(items) if items.is_empty() => self.refuse(name, "too_short", "must have at least one item"),
+            Some(items) if items.is_empty() => {
+                self.refuse(name, "too_short", "must have at least one item")
+            }
             items => items,
         }
     }
 
     /// A list of objects that must be there, each of them read by `read`; at most `max`.
-    pub(crate) fn required_objects<T>(&mut self, name: &str, max: usize, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+    pub(crate) fn required_objects<T>(
+        &mut self,
+        name: &str,
+        max: usize,
+        mut read: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let items = self.required_items(name, max)?;
         let mut object = |(at, item)| match item {
             Value::Object(given) => {
@@ -242,7 +262,10 @@ impl Fields {
                 let read = read(&mut fields);
                 fields.refuse_unknown();
                 let inner = fields.errors.into_iter();
-                self.errors.extend(inner.map(|error| FieldError { field: format!("{name}[{at}].{}", error.field), ..error }));
+                self.errors.extend(inner.map(|error| FieldError {
+                    field: format!("{name}[{at}].{}", error.field),
+                    ..error
+                }));
                 read
             }
             _ => self.refuse(name, "invalid_type", "must be a list of objects"),
@@ -253,7 +276,9 @@ impl Fields {
     fn required_items(&mut self, name: &str, max: usize) -> Option<Vec<Value>> {
         match self.given.remove(name) {
             None | Some(Value::Null) => self.refuse(name, "required", "is required"),
-            Some(Value::Array(items)) if items.len() > max => self.refuse(name, "too_long", &format!("must have at most {max} items")),
+            Some(Value::Array(items)) if items.len() > max => {
+                self.refuse(name, "too_long", &format!("must have at most {max} items"))
+            }
             Some(Value::Array(items)) => Some(items),
             Some(_) => self.refuse(name, "invalid_type", "must be a list"),
         }
@@ -287,7 +312,9 @@ impl Fields {
             None => self.refuse(name, "required", "is required; null for none"),
             Some(Value::Null) => Some(Nullable(None)),
             Some(Value::Number(number)) => match number.as_i64() {
-                Some(number) => self.accepted(name, T::try_from(number)).map(|number| Nullable(Some(number))),
+                Some(number) => {
+                    self.accepted(name, T::try_from(number)).map(|number| Nullable(Some(number)))
+                }
                 None => self.refuse(name, "invalid_type", "must be a whole number"),
             },
             Some(_) => self.refuse(name, "invalid_type", "must be a number or null"),
@@ -302,7 +329,9 @@ impl Fields {
         match self.given.remove(name) {
             None => self.refuse(name, "required", "is required; null for none"),
             Some(Value::Null) => Some(Nullable(None)),
-            Some(Value::String(text)) => self.parsed(name, text, |text| text.parse()).map(|value| Nullable(Some(value))),
+            Some(Value::String(text)) => {
+                self.parsed(name, text, |text| text.parse()).map(|value| Nullable(Some(value)))
+            }
             Some(_) => self.refuse(name, "invalid_type", "must be a text or null"),
         }
     }
@@ -322,7 +351,11 @@ impl Fields {
             None | Some(Value::Null) => None,
             Some(Value::Object(object)) => match serde_json::from_value(Value::Object(object)) {
                 Ok(read) => Some(read),
-                Err(error) => self.refuse(name, "invalid_format", &format!("is not what the specification says: {error}")),
+                Err(error) => self.refuse(
+                    name,
+                    "invalid_format",
+                    &format!("is not what the specification says: {error}"),
+                ),
             },
             Some(_) => self.refuse(name, "invalid_type", "must be an object"),
         }
@@ -336,7 +369,12 @@ impl Fields {
         self.optional_object(name)
     }
 
-    fn parsed<T, E: Refusal>(&mut self, name: &str, text: String, parse: impl FnOnce(String) -> Result<T, E>) -> Option<T> {
+    fn parsed<T, E: Refusal>(
+        &mut self,
+        name: &str,
+        text: String,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Option<T> {
         self.accepted(name, parse(text))
     }
 
@@ -355,7 +393,11 @@ impl Fields {
     fn refuse_unknown(&mut self) {
         let (_, field) = self.place.names();
         let message = format!("is not a {field} of this request");
-        let unknown = self.given.keys().take(ERRORS_MAX).map(|name| name.chars().take(NAME_CHARS_MAX).collect());
+        let unknown = self
+            .given
+            .keys()
+            .take(ERRORS_MAX)
+            .map(|name| name.chars().take(NAME_CHARS_MAX).collect());
         let unknown: Vec<String> = unknown.collect();
         for name in unknown {
             self.refuse::<()>(&name, UNKNOWN, &message);
@@ -373,12 +415,18 @@ impl Fields {
     }
 
     fn refusal(self) -> Problem {
-        let unknown: Vec<&str> = self.errors.iter().filter(|error| error.code == UNKNOWN).map(|error| error.field.as_str()).collect();
+        let unknown: Vec<&str> = self
+            .errors
+            .iter()
+            .filter(|error| error.code == UNKNOWN)
+            .map(|error| error.field.as_str())
+            .collect();
         if unknown.is_empty() {
             return Problem::fields(self.errors);
         }
         let (place, field) = self.place.names();
-        let detail = format!("The {place} has {field}s that mean nothing here: {}.", unknown.join(", "));
+        let detail =
+            format!("The {place} has {field}s that mean nothing here: {}.", unknown.join(", "));
         Problem::unknown_fields(detail, self.errors)
     }
 }
@@ -389,7 +437,10 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             body::discard(request);
-            return Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."));
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "Send `Content-Type: application/json`.",
+            ));
         }
         let bytes = body::read(request.into_body()).await?;
         parse(&bytes).map(Self)
@@ -424,16 +475,19 @@ fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
         Ok(Value::Object(given)) => read(Place::Body, given),
         Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
         // The parser's words quote nothing of the body, only where it stopped.
-        Err(error) => {
-            Err(Problem::new(Code::MalformedJson, format!("Reading stopped at line {}, column {}.", error.line(), error.column())))
-        }
+        Err(error) => Err(Problem::new(
+            Code::MalformedJson,
+            format!("Reading stopped at line {}, column {}.", error.line(), error.column()),
+        )),
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 #[cfg(test)]
@@ -459,8 +513,11 @@ mod tests {
         let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
         let written: Value = serde_json::from_slice(&problem.write("id")).unwrap();
         let fields = written["errors"].as_array().into_iter().flatten();
-        let mut fields: Vec<String> = fields.map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', "")).collect();
-        // Unknown ones come as they were sent, or sorted: how objects are kept is up to who else is built with us.
+        let mut fields: Vec<String> = fields
+            .map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', ""))
+            .collect();
+        // Unknown ones come as they were sent, or sorted: how objects are kept is up to who else is
+        // built with us.
         fields.sort();
         format!("{}{}", written["code"].as_str().unwrap(), fields.concat())
     }
@@ -468,9 +525,15 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once() {
         assert_eq!(refused("{}"), "validation_failed email:required");
-        assert_eq!(refused(r#"{"email":null,"keep":1}"#), "validation_failed email:required keep:invalid_type");
+        assert_eq!(
+            refused(r#"{"email":null,"keep":1}"#),
+            "validation_failed email:required keep:invalid_type"
+        );
         assert_eq!(refused(r#"{"email":{"$ne":null}}"#), "validation_failed email:invalid_type");
-        assert_eq!(refused(r#"{"email":"x","a":1,"b":2}"#), "unknown_field a:unknown_field b:unknown_field email:invalid_format");
+        assert_eq!(
+            refused(r#"{"email":"x","a":1,"b":2}"#),
+            "unknown_field a:unknown_field b:unknown_field email:invalid_format"
+        );
         assert_eq!(refused("[]"), "validation_failed");
     }
 

@@ -1,8 +1,9 @@
 //! What a caller must be allowed to do, said in a handler's signature.
 //!
-//! The first argument of every handler is its [`Access`]: [`Requires`] a permission, [`Caller`] for whoever is
-//! signed in, or [`Open`] for anybody; [`Recent`] around one of them wants fresh proof of who they are. A handler that says nothing cannot be made a route
-//! ([`crate::routes`]), and the OpenAPI document tells of each what its type does ([`Stated`]).
+//! The first argument of every handler is its [`Access`]: [`Requires`] a permission, [`Caller`] for
+//! whoever is signed in, or [`Open`] for anybody; [`Recent`] around one of them wants fresh proof
+//! of who they are. A handler that says nothing cannot be made a route ([`crate::routes`]), and the
+//! OpenAPI document tells of each what its type does ([`Stated`]).
 
 use std::{convert::Infallible, marker::PhantomData};
 
@@ -62,7 +63,8 @@ stated!(B C D);
 stated!(B C D E);
 stated!(B C D E G);
 
-/// What `handler` demands of whoever calls it, and whether they must have proved of late who they are.
+/// What `handler` demands of whoever calls it, and whether they must have proved of late who they
+/// are.
 pub(crate) fn need_of<Args, H: Stated<Args>>(_: &H) -> (Need, bool) {
     (H::NEED, H::RECENT)
 }
@@ -128,8 +130,8 @@ macro_rules! needed {
 
 needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite SecurityWrite);
 
-/// A caller whose role holds the permission `P`, with a second factor where the tenant demands one. Routes for
-/// whoever is signed in stay open to those who lack it, so that they can set one up.
+/// A caller whose role holds the permission `P`, with a second factor where the tenant demands one.
+/// Routes for whoever is signed in stay open to those who lack it, so that they can set one up.
 pub(crate) struct Requires<P> {
     /// Who.
     pub(crate) caller: Caller,
@@ -155,8 +157,8 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
     }
 }
 
-/// Whom `A` lets in, if they proved of late who they are: by signing in, or anew
-/// (`POST /api/auth/reauthenticate`). For what a stolen session must not be enough for (OWASP ASVS 7.5.1).
+/// Whom `A` lets in, if they proved of late who they are: by signing in, or anew (`POST
+/// /api/auth/reauthenticate`). For what a stolen session must not be enough for (OWASP ASVS 7.5.1).
 pub(crate) struct Recent<A>(pub(crate) A);
 
 impl<A: Access> Access for Recent<A> {
@@ -170,7 +172,11 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
         let let_in = A::from_request_parts(parts, app).await?;
-        if is_recent(&caller.session, app) { Ok(Self(let_in)) } else { Err(Problem::reauthentication_required()) }
+        if is_recent(&caller.session, app) {
+            Ok(Self(let_in))
+        } else {
+            Err(Problem::reauthentication_required())
+        }
     }
 }
 

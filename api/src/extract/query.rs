@@ -1,4 +1,5 @@
-//! Queries, read as bodies are: parameter by parameter into domain types, every mistake told at once.
+//! Queries, read as bodies are: parameter by parameter into domain types, every mistake told at
+//! once.
 
 use axum::{
     extract::{self, FromRequestParts},
@@ -25,7 +26,8 @@ impl<S: Send + Sync, T: FromFields> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let pairs = extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
-        let extract::Query(pairs) = pairs.map_err(|_| Problem::new(Code::BadRequest, "The query cannot be read."))?;
+        let extract::Query(pairs) =
+            pairs.map_err(|_| Problem::new(Code::BadRequest, "The query cannot be read."))?;
         let mut given = Map::new();
         for (name, value) in pairs {
             if given.insert(name, Value::String(value)).is_some() {
@@ -75,7 +77,11 @@ impl Refusal for InvalidLimit {
 impl std::str::FromStr for Limit {
     type Err = InvalidLimit;
     fn from_str(text: &str) -> Result<Self, InvalidLimit> {
-        text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).map(Self).ok_or(InvalidLimit)
+        text.parse()
+            .ok()
+            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+            .map(Self)
+            .ok_or(InvalidLimit)
     }
 }
 

@@ -14,7 +14,8 @@ const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Answers of the API are data: a browser that is led to one must not run or frame it.
-const DATA_ONLY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+const DATA_ONLY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// Adds what a route has not said itself.
 pub(crate) async fn secure(State(app): State<App>, request: Request, next: Next) -> Response {

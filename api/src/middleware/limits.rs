@@ -19,10 +19,12 @@ use crate::{
 pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     // No queue: a request that waited here would be answered late, and its client be gone.
     let Ok(_place) = app.places.try_acquire() else {
-        return Problem::new(Code::Overloaded, "Too many requests are in work. Try again shortly.").into_response();
+        return Problem::new(Code::Overloaded, "Too many requests are in work. Try again shortly.")
+            .into_response();
     };
     let answering = async {
-        if announced_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        if announced_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX as u64)
+        {
             discard(request);
             return too_large().into_response();
         }
@@ -31,11 +33,16 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
         if lateness.has_come() { dawdled().into_response() } else { response }
     };
     let answered = tokio::time::timeout(app.request_timeout, answering).await;
-    answered.unwrap_or_else(|_| Problem::new(Code::Timeout, "It was given up. Try again shortly.").into_response())
+    answered.unwrap_or_else(|_| {
+        Problem::new(Code::Timeout, "It was given up. Try again shortly.").into_response()
+    })
 }
 
 fn dawdled() -> Problem {
-    Problem::new(Code::RequestTimeout, "The body did not arrive in time. Send the request again, faster.")
+    Problem::new(
+        Code::RequestTimeout,
+        "The body did not arrive in time. Send the request again, faster.",
+    )
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
@@ -43,7 +50,11 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Refuses at once while the database is away, also what is waiting for it already.
-pub(crate) async fn with_database(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn with_database(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Response {
     if app.outage.is_on() {
         return Problem::unavailable().into_response();
     }

@@ -85,7 +85,10 @@ fn method_label(method: &Method) -> &'static str {
 
 /// A defect of a handler ends its request and nothing else.
 fn panicked(panic: &(dyn Any + Send)) -> Response {
-    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let words = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = words.unwrap_or("not a text"), "handler_panicked");
     Problem::defect().into_response()
 }
@@ -96,7 +99,9 @@ fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
     let status = response.status();
     let known = response.extensions_mut().remove::<Problem>();
     let bare = is_refusal(status) && !is_html(response.headers());
-    let Some(problem) = known.or_else(|| bare.then(|| Problem::of_status(status))) else { return response };
+    let Some(problem) = known.or_else(|| bare.then(|| Problem::of_status(status))) else {
+        return response;
+    };
     let (head, _) = problem.clone().into_response().into_parts();
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -109,7 +114,9 @@ fn is_refusal(status: StatusCode) -> bool {
 }
 
 fn is_html(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
 }
 
 /// Answers what no route is for.
@@ -139,15 +146,22 @@ mod tests {
         let panic = std::panic::catch_unwind(|| panic!("canary")).unwrap_err();
         let (status, _, body) = written(panicked(panic.as_ref())).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(body.contains("\"code\":\"internal\"") && body.contains("\"request_id\":\""), "{body}");
+        assert!(
+            body.contains("\"code\":\"internal\"") && body.contains("\"request_id\":\""),
+            "{body}"
+        );
         assert!(!body.contains("canary"), "{body}");
     }
 
     #[tokio::test]
     async fn a_bare_refusal_becomes_a_problem_and_keeps_its_headers() {
-        let bare = (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
+        let bare =
+            (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
         let (status, headers, body) = written(bare).await;
-        assert_eq!((status, &headers[header::ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET")));
+        assert_eq!(
+            (status, &headers[header::ALLOW]),
+            (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET"))
+        );
         assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
         assert!(body.contains("\"code\":\"method_not_allowed\""), "{body}");
     }

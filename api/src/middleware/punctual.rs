@@ -42,7 +42,8 @@ pub(super) fn punctual(request: Request, patience: Duration) -> (Request, Latene
         return (request, lateness);
     }
     let deadline = Box::pin(sleep(patience));
-    let request = request.map(|body| Body::new(Punctual { body, deadline, lateness: lateness.clone() }));
+    let request =
+        request.map(|body| Body::new(Punctual { body, deadline, lateness: lateness.clone() }));
     (request, lateness)
 }
 
@@ -68,7 +69,10 @@ impl HttpBody for Punctual {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         // What has arrived is taken, however late it is asked for: only waiting can be too long.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {

@@ -17,7 +17,10 @@ pub(crate) struct RequestId(String);
 impl RequestId {
     /// The caller's own id when it is sane, else a new one.
     pub(crate) fn of(headers: &HeaderMap, ambient: &Ambient) -> Self {
-        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|text| is_sane(text));
+        let given = headers
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(|text| is_sane(text));
         Self(given.map_or_else(|| ambient.uuid().simple().to_string(), str::to_owned))
     }
 
@@ -41,7 +44,8 @@ impl fmt::Display for RequestId {
 
 /// Nothing that could forge a log line or a header, and not endless.
 fn is_sane(text: &str) -> bool {
-    (1..=LENGTH_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    (1..=LENGTH_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]

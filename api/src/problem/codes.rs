@@ -53,7 +53,8 @@ codes! {
     AccountDisabled = FORBIDDEN "account_disabled" "The account is disabled";
     /// The refresh token is not valid, or its session is over.
     RefreshTokenInvalid = UNAUTHORIZED "refresh_token_invalid" "The session is over";
-    /// The refresh token was used before: it, or its successor, may be stolen, and its session is over.
+    /// The refresh token was used before: it, or its successor, may be stolen, and its session is
+    /// over.
     TokenReused = UNAUTHORIZED "token_reused" "The refresh token was used twice";
     /// Others refreshed the session a moment ago: what they were given is good.
     RefreshRaced = CONFLICT "refresh_raced" "The session was refreshed meanwhile";
@@ -157,7 +158,11 @@ codes! {
 
 impl PartialSchema for Code {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(CODES.iter().copied())).build().into()
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(CODES.iter().copied()))
+            .build()
+            .into()
     }
 }
 

@@ -57,7 +57,11 @@ impl FieldError {
 
     /// It is as it was.
     pub(crate) fn unchanged(field: &str) -> Self {
-        Self { field: field.to_owned(), code: "unchanged", message: "is what it is already".to_owned() }
+        Self {
+            field: field.to_owned(),
+            code: "unchanged",
+            message: "is what it is already".to_owned(),
+        }
     }
 
     /// It does not parse.
@@ -135,7 +139,10 @@ impl Problem {
 
     /// Fields that are not acceptable.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
-        Self { errors, ..Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.") }
+        Self {
+            errors,
+            ..Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.")
+        }
     }
 
     /// Fields that are not acceptable, and among them some that mean nothing, as `detail` says.
@@ -144,15 +151,31 @@ impl Problem {
     }
 
     /// One field is not acceptable, for a reason that has a code of its own.
-    pub(crate) fn field(code: Code, detail: &'static str, field: &'static str, message: &str) -> Self {
-        let error = FieldError { field: field.to_owned(), code: code.as_str(), message: message.to_owned() };
+    pub(crate) fn field(
+        code: Code,
+        detail: &'static str,
+        field: &'static str,
+        message: &str,
+    ) -> Self {
+        let error = FieldError {
+            field: field.to_owned(),
+            code: code.as_str(),
+            message: message.to_owned(),
+        };
         Self { errors: vec![error], ..Self::new(code, detail) }
     }
 
     /// The password in `field` may not be set, for `reason`.
     pub(crate) fn too_weak(field: &'static str, reason: &impl Display) -> Self {
-        let error = FieldError { field: field.to_owned(), code: Code::PasswordTooWeak.as_str(), message: reason.to_string() };
-        Self { errors: vec![error], ..Self::new(Code::PasswordTooWeak, format!("The password {reason}")) }
+        let error = FieldError {
+            field: field.to_owned(),
+            code: Code::PasswordTooWeak.as_str(),
+            message: reason.to_string(),
+        };
+        Self {
+            errors: vec![error],
+            ..Self::new(Code::PasswordTooWeak, format!("The password {reason}"))
+        }
     }
 
     /// The password in `field` was not set.
@@ -167,24 +190,37 @@ impl Problem {
     /// There were too many tries of `act`; the next is let through after `wait`.
     pub(crate) fn too_many_attempts(act: Act, wait: Duration) -> Self {
         let detail = match act {
-            Act::SignIn => "Try again later, from a network you signed in from before, or set a new password by way of a mail.",
-            Act::CheckDomain => "It was looked for often of late. Give the record time to spread, then try again.",
+            Act::SignIn => {
+                "Try again later, from a network you signed in from before, or set a new password by way of a mail."
+            }
+            Act::CheckDomain => {
+                "It was looked for often of late. Give the record time to spread, then try again."
+            }
             Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
             Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
             Act::ResendVerification => "The links that were mailed are good. Or try again later.",
-            Act::Register | Act::Invite | Act::FollowInviteLink => "The links in the mails that were sent are good. Or try again later.",
+            Act::Register | Act::Invite | Act::FollowInviteLink => {
+                "The links in the mails that were sent are good. Or try again later."
+            }
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
         // Whole seconds, and none too few.
-        let wait = Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+        let wait =
+            Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
         Self { retry_after: Some(wait), ..Self::new(Code::TooManyAttempts, detail) }
     }
 
     /// No access token (`presented` is false), or one that is not good.
     pub(crate) fn unauthenticated(presented: bool) -> Self {
-        let problem = Self::new(Code::Unauthenticated, "Send a valid access token: `Authorization: Bearer …`.");
+        let problem = Self::new(
+            Code::Unauthenticated,
+            "Send a valid access token: `Authorization: Bearer …`.",
+        );
         // RFC 6750 §3.1: no error code for a caller that did not try.
-        Self { challenge: Some(if presented { "Bearer error=\"invalid_token\"" } else { "Bearer" }), ..problem }
+        Self {
+            challenge: Some(if presented { "Bearer error=\"invalid_token\"" } else { "Bearer" }),
+            ..problem
+        }
     }
 
     /// The caller's role lacks `permission`.
@@ -201,33 +237,51 @@ impl Problem {
         };
         Self {
             mfa: Some(Box::new(wanted)),
-            ..Self::new(Code::MfaRequired, "Send a code, or what an authenticator says, with the `mfa_token`.")
+            ..Self::new(
+                Code::MfaRequired,
+                "Send a code, or what an authenticator says, with the `mfa_token`.",
+            )
         }
     }
 
     /// The caller has not proved of late who they are.
     pub(crate) fn reauthentication_required() -> Self {
-        Self::new(Code::ReauthenticationRequired, "Give your password again (`POST /api/auth/reauthenticate`), then repeat this.")
+        Self::new(
+            Code::ReauthenticationRequired,
+            "Give your password again (`POST /api/auth/reauthenticate`), then repeat this.",
+        )
     }
 
     /// The tenant demands a second factor, and the caller has none.
     pub(crate) fn mfa_enrollment_required() -> Self {
-        Self::new(Code::MfaEnrollmentRequired, "The tenant demands one: `POST /api/auth/mfa/totp/enroll`, or add a passkey.")
+        Self::new(
+            Code::MfaEnrollmentRequired,
+            "The tenant demands one: `POST /api/auth/mfa/totp/enroll`, or add a passkey.",
+        )
     }
 
     /// The tenant is not worked in from the client's address.
     pub(crate) fn ip_not_allowed() -> Self {
-        Self::new(Code::IpNotAllowed, "The tenant allows other addresses only: ask from one of its networks.")
+        Self::new(
+            Code::IpNotAllowed,
+            "The tenant allows other addresses only: ask from one of its networks.",
+        )
     }
 
     /// Somebody else changed it since the client looked.
     pub(crate) fn precondition_failed() -> Self {
-        Self::new(Code::PreconditionFailed, "Look at it again, and make the change from what it is now.")
+        Self::new(
+            Code::PreconditionFailed,
+            "Look at it again, and make the change from what it is now.",
+        )
     }
 
     /// The caller would give, or take, what they lack.
     pub(crate) fn role_too_high() -> Self {
-        Self::new(Code::RoleTooHigh, "Nobody gives or takes more than they hold, and owners alone make owners.")
+        Self::new(
+            Code::RoleTooHigh,
+            "Nobody gives or takes more than they hold, and owners alone make owners.",
+        )
     }
 
     /// The tenant has no role of that name or id.
@@ -243,7 +297,12 @@ impl Problem {
     /// The address is of none of an invite link's domains.
     pub(crate) fn not_of_link() -> Self {
         let refusal = "is of no domain that the link and the tenant's rules name";
-        Self::field(Code::EmailDomainNotAllowed, "Give an address of one of the link's domains.", "email", refusal)
+        Self::field(
+            Code::EmailDomainNotAllowed,
+            "Give an address of one of the link's domains.",
+            "email",
+            refusal,
+        )
     }
 
     /// The tenant has no list of people to invite of that id.
@@ -271,9 +330,13 @@ impl Problem {
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
             StatusCode::NOT_FOUND => (Code::NotFound, "Nothing is served under this path."),
-            StatusCode::METHOD_NOT_ALLOWED => (Code::MethodNotAllowed, "See the `Allow` header for what is."),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                (Code::MethodNotAllowed, "See the `Allow` header for what is.")
+            }
             StatusCode::PAYLOAD_TOO_LARGE => (Code::BodyTooLarge, "Send less."),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => (Code::UnsupportedMediaType, "See the documentation for what is read here."),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                (Code::UnsupportedMediaType, "See the documentation for what is read here.")
+            }
             StatusCode::BAD_REQUEST => (Code::BadRequest, "The request's syntax is wrong."),
             status if status.is_server_error() => return Self::defect(),
             _ => (Code::Refused, "The request's syntax is wrong."),
@@ -296,8 +359,11 @@ impl Problem {
         if self.errors.is_empty() {
             return self.detail.clone().into_owned();
         }
-        let told: Vec<String> =
-            self.errors.iter().map(|error| format!("The {} {}.", error.field, error.message.trim_end_matches('.'))).collect();
+        let told: Vec<String> = self
+            .errors
+            .iter()
+            .map(|error| format!("The {} {}.", error.field, error.message.trim_end_matches('.')))
+            .collect();
         told.join(" ")
     }
 

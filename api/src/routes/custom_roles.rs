@@ -98,7 +98,10 @@ impl FromFields for RoleBody {
     get, path = "/api/tenant/roles", tag = "Roles",
     responses((status = 200, description = "The roles.", body = Roles))
 )]
-pub(super) async fn list(access: Requires<RolesWrite>, State(app): State<App>) -> Result<Answer<Roles>, Problem> {
+pub(super) async fn list(
+    access: Requires<RolesWrite>,
+    State(app): State<App>,
+) -> Result<Answer<Roles>, Problem> {
     let own = CustomRole::all(app.store(), access.caller.scope()).await?;
     let built_in = Role::ALL.iter().map(|role| Grant::from(*role).into());
     Ok(Answer(Roles { items: built_in.chain(own.into_iter().map(RoleView::from)).collect() }))
@@ -106,15 +109,24 @@ pub(super) async fn list(access: Requires<RolesWrite>, State(app): State<App>) -
 
 /// Make a role.
 ///
-/// Refused as `role_too_high` (403) when it would hold a permission that one lacks, as `role_name_taken` (409), and as
-/// `too_many_roles` (409) when the tenant has as many as it may.
+/// Refused as `role_too_high` (403) when it would hold a permission that one lacks, as
+/// `role_name_taken` (409), and as `too_many_roles` (409) when the tenant has as many as it may.
 #[utoipa::path(
     post, path = "/api/tenant/roles", tag = "Roles", request_body = RoleBody,
     responses((status = 201, description = "Made.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
 )]
-pub(super) async fn create(access: Requires<RolesWrite>, State(app): State<App>, Json(body): Json<RoleBody>) -> Result<Response, Problem> {
+pub(super) async fn create(
+    access: Requires<RolesWrite>,
+    State(app): State<App>,
+    Json(body): Json<RoleBody>,
+) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
-    let create = CreateRole { actor: access.caller.actor(), name, permissions, max: app.members.custom_roles_max };
+    let create = CreateRole {
+        actor: access.caller.actor(),
+        name,
+        permissions,
+        max: app.members.custom_roles_max,
+    };
     let role = access.caller.commit(&app, &create).await?;
     etag::tagged(StatusCode::CREATED, &RoleView::from(role))
 }
@@ -139,15 +151,20 @@ pub(super) async fn see(
 ) -> Result<Response, Problem> {
     let role = match id.parse().map_err(|_| RoleError::NotFound)? {
         RoleRef::BuiltIn(role) => Grant::from(role).into(),
-        RoleRef::Custom(id) => RoleView::from(CustomRole::of(app.store(), access.caller.scope(), id).await?.ok_or(RoleError::NotFound)?),
+        RoleRef::Custom(id) => RoleView::from(
+            CustomRole::of(app.store(), access.caller.scope(), id)
+                .await?
+                .ok_or(RoleError::NotFound)?,
+        ),
     };
     etag::answer(&headers, &role)
 }
 
 /// Change a role, for everybody who has it, at once.
 ///
-/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, as `role_built_in` (409) when
-/// every tenant has it, and as `precondition_failed` (412) when it is not what `If-Match` says any more.
+/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, as
+/// `role_built_in` (409) when every tenant has it, and as `precondition_failed` (412) when it is
+/// not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
     params(
@@ -165,20 +182,33 @@ pub(super) async fn update(
 ) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
     let unchanged = |role: &CustomRole| if_match.holds(&RoleView::from(role.clone()));
-    let update = UpdateRole { actor: access.caller.actor(), role: role_id(&id)?, name, permissions, unchanged: &unchanged };
+    let update = UpdateRole {
+        actor: access.caller.actor(),
+        role: role_id(&id)?,
+        name,
+        permissions,
+        unchanged: &unchanged,
+    };
     etag::tagged(StatusCode::OK, &RoleView::from(access.caller.commit(&app, &update).await?))
 }
 
 /// Delete a role that nobody has.
 ///
-/// Refused as `role_in_use` (409) while a member or an invitation has it, and as `role_built_in` (409) when every tenant has
-/// it.
+/// Refused as `role_in_use` (409) while a member or an invitation has it, and as `role_built_in`
+/// (409) when every tenant has it.
 #[utoipa::path(
     delete, path = "/api/tenant/roles/{id}", tag = "Roles", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is gone."))
 )]
-pub(super) async fn delete(access: Requires<RolesWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    access.caller.commit(&app, &DeleteRole { actor: access.caller.actor(), role: role_id(&id)? }).await?;
+pub(super) async fn delete(
+    access: Requires<RolesWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    access
+        .caller
+        .commit(&app, &DeleteRole { actor: access.caller.actor(), role: role_id(&id)? })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -8,7 +8,10 @@ use axum::{
 };
 use common::{
     email::Email,
-    email_changes::{AskEmailChange, CancelEmailChange, ConfirmEmailChange, Confirmed, EmailChangeError, FollowedLink},
+    email_changes::{
+        AskEmailChange, CancelEmailChange, ConfirmEmailChange, Confirmed, EmailChangeError,
+        FollowedLink,
+    },
 };
 use jobs::{email_changes as changes, throttle::Act};
 use serde::Serialize;
@@ -58,10 +61,11 @@ pub(super) struct EmailChangeProgress {
 
 /// Ask for another address.
 ///
-/// Mails a link to the address there is and one to the new; the account has the new one when both were followed, and the
-/// old one can still refuse. Asking again voids the links before. The answer is the same whether or not the new address
-/// has an account: if it has, its owner is told by mail and the change never happens. Who asks too often is refused as
-/// `too_many_attempts` (429), also whether or not there is an account.
+/// Mails a link to the address there is and one to the new; the account has the new one when both
+/// were followed, and the old one can still refuse. Asking again voids the links before. The answer
+/// is the same whether or not the new address has an account: if it has, its owner is told by mail
+/// and the change never happens. Who asks too often is refused as `too_many_attempts` (429), also
+/// whether or not there is an account.
 #[utoipa::path(
     post, path = "/api/auth/email/change", tag = "Address", request_body = NewEmail,
     responses((status = 202, description = "Two mails are on their way.", body = EmailChangeProgress))
@@ -73,19 +77,38 @@ pub(super) async fn ask(
     Json(body): Json<NewEmail>,
 ) -> Result<Response, Problem> {
     // Neither may one person ask for many, nor many for one.
-    let _by_person = Guard::of_account(&app, Act::ChangeEmail, &caller.user.id.to_string(), &client).admit().await?;
-    let _of_address = Guard::of_address(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
+    let _by_person =
+        Guard::of_account(&app, Act::ChangeEmail, &caller.user.id.to_string(), &client)
+            .admit()
+            .await?;
+    let _of_address =
+        Guard::of_address(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
     let (user, session, tenant) = (caller.user.id, caller.session.id, caller.tenant.id);
     let (ttl, cooldown) = (app.auth.email_change_ttl, app.auth.resend_cooldown);
-    caller.commit(&app, &changes::Ask(AskEmailChange { key: &app.key, user, session, tenant, new: body.new_email, ttl, cooldown })).await?;
-    Ok((StatusCode::ACCEPTED, Answer(EmailChangeProgress { status: "confirmation_sent" })).into_response())
+    caller
+        .commit(
+            &app,
+            &changes::Ask(AskEmailChange {
+                key: &app.key,
+                user,
+                session,
+                tenant,
+                new: body.new_email,
+                ttl,
+                cooldown,
+            }),
+        )
+        .await?;
+    Ok((StatusCode::ACCEPTED, Answer(EmailChangeProgress { status: "confirmation_sent" }))
+        .into_response())
 }
 
 /// Confirm another address by a mailed link.
 ///
-/// Uses up the link's token. The first of the two links answers `confirmed`, the second `changed`: from then on one signs in
-/// with the new address, all sessions but the one that asked are over, and links that were mailed before are void. A token
-/// that is wrong, used, superseded or expired is refused as `token_invalid`.
+/// Uses up the link's token. The first of the two links answers `confirmed`, the second `changed`:
+/// from then on one signs in with the new address, all sessions but the one that asked are over,
+/// and links that were mailed before are void. A token that is wrong, used, superseded or expired
+/// is refused as `token_invalid`.
 #[utoipa::path(
     post, path = "/api/auth/email/confirm", tag = "Address", request_body = EmailChangeLink,
     responses((status = 200, description = "Confirmed, or changed.", body = EmailChangeProgress))
@@ -112,8 +135,8 @@ pub(super) async fn confirm_by_link(app: &App, token: &str) -> Result<bool, Prob
 
 /// Refuse another address by the link that was mailed to the old one.
 ///
-/// Uses up both links: the change will not happen. A token that is wrong, used, superseded or expired, and that of the new
-/// address, is refused as `token_invalid`.
+/// Uses up both links: the change will not happen. A token that is wrong, used, superseded or
+/// expired, and that of the new address, is refused as `token_invalid`.
 #[utoipa::path(
     post, path = "/api/auth/email/cancel", tag = "Address", request_body = EmailChangeLink,
     responses((status = 200, description = "Cancelled.", body = EmailChangeProgress))

@@ -83,7 +83,11 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    async fn new(app: &App, invitation: Invitation, access: &Requires<UsersInvite>) -> Result<Self, Problem> {
+    async fn new(
+        app: &App,
+        invitation: Invitation,
+        access: &Requires<UsersInvite>,
+    ) -> Result<Self, Problem> {
         let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
         Ok(Self { invitation: InvitationView::new(invitation, &roles) })
     }
@@ -129,15 +133,18 @@ impl FromFields for Wanted {
 /// How this installation lets tenants invite.
 fn conditions(app: &App) -> Conditions {
     let members = &app.members;
-    Conditions { terms: Terms { ttl: members.invitation_ttl, max: members.invitations_max }, reminder: members.invitation_reminder }
+    Conditions {
+        terms: Terms { ttl: members.invitation_ttl, max: members.invitations_max },
+        reminder: members.invitation_reminder,
+    }
 }
 
 /// Invite somebody.
 ///
-/// They are mailed a link; an address that is invited already is sent another, which voids the one before. Refused as
-/// `role_too_high` (403) when the role may do what one may not oneself, as `already_member` (409), as
-/// `email_domain_not_allowed` (422) when the tenant's rules do not name the address' domain, and as
-/// `too_many_invitations` (409) when as many wait as may.
+/// They are mailed a link; an address that is invited already is sent another, which voids the one
+/// before. Refused as `role_too_high` (403) when the role may do what one may not oneself, as
+/// `already_member` (409), as `email_domain_not_allowed` (422) when the tenant's rules do not name
+/// the address' domain, and as `too_many_invitations` (409) when as many wait as may.
 #[utoipa::path(
     post, path = "/api/tenant/users/invite", tag = "Invitations", request_body = InviteBody,
     responses((status = 201, description = "Invited.", body = Sent))
@@ -151,7 +158,13 @@ pub(super) async fn invite(
     let InviteBody { email, role } = body;
     let _counted = Guard::of_address(&app, Act::Invite, &email, &client).admit().await?;
     prove_for_owner(&app, &access.caller, role == Role::Owner.into())?;
-    let invite = Invite { key: &app.key, actor: access.caller.actor(), email, role, conditions: conditions(&app) };
+    let invite = Invite {
+        key: &app.key,
+        actor: access.caller.actor(),
+        email,
+        role,
+        conditions: conditions(&app),
+    };
     let invitation = access.caller.commit(&app, &invite).await?;
     Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
 }
@@ -176,7 +189,8 @@ pub(super) async fn list(
     found.truncate(paging.limit);
     let next_cursor = found.last().filter(|_| has_more).map(|last| Cursor(last.id));
     let roles = CustomRole::all(app.store(), scope).await?;
-    let items = found.into_iter().map(|invitation| InvitationView::new(invitation, &roles)).collect();
+    let items =
+        found.into_iter().map(|invitation| InvitationView::new(invitation, &roles)).collect();
     Ok(Answer(Invitations { items, next_cursor }))
 }
 
@@ -185,14 +199,25 @@ pub(super) async fn list(
     delete, path = "/api/tenant/invitations/{id}", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "Its link is void."))
 )]
-pub(super) async fn cancel(access: Requires<UsersInvite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    access.caller.commit(&app, &CancelInvitation { actor: access.caller.actor(), invitation: invitation_id(&id)? }).await?;
+pub(super) async fn cancel(
+    access: Requires<UsersInvite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    access
+        .caller
+        .commit(
+            &app,
+            &CancelInvitation { actor: access.caller.actor(), invitation: invitation_id(&id)? },
+        )
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Send an invitation again.
 ///
-/// The new link voids the one before, and waits for the whole time. From now on the invitation is one's own word.
+/// The new link voids the one before, and waits for the whole time. From now on the invitation is
+/// one's own word.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
     responses((status = 200, description = "Sent again.", body = Sent))
@@ -204,8 +229,12 @@ pub(super) async fn resend(
     Path(id): Path<String>,
 ) -> Result<Answer<Sent>, Problem> {
     let (actor, invitation) = (access.caller.actor(), invitation_id(&id)?);
-    let _counted = Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
-    let invitation = access.caller.commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) }).await?;
+    let _counted =
+        Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
+    let invitation = access
+        .caller
+        .commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) })
+        .await?;
     Ok(Answer(Sent::new(&app, invitation, &access).await?))
 }
 
@@ -216,7 +245,8 @@ fn invitation_id(text: &str) -> Result<InvitationId, InviteError> {
 /// Many people to invite.
 #[derive(ToSchema)]
 pub(super) struct ListBody {
-    /// Who, and as what; up to 1000. Each is looked at for itself, so one that is no good holds up no other.
+    /// Who, and as what; up to 1000. Each is looked at for itself, so one that is no good holds up
+    /// no other.
     #[schema(value_type = Vec<LineBody>)]
     invitations: Vec<Line>,
 }
@@ -274,8 +304,9 @@ pub(super) struct LineView {
     email: String,
     /// As what.
     role: String,
-    /// `pending`, `invited`, or why they were not: `invalid_email`, `duplicate`, `no_such_role`, `role_too_high`,
-    /// `already_member`, `too_many_invitations`, `email_domain_not_allowed` or `failed`.
+    /// `pending`, `invited`, or why they were not: `invalid_email`, `duplicate`, `no_such_role`,
+    /// `role_too_high`, `already_member`, `too_many_invitations`, `email_domain_not_allowed` or
+    /// `failed`.
     #[schema(value_type = String, example = "invited")]
     status: &'static str,
     /// The invitation, where there is one.
@@ -306,7 +337,8 @@ impl From<InvitationList> for ListView {
 
 /// Invite many.
 ///
-/// They are invited in the background, each as if alone; look at the list to see what became of each.
+/// They are invited in the background, each as if alone; look at the list to see what became of
+/// each.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/bulk", tag = "Invitations", request_body = ListBody,
     responses((status = 202, description = "They will be invited.", body = ListView))
@@ -316,8 +348,15 @@ pub(super) async fn invite_list(
     State(app): State<App>,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
-    prove_for_owner(&app, &access.caller, body.invitations.iter().any(|line| line.role == Role::Owner.as_str()))?;
-    let list = access.caller.commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations }).await?;
+    prove_for_owner(
+        &app,
+        &access.caller,
+        body.invitations.iter().any(|line| line.role == Role::Owner.as_str()),
+    )?;
+    let list = access
+        .caller
+        .commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations })
+        .await?;
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
 }
 

@@ -11,7 +11,9 @@ use common::{
     custom_roles::CustomRole,
     email::Email,
     id::{InviteLinkId, UserId},
-    invite_links::{CreateInviteLink, DeleteInviteLink, InviteLink, InviteLinkError, LINK_DOMAINS_MAX},
+    invite_links::{
+        CreateInviteLink, DeleteInviteLink, InviteLink, InviteLinkError, LINK_DOMAINS_MAX,
+    },
     joining::JoinError,
     roles::{Grant, RoleRef},
     tenant_security::{EmailDomain, EmailDomains},
@@ -43,7 +45,10 @@ pub(super) struct LinkView {
     #[schema(value_type = String, example = "good")]
     status: &'static str,
     /// Where it leads: to be passed on. Null for whoever may not invite to the role.
-    #[schema(required = true, example = "https://app.example.com/invite-links/join?token=AZKguMDecACAAAAAAADK_g")]
+    #[schema(
+        required = true,
+        example = "https://app.example.com/invite-links/join?token=AZKguMDecACAAAAAAADK_g"
+    )]
     url: Option<String>,
     /// As what it invites.
     #[schema(value_type = String, example = "member")]
@@ -67,8 +72,16 @@ pub(super) struct LinkView {
 
 impl LinkView {
     /// As the caller may see it.
-    async fn new(app: &App, caller: &Caller, link: InviteLink, roles: &[CustomRole]) -> Result<Self, Problem> {
-        let (given, vouched) = futures::try_join!(Grant::of(app.store(), caller.scope(), link.role), link.grant(app.store()))?;
+    async fn new(
+        app: &App,
+        caller: &Caller,
+        link: InviteLink,
+        roles: &[CustomRole],
+    ) -> Result<Self, Problem> {
+        let (given, vouched) = futures::try_join!(
+            Grant::of(app.store(), caller.scope(), link.role),
+            link.grant(app.store())
+        )?;
         let url = || format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).expose());
         Ok(Self {
             status: if vouched.is_some() { "good" } else { "void" },
@@ -104,28 +117,44 @@ pub(super) struct LinkBody {
 
 impl FromFields for LinkBody {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (role, domains) = (fields.required("role"), fields.required_some::<EmailDomain>("domains", LINK_DOMAINS_MAX));
+        let (role, domains) = (
+            fields.required("role"),
+            fields.required_some::<EmailDomain>("domains", LINK_DOMAINS_MAX),
+        );
         Some(Self { role: role?, domains: domains?.into_iter().collect() })
     }
 }
 
 /// Make an invite link.
 ///
-/// Whoever has it gives an address of one of its domains, and that address is mailed an invitation to the role, on one's
-/// own word: it is void while one may not invite to the role any more. Refused as `role_too_high` (403) when the role may
-/// do what one may not oneself, as `email_domain_not_allowed` (422) when the tenant's rules do not name one of the domains,
-/// and as `too_many_invite_links` (409) when the tenant has as many as it may. Nobody becomes an owner by a link (422).
+/// Whoever has it gives an address of one of its domains, and that address is mailed an invitation
+/// to the role, on one's own word: it is void while one may not invite to the role any more.
+/// Refused as `role_too_high` (403) when the role may do what one may not oneself, as
+/// `email_domain_not_allowed` (422) when the tenant's rules do not name one of the domains, and as
+/// `too_many_invite_links` (409) when the tenant has as many as it may. Nobody becomes an owner by
+/// a link (422).
 #[utoipa::path(
     post, path = "/api/tenant/invite-links", tag = "Invitations", request_body = LinkBody,
     responses((status = 201, description = "Made.", body = LinkView))
 )]
-pub(super) async fn create(access: Requires<UsersInvite>, State(app): State<App>, Json(body): Json<LinkBody>) -> Result<Response, Problem> {
+pub(super) async fn create(
+    access: Requires<UsersInvite>,
+    State(app): State<App>,
+    Json(body): Json<LinkBody>,
+) -> Result<Response, Problem> {
     let LinkBody { role, domains } = body;
     let (actor, members) = (access.caller.actor(), &app.members);
-    let create = CreateInviteLink { actor, role, domains, ttl: members.invite_link_ttl, max: members.invite_links_max };
+    let create = CreateInviteLink {
+        actor,
+        role,
+        domains,
+        ttl: members.invite_link_ttl,
+        max: members.invite_links_max,
+    };
     let link = access.caller.commit(&app, &create).await?;
     let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
-    Ok((StatusCode::CREATED, Answer(LinkView::new(&app, &access.caller, link, &roles).await?)).into_response())
+    Ok((StatusCode::CREATED, Answer(LinkView::new(&app, &access.caller, link, &roles).await?))
+        .into_response())
 }
 
 /// List the invite links.
@@ -133,9 +162,15 @@ pub(super) async fn create(access: Requires<UsersInvite>, State(app): State<App>
     get, path = "/api/tenant/invite-links", tag = "Invitations",
     responses((status = 200, description = "The links.", body = InviteLinks))
 )]
-pub(super) async fn list(access: Requires<UsersInvite>, State(app): State<App>) -> Result<Answer<InviteLinks>, Problem> {
+pub(super) async fn list(
+    access: Requires<UsersInvite>,
+    State(app): State<App>,
+) -> Result<Answer<InviteLinks>, Problem> {
     let scope = access.caller.scope();
-    let (links, roles) = futures::try_join!(InviteLink::all(app.store(), scope), CustomRole::all(app.store(), scope))?;
+    let (links, roles) = futures::try_join!(
+        InviteLink::all(app.store(), scope),
+        CustomRole::all(app.store(), scope)
+    )?;
     let items = links.into_iter().map(|link| LinkView::new(&app, &access.caller, link, &roles));
     Ok(Answer(InviteLinks { items: futures::future::try_join_all(items).await? }))
 }
@@ -147,7 +182,11 @@ pub(super) async fn list(access: Requires<UsersInvite>, State(app): State<App>) 
     delete, path = "/api/tenant/invite-links/{id}", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is void."))
 )]
-pub(super) async fn delete(access: Requires<UsersInvite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn delete(
+    access: Requires<UsersInvite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let link = id.parse().map_err(|_| InviteLinkError::NotFound)?;
     access.caller.commit(&app, &DeleteInviteLink { actor: access.caller.actor(), link }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -198,18 +237,22 @@ struct Good {
 /// The link that a token is of. Whoever makes tokens up is throttled.
 async fn good(app: &App, client: &Client, token: &str) -> Result<Good, Problem> {
     let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
-    let link = InviteLink::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
+    let link =
+        InviteLink::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
     app.throttle.take_back(counted).await;
-    let (given, tenant) = futures::try_join!(link.grant(app.store()), Tenant::of(app.store(), link.actor().scope))?;
+    let (given, tenant) =
+        futures::try_join!(link.grant(app.store()), Tenant::of(app.store(), link.actor().scope))?;
     let tenant = tenant.filter(|tenant| tenant.status == TenantStatus::Active);
-    let (Some(given), Some(tenant)) = (given, tenant) else { return Err(JoinError::TokenInvalid.into()) };
+    let (Some(given), Some(tenant)) = (given, tenant) else {
+        return Err(JoinError::TokenInvalid.into());
+    };
     Ok(Good { link, given, tenant })
 }
 
 /// See what an invite link invites to.
 ///
-/// A token that is wrong, void or expired is refused as `token_invalid`, and who tries too many of them as
-/// `too_many_attempts` (429).
+/// A token that is wrong, void or expired is refused as `token_invalid`, and who tries too many of
+/// them as `too_many_attempts` (429).
 #[utoipa::path(
     get, path = "/api/invite-links/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the link.")),
@@ -257,22 +300,34 @@ impl Progress {
 
 /// Have oneself invited by an invite link.
 ///
-/// Mails the address an invitation, or once more the one that waits for it; a member is told by mail that they are one, and
-/// whoever was a member once is not: somebody there invites them. Mails to one address are at least a minute apart; what is
-/// asked for sooner is not sent. The answer is the same for every address of the link's domains; one of another domain is refused as
-/// `email_domain_not_allowed` (422), a token that is wrong, void or expired as `token_invalid`, and who asks too often as
-/// `too_many_attempts` (429).
+/// Mails the address an invitation, or once more the one that waits for it; a member is told by
+/// mail that they are one, and whoever was a member once is not: somebody there invites them. Mails
+/// to one address are at least a minute apart; what is asked for sooner is not sent. The answer is
+/// the same for every address of the link's domains; one of another domain is refused as
+/// `email_domain_not_allowed` (422), a token that is wrong, void or expired as `token_invalid`, and
+/// who asks too often as `too_many_attempts` (429).
 #[utoipa::path(
     post, path = "/api/invite-links/join", tag = "Invitations", request_body = JoinBody,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
-pub(super) async fn join(_: Open, State(app): State<App>, client: Client, Json(body): Json<JoinBody>) -> Result<Response, Problem> {
+pub(super) async fn join(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<JoinBody>,
+) -> Result<Response, Problem> {
     follow(&app, &client, &body.token, &body.email).await?;
     Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
 }
 
-/// Has an address invited. All that can be told apart here is what the link's preview tells; the rest is done by a job.
-pub(super) async fn follow(app: &App, client: &Client, token: &str, email: &Email) -> Result<(), Problem> {
+/// Has an address invited. All that can be told apart here is what the link's preview tells; the
+/// rest is done by a job.
+pub(super) async fn follow(
+    app: &App,
+    client: &Client,
+    token: &str,
+    email: &Email,
+) -> Result<(), Problem> {
     let Good { link, tenant, .. } = good(app, client, token).await?;
     if !link.is_for(email) || !tenant.security.allowed_email_domains.admit(email) {
         return Err(Problem::not_of_link());

@@ -50,12 +50,14 @@ pub(super) struct Preview {
     /// Until when it can be accepted.
     #[schema(format = DateTime)]
     expires_at: String,
-    /// Whether the address has an account, whose password is to be given, or its person to be signed in.
+    /// Whether the address has an account, whose password is to be given, or its person to be
+    /// signed in.
     has_account: bool,
 }
 
 impl Preview {
-    /// What a link's token is for. Whoever has it was mailed it, and may know whether the address has an account.
+    /// What a link's token is for. Whoever has it was mailed it, and may know whether the address
+    /// has an account.
     pub(super) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let store = app.store();
         let invitation = follow(app, client, token).await?;
@@ -65,7 +67,9 @@ impl Preview {
             invitation.grant(store),
             User::by_email(store, &invitation.email),
         )?;
-        let (Some(tenant), Some(inviter), Some(given)) = (tenants.into_iter().next(), inviter, given) else {
+        let (Some(tenant), Some(inviter), Some(given)) =
+            (tenants.into_iter().next(), inviter, given)
+        else {
             return Err(JoinError::TokenInvalid.into());
         };
         Ok(Self {
@@ -83,15 +87,16 @@ impl Preview {
 /// The invitation that a link's token is for. Whoever makes tokens up is throttled.
 async fn follow(app: &App, client: &Client, token: &str) -> Result<Invitation, Problem> {
     let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
-    let invitation = Invitation::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
+    let invitation =
+        Invitation::by_token(app.store(), &app.key, token).await?.ok_or(JoinError::TokenInvalid)?;
     app.throttle.take_back(counted).await;
     Ok(invitation)
 }
 
 /// See what one is invited to.
 ///
-/// Looking changes nothing. A token that is wrong, used or expired is refused as `token_invalid`, and who tries too many
-/// of them as `too_many_attempts` (429).
+/// Looking changes nothing. A token that is wrong, used or expired is refused as `token_invalid`,
+/// and who tries too many of them as `too_many_attempts` (429).
 #[utoipa::path(
     get, path = "/api/invitations/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the mailed link.")),
@@ -121,15 +126,21 @@ pub(super) struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
-    /// Makes them a member. Guesses at the password of an account count as those at sign-in do, so that this is no way
-    /// around its throttle; a newcomer guesses nothing, and is not shut out by who does.
+    /// Makes them a member. Guesses at the password of an account count as those at sign-in do, so
+    /// that this is no way around its throttle; a newcomer guesses nothing, and is not shut out by
+    /// who does.
     pub(super) async fn join(self, app: &App, client: &Client) -> Result<Joined, Problem> {
         let Self { token, signed_in, name, password, start } = self;
         let invitation = follow(app, client, token).await?;
-        let guest = Guest::of(app.store(), &invitation, signed_in.map(|caller| (&caller.user, &caller.session))).await?;
+        let guest = Guest::of(
+            app.store(),
+            &invitation,
+            signed_in.map(|caller| (&caller.user, &caller.session)),
+        )
+        .await?;
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
-        let joining =
-            Joining { invitation, guest, name, password, start, address: client.address }.join(app.store(), &app.hasher, &app.passwords);
+        let joining = Joining { invitation, guest, name, password, start, address: client.address }
+            .join(app.store(), &app.hasher, &app.passwords);
         let Some(address) = claimed else { return Ok(joining.await?) };
         let is_wrong = |error: &JoinError| matches!(error, JoinError::InvalidCredentials);
         Guard::check_password(app, client, &address, joining, is_wrong).await
@@ -144,8 +155,8 @@ pub(super) struct AcceptBody {
     /// What the person is called, where the address has no account yet.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 100, example = "Ada Lovelace")]
     name: Option<Name>,
-    /// The password of the account, or of the one that is made: of at least 8 characters then. Not needed of whoever is
-    /// signed in.
+    /// The password of the account, or of the one that is made: of at least 8 characters then. Not
+    /// needed of whoever is signed in.
     #[schema(value_type = Option<String>, format = "password", max_length = 1024, example = "correct horse battery staple")]
     password: Option<Password>,
     /// Whether to stay signed in: for weeks, and also when the browser is closed.
@@ -159,20 +170,23 @@ impl FromFields for AcceptBody {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (token, name) = (fields.required_text("token"), fields.optional("name"));
         let password = fields.optional_as("password", Password::presented);
-        let (remember_me, token_delivery) = (fields.optional_bool("remember_me"), fields.optional("token_delivery"));
+        let (remember_me, token_delivery) =
+            (fields.optional_bool("remember_me"), fields.optional("token_delivery"));
         Some(Self { token: token?, name, password, remember_me, token_delivery })
     }
 }
 
 /// Accept an invitation.
 ///
-/// Whoever is signed in with the invited address just joins; everybody else gives the password of their account, or name
-/// and password for a new one, whose address counts as verified. Either way one is signed in to the tenant then. Refused as
-/// `token_invalid` (400) when the link is wrong, used or expired; as `invitation_not_yours` (403) when somebody else
-/// is signed in; as `invalid_credentials` (401) when the password is not that of the account, which counts as a failure to
-/// sign in, and after too many of either as `too_many_attempts` (429); as `mfa_required` (401) when the account has a second
-/// factor: then sign in first; as `account_disabled` (403) when an operator stopped it; as `ip_not_allowed` (403) or
-/// `email_domain_not_allowed` (422) when the tenant's rules are against it.
+/// Whoever is signed in with the invited address just joins; everybody else gives the password of
+/// their account, or name and password for a new one, whose address counts as verified. Either way
+/// one is signed in to the tenant then. Refused as `token_invalid` (400) when the link is wrong,
+/// used or expired; as `invitation_not_yours` (403) when somebody else is signed in; as
+/// `invalid_credentials` (401) when the password is not that of the account, which counts as a
+/// failure to sign in, and after too many of either as `too_many_attempts` (429); as `mfa_required`
+/// (401) when the account has a second factor: then sign in first; as `account_disabled` (403) when
+/// an operator stopped it; as `ip_not_allowed` (403) or `email_domain_not_allowed` (422) when the
+/// tenant's rules are against it.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,
     responses((status = 200, description = "Joined, and signed in.", body = super::sessions::LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
@@ -186,7 +200,13 @@ pub(super) async fn accept(
     let AcceptBody { token, name, password, remember_me, token_delivery } = body;
     let remember = remember_me.unwrap_or_default();
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
-    let acceptance = Acceptance { token: &token, signed_in: caller.as_ref(), name, password, start: Some(start) };
+    let acceptance = Acceptance {
+        token: &token,
+        signed_in: caller.as_ref(),
+        name,
+        password,
+        start: Some(start),
+    };
     let Joined { session, .. } = acceptance.join(&app, &client).await?;
     let session = session.ok_or_else(Problem::defect)?;
     let someone = SignedIn::resume(app.store(), session).await?;

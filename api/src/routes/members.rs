@@ -23,7 +23,10 @@ use utoipa::ToSchema;
 
 use super::sessions::signed_out;
 use crate::{
-    extract::{Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete, UsersRead, UsersWrite, is_recent},
+    extract::{
+        Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete,
+        UsersRead, UsersWrite, is_recent,
+    },
     problem::Problem,
     state::App,
 };
@@ -76,7 +79,10 @@ const ACTIVE: &str = "active";
 pub(super) fn role_name(role: RoleRef, own: &[CustomRole]) -> String {
     match role {
         RoleRef::BuiltIn(role) => role.label().to_owned(),
-        RoleRef::Custom(id) => own.iter().find(|role| role.id == id).map_or_else(|| id.to_string(), |role| role.name.to_string()),
+        RoleRef::Custom(id) => own
+            .iter()
+            .find(|role| role.id == id)
+            .map_or_else(|| id.to_string(), |role| role.name.to_string()),
     }
 }
 
@@ -156,8 +162,9 @@ impl FromFields for MemberBody {
 
 /// Give a member another role.
 ///
-/// Effective at their next request; they are told by mail soon after. Refused as `role_too_high` (403) when they may, or would, do what one may not
-/// oneself, and as `last_owner` (409) when nobody would own the tenant then.
+/// Effective at their next request; they are told by mail soon after. Refused as `role_too_high`
+/// (403) when they may, or would, do what one may not oneself, and as `last_owner` (409) when
+/// nobody would own the tenant then.
 #[utoipa::path(
     put, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
     request_body = MemberBody,
@@ -172,30 +179,41 @@ pub(super) async fn update(
     let (actor, user) = (access.caller.actor(), user_id(&id)?);
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
-    let give = GiveRole { change: ChangeRole { actor, user, role: body.role }, cooldown: app.auth.resend_cooldown };
+    let give = GiveRole {
+        change: ChangeRole { actor, user, role: body.role },
+        cooldown: app.auth.resend_cooldown,
+    };
     let given = access.caller.commit(&app, &give).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
 /// Remove a member.
 ///
-/// Their sessions in the tenant end at once; they are told by mail. Refused as `role_too_high` (403) when they may do what one may not
-/// oneself, and as `last_owner` (409) when nobody would own the tenant then.
+/// Their sessions in the tenant end at once; they are told by mail. Refused as `role_too_high`
+/// (403) when they may do what one may not oneself, and as `last_owner` (409) when nobody would own
+/// the tenant then.
 #[utoipa::path(
     delete, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
     responses((status = 204, description = "They are no member any more."))
 )]
-pub(super) async fn remove(access: Requires<UsersDelete>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(
+    access: Requires<UsersDelete>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let user = user_id(&id)?;
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
-    access.caller.commit(&app, &Remove(RemoveMember { actor: access.caller.actor(), user })).await?;
+    access
+        .caller
+        .commit(&app, &Remove(RemoveMember { actor: access.caller.actor(), user }))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Leave the tenant.
 ///
-/// One's sessions in it end at once; those in other tenants go on. Refused as `last_owner` (409) when nobody would own
-/// the tenant then.
+/// One's sessions in it end at once; those in other tenants go on. Refused as `last_owner` (409)
+/// when nobody would own the tenant then.
 #[utoipa::path(
     delete, path = "/api/tenant/users/me", tag = "Members",
     responses((status = 204, description = "One is no member any more."))
@@ -211,10 +229,15 @@ async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Prob
     Ok(membership.is_some_and(|membership| membership.role == Role::Owner.into()))
 }
 
-/// Who makes and unmakes owners proved of late who they are: a session that was stolen must not be enough.
+/// Who makes and unmakes owners proved of late who they are: a session that was stolen must not be
+/// enough.
 pub(super) fn prove_for_owner(app: &App, caller: &Caller, is_owner: bool) -> Result<(), Problem> {
     let is_allowed = caller.membership.role == Role::Owner.into();
-    if is_owner && is_allowed && !is_recent(&caller.session, app) { Err(Problem::reauthentication_required()) } else { Ok(()) }
+    if is_owner && is_allowed && !is_recent(&caller.session, app) {
+        Err(Problem::reauthentication_required())
+    } else {
+        Ok(())
+    }
 }
 
 fn user_id(text: &str) -> Result<UserId, MemberError> {

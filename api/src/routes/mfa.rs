@@ -51,7 +51,15 @@ pub(super) fn told<C>(change: C, owner: Owner, what: MfaChange) -> Told<C> {
 
 /// The refusal that asks for a second factor.
 pub(super) async fn asked(app: &App, purpose: Purpose) -> Problem {
-    match challenges::ask(app.store(), &app.key, app.passkeys.as_ref(), app.auth.mfa_token_ttl, purpose).await {
+    match challenges::ask(
+        app.store(),
+        &app.key,
+        app.passkeys.as_ref(),
+        app.auth.mfa_token_ttl,
+        purpose,
+    )
+    .await
+    {
         Ok(asked) => Problem::mfa_required(asked),
         Err(error) => error.into(),
     }
@@ -76,7 +84,8 @@ pub(super) struct Verify {
 impl FromFields for Verify {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (mfa_token, code) = (fields.required_text("mfa_token"), fields.optional_text("code"));
-        let (credential, token_delivery) = (fields.optional_object("credential"), fields.optional("token_delivery"));
+        let (credential, token_delivery) =
+            (fields.optional_object("credential"), fields.optional("token_delivery"));
         Some(Self { mfa_token: mfa_token?, code, credential, token_delivery })
     }
 }
@@ -85,20 +94,31 @@ impl FromFields for Verify {
 ///
 /// Finishes what `mfa_required` was answered to: signing in, or proving anew who one is. Refused as
 /// `mfa_code_invalid` (401) when the code or the credential is wrong or was used before, and as
-/// `mfa_token_invalid` (401) when the password is to be given again: after some minutes, or five wrong codes. After too
-/// many failures over all sign-ins of an account `too_many_attempts` (429).
+/// `mfa_token_invalid` (401) when the password is to be given again: after some minutes, or five
+/// wrong codes. After too many failures over all sign-ins of an account `too_many_attempts` (429).
 #[utoipa::path(
     post, path = "/api/auth/mfa/verify", tag = "Second factors", request_body = Verify,
     responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
-pub(super) async fn verify(_: Open, State(app): State<App>, client: Client, Json(body): Json<Verify>) -> Result<Response, Problem> {
+pub(super) async fn verify(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Verify>,
+) -> Result<Response, Problem> {
     let challenge = MfaChallenge::pending(app.store(), &app.key, &body.mfa_token).await?;
-    let counted = Guard::of_account(&app, Act::SecondFactor, &challenge.user_id.to_string(), &client).admit().await?;
+    let counted =
+        Guard::of_account(&app, Act::SecondFactor, &challenge.user_id.to_string(), &client)
+            .admit()
+            .await?;
     let (method, shown) = match (body.code, body.credential) {
         (Some(code), None) => ("code", Shown::Code(code)),
         (None, Some(answer)) => {
             let party = app.passkeys.as_ref().ok_or_else(unavailable)?;
-            let used = challenge.used_passkey(app.store(), party, &answer).await.inspect_err(|_| count("passkey", false))?;
+            let used = challenge
+                .used_passkey(app.store(), party, &answer)
+                .await
+                .inspect_err(|_| count("passkey", false))?;
             ("passkey", Shown::Passkey(Box::new(used)))
         }
         _ => return Err(Problem::new(Code::ValidationFailed, "Give a `code`, or a `credential`.")),
@@ -109,7 +129,9 @@ pub(super) async fn verify(_: Open, State(app): State<App>, client: Client, Json
             count(method, false);
             return Err(mfa::MfaError::CodeInvalid.into());
         }
-        Outcome::Begun(begun, _) => (begun.session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie))),
+        Outcome::Begun(begun, _) => {
+            (begun.session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)))
+        }
         Outcome::Reauthenticated(session, _) => (session, None),
     };
     count(method, true);
@@ -125,7 +147,10 @@ pub(super) fn count(method: &str, is_accepted: bool) {
 
 /// Passkeys need a domain.
 pub(super) fn unavailable() -> Problem {
-    Problem::new(Code::PasskeysUnavailable, "Passkeys are bound to a domain, and `app.public_url` names an address.")
+    Problem::new(
+        Code::PasskeysUnavailable,
+        "Passkeys are bound to a domain, and `app.public_url` names an address.",
+    )
 }
 
 /// What one can show beside the password.
@@ -149,7 +174,10 @@ pub(super) struct FactorsView {
     get, path = "/api/auth/mfa", tag = "Second factors",
     responses((status = 200, description = "What one can show beside the password.", body = FactorsView))
 )]
-pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answer<FactorsView>, Problem> {
+pub(super) async fn list(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<Answer<FactorsView>, Problem> {
     let factors = Factors::of(app.store(), caller.user.id).await?;
     Ok(Answer(FactorsView {
         since: caller.user.second_factor_since.map(rfc3339),
@@ -166,7 +194,10 @@ pub(super) struct TotpEnrollment {
     #[schema(example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
     secret: String,
     /// To be opened on the device that has the app.
-    #[schema(format = "uri", example = "otpauth://totp/Tenantry:ada%40example.com?secret=JBSWY3DPEHPK3PXP&issuer=Tenantry")]
+    #[schema(
+        format = "uri",
+        example = "otpauth://totp/Tenantry:ada%40example.com?secret=JBSWY3DPEHPK3PXP&issuer=Tenantry"
+    )]
     otpauth_url: String,
     /// To be scanned: an SVG picture of the URL.
     qr_svg: String,
@@ -174,13 +205,16 @@ pub(super) struct TotpEnrollment {
 
 /// Begin to set up an authenticator app.
 ///
-/// It is asked for only once it is confirmed. Beginning again voids what was answered before. Refused as
-/// `mfa_enrolled_already` (409) where there is one.
+/// It is asked for only once it is confirmed. Beginning again voids what was answered before.
+/// Refused as `mfa_enrolled_already` (409) where there is one.
 #[utoipa::path(
     post, path = "/api/auth/mfa/totp/enroll", tag = "Second factors",
     responses((status = 200, description = "What the app is to be told.", body = TotpEnrollment, headers(("Cache-Control" = String, description = "`no-store`"))))
 )]
-pub(super) async fn enroll_totp(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn enroll_totp(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+) -> Result<Response, Problem> {
     let secret = caller.commit(&app, &totp::Enroll { key: &app.key, user: caller.user.id }).await?;
     let otpauth_url = secret.otpauth_url(&app.name.to_string(), caller.user.email.as_str());
     let code = QrCode::new(&otpauth_url).map_err(|error| Problem::internal(&error))?;
@@ -210,15 +244,17 @@ impl FromFields for TotpCode {
 /// Codes to write down.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecoveryCodes {
-    /// Each stands in once for a second factor that was lost. They are told this once; empty where one has some already.
+    /// Each stands in once for a second factor that was lost. They are told this once; empty where
+    /// one has some already.
     #[schema(example = json!(["7k2m9-x4pqt"]))]
     recovery_codes: Vec<String>,
 }
 
 /// Finish to set up an authenticator app.
 ///
-/// From now on signing in takes a code of it. Ends all other sessions, for they began with the password
-/// alone; the person is told by mail. Refused as `mfa_code_invalid` (401) when the app shows something else.
+/// From now on signing in takes a code of it. Ends all other sessions, for they began with the
+/// password alone; the person is told by mail. Refused as `mfa_code_invalid` (401) when the app
+/// shows something else.
 #[utoipa::path(
     post, path = "/api/auth/mfa/totp/confirm", tag = "Second factors", request_body = TotpCode,
     responses((status = 200, description = "It is set up.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))))
@@ -229,7 +265,9 @@ pub(super) async fn confirm_totp(
     client: Client,
     Json(body): Json<TotpCode>,
 ) -> Result<Response, Problem> {
-    let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client).admit().await?;
+    let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client)
+        .admit()
+        .await?;
     let owner = owner(&caller);
     let confirm = totp::Confirm { key: &app.key, owner, code: body.code };
     let codes = caller.commit(&app, &told(confirm, owner, MfaChange::TotpAdded)).await?;
@@ -239,12 +277,16 @@ pub(super) async fn confirm_totp(
 
 /// Remove the authenticator app.
 ///
-/// Without a passkey the password is enough again, and the recovery codes are void. The person is told by mail.
+/// Without a passkey the password is enough again, and the recovery codes are void. The person is
+/// told by mail.
 #[utoipa::path(
     delete, path = "/api/auth/mfa/totp", tag = "Second factors",
     responses((status = 204, description = "It is not asked any more."))
 )]
-pub(super) async fn remove_totp(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove_totp(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+) -> Result<StatusCode, Problem> {
     let owner = owner(&caller);
     caller.commit(&app, &told(totp::Remove { owner }, owner, MfaChange::TotpRemoved)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -252,14 +294,19 @@ pub(super) async fn remove_totp(Recent(caller): Recent<Caller>, State(app): Stat
 
 /// Make new recovery codes.
 ///
-/// Those before are void. Refused as `mfa_not_enrolled` (409) where there is nothing they could stand in for.
+/// Those before are void. Refused as `mfa_not_enrolled` (409) where there is nothing they could
+/// stand in for.
 #[utoipa::path(
     post, path = "/api/auth/mfa/recovery-codes", tag = "Second factors",
     responses((status = 200, description = "The new codes.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))))
 )]
-pub(super) async fn replace_recovery_codes(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn replace_recovery_codes(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+) -> Result<Response, Problem> {
     let owner = owner(&caller);
     let replace = recovery_codes::Replace { key: &app.key, owner };
-    let recovery_codes = caller.commit(&app, &told(replace, owner, MfaChange::RecoveryCodesReplaced)).await?;
+    let recovery_codes =
+        caller.commit(&app, &told(replace, owner, MfaChange::RecoveryCodesReplaced)).await?;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes }))
 }

@@ -46,9 +46,18 @@ struct Route {
 
 impl Route {
     /// Only for a handler whose type says what it demands.
-    fn new<Args, H: Stated<Args>>(path: &str, handler: &H, documented: UtoipaMethodRouter<App>) -> Self {
+    fn new<Args, H: Stated<Args>>(
+        path: &str,
+        handler: &H,
+        documented: UtoipaMethodRouter<App>,
+    ) -> Self {
         let (need, recent) = need_of(handler);
-        Self { id: path.split("::").map(str::trim).collect::<Vec<_>>().join("_"), need, recent, handler: documented }
+        Self {
+            id: path.split("::").map(str::trim).collect::<Vec<_>>().join("_"),
+            need,
+            recent,
+            handler: documented,
+        }
     }
 }
 
@@ -68,7 +77,10 @@ impl Routes {
     /// Adds a route; the document says what it demands.
     fn with(self, route: Route) -> Self {
         let (schemas, mut paths, handler) = route.handler;
-        paths.paths.values_mut().for_each(|path| openapi::demand(path, &route.id, route.need, route.recent));
+        paths
+            .paths
+            .values_mut()
+            .for_each(|path| openapi::demand(path, &route.id, route.need, route.recent));
         Self(self.0.routes((schemas, paths, handler)))
     }
 }

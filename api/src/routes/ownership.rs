@@ -9,7 +9,9 @@ use axum::{
 use common::{
     ambient::rfc3339,
     id::{OwnershipTransferId, UserId},
-    ownership::{AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer, TransferError},
+    ownership::{
+        AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer, TransferError,
+    },
     roles::Permission,
 };
 use jobs::throttle::Act;
@@ -79,7 +81,10 @@ impl FromFields for Offer {
     get, path = "/api/tenant/ownership-transfers", tag = "Members",
     responses((status = 200, description = "The offers that wait.", body = Transfers))
 )]
-pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answer<Transfers>, Problem> {
+pub(super) async fn list(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<Answer<Transfers>, Problem> {
     let sees_all = caller.grant.may(Permission::TenantTransfer);
     let offers = OwnershipTransfer::pending(app.store(), caller.scope()).await?;
     let seen = offers.into_iter().filter(|offer| sees_all || offer.to == caller.user.id);
@@ -88,8 +93,9 @@ pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answe
 
 /// Offer one's ownership to a member.
 ///
-/// Nothing changes until they accept; then they are an owner, and one is an admin. In place of whoever one offered
-/// it to before. Refused as `owner_already` (409) when they are one, and as `role_too_high` (403) when one is none.
+/// Nothing changes until they accept; then they are an owner, and one is an admin. In place of
+/// whoever one offered it to before. Refused as `owner_already` (409) when they are one, and as
+/// `role_too_high` (403) when one is none.
 #[utoipa::path(
     post, path = "/api/tenant/ownership-transfers", tag = "Members", request_body = Offer,
     responses((status = 201, description = "Offered.", body = TransferView))
@@ -103,7 +109,11 @@ pub(super) async fn offer(
     // By tenant, so that nobody elsewhere uses up what this one may mail them.
     let whom = format!("{} {}", access.caller.tenant.id, body.user_id);
     let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
-    let offer = OfferOwnership { actor: access.caller.actor(), to: body.user_id, ttl: app.members.ownership_transfer_ttl };
+    let offer = OfferOwnership {
+        actor: access.caller.actor(),
+        to: body.user_id,
+        ttl: app.members.ownership_transfer_ttl,
+    };
     let offered = access.caller.commit(&app, &jobs::ownership::Offer(offer)).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
@@ -114,7 +124,11 @@ pub(super) async fn offer(
     params(("id" = String, Path, description = "The offer's id.")),
     responses((status = 204, description = "One is an owner now."))
 )]
-pub(super) async fn accept(Recent(caller): Recent<Caller>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn accept(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     if caller.lacks_second_factor() {
         return Err(Problem::mfa_enrollment_required());
     }
@@ -129,7 +143,11 @@ pub(super) async fn accept(Recent(caller): Recent<Caller>, State(app): State<App
     params(("id" = String, Path, description = "The offer's id.")),
     responses((status = 204, description = "It is gone."))
 )]
-pub(super) async fn cancel(caller: Caller, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn cancel(
+    caller: Caller,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     caller.commit(&app, &CancelOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

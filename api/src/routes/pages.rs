@@ -74,7 +74,9 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
 /// No script, nothing foreign, one known style, forms to ourselves, in nobody's frame.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
-    let policy = format!("default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'");
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
     HeaderValue::try_from(policy).expect("a policy of plain letters is a valid header")
 });
 
@@ -115,7 +117,8 @@ struct Whose {
     email: String,
 }
 
-/// The pages and the forms on them. The forms need the database, and so does what tells of an invitation.
+/// The pages and the forms on them. The forms need the database, and so does what tells of an
+/// invitation.
 pub(super) fn routes(app: &App) -> Router<App> {
     let stored = Router::new()
         .route(VERIFY_EMAIL, post(verify_email))
@@ -134,11 +137,15 @@ pub(super) fn routes(app: &App) -> Router<App> {
     pages.merge(stored).layer(map_response(as_page))
 }
 
-async fn show_verify_email(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+async fn show_verify_email(
+    link: Result<Query<Link>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
     page("verify_email.html", context! { token => token_of(link)?, style => STYLE })
 }
 
-async fn show_reset_password(link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+async fn show_reset_password(
+    link: Result<Query<Link>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
     reset_form(&token_of(link)?, None)
 }
 
@@ -146,8 +153,12 @@ async fn show_forgot_password() -> Result<Html<String>, Problem> {
     page("forgot_password.html", context! { style => STYLE })
 }
 
-/// The form of a link tells by itself whose mail it was in; whether it is good is looked at when it is posted.
-async fn show_change_email(State(app): State<App>, link: Result<Query<Link>, QueryRejection>) -> Result<Html<String>, Problem> {
+/// The form of a link tells by itself whose mail it was in; whether it is good is looked at when it
+/// is posted.
+async fn show_change_email(
+    State(app): State<App>,
+    link: Result<Query<Link>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
     let token = token_of(link)?;
     let is_old = FollowedLink::with_token(&app.key, &token)?.side == Side::Old;
     page("change_email.html", context! { token, is_old, style => STYLE })
@@ -155,32 +166,57 @@ async fn show_change_email(State(app): State<App>, link: Result<Query<Link>, Que
 
 fn token_of(link: Result<Query<Link>, QueryRejection>) -> Result<String, Problem> {
     let token = link.map_or_else(|_| String::new(), |Query(link)| link.token);
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX { Err(VerifyError::TokenInvalid.into()) } else { Ok(token) }
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        Err(VerifyError::TokenInvalid.into())
+    } else {
+        Ok(token)
+    }
 }
 
 fn reset_form(token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
     page("reset_password.html", context! { token, refusal, style => STYLE })
 }
 
-async fn verify_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+async fn verify_email(
+    State(app): State<App>,
+    form: Result<Form<Link>, FormRejection>,
+) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     registrations::verify_by_token(&app, &link.token).await?;
-    message("Your address is verified", "Your account is ready: you can sign in now. You may close this page.")
+    message(
+        "Your address is verified",
+        "Your account is ready: you can sign in now. You may close this page.",
+    )
 }
 
-async fn change_email(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+async fn change_email(
+    State(app): State<App>,
+    form: Result<Form<Link>, FormRejection>,
+) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     if email_changes::confirm_by_link(&app, &link.token).await? {
-        message("Your address is changed", "Sign in with the new one from now on. You may close this page.")
+        message(
+            "Your address is changed",
+            "Sign in with the new one from now on. You may close this page.",
+        )
     } else {
-        message("Confirmed", "The address is changed once your other address has confirmed as well. You may close this page.")
+        message(
+            "Confirmed",
+            "The address is changed once your other address has confirmed as well. You may close this page.",
+        )
     }
 }
 
-async fn cancel_email_change(State(app): State<App>, form: Result<Form<Link>, FormRejection>) -> Result<Html<String>, Problem> {
+async fn cancel_email_change(
+    State(app): State<App>,
+    form: Result<Form<Link>, FormRejection>,
+) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     email_changes::cancel_by_link(&app, &link.token).await?;
-    message("Your address stays as it is", "Somebody else may be signed in to your account: set a new password, which signs them out.")
+    message(
+        "Your address stays as it is",
+        "Somebody else may be signed in to your account: set a new password, which signs them out.",
+    )
 }
 
 async fn show_invitation(
@@ -192,9 +228,17 @@ async fn show_invitation(
     invitation_form(&app, &client, &token, None).await
 }
 
-async fn invitation_form(app: &App, client: &Client, token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+async fn invitation_form(
+    app: &App,
+    client: &Client,
+    token: &str,
+    refusal: Option<&str>,
+) -> Result<Html<String>, Problem> {
     let preview = Preview::of(app, client, token).await?;
-    page("accept_invitation.html", context! { token, preview => Serde(&preview), refusal, style => STYLE })
+    page(
+        "accept_invitation.html",
+        context! { token, preview => Serde(&preview), refusal, style => STYLE },
+    )
 }
 
 async fn accept_invitation(
@@ -209,13 +253,24 @@ async fn accept_invitation(
     let token = form.token.clone();
     match accepted(&app, &client, form).await {
         Ok(joined) => {
-            let done = message(&format!("You have joined {}", joined.tenant.name), "You can sign in now. You may close this page.")?;
+            let done = message(
+                &format!("You have joined {}", joined.tenant.name),
+                "You can sign in now. You may close this page.",
+            )?;
             Ok(done.into_response())
         }
         // Once more, with what is wrong.
-        Err(problem) if [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::UNAUTHORIZED].contains(&problem.status()) => {
-            let refusal = if problem.status() == StatusCode::UNAUTHORIZED { problem.title().to_owned() } else { problem.explanation() };
-            Ok((problem.status(), invitation_form(&app, &client, &token, Some(&refusal)).await?).into_response())
+        Err(problem)
+            if [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::UNAUTHORIZED]
+                .contains(&problem.status()) =>
+        {
+            let refusal = if problem.status() == StatusCode::UNAUTHORIZED {
+                problem.title().to_owned()
+            } else {
+                problem.explanation()
+            };
+            Ok((problem.status(), invitation_form(&app, &client, &token, Some(&refusal)).await?)
+                .into_response())
         }
         Err(problem) => Err(problem),
     }
@@ -223,9 +278,17 @@ async fn accept_invitation(
 
 async fn accepted(app: &App, client: &Client, form: AcceptForm) -> Result<Joined, Problem> {
     let AcceptForm { token, name, password } = form;
-    let name = name.map(|name| name.parse::<Name>()).transpose().map_err(|error| refused("name", &error))?;
-    let password = password.map(Password::presented).transpose().map_err(|error| refused("password", &error))?;
-    Acceptance { token: &token, signed_in: None, name, password, start: None }.join(app, client).await
+    let name = name
+        .map(|name| name.parse::<Name>())
+        .transpose()
+        .map_err(|error| refused("name", &error))?;
+    let password = password
+        .map(Password::presented)
+        .transpose()
+        .map_err(|error| refused("password", &error))?;
+    Acceptance { token: &token, signed_in: None, name, password, start: None }
+        .join(app, client)
+        .await
 }
 
 async fn show_invite_link(
@@ -236,12 +299,24 @@ async fn show_invite_link(
     join_form(&app, &client, &token_of(link)?, None).await
 }
 
-async fn join_form(app: &App, client: &Client, token: &str, refusal: Option<&str>) -> Result<Html<String>, Problem> {
+async fn join_form(
+    app: &App,
+    client: &Client,
+    token: &str,
+    refusal: Option<&str>,
+) -> Result<Html<String>, Problem> {
     let preview = invite_links::Preview::of(app, client, token).await?;
-    page("join_by_link.html", context! { token, preview => Serde(&preview), refusal, style => STYLE })
+    page(
+        "join_by_link.html",
+        context! { token, preview => Serde(&preview), refusal, style => STYLE },
+    )
 }
 
-async fn join_by_link(State(app): State<App>, client: Client, form: Result<Form<JoinForm>, FormRejection>) -> Result<Response, Problem> {
+async fn join_by_link(
+    State(app): State<App>,
+    client: Client,
+    form: Result<Form<JoinForm>, FormRejection>,
+) -> Result<Response, Problem> {
     let Form(JoinForm { token, email }) = form.map_err(|rejection| unreadable(&rejection))?;
     let followed = match email.trim().parse::<Email>() {
         Ok(email) => invite_links::follow(&app, &client, &token, &email).await,
@@ -249,13 +324,17 @@ async fn join_by_link(State(app): State<App>, client: Client, form: Result<Form<
     };
     match followed {
         Ok(()) => {
-            let done = message("Look into your mailbox", "An invitation is on its way: follow it to join. You may close this page.")?;
+            let done = message(
+                "Look into your mailbox",
+                "An invitation is on its way: follow it to join. You may close this page.",
+            )?;
             Ok(done.into_response())
         }
         // Once more, with what is wrong with the address.
         Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {
             let refusal = problem.explanation();
-            Ok((problem.status(), join_form(&app, &client, &token, Some(&refusal)).await?).into_response())
+            Ok((problem.status(), join_form(&app, &client, &token, Some(&refusal)).await?)
+                .into_response())
         }
         Err(problem) => Err(problem),
     }
@@ -277,13 +356,19 @@ async fn reset_password(
     };
     match set {
         Ok(()) => {
-            let done =
-                message("Your password is set", "You were signed out everywhere: sign in with the new one. You may close this page.")?;
+            let done = message(
+                "Your password is set",
+                "You were signed out everywhere: sign in with the new one. You may close this page.",
+            )?;
             Ok(done.into_response())
         }
         // Once more, with what is wrong with the password.
-        Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY && token.len() <= TOKEN_BYTES_MAX => {
-            Ok((problem.status(), reset_form(&token, Some(&problem.explanation()))?).into_response())
+        Err(problem)
+            if problem.status() == StatusCode::UNPROCESSABLE_ENTITY
+                && token.len() <= TOKEN_BYTES_MAX =>
+        {
+            Ok((problem.status(), reset_form(&token, Some(&problem.explanation()))?)
+                .into_response())
         }
         Err(problem) => Err(problem),
     }
@@ -297,7 +382,10 @@ async fn forgot_password(
     let Form(Whose { email }) = form.map_err(|rejection| unreadable(&rejection))?;
     let email = email.trim().parse::<Email>().map_err(|error| refused("address", &error))?;
     passwords::ask(&app, &client, &email).await?;
-    message("Look into your mailbox", "If there is an account of this address, a mail is on its way. You may close this page.")
+    message(
+        "Look into your mailbox",
+        "If there is an account of this address, a mail is on its way. You may close this page.",
+    )
 }
 
 fn unreadable(rejection: &FormRejection) -> Problem {
@@ -311,12 +399,15 @@ fn unreadable(rejection: &FormRejection) -> Problem {
 async fn as_page(mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let status = problem.status();
-        let kept = [header::RETRY_AFTER, header::CONNECTION].map(|name| (response.headers_mut().remove(&name), name));
+        let kept = [header::RETRY_AFTER, header::CONNECTION]
+            .map(|name| (response.headers_mut().remove(&name), name));
         response = match message(problem.title(), &problem.explanation()) {
             Ok(page) => (status, page).into_response(),
             Err(problem) => problem.into_response(),
         };
-        response.headers_mut().extend(kept.into_iter().filter_map(|(value, name)| Some((name, value?))));
+        response
+            .headers_mut()
+            .extend(kept.into_iter().filter_map(|(value, name)| Some((name, value?))));
     }
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());

@@ -10,7 +10,10 @@ use common::{
     id::{PasskeyId, TenantId},
     mfa::{
         MfaChange,
-        passkeys::{Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey, RelyingParty, Remove, Used, Using},
+        passkeys::{
+            Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey,
+            RelyingParty, Remove, Used, Using,
+        },
     },
     sign_in::{Admitted, Start},
     tenants::Name,
@@ -65,8 +68,8 @@ impl PasskeyView {
 pub(super) struct Begun {
     /// Send it back with what the authenticator says. Good once, for some minutes.
     ceremony: String,
-    /// The `publicKey` of the browser's call, as `PublicKeyCredential.parseCreationOptionsFromJSON` or
-    /// `parseRequestOptionsFromJSON` reads it.
+    /// The `publicKey` of the browser's call, as `PublicKeyCredential.parseCreationOptionsFromJSON`
+    /// or `parseRequestOptionsFromJSON` reads it.
     #[schema(value_type = Object)]
     public_key: Options,
 }
@@ -82,9 +85,13 @@ fn party(app: &App) -> Result<&RelyingParty, Problem> {
     post, path = "/api/auth/mfa/passkeys/enroll", tag = "Second factors",
     responses((status = 200, description = "Options for the authenticator.", body = Begun))
 )]
-pub(super) async fn enroll(Recent(caller): Recent<Caller>, State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn enroll(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+) -> Result<Response, Problem> {
     let others = Passkey::all_of(app.store(), caller.user.id).await?;
-    let (public_key, ceremony) = party(&app)?.begin_adding(app.ambient(), app.auth.mfa_token_ttl, &caller.user, &others)?;
+    let (public_key, ceremony) =
+        party(&app)?.begin_adding(app.ambient(), app.auth.mfa_token_ttl, &caller.user, &others)?;
     let ceremony = ceremony.seal(&app.key).map_err(|error| Problem::internal(&error))?;
     Ok(kept_nowhere(Begun { ceremony, public_key }))
 }
@@ -104,7 +111,8 @@ pub(super) struct NewPasskey {
 
 impl FromFields for NewPasskey {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (ceremony, credential) = (fields.required_text("ceremony"), fields.required_object("credential"));
+        let (ceremony, credential) =
+            (fields.required_text("ceremony"), fields.required_object("credential"));
         let name = fields.required("name");
         Some(Self { ceremony: ceremony?, credential: credential?, name: name? })
     }
@@ -122,20 +130,29 @@ pub(super) struct AddedPasskey {
 
 /// Add a passkey.
 ///
-/// It signs in without a password, and is a second factor beside it: from now on the password alone is not
-/// enough. Ends all other sessions; the person is told by mail. Refused as `passkey_ceremony_invalid`
-/// (400) when the credential does not belong to the ceremony, or is known already.
+/// It signs in without a password, and is a second factor beside it: from now on the password alone
+/// is not enough. Ends all other sessions; the person is told by mail. Refused as
+/// `passkey_ceremony_invalid` (400) when the credential does not belong to the ceremony, or is
+/// known already.
 #[utoipa::path(
     post, path = "/api/auth/mfa/passkeys", tag = "Second factors", request_body = NewPasskey,
     responses((status = 201, description = "It is added.", body = AddedPasskey, headers(("Cache-Control" = String, description = "`no-store`"))))
 )]
-pub(super) async fn add(Recent(caller): Recent<Caller>, State(app): State<App>, Json(body): Json<NewPasskey>) -> Result<Response, Problem> {
+pub(super) async fn add(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+    Json(body): Json<NewPasskey>,
+) -> Result<Response, Problem> {
     let begun = Ceremony::<Adding>::open(&app.key, &body.ceremony, app.ambient().now())?;
-    let (ceremony, passkey) = party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
+    let (ceremony, passkey) =
+        party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
     let owner = owner(&caller);
     let add = Add { key: &app.key, owner, ceremony, passkey, name: body.name };
     let (passkey, codes) = caller.commit(&app, &told(add, owner, MfaChange::PasskeyAdded)).await?;
-    let added = AddedPasskey { passkey: PasskeyView::new(&passkey), recovery_codes: codes.unwrap_or_default() };
+    let added = AddedPasskey {
+        passkey: PasskeyView::new(&passkey),
+        recovery_codes: codes.unwrap_or_default(),
+    };
     Ok((StatusCode::CREATED, kept_nowhere(added)).into_response())
 }
 
@@ -146,7 +163,11 @@ pub(super) async fn add(Recent(caller): Recent<Caller>, State(app): State<App>, 
     delete, path = "/api/auth/mfa/passkeys/{id}", tag = "Second factors", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is not accepted any more."))
 )]
-pub(super) async fn remove(Recent(caller): Recent<Caller>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(
+    Recent(caller): Recent<Caller>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let missing = || Problem::new(Code::NotFound, "You have no such passkey.");
     let passkey: PasskeyId = id.parse().map_err(|_| missing())?;
     let owner = owner(&caller);
@@ -156,7 +177,8 @@ pub(super) async fn remove(Recent(caller): Recent<Caller>, State(app): State<App
 
 /// Begin to sign in with a passkey.
 ///
-/// Needs no address: the authenticator knows whose it is. The same for everybody. Also for proving anew who one is.
+/// Needs no address: the authenticator knows whose it is. The same for everybody. Also for proving
+/// anew who one is.
 #[utoipa::path(
     post, path = "/api/auth/passkeys/options", tag = "Session",
     responses((status = 200, description = "Options for the authenticator.", body = Begun))
@@ -187,22 +209,36 @@ pub(super) struct PasskeyLogin {
 
 impl FromFields for PasskeyLogin {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (ceremony, credential) = (fields.required_text("ceremony"), fields.required_object("credential"));
-        let (tenant_id, remember_me) = (fields.optional("tenant_id"), fields.optional_bool("remember_me"));
+        let (ceremony, credential) =
+            (fields.required_text("ceremony"), fields.required_object("credential"));
+        let (tenant_id, remember_me) =
+            (fields.optional("tenant_id"), fields.optional_bool("remember_me"));
         let token_delivery = fields.optional("token_delivery");
-        Some(Self { ceremony: ceremony?, credential: credential?, tenant_id, remember_me, token_delivery })
+        Some(Self {
+            ceremony: ceremony?,
+            credential: credential?,
+            tenant_id,
+            remember_me,
+            token_delivery,
+        })
     }
 }
 
 /// Sign in with a passkey.
 ///
-/// Needs neither password nor second factor: it is two in one. Refused as `passkey_invalid` (401) when it is not
-/// accepted, as `passkey_ceremony_invalid` (400) when it took too long, else as signing in with a password is.
+/// Needs neither password nor second factor: it is two in one. Refused as `passkey_invalid` (401)
+/// when it is not accepted, as `passkey_ceremony_invalid` (400) when it took too long, else as
+/// signing in with a password is.
 #[utoipa::path(
     post, path = "/api/auth/passkeys/login", tag = "Session", request_body = PasskeyLogin,
     responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
-pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(body): Json<PasskeyLogin>) -> Result<Response, Problem> {
+pub(super) async fn login(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<PasskeyLogin>,
+) -> Result<Response, Problem> {
     let counted = Guard::of_network(&app, Act::SignIn, &client).admit().await?;
     let used = used(&app, &body.ceremony, &body.credential).await?;
     app.throttle.take_back(counted).await;
@@ -211,11 +247,19 @@ pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(
     let admitted = Admitted::by_passkey(app.store(), &used, body.tenant_id, start).await?;
     let begin = ByPasskey { used, change: admitted.begin.clone() };
     let session = app.jobs.commit(&BeginSession(begin)).await?;
-    signed_in(&app, &admitted.signed_in(session), Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)))
+    signed_in(
+        &app,
+        &admitted.signed_in(session),
+        Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)),
+    )
 }
 
 /// The passkey that was used, if it was used well.
-pub(super) async fn used(app: &App, ceremony: &str, credential: &Assertion) -> Result<Used, Problem> {
+pub(super) async fn used(
+    app: &App,
+    ceremony: &str,
+    credential: &Assertion,
+) -> Result<Used, Problem> {
     let begun = Ceremony::<Using>::open(&app.key, ceremony, app.ambient().now())?;
     let used = party(app)?.finish_using(app.store(), begun, credential).await;
     count("passkey", used.is_ok());

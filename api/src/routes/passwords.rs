@@ -61,7 +61,8 @@ pub(super) struct Reset {
 
 impl FromFields for Reset {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (token, password) = (fields.required_text("token"), fields.required_as("password", Password::chosen));
+        let (token, password) =
+            (fields.required_text("token"), fields.required_as("password", Password::chosen));
         Some(Self { token: token?, password: password? })
     }
 }
@@ -88,15 +89,21 @@ impl FromFields for Renew {
 /// Ask for a new password.
 ///
 /// Mails a link that sets one. The answer is the same for every address, and nobody waits for the
-/// mail. Mails to one address are at least a minute apart; only the link of the newest works. Who asks too
-/// often is refused as `too_many_attempts` (429), also whether or not there is an account.
+/// mail. Mails to one address are at least a minute apart; only the link of the newest works. Who
+/// asks too often is refused as `too_many_attempts` (429), also whether or not there is an account.
 #[utoipa::path(
     post, path = "/api/auth/password/forgot", tag = "Password", request_body = Forgot,
     responses((status = 202, description = "If the address has an account, a mail is on its way.", body = Asked))
 )]
-pub(super) async fn forgot(_: Open, State(app): State<App>, client: Client, Json(body): Json<Forgot>) -> Result<Response, Problem> {
+pub(super) async fn forgot(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Forgot>,
+) -> Result<Response, Problem> {
     ask(&app, &client, &body.email).await?;
-    Ok((StatusCode::ACCEPTED, Answer(Asked { status: "password_reset_email_sent" })).into_response())
+    Ok((StatusCode::ACCEPTED, Answer(Asked { status: "password_reset_email_sent" }))
+        .into_response())
 }
 
 /// Has a link mailed to an address, if it has an account.
@@ -110,19 +117,30 @@ pub(super) async fn ask(app: &App, client: &Client, email: &Email) -> Result<(),
 /// Set a new password by a mailed link.
 ///
 /// Uses up the link's token and ends every session of the account. A token that is wrong, used,
-/// superseded or expired is refused as `token_invalid`; a password that is easy to guess, or known to have
-/// been stolen, as `password_too_weak` (422) with what to do about it, and then the token stays good.
+/// superseded or expired is refused as `token_invalid`; a password that is easy to guess, or known
+/// to have been stolen, as `password_too_weak` (422) with what to do about it, and then the token
+/// stays good.
 #[utoipa::path(
     post, path = "/api/auth/password/reset", tag = "Password", request_body = Reset,
     responses((status = 204, description = "The password is set, and all sessions are over."))
 )]
-pub(super) async fn reset(_: Open, State(app): State<App>, client: Client, Json(body): Json<Reset>) -> Result<StatusCode, Problem> {
+pub(super) async fn reset(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Reset>,
+) -> Result<StatusCode, Problem> {
     set_by_link(&app, &client, &body.token, body.password).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Sets the password of the account that a link's token is for.
-pub(super) async fn set_by_link(app: &App, client: &Client, token: &str, password: Password) -> Result<(), Problem> {
+pub(super) async fn set_by_link(
+    app: &App,
+    client: &Client,
+    token: &str,
+    password: Password,
+) -> Result<(), Problem> {
     let counted = Guard::of_network(app, Act::ResetPassword, client).admit().await?;
     // Looked at first: nothing is hashed for a token that is worth nothing.
     let reset = PasswordReset::pending(app.store(), &app.key, token).await?;
@@ -139,24 +157,34 @@ pub(super) async fn set_by_link(app: &App, client: &Client, token: &str, passwor
 /// Change one's password.
 ///
 /// Ends all other sessions. Refused as `invalid_credentials` (401) when `current_password` is not
-/// the account's password, as `password_too_weak` (422) when the new one is, and as `reauthentication_required`
-/// (403) when the account has a second factor that was not shown of late.
+/// the account's password, as `password_too_weak` (422) when the new one is, and as
+/// `reauthentication_required` (403) when the account has a second factor that was not shown of
+/// late.
 #[utoipa::path(
     post, path = "/api/auth/password/change", tag = "Password", request_body = Renew,
     responses((status = 204, description = "The password is changed, and all other sessions are over."))
 )]
-pub(super) async fn change(caller: Caller, State(app): State<App>, client: Client, Json(body): Json<Renew>) -> Result<StatusCode, Problem> {
+pub(super) async fn change(
+    caller: Caller,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Renew>,
+) -> Result<StatusCode, Problem> {
     // The account as it is now, not as it was kept for this caller.
-    let user = User::by_id(app.store(), caller.user.id).await?.ok_or_else(|| Problem::unauthenticated(true))?;
+    let user = User::by_id(app.store(), caller.user.id)
+        .await?
+        .ok_or_else(|| Problem::unauthenticated(true))?;
     Guard::check_password_of(&app, &client, &user, body.current_password).await?;
     // The current password is proof enough of who needs no second factor.
     if user.second_factor_since.is_some() && !is_recent(&caller.session, &app) {
         return Err(Problem::reauthentication_required());
     }
-    let hashed = app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
+    let hashed =
+        app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
     let (kept, tenant) = (caller.session.id, caller.tenant.id);
-    let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
+    let change =
+        ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
     if caller.commit(&app, &changes::ChangeOwn(change)).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -164,7 +192,8 @@ pub(super) async fn change(caller: Caller, State(app): State<App>, client: Clien
     }
 }
 
-/// What is known of a person: their address, what they and their tenants are called, and what those ask for.
+/// What is known of a person: their address, what they and their tenants are called, and what those
+/// ask for.
 async fn about(store: &Store, user: &User) -> Result<Context, DbError> {
     let belongings = belongings_of(store, user.id).await?;
     let about = Context::default().with_email(&user.email).with_name(&user.name);

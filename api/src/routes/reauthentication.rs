@@ -41,16 +41,18 @@ pub(super) struct Proof {
 impl FromFields for Proof {
     fn read(fields: &mut Fields) -> Option<Self> {
         let password = fields.optional_as("password", Password::presented);
-        let (ceremony, credential) = (fields.optional_text("ceremony"), fields.optional_object("credential"));
+        let (ceremony, credential) =
+            (fields.optional_text("ceremony"), fields.optional_object("credential"));
         Some(Self { password, ceremony, credential })
     }
 }
 
 /// Prove anew who one is.
 ///
-/// By the password, or by a passkey. For some minutes sensitive changes are let through then. Refused as
-/// `invalid_credentials` (401) when the password is wrong; as `mfa_required` (401) when the account has a second factor:
-/// then `POST /api/auth/mfa/verify` finishes it, in the same session.
+/// By the password, or by a passkey. For some minutes sensitive changes are let through then.
+/// Refused as `invalid_credentials` (401) when the password is wrong; as `mfa_required` (401) when
+/// the account has a second factor: then `POST /api/auth/mfa/verify` finishes it, in the same
+/// session.
 #[utoipa::path(
     post, path = "/api/auth/reauthenticate", tag = "Session", request_body = Proof,
     responses((status = 200, description = "Proved. The session and its refresh token stay.", body = LoginView))
@@ -62,16 +64,23 @@ pub(super) async fn reauthenticate(
     Json(body): Json<Proof>,
 ) -> Result<Response, Problem> {
     // The account as it is now, not as it was kept for this caller.
-    let user = User::by_id(app.store(), caller.user.id).await?.ok_or_else(|| Problem::unauthenticated(true))?;
-    let again =
-        |second_factor| Reauthenticate { session: caller.session.id, user: user.id, password_set_at: user.password_set_at, second_factor };
+    let user = User::by_id(app.store(), caller.user.id)
+        .await?
+        .ok_or_else(|| Problem::unauthenticated(true))?;
+    let again = |second_factor| Reauthenticate {
+        session: caller.session.id,
+        user: user.id,
+        password_set_at: user.password_set_at,
+        second_factor,
+    };
     let session = match body {
         Proof { password: Some(password), ceremony: None, credential: None } => {
             Guard::check_password_of(&app, &client, &user, password).await?;
             app.jobs.commit(&again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
-            // Nobody guesses a passkey; whoever tries must not use up the tries of the account's owner.
+            // Nobody guesses a passkey; whoever tries must not use up the tries of the account's
+            // owner.
             let counted = Guard::of_network(&app, Act::SecondFactor, &client).admit().await?;
             let passkey = passkeys::used(&app, &ceremony, &credential).await?;
             if passkey.user() != user.id {
@@ -80,11 +89,18 @@ pub(super) async fn reauthenticate(
             app.throttle.take_back(counted).await;
             app.jobs.commit(&ByPasskey { used: passkey, change: again(true) }).await
         }
-        _ => return Err(Problem::new(Code::ValidationFailed, "Give the `password`, or a `ceremony` and its `credential`.")),
+        _ => {
+            return Err(Problem::new(
+                Code::ValidationFailed,
+                "Give the `password`, or a `ceremony` and its `credential`.",
+            ));
+        }
     };
     match session {
         Ok(session) => signed_in(&app, &SignedIn::resume(app.store(), session).await?, None),
-        Err(SignInError::SecondFactorRequired) => Err(mfa::asked(&app, Purpose::Reauthenticate(again(false))).await),
+        Err(SignInError::SecondFactorRequired) => {
+            Err(mfa::asked(&app, Purpose::Reauthenticate(again(false))).await)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -43,7 +43,8 @@ pub(super) struct Register {
 
 impl FromFields for Register {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (email, password) = (fields.required("email"), fields.required_as("password", Password::chosen));
+        let (email, password) =
+            (fields.required("email"), fields.required_as("password", Password::chosen));
         let (name, tenant_name) = (fields.required("name"), fields.required("tenant_name"));
         Some(Self { email: email?, password: password?, name: name?, tenant_name: tenant_name? })
     }
@@ -97,14 +98,21 @@ const VERIFIED: Progress = Progress { status: "verified" };
     post, path = "/api/auth/register", tag = "Registration", request_body = Register,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
 )]
-pub(super) async fn register(_: Open, State(app): State<App>, client: Client, Json(body): Json<Register>) -> Result<Response, Problem> {
+pub(super) async fn register(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Register>,
+) -> Result<Response, Problem> {
     let Register { email, password, name, tenant_name } = body;
     let _counted = Guard::of_address(&app, Act::Register, &email, &client).admit().await?;
     let about = Context::default().with_email(&email).with_name(&name).with_name(&tenant_name);
     let hashed = app.passwords.hash(&app.hasher, password, about).await;
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
     let new = NewRegistration { email, name, tenant_name, password_hash };
-    app.jobs.commit(&changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl }).await?;
+    app.jobs
+        .commit(&changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl })
+        .await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }
 
@@ -116,7 +124,11 @@ pub(super) async fn register(_: Open, State(app): State<App>, client: Client, Js
     post, path = "/api/auth/verify-email", tag = "Registration", request_body = VerifyEmail,
     responses((status = 200, description = "The address is verified.", body = Progress))
 )]
-pub(super) async fn verify_email(_: Open, State(app): State<App>, Json(body): Json<VerifyEmail>) -> Result<Answer<Progress>, Problem> {
+pub(super) async fn verify_email(
+    _: Open,
+    State(app): State<App>,
+    Json(body): Json<VerifyEmail>,
+) -> Result<Answer<Progress>, Problem> {
     verify_by_token(&app, &body.token).await?;
     Ok(Answer(VERIFIED))
 }
@@ -124,19 +136,31 @@ pub(super) async fn verify_email(_: Open, State(app): State<App>, Json(body): Js
 /// Uses up a link's token.
 pub(super) async fn verify_by_token(app: &App, token: &str) -> Result<(), Problem> {
     let verify = Verify::with_token(&app.key, token)?;
-    Ok(app.jobs.commit(&changes::VerifyAddress { verify, cooldown: app.auth.resend_cooldown }).await?)
+    Ok(app
+        .jobs
+        .commit(&changes::VerifyAddress { verify, cooldown: app.auth.resend_cooldown })
+        .await?)
 }
 
 /// Ask for the verification mail again.
 ///
 /// Mails to one address are at least a minute apart; what is asked for sooner is not sent. The
-/// answer is the same for every address, also when it was asked for too often (`too_many_attempts`, 429).
+/// answer is the same for every address, also when it was asked for too often (`too_many_attempts`,
+/// 429).
 #[utoipa::path(
     post, path = "/api/auth/verify-email/resend", tag = "Registration", request_body = Resend,
     responses((status = 202, description = "If the address waits to be verified, a mail is on its way.", body = Progress))
 )]
-pub(super) async fn resend(_: Open, State(app): State<App>, client: Client, Json(body): Json<Resend>) -> Result<Response, Problem> {
-    let _counted = Guard::of_address(&app, Act::ResendVerification, &body.email, &client).admit().await?;
-    app.jobs.commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) }).await?;
+pub(super) async fn resend(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Resend>,
+) -> Result<Response, Problem> {
+    let _counted =
+        Guard::of_address(&app, Act::ResendVerification, &body.email, &client).admit().await?;
+    app.jobs
+        .commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) })
+        .await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }

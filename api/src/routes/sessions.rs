@@ -26,7 +26,9 @@ use utoipa::ToSchema;
 
 use super::{mfa, tenants::TenantView, users::UserView};
 use crate::{
-    extract::{Caller, Client, Fields, FromAnywhere, FromFields, Json, NotAmong, Open, OptionalJson},
+    extract::{
+        Caller, Client, Fields, FromAnywhere, FromFields, Json, NotAmong, Open, OptionalJson,
+    },
     openapi::PermissionName,
     problem::{Code, FieldError, Problem},
     refresh_cookie,
@@ -77,8 +79,10 @@ impl FromStr for TokenDelivery {
 impl FromFields for Login {
     fn read(fields: &mut Fields) -> Option<Self> {
         // A password of any length is looked at: how long ours are is told at registration.
-        let (email, password) = (fields.required("email"), fields.required_as("password", Password::presented));
-        let (tenant_id, remember_me) = (fields.optional("tenant_id"), fields.optional_bool("remember_me"));
+        let (email, password) =
+            (fields.required("email"), fields.required_as("password", Password::presented));
+        let (tenant_id, remember_me) =
+            (fields.optional("tenant_id"), fields.optional_bool("remember_me"));
         let token_delivery = fields.optional("token_delivery");
         Some(Self { email: email?, password: password?, tenant_id, remember_me, token_delivery })
     }
@@ -109,8 +113,8 @@ pub(super) struct LoginView {
     tenants: Vec<TenantView>,
 }
 
-/// When a session wants attention, so that a page can go on in time and knows when it will be over, also
-/// after it was loaded anew.
+/// When a session wants attention, so that a page can go on in time and knows when it will be over,
+/// also after it was loaded anew.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SessionTimes {
     /// Its id.
@@ -128,7 +132,11 @@ pub(super) struct SessionTimes {
 }
 
 /// Answers someone who is signed in, with a refresh token where `delivery` says.
-pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenDelivery>) -> Result<Response, Problem> {
+pub(super) fn signed_in(
+    app: &App,
+    signed_in: &SignedIn,
+    delivery: Option<TokenDelivery>,
+) -> Result<Response, Problem> {
     let access = app.keyring.issue(signed_in)?;
     let session = &signed_in.session;
     let refresh = delivery.and_then(|delivery| Some((delivery, session.refresh_token(&app.key)?)));
@@ -148,7 +156,11 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
         },
         user: UserView::new(&signed_in.user),
         tenant: TenantView::new(&signed_in.current.tenant, signed_in.current.role),
-        tenants: signed_in.belongings.iter().map(|belonging| TenantView::new(&belonging.tenant, belonging.role)).collect(),
+        tenants: signed_in
+            .belongings
+            .iter()
+            .map(|belonging| TenantView::new(&belonging.tenant, belonging.role))
+            .collect(),
     };
     let mut response = Answer(view).into_response();
     if let Some((TokenDelivery::Cookie, token)) = &refresh {
@@ -160,34 +172,54 @@ pub(super) fn signed_in(app: &App, signed_in: &SignedIn, delivery: Option<TokenD
 
 /// When to refresh: in time for the access token, and for the session that would end unused.
 fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
-    let idle = session.last_seen_at.map_or(token_ttl, |seen| between(seen, session.idle_expires_at()));
+    let idle =
+        session.last_seen_at.map_or(token_ttl, |seen| between(seen, session.idle_expires_at()));
     token_ttl.min(idle).mul_f64(REFRESH_AT)
 }
 
 /// Sign in.
 ///
-/// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or
-/// not there is such an account; as `email_not_verified` (403) when the password is right and the
-/// address waits to be verified; as `account_disabled` (403) when the password is right and an operator stopped
-/// the account; as `tenant_suspended` (403) or `tenant_not_found` (404) when the tenant cannot be worked in; as
-/// `ip_not_allowed` (403) when it is not from this address; as `mfa_required` (401) when the account has a second
-/// factor: the answer's `mfa_token` goes to `POST /api/auth/mfa/verify`. After too many failures `too_many_attempts` (429), also whether or not there
-/// is such an account, and not from a network that its owner signed in from before.
+/// Refused as `invalid_credentials` (401) when the address or the password is wrong, whether or not
+/// there is such an account; as `email_not_verified` (403) when the password is right and the
+/// address waits to be verified; as `account_disabled` (403) when the password is right and an
+/// operator stopped the account; as `tenant_suspended` (403) or `tenant_not_found` (404) when the
+/// tenant cannot be worked in; as `ip_not_allowed` (403) when it is not from this address; as
+/// `mfa_required` (401) when the account has a second factor: the answer's `mfa_token` goes to
+/// `POST /api/auth/mfa/verify`. After too many failures `too_many_attempts` (429), also whether or
+/// not there is such an account, and not from a network that its owner signed in from before.
 #[utoipa::path(
     post, path = "/api/auth/login", tag = "Session", request_body = Login,
     responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
 )]
-pub(super) async fn login(_: Open, State(app): State<App>, client: Client, Json(body): Json<Login>) -> Result<Response, Problem> {
+pub(super) async fn login(
+    _: Open,
+    State(app): State<App>,
+    client: Client,
+    Json(body): Json<Login>,
+) -> Result<Response, Problem> {
     let Login { email, password, tenant_id: tenant, remember_me, token_delivery } = body;
     let remember = remember_me.unwrap_or_default();
     let address = email.clone();
-    let attempt = Attempt { email, password, tenant, device: client.device(), remember, lifetime: lifetime(&app, remember) };
+    let attempt = Attempt {
+        email,
+        password,
+        tenant,
+        device: client.device(),
+        remember,
+        lifetime: lifetime(&app, remember),
+    };
     let checking = attempt.check(app.store(), &app.hasher);
     let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
     let admitted = Guard::check_password(&app, &client, &address, checking, is_wrong).await?;
     match app.jobs.commit(&BeginSession(admitted.begin.clone())).await {
-        Ok(session) => signed_in(&app, &admitted.signed_in(session), Some(token_delivery.unwrap_or(TokenDelivery::Cookie))),
-        Err(SignInError::SecondFactorRequired) => Err(mfa::asked(&app, Purpose::SignIn(admitted.begin)).await),
+        Ok(session) => signed_in(
+            &app,
+            &admitted.signed_in(session),
+            Some(token_delivery.unwrap_or(TokenDelivery::Cookie)),
+        ),
+        Err(SignInError::SecondFactorRequired) => {
+            Err(mfa::asked(&app, Purpose::SignIn(admitted.begin)).await)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -214,18 +246,21 @@ pub(super) struct RefreshBody {
 
 impl FromFields for RefreshBody {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { refresh_token: fields.optional_text("refresh_token"), token_delivery: fields.optional("token_delivery") })
+        Some(Self {
+            refresh_token: fields.optional_text("refresh_token"),
+            token_delivery: fields.optional("token_delivery"),
+        })
     }
 }
 
 /// Go on: exchange the refresh token for an access token and the next refresh token.
 ///
 /// Each refresh token is good once. One that was superseded a moment ago is answered with the same
-/// successor, so a client that lost the answer asks again. Refused as `refresh_raced` (409) when others
-/// are further already: use what they were given; as `token_reused` (401) when it was superseded
-/// longer ago, which ends the session, for it may be stolen; as `refresh_token_invalid` (401) when it
-/// is none or its session is over; as `ip_not_allowed` (403) when the tenant is not worked in from this address,
-/// and then the token stays good.
+/// successor, so a client that lost the answer asks again. Refused as `refresh_raced` (409) when
+/// others are further already: use what they were given; as `token_reused` (401) when it was
+/// superseded longer ago, which ends the session, for it may be stolen; as `refresh_token_invalid`
+/// (401) when it is none or its session is over; as `ip_not_allowed` (403) when the tenant is not
+/// worked in from this address, and then the token stays good.
 #[utoipa::path(
     post, path = "/api/auth/refresh", tag = "Session", request_body = Option<RefreshBody>,
     responses((status = 200, description = "Gone on.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
@@ -239,8 +274,12 @@ pub(super) async fn refresh(
 ) -> Result<Response, Problem> {
     let by_cookie = body.refresh_token.is_none();
     if by_cookie && body.token_delivery == Some(TokenDelivery::Body) {
-        // Scripts cannot read the cookie, so they must not be able to exchange it for what they can read.
-        return Err(Problem::fields(vec![FieldError::refused("token_delivery", &NotAmong(&["cookie"]))]));
+        // Scripts cannot read the cookie, so they must not be able to exchange it for what they can
+        // read.
+        return Err(Problem::fields(vec![FieldError::refused(
+            "token_delivery",
+            &NotAmong(&["cookie"]),
+        )]));
     }
     let came_by = if by_cookie { TokenDelivery::Cookie } else { TokenDelivery::Body };
     if by_cookie {
@@ -265,7 +304,12 @@ pub(super) async fn refresh(
 }
 
 async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<SignedIn, Problem> {
-    let refresh = RefreshSession(Refresh { key: &app.key, token, grace: app.auth.refresh_grace, address: client.address });
+    let refresh = RefreshSession(Refresh {
+        key: &app.key,
+        token,
+        grace: app.auth.refresh_grace,
+        address: client.address,
+    });
     let refreshed = app.jobs.commit(&refresh).await;
     let outcome = match &refreshed {
         Ok(Refreshed::Next(_)) => "next",
@@ -278,7 +322,10 @@ async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<Sig
         Refreshed::Next(session) => Ok(SignedIn::resume(app.store(), session).await?),
         Refreshed::Reused(session) => {
             tracing::warn!(session = %session.id, user = %session.user_id, "refresh_token_reused");
-            Err(Problem::new(Code::TokenReused, "Sign in again, and change the password if that was not you."))
+            Err(Problem::new(
+                Code::TokenReused,
+                "Sign in again, and change the password if that was not you.",
+            ))
         }
     }
 }
@@ -286,22 +333,33 @@ async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<Sig
 /// A browser says which site a request is for; a cookie is only taken from our own.
 fn refuse_other_sites(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     match headers.get(header::ORIGIN) {
-        Some(origin) if origin.as_bytes() != app.origin.as_bytes() => {
-            Err(Problem::new(Code::OriginRefused, "Ask from a page of this installation (`app.public_url`)."))
-        }
+        Some(origin) if origin.as_bytes() != app.origin.as_bytes() => Err(Problem::new(
+            Code::OriginRefused,
+            "Ask from a page of this installation (`app.public_url`).",
+        )),
         _ => Ok(()),
     }
 }
 
 /// Sign out.
 ///
-/// Ends the session; its access tokens are refused from now on, by every process. Also from where the tenant is not worked in.
+/// Ends the session; its access tokens are refused from now on, by every process. Also from where
+/// the tenant is not worked in.
 #[utoipa::path(
     post, path = "/api/auth/logout", tag = "Session",
     responses((status = 204, description = "Signed out."))
 )]
-pub(super) async fn logout(FromAnywhere(caller): FromAnywhere, State(app): State<App>) -> Result<Response, Problem> {
-    app.jobs.commit(&SignOut { session: caller.session.id, user: caller.user.id, tenant: caller.tenant.id }).await?;
+pub(super) async fn logout(
+    FromAnywhere(caller): FromAnywhere,
+    State(app): State<App>,
+) -> Result<Response, Problem> {
+    app.jobs
+        .commit(&SignOut {
+            session: caller.session.id,
+            user: caller.user.id,
+            tenant: caller.tenant.id,
+        })
+        .await?;
     Ok(signed_out())
 }
 
@@ -312,8 +370,13 @@ pub(super) async fn logout(FromAnywhere(caller): FromAnywhere, State(app): State
     post, path = "/api/auth/logout-all", tag = "Session",
     responses((status = 204, description = "Signed out everywhere."))
 )]
-pub(super) async fn logout_all(FromAnywhere(caller): FromAnywhere, State(app): State<App>) -> Result<Response, Problem> {
-    app.jobs.commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None }).await?;
+pub(super) async fn logout_all(
+    FromAnywhere(caller): FromAnywhere,
+    State(app): State<App>,
+) -> Result<Response, Problem> {
+    app.jobs
+        .commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None })
+        .await?;
     Ok(signed_out())
 }
 
@@ -338,9 +401,10 @@ impl FromFields for Switch {
 
 /// Go on in another tenant of one's own.
 ///
-/// The session and its refresh token stay; its access tokens for the tenant that is left are refused
-/// from now on. Refused as `ip_not_allowed` (403) when the other is not worked in from this address, and as
-/// `session_too_old` (403) when sessions do not last there for as long as this one has; one stays where one is then.
+/// The session and its refresh token stay; its access tokens for the tenant that is left are
+/// refused from now on. Refused as `ip_not_allowed` (403) when the other is not worked in from this
+/// address, and as `session_too_old` (403) when sessions do not last there for as long as this one
+/// has; one stays where one is then.
 #[utoipa::path(
     post, path = "/api/auth/switch-tenant", tag = "Session", request_body = Switch,
     responses((status = 200, description = "At work there.", body = LoginView))
@@ -351,7 +415,12 @@ pub(super) async fn switch_tenant(
     client: Client,
     Json(body): Json<Switch>,
 ) -> Result<Response, Problem> {
-    let switch = SwitchTenant { session: caller.session.id, user: caller.user.id, tenant: body.tenant_id, address: client.address };
+    let switch = SwitchTenant {
+        session: caller.session.id,
+        user: caller.user.id,
+        tenant: body.tenant_id,
+        address: client.address,
+    };
     let session = app.jobs.commit(&switch).await?;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
 }
@@ -370,9 +439,17 @@ pub(super) struct Sessions {
     get, path = "/api/auth/sessions", tag = "Session",
     responses((status = 200, description = "Where one is signed in.", body = Sessions))
 )]
-pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answer<Sessions>, Problem> {
+pub(super) async fn list(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<Answer<Sessions>, Problem> {
     let sessions = Session::all_of(app.store(), caller.user.id).await?;
-    Ok(Answer(Sessions { items: sessions.iter().map(|session| SessionView::new(session, caller.session.id)).collect() }))
+    Ok(Answer(Sessions {
+        items: sessions
+            .iter()
+            .map(|session| SessionView::new(session, caller.session.id))
+            .collect(),
+    }))
 }
 
 /// End one of one's sessions.
@@ -380,10 +457,17 @@ pub(super) async fn list(caller: Caller, State(app): State<App>) -> Result<Answe
     delete, path = "/api/auth/sessions/{id}", tag = "Session", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "It is over."))
 )]
-pub(super) async fn end(caller: Caller, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn end(
+    caller: Caller,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let missing = || Problem::new(Code::NotFound, "You have no such session, or it is over.");
     let session: SessionId = id.parse().map_err(|_| missing())?;
-    let ended = app.jobs.commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id }).await?;
+    let ended = app
+        .jobs
+        .commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id })
+        .await?;
     if ended { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
 }
 
@@ -402,7 +486,8 @@ pub(super) struct Me {
     permissions: Permissions,
     /// Why one may do it: each role that grants something.
     grants: Vec<GrantView>,
-    /// Whether one may do none of it before one has set up a second factor, for the tenant demands one.
+    /// Whether one may do none of it before one has set up a second factor, for the tenant demands
+    /// one.
     mfa_enrollment_required: bool,
     /// The sign-in.
     session: SessionView,

@@ -22,5 +22,6 @@ pub(crate) const JWKS_KEPT_FOR: Duration = Duration::from_mins(5);
 )]
 pub(super) async fn jwks(_: Open, State(app): State<App>) -> Response {
     let keys: Answer<Value> = Answer(app.keyring.jwks());
-    ([(header::CACHE_CONTROL, format!("public, max-age={}", JWKS_KEPT_FOR.as_secs()))], keys).into_response()
+    ([(header::CACHE_CONTROL, format!("public, max-age={}", JWKS_KEPT_FOR.as_secs()))], keys)
+        .into_response()
 }

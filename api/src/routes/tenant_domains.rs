@@ -26,7 +26,9 @@ use utoipa::ToSchema;
 
 use super::invite_links::Progress;
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Nullable, Recent, Requires, SecurityWrite},
+    extract::{
+        Caller, Client, Fields, FromFields, Json, Nullable, Recent, Requires, SecurityWrite,
+    },
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -42,13 +44,15 @@ pub(super) struct DomainView {
     /// The domain, without its subdomains.
     #[schema(value_type = String, example = "example.com")]
     domain: EmailDomain,
-    /// `pending` until its record is looked for first; then `verified`, `record_missing`, `no_answer` when its name servers
-    /// do not answer, or `held_by_another` when another tenant was first to show the same.
+    /// `pending` until its record is looked for first; then `verified`, `record_missing`,
+    /// `no_answer` when its name servers do not answer, or `held_by_another` when another tenant
+    /// was first to show the same.
     #[schema(value_type = String, example = "verified")]
     status: &'static str,
     /// What is to be published in the DNS, and to stay there.
     record: DnsRecord,
-    /// As what people are invited by themselves who have an address there, while it is verified; null when they are not.
+    /// As what people are invited by themselves who have an address there, while it is verified;
+    /// null when they are not.
     #[schema(value_type = Option<String>, required = true, example = "member")]
     auto_invite_role: Option<RoleRef>,
     /// Who added it.
@@ -86,7 +90,11 @@ impl DomainView {
     fn new(app: &App, domain: TenantDomain) -> Self {
         Self {
             id: domain.id,
-            record: DnsRecord { r#type: "TXT", name: domain.record_name(), value: domain.record_value(&app.key) },
+            record: DnsRecord {
+                r#type: "TXT",
+                name: domain.record_name(),
+                value: domain.record_value(&app.key),
+            },
             status: domain.status.as_str(),
             auto_invite_role: domain.auto_invite.map(|invite| invite.role),
             added_by: domain.added_by,
@@ -126,15 +134,21 @@ impl FromFields for DomainBody {
     get, path = "/api/tenant/domains", tag = "Domains",
     responses((status = 200, description = "The domains.", body = Domains))
 )]
-pub(super) async fn list(access: Requires<SecurityWrite>, State(app): State<App>) -> Result<Answer<Domains>, Problem> {
+pub(super) async fn list(
+    access: Requires<SecurityWrite>,
+    State(app): State<App>,
+) -> Result<Answer<Domains>, Problem> {
     let domains = TenantDomain::all(app.store(), access.caller.scope()).await?;
-    Ok(Answer(Domains { items: domains.into_iter().map(|domain| DomainView::new(&app, domain)).collect() }))
+    Ok(Answer(Domains {
+        items: domains.into_iter().map(|domain| DomainView::new(&app, domain)).collect(),
+    }))
 }
 
 /// Add a domain.
 ///
-/// Publish its `record`, then have it looked for (`POST …/{id}/verify`). Refused as `domain_added_already` (409), and as
-/// `too_many_domains` (409) when the tenant has as many as it may.
+/// Publish its `record`, then have it looked for (`POST …/{id}/verify`). Refused as
+/// `domain_added_already` (409), and as `too_many_domains` (409) when the tenant has as many as it
+/// may.
 #[utoipa::path(
     post, path = "/api/tenant/domains", tag = "Domains", request_body = DomainBody,
     responses((status = 201, description = "Added.", body = DomainView))
@@ -144,15 +158,20 @@ pub(super) async fn add(
     State(app): State<App>,
     Json(body): Json<DomainBody>,
 ) -> Result<Response, Problem> {
-    let add = AddDomain { actor: access.caller.actor(), domain: body.domain, max: app.members.domains_max };
+    let add = AddDomain {
+        actor: access.caller.actor(),
+        domain: body.domain,
+        max: app.members.domains_max,
+    };
     let domain = access.caller.commit(&app, &add).await?;
     Ok((StatusCode::CREATED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
 /// Have a domain's record looked for.
 ///
-/// That is done in the background; look at `status` until `checked_at` is another. While it is verified it is looked for every
-/// day, and a domain whose record is gone stays verified for a few days.
+/// That is done in the background; look at `status` until `checked_at` is another. While it is
+/// verified it is looked for every day, and a domain whose record is gone stays verified for a few
+/// days.
 #[utoipa::path(
     post, path = "/api/tenant/domains/{id}/verify", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
     responses((status = 202, description = "It will be looked for.", body = DomainView))
@@ -163,8 +182,11 @@ pub(super) async fn verify(
     client: Client,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let domain = TenantDomain::of(app.store(), access.caller.scope(), domain_id(&id)?).await?.ok_or(DomainError::NotFound)?;
-    let _counted = Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
+    let domain = TenantDomain::of(app.store(), access.caller.scope(), domain_id(&id)?)
+        .await?
+        .ok_or(DomainError::NotFound)?;
+    let _counted =
+        Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
     app.jobs.commit(&CheckDomains::of([&domain])).await?;
     Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
 }
@@ -172,7 +194,8 @@ pub(super) async fn verify(
 /// As what people are invited by themselves.
 #[derive(ToSchema)]
 pub(super) struct AutoInviteBody {
-    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to be.
+    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to
+    /// be.
     #[schema(value_type = Option<String>, required = true, example = "member")]
     auto_invite_role: Option<RoleRef>,
 }
@@ -186,9 +209,10 @@ impl FromFields for AutoInviteBody {
 
 /// Say as what people are invited by themselves who have an address of a domain.
 ///
-/// Once it is verified: whoever registers with such an address is mailed an invitation when it is verified, and whoever has an
-/// account when they ask (`GET /api/auth/joinable-tenants`). It is one's own word: void while one may not invite to the role.
-/// Refused as `role_too_high` (403) when one may not now; nobody becomes an owner so (422).
+/// Once it is verified: whoever registers with such an address is mailed an invitation when it is
+/// verified, and whoever has an account when they ask (`GET /api/auth/joinable-tenants`). It is
+/// one's own word: void while one may not invite to the role. Refused as `role_too_high` (403) when
+/// one may not now; nobody becomes an owner so (422).
 #[utoipa::path(
     put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoInviteBody,
     params(("id" = String, Path, description = "Its id.")),
@@ -200,7 +224,11 @@ pub(super) async fn update(
     Path(id): Path<String>,
     Json(body): Json<AutoInviteBody>,
 ) -> Result<Answer<DomainView>, Problem> {
-    let set = SetAutoInvite { actor: access.caller.actor(), domain: domain_id(&id)?, role: body.auto_invite_role };
+    let set = SetAutoInvite {
+        actor: access.caller.actor(),
+        domain: domain_id(&id)?,
+        role: body.auto_invite_role,
+    };
     let domain = access.caller.commit(&app, &set).await?;
     Ok(Answer(DomainView::new(&app, domain)))
 }
@@ -212,8 +240,15 @@ pub(super) async fn update(
     delete, path = "/api/tenant/domains/{id}", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
     responses((status = 204, description = "Removed."))
 )]
-pub(super) async fn remove(access: Requires<SecurityWrite>, State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    access.caller.commit(&app, &RemoveDomain { actor: access.caller.actor(), domain: domain_id(&id)? }).await?;
+pub(super) async fn remove(
+    access: Requires<SecurityWrite>,
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    access
+        .caller
+        .commit(&app, &RemoveDomain { actor: access.caller.actor(), domain: domain_id(&id)? })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -251,10 +286,22 @@ pub(super) struct JoinableTenants {
     get, path = "/api/auth/joinable-tenants", tag = "Domains",
     responses((status = 200, description = "Those that one does not belong to yet.", body = JoinableTenants))
 )]
-pub(super) async fn joinable(caller: Caller, State(app): State<App>) -> Result<Answer<JoinableTenants>, Problem> {
-    let Some((tenant, given)) = open_to(&app, &caller).await? else { return Ok(Answer(JoinableTenants { items: Vec::new() })) };
-    let is_member = Membership::of(app.store(), TenantScope::vouched(tenant.id), caller.user.id).await?.is_some();
-    let joinable = || Joinable { tenant_id: tenant.id, tenant_name: tenant.name, role: given.role, role_name: given.name };
+pub(super) async fn joinable(
+    caller: Caller,
+    State(app): State<App>,
+) -> Result<Answer<JoinableTenants>, Problem> {
+    let Some((tenant, given)) = open_to(&app, &caller).await? else {
+        return Ok(Answer(JoinableTenants { items: Vec::new() }));
+    };
+    let is_member = Membership::of(app.store(), TenantScope::vouched(tenant.id), caller.user.id)
+        .await?
+        .is_some();
+    let joinable = || Joinable {
+        tenant_id: tenant.id,
+        tenant_name: tenant.name,
+        role: given.role,
+        role_name: given.name,
+    };
     Ok(Answer(JoinableTenants { items: (!is_member).then(joinable).into_iter().collect() }))
 }
 
@@ -262,8 +309,11 @@ pub(super) async fn joinable(caller: Caller, State(app): State<App>) -> Result<A
 async fn open_to(app: &App, caller: &Caller) -> Result<Option<(Tenant, Grant)>, Problem> {
     let (store, email) = (app.store(), &caller.user.email);
     let Some(domain) = TenantDomain::open_to(store, email).await? else { return Ok(None) };
-    let (tenant, given) = futures::try_join!(Tenant::of(store, domain.scope()), domain.grant(store))?;
-    let is_open = |tenant: &Tenant| tenant.status == TenantStatus::Active && tenant.security.allowed_email_domains.admit(email);
+    let (tenant, given) =
+        futures::try_join!(Tenant::of(store, domain.scope()), domain.grant(store))?;
+    let is_open = |tenant: &Tenant| {
+        tenant.status == TenantStatus::Active && tenant.security.allowed_email_domains.admit(email)
+    };
     Ok(tenant.filter(is_open).zip(given))
 }
 
@@ -283,10 +333,11 @@ impl FromFields for JoinTenant {
 
 /// Have oneself invited to a tenant that is open to one's address.
 ///
-/// Mails one an invitation, or once more the one that waits: whoever reads the mail shows that the address is theirs now. Whoever
-/// was a member once is not mailed any: somebody there invites them. Mails are at least a minute apart; what is asked for sooner
-/// is not sent. Refused as `already_member` (409), as `tenant_not_found` (404) when the tenant is not open to one's address, and as
-/// `too_many_attempts` (429).
+/// Mails one an invitation, or once more the one that waits: whoever reads the mail shows that the
+/// address is theirs now. Whoever was a member once is not mailed any: somebody there invites them.
+/// Mails are at least a minute apart; what is asked for sooner is not sent. Refused as
+/// `already_member` (409), as `tenant_not_found` (404) when the tenant is not open to one's
+/// address, and as `too_many_attempts` (429).
 #[utoipa::path(
     post, path = "/api/auth/join-tenant", tag = "Domains", request_body = JoinTenant,
     responses((status = 202, description = "A mail is on its way.", body = Progress))
@@ -305,8 +356,13 @@ pub(super) async fn join(
     if open.is_none() {
         return Err(Problem::not_open());
     }
-    let _counted = Guard::of_address(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
-    let ask = AskByDomain { tenant: body.tenant_id, user: caller.user.id, cooldown: app.auth.resend_cooldown };
+    let _counted =
+        Guard::of_address(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
+    let ask = AskByDomain {
+        tenant: body.tenant_id,
+        user: caller.user.id,
+        cooldown: app.auth.resend_cooldown,
+    };
     caller.commit(&app, &ask).await?;
     Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
 }

@@ -8,7 +8,8 @@ use axum::{
 use common::{
     networks::Range,
     tenant_security::{
-        AbsoluteHours, Allowlist, ChangeSecurity, DOMAINS_MAX, EmailDomain, EmailDomains, IdleMinutes, PasswordLength, RANGES_MAX, Security,
+        AbsoluteHours, Allowlist, ChangeSecurity, DOMAINS_MAX, EmailDomain, EmailDomains,
+        IdleMinutes, PasswordLength, RANGES_MAX, Security,
     },
 };
 use serde::Serialize;
@@ -33,7 +34,8 @@ pub(super) struct SecurityView {
     /// Sessions in it last for so many hours at most.
     #[schema(value_type = Option<u32>, required = true, minimum = 1, maximum = 8_760, example = 12)]
     session_absolute_hours: Option<AbsoluteHours>,
-    /// New passwords of its members have so many characters at least: of who belongs to several tenants, the most that one asks for.
+    /// New passwords of its members have so many characters at least: of who belongs to several
+    /// tenants, the most that one asks for.
     #[schema(value_type = Option<u32>, required = true, minimum = 8, maximum = 64, example = 12)]
     password_min_length: Option<PasswordLength>,
     /// The domains whose addresses are invited, without their subdomains; all where none is named.
@@ -54,7 +56,14 @@ impl From<Security> for SecurityView {
             allowed_email_domains,
             ip_allowlist,
         } = security;
-        Self { require_mfa, session_idle_minutes, session_absolute_hours, password_min_length, allowed_email_domains, ip_allowlist }
+        Self {
+            require_mfa,
+            session_idle_minutes,
+            session_absolute_hours,
+            password_min_length,
+            allowed_email_domains,
+            ip_allowlist,
+        }
     }
 }
 
@@ -65,7 +74,8 @@ impl FromFields for Security {
         let session_idle_minutes = fields.nullable_number("session_idle_minutes");
         let session_absolute_hours = fields.nullable_number("session_absolute_hours");
         let password_min_length = fields.nullable_number("password_min_length");
-        let domains = fields.required_list_up_to::<EmailDomain>("allowed_email_domains", DOMAINS_MAX);
+        let domains =
+            fields.required_list_up_to::<EmailDomain>("allowed_email_domains", DOMAINS_MAX);
         let ranges = fields.required_list_up_to::<Range>("ip_allowlist", RANGES_MAX);
         Some(Self {
             require_mfa: require_mfa?,
@@ -87,16 +97,19 @@ impl FromFields for Security {
         (status = 304, description = "They are what one has."),
     )
 )]
-pub(super) async fn see(access: Requires<SecurityWrite>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn see(
+    access: Requires<SecurityWrite>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     etag::answer(&headers, &SecurityView::from(access.caller.tenant.security.clone()))
 }
 
 /// Replace the tenant's rules for signing in, all of them.
 ///
-/// They hold from the next request on, everywhere: for sessions that have begun, too. A list of addresses that lacks
-/// one's own is refused (422), so that nobody locks themselves out, and who demands a second factor has one
-/// (`mfa_enrollment_required`, 403). Refused as `precondition_failed` (412)
-/// when the rules are not what `If-Match` says any more.
+/// They hold from the next request on, everywhere: for sessions that have begun, too. A list of
+/// addresses that lacks one's own is refused (422), so that nobody locks themselves out, and who
+/// demands a second factor has one (`mfa_enrollment_required`, 403). Refused as
+/// `precondition_failed` (412) when the rules are not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/security", tag = "Tenant", request_body = SecurityView,
     params(("If-Match" = Option<String>, Header, description = "The `ETag` of what the change was made from.")),
@@ -110,6 +123,11 @@ pub(super) async fn change(
     Json(security): Json<Security>,
 ) -> Result<Response, Problem> {
     let unchanged = |security: &Security| if_match.holds(&SecurityView::from(security.clone()));
-    let change = ChangeSecurity { actor: access.caller.actor(), address: client.address, security, unchanged: &unchanged };
+    let change = ChangeSecurity {
+        actor: access.caller.actor(),
+        address: client.address,
+        security,
+        unchanged: &unchanged,
+    };
     etag::tagged(StatusCode::OK, &SecurityView::from(access.caller.commit(&app, &change).await?))
 }

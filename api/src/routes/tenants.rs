@@ -40,7 +40,13 @@ pub(super) struct TenantView {
 
 impl TenantView {
     pub(super) fn new(tenant: &Tenant, role: RoleRef) -> Self {
-        Self { id: tenant.id, name: tenant.name.clone(), slug: tenant.slug.clone(), status: tenant.status, role }
+        Self {
+            id: tenant.id,
+            name: tenant.name.clone(),
+            slug: tenant.slug.clone(),
+            status: tenant.status,
+            role,
+        }
     }
 }
 
@@ -98,6 +104,9 @@ impl<'a> CurrentTenant<'a> {
         (status = 304, description = "It is what one has."),
     )
 )]
-pub(super) async fn current(access: Requires<TenantRead>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn current(
+    access: Requires<TenantRead>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     etag::answer(&headers, &CurrentTenant::new(&access.caller.tenant))
 }

@@ -24,6 +24,11 @@ pub(super) struct UserView {
 
 impl UserView {
     pub(super) fn new(user: &User) -> Self {
-        Self { id: user.id, email: user.email.clone(), name: user.name.clone(), created_at: rfc3339(user.created_at) }
+        Self {
+            id: user.id,
+            email: user.email.clone(),
+            name: user.name.clone(),
+            created_at: rfc3339(user.created_at),
+        }
     }
 }

@@ -45,7 +45,8 @@ struct Forger {
 
 impl Forger {
     async fn with_claims_of(world: &World, token: &str) -> Self {
-        let stored: Vec<StoredKey> = world.store.records(PlatformScope).list(doc! {}, doc! { "_id": -1 }, 1).await.unwrap();
+        let stored: Vec<StoredKey> =
+            world.store.records(PlatformScope).list(doc! {}, doc! { "_id": -1 }, 1).await.unwrap();
         let private = world.key.open("signing-key", &stored[0].sealed_private.bytes).unwrap();
         let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
         Self {
@@ -66,7 +67,9 @@ impl Forger {
     fn claims_with(&self, name: &str, value: &Value) -> Value {
         let mut claims = self.claims.clone();
         match value {
-            Value::Null => claims.as_object_mut().unwrap().remove(name).map(drop).unwrap_or_default(),
+            Value::Null => {
+                claims.as_object_mut().unwrap().remove(name).map(drop).unwrap_or_default()
+            }
             value => claims[name] = value.clone(),
         }
         claims
@@ -99,16 +102,23 @@ async fn only_our_algorithm_and_our_keys_count() {
     for name in ["none", "None", "NONE"] {
         let header = encoded(json!({ "alg": name, "typ": "at+jwt", "kid": forger.kid }));
         refused(&world, "alg none", &format!("{header}.{claims}.")).await;
-        refused(&world, "alg none with a signature", &format!("{header}.{claims}.{signature}")).await;
+        refused(&world, "alg none with a signature", &format!("{header}.{claims}.{signature}"))
+            .await;
     }
     for secret in [forger.public.clone(), URL_SAFE_NO_PAD.encode(&forger.public).into_bytes()] {
-        let confused = jsonwebtoken::encode(&forger.header(Algorithm::HS256), &forger.claims, &EncodingKey::from_secret(&secret)).unwrap();
+        let confused = jsonwebtoken::encode(
+            &forger.header(Algorithm::HS256),
+            &forger.claims,
+            &EncodingKey::from_secret(&secret),
+        )
+        .unwrap();
         refused(&world, "HS256 with the public key", &confused).await;
     }
     let pair = Ed25519KeyPair::generate().unwrap();
     let private = pair.to_pkcs8v1().unwrap();
     let own_key = EncodingKey::from_ed_der(private.as_ref());
-    let borrowed = jsonwebtoken::encode(&forger.header(Algorithm::EdDSA), &forger.claims, &own_key).unwrap();
+    let borrowed =
+        jsonwebtoken::encode(&forger.header(Algorithm::EdDSA), &forger.claims, &own_key).unwrap();
     refused(&world, "our kid, another key", &borrowed).await;
     let public = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     let jwk = encoded(json!({
@@ -122,7 +132,10 @@ async fn only_our_algorithm_and_our_keys_count() {
     refused(
         &world,
         "a changed claim",
-        &format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(forger.claims_with("x", &json!(1)).to_string())),
+        &format!(
+            "{head}.{}.{signature}",
+            URL_SAFE_NO_PAD.encode(forger.claims_with("x", &json!(1)).to_string())
+        ),
     )
     .await;
 }
@@ -132,7 +145,14 @@ async fn an_unknown_or_hostile_kid_is_refused() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
-    for kid in ["", "../../etc/passwd", "' || '1'=='1", "sig_0192a0b8c0de7000800000000000cafe", "{\"$ne\":null}", &"x".repeat(4_000)] {
+    for kid in [
+        "",
+        "../../etc/passwd",
+        "' || '1'=='1",
+        "sig_0192a0b8c0de7000800000000000cafe",
+        "{\"$ne\":null}",
+        &"x".repeat(4_000),
+    ] {
         let mut header = forger.header(Algorithm::EdDSA);
         header.kid = Some(kid.to_owned());
         refused(&world, kid, &forger.sign(&header, &forger.claims)).await;
@@ -152,17 +172,23 @@ async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
     let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
     let pair = Ed25519KeyPair::generate().unwrap();
     let signed = |header: &Value, claims: &Value| {
-        let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let message =
+            [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
         let signature = URL_SAFE_NO_PAD.encode(pair.sign(message.as_bytes()).as_ref());
         format!("{message}.{signature}")
     };
     for algorithm in ["EdDSA", "Ed25519", "RS256", "PS256", "ES256", "HS256", "none", "", "\u{0}"] {
-        for (name, value) in
-            [("jku", json!(url)), ("x5u", json!(url)), ("kid", json!(url)), ("jwk", json!({ "url": url })), ("crit", json!(["x"]))]
-        {
+        for (name, value) in [
+            ("jku", json!(url)),
+            ("x5u", json!(url)),
+            ("kid", json!(url)),
+            ("jwk", json!({ "url": url })),
+            ("crit", json!(["x"])),
+        ] {
             let mut header = json!({ "alg": algorithm, "typ": "at+jwt", "kid": forger.kid });
             header[name] = value;
-            refused(&world, &format!("{algorithm} with {name}"), &signed(&header, &forger.claims)).await;
+            refused(&world, &format!("{algorithm} with {name}"), &signed(&header, &forger.claims))
+                .await;
         }
     }
     let header = json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": forger.kid });
@@ -200,7 +226,12 @@ async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
         ("tid", json!("usr_0192a0b8c0de7000800000000000cafe")),
     ];
     for (name, value) in flaws {
-        refused(&world, &format!("{name} = {value}"), &forger.sign(&header, &forger.claims_with(name, &value))).await;
+        refused(
+            &world,
+            &format!("{name} = {value}"),
+            &forger.sign(&header, &forger.claims_with(name, &value)),
+        )
+        .await;
     }
     for typ in [Some("JWT"), Some("refresh+jwt"), None] {
         let mut header = forger.header(Algorithm::EdDSA);
@@ -239,7 +270,10 @@ async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
     }
     for (token, forger) in [(&ada, &forger), (&eve, &eves)] {
         let me = world.client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK).json();
-        assert_eq!((&me["tenant"]["id"], &me["user"]["id"]), (&forger.claims["tid"], &forger.claims["sub"]));
+        assert_eq!(
+            (&me["tenant"]["id"], &me["user"]["id"]),
+            (&forger.claims["tid"], &forger.claims["sub"])
+        );
     }
 }
 
@@ -262,7 +296,13 @@ async fn what_is_no_bearer_token_is_refused() {
         values.iter().fold(request, |request, value| request.header("authorization", *value))
     };
     let good = format!("Bearer {token}");
-    for values in [vec!["Bearer"], vec!["Bearer "], vec!["Basic dGVzdDp0ZXN0"], vec![token.as_str()], vec![good.as_str(), good.as_str()]] {
+    for values in [
+        vec!["Bearer"],
+        vec!["Bearer "],
+        vec!["Basic dGVzdDp0ZXN0"],
+        vec![token.as_str()],
+        vec![good.as_str(), good.as_str()],
+    ] {
         Answer::of(with(&values)).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
     }
     for scheme in ["Bearer", "bearer", "BEARER"] {
@@ -279,7 +319,8 @@ async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
     let forger = Forger::with_claims_of(&world, &token).await;
     let id = |name: &str| forger.claims[name].as_str().unwrap().to_owned();
     // A newer key, as a rotation makes it: ours again under another name.
-    let stored: Vec<StoredKey> = world.store.records(PlatformScope).list(doc! {}, doc! {}, 1).await.unwrap();
+    let stored: Vec<StoredKey> =
+        world.store.records(PlatformScope).list(doc! {}, doc! {}, 1).await.unwrap();
     let mut newer = mongodb::bson::serialize_to_document(&stored[0]).unwrap();
     newer.insert("_id", world.store.ambient().id::<common::id::SigningKey>());
     newer.insert("created_at", world.store.ambient().now());
@@ -289,8 +330,22 @@ async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
 
     let keys = SigningKey::all(&world.store).await.unwrap();
     let now = world.store.ambient().now();
-    let issuer = Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl, now).unwrap();
-    let rotated = issuer.issue(now, id("sub").parse().unwrap(), id("tid").parse().unwrap(), id("sid").parse().unwrap()).unwrap();
+    let issuer = Issuer::new(
+        &keys,
+        &world.key,
+        &world.config.app.public_url,
+        world.config.auth.access_token_ttl,
+        now,
+    )
+    .unwrap();
+    let rotated = issuer
+        .issue(
+            now,
+            id("sub").parse().unwrap(),
+            id("tid").parse().unwrap(),
+            id("sid").parse().unwrap(),
+        )
+        .unwrap();
     crate::support::eventually("the new key is found", async || {
         (world.client.get_as(&rotated, "/api/auth/me").await.status == StatusCode::OK).then_some(())
     })

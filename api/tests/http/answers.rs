@@ -9,7 +9,8 @@ use crate::support::{Answer, World};
 async fn a_sane_request_id_is_echoed_and_any_other_replaced() {
     let world = World::new().await;
     let answer_to = async |id: &str| {
-        let request = world.client.request(Method::GET, "/.well-known/jwks.json").header("x-request-id", id);
+        let request =
+            world.client.request(Method::GET, "/.well-known/jwks.json").header("x-request-id", id);
         Answer::of(request).await.expect(StatusCode::OK).header("x-request-id").to_owned()
     };
     let longest = "x".repeat(128);
@@ -27,14 +28,30 @@ async fn a_sane_request_id_is_echoed_and_any_other_replaced() {
 #[tokio::test]
 async fn the_log_line_of_a_request_has_its_route_and_ids_and_no_secret() {
     let world = World::new().await;
-    let request = world.client.request(Method::GET, "/verify-email?token=canary-token").header("x-request-id", "find-me");
+    let request = world
+        .client
+        .request(Method::GET, "/verify-email?token=canary-token")
+        .header("x-request-id", "find-me");
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    Answer::of(request.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))).await.expect(StatusCode::OK);
+    Answer::of(request.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01")))
+        .await
+        .expect(StatusCode::OK);
     let line = crate::support::eventually("the log line", async || {
-        world.api.log().lines().find(|line| line.contains("find-me") && line.contains("request_answered")).map(str::to_owned)
+        world
+            .api
+            .log()
+            .lines()
+            .find(|line| line.contains("find-me") && line.contains("request_answered"))
+            .map(str::to_owned)
     })
     .await;
-    for part in ["\"route\":\"/verify-email\"", "\"method\":\"GET\"", "\"status\":200", "\"duration_us\":", trace] {
+    for part in [
+        "\"route\":\"/verify-email\"",
+        "\"method\":\"GET\"",
+        "\"status\":200",
+        "\"duration_us\":",
+        trace,
+    ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(!world.api.log().contains("canary-token"));
@@ -46,8 +63,15 @@ async fn requests_are_counted_by_route_template() {
     world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
     world.client.get("/no/such/path/4711").await.expect(StatusCode::NOT_FOUND);
     let odd = Method::from_bytes(b"BREW").unwrap();
-    Answer::of(world.client.request(odd, "/api/auth/me")).await.expect(StatusCode::METHOD_NOT_ALLOWED);
-    let metrics = reqwest::get(format!("{}/metrics", world.api.internal_url())).await.unwrap().text().await.unwrap();
+    Answer::of(world.client.request(odd, "/api/auth/me"))
+        .await
+        .expect(StatusCode::METHOD_NOT_ALLOWED);
+    let metrics = reqwest::get(format!("{}/metrics", world.api.internal_url()))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     for series in [
         "tenantry_http_requests_total{method=\"GET\",route=\"/verify-email\",status=\"200\"} 1",
         "tenantry_http_requests_total{method=\"GET\",route=\"unmatched\",status=\"404\"} 1",
@@ -77,7 +101,8 @@ async fn a_path_that_is_not_served_is_a_problem() {
         "/api/auth/../auth/me",
     ] {
         let answer = world.client.get(path).await;
-        let expected = if path.contains("..") { StatusCode::UNAUTHORIZED } else { StatusCode::NOT_FOUND };
+        let expected =
+            if path.contains("..") { StatusCode::UNAUTHORIZED } else { StatusCode::NOT_FOUND };
         let code = if path.contains("..") { "unauthenticated" } else { "not_found" };
         answer.expect_problem(expected, code);
     }
@@ -110,7 +135,10 @@ async fn a_method_that_is_not_served_is_a_problem_that_names_those_that_are() {
 #[tokio::test]
 async fn a_traced_request_is_not_echoed() {
     let world = World::new().await;
-    let request = world.client.request(Method::TRACE, "/api/auth/me").header("authorization", "Bearer canary");
+    let request = world
+        .client
+        .request(Method::TRACE, "/api/auth/me")
+        .header("authorization", "Bearer canary");
     let answer = Answer::of(request).await.expect(StatusCode::METHOD_NOT_ALLOWED);
     assert!(!answer.body.contains("canary"), "{answer:?}");
 }
@@ -118,15 +146,26 @@ async fn a_traced_request_is_not_echoed() {
 #[tokio::test]
 async fn answers_of_the_api_are_neither_kept_nor_sniffed_nor_framed() {
     let world = World::new().await;
-    let refused = world.client.post("/api/auth/login", &json!({})).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    let refused = world
+        .client
+        .post("/api/auth/login", &json!({}))
+        .await
+        .expect(StatusCode::UNPROCESSABLE_ENTITY);
     let unmatched = world.client.get("/api/nope").await.expect(StatusCode::NOT_FOUND);
     for answer in [refused, unmatched] {
         assert_eq!(answer.header("cache-control"), "no-store");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
-        assert_eq!(answer.header("content-security-policy"), "default-src 'none'; frame-ancestors 'none'");
+        assert_eq!(
+            answer.header("content-security-policy"),
+            "default-src 'none'; frame-ancestors 'none'"
+        );
         assert_eq!(answer.header("strict-transport-security"), "", "not over plain http");
         assert_eq!(answer.header("server"), "", "nobody needs to know");
-        assert_eq!(answer.header("access-control-allow-origin"), "", "no other origin reads answers");
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            "",
+            "no other origin reads answers"
+        );
     }
 }
 

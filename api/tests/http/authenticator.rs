@@ -1,4 +1,5 @@
-//! What people show beside a password, in software: an authenticator app, and an authenticator that holds a passkey.
+//! What people show beside a password, in software: an authenticator app, and an authenticator that
+//! holds a passkey.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::ambient::Ambient;
@@ -24,7 +25,12 @@ struct Person {
 impl UserValidationMethod for Person {
     type PasskeyItem = Passkey;
 
-    async fn check_user<'a>(&self, _: UiHint<'a, Passkey>, presence: bool, verification: bool) -> Result<UserCheck, Ctap2Error> {
+    async fn check_user<'a>(
+        &self,
+        _: UiHint<'a, Passkey>,
+        presence: bool,
+        verification: bool,
+    ) -> Result<UserCheck, Ctap2Error> {
         Ok(UserCheck { presence, verification: verification && self.is_recognised })
     }
 
@@ -60,7 +66,12 @@ impl Device {
 
     fn authenticator(&self) -> Authenticator<Option<Passkey>, Person, RustCryptoBackend> {
         let person = Person { is_recognised: true };
-        let mut authenticator = Authenticator::new(Aaguid::new_empty(), self.passkey.clone(), person, RustCryptoBackend);
+        let mut authenticator = Authenticator::new(
+            Aaguid::new_empty(),
+            self.passkey.clone(),
+            person,
+            RustCryptoBackend,
+        );
         authenticator.set_make_credentials_with_signature_counter(true);
         authenticator
     }
@@ -92,7 +103,9 @@ fn written(value: Value) -> Value {
             URL_SAFE_NO_PAD.encode(bytes).into()
         }
         Value::Array(items) => items.into_iter().map(written).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, written(value))).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, written(value))).collect()
+        }
         other => other,
     }
 }
@@ -102,10 +115,15 @@ pub(crate) struct App(Totp);
 
 impl App {
     pub(crate) fn told(secret: &str) -> Self {
-        Self(Builder::new().with_secret(Secret::try_from_base32(secret).unwrap()).build_noncompliant())
+        Self(
+            Builder::new()
+                .with_secret(Secret::try_from_base32(secret).unwrap())
+                .build_noncompliant(),
+        )
     }
 
-    /// The code that many steps from now; each is good once, and those of the next step are good already.
+    /// The code that many steps from now; each is good once, and those of the next step are good
+    /// already.
     pub(crate) fn code(&self, steps: i64) -> String {
         let now = Ambient::system().now().timestamp_millis() / 1000;
         self.0.generate(u64::try_from(now + steps * 30).unwrap()).to_string()

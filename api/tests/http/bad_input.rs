@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 use crate::support::{Answer, World};
 
 const JSON: &str = "application/json";
-const POSTS: &[&str] = &["/api/auth/register", "/api/auth/verify-email", "/api/auth/verify-email/resend", "/api/auth/login"];
+const POSTS: &[&str] = &[
+    "/api/auth/register",
+    "/api/auth/verify-email",
+    "/api/auth/verify-email/resend",
+    "/api/auth/login",
+];
 
 /// A body that would be accepted, with `field` set to `value`.
 fn register_with(field: &str, value: Value) -> Value {
@@ -83,12 +88,23 @@ async fn every_mistake_is_told_at_once() {
     let world = World::new().await;
     let missing = world.client.post("/api/auth/register", &json!({})).await;
     let missing = missing.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
-    assert_eq!(missing.field_errors(), ["email:required", "password:required", "name:required", "tenant_name:required"]);
+    assert_eq!(
+        missing.field_errors(),
+        ["email:required", "password:required", "name:required", "tenant_name:required"]
+    );
     let body = json!({ "email": "x", "password": 1, "name": "Ada", "extra": true });
     let mixed = world.client.post("/api/auth/register", &body).await;
     let mixed = mixed.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
     assert_eq!(mixed.json()["detail"], "The body has fields that mean nothing here: extra.");
-    assert_eq!(mixed.field_errors(), ["email:invalid_format", "password:invalid_type", "tenant_name:required", "extra:unknown_field"]);
+    assert_eq!(
+        mixed.field_errors(),
+        [
+            "email:invalid_format",
+            "password:invalid_type",
+            "tenant_name:required",
+            "extra:unknown_field"
+        ]
+    );
     nothing_was_written(&world).await;
 }
 
@@ -97,7 +113,13 @@ async fn operators_of_the_database_are_no_values_at_login_either() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     let sessions = world.count::<Session>().await;
-    for hostile in [json!({ "$ne": null }), json!({ "$gt": "" }), json!([]), json!({ "$regex": ".*" }), json!({ "$where": "1" })] {
+    for hostile in [
+        json!({ "$ne": null }),
+        json!({ "$gt": "" }),
+        json!([]),
+        json!({ "$regex": ".*" }),
+        json!({ "$where": "1" }),
+    ] {
         let by_email = json!({ "email": hostile, "password": "correct horse battery staple" });
         let by_password = json!({ "email": "ada@example.com", "password": hostile });
         let by_tenant = json!({ "email": "ada@example.com", "password": "correct horse battery staple", "tenant_id": hostile });
@@ -113,8 +135,16 @@ async fn operators_of_the_database_are_no_values_at_login_either() {
 async fn what_is_not_json_is_refused_everywhere() {
     let world = World::new().await;
     let deep = format!("{{\"email\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
-    let malformed: &[&[u8]] =
-        &[b"", b"{", b"{\"email\":", b"nul", b"{\"email\":\"\\ud800\"}", b"{\"email\":\"\xff\xfe\"}", b"\0", deep.as_bytes()];
+    let malformed: &[&[u8]] = &[
+        b"",
+        b"{",
+        b"{\"email\":",
+        b"nul",
+        b"{\"email\":\"\\ud800\"}",
+        b"{\"email\":\"\xff\xfe\"}",
+        b"\0",
+        deep.as_bytes(),
+    ];
     for path in POSTS {
         for body in malformed {
             let answer = world.client.post_text(path, JSON, body.to_vec()).await;
@@ -133,13 +163,21 @@ async fn another_content_type_is_refused_everywhere() {
     let world = World::new().await;
     let body = register_with("name", json!("Ada")).to_string();
     for path in POSTS {
-        for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", "", "json"] {
+        for content_type in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+            "application/jsonp",
+            "",
+            "json",
+        ] {
             let answer = world.client.post_text(path, content_type, body.clone()).await;
             answer.expect_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
         }
     }
     nothing_was_written(&world).await;
-    let answer = world.client.post_text("/api/auth/register", "application/json; charset=utf-8", body).await;
+    let answer =
+        world.client.post_text("/api/auth/register", "application/json; charset=utf-8", body).await;
     answer.expect(StatusCode::ACCEPTED);
 }
 
@@ -152,7 +190,10 @@ async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announc
     announced.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
     let unread = world.client.post_text("/api/auth/logout", JSON, body.clone()).await;
     unread.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
-    let frames: Vec<_> = body.chunks(64 * 1024).map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
+    let frames: Vec<_> = body
+        .chunks(64 * 1024)
+        .map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(chunk))))
+        .collect();
     let chunked = reqwest::Body::wrap(StreamBody::new(stream::iter(frames)));
     let answer = world.client.post_text("/api/auth/register", JSON, chunked).await;
     answer.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
@@ -165,9 +206,20 @@ async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announc
 #[tokio::test]
 async fn an_endless_password_is_refused_before_it_is_hashed() {
     let world = World::new().await;
-    let hashed =
-        |metrics: &str| metrics.lines().find(|line| line.starts_with("tenantry_password_hash_duration_seconds_count")).map(str::to_owned);
-    let metrics = async || reqwest::get(format!("{}/metrics", world.api.internal_url())).await.unwrap().text().await.unwrap();
+    let hashed = |metrics: &str| {
+        metrics
+            .lines()
+            .find(|line| line.starts_with("tenantry_password_hash_duration_seconds_count"))
+            .map(str::to_owned)
+    };
+    let metrics = async || {
+        reqwest::get(format!("{}/metrics", world.api.internal_url()))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    };
     let before = hashed(&metrics().await);
     assert!(before.is_some());
     let endless = "x".repeat(1_000_000);
@@ -200,7 +252,11 @@ fn expect_refused_quickly(what: &str, (took, answer): (Duration, Answer)) {
     let told: String = answer.body.chars().take(300).collect();
     assert!(answer.status.is_client_error(), "{what}: {} {told}", answer.status);
     assert!(took < Duration::from_millis(100), "{what} took {took:?}: {told}");
-    assert!(answer.body.len() < 20_000, "{what} is answered with {} bytes: {told}", answer.body.len());
+    assert!(
+        answer.body.len() < 20_000,
+        "{what} is answered with {} bytes: {told}",
+        answer.body.len()
+    );
 }
 
 #[tokio::test]
@@ -218,10 +274,15 @@ async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
     for (what, text) in &texts {
         for path in POSTS {
             let body = json!({ "email": text, "password": "correct horse", "name": text, "tenant_name": text, "token": text });
-            expect_refused_quickly(&format!("{what} at {path}"), quickest(async || world.client.post(path, &body).await).await);
+            expect_refused_quickly(
+                &format!("{what} at {path}"),
+                quickest(async || world.client.post(path, &body).await).await,
+            );
         }
     }
-    let deep = |open: &str, close: &str| format!("{{\"email\":{}1{}}}", open.repeat(100_000), close.repeat(100_000));
+    let deep = |open: &str, close: &str| {
+        format!("{{\"email\":{}1{}}}", open.repeat(100_000), close.repeat(100_000))
+    };
     let many: Vec<String> = (0..30_000).map(|number| format!("\"f{number}\":1")).collect();
     let documents = [
         ("deep lists", deep("[", "]")),
@@ -234,7 +295,8 @@ async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
     ];
     for (what, document) in &documents {
         for path in POSTS {
-            let answer = quickest(async || world.client.post_text(path, JSON, document.clone()).await).await;
+            let answer =
+                quickest(async || world.client.post_text(path, JSON, document.clone()).await).await;
             expect_refused_quickly(&format!("{what} at {path}"), answer);
         }
     }
@@ -257,13 +319,18 @@ async fn a_query_that_is_meant_to_keep_us_busy_is_refused_in_no_time() {
         &"q=a&".repeat(1_000),
     ] {
         for path in ["/api/tenant/users", "/api/tenant/invitations"] {
-            let answer = quickest(async || world.client.get_as(&token, &format!("{path}?{query}")).await).await;
+            let answer =
+                quickest(async || world.client.get_as(&token, &format!("{path}?{query}")).await)
+                    .await;
             expect_refused_quickly(&format!("{path}?{query:.40}"), answer);
         }
     }
     // What looks like a pattern is looked for as it is written.
     for wanted in ["%5E(a%7Caa)%2B%24", ".*", &"a".repeat(6_000)] {
-        let found = quickest(async || world.client.get_as(&token, &format!("/api/tenant/users?q={wanted}")).await).await;
+        let found = quickest(async || {
+            world.client.get_as(&token, &format!("/api/tenant/users?q={wanted}")).await
+        })
+        .await;
         assert!(found.0 < Duration::from_millis(100), "{found:?}");
         assert_eq!(found.1.expect(StatusCode::OK).json()["items"], json!([]));
     }

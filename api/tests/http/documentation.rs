@@ -110,7 +110,9 @@ fn operations(document: &Value) -> impl Iterator<Item = (Method, &str, &Value)> 
     let paths = document["paths"].as_object().unwrap();
     paths.iter().flat_map(|(path, item)| {
         let operations = item.as_object().unwrap().iter();
-        operations.map(move |(method, operation)| (method.to_uppercase().parse().unwrap(), path.as_str(), operation))
+        operations.map(move |(method, operation)| {
+            (method.to_uppercase().parse().unwrap(), path.as_str(), operation)
+        })
     })
 }
 
@@ -118,7 +120,10 @@ fn operations(document: &Value) -> impl Iterator<Item = (Method, &str, &Value)> 
 fn body_schema<'a>(document: &'a Value, operation: &'a Value) -> Option<&'a Value> {
     let schema = operation.pointer("/requestBody/content/application~1json/schema")?;
     // One that may be left out is this or nothing.
-    let reference = schema.get("$ref").or_else(|| schema["oneOf"].as_array()?.iter().find_map(|either| either.get("$ref")))?.as_str()?;
+    let reference = schema
+        .get("$ref")
+        .or_else(|| schema["oneOf"].as_array()?.iter().find_map(|either| either.get("$ref")))?
+        .as_str()?;
     document.pointer(reference.trim_start_matches('#'))
 }
 
@@ -128,15 +133,27 @@ async fn the_document_lists_every_route_and_every_listed_route_is_served() {
     let answer = world.client.get("/api/openapi.json").await.expect(StatusCode::OK);
     let document = answer.json();
     assert_eq!(document["openapi"], "3.1.0");
-    let listed: BTreeSet<(String, &str)> = operations(&document).map(|(method, path, _)| (method.as_str().to_lowercase(), path)).collect();
-    let promised: BTreeSet<(String, &str)> = OPERATIONS.iter().map(|(method, path)| ((*method).to_owned(), *path)).collect();
+    let listed: BTreeSet<(String, &str)> = operations(&document)
+        .map(|(method, path, _)| (method.as_str().to_lowercase(), path))
+        .collect();
+    let promised: BTreeSet<(String, &str)> =
+        OPERATIONS.iter().map(|(method, path)| ((*method).to_owned(), *path)).collect();
     assert_eq!(listed, promised);
     for (method, path, operation) in operations(&document) {
         let answer = Answer::of(world.client.request(method.clone(), path)).await;
-        assert!(![StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&answer.status), "{method} {path}: {answer:?}");
+        assert!(
+            ![StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&answer.status),
+            "{method} {path}: {answer:?}"
+        );
         let is_open = operation["security"] == json!([{}]);
-        let code = serde_json::from_str::<Value>(&answer.body).map(|problem| problem["code"].clone()).unwrap_or_default();
-        assert_eq!(code == "unauthenticated", !is_open, "{method} {path} says who may call it: {answer:?}");
+        let code = serde_json::from_str::<Value>(&answer.body)
+            .map(|problem| problem["code"].clone())
+            .unwrap_or_default();
+        assert_eq!(
+            code == "unauthenticated",
+            !is_open,
+            "{method} {path} says who may call it: {answer:?}"
+        );
         assert!(operation["responses"]["default"].is_object(), "{method} {path} may be refused");
     }
 }
@@ -149,20 +166,30 @@ async fn bodies_are_read_as_the_document_describes_them() {
     let mut checked = 0;
     for (method, path, operation) in operations(&document) {
         let Some(schema) = body_schema(&document, operation) else { continue };
-        let send = async |body: Value| Answer::of(world.client.request(method.clone(), path).bearer_auth(&token).json(&body)).await;
+        let send = async |body: Value| {
+            Answer::of(world.client.request(method.clone(), path).bearer_auth(&token).json(&body))
+                .await
+        };
         let required = schema["required"].as_array().into_iter().flatten();
-        let required: BTreeSet<String> = required.map(|name| format!("{}:required", name.as_str().unwrap())).collect();
+        let required: BTreeSet<String> =
+            required.map(|name| format!("{}:required", name.as_str().unwrap())).collect();
         let missing: BTreeSet<String> = send(json!({})).await.field_errors().into_iter().collect();
         assert_eq!(missing, required, "{path}");
         let properties = schema["properties"].as_object().unwrap();
         let known: BTreeSet<&String> = properties.keys().collect();
         // What another specification describes is an object.
-        let is_object =
-            |says: &Value| says["type"] == "object" || says["type"].as_array().is_some_and(|types| types.contains(&json!("object")));
-        let mistyped = properties.iter().map(|(name, says)| (name.clone(), if is_object(says) { json!("x") } else { json!({}) }));
+        let is_object = |says: &Value| {
+            says["type"] == "object"
+                || says["type"].as_array().is_some_and(|types| types.contains(&json!("object")))
+        };
+        let mistyped = properties.iter().map(|(name, says)| {
+            (name.clone(), if is_object(says) { json!("x") } else { json!({}) })
+        });
         let mistyped: Map<String, Value> = mistyped.collect();
-        let refused: BTreeSet<String> = send(Value::Object(mistyped)).await.field_errors().into_iter().collect();
-        let expected: BTreeSet<String> = known.iter().map(|name| format!("{name}:invalid_type")).collect();
+        let refused: BTreeSet<String> =
+            send(Value::Object(mistyped)).await.field_errors().into_iter().collect();
+        let expected: BTreeSet<String> =
+            known.iter().map(|name| format!("{name}:invalid_type")).collect();
         assert_eq!(refused, expected, "{path}");
         checked += 1;
     }
@@ -185,33 +212,67 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
     let answers = [
         ("Keys", "/.well-known/jwks.json", "get", world.client.get("/.well-known/jwks.json").await),
         ("Registered", "/api/auth/register", "post", newcomer),
-        ("Asked again", "/api/auth/verify-email/resend", "post", post("/api/auth/verify-email/resend", address.clone()).await),
-        ("Verified", "/api/auth/verify-email", "post", post("/api/auth/verify-email", verify).await),
-        ("Forgot", "/api/auth/password/forgot", "post", post("/api/auth/password/forgot", address).await),
+        (
+            "Asked again",
+            "/api/auth/verify-email/resend",
+            "post",
+            post("/api/auth/verify-email/resend", address.clone()).await,
+        ),
+        (
+            "Verified",
+            "/api/auth/verify-email",
+            "post",
+            post("/api/auth/verify-email", verify).await,
+        ),
+        (
+            "Forgot",
+            "/api/auth/password/forgot",
+            "post",
+            post("/api/auth/password/forgot", address).await,
+        ),
         ("Login", "/api/auth/login", "post", session),
         ("Refreshed", "/api/auth/refresh", "post", post("/api/auth/refresh", refresh).await),
-        ("Switched", "/api/auth/switch-tenant", "post", world.client.post_body_as(&token, "/api/auth/switch-tenant", &switch).await),
-        ("Sessions", "/api/auth/sessions", "get", world.client.get_as(&token, "/api/auth/sessions").await),
+        (
+            "Switched",
+            "/api/auth/switch-tenant",
+            "post",
+            world.client.post_body_as(&token, "/api/auth/switch-tenant", &switch).await,
+        ),
+        (
+            "Sessions",
+            "/api/auth/sessions",
+            "get",
+            world.client.get_as(&token, "/api/auth/sessions").await,
+        ),
         ("Me", "/api/auth/me", "get", world.client.get_as(&token, "/api/auth/me").await),
-        ("Tenant", "/api/tenant/current", "get", world.client.get_as(&token, "/api/tenant/current").await),
+        (
+            "Tenant",
+            "/api/tenant/current",
+            "get",
+            world.client.get_as(&token, "/api/tenant/current").await,
+        ),
     ];
     let answers = answers.into_iter().chain(answers_about_members(&world).await);
     let mut compared = BTreeSet::new();
     for (what, path, method, answer) in answers {
         let status = answer.status.as_str().to_owned();
-        let schema = &document["paths"][path][method]["responses"][&status]["content"]["application/json"]["schema"];
+        let schema = &document["paths"][path][method]["responses"][&status]["content"]["application/json"]
+            ["schema"];
         assert!(schema.is_object(), "{what} is not described: {answer:?}");
         fits(&document, schema, &answer.json(), what);
         compared.insert(format!("{method} {path} {status}"));
     }
-    let described: BTreeSet<String> = operations(&document).flat_map(|(method, path, says)| described(&method, path, says)).collect();
+    let described: BTreeSet<String> = operations(&document)
+        .flat_map(|(method, path, says)| described(&method, path, says))
+        .collect();
     let left: Vec<&String> = described.difference(&compared).collect();
     assert_eq!(left, NOT_COMPARED, "every other answer that is described is compared here");
     assert!(compared.is_subset(&described));
     let refused = world.client.post("/api/auth/login", &json!({})).await;
     fits(
         &document,
-        &document["paths"]["/api/auth/login"]["post"]["responses"]["default"]["content"]["application/problem+json"]["schema"],
+        &document["paths"]["/api/auth/login"]["post"]["responses"]["default"]["content"]["application/problem+json"]
+            ["schema"],
         &refused.json(),
         "Problem",
     );
@@ -220,29 +281,55 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
 /// The answers of an operation that have fields.
 fn described(method: &Method, path: &str, operation: &Value) -> Vec<String> {
     let responses = operation["responses"].as_object().unwrap().iter();
-    let with_fields = responses.filter(|(_, response)| response["content"]["application/json"].is_object());
-    with_fields.map(|(status, _)| format!("{} {path} {status}", method.as_str().to_lowercase())).collect()
+    let with_fields =
+        responses.filter(|(_, response)| response["content"]["application/json"].is_object());
+    with_fields
+        .map(|(status, _)| format!("{} {path} {status}", method.as_str().to_lowercase()))
+        .collect()
 }
 
 /// Each answer about members, roles and invitations, with something in it.
-async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str, &'static str, Answer)> {
+async fn answers_about_members(
+    world: &World,
+) -> Vec<(&'static str, &'static str, &'static str, Answer)> {
     let people = People::of(world).await;
     let eve = people.founder("eve@example.com").await;
     let bob = people.join(&eve, "bob@example.com", Role::Viewer).await;
     let get = async |path: &str| world.client.get_as(&eve.token, path).await;
-    let post = async |path: &str, body: Value| world.client.post_body_as(&eve.token, path, &body).await;
+    let post =
+        async |path: &str, body: Value| world.client.post_body_as(&eve.token, path, &body).await;
     let offered = post("/api/tenant/ownership-transfers", json!({ "user_id": bob.user })).await;
-    let made = post("/api/tenant/roles", json!({ "name": "Support", "permissions": ["users:read"] })).await;
+    let made =
+        post("/api/tenant/roles", json!({ "name": "Support", "permissions": ["users:read"] }))
+            .await;
     let role = format!("/api/tenant/roles/{}", made.json()["id"].as_str().unwrap());
-    let invited = post("/api/tenant/users/invite", json!({ "email": "carl@example.com", "role": "viewer" })).await;
-    let invitation: id::InvitationId = invited.json()["invitation"]["id"].as_str().unwrap().parse().unwrap();
-    let listed = post("/api/tenant/invitations/bulk", json!({ "invitations": [{ "email": "dan@example.com", "role": "viewer" }] })).await;
+    let invited =
+        post("/api/tenant/users/invite", json!({ "email": "carl@example.com", "role": "viewer" }))
+            .await;
+    let invitation: id::InvitationId =
+        invited.json()["invitation"]["id"].as_str().unwrap().parse().unwrap();
+    let listed = post(
+        "/api/tenant/invitations/bulk",
+        json!({ "invitations": [{ "email": "dan@example.com", "role": "viewer" }] }),
+    )
+    .await;
     let list = format!("/api/tenant/invitations/bulk/{}", listed.json()["id"].as_str().unwrap());
-    let resent = world.client.post_as(&eve.token, &format!("/api/tenant/invitations/{invitation}/resend")).await;
-    let invitation = world.store.records::<Invitation>(PlatformScope).find(doc! { "_id": invitation }).await.unwrap().unwrap();
+    let resent = world
+        .client
+        .post_as(&eve.token, &format!("/api/tenant/invitations/{invitation}/resend"))
+        .await;
+    let invitation = world
+        .store
+        .records::<Invitation>(PlatformScope)
+        .find(doc! { "_id": invitation })
+        .await
+        .unwrap()
+        .unwrap();
     let token = invitation.link_token(&world.key).expose().to_owned();
     let accept = json!({ "token": token, "name": "Carl", "password": crate::support::PASSWORD });
-    let linked = post("/api/tenant/invite-links", json!({ "role": "viewer", "domains": ["example.com"] })).await;
+    let linked =
+        post("/api/tenant/invite-links", json!({ "role": "viewer", "domains": ["example.com"] }))
+            .await;
     let url = linked.json()["url"].as_str().unwrap().to_owned();
     let by_link = url.rsplit_once("token=").unwrap().1;
     let join = json!({ "token": by_link, "email": "fred@example.com" });
@@ -265,36 +352,93 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
     });
     vec![
         ("Offer", "/api/tenant/ownership-transfers", "post", offered),
-        ("Offers", "/api/tenant/ownership-transfers", "get", get("/api/tenant/ownership-transfers").await),
+        (
+            "Offers",
+            "/api/tenant/ownership-transfers",
+            "get",
+            get("/api/tenant/ownership-transfers").await,
+        ),
         ("Role", "/api/tenant/roles", "post", made),
         ("Roles", "/api/tenant/roles", "get", get("/api/tenant/roles").await),
         ("Same role", "/api/tenant/roles/{id}", "get", get(&role).await),
-        ("Changed role", "/api/tenant/roles/{id}", "put", world.client.put_as(&eve.token, &role, &change).await),
-        ("Changed rules", "/api/tenant/security", "put", world.client.put_as(&eve.token, "/api/tenant/security", &rules).await),
+        (
+            "Changed role",
+            "/api/tenant/roles/{id}",
+            "put",
+            world.client.put_as(&eve.token, &role, &change).await,
+        ),
+        (
+            "Changed rules",
+            "/api/tenant/security",
+            "put",
+            world.client.put_as(&eve.token, "/api/tenant/security", &rules).await,
+        ),
         ("Rules", "/api/tenant/security", "get", get("/api/tenant/security").await),
         ("Invited", "/api/tenant/users/invite", "post", invited),
         ("Resent", "/api/tenant/invitations/{id}/resend", "post", resent),
         ("Invitations", "/api/tenant/invitations", "get", get("/api/tenant/invitations").await),
         ("List", "/api/tenant/invitations/bulk", "post", listed),
         ("Same list", "/api/tenant/invitations/bulk/{id}", "get", get(&list).await),
-        ("Preview", "/api/invitations/{token}", "get", world.client.get(&format!("/api/invitations/{token}")).await),
-        ("Joined", "/api/invitations/accept", "post", world.client.post("/api/invitations/accept", &accept).await),
+        (
+            "Preview",
+            "/api/invitations/{token}",
+            "get",
+            world.client.get(&format!("/api/invitations/{token}")).await,
+        ),
+        (
+            "Joined",
+            "/api/invitations/accept",
+            "post",
+            world.client.post("/api/invitations/accept", &accept).await,
+        ),
         ("Invite link", "/api/tenant/invite-links", "post", linked),
         ("Invite links", "/api/tenant/invite-links", "get", get("/api/tenant/invite-links").await),
-        ("Link's preview", "/api/invite-links/{token}", "get", world.client.get(&format!("/api/invite-links/{by_link}")).await),
-        ("Followed", "/api/invite-links/join", "post", world.client.post("/api/invite-links/join", &join).await),
+        (
+            "Link's preview",
+            "/api/invite-links/{token}",
+            "get",
+            world.client.get(&format!("/api/invite-links/{by_link}")).await,
+        ),
+        (
+            "Followed",
+            "/api/invite-links/join",
+            "post",
+            world.client.post("/api/invite-links/join", &join).await,
+        ),
         ("Domain", "/api/tenant/domains", "post", domain),
         ("Domains", "/api/tenant/domains", "get", get("/api/tenant/domains").await),
         ("Opened", "/api/tenant/domains/{id}", "put", opened),
-        ("Looked for", "/api/tenant/domains/{id}/verify", "post", post(&format!("{of_domain}/verify"), json!({})).await),
-        ("Joinable", "/api/auth/joinable-tenants", "get", world.client.get_as(&fay.token, "/api/auth/joinable-tenants").await),
-        ("Asked", "/api/auth/join-tenant", "post", world.client.post_body_as(&fay.token, "/api/auth/join-tenant", &ask).await),
+        (
+            "Looked for",
+            "/api/tenant/domains/{id}/verify",
+            "post",
+            post(&format!("{of_domain}/verify"), json!({})).await,
+        ),
+        (
+            "Joinable",
+            "/api/auth/joinable-tenants",
+            "get",
+            world.client.get_as(&fay.token, "/api/auth/joinable-tenants").await,
+        ),
+        (
+            "Asked",
+            "/api/auth/join-tenant",
+            "post",
+            world.client.post_body_as(&fay.token, "/api/auth/join-tenant", &ask).await,
+        ),
         ("Members", "/api/tenant/users", "get", get("/api/tenant/users").await),
         (
             "Member",
             "/api/tenant/users/{id}",
             "put",
-            world.client.put_as(&eve.token, &format!("/api/tenant/users/{}", bob.user), &json!({ "role": "member" })).await,
+            world
+                .client
+                .put_as(
+                    &eve.token,
+                    &format!("/api/tenant/users/{}", bob.user),
+                    &json!({ "role": "member" }),
+                )
+                .await,
         ),
     ]
 }
@@ -302,17 +446,22 @@ async fn answers_about_members(world: &World) -> Vec<(&'static str, &'static str
 /// Checks that `value` has every field of `schema` and no other, all the way down.
 fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
-        let target = document.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{at}: {reference} is not there"));
+        let target = document
+            .pointer(reference.trim_start_matches('#'))
+            .unwrap_or_else(|| panic!("{at}: {reference} is not there"));
         return fits(document, target, value, at);
     }
     if let Some(values) = schema["enum"].as_array() {
         assert!(values.contains(value), "{at}: {value}");
     }
-    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
-        let (described, given): (BTreeSet<_>, BTreeSet<_>) = (properties.keys().collect(), fields.keys().collect());
+    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object())
+    {
+        let (described, given): (BTreeSet<_>, BTreeSet<_>) =
+            (properties.keys().collect(), fields.keys().collect());
         assert!(given.is_subset(&described), "{at}: {given:?} against {described:?}");
         let required = schema["required"].as_array().into_iter().flatten();
-        let missing: Vec<&Value> = required.filter(|name| !fields.contains_key(name.as_str().unwrap())).collect();
+        let missing: Vec<&Value> =
+            required.filter(|name| !fields.contains_key(name.as_str().unwrap())).collect();
         assert!(missing.is_empty(), "{at}: {missing:?}");
         for (name, field) in fields {
             fits(document, &properties[name], field, &format!("{at}.{name}"));
@@ -330,7 +479,9 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
 async fn every_operation_has_an_id_of_its_own() {
     let world = World::new().await;
     let document = world.client.get("/api/openapi.json").await.json();
-    let ids: Vec<String> = operations(&document).map(|(_, _, says)| says["operationId"].as_str().unwrap().to_owned()).collect();
+    let ids: Vec<String> = operations(&document)
+        .map(|(_, _, says)| says["operationId"].as_str().unwrap().to_owned())
+        .collect();
     let unique: BTreeSet<&String> = ids.iter().collect();
     assert_eq!(unique.len(), ids.len(), "{ids:?}");
     assert!(unique.contains(&"invitations_list".to_owned()), "{ids:?}");
@@ -342,10 +493,18 @@ async fn wherever_there_are_permissions_the_document_lists_all_that_there_are() 
     let document = world.client.get("/api/openapi.json").await.json();
     let schemas = document["components"]["schemas"].as_object().unwrap();
     let all: Vec<&str> = Permission::ALL.iter().map(|permission| permission.as_str()).collect();
-    assert_eq!((&schemas["Permission"]["type"], &schemas["Permission"]["enum"]), (&json!("string"), &json!(all)));
-    let lists = schemas.iter().filter_map(|(name, schema)| Some((name.as_str(), schema["properties"].get("permissions")?)));
-    let items: BTreeSet<(&str, &str)> = lists.map(|(name, list)| (name, list["items"]["$ref"].as_str().unwrap_or_default())).collect();
-    let expected = ["Grant", "Me", "Role", "RoleBody"].map(|name| (name, "#/components/schemas/Permission"));
+    assert_eq!(
+        (&schemas["Permission"]["type"], &schemas["Permission"]["enum"]),
+        (&json!("string"), &json!(all))
+    );
+    let lists = schemas.iter().filter_map(|(name, schema)| {
+        Some((name.as_str(), schema["properties"].get("permissions")?))
+    });
+    let items: BTreeSet<(&str, &str)> = lists
+        .map(|(name, list)| (name, list["items"]["$ref"].as_str().unwrap_or_default()))
+        .collect();
+    let expected =
+        ["Grant", "Me", "Role", "RoleBody"].map(|name| (name, "#/components/schemas/Permission"));
     assert_eq!(items, expected.into());
 }
 
@@ -356,7 +515,10 @@ async fn the_document_in_the_repository_is_that_of_the_code() {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
     let committed = std::fs::read_to_string(committed).unwrap();
     let printed = String::from_utf8(printed.stdout).unwrap();
-    assert!(printed == committed, "run `cargo run -p api -- openapi > api/openapi.json` and look at what changed");
+    assert!(
+        printed == committed,
+        "run `cargo run -p api -- openapi > api/openapi.json` and look at what changed"
+    );
 }
 
 #[tokio::test]
@@ -364,7 +526,12 @@ async fn the_page_loads_what_it_needs_from_here_alone() {
     let world = World::new().await;
     let page = world.client.get("/api/docs/").await.expect(StatusCode::OK);
     let policy = page.header("content-security-policy");
-    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'none'")
+            && policy.contains("script-src 'self';")
+            && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert!(!page.body.contains("//cdn") && !page.body.contains("https://"), "{}", page.body);
     let quoted = page.body.split('"').filter(|text| text.starts_with("./") || *text == "index.css");
     let assets: Vec<&str> = quoted.map(|text| text.trim_start_matches("./")).collect();

@@ -1,5 +1,5 @@
-//! What a request says of where it was sent to decides nothing: links in mails lead to the configured origin, and no
-//! page leads away from it.
+//! What a request says of where it was sent to decides nothing: links in mails lead to the
+//! configured origin, and no page leads away from it.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -34,7 +34,10 @@ const ELSEWHERE: &[&str] = &[
 ];
 
 async fn forged(world: &World, token: Option<&str>, path: &str, body: &Value) -> Answer {
-    let request = FORGED.iter().fold(world.client.request(Method::POST, path), |request, (name, value)| request.header(*name, *value));
+    let request =
+        FORGED.iter().fold(world.client.request(Method::POST, path), |request, (name, value)| {
+            request.header(*name, *value)
+        });
     let request = match token {
         Some(token) => request.bearer_auth(token),
         None => request,
@@ -56,11 +59,23 @@ async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_na
     let register = json!({ "email": "ada@example.com", "password": PASSWORD, "name": "Ada", "tenant_name": "Engines" });
     send(None, "/api/auth/register", register).await;
     send(None, "/api/auth/password/forgot", json!({ "email": "eve@example.com" })).await;
-    send(Some(&eve.token), "/api/auth/email/change", json!({ "new_email": "eve@example.org" })).await;
-    send(Some(&eve.token), "/api/tenant/users/invite", json!({ "email": "bob@example.com", "role": "viewer" })).await;
-    send(None, "/api/auth/login", json!({ "email": "eve@example.com", "password": PASSWORD })).await;
+    send(Some(&eve.token), "/api/auth/email/change", json!({ "new_email": "eve@example.org" }))
+        .await;
+    send(
+        Some(&eve.token),
+        "/api/tenant/users/invite",
+        json!({ "email": "bob@example.com", "role": "viewer" }),
+    )
+    .await;
+    send(None, "/api/auth/login", json!({ "email": "eve@example.com", "password": PASSWORD }))
+        .await;
 
-    let paths = ["/verify-email?token=", "/reset-password?token=", "/change-email?token=", "/invitations/accept?token="];
+    let paths = [
+        "/verify-email?token=",
+        "/reset-password?token=",
+        "/change-email?token=",
+        "/invitations/accept?token=",
+    ];
     let mails = eventually("all links are mailed", async || {
         let mails = world.env.mail().messages();
         let is_there = |path: &&str| mails.iter().any(|mail| mail.text.contains(*path));
@@ -68,7 +83,10 @@ async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_na
     })
     .await;
     for mail in mails {
-        assert!(![&mail.subject, &mail.text, &mail.html].iter().any(|text| text.contains(EVIL)), "{mail:?}");
+        assert!(
+            ![&mail.subject, &mail.text, &mail.html].iter().any(|text| text.contains(EVIL)),
+            "{mail:?}"
+        );
         for link in mail.text.split_whitespace().filter(|word| word.contains("://")) {
             assert!(link.starts_with(&world.config.app.public_url), "{link} in {mail:?}");
         }
@@ -83,30 +101,59 @@ async fn a_next_that_leads_elsewhere_has_no_effect_on_any_page() {
     let token = world.link_token("ada@example.com").await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
     let ask = json!({ "new_email": "eve@example.org" });
-    world.client.post_body_as(&eve.token, "/api/auth/email/change", &ask).await.expect(StatusCode::ACCEPTED);
-    let pages =
-        ["/verify-email", "/reset-password", "/change-email", "/change-email/cancel", "/invitations/accept", "/api/docs/", "/nowhere"];
+    world
+        .client
+        .post_body_as(&eve.token, "/api/auth/email/change", &ask)
+        .await
+        .expect(StatusCode::ACCEPTED);
+    let pages = [
+        "/verify-email",
+        "/reset-password",
+        "/change-email",
+        "/change-email/cancel",
+        "/invitations/accept",
+        "/api/docs/",
+        "/nowhere",
+    ];
     for next in ELSEWHERE {
         for name in ["next", "redirect", "redirect_uri", "return_to", "url", "continue"] {
             let query = format!("token={token}&{name}={next}");
             for page in pages {
-                let shown = world.client.request(Method::GET, &format!("{page}?{query}")).header("host", EVIL);
+                let shown = world
+                    .client
+                    .request(Method::GET, &format!("{page}?{query}"))
+                    .header("host", EVIL);
                 leads_nowhere(&Answer::of(shown).await, page);
-                // Uses nothing up: the token is that of another page, or the form has one field too many or is as if it had not.
-                let posted = world.client.post_form(&format!("{page}?{query}"), &format!("token=x&{name}={next}")).await;
+                // Uses nothing up: the token is that of another page, or the form has one field too
+                // many or is as if it had not.
+                let posted = world
+                    .client
+                    .post_form(&format!("{page}?{query}"), &format!("token=x&{name}={next}"))
+                    .await;
                 leads_nowhere(&posted, page);
             }
         }
     }
-    let done = world.client.post_form("/verify-email?next=//evil.example", &format!("token={token}&next=//evil.example")).await;
+    let done = world
+        .client
+        .post_form(
+            "/verify-email?next=//evil.example",
+            &format!("token={token}&next=//evil.example"),
+        )
+        .await;
     leads_nowhere(&done.expect(StatusCode::OK), "/verify-email");
 }
 
 #[track_caller]
 fn leads_nowhere(answer: &Answer, page: &str) {
     assert!(
-        !answer.status.is_redirection() && answer.header("location").is_empty() && answer.header("refresh").is_empty(),
+        !answer.status.is_redirection()
+            && answer.header("location").is_empty()
+            && answer.header("refresh").is_empty(),
         "{page}: {answer:?}"
     );
-    assert!(!answer.body.contains("evil") && !answer.body.contains("alert(1)"), "{page}: {answer:?}");
+    assert!(
+        !answer.body.contains("evil") && !answer.body.contains("alert(1)"),
+        "{page}: {answer:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Requests that are held open: let in while their caller was signed in, and finished when they are not any more. What they ask
-//! for is not done.
+//! Requests that are held open: let in while their caller was signed in, and finished when they are
+//! not any more. What they ask for is not done.
 
 use futures::future::join_all;
 use reqwest::StatusCode;
@@ -60,21 +60,39 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
     let bob = people.join(&ada, "bob@example.com", common::roles::Role::Member).await;
-    let rules = world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    let rules =
+        world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
     let member = format!("/api/tenant/users/{}", bob.user);
     let requests = [
         ("POST", "/api/tenant/roles", json!({ "name": "A role", "permissions": [] })),
-        ("POST", "/api/tenant/users/invite", json!({ "email": "eve@example.com", "role": "owner" })),
+        (
+            "POST",
+            "/api/tenant/users/invite",
+            json!({ "email": "eve@example.com", "role": "owner" }),
+        ),
         ("PUT", "/api/tenant/security", rules),
         ("PUT", member.as_str(), json!({ "role": "owner" })),
         ("POST", "/api/tenant/ownership-transfers", json!({ "user_id": bob.user })),
         ("POST", "/api/auth/email/change", json!({ "new_email": "eve@example.com" })),
-        ("POST", "/api/auth/password/change", json!({ "current_password": PASSWORD, "new_password": "a quite different set of words" })),
+        (
+            "POST",
+            "/api/auth/password/change",
+            json!({ "current_password": PASSWORD, "new_password": "a quite different set of words" }),
+        ),
         ("POST", "/api/auth/reauthenticate", json!({ "password": PASSWORD })),
         ("POST", "/api/auth/switch-tenant", json!({ "tenant_id": ada.tenant })),
-        ("POST", "/api/tenant/invitations/bulk", json!({ "invitations": [{ "email": "eve@example.com", "role": "admin" }] })),
+        (
+            "POST",
+            "/api/tenant/invitations/bulk",
+            json!({ "invitations": [{ "email": "eve@example.com", "role": "admin" }] }),
+        ),
     ];
-    let held = join_all(requests.iter().map(|(method, path, body)| Held::begin(&world, method, path, &ada.token, body))).await;
+    let held = join_all(
+        requests
+            .iter()
+            .map(|(method, path, body)| Held::begin(&world, method, path, &ada.token, body)),
+    )
+    .await;
     in_work(&world, requests.len()).await;
     world.client.post_as(&ada.token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
     for (held, request) in held.into_iter().zip(requests) {
@@ -86,14 +104,20 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
 }
 
-/// A session with the password alone, held open while its owner sets up a second factor, is no way around that.
+/// A session with the password alone, held open while its owner sets up a second factor, is no way
+/// around that.
 #[tokio::test]
 async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
     let world = World::new().await;
     let people = People::of(&world).await;
-    let (ada, owner) = (people.founder("ada@example.com").await, people.founder("owner@example.com").await);
+    let (ada, owner) =
+        (people.founder("ada@example.com").await, people.founder("owner@example.com").await);
     let invite = json!({ "email": "ada@example.com", "role": "member" });
-    world.client.post_body_as(&owner.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    world
+        .client
+        .post_body_as(&owner.token, "/api/tenant/users/invite", &invite)
+        .await
+        .expect(StatusCode::CREATED);
     let accept = json!({ "token": invitations::link(&world, "ada@example.com").await, "token_delivery": "body" });
     let held = Held::begin(&world, "POST", "/api/invitations/accept", &ada.token, &accept).await;
     in_work(&world, 1).await;

@@ -21,17 +21,24 @@ fn address(world: &World) -> String {
 /// Everything the server sends until it closes the connection.
 async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
-    let read = timeout(DEADLINE, stream.read_to_end(&mut text)).await.expect("the server closes the connection");
+    let read = timeout(DEADLINE, stream.read_to_end(&mut text))
+        .await
+        .expect("the server closes the connection");
     read.unwrap();
     String::from_utf8(text).unwrap()
 }
 
 #[tokio::test]
 async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
-    let world = World::with(&[("TENANTRY__AUTH__HASH_CONCURRENCY", "1"), ("TENANTRY__AUTH__HASH_WAIT", "1ms")]).await;
+    let world = World::with(&[
+        ("TENANTRY__AUTH__HASH_CONCURRENCY", "1"),
+        ("TENANTRY__AUTH__HASH_WAIT", "1ms"),
+    ])
+    .await;
     let addresses: Vec<String> = (0..20).map(|number| format!("ada{number}@example.com")).collect();
     let answers = join_all(addresses.iter().map(|address| world.register(address))).await;
-    let (accepted, shed): (Vec<Answer>, Vec<Answer>) = answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    let (accepted, shed): (Vec<Answer>, Vec<Answer>) =
+        answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
     assert!(!accepted.is_empty() && !shed.is_empty());
     let accepted = u64::try_from(accepted.len()).unwrap();
     assert_eq!(world.count::<Registration>().await, accepted, "what was shed left nothing behind");
@@ -44,7 +51,8 @@ async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
 #[tokio::test]
 async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
     let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    // A request whose body never comes holds the only place. One that meets a look at the place is shed itself.
+    // A request whose body never comes holds the only place. One that meets a look at the place is
+    // shed itself.
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
     let mut holders = Vec::new();
     let shed = eventually("a request is shed", async || {
@@ -69,11 +77,13 @@ async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
 async fn a_request_that_takes_too_long_is_given_up() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "200ms")]).await;
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
-    let head =
-        "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
     slow.write_all(head.as_bytes()).await.unwrap();
     let answer = read_to_end(&mut slow).await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"timeout\""), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"timeout\""),
+        "{answer}"
+    );
     assert!(answer.contains("retry-after: "), "{answer}");
 }
 
@@ -91,21 +101,37 @@ async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
 
 /// A request whose head announces a body that does not follow.
 fn head_of(path: &str, content_type: &str, length: usize) -> String {
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n")
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+    )
 }
 
 #[tokio::test]
 async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
-    let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms"), ("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    for (path, content_type) in [("/api/auth/login", "application/json"), ("/verify-email", "application/x-www-form-urlencoded")] {
+    let world = World::with(&[
+        ("TENANTRY__API__HEADER_TIMEOUT", "300ms"),
+        ("TENANTRY__API__CONCURRENCY_MAX", "1"),
+    ])
+    .await;
+    for (path, content_type) in [
+        ("/api/auth/login", "application/json"),
+        ("/verify-email", "application/x-www-form-urlencoded"),
+    ] {
         let mut silent = TcpStream::connect(address(&world)).await.unwrap();
         silent.write_all(head_of(path, content_type, 100).as_bytes()).await.unwrap();
         let answer = read_to_end(&mut silent).await;
-        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{path}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""),
+            "{path}: {answer}"
+        );
         assert!(answer.contains("connection: close\r\n"), "{path}: {answer}");
     }
-    let (mut answers, mut trickle) = TcpStream::connect(address(&world)).await.unwrap().into_split();
-    trickle.write_all(head_of("/api/auth/login", "application/json", 1_000_000).as_bytes()).await.unwrap();
+    let (mut answers, mut trickle) =
+        TcpStream::connect(address(&world)).await.unwrap().into_split();
+    trickle
+        .write_all(head_of("/api/auth/login", "application/json", 1_000_000).as_bytes())
+        .await
+        .unwrap();
     let trickling = async {
         while trickle.write_all(b" ").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -125,13 +151,23 @@ async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
     let world = World::new().await;
     let begun = Instant::now();
     let mut boaster = TcpStream::connect(address(&world)).await.unwrap();
-    boaster.write_all(head_of("/api/auth/login", "application/json", 1_000_000_000).as_bytes()).await.unwrap();
+    boaster
+        .write_all(head_of("/api/auth/login", "application/json", 1_000_000_000).as_bytes())
+        .await
+        .unwrap();
     let mut status = [0; 13];
     boaster.read_exact(&mut status).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5), "it was answered after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "it was answered after {:?}",
+        begun.elapsed()
+    );
     assert_eq!(&status, b"HTTP/1.1 413 ");
     let rest = read_to_end(&mut boaster).await;
-    assert!(rest.contains("\"code\":\"body_too_large\"") && rest.contains("connection: close\r\n"), "{rest}");
+    assert!(
+        rest.contains("\"code\":\"body_too_large\"") && rest.contains("connection: close\r\n"),
+        "{rest}"
+    );
     assert!(begun.elapsed() < DEADLINE / 4, "it was closed after {:?}", begun.elapsed());
 }
 
@@ -139,15 +175,28 @@ async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
 async fn garbage_instead_of_http_harms_nobody() {
     let world = World::new().await;
     let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
-    for garbage in ["\0\0\0\0\r\n\r\n", "GET\r\n\r\n", "\u{16}\u{3}\u{1}\u{2}\u{0}", "GET / HTTP/9.9\r\n\r\n", endless.as_str()] {
+    for garbage in [
+        "\0\0\0\0\r\n\r\n",
+        "GET\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\u{0}",
+        "GET / HTTP/9.9\r\n\r\n",
+        endless.as_str(),
+    ] {
         let mut stream = TcpStream::connect(address(&world)).await.unwrap();
         // It may hang up on us before we are done: so much the better.
         let _ = stream.write_all(garbage.as_bytes()).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
-        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("the server closes the connection");
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer))
+            .await
+            .expect("the server closes the connection");
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4"), "{answer}");
+        assert!(
+            answer.is_empty()
+                || answer.starts_with("HTTP/1.1 4")
+                || answer.starts_with("HTTP/1.0 4"),
+            "{answer}"
+        );
     }
     world.client.post("/api/auth/login", &json!({})).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
 }
@@ -166,7 +215,9 @@ async fn an_idle_connection_is_closed() {
 async fn a_client_that_reads_no_answers_is_cut_off() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "1s")]).await;
     let mut deaf = TcpStream::connect(address(&world)).await.unwrap();
-    let asking = async { while deaf.write_all(b"GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {} };
+    let asking = async {
+        while deaf.write_all(b"GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {}
+    };
     timeout(DEADLINE, asking).await.expect("the connection is broken");
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
 }

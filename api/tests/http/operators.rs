@@ -1,5 +1,5 @@
-//! What operators do with people's accounts and with tenants, by the program's own commands: effective everywhere within a second, whether or not
-//! Redis is there, and written down.
+//! What operators do with people's accounts and with tenants, by the program's own commands:
+//! effective everywhere within a second, whether or not Redis is there, and written down.
 
 use std::{
     process::Output,
@@ -55,7 +55,13 @@ async fn disable(world: &World, whom: &str) -> Output {
 }
 
 async fn user(world: &World, email: &str) -> User {
-    world.store.records::<User>(PlatformScope).find(doc! { "email_norm": email }).await.unwrap().unwrap()
+    world
+        .store
+        .records::<User>(PlatformScope)
+        .find(doc! { "email_norm": email })
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 async fn login(world: &World) -> Value {
@@ -79,15 +85,34 @@ async fn the_word_of_whoever_is_disabled_is_worth_nothing() {
     let ada = people.founder(ADA).await;
     let bob = people.join(&ada, BOB, Role::Admin).await;
     let invite = json!({ "email": "eve@example.com", "role": "owner" });
-    world.client.post_body_as(&ada.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    world
+        .client
+        .post_body_as(&ada.token, "/api/tenant/users/invite", &invite)
+        .await
+        .expect(StatusCode::CREATED);
     let link = crate::invitations::link(&world, "eve@example.com").await;
     let offer = json!({ "user_id": bob.user });
-    let offered = world.client.post_body_as(&ada.token, "/api/tenant/ownership-transfers", &offer).await.expect(StatusCode::CREATED);
+    let offered = world
+        .client
+        .post_body_as(&ada.token, "/api/tenant/ownership-transfers", &offer)
+        .await
+        .expect(StatusCode::CREATED);
     printed(&disable(&world, ADA).await);
     let accept = json!({ "token": link, "name": "Eve", "password": PASSWORD });
-    world.client.post("/api/invitations/accept", &accept).await.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
-    let path = format!("/api/tenant/ownership-transfers/{}/accept", offered.json()["id"].as_str().unwrap());
-    world.client.post_as(&bob.token, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    world
+        .client
+        .post("/api/invitations/accept", &accept)
+        .await
+        .expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
+    let path = format!(
+        "/api/tenant/ownership-transfers/{}/accept",
+        offered.json()["id"].as_str().unwrap()
+    );
+    world
+        .client
+        .post_as(&bob.token, &path)
+        .await
+        .expect_problem(StatusCode::NOT_FOUND, "not_found");
     assert_eq!(people.role(&bob).await, Some(Role::Admin.into()));
 }
 
@@ -111,10 +136,22 @@ async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_
         }
     }
     let refresh = json!({ "refresh_token": laptop["refresh_token"] });
-    world.client.post("/api/auth/refresh", &refresh).await.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
-    world.login(ADA, "another password").await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    world
+        .client
+        .post("/api/auth/refresh", &refresh)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    world
+        .login(ADA, "another password")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     expect_disabled(world.login(ADA, PASSWORD).await);
-    let live = world.store.records::<Session>(PlatformScope).count(doc! { "user_id": ada.id, "revoked_at": null }).await.unwrap();
+    let live = world
+        .store
+        .records::<Session>(PlatformScope)
+        .count(doc! { "user_id": ada.id, "revoked_at": null })
+        .await
+        .unwrap();
     assert_eq!(live, 0);
 }
 
@@ -125,7 +162,11 @@ async fn a_session_that_was_there_all_the_same_is_good_for_nothing() {
     let ada = people.founder(ADA).await;
     printed(&disable(&world, ADA).await);
     let made = people.token(ada.user, ada.tenant).await;
-    world.client.get_as(&made, "/api/auth/me").await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    world
+        .client
+        .get_as(&made, "/api/auth/me")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
 }
 
 #[tokio::test]
@@ -142,7 +183,12 @@ async fn nobody_signs_in_past_an_operator_who_stops_them_meanwhile() {
             expect_disabled(answer);
         }
     }
-    let live = world.store.records::<Session>(PlatformScope).count(doc! { "revoked_at": null }).await.unwrap();
+    let live = world
+        .store
+        .records::<Session>(PlatformScope)
+        .count(doc! { "revoked_at": null })
+        .await
+        .unwrap();
     assert_eq!(live, 0);
 }
 
@@ -152,34 +198,56 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
     let invite = json!({ "email": ADA, "role": "viewer" });
-    world.client.post_body_as(&eve.token, "/api/tenant/users/invite", &invite).await.expect(StatusCode::CREATED);
+    world
+        .client
+        .post_body_as(&eve.token, "/api/tenant/users/invite", &invite)
+        .await
+        .expect(StatusCode::CREATED);
     printed(&disable(&world, &ada.user.to_string()).await);
 
     // Who asks for a mail is told the same as everybody.
     let asked = async |email: &str| {
-        let answer = world.client.post("/api/auth/password/forgot", &json!({ "email": email })).await;
+        let answer =
+            world.client.post("/api/auth/password/forgot", &json!({ "email": email })).await;
         answer.expect(StatusCode::ACCEPTED).json()
     };
     assert_eq!(asked(ADA).await, asked("nobody@example.com").await);
     let (ttl, cooldown) = (Duration::from_hours(1), Duration::ZERO);
-    let prepare = Prepare { key: &world.key, user: ada.user, job: world.store.ambient().id(), ttl, cooldown };
+    let prepare =
+        Prepare { key: &world.key, user: ada.user, job: world.store.ambient().id(), ttl, cooldown };
     let reset: PasswordReset = world.store.commit(&prepare).await.unwrap().1.unwrap();
     let another = "k7!vq-Zr2#mXw9&";
     let body = json!({ "token": reset.link_token(&world.key).expose(), "password": another });
-    let reset = world.client.post("/api/auth/password/reset", &body).await.expect(StatusCode::NO_CONTENT);
+    let reset =
+        world.client.post("/api/auth/password/reset", &body).await.expect(StatusCode::NO_CONTENT);
     assert_eq!(reset.header("set-cookie"), "");
     expect_disabled(world.login(ADA, another).await);
 
-    let invitation: Invitation = world.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+    let invitation: Invitation =
+        world.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
     let link = invitation.link_token(&world.key).expose().to_owned();
     let accept = async |password: &str| {
-        world.client.post("/api/invitations/accept", &json!({ "token": link, "name": "Ada", "password": password })).await
+        world
+            .client
+            .post(
+                "/api/invitations/accept",
+                &json!({ "token": link, "name": "Ada", "password": password }),
+            )
+            .await
     };
     accept(PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     expect_disabled(accept(another).await);
     let form = format!("token={link}&password={}", "k7%21vq-Zr2%23mXw9%26");
     world.client.post_form("/invitations/accept", &form).await.expect(StatusCode::FORBIDDEN);
-    assert_eq!(world.store.records::<Membership>(PlatformScope).count(doc! { "user_id": ada.user }).await.unwrap(), 1);
+    assert_eq!(
+        world
+            .store
+            .records::<Membership>(PlatformScope)
+            .count(doc! { "user_id": ada.user })
+            .await
+            .unwrap(),
+        1
+    );
     assert!(user(&world, ADA).await.disabled_at.is_some());
 
     let enabled = printed(&world.run(&["users", "enable", ADA], &[]).await);
@@ -195,14 +263,29 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
     printed(&disable(&world, ADA).await);
     assert_eq!(printed(&disable(&world, ADA).await), format!("{} was disabled before\n", ada.user));
     printed(&world.run(&["users", "enable", ADA], &[]).await);
-    assert_eq!(printed(&world.run(&["users", "enable", ADA], &[]).await), format!("{} was not disabled\n", ada.user));
+    assert_eq!(
+        printed(&world.run(&["users", "enable", ADA], &[]).await),
+        format!("{} was not disabled\n", ada.user)
+    );
     let filter = doc! { "target": ada.user.to_string() };
-    let events: Vec<AuditEvent> = world.store.records(PlatformScope).list(filter, doc! { "_id": 1 }, 10).await.unwrap();
+    let events: Vec<AuditEvent> =
+        world.store.records(PlatformScope).list(filter, doc! { "_id": 1 }, 10).await.unwrap();
     let actions: Vec<&str> = events.iter().map(|event| event.action.as_str()).collect();
     assert_eq!(actions, ["user.disabled", "user.enabled"], "what changes nothing is no event");
-    let operators: Vec<Value> = events.iter().map(|event| serde_json::to_value(event.operator.as_ref().unwrap()).unwrap()).collect();
-    assert!(operators.iter().all(|operator| operator["name"].as_str().is_some_and(|name| !name.is_empty())), "{operators:?}");
-    assert_eq!((&operators[0]["reason"], &operators[1]["reason"]), (&json!("Their laptop was stolen"), &Value::Null));
+    let operators: Vec<Value> = events
+        .iter()
+        .map(|event| serde_json::to_value(event.operator.as_ref().unwrap()).unwrap())
+        .collect();
+    assert!(
+        operators
+            .iter()
+            .all(|operator| operator["name"].as_str().is_some_and(|name| !name.is_empty())),
+        "{operators:?}"
+    );
+    assert_eq!(
+        (&operators[0]["reason"], &operators[1]["reason"]),
+        (&json!("Their laptop was stolen"), &Value::Null)
+    );
     assert!(events.iter().all(|event| event.actor.is_none() && event.tenant_id.is_none()));
 }
 
@@ -241,44 +324,80 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
     let elsewhere = json!({ "ip_allowlist": ["192.0.2.0/24"], "password_min_length": 12 });
-    let update = doc! { "$set": { "security": mongodb::bson::serialize_to_bson(&elsewhere).unwrap() } };
+    let update =
+        doc! { "$set": { "security": mongodb::bson::serialize_to_bson(&elsewhere).unwrap() } };
     for tenant in [ada.tenant, eve.tenant] {
-        world.store.records::<Tenant>(PlatformScope).update(doc! { "_id": tenant }, update.clone()).await.unwrap();
+        world
+            .store
+            .records::<Tenant>(PlatformScope)
+            .update(doc! { "_id": tenant }, update.clone())
+            .await
+            .unwrap();
         world.announce(Revoked::Tenant(tenant)).await;
     }
     for client in [&world.client, &second] {
-        let refused = client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::FORBIDDEN).await;
+        let refused =
+            client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::FORBIDDEN).await;
         refused.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
     }
     world.login(ADA, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
 
-    let allow = async |tenant: &str| world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "Their office moved"], &[]).await;
-    assert_eq!(printed(&allow("tenant-of-ada").await), format!("{} is worked in from everywhere\n", ada.tenant));
+    let allow = async |tenant: &str| {
+        world
+            .run(&["tenants", "allow-all-addresses", tenant, "--reason", "Their office moved"], &[])
+            .await
+    };
+    assert_eq!(
+        printed(&allow("tenant-of-ada").await),
+        format!("{} is worked in from everywhere\n", ada.tenant)
+    );
     for client in [&world.client, &second] {
         client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::OK).await;
     }
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
-    let rules = world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
-    assert_eq!(rules, crate::security::rules(&json!({ "password_min_length": 12 })), "the other rules stay");
-    world.login("eve@example.com", PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    let rules =
+        world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    assert_eq!(
+        rules,
+        crate::security::rules(&json!({ "password_min_length": 12 })),
+        "the other rules stay"
+    );
+    world
+        .login("eve@example.com", PASSWORD)
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
 
-    assert_eq!(printed(&allow(&ada.tenant.to_string()).await), format!("{} had no list of addresses\n", ada.tenant));
+    assert_eq!(
+        printed(&allow(&ada.tenant.to_string()).await),
+        format!("{} had no list of addresses\n", ada.tenant)
+    );
     let filter = doc! { "action": "tenant.all_addresses_allowed" };
-    let events: Vec<AuditEvent> = world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
+    let events: Vec<AuditEvent> =
+        world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
     assert_eq!(events.len(), 1, "what changes nothing is no event");
     let operator = serde_json::to_value(events[0].operator.as_ref().unwrap()).unwrap();
     assert!(operator["name"].as_str().is_some_and(|name| !name.is_empty()));
-    assert_eq!((&operator["reason"], events[0].target.as_str()), (&json!("Their office moved"), ada.tenant.to_string().as_str()));
+    assert_eq!(
+        (&operator["reason"], events[0].target.as_str()),
+        (&json!("Their office moved"), ada.tenant.to_string().as_str())
+    );
 }
 
 #[tokio::test]
 async fn a_tenant_that_is_not_there_is_told_so_and_none_is_opened_without_a_reason() {
     let world = World::new().await;
     for tenant in ["nobodys", absent::<id::Tenant>().to_string().as_str()] {
-        let refused = world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "x"], &[]).await;
+        let refused =
+            world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "x"], &[]).await;
         assert!(complaint(&refused, 1).contains("api users find"));
     }
-    for args in [&["demo"][..], &["demo", "--reason", " "], &["Demo", "--reason", "x"], &["", "--reason", "x"], &["--reason", "x"]] {
+    for args in [
+        &["demo"][..],
+        &["demo", "--reason", " "],
+        &["Demo", "--reason", "x"],
+        &["", "--reason", "x"],
+        &["--reason", "x"],
+    ] {
         let args = [&["tenants", "allow-all-addresses"], args].concat();
         assert!(!complaint(&world.run(&args, &[]).await, 2).is_empty(), "{args:?}");
     }
@@ -298,17 +417,43 @@ async fn people_are_found_by_id_by_address_and_by_how_it_begins() {
     printed(&disable(&world, BOB).await);
     let find = async |text: &str| {
         let found = printed(&world.run(&["users", "find", text], &[]).await);
-        found.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+        found
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect::<Vec<Vec<String>>>()
     };
     for text in [ada.id.to_string().as_str(), ADA, " ADA@example.COM "] {
         let found = find(text).await;
         assert_eq!(found.len(), 1, "{found:?}");
         let (id, at) = (ada.id.to_string(), rfc3339(&user(&world, ADA).await));
-        let expected = [id.as_str(), ADA, "active", "no", "2", at.as_str(), "analytical-engines:owner", "Ada", "Lovelace"];
+        let expected = [
+            id.as_str(),
+            ADA,
+            "active",
+            "no",
+            "2",
+            at.as_str(),
+            "analytical-engines:owner",
+            "Ada",
+            "Lovelace",
+        ];
         assert_eq!(found[0], expected);
     }
     let found = find(BOB).await;
-    assert_eq!(found[0], [bob.user.to_string().as_str(), BOB, "disabled", "no", "0", "-", "tenant-of-adam:admin", "BOB"]);
+    assert_eq!(
+        found[0],
+        [
+            bob.user.to_string().as_str(),
+            BOB,
+            "disabled",
+            "no",
+            "0",
+            "-",
+            "tenant-of-adam:admin",
+            "BOB"
+        ]
+    );
     let addresses: Vec<String> = find("AD").await.into_iter().map(|line| line[1].clone()).collect();
     assert_eq!(addresses, [ADA, "ada@example.com.example", "adam@example.com"]);
     for n in 0..50 {
@@ -333,9 +478,16 @@ async fn without_redis_it_is_said_so_and_holds_at_once() {
     world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
     world.env.redis().stop().await;
     let disabled = disable(&world, ADA).await;
-    assert!(disabled.status.success() && text(&disabled.stdout).contains("is disabled"), "{disabled:?}");
+    assert!(
+        disabled.status.success() && text(&disabled.stdout).contains("is disabled"),
+        "{disabled:?}"
+    );
     assert!(text(&disabled.stderr).contains("Redis"), "{disabled:?}");
-    world.client.expect_refused_within_a_second(token(&ada)).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    world
+        .client
+        .expect_refused_within_a_second(token(&ada))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
 }
 
 #[tokio::test]
@@ -353,7 +505,10 @@ async fn where_redis_answers_the_api_but_not_the_operator_it_holds_within_half_a
     let begun = Instant::now();
     let elsewhere = [("TENANTRY__REDIS__URL", "redis://127.0.0.1:1")];
     let disabled = world.run(&["users", "disable", ADA, "--reason", "test"], &elsewhere).await;
-    assert!(disabled.status.success() && text(&disabled.stderr).contains("within 30s"), "{disabled:?}");
+    assert!(
+        disabled.status.success() && text(&disabled.stderr).contains("within 30s"),
+        "{disabled:?}"
+    );
     eventually("it is refused", async || {
         let answer = world.client.get_as(token(&ada), "/api/auth/me").await;
         (answer.status == StatusCode::UNAUTHORIZED).then_some(())

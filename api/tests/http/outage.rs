@@ -30,19 +30,29 @@ async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
     let body = json!({ "email": "eve@example.com", "password": PASSWORD, "name": "Eve", "tenant_name": "Eve" });
     for path in ["/api/auth/register", "/api/auth/login"] {
         let begun = Instant::now();
-        let refused = world.client.post(path, &body).await.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+        let refused = world
+            .client
+            .post(path, &body)
+            .await
+            .expect_problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
         assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
         assert!(!refused.body.to_lowercase().contains("mongo"), "no cause leaks: {}", refused.body);
     }
-    let page = world.client.post_form("/verify-email", "token=x").await.expect(StatusCode::SERVICE_UNAVAILABLE);
+    let page = world
+        .client
+        .post_form("/verify-email", "token=x")
+        .await
+        .expect(StatusCode::SERVICE_UNAVAILABLE);
     assert!(page.body.contains("<h1>") && page.header("retry-after") == "2", "{page:?}");
     world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
     assert!(!world.api.is_ready().await);
 
     world.env.mongod().resume();
-    eventually("the API serves again", async || (world.client.get_as(&token, "/api/auth/me").await.status == StatusCode::OK).then_some(()))
-        .await;
+    eventually("the API serves again", async || {
+        (world.client.get_as(&token, "/api/auth/me").await.status == StatusCode::OK).then_some(())
+    })
+    .await;
     eventually("the API is ready again", async || world.api.is_ready().await.then_some(())).await;
 }
 
@@ -52,7 +62,10 @@ async fn a_process_that_starts_before_its_database_waits_for_it() {
     database.store.migrate(&jobs::migrations()).await.unwrap();
     database.env.mongod().kill().await;
     let api = database.env.launch_api_with(&[("TENANTRY__MONGODB__TIMEOUT", "500ms")]);
-    eventually("it says that it waits", async || api.log().contains("database_awaited").then_some(())).await;
+    eventually("it says that it waits", async || {
+        api.log().contains("database_awaited").then_some(())
+    })
+    .await;
     assert!(!api.is_ready().await && api.status().is_none());
     database.env.mongod().start_again().await.unwrap();
     api.ready().await.unwrap();

@@ -14,10 +14,19 @@ pub(crate) fn expect_page(answer: Answer, status: StatusCode, words: &str) -> An
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let policy = answer.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
-    assert!(policy.contains("form-action 'self'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("form-action 'self'")
+            && policy.contains("frame-ancestors 'none'")
+            && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert!(answer.body.contains(words), "{}", answer.body);
-    for foreign in ["<script", "javascript:", " on", "src=", "<link", "http://", "https://", "@import"] {
-        let harmless = foreign == " on" && !answer.body.contains(" onclick") && !answer.body.contains(" onload");
+    for foreign in
+        ["<script", "javascript:", " on", "src=", "<link", "http://", "https://", "@import"]
+    {
+        let harmless = foreign == " on"
+            && !answer.body.contains(" onclick")
+            && !answer.body.contains(" onload");
         assert!(harmless || !answer.body.contains(foreign), "{foreign} is in {}", answer.body);
     }
     answer
@@ -29,15 +38,31 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("ada@example.com").await;
     for _ in 0..2 {
-        let page = expect_page(world.client.get(&format!("/verify-email?token={token}")).await, StatusCode::OK, "Verify my address");
+        let page = expect_page(
+            world.client.get(&format!("/verify-email?token={token}")).await,
+            StatusCode::OK,
+            "Verify my address",
+        );
         assert!(page.body.contains(&format!("name=\"token\" value=\"{token}\"")), "{}", page.body);
-        assert!(page.body.contains("<form method=\"post\" action=\"/verify-email\">"), "{}", page.body);
+        assert!(
+            page.body.contains("<form method=\"post\" action=\"/verify-email\">"),
+            "{}",
+            page.body
+        );
         assert_eq!((world.count::<Registration>().await, world.count::<User>().await), (1, 0));
     }
     let form = format!("token={token}");
-    expect_page(world.client.post_form("/verify-email", &form).await, StatusCode::OK, "Your address is verified");
+    expect_page(
+        world.client.post_form("/verify-email", &form).await,
+        StatusCode::OK,
+        "Your address is verified",
+    );
     assert_eq!((world.count::<Registration>().await, world.count::<User>().await), (0, 1));
-    expect_page(world.client.post_form("/verify-email", &form).await, StatusCode::BAD_REQUEST, "The link is not valid");
+    expect_page(
+        world.client.post_form("/verify-email", &form).await,
+        StatusCode::BAD_REQUEST,
+        "The link is not valid",
+    );
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(world.count::<Tenant>().await, 1);
 }
@@ -63,16 +88,22 @@ async fn a_link_without_a_usable_token_says_so() {
         }
     }
     for form in ["", "token=", "token=x", "other=1", "token=%00", "token=x&token=y"] {
-        expect_page(world.client.post_form("/verify-email", form).await, StatusCode::BAD_REQUEST, "The link is not valid");
+        expect_page(
+            world.client.post_form("/verify-email", form).await,
+            StatusCode::BAD_REQUEST,
+            "The link is not valid",
+        );
     }
-    let json = world.client.post_text("/verify-email", "application/json", "{\"token\":\"x\"}").await;
+    let json =
+        world.client.post_text("/verify-email", "application/json", "{\"token\":\"x\"}").await;
     expect_page(json, StatusCode::UNSUPPORTED_MEDIA_TYPE, "content type");
 }
 
 #[tokio::test]
 async fn a_hostile_token_is_shown_as_text() {
     let world = World::new().await;
-    let page = world.client.get("/verify-email?token=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").await;
+    let page =
+        world.client.get("/verify-email?token=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").await;
     let page = expect_page(page, StatusCode::OK, "Verify my address");
     assert!(page.body.contains("&quot;&gt;&lt;script&gt;"), "{}", page.body);
 }

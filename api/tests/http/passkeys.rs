@@ -1,5 +1,5 @@
-//! Passkeys: adding one, signing in with it, using it beside a password, and what is refused. The authenticator is
-//! software, and the real one's protocol.
+//! Passkeys: adding one, signing in with it, using it beside a password, and what is refused. The
+//! authenticator is software, and the real one's protocol.
 
 use common::{audit::AuditEvent, db::PlatformScope};
 use futures::future::join_all;
@@ -33,7 +33,8 @@ fn text(answer: &Answer, name: &str) -> String {
 async fn add(world: &World, token: &str, device: &mut Device) -> Answer {
     let begun = world.client.post_as(token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = device.create(&begun["public_key"]).await;
-    let body = json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
+    let body =
+        json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
     world.client.post_body_as(token, PASSKEYS, &body).await
 }
 
@@ -57,15 +58,28 @@ async fn a_passkey_signs_in_without_an_address_or_a_password() {
     let token = world.signed_in(ADA).await;
     let mut device = Device::new();
     let added = add(&world, &token, &mut device).await.expect(StatusCode::CREATED).json();
-    assert!(added["passkey"]["name"] == "My phone" && added["recovery_codes"].as_array().unwrap().len() == 10, "{added}");
+    assert!(
+        added["passkey"]["name"] == "My phone"
+            && added["recovery_codes"].as_array().unwrap().len() == 10,
+        "{added}"
+    );
     let begun = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
-    assert_eq!(begun["public_key"]["allowCredentials"], json!([]), "the options say nothing of anybody");
+    assert_eq!(
+        begun["public_key"]["allowCredentials"],
+        json!([]),
+        "the options say nothing of anybody"
+    );
     assert_eq!(begun["public_key"]["userVerification"], "required");
     for _ in 0..2 {
         let body = using(&world, &mut device).await;
         let signed_in = world.client.post(LOGIN, &body).await.expect(StatusCode::OK);
         assert!(signed_in.header("set-cookie").starts_with("refresh_token="), "{signed_in:?}");
-        let me = world.client.get_as(&text(&signed_in, "access_token"), "/api/auth/me").await.expect(StatusCode::OK).json();
+        let me = world
+            .client
+            .get_as(&text(&signed_in, "access_token"), "/api/auth/me")
+            .await
+            .expect(StatusCode::OK)
+            .json();
         assert_eq!(me["user"]["email"], ADA);
         // Each answer of an authenticator is good once.
         refused(world.client.post(LOGIN, &body).await);
@@ -82,15 +96,21 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
     let token = world.signed_in(ADA).await;
     let mut device = Device::new();
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
-    let asked = world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
+    let asked =
+        world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     assert_eq!(asked.json()["methods"], json!(["passkey", "recovery_code"]));
     let credential = device.get(&asked.json()["public_key"]).await;
     let body = json!({ "mfa_token": text(&asked, "mfa_token"), "credential": credential });
     world.client.post(VERIFY, &body).await.expect(StatusCode::OK);
-    world.client.post(VERIFY, &body).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
+    world
+        .client
+        .post(VERIFY, &body)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
 
     // What was signed for another sign-in does not do.
-    let asked = world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
+    let asked =
+        world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     let body = json!({ "mfa_token": text(&asked, "mfa_token"), "credential": credential });
     refused(world.client.post(VERIFY, &body).await);
 }
@@ -103,8 +123,14 @@ async fn a_passkey_proves_anew_who_one_is() {
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let other = world.signed_in("eve@example.com").await;
     add(&world, &other, &mut others).await.expect(StatusCode::CREATED);
-    refused(world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut others).await).await);
-    world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut device).await).await.expect(StatusCode::OK);
+    refused(
+        world.client.post_body_as(&token, REAUTHENTICATE, &using(&world, &mut others).await).await,
+    );
+    world
+        .client
+        .post_body_as(&token, REAUTHENTICATE, &using(&world, &mut device).await)
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[tokio::test]
@@ -151,7 +177,8 @@ async fn what_does_not_fit_together_is_refused() {
     let mut elsewhere = Device::at("https://evil.app.example.com");
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = elsewhere.create(&begun["public_key"]).await;
-    let body = json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
+    let body =
+        json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
     not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     // One that nobody added.
     let mut unknown = Device::new();
@@ -162,14 +189,25 @@ async fn what_does_not_fit_together_is_refused() {
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let mut altered = using(&world, &mut device).await;
     let signature = altered["credential"]["response"]["signature"].as_str().unwrap();
-    let flipped = if signature.starts_with("MEU") { signature.replacen("MEU", "MEQ", 1) } else { signature.replacen("ME", "MF", 1) };
+    let flipped = if signature.starts_with("MEU") {
+        signature.replacen("MEU", "MEQ", 1)
+    } else {
+        signature.replacen("ME", "MF", 1)
+    };
     altered["credential"]["response"]["signature"] = flipped.into();
     refused(world.client.post(LOGIN, &altered).await);
 
-    for body in
-        [json!({}), json!({ "ceremony": "x" }), json!({ "ceremony": "x", "credential": {} }), json!({ "ceremony": 7, "credential": [] })]
-    {
-        world.client.post(LOGIN, &body).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+    for body in [
+        json!({}),
+        json!({ "ceremony": "x" }),
+        json!({ "ceremony": "x", "credential": {} }),
+        json!({ "ceremony": 7, "credential": [] }),
+    ] {
+        world
+            .client
+            .post(LOGIN, &body)
+            .await
+            .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
     }
 }
 
@@ -188,7 +226,12 @@ async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
     // It was the only second factor: the password is enough again.
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(testing::staged::<SendMfaChanged>(&world.store).await.unwrap().len(), 2);
-    let audited = world.store.records::<AuditEvent>(PlatformScope).count(doc! { "action": { "$regex": "^mfa\\.passkey_" } }).await.unwrap();
+    let audited = world
+        .store
+        .records::<AuditEvent>(PlatformScope)
+        .count(doc! { "action": { "$regex": "^mfa\\.passkey_" } })
+        .await
+        .unwrap();
     assert_eq!(audited, 2);
 }
 
@@ -196,6 +239,14 @@ async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
 async fn without_a_domain_there_are_no_passkeys() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
-    world.client.post_as(&token, ENROLL).await.expect_problem(StatusCode::CONFLICT, "passkeys_unavailable");
-    world.client.post(OPTIONS, &json!({})).await.expect_problem(StatusCode::CONFLICT, "passkeys_unavailable");
+    world
+        .client
+        .post_as(&token, ENROLL)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "passkeys_unavailable");
+    world
+        .client
+        .post(OPTIONS, &json!({}))
+        .await
+        .expect_problem(StatusCode::CONFLICT, "passkeys_unavailable");
 }

@@ -1,4 +1,5 @@
-//! People in tests: members of tenants in any role, and tokens for them, made without a request each.
+//! People in tests: members of tenants in any role, and tokens for them, made without a request
+//! each.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use mongodb::bson::{DateTime, doc};
 
 use crate::support::{PASSWORD, World};
 
-const LIFETIME: Lifetime = Lifetime { absolute: Duration::from_hours(2), idle: Duration::from_hours(1) };
+const LIFETIME: Lifetime =
+    Lifetime { absolute: Duration::from_hours(2), idle: Duration::from_hours(1) };
 
 /// Makes people.
 pub(crate) struct People<'w> {
@@ -38,11 +40,17 @@ pub(crate) struct Person {
 impl<'w> People<'w> {
     pub(crate) async fn of(world: &'w World) -> Self {
         let keys = SigningKey::all(&world.store).await.unwrap();
-        let issuer =
-            Issuer::new(&keys, &world.key, &world.config.app.public_url, world.config.auth.access_token_ttl, world.store.ambient().now())
-                .unwrap();
+        let issuer = Issuer::new(
+            &keys,
+            &world.key,
+            &world.config.app.public_url,
+            world.config.auth.access_token_ttl,
+            world.store.ambient().now(),
+        )
+        .unwrap();
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
-        let password_hash = hasher.hash(Password::chosen(PASSWORD.to_owned()).unwrap()).await.unwrap();
+        let password_hash =
+            hasher.hash(Password::chosen(PASSWORD.to_owned()).unwrap()).await.unwrap();
         Self { world, issuer, password_hash }
     }
 
@@ -52,7 +60,12 @@ impl<'w> People<'w> {
     }
 
     /// Someone new in the tenant of another.
-    pub(crate) async fn join(&self, other: &Person, email: &str, role: impl Into<RoleRef>) -> Person {
+    pub(crate) async fn join(
+        &self,
+        other: &Person,
+        email: &str,
+        role: impl Into<RoleRef>,
+    ) -> Person {
         self.make(Some(other.tenant), email, role.into()).await
     }
 
@@ -69,7 +82,8 @@ impl<'w> People<'w> {
 
     /// A token that was good yesterday, of a session that still is.
     pub(crate) async fn expired_token(&self, person: &Person) -> String {
-        let yesterday = DateTime::from_millis(self.world.store.ambient().now().timestamp_millis() - 86_400_000);
+        let yesterday =
+            DateTime::from_millis(self.world.store.ambient().now().timestamp_millis() - 86_400_000);
         self.token_at(yesterday, person.user, person.tenant).await
     }
 
@@ -81,7 +95,10 @@ impl<'w> People<'w> {
     /// Their role as it is stored; none when they do not belong to the tenant any more.
     pub(crate) async fn role(&self, person: &Person) -> Option<RoleRef> {
         let scope = TenantScope::vouched(person.tenant);
-        Membership::of(&self.world.store, scope, person.user).await.unwrap().map(|membership| membership.role)
+        Membership::of(&self.world.store, scope, person.user)
+            .await
+            .unwrap()
+            .map(|membership| membership.role)
     }
 
     /// How many of the tenant's members have the role.
@@ -120,7 +137,9 @@ impl Change for Make<'_> {
         user.insert(txn).await?;
         let tenant = match self.tenant {
             Some(tenant) => tenant,
-            None => Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap()).await?.id,
+            None => {
+                Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap()).await?.id
+            }
         };
         Membership::create(txn, TenantScope::vouched(tenant), user.id, self.role).await?;
         Ok((user.id, tenant))

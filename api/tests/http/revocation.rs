@@ -42,14 +42,21 @@ async fn without_redis_every_request_looks_into_the_store() {
 #[tokio::test]
 async fn a_message_that_is_lost_is_noticed_within_a_second() {
     let database = Database::prepared().await;
-    let redis: std::net::SocketAddr = database.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap();
+    let redis: std::net::SocketAddr = database
+        .env
+        .redis_url()
+        .trim_start_matches("redis://")
+        .trim_end_matches('/')
+        .parse()
+        .unwrap();
     let proxy = Proxy::start(redis).await.unwrap();
     let url = format!("redis://{}", proxy.addr());
     let world = World::on(database, &[("TENANTRY__REDIS__URL", &url)]).await;
     let (_second_api, second) = world.another_api().await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
-    // Everything that is said from now on is held up on its way to the first process, and nothing breaks.
+    // Everything that is said from now on is held up on its way to the first process, and nothing
+    // breaks.
     proxy.blackhole();
     second.post_as(&token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
     world.client.expect_refused_within_a_second(&token).await;

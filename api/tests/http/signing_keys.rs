@@ -1,5 +1,5 @@
-//! Keys are rotated without anybody noticing, and a key that is known to others is worth nothing within
-//! five seconds.
+//! Keys are rotated without anybody noticing, and a key that is known to others is worth nothing
+//! within five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,12 @@ async fn states(world: &World) -> Vec<String> {
 
 async fn published(world: &World) -> Vec<String> {
     let jwks = world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK).json();
-    jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    jwks["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["kid"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn kid(token: &str) -> String {
@@ -48,13 +53,15 @@ async fn a_new_key_is_published_before_it_signs_and_nobody_is_signed_out() {
     let rotated = world.run(&["keys", "rotate", "--lead", "1h"], &[]).await;
     assert!(rotated.status.success(), "{rotated:?}");
     assert_eq!(states(&world).await, ["active", "pending"]);
-    eventually("both are published", async || (published(&world).await.len() == 2).then_some(())).await;
+    eventually("both are published", async || (published(&world).await.len() == 2).then_some(()))
+        .await;
     assert_eq!(kid(&sign_in(&world).await), kid(&token), "the new one does not sign yet");
 
     let rotated = world.run(&["keys", "rotate", "--lead", "1ms"], &[]).await;
     assert!(rotated.status.success(), "{rotated:?}");
     let newest = keys(&world).await.pop().unwrap().0;
-    eventually("the newest signs", async || (kid(&sign_in(&world).await) == newest).then_some(())).await;
+    eventually("the newest signs", async || (kid(&sign_in(&world).await) == newest).then_some(()))
+        .await;
     assert_eq!(states(&world).await.last().unwrap(), "active");
     world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
 }
@@ -95,15 +102,23 @@ async fn revoking_a_key_that_is_to_sign_later_changes_nothing_else() {
     for (left, key) in [(2, &all[1].0), (1, &all[2].0)] {
         let revoked = world.run(&["keys", "revoke", key], &[]).await;
         assert!(
-            revoked.status.success() && String::from_utf8_lossy(&revoked.stdout).contains(&format!("{} signs", kid(&token))),
+            revoked.status.success()
+                && String::from_utf8_lossy(&revoked.stdout)
+                    .contains(&format!("{} signs", kid(&token))),
             "{revoked:?}"
         );
         let now = keys(&world).await;
         assert!(now.len() == left && now[0] == (kid(&token), "active".to_owned()), "{now:?}");
     }
     // It goes on for good: nothing is left to follow it.
-    let row =
-        world.raw().await.collection::<mongodb::bson::Document>("signing_keys").find_one(mongodb::bson::doc! {}).await.unwrap().unwrap();
+    let row = world
+        .raw()
+        .await
+        .collection::<mongodb::bson::Document>("signing_keys")
+        .find_one(mongodb::bson::doc! {})
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(row.get("retires_at"), Some(&mongodb::bson::Bson::Null));
     world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
 }
@@ -118,5 +133,9 @@ async fn revoking_the_key_that_signs_has_the_next_one_sign_at_once() {
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(keys(&world).await, [(all[1].0.clone(), "active".to_owned())]);
     let unknown = world.run(&["keys", "revoke", &all[0].0], &[]).await;
-    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("api keys list"), "{unknown:?}");
+    assert!(
+        !unknown.status.success()
+            && String::from_utf8_lossy(&unknown.stderr).contains("api keys list"),
+        "{unknown:?}"
+    );
 }

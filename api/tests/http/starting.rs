@@ -42,11 +42,25 @@ async fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
         ("TENANTRY__MONGODB__URI", canary),
         ("TENANTRY__SMPT__HOST", "typo"),
     ];
-    for args in [&["serve"][..], &[], &["migrate", "up"], &["health"], &["--check-config"], &["serve", "--check-config"]] {
+    for args in [
+        &["serve"][..],
+        &[],
+        &["migrate", "up"],
+        &["health"],
+        &["--check-config"],
+        &["serve", "--check-config"],
+    ] {
         let refused = run(args, mistaken).await;
         assert_eq!(refused.status.code(), Some(78), "{args:?}");
         let told = text(&refused.stderr);
-        for key in ["app.environment", "api.listen", "api.request_timeout", "auth.master_key", "mongodb.uri", "smpt.host"] {
+        for key in [
+            "app.environment",
+            "api.listen",
+            "api.request_timeout",
+            "auth.master_key",
+            "mongodb.uri",
+            "smpt.host",
+        ] {
             assert!(told.contains(key), "{args:?}: {key} is not in {told}");
         }
         assert!(!told.contains(canary) && refused.stdout.is_empty(), "{told}");
@@ -55,11 +69,18 @@ async fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
 
 #[tokio::test]
 async fn the_effective_configuration_is_shown_without_secrets() {
-    let variables = [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__MONGODB__URI", "mongodb://root:canary@db/")];
+    let variables = [
+        ("TENANTRY__APP__ENVIRONMENT", "development"),
+        ("TENANTRY__MONGODB__URI", "mongodb://root:canary@db/"),
+    ];
     let shown = run(&["--check-config"], variables).await;
     assert!(shown.status.success());
     let shown = text(&shown.stdout);
-    assert!(shown.contains("app.environment = \"development\" (given)") && shown.contains("api.listen = "), "{shown}");
+    assert!(
+        shown.contains("app.environment = \"development\" (given)")
+            && shown.contains("api.listen = "),
+        "{shown}"
+    );
     assert!(!shown.contains("canary"), "{shown}");
 }
 
@@ -72,7 +93,11 @@ async fn the_readme_s_table_is_that_of_the_code() {
     let (shown, _) = rest.split_once("<!-- config:end -->").unwrap();
     assert_eq!(shown, table, "put the output of `api config-table` between the README's markers");
     for key in common::config::Config::keys() {
-        assert!(table.contains(&format!("| `{}` | `{}` |", key.name, key.variable())), "{}", key.name);
+        assert!(
+            table.contains(&format!("| `{}` | `{}` |", key.name, key.variable())),
+            "{}",
+            key.name
+        );
     }
 }
 
@@ -102,12 +127,20 @@ async fn an_older_schema_is_refused_with_what_to_do() {
 #[tokio::test]
 async fn a_newer_schema_is_refused_by_every_command() {
     let database = Database::prepared().await;
-    let newer = Applied { version: 10_000, name: "from the future".to_owned(), at: DateTime::from_millis(0) };
+    let newer = Applied {
+        version: 10_000,
+        name: "from the future".to_owned(),
+        at: DateTime::from_millis(0),
+    };
     database.store.records::<Applied>(PlatformScope).insert(&newer).await.unwrap();
     for args in [&["serve"][..], &["migrate", "status"], &["migrate", "up"]] {
         let refused = database.run(args, &[]).await;
         assert_eq!(refused.status.code(), Some(1), "{args:?}");
-        assert!(text(&refused.stderr).contains("deploy the newer release"), "{}", text(&refused.stderr));
+        assert!(
+            text(&refused.stderr).contains("deploy the newer release"),
+            "{}",
+            text(&refused.stderr)
+        );
     }
 }
 
@@ -115,7 +148,10 @@ async fn a_newer_schema_is_refused_by_every_command() {
 async fn a_taken_port_is_told_by_its_key() {
     let world = World::new().await;
     // The world's own API has both ports; each attempt moves one out of the way.
-    for (key, moved) in [("api.listen", "TENANTRY__API__INTERNAL_LISTEN"), ("api.internal_listen", "TENANTRY__API__LISTEN")] {
+    for (key, moved) in [
+        ("api.listen", "TENANTRY__API__INTERNAL_LISTEN"),
+        ("api.internal_listen", "TENANTRY__API__LISTEN"),
+    ] {
         let refused = world.run(&["serve"], &[(moved, "127.0.0.1:0")]).await;
         assert_eq!(refused.status.code(), Some(1), "{key}");
         assert!(text(&refused.stderr).contains(key), "{}", text(&refused.stderr));
@@ -139,7 +175,10 @@ async fn the_demo_account_is_made_once_and_only_in_development() {
     }
     assert_eq!((world.count::<User>().await, world.count::<Tenant>().await), (1, 1));
     let login = world.login(demo::EMAIL, demo::PASSWORD).await.expect(StatusCode::OK).json();
-    assert_eq!((&login["tenant"]["slug"], &login["tenant"]["role"]), (&"demo".into(), &"owner".into()));
+    assert_eq!(
+        (&login["tenant"]["slug"], &login["tenant"]["role"]),
+        (&"demo".into(), &"owner".into())
+    );
 
     let production = [
         ("TENANTRY__APP__ENVIRONMENT", "production"),
@@ -149,6 +188,7 @@ async fn the_demo_account_is_made_once_and_only_in_development() {
     let refused = world.run(&["seed-demo"], &production).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("app.environment"), "{}", text(&refused.stderr));
-    let tenants: Vec<Tenant> = world.store.records(PlatformScope).list(doc! {}, doc! {}, 2).await.unwrap();
+    let tenants: Vec<Tenant> =
+        world.store.records(PlatformScope).list(doc! {}, doc! {}, 2).await.unwrap();
     assert_eq!(tenants.len(), 1);
 }

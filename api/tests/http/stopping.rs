@@ -24,7 +24,10 @@ async fn ask_until_closed(client: &Client, number: usize, answered: &AtomicUsize
         };
         match Answer::try_of(request).await {
             Ok(answer) => {
-                assert!([StatusCode::OK, StatusCode::UNAUTHORIZED].contains(&answer.status), "{answer:?}");
+                assert!(
+                    [StatusCode::OK, StatusCode::UNAUTHORIZED].contains(&answer.status),
+                    "{answer:?}"
+                );
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) if error.is_connect() => return,
@@ -37,12 +40,19 @@ async fn ask_until_closed(client: &Client, number: usize, answered: &AtomicUsize
 async fn under_load_a_stop_fails_no_request_and_exits_0() {
     let world = World::with(UNTHROTTLED).await;
     let answered = AtomicUsize::new(0);
-    let clients = join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
+    let clients =
+        join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
     let stop = async {
-        crate::support::eventually("load is on", async || (answered.load(Ordering::Relaxed) > 100).then_some(())).await;
+        crate::support::eventually("load is on", async || {
+            (answered.load(Ordering::Relaxed) > 100).then_some(())
+        })
+        .await;
         let begun = Instant::now();
         world.api.terminate();
-        crate::support::eventually("it says that it is not ready", async || (!world.api.is_ready().await).then_some(())).await;
+        crate::support::eventually("it says that it is not ready", async || {
+            (!world.api.is_ready().await).then_some(())
+        })
+        .await;
         let readiness = reqwest::get(format!("{}/health/ready", world.api.internal_url())).await;
         // Unless it has gone already, it says why.
         if let Ok(readiness) = readiness {
@@ -63,5 +73,9 @@ async fn what_was_committed_is_handed_over_before_the_exit() {
     world.api.terminate();
     assert_eq!(world.api.wait(DEADLINE).await.unwrap().code(), Some(0));
     let _worker = world.env.spawn_worker().await;
-    world.env.mail().wait_for(|mail| mail.to.iter().any(|to| to.contains("ada@example.com")), DEADLINE).await;
+    world
+        .env
+        .mail()
+        .wait_for(|mail| mail.to.iter().any(|to| to.contains("ada@example.com")), DEADLINE)
+        .await;
 }

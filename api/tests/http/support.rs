@@ -36,8 +36,10 @@ const PATIENT: &[(&str, &str)] = &[
 ];
 
 /// For tests that fail to sign in more often than people do.
-pub(crate) const UNTHROTTLED: &[(&str, &str)] =
-    &[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "100000"), ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "100000")];
+pub(crate) const UNTHROTTLED: &[(&str, &str)] = &[
+    ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "100000"),
+    ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "100000"),
+];
 
 /// A database prepared for the API.
 pub(crate) struct Database {
@@ -69,12 +71,21 @@ impl Database {
 
     /// Runs the program to its end, with variables that add to this environment's.
     pub(crate) async fn run(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
-        run(args, self.env.config_env().iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(env.iter().copied())).await
+        run(
+            args,
+            self.env
+                .config_env()
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .chain(env.iter().copied()),
+        )
+        .await
     }
 
     /// The database as the driver sees it.
     pub(crate) async fn raw(&self) -> mongodb::Database {
-        let client = mongodb::Client::with_uri_str(self.config.mongodb.uri.expose_secret()).await.unwrap();
+        let client =
+            mongodb::Client::with_uri_str(self.config.mongodb.uri.expose_secret()).await.unwrap();
         client.database(&self.config.mongodb.database)
     }
 
@@ -85,17 +96,26 @@ impl Database {
     /// The token that the newest registration of an address was mailed.
     pub(crate) async fn link_token(&self, email: &str) -> String {
         let email: Email = email.parse().unwrap();
-        let registration = Registration::newest_of(&self.store, &email).await.unwrap().expect("the address waits to be verified");
+        let registration = Registration::newest_of(&self.store, &email)
+            .await
+            .unwrap()
+            .expect("the address waits to be verified");
         registration.link_token(&self.key).expose().to_owned()
     }
 }
 
 /// Runs the program to its end.
-pub(crate) async fn run<'a>(args: &[&str], env: impl IntoIterator<Item = (&'a str, &'a str)>) -> Output {
+pub(crate) async fn run<'a>(
+    args: &[&str],
+    env: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Output {
     let program = env!("CARGO_BIN_EXE_api");
     let mut command = tokio::process::Command::new(program);
     command.args(args).env_clear().envs(env).stdin(Stdio::null()).kill_on_drop(true);
-    tokio::time::timeout(DEADLINE, command.output()).await.expect("the program ends in time").unwrap()
+    tokio::time::timeout(DEADLINE, command.output())
+        .await
+        .expect("the program ends in time")
+        .unwrap()
 }
 
 /// A database and an API process on it.
@@ -137,7 +157,12 @@ impl World {
 
     /// What the API says that a metric is; zero before it is there.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let metrics = reqwest::get(format!("{}/metrics", self.api.internal_url())).await.unwrap().text().await.unwrap();
+        let metrics = reqwest::get(format!("{}/metrics", self.api.internal_url()))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
@@ -151,7 +176,10 @@ impl World {
     pub(crate) async fn make_account(&self, email: &str) {
         self.register(email).await.expect(StatusCode::ACCEPTED);
         let token = self.link_token(email).await;
-        self.client.post("/api/auth/verify-email", &json!({ "token": token })).await.expect(StatusCode::OK);
+        self.client
+            .post("/api/auth/verify-email", &json!({ "token": token }))
+            .await
+            .expect(StatusCode::OK);
     }
 
     /// What is told when something was revoked, as the change that did it would tell it.
@@ -195,7 +223,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn of(api: &Service) -> Self {
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(DEADLINE).build().unwrap();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(DEADLINE)
+            .build()
+            .unwrap();
         Self { http, base: api.url() }
     }
 
@@ -240,24 +272,43 @@ impl Client {
             if answer.status != StatusCode::OK {
                 return answer;
             }
-            assert!(begun.elapsed() < Duration::from_secs(1), "still welcome after {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() < Duration::from_secs(1),
+                "still welcome after {:?}",
+                begun.elapsed()
+            );
         }
     }
 
     /// Waits until a path is answered so, for a second at most.
-    pub(crate) async fn expect_within_a_second(&self, token: &str, path: &str, status: StatusCode) -> Answer {
+    pub(crate) async fn expect_within_a_second(
+        &self,
+        token: &str,
+        path: &str,
+        status: StatusCode,
+    ) -> Answer {
         let begun = Instant::now();
         loop {
             let answer = self.get_as(token, path).await;
             if answer.status == status {
                 return answer;
             }
-            assert!(begun.elapsed() < Duration::from_secs(1), "still {answer:?} after {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() < Duration::from_secs(1),
+                "still {answer:?} after {:?}",
+                begun.elapsed()
+            );
         }
     }
 
-    pub(crate) async fn post_text(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
-        Answer::of(self.request(Method::POST, path).header("content-type", content_type).body(body)).await
+    pub(crate) async fn post_text(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        Answer::of(self.request(Method::POST, path).header("content-type", content_type).body(body))
+            .await
     }
 
     pub(crate) async fn post_form(&self, path: &str, body: &str) -> Answer {
@@ -280,7 +331,11 @@ impl Answer {
 
     pub(crate) async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
         let response = request.send().await?;
-        Ok(Self { status: response.status(), headers: response.headers().clone(), body: response.text().await? })
+        Ok(Self {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: response.text().await?,
+        })
     }
 
     #[track_caller]
@@ -309,7 +364,12 @@ impl Answer {
         assert_eq!(problem["status"], status.as_u16(), "{self:?}");
         assert_eq!(problem["type"], format!("urn:tenantry:problem:{code}"), "{self:?}");
         assert_eq!(problem["request_id"], self.header("x-request-id"), "{self:?}");
-        assert!(["title", "detail"].iter().all(|name| problem[name].as_str().is_some_and(|text| !text.is_empty())), "{self:?}");
+        assert!(
+            ["title", "detail"]
+                .iter()
+                .all(|name| problem[name].as_str().is_some_and(|text| !text.is_empty())),
+            "{self:?}"
+        );
         self
     }
 
@@ -324,7 +384,12 @@ impl Answer {
     /// `field:code` of each field's error, in order.
     pub(crate) fn field_errors(&self) -> Vec<String> {
         let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();
-        errors.iter().map(|error| format!("{}:{}", error["field"].as_str().unwrap(), error["code"].as_str().unwrap())).collect()
+        errors
+            .iter()
+            .map(|error| {
+                format!("{}:{}", error["field"].as_str().unwrap(), error["code"].as_str().unwrap())
+            })
+            .collect()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Nobody learns from a clock who has an account.
 //!
-//! What is compared is asked alternately, as A B B A, so that a drift of the machine meets both alike, and
-//! each round gives one ratio. Their median may be off by 5 % (OWASP ASVS 6.3.8) and by what chance explains:
-//! three standard errors, and what the first A and the last differ by, which are the same.
+//! What is compared is asked alternately, as A B B A, so that a drift of the machine meets both
+//! alike, and each round gives one ratio. Their median may be off by 5 % (OWASP ASVS 6.3.8) and by
+//! what chance explains: three standard errors, and what the first A and the last differ by, which
+//! are the same.
 
 use std::time::Instant;
 
@@ -14,8 +15,10 @@ use crate::support::{Client, UNTHROTTLED, World};
 
 const KNOWN: &str = "ada@example.com";
 /// For tests that ask for more mails than people do.
-const UNTHROTTLED_MAILS: &[(&str, &str)] =
-    &[("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"), ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "100000")];
+const UNTHROTTLED_MAILS: &[(&str, &str)] = &[
+    ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"),
+    ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "100000"),
+];
 
 /// Whom a request is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,8 @@ fn median(samples: &[f64]) -> f64 {
     f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
-/// Checks that `ask`, which answers how many seconds it took, takes the same for both, give or take `allowed`.
+/// Checks that `ask`, which answers how many seconds it took, takes the same for both, give or take
+/// `allowed`.
 async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Whose, usize) -> f64) {
     let (mut gaps, mut controls) = (Ratios(Vec::new()), Ratios(Vec::new()));
     for round in 0..rounds {
@@ -74,7 +78,12 @@ async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Who
     }
     let (gap, control) = (gaps.median(), controls.median());
     let bound = allowed + 3.0 * gaps.error() + control.abs();
-    let told = format!("unknown ÷ known {:.3}, known ÷ known {:.3}, within a factor of {:.3}", gap.exp(), control.exp(), bound.exp());
+    let told = format!(
+        "unknown ÷ known {:.3}, known ÷ known {:.3}, within a factor of {:.3}",
+        gap.exp(),
+        control.exp(),
+        bound.exp()
+    );
     println!("{told}");
     assert!(gap.abs() <= bound, "{told}");
 }
@@ -82,7 +91,8 @@ async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Who
 /// Seconds that a refused sign-in took.
 async fn sign_in(client: &Client, email: &str, password: &str) -> f64 {
     let begun = Instant::now();
-    let answer = client.post("/api/auth/login", &json!({ "email": email, "password": password })).await;
+    let answer =
+        client.post("/api/auth/login", &json!({ "email": email, "password": password })).await;
     let took = begun.elapsed().as_secs_f64();
     answer.expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     took
@@ -96,7 +106,10 @@ async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
         let answer = async |whose: Whose| world.login(&whose.address(0), password).await;
         let (known, unknown) = (answer(Whose::Known).await, answer(Whose::Unknown).await);
         assert_eq!((known.status, known.without_id()), (unknown.status, unknown.without_id()));
-        expect_the_same_time(40, 0.05, async |whose, number| sign_in(&world.client, &whose.address(number), password).await).await;
+        expect_the_same_time(40, 0.05, async |whose, number| {
+            sign_in(&world.client, &whose.address(number), password).await
+        })
+        .await;
     }
 }
 
@@ -122,7 +135,10 @@ async fn registering_takes_the_same_time_for_a_known_address() {
         let begun = Instant::now();
         let answer = world.register(&whose.address(number)).await;
         let took = begun.elapsed().as_secs_f64();
-        assert_eq!(answer.expect(StatusCode::ACCEPTED).json(), json!({ "status": "verification_email_sent" }));
+        assert_eq!(
+            answer.expect(StatusCode::ACCEPTED).json(),
+            json!({ "status": "verification_email_sent" })
+        );
         took
     };
     expect_the_same_time(30, 0.05, register).await;
@@ -136,7 +152,10 @@ async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a
     world.env.mail().reply(Reply::Hold);
     let ask = async |whose: Whose, number: usize| {
         let begun = Instant::now();
-        let answer = world.client.post("/api/auth/password/forgot", &json!({ "email": whose.address(number) })).await;
+        let answer = world
+            .client
+            .post("/api/auth/password/forgot", &json!({ "email": whose.address(number) }))
+            .await;
         let took = begun.elapsed().as_secs_f64();
         answer.expect(StatusCode::ACCEPTED);
         took

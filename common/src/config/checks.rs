@@ -22,10 +22,16 @@ impl Config {
     /// What production insists on: nothing that is only right on a developer's machine.
     fn check_production(&self, r: &mut Reader) {
         if self.auth.master_key.expose_secret() == DEVELOPMENT_MASTER_KEY {
-            r.mistake("auth.master_key", "is required in production; make one with `openssl rand -base64 32`");
+            r.mistake(
+                "auth.master_key",
+                "is required in production; make one with `openssl rand -base64 32`",
+            );
         }
         if !self.app.public_url.starts_with("https://") {
-            r.mistake("app.public_url", "must start with https:// in production, because links in mail carry tokens");
+            r.mistake(
+                "app.public_url",
+                "must start with https:// in production, because links in mail carry tokens",
+            );
         }
         for key in ["mongodb.uri", "redis.url"] {
             if !r.is_given(key) {
@@ -37,13 +43,21 @@ impl Config {
     /// What no single key can tell.
     pub(super) fn check(&self, r: &mut Reader) {
         if MasterKey::parse(self.auth.master_key.expose_secret()).is_err() {
-            r.mistake("auth.master_key", "must be 32 bytes in base64; make one with `openssl rand -base64 32`");
+            r.mistake(
+                "auth.master_key",
+                "must be 32 bytes in base64; make one with `openssl rand -base64 32`",
+            );
         }
         if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
             self.check_production(r);
         }
         for (key, idle, ttl_key, ttl) in [
-            ("auth.session_idle", self.auth.session_idle, "auth.session_ttl", self.auth.session_ttl),
+            (
+                "auth.session_idle",
+                self.auth.session_idle,
+                "auth.session_ttl",
+                self.auth.session_ttl,
+            ),
             (
                 "auth.remembered_session_idle",
                 self.auth.remembered_session_idle,
@@ -55,14 +69,21 @@ impl Config {
                 r.mistake(key, &format!("must not be longer than {ttl_key}"));
             }
             if self.auth.access_token_ttl > idle {
-                r.mistake("auth.access_token_ttl", &format!("must not be longer than {key}, or sessions end between two refreshes"));
+                r.mistake(
+                    "auth.access_token_ttl",
+                    &format!(
+                        "must not be longer than {key}, or sessions end between two refreshes"
+                    ),
+                );
             }
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
             r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
         }
         let collector = &self.telemetry.otlp_endpoint;
-        if !collector.is_empty() && (!collector.starts_with("http://") || collector.parse::<Url>().is_err()) {
+        if !collector.is_empty()
+            && (!collector.starts_with("http://") || collector.parse::<Url>().is_err())
+        {
             r.mistake("telemetry.otlp_endpoint", "must be an http:// address, or empty");
         }
         if self.jobs.backoff_max < self.jobs.backoff_base {
@@ -72,10 +93,16 @@ impl Config {
             r.mistake("jobs.crashes_max", "must be at least 3: fewer cannot tell a job that ends its worker from those that ran beside it");
         }
         if self.jobs.lease < LEASE_MIN {
-            r.mistake("jobs.lease", "must be at least 1s, or jobs are taken from workers that are well");
+            r.mistake(
+                "jobs.lease",
+                "must be at least 1s, or jobs are taken from workers that are well",
+            );
         }
         if self.maintenance.purge_after >= NET {
-            r.mistake("maintenance.purge_after", "must be less than 7d, when MongoDB removes by itself what is over");
+            r.mistake(
+                "maintenance.purge_after",
+                "must be less than 7d, when MongoDB removes by itself what is over",
+            );
         }
         self.check_servers(r);
         self.check_mail(r);
@@ -95,7 +122,10 @@ impl Config {
         let database = &self.mongodb.database;
         let is_plain = database.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !is_plain || !(1..=DATABASE_BYTES_MAX).contains(&database.len()) {
-            r.mistake("mongodb.database", "must have 1 to 63 letters, digits, hyphens and underscores");
+            r.mistake(
+                "mongodb.database",
+                "must have 1 to 63 letters, digits, hyphens and underscores",
+            );
         }
         self.check_redis_ca(r);
     }
@@ -109,7 +139,10 @@ impl Config {
             r.mistake("redis.ca", "must be certificates in PEM; name the file that holds them by TENANTRY__REDIS__CA_FILE");
         }
         if !self.redis.url.is_secured() && !r.is_mistaken("redis.url") {
-            r.mistake("redis.ca", "is given, but redis.url asks for no TLS; let that begin with rediss");
+            r.mistake(
+                "redis.ca",
+                "is given, but redis.url asks for no TLS; let that begin with rediss",
+            );
         }
     }
 

@@ -38,9 +38,16 @@ impl FromStr for Servers {
     fn from_str(text: &str) -> Result<Self, String> {
         let server = |text: &str| {
             let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
-            text.parse().or_else(|_| alone()).map_err(|_| format!("`{text}` is no address such as 192.0.2.53 or [2001:db8::53]:5353"))
+            text.parse().or_else(|_| alone()).map_err(|_| {
+                format!("`{text}` is no address such as 192.0.2.53 or [2001:db8::53]:5353")
+            })
         };
-        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(server).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .map(server)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -50,10 +57,17 @@ mod tests {
 
     #[test]
     fn servers_are_addresses_with_or_without_a_port() {
-        let parse = |text: &str| text.parse::<Servers>().map(|servers| servers.0.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let parse = |text: &str| {
+            text.parse::<Servers>()
+                .map(|servers| servers.0.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = ["192.0.2.53:53", "127.0.0.1:5353", "[2001:db8::53]:53", "[2001:db8::53]:54"].map(str::to_owned);
-        assert_eq!(parse("192.0.2.53, 127.0.0.1:5353,2001:db8::53,[2001:db8::53]:54"), Ok(all.to_vec()));
+        let all = ["192.0.2.53:53", "127.0.0.1:5353", "[2001:db8::53]:53", "[2001:db8::53]:54"]
+            .map(str::to_owned);
+        assert_eq!(
+            parse("192.0.2.53, 127.0.0.1:5353,2001:db8::53,[2001:db8::53]:54"),
+            Ok(all.to_vec())
+        );
         assert!(parse("dns.example.com").unwrap_err().contains("`dns.example.com`"));
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 
-/// The most of anything that a tenant may have of what is told here: what it has is counted at every change.
+/// The most of anything that a tenant may have of what is told here: what it has is counted at
+/// every change.
 const COUNT_MAX: u64 = 1_000;
 
 /// Who belongs to tenants.

@@ -307,8 +307,8 @@ pub struct Jobs {
 pub struct QueueLimits {
     /// Jobs started at most in a time.
     pub rate: Option<Rate>,
-    /// Jobs of one tenant that wait in the stream or run at once; more of them wait behind these, so
-    /// that no tenant's backlog stands before another's job.
+    /// Jobs of one tenant that wait in the stream or run at once; more of them wait behind these,
+    /// so that no tenant's backlog stands before another's job.
     pub tenant_concurrency: u32,
     /// Jobs of one tenant let in at most in a time.
     pub tenant_rate: Option<Rate>,

@@ -77,7 +77,9 @@ impl Sources {
         if let Some(path) = super::config_file() {
             sources.add_file(&path);
         }
-        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
         sources.add_environment(std::env::vars_os().filter_map(text));
         sources
     }
@@ -113,13 +115,19 @@ impl Sources {
                 continue;
             };
             if ours.contains_key(target) {
-                self.mistake(target, "is given both itself and by its _FILE; keep one of them".to_owned());
+                self.mistake(
+                    target,
+                    "is given both itself and by its _FILE; keep one of them".to_owned(),
+                );
             }
             match std::fs::read_to_string(value) {
                 Ok(content) => {
                     self.values.insert(target.to_owned(), content.trim_end().to_owned());
                 }
-                Err(error) => self.mistake(target, format!("its _FILE names a file that cannot be read: {error}")),
+                Err(error) => self.mistake(
+                    target,
+                    format!("its _FILE names a file that cannot be read: {error}"),
+                ),
             }
         }
     }
@@ -165,13 +173,16 @@ impl FromStr for Period {
             _ => return Err(HELP.to_owned()),
         };
         match number.checked_mul(millis_per_unit) {
-            Some(millis) if (1..=PERIOD_MILLIS_MAX).contains(&millis) => Ok(Self(Duration::from_millis(millis))),
+            Some(millis) if (1..=PERIOD_MILLIS_MAX).contains(&millis) => {
+                Ok(Self(Duration::from_millis(millis)))
+            }
             _ => Err(HELP.to_owned()),
         }
     }
 }
 
-/// So many in a time, evenly: one each `interval`, with a tenth of a second's worth at once at most.
+/// So many in a time, evenly: one each `interval`, with a tenth of a second's worth at once at
+/// most.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// How many.
@@ -204,7 +215,8 @@ impl FromStr for RateOrNone {
             return Ok(Self(None));
         }
         let (permits, unit) = text.split_once('/').ok_or(HELP)?;
-        let permits = permits.parse().ok().filter(|permits| (1..=1_000_000).contains(permits)).ok_or(HELP)?;
+        let permits =
+            permits.parse().ok().filter(|permits| (1..=1_000_000).contains(permits)).ok_or(HELP)?;
         let seconds = match unit {
             "s" => 1,
             "m" => 60,
@@ -270,7 +282,9 @@ pub(super) struct Listen(pub(super) SocketAddr);
 impl FromStr for Listen {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |_| "must be an address and a port, such as 127.0.0.1:4000 or [::]:4000; names are not looked up".to_owned();
+        let wrong = |_| {
+            "must be an address and a port, such as 127.0.0.1:4000 or [::]:4000; names are not looked up".to_owned()
+        };
         text.parse().map(Self).map_err(wrong)
     }
 }
@@ -283,7 +297,8 @@ impl FromStr for Url {
     fn from_str(text: &str) -> Result<Self, String> {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let host_given = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
-        let plain = !text.contains(|c: char| c.is_whitespace() || c.is_control() || "?#\"'<>@".contains(c));
+        let plain =
+            !text.contains(|c: char| c.is_whitespace() || c.is_control() || "?#\"'<>@".contains(c));
         if host_given && plain {
             Ok(Self(text.trim_end_matches('/').to_owned()))
         } else {
@@ -300,7 +315,9 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<tracing_subscriber::EnvFilter>() {
             Ok(_) => Ok(Self(text.to_owned())),
-            Err(_) => Err("must be `tracing` filter directives such as info or info,api=debug".to_owned()),
+            Err(_) => {
+                Err("must be `tracing` filter directives such as info or info,api=debug".to_owned())
+            }
         }
     }
 }
@@ -319,7 +336,12 @@ impl Reader {
     }
 
     /// Where to listen.
-    pub(super) fn listen(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> SocketAddr {
+    pub(super) fn listen(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> SocketAddr {
         self.value::<Listen>(name, default, meaning).0
     }
 
@@ -335,7 +357,12 @@ impl Reader {
 
     /// The value of `name`, or its default. A value that does not parse is noted and the default
     /// stands in, so that reading goes on and finds the next mistake too.
-    pub(super) fn value<T: FromStr>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T
+    pub(super) fn value<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> T
     where
         T::Err: fmt::Display,
     {
@@ -343,7 +370,12 @@ impl Reader {
     }
 
     /// As [`Reader::value`], never printed: neither by this nor by the error of its parsing.
-    pub(super) fn secret_value<T: FromStr>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T
+    pub(super) fn secret_value<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> T
     where
         T::Err: fmt::Display,
     {
@@ -367,17 +399,32 @@ impl Reader {
     }
 
     /// A span of time.
-    pub(super) fn period(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> Duration {
+    pub(super) fn period(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> Duration {
         self.value::<Period>(name, default, meaning).0
     }
 
     /// A span of time, or `0` for none.
-    pub(super) fn optional_period(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> Option<Duration> {
+    pub(super) fn optional_period(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> Option<Duration> {
         self.value::<OptionalPeriod>(name, default, meaning).0
     }
 
     /// A whole number above zero.
-    pub(super) fn count<T: TryFrom<u64>>(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> T {
+    pub(super) fn count<T: TryFrom<u64>>(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> T {
         self.value::<Count<T>>(name, default, meaning).0
     }
 
@@ -397,7 +444,12 @@ impl Reader {
     }
 
     /// A value that is never printed.
-    pub(super) fn secret(&mut self, name: &'static str, default: &'static str, meaning: &'static str) -> SecretString {
+    pub(super) fn secret(
+        &mut self,
+        name: &'static str,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> SecretString {
         self.keys.push(Key { name, default, meaning, secret: true });
         let given = self.sources.values.get(name).map_or(default, String::as_str);
         SecretString::from(given.to_owned())
@@ -429,10 +481,20 @@ impl Reader {
     /// Ok when nothing is wrong, unknown keys included.
     pub(super) fn finish(mut self) -> Result<(), Mistakes> {
         let known: BTreeSet<&str> = self.keys.iter().map(|key| key.name).collect();
-        let unknown: Vec<String> = self.sources.values.keys().filter(|key| !known.contains(key.as_str())).cloned().collect();
+        let unknown: Vec<String> = self
+            .sources
+            .values
+            .keys()
+            .filter(|key| !known.contains(key.as_str()))
+            .cloned()
+            .collect();
         for key in unknown {
             let section = key.split('.').next().unwrap_or_default();
-            let siblings: Vec<&str> = known.iter().copied().filter(|known| known.split('.').next() == Some(section)).collect();
+            let siblings: Vec<&str> = known
+                .iter()
+                .copied()
+                .filter(|known| known.split('.').next() == Some(section))
+                .collect();
             let problem = if siblings.is_empty() {
                 "is not a known key".to_owned()
             } else {

@@ -1,7 +1,7 @@
 //! Where Redis is: one server, a cluster, or a master that sentinels name.
 //!
-//! One address says it all, so that one secret holds it: `redis://` for a server, and with `+cluster`
-//! or `+sentinel` a list of places to ask. `rediss` instead of `redis` is TLS.
+//! One address says it all, so that one secret holds it: `redis://` for a server, and with
+//! `+cluster` or `+sentinel` a list of places to ask. `rediss` instead of `redis` is TLS.
 
 use std::{num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -77,7 +77,9 @@ impl FromStr for RedisUrl {
     /// The error never repeats the address, which carries a password.
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = text.split_once("://").ok_or(SCHEMES)?;
-        let (secured, topology) = scheme.split_once('+').map_or((scheme, None), |(secured, topology)| (secured, Some(topology)));
+        let (secured, topology) = scheme
+            .split_once('+')
+            .map_or((scheme, None), |(secured, topology)| (secured, Some(topology)));
         if !["redis", "rediss"].contains(&secured) {
             return Err(SCHEMES);
         }
@@ -100,34 +102,43 @@ const SENTINEL: &str = "must name sentinels and the master they know, and a data
 fn cluster(secured: &str, rest: &str) -> Option<RedisUrl> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let (credentials, nodes) = credentials_and_places(authority)?;
-    Some(RedisUrl::Cluster(nodes.iter().map(|node| format!("{secured}://{credentials}{node}").into()).collect()))
+    Some(RedisUrl::Cluster(
+        nodes.iter().map(|node| format!("{secured}://{credentials}{node}").into()).collect(),
+    ))
 }
 
 /// `user:password@host:port,host:port/master/database`.
 fn sentinel(secured: &str, rest: &str) -> Option<RedisUrl> {
     let (authority, path) = rest.split_once('/')?;
     let (master, database) = path.split_once('/').unwrap_or((path, ""));
-    let is_plain = !master.is_empty() && master.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let is_plain = !master.is_empty()
+        && master.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if !is_plain || !is_database(database) {
         return None;
     }
     let (credentials, places) = credentials_and_places(authority)?;
     let sentinels = places.iter().map(|place| {
-        let port = if place_of(place)?.1.is_some() { String::new() } else { format!(":{SENTINEL_PORT}") };
+        let port =
+            if place_of(place)?.1.is_some() { String::new() } else { format!(":{SENTINEL_PORT}") };
         Some(format!("{secured}://{credentials}{place}{port}/{database}").into())
     });
-    Some(RedisUrl::Sentinel { sentinels: sentinels.collect::<Option<_>>()?, master: master.to_owned() })
+    Some(RedisUrl::Sentinel {
+        sentinels: sentinels.collect::<Option<_>>()?,
+        master: master.to_owned(),
+    })
 }
 
 /// The credentials with their `@`, and each place that is named; none unless all are well formed.
 fn credentials_and_places(authority: &str) -> Option<(&str, Vec<&str>)> {
     let (credentials, places) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
     let places: Vec<&str> = places.split(',').collect();
-    let well_formed = !credentials.contains(['/', '?', '#']) && places.iter().all(|place| place_of(place).is_some());
+    let well_formed = !credentials.contains(['/', '?', '#'])
+        && places.iter().all(|place| place_of(place).is_some());
     well_formed.then_some((credentials, places))
 }
 
-/// Whether what follows the scheme of a server's address has a host, and numbers where numbers belong.
+/// Whether what follows the scheme of a server's address has a host, and numbers where numbers
+/// belong.
 fn names_server(rest: &str) -> bool {
     let place = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, database) = place.split_once('/').unwrap_or((place, ""));
@@ -147,6 +158,7 @@ fn place_of(text: &str) -> Option<(&str, Option<NonZeroU16>)> {
         _ => (text, None),
     };
     let is_bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
-    let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "[]:/?#,".contains(c));
+    let is_host = !host.is_empty()
+        && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "[]:/?#,".contains(c));
     (is_host || is_bracketed).then_some((host, port))
 }

@@ -2,7 +2,9 @@ use super::*;
 
 fn sources(pairs: &[(&str, &str)]) -> Sources {
     let mut sources = Sources::default();
-    sources.add_environment(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    sources.add_environment(
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
     sources
 }
 
@@ -84,7 +86,10 @@ fn each_kind_of_bad_value_is_refused() {
         ("TENANTRY__MONGODB__DATABASE", ""),
         ("TENANTRY__MONGODB__DATABASE", "ten.antry"),
         ("TENANTRY__MONGODB__DATABASE", "$db"),
-        ("TENANTRY__MONGODB__DATABASE", "a-name-that-is-longer-than-what-mongodb-takes-for-a-database-name"),
+        (
+            "TENANTRY__MONGODB__DATABASE",
+            "a-name-that-is-longer-than-what-mongodb-takes-for-a-database-name",
+        ),
         ("TENANTRY__REDIS__URL", "127.0.0.1"),
         ("TENANTRY__REDIS__URL", "redis://"),
         ("TENANTRY__REDIS__URL", "redis://:password@"),
@@ -134,8 +139,11 @@ fn each_kind_of_bad_value_is_refused() {
     for (name, value) in bad {
         let mut pairs = vec![("TENANTRY__SMTP__TLS", "none")];
         pairs.push((name, value));
-        let key =
-            if name.ends_with("USERNAME") { "smtp.tls".to_owned() } else { name["TENANTRY__".len()..].to_lowercase().replace("__", ".") };
+        let key = if name.ends_with("USERNAME") {
+            "smtp.tls".to_owned()
+        } else {
+            name["TENANTRY__".len()..].to_lowercase().replace("__", ".")
+        };
         assert!(mistaken_keys(&pairs).contains(&key), "{name}={value}");
     }
 }
@@ -175,8 +183,12 @@ fn an_address_that_is_wrong_is_not_repeated() {
         "redis+cluster://:canary@canary,host:canary/canary",
         "redis+sentinel://:canary@host:canary/canary/canary",
     ] {
-        let servers = [("TENANTRY__MONGODB__URI", "mongodb://canary:canary@host:canary/"), ("TENANTRY__REDIS__URL", redis)];
-        let refused = Config::load(sources(&[development().as_slice(), &servers].concat())).unwrap_err();
+        let servers = [
+            ("TENANTRY__MONGODB__URI", "mongodb://canary:canary@host:canary/"),
+            ("TENANTRY__REDIS__URL", redis),
+        ];
+        let refused =
+            Config::load(sources(&[development().as_slice(), &servers].concat())).unwrap_err();
         assert_eq!(refused.0.len(), 2, "{refused}");
         assert!(!refused.to_string().contains("canary"), "{refused}");
     }
@@ -185,14 +197,28 @@ fn an_address_that_is_wrong_is_not_repeated() {
 #[test]
 fn redis_is_one_server_a_cluster_or_what_sentinels_name() {
     let exposed = |addresses: &[SecretString]| -> Vec<String> {
-        addresses.iter().map(|address| secrecy::ExposeSecret::expose_secret(address).to_owned()).collect()
+        addresses
+            .iter()
+            .map(|address| secrecy::ExposeSecret::expose_secret(address).to_owned())
+            .collect()
     };
-    let RedisUrl::Single(address) = "redis://u:p@host/3?protocol=resp3".parse().unwrap() else { panic!("one server") };
+    let RedisUrl::Single(address) = "redis://u:p@host/3?protocol=resp3".parse().unwrap() else {
+        panic!("one server")
+    };
     assert_eq!(exposed(&[address]), ["redis://u:p@host/3?protocol=resp3"]);
-    let RedisUrl::Cluster(nodes) = "rediss+cluster://u:p@a,[::1]:6380".parse().unwrap() else { panic!("a cluster") };
+    let RedisUrl::Cluster(nodes) = "rediss+cluster://u:p@a,[::1]:6380".parse().unwrap() else {
+        panic!("a cluster")
+    };
     assert_eq!(exposed(&nodes), ["rediss://u:p@a", "rediss://u:p@[::1]:6380"]);
-    let RedisUrl::Sentinel { sentinels, master } = "redis+sentinel://u:p@a,[::1],b:1/m/3".parse().unwrap() else { panic!("sentinels") };
-    assert_eq!(exposed(&sentinels), ["redis://u:p@a:26379/3", "redis://u:p@[::1]:26379/3", "redis://u:p@b:1/3"]);
+    let RedisUrl::Sentinel { sentinels, master } =
+        "redis+sentinel://u:p@a,[::1],b:1/m/3".parse().unwrap()
+    else {
+        panic!("sentinels")
+    };
+    assert_eq!(
+        exposed(&sentinels),
+        ["redis://u:p@a:26379/3", "redis://u:p@[::1]:26379/3", "redis://u:p@b:1/3"]
+    );
     assert_eq!(master, "m");
 }
 
@@ -200,7 +226,10 @@ fn redis_is_one_server_a_cluster_or_what_sentinels_name() {
 fn a_certificate_authority_for_connections_without_tls_is_a_mistake() {
     let ca = ("TENANTRY__REDIS__CA", "-----BEGIN CERTIFICATE-----");
     assert_eq!(mistaken_keys(&[ca]), ["redis.ca"]);
-    assert_eq!(mistaken_keys(&[ca, ("TENANTRY__REDIS__URL", "redis+cluster://host")]), ["redis.ca"]);
+    assert_eq!(
+        mistaken_keys(&[ca, ("TENANTRY__REDIS__URL", "redis+cluster://host")]),
+        ["redis.ca"]
+    );
     let secured = [ca, ("TENANTRY__REDIS__URL", "rediss+cluster://host")];
     assert!(Config::load(sources(&[development().as_slice(), &secured].concat())).is_ok());
 }
@@ -208,10 +237,17 @@ fn a_certificate_authority_for_connections_without_tls_is_a_mistake() {
 #[test]
 fn secrets_are_never_shown() {
     let canary = "canary-9f2b";
-    for url in ["redis://:PASSWORD@host", "redis+cluster://:PASSWORD@host1,host2", "redis+sentinel://:PASSWORD@host1,host2/mymaster"] {
+    for url in [
+        "redis://:PASSWORD@host",
+        "redis+cluster://:PASSWORD@host1,host2",
+        "redis+sentinel://:PASSWORD@host1,host2/mymaster",
+    ] {
         let url = url.replace("PASSWORD", canary);
         let mut pairs = development();
-        pairs.extend([("TENANTRY__REDIS__URL", url.as_str()), ("TENANTRY__REDIS__SENTINEL_PASSWORD", canary)]);
+        pairs.extend([
+            ("TENANTRY__REDIS__URL", url.as_str()),
+            ("TENANTRY__REDIS__SENTINEL_PASSWORD", canary),
+        ]);
         let described = Config::describe(sources(&pairs)).unwrap();
         let debugged = format!("{:?}", Config::load(sources(&pairs)).unwrap());
         pairs.push(("TENANTRY__AUTH__MASTER_KEY", canary));
@@ -226,12 +262,19 @@ fn secrets_are_never_shown() {
 fn a_secret_can_come_from_a_file_and_the_environment_wins_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let toml = folder.path().join("tenantry.toml");
-    std::fs::write(&toml, "[app]\nenvironment = \"development\"\n[smtp]\nport = 2525\nhost = \"mail\"\n").unwrap();
+    std::fs::write(
+        &toml,
+        "[app]\nenvironment = \"development\"\n[smtp]\nport = 2525\nhost = \"mail\"\n",
+    )
+    .unwrap();
     let password = folder.path().join("password");
     std::fs::write(&password, "hunter2\n").unwrap();
     let mut sources = Sources::default();
     sources.add_file(&toml);
-    let variables = [("TENANTRY__SMTP__PORT", "25"), ("TENANTRY__SMTP__PASSWORD_FILE", password.to_str().unwrap())];
+    let variables = [
+        ("TENANTRY__SMTP__PORT", "25"),
+        ("TENANTRY__SMTP__PASSWORD_FILE", password.to_str().unwrap()),
+    ];
     sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let config = Config::load(sources).unwrap();
     assert_eq!((config.smtp.host.as_str(), config.smtp.port), ("mail", 25));
@@ -242,7 +285,10 @@ fn a_secret_can_come_from_a_file_and_the_environment_wins_over_the_file() {
 fn a_value_given_twice_or_by_a_missing_file_is_a_mistake() {
     let twice = [("TENANTRY__SMTP__PASSWORD", "a"), ("TENANTRY__SMTP__PASSWORD_FILE", "/dev/null")];
     assert_eq!(mistaken_keys(&twice), ["smtp.password"]);
-    assert_eq!(mistaken_keys(&[("TENANTRY__SMTP__PASSWORD_FILE", "/nowhere/at/all")]), ["smtp.password"]);
+    assert_eq!(
+        mistaken_keys(&[("TENANTRY__SMTP__PASSWORD_FILE", "/nowhere/at/all")]),
+        ["smtp.password"]
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The threads that passwords are hashed on.
 //!
-//! They take what waits straight from a queue: a thread that is done goes on with the next at once, where a runtime would
-//! have to wake a task and that another thread. The memory that a hash works in is its thread's and kept from one
-//! hash to the next, because what is freed on changing threads stays with their allocators' arenas and adds up to
-//! hundreds of megabytes.
+//! They take what waits straight from a queue: a thread that is done goes on with the next at once,
+//! where a runtime would have to wake a task and that another thread. The memory that a hash works
+//! in is its thread's and kept from one hash to the next, because what is freed on changing threads
+//! stays with their allocators' arenas and adds up to hundreds of megabytes.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -25,7 +25,12 @@ pub(super) struct Workspace(Vec<Block>);
 
 impl Workspace {
     /// So many blocks of a KiB, of what is kept up to `kept` of them.
-    pub(super) fn with<T>(&mut self, blocks: usize, kept: usize, work: impl FnOnce(&mut [Block]) -> T) -> T {
+    pub(super) fn with<T>(
+        &mut self,
+        blocks: usize,
+        kept: usize,
+        work: impl FnOnce(&mut [Block]) -> T,
+    ) -> T {
         if blocks > kept {
             return work(&mut vec![Block::new(); blocks]);
         }
@@ -48,13 +53,15 @@ impl HashingThreads {
         let (queue, waiting) = unbounded();
         for _ in 0..count {
             let waiting = waiting.clone();
-            thread::Builder::new().name("hashing".to_owned()).spawn(move || take_turns(&waiting))?;
+            thread::Builder::new()
+                .name("hashing".to_owned())
+                .spawn(move || take_turns(&waiting))?;
         }
         Ok(Self { queue })
     }
 
-    /// Does `work` when its turn comes, which is to be within `wait_max`. Work whose turn came is done even if nobody
-    /// waits for it any more; what was given up before is not.
+    /// Does `work` when its turn comes, which is to be within `wait_max`. Work whose turn came is
+    /// done even if nobody waits for it any more; what was given up before is not.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         wait_max: Duration,
@@ -137,7 +144,11 @@ mod tests {
         };
         inside.await.unwrap();
         let (does, done) = mpsc::channel();
-        let shed = threads.run(Duration::from_millis(1), move |_| does.send(()).map_err(|_| HashError::Interrupted)).await;
+        let shed = threads
+            .run(Duration::from_millis(1), move |_| {
+                does.send(()).map_err(|_| HashError::Interrupted)
+            })
+            .await;
         assert!(matches!(shed, Err(HashError::Overloaded)), "{shed:?}");
         drop(holding);
         holder.await.unwrap().unwrap();
@@ -149,8 +160,14 @@ mod tests {
     async fn a_thread_keeps_its_memory_and_what_is_larger_is_not_kept() {
         let threads = HashingThreads::start(1).unwrap();
         let first = threads.run(LONG, |workspace| Ok(address(workspace))).await.unwrap();
-        let larger = threads.run(LONG, |workspace| Ok(workspace.with(32, 16, |blocks| blocks.len()))).await.unwrap();
-        assert_eq!((larger, threads.run(LONG, |workspace| Ok(address(workspace))).await.unwrap()), (32, first));
+        let larger = threads
+            .run(LONG, |workspace| Ok(workspace.with(32, 16, |blocks| blocks.len())))
+            .await
+            .unwrap();
+        assert_eq!(
+            (larger, threads.run(LONG, |workspace| Ok(address(workspace))).await.unwrap()),
+            (32, first)
+        );
     }
 
     #[tokio::test]

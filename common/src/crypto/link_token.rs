@@ -96,7 +96,9 @@ mod tests {
         assert_eq!(LinkToken::redeem::<crate::id::User>(&key(), token.expose()), None::<UserId>);
         let mut forged = token.expose().to_owned().into_bytes();
         forged[0] = if forged[0] == b'A' { b'B' } else { b'A' };
-        for text in [String::from_utf8(forged).unwrap(), String::new(), "x".repeat(10_000), "é".into()] {
+        for text in
+            [String::from_utf8(forged).unwrap(), String::new(), "x".repeat(10_000), "é".into()]
+        {
             assert_eq!(LinkToken::redeem::<crate::id::Registration>(&key(), &text), None);
         }
     }

@@ -62,7 +62,10 @@ impl MasterKey {
     /// When the cipher refuses, which a healthy system does not do.
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut body = plain.to_vec();
-        let nonce = self.cipher(purpose)?.seal_in_place_append_tag(Aad::from(purpose), &mut body).map_err(|_| SealError)?;
+        let nonce = self
+            .cipher(purpose)?
+            .seal_in_place_append_tag(Aad::from(purpose), &mut body)
+            .map_err(|_| SealError)?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut body);
         Ok(sealed)
@@ -76,7 +79,10 @@ impl MasterKey {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
         let mut body = body.to_vec();
-        let plain = self.cipher(purpose)?.open_in_place(nonce, Aad::from(purpose), &mut body).map_err(|_| SealError)?;
+        let plain = self
+            .cipher(purpose)?
+            .open_in_place(nonce, Aad::from(purpose), &mut body)
+            .map_err(|_| SealError)?;
         Ok(plain.to_vec())
     }
 

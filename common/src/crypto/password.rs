@@ -61,7 +61,11 @@ impl Password {
     /// # Errors
     /// When it has fewer.
     pub(crate) fn at_least(&self, chars: usize) -> Result<(), InvalidPassword> {
-        if self.expose().chars().take(chars).count() < chars { Err(InvalidPassword::TooShort(chars)) } else { Ok(()) }
+        if self.expose().chars().take(chars).count() < chars {
+            Err(InvalidPassword::TooShort(chars))
+        } else {
+            Ok(())
+        }
     }
 
     /// A password that was presented, and is to be set: long enough as well.
@@ -77,7 +81,11 @@ impl Password {
     /// # Errors
     /// When it is too long.
     pub fn presented(text: String) -> Result<Self, InvalidPassword> {
-        if text.len() > PASSWORD_BYTES_MAX { Err(InvalidPassword::TooLong) } else { Ok(Self(text.into())) }
+        if text.len() > PASSWORD_BYTES_MAX {
+            Err(InvalidPassword::TooLong)
+        } else {
+            Ok(Self(text.into()))
+        }
     }
 }
 
@@ -97,7 +105,9 @@ impl PasswordHash {
     /// Whether a hash made today would be made in another way.
     pub fn is_outdated(&self) -> bool {
         let Ok(stored) = phc::PasswordHash::new(&self.0) else { return true };
-        let is_current = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES);
+        let is_current = |params: &Params| {
+            (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES)
+        };
         stored.algorithm != Algorithm::Argon2id.ident()
             || stored.version != Some(Version::V0x13.into())
             || !Params::try_from(&stored).is_ok_and(|params| is_current(&params))
@@ -149,7 +159,10 @@ impl Hasher {
     pub fn new(concurrency: usize, wait_max: Duration) -> Result<Self, HashError> {
         // Made with the same parameters as every new hash, so that checking a password of an
         // account that does not exist costs the same as of one that does.
-        let dummy = hash_blocking(&mut Workspace::default(), &SecretString::from("no account has this password".to_owned()))?;
+        let dummy = hash_blocking(
+            &mut Workspace::default(),
+            &SecretString::from("no account has this password".to_owned()),
+        )?;
         Ok(Self { threads: HashingThreads::start(concurrency)?, wait_max, dummy })
     }
 
@@ -158,13 +171,16 @@ impl Hasher {
     /// # Errors
     /// [`HashError::Overloaded`] when its turn does not come in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
-        self.threads.run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0)).await
+        self.threads
+            .run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0))
+            .await
     }
 
     /// As [`Hasher::hash`], of a password that `check` has nothing against; both in one turn.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] when its turn does not come in time; inside, what `check` has against it.
+    /// [`HashError::Overloaded`] when its turn does not come in time; inside, what `check` has
+    /// against it.
     pub(crate) async fn hash_if<E: Send + 'static>(
         &self,
         password: Password,
@@ -182,10 +198,17 @@ impl Hasher {
     ///
     /// # Errors
     /// [`HashError::Overloaded`] when its turn does not come in time.
-    pub async fn verify(&self, password: Password, hash: Option<PasswordHash>) -> Result<bool, HashError> {
+    pub async fn verify(
+        &self,
+        password: Password,
+        hash: Option<PasswordHash>,
+    ) -> Result<bool, HashError> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
-        let verified = self.threads.run(self.wait_max, move |workspace| verify_blocking(workspace, &password.0, &hash)).await;
+        let verified = self
+            .threads
+            .run(self.wait_max, move |workspace| verify_blocking(workspace, &password.0, &hash))
+            .await;
         verified.map(|matches| matches && known)
     }
 }
@@ -200,7 +223,12 @@ fn compute(
 ) -> Result<Vec<u8>, HashError> {
     let mut output = vec![0; length];
     let computed = workspace.with(argon2.params().block_count(), workspace_blocks(), |memory| {
-        argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, &mut output, memory)
+        argon2.hash_password_into_with_memory(
+            password.expose_secret().as_bytes(),
+            salt,
+            &mut output,
+            memory,
+        )
     });
     computed.map(|()| output).map_err(refused)
 }
@@ -210,7 +238,10 @@ const fn workspace_blocks() -> usize {
     MEMORY_KIB as usize
 }
 
-fn hash_blocking(workspace: &mut Workspace, password: &SecretString) -> Result<PasswordHash, HashError> {
+fn hash_blocking(
+    workspace: &mut Workspace,
+    password: &SecretString,
+) -> Result<PasswordHash, HashError> {
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(refused)?;
     let salt = phc::Salt::generate();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
@@ -225,7 +256,11 @@ fn hash_blocking(workspace: &mut Workspace, password: &SecretString) -> Result<P
     Ok(PasswordHash(hash.to_string()))
 }
 
-fn verify_blocking(workspace: &mut Workspace, password: &SecretString, hash: &PasswordHash) -> Result<bool, HashError> {
+fn verify_blocking(
+    workspace: &mut Workspace,
+    password: &SecretString,
+    hash: &PasswordHash,
+) -> Result<bool, HashError> {
     let stored = phc::PasswordHash::new(&hash.0).map_err(refused)?;
     let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
         return Err(HashError::Refused("the stored hash lacks its salt or its output".to_owned()));
@@ -237,10 +272,15 @@ fn verify_blocking(workspace: &mut Workspace, password: &SecretString, hash: &Pa
 /// argon2 with the parameters that a stored hash was made with.
 fn argon2_of(stored: &phc::PasswordHash) -> Result<Argon2<'static>, HashError> {
     let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(refused)?;
-    let version = stored.version.map(Version::try_from).transpose().map_err(refused)?.unwrap_or_default();
+    let version =
+        stored.version.map(Version::try_from).transpose().map_err(refused)?.unwrap_or_default();
     let params = Params::try_from(stored).map_err(refused)?;
     if params.m_cost() > STORED_MEMORY_KIB_MAX || params.t_cost() > STORED_PASSES_MAX {
-        return Err(HashError::Refused(format!("the stored hash asks for {} KiB and {} passes", params.m_cost(), params.t_cost())));
+        return Err(HashError::Refused(format!(
+            "the stored hash asks for {} KiB and {} passes",
+            params.m_cost(),
+            params.t_cost()
+        )));
     }
     Ok(Argon2::new(algorithm, version, params))
 }
@@ -288,10 +328,18 @@ mod tests {
     #[tokio::test]
     async fn hashes_of_other_parameters_verify() {
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
-        for (memory_kib, passes, lanes) in [(MEMORY_KIB, PASSES, LANES), (64, 1, 1), (1024, 3, 4), (2 * MEMORY_KIB, 1, 2)] {
+        for (memory_kib, passes, lanes) in
+            [(MEMORY_KIB, PASSES, LANES), (64, 1, 1), (1024, 3, 4), (2 * MEMORY_KIB, 1, 2)]
+        {
             let hash = made_by_the_crate(memory_kib, passes, lanes);
-            assert!(hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(), "{memory_kib} {passes} {lanes}");
-            assert!(!hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap(), "{memory_kib} {passes} {lanes}");
+            assert!(
+                hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(),
+                "{memory_kib} {passes} {lanes}"
+            );
+            assert!(
+                !hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap(),
+                "{memory_kib} {passes} {lanes}"
+            );
         }
         // The reference implementation's own vector (phc-winner-argon2, src/test.c).
         let known = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
@@ -306,8 +354,15 @@ mod tests {
         assert!(!hasher.hash(password("correct horse")).await.unwrap().is_outdated());
         assert!(!hasher.dummy.is_outdated(), "whoever has no account costs what a new one costs");
         assert!(!made_by_the_crate(MEMORY_KIB, PASSES, LANES).is_outdated());
-        for (memory_kib, passes, lanes) in [(MEMORY_KIB / 2, PASSES, LANES), (MEMORY_KIB, PASSES + 1, LANES), (MEMORY_KIB, PASSES, 2)] {
-            assert!(made_by_the_crate(memory_kib, passes, lanes).is_outdated(), "{memory_kib} {passes} {lanes}");
+        for (memory_kib, passes, lanes) in [
+            (MEMORY_KIB / 2, PASSES, LANES),
+            (MEMORY_KIB, PASSES + 1, LANES),
+            (MEMORY_KIB, PASSES, 2),
+        ] {
+            assert!(
+                made_by_the_crate(memory_kib, passes, lanes).is_outdated(),
+                "{memory_kib} {passes} {lanes}"
+            );
         }
         assert!(PasswordHash("canary".to_owned()).is_outdated());
     }
@@ -324,7 +379,8 @@ mod tests {
             format!("$bcrypt$v=19$m=64,t=1,p=1${salt}${output}"),
             "canary".to_owned(),
         ] {
-            let refused = hasher.verify(password("correct horse"), Some(PasswordHash(absurd.clone()))).await;
+            let refused =
+                hasher.verify(password("correct horse"), Some(PasswordHash(absurd.clone()))).await;
             assert!(matches!(refused, Err(HashError::Refused(_))), "{absurd}: {refused:?}");
         }
     }
@@ -332,7 +388,10 @@ mod tests {
     #[test]
     fn length_is_bounded_before_hashing() {
         assert_eq!(Password::chosen("1234567".into()).unwrap_err(), InvalidPassword::TooShort(8));
-        assert_eq!(Password::presented("x".repeat(1_000_000)).unwrap_err(), InvalidPassword::TooLong);
+        assert_eq!(
+            Password::presented("x".repeat(1_000_000)).unwrap_err(),
+            InvalidPassword::TooLong
+        );
         assert!(Password::presented(String::new()).is_ok());
     }
 

@@ -61,7 +61,11 @@ impl PresentedToken {
         let (id, rest) = bytes[..length].split_first_chunk::<ID_BYTES>()?;
         let (generation, mac) = rest.split_first_chunk::<GENERATION_BYTES>()?;
         let session = SessionId::from_uuid(Uuid::from_bytes(*id));
-        Some(Self { session, generation: i64::from_be_bytes(*generation), mac: mac.try_into().ok()? })
+        Some(Self {
+            session,
+            generation: i64::from_be_bytes(*generation),
+            mac: mac.try_into().ok()?,
+        })
     }
 
     /// Whether we issued it, for a session with this salt.
@@ -72,7 +76,10 @@ impl PresentedToken {
 }
 
 fn mac_of(key: &MasterKey, session: SessionId, salt: &[u8], generation: i64) -> [u8; 32] {
-    key.mac(PURPOSE, &[session.uuid().as_bytes().as_slice(), &generation.to_be_bytes(), salt].concat())
+    key.mac(
+        PURPOSE,
+        &[session.uuid().as_bytes().as_slice(), &generation.to_be_bytes(), salt].concat(),
+    )
 }
 
 impl fmt::Debug for RefreshToken {
@@ -112,7 +119,15 @@ mod tests {
     fn what_cannot_be_a_token_is_not_read() {
         let session = SessionId::from_uuid(Uuid::now_v7());
         let token = RefreshToken::issue(&key('A'), session, b"salt", 7).expose().to_owned();
-        for text in ["", "rt_", "rt_AAAA", &token[3..], &token[..token.len() - 2], &format!("{token}AAAA"), &"rt_é".repeat(1_000)] {
+        for text in [
+            "",
+            "rt_",
+            "rt_AAAA",
+            &token[3..],
+            &token[..token.len() - 2],
+            &format!("{token}AAAA"),
+            &"rt_é".repeat(1_000),
+        ] {
             assert!(PresentedToken::read(text).is_none(), "{text}");
         }
     }

@@ -63,11 +63,12 @@ pub struct SigningKey {
     public: Binary,
     /// When it was made.
     pub created_at: DateTime,
-    /// Signs from then on; published before, so that every verifier knows it by then. At once without.
+    /// Signs from then on; published before, so that every verifier knows it by then. At once
+    /// without.
     #[serde(default)]
     pub activates_at: Option<DateTime>,
-    /// Verifies nothing from then on: the last token that it signed has expired. The row vanishes a while
-    /// later.
+    /// Verifies nothing from then on: the last token that it signed has expired. The row vanishes a
+    /// while later.
     #[serde(default)]
     pub retires_at: Option<DateTime>,
 }
@@ -78,8 +79,13 @@ impl Record for SigningKey {
 impl PlatformOwned for SigningKey {}
 
 /// A key that is not needed any more vanishes.
-pub(crate) const INDEXES: &[IndexPlan] =
-    &[IndexPlan { collection: SigningKey::COLLECTION, name: "signing_keys_ttl", keys: &[("retires_at", 1)], unique: false, ttl: true }];
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: SigningKey::COLLECTION,
+    name: "signing_keys_ttl",
+    keys: &[("retires_at", 1)],
+    unique: false,
+    ttl: true,
+}];
 
 /// What a key is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +128,11 @@ pub enum SigningError {
 
 impl SigningKey {
     /// A new key pair that signs from `activates_at` on.
-    fn generate(ambient: &Ambient, master: &MasterKey, activates_at: DateTime) -> Result<Self, SigningError> {
+    fn generate(
+        ambient: &Ambient,
+        master: &MasterKey,
+        activates_at: DateTime,
+    ) -> Result<Self, SigningError> {
         let pair = Ed25519KeyPair::generate().map_err(key_error)?;
         let private = pair.to_pkcs8v1().map_err(key_error)?;
         let sealed = master.seal(SEAL_PURPOSE, private.as_ref())?;
@@ -187,7 +197,8 @@ impl SigningKey {
     }
 }
 
-/// Makes the next key, which signs after a while; the others verify for as long as what they signed.
+/// Makes the next key, which signs after a while; the others verify for as long as what they
+/// signed.
 #[derive(Debug)]
 pub struct RotateSigningKey<'a> {
     /// The installation's key.
@@ -208,15 +219,17 @@ impl Change for RotateSigningKey<'_> {
         // Other processes sign with the old one until they have looked again.
         let retires_at = later(activates_at, self.token_ttl + CLOCK_SKEW + ROTATION_SLACK);
         let retire = doc! { "$set": { "retires_at": retires_at } };
-        txn.records::<SigningKey>(PlatformScope).update_all(doc! { "retires_at": null }, retire).await?;
+        txn.records::<SigningKey>(PlatformScope)
+            .update_all(doc! { "retires_at": null }, retire)
+            .await?;
         txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
         audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
         Ok(key)
     }
 }
 
-/// Forgets a key that may be known to others: whatever it signed is worth nothing any more. Where it was
-/// the one that signs, a new one does from now on.
+/// Forgets a key that may be known to others: whatever it signed is worth nothing any more. Where
+/// it was the one that signs, a new one does from now on.
 #[derive(Debug)]
 pub struct RevokeSigningKey<'a> {
     /// The installation's key.
@@ -231,7 +244,11 @@ impl Change for RevokeSigningKey<'_> {
     type Error = SigningError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<SigningKeyId>, SigningError> {
-        let Some(revoked) = txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await? else { return Ok(None) };
+        let Some(revoked) =
+            txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await?
+        else {
+            return Ok(None);
+        };
         audit::record(txn, None, None, "signing_key.revoked", self.key).await?;
         let now = txn.ambient().now();
         if !revoked.is_activated(now)
@@ -240,8 +257,11 @@ impl Change for RevokeSigningKey<'_> {
             return Ok(Some(active));
         }
         // One that was to sign later signs now; verifiers that do not know it yet look for it.
-        let (staying, activate) = (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
-        if let Some(next) = txn.records::<SigningKey>(PlatformScope).find_and_update(staying, activate).await? {
+        let (staying, activate) =
+            (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
+        if let Some(next) =
+            txn.records::<SigningKey>(PlatformScope).find_and_update(staying, activate).await?
+        {
             return Ok(Some(next.id));
         }
         let key = SigningKey::generate(txn.ambient(), self.master, now)?;
@@ -284,10 +304,22 @@ impl Issuer {
     ///
     /// # Errors
     /// When there is none, or it does not open with `master`.
-    pub fn new(keys: &[SigningKey], master: &MasterKey, issuer: &str, ttl: Duration, now: DateTime) -> Result<Self, SigningError> {
-        let active = SigningKey::active(keys, now).ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
+    pub fn new(
+        keys: &[SigningKey],
+        master: &MasterKey,
+        issuer: &str,
+        ttl: Duration,
+        now: DateTime,
+    ) -> Result<Self, SigningError> {
+        let active = SigningKey::active(keys, now)
+            .ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
         let private = master.open(SEAL_PURPOSE, &active.sealed_private.bytes)?;
-        Ok(Self { id: active.id, key: EncodingKey::from_ed_der(&private), iss: issuer.to_owned(), ttl })
+        Ok(Self {
+            id: active.id,
+            key: EncodingKey::from_ed_der(&private),
+            iss: issuer.to_owned(),
+            ttl,
+        })
     }
 
     /// How long a token is good for.
@@ -299,7 +331,13 @@ impl Issuer {
     ///
     /// # Errors
     /// When the key refuses to sign.
-    pub fn issue(&self, now: DateTime, user: UserId, tenant: TenantId, session: SessionId) -> Result<String, SigningError> {
+    pub fn issue(
+        &self,
+        now: DateTime,
+        user: UserId,
+        tenant: TenantId,
+        session: SessionId,
+    ) -> Result<String, SigningError> {
         let iat = now.timestamp_millis() / 1_000;
         let claims = AccessClaims {
             iss: self.iss.clone(),
@@ -359,7 +397,8 @@ impl Verifier {
         let header = jsonwebtoken::decode_header(token).ok()?;
         let right_kind = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some("at+jwt");
         let key = self.keys.get(header.kid.as_deref()?).filter(|_| right_kind)?;
-        let claims = jsonwebtoken::decode::<AccessClaims>(token, key, &self.validation).ok()?.claims;
+        let claims =
+            jsonwebtoken::decode::<AccessClaims>(token, key, &self.validation).ok()?.claims;
         let now = now.timestamp_millis() / 1_000;
         let skew = i64::try_from(CLOCK_SKEW.as_secs()).unwrap_or_default();
         (claims.exp > now && claims.iat <= now + skew).then_some(claims)

@@ -30,9 +30,15 @@ impl Lease {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn acquire(store: &Store, name: &str, holder: &str, ttl: Duration) -> Result<bool, DbError> {
+    pub async fn acquire(
+        store: &Store,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<bool, DbError> {
         let now = store.ambient().now();
-        let free_or_ours = doc! { "_id": name, "$or": [{ "holder": holder }, { "expires_at": { "$lte": now } }] };
+        let free_or_ours =
+            doc! { "_id": name, "$or": [{ "holder": holder }, { "expires_at": { "$lte": now } }] };
         let update = doc! { "$set": { "holder": holder, "expires_at": later(now, ttl) } };
         match store.records::<Self>(PlatformScope).upsert(free_or_ours, update).await {
             Ok(()) => Ok(true),
@@ -47,6 +53,10 @@ impl Lease {
     /// # Errors
     /// When the store fails.
     pub async fn release(store: &Store, name: &str, holder: &str) -> Result<(), DbError> {
-        store.records::<Self>(PlatformScope).delete_all(doc! { "_id": name, "holder": holder }).await.map(drop)
+        store
+            .records::<Self>(PlatformScope)
+            .delete_all(doc! { "_id": name, "holder": holder })
+            .await
+            .map(drop)
     }
 }

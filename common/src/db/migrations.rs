@@ -46,7 +46,8 @@ pub enum Plan {
     Validators(&'static [Validator]),
     /// Runs code; must be idempotent.
     Code(for<'s> fn(&'s Store) -> Applying<'s>),
-    /// Lets rows vanish so much later than the time that a TTL index names; each index by its collection and name.
+    /// Lets rows vanish so much later than the time that a TTL index names; each index by its
+    /// collection and name.
     Linger(&'static [(&'static str, &'static str)], Duration),
     /// Carries out others, in order.
     Several(&'static [Self]),
@@ -96,7 +97,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store fails or is newer than `known`.
-    pub async fn migration_status(&self, known: &[Migration]) -> Result<Vec<MigrationStatus>, DbError> {
+    pub async fn migration_status(
+        &self,
+        known: &[Migration],
+    ) -> Result<Vec<MigrationStatus>, DbError> {
         let found = self.schema_version().await?;
         refuse_newer(found, known)?;
         let status = |migration: &Migration| MigrationStatus {
@@ -123,7 +127,11 @@ impl Store {
         applied
     }
 
-    async fn migrate_holding(&self, known: &[Migration], holder: &str) -> Result<Vec<&'static str>, DbError> {
+    async fn migrate_holding(
+        &self,
+        known: &[Migration],
+        holder: &str,
+    ) -> Result<Vec<&'static str>, DbError> {
         let found = self.schema_version().await?;
         refuse_newer(found, known)?;
         let mut names = Vec::new();
@@ -131,7 +139,11 @@ impl Store {
             Lease::acquire(self, LEASE_NAME, holder, LEASE_TTL).await?;
             tracing::info!(version = migration.version, name = migration.name, "migration_started");
             self.carry_out(migration.plan).await?;
-            let row = Applied { version: migration.version, name: migration.name.to_owned(), at: self.ambient().now() };
+            let row = Applied {
+                version: migration.version,
+                name: migration.name.to_owned(),
+                at: self.ambient().now(),
+            };
             self.records::<Applied>(PlatformScope).insert_missing(&[row]).await?;
             names.push(migration.name);
         }
@@ -165,13 +177,18 @@ impl Store {
     }
 
     async fn schema_version(&self) -> Result<i32, DbError> {
-        let newest = self.records::<Applied>(PlatformScope).find_first(doc! {}, doc! { "_id": -1 }).await?;
+        let newest =
+            self.records::<Applied>(PlatformScope).find_first(doc! {}, doc! { "_id": -1 }).await?;
         Ok(newest.map_or(0, |applied| applied.version))
     }
 
     async fn create_indexes(&self, indexes: &[IndexPlan]) -> Result<(), DbError> {
         for index in indexes {
-            let keys: Document = index.keys.iter().map(|(field, order)| ((*field).to_owned(), (*order).into())).collect();
+            let keys: Document = index
+                .keys
+                .iter()
+                .map(|(field, order)| ((*field).to_owned(), (*order).into()))
+                .collect();
             let mut spec = doc! { "name": index.name, "key": keys, "unique": index.unique };
             if index.ttl {
                 spec.insert("expireAfterSeconds", 0);
@@ -203,7 +220,9 @@ impl Store {
     /// else that makes it.
     async fn create_collection(&self, name: &str) -> Result<(), DbError> {
         match self.command(doc! { "create": name }).await {
-            Err(DbError::Mongo(error)) if matches!(&*error.kind, ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS) => Ok(()),
+            Err(DbError::Mongo(error)) if matches!(&*error.kind, ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS) => {
+                Ok(())
+            }
             created => created.map(drop),
         }
     }

@@ -38,7 +38,9 @@ pub enum DbError {
     #[error("a row of another tenant was about to be written")]
     ForeignTenant,
     /// The database was prepared by a newer release; this one must not touch it.
-    #[error("the database is at schema version {found}, this release knows {known}: deploy the newer release")]
+    #[error(
+        "the database is at schema version {found}, this release knows {known}: deploy the newer release"
+    )]
     NewerSchema {
         /// What the database says.
         found: i32,
@@ -46,7 +48,9 @@ pub enum DbError {
         known: i32,
     },
     /// The database is not prepared yet.
-    #[error("the database is at schema version {found}, this release needs {known}: run `api migrate up`")]
+    #[error(
+        "the database is at schema version {found}, this release needs {known}: run `api migrate up`"
+    )]
     OlderSchema {
         /// What the database says.
         found: i32,
@@ -65,13 +69,20 @@ impl DbError {
     /// Whether the database could not be reached or could not answer, rather than refused: the
     /// same operation may work once it is back.
     pub fn is_outage(&self) -> bool {
-        use mongodb::error::{ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+        use mongodb::error::{
+            ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
+            UNKNOWN_TRANSACTION_COMMIT_RESULT,
+        };
         let Self::Mongo(error) = self else { return false };
         let unreachable = matches!(
             error.kind.as_ref(),
-            ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::DnsResolve { .. }
+            ErrorKind::Io(_)
+                | ErrorKind::ServerSelection { .. }
+                | ErrorKind::ConnectionPoolCleared { .. }
+                | ErrorKind::DnsResolve { .. }
         );
-        let passing = [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
+        let passing =
+            [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
         unreachable || passing.iter().any(|label| error.contains_label(label))
     }
 }
@@ -104,8 +115,12 @@ impl From<mongodb::error::Error> for DbError {
 fn duplicate_of(error: &mongodb::error::Error) -> Option<String> {
     use mongodb::error::{ErrorKind, WriteFailure};
     let message = match error.kind.as_ref() {
-        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == DUPLICATE_KEY => &write.message,
-        ErrorKind::InsertMany(many) => &many.write_errors.as_ref()?.iter().find(|write| write.code == DUPLICATE_KEY)?.message,
+        ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == DUPLICATE_KEY => {
+            &write.message
+        }
+        ErrorKind::InsertMany(many) => {
+            &many.write_errors.as_ref()?.iter().find(|write| write.code == DUPLICATE_KEY)?.message
+        }
         ErrorKind::Command(command) if command.code == DUPLICATE_KEY => &command.message,
         _ => return None,
     };
@@ -171,15 +186,18 @@ impl Store {
     /// When it does not.
     pub async fn ping(&self, limit: Duration) -> Result<(), DbError> {
         let answer = tokio::time::timeout(limit, self.command(doc! { "ping": 1 })).await;
-        answer.map_err(|_| DbError::Mongo(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?.map(drop)
+        answer
+            .map_err(|_| DbError::Mongo(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?
+            .map(drop)
     }
 
     async fn command(&self, command: Document) -> Result<Document, DbError> {
         Ok(self.inner.database.run_command(command).await?)
     }
 
-    /// Ends the connections, for this handle and its clones. To be called before a process ends: what the
-    /// driver does by itself when its last handle is dropped panics where the runtime ends meanwhile.
+    /// Ends the connections, for this handle and its clones. To be called before a process ends:
+    /// what the driver does by itself when its last handle is dropped panics where the runtime ends
+    /// meanwhile.
     pub async fn close(&self) {
         // A server that does not answer notices by itself that nobody is there any more.
         let _ = tokio::time::timeout(CLOSE_MAX, self.inner.client.clone().shutdown()).await;

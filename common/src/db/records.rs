@@ -13,7 +13,10 @@ use super::{
 };
 
 /// The only place that holds a raw collection.
-#[expect(clippy::disallowed_types, reason = "this handle is what keeps raw collections away from everyone else")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "this handle is what keeps raw collections away from everyone else"
+)]
 type Raw<T> = mongodb::Collection<T>;
 
 /// Reads and writes within a scope, and within a transaction if it came from one.
@@ -35,8 +38,17 @@ macro_rules! run {
 }
 
 impl<'s, T: Record> Records<'s, T> {
-    pub(super) fn new(database: &Database, narrowing: Narrowing<T>, session: Option<&'s mut ClientSession>) -> Self {
-        Self { raw: database.collection(T::COLLECTION), narrowing: narrowing.filter, admits: narrowing.admits, session }
+    pub(super) fn new(
+        database: &Database,
+        narrowing: Narrowing<T>,
+        session: Option<&'s mut ClientSession>,
+    ) -> Self {
+        Self {
+            raw: database.collection(T::COLLECTION),
+            narrowing: narrowing.filter,
+            admits: narrowing.admits,
+            session,
+        }
     }
 
     /// The scope comes last, as a conjunction, so that nothing in `filter` can widen it.
@@ -70,7 +82,12 @@ impl<'s, T: Record> Records<'s, T> {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn list(self, filter: Document, sort: Document, limit: i64) -> Result<Vec<T>, DbError> {
+    pub async fn list(
+        self,
+        filter: Document,
+        sort: Document,
+        limit: i64,
+    ) -> Result<Vec<T>, DbError> {
         let filter = self.narrowed(filter);
         let action = self.raw.find(filter).sort(sort).limit(limit);
         match self.session {
@@ -141,7 +158,8 @@ impl<'s, T: Record> Records<'s, T> {
         if !rows.iter().all(&self.admits) {
             return Err(DbError::ForeignTenant);
         }
-        let updates: Vec<Document> = rows.iter().map(|row| self.replacement(row)).collect::<Result<_, _>>()?;
+        let updates: Vec<Document> =
+            rows.iter().map(|row| self.replacement(row)).collect::<Result<_, _>>()?;
         let database = self.raw.client().database(&self.raw.namespace().db);
         let command = doc! { "update": T::COLLECTION, "updates": updates, "ordered": false };
         let answer = run!(self, database.run_command(command))?;
@@ -150,8 +168,12 @@ impl<'s, T: Record> Records<'s, T> {
 
     /// One statement of the `update` command.
     fn replacement(&self, row: &T) -> Result<Document, DbError> {
-        let row = bson::serialize_to_document(row).map_err(|error| DbError::Shape(error.to_string()))?;
-        let id = row.get("_id").cloned().ok_or_else(|| DbError::Shape("a row without _id".to_owned()))?;
+        let row =
+            bson::serialize_to_document(row).map_err(|error| DbError::Shape(error.to_string()))?;
+        let id = row
+            .get("_id")
+            .cloned()
+            .ok_or_else(|| DbError::Shape("a row without _id".to_owned()))?;
         Ok(doc! { "q": self.narrowed(doc! { "_id": id }), "u": row, "upsert": true })
     }
 
@@ -177,9 +199,14 @@ impl<'s, T: Record> Records<'s, T> {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn find_and_update(self, filter: Document, update: Document) -> Result<Option<T>, DbError> {
+    pub async fn find_and_update(
+        self,
+        filter: Document,
+        update: Document,
+    ) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
-        let action = self.raw.find_one_and_update(filter, update).return_document(ReturnDocument::After);
+        let action =
+            self.raw.find_one_and_update(filter, update).return_document(ReturnDocument::After);
         Ok(run!(self, action)?)
     }
 
@@ -211,30 +238,49 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(run!(self, self.raw.delete_many(filter))?.deleted_count)
     }
 
-    /// Removes up to `limit` rows that match, outside any transaction; tells how many. One that was found and does not match
-    /// any more stays.
+    /// Removes up to `limit` rows that match, outside any transaction; tells how many. One that was
+    /// found and does not match any more stays.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn delete_some(self, filter: Document, limit: u32) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
-        let found = self.raw.clone_with_type::<Document>().find(filter.clone()).projection(doc! { "_id": 1 }).limit(limit.into()).await?;
+        let found = self
+            .raw
+            .clone_with_type::<Document>()
+            .find(filter.clone())
+            .projection(doc! { "_id": 1 })
+            .limit(limit.into())
+            .await?;
         let rows: Vec<Document> = found.try_collect().await?;
         if rows.is_empty() {
             return Ok(0);
         }
-        let ids: Vec<bson::Bson> = rows.into_iter().filter_map(|mut row| row.remove("_id")).collect();
-        Ok(self.raw.delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] }).await?.deleted_count)
+        let ids: Vec<bson::Bson> =
+            rows.into_iter().filter_map(|mut row| row.remove("_id")).collect();
+        Ok(self
+            .raw
+            .delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] })
+            .await?
+            .deleted_count)
     }
 
     /// The ids among `ids` that have a row.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn existing<I: Into<bson::Bson> + Copy>(self, ids: &[I]) -> Result<Vec<String>, DbError> {
+    pub async fn existing<I: Into<bson::Bson> + Copy>(
+        self,
+        ids: &[I],
+    ) -> Result<Vec<String>, DbError> {
         let ids: Vec<bson::Bson> = ids.iter().map(|id| (*id).into()).collect();
         let filter = self.narrowed(doc! { "_id": { "$in": ids } });
-        let found = self.raw.clone_with_type::<Document>().find(filter).projection(doc! { "_id": 1 }).await?;
+        let found = self
+            .raw
+            .clone_with_type::<Document>()
+            .find(filter)
+            .projection(doc! { "_id": 1 })
+            .await?;
         let rows: Vec<Document> = found.try_collect().await?;
         Ok(rows.iter().filter_map(|row| row.get_str("_id").ok()).map(str::to_owned).collect())
     }

@@ -39,7 +39,9 @@ impl Validator {
     /// As the `collMod` command takes it.
     pub(super) fn json_schema(&self) -> Document {
         let names: Vec<Bson> = self.required.iter().map(|(name, _)| Bson::from(*name)).collect();
-        let types = |(name, types): &(&str, &[&str])| ((*name).to_owned(), Bson::from(doc! { "bsonType": types.to_vec() }));
+        let types = |(name, types): &(&str, &[&str])| {
+            ((*name).to_owned(), Bson::from(doc! { "bsonType": types.to_vec() }))
+        };
         let properties: Document = self.required.iter().map(types).collect();
         doc! { "$jsonSchema": { "bsonType": "object", "required": names, "properties": properties } }
     }

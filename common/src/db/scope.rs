@@ -61,7 +61,10 @@ pub(super) type Admits<T> = Box<dyn Fn(&T) -> bool + Send + Sync>;
 impl<T: TenantOwned> Scope<T> for TenantScope {
     fn narrowing(self) -> Narrowing<T> {
         let tenant = self.0;
-        Narrowing { filter: doc! { "tenant_id": tenant }, admits: Box::new(move |row| row.tenant_id() == tenant) }
+        Narrowing {
+            filter: doc! { "tenant_id": tenant },
+            admits: Box::new(move |row| row.tenant_id() == tenant),
+        }
     }
 }
 

@@ -28,11 +28,14 @@ pub trait Change: Sync {
     type Error: From<DbError> + Transient + Send;
 
     /// The body.
-    fn apply(&self, txn: &mut Txn) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+    fn apply(
+        &self,
+        txn: &mut Txn,
+    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
-/// Whether a row still is what whoever wants to change it has seen of it. Asked within the transaction, so that nobody's
-/// change is lost unseen.
+/// Whether a row still is what whoever wants to change it has seen of it. Asked within the
+/// transaction, so that nobody's change is lost unseen.
 pub type Unchanged<'a, T> = &'a (dyn Fn(&T) -> bool + Sync);
 
 /// An error that can tell whether the same change may work when tried again.
@@ -92,7 +95,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub async fn commit_noting<C: Change>(&self, change: &C) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
+    pub async fn commit_noting<C: Change>(
+        &self,
+        change: &C,
+    ) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
         let deadline = Instant::now() + RETRY_TIME_MAX;
         let mut backoff = BACKOFF_START;
         loop {
@@ -113,10 +119,19 @@ impl Store {
         }
     }
 
-    async fn attempt<C: Change>(&self, change: &C, deadline: Instant) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
+    async fn attempt<C: Change>(
+        &self,
+        change: &C,
+        deadline: Instant,
+    ) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
         let mut session = self.inner.client.start_session().await.map_err(DbError::from)?;
         session.start_transaction().await.map_err(DbError::from)?;
-        let mut txn = Txn { session, database: self.inner.database.clone(), ambient: self.inner.ambient.clone(), notes: Vec::new() };
+        let mut txn = Txn {
+            session,
+            database: self.inner.database.clone(),
+            ambient: self.inner.ambient.clone(),
+            notes: Vec::new(),
+        };
         match change.apply(&mut txn).await {
             Ok(output) => {
                 commit_session(&mut txn.session, deadline).await?;
@@ -144,7 +159,10 @@ async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Resul
     loop {
         match session.commit_transaction().await {
             Ok(()) => return Ok(()),
-            Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) && Instant::now() < deadline => {
+            Err(error)
+                if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
+                    && Instant::now() < deadline =>
+            {
                 tracing::debug!(%error, "commit_repeated");
             }
             Err(error) => return Err(error.into()),

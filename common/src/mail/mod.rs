@@ -61,11 +61,12 @@ impl Mailer {
             config::SmtpTls::Starttls => Tls::Required(tls()?),
             config::SmtpTls::Tls => Tls::Wrapper(tls()?),
         };
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(config.host.as_str())
-            .port(config.port)
-            .tls(tls)
-            .timeout(Some(config.timeout))
-            .pool_config(PoolConfig::new().max_size(config.pool_max).idle_timeout(POOL_IDLE));
+        let mut builder =
+            AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(config.host.as_str())
+                .port(config.port)
+                .tls(tls)
+                .timeout(Some(config.timeout))
+                .pool_config(PoolConfig::new().max_size(config.pool_max).idle_timeout(POOL_IDLE));
         if !config.username.is_empty() {
             let password = config.password.expose_secret().to_owned();
             builder = builder.credentials(Credentials::new(config.username.clone(), password));
@@ -81,7 +82,13 @@ impl Mailer {
     ///
     /// # Errors
     /// See [`MailError`].
-    pub async fn send(&self, job: JobId, to: &Email, to_name: &str, mail: Rendered) -> Result<(), MailError> {
+    pub async fn send(
+        &self,
+        job: JobId,
+        to: &Email,
+        to_name: &str,
+        mail: Rendered,
+    ) -> Result<(), MailError> {
         let template = mail.template;
         let message = self.message(job, to, to_name, mail)?;
         let timer = metrics::MAIL_SEND_DURATION.start_timer();
@@ -96,7 +103,13 @@ impl Mailer {
         result
     }
 
-    fn message(&self, job: JobId, to: &Email, to_name: &str, mail: Rendered) -> Result<Message, MailError> {
+    fn message(
+        &self,
+        job: JobId,
+        to: &Email,
+        to_name: &str,
+        mail: Rendered,
+    ) -> Result<Message, MailError> {
         let name = Some(one_line(to_name)).filter(|name| !name.is_empty());
         let to = Mailbox::new(name, to.as_str().parse().map_err(malformed)?);
         Message::builder()
@@ -145,13 +158,19 @@ mod tests {
 
     fn mailer() -> Mailer {
         let mut sources = config::Sources::default();
-        let variables = [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__SMTP__TLS", "none")];
+        let variables =
+            [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__SMTP__TLS", "none")];
         sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Mailer::new(&config::Config::load(sources).unwrap().smtp).unwrap()
     }
 
     fn rendered(subject: &str) -> Rendered {
-        Rendered { template: "test", subject: subject.into(), text: "text".into(), html: "<p>html</p>".into() }
+        Rendered {
+            template: "test",
+            subject: subject.into(),
+            text: "text".into(),
+            html: "<p>html</p>".into(),
+        }
     }
 
     #[tokio::test]

@@ -58,13 +58,24 @@ impl Template {
         })
     }
 
-    fn part(&self, part: &str, source: &str, values: &impl Serialize) -> Result<String, TemplateError> {
+    fn part(
+        &self,
+        part: &str,
+        source: &str,
+        values: &impl Serialize,
+    ) -> Result<String, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|part| if part == HTML_PART || part == LAYOUT { AutoEscape::Html } else { AutoEscape::None });
+        environment.set_auto_escape_callback(|part| {
+            if part == HTML_PART || part == LAYOUT { AutoEscape::Html } else { AutoEscape::None }
+        });
         let part_error = |source| TemplateError { name: self.name, source };
         environment.add_template(LAYOUT, self.layout).map_err(part_error)?;
-        let rendered = environment.render_named_str(part, source, minijinja::value::Value::from(minijinja::value::Serde(values)));
+        let rendered = environment.render_named_str(
+            part,
+            source,
+            minijinja::value::Value::from(minijinja::value::Serde(values)),
+        );
         rendered.map_err(part_error)
     }
 }

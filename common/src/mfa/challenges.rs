@@ -73,12 +73,22 @@ impl Record for MfaChallenge {
 }
 impl PlatformOwned for MfaChallenge {}
 
-pub(crate) const INDEXES: &[IndexPlan] =
-    &[IndexPlan { collection: MfaChallenge::COLLECTION, name: "mfa_challenges_ttl", keys: &[("expires_at", 1)], unique: false, ttl: true }];
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: MfaChallenge::COLLECTION,
+    name: "mfa_challenges_ttl",
+    keys: &[("expires_at", 1)],
+    unique: false,
+    ttl: true,
+}];
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: MfaChallenge::COLLECTION,
-    required: &[("_id", schema::STRING), ("user_id", schema::STRING), ("created_at", schema::DATE), ("expires_at", schema::DATE)],
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
 };
 
 /// A way to answer a challenge.
@@ -128,7 +138,8 @@ pub async fn ask(
     let user = purpose.user();
     let factors = super::Factors::of(store, user).await?;
     let usable = party.filter(|_| !factors.passkeys.is_empty());
-    let (options, state) = usable.map(|party| party.begin_second(&factors.passkeys)).transpose()?.unzip();
+    let (options, state) =
+        usable.map(|party| party.begin_second(&factors.passkeys)).transpose()?.unzip();
     let (ambient, now) = (store.ambient(), store.ambient().now());
     let challenge = MfaChallenge {
         id: ambient.id(),
@@ -145,7 +156,10 @@ pub async fn ask(
         (Method::Passkey, options.is_some()),
         (Method::RecoveryCode, factors.recovery_codes_left > 0),
     ];
-    let methods = offered.into_iter().filter_map(|(method, is_offered)| is_offered.then_some(method)).collect();
+    let methods = offered
+        .into_iter()
+        .filter_map(|(method, is_offered)| is_offered.then_some(method))
+        .collect();
     Ok(Asked { token: LinkToken::issue(key, challenge.id), methods, passkey: options })
 }
 
@@ -160,18 +174,29 @@ impl MfaChallenge {
     /// # Errors
     /// [`SignInError::ChallengeInvalid`] when it is none.
     pub async fn pending(store: &Store, key: &MasterKey, token: &str) -> Result<Self, SignInError> {
-        let id: MfaChallengeId = LinkToken::redeem(key, token).ok_or(SignInError::ChallengeInvalid)?;
+        let id: MfaChallengeId =
+            LinkToken::redeem(key, token).ok_or(SignInError::ChallengeInvalid)?;
         let filter = doc! { "_id": id, "expires_at": { "$gt": store.ambient().now() }, "failures": { "$lt": FAILURES_MAX } };
-        store.records::<Self>(PlatformScope).find(filter).await?.ok_or(SignInError::ChallengeInvalid)
+        store
+            .records::<Self>(PlatformScope)
+            .find(filter)
+            .await?
+            .ok_or(SignInError::ChallengeInvalid)
     }
 
     /// The passkey that answers it.
     ///
     /// # Errors
     /// [`MfaError::PasskeyInvalid`], or when the store fails.
-    pub async fn used_passkey(&self, store: &Store, party: &RelyingParty, answer: &Assertion) -> Result<Used, MfaError> {
+    pub async fn used_passkey(
+        &self,
+        store: &Store,
+        party: &RelyingParty,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
         let state = self.passkey.as_ref().ok_or(MfaError::PasskeyInvalid)?;
-        let state: PasskeyAuthentication = serde_json::from_slice(&state.bytes).map_err(|error| DbError::Shape(error.to_string()))?;
+        let state: PasskeyAuthentication = serde_json::from_slice(&state.bytes)
+            .map_err(|error| DbError::Shape(error.to_string()))?;
         party.finish_second(Passkey::all_of(store, self.user_id).await?, &state, answer)
     }
 }
@@ -213,7 +238,11 @@ impl Change for Answer<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Outcome, SignInError> {
         let filter = doc! { "_id": self.challenge, "expires_at": { "$gt": txn.ambient().now() }, "failures": { "$lt": FAILURES_MAX } };
-        let challenge = txn.records::<MfaChallenge>(PlatformScope).take(filter).await?.ok_or(SignInError::ChallengeInvalid)?;
+        let challenge = txn
+            .records::<MfaChallenge>(PlatformScope)
+            .take(filter)
+            .await?
+            .ok_or(SignInError::ChallengeInvalid)?;
         let Some(used) = self.accepted(txn, challenge.user_id).await? else {
             let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
@@ -221,13 +250,18 @@ impl Change for Answer<'_> {
         };
         let changed = (used == Method::RecoveryCode).then_some(MfaChange::RecoveryCodeUsed);
         if let Some(change) = changed {
-            audit::record(txn, None, Some(challenge.user_id), change.action(), challenge.user_id).await?;
+            audit::record(txn, None, Some(challenge.user_id), change.action(), challenge.user_id)
+                .await?;
         }
         match challenge.purpose {
-            Purpose::SignIn(begin) => Ok(Outcome::Begun(Begin { second_factor: true, ..begin }.apply(txn).await?, changed)),
-            Purpose::Reauthenticate(again) => {
-                Ok(Outcome::Reauthenticated(Reauthenticate { second_factor: true, ..again }.apply(txn).await?, changed))
-            }
+            Purpose::SignIn(begin) => Ok(Outcome::Begun(
+                Begin { second_factor: true, ..begin }.apply(txn).await?,
+                changed,
+            )),
+            Purpose::Reauthenticate(again) => Ok(Outcome::Reauthenticated(
+                Reauthenticate { second_factor: true, ..again }.apply(txn).await?,
+                changed,
+            )),
         }
     }
 }
@@ -236,8 +270,12 @@ impl Answer<'_> {
     /// By which method what was shown is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {
-            Shown::Code(code) if is_totp(code) => Ok(Totp::take(txn, self.key, user, code.trim()).await?.then_some(Method::Totp)),
-            Shown::Code(code) => Ok(RecoveryCodes::take(txn, self.key, user, code).await?.then_some(Method::RecoveryCode)),
+            Shown::Code(code) if is_totp(code) => {
+                Ok(Totp::take(txn, self.key, user, code.trim()).await?.then_some(Method::Totp))
+            }
+            Shown::Code(code) => Ok(RecoveryCodes::take(txn, self.key, user, code)
+                .await?
+                .then_some(Method::RecoveryCode)),
             Shown::Passkey(passkey) => match passkey.take(txn).await {
                 Ok(()) => Ok(Some(Method::Passkey)),
                 Err(MfaError::PasskeyInvalid) => Ok(None),

@@ -1,10 +1,10 @@
 //! Second factors (multi-factor authentication): what a person shows beside their password.
 //!
-//! A code of an authenticator app ([`totp`]), a passkey ([`passkeys`]), or, when both are lost, one of
-//! the [`recovery_codes`] that come with the first of them. Whoever has one is asked for it at every
-//! sign-in, also after a new password was set by mail: [`challenges`] lead from the one to the other.
-//! Whether they have one stands in the account ([`User::second_factor_since`]), written with the factor
-//! itself, and no session begins without looking there (`sign_in::Begin`).
+//! A code of an authenticator app ([`totp`]), a passkey ([`passkeys`]), or, when both are lost, one
+//! of the [`recovery_codes`] that come with the first of them. Whoever has one is asked for it at
+//! every sign-in, also after a new password was set by mail: [`challenges`] lead from the one to
+//! the other. Whether they have one stands in the account ([`User::second_factor_since`]), written
+//! with the factor itself, and no session begins without looking there (`sign_in::Begin`).
 
 pub mod challenges;
 pub mod passkeys;
@@ -28,7 +28,8 @@ use passkeys::Passkey;
 use recovery_codes::RecoveryCodes;
 use totp::Totp;
 
-pub(crate) const VALIDATORS: &[Validator] = &[totp::VALIDATOR, recovery_codes::VALIDATOR, passkeys::VALIDATOR, challenges::VALIDATOR];
+pub(crate) const VALIDATORS: &[Validator] =
+    &[totp::VALIDATOR, recovery_codes::VALIDATOR, passkeys::VALIDATOR, challenges::VALIDATOR];
 
 /// What changed of a person's second factors; they are told of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,26 +141,44 @@ impl Factors {
             store.records::<RecoveryCodes>(PlatformScope).find(doc! { "_id": user }),
         )?;
         let totp_since = totp.and_then(|totp| totp.confirmed_at);
-        Ok(Self { totp_since, passkeys, recovery_codes_left: codes.map_or(0, |codes| codes.left()) })
+        Ok(Self {
+            totp_since,
+            passkeys,
+            recovery_codes_left: codes.map_or(0, |codes| codes.left()),
+        })
     }
 }
 
 /// A factor was added: whoever has the password alone gets in no more. Answers recovery codes where
 /// these are the person's first.
-async fn added(txn: &mut Txn, key: &MasterKey, owner: Owner, what: MfaChange) -> Result<Option<Vec<String>>, MfaError> {
+async fn added(
+    txn: &mut Txn,
+    key: &MasterKey,
+    owner: Owner,
+    what: MfaChange,
+) -> Result<Option<Vec<String>>, MfaError> {
     User::note_factors(txn, owner.user).await?;
     let is_first = User::has_second_factor_from_now(txn, owner.user).await?;
     // Those were begun with the password alone.
     Session::revoke_all(txn, owner.user, Some(owner.session)).await?;
     changed(txn, owner, what).await?;
-    if is_first { RecoveryCodes::replace(txn, key, owner.user).await.map(Some).map_err(Into::into) } else { Ok(None) }
+    if is_first {
+        RecoveryCodes::replace(txn, key, owner.user).await.map(Some).map_err(Into::into)
+    } else {
+        Ok(None)
+    }
 }
 
 /// A factor was removed; without any the password alone is enough again.
 async fn removed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbError> {
     User::note_factors(txn, owner.user).await?;
-    let has_totp = txn.records::<Totp>(PlatformScope).find(doc! { "_id": owner.user, "confirmed_at": { "$ne": null } }).await?.is_some();
-    let has_passkey = txn.records::<Passkey>(PlatformScope).find(doc! { "user_id": owner.user }).await?.is_some();
+    let has_totp = txn
+        .records::<Totp>(PlatformScope)
+        .find(doc! { "_id": owner.user, "confirmed_at": { "$ne": null } })
+        .await?
+        .is_some();
+    let has_passkey =
+        txn.records::<Passkey>(PlatformScope).find(doc! { "user_id": owner.user }).await?.is_some();
     if !has_totp && !has_passkey {
         User::has_no_second_factor(txn, owner.user).await?;
         txn.records::<RecoveryCodes>(PlatformScope).delete_all(doc! { "_id": owner.user }).await?;
@@ -172,7 +191,8 @@ async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
     audit::record(txn, Some(owner.tenant), Some(owner.user), what.action(), owner.user).await
 }
 
-/// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions end.
+/// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions
+/// end.
 #[derive(Debug)]
 pub struct Reset<'a> {
     /// Whose.

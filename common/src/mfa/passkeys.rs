@@ -1,10 +1,11 @@
-//! Passkeys (Web Authentication, W3C): keys that a person's device holds and uses after it has seen that
-//! it is them. So one is a second factor beside the password, and enough to sign in without any.
+//! Passkeys (Web Authentication, W3C): keys that a person's device holds and uses after it has seen
+//! that it is them. So one is a second factor beside the password, and enough to sign in without
+//! any.
 //!
-//! A ceremony has two halves: options for the authenticator, and its answer. What has to be remembered
-//! between them travels with the client, sealed ([`Ceremony`]): so asking for options writes nothing,
-//! and who has the database cannot answer. A ceremony that led to something is remembered until it would
-//! be void anyway, so that its answer is good once.
+//! A ceremony has two halves: options for the authenticator, and its answer. What has to be
+//! remembered between them travels with the client, sealed ([`Ceremony`]): so asking for options
+//! writes nothing, and who has the database cannot answer. A ceremony that led to something is
+//! remembered until it would be void anyway, so that its answer is good once.
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use serde_json::Value;
 use webauthn_rs::{
     Webauthn, WebauthnBuilder,
     prelude::{
-        AuthenticationResult, DiscoverableAuthentication, Passkey as Credential, PasskeyAuthentication, PasskeyRegistration,
-        PublicKeyCredential, RegisterPublicKeyCredential, Url, WebauthnError,
+        AuthenticationResult, DiscoverableAuthentication, Passkey as Credential,
+        PasskeyAuthentication, PasskeyRegistration, PublicKeyCredential,
+        RegisterPublicKeyCredential, Url, WebauthnError,
     },
 };
 
@@ -85,8 +87,20 @@ impl PlatformOwned for UsedCeremony {}
 const CREDENTIAL_INDEX: &str = "passkeys_credential";
 
 pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan { collection: Passkey::COLLECTION, name: "passkeys_user", keys: &[("user_id", 1), ("_id", 1)], unique: false, ttl: false },
-    IndexPlan { collection: Passkey::COLLECTION, name: CREDENTIAL_INDEX, keys: &[("credential_id", 1)], unique: true, ttl: false },
+    IndexPlan {
+        collection: Passkey::COLLECTION,
+        name: "passkeys_user",
+        keys: &[("user_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Passkey::COLLECTION,
+        name: CREDENTIAL_INDEX,
+        keys: &[("credential_id", 1)],
+        unique: true,
+        ttl: false,
+    },
     IndexPlan {
         collection: UsedCeremony::COLLECTION,
         name: "used_passkey_ceremonies_ttl",
@@ -168,7 +182,8 @@ impl<S: Serialize + DeserializeOwned> Ceremony<S> {
     pub fn open(key: &MasterKey, text: &str, now: DateTime) -> Result<Self, MfaError> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| MfaError::CeremonyInvalid)?;
         let plain = key.open(&purpose::<S>(), &sealed).map_err(|_| MfaError::CeremonyInvalid)?;
-        let ceremony: Self = serde_json::from_slice(&plain).map_err(|_| MfaError::CeremonyInvalid)?;
+        let ceremony: Self =
+            serde_json::from_slice(&plain).map_err(|_| MfaError::CeremonyInvalid)?;
         if ceremony.expires_at > now { Ok(ceremony) } else { Err(MfaError::CeremonyInvalid) }
     }
 }
@@ -179,12 +194,13 @@ fn purpose<S>() -> String {
 }
 
 impl RelyingParty {
-    /// That of the pages at `public_url`; none where that names no domain but an address, to which no
-    /// passkey can be bound.
+    /// That of the pages at `public_url`; none where that names no domain but an address, to which
+    /// no passkey can be bound.
     pub fn of(public_url: &str, name: &str) -> Option<Self> {
         let url = Url::parse(public_url).ok()?;
         let domain = url.domain()?;
-        let built = WebauthnBuilder::new(domain, &url).and_then(|builder| builder.rp_name(name).build());
+        let built =
+            WebauthnBuilder::new(domain, &url).and_then(|builder| builder.rp_name(name).build());
         built.ok().map(Self)
     }
 
@@ -202,11 +218,20 @@ impl RelyingParty {
         if others.len() >= PASSKEYS_MAX {
             return Err(MfaError::TooManyPasskeys);
         }
-        let excluded = others.iter().map(|passkey| Ok(passkey.credential()?.cred_id().clone())).collect::<Result<_, MfaError>>()?;
-        let begun = self.0.start_passkey_registration(user.id.uuid(), user.email.as_str(), &user.name, Some(excluded));
+        let excluded = others
+            .iter()
+            .map(|passkey| Ok(passkey.credential()?.cred_id().clone()))
+            .collect::<Result<_, MfaError>>()?;
+        let begun = self.0.start_passkey_registration(
+            user.id.uuid(),
+            user.email.as_str(),
+            &user.name,
+            Some(excluded),
+        );
         let (options, state) = begun.map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
         let mut options = Options::new(&options.public_key)?;
-        // Found by the authenticator alone, it signs in without an address; where it has no room it is a second factor still.
+        // Found by the authenticator alone, it signs in without an address; where it has no room it
+        // is a second factor still.
         options.0["authenticatorSelection"]["residentKey"] = "preferred".into();
         Ok((options, Ceremony::new(ambient, ttl, Adding { user: user.id, state })))
     }
@@ -235,8 +260,15 @@ impl RelyingParty {
     ///
     /// # Errors
     /// [`MfaError::PasskeyInvalid`] when the library refuses.
-    pub fn begin_using(&self, ambient: &Ambient, ttl: Duration) -> Result<(Options, Ceremony<Using>), MfaError> {
-        let (options, state) = self.0.start_discoverable_authentication().map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+    pub fn begin_using(
+        &self,
+        ambient: &Ambient,
+        ttl: Duration,
+    ) -> Result<(Options, Ceremony<Using>), MfaError> {
+        let (options, state) = self
+            .0
+            .start_discoverable_authentication()
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         Ok((Options::new(&options.public_key)?, Ceremony::new(ambient, ttl, state)))
     }
 
@@ -244,12 +276,23 @@ impl RelyingParty {
     ///
     /// # Errors
     /// [`MfaError::PasskeyInvalid`], or when the store fails.
-    pub async fn finish_using(&self, store: &Store, ceremony: Ceremony<Using>, answer: &Assertion) -> Result<Used, MfaError> {
+    pub async fn finish_using(
+        &self,
+        store: &Store,
+        ceremony: Ceremony<Using>,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
         let answered = ceremony.answered();
-        let (user, credential_id) =
-            self.0.identify_discoverable_authentication(answer).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        let (user, credential_id) = self
+            .0
+            .identify_discoverable_authentication(answer)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         let filter = doc! { "credential_id": URL_SAFE_NO_PAD.encode(credential_id), "user_id": UserId::from_uuid(user) };
-        let passkey = store.records::<Passkey>(PlatformScope).find(filter).await?.ok_or(MfaError::PasskeyInvalid)?;
+        let passkey = store
+            .records::<Passkey>(PlatformScope)
+            .find(filter)
+            .await?
+            .ok_or(MfaError::PasskeyInvalid)?;
         let result = self
             .0
             .finish_discoverable_authentication_v2(answer, ceremony.state, &passkey.credential()?)
@@ -261,10 +304,16 @@ impl RelyingParty {
     ///
     /// # Errors
     /// [`MfaError::PasskeyInvalid`] when the library refuses.
-    pub fn begin_second(&self, passkeys: &[Passkey]) -> Result<(Options, PasskeyAuthentication), MfaError> {
-        let credentials = passkeys.iter().map(Passkey::credential).collect::<Result<Vec<_>, _>>()?;
-        let (options, state) =
-            self.0.start_passkey_authentication(&credentials).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+    pub fn begin_second(
+        &self,
+        passkeys: &[Passkey],
+    ) -> Result<(Options, PasskeyAuthentication), MfaError> {
+        let credentials =
+            passkeys.iter().map(Passkey::credential).collect::<Result<Vec<_>, _>>()?;
+        let (options, state) = self
+            .0
+            .start_passkey_authentication(&credentials)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         Ok((Options::new(&options.public_key)?, state))
     }
 
@@ -272,10 +321,21 @@ impl RelyingParty {
     ///
     /// # Errors
     /// [`MfaError::PasskeyInvalid`].
-    pub fn finish_second(&self, passkeys: Vec<Passkey>, state: &PasskeyAuthentication, answer: &Assertion) -> Result<Used, MfaError> {
-        let result = self.0.finish_passkey_authentication(answer, state).map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+    pub fn finish_second(
+        &self,
+        passkeys: Vec<Passkey>,
+        state: &PasskeyAuthentication,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
+        let result = self
+            .0
+            .finish_passkey_authentication(answer, state)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
         let credential_id = URL_SAFE_NO_PAD.encode(result.cred_id());
-        let passkey = passkeys.into_iter().find(|passkey| passkey.credential_id == credential_id).ok_or(MfaError::PasskeyInvalid)?;
+        let passkey = passkeys
+            .into_iter()
+            .find(|passkey| passkey.credential_id == credential_id)
+            .ok_or(MfaError::PasskeyInvalid)?;
         Ok(Used { passkey, result, ceremony: None })
     }
 }
@@ -296,10 +356,12 @@ impl Answered {
     /// Uses the ceremony up.
     pub(crate) async fn take(self, txn: &mut Txn) -> Result<(), MfaError> {
         let used = UsedCeremony { id: self.id, expires_at: self.expires_at };
-        txn.records::<UsedCeremony>(PlatformScope).insert(&used).await.map_err(|error| match error {
-            error if is_duplicate(&error, "_id_") => MfaError::CeremonyInvalid,
-            error => error.into(),
-        })
+        txn.records::<UsedCeremony>(PlatformScope).insert(&used).await.map_err(
+            |error| match error {
+                error if is_duplicate(&error, "_id_") => MfaError::CeremonyInvalid,
+                error => error.into(),
+            },
+        )
     }
 }
 
@@ -322,8 +384,8 @@ impl Used {
         self.passkey.user_id
     }
 
-    /// Notes that it was used, and uses its ceremony up. Refused where it was removed meanwhile, or used beside itself: then one of
-    /// the two is a copy.
+    /// Notes that it was used, and uses its ceremony up. Refused where it was removed meanwhile, or
+    /// used beside itself: then one of the two is a copy.
     pub(crate) async fn take(&self, txn: &mut Txn) -> Result<(), MfaError> {
         if let Some(ceremony) = self.ceremony {
             ceremony.take(txn).await?;
@@ -332,7 +394,8 @@ impl Used {
         credential.update_credential(&self.result);
         let filter = doc! { "_id": self.passkey.id, "user_id": self.passkey.user_id, "credential": &self.passkey.credential };
         let update = doc! { "$set": { "credential": &encoded(&credential)?, "last_used_at": txn.ambient().now() } };
-        let is_there = txn.records::<Passkey>(PlatformScope).find_and_update(filter, update).await?.is_some();
+        let is_there =
+            txn.records::<Passkey>(PlatformScope).find_and_update(filter, update).await?.is_some();
         if is_there { Ok(()) } else { Err(MfaError::PasskeyInvalid) }
     }
 }
@@ -363,16 +426,21 @@ impl Passkey {
     /// When the store fails.
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         let limit = i64::try_from(PASSKEYS_MAX).unwrap_or(i64::MAX);
-        store.records::<Self>(PlatformScope).list(doc! { "user_id": user }, doc! { "_id": 1 }, limit).await
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "user_id": user }, doc! { "_id": 1 }, limit)
+            .await
     }
 
     fn credential(&self) -> Result<Credential, MfaError> {
-        serde_json::from_slice(&self.credential.bytes).map_err(|error| DbError::Shape(error.to_string()).into())
+        serde_json::from_slice(&self.credential.bytes)
+            .map_err(|error| DbError::Shape(error.to_string()).into())
     }
 }
 
 fn encoded(credential: &Credential) -> Result<Binary, DbError> {
-    let bytes = serde_json::to_vec(credential).map_err(|error| DbError::Shape(error.to_string()))?;
+    let bytes =
+        serde_json::to_vec(credential).map_err(|error| DbError::Shape(error.to_string()))?;
     Ok(Binary { subtype: BinarySubtype::Generic, bytes })
 }
 
@@ -408,14 +476,23 @@ impl Change for Add<'_> {
             created_at: txn.ambient().now(),
             last_used_at: None,
         };
-        txn.records::<Passkey>(PlatformScope).insert(&passkey).await.map_err(|error| match error {
-            error if is_duplicate(&error, CREDENTIAL_INDEX) => MfaError::CeremonyInvalid,
-            error => error.into(),
-        })?;
+        txn.records::<Passkey>(PlatformScope).insert(&passkey).await.map_err(
+            |error| match error {
+                error if is_duplicate(&error, CREDENTIAL_INDEX) => MfaError::CeremonyInvalid,
+                error => error.into(),
+            },
+        )?;
         // The account's row is written by this, so two additions at once cannot both be the last.
         let codes = super::added(txn, self.key, self.owner, MfaChange::PasskeyAdded).await?;
-        let count = txn.records::<Passkey>(PlatformScope).count(doc! { "user_id": self.owner.user }).await?;
-        if count > PASSKEYS_MAX as u64 { Err(MfaError::TooManyPasskeys) } else { Ok((passkey, codes)) }
+        let count = txn
+            .records::<Passkey>(PlatformScope)
+            .count(doc! { "user_id": self.owner.user })
+            .await?;
+        if count > PASSKEYS_MAX as u64 {
+            Err(MfaError::TooManyPasskeys)
+        } else {
+            Ok((passkey, codes))
+        }
     }
 }
 
@@ -460,7 +537,9 @@ mod tests {
         let party = RelyingParty::of("https://app.example.com", "Tenantry").unwrap();
         let (_, ceremony) = party.begin_using(&ambient, Duration::from_mins(1)).unwrap();
         let sealed = ceremony.seal(&key()).unwrap();
-        let opened = |text: &str, now: i64| Ceremony::<Using>::open(&key(), text, DateTime::from_millis(now));
+        let opened = |text: &str, now: i64| {
+            Ceremony::<Using>::open(&key(), text, DateTime::from_millis(now))
+        };
         assert!(opened(&sealed, 59_999).is_ok());
         assert!(opened(&sealed, 60_000).is_err());
         assert!(opened(&sealed[1..], 0).is_err());

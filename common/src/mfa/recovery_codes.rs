@@ -19,8 +19,8 @@ use crate::{
 const PURPOSE: &str = "recovery-code";
 /// How many there are.
 const COUNT: usize = 10;
-/// Characters of one, each of five bits: with the key's digest, too many to try even for who has the
-/// database.
+/// Characters of one, each of five bits: with the key's digest, too many to try even for who has
+/// the database.
 const CHARS: usize = 10;
 /// After so many characters there is a hyphen.
 const GROUP: usize = 5;
@@ -44,8 +44,10 @@ impl Record for RecoveryCodes {
 }
 impl PlatformOwned for RecoveryCodes {}
 
-pub(crate) const VALIDATOR: Validator =
-    Validator { collection: RecoveryCodes::COLLECTION, required: &[("_id", schema::STRING), ("made_at", schema::DATE)] };
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: RecoveryCodes::COLLECTION,
+    required: &[("_id", schema::STRING), ("made_at", schema::DATE)],
+};
 
 impl RecoveryCodes {
     /// How many were not used.
@@ -54,7 +56,11 @@ impl RecoveryCodes {
     }
 
     /// Makes new ones, which voids those before; answers them, this once.
-    pub(super) async fn replace(txn: &mut Txn, key: &MasterKey, user: UserId) -> Result<Vec<String>, DbError> {
+    pub(super) async fn replace(
+        txn: &mut Txn,
+        key: &MasterKey,
+        user: UserId,
+    ) -> Result<Vec<String>, DbError> {
         let codes: Vec<String> = (0..COUNT).map(|_| generate(txn.ambient())).collect();
         let digests = codes.iter().map(|code| digest(key, user, code)).collect();
         let row = Self { user_id: user, digests, made_at: txn.ambient().now() };
@@ -64,10 +70,17 @@ impl RecoveryCodes {
     }
 
     /// Uses up `code`; tells whether it was there.
-    pub(super) async fn take(txn: &mut Txn, key: &MasterKey, user: UserId, code: &str) -> Result<bool, DbError> {
+    pub(super) async fn take(
+        txn: &mut Txn,
+        key: &MasterKey,
+        user: UserId,
+        code: &str,
+    ) -> Result<bool, DbError> {
         let digest = digest(key, user, code);
         let filter = doc! { "_id": user, "digests": &digest };
-        txn.records::<Self>(PlatformScope).update(filter, doc! { "$pull": { "digests": &digest } }).await
+        txn.records::<Self>(PlatformScope)
+            .update(filter, doc! { "$pull": { "digests": &digest } })
+            .await
     }
 }
 
@@ -121,14 +134,30 @@ mod tests {
     #[test]
     fn a_code_is_known_however_it_is_written() {
         let ambient = Ambient::system();
-        let (key, user) = (MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap(), ambient.id());
+        let (key, user) = (
+            MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap(),
+            ambient.id(),
+        );
         let code = generate(&ambient);
         assert_eq!(code.len(), CHARS + 1);
-        let same = [code.to_uppercase(), code.replace('-', ""), format!(" {} ", code.replace('-', " - ")), code.replace('0', "O")];
+        let same = [
+            code.to_uppercase(),
+            code.replace('-', ""),
+            format!(" {} ", code.replace('-', " - ")),
+            code.replace('0', "O"),
+        ];
         for written in same {
             assert_eq!(digest(&key, user, &written), digest(&key, user, &code), "{written}");
         }
-        assert_ne!(digest(&key, ambient.id(), &code), digest(&key, user, &code), "another person's");
-        assert_ne!(digest(&key, user, &format!("{code}0")), digest(&key, user, &code), "one that goes on");
+        assert_ne!(
+            digest(&key, ambient.id(), &code),
+            digest(&key, user, &code),
+            "another person's"
+        );
+        assert_ne!(
+            digest(&key, user, &format!("{code}0")),
+            digest(&key, user, &code),
+            "one that goes on"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Codes of authenticator apps (RFC 6238): SHA-1, six digits, thirty seconds, as the apps expect.
 //!
-//! A code is good once: the step it belongs to is kept, and only later ones are accepted (RFC 6238 §5.2).
+//! A code is good once: the step it belongs to is kept, and only later ones are accepted (RFC 6238
+//! §5.2).
 
 use std::fmt;
 
@@ -48,7 +49,11 @@ impl PlatformOwned for Totp {}
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: Totp::COLLECTION,
-    required: &[("_id", schema::STRING), ("created_at", schema::DATE), ("confirmed_at", schema::DATE_OR_NULL)],
+    required: &[
+        ("_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("confirmed_at", schema::DATE_OR_NULL),
+    ],
 };
 
 /// What an app is told once, to make codes of. Not printable by accident.
@@ -69,7 +74,11 @@ impl TotpSecret {
     }
 
     fn generator(&self, issuer: Option<String>, account: &str) -> Generator {
-        Builder::new().with_secret(self.0.clone()).with_issuer(issuer).with_account_name(account).build_noncompliant()
+        Builder::new()
+            .with_secret(self.0.clone())
+            .with_issuer(issuer)
+            .with_account_name(account)
+            .build_noncompliant()
     }
 
     /// The step that `code` belongs to, at `now` or a step away.
@@ -91,12 +100,25 @@ impl Totp {
     }
 
     /// Whether `code` is good now; it is not a second time.
-    pub(super) async fn take(txn: &mut Txn, key: &MasterKey, user: UserId, code: &str) -> Result<bool, MfaError> {
-        let found = txn.records::<Self>(PlatformScope).find(doc! { "_id": user, "confirmed_at": { "$ne": null } }).await?;
+    pub(super) async fn take(
+        txn: &mut Txn,
+        key: &MasterKey,
+        user: UserId,
+        code: &str,
+    ) -> Result<bool, MfaError> {
+        let found = txn
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": user, "confirmed_at": { "$ne": null } })
+            .await?;
         let Some(totp) = found else { return Ok(false) };
-        let Some(step) = totp.secret(key)?.step_of(code, txn.ambient().now()) else { return Ok(false) };
+        let Some(step) = totp.secret(key)?.step_of(code, txn.ambient().now()) else {
+            return Ok(false);
+        };
         let filter = doc! { "_id": user, "last_step": { "$lt": step } };
-        Ok(txn.records::<Self>(PlatformScope).update(filter, doc! { "$set": { "last_step": step } }).await?)
+        Ok(txn
+            .records::<Self>(PlatformScope)
+            .update(filter, doc! { "$set": { "last_step": step } })
+            .await?)
     }
 }
 
@@ -132,8 +154,8 @@ impl Change for Enroll<'_> {
     }
 }
 
-/// Finishes to set up an authenticator app: it makes the right codes. Answers recovery codes where it is
-/// the person's first second factor.
+/// Finishes to set up an authenticator app: it makes the right codes. Answers recovery codes where
+/// it is the person's first second factor.
 #[derive(Debug)]
 pub struct Confirm<'a> {
     /// The installation's key.
@@ -150,14 +172,20 @@ impl Change for Confirm<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, MfaError> {
         let user = self.owner.user;
-        let totp = txn.records::<Totp>(PlatformScope).find(doc! { "_id": user }).await?.ok_or(MfaError::NotEnrolled)?;
+        let totp = txn
+            .records::<Totp>(PlatformScope)
+            .find(doc! { "_id": user })
+            .await?
+            .ok_or(MfaError::NotEnrolled)?;
         if totp.confirmed_at.is_some() {
             return Err(MfaError::EnrolledAlready);
         }
         let now = txn.ambient().now();
         let step = totp.secret(self.key)?.step_of(&self.code, now).ok_or(MfaError::CodeInvalid)?;
         let update = doc! { "$set": { "confirmed_at": now, "last_step": step } };
-        txn.records::<Totp>(PlatformScope).update(doc! { "_id": user, "confirmed_at": null }, update).await?;
+        txn.records::<Totp>(PlatformScope)
+            .update(doc! { "_id": user, "confirmed_at": null }, update)
+            .await?;
         super::added(txn, self.key, self.owner, MfaChange::TotpAdded).await
     }
 }
@@ -188,10 +216,19 @@ mod tests {
     #[test]
     fn codes_are_those_of_the_rfc() {
         let secret = TotpSecret(b"12345678901234567890".to_vec());
-        for (seconds, code) in [(59, "287082"), (1_111_111_109, "081804"), (1_234_567_890, "005924"), (2_000_000_000, "279037")] {
+        for (seconds, code) in [
+            (59, "287082"),
+            (1_111_111_109, "081804"),
+            (1_234_567_890, "005924"),
+            (2_000_000_000, "279037"),
+        ] {
             let at = |seconds: i64| DateTime::from_millis(seconds * 1000);
             assert_eq!(secret.step_of(code, at(seconds)), Some(seconds / 30), "{code}");
-            assert_eq!(secret.step_of(code, at(seconds + 30)), Some(seconds / 30), "{code} a step later");
+            assert_eq!(
+                secret.step_of(code, at(seconds + 30)),
+                Some(seconds / 30),
+                "{code} a step later"
+            );
             assert_eq!(secret.step_of(code, at(seconds + 90)), None, "{code} too late");
         }
         for wrong in ["", "28708", "2870822", "28708x", "２８７０８２", "000000"] {
@@ -203,7 +240,11 @@ mod tests {
     fn an_app_is_told_who_and_of_what() {
         let secret = TotpSecret(b"12345678901234567890".to_vec());
         let url = secret.otpauth_url("Ten: antry", "ada@example.com");
-        assert!(url.starts_with("otpauth://totp/") && url.contains("secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"), "{url}");
+        assert!(
+            url.starts_with("otpauth://totp/")
+                && url.contains("secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"),
+            "{url}"
+        );
         assert!(url.contains("ada") && url.contains("issuer="), "{url}");
     }
 }

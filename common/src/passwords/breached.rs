@@ -21,7 +21,8 @@ const MAGIC: &[u8; 8] = b"TNTRYBL1";
 const FALSE_POSITIVES: f64 = 0.001;
 /// Hexadecimal digits of a SHA-1.
 const SHA1_DIGITS: usize = 40;
-/// Made-up entries: a filter that does not know them places its entries differently than this release.
+/// Made-up entries: a filter that does not know them places its entries differently than this
+/// release.
 const CANARIES: u64 = 64;
 /// The largest filter that is read: 16 GiB, ten times what the whole known list needs.
 const WORDS_MAX: u64 = 1 << 31;
@@ -51,7 +52,9 @@ pub enum ListError {
     #[error("there is no hash in it")]
     Empty,
     /// Not a list of this release.
-    #[error("is no list of breached passwords that this release can use; make one with `api breached-passwords build`")]
+    #[error(
+        "is no list of breached passwords that this release can use; make one with `api breached-passwords build`"
+    )]
     Unknown,
 }
 
@@ -63,8 +66,8 @@ impl BreachList {
         self.0.contains_hash(u64::from_be_bytes(first))
     }
 
-    /// Makes a list of a text of SHA-1 hashes, one a line; what follows a hash (`:` and how often it was seen)
-    /// is not looked at.
+    /// Makes a list of a text of SHA-1 hashes, one a line; what follows a hash (`:` and how often
+    /// it was seen) is not looked at.
     ///
     /// # Errors
     /// See [`ListError`].
@@ -75,7 +78,8 @@ impl BreachList {
             return Err(ListError::Empty);
         }
         let expected = passwords + usize::try_from(CANARIES).unwrap_or_default();
-        let mut filter = BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&0).expected_items(expected);
+        let mut filter =
+            BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&0).expected_items(expected);
         for_each_hash(from, |hash| {
             filter.insert_hash(hash);
         })?;
@@ -104,7 +108,10 @@ impl BreachList {
     pub fn read(from: &Path) -> Result<Self, ListError> {
         let mut file = BufReader::new(File::open(from)?);
         let (mut magic, mut hashes, mut words) = ([0; 8], [0; 4], [0; 8]);
-        let head = file.read_exact(&mut magic).and_then(|()| file.read_exact(&mut hashes)).and_then(|()| file.read_exact(&mut words));
+        let head = file
+            .read_exact(&mut magic)
+            .and_then(|()| file.read_exact(&mut hashes))
+            .and_then(|()| file.read_exact(&mut words));
         let words = u64::from_le_bytes(words);
         if head.is_err() || magic != *MAGIC || words == 0 || words > WORDS_MAX {
             return Err(ListError::Unknown);
@@ -116,7 +123,11 @@ impl BreachList {
             bits.push(u64::from_le_bytes(word));
         }
         let filter = BloomFilter::from_vec(bits).seed(&0).hashes(u32::from_le_bytes(hashes));
-        if canaries().all(|canary| filter.contains_hash(canary)) { Ok(Self(filter)) } else { Err(ListError::Unknown) }
+        if canaries().all(|canary| filter.contains_hash(canary)) {
+            Ok(Self(filter))
+        } else {
+            Err(ListError::Unknown)
+        }
     }
 }
 
@@ -148,7 +159,8 @@ fn for_each_hash(from: &Path, mut tell: impl FnMut(u64)) -> Result<(), ListError
 
 fn first_bytes(line: &str) -> Option<u64> {
     let (hash, rest) = line.split_at_checked(SHA1_DIGITS)?;
-    let is_hash = hash.bytes().all(|b| b.is_ascii_hexdigit()) && (rest.is_empty() || rest.starts_with(':'));
+    let is_hash =
+        hash.bytes().all(|b| b.is_ascii_hexdigit()) && (rest.is_empty() || rest.starts_with(':'));
     if is_hash { u64::from_str_radix(&hash[..16], 16).ok() } else { None }
 }
 
@@ -161,36 +173,47 @@ mod tests {
     }
 
     fn sha1(text: &str) -> String {
-        let digits =
-            digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>();
+        let digits = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes())
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02X}"))
+            .collect::<Vec<_>>();
         digits.concat()
     }
 
     fn built(source: &str) -> (tempfile::TempDir, Result<BuiltList, ListError>) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("hashes.txt"), source).unwrap();
-        let built = BreachList::build(&folder.path().join("hashes.txt"), &folder.path().join("list"));
+        let built =
+            BreachList::build(&folder.path().join("hashes.txt"), &folder.path().join("list"));
         (folder, built)
     }
 
     #[test]
     fn knows_every_password_of_its_source_and_few_others() {
-        let source: Vec<String> = (0..2000).map(|n| format!("{}:{n}\r\n", sha1(&format!("breached {n}")))).collect();
+        let source: Vec<String> =
+            (0..2000).map(|n| format!("{}:{n}\r\n", sha1(&format!("breached {n}")))).collect();
         let (folder, built) = built(&source.concat());
         let built = built.unwrap();
         assert_eq!(built.passwords, 2000);
         assert!(built.bytes < 2 * 2000 + 500, "{built:?}");
         let list = BreachList::read(&folder.path().join("list")).unwrap();
         assert!((0..2000).all(|n| list.contains(&password(&format!("breached {n}")))));
-        let wrongly = (0..20_000).filter(|n| list.contains(&password(&format!("another {n}")))).count();
+        let wrongly =
+            (0..20_000).filter(|n| list.contains(&password(&format!("another {n}")))).count();
         assert!(wrongly < 100, "{wrongly}");
     }
 
     #[test]
     fn a_source_that_is_none_is_refused_with_its_line() {
         let good = sha1("a");
-        for (source, line) in [(format!("{good}\nnothing\n"), 2), ("é".repeat(40), 1), (format!("{good}x"), 1)] {
-            assert!(matches!(built(&source).1, Err(ListError::Line(told)) if told == line), "{source}");
+        for (source, line) in
+            [(format!("{good}\nnothing\n"), 2), ("é".repeat(40), 1), (format!("{good}x"), 1)]
+        {
+            assert!(
+                matches!(built(&source).1, Err(ListError::Line(told)) if told == line),
+                "{source}"
+            );
         }
         assert!(matches!(built("\n\n").1, Err(ListError::Empty)));
     }
@@ -201,10 +224,15 @@ mod tests {
         built.unwrap();
         let path = folder.path().join("list");
         let good = std::fs::read(&path).unwrap();
-        let flipped: Vec<u8> = good.iter().enumerate().map(|(at, byte)| if at < 20 { *byte } else { !byte }).collect();
+        let flipped: Vec<u8> =
+            good.iter().enumerate().map(|(at, byte)| if at < 20 { *byte } else { !byte }).collect();
         for bad in [Vec::new(), b"text".to_vec(), good[..good.len() - 1].to_vec(), flipped] {
             std::fs::write(&path, &bad).unwrap();
-            assert!(matches!(BreachList::read(&path), Err(ListError::Unknown)), "{} bytes", bad.len());
+            assert!(
+                matches!(BreachList::read(&path), Err(ListError::Unknown)),
+                "{} bytes",
+                bad.len()
+            );
         }
     }
 }

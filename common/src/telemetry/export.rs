@@ -21,8 +21,14 @@ use super::StartError;
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
 /// Exports batches to `endpoint`, such as `http://otel:4318`, in the background.
-pub(super) fn provider(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, StartError> {
-    let client = OnRuntime { runtime: Handle::current(), client: Arc::new(HyperClient::with_default_connector(EXPORT_MAX, None)) };
+pub(super) fn provider(
+    endpoint: &str,
+    service: &'static str,
+) -> Result<SdkTracerProvider, StartError> {
+    let client = OnRuntime {
+        runtime: Handle::current(),
+        client: Arc::new(HyperClient::with_default_connector(EXPORT_MAX, None)),
+    };
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -30,13 +36,18 @@ pub(super) fn provider(endpoint: &str, service: &'static str) -> Result<SdkTrace
         .with_timeout(EXPORT_MAX)
         .build()?;
     let resource = Resource::builder_empty()
-        .with_attributes([KeyValue::new("service.name", service), KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))])
+        .with_attributes([
+            KeyValue::new("service.name", service),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        ])
         .build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
 /// Turns `tracing` spans into exported ones.
-pub(super) fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, Tracer> {
+pub(super) fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(
+    provider: &SdkTracerProvider,
+) -> OpenTelemetryLayer<S, Tracer> {
     tracing_opentelemetry::layer().with_tracer(provider.tracer("tenantry"))
 }
 

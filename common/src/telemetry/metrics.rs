@@ -6,14 +6,16 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    process_collector::ProcessCollector,
 };
 
 /// Seconds; holds 0.2, the latency objective.
 const REQUEST_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Seconds; from an idle start of milliseconds to an hour of waiting.
-const JOB_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
+const JOB_BUCKETS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let registry = Registry::new();
@@ -22,7 +24,9 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
 });
 
 fn register<C: Collector + 'static>(registry: &Registry, collector: C) {
-    registry.register(Box::new(collector)).expect("each metric is registered once, under a valid name");
+    registry
+        .register(Box::new(collector))
+        .expect("each metric is registered once, under a valid name");
 }
 
 fn made<C: Collector + Clone + 'static>(metric: prometheus::Result<C>) -> C {
@@ -79,16 +83,18 @@ metrics! {
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
     /// Requests in work.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
-    /// Callers, by whether they were kept from an earlier request: hit or miss; distrusted where revocations are not heard.
+    /// Callers, by whether they were kept from an earlier request: hit or miss; distrusted where
+    /// revocations are not heard.
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
     /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
-    /// Second factors shown, by method (code or passkey) and outcome (accepted or refused); passkeys that sign in alone
-    /// among them.
+    /// Second factors shown, by method (code or passkey) and outcome (accepted or refused);
+    /// passkeys that sign in alone among them.
     AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method", "outcome"];
     /// Tries refused because there were too many, by what was tried.
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
-    /// Times that Redis did not answer how many tries there were, and so one was let through uncounted.
+    /// Times that Redis did not answer how many tries there were, and so one was let through
+    /// uncounted.
     AUTH_THROTTLE_OUTAGES: IntCounter = "tenantry_auth_throttle_outages_total";
     /// Passwords waiting for their turn to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
@@ -102,7 +108,8 @@ metrics! {
     /// Makes the metrics of a worker exist, so that a scrape shows zeros instead of gaps.
     expose_worker:
 
-    /// Attempts that ended, by outcome: success, retry, dead, skipped, cancelled, parked or returned.
+    /// Attempts that ended, by outcome: success, retry, dead, skipped, cancelled, parked or
+    /// returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from when a job was due to when it started.
     JOBS_WAIT: HistogramVec = "tenantry_jobs_wait_seconds" ["queue", "kind"] in JOB_BUCKETS;
@@ -152,13 +159,14 @@ metrics! {
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.
     MAIL_SEND_DURATION: Histogram = "tenantry_mail_send_duration_seconds" in REQUEST_BUCKETS;
-    /// Times that somebody followed an invite link, by what became of it: invited, invited before, already a member, refused,
-    /// or the link was gone.
+    /// Times that somebody followed an invite link, by what became of it: invited, invited before,
+    /// already a member, refused, or the link was gone.
     INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome"];
-    /// Times that somebody was to be invited because of their address' domain, by what became of it.
+    /// Times that somebody was to be invited because of their address' domain, by what became of
+    /// it.
     DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome"];
-    /// Times that a tenant's domain was looked at, by what was found: verified, its record missing, held by another tenant, or no
-    /// answer.
+    /// Times that a tenant's domain was looked at, by what was found: verified, its record missing,
+    /// held by another tenant, or no answer.
     DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome"];
 }
 

@@ -29,10 +29,18 @@ pub struct Telemetry {
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
     let filter = filter(config)?;
     let lines = match config.format {
-        config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed(),
+        config::LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
         config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
     };
-    let spans = if config.otlp_endpoint.is_empty() { None } else { Some(export::provider(&config.otlp_endpoint, service)?) };
+    let spans = if config.otlp_endpoint.is_empty() {
+        None
+    } else {
+        Some(export::provider(&config.otlp_endpoint, service)?)
+    };
     let exported = spans.as_ref().map(export::layer);
     tracing_subscriber::registry().with(lines.and_then(exported).with_filter(filter)).try_init()?;
     Ok(Telemetry { spans })
@@ -45,8 +53,14 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
 pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
     let filter = filter(config)?;
     let lines = match config.format {
-        config::LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
-        config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).boxed(),
+        config::LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(std::io::stderr)
+            .boxed(),
+        config::LogFormat::Pretty => {
+            tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).boxed()
+        }
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(())
@@ -62,7 +76,8 @@ impl Telemetry {
     }
 }
 
-/// What is logged. Never what the library of passkeys says: it repeats what strangers send, as long as it is.
+/// What is logged. Never what the library of passkeys says: it repeats what strangers send, as long
+/// as it is.
 fn filter(config: &config::Telemetry) -> Result<EnvFilter, StartError> {
     let filter: EnvFilter = config.filter.parse()?;
     Ok(filter.add_directive("webauthn_rs_core=off".parse()?))

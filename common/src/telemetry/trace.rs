@@ -2,7 +2,8 @@
 //!
 //! A request continues its caller's trace or begins one; a job continues the trace of whatever
 //! staged it, and also links to it, attempt by attempt, as OpenTelemetry wants it of whoever
-//! processes a message. The context is a task-local, so whoever stages a job need not pass it along.
+//! processes a message. The context is a task-local, so whoever stages a job need not pass it
+//! along.
 
 use std::{fmt, future::Future, str::FromStr};
 
@@ -67,8 +68,14 @@ impl TraceContext {
     /// As [`TraceContext::join`], for a span that processes `message`, which was made where
     /// `traceparent` says. Where spans are exported the span also links to there: "For each message
     /// it accounts for, the *Process* span SHOULD link to the message's creation context" (semantic
-    /// conventions for messaging spans, "Consumer spans"). Its field `otel.kind` must be `consumer`.
-    pub fn process(span: &Span, traceparent: Option<&str>, message: Message, ambient: &Ambient) -> Self {
+    /// conventions for messaging spans, "Consumer spans"). Its field `otel.kind` must be
+    /// `consumer`.
+    pub fn process(
+        span: &Span,
+        traceparent: Option<&str>,
+        message: Message,
+        ambient: &Ambient,
+    ) -> Self {
         let context = Self::join(span, traceparent, ambient);
         if Self::exported(span).is_some() {
             span.set_attribute("messaging.system", message.system);
@@ -95,14 +102,20 @@ impl TraceContext {
     }
 
     fn as_remote(self) -> SpanContext {
-        let (trace, span) = (TraceId::from_bytes(self.trace.to_be_bytes()), SpanId::from_bytes(self.span.to_be_bytes()));
+        let (trace, span) = (
+            TraceId::from_bytes(self.trace.to_be_bytes()),
+            SpanId::from_bytes(self.span.to_be_bytes()),
+        );
         SpanContext::new(trace, span, TraceFlags::new(self.flags), true, TraceState::default())
     }
 
     /// A new span of the trace that `traceparent` names; of a new trace when it names none.
     pub fn continued(traceparent: Option<&str>, ambient: &Ambient) -> Self {
         let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
-        parent.map_or_else(|| Self::begin(ambient), |parent| Self { span: new_span(ambient), ..parent })
+        parent.map_or_else(
+            || Self::begin(ambient),
+            |parent| Self { span: new_span(ambient), ..parent },
+        )
     }
 
     /// The trace's id: 32 hexadecimal digits.
@@ -138,10 +151,13 @@ impl FromStr for TraceContext {
         let mut parts = text.split('-');
         let mut part = |digits: usize| {
             let part = parts.next()?;
-            let plain = part.len() == digits && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            let plain = part.len() == digits
+                && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
             plain.then_some(part)
         };
-        let (Some("00"), Some(trace), Some(span), Some(flags)) = (part(2), part(32), part(16), part(2)) else {
+        let (Some("00"), Some(trace), Some(span), Some(flags)) =
+            (part(2), part(32), part(16), part(2))
+        else {
             return Err(InvalidTraceparent);
         };
         let invalid = |_| InvalidTraceparent;
@@ -170,7 +186,14 @@ mod tests {
         let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let upper = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01";
         let longer = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x";
-        for text in ["", "00", zero, upper, longer, "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+        for text in [
+            "",
+            "00",
+            zero,
+            upper,
+            longer,
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
             assert_eq!(text.parse::<TraceContext>(), Err(InvalidTraceparent), "{text}");
         }
     }

@@ -63,7 +63,10 @@ impl Ours {
 }
 
 /// Makes each `call` at an even rate; when each call began and ended.
-pub(crate) async fn paced<F, E>(pace: Pace, call: impl Fn(u32) -> F) -> Outcome<Vec<(Instant, Instant)>>
+pub(crate) async fn paced<F, E>(
+    pace: Pace,
+    call: impl Fn(u32) -> F,
+) -> Outcome<Vec<(Instant, Instant)>>
 where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Error + Send + Sync + 'static,

@@ -1,6 +1,6 @@
-//! Two contestants of `cargo xtask bench jobs`, which starts servers for them and tells them what to
-//! do (`xtask::contest`): `ours`, the engine with all its promises, and `raw`, the bare stream that
-//! is the limit. Producer and worker are in this process, but share no connection.
+//! Two contestants of `cargo xtask bench jobs`, which starts servers for them and tells them what
+//! to do (`xtask::contest`): `ours`, the engine with all its promises, and `raw`, the bare stream
+//! that is the limit. Producer and worker are in this process, but share no connection.
 
 mod latency;
 mod ours;
@@ -49,7 +49,8 @@ async fn main() -> Outcome<()> {
     match std::env::args().nth(1).as_deref() {
         Some("ours") => {
             let ours = Ours::start(config).await?;
-            serve(format!("jobs {version}, apalis 1.0"), async |task| ours.measure(task).await).await?;
+            serve(format!("jobs {version}, apalis 1.0"), async |task| ours.measure(task).await)
+                .await?;
             ours.store.close().await;
         }
         Some("raw") => {

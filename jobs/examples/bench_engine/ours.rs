@@ -80,14 +80,17 @@ impl Ours {
                 self.drain(jobs, concurrency).await
             }
             Task::Latency(pace) => self.latency(pace).await,
-            Task::LatencyBesideFlood { pace, flood } => self.latency_beside_flood(pace, flood).await,
+            Task::LatencyBesideFlood { pace, flood } => {
+                self.latency_beside_flood(pace, flood).await
+            }
             Task::LatencyStaged(pace) => self.latency_staged(pace).await,
         }
     }
 
     /// Runs jobs with `concurrency` slots on a connection of its own, as a worker process would.
     pub(crate) fn work(&self, starts: &Arc<Starts>, concurrency: usize) -> Outcome<Worker> {
-        let (jobs, drain) = (Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs)?, Drain::new());
+        let (jobs, drain) =
+            (Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs)?, Drain::new());
         let dispatch = Registry::sharing(Arc::clone(starts)).on(noop).dispatch(&jobs, &drain);
         tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
         let draining = drain.clone();
@@ -102,7 +105,12 @@ impl Ours {
             stop.begun().await;
             Ok(())
         };
-        Ok(Worker { drain, running: tokio::spawn(async move { monitor.run_with_signal(stopped).await.map_err(std::io::Error::other) }) })
+        Ok(Worker {
+            drain,
+            running: tokio::spawn(async move {
+                monitor.run_with_signal(stopped).await.map_err(std::io::Error::other)
+            }),
+        })
     }
 
     /// Waits until Redis holds `ready` jobs that nobody has.

@@ -63,5 +63,7 @@ impl Ours {
 
 /// The jobs of numbers below `jobs`, at most `size` at a time.
 fn batches(jobs: u32, size: u32) -> impl Iterator<Item = Vec<Noop>> {
-    (0..jobs).step_by(size as usize).map(move |from| (from..jobs.min(from + size)).map(|n| Noop { n }).collect())
+    (0..jobs)
+        .step_by(size as usize)
+        .map(move |from| (from..jobs.min(from + size)).map(|n| Noop { n }).collect())
 }

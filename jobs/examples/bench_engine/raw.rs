@@ -1,5 +1,5 @@
-//! The limit to hold every engine against: a bare stream, without any promise. It carries the payload
-//! alone, and knows no handlers: `concurrency` means nothing to it.
+//! The limit to hold every engine against: a bare stream, without any promise. It carries the
+//! payload alone, and knows no handlers: `concurrency` means nothing to it.
 
 use std::{
     sync::Arc,
@@ -37,7 +37,9 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn start(config: &Config) -> Outcome<Self> {
-        let RedisUrl::Single(address) = &config.redis.url else { return Err("a bare stream is measured on one server".into()) };
+        let RedisUrl::Single(address) = &config.redis.url else {
+            return Err("a bare stream is measured on one server".into());
+        };
         let client = redis::Client::open(address.expose_secret())?;
         let connection = connect(&client).await?;
         Ok(Self { client, connection })
@@ -52,7 +54,10 @@ impl Raw {
                 self.drain(jobs).await
             }
             Task::Latency(pace) => self.latency(pace).await,
-            Task::DrainTenants { .. } | Task::DrainStaged { .. } | Task::LatencyStaged(_) | Task::LatencyBesideFlood { .. } => {
+            Task::DrainTenants { .. }
+            | Task::DrainStaged { .. }
+            | Task::LatencyStaged(_)
+            | Task::LatencyBesideFlood { .. } => {
                 Err("a bare stream knows neither tenants nor transactions".into())
             }
         }
@@ -103,7 +108,11 @@ impl Raw {
     async fn latency(&self, pace: Pace) -> Outcome<Values> {
         let starts = Starts::expecting(pace.warm_up + pace.samples);
         open(&mut self.connection.clone()).await?;
-        let worker = tokio::spawn(work(connect(&self.client).await?, Arc::clone(&starts), pace.warm_up + pace.samples));
+        let worker = tokio::spawn(work(
+            connect(&self.client).await?,
+            Arc::clone(&starts),
+            pace.warm_up + pace.samples,
+        ));
         let sent = paced(pace, |n| push(self.connection.clone(), n)).await?;
         starts.all().await?;
         worker.await??;
@@ -113,7 +122,11 @@ impl Raw {
 }
 
 /// Takes `entries` one after the other as they come.
-async fn work(mut connection: MultiplexedConnection, starts: Arc<Starts>, entries: u32) -> Outcome<()> {
+async fn work(
+    mut connection: MultiplexedConnection,
+    starts: Arc<Starts>,
+    entries: u32,
+) -> Outcome<()> {
     let block = usize::try_from(BLOCK.as_millis())?;
     let options = StreamReadOptions::default().group(GROUP, "bench").count(BATCH).block(block);
     let mut left = entries as usize;
@@ -148,10 +161,20 @@ async fn push(mut connection: MultiplexedConnection, n: u32) -> RedisResult<()> 
 }
 
 async fn open(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    redis::cmd("XGROUP").arg("CREATE").arg(STREAM).arg(GROUP).arg("0").arg("MKSTREAM").exec_async(connection).await
+    redis::cmd("XGROUP")
+        .arg("CREATE")
+        .arg(STREAM)
+        .arg(GROUP)
+        .arg("0")
+        .arg("MKSTREAM")
+        .exec_async(connection)
+        .await
 }
 
-async fn read(connection: &mut MultiplexedConnection, options: &StreamReadOptions) -> RedisResult<Vec<StreamId>> {
+async fn read(
+    connection: &mut MultiplexedConnection,
+    options: &StreamReadOptions,
+) -> RedisResult<Vec<StreamId>> {
     let mut read = redis::cmd("XREADGROUP");
     read.arg(options).arg("STREAMS").arg(STREAM).arg(">");
     let reply: Option<StreamReadReply> = read.query_async(connection).await?;
@@ -161,6 +184,14 @@ async fn read(connection: &mut MultiplexedConnection, options: &StreamReadOption
 async fn settle(connection: &mut MultiplexedConnection, entries: &[StreamId]) -> RedisResult<()> {
     let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
     let mut pipe = redis::pipe();
-    pipe.cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).ignore().cmd("XDEL").arg(STREAM).arg(&ids).ignore();
+    pipe.cmd("XACK")
+        .arg(STREAM)
+        .arg(GROUP)
+        .arg(&ids)
+        .ignore()
+        .cmd("XDEL")
+        .arg(STREAM)
+        .arg(&ids)
+        .ignore();
     pipe.exec_async(connection).await
 }

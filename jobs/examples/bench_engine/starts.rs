@@ -49,6 +49,10 @@ impl Starts {
 
     /// How long each waited `since` a moment of its own, in order of their numbers.
     pub(crate) fn waits(&self, since: &[Instant]) -> Vec<Duration> {
-        self.at.iter().zip(since).filter_map(|(at, since)| Some(at.get()?.saturating_duration_since(*since))).collect()
+        self.at
+            .iter()
+            .zip(since)
+            .filter_map(|(at, since)| Some(at.get()?.saturating_duration_since(*since)))
+            .collect()
     }
 }

@@ -46,8 +46,8 @@ impl Job for Strange {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// A job that was accepted: for a staged one this row is in its transaction, for an enqueued one it is
-/// written after Redis has said yes.
+/// A job that was accepted: for a staged one this row is in its transaction, for an enqueued one it
+/// is written after Redis has said yes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Accepted {
     #[serde(rename = "_id")]

@@ -21,8 +21,8 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Jobs in flight at most; beyond it the rate gives way, and the ledger is right all the same.
 const IN_FLIGHT_MAX: usize = 200;
-/// Every so many jobs one ends its process, one is of a kind that nobody knows, and garbage is put in
-/// the stream.
+/// Every so many jobs one ends its process, one is of a kind that nobody knows, and garbage is put
+/// in the stream.
 const ABORT_EVERY: u64 = 700;
 const STRANGE_EVERY: u64 = 230;
 const GARBAGE_EVERY: u64 = 310;
@@ -76,7 +76,9 @@ impl Change for Accept {
 
 pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<()> {
     let tenants: Vec<TenantId> = (0..4).map(|_| store.ambient().id()).collect();
-    let RedisUrl::Single(address) = &config.redis.url else { return Err("faults are made on one server".into()) };
+    let RedisUrl::Single(address) = &config.redis.url else {
+        return Err("faults are made on one server".into());
+    };
     let redis = redis::Client::open(address.expose_secret())?;
     let stream = format!("{{{}:email}}:stream", config.redis.key_prefix);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
@@ -90,7 +92,11 @@ pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<
         let garbage = (n % GARBAGE_EVERY == 0).then(|| (redis.clone(), stream.clone()));
         tokio::spawn(async move {
             let _place = place;
-            let accepted = if n % 4 == 1 { enqueue(&store, &jobs, tenant, n).await } else { stage_one(&jobs, tenant, n).await };
+            let accepted = if n % 4 == 1 {
+                enqueue(&store, &jobs, tenant, n).await
+            } else {
+                stage_one(&jobs, tenant, n).await
+            };
             if let Err(error) = accepted {
                 tracing::info!(n, %error, "not_accepted");
             }
@@ -119,6 +125,7 @@ async fn put_garbage(redis: &redis::Client, stream: &str) -> Outcome<()> {
     let mut connection = redis.get_multiplexed_async_connection().await?;
     let mut command = redis::cmd("XADD");
     command.arg(stream).arg("*").arg("e").arg("garbage");
-    tokio::time::timeout(Duration::from_secs(2), command.query_async::<String>(&mut connection)).await??;
+    tokio::time::timeout(Duration::from_secs(2), command.query_async::<String>(&mut connection))
+        .await??;
     Ok(())
 }

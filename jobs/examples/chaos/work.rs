@@ -26,8 +26,14 @@ async fn work(job: Work, running: Running<Store>) -> Result<(), JobError> {
         Act::Quick | Act::Flaky => {}
         Act::Abort => std::process::abort(),
     }
-    let effect = doc! { "$setOnInsert": { "at": running.app.ambient().now() }, "$inc": { "runs": 1_i64 } };
-    match running.app.records::<Effect>(PlatformScope).upsert(doc! { "_id": running.id }, effect).await {
+    let effect =
+        doc! { "$setOnInsert": { "at": running.app.ambient().now() }, "$inc": { "runs": 1_i64 } };
+    match running
+        .app
+        .records::<Effect>(PlatformScope)
+        .upsert(doc! { "_id": running.id }, effect)
+        .await
+    {
         // Another run of it was as fast; its row is there.
         Ok(()) | Err(DbError::Duplicate(_)) => Ok(()),
         Err(error) => Err(error.into()),

@@ -19,7 +19,9 @@ use job::{Act, Crash, Effect};
 async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
     let effect = Effect { job: running.id, n: job.n, process: std::process::id() };
     match job.act {
-        Act::Probe => running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?,
+        Act::Probe => {
+            running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?
+        }
         Act::Abort => std::process::abort(),
         Act::Hang => {
             running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?;
@@ -32,7 +34,8 @@ async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
-    let _telemetry = common::telemetry::start(&config.telemetry, "crash-worker").map_err(|error| error.to_string())?;
+    let _telemetry = common::telemetry::start(&config.telemetry, "crash-worker")
+        .map_err(|error| error.to_string())?;
     let store = Store::connect(&config.mongodb, Ambient::system()).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();
@@ -40,7 +43,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dispatch = Registry::new(store.clone()).on(act).dispatch(&jobs, &drain);
     let monitor = Monitor::new().register(move |_| {
         WorkerBuilder::new("crash-worker")
-            .backend(QueueBackend::start(&jobs, Queue::Email, config.worker.email_concurrency, &drain))
+            .backend(QueueBackend::start(
+                &jobs,
+                Queue::Email,
+                config.worker.email_concurrency,
+                &drain,
+            ))
             .parallelize(tokio::spawn)
             .build(dispatch.clone())
     });

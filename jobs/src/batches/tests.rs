@@ -89,7 +89,11 @@ impl World {
     }
 
     async fn callbacks(&self) -> u64 {
-        self.store.records::<OutboxRow>(PlatformScope).count(doc! { "kind": Follows::KIND }).await.unwrap()
+        self.store
+            .records::<OutboxRow>(PlatformScope)
+            .count(doc! { "kind": Follows::KIND })
+            .await
+            .unwrap()
     }
 
     async fn die(&self, member: JobId) -> Option<OutboxRow> {
@@ -187,8 +191,16 @@ async fn jobs_of_several_batches_and_of_none_are_settled_together() {
     members.extend(&others[..2]);
     let following = remove_rows(&world.store, &members).await.unwrap();
     assert_eq!(following.len(), 1);
-    assert_eq!((world.counters(first).await, world.counters(second).await), ((2, 0, true), (2, 0, false)));
-    let left = world.store.records::<OutboxRow>(PlatformScope).count(doc! { "kind": Member::KIND }).await.unwrap();
+    assert_eq!(
+        (world.counters(first).await, world.counters(second).await),
+        ((2, 0, true), (2, 0, false))
+    );
+    let left = world
+        .store
+        .records::<OutboxRow>(PlatformScope)
+        .count(doc! { "kind": Member::KIND })
+        .await
+        .unwrap();
     assert_eq!(left, 1);
 }
 

@@ -24,10 +24,20 @@ pub(super) fn millis<S: Serializer>(millis: &i64, serializer: S) -> Result<S::Ok
 }
 
 #[expect(clippy::ref_option, reason = "serde calls it so")]
-pub(super) fn maybe_millis<S: Serializer>(millis: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn maybe_millis<S: Serializer>(
+    millis: &Option<i64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     millis.map(text).serialize(serializer)
 }
 
-pub(super) fn failures<S: Serializer>(failures: &[Failure], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(failures.iter().map(|Failure { attempt, at, error }| Failed { attempt: *attempt, at: text(*at), error }))
+pub(super) fn failures<S: Serializer>(
+    failures: &[Failure],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(failures.iter().map(|Failure { attempt, at, error }| Failed {
+        attempt: *attempt,
+        at: text(*at),
+        error,
+    }))
 }

@@ -33,7 +33,8 @@ pub enum JobState {
 
 impl JobState {
     /// Every state, in the order of a job's life.
-    pub const ALL: &'static [Self] = &[Self::Staged, Self::Held, Self::Delayed, Self::Ready, Self::Running, Self::Dead];
+    pub const ALL: &'static [Self] =
+        &[Self::Staged, Self::Held, Self::Delayed, Self::Ready, Self::Running, Self::Dead];
 
     /// Its name in commands and answers.
     pub const fn name(self) -> &'static str {
@@ -83,12 +84,12 @@ pub enum Standing {
     Running {
         /// Which consumer has it; a process logs its own with `queue_opened`.
         consumer: String,
-        /// Since when it could be fetched: it cannot have started earlier, and in a queue that does not
-        /// lag not much later.
+        /// Since when it could be fetched: it cannot have started earlier, and in a queue that does
+        /// not lag not much later.
         #[serde(serialize_with = "times::millis")]
         ready_at: i64,
-        /// How long ago its worker took it or last renewed its lease, in milliseconds. Past the lease the
-        /// worker is gone and another one takes over.
+        /// How long ago its worker took it or last renewed its lease, in milliseconds. Past the
+        /// lease the worker is gone and another one takes over.
         silence_ms: u64,
         /// How often it was given to a worker; each time but the last ended that worker.
         deliveries: u64,
@@ -229,7 +230,12 @@ impl JobView {
             Spot::Ready(entry) => Standing::Ready { ready_at: entry_millis(&entry) },
             Spot::Running { entry, consumer, silence, deliveries } => {
                 let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-                Standing::Running { consumer, ready_at: entry_millis(&entry), silence_ms, deliveries }
+                Standing::Running {
+                    consumer,
+                    ready_at: entry_millis(&entry),
+                    silence_ms,
+                    deliveries,
+                }
             }
             Spot::Held => Standing::Held,
             Spot::Delayed(until) => Standing::Delayed { until },
@@ -275,10 +281,22 @@ impl JobFilter {
     pub fn admits(&self, job: &JobView) -> bool {
         let details = job.details();
         let of_ids = self.ids.is_empty() || job.id.is_some_and(|id| self.ids.contains(&id));
-        let of_kind = self.kind.as_deref().is_none_or(|kind| details.is_some_and(|details| details.kind == kind));
-        let of_tenant = self.tenant.is_none_or(|tenant| details.is_some_and(|details| details.tenant == Some(tenant)));
-        let of_error = self.error.as_deref().is_none_or(|error| job.error().is_some_and(|text| text.contains(error)));
-        of_ids && of_kind && of_tenant && of_error && self.before.is_none_or(|before| job.since().is_some_and(|since| since < before))
+        let of_kind = self
+            .kind
+            .as_deref()
+            .is_none_or(|kind| details.is_some_and(|details| details.kind == kind));
+        let of_tenant = self
+            .tenant
+            .is_none_or(|tenant| details.is_some_and(|details| details.tenant == Some(tenant)));
+        let of_error = self
+            .error
+            .as_deref()
+            .is_none_or(|error| job.error().is_some_and(|text| text.contains(error)));
+        of_ids
+            && of_kind
+            && of_tenant
+            && of_error
+            && self.before.is_none_or(|before| job.since().is_some_and(|since| since < before))
     }
 }
 

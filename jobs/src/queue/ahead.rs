@@ -1,7 +1,7 @@
 //! Reading ahead: with short jobs the way to Redis and back is longer than the work, so that slots
-//! would stand empty meanwhile. A consumer therefore reads as many more jobs as it will start within
-//! [`SPAN`], judged by how fast jobs have just been ending; with long jobs that is none, so that no
-//! job waits here while another worker has a free slot.
+//! would stand empty meanwhile. A consumer therefore reads as many more jobs as it will start
+//! within [`SPAN`], judged by how fast jobs have just been ending; with long jobs that is none, so
+//! that no job waits here while another worker has a free slot.
 
 use std::{
     collections::VecDeque,
@@ -48,7 +48,10 @@ struct Waiting {
 pub(super) fn ahead() -> (Ahead, Next) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::<Waiting>::default();
-    (Ahead { waiting: Arc::clone(&waiting), jobs: sender }, Next { waiting, jobs: receiver, kept: VecDeque::new() })
+    (
+        Ahead { waiting: Arc::clone(&waiting), jobs: sender },
+        Next { waiting, jobs: receiver, kept: VecDeque::new() },
+    )
 }
 
 impl Ahead {
@@ -117,13 +120,19 @@ impl Pace {
     }
 
     /// How many jobs will start within [`SPAN`] if things go on as they went since that long.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a count within AHEAD_MAX")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a count within AHEAD_MAX"
+    )]
     pub(super) fn ahead(&mut self, in_hand: &InHand) -> usize {
         let elapsed = self.since.elapsed();
         if elapsed >= SPAN {
             let settled = in_hand.settled();
             let ended = settled.saturating_sub(self.settled) as f64;
-            self.ahead = ((ended * SPAN.as_secs_f64() / elapsed.as_secs_f64()) as usize).min(AHEAD_MAX);
+            self.ahead =
+                ((ended * SPAN.as_secs_f64() / elapsed.as_secs_f64()) as usize).min(AHEAD_MAX);
             (self.since, self.settled) = (Instant::now(), settled);
         }
         self.ahead
@@ -139,11 +148,14 @@ mod tests {
         let in_hand = InHand::default();
         let mut pace = Pace::new(&in_hand);
         let settle = |count: usize| {
-            let entries: Vec<Entry> = (0..count).map(|n| Entry { id: n.to_string(), ..Entry::default() }).collect();
+            let entries: Vec<Entry> =
+                (0..count).map(|n| Entry { id: n.to_string(), ..Entry::default() }).collect();
             in_hand.add(&entries);
             in_hand.remove(entries.iter().map(|entry| &entry.id));
         };
-        let after = |pace: &mut Pace, span: Duration| pace.since = Instant::now().checked_sub(span).unwrap();
+        let after = |pace: &mut Pace, span: Duration| {
+            pace.since = Instant::now().checked_sub(span).unwrap()
+        };
         settle(1);
         after(&mut pace, Duration::from_millis(50));
         assert_eq!(pace.ahead(&in_hand), 0);

@@ -61,7 +61,13 @@ impl QueueBackend {
     ///
     /// # Panics
     /// Outside a `tokio` runtime.
-    pub fn start_among(jobs: &Jobs, queue: Queue, concurrency: usize, seats: &Seats, drain: &Drain) -> Self {
+    pub fn start_among(
+        jobs: &Jobs,
+        queue: Queue,
+        concurrency: usize,
+        seats: &Seats,
+        drain: &Drain,
+    ) -> Self {
         let consumer = Arc::new(Consumer {
             broker: jobs.broker().clone(),
             store: jobs.store().clone(),
@@ -100,16 +106,28 @@ impl Backend for QueueBackend {
     type Task = Task<Delivery>;
     type Error = Infallible;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Delivery>, Infallible>>> {
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Task<Delivery>, Infallible>>> {
         self.consumer.inbox.poll_take(context).map(|delivery| Some(Ok(Task::new(delivery))))
     }
 
     /// Polled once nothing runs any more. What was never started went back when the drain began.
-    fn poll_close(&mut self, context: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(
+        &mut self,
+        context: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), Infallible>> {
         let (consumer, finished, takers) = (&self.consumer, &self.finished, &mut self.takers);
         let closing = self.closing.get_or_insert_with(|| {
             let (consumer, finished, takers) = (Arc::clone(consumer), finished.clone(), std::mem::take(takers));

@@ -1,6 +1,6 @@
-//! Every queue in Redis: one method an operation, each a single script or command on one slot.
-//! The operations are told apart by who calls them: `push` takes jobs in, `settle` is for whoever
-//! ran them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `inspect` and `steer`
+//! Every queue in Redis: one method an operation, each a single script or command on one slot. The
+//! operations are told apart by who calls them: `push` takes jobs in, `settle` is for whoever ran
+//! them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `inspect` and `steer`
 //! are for operators.
 
 mod dead;
@@ -87,7 +87,8 @@ impl Broker {
     /// # Errors
     /// When the address cannot be understood.
     pub(crate) fn new(redis: &config::Redis, jobs: &config::Jobs) -> RedisResult<Self> {
-        // A counter that first appears with its first event shows no rise; every process hands jobs in.
+        // A counter that first appears with its first event shows no rise; every process hands jobs
+        // in.
         for queue in Queue::ALL {
             metrics::JOBS_DUPLICATES.with_label_values(&[queue.name()]).inc_by(0);
         }
@@ -149,7 +150,10 @@ impl Broker {
     /// Tells the relay that Redis may have lost jobs of `queue`: the one of this process at once,
     /// whichever leads when it next compares epochs.
     pub(crate) async fn suspect_loss(&self, queue: Queue) -> RedisResult<()> {
-        let _: usize = redis::cmd("DEL").arg(self.epoch_key(queue)).query_async(&mut self.connection()).await?;
+        let _: usize = redis::cmd("DEL")
+            .arg(self.epoch_key(queue))
+            .query_async(&mut self.connection())
+            .await?;
         self.loss_suspected.notify_one();
         Ok(())
     }
@@ -170,7 +174,10 @@ impl Broker {
     pub async fn ping(&self) -> RedisResult<()> {
         for queue in Queue::ALL {
             // By key: without one, a cluster's client leaves out the nodes that it has lost.
-            let _: bool = redis::cmd("EXISTS").arg(self.epoch_key(*queue)).query_async(&mut self.connection()).await?;
+            let _: bool = redis::cmd("EXISTS")
+                .arg(self.epoch_key(*queue))
+                .query_async(&mut self.connection())
+                .await?;
         }
         Ok(())
     }

@@ -40,8 +40,8 @@ pub(crate) struct Slot {
     pub(crate) _permit: OwnedSemaphorePermit,
     /// The job's seat among all queues of the process.
     pub(crate) _seat: Seat,
-    /// Held by a job that ended its worker more than once: such jobs run one at a time and alone, so
-    /// that the guilty one takes no others along.
+    /// Held by a job that ended its worker more than once: such jobs run one at a time and alone,
+    /// so that the guilty one takes no others along.
     pub(crate) suspect: Option<Turn>,
 }
 
@@ -59,7 +59,8 @@ impl Drop for Turn {
 }
 
 /// Since when Redis has been there without a break, as far as this process knows. While it was away
-/// nobody could renew a lease, so one that ran out says nothing until everybody has had the time to.
+/// nobody could renew a lease, so one that ran out says nothing until everybody has had the time
+/// to.
 #[derive(Debug)]
 pub(crate) struct Calm(Mutex<Instant>);
 
@@ -75,7 +76,8 @@ impl Calm {
 
     /// How long it still takes until it has been calm for `span`; none when it has.
     pub(crate) fn wanting(&self, span: Duration) -> Option<Duration> {
-        span.checked_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()).filter(|left| !left.is_zero())
+        span.checked_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
+            .filter(|left| !left.is_zero())
     }
 }
 

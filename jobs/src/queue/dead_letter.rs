@@ -5,7 +5,9 @@ use common::id::JobId;
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use crate::{Content, Envelope, Failure, JobView, Queue, Standing, envelope::bounded, outbox::OutboxRow};
+use crate::{
+    Content, Envelope, Failure, JobView, Queue, Standing, envelope::bounded, outbox::OutboxRow,
+};
 
 /// A job that will not be tried again, as it is kept and shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,13 +70,24 @@ impl DeadLetter {
     pub(super) fn of_bytes(bytes: &[u8], error: &str, now_ms: i64) -> Self {
         let bytes = Some(Self::encode(bytes));
         let (failures, member) = (Vec::new(), Vec::new());
-        Self { id: None, kind: None, error: error.to_owned(), died_at: now_ms, failures, envelope: None, bytes, member }
+        Self {
+            id: None,
+            kind: None,
+            error: error.to_owned(),
+            died_at: now_ms,
+            failures,
+            envelope: None,
+            bytes,
+            member,
+        }
     }
 
-    /// The dead letter that Redis keeps as `stored`, by `member`. Where this release cannot read it, it is
-    /// shown as bytes: one such must not hide the others.
+    /// The dead letter that Redis keeps as `stored`, by `member`. Where this release cannot read
+    /// it, it is shown as bytes: one such must not hide the others.
     pub(crate) fn of_stored(member: Vec<u8>, stored: &[u8], died_at: i64) -> Self {
-        let unread = |error| Self::of_bytes(stored, &format!("a dead letter that cannot be read: {error}"), died_at);
+        let unread = |error| {
+            Self::of_bytes(stored, &format!("a dead letter that cannot be read: {error}"), died_at)
+        };
         Self { member, ..serde_json::from_slice(stored).unwrap_or_else(unread) }
     }
 
@@ -88,8 +101,8 @@ impl DeadLetter {
         JobView { id: self.job(), queue, standing, content }
     }
 
-    /// The job's id, which for bytes that could not be understood is told by what they are kept by, if
-    /// by anything.
+    /// The job's id, which for bytes that could not be understood is told by what they are kept by,
+    /// if by anything.
     pub fn job(&self) -> Option<JobId> {
         self.id.or_else(|| uuid::Uuid::from_slice(&self.member).ok().map(JobId::from_uuid))
     }
@@ -101,6 +114,7 @@ impl DeadLetter {
 
     /// As bytes for Redis.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes())
+        serde_json::to_vec(self)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes())
     }
 }

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::backoff::reconnect_delay;
 
-/// The longest that jobs which were read ahead wait here for a slot or a seat: jobs have become longer
-/// than it looked, and another worker may have a free one.
+/// The longest that jobs which were read ahead wait here for a slot or a seat: jobs have become
+/// longer than it looked, and another worker may have a free one.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long a turn of the queue's rate can be used.
 const TURN_LIFE: Duration = Duration::from_secs(1);
@@ -55,7 +55,12 @@ async fn hand_back_all_but(finished: &mpsc::Sender<Finished>, next: &mut Next, k
 }
 
 /// What a job needs to start; none when it is to go back.
-async fn slot(consumer: &Consumer, finished: &mpsc::Sender<Finished>, next: &mut Next, turns: &mut Turns) -> Option<Slot> {
+async fn slot(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    next: &mut Next,
+    turns: &mut Turns,
+) -> Option<Slot> {
     if consumer.drain.has_begun() || !consumer.gate.is_open() {
         return None;
     }
@@ -64,7 +69,8 @@ async fn slot(consumer: &Consumer, finished: &mpsc::Sender<Finished>, next: &mut
         slot = async {
             let permit = tokio::time::timeout(ROOM_WAIT_MAX, Arc::clone(&consumer.slots).acquire_owned()).await;
             let permit = permit.ok()?.ok()?;
-            // So many jobs, this one included, will want a turn. Before the seat, which others could use.
+            // So many jobs, this one included, will want a turn. Before the seat, which others
+            // could use.
             turns.take(consumer, next.len().min(consumer.slots.available_permits() + 1)).await;
             Some(Slot { _permit: permit, _seat: seat(consumer, finished, next).await, suspect: None })
         } => slot,
@@ -73,8 +79,8 @@ async fn slot(consumer: &Consumer, finished: &mpsc::Sender<Finished>, next: &mut
     }
 }
 
-/// A seat, however long it takes: a queue whose jobs all went back would never be the next in line. What
-/// was read beyond the line goes back.
+/// A seat, however long it takes: a queue whose jobs all went back would never be the next in line.
+/// What was read beyond the line goes back.
 async fn seat(consumer: &Consumer, finished: &mpsc::Sender<Finished>, next: &mut Next) -> Seat {
     let mut seat = std::pin::pin!(consumer.seats.take(consumer.queue.priority(), Guest::Fetched));
     if let Ok(seat) = tokio::time::timeout(ROOM_WAIT_MAX, &mut seat).await {

@@ -26,8 +26,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 const BLOCK_GRACE: Duration = Duration::from_secs(2);
 /// Jobs taken in one read.
 const READ_MAX: usize = 500;
-/// Jobs that wait here for a seat while none is free, so that this queue is in line for it: one for the
-/// next and one for the one after that.
+/// Jobs that wait here for a seat while none is free, so that this queue is in line for it: one for
+/// the next and one for the one after that.
 pub(super) const IN_LINE: usize = 2;
 /// The pause between two tries to end a blocking read.
 const UNBLOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -52,7 +52,12 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 }
 
 /// Reads until the drain begins or something fails.
-async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>, ahead: &Ahead, failures: &mut u32) -> RedisResult<()> {
+async fn read_until_error(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    ahead: &Ahead,
+    failures: &mut u32,
+) -> RedisResult<()> {
     let stream = consumer.broker.keys(consumer.queue).stream;
     let mut reader = consumer.broker.connections().reader(&stream).await?;
     metrics::REDIS_UP.set(1);
@@ -84,15 +89,17 @@ async fn read_until_error(consumer: &Consumer, finished: &mpsc::Sender<Finished>
     }
 }
 
-/// How many jobs there is room for, once there is and the queue is open; none when the drain begins.
-/// Slots and seats are not held while the read blocks, so that `recover` and other queues can have them.
+/// How many jobs there is room for, once there is and the queue is open; none when the drain
+/// begins. Slots and seats are not held while the read blocks, so that `recover` and other queues
+/// can have them.
 async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usize> {
     loop {
         if consumer.drain.has_begun() {
             return None;
         }
         let limit = pace.ahead(&consumer.in_hand);
-        let (slots, waiting, low) = (consumer.slots.available_permits(), ahead.len(), (limit / 2).max(IN_LINE - 1));
+        let (slots, waiting, low) =
+            (consumer.slots.available_permits(), ahead.len(), (limit / 2).max(IN_LINE - 1));
         let room = (slots.min(consumer.seats.free().max(IN_LINE)) + limit).saturating_sub(waiting);
         let is_low = room > 0 && waiting <= low;
         if is_low && consumer.gate.is_open() {
@@ -109,12 +116,18 @@ async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usi
 
 /// One blocking read. A drain or a pause ends it through the server, so that no job is given to a
 /// reader who has gone.
-async fn read(consumer: &Consumer, reader: &mut Reader, stream: &str, count: usize) -> RedisResult<Vec<Entry>> {
+async fn read(
+    consumer: &Consumer,
+    reader: &mut Reader,
+    stream: &str,
+    count: usize,
+) -> RedisResult<Vec<Entry>> {
     let mut command = redis::cmd("XREADGROUP");
     command.arg("GROUP").arg(GROUP).arg(&consumer.name).arg("COUNT").arg(count);
     command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));
     command.arg("STREAMS").arg(stream).arg(">");
-    let reading = command.query_async::<Entries>(&mut reader.connection as &mut MultiplexedConnection);
+    let reading =
+        command.query_async::<Entries>(&mut reader.connection as &mut MultiplexedConnection);
     let reading = tokio::time::timeout(BLOCK + BLOCK_GRACE, reading);
     tokio::pin!(reading);
     let answer = tokio::select! {
@@ -128,7 +141,9 @@ async fn read(consumer: &Consumer, reader: &mut Reader, stream: &str, count: usi
             }
         }
     };
-    let timed_out = |_| redis::RedisError::from((redis::ErrorKind::Io, "a blocking read was not answered in time"));
+    let timed_out = |_| {
+        redis::RedisError::from((redis::ErrorKind::Io, "a blocking read was not answered in time"))
+    };
     Ok(answer.map_err(timed_out)??.0)
 }
 
@@ -148,9 +163,14 @@ async fn unblock(consumer: &Consumer, stream: &str, id: i64) {
     }
 }
 
-/// The delivery of an entry in hand, if its bytes can be understood; if not they are buried on their
-/// own.
-pub(super) async fn understand(consumer: &Consumer, finished: &mpsc::Sender<Finished>, entry: Entry, claimed: bool) -> Option<Delivery> {
+/// The delivery of an entry in hand, if its bytes can be understood; if not they are buried on
+/// their own.
+pub(super) async fn understand(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    entry: Entry,
+    claimed: bool,
+) -> Option<Delivery> {
     match Envelope::from_bytes(&entry.envelope) {
         Ok(mut envelope) => {
             envelope.redelivered |= claimed || entry.again;
@@ -170,7 +190,16 @@ pub(super) async fn understand(consumer: &Consumer, finished: &mpsc::Sender<Fini
 /// Gives a job back that has not started.
 pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Delivery) {
     let outcome = Outcome::HandBack;
-    settle(finished, Finished { entry: delivery.entry, envelope: Some(delivery.envelope), outcome, suspect: None }).await;
+    settle(
+        finished,
+        Finished {
+            entry: delivery.entry,
+            envelope: Some(delivery.envelope),
+            outcome,
+            suspect: None,
+        },
+    )
+    .await;
 }
 
 /// The settling task outlives every sender, so nothing can fail here.

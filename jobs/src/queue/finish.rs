@@ -77,17 +77,26 @@ pub(super) struct Finished {
     pub(super) entry: EntryId,
     pub(super) envelope: Option<Arc<Envelope>>,
     pub(super) outcome: Outcome,
-    /// A suspect's slot, seat and turn are given back only once it is settled: were the next one to end the
-    /// process before that, this one would be blamed for it.
+    /// A suspect's slot, seat and turn are given back only once it is settled: were the next one to
+    /// end the process before that, this one would be blamed for it.
     pub(super) suspect: Option<Slot>,
 }
 
 impl Finished {
     /// What the history says of it, if it ended for good.
-    pub(super) fn history(&self, queue: Queue, now: DateTime, ttl: Duration) -> Option<HistoryEntry> {
+    pub(super) fn history(
+        &self,
+        queue: Queue,
+        now: DateTime,
+        ttl: Duration,
+    ) -> Option<HistoryEntry> {
         let end = match &self.outcome {
-            Outcome::Done { ran: Some(ran) } => End { outcome: ran.outcome, ran: Some(ran), error: None },
-            Outcome::Bury { error, ran } => End { outcome: Ended::Dead, ran: ran.as_ref(), error: Some(error) },
+            Outcome::Done { ran: Some(ran) } => {
+                End { outcome: ran.outcome, ran: Some(ran), error: None }
+            }
+            Outcome::Bury { error, ran } => {
+                End { outcome: Ended::Dead, ran: ran.as_ref(), error: Some(error) }
+            }
             _ => return None,
         };
         Some(HistoryEntry::new(queue, self.envelope.as_deref()?, end, now, ttl))
@@ -111,13 +120,21 @@ impl FinishLayer {
 
     fn outcome(&self, envelope: &Envelope, verdict: Verdict, started_at: DateTime) -> Outcome {
         match verdict {
-            Verdict::Done { result } => Outcome::Done { ran: Some(Ran { result, ..self.ran(started_at, Ended::Success) }) },
-            Verdict::Cancelled => Outcome::Done { ran: Some(self.ran(started_at, Ended::Cancelled)) },
+            Verdict::Done { result } => {
+                Outcome::Done { ran: Some(Ran { result, ..self.ran(started_at, Ended::Success) }) }
+            }
+            Verdict::Cancelled => {
+                Outcome::Done { ran: Some(self.ran(started_at, Ended::Cancelled)) }
+            }
             Verdict::Skipped => Outcome::Done { ran: None },
             Verdict::Interrupted => Outcome::HandBack,
             Verdict::Parked => self.park(envelope),
-            Verdict::Unclear => Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() },
-            Verdict::Failed { error, attempts_max } => self.failed(envelope, &error, attempts_max, started_at),
+            Verdict::Unclear => {
+                Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() }
+            }
+            Verdict::Failed { error, attempts_max } => {
+                self.failed(envelope, &error, attempts_max, started_at)
+            }
         }
     }
 
@@ -129,20 +146,36 @@ impl FinishLayer {
         let now_ms = self.ambient.now().timestamp_millis();
         let since = envelope.parked_at.unwrap_or(now_ms);
         if now_ms.saturating_sub(since) > common::ambient::millis_of(self.jobs.park_max) {
-            let error = format!("no worker knows `{}` in version {}", envelope.kind, envelope.version);
+            let error =
+                format!("no worker knows `{}` in version {}", envelope.kind, envelope.version);
             return Outcome::Bury { error, ran: None };
         }
-        Outcome::Delay { delay: PARK_INTERVAL, envelope: Envelope { parked_at: Some(since), ..envelope.clone() } }
+        Outcome::Delay {
+            delay: PARK_INTERVAL,
+            envelope: Envelope { parked_at: Some(since), ..envelope.clone() },
+        }
     }
 
-    fn failed(&self, envelope: &Envelope, error: &JobError, attempts_max: u32, started_at: DateTime) -> Outcome {
+    fn failed(
+        &self,
+        envelope: &Envelope,
+        error: &JobError,
+        attempts_max: u32,
+        started_at: DateTime,
+    ) -> Outcome {
         let (text, now_ms) = (error.chain(), self.ambient.now().timestamp_millis());
         let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, Ended::Dead)) };
         let delay = match error {
             JobError::Fail(_) => return bury(text),
-            _ if envelope.attempt >= attempts_max => return bury(format!("{text} (attempt {attempts_max}, the last)")),
+            _ if envelope.attempt >= attempts_max => {
+                return bury(format!("{text} (attempt {attempts_max}, the last)"));
+            }
             JobError::RetryAfter(delay, _) => *delay,
-            JobError::Retry(_) => full_jitter(self.jobs.backoff_base, self.jobs.backoff_max, envelope.attempt.saturating_sub(1)),
+            JobError::Retry(_) => full_jitter(
+                self.jobs.backoff_base,
+                self.jobs.backoff_max,
+                envelope.attempt.saturating_sub(1),
+            ),
         };
         let mut next = envelope.clone();
         next.note_failure(now_ms, &text);
@@ -192,10 +225,14 @@ where
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
             let outcome = layer.outcome(&envelope, verdict, started_at);
-            let (suspect, slot) = if slot.as_ref().is_some_and(|slot| slot.suspect.is_some()) { (slot, None) } else { (None, slot) };
+            let (suspect, slot) = if slot.as_ref().is_some_and(|slot| slot.suspect.is_some()) {
+                (slot, None)
+            } else {
+                (None, slot)
+            };
             let finished = Finished { entry, envelope: Some(envelope), outcome, suspect };
-            // While a store is away settling stands still; a process that is to end does not wait for it,
-            // and whoever takes the job over settles it.
+            // While a store is away settling stands still; a process that is to end does not wait
+            // for it, and whoever takes the job over settles it.
             tokio::select! {
                 biased;
                 sent = layer.finished.send(finished) => sent.map_err(|_| "settling ended before its jobs")?,

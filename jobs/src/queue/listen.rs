@@ -1,6 +1,6 @@
-//! What other processes say about a queue over Redis: that something is due sooner, that a job is to
-//! stop, that the queue was paused or resumed. A message may be lost, so each of these is also looked
-//! at every few seconds.
+//! What other processes say about a queue over Redis: that something is due sooner, that a job is
+//! to stop, that the queue was paused or resumed. A message may be lost, so each of these is also
+//! looked at every few seconds.
 
 use std::sync::Arc;
 
@@ -30,7 +30,10 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
     }
 }
 
-async fn listen_until_error(consumer: &Consumer, failures: &mut u32) -> RedisResult<std::convert::Infallible> {
+async fn listen_until_error(
+    consumer: &Consumer,
+    failures: &mut u32,
+) -> RedisResult<std::convert::Infallible> {
     let wake = consumer.broker.keys(consumer.queue).wake;
     let mut subscriber = consumer.broker.connections().subscriber(&wake).await?;
     subscriber.subscribe(wake).await?;

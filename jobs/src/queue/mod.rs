@@ -1,9 +1,10 @@
 //! The queues: our `apalis` backend on Redis Streams.
 //!
 //! [`Broker`] is Redis, one method an operation. [`QueueBackend`] is one process' part in one
-//! queue; a few small tasks share its `consumer`: `fetch` reads, `deliver` gives slots, `settle` writes
-//! down what became of jobs, `lease` keeps the leases of those at work alive, `recover` takes over from
-//! the dead, `promote` moves what is due, and `listen` hears what other processes say.
+//! queue; a few small tasks share its `consumer`: `fetch` reads, `deliver` gives slots, `settle`
+//! writes down what became of jobs, `lease` keeps the leases of those at work alive, `recover`
+//! takes over from the dead, `promote` moves what is due, and `listen` hears what other processes
+//! say.
 
 mod ahead;
 mod backend;

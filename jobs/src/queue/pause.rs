@@ -1,7 +1,8 @@
 //! Pausing a queue: its jobs wait, in every worker, until it is resumed.
 //!
-//! MongoDB holds which queues are paused, so that a Redis that was wiped does not send the mails that
-//! an operator is holding back. Workers are told over Redis and look every few seconds besides.
+//! MongoDB holds which queues are paused, so that a Redis that was wiped does not send the mails
+//! that an operator is holding back. Workers are told over Redis and look every few seconds
+//! besides.
 
 use common::{
     db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator},
@@ -45,8 +46,16 @@ impl Pause {
     }
 
     /// Notes that `queue` is paused. A pause that is there already stays as it is, and is answered.
-    pub(crate) async fn begin(store: &Store, queue: Queue, reason: &str) -> Result<Option<Self>, DbError> {
-        let pause = Self { queue: queue.name().to_owned(), paused_at: store.ambient().now(), reason: reason.to_owned() };
+    pub(crate) async fn begin(
+        store: &Store,
+        queue: Queue,
+        reason: &str,
+    ) -> Result<Option<Self>, DbError> {
+        let pause = Self {
+            queue: queue.name().to_owned(),
+            paused_at: store.ambient().now(),
+            reason: reason.to_owned(),
+        };
         loop {
             match store.records(PlatformScope).insert(&pause).await {
                 Ok(()) => return Ok(None),
@@ -92,7 +101,9 @@ impl Gate {
             Ok(pause) => pause.map_or(State::Open, |_| State::Closed),
             Err(error) => return tracing::warn!(%queue, %error, "pause_not_looked_up"),
         };
-        metrics::JOBS_PAUSED.with_label_values(&[queue.name()]).set(i64::from(state == State::Closed));
+        metrics::JOBS_PAUSED
+            .with_label_values(&[queue.name()])
+            .set(i64::from(state == State::Closed));
         let changed = self.0.send_if_modified(|known| std::mem::replace(known, state) != state);
         if changed && state == State::Closed {
             tracing::warn!(%queue, "queue_paused");

@@ -1,6 +1,7 @@
-//! What waits for its time: moved to the stream when it is due, as are jobs that a tenant's rate held
-//! back. Each process sleeps until the next one is due and is told when something earlier comes in,
-//! so nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any case.
+//! What waits for its time: moved to the stream when it is due, as are jobs that a tenant's rate
+//! held back. Each process sleeps until the next one is due and is told when something earlier
+//! comes in, so nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any
+//! case.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +30,10 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
     }
 }
 
-async fn promote_until_error(consumer: &Consumer, failures: &mut u32) -> RedisResult<std::convert::Infallible> {
+async fn promote_until_error(
+    consumer: &Consumer,
+    failures: &mut u32,
+) -> RedisResult<std::convert::Infallible> {
     loop {
         let (moved, next) = consumer.broker.promote(consumer.queue, BATCH).await?;
         *failures = 0;

@@ -1,9 +1,9 @@
 //! Taking over from workers that fell silent.
 //!
 //! An entry whose lease ran out is claimed; Redis gives it to whoever comes first and counts the
-//! delivery. An entry that has ended its worker more than once is a suspect: suspects run one at a time
-//! in a process and alone, so that the guilty one is found without burying its neighbours, and one that
-//! did it `jobs.crashes_max` times goes to the dead letters.
+//! delivery. An entry that has ended its worker more than once is a suspect: suspects run one at a
+//! time in a process and alone, so that the guilty one is found without burying its neighbours, and
+//! one that did it `jobs.crashes_max` times goes to the dead letters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,7 +65,11 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 }
 
 /// One round; answers how long until the next is needed.
-async fn recover(consumer: &Arc<Consumer>, finished: &mpsc::Sender<Finished>, suspects: &mut JoinSet<()>) -> RedisResult<Duration> {
+async fn recover(
+    consumer: &Arc<Consumer>,
+    finished: &mpsc::Sender<Finished>,
+    suspects: &mut JoinSet<()>,
+) -> RedisResult<Duration> {
     if !consumer.gate.is_open() {
         return Ok(LOOK);
     }
@@ -86,7 +90,8 @@ async fn recover(consumer: &Arc<Consumer>, finished: &mpsc::Sender<Finished>, su
         let full = page.len() == PAGE;
         after = page.last().map(|abandoned| abandoned.entry.clone());
         for abandoned in page {
-            let ours = abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
+            let ours =
+                abandoned.consumer == consumer.name && consumer.in_hand.holds(&abandoned.entry);
             if ours {
                 continue;
             }
@@ -94,8 +99,18 @@ async fn recover(consumer: &Arc<Consumer>, finished: &mpsc::Sender<Finished>, su
                 suspect.get_or_insert(abandoned);
                 continue;
             }
-            let Some((permit, seat)) = room(consumer).await else { return told(consumer, taken_over) };
-            taken_over += u64::from(take_over(consumer, finished, abandoned, Slot { _permit: permit, _seat: seat, suspect: None }).await?);
+            let Some((permit, seat)) = room(consumer).await else {
+                return told(consumer, taken_over);
+            };
+            taken_over += u64::from(
+                take_over(
+                    consumer,
+                    finished,
+                    abandoned,
+                    Slot { _permit: permit, _seat: seat, suspect: None },
+                )
+                .await?,
+            );
         }
         if !full {
             break;
@@ -117,7 +132,12 @@ fn is_suspect(consumer: &Consumer, abandoned: &Abandoned) -> bool {
 }
 
 /// Gives a suspect another try, alone in the process.
-async fn try_suspect(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>, abandoned: Abandoned, turn: Turn) {
+async fn try_suspect(
+    consumer: Arc<Consumer>,
+    finished: mpsc::Sender<Finished>,
+    abandoned: Abandoned,
+    turn: Turn,
+) {
     let Some((permit, seat)) = room(&consumer).await else { return };
     // Before it is claimed: meanwhile another worker may have it.
     let seat = tokio::select! {
@@ -142,8 +162,8 @@ fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
     Ok(LOOK)
 }
 
-/// A slot and a seat for a job of somebody else. Waited for in line with what is fetched: under a backlog
-/// none is ever free, and those jobs have waited longest.
+/// A slot and a seat for a job of somebody else. Waited for in line with what is fetched: under a
+/// backlog none is ever free, and those jobs have waited longest.
 async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
     let waiting = async {
         let permit = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
@@ -157,14 +177,24 @@ async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
 }
 
 /// Claims one entry, if it is still abandoned and the queue is open; tells whether it did.
-async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, slot: Slot) -> RedisResult<bool> {
+async fn take_over(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    abandoned: Abandoned,
+    slot: Slot,
+) -> RedisResult<bool> {
     if !consumer.gate.is_open() {
         return Ok(false);
     }
-    let claimed = consumer.broker.claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry)).await?;
+    let claimed = consumer
+        .broker
+        .claim(consumer.queue, &consumer.name, std::slice::from_ref(&abandoned.entry))
+        .await?;
     let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
     consumer.in_hand.add([&entry]);
-    let Some(mut delivery) = understand(consumer, finished, entry, true).await else { return Ok(true) };
+    let Some(mut delivery) = understand(consumer, finished, entry, true).await else {
+        return Ok(true);
+    };
     delivery.slot = Some(slot);
     if abandoned.deliveries >= u64::from(consumer.broker.config().crashes_max) {
         bury(consumer, finished, abandoned, &delivery.envelope).await?;
@@ -177,7 +207,12 @@ async fn take_over(consumer: &Consumer, finished: &mpsc::Sender<Finished>, aband
 }
 
 /// Sends a job to the dead letters that ended its worker too often, unless it was through by then.
-async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned: Abandoned, envelope: &Arc<Envelope>) -> RedisResult<()> {
+async fn bury(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    abandoned: Abandoned,
+    envelope: &Arc<Envelope>,
+) -> RedisResult<()> {
     let state = match RowState::of(&consumer.store, envelope).await {
         Ok(state) => state,
         Err(error) => {
@@ -195,6 +230,15 @@ async fn bury(consumer: &Consumer, finished: &mpsc::Sender<Finished>, abandoned:
         tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
         Outcome::Bury { error, ran: None }
     };
-    settle(finished, Finished { entry: abandoned.entry, envelope: Some(Arc::clone(envelope)), outcome, suspect: None }).await;
+    settle(
+        finished,
+        Finished {
+            entry: abandoned.entry,
+            envelope: Some(Arc::clone(envelope)),
+            outcome,
+            suspect: None,
+        },
+    )
+    .await;
     Ok(())
 }

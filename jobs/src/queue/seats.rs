@@ -14,8 +14,8 @@ use tokio::{
     time::Instant,
 };
 
-/// The longest that a suspect waits to be alone, and is: jobs may take hours, and nobody is to wait that
-/// long for one that only may be guilty.
+/// The longest that a suspect waits to be alone, and is: jobs may take hours, and nobody is to wait
+/// that long for one that only may be guilty.
 const ALONE_MAX: Duration = Duration::from_secs(5);
 /// After one that had to bear company newcomers are not held up for another for this long.
 const ALONE_PAUSE: Duration = Duration::from_secs(30);
@@ -54,8 +54,8 @@ struct Company {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Open,
-    /// A suspect waits until everybody has left: only what was taken over from others comes in, which has
-    /// waited long enough.
+    /// A suspect waits until everybody has left: only what was taken over from others comes in,
+    /// which has waited long enough.
     Emptying,
     /// A suspect is alone.
     Shut,
@@ -111,7 +111,12 @@ impl Seats {
     fn with_patience(count: usize, alone_max: Duration) -> Self {
         let room = Room { free: count, waiting: BTreeMap::new(), arrivals: 0 };
         let company = Company { inside: 0, door: Door::Open, suspects: 0, borne_at: None };
-        Self { room: Arc::new(Mutex::new(room)), company: watch::Sender::new(company), suspects: Arc::new(Semaphore::new(1)), alone_max }
+        Self {
+            room: Arc::new(Mutex::new(room)),
+            company: watch::Sender::new(company),
+            suspects: Arc::new(Semaphore::new(1)),
+            alone_max,
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, Room> {
@@ -131,7 +136,8 @@ impl Seats {
 
     /// A seat, once it is this queue's turn and nobody is alone.
     pub(crate) async fn take(&self, priority: u8, guest: Guest) -> Seat {
-        // The seat first: whoever waits to be alone has one, and would wait for those who wait for it.
+        // The seat first: whoever waits to be alone has one, and would wait for those who wait for
+        // it.
         let chair = self.chair(priority).await;
         self.enter(guest).await;
         Seat { presence: Presence { seats: self.clone(), alone: None }, _chair: chair }
@@ -215,8 +221,8 @@ impl Company {
         is_closed
     }
 
-    /// The suspect's number, if it is to be waited for until it is alone: a process whose jobs are long is
-    /// not held up again and again.
+    /// The suspect's number, if it is to be waited for until it is alone: a process whose jobs are
+    /// long is not held up again and again.
     fn empty_for_next(&mut self) -> Option<u64> {
         if self.borne_at.is_some_and(|at| at.elapsed() < ALONE_PAUSE) {
             return None;
@@ -228,8 +234,8 @@ impl Company {
 }
 
 impl Seat {
-    /// The same seat with nobody in any other, if that can be had within [`ALONE_MAX`], and for that long
-    /// at most.
+    /// The same seat with nobody in any other, if that can be had within [`ALONE_MAX`], and for
+    /// that long at most.
     pub(crate) async fn alone(mut self) -> Self {
         let seats = self.presence.seats.clone();
         let mut suspect = None;
@@ -396,7 +402,8 @@ mod tests {
         let seats = Seats::with_patience(4, Duration::from_millis(10));
         let long = seats.take(0, FETCHED).await;
         drop(seats.take(0, FETCHED).await.alone().await);
-        let second = seats.take(0, FETCHED).await.alone().now_or_never().expect("it bears company at once");
+        let second =
+            seats.take(0, FETCHED).await.alone().now_or_never().expect("it bears company at once");
         drop((long, second));
         assert_eq!(seats.free(), 4);
     }

@@ -106,12 +106,20 @@ impl Batch {
             (Outcome::Bury { error, .. }, Some(envelope)) => {
                 let letter = DeadLetter::of_job(&envelope, &error, now_ms);
                 let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
-                self.buried.push(Bury { entry, id: Some(envelope.id), group, unique, letter: letter.to_bytes() });
+                self.buried.push(Bury {
+                    entry,
+                    id: Some(envelope.id),
+                    group,
+                    unique,
+                    letter: letter.to_bytes(),
+                });
                 if envelope.staged {
                     self.rows_dead.push((envelope.id, letter));
                 }
             }
-            (Outcome::Done { .. } | Outcome::Bury { .. }, None) => tracing::error!(entry, "finished_without_envelope"),
+            (Outcome::Done { .. } | Outcome::Bury { .. }, None) => {
+                tracing::error!(entry, "finished_without_envelope")
+            }
         }
     }
 
@@ -134,14 +142,17 @@ impl Batch {
                 parts.entry(batch).or_default().rows_dead.push((id, letter));
             }
         }
-        for bury in self.buried.extract_if(.., |bury| bury.id.is_some_and(|id| members.contains_key(&id))) {
+        for bury in
+            self.buried.extract_if(.., |bury| bury.id.is_some_and(|id| members.contains_key(&id)))
+        {
             if let Some(batch) = bury.id.as_ref().and_then(batch_of) {
                 parts.entry(batch).or_default().buried.push(bury);
             }
         }
         for part in parts.values_mut() {
             let entries = part.entries();
-            part.suspects.extend(self.suspects.extract_if(.., |(entry, _)| entries.contains(entry)));
+            part.suspects
+                .extend(self.suspects.extract_if(.., |(entry, _)| entries.contains(entry)));
         }
         parts
     }
@@ -163,7 +174,11 @@ impl Batch {
     }
 }
 
-async fn settle(consumer: &Arc<Consumer>, lanes: &mut Lanes, finished: impl Iterator<Item = Finished>) {
+async fn settle(
+    consumer: &Arc<Consumer>,
+    lanes: &mut Lanes,
+    finished: impl Iterator<Item = Finished>,
+) {
     let now = consumer.store.ambient().now();
     let now_ms = now.timestamp_millis();
     let history_ttl = consumer.broker.config().history_ttl;
@@ -183,17 +198,26 @@ async fn settle(consumer: &Arc<Consumer>, lanes: &mut Lanes, finished: impl Iter
     lanes.tell();
 }
 
-/// Settles what has a row of its own in the outbox there; answers the members of batches, which are left
-/// to their lanes. None when the consumer was closed before that was done.
+/// Settles what has a row of its own in the outbox there; answers the members of batches, which are
+/// left to their lanes. None when the consumer was closed before that was done.
 async fn settle_rows(consumer: &Consumer, batch: &mut Batch) -> Option<BTreeMap<BatchId, Batch>> {
     let (store, broker) = (&consumer.store, &consumer.broker);
-    let all_alone = persist(consumer, "rows_removed", || remove_alone(store, &batch.rows_done)).await?;
-    let mut perhaps_members: Vec<JobId> = if all_alone { Vec::new() } else { batch.rows_done.clone() };
+    let all_alone =
+        persist(consumer, "rows_removed", || remove_alone(store, &batch.rows_done)).await?;
+    let mut perhaps_members: Vec<JobId> =
+        if all_alone { Vec::new() } else { batch.rows_done.clone() };
     // A row that is marked stays dead, so whether the job is still ours is asked first.
     if !batch.rows_dead.is_empty() {
         let buried: Vec<_> = batch.buried.iter().map(|job| (job.entry.clone(), job.id)).collect();
-        let lost = persist(consumer, "holds", || broker.renew(consumer.queue, &consumer.name, &buried)).await?.lost;
-        let lost: Vec<JobId> = buried.iter().filter(|(entry, _)| lost.contains(entry)).filter_map(|(_, id)| *id).collect();
+        let lost =
+            persist(consumer, "holds", || broker.renew(consumer.queue, &consumer.name, &buried))
+                .await?
+                .lost;
+        let lost: Vec<JobId> = buried
+            .iter()
+            .filter(|(entry, _)| lost.contains(entry))
+            .filter_map(|(_, id)| *id)
+            .collect();
         batch.rows_dead.retain(|(id, _)| !lost.contains(id));
         perhaps_members.extend(batch.rows_dead.iter().map(|(id, _)| *id));
     }
@@ -204,7 +228,8 @@ async fn settle_rows(consumer: &Consumer, batch: &mut Batch) -> Option<BTreeMap<
     let members = batch.split_off(&members);
     for (id, letter) in &batch.rows_dead {
         let died_at = DateTime::from_millis(letter.died_at);
-        persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures)).await?;
+        persist(consumer, "row_marked_dead", || mark_dead(store, *id, died_at, &letter.failures))
+            .await?;
     }
     Some(members)
 }
@@ -215,11 +240,21 @@ async fn settle_members(consumer: Arc<Consumer>, id: BatchId, batch: Batch) {
     let settle_rows = async {
         let mut following = Vec::<OutboxRow>::new();
         if !batch.rows_done.is_empty() {
-            following.extend(persist(&consumer, "members_removed", || remove_members_of(store, id, &batch.rows_done)).await?);
+            following.extend(
+                persist(&consumer, "members_removed", || {
+                    remove_members_of(store, id, &batch.rows_done)
+                })
+                .await?,
+            );
         }
         for (member, letter) in &batch.rows_dead {
             let died_at = DateTime::from_millis(letter.died_at);
-            following.extend(persist(&consumer, "member_marked_dead", || mark_dead(store, *member, died_at, &letter.failures)).await?);
+            following.extend(
+                persist(&consumer, "member_marked_dead", || {
+                    mark_dead(store, *member, died_at, &letter.failures)
+                })
+                .await?,
+            );
         }
         Some(following)
     };
@@ -262,9 +297,9 @@ async fn settle_entries(consumer: &Consumer, batch: &Batch) {
     consumer.cancels.remove(&entries);
 }
 
-/// Members of batches on their way to be settled, each batch on its own: a batch whose document is held by
-/// a transaction that nobody will end (its process was killed) is held up until MongoDB ends it, after a
-/// minute, and nothing else is.
+/// Members of batches on their way to be settled, each batch on its own: a batch whose document is
+/// held by a transaction that nobody will end (its process was killed) is held up until MongoDB
+/// ends it, after a minute, and nothing else is.
 #[derive(Default)]
 struct Lanes {
     running: JoinSet<()>,
@@ -346,7 +381,9 @@ where
     loop {
         match work().await {
             Ok(value) => return Some(value),
-            Err(error) => tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed"),
+            Err(error) => {
+                tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed")
+            }
         }
         failures += 1;
         tokio::select! {
@@ -359,7 +396,12 @@ where
 /// Waits until everything handed in before is settled, for `limit` at most.
 pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
     let (told, settled) = oneshot::channel();
-    let flush = Finished { entry: EntryId::new(), envelope: None, outcome: Outcome::Flush(told), suspect: None };
+    let flush = Finished {
+        entry: EntryId::new(),
+        envelope: None,
+        outcome: Outcome::Flush(told),
+        suspect: None,
+    };
     let waiting = async {
         if finished.send(flush).await.is_ok() {
             let _ = settled.await;

@@ -1,5 +1,5 @@
-//! What is looked at every few seconds: the gauges of a queue, and whether it is paused. Every worker shows the same numbers of the same queue; dashboards take
-//! the maximum.
+//! What is looked at every few seconds: the gauges of a queue, and whether it is paused. Every
+//! worker shows the same numbers of the same queue; dashboards take the maximum.
 
 use std::{sync::Arc, time::Duration};
 

@@ -48,8 +48,8 @@ impl Announcer {
         Self { sayings, beats: Arc::new(sender), own: Arc::default() }
     }
 
-    /// Announces a revocation, as soon as Redis takes it. This process forgets at once: whoever revoked something
-    /// asks it next.
+    /// Announces a revocation, as soon as Redis takes it. This process forgets at once: whoever
+    /// revoked something asks it next.
     pub(crate) fn announce(&self, revoked: Revoked) {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.iter().for_each(|forget| forget(Forget::One(revoked)));

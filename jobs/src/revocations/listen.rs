@@ -38,8 +38,8 @@ struct Trust {
 }
 
 impl Listener {
-    /// Whether everything that was revoked more than a second ago was heard of. What is kept must not be
-    /// used while it is not, and nothing be kept then.
+    /// Whether everything that was revoked more than a second ago was heard of. What is kept must
+    /// not be used while it is not, and nothing be kept then.
     pub fn is_trusted(&self) -> bool {
         self.millis(Instant::now()) < self.0.until.load(Ordering::Acquire)
     }
@@ -54,10 +54,14 @@ impl Listener {
 }
 
 impl Jobs {
-    /// Listens to what any process revokes, and beats, for as long as the program runs. `forget` is told
-    /// of everything that is not to be used any more, and must not take long.
-    pub fn listen_to_revocations(&self, forget: impl Fn(Forget) + Send + Sync + 'static) -> Listener {
-        let listener = Listener(Arc::new(Trust { began: Instant::now(), until: AtomicU64::new(0) }));
+    /// Listens to what any process revokes, and beats, for as long as the program runs. `forget` is
+    /// told of everything that is not to be used any more, and must not take long.
+    pub fn listen_to_revocations(
+        &self,
+        forget: impl Fn(Forget) + Send + Sync + 'static,
+    ) -> Listener {
+        let listener =
+            Listener(Arc::new(Trust { began: Instant::now(), until: AtomicU64::new(0) }));
         let forget: Arc<ForgetHere> = Arc::new(forget);
         self.announcer().beat(Arc::clone(&forget));
         tokio::spawn(listen(self.clone(), listener.clone(), forget));
@@ -77,7 +81,12 @@ async fn listen(jobs: Jobs, listener: Listener, forget: Arc<ForgetHere>) -> Infa
     }
 }
 
-async fn listen_until_error(jobs: &Jobs, listener: &Listener, forget: &ForgetHere, failures: &mut u32) -> RedisResult<Infallible> {
+async fn listen_until_error(
+    jobs: &Jobs,
+    listener: &Listener,
+    forget: &ForgetHere,
+    failures: &mut u32,
+) -> RedisResult<Infallible> {
     let channel = channel(jobs.broker().prefix());
     let mut subscriber = jobs.broker().connections().subscriber(&channel).await?;
     subscriber.subscribe(channel).await?;
@@ -90,7 +99,9 @@ async fn listen_until_error(jobs: &Jobs, listener: &Listener, forget: &ForgetHer
             forget(Forget::Everything);
         }
         let text: String = message.get_payload()?;
-        if let Some(what) = text.parse().map_or(Some(Forget::Everything), |message| voices.hear(message, now)) {
+        if let Some(what) =
+            text.parse().map_or(Some(Forget::Everything), |message| voices.hear(message, now))
+        {
             forget(what);
         }
         listener.trust_until(voices.trusted_until(now));
@@ -107,7 +118,11 @@ impl Voices {
     fn hear(&mut self, Message { sender, said }: Message, now: Instant) -> Option<Forget> {
         let mut is_complete = true;
         if let Some((name, count)) = sender {
-            let before = if said == Said::Bye { self.0.remove(&name) } else { self.0.insert(name, (count, now)) };
+            let before = if said == Said::Bye {
+                self.0.remove(&name)
+            } else {
+                self.0.insert(name, (count, now))
+            };
             is_complete = count == before.map_or(0, |(count, _)| count) + 1;
         }
         match said {
@@ -143,7 +158,10 @@ mod tests {
         assert_eq!(voices.hear(message("a", 1, Said::Beat), now), None);
         assert_eq!(voices.hear(message("a", 2, Said::Beat), now), None);
         let session = Revoked::Session(Ambient::system().id());
-        assert_eq!(voices.hear(message("a", 3, Said::Revoked(session)), now), Some(Forget::One(session)));
+        assert_eq!(
+            voices.hear(message("a", 3, Said::Revoked(session)), now),
+            Some(Forget::One(session))
+        );
         assert_eq!(voices.hear(message("a", 5, Said::Beat), now), Some(Forget::Everything));
         assert_eq!(voices.hear(message("a", 6, Said::Beat), now), None);
         // One that was there before this one listened may have said anything.

@@ -1,9 +1,9 @@
 //! Telling every process what was revoked, within a second, also when a message is lost.
 //!
-//! Whoever revokes announces it over Redis pub/sub (`announce`); whoever keeps things in memory that
-//! may be revoked listens (`listen`). A message may be lost, so a process that listens also beats, and
-//! counts its messages: a listener that misses one, or has not heard one of those that beat for a
-//! second, trusts nothing it keeps until it has heard them all again.
+//! Whoever revokes announces it over Redis pub/sub (`announce`); whoever keeps things in memory
+//! that may be revoked listens (`listen`). A message may be lost, so a process that listens also
+//! beats, and counts its messages: a listener that misses one, or has not heard one of those that
+//! beat for a second, trusts nothing it keeps until it has heard them all again.
 
 mod announce;
 mod listen;
@@ -69,8 +69,15 @@ impl FromStr for Message {
     /// What cannot be understood, as from a newer release, may be anything: it revokes everything.
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut words = text.splitn(3, ' ');
-        let (Some(name), Some(count), Some(said)) = (words.next(), words.next(), words.next()) else { return Err(()) };
-        let sender = if name == "-" { None } else { Some((name.to_owned(), count.parse().map_err(|_| ())?)) };
+        let (Some(name), Some(count), Some(said)) = (words.next(), words.next(), words.next())
+        else {
+            return Err(());
+        };
+        let sender = if name == "-" {
+            None
+        } else {
+            Some((name.to_owned(), count.parse().map_err(|_| ())?))
+        };
         let said = match said {
             "beat" => Said::Beat,
             "bye" => Said::Bye,
@@ -95,7 +102,10 @@ mod tests {
                 assert_eq!(message.to_string().parse(), Ok(message));
             }
         }
-        assert_eq!("api 8 planet earth".parse(), Ok(Message { sender: Some(("api".to_owned(), 8)), said: Said::Everything }));
+        assert_eq!(
+            "api 8 planet earth".parse(),
+            Ok(Message { sender: Some(("api".to_owned(), 8)), said: Said::Everything })
+        );
         assert!("beat".parse::<Message>().is_err());
     }
 }

@@ -41,7 +41,10 @@ impl Clockwork {
             assert!(names.insert(schedule.name), "two schedules are called {}", schedule.name);
             show_at_zero(schedule);
         }
-        Self { jobs, hands: schedules.into_iter().map(|schedule| Hand { schedule, begun: false }).collect() }
+        Self {
+            jobs,
+            hands: schedules.into_iter().map(|schedule| Hand { schedule, begun: false }).collect(),
+        }
     }
 
     /// Runs until the drain begins.
@@ -59,7 +62,10 @@ impl Clockwork {
     /// # Errors
     /// A failure of the store; it holds up its own schedule only.
     pub async fn look(&mut self) -> Result<(), DbError> {
-        join_all(self.hands.iter_mut().map(|hand| hand.look(&self.jobs))).await.into_iter().collect()
+        join_all(self.hands.iter_mut().map(|hand| hand.look(&self.jobs)))
+            .await
+            .into_iter()
+            .collect()
     }
 }
 
@@ -117,7 +123,9 @@ impl Change for Tick<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<Option<Due>, DbError> {
         let (name, now) = (self.schedule.name, txn.ambient().now());
         let row = txn.records::<ScheduleRow>(PlatformScope).find(doc! { "_id": name }).await?;
-        let Some(due) = row.and_then(|row| self.schedule.due(row.settled_until, now)) else { return Ok(None) };
+        let Some(due) = row.and_then(|row| self.schedule.due(row.settled_until, now)) else {
+            return Ok(None);
+        };
         let mut noted = doc! { "settled_until": due.newest };
         if let Some(last) = due.run.last() {
             noted.insert("last_tick", *last);
@@ -125,7 +133,9 @@ impl Change for Tick<'_> {
         // Of two workers that read the same row, the second is refused here and reads again. So it
         // is for as long as MongoDB keeps the transaction of one that was killed before it could
         // commit: a minute or two.
-        txn.records::<ScheduleRow>(PlatformScope).update(doc! { "_id": name }, doc! { "$set": noted }).await?;
+        txn.records::<ScheduleRow>(PlatformScope)
+            .update(doc! { "_id": name }, doc! { "$set": noted })
+            .await?;
         for tick in &due.run {
             (self.schedule.stage)(txn, *tick).await?;
         }
@@ -142,7 +152,9 @@ fn show(schedule: &Schedule, due: &Due, now: DateTime) {
     metrics::JOBS_TICKS.with_label_values(&[name, "run"]).inc_by(run);
     metrics::JOBS_TICKS.with_label_values(&[name, "missed"]).inc_by(due.missed);
     for tick in &due.run {
-        metrics::JOBS_TICK_LAG.with_label_values(&[name]).observe(between(*tick, now).as_secs_f64());
+        metrics::JOBS_TICK_LAG
+            .with_label_values(&[name])
+            .observe(between(*tick, now).as_secs_f64());
     }
 }
 

@@ -28,7 +28,9 @@ impl FromStr for Cron {
     fn from_str(text: &str) -> Result<Self, InvalidCron> {
         let invalid = |reason| InvalidCron { text: text.to_owned(), reason };
         let pattern: croner::Cron = text.parse().map_err(invalid)?;
-        pattern.find_next_occurrence(&chrono::DateTime::<Utc>::UNIX_EPOCH, true).map_err(invalid)?;
+        pattern
+            .find_next_occurrence(&chrono::DateTime::<Utc>::UNIX_EPOCH, true)
+            .map_err(invalid)?;
         Ok(Self { text: text.to_owned(), pattern })
     }
 }
@@ -47,8 +49,13 @@ impl Cron {
     }
 
     /// The ticks after `after` up to and with `until`, newest first.
-    pub(super) fn ticks_back(&self, until: DateTime, after: DateTime) -> impl Iterator<Item = DateTime> {
-        let newest = whole_seconds(until).and_then(|until| self.pattern.find_previous_occurrence(&until, true).ok());
+    pub(super) fn ticks_back(
+        &self,
+        until: DateTime,
+        after: DateTime,
+    ) -> impl Iterator<Item = DateTime> {
+        let newest = whole_seconds(until)
+            .and_then(|until| self.pattern.find_previous_occurrence(&until, true).ok());
         iter::successors(newest, |tick| self.pattern.find_previous_occurrence(tick, false).ok())
             .map(|tick| DateTime::from_millis(tick.timestamp_millis()))
             .take_while(move |tick| *tick > after)
@@ -69,7 +76,12 @@ mod tests {
     }
 
     fn next(cron: &str, after: &str) -> String {
-        cron.parse::<Cron>().unwrap().next_after(at(after)).unwrap().try_to_rfc3339_string().unwrap()
+        cron.parse::<Cron>()
+            .unwrap()
+            .next_after(at(after))
+            .unwrap()
+            .try_to_rfc3339_string()
+            .unwrap()
     }
 
     #[test]
@@ -85,15 +97,27 @@ mod tests {
     #[test]
     fn ticks_back_leave_out_where_they_start_and_take_in_where_they_end() {
         let hourly: Cron = "0 * * * *".parse().unwrap();
-        let ticks: Vec<_> = hourly.ticks_back(at("2026-03-01T03:00:00.5Z"), at("2026-03-01T00:00:00Z")).collect();
-        assert_eq!(ticks, [at("2026-03-01T03:00:00Z"), at("2026-03-01T02:00:00Z"), at("2026-03-01T01:00:00Z")]);
-        assert_eq!(hourly.ticks_back(at("2026-03-01T03:59:59Z"), at("2026-03-01T03:00:00Z")).count(), 0);
-        assert_eq!(hourly.ticks_back(at("2026-03-01T03:00:00Z"), at("2026-03-01T05:00:00Z")).count(), 0);
+        let ticks: Vec<_> =
+            hourly.ticks_back(at("2026-03-01T03:00:00.5Z"), at("2026-03-01T00:00:00Z")).collect();
+        assert_eq!(
+            ticks,
+            [at("2026-03-01T03:00:00Z"), at("2026-03-01T02:00:00Z"), at("2026-03-01T01:00:00Z")]
+        );
+        assert_eq!(
+            hourly.ticks_back(at("2026-03-01T03:59:59Z"), at("2026-03-01T03:00:00Z")).count(),
+            0
+        );
+        assert_eq!(
+            hourly.ticks_back(at("2026-03-01T03:00:00Z"), at("2026-03-01T05:00:00Z")).count(),
+            0
+        );
     }
 
     #[test]
     fn what_makes_no_sense_or_never_comes_is_refused() {
-        for text in ["", "* * *", "61 * * * *", "* 24 * * *", "0 0 30 2 *", "every day", "* * * * * * * *"] {
+        for text in
+            ["", "* * *", "61 * * * *", "* 24 * * *", "0 0 30 2 *", "every day", "* * * * * * * *"]
+        {
             let refused = text.parse::<Cron>().unwrap_err().to_string();
             assert!(refused.contains(&format!("`{text}`")), "{refused}");
         }

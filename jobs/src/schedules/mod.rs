@@ -62,7 +62,8 @@ impl fmt::Display for Missed {
 }
 
 /// Stages the job of a tick.
-type StageTick = dyn for<'t> Fn(&'t mut Txn, DateTime) -> BoxFuture<'t, Result<JobId, DbError>> + Send + Sync;
+type StageTick =
+    dyn for<'t> Fn(&'t mut Txn, DateTime) -> BoxFuture<'t, Result<JobId, DbError>> + Send + Sync;
 
 /// A job that comes of itself.
 pub struct Schedule {
@@ -126,7 +127,11 @@ impl Schedule {
             Missed::Once => 1,
             Missed::All(max) => ticks.len().min(max.get().into()),
         };
-        Some(Due { run: ticks[..runs].iter().rev().copied().collect(), missed: (ticks.len() - runs) as u64, newest })
+        Some(Due {
+            run: ticks[..runs].iter().rev().copied().collect(),
+            missed: (ticks.len() - runs) as u64,
+            newest,
+        })
     }
 }
 
@@ -139,13 +144,18 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     fn hourly(missed: Missed) -> Schedule {
-        Schedule::new("test.hourly", "0 * * * *", missed, |tick| Canary { tick_ms: tick.timestamp_millis() }).unwrap()
+        Schedule::new("test.hourly", "0 * * * *", missed, |tick| Canary {
+            tick_ms: tick.timestamp_millis(),
+        })
+        .unwrap()
     }
 
     /// The hours that run and how many are missed, when `settled` is dealt with and it is `now`.
     fn due(missed: Missed, settled: i64, now: DateTime) -> (Vec<i64>, u64) {
         let due = hourly(missed).due(DateTime::from_millis(settled * HOUR), now);
-        due.map_or((Vec::new(), 0), |due| (due.run.iter().map(|tick| tick.timestamp_millis() / HOUR).collect(), due.missed))
+        due.map_or((Vec::new(), 0), |due| {
+            (due.run.iter().map(|tick| tick.timestamp_millis() / HOUR).collect(), due.missed)
+        })
     }
 
     fn hour(hour: i64) -> DateTime {

@@ -27,7 +27,12 @@ impl PlatformOwned for ScheduleRow {}
 
 pub(crate) const VALIDATOR: Validator = Validator {
     collection: ScheduleRow::COLLECTION,
-    required: &[("_id", schema::STRING), ("cron", schema::STRING), ("settled_until", schema::DATE), ("last_tick", schema::DATE_OR_NULL)],
+    required: &[
+        ("_id", schema::STRING),
+        ("cron", schema::STRING),
+        ("settled_until", schema::DATE),
+        ("last_tick", schema::DATE_OR_NULL),
+    ],
 };
 
 impl ScheduleRow {
@@ -42,7 +47,12 @@ impl ScheduleRow {
     /// Lets a schedule that is new, or whose expression is, begin at the present.
     pub(super) async fn begin(store: &Store, schedule: &Schedule) -> Result<(), DbError> {
         let (now, cron) = (store.ambient().now(), schedule.cron.to_string());
-        let row = Self { name: schedule.name.to_owned(), cron: cron.clone(), settled_until: now, last_tick: None };
+        let row = Self {
+            name: schedule.name.to_owned(),
+            cron: cron.clone(),
+            settled_until: now,
+            last_tick: None,
+        };
         store.records::<Self>(PlatformScope).insert_missing(&[row]).await?;
         let of_another_release = doc! { "_id": schedule.name, "cron": { "$ne": &cron } };
         let update = doc! { "$set": { "cron": &cron }, "$max": { "settled_until": now } };

@@ -71,7 +71,8 @@ impl Ward {
 }
 
 async fn probe(probe: Probe, running: Running<Ward>) -> Result<(), JobError> {
-    let dies = probe.n.is_multiple_of(running.app.deadly) && !running.app.healed.load(Ordering::Relaxed);
+    let dies =
+        probe.n.is_multiple_of(running.app.deadly) && !running.app.healed.load(Ordering::Relaxed);
     if dies { Err(JobError::fail("deadly")) } else { Ok(()) }
 }
 
@@ -146,7 +147,8 @@ async fn too_many_jobs_are_refused_and_nothing_is_staged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_its_own_batches_only() {
     let world = World::new().await;
-    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
+    let (tenant, other): (TenantId, TenantId) =
+        (world.store.ambient().id(), world.store.ambient().id());
     let id = world.jobs.commit(&Stage { jobs: 1, tenant: Some(tenant) }).await.unwrap();
     assert!(world.jobs.batch_within(TenantScope::vouched(tenant), id).await.unwrap().is_some());
     assert!(world.jobs.batch_within(TenantScope::vouched(other), id).await.unwrap().is_none());
@@ -165,14 +167,19 @@ async fn batches_are_listed_those_in_progress_first_and_each_part_newest_first()
     let complete = [stage(0).await, stage(0).await];
     let in_progress = [stage(1).await, stage(2).await];
     let last = stage(0).await;
-    let listed = async |limit| world.jobs.batches(limit).await.unwrap().iter().map(|batch| batch.id).collect::<Vec<_>>();
+    let listed = async |limit| {
+        world.jobs.batches(limit).await.unwrap().iter().map(|batch| batch.id).collect::<Vec<_>>()
+    };
     let all = [in_progress[1], in_progress[0], last, complete[1], complete[0]];
     assert_eq!(listed(100).await, all);
     for limit in 1..=all.len() {
         assert_eq!(listed(u32::try_from(limit).unwrap()).await, all[..limit]);
     }
     let worker = work(&world, &ward, 4);
-    until("all are complete", || async { world.jobs.batches(100).await.unwrap().iter().all(|batch| batch.completed_at.is_some()) }).await;
+    until("all are complete", || async {
+        world.jobs.batches(100).await.unwrap().iter().all(|batch| batch.completed_at.is_some())
+    })
+    .await;
     assert!(in_progress.contains(&listed(1).await[0]));
     let batch = batch(&world, last).await;
     assert_eq!(batch.follows_kind(), Follows::KIND);
@@ -190,8 +197,8 @@ async fn a_batch_that_the_fast_path_never_handed_over_completes_all_the_same() {
     worker.stop(Duration::from_secs(5)).await;
 }
 
-/// What a worker leaves behind that is killed while it settles a member of a batch: a transaction that
-/// nobody ends.
+/// What a worker leaves behind that is killed while it settles a member of a batch: a transaction
+/// that nobody ends.
 struct Killed {
     batch: BatchId,
     holds: Arc<Notify>,
@@ -203,7 +210,9 @@ impl Change for Killed {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         let update = doc! { "$inc": { "done": 1_i64 } };
-        txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": self.batch }, update).await?;
+        txn.records::<Batch>(PlatformScope)
+            .find_and_update(doc! { "_id": self.batch }, update)
+            .await?;
         self.holds.notify_one();
         std::future::pending().await
     }
@@ -223,9 +232,15 @@ async fn a_worker_killed_while_it_settles_a_batch_holds_up_nobody_else() {
     until("its member is being settled", || async { running().await == 1 }).await;
     let other = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
     world.stage(7).await;
-    until("another batch and a job of none are settled", || async { ward.followed() == [other] && running().await == 1 }).await;
+    until("another batch and a job of none are settled", || async {
+        ward.followed() == [other] && running().await == 1
+    })
+    .await;
     killed.abort();
-    until("the member is settled once the transaction is gone", || async { ward.followed() == [other, held] }).await;
+    until("the member is settled once the transaction is gone", || async {
+        ward.followed() == [other, held]
+    })
+    .await;
     world.until_idle().await;
     worker.stop(Duration::from_secs(5)).await;
 }

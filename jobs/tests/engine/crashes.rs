@@ -41,16 +41,28 @@ impl Change for StageAll {
 }
 
 pub(crate) async fn effects(world: &World) -> BTreeMap<u32, u32> {
-    let rows = world.store.records::<Effect>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10_000).await.unwrap();
+    let rows = world
+        .store
+        .records::<Effect>(PlatformScope)
+        .list(doc! {}, doc! { "_id": 1 }, 10_000)
+        .await
+        .unwrap();
     rows.into_iter().map(|effect| (effect.n, effect.process)).collect()
 }
 
 /// A worker in a process of its own.
 pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
-    let settings = [("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()), ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string())];
+    let settings = [
+        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()),
+        ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string()),
+    ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    Child::spawn(Spec::new(name, program("crash_worker"), log).envs(world.variables.iter().cloned().chain(settings))).unwrap()
+    Child::spawn(
+        Spec::new(name, program("crash_worker"), log)
+            .envs(world.variables.iter().cloned().chain(settings)),
+    )
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +99,9 @@ async fn a_job_that_kills_its_worker_is_buried_and_its_neighbours_finish() {
             }
         }
     };
-    tokio::time::timeout(DEADLINE, settled).await.expect("the neighbours finish and the culprit is buried");
+    tokio::time::timeout(DEADLINE, settled)
+        .await
+        .expect("the neighbours finish and the culprit is buried");
     let dead = world.dead().await;
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert!(dead[0].error.contains("ended its worker 3 times"), "{:?}", dead[0]);
@@ -122,7 +136,12 @@ async fn killing_workers_again_and_again_loses_nothing() {
 }
 
 async fn next_look() {
-    tokio::time::interval_at(tokio::time::Instant::now() + Duration::from_millis(50), Duration::from_secs(1)).tick().await;
+    tokio::time::interval_at(
+        tokio::time::Instant::now() + Duration::from_millis(50),
+        Duration::from_secs(1),
+    )
+    .tick()
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,10 +159,25 @@ async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
     let app = Arc::new(App { zero_ran: AtomicBool::new(false), gate: Semaphore::new(0) });
     let redis = &mut world.redis().await;
     let mut group = redis::cmd("XGROUP");
-    group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await.unwrap();
+    group
+        .arg("CREATE")
+        .arg(world.stream())
+        .arg("workers")
+        .arg("0")
+        .arg("MKSTREAM")
+        .exec_async(redis)
+        .await
+        .unwrap();
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.arg("GROUP")
+        .arg("workers")
+        .arg("dead")
+        .arg("COUNT")
+        .arg(1)
+        .arg("STREAMS")
+        .arg(world.stream())
+        .arg(">");
     read.exec_async(redis).await.unwrap();
     // One job ends at each look, and the next one of the backlog is there before a slot is free.
     let backlog: Vec<Probe> = (1..=20_000).map(|n| Probe { n }).collect();
@@ -178,7 +212,11 @@ async fn a_suspect_runs_alone() {
         Ok(())
     }
     let world = World::new().await;
-    let app = App { running: AtomicUsize::new(0), beside_suspect: AtomicUsize::new(usize::MAX), gate: Semaphore::new(0) };
+    let app = App {
+        running: AtomicUsize::new(0),
+        beside_suspect: AtomicUsize::new(usize::MAX),
+        gate: Semaphore::new(0),
+    };
     let app = Arc::new(app);
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
     suspect_all(&world, 1).await;
@@ -192,7 +230,10 @@ async fn a_suspect_runs_alone() {
     })
     .await;
     assert_eq!(app.beside_suspect.load(Ordering::SeqCst), 0);
-    assert!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0, "it ran only once the backlog was over");
+    assert!(
+        world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0,
+        "it ran only once the backlog was over"
+    );
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
 }
@@ -215,17 +256,39 @@ async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
     until("it runs", || async { app.runs.load(Ordering::SeqCst) }).await;
     // Another worker takes it over, as after a long stop of the first.
     let redis = &mut world.redis().await;
-    let pending = redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(1).query_async(redis).await;
+    let pending = redis::cmd("XPENDING")
+        .arg(world.stream())
+        .arg("workers")
+        .arg("-")
+        .arg("+")
+        .arg(1)
+        .query_async(redis)
+        .await;
     let pending: Vec<(String, String, u64, u64)> = pending.unwrap();
     let entry = &pending[0].0;
     let mut claim = redis::cmd("XCLAIM");
-    claim.arg(world.stream()).arg("workers").arg("fresh").arg(0).arg(entry).arg("JUSTID").exec_async(redis).await.unwrap();
+    claim
+        .arg(world.stream())
+        .arg("workers")
+        .arg("fresh")
+        .arg(0)
+        .arg(entry)
+        .arg("JUSTID")
+        .exec_async(redis)
+        .await
+        .unwrap();
     let taken = world.stream().replace(":stream", ":taken");
     redis::cmd("HSET").arg(taken).arg(entry).arg("fresh").exec_async(redis).await.unwrap();
     app.gate.add_permits(1);
     // Stopping settles what has ended.
     stale.stop(Duration::from_secs(5)).await;
-    let row = world.store.records::<OutboxRow>(PlatformScope).find(doc! { "_id": id }).await.unwrap().unwrap();
+    let row = world
+        .store
+        .records::<OutboxRow>(PlatformScope)
+        .find(doc! { "_id": id })
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(row.dead_at, None);
     assert!(world.dead().await.is_empty());
 }
@@ -246,7 +309,8 @@ async fn nobody_starts_beside_a_suspect_that_is_not_settled() {
         }
         let mut pending = redis::cmd("XPENDING");
         pending.arg(&app.stream).arg("workers").arg("-").arg("+").arg(50);
-        let pending: Vec<(String, String, u64, u64)> = pending.query_async(&mut app.redis.clone()).await.unwrap();
+        let pending: Vec<(String, String, u64, u64)> =
+            pending.query_async(&mut app.redis.clone()).await.unwrap();
         // Were this job to end the process, they would be buried with it.
         app.blamed.fetch_add(pending.iter().filter(|entry| entry.3 >= 3).count(), Ordering::SeqCst);
         Ok(())
@@ -255,10 +319,14 @@ async fn nobody_starts_beside_a_suspect_that_is_not_settled() {
     for n in 0..10 {
         world.stage(n).await;
     }
-    until("Redis has them", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 10 }).await;
+    until("Redis has them", || async {
+        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 10
+    })
+    .await;
     suspect_all(&world, 10).await;
     let (redis, stream) = (world.redis().await, world.stream());
-    let app = Arc::new(App { redis, stream, suspects: AtomicUsize::new(0), blamed: AtomicUsize::new(0) });
+    let app =
+        Arc::new(App { redis, stream, suspects: AtomicUsize::new(0), blamed: AtomicUsize::new(0) });
     let backlog: Vec<Probe> = (10..5_000).map(|n| Probe { n }).collect();
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(look), 8);
     until("the suspects have run", || async {
@@ -289,7 +357,11 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
     let world = World::new().await;
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
     suspect_all(&world, 1).await;
-    let app = App { suspect_ran: AtomicBool::new(false), long_ended: AtomicBool::new(false), gate: Semaphore::new(0) };
+    let app = App {
+        suspect_ran: AtomicBool::new(false),
+        long_ended: AtomicBool::new(false),
+        gate: Semaphore::new(0),
+    };
     let app = Arc::new(app);
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(run), 4);
     world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
@@ -298,11 +370,13 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
     until("the suspect waits for the long job", || async { begun.elapsed() > waits }).await;
     world.jobs.pause(Queue::Email, "hold it").await.unwrap();
     let paused = std::time::Instant::now();
-    until("every worker has heard of it", || async { paused.elapsed() > Duration::from_secs(1) }).await;
+    until("every worker has heard of it", || async { paused.elapsed() > Duration::from_secs(1) })
+        .await;
     app.gate.add_permits(1);
     until("the long job has ended", || async { app.long_ended.load(Ordering::SeqCst) }).await;
     let ended = std::time::Instant::now();
-    until("the suspect could have started", || async { ended.elapsed() > Duration::from_secs(2) }).await;
+    until("the suspect could have started", || async { ended.elapsed() > Duration::from_secs(2) })
+        .await;
     assert!(!app.suspect_ran.load(Ordering::SeqCst));
     world.jobs.resume(Queue::Email).await.unwrap();
     until("it starts when it may", || async { app.suspect_ran.load(Ordering::SeqCst) }).await;
@@ -314,15 +388,44 @@ async fn suspect_all(world: &World, jobs: usize) {
     let redis = &mut world.redis().await;
     let mut group = redis::cmd("XGROUP");
     // It may be there.
-    let _ = group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").arg("MKSTREAM").exec_async(redis).await;
+    let _ = group
+        .arg("CREATE")
+        .arg(world.stream())
+        .arg("workers")
+        .arg("0")
+        .arg("MKSTREAM")
+        .exec_async(redis)
+        .await;
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(jobs).arg("STREAMS").arg(world.stream()).arg(">");
+    read.arg("GROUP")
+        .arg("workers")
+        .arg("dead")
+        .arg("COUNT")
+        .arg(jobs)
+        .arg("STREAMS")
+        .arg(world.stream())
+        .arg(">");
     read.exec_async(redis).await.unwrap();
-    let pending = redis::cmd("XPENDING").arg(world.stream()).arg("workers").arg("-").arg("+").arg(jobs).query_async(redis).await;
+    let pending = redis::cmd("XPENDING")
+        .arg(world.stream())
+        .arg("workers")
+        .arg("-")
+        .arg("+")
+        .arg(jobs)
+        .query_async(redis)
+        .await;
     let pending: Vec<(String, String, u64, u64)> = pending.unwrap();
     for (entry, ..) in &pending {
         let mut claim = redis::cmd("XCLAIM");
-        claim.arg(world.stream()).arg("workers").arg("dead").arg(0).arg(entry).arg("RETRYCOUNT").arg(2).arg("JUSTID");
+        claim
+            .arg(world.stream())
+            .arg("workers")
+            .arg("dead")
+            .arg(0)
+            .arg(entry)
+            .arg("RETRYCOUNT")
+            .arg(2)
+            .arg("JUSTID");
         claim.exec_async(redis).await.unwrap();
     }
 }

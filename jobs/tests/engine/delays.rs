@@ -38,7 +38,10 @@ async fn a_staged_job_starts_when_it_is_due_and_not_before() {
     let (begun, now) = (Instant::now(), world.store.ambient().now());
     let due = DateTime::from_millis(now.timestamp_millis() + 1_500);
     world.jobs.commit(&StageAt { due, jobs: 1 }).await.unwrap();
-    until("it waits for its time", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().delayed == 1 }).await;
+    until("it waits for its time", || async {
+        world.jobs.broker().stats(Queue::Email).await.unwrap().delayed == 1
+    })
+    .await;
     until("it has run", || async { notes.all().len() == 1 }).await;
     let waited = notes.all()[0].at.duration_since(begun);
     assert!(waited >= Duration::from_millis(1_499), "{waited:?}");
@@ -69,13 +72,24 @@ async fn a_hundred_thousand_jobs_due_at_once_all_run() {
     until("all have run", || async { notes.len() >= JOBS as usize }).await;
     assert_eq!(notes.numbers(), (0..JOBS).collect::<Vec<_>>());
     worker.stop(Duration::from_secs(5)).await;
-    // Redis' own account of what held it up, in microseconds. On a machine that is busy with other things
-    // it also stands still for want of a processor, as whoever sleeps does.
-    let slow: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(128).query_async(&mut world.redis().await).await.unwrap();
-    let longest = slow.into_iter().filter_map(|row| redis::from_redis_value::<u64>(row.into_iter().nth(2)?).ok()).max();
+    // Redis' own account of what held it up, in microseconds. On a machine that is busy with other
+    // things it also stands still for want of a processor, as whoever sleeps does.
+    let slow: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG")
+        .arg("GET")
+        .arg(128)
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
+    let longest = slow
+        .into_iter()
+        .filter_map(|row| redis::from_redis_value::<u64>(row.into_iter().nth(2)?).ok())
+        .max();
     let longest = Duration::from_micros(longest.unwrap_or_default());
     let stolen = sleeper.longest();
-    assert!(longest < Duration::from_millis(100) + 3 * stolen, "{longest:?}, where a sleeper overslept by {stolen:?}");
+    assert!(
+        longest < Duration::from_millis(100) + 3 * stolen,
+        "{longest:?}, where a sleeper overslept by {stolen:?}"
+    );
 }
 
 /// Someone who only ever sleeps for a millisecond, and how late it awoke at worst.

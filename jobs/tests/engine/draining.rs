@@ -7,7 +7,10 @@ use jobs::{JobError, Registry, Running};
 use tokio::sync::Semaphore;
 
 /// A handler that notes and then waits for a permit.
-fn gated(gate: &Arc<Semaphore>) -> impl Fn(Probe, Running<Notes>) -> futures::future::BoxFuture<'static, Result<(), JobError>> + use<> {
+fn gated(
+    gate: &Arc<Semaphore>,
+) -> impl Fn(Probe, Running<Notes>) -> futures::future::BoxFuture<'static, Result<(), JobError>> + use<>
+{
     let gate = Arc::clone(gate);
     move |probe, running| {
         let gate = Arc::clone(&gate);
@@ -21,7 +24,8 @@ fn gated(gate: &Arc<Semaphore>) -> impl Fn(Probe, Running<Notes>) -> futures::fu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_finishes_and_nothing_new_begins() {
-    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let (world, notes, gate) =
+        (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
     for n in 0..10 {
         world.stage(n).await;
@@ -38,7 +42,8 @@ async fn what_runs_finishes_and_nothing_new_begins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_outlasts_the_grace_period_is_handed_back_uncounted() {
-    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let (world, notes, gate) =
+        (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
     world.stage(1).await;
     until("it runs", || async { notes.all().len() == 1 }).await;
@@ -54,14 +59,16 @@ async fn what_outlasts_the_grace_period_is_handed_back_uncounted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_job_is_not_stolen_from_a_live_worker() {
-    let (world, notes, gate) = (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let (world, notes, gate) =
+        (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let registry = Registry::sharing(Arc::clone(&notes)).on(gated(&gate));
     let (first, second) = (world.work(&registry, 2), world.work(&registry, 2));
     world.stage(1).await;
     until("it runs", || async { notes.all().len() == 1 }).await;
     // Three leases long; every look is a chance for the other worker to take it.
     let begun = std::time::Instant::now();
-    until("three leases have passed", || async { begun.elapsed() > world.config.jobs.lease * 3 }).await;
+    until("three leases have passed", || async { begun.elapsed() > world.config.jobs.lease * 3 })
+        .await;
     assert_eq!(notes.all().len(), 1);
     gate.add_permits(1);
     world.until_idle().await;
@@ -78,7 +85,10 @@ async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
         world.jobs.enqueue_unstaged(None, &Probe { n: 2 * n }).await.unwrap();
         until("it reads", || async { notes.all().iter().any(|seen| seen.n == 2 * n) }).await;
         let late = Probe { n: 2 * n + 1 };
-        let (enqueued, ()) = tokio::join!(world.jobs.enqueue_unstaged(None, &late), worker.stop(Duration::from_secs(5)));
+        let (enqueued, ()) = tokio::join!(
+            world.jobs.enqueue_unstaged(None, &late),
+            worker.stop(Duration::from_secs(5))
+        );
         enqueued.unwrap();
         let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
         assert_eq!(stats.running, 0, "round {n}: it would wait for a lease to run out");
@@ -91,7 +101,8 @@ async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stops_although_mongodb_is_away() {
-    let (world, notes, gate) = (World::private().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
+    let (world, notes, gate) =
+        (World::private().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
     world.stage(1).await;
     until("it runs", || async { notes.all().len() == 1 }).await;

@@ -11,7 +11,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
     let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is missing: run `cargo build --examples -p jobs`", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --examples -p jobs`",
+        program.display()
+    );
     program
 }
 
@@ -20,7 +24,8 @@ async fn output_of(name: &str) -> String {
     let env = TestEnv::new().await;
     let mut command = tokio::process::Command::new(program(name));
     command.env_clear().envs(env.config_env()).stdin(Stdio::null()).kill_on_drop(true);
-    let ran = tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends in time").unwrap();
+    let ran =
+        tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends in time").unwrap();
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success() && !errors.contains("panicked"), "{errors}");
     String::from_utf8(ran.stdout).unwrap()
@@ -31,8 +36,14 @@ async fn enqueue() {
     let told = output_of("enqueue").await;
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines[..2], ["guest 1 arrived", "guest 2 arrived"]);
-    assert!(lines[2].starts_with("guest 2 did not: a row with the same key exists already"), "{told}");
-    assert_eq!(lines[3..], ["2 welcomes are staged", "1000 more were enqueued directly", "1002 wait for a worker"]);
+    assert!(
+        lines[2].starts_with("guest 2 did not: a row with the same key exists already"),
+        "{told}"
+    );
+    assert_eq!(
+        lines[3..],
+        ["2 welcomes are staged", "1000 more were enqueued directly", "1002 wait for a worker"]
+    );
 }
 
 #[tokio::test]

@@ -64,7 +64,14 @@ async fn a_dead_letter_that_outlived_its_row_still_gets_another_try() {
     assert_eq!(replayed, 1);
     // A redelivery is where a row is asked for.
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("workers").arg("dead").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.arg("GROUP")
+        .arg("workers")
+        .arg("dead")
+        .arg("COUNT")
+        .arg(1)
+        .arg("STREAMS")
+        .arg(world.stream())
+        .arg(">");
     read.exec_async(&mut world.redis().await).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(at_first), 4);
     until("it has run again", || async { notes.all().len() == 2 }).await;
@@ -88,7 +95,14 @@ async fn fail_is_final_and_retry_after_is_obeyed() {
     world.stage(1).await;
     world.stage(2).await;
     world.until_idle().await;
-    let of = |n| notes.all().into_iter().filter(|seen| seen.n == n).map(|seen| seen.at).collect::<Vec<Instant>>();
+    let of = |n| {
+        notes
+            .all()
+            .into_iter()
+            .filter(|seen| seen.n == n)
+            .map(|seen| seen.at)
+            .collect::<Vec<Instant>>()
+    };
     assert_eq!(of(1).len(), 1);
     let waited = of(2)[1].duration_since(of(2)[0]);
     assert!(waited >= Duration::from_millis(700), "{waited:?}");
@@ -120,9 +134,23 @@ async fn poison_goes_to_the_dead_letters_and_its_neighbours_run() {
     world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
     let mut redis = world.redis().await;
     for bytes in ["\u{0}garbage", "{\"id\":\"job_nonsense\"}", ""] {
-        let _: String = redis::cmd("XADD").arg(world.stream()).arg("*").arg("e").arg(bytes).query_async(&mut redis).await.unwrap();
+        let _: String = redis::cmd("XADD")
+            .arg(world.stream())
+            .arg("*")
+            .arg("e")
+            .arg(bytes)
+            .query_async(&mut redis)
+            .await
+            .unwrap();
     }
-    let _: String = redis::cmd("XADD").arg(world.stream()).arg("*").arg("other").arg("field").query_async(&mut redis).await.unwrap();
+    let _: String = redis::cmd("XADD")
+        .arg(world.stream())
+        .arg("*")
+        .arg("other")
+        .arg("field")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
     world.jobs.enqueue_unstaged(None, &Probe { n: 2 }).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
     world.until_idle().await;
@@ -160,14 +188,24 @@ async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let old_release = world.work(&Registry::new(()), 4);
     world.stage(4).await;
-    until("the old release has put it aside", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1 }).await;
+    until("the old release has put it aside", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
+    })
+    .await;
     assert_eq!(world.rows().await, 1);
     old_release.stop(Duration::from_secs(5)).await;
     // Its time comes: what a quarter of a minute would do.
     let mut redis = world.redis().await;
     let delayed = world.stream().replace("stream", "delayed");
-    let ids: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(-1).query_async(&mut redis).await.unwrap();
-    let _: u32 = redis::cmd("ZADD").arg(&delayed).arg(0).arg(ids[0].as_slice()).query_async(&mut redis).await.unwrap();
+    let ids: Vec<Vec<u8>> =
+        redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(-1).query_async(&mut redis).await.unwrap();
+    let _: u32 = redis::cmd("ZADD")
+        .arg(&delayed)
+        .arg(0)
+        .arg(ids[0].as_slice())
+        .query_async(&mut redis)
+        .await
+        .unwrap();
     let new_release = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
     world.until_idle().await;
     assert_eq!(notes.all().iter().map(|seen| (seen.n, seen.attempt)).collect::<Vec<_>>(), [(4, 1)]);
@@ -199,7 +237,11 @@ async fn dead_letters_get_another_try_by_filter() {
 
     let notes = Arc::new(Notes::default());
     let fixed = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
-    let filter = JobFilter { error: Some("mailbox".to_owned()), kind: Some("test.probe".to_owned()), ..JobFilter::default() };
+    let filter = JobFilter {
+        error: Some("mailbox".to_owned()),
+        kind: Some("test.probe".to_owned()),
+        ..JobFilter::default()
+    };
     let letters = world.jobs.dead_letters(Queue::Email, &filter, 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 5);
     // Once more does nothing: they are not dead any more.
@@ -230,7 +272,12 @@ async fn a_replay_that_was_cut_short_runs_the_job_once() {
     let letters = world.dead().await;
     // As far as a replay gets that is killed after its first step.
     let revive = doc! { "$set": { "dead_at": null, "handed_at": null } };
-    world.store.records::<OutboxRow>(PlatformScope).update(doc! { "_id": id }, revive).await.unwrap();
+    world
+        .store
+        .records::<OutboxRow>(PlatformScope)
+        .update(doc! { "_id": id }, revive)
+        .await
+        .unwrap();
     until("the relay saw to it", || async { notes.all().len() == 2 }).await;
     world.until_idle().await;
     assert!(world.dead().await.is_empty(), "it is no dead letter any more");
@@ -273,9 +320,17 @@ async fn a_payload_that_is_too_large_is_refused_before_anything_has_happened() {
     let world = World::new().await;
     let most = jobs::PAYLOAD_BYTES_MAX - 2;
     let staged = world.jobs.commit(&StageBig(most + 1)).await.unwrap_err().to_string();
-    let enqueued = world.jobs.enqueue_unstaged(None, &Big("x".repeat(most + 1))).await.unwrap_err().to_string();
+    let enqueued = world
+        .jobs
+        .enqueue_unstaged(None, &Big("x".repeat(most + 1)))
+        .await
+        .unwrap_err()
+        .to_string();
     for refused in [staged, enqueued] {
-        assert!(refused.contains("1048577 bytes") && refused.contains("put ids into it"), "{refused}");
+        assert!(
+            refused.contains("1048577 bytes") && refused.contains("put ids into it"),
+            "{refused}"
+        );
     }
     assert_eq!(world.rows().await, 0);
     world.jobs.commit(&StageBig(most)).await.unwrap();

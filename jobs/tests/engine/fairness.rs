@@ -1,4 +1,5 @@
-//! Promise 7: no tenant's flood holds up another's jobs; rates and priorities hold over all workers.
+//! Promise 7: no tenant's flood holds up another's jobs; rates and priorities hold over all
+//! workers.
 
 use std::{
     sync::{
@@ -43,13 +44,22 @@ async fn one_tenants_flood_does_not_hold_up_another() {
     world.jobs.enqueue_all_unstaged(Some(a), &flood).await.unwrap();
     let queue = world.jobs.broker().stats(Queue::Email).await.unwrap();
     assert_eq!((queue.ready, queue.held), (SHARE as u64, u64::from(FLOOD) - SHARE as u64));
-    let app = Starts { held: a, of_held: AtomicUsize::new(0), of_others: AtomicUsize::new(0), gate: Semaphore::new(0) };
+    let app = Starts {
+        held: a,
+        of_held: AtomicUsize::new(0),
+        of_others: AtomicUsize::new(0),
+        gate: Semaphore::new(0),
+    };
     let app = Arc::new(app);
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(start), 2 * SHARE);
-    until("the flood has its share", || async { app.of_held.load(Ordering::SeqCst) == SHARE }).await;
+    until("the flood has its share", || async { app.of_held.load(Ordering::SeqCst) == SHARE })
+        .await;
     for n in 0..20 {
         world.jobs.enqueue_unstaged(Some(b), &Probe { n }).await.unwrap();
-        until("B's job starts", || async { app.of_others.load(Ordering::SeqCst) == n as usize + 1 }).await;
+        until("B's job starts", || async {
+            app.of_others.load(Ordering::SeqCst) == n as usize + 1
+        })
+        .await;
     }
     // All of them went without one of the flood making room.
     assert_eq!(app.of_held.load(Ordering::SeqCst), SHARE);
@@ -73,12 +83,20 @@ async fn a_tenant_never_has_more_than_its_share_at_work() {
         running.app.now.fetch_sub(1, Ordering::SeqCst);
         running.app.done.fetch_add(1, Ordering::SeqCst);
         // Retries come back through the same door.
-        if running.attempt == 1 { Err(JobError::RetryAfter(Duration::from_millis(1), "again".into())) } else { Ok(()) }
+        if running.attempt == 1 {
+            Err(JobError::RetryAfter(Duration::from_millis(1), "again".into()))
+        } else {
+            Ok(())
+        }
     }
     let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "3")]).await;
     let tenant: TenantId = Ambient::system().id();
-    let gauge =
-        Arc::new(Gauge { now: AtomicUsize::new(0), most: AtomicUsize::new(0), done: AtomicUsize::new(0), together: Barrier::new(3) });
+    let gauge = Arc::new(Gauge {
+        now: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+        done: AtomicUsize::new(0),
+        together: Barrier::new(3),
+    });
     let registry = Registry::sharing(Arc::clone(&gauge)).on(measure);
     let workers = [world.work(&registry, 8), world.work(&registry, 8)];
     let flood: Vec<Probe> = (0..300).map(|n| Probe { n }).collect();
@@ -154,7 +172,10 @@ async fn while_a_process_is_full_the_urgent_queue_goes_first() {
     app.gate.add_permits(5);
     until("all have run", || async { app.order.lock().unwrap().len() == 5 }).await;
     let order = app.order.lock().unwrap().clone();
-    assert_eq!(order, [Queue::Maintenance, Queue::Email, Queue::Email, Queue::Maintenance, Queue::Maintenance]);
+    assert_eq!(
+        order,
+        [Queue::Maintenance, Queue::Email, Queue::Email, Queue::Maintenance, Queue::Maintenance]
+    );
     worker.stop(Duration::from_secs(5)).await;
 }
 
@@ -214,7 +235,8 @@ async fn a_queue_that_waits_for_its_rate_leaves_the_seat_to_others() {
     until("the first has run", || async { app.upkeeps.load(Ordering::SeqCst) == 1 }).await;
     for n in 0..20 {
         world.jobs.enqueue_unstaged(None, &Probe { n }).await.unwrap();
-        until("mail goes on", || async { app.mails.load(Ordering::SeqCst) == n as usize + 1 }).await;
+        until("mail goes on", || async { app.mails.load(Ordering::SeqCst) == n as usize + 1 })
+            .await;
     }
     assert_eq!(app.upkeeps.load(Ordering::SeqCst), 1, "the second waits for its turn");
     worker.stop(Duration::from_secs(5)).await;
@@ -235,7 +257,8 @@ async fn where_seats_are_scarce_jobs_go_in_their_order() {
     let app = Arc::new(App { order: Mutex::default(), gate: Semaphore::new(0) });
     let jobs: Vec<Probe> = (0..60).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &jobs).await.unwrap();
-    let worker = world.work_on(&Registry::sharing(Arc::clone(&app)).on(gated), &[(Queue::Email, 8)], 4);
+    let worker =
+        world.work_on(&Registry::sharing(Arc::clone(&app)).on(gated), &[(Queue::Email, 8)], 4);
     let started = || app.order.lock().unwrap().len();
     let mut pause = tokio::time::interval(Duration::from_millis(60));
     for n in 4..=60 {
@@ -245,7 +268,8 @@ async fn where_seats_are_scarce_jobs_go_in_their_order() {
         app.gate.add_permits(1);
     }
     let order = app.order.lock().unwrap().clone();
-    let worst = order.iter().zip(0..).map(|(n, place): (&u32, u32)| place.abs_diff(*n)).max().unwrap();
+    let worst =
+        order.iter().zip(0..).map(|(n, place): (&u32, u32)| place.abs_diff(*n)).max().unwrap();
     assert!(worst <= 4, "{order:?}");
     app.gate.add_permits(4);
     worker.stop(Duration::from_secs(5)).await;

@@ -41,7 +41,8 @@ impl Change for Stage {
 }
 
 /// Number 1 answers something at its second attempt, number 2 dies until it is healed, number 3
-/// answers too much, number 5 never ends, number 6 is tried again after an hour, all others do nothing.
+/// answers too much, number 5 never ends, number 6 is tried again after an hour, all others do
+/// nothing.
 #[derive(Default)]
 struct Ward {
     healed: AtomicBool,
@@ -84,16 +85,28 @@ async fn every_end_is_kept_with_what_came_out() {
     let (succeeding, dying) = (world.stage(1).await, world.stage(2).await);
     let unstaged = world.jobs.enqueue_unstaged(None, &Probe { n: 4 }).await.unwrap();
     let too_large = world.jobs.enqueue_unstaged(None, &Probe { n: 3 }).await.unwrap();
-    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 4 }).await;
+    until("all have ended", || async {
+        history(&world, &HistoryFilter::default()).await.len() == 4
+    })
+    .await;
     world.until_idle().await;
 
     let success = entry(&world, succeeding).await;
-    assert_eq!((success.outcome, success.attempts, success.queue.as_str()), (Ended::Success, 2, "email"));
-    assert_eq!((success.kind.as_str(), success.result.as_deref()), ("test.probe", Some("{\"mails\":3}")));
+    assert_eq!(
+        (success.outcome, success.attempts, success.queue.as_str()),
+        (Ended::Success, 2, "email")
+    );
+    assert_eq!(
+        (success.kind.as_str(), success.result.as_deref()),
+        ("test.probe", Some("{\"mails\":3}"))
+    );
     let times = [Some(success.enqueued_at), success.started_at, Some(success.finished_at)];
     assert!(times.is_sorted() && success.duration_ms.is_some(), "{success:?}");
     let dead = entry(&world, dying).await;
-    assert_eq!((dead.outcome, dead.attempts, dead.error.as_deref()), (Ended::Dead, 1, Some("no such mailbox")));
+    assert_eq!(
+        (dead.outcome, dead.attempts, dead.error.as_deref()),
+        (Ended::Dead, 1, Some("no such mailbox"))
+    );
     assert_eq!(dead.result, None);
     assert_eq!(entry(&world, unstaged).await.outcome, Ended::Success);
     let refused = entry(&world, too_large).await;
@@ -118,7 +131,9 @@ async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
     let worker = world.work(&Registry::sharing(Arc::clone(&ward)).on(act), 1);
     let tenant: Option<TenantId> = Some(world.store.ambient().id());
     let until_in = async |id: JobId, state: JobState| {
-        let is_there = || async { world.jobs.find(id).await.unwrap().is_some_and(|job| job.standing.state() == state) };
+        let is_there = || async {
+            world.jobs.find(id).await.unwrap().is_some_and(|job| job.standing.state() == state)
+        };
         until(&format!("{id} is {state}"), is_there).await;
     };
     let retried = world.stage(6).await;
@@ -131,21 +146,44 @@ async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
     until_in(held, JobState::Held).await;
     let unstaged_held = world.jobs.enqueue_unstaged(tenant, &Probe { n: 0 }).await.unwrap();
     let unstaged = world.jobs.enqueue_unstaged_in(None, &Probe { n: 0 }, HOUR).await.unwrap();
-    // Committed by a process that died before it handed the job over; the relay may do so by now, or not.
+    // Committed by a process that died before it handed the job over; the relay may do so by now,
+    // or not.
     let staged = world.store.commit(&Stage { n: 0, tenant: None }).await.unwrap();
 
     let out = Cancelled::TakenOut;
-    let all = [retried, running, ready, held, unstaged_held, unstaged, staged, world.store.ambient().id()];
+    let all = [
+        retried,
+        running,
+        ready,
+        held,
+        unstaged_held,
+        unstaged,
+        staged,
+        world.store.ambient().id(),
+    ];
     let cancelled = world.jobs.cancel(Queue::Email, &all).await.unwrap();
     assert_eq!(cancelled, [out, Cancelled::Asked, out, out, out, out, out, Cancelled::Unknown]);
-    until("all are told of", || async { history(&world, &HistoryFilter::default()).await.len() == 6 }).await;
-    for (id, attempts) in [(retried, 1), (running, 1), (ready, 0), (held, 0), (unstaged, 0), (staged, 0)] {
+    until("all are told of", || async {
+        history(&world, &HistoryFilter::default()).await.len() == 6
+    })
+    .await;
+    for (id, attempts) in
+        [(retried, 1), (running, 1), (ready, 0), (held, 0), (unstaged, 0), (staged, 0)]
+    {
         let entry = entry(&world, id).await;
-        assert_eq!((entry.outcome, entry.attempts, entry.kind.as_str()), (Ended::Cancelled, attempts, "test.probe"), "{entry:?}");
-        assert_eq!((entry.started_at.is_some(), entry.duration_ms.is_some()), (id == running, id == running));
+        assert_eq!(
+            (entry.outcome, entry.attempts, entry.kind.as_str()),
+            (Ended::Cancelled, attempts, "test.probe"),
+            "{entry:?}"
+        );
+        assert_eq!(
+            (entry.started_at.is_some(), entry.duration_ms.is_some()),
+            (id == running, id == running)
+        );
         assert_eq!((entry.error, entry.result), (None, None));
     }
-    let filter = HistoryFilter { outcome: Some(Ended::Cancelled), tenant, ..HistoryFilter::default() };
+    let filter =
+        HistoryFilter { outcome: Some(Ended::Cancelled), tenant, ..HistoryFilter::default() };
     let ours: Vec<JobId> = history(&world, &filter).await.iter().map(|entry| entry.id).collect();
     assert_eq!(ours.len(), 2, "{ours:?}");
     assert!(ours.contains(&running) && ours.contains(&held), "{ours:?}");
@@ -164,24 +202,47 @@ fn ends_are_found_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_are_found_by_what_they_are_and_by_whose() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
-    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
+    let (tenant, other): (TenantId, TenantId) =
+        (world.store.ambient().id(), world.store.ambient().id());
     for (n, tenant) in [(0, Some(tenant)), (2, Some(tenant)), (0, Some(other)), (0, None)] {
         world.jobs.commit(&Stage { n, tenant }).await.unwrap();
     }
     let worker = work(&world, &ward);
-    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 4 }).await;
+    until("all have ended", || async {
+        history(&world, &HistoryFilter::default()).await.len() == 4
+    })
+    .await;
 
     let any = HistoryFilter::default();
-    let of = |found: Vec<HistoryEntry>| found.iter().map(|entry| (entry.outcome, entry.tenant_id)).collect::<Vec<_>>();
+    let of = |found: Vec<HistoryEntry>| {
+        found.iter().map(|entry| (entry.outcome, entry.tenant_id)).collect::<Vec<_>>()
+    };
     let ours = world.jobs.history_within(TenantScope::vouched(tenant), &any, 100).await.unwrap();
-    assert!(ours.len() == 2 && ours.iter().all(|entry| entry.tenant_id == Some(tenant)), "{ours:?}");
+    assert!(
+        ours.len() == 2 && ours.iter().all(|entry| entry.tenant_id == Some(tenant)),
+        "{ours:?}"
+    );
     let dead = HistoryFilter { outcome: Some(Ended::Dead), ..any.clone() };
     assert_eq!(of(history(&world, &dead).await), [(Ended::Dead, Some(tenant))]);
-    assert!(world.jobs.history_within(TenantScope::vouched(other), &dead, 100).await.unwrap().is_empty());
+    assert!(
+        world
+            .jobs
+            .history_within(TenantScope::vouched(other), &dead, 100)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let of_other = HistoryFilter { tenant: Some(other), ..any.clone() };
     assert_eq!(of(history(&world, &of_other).await), [(Ended::Success, Some(other))]);
     // A filter widens no scope, and gives nothing else instead.
-    assert!(world.jobs.history_within(TenantScope::vouched(tenant), &of_other, 100).await.unwrap().is_empty());
+    assert!(
+        world
+            .jobs
+            .history_within(TenantScope::vouched(tenant), &of_other, 100)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let elsewhere = HistoryFilter { queue: Some(Queue::Maintenance), ..any.clone() };
     let unknown = HistoryFilter { kind: Some("test.other".to_owned()), ..any.clone() };
     for filter in [elsewhere, unknown] {
@@ -190,7 +251,9 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
     let all = history(&world, &any).await;
     assert!(all.is_sorted_by(|newer, older| newer.finished_at >= older.finished_at));
     let before = HistoryFilter { before: Some(all[0].finished_at), ..any };
-    assert!(history(&world, &before).await.iter().all(|entry| entry.finished_at < all[0].finished_at));
+    assert!(
+        history(&world, &before).await.iter().all(|entry| entry.finished_at < all[0].finished_at)
+    );
     worker.stop(Duration::from_secs(5)).await;
 }
 
@@ -202,18 +265,35 @@ async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
         world.jobs.commit(&Stage { n: 0, tenant: Some(tenant) }).await.unwrap();
     }
     let worker = work(&world, &ward);
-    until("all have ended", || async { history(&world, &HistoryFilter::default()).await.len() == 5 }).await;
+    until("all have ended", || async {
+        history(&world, &HistoryFilter::default()).await.len() == 5
+    })
+    .await;
     worker.stop(Duration::from_secs(5)).await;
     let all = history(&world, &HistoryFilter::default()).await;
     // The oldest ends before the others, which end together.
     let (oldest, rows) = (all[4].id, || world.store.records::<HistoryEntry>(PlatformScope));
-    rows().update_all(doc! { "_id": { "$ne": oldest } }, doc! { "$set": { "finished_at": DateTime::from_millis(2_000) } }).await.unwrap();
-    rows().update_all(doc! { "_id": oldest }, doc! { "$set": { "finished_at": DateTime::from_millis(1_000) } }).await.unwrap();
+    rows()
+        .update_all(
+            doc! { "_id": { "$ne": oldest } },
+            doc! { "$set": { "finished_at": DateTime::from_millis(2_000) } },
+        )
+        .await
+        .unwrap();
+    rows()
+        .update_all(
+            doc! { "_id": oldest },
+            doc! { "$set": { "finished_at": DateTime::from_millis(1_000) } },
+        )
+        .await
+        .unwrap();
 
-    let whole: Vec<JobId> = history(&world, &HistoryFilter::default()).await.iter().map(|entry| entry.id).collect();
+    let whole: Vec<JobId> =
+        history(&world, &HistoryFilter::default()).await.iter().map(|entry| entry.id).collect();
     let (mut paged, mut filter) = (Vec::new(), HistoryFilter::default());
     loop {
-        let page = world.jobs.history_within(TenantScope::vouched(tenant), &filter, 2).await.unwrap();
+        let page =
+            world.jobs.history_within(TenantScope::vouched(tenant), &filter, 2).await.unwrap();
         let Some(last) = page.last() else { break };
         filter.after = Some(last.cursor());
         paged.extend(page.iter().map(|entry| entry.id));
@@ -222,13 +302,21 @@ async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
     // Both bounds hold.
     let both = HistoryFilter { before: Some(DateTime::from_millis(2_000)), ..filter.clone() };
     assert!(history(&world, &both).await.is_empty());
-    let both = HistoryFilter { after: Some(history(&world, &HistoryFilter::default()).await[0].cursor()), ..both };
-    assert_eq!(history(&world, &both).await.iter().map(|entry| entry.id).collect::<Vec<_>>(), [oldest]);
+    let both = HistoryFilter {
+        after: Some(history(&world, &HistoryFilter::default()).await[0].cursor()),
+        ..both
+    };
+    assert_eq!(
+        history(&world, &both).await.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+        [oldest]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_kept_unless_asked_for_nor_shown_after_its_time() {
-    let rows = async |world: &World| world.store.records::<HistoryEntry>(PlatformScope).count(doc! {}).await.unwrap();
+    let rows = async |world: &World| {
+        world.store.records::<HistoryEntry>(PlatformScope).count(doc! {}).await.unwrap()
+    };
     let run_one = async |settings| {
         let world = World::with(settings).await;
         let worker = work(&world, &Arc::new(Ward::default()));
@@ -239,13 +327,17 @@ async fn nothing_is_kept_unless_asked_for_nor_shown_after_its_time() {
     };
     assert_eq!(rows(&run_one(&[]).await).await, 0);
     let short = run_one(&[("JOBS__HISTORY_TTL", "1ms")]).await;
-    assert_eq!((rows(&short).await, history(&short, &HistoryFilter::default()).await.len()), (1, 0));
+    assert_eq!(
+        (rows(&short).await, history(&short, &HistoryFilter::default()).await.len()),
+        (1, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
-    let client = mongodb::Client::with_uri_str(world.config.mongodb.uri.expose_secret()).await.unwrap();
+    let client =
+        mongodb::Client::with_uri_str(world.config.mongodb.uri.expose_secret()).await.unwrap();
     let refuse = doc! { "collMod": "job_history", "validator": { "never": true }, "validationLevel": "strict" };
     client.database(&world.config.mongodb.database).run_command(refuse).await.unwrap();
     let worker = work(&world, &ward);

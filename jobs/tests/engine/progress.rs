@@ -44,7 +44,10 @@ async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
         if running.attempt == 1 {
             running.progress(4, 10, "uploading");
             running.app.acquire().await.map_err(JobError::retry)?.forget();
-            return Err(JobError::RetryAfter(Duration::from_millis(300), "the connection broke".into()));
+            return Err(JobError::RetryAfter(
+                Duration::from_millis(300),
+                "the connection broke".into(),
+            ));
         }
         running.progress(1, 10, "from the start");
         running.app.acquire().await.map_err(JobError::retry)?.forget();
@@ -54,11 +57,16 @@ async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
     let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(report), 1);
     let id = world.stage(1).await;
     let shows = async |attempt, expected: Step| {
-        progress(&world, id).await.is_some_and(|shown| shown.attempt == attempt && shown.step == expected && shown.at > 0)
+        progress(&world, id)
+            .await
+            .is_some_and(|shown| shown.attempt == attempt && shown.step == expected && shown.at > 0)
     };
     until("the first attempt tells", || shows(1, step(4, "uploading"))).await;
     gate.add_permits(1);
-    until("it waits for the next", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1 }).await;
+    until("it waits for the next", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
+    })
+    .await;
     assert!(shows(1, step(4, "uploading")).await);
     until("the second tells anew", || shows(2, step(1, "from the start"))).await;
     gate.add_permits(1);
@@ -137,20 +145,37 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
     }
     let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(report), 2);
-    let (tenant, other): (TenantId, TenantId) = (world.store.ambient().id(), world.store.ambient().id());
-    let (ours, nobodys) = (world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(), world.jobs.commit(&StageFor(None)).await.unwrap());
-    until("both tell", || async { progress(&world, ours).await.is_some() && progress(&world, nobodys).await.is_some() }).await;
-    let within = async |tenant, job| world.jobs.progress_within(TenantScope::vouched(tenant), job).await.unwrap();
+    let (tenant, other): (TenantId, TenantId) =
+        (world.store.ambient().id(), world.store.ambient().id());
+    let (ours, nobodys) = (
+        world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(),
+        world.jobs.commit(&StageFor(None)).await.unwrap(),
+    );
+    until("both tell", || async {
+        progress(&world, ours).await.is_some() && progress(&world, nobodys).await.is_some()
+    })
+    .await;
+    let within = async |tenant, job| {
+        world.jobs.progress_within(TenantScope::vouched(tenant), job).await.unwrap()
+    };
     assert_eq!(within(tenant, ours).await.unwrap().step, step(4, "uploading"));
     for (tenant, job) in [(other, ours), (tenant, nobodys), (tenant, world.store.ambient().id())] {
         assert_eq!(within(tenant, job).await, None);
     }
 
-    // What an older release wrote says nothing of a tenant, and what another one wrote nothing at all.
+    // What an older release wrote says nothing of a tenant, and what another one wrote nothing at
+    // all.
     let key = |job: JobId| format!("{}:progress:{job}", world.config.redis.key_prefix);
     let (old, foreign): (JobId, JobId) = (world.store.ambient().id(), world.store.ambient().id());
-    for (job, record) in [(old, r#"{"attempt":1,"done":4,"total":10,"note":"uploading","at":7}"#), (foreign, "{}")] {
-        let _: () = redis::cmd("SET").arg(key(job)).arg(record).query_async(&mut world.redis().await).await.unwrap();
+    for (job, record) in
+        [(old, r#"{"attempt":1,"done":4,"total":10,"note":"uploading","at":7}"#), (foreign, "{}")]
+    {
+        let _: () = redis::cmd("SET")
+            .arg(key(job))
+            .arg(record)
+            .query_async(&mut world.redis().await)
+            .await
+            .unwrap();
         assert_eq!(within(tenant, job).await, None);
     }
     assert_eq!(progress(&world, old).await.unwrap().step, step(4, "uploading"));

@@ -32,7 +32,10 @@ async fn jobs_waiting_when_redis_is_flushed_still_run() {
     for n in 0..500 {
         world.stage(n).await;
     }
-    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 500 }).await;
+    until("Redis has them", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 500
+    })
+    .await;
     let mut redis = world.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
     let worker = world.work(&registry(&notes), 8);
@@ -93,7 +96,10 @@ async fn a_restarted_redis_ends_no_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_of_staged_jobs_survive_a_flush() {
-    async fn hopeless(_: crate::support::Probe, _: jobs::Running<()>) -> Result<(), jobs::JobError> {
+    async fn hopeless(
+        _: crate::support::Probe,
+        _: jobs::Running<()>,
+    ) -> Result<(), jobs::JobError> {
         Err(jobs::JobError::fail("hopeless"))
     }
     let world = World::private().await;
@@ -110,7 +116,10 @@ async fn dead_letters_of_staged_jobs_survive_a_flush() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_flush_no_more_dead_letters_come_back_than_are_kept() {
-    async fn hopeless(_: crate::support::Probe, _: jobs::Running<()>) -> Result<(), jobs::JobError> {
+    async fn hopeless(
+        _: crate::support::Probe,
+        _: jobs::Running<()>,
+    ) -> Result<(), jobs::JobError> {
         Err(jobs::JobError::fail("hopeless"))
     }
     let world = World::private_with(&[("JOBS__DEAD_MAX", "3")]).await;
@@ -120,12 +129,14 @@ async fn after_a_flush_no_more_dead_letters_come_back_than_are_kept() {
         ids.push(world.stage(n).await);
         let dead = mongodb::bson::doc! { "dead_at": { "$ne": null } };
         let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
-        until("it is dead", || async { rows().count(dead.clone()).await.unwrap() == u64::from(n) }).await;
+        until("it is dead", || async { rows().count(dead.clone()).await.unwrap() == u64::from(n) })
+            .await;
     }
     let mut redis = world.redis().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
     until("they are dead again", || async { world.dead().await.len() >= 3 }).await;
-    let back: Vec<_> = world.dead().await.into_iter().filter_map(|letter| letter.id).rev().collect();
+    let back: Vec<_> =
+        world.dead().await.into_iter().filter_map(|letter| letter.id).rev().collect();
     assert_eq!(back, ids[2..], "the newest");
     worker.stop(Duration::from_secs(5)).await;
 }
@@ -136,11 +147,20 @@ async fn jobs_of_a_deleted_stream_still_run() {
     for n in 0..50 {
         world.stage(n).await;
     }
-    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 50 }).await;
+    until("Redis has them", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 50
+    })
+    .await;
     // Marked, as after a relay's round: only the comparison can find that they are gone.
     let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
-    rows.update_all(mongodb::bson::doc! {}, mongodb::bson::doc! { "$set": { "handed_at": world.store.ambient().now() } }).await.unwrap();
-    let _: usize = redis::cmd("DEL").arg(world.stream()).query_async(&mut world.redis().await).await.unwrap();
+    rows.update_all(
+        mongodb::bson::doc! {},
+        mongodb::bson::doc! { "$set": { "handed_at": world.store.ambient().now() } },
+    )
+    .await
+    .unwrap();
+    let _: usize =
+        redis::cmd("DEL").arg(world.stream()).query_async(&mut world.redis().await).await.unwrap();
     let worker = world.work(&registry(&notes), 8);
     world.until_idle().await;
     assert_eq!(notes.numbers(), (0..50).collect::<Vec<_>>());
@@ -158,9 +178,18 @@ async fn at_maxmemory_a_new_worker_drains_what_waits() {
     for n in 1..=20 {
         world.stage(n).await;
     }
-    until("Redis has them", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 20 }).await;
+    until("Redis has them", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 20
+    })
+    .await;
     let mut redis = world.redis().await;
-    let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).query_async(&mut redis).await.unwrap();
+    let _: () = redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg(1)
+        .query_async(&mut redis)
+        .await
+        .unwrap();
     let worker = world.work(&registry(&notes), 8);
     world.until_idle().await;
     assert_eq!(notes.numbers(), (0..=20).collect::<Vec<_>>());
@@ -171,21 +200,41 @@ async fn at_maxmemory_a_new_worker_drains_what_waits() {
 async fn a_job_that_died_before_redis_was_told_stays_dead() {
     let world = World::new().await;
     let id = world.stage(1).await;
-    until("Redis has it", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 1 }).await;
+    until("Redis has it", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 1
+    })
+    .await;
     // Its worker marked the row and was killed; another takes the entry over.
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.ambient().now() } };
     rows().update(mongodb::bson::doc! { "_id": id }, dead).await.unwrap();
     let mut redis = world.redis().await;
     let mut group = redis::cmd("XGROUP");
-    let _: () = group.arg("CREATE").arg(world.stream()).arg("workers").arg("0").query_async(&mut redis).await.unwrap();
+    let _: () = group
+        .arg("CREATE")
+        .arg(world.stream())
+        .arg("workers")
+        .arg("0")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("workers").arg("gone").arg("COUNT").arg(1).arg("STREAMS").arg(world.stream()).arg(">");
+    read.arg("GROUP")
+        .arg("workers")
+        .arg("gone")
+        .arg("COUNT")
+        .arg(1)
+        .arg("STREAMS")
+        .arg(world.stream())
+        .arg(">");
     let _: redis::Value = read.query_async(&mut redis).await.unwrap();
     let notes = Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
     until("it is a dead letter", || async { world.dead().await.len() == 1 }).await;
-    until("it is let go of", || async { world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().running == 0 }).await;
+    until("it is let go of", || async {
+        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().running == 0
+    })
+    .await;
     assert_eq!(notes.all().len(), 0);
     assert_eq!(world.rows().await, 1);
     worker.stop(Duration::from_secs(5)).await;
@@ -194,7 +243,8 @@ async fn a_job_that_died_before_redis_was_told_stays_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_makes_no_sense_holds_up_nobody() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
-    let bad = world.jobs.store().commit(&crate::support::Stage { n: 1, then_fail: false }).await.unwrap();
+    let bad =
+        world.jobs.store().commit(&crate::support::Stage { n: 1, then_fail: false }).await.unwrap();
     world.jobs.store().commit(&crate::support::Stage { n: 2, then_fail: false }).await.unwrap();
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     let broken = mongodb::bson::doc! { "$set": { "payload": "not json" } };
@@ -208,7 +258,10 @@ async fn a_row_that_makes_no_sense_holds_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_no_live_workers_job_is_taken_over() {
-    async fn hold(probe: crate::support::Probe, running: jobs::Running<Held>) -> Result<(), jobs::JobError> {
+    async fn hold(
+        probe: crate::support::Probe,
+        running: jobs::Running<Held>,
+    ) -> Result<(), jobs::JobError> {
         running.app.begun.lock().unwrap().push(probe.n);
         running.app.gate.acquire().await.unwrap().forget();
         Ok(())
@@ -218,7 +271,8 @@ async fn after_an_outage_no_live_workers_job_is_taken_over() {
         gate: tokio::sync::Semaphore,
     }
     let world = World::private_with(&[("JOBS__LEASE", "3s")]).await;
-    let app = Arc::new(Held { begun: std::sync::Mutex::default(), gate: tokio::sync::Semaphore::new(0) });
+    let app =
+        Arc::new(Held { begun: std::sync::Mutex::default(), gate: tokio::sync::Semaphore::new(0) });
     let registry = Registry::sharing(Arc::clone(&app)).on(hold);
     let workers = [world.work(&registry, 4), world.work(&registry, 4)];
     for n in 0..8 {
@@ -229,10 +283,16 @@ async fn after_an_outage_no_live_workers_job_is_taken_over() {
     // Longer than a lease, which nobody can renew meanwhile.
     world.env.redis().stop().await;
     let stopped = std::time::Instant::now();
-    until("every lease has run out", || async { stopped.elapsed() > world.config.jobs.lease + Duration::from_secs(1) }).await;
+    until("every lease has run out", || async {
+        stopped.elapsed() > world.config.jobs.lease + Duration::from_secs(1)
+    })
+    .await;
     world.env.redis().start_again().await.unwrap();
     let back = std::time::Instant::now();
-    until("everybody has looked again and again", || async { back.elapsed() > world.config.jobs.lease * 2 }).await;
+    until("everybody has looked again and again", || async {
+        back.elapsed() > world.config.jobs.lease * 2
+    })
+    .await;
     assert_eq!(begun(), 8);
     app.gate.add_permits(8);
     world.until_idle().await;

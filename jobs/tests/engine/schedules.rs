@@ -49,7 +49,8 @@ async fn client(world: &World, ambient: &Ambient) -> Jobs {
 
 /// The ticks whose jobs are staged, in order, with repetitions.
 async fn ticks(world: &World) -> Vec<u32> {
-    let mut ticks: Vec<u32> = staged::<Probe>(&world.store).await.unwrap().iter().map(|staged| staged.job.n).collect();
+    let mut ticks: Vec<u32> =
+        staged::<Probe>(&world.store).await.unwrap().iter().map(|staged| staged.job.n).collect();
     ticks.sort_unstable();
     ticks
 }
@@ -94,7 +95,8 @@ async fn clocks_ten_minutes_apart_double_no_tick_and_leave_none_out() {
     for ahead_of_the_last in 0..3 {
         let ambient = Ambient::manual(later(START, 10 * MINUTE * ahead_of_the_last));
         let jobs = client(&world, &ambient).await;
-        clocks.push((ambient, Clockwork::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
+        clocks
+            .push((ambient, Clockwork::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
     }
     for _ in 0..90 {
         let looks = clocks.iter_mut().map(|(ambient, clockwork)| {
@@ -111,9 +113,11 @@ async fn clocks_ten_minutes_apart_double_no_tick_and_leave_none_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
-    for (missed, after_the_pause, counted) in
-        [(Missed::Skip, vec![1], 5), (Missed::Once, vec![1, 6], 4), (Missed::All(NonZeroU16::new(3).unwrap()), vec![1, 4, 5, 6], 2)]
-    {
+    for (missed, after_the_pause, counted) in [
+        (Missed::Skip, vec![1], 5),
+        (Missed::Once, vec![1, 6], 4),
+        (Missed::All(NonZeroU16::new(3).unwrap()), vec![1, 4, 5, 6], 2),
+    ] {
         let world = World::new().await;
         let ambient = Ambient::manual(START);
         let jobs = client(&world, &ambient).await;
@@ -148,14 +152,18 @@ async fn a_changed_or_renamed_schedule_begins_anew() {
     let world = World::new().await;
     let ambient = Ambient::manual(START);
     let jobs = client(&world, &ambient).await;
-    Clockwork::new(jobs.clone(), vec![schedule("test.change", "0 0 * * *", ALL)]).look().await.unwrap();
+    Clockwork::new(jobs.clone(), vec![schedule("test.change", "0 0 * * *", ALL)])
+        .look()
+        .await
+        .unwrap();
 
     // The old expression has not ticked for three hours; the new one would have, thrice.
     ambient.advance(3 * HOUR);
     let hourly = || schedule("test.change", "0 * * * *", ALL);
     let mut changed = Clockwork::new(jobs.clone(), vec![hourly()]);
     changed.look().await.unwrap();
-    let mut renamed = Clockwork::new(jobs.clone(), vec![schedule("test.renamed", "0 * * * *", ALL)]);
+    let mut renamed =
+        Clockwork::new(jobs.clone(), vec![schedule("test.renamed", "0 * * * *", ALL)]);
     renamed.look().await.unwrap();
     assert_eq!(hours(&world).await, [0; 0]);
     assert_eq!(ScheduleRow::of(&world.store, &hourly()).await.unwrap().unwrap().cron, "0 * * * *");
@@ -187,7 +195,8 @@ async fn a_schedule_that_fails_holds_up_no_other() {
     let jobs = client(&world, &ambient).await;
     let unwritable = |_| Unwritable([(vec![1], 1)].into());
     let broken = Schedule::new("test.broken", "0 * * * *", ALL, unwritable).unwrap();
-    let mut clockwork = Clockwork::new(jobs, vec![broken, schedule("test.sound", "0 * * * *", ALL)]);
+    let mut clockwork =
+        Clockwork::new(jobs, vec![broken, schedule("test.sound", "0 * * * *", ALL)]);
     clockwork.look().await.unwrap();
     ambient.advance(HOUR);
     assert!(clockwork.look().await.is_err());
@@ -205,7 +214,11 @@ async fn ticks_while_mongodb_is_away_are_made_up_for() {
     until("ticks pass", || async { stopped.elapsed() > Duration::from_secs(3) }).await;
     world.env.mongod().start_again().await.unwrap();
     let back = seconds(DateTime::now());
-    let caught_up = || async { staged::<Probe>(&world.store).await.is_ok_and(|staged| staged.iter().any(|staged| staged.job.n > back)) };
+    let caught_up = || async {
+        staged::<Probe>(&world.store)
+            .await
+            .is_ok_and(|staged| staged.iter().any(|staged| staged.job.n > back))
+    };
     until("it has caught up", caught_up).await;
     stop(&drain, vec![running]).await;
     let ticks = ticks(&world).await;
@@ -217,7 +230,10 @@ async fn a_clockwork_with_nothing_to_do_stops_at_once() {
     let (world, drain) = (World::new().await, Drain::new());
     let yearly = || schedule("test.yearly", "@yearly", ALL);
     let running = start(&world, &drain, vec![yearly()]);
-    until("it has begun", || async { ScheduleRow::of(&world.store, &yearly()).await.unwrap().is_some() }).await;
+    until("it has begun", || async {
+        ScheduleRow::of(&world.store, &yearly()).await.unwrap().is_some()
+    })
+    .await;
     let told = std::time::Instant::now();
     stop(&drain, vec![running]).await;
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
@@ -247,9 +263,14 @@ impl PlatformOwned for Report {}
 /// A process of `examples/schedule.rs`.
 fn scheduler(world: &World, name: &str) -> Child {
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
-    let settings = [("TENANTRY__JOBS__LEASE", "1500ms"), ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms")];
+    let settings =
+        [("TENANTRY__JOBS__LEASE", "1500ms"), ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Child::spawn(Spec::new(name, program("schedule"), log).envs(world.env.config_env().into_iter().chain(settings))).unwrap()
+    Child::spawn(
+        Spec::new(name, program("schedule"), log)
+            .envs(world.env.config_env().into_iter().chain(settings)),
+    )
+    .unwrap()
 }
 
 /// How long MongoDB keeps the transaction of a process that was killed in it.
@@ -281,7 +302,10 @@ async fn a_worker_that_stands_still_in_a_tick_holds_it_up_for_no_longer_than_mon
     let world = World::private().await;
     keep_transactions_for(&world, Duration::from_secs(3)).await;
     let ambient = Ambient::manual(START);
-    let mut clockwork = Clockwork::new(client(&world, &ambient).await, vec![schedule("test.held", "0 * * * *", Missed::Skip)]);
+    let mut clockwork = Clockwork::new(
+        client(&world, &ambient).await,
+        vec![schedule("test.held", "0 * * * *", Missed::Skip)],
+    );
     clockwork.look().await.unwrap();
     let (store, noted) = (world.store.clone(), Arc::new(Notify::new()));
     let stands_still = StandStill { noted: Arc::clone(&noted) };
@@ -311,19 +335,30 @@ async fn killing_workers_at_their_ticks_loses_and_doubles_none() {
         worker.respawn().await.unwrap();
     }
     let end = DateTime::now();
-    until("later ticks come", || async { reports().count(doc! { "of": { "$gt": end } }).await.unwrap() > 0 }).await;
+    until("later ticks come", || async {
+        reports().count(doc! { "of": { "$gt": end } }).await.unwrap() > 0
+    })
+    .await;
     for worker in &workers {
         assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
     }
-    let unfinished = world.store.records::<OutboxRow>(PlatformScope).list(doc! {}, doc! {}, 100).await.unwrap();
-    let payloads =
-        unfinished.iter().map(|row| serde_json::from_str::<serde_json::Value>(&row.payload).unwrap()["tick_ms"].as_i64().unwrap());
+    let unfinished =
+        world.store.records::<OutboxRow>(PlatformScope).list(doc! {}, doc! {}, 100).await.unwrap();
+    let payloads = unfinished.iter().map(|row| {
+        serde_json::from_str::<serde_json::Value>(&row.payload).unwrap()["tick_ms"]
+            .as_i64()
+            .unwrap()
+    });
     let written = reports().list(doc! {}, doc! {}, 1_000).await.unwrap();
     let mut ticks: Vec<u32> = written.iter().map(|report| seconds(report.of)).collect();
     let ran: BTreeSet<JobId> = written.iter().map(|report| report.job).collect();
-    // What was staged as they stopped waits for the next worker; an effect whose row is left ran already.
+    // What was staged as they stopped waits for the next worker; an effect whose row is left ran
+    // already.
     ticks.extend(
-        payloads.zip(&unfinished).filter(|(_, row)| !ran.contains(&row.id)).map(|(tick_ms, _)| seconds(DateTime::from_millis(tick_ms))),
+        payloads
+            .zip(&unfinished)
+            .filter(|(_, row)| !ran.contains(&row.id))
+            .map(|(tick_ms, _)| seconds(DateTime::from_millis(tick_ms))),
     );
     ticks.sort_unstable();
     assert_eq!(ticks, (ticks[0]..=*ticks.last().unwrap()).collect::<Vec<_>>());

@@ -13,7 +13,10 @@ use common::{
     id::{JobId, TenantId},
     telemetry::metrics,
 };
-use jobs::{Cancelled, JobError, JobFilter, JobState, JobView, Queue, Registry, Running, Standing, stage, stage_at};
+use jobs::{
+    Cancelled, JobError, JobFilter, JobState, JobView, Queue, Registry, Running, Standing, stage,
+    stage_at,
+};
 use mongodb::bson::DateTime;
 use tokio::sync::Semaphore;
 
@@ -109,14 +112,22 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
     }
     until("all wait", || async { world.jobs.queue(QUEUE).await.unwrap().ready == 19 }).await;
     let begun = Instant::now();
-    until("they had time to start", || async { begun.elapsed() > Duration::from_millis(500) }).await;
+    until("they had time to start", || async { begun.elapsed() > Duration::from_millis(500) })
+        .await;
     assert_eq!(notes.all().len(), 1);
     let view = world.jobs.queue(QUEUE).await.unwrap();
-    assert_eq!((view.ready, view.running, view.paused.unwrap().reason.as_str()), (19, 0, "the mail server is down"));
+    assert_eq!(
+        (view.ready, view.running, view.paused.unwrap().reason.as_str()),
+        (19, 0, "the mail server is down")
+    );
     let (queue, resumed) = (QUEUE, Instant::now());
     world.jobs.resume(queue).await.unwrap();
     until("all ran", || async { notes.all().len() == 20 }).await;
-    assert!(resumed.elapsed() < Duration::from_secs(10), "told at once, not found out by looking: {:?}", resumed.elapsed());
+    assert!(
+        resumed.elapsed() < Duration::from_secs(10),
+        "told at once, not found out by looking: {:?}",
+        resumed.elapsed()
+    );
     for worker in workers {
         worker.stop(Duration::from_secs(5)).await;
     }
@@ -168,9 +179,15 @@ impl Everywhere {
         until("it runs", || async { slow.began() == 1 }).await;
         let ready = world.stage(2).await;
         let held = world.jobs.commit(&StageFor { n: 3, tenant, due: None }).await.unwrap();
-        let delayed = world.jobs.commit(&StageFor { n: 4, due: Some(in_an_hour()), tenant: None }).await.unwrap();
+        let delayed = world
+            .jobs
+            .commit(&StageFor { n: 4, due: Some(in_an_hour()), tenant: None })
+            .await
+            .unwrap();
         let all = Self { running, ready, held, delayed, dead };
-        for (id, state) in [(ready, JobState::Ready), (held, JobState::Held), (delayed, JobState::Delayed)] {
+        for (id, state) in
+            [(ready, JobState::Ready), (held, JobState::Held), (delayed, JobState::Delayed)]
+        {
             until_in(world, id, Some(state)).await;
         }
         (all, worker)
@@ -179,7 +196,8 @@ impl Everywhere {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
-    let (world, slow) = (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
+    let (world, slow) =
+        (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
     let states = [
         (all.running, JobState::Running, 1),
@@ -192,28 +210,50 @@ async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
         let found = world.jobs.find(id).await.unwrap().unwrap();
         assert_eq!((found.id, found.queue, found.standing.state()), (Some(id), QUEUE, state));
         let details = found.details().unwrap();
-        assert_eq!((details.kind.as_str(), details.attempt, details.staged), ("test.probe", 1, true));
+        assert_eq!(
+            (details.kind.as_str(), details.attempt, details.staged),
+            ("test.probe", 1, true)
+        );
         assert_eq!(details.payload.get(), format!("{{\"n\":{n}}}"));
-        let ids: Vec<Option<JobId>> = listed(&world, state).await.iter().map(|job| job.id).collect();
+        let ids: Vec<Option<JobId>> =
+            listed(&world, state).await.iter().map(|job| job.id).collect();
         assert_eq!(ids, [Some(id)], "{state}");
     }
     assert!(listed(&world, JobState::Staged).await.is_empty());
 
-    let running = serde_json::to_value(world.jobs.find(all.running).await.unwrap().unwrap()).unwrap();
+    let running =
+        serde_json::to_value(world.jobs.find(all.running).await.unwrap().unwrap()).unwrap();
     let consumers = world.jobs.queue_details(QUEUE).await.unwrap().consumers;
     let holder = consumers.iter().find(|consumer| consumer.running == 1).unwrap();
-    assert_eq!((running["state"].as_str(), running["consumer"].as_str()), (Some("running"), Some(holder.name.as_str())));
-    assert_eq!((running["deliveries"].as_u64(), running["payload"]["n"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(
+        (running["state"].as_str(), running["consumer"].as_str()),
+        (Some("running"), Some(holder.name.as_str()))
+    );
+    assert_eq!(
+        (running["deliveries"].as_u64(), running["payload"]["n"].as_u64()),
+        (Some(1), Some(1))
+    );
     let now = DateTime::now().timestamp_millis();
     assert!(
-        (0..120_000).contains(&(now - DateTime::parse_rfc3339_str(running["ready_at"].as_str().unwrap()).unwrap().timestamp_millis())),
+        (0..120_000).contains(
+            &(now
+                - DateTime::parse_rfc3339_str(running["ready_at"].as_str().unwrap())
+                    .unwrap()
+                    .timestamp_millis())
+        ),
         "{running}"
     );
 
-    let Standing::Delayed { until } = world.jobs.find(all.delayed).await.unwrap().unwrap().standing else { panic!("delayed") };
+    let Standing::Delayed { until } = world.jobs.find(all.delayed).await.unwrap().unwrap().standing
+    else {
+        panic!("delayed")
+    };
     assert!((3_000_000..=3_600_000).contains(&(until - now)), "{until} at {now}");
     let dead = world.jobs.find(all.dead).await.unwrap().unwrap();
-    assert_eq!((dead.error(), dead.details().unwrap().failures.len()), (Some("no such mailbox"), 1));
+    assert_eq!(
+        (dead.error(), dead.details().unwrap().failures.len()),
+        (Some("no such mailbox"), 1)
+    );
 
     let view = world.jobs.queue(QUEUE).await.unwrap();
     assert_eq!((view.ready, view.running, view.held, view.delayed, view.dead), (1, 1, 1, 1, 1));
@@ -250,10 +290,15 @@ async fn a_filter_admits_what_holds_all_of_it_and_pages_go_on_where_they_ended()
         mine.push(Some(world.jobs.commit(&change).await.unwrap()));
     }
     until("all are there", || async { world.jobs.queue(QUEUE).await.unwrap().ready == 10 }).await;
-    let filter = JobFilter { tenant: Some(tenant), kind: Some("test.probe".to_owned()), ..JobFilter::default() };
+    let filter = JobFilter {
+        tenant: Some(tenant),
+        kind: Some("test.probe".to_owned()),
+        ..JobFilter::default()
+    };
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = world.jobs.list(QUEUE, JobState::Ready, &filter, after.as_ref(), 2).await.unwrap();
+        let page =
+            world.jobs.list(QUEUE, JobState::Ready, &filter, after.as_ref(), 2).await.unwrap();
         assert!(page.jobs.len() <= 2);
         seen.extend(page.jobs.iter().map(|job| job.id));
         after = page.next;
@@ -264,11 +309,19 @@ async fn a_filter_admits_what_holds_all_of_it_and_pages_go_on_where_they_ended()
     assert_eq!(seen, mine);
     let count = |filter: JobFilter| {
         let world = &world;
-        async move { world.jobs.list(QUEUE, JobState::Ready, &filter, None, 100).await.unwrap().jobs.len() }
+        async move {
+            world.jobs.list(QUEUE, JobState::Ready, &filter, None, 100).await.unwrap().jobs.len()
+        }
     };
     assert_eq!(count(JobFilter { before: Some(begun), ..JobFilter::default() }).await, 0);
-    assert_eq!(count(JobFilter { before: Some(begun + 3_600_000), ..JobFilter::default() }).await, 10);
-    assert_eq!(count(JobFilter { kind: Some("another.kind".to_owned()), ..JobFilter::default() }).await, 0);
+    assert_eq!(
+        count(JobFilter { before: Some(begun + 3_600_000), ..JobFilter::default() }).await,
+        10
+    );
+    assert_eq!(
+        count(JobFilter { kind: Some("another.kind".to_owned()), ..JobFilter::default() }).await,
+        0
+    );
     assert_eq!(count(JobFilter { error: Some("x".to_owned()), ..JobFilter::default() }).await, 0);
     let nonsense = jobs::Cursor::new("nonsense".to_owned());
     assert!(world.jobs.list(QUEUE, JobState::Ready, &filter, Some(&nonsense), 2).await.is_err());
@@ -276,12 +329,17 @@ async fn a_filter_admits_what_holds_all_of_it_and_pages_go_on_where_they_ended()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
-    let (world, slow) = (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
+    let (world, slow) =
+        (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
     let outcome = metrics::JOBS_FINISHED.with_label_values(&["email", "test.probe", "cancelled"]);
     let before = outcome.get();
     let (out, asked) = (Cancelled::TakenOut, Cancelled::Asked);
-    let cancelled = world.jobs.cancel(QUEUE, &[all.held, all.ready, all.delayed, all.running, all.dead]).await.unwrap();
+    let cancelled = world
+        .jobs
+        .cancel(QUEUE, &[all.held, all.ready, all.delayed, all.running, all.dead])
+        .await
+        .unwrap();
     assert_eq!(cancelled, [out, out, out, asked, Cancelled::Unknown]);
     until_in(&world, all.running, None).await;
     // Were the handler still there, this would let it through.
@@ -292,8 +350,11 @@ async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
     assert!(outcome.get() > before);
     // The dead letter keeps its row.
     assert_eq!((world.rows().await, state_of(&world, all.dead).await), (1, Some(JobState::Dead)));
-    let tombstones: usize =
-        redis::cmd("SCARD").arg(world.stream().replace("stream", "cancelled")).query_async(&mut world.redis().await).await.unwrap();
+    let tombstones: usize = redis::cmd("SCARD")
+        .arg(world.stream().replace("stream", "cancelled"))
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
     assert_eq!(tombstones, 0);
 }
 
@@ -308,7 +369,12 @@ async fn a_running_job_stops_also_when_nobody_hears_that_it_is_to() {
     let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     assert_eq!(rows.delete_all(row).await.unwrap(), 1);
     let key = world.stream().replace("stream", "cancelled");
-    let _: usize = redis::cmd("SADD").arg(key).arg(id.uuid().as_bytes().as_slice()).query_async(&mut world.redis().await).await.unwrap();
+    let _: usize = redis::cmd("SADD")
+        .arg(key)
+        .arg(id.uuid().as_bytes().as_slice())
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
     let begun = Instant::now();
     until_in(&world, id, None).await;
     assert!(begun.elapsed() < world.config.jobs.lease * 3, "{:?}", begun.elapsed());
@@ -342,10 +408,14 @@ async fn a_job_that_is_cancelled_while_it_fails_is_not_tried_again() {
 async fn a_delayed_job_runs_now_when_asked_to_and_its_row_says_so_too() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
-    let id = world.jobs.commit(&StageFor { n: 8, due: Some(in_an_hour()), tenant: None }).await.unwrap();
+    let id =
+        world.jobs.commit(&StageFor { n: 8, due: Some(in_an_hour()), tenant: None }).await.unwrap();
     until_in(&world, id, Some(JobState::Delayed)).await;
     assert_eq!(world.jobs.run_now(QUEUE, &[id, world.store.ambient().id()]).await.unwrap(), 1);
-    let row = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope).find(mongodb::bson::doc! { "_id": id });
+    let row = world
+        .store
+        .records::<jobs::outbox::OutboxRow>(common::db::PlatformScope)
+        .find(mongodb::bson::doc! { "_id": id });
     if let Some(row) = row.await.unwrap() {
         assert!(row.due_at.unwrap() <= DateTime::now());
     }
@@ -365,8 +435,14 @@ async fn deleted_dead_letters_are_gone_with_their_rows_and_the_others_stay() {
         world.stage(n).await;
     }
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
-    let _: String =
-        redis::cmd("XADD").arg(world.stream()).arg("*").arg("e").arg("garbage").query_async(&mut world.redis().await).await.unwrap();
+    let _: String = redis::cmd("XADD")
+        .arg(world.stream())
+        .arg("*")
+        .arg("e")
+        .arg("garbage")
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
     until("all are dead", || async { world.dead().await.len() == 7 }).await;
     worker.stop(Duration::from_secs(5)).await;
 
@@ -377,8 +453,19 @@ async fn deleted_dead_letters_are_gone_with_their_rows_and_the_others_stay() {
     assert_eq!((world.dead().await.len(), world.rows().await), (3, 2));
     // One that is tried again meanwhile is not deleted.
     let rest = world.dead().await;
-    assert_eq!(world.jobs.replay(QUEUE, &rest[..1]).await.unwrap() + world.jobs.replay(QUEUE, &rest[1..]).await.unwrap(), 2);
+    assert_eq!(
+        world.jobs.replay(QUEUE, &rest[..1]).await.unwrap()
+            + world.jobs.replay(QUEUE, &rest[1..]).await.unwrap(),
+        2
+    );
     // Only the bytes that cannot be read are left.
     assert_eq!(world.jobs.delete_dead(QUEUE, &rest).await.unwrap(), 1);
-    assert_eq!((world.dead().await.len(), world.rows().await, world.jobs.queue(QUEUE).await.unwrap().ready), (0, 2, 2));
+    assert_eq!(
+        (
+            world.dead().await.len(),
+            world.rows().await,
+            world.jobs.queue(QUEUE).await.unwrap().ready
+        ),
+        (0, 2, 2)
+    );
 }

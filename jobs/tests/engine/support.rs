@@ -72,7 +72,8 @@ pub(crate) struct Notes(Mutex<Vec<Seen>>);
 
 impl Notes {
     pub(crate) fn note(&self, probe: &Probe, running: &Running<Notes>) {
-        let seen = Seen { n: probe.n, attempt: running.attempt, id: running.id, at: Instant::now() };
+        let seen =
+            Seen { n: probe.n, attempt: running.attempt, id: running.id, at: Instant::now() };
         self.0.lock().unwrap().push(seen);
     }
 
@@ -136,8 +137,12 @@ impl World {
 
     pub(crate) async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
         let mut sources = Sources::default();
-        let settings = QUICK.iter().chain(settings).map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
-        let variables: Vec<(String, String)> = env.config_env().into_iter().chain(settings).collect();
+        let settings = QUICK
+            .iter()
+            .chain(settings)
+            .map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
+        let variables: Vec<(String, String)> =
+            env.config_env().into_iter().chain(settings).collect();
         sources.add_environment(variables.clone());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
@@ -155,25 +160,40 @@ impl World {
         self.jobs.commit(&Stage { n, then_fail: false }).await.unwrap()
     }
 
-    /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until told to stop.
-    pub(crate) fn work<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
+    /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until told
+    /// to stop.
+    pub(crate) fn work<C: Send + Sync + 'static>(
+        &self,
+        registry: &Registry<C>,
+        concurrency: usize,
+    ) -> Worker {
         self.work_on(registry, &[(Queue::Email, concurrency)], concurrency)
     }
 
     /// As [`World::work`] on every queue, with `concurrency` slots each.
-    pub(crate) fn work_on_all<C: Send + Sync + 'static>(&self, registry: &Registry<C>, concurrency: usize) -> Worker {
+    pub(crate) fn work_on_all<C: Send + Sync + 'static>(
+        &self,
+        registry: &Registry<C>,
+        concurrency: usize,
+    ) -> Worker {
         let queues: Vec<_> = Queue::ALL.iter().map(|queue| (*queue, concurrency)).collect();
         self.work_on(registry, &queues, queues.len() * concurrency)
     }
 
     /// As [`World::work`] on several queues, each with its slots, which share `seats`.
-    pub(crate) fn work_on<C: Send + Sync + 'static>(&self, registry: &Registry<C>, queues: &[(Queue, usize)], seats: usize) -> Worker {
+    pub(crate) fn work_on<C: Send + Sync + 'static>(
+        &self,
+        registry: &Registry<C>,
+        queues: &[(Queue, usize)],
+        seats: usize,
+    ) -> Worker {
         let (jobs, drain, seats) = (self.another(), Drain::new(), Seats::new(seats));
         let dispatch = registry.dispatch(&jobs, &drain);
         let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
         let monitor = queues.iter().fold(Monitor::new(), |monitor, (queue, concurrency)| {
             let (queue, concurrency) = (*queue, *concurrency);
-            let (jobs, drain, dispatch, seats) = (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
+            let (jobs, drain, dispatch, seats) =
+                (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
             monitor.register(move |_| {
                 WorkerBuilder::new(queue.name())
                     .backend(QueueBackend::start_among(&jobs, queue, concurrency, &seats, &drain))
@@ -210,7 +230,12 @@ impl World {
                     return false;
                 }
             }
-            self.store.records::<OutboxRow>(PlatformScope).count(doc! { "dead_at": null }).await.unwrap() == 0
+            self.store
+                .records::<OutboxRow>(PlatformScope)
+                .count(doc! { "dead_at": null })
+                .await
+                .unwrap()
+                == 0
         })
         .await;
     }

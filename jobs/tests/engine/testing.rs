@@ -47,9 +47,15 @@ async fn a_job_runs_inline_and_answers_what_became_of_it() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let inline = inline(&world, &notes);
     inline.run(None, &Probe { n: 0 }).await.unwrap();
-    assert!(matches!(inline.run(None, &Probe { n: 1 }).await, Err(JobError::Fail(error)) if error.to_string() == "hopeless"));
-    assert!(matches!(inline.run(None, &Probe { n: 2 }).await, Err(JobError::Retry(error)) if error.to_string() == "not yet"));
-    assert!(matches!(inline.run(None, &Probe { n: 4 }).await, Err(JobError::Retry(error)) if error.to_string().contains("unlucky")));
+    assert!(
+        matches!(inline.run(None, &Probe { n: 1 }).await, Err(JobError::Fail(error)) if error.to_string() == "hopeless")
+    );
+    assert!(
+        matches!(inline.run(None, &Probe { n: 2 }).await, Err(JobError::Retry(error)) if error.to_string() == "not yet")
+    );
+    assert!(
+        matches!(inline.run(None, &Probe { n: 4 }).await, Err(JobError::Retry(error)) if error.to_string().contains("unlucky"))
+    );
     assert_eq!(notes.numbers(), [0, 1, 2, 4]);
 }
 
@@ -77,9 +83,13 @@ async fn a_job_that_no_handler_understands_fails_inline() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let inline = inline(&world, &notes);
     let misread = inline.run(None, &Other { text: "7".to_owned() }).await;
-    assert!(matches!(misread, Err(JobError::Fail(error)) if error.to_string().contains("not a test.probe")));
+    assert!(
+        matches!(misread, Err(JobError::Fail(error)) if error.to_string().contains("not a test.probe"))
+    );
     let unknown = inline.run(None, &Unknown).await;
-    assert!(matches!(unknown, Err(JobError::Fail(error)) if error.to_string().contains("no handler for `test.unknown`")));
+    assert!(
+        matches!(unknown, Err(JobError::Fail(error)) if error.to_string().contains("no handler for `test.unknown`"))
+    );
     assert!(notes.all().is_empty());
 }
 
@@ -94,7 +104,12 @@ async fn a_drain_tries_again_at_once_and_leaves_only_what_died() {
     assert_eq!(drained, Drained { succeeded: 2, retried: 2 + 3, dead: 2, ..Drained::default() });
     let ran: Vec<(u32, u32)> = notes.all().iter().map(|seen| (seen.n, seen.attempt)).collect();
     assert_eq!(ran, [(7, 1), (1, 1), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (3, 4)]);
-    let dead = world.store.records::<OutboxRow>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10).await.unwrap();
+    let dead = world
+        .store
+        .records::<OutboxRow>(PlatformScope)
+        .list(doc! {}, doc! { "_id": 1 }, 10)
+        .await
+        .unwrap();
     assert!(dead.iter().all(|row| row.dead_at.is_some()), "{dead:?}");
     assert_eq!(dead.iter().map(|row| row.failures.len()).collect::<Vec<_>>(), [1, 4]);
     assert_eq!(staged::<Probe>(&world.store).await.unwrap(), []);
@@ -144,11 +159,20 @@ async fn what_is_staged_is_told_by_type_and_drained_by_queue() {
     let tenant: TenantId = world.store.ambient().id();
     world.store.commit(&StageSome { tenant }).await.unwrap();
     let probes = staged::<Probe>(&world.store).await.unwrap();
-    assert_eq!(probes.iter().map(|staged| (staged.tenant, staged.due_at, staged.job.n)).collect::<Vec<_>>(), [(Some(tenant), None, 7)]);
+    assert_eq!(
+        probes
+            .iter()
+            .map(|staged| (staged.tenant, staged.due_at, staged.job.n))
+            .collect::<Vec<_>>(),
+        [(Some(tenant), None, 7)]
+    );
 
     let drained = inline(&world, &notes).drain(Queue::Email, Retries::AtOnce).await.unwrap();
     assert_eq!(drained, Drained { succeeded: 1, parked: 1, ..Drained::default() });
-    assert_eq!(staged::<Elsewhere>(&world.store).await.unwrap()[0].job, Elsewhere { name: "Ann".to_owned() });
+    assert_eq!(
+        staged::<Elsewhere>(&world.store).await.unwrap()[0].job,
+        Elsewhere { name: "Ann".to_owned() }
+    );
 }
 
 /// A handler that stages the next smaller number.
@@ -181,9 +205,15 @@ async fn a_job_whose_time_has_not_come_waits_for_the_clock() {
     assert_eq!(staged::<Probe>(&world.store).await.unwrap()[0].due_at, Some(later(now, SECOND)));
 
     let inline = Inline::new(&Registry::new(Notes::default()).on(note), &jobs);
-    assert_eq!(inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(), Drained { early: 1, ..Drained::default() });
+    assert_eq!(
+        inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
+        Drained { early: 1, ..Drained::default() }
+    );
     ambient.advance(SECOND);
-    assert_eq!(inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(), Drained { succeeded: 1, ..Drained::default() });
+    assert_eq!(
+        inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
+        Drained { succeeded: 1, ..Drained::default() }
+    );
 }
 
 #[tokio::test]

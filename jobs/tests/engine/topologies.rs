@@ -1,4 +1,5 @@
-//! Promise 12: a cluster, sentinels and TLS do as one server does, and what fails among them is followed.
+//! Promise 12: a cluster, sentinels and TLS do as one server does, and what fails among them is
+//! followed.
 
 use std::{
     sync::{
@@ -73,7 +74,11 @@ const CHORES: u32 = 1_000;
 /// Notes every job; the first attempt of each tenth fails.
 fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
     fn fails(n: u32, running: &Running<Notes>) -> Result<(), JobError> {
-        if n.is_multiple_of(10) && running.attempt == 1 { Err(JobError::retry("the first attempt")) } else { Ok(()) }
+        if n.is_multiple_of(10) && running.attempt == 1 {
+            Err(JobError::retry("the first attempt"))
+        } else {
+            Ok(())
+        }
     }
     async fn probe(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
         fails(probe.n, &running)?;
@@ -109,7 +114,9 @@ struct Clustered {
 async fn clustered(authority: Option<&Authority>, settings: &[(&str, &str)]) -> Clustered {
     let folder = tempfile::tempdir().unwrap();
     let (cluster, ca) = match authority {
-        Some(authority) => (RedisCluster::start_secured(folder.path(), authority).await.unwrap(), authority.pem()),
+        Some(authority) => {
+            (RedisCluster::start_secured(folder.path(), authority).await.unwrap(), authority.pem())
+        }
         None => (RedisCluster::start(folder.path()).await.unwrap(), String::new()),
     };
     for number in 0.. {
@@ -118,7 +125,8 @@ async fn clustered(authority: Option<&Authority>, settings: &[(&str, &str)]) -> 
         let maintenance = cluster.node_of(&format!("{{{prefix}:maintenance}}")).await.unwrap();
         if email != maintenance {
             let url = cluster.url();
-            let place = [("REDIS__URL", url.as_str()), ("REDIS__KEY_PREFIX", &prefix), ("REDIS__CA", &ca)];
+            let place =
+                [("REDIS__URL", url.as_str()), ("REDIS__KEY_PREFIX", &prefix), ("REDIS__CA", &ca)];
             let world = World::with(&[&place, settings].concat()).await;
             return Clustered { world, cluster, email, maintenance, _folder: folder };
         }
@@ -149,14 +157,19 @@ async fn a_cluster_runs_jobs_of_every_queue() {
     world.jobs.broker().ping().await.unwrap_err();
 }
 
-/// What Redis refuses would be let through, so this is the test that scripts and keys agree with a cluster.
+/// What Redis refuses would be let through, so this is the test that scripts and keys agree with a
+/// cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_counts_tries() {
     let Clustered { world, .. } = &clustered(None, &[]).await;
     let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
     let throttle = Throttle::new(&world.jobs, key);
     let limits = Limits { per_account: 2, per_network: 3, window: Duration::from_mins(5) };
-    let tried = |account, address| Try { act: Tried::SignIn, account: Some(account), network: Network::of_text(address) };
+    let tried = |account, address| Try {
+        act: Tried::SignIn,
+        account: Some(account),
+        network: Network::of_text(address),
+    };
     let (ada, eve) = (tried("ada", "192.0.2.1"), tried("ada", "198.51.100.1"));
     let first = throttle.admit(eve, limits).await.unwrap();
     let second = throttle.admit(eve, limits).await.unwrap();
@@ -255,7 +268,10 @@ async fn a_node_that_was_flushed_is_filled_again_from_the_outbox() {
         rows.count(doc! { "handed_at": { "$ne": null } }).await.unwrap() == 50
     };
     until("the relay has marked them", marked).await;
-    let _: () = redis::cmd("FLUSHALL").query_async(&mut cluster.node(*email).connection().await.unwrap()).await.unwrap();
+    let _: () = redis::cmd("FLUSHALL")
+        .query_async(&mut cluster.node(*email).connection().await.unwrap())
+        .await
+        .unwrap();
     gate.add_permits(1_000);
     world.until_idle().await;
     let mut numbers = notes.numbers();
@@ -287,12 +303,14 @@ async fn sentinelled(settings: &[(&str, &str)]) -> (World, RedisSentinel, tempfi
     let folder = tempfile::tempdir().unwrap();
     let sentinel = RedisSentinel::start(folder.path()).await.unwrap();
     let url = sentinel.url();
-    let place = [("REDIS__URL", url.as_str()), ("REDIS__SENTINEL_PASSWORD", sentinel.sentinel_password())];
+    let place =
+        [("REDIS__URL", url.as_str()), ("REDIS__SENTINEL_PASSWORD", sentinel.sentinel_password())];
     (World::with(&[&place, settings].concat()).await, sentinel, folder)
 }
 
 async fn done(world: &World) -> u32 {
-    u32::try_from(world.store.records::<Effect>(PlatformScope).count(doc! {}).await.unwrap()).unwrap()
+    u32::try_from(world.store.records::<Effect>(PlatformScope).count(doc! {}).await.unwrap())
+        .unwrap()
 }
 
 /// Stages a job every 10 ms until told to stop; answers how many.
@@ -307,22 +325,31 @@ async fn stage_steadily(world: &World, stop: &AtomicBool) -> u32 {
     staged
 }
 
-/// Loses the master by `break_master` while jobs are staged; answers how many were, once all of them have run.
-async fn lose_master_under_load<F: Future<Output = ()>>(world: &World, sentinel: &RedisSentinel, break_master: impl FnOnce() -> F) -> u32 {
+/// Loses the master by `break_master` while jobs are staged; answers how many were, once all of
+/// them have run.
+async fn lose_master_under_load<F: Future<Output = ()>>(
+    world: &World,
+    sentinel: &RedisSentinel,
+    break_master: impl FnOnce() -> F,
+) -> u32 {
     let stop = AtomicBool::new(false);
     let before = sentinel.master().await.unwrap().port();
     let losing = async {
         until("jobs run", || async { done(world).await > 50 }).await;
         break_master().await;
         let lost = Instant::now();
-        // Those in hand may end without Redis; what runs after the new master is there came through it.
-        let replaced = || async { sentinel.master().await.is_ok_and(|master| master.port() != before) };
+        // Those in hand may end without Redis; what runs after the new master is there came through
+        // it.
+        let replaced =
+            || async { sentinel.master().await.is_ok_and(|master| master.port() != before) };
         until("another master is there", replaced).await;
         let so_far = done(world).await;
         until("jobs run again", || async { done(world).await > so_far + 50 }).await;
         let stood_still = lost.elapsed();
         assert!(stood_still <= FAILOVER_MAX, "{stood_still:?}");
-        eprintln!("50 jobs had run through the new master {stood_still:?} after the old one was lost");
+        eprintln!(
+            "50 jobs had run through the new master {stood_still:?} after the old one was lost"
+        );
         stop.store(true, Ordering::Relaxed);
     };
     let (staged, ()) = tokio::join!(stage_steadily(world, &stop), losing);
@@ -372,7 +399,10 @@ async fn a_master_that_hangs_is_left_also_once_it_answers_again() {
 async fn a_private_authority_is_trusted_when_it_is_named() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
     let port = free_port().unwrap();
-    let _redis = Redis::start_with(folder.path(), tls_args(&authority, folder.path(), port).unwrap()).await.unwrap();
+    let _redis =
+        Redis::start_with(folder.path(), tls_args(&authority, folder.path(), port).unwrap())
+            .await
+            .unwrap();
     let url = format!("rediss://127.0.0.1:{port}");
     let world = World::with(&[("REDIS__URL", &url), ("REDIS__CA", &authority.pem())]).await;
     runs_jobs_of_every_queue(&world).await;
@@ -388,7 +418,11 @@ async fn sentinels_and_their_master_speak_tls() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
     let sentinel = RedisSentinel::start_secured(folder.path(), &authority).await.unwrap();
     let (url, ca) = (sentinel.url(), authority.pem());
-    let place = [("REDIS__URL", url.as_str()), ("REDIS__SENTINEL_PASSWORD", sentinel.sentinel_password()), ("REDIS__CA", &ca)];
+    let place = [
+        ("REDIS__URL", url.as_str()),
+        ("REDIS__SENTINEL_PASSWORD", sentinel.sentinel_password()),
+        ("REDIS__CA", &ca),
+    ];
     runs_jobs_of_every_queue(&World::with(&place).await).await;
 }
 
@@ -404,7 +438,8 @@ const WATCHED: Duration = Duration::from_secs(10);
 const SETTLING: Duration = Duration::from_secs(13);
 
 /// The intervals of production.
-const UNHURRIED: [(&str, &str); 3] = [("JOBS__LEASE", "30s"), ("JOBS__RELAY_INTERVAL", "1s"), ("JOBS__RECONCILE_INTERVAL", "10s")];
+const UNHURRIED: [(&str, &str); 3] =
+    [("JOBS__LEASE", "30s"), ("JOBS__RELAY_INTERVAL", "1s"), ("JOBS__RECONCILE_INTERVAL", "10s")];
 
 fn left_of(span: Duration, begun: Instant) -> Duration {
     span.saturating_sub(begun.elapsed())
@@ -416,9 +451,13 @@ async fn commands_to(server: &Redis) -> Vec<String> {
     let mut monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
     let (begun, mut sent) = (Instant::now(), Vec::new());
     let mut lines = monitor.on_message::<String>();
-    while let Ok(line) = tokio::time::timeout(left_of(SETTLING + WATCHED, begun), lines.next()).await {
+    while let Ok(line) =
+        tokio::time::timeout(left_of(SETTLING + WATCHED, begun), lines.next()).await
+    {
         let line = line.expect("the server goes on");
-        let foreign = ["PING", "INFO", "PUBLISH", "REPLCONF"].iter().any(|name| line.contains(&format!("\"{name}\"")));
+        let foreign = ["PING", "INFO", "PUBLISH", "REPLCONF"]
+            .iter()
+            .any(|name| line.contains(&format!("\"{name}\"")));
         if begun.elapsed() > SETTLING && !foreign && !line.contains(" lua]") {
             sent.push(line);
         }
@@ -457,7 +496,11 @@ async fn under_sentinels_an_idle_worker_costs_little() {
 async fn valkey_does_as_redis_does() {
     let folder = tempfile::tempdir().unwrap();
     let valkey = Redis::start_valkey(folder.path()).await.unwrap();
-    let info: String = redis::cmd("INFO").arg("server").query_async(&mut valkey.connection().await.unwrap()).await.unwrap();
+    let info: String = redis::cmd("INFO")
+        .arg("server")
+        .query_async(&mut valkey.connection().await.unwrap())
+        .await
+        .unwrap();
     assert!(info.contains("valkey_version"), "{info}");
     let world = World::with(&[("REDIS__URL", &valkey.url())]).await;
     runs_jobs_of_every_queue(&world).await;

@@ -58,7 +58,11 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
     let world = World::new().await;
     let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
     // Its relay hands over what a busy Redis did not take at once; it runs none of these jobs.
-    let relay = world.work_on(&Registry::sharing(Arc::clone(&app)).on(sum_up), &[(Queue::Maintenance, 1)], 1);
+    let relay = world.work_on(
+        &Registry::sharing(Arc::clone(&app)).on(sum_up),
+        &[(Queue::Maintenance, 1)],
+        1,
+    );
     world.jobs.commit(&StageSums(vec![1, 1, 2])).await.unwrap();
     world.jobs.commit(&StageSums(vec![1])).await.unwrap();
     until("the duplicates' rows are gone", || async { world.rows().await == 2 }).await;
@@ -82,24 +86,40 @@ async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
     let world = World::new().await;
     let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
     let proxy = Proxy::start(world.redis_addr()).await.unwrap();
-    let redis =
-        config::Redis { url: format!("redis://{}", proxy.addr()).parse().unwrap(), timeout: DEADLINE, ..world.config.redis.clone() };
+    let redis = config::Redis {
+        url: format!("redis://{}", proxy.addr()).parse().unwrap(),
+        timeout: DEADLINE,
+        ..world.config.redis.clone()
+    };
     let slow = Jobs::start(world.store.clone(), &redis, &world.config.jobs).unwrap();
     slow.commit(&StageSums(vec![1])).await.unwrap();
-    until("Redis has the first", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1 }).await;
+    until("Redis has the first", || async {
+        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
+    })
+    .await;
     proxy.blackhole();
     slow.commit(&StageSums(vec![1])).await.unwrap();
-    let relay = world.work_on(&Registry::sharing(Arc::clone(&app)).on(sum_up), &[(Queue::Maintenance, 1)], 1);
+    let relay = world.work_on(
+        &Registry::sharing(Arc::clone(&app)).on(sum_up),
+        &[(Queue::Maintenance, 1)],
+        1,
+    );
     until("the relay has dropped the second", || async { world.rows().await == 1 }).await;
     relay.stop(Duration::from_secs(5)).await;
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 1);
-    until("the first has started and its key is free", || async { app.runs.lock().unwrap().len() == 1 }).await;
+    until("the first has started and its key is free", || async {
+        app.runs.lock().unwrap().len() == 1
+    })
+    .await;
     proxy.restore().await.unwrap();
     slow.close(DEADLINE).await;
     assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 0);
     // Where it waited it would hold the key, and this one would be dropped.
     world.jobs.commit(&StageSums(vec![1])).await.unwrap();
-    until("Redis has the third", || async { world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1 }).await;
+    until("Redis has the third", || async {
+        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
+    })
+    .await;
     app.gate.add_permits(2);
     world.until_idle().await;
     assert_eq!(*app.runs.lock().unwrap(), [1, 1]);

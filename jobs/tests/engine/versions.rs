@@ -39,7 +39,10 @@ impl Job for Third {
 
     fn upcast(from: u16, mut payload: Value) -> Result<Value, BoxError> {
         if from == 1 {
-            let name = payload["name"].as_str().filter(|name| !name.is_empty()).ok_or("nobody to greet")?;
+            let name = payload["name"]
+                .as_str()
+                .filter(|name| !name.is_empty())
+                .ok_or("nobody to greet")?;
             return Ok(json!({ "names": [name] }));
         }
         payload["language"] = "en".into();
@@ -69,13 +72,23 @@ async fn greet(job: Third, running: Running<Greeted>) -> Result<(), JobError> {
 async fn what_an_old_release_staged_runs_in_the_new_one() {
     let (world, greeted) = (World::new().await, Arc::new(Greeted::default()));
     world.jobs.commit(&Staged(First { name: "Ann".to_owned() })).await.unwrap();
-    world.jobs.enqueue_unstaged(None, &Third { names: vec!["Bob".to_owned()], language: "de".to_owned() }).await.unwrap();
+    world
+        .jobs
+        .enqueue_unstaged(None, &Third { names: vec!["Bob".to_owned()], language: "de".to_owned() })
+        .await
+        .unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&greeted)).on(greet), 1);
     world.until_idle().await;
     let mut seen = greeted.lock().unwrap().clone();
     seen.sort_by(|a, b| a.names.cmp(&b.names));
     let expected = [("Ann", "en"), ("Bob", "de")];
-    assert_eq!(seen, expected.map(|(name, language)| Third { names: vec![name.to_owned()], language: language.to_owned() }));
+    assert_eq!(
+        seen,
+        expected.map(|(name, language)| Third {
+            names: vec![name.to_owned()],
+            language: language.to_owned()
+        })
+    );
     assert!(world.dead().await.is_empty());
     worker.stop(Duration::from_secs(5)).await;
 }
@@ -87,7 +100,10 @@ async fn what_cannot_be_brought_up_to_date_is_dead_with_its_payload() {
     let worker = world.work(&Registry::sharing(Arc::clone(&greeted)).on(greet), 1);
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
     let letter = world.dead().await.remove(0);
-    assert_eq!(letter.error, "the payload of a test.greet cannot be brought from version 1 to 2: nobody to greet");
+    assert_eq!(
+        letter.error,
+        "the payload of a test.greet cannot be brought from version 1 to 2: nobody to greet"
+    );
     // As it was staged, for a release that can.
     let envelope = letter.envelope.unwrap();
     assert_eq!((envelope.version, envelope.payload.get()), (1, r#"{"name":""}"#));

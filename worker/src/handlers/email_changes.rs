@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Mails one of the two links; in place of the new address's, word to whoever has an account of it.
-pub(crate) async fn send_link(job: SendEmailChangeLink, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_link(
+    job: SendEmailChangeLink,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(change) = EmailChange::pending(&app.store, job.change).await? else {
         tracing::info!("email_change_gone");
@@ -62,13 +65,17 @@ async fn tell_owner(app: &App, job: JobId, owner: &User) -> Result<(), JobError>
 }
 
 /// Tells a person, at one of the two addresses, that their account has another now.
-pub(crate) async fn send_changed(job: SendEmailChanged, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_changed(
+    job: SendEmailChanged,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let to = job.to.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_id(&app.store, job.user).await? else {
         tracing::info!("user_gone");
         return Ok(());
     };
-    let values = json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.public_url });
+    let values =
+        json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.public_url });
     app.send(running.id, &to, &user.name, &EMAIL_CHANGED, &values).await
 }

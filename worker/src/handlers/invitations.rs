@@ -12,7 +12,10 @@ use common::{
 };
 use jobs::{
     JobError, Running,
-    invitations::{CompleteInvitationList, CompleteList, InviteChunk, InviteSome, SendInvitation, SendInvitationReminder},
+    invitations::{
+        CompleteInvitationList, CompleteList, InviteChunk, InviteSome, SendInvitation,
+        SendInvitationReminder,
+    },
 };
 use serde_json::json;
 
@@ -23,24 +26,41 @@ use crate::{
 };
 
 /// Mails the invited person the link.
-pub(crate) async fn send_invitation(job: SendInvitation, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_invitation(
+    job: SendInvitation,
+    running: Running<App>,
+) -> Result<(), JobError> {
     mail(&running, job.invitation, job.link, &INVITATION).await
 }
 
 /// Reminds the invited person, unless they have joined or need not any more.
-pub(crate) async fn send_reminder(job: SendInvitationReminder, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_reminder(
+    job: SendInvitationReminder,
+    running: Running<App>,
+) -> Result<(), JobError> {
     mail(&running, job.invitation, job.link, &INVITATION_REMINDER).await
 }
 
-async fn mail(running: &Running<App>, invitation: InvitationId, link: InvitationLinkId, template: &Template) -> Result<(), JobError> {
+async fn mail(
+    running: &Running<App>,
+    invitation: InvitationId,
+    link: InvitationLinkId,
+    template: &Template,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let scope = scope(running)?;
-    let Some(invitation) = Invitation::under_link(&app.store, scope, invitation, link).await? else {
+    let Some(invitation) = Invitation::under_link(&app.store, scope, invitation, link).await?
+    else {
         tracing::info!("invitation_gone");
         return Ok(());
     };
-    let (tenant, inviter) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, invitation.invited_by).await?);
-    let (Some(tenant), Some(inviter), Some(given)) = (tenant, inviter, invitation.grant(&app.store).await?) else {
+    let (tenant, inviter) = (
+        Tenant::of(&app.store, scope).await?,
+        User::by_id(&app.store, invitation.invited_by).await?,
+    );
+    let (Some(tenant), Some(inviter), Some(given)) =
+        (tenant, inviter, invitation.grant(&app.store).await?)
+    else {
         tracing::info!("invitation_void");
         return Ok(());
     };
@@ -61,14 +81,21 @@ async fn mail(running: &Running<App>, invitation: InvitationId, link: Invitation
 }
 
 /// Invites some of a list.
-pub(crate) async fn invite_chunk(chunk: InviteChunk, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn invite_chunk(
+    chunk: InviteChunk,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let invite = InviteSome { key: &app.key, scope: scope(&running)?, chunk, conditions: app.invitations };
+    let invite =
+        InviteSome { key: &app.key, scope: scope(&running)?, chunk, conditions: app.invitations };
     Ok(app.jobs.commit(&invite).await?)
 }
 
 /// Notes that a list is done with.
-pub(crate) async fn complete_list(job: CompleteInvitationList, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn complete_list(
+    job: CompleteInvitationList,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let complete = CompleteList { scope: scope(&running)?, list: job.list };
     Ok(running.app.jobs.commit(&complete).await?)
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use common::{email::Email, invitations::InviteError, telemetry::metrics, tenants::Tenant, users::User};
+use common::{
+    email::Email, invitations::InviteError, telemetry::metrics, tenants::Tenant, users::User,
+};
 use jobs::{
     JobError, Running,
     invitations::Answered,
@@ -13,12 +15,21 @@ use serde_json::json;
 use super::scope;
 use crate::{app::App, templates::ALREADY_MEMBER};
 
-/// Invites whoever followed an invite link; a member is told that they are one. Whom the tenant does not invite is told
-/// nothing: somebody else may have given their address.
-pub(crate) async fn invite_by_link(job: InviteByLink, running: Running<App>) -> Result<(), JobError> {
+/// Invites whoever followed an invite link; a member is told that they are one. Whom the tenant
+/// does not invite is told nothing: somebody else may have given their address.
+pub(crate) async fn invite_by_link(
+    job: InviteByLink,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
-    let invite = InviteFollower { key: &app.key, scope: scope(&running)?, link: job.link, email: &email, conditions: app.invitations };
+    let invite = InviteFollower {
+        key: &app.key,
+        scope: scope(&running)?,
+        link: job.link,
+        email: &email,
+        conditions: app.invitations,
+    };
     let outcome = match app.jobs.commit(&invite).await {
         Err(InviteError::AlreadyMember) => {
             tell_member(&app, &running, &email).await?;
@@ -30,8 +41,12 @@ pub(crate) async fn invite_by_link(job: InviteByLink, running: Running<App>) -> 
     Ok(())
 }
 
-/// What became of somebody who asked to be invited; `gone` where there is nothing to be invited by any more.
-pub(super) fn outcome(answered: Result<Option<Answered>, InviteError>, gone: &'static str) -> Result<&'static str, JobError> {
+/// What became of somebody who asked to be invited; `gone` where there is nothing to be invited by
+/// any more.
+pub(super) fn outcome(
+    answered: Result<Option<Answered>, InviteError>,
+    gone: &'static str,
+) -> Result<&'static str, JobError> {
     match answered {
         Ok(Some(Answered::Invited)) => Ok("invited"),
         Ok(Some(Answered::InvitedBefore)) => Ok("invited_before"),
@@ -47,7 +62,8 @@ pub(super) fn outcome(answered: Result<Option<Answered>, InviteError>, gone: &'s
 }
 
 async fn tell_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {
-    let (tenant, user) = (Tenant::of(&app.store, scope(running)?).await?, User::by_email(&app.store, email).await?);
+    let (tenant, user) =
+        (Tenant::of(&app.store, scope(running)?).await?, User::by_email(&app.store, email).await?);
     let (Some(tenant), Some(user)) = (tenant, user) else { return Ok(()) };
     let values = json!({ "name": user.name, "tenant": tenant.name });
     app.send(running.id, &user.email, &user.name, &ALREADY_MEMBER, &values).await

@@ -25,13 +25,17 @@ pub(crate) async fn canary(job: Canary, running: Running<App>) -> Result<(), Job
 
 /// Rows removed in one go: a few milliseconds of the database's time.
 const BATCH: u32 = 500;
-/// Rows of one kind removed by one job; what is more waits for the next, so that no kind starves the others.
+/// Rows of one kind removed by one job; what is more waits for the next, so that no kind starves
+/// the others.
 const ROWS_MAX: u64 = 100_000;
 
-/// Removes what is over, kind by kind and a batch at a time. Stopped anywhere, it goes on from there the next time.
+/// Removes what is over, kind by kind and a batch at a time. Stopped anywhere, it goes on from
+/// there the next time.
 pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let before = DateTime::from_millis(app.store.ambient().now().timestamp_millis().saturating_sub(millis_of(app.purge_after)));
+    let before = DateTime::from_millis(
+        app.store.ambient().now().timestamp_millis().saturating_sub(millis_of(app.purge_after)),
+    );
     let mut removed = BTreeMap::new();
     for kind in Leftover::ALL {
         let mut rows = 0;
@@ -89,15 +93,38 @@ mod tests {
         async fn fill(&self) {
             self.register(1).await;
             let job = self.0.store.ambient().id();
-            self.0.store.commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl: DAY, cooldown: DAY }).await.unwrap();
+            self.0
+                .store
+                .commit(&Prepare {
+                    key: &self.0.key,
+                    user: self.0.user.id,
+                    job,
+                    ttl: DAY,
+                    cooldown: DAY,
+                })
+                .await
+                .unwrap();
             let session = self.session(DAY).await;
-            let (user, tenant, new) = (self.0.user.id, self.0.tenant, "new@example.com".parse().unwrap());
-            let ask = AskEmailChange { key: &self.0.key, user, session, tenant, new, ttl: DAY, cooldown: DAY };
+            let (user, tenant, new) =
+                (self.0.user.id, self.0.tenant, "new@example.com".parse().unwrap());
+            let ask = AskEmailChange {
+                key: &self.0.key,
+                user,
+                session,
+                tenant,
+                new,
+                ttl: DAY,
+                cooldown: DAY,
+            };
             self.0.store.commit(&ask).await.unwrap();
             let actor = Actor { scope: TenantScope::vouched(tenant), user };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
-            self.0.jobs.commit(&Invite { key: &self.0.key, actor, email, role, conditions }).await.unwrap();
+            self.0
+                .jobs
+                .commit(&Invite { key: &self.0.key, actor, email, role, conditions })
+                .await
+                .unwrap();
         }
 
         async fn session(&self, ttl: Duration) -> SessionId {
@@ -114,7 +141,10 @@ mod tests {
                         id,
                         email: "ada@example.com".parse().unwrap(),
                         email_norm: "ada@example.com".to_owned(),
-                        email_digest: AddressDigest::of(&self.0.key, &"ada@example.com".parse().unwrap()),
+                        email_digest: AddressDigest::of(
+                            &self.0.key,
+                            &"ada@example.com".parse().unwrap(),
+                        ),
                         name: "Ada".parse().unwrap(),
                         tenant_name: "Engines".parse().unwrap(),
                         password_hash: self.0.user.password_hash.clone(),
@@ -128,7 +158,12 @@ mod tests {
                     }
                 })
                 .collect();
-            self.0.store.records::<Registration>(PlatformScope).insert_missing(&rows).await.unwrap();
+            self.0
+                .store
+                .records::<Registration>(PlatformScope)
+                .insert_missing(&rows)
+                .await
+                .unwrap();
         }
 
         async fn purge(&self) {
@@ -159,7 +194,8 @@ mod tests {
 
         async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
             let lifetime = Lifetime { absolute: self.1, idle: self.1 };
-            Session::create(txn, self.0.user.id, self.0.tenant, &Device::default(), lifetime, false).await
+            Session::create(txn, self.0.user.id, self.0.tenant, &Device::default(), lifetime, false)
+                .await
         }
     }
 
@@ -176,7 +212,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_canary_tells_when_it_came_and_how_late() {
-        let DemoWorld { env: _env, worker, .. } = DemoWorld::new(Ambient::manual(DateTime::from_millis(60_250))).await;
+        let DemoWorld { env: _env, worker, .. } =
+            DemoWorld::new(Ambient::manual(DateTime::from_millis(60_250))).await;
         worker.run(None, &Canary { tick_ms: 60_000 }).await.unwrap();
         let shown = (metrics::JOBS_CANARY_TIMESTAMP.get(), metrics::JOBS_CANARY_DELAY.get());
         assert!((shown.0 - 60.25).abs() < 1e-9 && (shown.1 - 0.25).abs() < 1e-9, "{shown:?}");
@@ -197,7 +234,10 @@ mod tests {
         world.purge().await;
         assert_eq!(world.counts().await, [1, 0, 0, 0, 0]);
         let after = Leftover::ALL.iter().map(|kind| purged(*kind));
-        assert_eq!(after.zip(before).map(|(after, before)| after - before).collect::<Vec<_>>(), [1; 5]);
+        assert_eq!(
+            after.zip(before).map(|(after, before)| after - before).collect::<Vec<_>>(),
+            [1; 5]
+        );
     }
 
     fn purged(kind: Leftover) -> u64 {
@@ -210,7 +250,10 @@ mod tests {
         let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
         world.0.jobs.commit(&SignOut(ended)).await.unwrap();
         world.purge().await;
-        assert!(Session::by_id(&world.0.store, ended).await.unwrap().is_some(), "a mail about it may be under way");
+        assert!(
+            Session::by_id(&world.0.store, ended).await.unwrap().is_some(),
+            "a mail about it may be under way"
+        );
         world.0.store.ambient().advance(DAY + Duration::from_mins(1));
         world.purge().await;
         assert!(Session::by_id(&world.0.store, ended).await.unwrap().is_none());

@@ -16,16 +16,23 @@ use crate::{
 };
 
 /// Tells a member that they have another role, which may be yet another by now.
-pub(crate) async fn send_role_changed(job: SendRoleChanged, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_role_changed(
+    job: SendRoleChanged,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let scope = scope(&running)?;
-    let (tenant, user) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?);
-    let (Some(membership), Some(tenant), Some(user)) = (Membership::of(&app.store, scope, job.user).await?, tenant, user) else {
+    let (tenant, user) =
+        (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?);
+    let (Some(membership), Some(tenant), Some(user)) =
+        (Membership::of(&app.store, scope, job.user).await?, tenant, user)
+    else {
         tracing::info!("member_gone");
         return Ok(());
     };
     let role = Grant::of(&app.store, scope, membership.role).await?.name;
-    let values = json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.public_url });
+    let values =
+        json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.public_url });
     app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
 }
 
@@ -37,7 +44,9 @@ pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Res
         tracing::info!("joined_again");
         return Ok(());
     }
-    let (Some(tenant), Some(user)) = (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?) else {
+    let (Some(tenant), Some(user)) =
+        (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?)
+    else {
         tracing::info!("member_gone");
         return Ok(());
     };
@@ -59,7 +68,15 @@ mod tests {
         let (store, worker) = (&world.store, &world.worker);
         let owner: Membership = store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
         let (tenant, user) = (Some(owner.tenant_id), owner.user_id);
-        let subjects = || world.env.mail().messages().into_iter().map(|mail| mail.subject).collect::<Vec<String>>();
+        let subjects = || {
+            world
+                .env
+                .mail()
+                .messages()
+                .into_iter()
+                .map(|mail| mail.subject)
+                .collect::<Vec<String>>()
+        };
 
         worker.run(tenant, &SendRemoved { user }).await.unwrap();
         assert_eq!(subjects(), [""; 0]);

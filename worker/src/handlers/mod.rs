@@ -19,7 +19,10 @@ use crate::app::App;
 
 /// The rows of the tenant that the job's envelope names.
 fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
-    running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job names no tenant"))
+    running
+        .tenant
+        .map(TenantScope::vouched)
+        .ok_or_else(|| JobError::fail("the job names no tenant"))
 }
 
 #[cfg(test)]
@@ -44,7 +47,10 @@ mod tests {
     };
     use jobs::{
         Job,
-        invitations::{CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation, SendInvitationReminder},
+        invitations::{
+            CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation,
+            SendInvitationReminder,
+        },
         invite_links::InviteByLink,
         outbox::OutboxRow,
         ownership::SendOwnershipOffer,
@@ -57,7 +63,8 @@ mod tests {
 
     const DAY: Duration = Duration::from_hours(24);
 
-    /// The demo account's tenant, in which somebody is invited, others are to be, and the ownership is offered.
+    /// The demo account's tenant, in which somebody is invited, others are to be, and the ownership
+    /// is offered.
     struct World {
         demo: DemoWorld,
         invitation: Invitation,
@@ -74,16 +81,24 @@ mod tests {
             let actor = Actor { scope: TenantScope::vouched(tenant), user: owner.id };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
-            let invitation = store.commit(&Invite { key, actor, email, role, conditions }).await.unwrap();
-            let line = Line { email: "listed@example.com".to_owned(), role: "viewer".to_owned(), outcome: None, invitation: None };
+            let invitation =
+                store.commit(&Invite { key, actor, email, role, conditions }).await.unwrap();
+            let line = Line {
+                email: "listed@example.com".to_owned(),
+                role: "viewer".to_owned(),
+                outcome: None,
+                invitation: None,
+            };
             let list = store.commit(&InviteList { actor, lines: vec![line] }).await.unwrap();
             let domains = ["example.com".parse().unwrap()].into_iter().collect();
-            let create = CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
+            let create =
+                CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
             let invite_link = store.commit(&create).await.unwrap();
             let domain = AddDomain { actor, domain: "corp.example".parse().unwrap(), max: 10 };
             let domain = store.commit(&domain).await.unwrap();
             let to = store.commit(&Join(owner, actor.scope)).await.unwrap();
-            let offer = store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
+            let offer =
+                store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
             Self { demo, invitation, list, invite_link, offer, domain }
         }
 
@@ -91,13 +106,20 @@ mod tests {
         async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 6] {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
             let follower = "follower@example.com".parse().unwrap();
-            let (address, digest) = (Addressee::seal(&self.demo.key, &follower).unwrap(), AddressDigest::of(&self.demo.key, &follower));
+            let (address, digest) = (
+                Addressee::seal(&self.demo.key, &follower).unwrap(),
+                AddressDigest::of(&self.demo.key, &follower),
+            );
             [
                 self.run_one(tenant, SendInvitation { invitation, link }).await,
                 self.run_one(tenant, SendInvitationReminder { invitation, link }).await,
                 self.run_one(tenant, SendOwnershipOffer { offer: self.offer.id }).await,
                 self.run_one(tenant, InviteChunk { list, from: 0 }).await,
-                self.run_one(tenant, InviteByLink { link: self.invite_link.id, address, digest, cooldown_ms: 0 }).await,
+                self.run_one(
+                    tenant,
+                    InviteByLink { link: self.invite_link.id, address, digest, cooldown_ms: 0 },
+                )
+                .await,
                 self.run_one(tenant, CompleteInvitationList { list }).await,
             ]
         }
@@ -106,13 +128,24 @@ mod tests {
             self.demo.worker.run(tenant, &job).await
         }
 
-        /// Whom mails were sent to, how many invitations and staged jobs there are, and whether the list is done with.
+        /// Whom mails were sent to, how many invitations and staged jobs there are, and whether the
+        /// list is done with.
         async fn seen(&self) -> (Vec<String>, u64, u64, bool) {
-            let mut mailed: Vec<String> = self.demo.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
+            let mut mailed: Vec<String> =
+                self.demo.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
             mailed.sort();
-            let invitations = self.demo.store.records::<Invitation>(PlatformScope).count(doc! {}).await.unwrap();
-            let staged = self.demo.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
-            let list = InvitationList::of(&self.demo.store, TenantScope::vouched(self.demo.tenant), self.list.id).await.unwrap().unwrap();
+            let invitations =
+                self.demo.store.records::<Invitation>(PlatformScope).count(doc! {}).await.unwrap();
+            let staged =
+                self.demo.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
+            let list = InvitationList::of(
+                &self.demo.store,
+                TenantScope::vouched(self.demo.tenant),
+                self.list.id,
+            )
+            .await
+            .unwrap()
+            .unwrap();
             (mailed, invitations, staged, list.completed_at.is_some())
         }
     }
@@ -126,7 +159,14 @@ mod tests {
 
         async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
             let (id, email) = (txn.ambient().id(), "member@example.com");
-            User { id, email: email.parse().unwrap(), email_norm: email.to_owned(), ..self.0.clone() }.insert(txn).await?;
+            User {
+                id,
+                email: email.parse().unwrap(),
+                email_norm: email.to_owned(),
+                ..self.0.clone()
+            }
+            .insert(txn)
+            .await?;
             Membership::create(txn, self.1, id, Role::Member).await
         }
     }
@@ -154,7 +194,10 @@ mod tests {
         assert!(ended.iter().all(|ended| matches!(ended, Err(JobError::Fail(_)))), "{ended:?}");
         let (store, check) = (&world.demo.store, CheckDomain { domain: world.domain.id });
         assert!(world.run_one(Some(other.id), check).await.is_ok());
-        let own = TenantDomain::of(store, TenantScope::vouched(world.demo.tenant), world.domain.id).await.unwrap().unwrap();
+        let own = TenantDomain::of(store, TenantScope::vouched(world.demo.tenant), world.domain.id)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(own.checked_at, None);
         assert_eq!(world.seen().await, before);
         assert_eq!((before.0.len(), before.1, before.3), (0, 1, false));

@@ -15,8 +15,12 @@ use crate::{
     templates::{OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED},
 };
 
-/// Tells the member that they are offered the ownership, unless it was taken back or accepted meanwhile.
-pub(crate) async fn send_offer(job: SendOwnershipOffer, running: Running<App>) -> Result<(), JobError> {
+/// Tells the member that they are offered the ownership, unless it was taken back or accepted
+/// meanwhile.
+pub(crate) async fn send_offer(
+    job: SendOwnershipOffer,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let scope = scope(&running)?;
     let Some(offer) = OwnershipTransfer::of(&app.store, scope, job.offer).await? else {
@@ -24,7 +28,8 @@ pub(crate) async fn send_offer(job: SendOwnershipOffer, running: Running<App>) -
         return Ok(());
     };
     let tenant = Tenant::of(&app.store, scope).await?;
-    let (from, to) = (User::by_id(&app.store, offer.from).await?, User::by_id(&app.store, offer.to).await?);
+    let (from, to) =
+        (User::by_id(&app.store, offer.from).await?, User::by_id(&app.store, offer.to).await?);
     let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
         tracing::info!("offer_void");
         return Ok(());
@@ -35,10 +40,14 @@ pub(crate) async fn send_offer(job: SendOwnershipOffer, running: Running<App>) -
 }
 
 /// Tells one of the two that ownership was handed on.
-pub(crate) async fn send_transferred(job: SendOwnershipTransferred, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_transferred(
+    job: SendOwnershipTransferred,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let tenant = Tenant::of(&app.store, scope(&running)?).await?;
-    let (from, to) = (User::by_id(&app.store, job.from).await?, User::by_id(&app.store, job.to).await?);
+    let (from, to) =
+        (User::by_id(&app.store, job.from).await?, User::by_id(&app.store, job.to).await?);
     let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
         tracing::info!("party_gone");
         return Ok(());

@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Mails a link that sets a new password, unless there is no account or that happened a moment ago.
-pub(crate) async fn send_reset(job: SendPasswordReset, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_reset(
+    job: SendPasswordReset,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_email(&app.store, &email).await? else {
@@ -47,7 +50,10 @@ pub(crate) async fn send_reset(job: SendPasswordReset, running: Running<App>) ->
 }
 
 /// Tells a person that their password is another one now.
-pub(crate) async fn send_changed(job: SendPasswordChanged, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_changed(
+    job: SendPasswordChanged,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(user) = User::by_id(&app.store, job.user).await? else {
         tracing::info!("user_gone");
@@ -86,7 +92,11 @@ mod tests {
 
         async fn prepare(&self, job: JobId) -> (Mailing, Option<PasswordReset>) {
             let (ttl, cooldown) = (Duration::from_hours(1), Duration::from_mins(1));
-            self.0.store.commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown }).await.unwrap()
+            self.0
+                .store
+                .commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown })
+                .await
+                .unwrap()
         }
     }
 
@@ -96,12 +106,14 @@ mod tests {
         world.ask().await;
         world.ask().await;
         assert_eq!(world.mails(), 1);
-        let first: PasswordReset = world.0.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+        let first: PasswordReset =
+            world.0.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
         assert!(first.mailed_at.is_some());
         world.0.store.ambient().advance(Duration::from_secs(61));
         world.ask().await;
         assert_eq!(world.mails(), 2);
-        let all: Vec<PasswordReset> = world.0.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
+        let all: Vec<PasswordReset> =
+            world.0.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
         assert!(all.len() == 1 && all[0].id != first.id);
     }
 
@@ -120,7 +132,15 @@ mod tests {
         assert!(matches!(world.prepare(earlier).await, (Mailing::Done, None)));
         PasswordReset::mailed(&world.0.store, made.id).await.unwrap();
         assert_eq!(world.prepare(later).await.0, Mailing::Done);
-        assert!(PasswordReset::pending(&world.0.store, &world.0.key, made.link_token(&world.0.key).expose()).await.is_ok());
+        assert!(
+            PasswordReset::pending(
+                &world.0.store,
+                &world.0.key,
+                made.link_token(&world.0.key).expose()
+            )
+            .await
+            .is_ok()
+        );
         // Late beyond the link's life: it would be mailed one that is void.
         world.0.store.ambient().advance(Duration::from_hours(2));
         let (granted, renewed) = world.prepare(later).await;
@@ -130,11 +150,13 @@ mod tests {
     #[tokio::test]
     async fn of_two_jobs_at_once_one_mails() {
         let world = World::new().await;
-        let (one, two): (JobId, JobId) = (world.0.store.ambient().id(), world.0.store.ambient().id());
+        let (one, two): (JobId, JobId) =
+            (world.0.store.ambient().id(), world.0.store.ambient().id());
         let (one, two) = futures::future::join(world.prepare(one), world.prepare(two)).await;
         let granted = [one.0, two.0].iter().filter(|mailing| **mailing == Mailing::Granted).count();
         assert_eq!(granted, 1, "{one:?} {two:?}");
-        let rows = world.0.store.records::<PasswordReset>(PlatformScope).count(doc! {}).await.unwrap();
+        let rows =
+            world.0.store.records::<PasswordReset>(PlatformScope).count(doc! {}).await.unwrap();
         assert_eq!(rows, 1);
     }
 }

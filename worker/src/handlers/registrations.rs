@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Mails whoever asked for an account.
-pub(crate) async fn send_verification(job: SendVerification, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_verification(
+    job: SendVerification,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(registration) = Registration::pending(&app.store, job.registration).await? else {
         tracing::info!("registration_gone");
@@ -33,12 +36,17 @@ pub(crate) async fn send_verification(job: SendVerification, running: Running<Ap
     match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
         Mailing::Granted => mail(&app, &running, &registration).await,
         Mailing::Done => Ok(()),
-        Mailing::NotBefore(wait) => Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into())),
+        Mailing::NotBefore(wait) => {
+            Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into()))
+        }
     }
 }
 
 /// Mails the link again, unless that happened a moment ago or there is nothing to verify.
-pub(crate) async fn resend_verification(job: ResendVerification, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn resend_verification(
+    job: ResendVerification,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(registration) = Registration::newest_under(&app.store, &job.address).await? else {
         tracing::info!("nothing_to_verify");
@@ -54,7 +62,11 @@ pub(crate) async fn resend_verification(job: ResendVerification, running: Runnin
     }
 }
 
-async fn mail(app: &App, running: &Running<App>, registration: &Registration) -> Result<(), JobError> {
+async fn mail(
+    app: &App,
+    running: &Running<App>,
+    registration: &Registration,
+) -> Result<(), JobError> {
     if let Some(user) = User::by_email(&app.store, &registration.email).await? {
         let values = json!({ "name": user.name });
         app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
@@ -67,7 +79,14 @@ async fn mail(app: &App, running: &Running<App>, registration: &Registration) ->
             "contested": Registration::is_contested(&app.store, &registration.email).await?,
             "hours": app.verification_ttl.as_secs() / 3600,
         });
-        app.send(running.id, &registration.email, &registration.name.to_string(), &VERIFICATION, &values).await?;
+        app.send(
+            running.id,
+            &registration.email,
+            &registration.name.to_string(),
+            &VERIFICATION,
+            &values,
+        )
+        .await?;
     }
     Registration::mailed(&app.store, registration.id, running.id).await?;
     Ok(())

@@ -17,7 +17,10 @@ use crate::{
 };
 
 /// Tells the person that a refresh token of theirs was used twice.
-pub(crate) async fn send_reuse_alarm(job: SendReuseAlarm, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_reuse_alarm(
+    job: SendReuseAlarm,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
     let values = json!({ "name": user.name, "device": described(&session.device), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
@@ -25,7 +28,10 @@ pub(crate) async fn send_reuse_alarm(job: SendReuseAlarm, running: Running<App>)
 }
 
 /// Tells the person of a sign-in from somewhere new.
-pub(crate) async fn send_new_sign_in(job: SendNewSignIn, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_new_sign_in(
+    job: SendNewSignIn,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
     let address = if session.ip.is_empty() { "unknown address" } else { &session.ip };
@@ -40,7 +46,10 @@ pub(crate) async fn send_new_sign_in(job: SendNewSignIn, running: Running<App>) 
 }
 
 /// Tells the person that others try to guess their password.
-pub(crate) async fn send_throttled(job: SendThrottled, running: Running<App>) -> Result<(), JobError> {
+pub(crate) async fn send_throttled(
+    job: SendThrottled,
+    running: Running<App>,
+) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_email(&app.store, &email).await? else {
@@ -56,7 +65,10 @@ pub(crate) async fn send_throttled(job: SendThrottled, running: Running<App>) ->
     app.send(running.id, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
 }
 
-async fn session_and_user(app: &App, session: SessionId) -> Result<Option<(Session, User)>, JobError> {
+async fn session_and_user(
+    app: &App,
+    session: SessionId,
+) -> Result<Option<(Session, User)>, JobError> {
     let Some(session) = Session::by_id(&app.store, session).await? else {
         tracing::info!("session_gone");
         return Ok(None);

@@ -25,7 +25,8 @@ const RECHECKED_MAX: i64 = 1_000;
 /// So many are staged together.
 const STAGED_TOGETHER: usize = 100;
 
-/// Looks whether a domain's record is there. Where its name servers do not answer it is tried again, and in the end noted.
+/// Looks whether a domain's record is there. Where its name servers do not answer it is tried
+/// again, and in the end noted.
 pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
     let (app, scope) = (Arc::clone(&running.app), scope(&running)?);
     let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
@@ -52,7 +53,12 @@ pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(),
 /// Invites somebody to the tenant that is open to their address.
 pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let invite = InviteColleague { key: &app.key, scope: scope(&running)?, user: job.user, conditions: app.invitations };
+    let invite = InviteColleague {
+        key: &app.key,
+        scope: scope(&running)?,
+        user: job.user,
+        conditions: app.invitations,
+    };
     let outcome = outcome(app.jobs.commit(&invite).await, "closed")?;
     metrics::DOMAIN_INVITATIONS.with_label_values(&[outcome]).inc();
     Ok(())
@@ -61,7 +67,9 @@ pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result
 /// Has the records looked for of domains that were verified a while ago.
 pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let before = DateTime::from_millis(app.store.ambient().now().timestamp_millis().saturating_sub(millis_of(RECHECKED_AFTER)));
+    let before = DateTime::from_millis(
+        app.store.ambient().now().timestamp_millis().saturating_sub(millis_of(RECHECKED_AFTER)),
+    );
     let stale = TenantDomain::stale(&app.store, before, RECHECKED_MAX).await?;
     for some in stale.chunks(STAGED_TOGETHER) {
         app.jobs.commit(&CheckDomains::of(some)).await?;
@@ -71,7 +79,9 @@ pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use common::{ambient::Ambient, db::TenantScope, memberships::Actor, tenant_domains::AddDomain};
+    use common::{
+        ambient::Ambient, db::TenantScope, memberships::Actor, tenant_domains::AddDomain,
+    };
     use jobs::testing;
 
     use super::*;
@@ -91,7 +101,11 @@ mod tests {
             ids.push(world.store.commit(&add).await.unwrap().id);
         }
         for (id, found) in [(ids[0], Found::Record), (ids[1], Found::Nothing)] {
-            world.store.commit(&NoteRecord { scope, domain: id, found, grace: HOUR }).await.unwrap();
+            world
+                .store
+                .commit(&NoteRecord { scope, domain: id, found, grace: HOUR })
+                .await
+                .unwrap();
         }
         let staged = async || {
             world.worker.run(None, &RecheckDomains {}).await.unwrap();

@@ -20,7 +20,8 @@ use super::{
 /// Which batches to look at.
 #[derive(Subcommand)]
 pub(crate) enum BatchesCommand {
-    /// List batches: those in progress, newest first, then the complete ones, those completed last first.
+    /// List batches: those in progress, newest first, then the complete ones, those completed last
+    /// first.
     List {
         /// This many at most.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(BATCHES_MAX)))]
@@ -59,7 +60,9 @@ async fn list(jobs: &Jobs, limit: u32, as_json: bool) -> anyhow::Result<()> {
 
 async fn show(jobs: &Jobs, id: BatchId, as_json: bool) -> anyhow::Result<()> {
     let found = jobs.batch(id).await?;
-    let batch = found.with_context(|| format!("{id} is not known: it was complete for long and is forgotten, or never was"))?;
+    let batch = found.with_context(|| {
+        format!("{id} is not known: it was complete for long and is forgotten, or never was")
+    })?;
     if as_json {
         return Ok(say(&pretty_json(&BatchView::of(&batch))?)?);
     }
@@ -100,15 +103,21 @@ impl<'a> BatchView<'a> {
 }
 
 fn state(batch: &Batch) -> String {
-    let complete = batch.completed_at.map(|at| format!("complete since {}", time(at.timestamp_millis())));
+    let complete =
+        batch.completed_at.map(|at| format!("complete since {}", time(at.timestamp_millis())));
     complete.unwrap_or_else(|| "in progress".to_owned())
 }
 
 /// A batch on one line.
 fn summary(batch: &Batch) -> String {
-    let (staged, follows) = (time(batch.staged_at.timestamp_millis()), printable(batch.follows_kind()));
+    let (staged, follows) =
+        (time(batch.staged_at.timestamp_millis()), printable(batch.follows_kind()));
     let (total, done, dead) = (batch.total, batch.done, batch.dead);
-    format!("{staged}  {}  {done} of {total} done  dead={dead}  {}  then {follows}", batch.id, state(batch))
+    format!(
+        "{staged}  {}  {done} of {total} done  dead={dead}  {}  then {follows}",
+        batch.id,
+        state(batch)
+    )
 }
 
 /// Everything that is known of a batch, a line each.

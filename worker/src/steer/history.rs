@@ -55,9 +55,14 @@ pub(crate) struct HistoryQuery {
 impl HistoryQuery {
     async fn filter(&self, jobs: &Jobs) -> anyhow::Result<HistoryFilter> {
         let after = match self.after {
-            Some(id) => {
-                Some(find(jobs, id).await?.with_context(|| format!("{id} has no entry any more, so that nothing follows it"))?.cursor())
-            }
+            Some(id) => Some(
+                find(jobs, id)
+                    .await?
+                    .with_context(|| {
+                        format!("{id} has no entry any more, so that nothing follows it")
+                    })?
+                    .cursor(),
+            ),
             None => None,
         };
         Ok(HistoryFilter {
@@ -91,7 +96,8 @@ pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()
     for entry in &entries {
         say(&if query.json { json(&EntryView::of(entry))? } else { summary(entry) })?;
     }
-    let missing: Vec<&JobId> = query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
+    let missing: Vec<&JobId> =
+        query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
     let wants_more = query.jobs.is_empty() || !missing.is_empty();
     if let Some(last) = entries.last()
         && wants_more
@@ -101,7 +107,9 @@ pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()
         return Ok(());
     }
     for id in &missing {
-        eprintln!("{id} has no such entry; `worker jobs show` tells where it is, if it has not ended");
+        eprintln!(
+            "{id} has no such entry; `worker jobs show` tells where it is, if it has not ended"
+        );
     }
     anyhow::ensure!(missing.is_empty(), "{} of those named have no such entry", missing.len());
     Ok(())
@@ -145,16 +153,30 @@ impl<'a> EntryView<'a> {
             duration_ms: entry.duration_ms,
             error: entry.error.as_deref(),
             // Parsed, so that it stays on its line.
-            result: entry.result.as_deref().map(|json| serde_json::from_str(json).unwrap_or_else(|_| json.into())),
+            result: entry
+                .result
+                .as_deref()
+                .map(|json| serde_json::from_str(json).unwrap_or_else(|_| json.into())),
         }
     }
 }
 
 /// An entry on one line.
 fn summary(entry: &HistoryEntry) -> String {
-    let (ended, queue, kind) = (time(entry.finished_at.timestamp_millis()), printable(&entry.queue), printable(&entry.kind));
-    let mut line = format!("{ended}  {}  {queue}  {}  {kind}  attempts={}", entry.id, entry.outcome, entry.attempts);
-    for more in [took(entry).map(|took| format!("took {took}")), entry.error.as_deref().map(printable)].into_iter().flatten() {
+    let (ended, queue, kind) = (
+        time(entry.finished_at.timestamp_millis()),
+        printable(&entry.queue),
+        printable(&entry.kind),
+    );
+    let mut line = format!(
+        "{ended}  {}  {queue}  {}  {kind}  attempts={}",
+        entry.id, entry.outcome, entry.attempts
+    );
+    for more in
+        [took(entry).map(|took| format!("took {took}")), entry.error.as_deref().map(printable)]
+            .into_iter()
+            .flatten()
+    {
         line.push_str("  ");
         line.push_str(&more);
     }
@@ -175,12 +197,18 @@ pub(super) fn whole(entry: &HistoryEntry) -> Vec<String> {
         ("state", Some(format!("ended {}: {}", at(entry.finished_at), entry.outcome))),
         ("error", entry.error.clone()),
         ("kind", Some(entry.kind.clone())),
-        ("tenant", Some(entry.tenant_id.map_or_else(|| "-".to_owned(), |tenant| tenant.to_string()))),
+        (
+            "tenant",
+            Some(entry.tenant_id.map_or_else(|| "-".to_owned(), |tenant| tenant.to_string())),
+        ),
         ("attempts", Some(entry.attempts.to_string())),
         ("enqueued", Some(at(entry.enqueued_at))),
         ("started", Some(entry.started_at.map_or_else(|| "-".to_owned(), at))),
         ("took", took(entry)),
         ("result", entry.result.clone()),
     ];
-    lines.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", printable(&text?)))).collect()
+    lines
+        .into_iter()
+        .filter_map(|(name, text)| Some(format!("{name:<9} {}", printable(&text?))))
+        .collect()
 }

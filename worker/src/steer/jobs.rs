@@ -22,7 +22,8 @@ use super::{
 };
 
 /// The states in which a job still waits.
-const WAITING: [JobState; 4] = [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
+const WAITING: [JobState; 4] =
+    [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
 
 /// Jobs listed at most.
 const LIST_MAX: u64 = 1_000;
@@ -34,7 +35,8 @@ pub(crate) enum JobsCommand {
     List {
         #[command(flatten)]
         filters: Filters,
-        /// In this state: staged, held, delayed, ready, running or dead. May be given more than once.
+        /// In this state: staged, held, delayed, ready, running or dead. May be given more than
+        /// once.
         #[arg(long, default_value = "dead")]
         state: Vec<JobState>,
         /// This many at most.
@@ -44,9 +46,11 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List what became of jobs that have ended, newest first, as far as `jobs.history_ttl` has it kept.
+    /// List what became of jobs that have ended, newest first, as far as `jobs.history_ttl` has it
+    /// kept.
     History(HistoryQuery),
-    /// Show one job, wherever it is, with everything that went wrong and how far it is, or what became of it.
+    /// Show one job, wherever it is, with everything that went wrong and how far it is, or what
+    /// became of it.
     Show {
         /// The job.
         job: JobId,
@@ -58,7 +62,8 @@ pub(crate) enum JobsCommand {
     Retry {
         #[command(flatten)]
         which: Which,
-        /// Which ones the filters mean: dead (the default) or delayed. Jobs that are named may be either.
+        /// Which ones the filters mean: dead (the default) or delayed. Jobs that are named may be
+        /// either.
         #[arg(long)]
         state: Option<JobState>,
     },
@@ -66,8 +71,8 @@ pub(crate) enum JobsCommand {
     Cancel {
         #[command(flatten)]
         which: Which,
-        /// Which ones the filters mean: staged, held, delayed, ready or running; without it all but those
-        /// that run. May be given more than once.
+        /// Which ones the filters mean: staged, held, delayed, ready or running; without it all but
+        /// those that run. May be given more than once.
         #[arg(long)]
         state: Vec<JobState>,
     },
@@ -115,13 +120,24 @@ pub(crate) struct Which {
 
 impl Filters {
     fn filter(&self) -> JobFilter {
-        let before = self.older_than.map(|Period(age)| ago(Ambient::system().now(), age).timestamp_millis());
-        JobFilter { ids: Vec::new(), kind: self.kind.clone(), tenant: self.tenant, error: self.error.clone(), before }
+        let before =
+            self.older_than.map(|Period(age)| ago(Ambient::system().now(), age).timestamp_millis());
+        JobFilter {
+            ids: Vec::new(),
+            kind: self.kind.clone(),
+            tenant: self.tenant,
+            error: self.error.clone(),
+            before,
+        }
     }
 
     /// Whether they leave out anything.
     fn narrow(&self) -> bool {
-        self.queue.is_some() || self.kind.is_some() || self.tenant.is_some() || self.error.is_some() || self.older_than.is_some()
+        self.queue.is_some()
+            || self.kind.is_some()
+            || self.tenant.is_some()
+            || self.error.is_some()
+            || self.older_than.is_some()
     }
 
     fn queues(&self) -> Vec<Queue> {
@@ -135,17 +151,27 @@ impl Which {
         let filters = self.all || self.filters.narrow();
         match (self.jobs.is_empty(), filters) {
             // A job that is left out by a filter would be told of as if it were not there.
-            (false, true) => Err(Unclear("name jobs by their ids or say what they have in common, not both")),
-            (false, false) if !states.is_empty() => Err(Unclear("jobs that are named are meant whatever their state; leave --state out")),
-            (true, false) => Err(Unclear("say which: jobs by their ids, --queue, --kind, --tenant, --error, --older-than, or --all")),
-            (false, false) | (true, true) => Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter() }),
+            (false, true) => {
+                Err(Unclear("name jobs by their ids or say what they have in common, not both"))
+            }
+            (false, false) if !states.is_empty() => Err(Unclear(
+                "jobs that are named are meant whatever their state; leave --state out",
+            )),
+            (true, false) => Err(Unclear(
+                "say which: jobs by their ids, --queue, --kind, --tenant, --error, --older-than, or --all",
+            )),
+            (false, false) | (true, true) => {
+                Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter() })
+            }
         }
     }
 }
 
 pub(super) async fn run(jobs: &Jobs, command: JobsCommand) -> anyhow::Result<()> {
     match command {
-        JobsCommand::List { filters, state, limit, json } => list(jobs, &filters, &state, limit, json).await,
+        JobsCommand::List { filters, state, limit, json } => {
+            list(jobs, &filters, &state, limit, json).await
+        }
         JobsCommand::History(query) => history::list(jobs, &query).await,
         JobsCommand::Show { job, json } => show(jobs, job, json).await,
         JobsCommand::Retry { which, state } => retry(jobs, &which, state).await,
@@ -154,7 +180,13 @@ pub(super) async fn run(jobs: &Jobs, command: JobsCommand) -> anyhow::Result<()>
     }
 }
 
-async fn list(jobs: &Jobs, filters: &Filters, states: &[JobState], limit: usize, as_json: bool) -> anyhow::Result<()> {
+async fn list(
+    jobs: &Jobs,
+    filters: &Filters,
+    states: &[JobState],
+    limit: usize,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let filter = filters.filter();
     let mut left = limit;
     for state in states {
@@ -196,7 +228,8 @@ impl<'a> Pages<'a> {
         if self.ended {
             return Ok(None);
         }
-        let page = self.jobs.list(self.queue, self.state, self.filter, self.after.as_ref(), limit).await?;
+        let page =
+            self.jobs.list(self.queue, self.state, self.filter, self.after.as_ref(), limit).await?;
         self.ended = page.next.is_none();
         self.after = page.next;
         Ok(Some(page.jobs))
@@ -226,7 +259,9 @@ async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
 /// Shows what became of a job that is nowhere any more.
 async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
     let found = history::find(jobs, id).await?;
-    let entry = found.with_context(|| format!("{id} is not known: it has ended, was cancelled or deleted, or never was"))?;
+    let entry = found.with_context(|| {
+        format!("{id} is not known: it has ended, was cancelled or deleted, or never was")
+    })?;
     if as_json {
         return Ok(say(&pretty_json(&EntryView::of(&entry))?)?);
     }
@@ -234,7 +269,11 @@ async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()>
 }
 
 /// Dead letters of one queue that are meant.
-async fn dead_letters(jobs: &Jobs, queue: Queue, filter: &JobFilter) -> anyhow::Result<Vec<DeadLetter>> {
+async fn dead_letters(
+    jobs: &Jobs,
+    queue: Queue,
+    filter: &JobFilter,
+) -> anyhow::Result<Vec<DeadLetter>> {
     // Their number is bounded by `jobs.dead_max`.
     Ok(jobs.dead_letters(queue, filter, usize::MAX).await?)
 }
@@ -251,15 +290,20 @@ async fn retry(jobs: &Jobs, which: &Which, state: Option<JobState>) -> anyhow::R
     match state.unwrap_or(JobState::Dead) {
         JobState::Dead => retry_dead(jobs, which, &filter).await,
         JobState::Delayed => retry_delayed(jobs, which, &filter).await,
-        _ => Err(Unclear("only dead and delayed jobs can be tried again; the others are on their way").into()),
+        _ => Err(Unclear(
+            "only dead and delayed jobs can be tried again; the others are on their way",
+        )
+        .into()),
     }
 }
 
 async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
     let (mut retried, mut unreadable, mut named) = (0, 0, which.jobs.clone());
     for queue in which.filters.queues() {
-        let (letters, rest): (Vec<_>, Vec<_>) =
-            dead_letters(jobs, queue, filter).await?.into_iter().partition(|letter| letter.envelope.is_some());
+        let (letters, rest): (Vec<_>, Vec<_>) = dead_letters(jobs, queue, filter)
+            .await?
+            .into_iter()
+            .partition(|letter| letter.envelope.is_some());
         unreadable += rest.len();
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
         if which.dry_run {
@@ -274,13 +318,20 @@ async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::R
         return retry_named(jobs, which, &named, retried).await;
     }
     if unreadable > 0 {
-        eprintln!("{unreadable} cannot be read and stay dead letters; `worker jobs delete` deletes them");
+        eprintln!(
+            "{unreadable} cannot be read and stay dead letters; `worker jobs delete` deletes them"
+        );
     }
     Ok(say(&format!("{retried} {would} be tried again"))?)
 }
 
 /// The rest of the jobs that were named: those that are not dead letters.
-async fn retry_named(jobs: &Jobs, which: &Which, named: &[JobId], mut retried: usize) -> anyhow::Result<()> {
+async fn retry_named(
+    jobs: &Jobs,
+    which: &Which,
+    named: &[JobId],
+    mut retried: usize,
+) -> anyhow::Result<()> {
     let mut refused = 0;
     for id in named {
         match jobs.find(*id).await? {
@@ -293,7 +344,9 @@ async fn retry_named(jobs: &Jobs, which: &Which, named: &[JobId], mut retried: u
                 }
             }
             Some(job) if job.details().is_none() => {
-                eprintln!("{id} cannot be read, so that it cannot be tried again; `worker jobs delete` deletes it");
+                eprintln!(
+                    "{id} cannot be read, so that it cannot be tried again; `worker jobs delete` deletes it"
+                );
                 refused += 1;
             }
             Some(job) => {
@@ -301,7 +354,9 @@ async fn retry_named(jobs: &Jobs, which: &Which, named: &[JobId], mut retried: u
                 refused += 1;
             }
             None => {
-                eprintln!("{id} is not known: it has ended, was cancelled or deleted, or never was");
+                eprintln!(
+                    "{id} is not known: it has ended, was cancelled or deleted, or never was"
+                );
                 refused += 1;
             }
         }
@@ -385,7 +440,9 @@ async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
                 }
             }
             Some(_) => eprintln!("{id} is a dead letter; `worker jobs delete` deletes it"),
-            None => eprintln!("{id} is not known: it has ended, was cancelled or deleted, or never was"),
+            None => {
+                eprintln!("{id} is not known: it has ended, was cancelled or deleted, or never was")
+            }
         }
     }
     tell_cancelled(which, &tally, meant)?;
@@ -420,7 +477,9 @@ async fn delete(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
     }
     say(&format!("{deleted} {} deleted", if which.dry_run { "would be" } else { "are" }))?;
     for id in &named {
-        eprintln!("{id} is not among the dead letters; `worker jobs show` tells where it is, `worker jobs cancel` cancels it");
+        eprintln!(
+            "{id} is not among the dead letters; `worker jobs show` tells where it is, `worker jobs cancel` cancels it"
+        );
     }
     anyhow::ensure!(named.is_empty(), "{} of those named are not dead letters", named.len());
     Ok(())

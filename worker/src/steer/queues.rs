@@ -60,7 +60,10 @@ pub(super) async fn run(jobs: &Jobs, command: QueuesCommand) -> anyhow::Result<(
         QueuesCommand::Pause { queue, reason } => pause(jobs, queue, &reason).await,
         QueuesCommand::Resume { queue } => {
             let was_paused = jobs.resume(queue).await?;
-            Ok(say(&format!("{queue} {}", if was_paused { "runs again" } else { "was not paused" }))?)
+            Ok(say(&format!(
+                "{queue} {}",
+                if was_paused { "runs again" } else { "was not paused" }
+            ))?)
         }
     }
 }
@@ -70,7 +73,10 @@ async fn pause(jobs: &Jobs, queue: Queue, reason: &str) -> anyhow::Result<()> {
         None => format!("{queue} is paused: {}", printable(reason)),
         Some(before) => {
             let since = time(before.paused_at.timestamp_millis());
-            format!("{queue} was paused already, since {since}: {}; nothing has changed", printable(&before.reason))
+            format!(
+                "{queue} was paused already, since {since}: {}; nothing has changed",
+                printable(&before.reason)
+            )
         }
     };
     Ok(say(&told)?)
@@ -83,7 +89,11 @@ async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
     }
     if !as_json {
         let columns = ["ready", "running", "held", "delayed", "dead", "oldest"];
-        say(&format!("{:<12} {}  state", "queue", columns.map(|name| format!("{name:>9}")).join(" ")))?;
+        say(&format!(
+            "{:<12} {}  state",
+            "queue",
+            columns.map(|name| format!("{name:>9}")).join(" ")
+        ))?;
     }
     for view in &views {
         say(&if as_json { json(view)? } else { row(view) })?;
@@ -92,12 +102,22 @@ async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn row(view: &QueueView) -> String {
-    let numbers = [view.ready, view.running, view.held, view.delayed, view.dead].map(|number| format!("{number:>9}"));
-    format!("{:<12} {} {:>9}  {}", view.queue, numbers.join(" "), span(view.oldest_ms), state(view.paused.as_ref()))
+    let numbers = [view.ready, view.running, view.held, view.delayed, view.dead]
+        .map(|number| format!("{number:>9}"));
+    format!(
+        "{:<12} {} {:>9}  {}",
+        view.queue,
+        numbers.join(" "),
+        span(view.oldest_ms),
+        state(view.paused.as_ref())
+    )
 }
 
 fn state(paused: Option<&Paused>) -> String {
-    paused.map_or_else(|| "open".to_owned(), |paused| format!("paused since {}: {}", time(paused.since), printable(&paused.reason)))
+    paused.map_or_else(
+        || "open".to_owned(),
+        |paused| format!("paused since {}: {}", time(paused.since), printable(&paused.reason)),
+    )
 }
 
 fn show(details: &QueueDetails) -> anyhow::Result<()> {
@@ -117,7 +137,10 @@ fn show(details: &QueueDetails) -> anyhow::Result<()> {
     say(&format!("{:<10} {}", "oldest", span(view.oldest_ms)))?;
     for consumer in &details.consumers {
         let (name, silence) = (printable(&consumer.name), span(consumer.silence_ms));
-        say(&format!("{:<10} {name}  running={}  silent for {silence}", "consumer", consumer.running))?;
+        say(&format!(
+            "{:<10} {name}  running={}  silent for {silence}",
+            "consumer", consumer.running
+        ))?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! How things are written for a terminal. Texts of jobs come from anywhere, so nothing in them may steer
-//! the terminal or pass for another line.
+//! How things are written for a terminal. Texts of jobs come from anywhere, so nothing in them may
+//! steer the terminal or pass for another line.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Control characters, and those that reorder what stands beside them.
 fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// As JSON on one line.
@@ -68,9 +69,11 @@ pub(super) fn summary_json(job: &JobView) -> serde_json::Result<String> {
 pub(super) fn summary(job: &JobView) -> String {
     let id = job.id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let since = job.since().map_or_else(|| "-".to_owned(), time);
-    let (kind, attempt) = job.details().map_or(("-", 0), |details| (details.kind.as_str(), details.attempt));
+    let (kind, attempt) =
+        job.details().map_or(("-", 0), |details| (details.kind.as_str(), details.attempt));
     let state = job.standing.state();
-    let mut line = format!("{since}  {id}  {}  {state}  {}  attempt={attempt}", job.queue, printable(kind));
+    let mut line =
+        format!("{since}  {id}  {}  {state}  {}  attempt={attempt}", job.queue, printable(kind));
     for more in [doing(&job.standing), job.error().map(printable)].into_iter().flatten() {
         line.push_str("  ");
         line.push_str(&more);
@@ -81,9 +84,11 @@ pub(super) fn summary(job: &JobView) -> String {
 /// What a state's name does not tell.
 fn doing(standing: &Standing) -> Option<String> {
     match standing {
-        Standing::Running { consumer, silence_ms, .. } => {
-            Some(format!("held by {}, which gave a sign {} ago", printable(consumer), span(*silence_ms)))
-        }
+        Standing::Running { consumer, silence_ms, .. } => Some(format!(
+            "held by {}, which gave a sign {} ago",
+            printable(consumer),
+            span(*silence_ms)
+        )),
         Standing::Delayed { until } => Some(format!("due {}", time(*until))),
         Standing::Staged | Standing::Ready { .. } | Standing::Held | Standing::Dead { .. } => None,
     }
@@ -100,7 +105,10 @@ pub(super) struct Shown<'a> {
 
 /// Its time as in every answer, and not as the engine keeps it.
 #[expect(clippy::ref_option, reason = "serde calls it so")]
-fn progress_json<S: Serializer>(progress: &Option<Progress>, serializer: S) -> Result<S::Ok, S::Error> {
+fn progress_json<S: Serializer>(
+    progress: &Option<Progress>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let progress = progress.as_ref().map(|Progress { tenant, attempt, step, at }| {
         json!({ "tenant": tenant, "attempt": attempt, "done": step.done, "total": step.total, "note": step.note, "at": time(*at) })
     });
@@ -139,7 +147,10 @@ fn state(standing: &Standing) -> String {
         Standing::Ready { ready_at } => format!("{state} since {}", time(*ready_at)),
         Standing::Running { ready_at, deliveries, .. } => {
             let doing = doing(standing).unwrap_or_default();
-            format!("{state}, {doing}; ready since {}, delivered {deliveries} times", time(*ready_at))
+            format!(
+                "{state}, {doing}; ready since {}, delivered {deliveries} times",
+                time(*ready_at)
+            )
         }
         Standing::Delayed { until } => format!("{state}, due {}", time(*until)),
         Standing::Dead { died_at, .. } => format!("{state} since {}", time(*died_at)),
@@ -158,7 +169,10 @@ fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
     line("trace", details.traceparent.as_deref().unwrap_or("-"));
     line("payload", details.payload.get());
     for failure in &details.failures {
-        line("failure", &format!("{}  attempt {}  {}", time(failure.at), failure.attempt, failure.error));
+        line(
+            "failure",
+            &format!("{}  attempt {}  {}", time(failure.at), failure.attempt, failure.error),
+        );
     }
 }
 
@@ -189,7 +203,10 @@ mod tests {
 
     #[test]
     fn nothing_in_a_text_steers_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"), "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"),
+            "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d"
+        );
         let told = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
         assert_eq!(told, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
     }

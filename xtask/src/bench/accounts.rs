@@ -41,6 +41,10 @@ async fn post(stack: &Stack, path: &str, body: &Value) -> anyhow::Result<Value> 
     let answer = reqwest::Client::new().post(url).json(body).timeout(ANSWER_WITHIN).send().await?;
     let status = answer.status();
     let text = answer.text().await?;
-    ensure!(status.is_success(), "{path} answers {status}: {text}\nthe API says:\n{}", stack.api_log());
+    ensure!(
+        status.is_success(),
+        "{path} answers {status}: {text}\nthe API says:\n{}",
+        stack.api_log()
+    );
     Ok(serde_json::from_str(&text)?)
 }

@@ -35,7 +35,13 @@ pub(super) fn targets(targets: &[Target]) -> String {
     let mut text = String::from("\n| target | measured | met |\n| --- | --: | --- |\n");
     for target in targets {
         // Writing to a text cannot fail.
-        let _ = writeln!(text, "| {} | {} | {} |", target.wanted, target.measured, if target.met { "yes" } else { "**no**" });
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            target.wanted,
+            target.measured,
+            if target.met { "yes" } else { "**no**" }
+        );
     }
     text
 }
@@ -44,7 +50,8 @@ pub(super) fn targets(targets: &[Target]) -> String {
 pub(super) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
+    let (low, high) =
+        (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
     Some(f64::midpoint(*low, *high))
 }
 
@@ -81,10 +88,14 @@ mod tests {
     fn a_target_is_met_at_its_bound() {
         let met = |target: Option<Target>| target.map(|target| target.met);
         assert_eq!(
-            [at_least("", Some(0.9), 0.9), at_least("", Some(0.89), 0.9), at_least("", None, 0.9)].map(met),
+            [at_least("", Some(0.9), 0.9), at_least("", Some(0.89), 0.9), at_least("", None, 0.9)]
+                .map(met),
             [Some(true), Some(false), None]
         );
-        assert_eq!([at_most("", Some(1.0), 1.0), at_most("", Some(1.1), 1.0)].map(met), [Some(true), Some(false)]);
+        assert_eq!(
+            [at_most("", Some(1.0), 1.0), at_most("", Some(1.1), 1.0)].map(met),
+            [Some(true), Some(false)]
+        );
     }
 
     #[test]

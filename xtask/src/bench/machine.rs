@@ -28,14 +28,22 @@ impl Circumstances {
         let mongod = Tool::Mongod.find().await?.command(&["--version"]);
         let redis = Tool::Redis.find().await?.command(&["--version"]);
         let commit = first_line(program("git", &["rev-parse", "--short=12", "HEAD"])).await;
-        let changed = first_line(program("git", &["status", "--porcelain", "--untracked-files=no"])).await != UNKNOWN;
+        let changed =
+            first_line(program("git", &["status", "--porcelain", "--untracked-files=no"])).await
+                != UNKNOWN;
         let words: Vec<String> = std::env::args().skip(1).collect();
         Ok(Self {
             command: format!("cargo xtask {}", words.join(" ")),
             cores: std::thread::available_parallelism()?.get(),
-            cpu: read("/proc/cpuinfo").lines().find_map(|line| line.strip_prefix("model name")).map_or_else(unknown, after_colon),
+            cpu: read("/proc/cpuinfo")
+                .lines()
+                .find_map(|line| line.strip_prefix("model name"))
+                .map_or_else(unknown, after_colon),
             kernel: read("/proc/sys/kernel/osrelease"),
-            load_average: read("/proc/loadavg").split(' ').next().map_or_else(unknown, str::to_owned),
+            load_average: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .map_or_else(unknown, str::to_owned),
             commit: if changed { format!("{commit} with uncommitted changes") } else { commit },
             rustc: first_line(program("rustc", &["--version"])).await,
             mongodb: version(&first_line(mongod).await, "version v"),
@@ -47,7 +55,8 @@ impl Circumstances {
 impl Circumstances {
     /// For programs: the top of a report of what was measured from `measured_at` on.
     pub(super) fn json(&self, measured_at: &str) -> Value {
-        let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } = self;
+        let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } =
+            self;
         json!({
             "measured_at": measured_at,
             "command": command,
@@ -64,9 +73,13 @@ pub(super) fn now() -> String {
 
 impl fmt::Display for Circumstances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } = self;
+        let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } =
+            self;
         writeln!(f, "- command: `{command}`")?;
-        writeln!(f, "- machine: {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average}")?;
+        writeln!(
+            f,
+            "- machine: {cores} cores, {cpu}, Linux {kernel}; load average before: {load_average}"
+        )?;
         writeln!(f, "- versions: commit {commit}; {rustc}; MongoDB {mongodb}; Redis {redis}")?;
         writeln!(f, "- the servers, our programs and the load generator share the machine")
     }
@@ -100,8 +113,11 @@ fn program(name: &str, args: &[&str]) -> Command {
 
 /// The first line that a command says; a fact that is missing is no reason not to measure.
 async fn first_line(mut command: Command) -> String {
-    let output = command.stdin(Stdio::null()).output().await.ok().filter(|output| output.status.success());
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let output =
+        command.stdin(Stdio::null()).output().await.ok().filter(|output| output.status.success());
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     text.lines().next().map_or_else(unknown, |line| line.trim().to_owned())
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the product can do on this machine, measured on released programs and
-//! real servers. Requests are offered at a fixed rate ([`load`]); `bench jobs` holds the engine against
-//! its peers ([`jobs`]); `bench auth` measures what it costs to know who somebody is ([`auth`]).
+//! real servers. Requests are offered at a fixed rate ([`load`]); `bench jobs` holds the engine
+//! against its peers ([`jobs`]); `bench auth` measures what it costs to know who somebody is
+//! ([`auth`]).
 
 mod accounts;
 mod auth;
@@ -50,7 +51,8 @@ pub(crate) struct Options {
 enum Part {
     /// Hold the job engine against its peers, on one Redis in one run.
     Jobs(jobs::Options),
-    /// Measure what signing in costs, what knowing a caller adds to a request, and a flood of sign-ins.
+    /// Measure what signing in costs, what knowing a caller adds to a request, and a flood of
+    /// sign-ins.
     Auth(auth::Options),
 }
 
@@ -101,7 +103,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     if let Some(file) = &options.json {
         let all = serde_json::json!({ "circumstances": circumstances, "rows": rows });
-        std::fs::write(file, format!("{all:#}\n")).with_context(|| format!("writing {}", file.display()))?;
+        std::fs::write(file, format!("{all:#}\n"))
+            .with_context(|| format!("writing {}", file.display()))?;
         say(&format!("also written to {}", file.display()));
     }
     outcome

@@ -27,7 +27,8 @@ impl Servers {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tenantry-bench-").tempdir()?;
         let (mongod, redis) = (folder.path().join("mongod"), folder.path().join("redis"));
-        let starting = async { tokio::try_join!(Mongod::start(&mongod, None), Redis::start(&redis, None)) };
+        let starting =
+            async { tokio::try_join!(Mongod::start(&mongod, None), Redis::start(&redis, None)) };
         let (mongod, redis) = step("starting MongoDB and Redis", starting).await?;
         Ok(Self { mongod, redis, folder })
     }
@@ -64,7 +65,12 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn free() -> anyhow::Result<Self> {
-        Ok(Self { api: free_port()?, api_internal: free_port()?, worker_internal: free_port()?, smtp: free_port()? })
+        Ok(Self {
+            api: free_port()?,
+            api_internal: free_port()?,
+            worker_internal: free_port()?,
+            smtp: free_port()?,
+        })
     }
 }
 
@@ -84,7 +90,10 @@ impl Stack {
     }
 
     /// With environment variables that add to the usual ones.
-    pub(super) async fn start_with(programs: &Path, settings: &[(&str, String)]) -> anyhow::Result<Self> {
+    pub(super) async fn start_with(
+        programs: &Path,
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let (servers, ports) = (Servers::start().await?, Ports::free()?);
         let (mut env, logs) = (servers.env("bench", ports), servers.folder.path().to_owned());
         env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
@@ -93,9 +102,18 @@ impl Stack {
         let starting = async {
             let api = programs.join("api");
             run_once(&api, &["migrate", "up"], &env, &logs.join("migrate.log")).await?;
-            let api = ProcessSpec::new("api", api, &["serve"], logs.join("api.log"), ports.api_internal).envs(env.clone());
+            let api =
+                ProcessSpec::new("api", api, &["serve"], logs.join("api.log"), ports.api_internal)
+                    .envs(env.clone());
             let worker = programs.join("worker");
-            let worker = ProcessSpec::new("worker", worker, &["run"], logs.join("worker.log"), ports.worker_internal).envs(env);
+            let worker = ProcessSpec::new(
+                "worker",
+                worker,
+                &["run"],
+                logs.join("worker.log"),
+                ports.worker_internal,
+            )
+            .envs(env);
             tokio::try_join!(Process::start(api), Process::start(worker))
         };
         let (api, worker) = step("starting the API and a worker", starting).await?;
@@ -109,9 +127,15 @@ impl Stack {
 
     /// What the API's own metric of this name and labels is.
     pub(super) async fn api_metric(&self, series: &str) -> anyhow::Result<f64> {
-        let text = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.ports.api_internal)).await?.text().await?;
+        let text = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.ports.api_internal))
+            .await?
+            .text()
+            .await?;
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        value.with_context(|| format!("the API has no metric {series}"))?.parse().context("metrics are numbers")
+        value
+            .with_context(|| format!("the API has no metric {series}"))?
+            .parse()
+            .context("metrics are numbers")
     }
 
     /// What the product stands on.
@@ -122,7 +146,12 @@ impl Stack {
     /// The next mail that `wanted` accepts.
     pub(super) async fn mail(&self, wanted: impl Fn(&Mail) -> bool) -> anyhow::Result<Arc<Mail>> {
         let mail = tokio::time::timeout(MAIL_WITHIN, self.inbox.wait_for(wanted)).await;
-        mail.with_context(|| format!("no mail came within {MAIL_WITHIN:?}; the worker says:\n{}", self.worker.log_tail(20)))
+        mail.with_context(|| {
+            format!(
+                "no mail came within {MAIL_WITHIN:?}; the worker says:\n{}",
+                self.worker.log_tail(20)
+            )
+        })
     }
 
     /// The end of the API's log.

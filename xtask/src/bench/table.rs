@@ -32,7 +32,9 @@ impl Row {
     /// The row of a load that was offered or, without latencies that mean anything, of a ceiling.
     pub(super) fn of(measure: &str, load: String, report: Report) -> Self {
         let offered = report.offered_per_second;
-        let note = offered.map_or_else(String::new, |_| format!("requests left {} ms late (p99)", number(report.departure_p99_ms)));
+        let note = offered.map_or_else(String::new, |_| {
+            format!("requests left {} ms late (p99)", number(report.departure_p99_ms))
+        });
         Self {
             measure: measure.to_owned(),
             load,
@@ -47,7 +49,8 @@ impl Row {
     fn cells(&self) -> [String; 10] {
         let told = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
         let latency = |of: fn(&Latency) -> f64| told(self.latency.as_ref().map(of));
-        let errors: Vec<String> = self.errors.iter().map(|(error, count)| format!("{count} × {error}")).collect();
+        let errors: Vec<String> =
+            self.errors.iter().map(|(error, count)| format!("{count} × {error}")).collect();
         [
             self.measure.clone(),
             self.load.clone(),
@@ -63,7 +66,18 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 10] = ["measure", "load", "offered/s", "achieved/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors", "note"];
+const HEAD: [&str; 10] = [
+    "measure",
+    "load",
+    "offered/s",
+    "achieved/s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "max ms",
+    "errors",
+    "note",
+];
 /// The columns of numbers, which are set to the right.
 const NUMBERS: std::ops::Range<usize> = 2..8;
 
@@ -79,7 +93,8 @@ pub(super) fn markdown(rows: &[Row]) -> String {
     line(&mut table, &HEAD.map(str::to_owned), &widths);
     for (column, width) in widths.iter().enumerate() {
         let rule = "-".repeat(width + 1);
-        let rule = if NUMBERS.contains(&column) { format!("|{rule}:") } else { format!("|{rule}-") };
+        let rule =
+            if NUMBERS.contains(&column) { format!("|{rule}:") } else { format!("|{rule}-") };
         table.push_str(&rule);
     }
     table.push_str("|\n");
@@ -92,7 +107,11 @@ pub(super) fn markdown(rows: &[Row]) -> String {
 fn line(table: &mut String, cells: &[String; 10], widths: &[usize; 10]) {
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         // Writing to a text cannot fail.
-        let _ = if NUMBERS.contains(&column) { write!(table, "| {cell:>width$} ") } else { write!(table, "| {cell:<width$} ") };
+        let _ = if NUMBERS.contains(&column) {
+            write!(table, "| {cell:>width$} ")
+        } else {
+            write!(table, "| {cell:<width$} ")
+        };
     }
     table.push_str("|\n");
 }
@@ -135,6 +154,9 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits() {
-        assert_eq!([0.0042, 4.2, 42.25, 421.9, 42_190.4].map(number), ["0.00", "4.20", "42.2", "422", "42190"]);
+        assert_eq!(
+            [0.0042, 4.2, 42.25, 421.9, 42_190.4].map(number),
+            ["0.00", "4.20", "42.2", "422", "42190"]
+        );
     }
 }

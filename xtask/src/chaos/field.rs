@@ -1,5 +1,5 @@
-//! The field on which faults happen: the servers, a proxy before Redis, a producer and workers, each
-//! started again whenever it ends.
+//! The field on which faults happen: the servers, a proxy before Redis, a producer and workers,
+//! each started again whenever it ends.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -92,8 +92,10 @@ pub(super) struct Field {
 impl Field {
     pub(super) async fn start(programs: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tenantry-chaos-").tempdir()?;
-        let (mongodb_data, redis_data) = (folder.path().join("mongod"), folder.path().join("redis"));
-        let (mongod, redis) = tokio::try_join!(Mongod::start(&mongodb_data, None), Redis::start(&redis_data, None))?;
+        let (mongodb_data, redis_data) =
+            (folder.path().join("mongod"), folder.path().join("redis"));
+        let (mongod, redis) =
+            tokio::try_join!(Mongod::start(&mongodb_data, None), Redis::start(&redis_data, None))?;
         let proxy = Proxy::start(([127, 0, 0, 1], redis.port()).into()).await?;
         let wiring = Wiring {
             public_url: "http://127.0.0.1".to_owned(),
@@ -106,17 +108,23 @@ impl Field {
             key_prefix: NAME.to_owned(),
             smtp_port: free_port()?,
         };
-        let settings = SETTINGS.iter().map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
+        let settings =
+            SETTINGS.iter().map(|(name, value)| (format!("TENANTRY__{name}"), (*value).to_owned()));
         let env: Vec<(String, String)> = wiring.env().into_iter().chain(settings).collect();
         let program = programs.join("examples").join(PROGRAM);
-        anyhow::ensure!(program.exists(), "{} is missing: run `cargo build --example {PROGRAM} -p jobs`", program.display());
+        anyhow::ensure!(
+            program.exists(),
+            "{} is missing: run `cargo build --example {PROGRAM} -p jobs`",
+            program.display()
+        );
         let spec = |name: &str, role: &str| {
             let log = folder.path().join(format!("{name}.log"));
             Spec::new(name, &program, log).args([role]).envs(env.clone())
         };
         let (producing, working) = (CancellationToken::new(), CancellationToken::new());
         let producer = Kept::start(spec("producer", "produce"), &producing)?;
-        let workers = (1..=WORKERS).map(|number| Kept::start(spec(&format!("worker-{number}"), "work"), &working));
+        let workers = (1..=WORKERS)
+            .map(|number| Kept::start(spec(&format!("worker-{number}"), "work"), &working));
         let workers = workers.collect::<anyhow::Result<_>>()?;
         Ok(Self { producer, workers, producing, working, proxy, redis, mongod, folder })
     }
@@ -146,7 +154,11 @@ impl Field {
                 tokio::time::sleep(lasts).await;
                 self.redis.start_again().await?;
             }
-            Fault::WipeRedis => redis::cmd("FLUSHALL").query_async::<()>(&mut self.redis_connection().await?).await?,
+            Fault::WipeRedis => {
+                redis::cmd("FLUSHALL")
+                    .query_async::<()>(&mut self.redis_connection().await?)
+                    .await?
+            }
             Fault::FreezeRedis => {
                 self.redis.pause();
                 tokio::time::sleep(lasts).await;
@@ -186,7 +198,10 @@ impl Field {
     pub(super) async fn jobs_in_redis(&self) -> anyhow::Result<u64> {
         let mut connection = self.redis_connection().await?;
         let mut pipe = redis::pipe();
-        pipe.cmd("HLEN").arg(format!("{{{NAME}:email}}:jobs")).cmd("XLEN").arg(format!("{{{NAME}:email}}:stream"));
+        pipe.cmd("HLEN")
+            .arg(format!("{{{NAME}:email}}:jobs"))
+            .cmd("XLEN")
+            .arg(format!("{{{NAME}:email}}:stream"));
         let (places, entries): (u64, u64) = pipe.query_async(&mut connection).await?;
         Ok(places.max(entries))
     }

@@ -112,8 +112,12 @@ impl Ledger {
 
     /// The time from `ended` until a job was done that was accepted after it.
     pub(super) fn recovered_after(&self, ended: DateTime) -> Option<Duration> {
-        let later = self.pages.values().filter_map(|page| Some((page.accepted.as_ref()?, page.effect.as_ref()?)));
-        let done = later.filter(|(accepted, _)| accepted.at > ended).map(|(_, effect)| effect.at).min()?;
+        let later = self
+            .pages
+            .values()
+            .filter_map(|page| Some((page.accepted.as_ref()?, page.effect.as_ref()?)));
+        let done =
+            later.filter(|(accepted, _)| accepted.at > ended).map(|(_, effect)| effect.at).min()?;
         let millis = done.timestamp_millis().saturating_sub(ended.timestamp_millis());
         u64::try_from(millis).ok().map(Duration::from_millis)
     }
@@ -152,8 +156,12 @@ pub(super) fn some(ids: &[String]) -> String {
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
 }
 
-async fn rows<T: serde::de::DeserializeOwned + Send + Sync + Unpin>(database: &Database, name: &str) -> anyhow::Result<Vec<T>> {
-    let rows: Vec<Document> = database.collection::<Document>(name).find(doc! {}).await?.try_collect().await?;
+async fn rows<T: serde::de::DeserializeOwned + Send + Sync + Unpin>(
+    database: &Database,
+    name: &str,
+) -> anyhow::Result<Vec<T>> {
+    let rows: Vec<Document> =
+        database.collection::<Document>(name).find(doc! {}).await?.try_collect().await?;
     rows.into_iter().map(|row| Ok(mongodb::bson::deserialize_from_document(row)?)).collect()
 }
 
@@ -164,8 +172,17 @@ mod tests {
     fn page(accepted: (bool, bool), runs: i64, row: Option<bool>) -> Page {
         let (job, at) = (String::from("j"), DateTime::from_millis(1_000));
         Page {
-            accepted: Some(Accepted { job: job.clone(), staged: accepted.0, doomed: accepted.1, at }),
-            effect: (runs > 0).then(|| Effect { job: job.clone(), runs, at: DateTime::from_millis(1_250) }),
+            accepted: Some(Accepted {
+                job: job.clone(),
+                staged: accepted.0,
+                doomed: accepted.1,
+                at,
+            }),
+            effect: (runs > 0).then(|| Effect {
+                job: job.clone(),
+                runs,
+                at: DateTime::from_millis(1_250),
+            }),
             row: row.map(|dead| Row { job, dead_at: dead.then_some(at) }),
         }
     }
@@ -184,7 +201,12 @@ mod tests {
         assert_eq!(verdict(&page(staged, 2, None)).repeated, 1);
         assert_eq!(verdict(&page(direct, 0, None)).direct_lost, 1);
         assert_eq!(verdict(&page(staged, 0, Some(true))).blamed, ["j"]);
-        for broken in [page(staged, 0, None), page(staged, 0, Some(false)), page(staged, 1, Some(false)), page(doomed, 1, None)] {
+        for broken in [
+            page(staged, 0, None),
+            page(staged, 0, Some(false)),
+            page(staged, 1, Some(false)),
+            page(doomed, 1, None),
+        ] {
             assert!(!verdict(&broken).is_clean(), "{broken:?}");
         }
     }
@@ -193,7 +215,10 @@ mod tests {
     fn recovery_is_until_a_later_job_is_done() {
         let mut ledger = Ledger::default();
         *ledger.page("j".to_owned()) = page((true, false), 1, None);
-        assert_eq!(ledger.recovered_after(DateTime::from_millis(900)), Some(Duration::from_millis(350)));
+        assert_eq!(
+            ledger.recovered_after(DateTime::from_millis(900)),
+            Some(Duration::from_millis(350))
+        );
         assert_eq!(ledger.recovered_after(DateTime::from_millis(1_000)), None);
     }
 }

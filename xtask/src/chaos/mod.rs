@@ -1,6 +1,6 @@
-//! `cargo xtask chaos`: the job engine under every fault there is, on real servers and several worker
-//! processes, while jobs are staged and enqueued. A ledger of what was accepted and what was done proves
-//! that nothing was lost. The same seed makes the same faults.
+//! `cargo xtask chaos`: the job engine under every fault there is, on real servers and several
+//! worker processes, while jobs are staged and enqueued. A ledger of what was accepted and what was
+//! done proves that nothing was lost. The same seed makes the same faults.
 
 mod field;
 mod ledger;
@@ -60,8 +60,14 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let programs = programs::build(false).await?;
     let example = ["build", "--package", "jobs", "--example", PROGRAM];
-    step("building the programs to disturb", async { programs::succeed(&mut programs::cargo(&example)).await }).await?;
-    say(&format!("seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` makes the same faults", options.minutes));
+    step("building the programs to disturb", async {
+        programs::succeed(&mut programs::cargo(&example)).await
+    })
+    .await?;
+    say(&format!(
+        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` makes the same faults",
+        options.minutes
+    ));
     let outcome = tokio::select! {
         outcome = disturb(&programs, seed, Duration::from_secs_f64(options.minutes * 60.0), options.keep) => outcome,
         () = signals.asked() => bail!("stopped"),
@@ -70,7 +76,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn disturb(programs: &Path, seed: u64, time: Duration, keep: bool) -> anyhow::Result<()> {
-    let mut field = step("starting servers, a producer and workers", Field::start(programs)).await?;
+    let mut field =
+        step("starting servers, a producer and workers", Field::start(programs)).await?;
     field.folder.disable_cleanup(keep);
     let begun = Instant::now();
     tokio::time::sleep(WARM_UP).await;
@@ -104,11 +111,15 @@ async fn settle(field: &Field) -> anyhow::Result<()> {
     let outbox = field.database().await?.collection::<Document>("outbox");
     let begun = Instant::now();
     loop {
-        let (rows, jobs) = (outbox.count_documents(doc! { "dead_at": null }).await?, field.jobs_in_redis().await?);
+        let (rows, jobs) =
+            (outbox.count_documents(doc! { "dead_at": null }).await?, field.jobs_in_redis().await?);
         if rows == 0 && jobs == 0 {
             return Ok(());
         }
-        ensure!(begun.elapsed() < SETTLE_MAX, "after {SETTLE_MAX:?} the outbox still has {rows} rows and Redis {jobs} jobs");
+        ensure!(
+            begun.elapsed() < SETTLE_MAX,
+            "after {SETTLE_MAX:?} the outbox still has {rows} rows and Redis {jobs} jobs"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -117,15 +128,25 @@ async fn settle(field: &Field) -> anyhow::Result<()> {
 fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     let Verdict { accepted, staged, done, dead, repeated, direct_lost, .. } = verdict;
     say(&format!("{} faults, {accepted} jobs accepted, {staged} of them staged", suffered.len()));
-    say(&format!("{done} done, {repeated} of them run more than once; {dead} in the dead letters as they were to be"));
-    say(&format!("{direct_lost} of {} enqueued without the outbox went with Redis", accepted - staged));
+    say(&format!(
+        "{done} done, {repeated} of them run more than once; {dead} in the dead letters as they were to be"
+    ));
+    say(&format!(
+        "{direct_lost} of {} enqueued without the outbox went with Redis",
+        accepted - staged
+    ));
     for (what, ids) in [
         ("lost", &verdict.lost),
         ("done, and still to be run", &verdict.stuck),
         ("with an effect they were not to have", &verdict.wrong),
         ("in the dead letters for what others did", &verdict.blamed),
     ] {
-        say(&format!("{} {what}{}{}", ids.len(), if ids.is_empty() { "" } else { ": " }, some(ids)));
+        say(&format!(
+            "{} {what}{}{}",
+            ids.len(),
+            if ids.is_empty() { "" } else { ": " },
+            some(ids)
+        ));
     }
     let mut times = BTreeMap::<&str, Vec<Duration>>::new();
     for Suffered { fault, ended } in suffered {
@@ -135,8 +156,14 @@ fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     for (name, mut times) in times {
         times.sort_unstable();
         let (median, longest) = (times.get(times.len() / 2), times.last());
-        let shown = |time: Option<&Duration>| time.map_or_else(|| "-".to_owned(), |time| seconds(*time));
-        say(&format!("  {name:<18} ×{:<3} median {:>8}, longest {:>8}", times.len(), shown(median), shown(longest)));
+        let shown =
+            |time: Option<&Duration>| time.map_or_else(|| "-".to_owned(), |time| seconds(*time));
+        say(&format!(
+            "  {name:<18} ×{:<3} median {:>8}, longest {:>8}",
+            times.len(),
+            shown(median),
+            shown(longest)
+        ));
     }
 }
 

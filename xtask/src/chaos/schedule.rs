@@ -79,7 +79,9 @@ impl Fault {
     /// How long it lasts, in milliseconds.
     fn lasts_ms(self) -> std::ops::Range<u64> {
         match self {
-            Self::KillWorker(_) | Self::RollingRestart | Self::KillProducer | Self::WipeRedis => 0..1,
+            Self::KillWorker(_) | Self::RollingRestart | Self::KillProducer | Self::WipeRedis => {
+                0..1
+            }
             Self::FreezeWorker(_) => 3_000..4_000,
             Self::KillRedis | Self::RestartRedis | Self::KillMongod => 100..1_500,
             Self::FreezeRedis | Self::CutRedis | Self::SilenceRedis | Self::SlowRedis => 500..3_000,
@@ -90,7 +92,9 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KillWorker(worker) | Self::FreezeWorker(worker) => write!(f, "{} ({})", self.name(), worker + 1),
+            Self::KillWorker(worker) | Self::FreezeWorker(worker) => {
+                write!(f, "{} ({})", self.name(), worker + 1)
+            }
             _ => f.write_str(self.name()),
         }
     }

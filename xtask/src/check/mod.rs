@@ -70,7 +70,8 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
     for step in chosen(options.only) {
         let begun = Instant::now();
         say(&format!("\n{}", paint("1", &format!("── {}", name(step)))));
-        let needs_failed = step == Step::Tests && results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
+        let needs_failed = step == Step::Tests
+            && results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
         let outcome = if needs_failed {
             Outcome::Skipped("the programs to test could not be built".to_owned())
         } else {
@@ -83,9 +84,19 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
     for (step, outcome, time) in &results {
         say(&line(*step, outcome, *time));
     }
-    let failures: Vec<String> = results.iter().filter(|(_, outcome, _)| failed(outcome)).map(|(step, ..)| name(*step)).collect();
+    let failures: Vec<String> = results
+        .iter()
+        .filter(|(_, outcome, _)| failed(outcome))
+        .map(|(step, ..)| name(*step))
+        .collect();
     if !failures.is_empty() {
-        bail!("{} of {} steps failed: {} ({})", failures.len(), results.len(), failures.join(", "), seconds(begun.elapsed()));
+        bail!(
+            "{} of {} steps failed: {} ({})",
+            failures.len(),
+            results.len(),
+            failures.join(", "),
+            seconds(begun.elapsed())
+        );
     }
     say(&format!("{} all is well ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
     Ok(())

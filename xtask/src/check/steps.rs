@@ -19,12 +19,18 @@ use crate::programs::{cargo, succeed};
 pub(super) async fn run(step: Step, install: bool) -> anyhow::Result<Outcome> {
     match step {
         Step::Format => passes(&mut cargo(&["fmt", "--all", "--check"])).await,
-        Step::Clippy => passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])).await,
+        Step::Clippy => {
+            passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+                .await
+        }
         Step::Deny => deny().await,
         Step::Build => passes(&mut cargo(&["build", "--workspace", "--bins"])).await,
         Step::Tests => tests(install).await,
         Step::Doctests => passes(&mut cargo(&["test", "--doc", "--workspace"])).await,
-        Step::Docs => passes(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings")).await,
+        Step::Docs => {
+            passes(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+                .await
+        }
         Step::Rules => rules().await,
         Step::Dashboards => dashboards().await,
     }
@@ -38,24 +44,32 @@ async fn passes(command: &mut Command) -> anyhow::Result<Outcome> {
 /// Advisories are left out: their database is a download that is not always at hand.
 async fn deny() -> anyhow::Result<Outcome> {
     if on_path("cargo-deny").is_none() {
-        return Ok(Outcome::Skipped("cargo-deny is not installed (`cargo install cargo-deny --locked`)".to_owned()));
+        return Ok(Outcome::Skipped(
+            "cargo-deny is not installed (`cargo install cargo-deny --locked`)".to_owned(),
+        ));
     }
-    passes(&mut cargo(&["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])).await
+    passes(&mut cargo(&["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]))
+        .await
 }
 
 async fn tests(install: bool) -> anyhow::Result<Outcome> {
     let has_nextest = has_nextest(install).await?;
     let folder = tempfile::Builder::new().prefix("tenantry-test-").tempdir()?;
     let (mongodb, redis) = (folder.path().join("mongod"), folder.path().join("redis"));
-    let starting = async { tokio::try_join!(Mongod::start(&mongodb, None), Redis::start(&redis, None)) };
+    let starting =
+        async { tokio::try_join!(Mongod::start(&mongodb, None), Redis::start(&redis, None)) };
     let (mongod, redis) = progress("starting the servers that the tests share", starting).await?;
     let mut command = if has_nextest {
         cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
     } else {
-        say("  cargo-nextest is not installed, so `cargo test` runs the tests (`--install` installs it)");
+        say(
+            "  cargo-nextest is not installed, so `cargo test` runs the tests (`--install` installs it)",
+        );
         cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"])
     };
-    command.env("TENANTRY_TEST_MONGODB_URI", mongod.uri()).env("TENANTRY_TEST_REDIS_URL", redis.url());
+    command
+        .env("TENANTRY_TEST_MONGODB_URI", mongod.uri())
+        .env("TENANTRY_TEST_REDIS_URL", redis.url());
     passes(&mut command).await
 }
 
@@ -65,7 +79,8 @@ async fn has_nextest(install: bool) -> anyhow::Result<bool> {
         return Ok(true);
     }
     if install || variable("CI").is_some() {
-        let installing = async { succeed(&mut cargo(&["install", "cargo-nextest", "--locked"])).await };
+        let installing =
+            async { succeed(&mut cargo(&["install", "cargo-nextest", "--locked"])).await };
         progress("installing cargo-nextest", installing).await?;
         return Ok(true);
     }
@@ -85,8 +100,12 @@ async fn rules() -> anyhow::Result<Outcome> {
     check(&promtool, &["check", "rules"], &yaml_files(&prometheus.join("rules"))?).await?;
     check(&promtool, &["test", "rules"], &yaml_files(&prometheus.join("tests"))?).await?;
     match Tool::Amtool.find().await {
-        Ok(amtool) => check(&amtool, &["check-config"], &yaml_files(&folder.join("alertmanager"))?).await.map(|()| Outcome::Passed),
-        Err(error) => Ok(Outcome::Skipped(format!("the rules are right, but Alertmanager's configuration was not looked at: {error:#}"))),
+        Ok(amtool) => check(&amtool, &["check-config"], &yaml_files(&folder.join("alertmanager"))?)
+            .await
+            .map(|()| Outcome::Passed),
+        Err(error) => Ok(Outcome::Skipped(format!(
+            "the rules are right, but Alertmanager's configuration was not looked at: {error:#}"
+        ))),
     }
 }
 
@@ -96,9 +115,11 @@ async fn check(program: &Program, args: &[&str], files: &[PathBuf]) -> anyhow::R
 
 /// The YAML files of a folder, which must hold some: a check of nothing would always pass.
 fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yml")).collect();
+    let mut files: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "yml")).collect();
     files.sort_unstable();
     anyhow::ensure!(!files.is_empty(), "{} holds no .yml file", folder.display());
     Ok(files)
@@ -108,5 +129,8 @@ async fn dashboards() -> anyhow::Result<Outcome> {
     let Some(python) = on_path("python3") else {
         return Ok(Outcome::Skipped("python3 is not installed".to_owned()));
     };
-    passes(Command::new(python).arg(workspace_root().join("dashboards/check.py")).kill_on_drop(true)).await
+    passes(
+        Command::new(python).arg(workspace_root().join("dashboards/check.py")).kill_on_drop(true),
+    )
+    .await
 }

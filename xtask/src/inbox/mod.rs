@@ -1,7 +1,8 @@
 //! The mail catcher of `cargo xtask up`: a process with an SMTP port, an inbox page and a JSON API.
 //!
-//! Mails hold links that log people in, and their HTML comes from outside. So the pages run no script at all, a
-//! mail's HTML is shown in a sandbox that may do nothing, and only requests made to this machine by name are answered.
+//! Mails hold links that log people in, and their HTML comes from outside. So the pages run no
+//! script at all, a mail's HTML is shown in a sandbox that may do nothing, and only requests made
+//! to this machine by name are answered.
 
 mod page;
 
@@ -28,16 +29,20 @@ const KEPT_MAX: usize = 50_000;
 /// The pages need a style sheet of ours and nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The sandbox of a mail inherits it, and mails carry their styles and pictures with them.
-const MAIL_POLICY: &str =
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const MAIL_POLICY: &str = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Runs until a signal asks to stop.
 pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow::Result<()> {
     let inbox = Arc::new(Inbox::open(state, KEPT_MAX)?.announcing(|mail| say(&announcement(mail))));
     let catcher = MailCatcher::start_with(smtp_port, Arc::clone(&inbox)).await?;
     let address = ("127.0.0.1", http_port);
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on port {http_port}"))?;
-    say(&format!("takes mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} kept from before", inbox.messages().len()));
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on port {http_port}"))?;
+    say(&format!(
+        "takes mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} kept from before",
+        inbox.messages().len()
+    ));
     let mut signals = Signals::new()?;
     tokio::select! {
         served = axum::serve(listener, router(inbox)) => served?,
@@ -46,7 +51,8 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
     Ok(())
 }
 
-/// A line that tells of a mail. What comes from outside is quoted, so that it cannot steer a terminal.
+/// A line that tells of a mail. What comes from outside is quoted, so that it cannot steer a
+/// terminal.
 fn announcement(mail: &Mail) -> String {
     format!("took a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
 }
@@ -63,13 +69,17 @@ fn router(inbox: Arc<Inbox>) -> Router {
         .with_state(inbox)
 }
 
-/// Answers only requests to a name of this machine, so that no web page elsewhere can read mails through a name of
-/// its own that leads here; and adds the headers that every answer has.
+/// Answers only requests to a name of this machine, so that no web page elsewhere can read mails
+/// through a name of its own that leads here; and adds the headers that every answer has.
 async fn guard(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    let host =
+        request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
     if !["127.0.0.1", "localhost", "[::1]"].contains(&name) {
-        return (StatusCode::MISDIRECTED_REQUEST, "only for requests to 127.0.0.1 or localhost\n").into_response();
+        return (StatusCode::MISDIRECTED_REQUEST, "only for requests to 127.0.0.1 or localhost\n")
+            .into_response();
     }
     let mut response = next.run(request).await;
     let fixed: [(HeaderName, &str); 4] = [
@@ -88,9 +98,15 @@ async fn list(State(inbox): State<Arc<Inbox>>) -> Html<String> {
     Html(page::list(&inbox.messages()))
 }
 
-async fn message(State(inbox): State<Arc<Inbox>>, extract::Path(id): extract::Path<String>) -> Response {
+async fn message(
+    State(inbox): State<Arc<Inbox>>,
+    extract::Path(id): extract::Path<String>,
+) -> Response {
     match inbox.find(&id) {
-        Some(mail) => ([(header::CONTENT_SECURITY_POLICY, MAIL_POLICY)], Html(page::message(&mail))).into_response(),
+        Some(mail) => {
+            ([(header::CONTENT_SECURITY_POLICY, MAIL_POLICY)], Html(page::message(&mail)))
+                .into_response()
+        }
         None => (StatusCode::NOT_FOUND, Html(page::missing())).into_response(),
     }
 }
@@ -99,7 +115,8 @@ async fn message(State(inbox): State<Arc<Inbox>>, extract::Path(id): extract::Pa
 async fn clear(State(inbox): State<Arc<Inbox>>, headers: HeaderMap) -> Response {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
-    // `no-referrer` makes browsers send `Origin: null` with forms; those that tell where a request comes from say so here.
+    // `no-referrer` makes browsers send `Origin: null` with forms; those that tell where a request
+    // comes from say so here.
     let is_ours = text(HeaderName::from_static("sec-fetch-site")) == Some("same-origin")
         || text(header::ORIGIN).is_some_and(|origin| origin == format!("http://{host}"));
     if !is_ours {

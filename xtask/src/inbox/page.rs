@@ -1,5 +1,5 @@
-//! The inbox as HTML, written by hand: everything that comes from a mail is escaped, its HTML part twice, once
-//! as the value of an attribute and once by the sandbox it is shown in.
+//! The inbox as HTML, written by hand: everything that comes from a mail is escaped, its HTML part
+//! twice, once as the value of an attribute and once by the sandbox it is shown in.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -36,7 +36,10 @@ pub(super) fn list(mails: &[Arc<Mail>]) -> String {
         body.push_str("</tbody></table></main>");
     }
     if mails.len() > LISTED_MAX {
-        let _ = write!(body, "<p class=\"empty\">The newest {LISTED_MAX} are shown; <a href=\"/api/messages\">all as JSON</a>.</p>");
+        let _ = write!(
+            body,
+            "<p class=\"empty\">The newest {LISTED_MAX} are shown; <a href=\"/api/messages\">all as JSON</a>.</p>"
+        );
     }
     document("Inbox", "<meta http-equiv=\"refresh\" content=\"3\">", &body)
 }
@@ -54,10 +57,15 @@ pub(super) fn message(mail: &Mail) -> String {
         let _ = write!(body, "<h2>Text</h2><pre>{}</pre>", linked(&mail.text));
     }
     if !mail.html.is_empty() {
-        // Links open beside the inbox; without that they would load inside the sandbox, where nothing works.
+        // Links open beside the inbox; without that they would load inside the sandbox, where
+        // nothing works.
         let framed = format!("<base target=\"_blank\">{}", mail.html);
         let sandbox = "allow-popups allow-popups-to-escape-sandbox";
-        let _ = write!(body, "<h2>HTML</h2><iframe title=\"HTML part\" sandbox=\"{sandbox}\" srcdoc=\"{}\"></iframe>", escape(&framed));
+        let _ = write!(
+            body,
+            "<h2>HTML</h2><iframe title=\"HTML part\" sandbox=\"{sandbox}\" srcdoc=\"{}\"></iframe>",
+            escape(&framed)
+        );
     }
     body.push_str("<h2>Headers</h2><dl class=\"headers\">");
     for (name, value) in &mail.headers {
@@ -114,11 +122,16 @@ fn linked(text: &str) -> String {
     let mut html = String::with_capacity(text.len() * 2);
     for piece in text.split_inclusive(char::is_whitespace) {
         let word = piece.trim_end();
-        let address = word.trim_start_matches(['(', '<', '"']).trim_end_matches(['.', ',', ')', '>', '"', ';', '!']);
+        let address = word
+            .trim_start_matches(['(', '<', '"'])
+            .trim_end_matches(['.', ',', ')', '>', '"', ';', '!']);
         if address.starts_with("http://") || address.starts_with("https://") {
             let (before, after) = piece.split_once(address).unwrap_or((piece, ""));
             let (before, address, after) = (escape(before), escape(address), escape(after));
-            let _ = write!(html, "{before}<a href=\"{address}\" target=\"_blank\" rel=\"noopener noreferrer\">{address}</a>{after}");
+            let _ = write!(
+                html,
+                "{before}<a href=\"{address}\" target=\"_blank\" rel=\"noopener noreferrer\">{address}</a>{after}"
+            );
         } else {
             html.push_str(&escape(piece));
         }
@@ -150,7 +163,10 @@ mod tests {
     fn nothing_of_a_mail_becomes_markup() {
         let mail = hostile();
         for page in [list(&[Arc::new(mail.clone())]), message(&mail)] {
-            assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("\"onclick"), "{page}");
+            assert!(
+                !page.contains("<script") && !page.contains("<img") && !page.contains("\"onclick"),
+                "{page}"
+            );
         }
     }
 
@@ -159,14 +175,29 @@ mod tests {
         let page = message(&hostile());
         let (_, frame) = page.split_once("<iframe").unwrap();
         let (attributes, _) = frame.split_once("srcdoc").unwrap();
-        assert!(attributes.contains("sandbox=") && !attributes.contains("allow-scripts") && !attributes.contains("allow-same-origin"));
+        assert!(
+            attributes.contains("sandbox=")
+                && !attributes.contains("allow-scripts")
+                && !attributes.contains("allow-same-origin")
+        );
     }
 
     #[test]
     fn addresses_in_text_become_links() {
         let html = linked("Open (http://127.0.0.1/verify?a=1&b=2).\nhttps://x");
-        let link = |address: &str| format!("<a href=\"{address}\" target=\"_blank\" rel=\"noopener noreferrer\">{address}</a>");
-        assert_eq!(html, format!("Open ({}).\n{}", link("http://127.0.0.1/verify?a=1&amp;b=2"), link("https://x")));
+        let link = |address: &str| {
+            format!(
+                "<a href=\"{address}\" target=\"_blank\" rel=\"noopener noreferrer\">{address}</a>"
+            )
+        };
+        assert_eq!(
+            html,
+            format!(
+                "Open ({}).\n{}",
+                link("http://127.0.0.1/verify?a=1&amp;b=2"),
+                link("https://x")
+            )
+        );
         assert_eq!(linked("javascript:alert(1)"), "javascript:alert(1)");
     }
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 
 /// Signs certificates that nobody trusts who does not know it.
 #[derive(Debug)]
@@ -47,10 +49,12 @@ impl Authority {
     pub fn issue(&self, dir: &Path) -> anyhow::Result<Issued> {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])?.signed_by(&key, &self.issuer)?;
+        let certificate = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])?
+            .signed_by(&key, &self.issuer)?;
         let file = |name: &str, content: String| {
             let path = dir.join(name);
-            std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+            std::fs::write(&path, content)
+                .with_context(|| format!("writing {}", path.display()))?;
             anyhow::Ok(path)
         };
         Ok(Issued {

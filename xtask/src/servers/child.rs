@@ -1,9 +1,9 @@
 //! A child process that never outlives its owner.
 //!
-//! Each child has a thread that starts it and waits for it. That thread lives exactly as long as the
-//! child, which lets the kernel be asked (through `setpriv --pdeathsig`, where there is one) to kill the
-//! child when that thread, and so this process, is gone, even by SIGKILL. Children lead their own process group:
-//! Ctrl-C at the terminal reaches only us, and we stop them in order.
+//! Each child has a thread that starts it and waits for it. That thread lives exactly as long as
+//! the child, which lets the kernel be asked (through `setpriv --pdeathsig`, where there is one) to
+//! kill the child when that thread, and so this process, is gone, even by SIGKILL. Children lead
+//! their own process group: Ctrl-C at the terminal reaches only us, and we stop them in order.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 use tokio::sync::watch;
 
 use crate::log_line::readable_text;
@@ -42,7 +44,14 @@ pub struct Spec {
 impl Spec {
     /// A program without arguments whose output goes to `log`.
     pub fn new(name: &str, program: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
-        Self { name: name.to_owned(), program: program.into(), args: Vec::new(), env: Vec::new(), env_hidden: None, log: log.into() }
+        Self {
+            name: name.to_owned(),
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            env_hidden: None,
+            log: log.into(),
+        }
     }
 
     /// Adds arguments.
@@ -54,7 +63,10 @@ impl Spec {
 
     /// Adds environment variables; a later one wins.
     #[must_use]
-    pub fn envs<K: Into<String>, V: Into<String>>(mut self, env: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn envs<K: Into<String>, V: Into<String>>(
+        mut self,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.env.extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
         self
     }
@@ -71,7 +83,9 @@ impl Spec {
             None => Command::new(&self.program),
         };
         if let Some(hidden) = &self.env_hidden {
-            for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(hidden)) {
+            for (name, _) in
+                std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(hidden))
+            {
                 command.env_remove(name);
             }
         }
@@ -85,7 +99,11 @@ impl Spec {
 static SETPRIV: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let setpriv = super::install::on_path("setpriv")?;
     let mut probe = Command::new(&setpriv);
-    probe.args(["--pdeathsig", "KILL", "--", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    probe
+        .args(["--pdeathsig", "KILL", "--", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success()).then_some(setpriv)
 });
 
@@ -144,7 +162,12 @@ impl Child {
     pub async fn ended(&self) -> ExitStatus {
         let mut ended = locked(&self.life).ended.clone();
         // The sender speaks before it goes, so an error cannot happen; killed is the safe guess.
-        ended.wait_for(Option::is_some).await.ok().and_then(|status| *status).unwrap_or_else(|| ExitStatus::from_raw(9))
+        ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| *status)
+            .unwrap_or_else(|| ExitStatus::from_raw(9))
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -196,7 +219,9 @@ impl Child {
 
     /// All it has written so far, earlier runs included.
     pub fn log(&self) -> String {
-        std::fs::read(&self.spec.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(&self.spec.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The last lines it has written.
@@ -205,15 +230,24 @@ impl Child {
     }
 
     /// Waits for `readiness`, but no longer than `within` and not when the program ends first.
-    pub(crate) async fn ready_when(&self, readiness: impl Future<Output = anyhow::Result<()>>, within: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn ready_when(
+        &self,
+        readiness: impl Future<Output = anyhow::Result<()>>,
+        within: Duration,
+    ) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             biased;
             status = self.ended() => Err(anyhow!("it ended: {status}")),
             outcome = tokio::time::timeout(within, readiness) => outcome.unwrap_or_else(|_| Err(anyhow!("it was not ready after {within:?}"))),
         };
         let Spec { name, log, .. } = &self.spec;
-        outcome
-            .with_context(|| format!("{name} did not become ready; the end of {}:\n{}", log.display(), readable_text(&self.log_tail(30))))
+        outcome.with_context(|| {
+            format!(
+                "{name} did not become ready; the end of {}:\n{}",
+                log.display(),
+                readable_text(&self.log_tail(30))
+            )
+        })
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::{net::UdpSocket, task::JoinHandle};
 const DATAGRAM_BYTES: usize = 4096;
 const TTL_SECONDS: u32 = 60;
 
-/// Answers questions for TXT records over UDP, until it is dropped. It lives on the runtime that started it.
+/// Answers questions for TXT records over UDP, until it is dropped. It lives on the runtime that
+/// started it.
 #[derive(Debug)]
 pub struct NameServer {
     addr: SocketAddr,
@@ -73,7 +74,8 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
     let mut datagram = vec![0; DATAGRAM_BYTES];
     while let Ok((length, client)) = socket.recv_from(&mut datagram).await {
         let Ok(question) = Message::from_vec(&datagram[..length]) else { continue };
-        let answer = answer(question, &zone.lock().unwrap_or_else(PoisonError::into_inner)).to_vec();
+        let answer =
+            answer(question, &zone.lock().unwrap_or_else(PoisonError::into_inner)).to_vec();
         if let Ok(answer) = answer
             && socket.send_to(&answer, client).await.is_err()
         {
@@ -85,8 +87,13 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
 fn answer(question: Message, zone: &Zone) -> Message {
     let mut answer = question.into_response();
     answer.metadata.authoritative = true;
-    let Some(name) = answer.queries.first().map(|query| query.name().clone()) else { return answer };
-    let texts = zone.texts.get(name.to_ascii().to_lowercase().trim_end_matches('.')).filter(|texts| !texts.is_empty());
+    let Some(name) = answer.queries.first().map(|query| query.name().clone()) else {
+        return answer;
+    };
+    let texts = zone
+        .texts
+        .get(name.to_ascii().to_lowercase().trim_end_matches('.'))
+        .filter(|texts| !texts.is_empty());
     answer.metadata.response_code = match texts {
         _ if zone.is_failing => ResponseCode::ServFail,
         None => ResponseCode::NXDomain,

@@ -27,15 +27,21 @@ impl Listener {
         self.address
     }
 
-    /// Accepts connections from now on, each served by a future of its own. Nothing changes when it is open.
-    pub(super) async fn open<F>(&self, serve: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()>
+    /// Accepts connections from now on, each served by a future of its own. Nothing changes when it
+    /// is open.
+    pub(super) async fn open<F>(
+        &self,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> anyhow::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         if locked(&self.task).is_some() {
             return Ok(());
         }
-        let listener = TcpListener::bind(self.address).await.with_context(|| format!("listening on {}", self.address))?;
+        let listener = TcpListener::bind(self.address)
+            .await
+            .with_context(|| format!("listening on {}", self.address))?;
         *locked(&self.task) = Some(tokio::spawn(accept(listener, serve)));
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Real servers as child processes bound to 127.0.0.1, and the means to disturb them.
 //!
 //! A server is a [`Child`] that can be killed, paused and started again on the same port and data;
-//! dropping the handle ends it. [`Proxy`], [`MailCatcher`] and [`NameServer`] run inside this process and on the
-//! runtime that started them.
+//! dropping the handle ends it. [`Proxy`], [`MailCatcher`] and [`NameServer`] run inside this
+//! process and on the runtime that started them.
 
 mod authority;
 mod child;

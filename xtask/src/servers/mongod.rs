@@ -20,8 +20,8 @@ use super::{
 
 const REPLICA_SET: &str = "rs0";
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// A node that comes up passes through states within milliseconds, and a command that meets a change of state
-/// is refused or cut off. What still fails after this time is a failure.
+/// A node that comes up passes through states within milliseconds, and a command that meets a
+/// change of state is refused or cut off. What still fails after this time is a failure.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// Server error codes, from the server's own list.
 const NOT_YET_INITIALIZED: i32 = 94;
@@ -35,7 +35,8 @@ pub struct Mongod {
 }
 
 impl Mongod {
-    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it takes writes.
+    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it takes
+    /// writes.
     ///
     /// # Errors
     /// When it cannot be installed or does not become ready.
@@ -47,7 +48,11 @@ impl Mongod {
     ///
     /// # Errors
     /// As [`Mongod::start`].
-    pub async fn start_with_log(dir: &Path, port: Option<u16>, log: PathBuf) -> anyhow::Result<Self> {
+    pub async fn start_with_log(
+        dir: &Path,
+        port: Option<u16>,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
         let program = Tool::Mongod.find().await?;
         let port = port.map_or_else(free_port, Ok)?;
         let mongod = Self { child: spawn(&program, dir, port, log)?, port };
@@ -110,36 +115,54 @@ impl Mongod {
         Ok(())
     }
 
-    /// Looks whether the node takes writes, and tells it once that it is a replica set where it waits for that.
+    /// Looks whether the node takes writes, and tells it once that it is a replica set where it
+    /// waits for that.
     async fn advance(&self, admin: &Database, asked: &mut bool) -> anyhow::Result<bool> {
-        if admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary").unwrap_or(false) {
+        if admin
+            .run_command(doc! { "hello": 1 })
+            .await?
+            .get_bool("isWritablePrimary")
+            .unwrap_or(false)
+        {
             return Ok(true);
         }
-        // A node that knows its set elects itself within milliseconds; one that waits longer needs telling.
+        // A node that knows its set elects itself within milliseconds; one that waits longer needs
+        // telling.
         if !*asked {
             *asked = self.initiate(admin).await?;
         }
         Ok(false)
     }
 
-    /// Makes the node a replica set of its own; true once that was asked for. Data that was made on another
-    /// port names that port in its configuration, which is put right.
+    /// Makes the node a replica set of its own; true once that was asked for. Data that was made on
+    /// another port names that port in its configuration, which is put right.
     async fn initiate(&self, admin: &Database) -> anyhow::Result<bool> {
         let members = vec![doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) }];
-        let Err(error) = admin.run_command(doc! { "replSetGetStatus": 1 }).await else { return Ok(false) };
+        let Err(error) = admin.run_command(doc! { "replSetGetStatus": 1 }).await else {
+            return Ok(false);
+        };
         match code(&error) {
             Some(NOT_YET_INITIALIZED) => {
                 let config = doc! { "_id": REPLICA_SET, "members": members };
-                admin.run_command(doc! { "replSetInitiate": config }).await.context("making it a replica set")?;
+                admin
+                    .run_command(doc! { "replSetInitiate": config })
+                    .await
+                    .context("making it a replica set")?;
                 Ok(true)
             }
             Some(INVALID_REPLICA_SET_CONFIG) => {
-                let stored = admin.client().database("local").collection::<Document>("system.replset").find_one(doc! {}).await?;
+                let stored = admin
+                    .client()
+                    .database("local")
+                    .collection::<Document>("system.replset")
+                    .find_one(doc! {})
+                    .await?;
                 let mut config = stored.context("the node has a replica set configuration")?;
                 let version = config.get_i32("version").unwrap_or(1).saturating_add(1);
                 config.insert("members", members);
                 config.insert("version", version);
-                let moved = admin.run_command(doc! { "replSetReconfig": config, "force": true }).await;
+                let moved =
+                    admin.run_command(doc! { "replSetReconfig": config, "force": true }).await;
                 moved.context("moving the replica set to this port")?;
                 Ok(true)
             }
@@ -158,13 +181,24 @@ fn code(error: &mongodb::error::Error) -> Option<i32> {
 fn spawn(program: &Program, dir: &Path, port: u16, log: PathBuf) -> anyhow::Result<Child> {
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let spec = program.spec("mongod", log).args(["--dbpath"]).args([dir]);
-    let spec = spec.args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", REPLICA_SET]);
-    // Enough for development; the defaults take half of the machine's memory and a gigabyte of oplog.
+    let spec = spec.args([
+        "--port",
+        &port.to_string(),
+        "--bind_ip",
+        "127.0.0.1",
+        "--nounixsocket",
+        "--replSet",
+        REPLICA_SET,
+    ]);
+    // Enough for development; the defaults take half of the machine's memory and a gigabyte of
+    // oplog.
     let spec = spec.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"]);
-    // A file a collection and an index: hundreds of tests, each with a database of its own, need more than a
-    // process may have open, unless what is not used any more is closed.
-    let spec =
-        spec.args(["--wiredTigerEngineConfigString", "file_manager=(close_idle_time=20,close_scan_interval=5,close_handle_minimum=500)"]);
+    // A file a collection and an index: hundreds of tests, each with a database of its own, need
+    // more than a process may have open, unless what is not used any more is closed.
+    let spec = spec.args([
+        "--wiredTigerEngineConfigString",
+        "file_manager=(close_idle_time=20,close_scan_interval=5,close_handle_minimum=500)",
+    ]);
     let spec = spec.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
     Child::spawn(spec)
 }

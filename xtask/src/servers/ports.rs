@@ -2,7 +2,8 @@
 //!
 //! Binding port 0 and letting go again is a race that parallel tests lose now and then: the kernel
 //! hands the same port to an outgoing connection. So ports come from below the range of outgoing
-//! connections, and a lock file a port keeps other test processes off for as long as this one lives.
+//! connections, and a lock file a port keeps other test processes off for as long as this one
+//! lives.
 
 use std::{
     fs::File,
@@ -39,14 +40,17 @@ pub fn free_port() -> anyhow::Result<u16> {
     anyhow::bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
 }
 
-/// Makes a port of 127.0.0.1 this process's own among those that ask here; false when another has it.
+/// Makes a port of 127.0.0.1 this process's own among those that ask here; false when another has
+/// it.
 ///
 /// # Errors
 /// When the folder of lock files cannot be written.
 pub fn claim_port(port: u16) -> anyhow::Result<bool> {
-    let folder = std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));
+    let folder =
+        std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let claim = File::create(folder.join(port.to_string())).with_context(|| format!("claiming a port in {}", folder.display()))?;
+    let claim = File::create(folder.join(port.to_string()))
+        .with_context(|| format!("claiming a port in {}", folder.display()))?;
     let claimed = claim.try_lock().is_ok() && is_free(port);
     if claimed {
         CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);

@@ -30,14 +30,28 @@ pub struct ProcessSpec {
 
 impl ProcessSpec {
     /// A program with arguments whose output goes to `log`.
-    pub fn new(name: &str, program: impl Into<PathBuf>, args: &[&str], log: impl AsRef<Path>, health_port: u16) -> Self {
+    pub fn new(
+        name: &str,
+        program: impl Into<PathBuf>,
+        args: &[&str],
+        log: impl AsRef<Path>,
+        health_port: u16,
+    ) -> Self {
         let spec = Spec::new(name, program, log.as_ref()).args(args);
-        Self { spec, health_port, health_path: "/health/ready", ready_within: Duration::from_mins(1) }
+        Self {
+            spec,
+            health_port,
+            health_path: "/health/ready",
+            ready_within: Duration::from_mins(1),
+        }
     }
 
     /// Adds environment variables; a later one wins.
     #[must_use]
-    pub fn envs<K: Into<String>, V: Into<String>>(mut self, env: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn envs<K: Into<String>, V: Into<String>>(
+        mut self,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.spec = self.spec.envs(env);
         self
     }
@@ -88,12 +102,16 @@ impl Process {
 
     /// Whether it says that it can work, now.
     pub async fn is_ready(&self) -> bool {
-        let answer = tokio::time::timeout(Duration::from_secs(2), status_of(self.health_port, self.health_path)).await;
+        let answer = tokio::time::timeout(
+            Duration::from_secs(2),
+            status_of(self.health_port, self.health_path),
+        )
+        .await;
         matches!(answer, Ok(Ok(200)))
     }
 
-    /// Starts it again with the same arguments and environment, killing it first when it still runs, and waits
-    /// until it is ready.
+    /// Starts it again with the same arguments and environment, killing it first when it still
+    /// runs, and waits until it is ready.
     ///
     /// # Errors
     /// As [`Process::start`].
@@ -112,15 +130,23 @@ impl std::ops::Deref for Process {
     }
 }
 
-/// The status code of a GET. By hand, because an HTTP client kept between calls would be bound to the runtime of
-/// the test that made it.
+/// The status code of a GET. By hand, because an HTTP client kept between calls would be bound to
+/// the runtime of the test that made it.
 async fn status_of(port: u16, path: &str) -> anyhow::Result<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )
+        .await?;
     // Read whole: closing earlier would look like a broken connection to the other side.
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-    let code = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).context("not an HTTP answer")?;
+    let code = answer
+        .strip_prefix(b"HTTP/1.")
+        .and_then(|rest| rest.get(2..5))
+        .context("not an HTTP answer")?;
     Ok(std::str::from_utf8(code)?.parse()?)
 }
 

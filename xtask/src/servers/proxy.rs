@@ -24,7 +24,8 @@ struct Weather {
 
 const FAIR: Weather = Weather { silent: false, delay: Duration::ZERO };
 
-/// Passes connections on to a target, until told otherwise. It lives on the runtime that started it.
+/// Passes connections on to a target, until told otherwise. It lives on the runtime that started
+/// it.
 #[derive(Debug)]
 pub struct Proxy {
     listener: Listener,
@@ -90,7 +91,11 @@ async fn carry(client: TcpStream, target: SocketAddr, mut weather: watch::Receiv
     tokio::join!(there, back);
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut weather: watch::Receiver<Weather>) {
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut weather: watch::Receiver<Weather>,
+) {
     let mut chunk = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let Some(delay) = pass(&mut weather).await else { return };

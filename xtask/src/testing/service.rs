@@ -41,12 +41,14 @@ impl TestEnv {
     /// Starts `api serve` and waits until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built or does not become ready; the message holds the end of its log.
+    /// When the program has not been built or does not become ready; the message holds the end of
+    /// its log.
     pub async fn spawn_api(&self) -> Service {
         self.spawn_api_with(&[]).await
     }
 
-    /// As [`TestEnv::spawn_api`], with environment variables that add to or replace [`TestEnv::config_env`].
+    /// As [`TestEnv::spawn_api`], with environment variables that add to or replace
+    /// [`TestEnv::config_env`].
     ///
     /// # Panics
     /// As [`TestEnv::spawn_api`].
@@ -65,12 +67,14 @@ impl TestEnv {
     /// Starts `worker run` and waits until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built or does not become ready; the message holds the end of its log.
+    /// When the program has not been built or does not become ready; the message holds the end of
+    /// its log.
     pub async fn spawn_worker(&self) -> Service {
         self.spawn_worker_with(&[]).await
     }
 
-    /// As [`TestEnv::spawn_worker`], with environment variables that add to or replace [`TestEnv::config_env`].
+    /// As [`TestEnv::spawn_worker`], with environment variables that add to or replace
+    /// [`TestEnv::config_env`].
     ///
     /// # Panics
     /// As [`TestEnv::spawn_worker`].
@@ -86,17 +90,27 @@ impl TestEnv {
         self.launch("worker", "run", env)
     }
 
-    /// The first program of a test listens where [`TestEnv::config_env`] says, further ones elsewhere.
+    /// The first program of a test listens where [`TestEnv::config_env`] says, further ones
+    /// elsewhere.
     fn launch(&self, name: &str, subcommand: &str, env: &[(&str, &str)]) -> Service {
         let count = if name == "api" { &self.apis } else { &self.workers };
         let number = count.fetch_add(1, Ordering::Relaxed);
         let ports = if number == 0 { self.ports } else { Ports::fresh().expect("ports are free") };
         let program = programs().join(name);
-        assert!(program.exists(), "{} is missing: run `cargo build --workspace --bins` first", program.display());
-        let (port, internal_port) = if name == "api" { (Some(ports.api), ports.api_internal) } else { (None, ports.worker_internal) };
+        assert!(
+            program.exists(),
+            "{} is missing: run `cargo build --workspace --bins` first",
+            program.display()
+        );
+        let (port, internal_port) = if name == "api" {
+            (Some(ports.api), ports.api_internal)
+        } else {
+            (None, ports.worker_internal)
+        };
         let log = self.folder.path().join(format!("{name}-{number}.log"));
-        let mut spec =
-            ProcessSpec::new(name, program, &[subcommand], log, internal_port).envs(self.config_env_on(ports)).envs(env.to_vec());
+        let mut spec = ProcessSpec::new(name, program, &[subcommand], log, internal_port)
+            .envs(self.config_env_on(ports))
+            .envs(env.to_vec());
         // What a developer has set in the shell is not what the test means.
         spec.spec.env_hidden = Some("TENANTRY_".to_owned());
         let process = Process::spawn(spec).unwrap_or_else(|error| panic!("{error:#}"));

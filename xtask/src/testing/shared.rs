@@ -30,17 +30,23 @@ impl Servers {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("tenantry-test-").tempdir()?;
         let (mongodb, redis) = (folder.path().join("mongod"), folder.path().join("redis"));
-        let (mongod, redis) = tokio::try_join!(Mongod::start(&mongodb, None), Redis::start(&redis, None))?;
-        Ok(Self { mongodb_uri: mongod.uri(), redis_url: redis.url(), own: Some(Own { mongod, redis, _folder: folder }) })
+        let (mongod, redis) =
+            tokio::try_join!(Mongod::start(&mongodb, None), Redis::start(&redis, None))?;
+        Ok(Self {
+            mongodb_uri: mongod.uri(),
+            redis_url: redis.url(),
+            own: Some(Own { mongod, redis, _folder: folder }),
+        })
     }
 }
 
-/// The servers named by the environment, or ones that this process starts and that end with their last user.
+/// The servers named by the environment, or ones that this process starts and that end with their
+/// last user.
 pub(super) async fn servers() -> anyhow::Result<Arc<Servers>> {
     static STARTED: Mutex<Weak<Servers>> = Mutex::const_new(Weak::new());
     if let Some(mongodb_uri) = variable("TENANTRY_TEST_MONGODB_URI") {
-        let redis_url =
-            variable("TENANTRY_TEST_REDIS_URL").context("TENANTRY_TEST_MONGODB_URI is set, so TENANTRY_TEST_REDIS_URL must be")?;
+        let redis_url = variable("TENANTRY_TEST_REDIS_URL")
+            .context("TENANTRY_TEST_MONGODB_URI is set, so TENANTRY_TEST_REDIS_URL must be")?;
         return Ok(Arc::new(Servers { mongodb_uri, redis_url, own: None }));
     }
     let mut started = STARTED.lock().await;

@@ -1,4 +1,5 @@
-//! Keeps the processes of `up` alive: one that ends is started again, after a wait that grows while it keeps ending.
+//! Keeps the processes of `up` alive: one that ends is started again, after a wait that grows while
+//! it keeps ending.
 
 use std::{
     path::Path,
@@ -29,7 +30,12 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub(crate) fn new(ledger: Ledger) -> Self {
-        Self { ledger: Arc::new(ledger), resting: CancellationToken::new(), keeping: JoinSet::new(), tails: JoinSet::new() }
+        Self {
+            ledger: Arc::new(ledger),
+            resting: CancellationToken::new(),
+            keeping: JoinSet::new(),
+            tails: JoinSet::new(),
+        }
     }
 
     /// Shows on the terminal what is written to a log from now on.
@@ -86,7 +92,9 @@ async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
             ready = server.ready() => ready,
         };
         match ready {
-            Ok(()) => say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid())),
+            Ok(()) => {
+                say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid()))
+            }
             Err(_) if server.status().is_some() => {} // The next round tells.
             Err(error) => warn(format!("{error:#}")),
         }

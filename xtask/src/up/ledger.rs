@@ -1,6 +1,7 @@
 //! `run.json`: which processes run, for people, for `down`, and for the next `up` after a crash.
 //!
-//! A process id alone may by then belong to somebody else, so the moment each process began is noted too.
+//! A process id alone may by then belong to somebody else, so the moment each process began is
+//! noted too.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +65,8 @@ impl Ledger {
     /// Notes that a process runs.
     pub(crate) fn record(&self, member: &Member) -> anyhow::Result<()> {
         let entry = Entry::of(member.server.pid());
-        let entry = Entry { port: Some(member.port), log: Some(member.server.spec().log.clone()), ..entry };
+        let entry =
+            Entry { port: Some(member.port), log: Some(member.server.spec().log.clone()), ..entry };
         self.change(|run| drop(run.processes.insert(member.name.to_owned(), entry)))
     }
 
@@ -74,7 +76,9 @@ impl Ledger {
         // Replaced as a whole, so that readers never see half of it.
         let fresh = self.path.with_extension("json.new");
         let written = serde_json::to_vec_pretty(&*run).map_err(std::io::Error::from);
-        let written = written.and_then(|json| std::fs::write(&fresh, json)).and_then(|()| std::fs::rename(&fresh, &self.path));
+        let written = written
+            .and_then(|json| std::fs::write(&fresh, json))
+            .and_then(|()| std::fs::rename(&fresh, &self.path));
         written.with_context(|| format!("writing {}", self.path.display()))
     }
 
@@ -87,11 +91,16 @@ impl Ledger {
     /// Stops processes that an `up` left behind when it was killed, and tells of it.
     pub(crate) async fn stop_leftovers(&self) -> anyhow::Result<()> {
         let Run { supervisor, processes } = self.read();
-        let leftovers: Vec<_> = processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
+        let leftovers: Vec<_> =
+            processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
         // An `up` that ends by itself removes the file.
         if let Some(killed) = supervisor {
             let names: Vec<&str> = leftovers.iter().map(|(name, _)| name.as_str()).collect();
-            let rest = if names.is_empty() { "what it ran ended with it".to_owned() } else { format!("stopping {}", names.join(", ")) };
+            let rest = if names.is_empty() {
+                "what it ran ended with it".to_owned()
+            } else {
+                format!("stopping {}", names.join(", "))
+            };
             say(&format!("  an earlier `up` (process {}) was killed; {rest}", killed.pid));
         }
         for (_, entry) in &leftovers {
@@ -103,7 +112,10 @@ impl Ledger {
                 entry.signal(Signal::KILL);
                 let killed = tokio::time::timeout(Duration::from_secs(5), entry.gone()).await;
                 if killed.is_err() {
-                    bail!("{name} (process {}) of an earlier `up` does not end; end it by hand", entry.pid);
+                    bail!(
+                        "{name} (process {}) of an earlier `up` does not end; end it by hand",
+                        entry.pid
+                    );
                 }
             }
         }
@@ -146,12 +158,16 @@ impl Entry {
 /// When a process began, in whatever form the system tells; `None` when there is no such process.
 fn began(pid: u32) -> Option<String> {
     if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The name in parentheses may hold anything; after it come the state and, 19 fields on, the start time.
+        // The name in parentheses may hold anything; after it come the state and, 19 fields on, the
+        // start time.
         let mut fields = stat.rsplit_once(") ")?.1.split_whitespace();
         let is_zombie = fields.next()? == "Z";
         return fields.nth(18).filter(|_| !is_zombie).map(str::to_owned);
     }
-    let listed = std::process::Command::new("ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
+    let listed = std::process::Command::new("ps")
+        .args(["-o", "lstart=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
     let began = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
     Some(began).filter(|began| !began.is_empty())
 }
@@ -184,7 +200,10 @@ mod tests {
     async fn another_process_with_the_same_id_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = child();
-        let ledger = write(folder.path(), &Entry { began: Some("long ago".to_owned()), ..Entry::of(child.id()) });
+        let ledger = write(
+            folder.path(),
+            &Entry { began: Some("long ago".to_owned()), ..Entry::of(child.id()) },
+        );
         ledger.stop_leftovers().await.unwrap();
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();

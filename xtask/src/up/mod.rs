@@ -1,7 +1,8 @@
 //! `cargo xtask up`: the whole product on this machine, kept alive until Ctrl-C.
 //!
-//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded, `run.json`,
-//! which names the running processes, and `env`, what our programs are told. A lock there makes sure that only one `up` runs.
+//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded,
+//! `run.json`, which names the running processes, and `env`, what our programs are told. A lock
+//! there makes sure that only one `up` runs.
 
 mod keeper;
 mod ledger;
@@ -129,7 +130,9 @@ async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
     }
     let installed = Tool::Prometheus.installed().await;
     if installed.is_none() {
-        say("  prometheus is not installed and stays away; `--with-prometheus` installs and runs it");
+        say(
+            "  prometheus is not installed and stays away; `--with-prometheus` installs and runs it",
+        );
     }
     Ok(installed)
 }
@@ -141,7 +144,8 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     if offset == 0 {
         return Ok(config);
     }
-    let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
+    let text = std::fs::read_to_string(&config)
+        .with_context(|| format!("reading {}", config.display()))?;
     let text = text.replace("127.0.0.1:4001", &format!("127.0.0.1:{}", ports.api_internal));
     let text = text.replace("127.0.0.1:4002", &format!("127.0.0.1:{}", ports.worker_internal));
     // The rules are named relative to the configuration.
@@ -162,7 +166,8 @@ fn shown(path: &Path) -> String {
 
 /// Addresses and credentials.
 fn table(plan: &Plan) -> String {
-    let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } = plan.ports;
+    let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } =
+        plan.ports;
     let mut rows = vec![
         ("API", format!("http://127.0.0.1:{api}")),
         ("API documentation", format!("http://127.0.0.1:{api}/api/docs")),
@@ -175,11 +180,14 @@ fn table(plan: &Plan) -> String {
         ("Worker metrics", format!("http://127.0.0.1:{worker_internal}/metrics")),
         ("Board of the jobs", format!("http://127.0.0.1:{worker_internal}/board")),
     ];
-    rows.extend(plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))));
+    rows.extend(
+        plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))),
+    );
     rows.push(("State and logs", plan.state.display().to_string()));
     let (env, worker) = (shown(&plan.shell_env()), shown(&plan.programs.join("worker")));
     rows.push(("For a shell", format!("set -a; . {env}; set +a; {worker} queues")));
-    let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
+    let lines: Vec<String> =
+        rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
     format!("\n{rule}\n{}\n{rule}\nEverything runs. Ctrl-C stops it.\n", lines.join("\n"))
 }

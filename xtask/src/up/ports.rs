@@ -12,11 +12,14 @@ const OFFSET_STEP: u16 = 1_000;
 pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let wanted = wanted(ports, with_prometheus);
     let taken = wanted.iter().filter(|(port, _)| !is_free(*port));
-    let taken: Vec<String> = taken.map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken")).collect();
+    let taken: Vec<String> = taken
+        .map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken"))
+        .collect();
     if taken.is_empty() {
         return Ok(());
     }
-    let offset = free_offset(with_prometheus).map_or_else(|| "N".to_owned(), |offset| offset.to_string());
+    let offset =
+        free_offset(with_prometheus).map_or_else(|| "N".to_owned(), |offset| offset.to_string());
     bail!(
         "{} of the ports are not free:{}\nstop the programs that have them, or move all ports with `--port-offset {offset}`",
         taken.len(),
@@ -28,7 +31,8 @@ pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
 fn free_offset(with_prometheus: bool) -> Option<u16> {
     let offsets = (1..=u16::MAX / OFFSET_STEP).map(|step| step * OFFSET_STEP);
     let mut moved = offsets.map_while(|offset| Some((offset, Ports::documented(offset).ok()?)));
-    let free = moved.find(|(_, ports)| wanted(*ports, with_prometheus).iter().all(|(port, _)| is_free(*port)));
+    let free = moved
+        .find(|(_, ports)| wanted(*ports, with_prometheus).iter().all(|(port, _)| is_free(*port)));
     free.map(|(offset, _)| offset)
 }
 

@@ -1,5 +1,5 @@
-//! Shows what processes write to their logs, a name before each line and our own programs' JSON made readable. The servers'
-//! chatter stays in the files; only their errors are shown.
+//! Shows what processes write to their logs, a name before each line and our own programs' JSON
+//! made readable. The servers' chatter stays in the files; only their errors are shown.
 
 use std::{
     fs::{File, OpenOptions},
@@ -59,7 +59,8 @@ fn show(name: &str, line: &str) {
     if is_worth_showing(name, line) {
         let label = format!("{name:>10} │");
         let coloured = std::io::stdout().is_terminal();
-        let label = if coloured { format!("\u{1b}[{}m{label}\u{1b}[0m", colour(name)) } else { label };
+        let label =
+            if coloured { format!("\u{1b}[{}m{label}\u{1b}[0m", colour(name)) } else { label };
         print(&format!("{label} {}", readable(line, coloured)));
     }
 }
@@ -68,7 +69,10 @@ fn is_worth_showing(name: &str, line: &str) -> bool {
     match name {
         "mongod" => ["\"s\":\"E\"", "\"s\":\"F\""].iter().any(|severity| line.contains(severity)),
         // `#` marks its warnings, but also each start and stop, and advice on kernel settings.
-        "redis" => line.contains(" # ") && ["rror", "ailed", "an't", "MISCONF"].iter().any(|trouble| line.contains(trouble)),
+        "redis" => {
+            line.contains(" # ")
+                && ["rror", "ailed", "an't", "MISCONF"].iter().any(|trouble| line.contains(trouble))
+        }
         // Without an Alertmanager beside it, Prometheus complains about that at every alert.
         "prometheus" => line.contains("level=error") && !line.contains("component=notifier"),
         _ => !line.is_empty(),
@@ -105,7 +109,12 @@ mod tests {
 
     #[test]
     fn servers_are_heard_only_when_something_is_wrong() {
-        let quiet = [("mongod", r#"{"s":"I"}"#), ("redis", "1:M 1 Jan # Server initialized"), ("prometheus", "level=info"), ("api", "")];
+        let quiet = [
+            ("mongod", r#"{"s":"I"}"#),
+            ("redis", "1:M 1 Jan # Server initialized"),
+            ("prometheus", "level=info"),
+            ("api", ""),
+        ];
         assert!(quiet.iter().all(|(name, line)| !is_worth_showing(name, line)));
         let loud = [
             ("mongod", r#"{"s":"F"}"#),

@@ -19,10 +19,20 @@ impl Broker {
     }
 
     /// Puts a dead letter back that Redis lost.
-    pub(crate) async fn restore_dead(&self, queue: Queue, id: JobId, died_at_ms: i64, letter: &[u8]) -> RedisResult<()> {
+    pub(crate) async fn restore_dead(
+        &self,
+        queue: Queue,
+        id: JobId,
+        died_at_ms: i64,
+        letter: &[u8],
+    ) -> RedisResult<()> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        pipe.atomic().zadd(&keys.dead, id_bytes(id).as_slice(), died_at_ms).hset(&keys.dead_bodies, id_bytes(id).as_slice(), letter);
+        pipe.atomic().zadd(&keys.dead, id_bytes(id).as_slice(), died_at_ms).hset(
+            &keys.dead_bodies,
+            id_bytes(id).as_slice(),
+            letter,
+        );
         pipe.ignore().query_async(&mut self.connection()).await
     }
 
@@ -30,9 +40,14 @@ impl Broker {
     pub(crate) async fn replay(&self, queue: Queue, envelopes: &[Envelope]) -> RedisResult<usize> {
         let mut call = self.call_admitting(&REPLAY, queue);
         for envelope in envelopes {
-            let body = envelope.to_bytes().map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
+            let body = envelope
+                .to_bytes()
+                .map_err(|error| (redis::ErrorKind::Client, "an envelope", error.to_string()))?;
             let row = if envelope.staged { "1" } else { "0" };
-            call.arg(id_bytes(envelope.id).as_slice()).arg(Group::of(envelope.tenant).bytes()).arg(row).arg(body);
+            call.arg(id_bytes(envelope.id).as_slice())
+                .arg(Group::of(envelope.tenant).bytes())
+                .arg(row)
+                .arg(body);
         }
         call.invoke_async(&mut self.connection()).await
     }
@@ -44,7 +59,14 @@ impl Broker {
         }
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("ZREM").arg(&keys.dead).arg(members).cmd("HDEL").arg(&keys.dead_bodies).arg(members).ignore();
+        pipe.atomic()
+            .cmd("ZREM")
+            .arg(&keys.dead)
+            .arg(members)
+            .cmd("HDEL")
+            .arg(&keys.dead_bodies)
+            .arg(members)
+            .ignore();
         let (deleted,): (usize,) = pipe.query_async(&mut self.connection()).await?;
         Ok(deleted)
     }

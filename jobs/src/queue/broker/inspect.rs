@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::{Broker, EntryId, GROUP, LOOK, id_bytes};
 use crate::{Queue, queue::entry::Entry};
 
-/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked at
-/// What the scripts add to the length of a delayed job's group when its row is to be looked at.
+/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
+/// at What the scripts add to the length of a delayed job's group when its row is to be looked at.
 const AGAIN: u8 = 128;
 /// here.
 const ID_BYTES: usize = 16;
@@ -74,7 +74,9 @@ impl Cursor {
         match self {
             Self::Entry(entry) => format!("e.{entry}"),
             Self::Row(id) => format!("r.{id}"),
-            Self::Member { score, member } => format!("m.{score}.{}", URL_SAFE_NO_PAD.encode(member)),
+            Self::Member { score, member } => {
+                format!("m.{score}.{}", URL_SAFE_NO_PAD.encode(member))
+            }
             Self::Group { name, seen } => format!("g.{seen}.{}", URL_SAFE_NO_PAD.encode(name)),
         }
     }
@@ -118,14 +120,24 @@ impl ConsumerStats {
 
 impl Broker {
     /// Jobs that wait to be fetched, in the order in which they will be.
-    pub(crate) async fn list_ready(&self, queue: Queue, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    pub(crate) async fn list_ready(
+        &self,
+        queue: Queue,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let stream = self.keys(queue).stream;
-        let groups = redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut self.connection()).await;
+        let groups = redis::cmd("XINFO")
+            .arg("GROUPS")
+            .arg(&stream)
+            .query_async(&mut self.connection())
+            .await;
         let groups: StreamInfoGroupsReply = match groups {
             Err(error) if is_missing(&error) => return Ok(Chunk::default()),
             groups => groups?,
         };
-        let delivered = groups.groups.first().map_or("0-0", |group| group.last_delivered_id.as_str());
+        let delivered =
+            groups.groups.first().map_or("0-0", |group| group.last_delivered_id.as_str());
         let after = match after {
             Some(Cursor::Entry(entry)) if entry_order(entry) > entry_order(delivered) => entry,
             _ => delivered,
@@ -133,12 +145,20 @@ impl Broker {
         let mut command = redis::cmd("XRANGE");
         command.arg(&stream).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
         let entries: Vec<Entry> = command.query_async(&mut self.connection()).await?;
-        let found = entries.into_iter().map(|entry| of_entry(Spot::Ready(entry.id.clone()), entry)).collect();
+        let found = entries
+            .into_iter()
+            .map(|entry| of_entry(Spot::Ready(entry.id.clone()), entry))
+            .collect();
         Ok(Chunk::up_to_last(found, count))
     }
 
     /// Jobs that workers hold, oldest first.
-    pub(crate) async fn list_running(&self, queue: Queue, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    pub(crate) async fn list_running(
+        &self,
+        queue: Queue,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let stream = self.keys(queue).stream;
         let start = match after {
             Some(Cursor::Entry(entry)) => format!("({entry}"),
@@ -146,11 +166,15 @@ impl Broker {
         };
         let mut command = redis::cmd("XPENDING");
         command.arg(&stream).arg(GROUP).arg(start).arg("+").arg(count);
-        let pending: Vec<(EntryId, String, u64, u64)> = match command.query_async(&mut self.connection()).await {
-            Err(error) if is_missing(&error) => return Ok(Chunk::default()),
-            pending => pending?,
-        };
-        let next = pending.last().filter(|_| pending.len() == count).map(|(entry, ..)| Cursor::Entry(entry.clone()));
+        let pending: Vec<(EntryId, String, u64, u64)> =
+            match command.query_async(&mut self.connection()).await {
+                Err(error) if is_missing(&error) => return Ok(Chunk::default()),
+                pending => pending?,
+            };
+        let next = pending
+            .last()
+            .filter(|_| pending.len() == count)
+            .map(|(entry, ..)| Cursor::Entry(entry.clone()));
         if pending.is_empty() {
             return Ok(Chunk::default());
         }
@@ -159,20 +183,37 @@ impl Broker {
             pipe.cmd("XRANGE").arg(&stream).arg(entry).arg(entry);
         }
         let entries: Vec<Vec<Entry>> = pipe.query_async(&mut self.connection()).await?;
-        let found = pending.into_iter().zip(entries).filter_map(|((entry, consumer, silence_ms, deliveries), mut found)| {
-            let spot = Spot::Running { entry, consumer, silence: Duration::from_millis(silence_ms), deliveries };
-            // None where it was settled in between.
-            found.pop().map(|entry| of_entry(spot, entry))
-        });
+        let found = pending.into_iter().zip(entries).filter_map(
+            |((entry, consumer, silence_ms, deliveries), mut found)| {
+                let spot = Spot::Running {
+                    entry,
+                    consumer,
+                    silence: Duration::from_millis(silence_ms),
+                    deliveries,
+                };
+                // None where it was settled in between.
+                found.pop().map(|entry| of_entry(spot, entry))
+            },
+        );
         Ok(Chunk { found: found.collect(), next })
     }
 
-    /// Jobs that wait behind others of their tenant: tenant by tenant, each one's newest first, because the
-    /// oldest leave while one looks.
-    pub(crate) async fn list_held(&self, queue: Queue, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    /// Jobs that wait behind others of their tenant: tenant by tenant, each one's newest first,
+    /// because the oldest leave while one looks.
+    pub(crate) async fn list_held(
+        &self,
+        queue: Queue,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         // 16 bytes for each tenant that has a backlog.
         let key = self.keys(queue).named(b"held");
-        let mut names: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(key).arg(0).arg(-1).query_async(&mut self.connection()).await?;
+        let mut names: Vec<Vec<u8>> = redis::cmd("ZRANGE")
+            .arg(key)
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut self.connection())
+            .await?;
         names.sort_unstable();
         let (from, seen) = match after {
             Some(Cursor::Group { name, seen }) => (name.as_slice(), *seen),
@@ -188,24 +229,37 @@ impl Broker {
         Ok(Chunk::default())
     }
 
-    /// The jobs of one group's list, newest first, without the newest `seen`; those that were cancelled are
-    /// left out.
-    async fn list_group(&self, queue: Queue, name: &[u8], seen: usize, count: usize) -> RedisResult<Chunk> {
+    /// The jobs of one group's list, newest first, without the newest `seen`; those that were
+    /// cancelled are left out.
+    async fn list_group(
+        &self,
+        queue: Queue,
+        name: &[u8],
+        seen: usize,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let key = self.keys(queue).named(&[b"waiting:", name].concat());
         let back = |steps: usize| -i64::try_from(steps).unwrap_or(i64::MAX);
         let mut command = redis::cmd("LRANGE");
         command.arg(key).arg(back(seen.saturating_add(count))).arg(back(seen.saturating_add(1)));
         let items: Vec<Vec<u8>> = command.query_async(&mut self.connection()).await?;
-        let ids: Vec<Option<JobId>> = items.iter().rev().map(|item| id_of(item.get(..ID_BYTES)?)).collect();
+        let ids: Vec<Option<JobId>> =
+            items.iter().rev().map(|item| id_of(item.get(..ID_BYTES)?)).collect();
         let known: Vec<JobId> = ids.iter().flatten().copied().collect();
         if known.is_empty() {
             return Ok(Chunk::default());
         }
         let held = self.places(queue, &known).await?;
-        let held: std::collections::HashSet<JobId> =
-            known.into_iter().zip(held).filter(|(_, place)| matches!(place, Some(super::Place::Held))).map(|(id, _)| id).collect();
+        let held: std::collections::HashSet<JobId> = known
+            .into_iter()
+            .zip(held)
+            .filter(|(_, place)| matches!(place, Some(super::Place::Held)))
+            .map(|(id, _)| id)
+            .collect();
         let steps = seen + 1..;
-        let found = steps.zip(ids.into_iter().zip(items.into_iter().rev())).filter(|(_, (id, _))| id.is_some_and(|id| held.contains(&id)));
+        let found = steps
+            .zip(ids.into_iter().zip(items.into_iter().rev()))
+            .filter(|(_, (id, _))| id.is_some_and(|id| held.contains(&id)));
         let found: Vec<Found> = found
             .map(|(seen, (id, item))| Found {
                 id,
@@ -214,13 +268,23 @@ impl Broker {
                 cursor: Cursor::Group { name: name.to_vec(), seen },
             })
             .collect();
-        Ok(Chunk { found, next: Some(Cursor::Group { name: name.to_vec(), seen: seen.saturating_add(count) }) })
+        Ok(Chunk {
+            found,
+            next: Some(Cursor::Group { name: name.to_vec(), seen: seen.saturating_add(count) }),
+        })
     }
 
     /// Jobs that wait for their time, the next one first.
-    pub(crate) async fn list_delayed(&self, queue: Queue, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    pub(crate) async fn list_delayed(
+        &self,
+        queue: Queue,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let keys = self.keys(queue);
-        let chunk = self.list_ranked(&keys.named(b"delayed"), &keys.named(b"bodies"), false, after, count).await?;
+        let chunk = self
+            .list_ranked(&keys.named(b"delayed"), &keys.named(b"bodies"), false, after, count)
+            .await?;
         let found = chunk.found.into_iter().map(|mut found| {
             let group_bytes = found.body.first().map_or(0, |length| usize::from(length & !AGAIN));
             found.body = found.body.get(1 + group_bytes..).unwrap_or_default().to_vec();
@@ -230,21 +294,36 @@ impl Broker {
     }
 
     /// Dead letters, newest first.
-    pub(crate) async fn list_dead(&self, queue: Queue, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    pub(crate) async fn list_dead(
+        &self,
+        queue: Queue,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let keys = self.keys(queue);
-        self.list_ranked(keys.dead.as_bytes(), keys.dead_bodies.as_bytes(), true, after, count).await
+        self.list_ranked(keys.dead.as_bytes(), keys.dead_bodies.as_bytes(), true, after, count)
+            .await
     }
 
-    /// What a sorted set by time and a hash hold. A page goes on by score and member, not by rank, so that
-    /// what comes and goes meanwhile neither hides others nor shows them twice.
-    async fn list_ranked(&self, set: &[u8], bodies: &[u8], newest_first: bool, after: Option<&Cursor>, count: usize) -> RedisResult<Chunk> {
+    /// What a sorted set by time and a hash hold. A page goes on by score and member, not by rank,
+    /// so that what comes and goes meanwhile neither hides others nor shows them twice.
+    async fn list_ranked(
+        &self,
+        set: &[u8],
+        bodies: &[u8],
+        newest_first: bool,
+        after: Option<&Cursor>,
+        count: usize,
+    ) -> RedisResult<Chunk> {
         let after = match after {
             Some(Cursor::Member { score, member }) => Some((*score, member.as_slice())),
             _ => None,
         };
         let mut skip = 0;
         let members = loop {
-            let mut read = self.read_ranked(set, newest_first, after.map(|(score, _)| score), skip, count).await?;
+            let mut read = self
+                .read_ranked(set, newest_first, after.map(|(score, _)| score), skip, count)
+                .await?;
             let full = read.len() == count;
             // Those of the same millisecond that were seen.
             read.retain(|(member, score)| {
@@ -264,11 +343,20 @@ impl Broker {
         for (member, _) in &members {
             command.arg(member.as_slice());
         }
-        let found_bodies: Vec<Option<Vec<u8>>> = command.query_async(&mut self.connection()).await?;
-        let next = members.last().map(|(member, score)| Cursor::Member { score: *score, member: member.clone() });
+        let found_bodies: Vec<Option<Vec<u8>>> =
+            command.query_async(&mut self.connection()).await?;
+        let next = members
+            .last()
+            .map(|(member, score)| Cursor::Member { score: *score, member: member.clone() });
         let found = members.into_iter().zip(found_bodies).filter_map(|((member, score), body)| {
-            let spot = if newest_first { Spot::Dead(score, member.clone()) } else { Spot::Delayed(score) };
-            Some(Found { id: id_of(&member), spot, body: body?, cursor: Cursor::Member { score, member } })
+            let spot =
+                if newest_first { Spot::Dead(score, member.clone()) } else { Spot::Delayed(score) };
+            Some(Found {
+                id: id_of(&member),
+                spot,
+                body: body?,
+                cursor: Cursor::Member { score, member },
+            })
         });
         Ok(Chunk { found: found.collect(), next })
     }
@@ -283,7 +371,11 @@ impl Broker {
     ) -> RedisResult<Vec<(Vec<u8>, i64)>> {
         let (start, end) = if newest_first { ("+inf", "-inf") } else { ("-inf", "+inf") };
         let mut command = redis::cmd("ZRANGE");
-        command.arg(set).arg(from.map_or_else(|| start.to_owned(), |from| from.to_string())).arg(end).arg("BYSCORE");
+        command
+            .arg(set)
+            .arg(from.map_or_else(|| start.to_owned(), |from| from.to_string()))
+            .arg(end)
+            .arg("BYSCORE");
         if newest_first {
             command.arg("REV");
         }
@@ -295,9 +387,13 @@ impl Broker {
     /// The job of this id, wherever it is; a held one is searched for in its group's list.
     pub(crate) async fn look(&self, queue: Queue, id: JobId) -> RedisResult<Option<Found>> {
         let mut call = self.call(&LOOK, queue);
-        let fields: Vec<Vec<u8>> = call.arg(id_bytes(id).as_slice()).invoke_async(&mut self.connection()).await?;
+        let fields: Vec<Vec<u8>> =
+            call.arg(id_bytes(id).as_slice()).invoke_async(&mut self.connection()).await?;
         let mut fields = fields.into_iter();
-        let (Some(state), Some(body), Some(place)) = (fields.next(), fields.next(), fields.next()) else { return Ok(None) };
+        let (Some(state), Some(body), Some(place)) = (fields.next(), fields.next(), fields.next())
+        else {
+            return Ok(None);
+        };
         if state == b"held" {
             return self.look_in_group(queue, &place, id).await;
         }
@@ -318,7 +414,12 @@ impl Broker {
         Ok(Some(Found { id: Some(id), spot, body, cursor: Cursor::Entry("0-0".to_owned()) }))
     }
 
-    async fn look_in_group(&self, queue: Queue, name: &[u8], id: JobId) -> RedisResult<Option<Found>> {
+    async fn look_in_group(
+        &self,
+        queue: Queue,
+        name: &[u8],
+        id: JobId,
+    ) -> RedisResult<Option<Found>> {
         /// Jobs of the list read in one step.
         const STEP: usize = 500;
         let mut seen = 0;
@@ -334,18 +435,19 @@ impl Broker {
         }
     }
 
-    /// The processes that got jobs of `queue`, those that died lately included; an idle one that has just
-    /// started is not among them.
+    /// The processes that got jobs of `queue`, those that died lately included; an idle one that
+    /// has just started is not among them.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn consumers(&self, queue: Queue) -> RedisResult<Vec<ConsumerStats>> {
         let mut command = redis::cmd("XINFO");
         command.arg("CONSUMERS").arg(self.keys(queue).stream).arg(GROUP);
-        let consumers: StreamInfoConsumersReply = match command.query_async(&mut self.connection()).await {
-            Err(error) if is_missing(&error) => return Ok(Vec::new()),
-            consumers => consumers?,
-        };
+        let consumers: StreamInfoConsumersReply =
+            match command.query_async(&mut self.connection()).await {
+                Err(error) if is_missing(&error) => return Ok(Vec::new()),
+                consumers => consumers?,
+            };
         let stats = consumers.consumers.into_iter().map(|consumer| ConsumerStats {
             name: consumer.name,
             running: consumer.pending as u64,
@@ -373,7 +475,8 @@ fn id_of(bytes: &[u8]) -> Option<JobId> {
 
 /// Whether the queue has not been opened yet.
 fn is_missing(error: &RedisError) -> bool {
-    error.code() == Some("NOGROUP") || error.detail().is_some_and(|detail| detail.contains("no such key"))
+    error.code() == Some("NOGROUP")
+        || error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
 /// When an entry was added, milliseconds since the epoch.
@@ -387,7 +490,10 @@ fn entry_order(entry: &str) -> Option<(u64, u64)> {
 }
 
 /// Scores are whole milliseconds.
-#[expect(clippy::cast_possible_truncation, reason = "a float that is out of range becomes the nearest there is")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a float that is out of range becomes the nearest there is"
+)]
 fn whole(score: f64) -> i64 {
     score as i64
 }
@@ -407,7 +513,8 @@ mod tests {
         for cursor in cursors {
             assert_eq!(Cursor::parse(&cursor.text()), Some(cursor));
         }
-        for nonsense in ["", "e.", "e.1", "m.1", "m.x.AA", "g.-1.AA", "x.1.AA", "m.1.?", "r.usr_1"] {
+        for nonsense in ["", "e.", "e.1", "m.1", "m.x.AA", "g.-1.AA", "x.1.AA", "m.1.?", "r.usr_1"]
+        {
             assert_eq!(Cursor::parse(nonsense), None, "{nonsense}");
         }
     }

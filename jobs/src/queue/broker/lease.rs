@@ -27,7 +27,12 @@ pub(crate) struct Renewed {
 
 impl Broker {
     /// Renews the leases of entries with their jobs, if `consumer` still holds them.
-    pub(crate) async fn renew(&self, queue: Queue, consumer: &str, held: &[(EntryId, Option<JobId>)]) -> RedisResult<Renewed> {
+    pub(crate) async fn renew(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        held: &[(EntryId, Option<JobId>)],
+    ) -> RedisResult<Renewed> {
         let mut call = self.call(&RENEW, queue);
         call.arg(consumer);
         for (entry, id) in held {
@@ -39,12 +44,28 @@ impl Broker {
     }
 
     /// Up to `limit` entries after `after` whose lease has run out.
-    pub(crate) async fn abandoned(&self, queue: Queue, after: Option<&EntryId>, limit: usize) -> RedisResult<Vec<Abandoned>> {
+    pub(crate) async fn abandoned(
+        &self,
+        queue: Queue,
+        after: Option<&EntryId>,
+        limit: usize,
+    ) -> RedisResult<Vec<Abandoned>> {
         let start = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
         let mut command = redis::cmd("XPENDING");
-        command.arg(self.keys(queue).stream).arg(GROUP).arg("IDLE").arg(millis(self.jobs.lease)).arg(start).arg("+").arg(limit);
-        let rows: Vec<(EntryId, String, u64, u64)> = command.query_async(&mut self.connection()).await?;
-        Ok(rows.into_iter().map(|(entry, consumer, _, deliveries)| Abandoned { entry, consumer, deliveries }).collect())
+        command
+            .arg(self.keys(queue).stream)
+            .arg(GROUP)
+            .arg("IDLE")
+            .arg(millis(self.jobs.lease))
+            .arg(start)
+            .arg("+")
+            .arg(limit);
+        let rows: Vec<(EntryId, String, u64, u64)> =
+            command.query_async(&mut self.connection()).await?;
+        Ok(rows
+            .into_iter()
+            .map(|(entry, consumer, _, deliveries)| Abandoned { entry, consumer, deliveries })
+            .collect())
     }
 
     /// How many entries `consumer` holds, and how many others do.
@@ -53,19 +74,36 @@ impl Broker {
         command.arg(self.keys(queue).stream).arg(GROUP);
         let summary: StreamPendingReply = command.query_async(&mut self.connection()).await?;
         let StreamPendingReply::Data(data) = summary else { return Ok((0, 0)) };
-        let ours = data.consumers.iter().find(|row| row.name == consumer).map_or(0, |row| row.pending);
+        let ours =
+            data.consumers.iter().find(|row| row.name == consumer).map_or(0, |row| row.pending);
         Ok((ours, data.count.saturating_sub(ours)))
     }
 
     /// Takes over entries whose lease has still run out; whoever of several workers comes first
     /// gets each.
-    pub(crate) async fn claim(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<Vec<Entry>> {
+    pub(crate) async fn claim(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        entries: &[EntryId],
+    ) -> RedisResult<Vec<Entry>> {
         let mut call = self.call(&CLAIM, queue);
-        call.arg(consumer).arg(millis(self.jobs.lease)).arg(entries).invoke_async(&mut self.connection()).await
+        call.arg(consumer)
+            .arg(millis(self.jobs.lease))
+            .arg(entries)
+            .invoke_async(&mut self.connection())
+            .await
     }
 
     /// Removes consumers that hold nothing and have been silent for `silence`.
-    pub(crate) async fn forget_consumers(&self, queue: Queue, silence: Duration) -> RedisResult<usize> {
-        self.call(&FORGET_CONSUMERS, queue).arg(millis(silence)).invoke_async(&mut self.connection()).await
+    pub(crate) async fn forget_consumers(
+        &self,
+        queue: Queue,
+        silence: Duration,
+    ) -> RedisResult<usize> {
+        self.call(&FORGET_CONSUMERS, queue)
+            .arg(millis(silence))
+            .invoke_async(&mut self.connection())
+            .await
     }
 }

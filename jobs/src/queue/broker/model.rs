@@ -1,8 +1,8 @@
 //! Any interleaving of what can happen to a queue keeps every job in exactly one place.
 //!
-//! Sequences of operations are made at random and done, one by one, to a queue in Redis and to a plain
-//! model of it; after each, all that Redis holds is compared with the model. A sequence that fails is
-//! shrunk and printed. `PROPTEST_CASES` raises their number.
+//! Sequences of operations are made at random and done, one by one, to a queue in Redis and to a
+//! plain model of it; after each, all that Redis holds is compared with the model. A sequence that
+//! fails is shrunk and printed. `PROPTEST_CASES` raises their number.
 
 mod drain;
 mod op;
@@ -41,7 +41,12 @@ const LIMIT: u32 = 2;
 fn runner(cases: u32) -> TestRunner {
     let told = Config::default();
     let cases = if xtask::variable("PROPTEST_CASES").is_some() { told.cases } else { cases };
-    TestRunner::new(Config { cases, max_shrink_time: SHRINK_MS_MAX, failure_persistence: None, ..told })
+    TestRunner::new(Config {
+        cases,
+        max_shrink_time: SHRINK_MS_MAX,
+        failure_persistence: None,
+        ..told
+    })
 }
 
 /// Queues on one server, a fresh one a case.
@@ -87,7 +92,11 @@ fn a_crowd_loses_no_job_and_leaves_nothing_behind() {
     let queues = Queues::new();
     let case = (specs(), ops_of(0), ops_of(1), ops_of(2));
     let tried = runner(CROWDS).run(&case, |(specs, first, second, third)| -> TestCaseResult {
-        queues.runtime.block_on(drain::crowd(queues.fresh(), Cast::new(&specs)?, [first, second, third]))
+        queues.runtime.block_on(drain::crowd(
+            queues.fresh(),
+            Cast::new(&specs)?,
+            [first, second, third],
+        ))
     });
     tried.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -35,7 +35,11 @@ impl Push {
             id: envelope.id,
             group: Group::of(envelope.tenant),
             delay: Duration::from_millis(u64::try_from(wait).unwrap_or_default()),
-            unique: envelope.unique.as_ref().map(|unique| unique.as_str().to_owned()).unwrap_or_default(),
+            unique: envelope
+                .unique
+                .as_ref()
+                .map(|unique| unique.as_str().to_owned())
+                .unwrap_or_default(),
             body: envelope.to_bytes()?,
         })
     }
@@ -46,12 +50,13 @@ impl Push {
 pub(crate) enum HandIn {
     /// Without a row in the outbox: under an id that nobody has seen before.
     Direct,
-    /// From the outbox, for the first time as far as is known: an id that finished lately is dropped.
+    /// From the outbox, for the first time as far as is known: an id that finished lately is
+    /// dropped.
     Staged,
     /// From the outbox, perhaps again: the row is to be looked at before it runs.
     Again,
-    /// As [`HandIn::Again`], a job that Redis once had and lost: whoever holds its unique key by now,
-    /// it is not dropped.
+    /// As [`HandIn::Again`], a job that Redis once had and lost: whoever holds its unique key by
+    /// now, it is not dropped.
     Lost,
 }
 
@@ -98,7 +103,12 @@ impl Place {
 
 impl Broker {
     /// Hands jobs over. Where it fails part of them may have been taken.
-    pub(crate) async fn push(&self, queue: Queue, jobs: &[Push], how: HandIn) -> RedisResult<Pushed> {
+    pub(crate) async fn push(
+        &self,
+        queue: Queue,
+        jobs: &[Push],
+        how: HandIn,
+    ) -> RedisResult<Pushed> {
         let mut pushed = Pushed::default();
         for batch in jobs.chunks(PUSH_MAX) {
             let Pushed { taken, duplicates } = self.push_batch(queue, batch, how).await?;
@@ -116,14 +126,22 @@ impl Broker {
             call.arg(&job.unique).arg(job.body.as_slice());
         }
         let answer: Vec<usize> = call.invoke_async(&mut self.connection()).await?;
-        let (taken, dropped) = answer.split_first().map_or((0, [].as_slice()), |(taken, dropped)| (*taken, dropped));
-        let duplicates = dropped.iter().filter_map(|number| Some(jobs.get(number.checked_sub(1)?)?.id)).collect();
+        let (taken, dropped) =
+            answer.split_first().map_or((0, [].as_slice()), |(taken, dropped)| (*taken, dropped));
+        let duplicates = dropped
+            .iter()
+            .filter_map(|number| Some(jobs.get(number.checked_sub(1)?)?.id))
+            .collect();
         Ok(Pushed { taken, duplicates })
     }
 
-    /// Remembers jobs that were dropped because another held what they are unique by: a hand-over of one that comes late is
-    /// dropped, too. Answers those that have not come in meanwhile.
-    pub(crate) async fn drop_for_good(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<JobId>> {
+    /// Remembers jobs that were dropped because another held what they are unique by: a hand-over
+    /// of one that comes late is dropped, too. Answers those that have not come in meanwhile.
+    pub(crate) async fn drop_for_good(
+        &self,
+        queue: Queue,
+        ids: &[JobId],
+    ) -> RedisResult<Vec<JobId>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -133,29 +151,47 @@ impl Broker {
             call.arg(id_bytes(*id).as_slice());
         }
         let dropped: Vec<usize> = call.invoke_async(&mut self.connection()).await?;
-        Ok(dropped.into_iter().filter_map(|number| ids.get(number.checked_sub(1)?).copied()).collect())
+        Ok(dropped
+            .into_iter()
+            .filter_map(|number| ids.get(number.checked_sub(1)?).copied())
+            .collect())
     }
 
     /// Moves up to `batch` jobs whose time has come to the stream; answers how many moved and how
     /// long until the next look is needed.
-    pub(crate) async fn promote(&self, queue: Queue, batch: usize) -> RedisResult<(usize, Option<Duration>)> {
+    pub(crate) async fn promote(
+        &self,
+        queue: Queue,
+        batch: usize,
+    ) -> RedisResult<(usize, Option<Duration>)> {
         let mut call = self.call_admitting(&PROMOTE, queue);
-        let (moved, next): (usize, i64) = call.arg(batch).invoke_async(&mut self.connection()).await?;
+        let (moved, next): (usize, i64) =
+            call.arg(batch).invoke_async(&mut self.connection()).await?;
         Ok((moved, u64::try_from(next).ok().map(Duration::from_millis)))
     }
 
-    /// Takes up to `wanted` turns of the queue's rate; answers how many there were, or how long until
-    /// there is one.
-    pub(crate) async fn take_turns(&self, queue: Queue, wanted: usize) -> RedisResult<Result<usize, Duration>> {
+    /// Takes up to `wanted` turns of the queue's rate; answers how many there were, or how long
+    /// until there is one.
+    pub(crate) async fn take_turns(
+        &self,
+        queue: Queue,
+        wanted: usize,
+    ) -> RedisResult<Result<usize, Duration>> {
         let Some(rate) = self.limits(queue).rate else { return Ok(Ok(wanted)) };
         let mut call = self.call(&TAKE, queue);
-        call.arg((rate.interval().as_secs_f64() * 1_000.0).to_string()).arg(rate.burst()).arg(wanted);
+        call.arg((rate.interval().as_secs_f64() * 1_000.0).to_string())
+            .arg(rate.burst())
+            .arg(wanted);
         let (taken, wait): (usize, u64) = call.invoke_async(&mut self.connection()).await?;
         Ok(if taken > 0 { Ok(taken) } else { Err(Duration::from_millis(wait)) })
     }
 
     /// Which of `ids` wait, run or are delayed, and where.
-    pub(crate) async fn places(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<Option<Place>>> {
+    pub(crate) async fn places(
+        &self,
+        queue: Queue,
+        ids: &[JobId],
+    ) -> RedisResult<Vec<Option<Place>>> {
         let mut command = redis::cmd("HMGET");
         command.arg(self.keys(queue).jobs);
         for id in ids {

@@ -38,7 +38,13 @@ pub(crate) struct Bury {
 
 impl Broker {
     /// Lets go of jobs that are done. With `remember`, a later hand-over of their ids is dropped.
-    pub(crate) async fn finish(&self, queue: Queue, consumer: &str, jobs: &[Done], remember: bool) -> RedisResult<usize> {
+    pub(crate) async fn finish(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        jobs: &[Done],
+        remember: bool,
+    ) -> RedisResult<usize> {
         let memory = if remember { millis(self.jobs.finished_memory) } else { 0 };
         let mut call = self.call_admitting(&FINISH, queue);
         call.arg(consumer).arg(memory).arg(self.jobs.finished_max).arg(jobs.len());
@@ -54,7 +60,12 @@ impl Broker {
     }
 
     /// Puts running jobs back to run later.
-    pub(crate) async fn delay(&self, queue: Queue, consumer: &str, jobs: &[Delay]) -> RedisResult<usize> {
+    pub(crate) async fn delay(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        jobs: &[Delay],
+    ) -> RedisResult<usize> {
         let mut call = self.call_admitting(&DELAY, queue);
         call.arg(consumer).arg(self.keys(queue).wake);
         for job in jobs {
@@ -65,16 +76,26 @@ impl Broker {
     }
 
     /// Sends running jobs to the dead letters.
-    pub(crate) async fn bury(&self, queue: Queue, consumer: &str, jobs: &[Bury]) -> RedisResult<usize> {
+    pub(crate) async fn bury(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        jobs: &[Bury],
+    ) -> RedisResult<usize> {
         let mut call = self.call_admitting(&BURY, queue);
-        call.arg(consumer).arg(millis(self.jobs.dead_retention)).arg(self.jobs.dead_max).arg(jobs.len());
+        call.arg(consumer)
+            .arg(millis(self.jobs.dead_retention))
+            .arg(self.jobs.dead_max)
+            .arg(jobs.len());
         for job in jobs {
             let id = job.id.map(id_bytes);
             call.arg(&job.entry).arg(id.as_ref().map_or(&[][..], |id| id.as_slice()));
             call.arg(job.group.bytes()).arg(job.letter.as_slice());
         }
         for job in jobs {
-            if let (Some(id), Some(key)) = (job.id, job.unique.as_ref().and_then(UniqueKey::held_until_end)) {
+            if let (Some(id), Some(key)) =
+                (job.id, job.unique.as_ref().and_then(UniqueKey::held_until_end))
+            {
                 call.arg(key).arg(id_bytes(id).as_slice());
             }
         }
@@ -82,14 +103,24 @@ impl Broker {
     }
 
     /// Gives fetched jobs back to the queue.
-    pub(crate) async fn hand_back(&self, queue: Queue, consumer: &str, entries: &[EntryId]) -> RedisResult<usize> {
-        self.call_admitting(&HAND_BACK, queue).arg(consumer).arg(entries).invoke_async(&mut self.connection()).await
+    pub(crate) async fn hand_back(
+        &self,
+        queue: Queue,
+        consumer: &str,
+        entries: &[EntryId],
+    ) -> RedisResult<usize> {
+        self.call_admitting(&HAND_BACK, queue)
+            .arg(consumer)
+            .arg(entries)
+            .invoke_async(&mut self.connection())
+            .await
     }
 
     /// Lets go of what a job that has started was unique by.
     pub(crate) async fn release(&self, queue: Queue, key: &str, id: JobId) -> RedisResult<()> {
         let mut call = self.call(&RELEASE, queue);
-        let _: usize = call.arg(key).arg(id_bytes(id).as_slice()).invoke_async(&mut self.connection()).await?;
+        let _: usize =
+            call.arg(key).arg(id_bytes(id).as_slice()).invoke_async(&mut self.connection()).await?;
         Ok(())
     }
 }

@@ -45,12 +45,23 @@ impl Broker {
         let call = self.call(&STATS, queue);
         let (ready, running, delayed, held, dead, age_ms): (u64, u64, u64, u64, u64, u64) =
             call.invoke_async(&mut self.connection()).await?;
-        Ok(QueueStats { ready, running, delayed, held, dead, oldest_age: Duration::from_millis(age_ms) })
+        Ok(QueueStats {
+            ready,
+            running,
+            delayed,
+            held,
+            dead,
+            oldest_age: Duration::from_millis(age_ms),
+        })
     }
 
     /// Tells every worker to look whether `queue` is paused.
     pub(crate) async fn announce_pause(&self, queue: Queue) -> RedisResult<()> {
-        let _: usize = redis::cmd("PUBLISH").arg(self.keys(queue).wake).arg(PAUSE).query_async(&mut self.connection()).await?;
+        let _: usize = redis::cmd("PUBLISH")
+            .arg(self.keys(queue).wake)
+            .arg(PAUSE)
+            .query_async(&mut self.connection())
+            .await?;
         Ok(())
     }
 

@@ -65,7 +65,15 @@ async fn push(broker: &Broker, jobs: &[Push]) -> usize {
 /// Up to `count` jobs for `consumer`.
 pub(super) async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
     let mut command = redis::cmd("XREADGROUP");
-    command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count).arg("STREAMS").arg(broker.keys(QUEUE).stream).arg(">");
+    command
+        .arg("GROUP")
+        .arg(GROUP)
+        .arg(consumer)
+        .arg("COUNT")
+        .arg(count)
+        .arg("STREAMS")
+        .arg(broker.keys(QUEUE).stream)
+        .arg(">");
     let entries: Entries = command.query_async(&mut broker.connections.shared()).await.unwrap();
     entries.0
 }
@@ -79,11 +87,23 @@ fn done(entry: &Entry) -> Done {
 }
 
 fn delayed(entry: &Entry, wait: Duration) -> Delay {
-    Delay { entry: entry.id.clone(), id: entry.job.unwrap(), group: entry.group, wait, body: entry.envelope.clone() }
+    Delay {
+        entry: entry.id.clone(),
+        id: entry.job.unwrap(),
+        group: entry.group,
+        wait,
+        body: entry.envelope.clone(),
+    }
 }
 
 fn buried(entry: &Entry) -> Bury {
-    Bury { entry: entry.id.clone(), id: entry.job, group: entry.group, unique: None, letter: entry.id.clone().into_bytes() }
+    Bury {
+        entry: entry.id.clone(),
+        id: entry.job,
+        group: entry.group,
+        unique: None,
+        letter: entry.id.clone().into_bytes(),
+    }
 }
 
 async fn knows(broker: &Broker, ids: &[JobId]) -> Vec<bool> {
@@ -129,7 +149,10 @@ async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
-    assert_eq!(broker.delay(QUEUE, "fresh", &[delayed(&entry, Duration::from_hours(1))]).await.unwrap(), 1);
+    assert_eq!(
+        broker.delay(QUEUE, "fresh", &[delayed(&entry, Duration::from_hours(1))]).await.unwrap(),
+        1
+    );
     assert_eq!(broker.finish(QUEUE, "stale", &[done(&entry)], false).await.unwrap(), 0);
     assert_eq!(broker.places(QUEUE, &[entry.job.unwrap()]).await.unwrap(), [Some(Place::Delayed)]);
     assert_eq!(broker.stats(QUEUE).await.unwrap().delayed, 1);
@@ -163,13 +186,22 @@ async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
         let mut connection = broker.connections.shared();
         async move {
             let mut command = redis::cmd("CONFIG");
-            command.arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut connection).await.unwrap();
+            command
+                .arg("SET")
+                .arg("maxmemory")
+                .arg(bytes)
+                .query_async::<()>(&mut connection)
+                .await
+                .unwrap();
         }
     };
     limit(1).await;
     let refused = broker.push(QUEUE, &[job()], HandIn::Direct).await.unwrap_err();
     assert_eq!(refused.code(), Some("OOM"), "{refused}");
-    assert_eq!(broker.delay(QUEUE, "a", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(), 1);
+    assert_eq!(
+        broker.delay(QUEUE, "a", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(),
+        1
+    );
     assert_eq!(broker.bury(QUEUE, "a", &[buried(&entries[1])]).await.unwrap(), 1);
     assert_eq!(broker.finish(QUEUE, "a", &[done(&entries[2])], true).await.unwrap(), 1);
     let mut looks = tokio::time::interval(Duration::from_millis(2));
@@ -208,7 +240,14 @@ async fn dead_letters_are_bounded_in_number() {
         died_at.arg(&dead).arg("XX").arg(a_minute_ago + n).arg(&entry.id);
         let _: usize = died_at.query_async(&mut broker.connections.shared()).await.unwrap();
     }
-    let mut kept: Vec<Vec<u8>> = broker.list_dead(QUEUE, None, 100).await.unwrap().found.into_iter().map(|found| found.body).collect();
+    let mut kept: Vec<Vec<u8>> = broker
+        .list_dead(QUEUE, None, 100)
+        .await
+        .unwrap()
+        .found
+        .into_iter()
+        .map(|found| found.body)
+        .collect();
     kept.sort_unstable();
     letters.drain(..15);
     letters.sort_unstable();
@@ -222,9 +261,16 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
     let (ready, later) = (job(), job_in(Duration::from_hours(1)));
     let (ready_id, later_id) = (ready.id, later.id);
     push(&broker, &[ready, later]).await;
-    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
+    let _: usize = redis::cmd("DEL")
+        .arg(broker.keys(QUEUE).stream)
+        .query_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
-    assert_eq!(broker.present(QUEUE, &[(ready_id, None), (later_id, None)]).await.unwrap(), [false, true]);
+    assert_eq!(
+        broker.present(QUEUE, &[(ready_id, None), (later_id, None)]).await.unwrap(),
+        [false, true]
+    );
     assert_eq!(knows(&broker, &[ready_id, later_id]).await, [false, true]);
 }
 
@@ -235,7 +281,8 @@ async fn what_redis_refuses_is_not_known_afterwards() {
     let connection = &mut broker.connections.shared();
     let stream = broker.keys(QUEUE).stream;
     let _: usize = redis::cmd("DEL").arg(&stream).query_async(connection).await.unwrap();
-    let _: () = redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
+    let _: () =
+        redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
     let refused = job();
     let id = refused.id;
     assert!(broker.push(QUEUE, &[refused], HandIn::Staged).await.is_err());
@@ -243,7 +290,11 @@ async fn what_redis_refuses_is_not_known_afterwards() {
 }
 
 /// The limits that tests of groups use.
-async fn broker_sharing(env: &TestEnv, tenant_concurrency: u32, tenant_rate: Option<config::Rate>) -> Broker {
+async fn broker_sharing(
+    env: &TestEnv,
+    tenant_concurrency: u32,
+    tenant_rate: Option<config::Rate>,
+) -> Broker {
     let mut broker = broker(env).await;
     broker.jobs.email.tenant_concurrency = tenant_concurrency;
     broker.jobs.email.tenant_rate = tenant_rate;
@@ -332,7 +383,11 @@ async fn the_queues_rate_is_one_for_all_workers() {
         }
     }
     // All but the first ten waited for their turn, 10 ms each.
-    assert!(begun.elapsed() >= Duration::from_millis(10) * u32::try_from(taken - 10).unwrap(), "{taken} in {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(10) * u32::try_from(taken - 10).unwrap(),
+        "{taken} in {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -343,7 +398,11 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
     let flood: Vec<Push> = (0..5).map(|_| job_of(a)).collect();
     let ids: Vec<JobId> = flood.iter().map(|job| job.id).collect();
     push(&broker, &flood).await;
-    let _: usize = redis::cmd("DEL").arg(broker.keys(QUEUE).stream).query_async(&mut broker.connections.shared()).await.unwrap();
+    let _: usize = redis::cmd("DEL")
+        .arg(broker.keys(QUEUE).stream)
+        .query_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
     assert!(broker.open(QUEUE).await.unwrap());
     assert_eq!(knows(&broker, &ids).await, [false, false, true, true, true]);
     broker.promote(QUEUE, 100).await.unwrap();
@@ -363,7 +422,8 @@ async fn a_job_is_cancelled_wherever_it_is() {
     push(&broker, &[later]).await;
     let running = read(&broker, "w").await.unwrap();
     assert_eq!(running.job, Some(ids[0]));
-    let cancelled = broker.cancel(QUEUE, &[ids[0], ids[1], ids[2], later_id, job().id]).await.unwrap();
+    let cancelled =
+        broker.cancel(QUEUE, &[ids[0], ids[1], ids[2], later_id, job().id]).await.unwrap();
     let (out, asked) = (Cancelled::TakenOut, Cancelled::Asked);
     assert_eq!(cancelled, [asked, out, out, out, Cancelled::Unknown]);
     let renewed = broker.renew(QUEUE, "w", &[(running.id.clone(), running.job)]).await.unwrap();
@@ -384,11 +444,15 @@ fn unique_job(key: &str, window: Window) -> Push {
 async fn a_unique_job_is_dropped_while_another_holds_its_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let key = |window| Some(UniqueKey::new(Probe::KIND, None, &Unique { key: "k".to_owned(), window }));
+    let key =
+        |window| Some(UniqueKey::new(Probe::KIND, None, &Unique { key: "k".to_owned(), window }));
     for window in [Window::UntilStarted, Window::UntilFinished] {
         let (first, second) = (unique_job("k", window), unique_job("k", window));
         let (first_id, second_id) = (first.id, second.id);
-        let pushed = broker.push(QUEUE, &[first, second, unique_job("other", window)], HandIn::Staged).await.unwrap();
+        let pushed = broker
+            .push(QUEUE, &[first, second, unique_job("other", window)], HandIn::Staged)
+            .await
+            .unwrap();
         assert_eq!((pushed.taken, pushed.duplicates.as_slice()), (2, [second_id].as_slice()));
         let entries = read_all(&broker, "w", 10).await;
         if window == Window::UntilStarted {
@@ -416,13 +480,22 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_in_is_not_dropped() {
+async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_in_is_not_dropped()
+{
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let again =
-        |push: &Push| Push { id: push.id, group: push.group, delay: push.delay, unique: push.unique.clone(), body: push.body.clone() };
-    let (holder, late, early) =
-        (unique_job("k", Window::UntilStarted), unique_job("k", Window::UntilStarted), unique_job("other", Window::UntilStarted));
+    let again = |push: &Push| Push {
+        id: push.id,
+        group: push.group,
+        delay: push.delay,
+        unique: push.unique.clone(),
+        body: push.body.clone(),
+    };
+    let (holder, late, early) = (
+        unique_job("k", Window::UntilStarted),
+        unique_job("k", Window::UntilStarted),
+        unique_job("other", Window::UntilStarted),
+    );
     let pushed = broker.push(QUEUE, &[again(&holder), again(&late)], HandIn::Staged).await.unwrap();
     assert_eq!(pushed.duplicates, [late.id]);
     // Its key was free when it came the second time: it is to run.
@@ -466,9 +539,15 @@ async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share(
     let mut remove = redis::cmd("XGROUP");
     remove.arg("DELCONSUMER").arg(broker.keys(QUEUE).stream).arg(GROUP).arg("removed");
     let _: usize = remove.query_async(&mut broker.connections.shared()).await.unwrap();
-    assert_eq!(broker.present(QUEUE, &[(first_id, Some(a)), (second_id, Some(a))]).await.unwrap(), [false, true]);
+    assert_eq!(
+        broker.present(QUEUE, &[(first_id, Some(a)), (second_id, Some(a))]).await.unwrap(),
+        [false, true]
+    );
     assert_eq!(read(&broker, "w").await.unwrap().job, Some(second_id));
-    assert_eq!(push(&broker, &[Push { group: Group::of(Some(a)), ..job_of_id(first_id) }]).await, 1);
+    assert_eq!(
+        push(&broker, &[Push { group: Group::of(Some(a)), ..job_of_id(first_id) }]).await,
+        1
+    );
 }
 
 fn key_of(broker: &Broker, name: &str) -> String {
@@ -476,12 +555,20 @@ fn key_of(broker: &Broker, name: &str) -> String {
 }
 
 async fn lose_stream(broker: &Broker) {
-    redis::cmd("DEL").arg(key_of(broker, "stream")).exec_async(&mut broker.connections.shared()).await.unwrap();
+    redis::cmd("DEL")
+        .arg(key_of(broker, "stream"))
+        .exec_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
 }
 
 /// Whether nothing is kept under `name`.
 async fn is_gone(broker: &Broker, name: &str) -> bool {
-    let there: usize = redis::cmd("EXISTS").arg(key_of(broker, name)).query_async(&mut broker.connections.shared()).await.unwrap();
+    let there: usize = redis::cmd("EXISTS")
+        .arg(key_of(broker, name))
+        .query_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
     there == 0
 }
 
@@ -505,7 +592,13 @@ async fn one_before_another(broker: &Broker) -> (Push, Push) {
 }
 
 fn copy(push: &Push) -> Push {
-    Push { id: push.id, group: push.group, delay: push.delay, unique: push.unique.clone(), body: push.body.clone() }
+    Push {
+        id: push.id,
+        group: push.group,
+        delay: push.delay,
+        unique: push.unique.clone(),
+        body: push.body.clone(),
+    }
 }
 
 #[tokio::test]
@@ -575,8 +668,14 @@ async fn a_job_asked_to_stop_is_not_put_back() {
     let entries = read_all(&broker, "w", 2).await;
     let ids: Vec<JobId> = entries.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(broker.cancel(QUEUE, &ids).await.unwrap(), [Cancelled::Asked; 2]);
-    assert_eq!(broker.delay(QUEUE, "w", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(), 1);
-    assert_eq!(broker.hand_back(QUEUE, "w", std::slice::from_ref(&entries[1].id)).await.unwrap(), 1);
+    assert_eq!(
+        broker.delay(QUEUE, "w", &[delayed(&entries[0], Duration::from_hours(1))]).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        broker.hand_back(QUEUE, "w", std::slice::from_ref(&entries[1].id)).await.unwrap(),
+        1
+    );
     assert_eq!(knows(&broker, &ids).await, [false, false]);
     assert!(is_gone(&broker, "cancelled").await);
     // They were of their tenant's share, too.
@@ -595,7 +694,10 @@ async fn a_job_that_died_before_it_stopped_runs_when_it_is_replayed() {
     assert_eq!(broker.bury(QUEUE, "w", &[buried(&entry)]).await.unwrap(), 1);
     assert_eq!(broker.replay(QUEUE, std::slice::from_ref(&letter)).await.unwrap(), 1);
     let again = read(&broker, "w").await.unwrap();
-    assert_eq!(broker.renew(QUEUE, "w", &[(again.id, again.job)]).await.unwrap(), Renewed::default());
+    assert_eq!(
+        broker.renew(QUEUE, "w", &[(again.id, again.job)]).await.unwrap(),
+        Renewed::default()
+    );
 }
 
 #[tokio::test]
@@ -604,8 +706,13 @@ async fn a_cancelled_job_leaves_no_unique_key_behind() {
     let broker = broker_sharing(&env, 1, None).await;
     let (a, _) = tenants();
     let of_a = |job: Push| Push { group: Group::of(Some(a)), ..job };
-    let waits = Push { delay: Duration::from_hours(1), ..unique_job("delayed", Window::UntilFinished) };
-    let jobs = [of_a(unique_job("ready", Window::UntilStarted)), of_a(unique_job("held", Window::UntilFinished)), waits];
+    let waits =
+        Push { delay: Duration::from_hours(1), ..unique_job("delayed", Window::UntilFinished) };
+    let jobs = [
+        of_a(unique_job("ready", Window::UntilStarted)),
+        of_a(unique_job("held", Window::UntilFinished)),
+        waits,
+    ];
     assert_eq!(push(&broker, &jobs).await, 3);
     let ids: Vec<JobId> = jobs.iter().rev().map(|job| job.id).collect();
     assert_eq!(broker.cancel(QUEUE, &ids).await.unwrap(), [Cancelled::TakenOut; 3]);
@@ -618,7 +725,11 @@ async fn a_cancelled_job_leaves_no_unique_key_behind() {
 async fn a_stale_holder_does_not_let_go_of_a_unique_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let unique = Some(UniqueKey::new(Probe::KIND, None, &Unique { key: "k".to_owned(), window: Window::UntilFinished }));
+    let unique = Some(UniqueKey::new(
+        Probe::KIND,
+        None,
+        &Unique { key: "k".to_owned(), window: Window::UntilFinished },
+    ));
     push(&broker, &[unique_job("k", Window::UntilFinished)]).await;
     let entry = read(&broker, "stale").await.unwrap();
     take_over(&broker, &entry).await;
@@ -688,8 +799,16 @@ async fn a_place_without_its_entry_is_swept_away() {
     let (gone, there, later) = (job(), job(), job_in(Duration::from_hours(1)));
     let ids = [gone.id, there.id, later.id];
     push(&broker, &[gone, there, later]).await;
-    let Some(Place::Stream(entry)) = broker.places(QUEUE, &ids[..1]).await.unwrap().remove(0) else { panic!("it is not in the stream") };
-    redis::cmd("XDEL").arg(key_of(&broker, "stream")).arg(entry).exec_async(&mut broker.connections.shared()).await.unwrap();
+    let Some(Place::Stream(entry)) = broker.places(QUEUE, &ids[..1]).await.unwrap().remove(0)
+    else {
+        panic!("it is not in the stream")
+    };
+    redis::cmd("XDEL")
+        .arg(key_of(&broker, "stream"))
+        .arg(entry)
+        .exec_async(&mut broker.connections.shared())
+        .await
+        .unwrap();
     assert_eq!(broker.sweep(QUEUE).await.unwrap(), 1);
     assert_eq!(knows(&broker, &ids).await, [false, true, true]);
 }
@@ -762,9 +881,10 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
                 };
                 let chunk = chunk.unwrap();
                 assert!(chunk.found.len() <= count);
-                assert!(
-                    chunk.found.iter().all(|found| Envelope::from_bytes(&found.body).is_ok_and(|envelope| Some(envelope.id) == found.id))
-                );
+                assert!(chunk.found.iter().all(|found| {
+                    Envelope::from_bytes(&found.body)
+                        .is_ok_and(|envelope| Some(envelope.id) == found.id)
+                }));
                 seen.extend(chunk.found.iter().map(|found| found.id.unwrap()));
                 after = chunk.next;
                 if after.is_none() {
@@ -774,7 +894,10 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
         }
         let [listed_ready, listed_running, listed_held, listed_later] = seen;
         assert_eq!(listed_ready, [&ready_ids[2..], &[held_ids[0], held_ids[4]]].concat());
-        assert_eq!(listed_running, running.iter().map(|entry| entry.job.unwrap()).collect::<Vec<_>>());
+        assert_eq!(
+            listed_running,
+            running.iter().map(|entry| entry.job.unwrap()).collect::<Vec<_>>()
+        );
         assert_eq!(sorted(listed_held), sorted([&held_ids[1..4], &held_ids[5..]].concat()));
         assert_eq!(sorted(listed_later), sorted(later_ids.clone()));
     }
@@ -784,7 +907,8 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
 async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_now() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
-    let (lost, holder) = (unique_job("k", Window::UntilFinished), unique_job("k", Window::UntilFinished));
+    let (lost, holder) =
+        (unique_job("k", Window::UntilFinished), unique_job("k", Window::UntilFinished));
     assert_eq!(push(&broker, &[copy(&lost)]).await, 1);
     lose_stream(&broker).await;
     assert!(broker.open(QUEUE).await.unwrap());
@@ -820,7 +944,9 @@ async fn a_flood_that_was_cancelled_is_taken_out_of_its_list_in_steps() {
     push(&broker, &[copy(&last)]).await;
     broker.cancel(QUEUE, &ids[1..]).await.unwrap();
     let key = [key_of(&broker, "waiting:").as_bytes(), Group::of(Some(a)).bytes()].concat();
-    let waiting = async || -> usize { redis::cmd("LLEN").arg(&key).query_async(&mut broker.connections.shared()).await.unwrap() };
+    let waiting = async || -> usize {
+        redis::cmd("LLEN").arg(&key).query_async(&mut broker.connections.shared()).await.unwrap()
+    };
     assert_eq!(waiting().await, 1_000);
     let first = read(&broker, "w").await.unwrap();
     broker.finish(QUEUE, "w", &[done(&first)], false).await.unwrap();

@@ -12,7 +12,9 @@ use std::{sync::Arc, time::Duration};
 use common::config::{self, RedisUrl};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
+    aio::{
+        ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub,
+    },
     cluster_async::ClusterConnection,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -64,7 +66,9 @@ impl Connections {
         let servers = match &redis.url {
             RedisUrl::Single(address) => single(address, redis)?,
             RedisUrl::Cluster(nodes) => Servers::Cluster(Cluster::new(nodes, redis)?),
-            RedisUrl::Sentinel { sentinels, master } => Servers::Sentinel(Sentinel::new(sentinels, master, redis)?),
+            RedisUrl::Sentinel { sentinels, master } => {
+                Servers::Sentinel(Sentinel::new(sentinels, master, redis)?)
+            }
         };
         Ok(Self { servers, timeout: redis.timeout })
     }
@@ -80,8 +84,14 @@ impl Connections {
 
     /// A connection for blocking reads of the stream at `key`.
     pub(crate) async fn reader(&self, key: &str) -> RedisResult<Reader> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(self.timeout)).set_response_timeout(None);
-        let mut connection = self.server_of(key).await?.get_multiplexed_async_connection_with_config(&config).await?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(None);
+        let mut connection = self
+            .server_of(key)
+            .await?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
         Ok(Reader { connection, id })
     }
@@ -92,7 +102,9 @@ impl Connections {
         command.arg("UNBLOCK").arg(reader);
         match &self.servers {
             Servers::Cluster(cluster) => cluster.ask_server_of(key, command).await,
-            Servers::Single { .. } | Servers::Sentinel(_) => command.query_async(&mut self.shared()).await,
+            Servers::Single { .. } | Servers::Sentinel(_) => {
+                command.query_async(&mut self.shared()).await
+            }
         }
     }
 
@@ -100,7 +112,9 @@ impl Connections {
     pub(crate) async fn subscriber(&self, key: &str) -> RedisResult<PubSub> {
         let server = self.server_of(key).await?;
         let connecting = tokio::time::timeout(self.timeout, server.get_async_pubsub()).await;
-        connecting.map_err(|_| redis::RedisError::from((redis::ErrorKind::Io, "connecting took too long")))?
+        connecting.map_err(|_| {
+            redis::RedisError::from((redis::ErrorKind::Io, "connecting took too long"))
+        })?
     }
 
     /// The server that has `key` now.
@@ -148,7 +162,12 @@ impl ConnectionLike for Shared {
         }
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),

@@ -10,7 +10,8 @@ use std::{
 
 use common::config;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, Pipeline, RedisError,
+    RedisFuture, RedisResult, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
@@ -18,7 +19,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{certificates, client};
 
-/// The longest that finding the master may take: a few sentinels that do not answer, one after another.
+/// The longest that finding the master may take: a few sentinels that do not answer, one after
+/// another.
 const FIND_MAX: Duration = Duration::from_secs(5);
 /// Codes of answers by a server that is master no more, or that others may have given up.
 const NOT_MASTER: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
@@ -51,14 +53,29 @@ impl Sentinel {
     ///
     /// # Errors
     /// When the addresses or the certificates cannot be understood.
-    pub(super) fn new(sentinels: &[SecretString], master: &str, redis: &config::Redis) -> RedisResult<Self> {
+    pub(super) fn new(
+        sentinels: &[SecretString],
+        master: &str,
+        redis: &config::Redis,
+    ) -> RedisResult<Self> {
         let certificates = certificates(redis);
-        let sentinels: Vec<Client> = sentinels.iter().map(|place| client(place, certificates.as_ref())).collect::<RedisResult<_>>()?;
-        let first = sentinels.first().ok_or((ErrorKind::EmptySentinelList, "no sentinels"))?.get_connection_info().clone();
-        let addresses = sentinels.iter().map(|sentinel| sentinel.get_connection_info().addr().clone());
-        let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
+        let sentinels: Vec<Client> = sentinels
+            .iter()
+            .map(|place| client(place, certificates.as_ref()))
+            .collect::<RedisResult<_>>()?;
+        let first = sentinels
+            .first()
+            .ok_or((ErrorKind::EmptySentinelList, "no sentinels"))?
+            .get_connection_info()
+            .clone();
+        let addresses =
+            sentinels.iter().map(|sentinel| sentinel.get_connection_info().addr().clone());
+        let mut builder =
+            SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
         let (server, database) = (first.redis_settings(), first.redis_settings().db());
-        builder = builder.set_client_to_redis_db(database).set_client_to_redis_protocol(server.protocol());
+        builder = builder
+            .set_client_to_redis_db(database)
+            .set_client_to_redis_protocol(server.protocol());
         if let Some(username) = server.username() {
             builder = builder.set_client_to_redis_username(username);
         }
@@ -66,7 +83,8 @@ impl Sentinel {
             builder = builder.set_client_to_redis_password(password);
         }
         if !redis.sentinel_password.expose_secret().is_empty() {
-            builder = builder.set_client_to_sentinel_password(redis.sentinel_password.expose_secret());
+            builder =
+                builder.set_client_to_sentinel_password(redis.sentinel_password.expose_secret());
         }
         if redis.url.is_secured() {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
@@ -75,14 +93,25 @@ impl Sentinel {
             builder = builder.set_client_to_redis_certificates(certificates);
         }
         let sentinels = tokio::sync::Mutex::new(builder.build()?);
-        Ok(Self { inner: Arc::new(Inner { sentinels, master: Mutex::default(), database, timeout: redis.timeout }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                sentinels,
+                master: Mutex::default(),
+                database,
+                timeout: redis.timeout,
+            }),
+        })
     }
 
     /// The master that the sentinels name now and that says so itself. Commands leave another one.
     pub(super) async fn master(&self) -> RedisResult<Client> {
-        let client = in_time(async { self.inner.sentinels.lock().await.async_get_client().await }).await?;
+        let client =
+            in_time(async { self.inner.sentinels.lock().await.async_get_client().await }).await?;
         let mut master = self.known();
-        if master.as_ref().is_some_and(|master| master.address != *client.get_connection_info().addr()) {
+        if master
+            .as_ref()
+            .is_some_and(|master| master.address != *client.get_connection_info().addr())
+        {
             *master = None;
         }
         Ok(client)
@@ -101,9 +130,15 @@ impl Sentinel {
             }
             let client = sentinels.async_get_client().await?;
             let timeout = Some(self.inner.timeout);
-            let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(timeout)
+                .set_response_timeout(timeout);
             let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            let master = Master { address: client.get_connection_info().addr().clone(), connection, made: Arc::default() };
+            let master = Master {
+                address: client.get_connection_info().addr().clone(),
+                connection,
+                made: Arc::default(),
+            };
             tracing::info!(address = %master.address, "redis_master_found");
             *self.known() = Some(master.clone());
             Ok(master)
@@ -131,7 +166,9 @@ async fn in_time<T>(finding: impl Future<Output = RedisResult<T>>) -> RedisResul
 
 /// Whether the connection that said so is to be left.
 fn is_lost(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error() || error.code().is_some_and(|code| NOT_MASTER.contains(&code))
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || error.code().is_some_and(|code| NOT_MASTER.contains(&code))
 }
 
 fn is_refusal(answer: &Value) -> bool {
@@ -150,7 +187,12 @@ impl ConnectionLike for Sentinel {
         })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let mut master = self.connected().await?;
             let answers = master.connection.req_packed_commands(pipeline, offset, count).await;

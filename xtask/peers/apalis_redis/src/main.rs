@@ -1,4 +1,5 @@
-//! apalis-redis as a contestant of `cargo xtask bench jobs`. See README.md for what is used and why.
+//! apalis-redis as a contestant of `cargo xtask bench jobs`. See README.md for what is used and
+//! why.
 
 // The very words that the conductor speaks.
 #[path = "../../../src/contest.rs"]
@@ -165,7 +166,8 @@ impl Bench {
         Ok(Worker { name, stop, running })
     }
 
-    /// Waits until every job has started and Redis holds none that is scheduled, active or in flight.
+    /// Waits until every job has started and Redis holds none that is scheduled, active or in
+    /// flight.
     async fn drained(&self, starts: &Starts, worker: &Worker) -> Outcome<()> {
         let config = config();
         let inflight = format!("{}:{}", config.inflight_jobs_set(), worker.name);

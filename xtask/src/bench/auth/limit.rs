@@ -20,8 +20,13 @@ impl Limit {
     /// Hashes a second.
     pub(super) async fn measure(&self, time: Duration) -> anyhow::Result<f64> {
         let mut command = Command::new(&self.program);
-        command.args([self.threads.to_string(), time.as_secs_f64().to_string()]).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(time + GRACE, command.output()).await.context("the bare hashes do not end")??;
+        command
+            .args([self.threads.to_string(), time.as_secs_f64().to_string()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(time + GRACE, command.output())
+            .await
+            .context("the bare hashes do not end")??;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         ensure!(output.status.success(), "the bare hashes ended with {}: {said}", output.status);

@@ -31,13 +31,18 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
     results.add(Figure::SignIns, sign_ins);
     results.add(Figure::SignInsOfHashes, sign_ins / hashes);
     results.add(Figure::SameHashes, last / first);
-    results.add(Figure::HashingBusy, busy / (2.0 * field.time.as_secs_f64() * f64::from(field.limit.threads)));
+    results.add(
+        Figure::HashingBusy,
+        busy / (2.0 * field.time.as_secs_f64() * f64::from(field.limit.threads)),
+    );
     Ok(())
 }
 
 /// Sign-ins a second, at most.
 pub(super) async fn sign_ins(field: &Field<'_>, time: Duration) -> anyhow::Result<f64> {
-    let report = closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * usize::from(field.limit.threads)).await?;
+    let report =
+        closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * usize::from(field.limit.threads))
+            .await?;
     ensure!(report.errors.is_empty(), "not everybody was signed in, but {:?}", report.errors);
     Ok(report.achieved_per_second)
 }

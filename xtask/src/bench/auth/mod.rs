@@ -1,9 +1,9 @@
 //! `cargo xtask bench auth`: what it costs to know who somebody is.
 //!
 //! Signing in is held against bare argon2, a request of somebody who is signed in against one that
-//! anybody may make, each alternated as A B B A, so that a drift of the machine meets both alike. Then more
-//! people sign in than can, and it is seen what that does to those who are signed in already. Everything
-//! is measured once a round; what is told are medians.
+//! anybody may make, each alternated as A B B A, so that a drift of the machine meets both alike.
+//! Then more people sign in than can, and it is seen what that does to those who are signed in
+//! already. Everything is measured once a round; what is told are medians.
 
 mod flood;
 mod limit;
@@ -39,7 +39,8 @@ use super::{
 };
 use crate::programs;
 
-/// Accounts that sign in in turn: more than sign in at once, since each sign-in writes its account's row.
+/// Accounts that sign in in turn: more than sign in at once, since each sign-in writes its
+/// account's row.
 const ACCOUNTS: usize = 32;
 /// Failures and mails that are let through: nobody is to be refused for coming from one address.
 const THROTTLE: &str = "10000000";
@@ -56,8 +57,9 @@ pub(super) struct Options {
     /// Seconds each load lasts; a round has a dozen of them.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
     seconds: u16,
-    /// How many passwords are hashed at once; half as many as there are cores when not given, so that databases, worker and
-    /// load, which have machines of their own elsewhere, have the others.
+    /// How many passwords are hashed at once; half as many as there are cores when not given, so
+    /// that databases, worker and load, which have machines of their own elsewhere, have the
+    /// others.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     hash_threads: Option<u16>,
     /// Write the report into this folder.
@@ -85,7 +87,8 @@ impl Options {
 /// Measures, and writes a table and the numbers.
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let circumstances = Circumstances::now().await?;
-    let threads = options.hash_threads.map_or_else(|| u16::try_from(circumstances.cores.div_ceil(2)), Ok)?;
+    let threads =
+        options.hash_threads.map_or_else(|| u16::try_from(circumstances.cores.div_ceil(2)), Ok)?;
     let limit = Limit { program: programs::example(limit::PROGRAM).await?, threads };
     let stack = Stack::start_with(&programs::build(true).await?, &settings(threads)).await?;
     let mut results = Results::new(circumstances);
@@ -94,7 +97,8 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     stack.stop().await;
     // What was measured before something failed is still true.
     if results.any() {
-        report::write(&results, &options.out).with_context(|| format!("writing into {}", options.out.display()))?;
+        report::write(&results, &options.out)
+            .with_context(|| format!("writing into {}", options.out.display()))?;
         print(&report::markdown(&results));
         say(&format!("written to {}", options.out.display()));
     }
@@ -129,7 +133,8 @@ impl<'a> Field<'a> {
         let signing_up = async {
             for number in 0..ACCOUNTS {
                 sign_up(stack, &address(number)).await?;
-                // What is different the first time: the place is new, and the person is told by mail.
+                // What is different the first time: the place is new, and the person is told by
+                // mail.
                 sign_in(stack, &address(number)).await?;
             }
             Ok(())
@@ -156,12 +161,18 @@ fn address(number: usize) -> String {
     format!("bench-{number}@example.com")
 }
 
-async fn rounds(options: &Options, stack: &Stack, limit: &Limit, results: &mut Results) -> anyhow::Result<()> {
+async fn rounds(
+    options: &Options,
+    stack: &Stack,
+    limit: &Limit,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let field = Field::prepared(stack, limit, Duration::from_secs(options.seconds.into())).await?;
     for round in 1..=options.rounds {
         let what = |measure: &str| format!("round {round} of {}: {measure}", options.rounds);
         if options.wants(Measure::Overhead) {
-            step(what("requests of somebody and of anybody"), overhead::round(&field, results)).await?;
+            step(what("requests of somebody and of anybody"), overhead::round(&field, results))
+                .await?;
         }
         if options.wants(Measure::Login) {
             step(what("sign-ins and bare hashes"), login::round(&field, results)).await?;

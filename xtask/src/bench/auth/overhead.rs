@@ -50,8 +50,14 @@ fn mean(of: impl Fn(&Latency) -> f64, one: &Latency, other: &Latency) -> f64 {
 }
 
 /// Asks while it is watched what the stores are asked, then watches as long while nobody asks.
-async fn watched(field: &Field<'_>, call: &Arc<Call>, results: &mut Results) -> anyhow::Result<Latency> {
-    let kept = async || anyhow::Ok((field.stack.api_metric(HITS).await?, field.stack.api_metric(MISSES).await?));
+async fn watched(
+    field: &Field<'_>,
+    call: &Arc<Call>,
+    results: &mut Results,
+) -> anyhow::Result<Latency> {
+    let kept = async || {
+        anyhow::Ok((field.stack.api_metric(HITS).await?, field.stack.api_metric(MISSES).await?))
+    };
     let (hits, misses) = kept().await?;
     let before = Traffic::now(field.stack).await?;
     let latency = ask(call, field.time).await?;
@@ -61,7 +67,10 @@ async fn watched(field: &Field<'_>, call: &Arc<Call>, results: &mut Results) -> 
     tokio::time::sleep(field.time).await;
     let idle = Window { before, after: Traffic::now(field.stack).await? };
     let requests = RATE * field.time.as_secs_f64();
-    ensure!(hits + misses > requests * 0.9, "only {hits} of {requests} callers were looked up from memory and {misses} from the store");
+    ensure!(
+        hits + misses > requests * 0.9,
+        "only {hits} of {requests} callers were looked up from memory and {misses} from the store"
+    );
     results.add(Figure::Hits, hits);
     results.add(Figure::Misses, misses);
     results.add(Figure::MongodbOperations, loaded.mongodb_more_than(&idle) / requests);

@@ -18,8 +18,13 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
 
 /// Where, the numbers, and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
-    let mut text = format!("# What it costs to know who somebody is\n\n- measured: {}\n{}\n", results.measured_at, results.circumstances);
-    text.push_str("| figure | unit | rounds | median | least to most |\n| --- | --- | --: | --: | --: |\n");
+    let mut text = format!(
+        "# What it costs to know who somebody is\n\n- measured: {}\n{}\n",
+        results.measured_at, results.circumstances
+    );
+    text.push_str(
+        "| figure | unit | rounds | median | least to most |\n| --- | --- | --: | --: | --: |\n",
+    );
     results.figures().for_each(|row| text.push_str(&line(row)));
     text.push_str(&figures::targets(&results.targets()));
     text
@@ -27,11 +32,20 @@ pub(super) fn markdown(results: &Results) -> String {
 
 fn line((figure, samples): (Figure, &[f64])) -> String {
     let (name, unit) = figure.told();
-    let (low, high) = samples.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), sample| (low.min(*sample), high.max(*sample)));
+    let (low, high) =
+        samples.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), sample| {
+            (low.min(*sample), high.max(*sample))
+        });
     let median = median(samples).map_or_else(String::new, number);
     let mut text = String::new();
     // Writing to a text cannot fail.
-    let _ = writeln!(text, "| {name} | {unit} | {} | **{median}** | {} to {} |", samples.len(), number(low), number(high));
+    let _ = writeln!(
+        text,
+        "| {name} | {unit} | {} | **{median}** | {} to {} |",
+        samples.len(),
+        number(low),
+        number(high)
+    );
     text
 }
 
@@ -56,8 +70,12 @@ mod tests {
     fn everything_is_written() {
         let folder = tempfile::tempdir().unwrap();
         write(&sample(), folder.path()).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join("auth.json")).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.path().join("auth.json")).unwrap())
+                .unwrap();
         assert_eq!(json["measured_at"], "2026-01-02T03:04:05Z");
-        assert!(std::fs::read_to_string(folder.path().join("auth.md")).unwrap().ends_with(HOW_TO_READ));
+        assert!(
+            std::fs::read_to_string(folder.path().join("auth.md")).unwrap().ends_with(HOW_TO_READ)
+        );
     }
 }

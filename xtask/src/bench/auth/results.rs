@@ -146,12 +146,32 @@ impl Results {
     pub(super) fn targets(&self) -> Vec<Target> {
         let targets = [
             at_least("sign-ins ≥ 0.9 × argon2 alone", self.median(Figure::SignInsOfHashes), 0.9),
-            at_least("the hashing threads are busy ≥ 0.9 of the time", self.median(Figure::HashingBusy), 0.9),
+            at_least(
+                "the hashing threads are busy ≥ 0.9 of the time",
+                self.median(Figure::HashingBusy),
+                0.9,
+            ),
             at_most("knowing the caller adds ≤ 1 ms, p95", self.median(Figure::OverheadP95), 1.0),
-            at_most("no MongoDB operation a request (≤ 0.05, as idle varies)", self.median(Figure::MongodbOperations), 0.05),
-            at_most("no Redis command a request (≤ 0.05, as idle varies)", self.median(Figure::RedisCommands), 0.05),
-            at_most("others' requests in the flood ≤ 200 ms, p95", self.median(Figure::OthersFloodedP95), 200.0),
-            at_most("in no round is a flood's request lost or refused otherwise", self.most(Figure::FloodLost), 0.0),
+            at_most(
+                "no MongoDB operation a request (≤ 0.05, as idle varies)",
+                self.median(Figure::MongodbOperations),
+                0.05,
+            ),
+            at_most(
+                "no Redis command a request (≤ 0.05, as idle varies)",
+                self.median(Figure::RedisCommands),
+                0.05,
+            ),
+            at_most(
+                "others' requests in the flood ≤ 200 ms, p95",
+                self.median(Figure::OthersFloodedP95),
+                200.0,
+            ),
+            at_most(
+                "in no round is a flood's request lost or refused otherwise",
+                self.most(Figure::FloodLost),
+                0.0,
+            ),
         ];
         targets.into_iter().flatten().collect()
     }
@@ -188,7 +208,10 @@ pub(super) mod tests {
             mongodb: word(),
             redis: word(),
         };
-        let mut results = Results { measured_at: "2026-01-02T03:04:05Z".to_owned(), ..Results::new(circumstances) };
+        let mut results = Results {
+            measured_at: "2026-01-02T03:04:05Z".to_owned(),
+            ..Results::new(circumstances)
+        };
         for (ratio, overhead) in [(0.95, 0.3), (0.93, 0.5)] {
             results.add(Figure::SignInsOfHashes, ratio);
             results.add(Figure::OverheadP95, overhead);
@@ -225,7 +248,10 @@ pub(super) mod tests {
         results.watched(window([1, 2], [3, 4]), window([5, 6], [7, 8]));
         let json = results.json();
         assert_eq!(json["figures"][0]["name"], "sign-ins ÷ argon2 alone");
-        assert_eq!((&json["figures"][0]["median"], &json["figures"][0]["samples"]), (&json!(0.94), &json!([0.95, 0.93])));
+        assert_eq!(
+            (&json["figures"][0]["median"], &json["figures"][0]["samples"]),
+            (&json!(0.94), &json!([0.95, 0.93]))
+        );
         assert_eq!(json["targets"][2]["met"], false);
         assert_eq!(json["stores"][0]["idle"]["after"]["redis"]["get"], 8);
         assert_eq!(json["versions"]["redis"], "x");

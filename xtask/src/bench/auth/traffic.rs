@@ -24,7 +24,10 @@ impl Traffic {
     /// As it stands.
     pub(super) async fn now(stack: &Stack) -> anyhow::Result<Self> {
         let servers = stack.servers();
-        Ok(Self { mongodb: opcounters(&servers.mongod.uri()).await?, redis: commandstats(&servers.redis).await? })
+        Ok(Self {
+            mongodb: opcounters(&servers.mongod.uri()).await?,
+            redis: commandstats(&servers.redis).await?,
+        })
     }
 }
 
@@ -34,12 +37,18 @@ async fn opcounters(uri: &str) -> anyhow::Result<BTreeMap<String, u64>> {
     let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
     client.shutdown().immediate(true).await;
     let counters = status.get_document("opcounters").context("MongoDB tells no opcounters")?;
-    let count = |value: &Bson| value.as_i64().or_else(|| value.as_i32().map(i64::from)).and_then(|count| u64::try_from(count).ok());
+    let count = |value: &Bson| {
+        value
+            .as_i64()
+            .or_else(|| value.as_i32().map(i64::from))
+            .and_then(|count| u64::try_from(count).ok())
+    };
     Ok(counters.iter().filter_map(|(name, value)| Some((name.clone(), count(value)?))).collect())
 }
 
 async fn commandstats(redis: &xtask::servers::Redis) -> anyhow::Result<BTreeMap<String, u64>> {
-    let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis.connection().await?).await?;
+    let info: String =
+        redis::cmd("INFO").arg("commandstats").query_async(&mut redis.connection().await?).await?;
     Ok(info.lines().filter_map(calls).collect())
 }
 
@@ -58,6 +67,9 @@ mod tests {
     fn calls_are_read_by_command() {
         let line = "cmdstat_client|setinfo:calls=12,usec=21,usec_per_call=1.75,rejected_calls=0,failed_calls=0";
         assert_eq!(calls(line), Some(("client|setinfo".to_owned(), 12)));
-        assert_eq!(["# Commandstats", "", "cmdstat_get:calls=x,usec=1"].map(calls), [None, None, None]);
+        assert_eq!(
+            ["# Commandstats", "", "cmdstat_get:calls=x,usec=1"].map(calls),
+            [None, None, None]
+        );
     }
 }

@@ -34,11 +34,17 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts `command`, and answers what it says it is made of.
-    pub(super) async fn start(who: Contestant, mut command: Command, log: PathBuf) -> anyhow::Result<(Self, String)> {
+    pub(super) async fn start(
+        who: Contestant,
+        mut command: Command,
+        log: PathBuf,
+    ) -> anyhow::Result<(Self, String)> {
         let errors = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {who}"))?;
-        let (Some(tasks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else { bail!("{who} cannot be spoken to") };
+        let (Some(tasks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("{who} cannot be spoken to")
+        };
         let mut running = Self { who, child, tasks, answers: BufReader::new(answers).lines(), log };
         match tokio::time::timeout(READY_WITHIN, running.answer()).await {
             Ok(Ok(Answer::Ready(versions))) => Ok((running, versions)),

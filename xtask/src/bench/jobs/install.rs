@@ -13,34 +13,50 @@ fn folder(peer: &str) -> PathBuf {
     workspace_root().join("xtask/peers").join(peer)
 }
 
-/// The program of `BullMQ`. What it needs is put into the cache folder, exactly as its lock file says.
+/// The program of `BullMQ`. What it needs is put into the cache folder, exactly as its lock file
+/// says.
 pub(super) async fn bullmq() -> anyhow::Result<Command> {
-    let (Some(node), Some(npm)) = (on_path("node"), on_path("npm")) else { bail!("Node and npm are not installed") };
+    let (Some(node), Some(npm)) = (on_path("node"), on_path("npm")) else {
+        bail!("Node and npm are not installed")
+    };
     let (source, cached) = (folder("bullmq"), cache_dir().join("bench-bullmq"));
     let lock = std::fs::read(source.join("package-lock.json"))?;
-    let installed = std::fs::read(cached.join("installed-lock.json")).is_ok_and(|installed| installed == lock);
+    let installed =
+        std::fs::read(cached.join("installed-lock.json")).is_ok_and(|installed| installed == lock);
     if !installed {
         std::fs::create_dir_all(&cached)?;
         for file in ["package.json", "package-lock.json"] {
-            std::fs::copy(source.join(file), cached.join(file)).with_context(|| format!("copying {file}"))?;
+            std::fs::copy(source.join(file), cached.join(file))
+                .with_context(|| format!("copying {file}"))?;
         }
         let mut install = Command::new(npm);
         // Their own install scripts would fetch or build what is optional.
-        install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&cached);
+        install
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+            .current_dir(&cached);
         step("installing BullMQ from npm (once)", quietly(&mut install)).await?;
         std::fs::write(cached.join("installed-lock.json"), lock)?;
     }
     let mut command = Command::new(node);
-    command.arg(source.join("contestant.mjs")).env("BENCH_MODULES", cached).env("NODE_ENV", "production");
+    command
+        .arg(source.join("contestant.mjs"))
+        .env("BENCH_MODULES", cached)
+        .env("NODE_ENV", "production");
     Ok(command)
 }
 
 /// Sidekiq's program. A library of Ruby has its place in the system, so only root can install it.
 pub(super) async fn sidekiq() -> anyhow::Result<Command> {
     if !sidekiq_runs().await {
-        ensure!(on_path("apt-get").is_some(), "Ruby with Sidekiq is not installed (gem `sidekiq`), and there is no apt-get");
+        ensure!(
+            on_path("apt-get").is_some(),
+            "Ruby with Sidekiq is not installed (gem `sidekiq`), and there is no apt-get"
+        );
         let root = rustix::process::geteuid().is_root();
-        ensure!(root, "Ruby with Sidekiq is not installed; as root: `apt-get install --no-install-recommends ruby-sidekiq`");
+        ensure!(
+            root,
+            "Ruby with Sidekiq is not installed; as root: `apt-get install --no-install-recommends ruby-sidekiq`"
+        );
         step("installing ruby-sidekiq from the distribution (once)", install_sidekiq()).await?;
         ensure!(sidekiq_runs().await, "ruby-sidekiq is installed but does not run");
     }
@@ -51,12 +67,18 @@ pub(super) async fn sidekiq() -> anyhow::Result<Command> {
 
 async fn sidekiq_runs() -> bool {
     let mut probe = Command::new("ruby");
-    probe.args(["-e", "require 'sidekiq'"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    probe
+        .args(["-e", "require 'sidekiq'"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     probe.status().await.is_ok_and(|status| status.success())
 }
 
 async fn install_sidekiq() -> anyhow::Result<()> {
-    for args in [&["update"][..], &["install", "--yes", "--no-install-recommends", "ruby-sidekiq"]] {
+    for args in [&["update"][..], &["install", "--yes", "--no-install-recommends", "ruby-sidekiq"]]
+    {
         let mut apt = Command::new("apt-get");
         quietly(apt.args(["--quiet"]).args(args).env("DEBIAN_FRONTEND", "noninteractive")).await?;
     }

@@ -130,11 +130,17 @@ impl Measure {
                 Some(reason) => Plan::Leave(reason),
                 None => drain(BACKLOG_LARGE, CONCURRENCY),
             },
-            Self::DrainTenants if who == Ours => Plan::Do(Task::DrainTenants { jobs, concurrency: CONCURRENCY, tenants: TENANTS }),
-            Self::DrainStaged if who == Ours => {
-                Plan::Do(Task::DrainStaged { jobs: STAGED_JOBS, concurrency: CONCURRENCY, in_flight: STAGING })
+            Self::DrainTenants if who == Ours => {
+                Plan::Do(Task::DrainTenants { jobs, concurrency: CONCURRENCY, tenants: TENANTS })
             }
-            Self::LatencyFlood if who == Ours => Plan::Do(Task::LatencyBesideFlood { pace: PACE, flood: FLOOD }),
+            Self::DrainStaged if who == Ours => Plan::Do(Task::DrainStaged {
+                jobs: STAGED_JOBS,
+                concurrency: CONCURRENCY,
+                in_flight: STAGING,
+            }),
+            Self::LatencyFlood if who == Ours => {
+                Plan::Do(Task::LatencyBesideFlood { pace: PACE, flood: FLOOD })
+            }
             Self::LatencyStaged if who == Ours => Plan::Do(Task::LatencyStaged(PACE)),
             Self::DrainTenants | Self::LatencyFlood => Plan::Leave("it knows no tenants"),
             Self::DrainStaged | Self::LatencyStaged => Plan::Leave("it has no outbox"),
@@ -163,16 +169,26 @@ impl Measure {
             Self::Backlog1k => rate("drain, backlog 1 000"),
             Self::Backlog1m => rate("drain, backlog 1 000 000"),
             Self::Latency => latency("start latency, idle, p50", "start latency, idle, p99"),
-            Self::LatencyFlood => latency("start latency beside another's flood, p50", "start latency beside another's flood, p99"),
-            Self::LatencyStaged => latency("start latency, staged, p50", "start latency, staged, p99"),
-            Self::Memory => vec![Figure { name: "memory a waiting job", value: PER_JOB, unit: Unit::Bytes }],
+            Self::LatencyFlood => latency(
+                "start latency beside another's flood, p50",
+                "start latency beside another's flood, p99",
+            ),
+            Self::LatencyStaged => {
+                latency("start latency, staged, p50", "start latency, staged, p99")
+            }
+            Self::Memory => {
+                vec![Figure { name: "memory a waiting job", value: PER_JOB, unit: Unit::Bytes }]
+            }
         }
     }
 
     /// `values` as one reads them while measuring.
     pub(super) fn shown(self, values: &Values) -> String {
         let figures = self.figures();
-        let shown = figures.iter().filter_map(|figure| values.get(figure.value)).map(|value| figures::number(*value));
+        let shown = figures
+            .iter()
+            .filter_map(|figure| values.get(figure.value))
+            .map(|value| figures::number(*value));
         let unit = figures.first().map_or("", |figure| figure.unit.name());
         format!("{} {unit}", shown.collect::<Vec<_>>().join("/"))
     }
@@ -202,7 +218,8 @@ mod tests {
 
     #[test]
     fn every_number_has_a_name_of_its_own() {
-        let mut names: Vec<&str> = Measure::all().flat_map(Measure::figures).map(|figure| figure.name).collect();
+        let mut names: Vec<&str> =
+            Measure::all().flat_map(Measure::figures).map(|figure| figure.name).collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

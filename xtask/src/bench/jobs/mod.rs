@@ -1,8 +1,9 @@
 //! `cargo xtask bench jobs`: our engine, its peers and the limit, on one Redis in one run.
 //!
-//! Every contestant is a program that waits for tasks ([`xtask::contest`]). The conductor here gives
-//! each measure to one after the other, each time on an empty server, and goes round several times in
-//! changing order, so that a drift of the machine meets all alike. What is told are medians.
+//! Every contestant is a program that waits for tasks ([`xtask::contest`]). The conductor here
+//! gives each measure to one after the other, each time on an empty server, and goes round several
+//! times in changing order, so that a drift of the machine meets all alike. What is told are
+//! medians.
 
 mod contestant;
 mod install;
@@ -60,7 +61,8 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     // What was measured before something failed is still true.
     if results.any() {
-        report::write(&results, &options.out).with_context(|| format!("writing into {}", options.out.display()))?;
+        report::write(&results, &options.out)
+            .with_context(|| format!("writing into {}", options.out.display()))?;
         print(&report::markdown(&results));
         say(&format!("written to {}", options.out.display()));
     }
@@ -68,7 +70,11 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Starts whoever is to be measured; who cannot be had is named, with the reason.
-async fn start_all(options: &Options, server: &Server, results: &mut Results) -> anyhow::Result<Vec<Running>> {
+async fn start_all(
+    options: &Options,
+    server: &Server,
+    results: &mut Results,
+) -> anyhow::Result<Vec<Running>> {
     let mut running = Vec::new();
     for contestant in Contestant::ALL {
         if !options.peer.is_empty() && !options.peer.contains(&contestant) {
@@ -89,8 +95,15 @@ async fn start_all(options: &Options, server: &Server, results: &mut Results) ->
     Ok(running)
 }
 
-async fn rounds(options: &Options, server: &Server, running: &mut Vec<Running>, results: &mut Results) -> anyhow::Result<()> {
-    let measures: Vec<Measure> = Measure::all().filter(|measure| options.only.is_empty() || options.only.contains(measure)).collect();
+async fn rounds(
+    options: &Options,
+    server: &Server,
+    running: &mut Vec<Running>,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    let measures: Vec<Measure> = Measure::all()
+        .filter(|measure| options.only.is_empty() || options.only.contains(measure))
+        .collect();
     step("warming up", warm_up(server, running)).await?;
     for round in 0..options.rounds {
         for measure in &measures {
@@ -106,14 +119,23 @@ async fn warm_up(server: &Server, running: &mut [Running]) -> anyhow::Result<()>
     for contestant in running {
         if let Plan::Do(task) = Measure::WARM_UP.plan(contestant.who) {
             server.wipe().await?;
-            contestant.measure(task).await.with_context(|| format!("warming up {}", contestant.who))?;
+            contestant
+                .measure(task)
+                .await
+                .with_context(|| format!("warming up {}", contestant.who))?;
         }
     }
     Ok(())
 }
 
 /// One measure of everyone, in an order that changes with the round.
-async fn one(measure: Measure, round: u16, server: &Server, running: &mut Vec<Running>, results: &mut Results) -> anyhow::Result<()> {
+async fn one(
+    measure: Measure,
+    round: u16,
+    server: &Server,
+    running: &mut Vec<Running>,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let mut order: Vec<usize> = (0..running.len()).collect();
     order.rotate_left(usize::from(round) % running.len().max(1));
     let mut failed = Vec::new();
@@ -128,7 +150,11 @@ async fn one(measure: Measure, round: u16, server: &Server, running: &mut Vec<Ru
                     results.add(measure, contestant.who, &values);
                 }
                 Err(error) if contestant.who.is_ours() => {
-                    return Err(error.context(format!("{} failed in {measure}; {}", contestant.who, contestant.log_tail())));
+                    return Err(error.context(format!(
+                        "{} failed in {measure}; {}",
+                        contestant.who,
+                        contestant.log_tail()
+                    )));
                 }
                 Err(error) => failed.push((at, format!("{measure} failed: {error:#}"))),
             },

@@ -31,7 +31,8 @@ pub(super) enum Contestant {
 
 impl Contestant {
     /// Everyone, in the order of the report.
-    pub(super) const ALL: [Self; 5] = [Self::Ours, Self::Bullmq, Self::Sidekiq, Self::ApalisRedis, Self::Raw];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Ours, Self::Bullmq, Self::Sidekiq, Self::ApalisRedis, Self::Raw];
 
     /// As it is called in the table.
     pub(super) const fn title(self) -> &'static str {

@@ -48,12 +48,15 @@ fn circumstances(results: &Results) -> String {
 
 /// Medians, each peer's with how many times better ours is.
 fn table(results: &Results) -> String {
-    let present: Vec<Contestant> = Contestant::ALL.into_iter().filter(|who| results.versions.contains_key(who)).collect();
+    let present: Vec<Contestant> =
+        Contestant::ALL.into_iter().filter(|who| results.versions.contains_key(who)).collect();
     let names: Vec<&str> = present.iter().map(|who| who.title()).collect();
     let rules = " --: |".repeat(present.len());
-    let mut text = format!("| figure | unit | rounds | {} |\n| --- | --- | --: |{rules}\n", names.join(" | "));
+    let mut text =
+        format!("| figure | unit | rounds | {} |\n| --- | --- | --: |{rules}\n", names.join(" | "));
     for row in results.rows() {
-        let _ = write!(text, "| {} | {} | {} |", row.figure.name, row.figure.unit.name(), row.rounds());
+        let _ =
+            write!(text, "| {} | {} | {} |", row.figure.name, row.figure.unit.name(), row.rounds());
         for who in &present {
             let _ = write!(text, " {} |", cell(&row, *who));
         }
@@ -63,7 +66,9 @@ fn table(results: &Results) -> String {
 }
 
 fn cell(row: &Row, who: Contestant) -> String {
-    let (Some(median), Some((low, high))) = (row.median(who), row.spread(who)) else { return "–".to_owned() };
+    let (Some(median), Some((low, high))) = (row.median(who), row.spread(who)) else {
+        return "–".to_owned();
+    };
     let spread = format!("{}–{}", number(low), number(high));
     match row.advantage(who).filter(|_| who != Contestant::Ours) {
         Some(advantage) => format!("{} ({spread}), **{} ×**", number(median), number(advantage)),
@@ -105,7 +110,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("new");
         write(&sample(), &out).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("jobs.json")).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(out.join("jobs.json")).unwrap()).unwrap();
         assert_eq!(json["measured_at"], "2026-01-02T03:04:05Z");
         assert!(std::fs::read_to_string(out.join("README.md")).unwrap().ends_with(HOW_TO_READ));
         assert!(out.join("jobs.svg").exists());

@@ -47,7 +47,10 @@ impl Row {
     /// The least and the most of all rounds.
     pub(super) fn spread(&self, who: Contestant) -> Option<(f64, f64)> {
         let samples = self.samples.get(&who)?;
-        let (low, high) = (samples.iter().copied().min_by(f64::total_cmp)?, samples.iter().copied().max_by(f64::total_cmp)?);
+        let (low, high) = (
+            samples.iter().copied().min_by(f64::total_cmp)?,
+            samples.iter().copied().max_by(f64::total_cmp)?,
+        );
         Some((low, high))
     }
 
@@ -62,7 +65,14 @@ impl Results {
     pub(super) fn new(circumstances: Circumstances) -> Self {
         let measured_at = now();
         let (versions, skipped) = (BTreeMap::new(), BTreeMap::new());
-        Self { circumstances, measured_at, versions, skipped, left: BTreeMap::new(), rounds: BTreeMap::new() }
+        Self {
+            circumstances,
+            measured_at,
+            versions,
+            skipped,
+            left: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+        }
     }
 
     pub(super) fn take_part(&mut self, who: Contestant, versions: String) {
@@ -91,8 +101,13 @@ impl Results {
     pub(super) fn rows(&self) -> Vec<Row> {
         let of = |(measure, rounds): (&Measure, &BTreeMap<Contestant, Vec<Values>>)| {
             let row = |figure: Figure| {
-                let samples = |rounds: &Vec<Values>| rounds.iter().filter_map(|values| values.get(figure.value)).copied().collect();
-                Row { figure, samples: rounds.iter().map(|(who, rounds)| (*who, samples(rounds))).collect() }
+                let samples = |rounds: &Vec<Values>| {
+                    rounds.iter().filter_map(|values| values.get(figure.value)).copied().collect()
+                };
+                Row {
+                    figure,
+                    samples: rounds.iter().map(|(who, rounds)| (*who, samples(rounds))).collect(),
+                }
             };
             measure.figures().into_iter().map(row).collect::<Vec<_>>()
         };
@@ -101,7 +116,10 @@ impl Results {
 
     /// Who is not measured in what, and why, each reason once.
     pub(super) fn left_out(&self) -> Vec<(Measure, Contestant, &'static str)> {
-        let each = self.left.iter().flat_map(|(measure, left)| left.iter().map(|(who, reason)| (*measure, *who, *reason)));
+        let each = self
+            .left
+            .iter()
+            .flat_map(|(measure, left)| left.iter().map(|(who, reason)| (*measure, *who, *reason)));
         each.collect()
     }
 
@@ -115,7 +133,9 @@ impl Results {
     pub(super) fn targets(&self) -> Vec<Target> {
         use Contestant::{ApalisRedis, Bullmq, Ours, Raw};
         let rate = |measure, who| self.of(measure, xtask::contest::PER_SECOND, who);
-        let drained = |who| DRAINS.into_iter().filter_map(|measure| rate(measure, who)).max_by(f64::total_cmp);
+        let drained = |who| {
+            DRAINS.into_iter().filter_map(|measure| rate(measure, who)).max_by(f64::total_cmp)
+        };
         let ratio = |who| Some(drained(Ours)? / drained(who)?);
         let deep = || Some(rate(Measure::Backlog1m, Ours)? / rate(Measure::Drain50, Ours)?);
         let latency = |measure| self.of(measure, xtask::contest::P50_MS, Ours);
@@ -124,12 +144,28 @@ impl Results {
             at_least("push in batches ≥ 100 000 jobs/s", rate(Measure::PushBatch, Ours), 100_000.0),
             at_least("drain ≥ 60 000 jobs/s at its best concurrency", drained(Ours), 60_000.0),
             at_least("drain ≥ 8 × BullMQ, each at its best concurrency", ratio(Bullmq), 8.0),
-            at_least("drain ≥ 1 × apalis-redis, each at its best concurrency", ratio(ApalisRedis), 1.0),
+            at_least(
+                "drain ≥ 1 × apalis-redis, each at its best concurrency",
+                ratio(ApalisRedis),
+                1.0,
+            ),
             at_least("drain ≥ 0.65 × the raw stream", ratio(Raw), 0.65),
-            at_most("start latency when idle, p99 ≤ 5 ms", self.of(Measure::Latency, xtask::contest::P99_MS, Ours), 5.0),
-            at_most("start latency beside another tenant's 100 000 jobs ≤ 2 × idle, p50", flooded(), 2.0),
+            at_most(
+                "start latency when idle, p99 ≤ 5 ms",
+                self.of(Measure::Latency, xtask::contest::P99_MS, Ours),
+                5.0,
+            ),
+            at_most(
+                "start latency beside another tenant's 100 000 jobs ≤ 2 × idle, p50",
+                flooded(),
+                2.0,
+            ),
             at_least("drain of a backlog of 1 000 000 ≥ 0.9 × that of 50 000", deep(), 0.9),
-            at_most("memory a waiting job ≤ 400 bytes beside its payload", self.of(Measure::Memory, super::measure::PER_JOB, Ours), 400.0),
+            at_most(
+                "memory a waiting job ≤ 400 bytes beside its payload",
+                self.of(Measure::Memory, super::measure::PER_JOB, Ours),
+                400.0,
+            ),
         ];
         targets.into_iter().flatten().collect()
     }
@@ -148,18 +184,23 @@ impl Results {
 
 impl Row {
     fn json(&self) -> Value {
-        let medians: BTreeMap<Contestant, f64> = self.samples.keys().filter_map(|who| Some((*who, self.median(*who)?))).collect();
+        let medians: BTreeMap<Contestant, f64> =
+            self.samples.keys().filter_map(|who| Some((*who, self.median(*who)?))).collect();
         let Figure { name, unit, .. } = self.figure;
         json!({ "name": name, "unit": unit.name(), "rounds": self.rounds(), "median": medians, "samples": self.samples })
     }
 }
 
 /// Where a contestant's best drain is looked for.
-const DRAINS: [Measure; 4] = [Measure::Drain1, Measure::Drain10, Measure::Drain50, Measure::Drain200];
+const DRAINS: [Measure; 4] =
+    [Measure::Drain1, Measure::Drain10, Measure::Drain50, Measure::Drain200];
 
 /// As it is called in JSON.
 fn key(who: impl Serialize) -> String {
-    serde_json::to_value(who).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(who)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -180,7 +221,10 @@ pub(super) mod tests {
             mongodb: word(),
             redis: "7.0.15".to_owned(),
         };
-        let mut results = Results { measured_at: "2026-01-02T03:04:05Z".to_owned(), ..Results::new(circumstances) };
+        let mut results = Results {
+            measured_at: "2026-01-02T03:04:05Z".to_owned(),
+            ..Results::new(circumstances)
+        };
         results.take_part(Contestant::Ours, "jobs 0.1.0".to_owned());
         results.take_part(Contestant::Bullmq, "BullMQ 6".to_owned());
         results.skip(Contestant::Sidekiq, "there is no Ruby here".to_owned());
@@ -215,7 +259,10 @@ pub(super) mod tests {
     fn programs_find_every_number_and_who_is_missing() {
         let json = sample().json();
         assert_eq!(json["figures"][0]["median"], json!({ "ours": 61_000.0, "bullmq": 7_500.0 }));
-        assert_eq!((&json["figures"][0]["unit"], &json["figures"][0]["rounds"]), (&json!("jobs/s"), &json!(3)));
+        assert_eq!(
+            (&json["figures"][0]["unit"], &json["figures"][0]["rounds"]),
+            (&json!("jobs/s"), &json!(3))
+        );
         assert_eq!(json["skipped"]["sidekiq"], "there is no Ruby here");
         assert_eq!(json["versions"]["bullmq"], "BullMQ 6");
     }

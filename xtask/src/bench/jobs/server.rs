@@ -1,5 +1,5 @@
-//! The servers of a run. Redis is emptied before every task, and writes its append-only file anew, so
-//! that nobody pays for what another left behind.
+//! The servers of a run. Redis is emptied before every task, and writes its append-only file anew,
+//! so that nobody pays for what another left behind.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use super::{
 };
 use crate::bench::stack::{Ports, Servers};
 
-/// How long Redis may take to answer: emptying it of a million jobs takes a while on a busy machine.
+/// How long Redis may take to answer: emptying it of a million jobs takes a while on a busy
+/// machine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long Redis may take to write its file anew.
 const REWRITE_WITHIN: Duration = Duration::from_secs(30);
@@ -30,7 +31,9 @@ impl Server {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let servers = Servers::start().await?;
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
-        let redis = redis::Client::open(servers.redis.url())?.get_multiplexed_async_connection_with_config(&config).await?;
+        let redis = redis::Client::open(servers.redis.url())?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         Ok(Self { servers, redis })
     }
 
@@ -50,20 +53,37 @@ impl Server {
     pub(super) async fn wipe(&self) -> anyhow::Result<()> {
         let redis = &mut self.redis.clone();
         redis::cmd("FLUSHDB").exec_async(redis).await.context("emptying Redis")?;
-        redis::cmd("BGREWRITEAOF").exec_async(redis).await.context("having Redis write its file anew")?;
+        redis::cmd("BGREWRITEAOF")
+            .exec_async(redis)
+            .await
+            .context("having Redis write its file anew")?;
         let written = async {
-            while self.info("persistence").await?.lines().any(|line| line.starts_with("aof_rewrite_") && line.ends_with(":1")) {
+            while self
+                .info("persistence")
+                .await?
+                .lines()
+                .any(|line| line.starts_with("aof_rewrite_") && line.ends_with(":1"))
+            {
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(REWRITE_WITHIN, written).await.context("Redis did not write its file anew in time")?
+        tokio::time::timeout(REWRITE_WITHIN, written)
+            .await
+            .context("Redis did not write its file anew in time")?
     }
 
     /// Has a contestant do a task on an empty server.
-    pub(super) async fn measure(&self, measure: Measure, contestant: &mut Running, task: Task) -> anyhow::Result<Values> {
+    pub(super) async fn measure(
+        &self,
+        measure: Measure,
+        contestant: &mut Running,
+        task: Task,
+    ) -> anyhow::Result<Values> {
         self.wipe().await?;
-        let (Measure::Memory, Task::PushBatch { jobs }) = (measure, task) else { return contestant.measure(task).await };
+        let (Measure::Memory, Task::PushBatch { jobs }) = (measure, task) else {
+            return contestant.measure(task).await;
+        };
         let before = self.memory().await?;
         contestant.measure(task).await?;
         let bytes = self.memory().await? - before - payload_bytes(jobs);
@@ -82,7 +102,8 @@ impl Server {
     }
 
     async fn info(&self, section: &str) -> anyhow::Result<String> {
-        let info: String = redis::cmd("INFO").arg(section).query_async(&mut self.redis.clone()).await?;
+        let info: String =
+            redis::cmd("INFO").arg(section).query_async(&mut self.redis.clone()).await?;
         Ok(info.replace('\r', ""))
     }
 }

@@ -63,7 +63,11 @@ fn legend(body: &mut String) {
     let mut x = LEFT;
     for who in Contestant::ALL {
         // Writing to a text cannot fail.
-        let _ = writeln!(body, "<rect x=\"{x}\" y=\"{MARGIN}\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{}\"/>", who.colour());
+        let _ = writeln!(
+            body,
+            "<rect x=\"{x}\" y=\"{MARGIN}\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{}\"/>",
+            who.colour()
+        );
         let _ = writeln!(body, "<text x=\"{}\" y=\"{}\">{who}</text>", x + 16.0, MARGIN + 10.0);
         x += 120.0;
     }
@@ -73,7 +77,12 @@ fn legend(body: &mut String) {
 fn panel(body: &mut String, unit: Unit, rows: &[&Row], y: f64) -> f64 {
     let Some(scale) = Scale::of(rows) else { return y };
     let better = if unit.more_is_better() { "more is better" } else { "less is better" };
-    let _ = writeln!(body, "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"600\">{}, {better}, logarithmic</text>", y + 20.0, unit.name());
+    let _ = writeln!(
+        body,
+        "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"600\">{}, {better}, logarithmic</text>",
+        y + 20.0,
+        unit.name()
+    );
     let top = y + PANEL_HEAD;
     let mut at = top;
     let mut bars = String::new();
@@ -86,32 +95,57 @@ fn panel(body: &mut String, unit: Unit, rows: &[&Row], y: f64) -> f64 {
 }
 
 fn group(body: &mut String, row: &Row, scale: &Scale, y: f64) -> f64 {
-    let medians: Vec<(Contestant, f64)> = Contestant::ALL.into_iter().filter_map(|who| Some((who, row.median(who)?))).collect();
+    let medians: Vec<(Contestant, f64)> =
+        Contestant::ALL.into_iter().filter_map(|who| Some((who, row.median(who)?))).collect();
     let mut at = y;
     for (who, median) in &medians {
         let width = scale.x(*median) - LEFT;
         let (colour, text) = (who.colour(), number(*median));
-        let _ = writeln!(body, "<rect x=\"{LEFT}\" y=\"{at:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>");
-        let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{:.1}\">{text}</text>", LEFT + width + 5.0, at + BAR - 1.5);
+        let _ = writeln!(
+            body,
+            "<rect x=\"{LEFT}\" y=\"{at:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>"
+        );
+        let _ = writeln!(
+            body,
+            "<text x=\"{:.1}\" y=\"{:.1}\">{text}</text>",
+            LEFT + width + 5.0,
+            at + BAR - 1.5
+        );
         at += BAR + BAR_GAP;
     }
     let middle = f64::midpoint(y, at - BAR_GAP) + 4.0;
     let name = escaped(row.figure.name);
-    let _ = writeln!(body, "<text x=\"{}\" y=\"{middle:.1}\" text-anchor=\"end\">{name}</text>", LEFT - 10.0);
+    let _ = writeln!(
+        body,
+        "<text x=\"{}\" y=\"{middle:.1}\" text-anchor=\"end\">{name}</text>",
+        LEFT - 10.0
+    );
     at + GROUP_GAP
 }
 
 fn ticks(body: &mut String, scale: &Scale, top: f64, bottom: f64) {
     for power in scale.low..=scale.high {
         let (value, x) = (10_f64.powi(power), scale.x(10_f64.powi(power)));
-        let _ = writeln!(body, "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{INK}\" stroke-opacity=\".3\"/>");
-        let _ = writeln!(body, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", top - 6.0, tick(value));
+        let _ = writeln!(
+            body,
+            "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{INK}\" stroke-opacity=\".3\"/>"
+        );
+        let _ = writeln!(
+            body,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            top - 6.0,
+            tick(value)
+        );
     }
 }
 
 /// A power of ten as it is written on an axis.
 fn tick(value: f64) -> String {
-    if value >= 1.0 { number(value).trim_end_matches(".00").trim_end_matches(".0").to_owned() } else { format!("{value}") }
+    if value >= 1.0 {
+        number(value).trim_end_matches(".00").trim_end_matches(".0").to_owned()
+    } else {
+        format!("{value}")
+    }
 }
 
 /// A logarithmic axis from one power of ten to another.
@@ -122,9 +156,14 @@ struct Scale {
 
 impl Scale {
     /// One that has room for every median; none where there is none.
-    #[expect(clippy::cast_possible_truncation, reason = "the power of ten of a number that was measured is small")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the power of ten of a number that was measured is small"
+    )]
     fn of(rows: &[&Row]) -> Option<Self> {
-        let medians = rows.iter().flat_map(|row| Contestant::ALL.into_iter().filter_map(|who| row.median(who)));
+        let medians = rows
+            .iter()
+            .flat_map(|row| Contestant::ALL.into_iter().filter_map(|who| row.median(who)));
         let powers: Vec<f64> = medians.filter(|median| *median > 0.0).map(f64::log10).collect();
         let low = powers.iter().copied().min_by(f64::total_cmp)?.floor() as i32;
         let high = powers.iter().copied().max_by(f64::total_cmp)?.ceil() as i32;
@@ -153,7 +192,10 @@ mod tests {
         // Five in the legend, two of a drain, one each of a latency's halves.
         assert_eq!(plot.matches("<rect").count(), 5 + 2 + 2, "{plot}");
         assert!(plot.contains(">61\u{202f}000</text>") && plot.contains(">0.40</text>"), "{plot}");
-        assert!(plot.contains("jobs/s, more is better") && plot.contains("ms, less is better"), "{plot}");
+        assert!(
+            plot.contains("jobs/s, more is better") && plot.contains("ms, less is better"),
+            "{plot}"
+        );
         assert!(!plot.contains("bytes,"), "a panel of nothing:\n{plot}");
     }
 

@@ -13,7 +13,8 @@ use serde_json::Value;
 /// The longest an answer is waited for.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// What is answered so is to be asked again, at a time that the answer tells.
-const COME_AGAIN: [StatusCode; 2] = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+const COME_AGAIN: [StatusCode; 2] =
+    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
 
 /// A server on this machine; nothing else is ever put under load.
 #[derive(Debug, Clone)]
@@ -23,9 +24,15 @@ impl Target {
     /// A server by its address, which must be a loopback one: names are not looked up.
     pub(in crate::bench) fn new(address: &str) -> anyhow::Result<Self> {
         let url = Url::parse(address).with_context(|| format!("{address} is no address"))?;
-        let host = url.host_str().map(|host| host.trim_matches(['[', ']'])).and_then(|host| host.parse::<IpAddr>().ok());
+        let host = url
+            .host_str()
+            .map(|host| host.trim_matches(['[', ']']))
+            .and_then(|host| host.parse::<IpAddr>().ok());
         let local = url.scheme() == "http" && host.is_some_and(|host| host.is_loopback());
-        ensure!(local, "{address} is not http:// and a loopback address: only this machine may be put under load");
+        ensure!(
+            local,
+            "{address} is not http:// and a loopback address: only this machine may be put under load"
+        );
         Ok(Self(url))
     }
 
@@ -53,7 +60,13 @@ impl Call {
     /// `GET path`, answered with 200.
     pub(in crate::bench) fn get(target: &Target, path: &str) -> anyhow::Result<Self> {
         let url = target.join(path)?;
-        Ok(Self { method: Method::GET, url, headers: HeaderMap::new(), body: None, expected: StatusCode::OK })
+        Ok(Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+            expected: StatusCode::OK,
+        })
     }
 
     /// `POST path` of JSON, answered with `expected`.
@@ -63,8 +76,15 @@ impl Call {
         expected: StatusCode,
         body: impl Fn() -> Value + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        Ok(Self { method: Method::POST, url: target.join(path)?, headers, body: Some(Box::new(body)), expected })
+        let headers =
+            HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        Ok(Self {
+            method: Method::POST,
+            url: target.join(path)?,
+            headers,
+            body: Some(Box::new(body)),
+            expected,
+        })
     }
 
     /// Sends it as the holder of an access token.
@@ -139,8 +159,14 @@ mod tests {
         for address in ["http://127.0.0.1:4000", "http://127.9.9.9", "http://[::1]:4000"] {
             assert!(Target::new(address).is_ok(), "{address}");
         }
-        let refused =
-            ["http://example.com", "http://10.0.0.1", "http://localhost", "http://0.0.0.0:1", "https://127.0.0.1", "127.0.0.1:4000"];
+        let refused = [
+            "http://example.com",
+            "http://10.0.0.1",
+            "http://localhost",
+            "http://0.0.0.0:1",
+            "https://127.0.0.1",
+            "127.0.0.1:4000",
+        ];
         for address in refused {
             assert!(Target::new(address).is_err(), "{address}");
         }
@@ -149,7 +175,10 @@ mod tests {
     #[test]
     fn a_path_cannot_lead_elsewhere() {
         let target = Target::new("http://127.0.0.1:4000").unwrap();
-        assert_eq!(Call::get(&target, "/api/auth/me").unwrap().url.as_str(), "http://127.0.0.1:4000/api/auth/me");
+        assert_eq!(
+            Call::get(&target, "/api/auth/me").unwrap().url.as_str(),
+            "http://127.0.0.1:4000/api/auth/me"
+        );
         assert!(Call::get(&target, "http://example.com/").is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! A load generator: requests leave at a fixed rate, whatever becomes of those before them.
 //!
 //! Latency counts from the moment a request *should* have left. A server that stalls for a second
-//! thus shows in every request of that second, not in the one that a polite client would have waited
-//! for. The closed loop, whose connections do wait, is only there to find the ceiling.
+//! thus shows in every request of that second, not in the one that a polite client would have
+//! waited for. The closed loop, whose connections do wait, is only there to find the ceiling.
 
 mod call;
 mod report;
@@ -39,7 +39,12 @@ const TIME_MAX: Duration = Duration::from_mins(10);
 ///
 /// # Errors
 /// When the load is out of bounds.
-pub(super) async fn open_loop(call: &Arc<Call>, per_second: f64, time: Duration, connections: usize) -> anyhow::Result<Report> {
+pub(super) async fn open_loop(
+    call: &Arc<Call>,
+    per_second: f64,
+    time: Duration,
+    connections: usize,
+) -> anyhow::Result<Report> {
     let schedule = Schedule::new(per_second, time)?;
     let clients = connect(connections)?;
     let (due, next) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
@@ -51,7 +56,8 @@ pub(super) async fn open_loop(call: &Arc<Call>, per_second: f64, time: Duration,
         let mut tally = Tally::new()?;
         workers.spawn(async move {
             loop {
-                // A permit is a request whose time has come; the last ones only say that it is over.
+                // A permit is a request whose time has come; the last ones only say that it is
+                // over.
                 due.acquire().await.context("the pacer never closes the queue")?.forget();
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= schedule.count() {
@@ -70,7 +76,9 @@ pub(super) async fn open_loop(call: &Arc<Call>, per_second: f64, time: Duration,
     }
     // Not a task: the runtime's timer ticks in milliseconds, a thread wakes within 0.1 ms.
     let queue = Arc::downgrade(&due);
-    std::thread::Builder::new().name("pacer".to_owned()).spawn(move || pace(schedule, begun, &queue, connections))?;
+    std::thread::Builder::new()
+        .name("pacer".to_owned())
+        .spawn(move || pace(schedule, begun, &queue, connections))?;
     let tally = sum(workers).await?;
     Ok(tally.report(Some(schedule.per_second()), begun.elapsed().max(time)))
 }
@@ -101,7 +109,11 @@ fn pace(schedule: Schedule, begun: Instant, queue: &Weak<Semaphore>, workers: us
 ///
 /// # Errors
 /// When the load is out of bounds.
-pub(super) async fn closed_loop(call: &Arc<Call>, time: Duration, connections: usize) -> anyhow::Result<Report> {
+pub(super) async fn closed_loop(
+    call: &Arc<Call>,
+    time: Duration,
+    connections: usize,
+) -> anyhow::Result<Report> {
     ensure!(time <= TIME_MAX, "{time:?} of load is more than {TIME_MAX:?}");
     let clients = connect(connections)?;
     let begun = Instant::now();
@@ -124,7 +136,10 @@ pub(super) async fn closed_loop(call: &Arc<Call>, time: Duration, connections: u
 }
 
 fn connect(connections: usize) -> anyhow::Result<Vec<Connection>> {
-    ensure!((1..=CONNECTIONS_MAX).contains(&connections), "{connections} connections are not between 1 and {CONNECTIONS_MAX}");
+    ensure!(
+        (1..=CONNECTIONS_MAX).contains(&connections),
+        "{connections} connections are not between 1 and {CONNECTIONS_MAX}"
+    );
     (0..connections).map(|_| Connection::new()).collect()
 }
 

@@ -52,7 +52,12 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new() -> anyhow::Result<Self> {
         let histogram = Histogram::new_with_bounds(1, MICROS_MAX, 3)?;
-        Ok(Self { latencies: histogram.clone(), departures: histogram, answered: 0, errors: BTreeMap::new() })
+        Ok(Self {
+            latencies: histogram.clone(),
+            departures: histogram,
+            answered: 0,
+            errors: BTreeMap::new(),
+        })
     }
 
     /// Counts a request that left `late`, and `latency` after it should have left was answered.
@@ -61,7 +66,9 @@ impl Tally {
         match outcome {
             Outcome::Answered => self.answered += 1,
             Outcome::Refused(status) => self.count(status.as_str()),
-            Outcome::Dismissed(status) => self.count(&format!("{} without Retry-After", status.as_str())),
+            Outcome::Dismissed(status) => {
+                self.count(&format!("{} without Retry-After", status.as_str()))
+            }
             Outcome::TimedOut => self.count("timeout"),
             Outcome::Broken => self.count("connection"),
         }
@@ -96,7 +103,12 @@ impl Tally {
         Report {
             offered_per_second,
             achieved_per_second: self.answered as f64 / time.as_secs_f64(),
-            latency: Latency { p50_ms: at(0.50), p95_ms: at(0.95), p99_ms: at(0.99), max_ms: millis(self.latencies.max()) },
+            latency: Latency {
+                p50_ms: at(0.50),
+                p95_ms: at(0.95),
+                p99_ms: at(0.99),
+                max_ms: millis(self.latencies.max()),
+            },
             departure_p99_ms: millis(self.departures.value_at_quantile(0.99)),
             errors: self.errors,
         }
@@ -134,7 +146,12 @@ mod tests {
         assert!(about(report.achieved_per_second, 100.0));
         let Latency { p50_ms, p95_ms, p99_ms, max_ms } = report.latency;
         let told = [p50_ms, p95_ms, p99_ms, max_ms];
-        assert!(told.iter().zip([500.0, 950.0, 990.0, 1_000.0]).all(|(told, expected)| about(*told, expected)), "{told:?}");
+        assert!(
+            told.iter()
+                .zip([500.0, 950.0, 990.0, 1_000.0])
+                .all(|(told, expected)| about(*told, expected)),
+            "{told:?}"
+        );
     }
 
     #[test]
@@ -142,7 +159,11 @@ mod tests {
         let mut tally = Tally::new().unwrap();
         tally.note(Outcome::Answered, Duration::from_millis(100), Duration::ZERO);
         for _ in 0..9 {
-            tally.note(Outcome::Refused(StatusCode::SERVICE_UNAVAILABLE), Duration::from_millis(1), Duration::ZERO);
+            tally.note(
+                Outcome::Refused(StatusCode::SERVICE_UNAVAILABLE),
+                Duration::from_millis(1),
+                Duration::ZERO,
+            );
         }
         let report = tally.report(None, Duration::from_secs(1));
         assert!(about(report.achieved_per_second, 1.0) && about(report.latency.p50_ms, 100.0));

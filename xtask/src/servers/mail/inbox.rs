@@ -104,8 +104,11 @@ impl Inbox {
             let found = {
                 let kept = locked(&self.kept);
                 let arrived = *arrivals.borrow_and_update();
-                // The first look takes in all; later ones only what came since, or a burst would cost its square.
-                let look = seen.map_or(usize::MAX, |seen| usize::try_from(arrived - seen).unwrap_or(usize::MAX));
+                // The first look takes in all; later ones only what came since, or a burst would
+                // cost its square.
+                let look = seen.map_or(usize::MAX, |seen| {
+                    usize::try_from(arrived - seen).unwrap_or(usize::MAX)
+                });
                 seen = Some(arrived);
                 kept.mails.iter().rev().take(look).find(|mail| wanted(mail)).cloned()
             };

@@ -1,4 +1,5 @@
-//! The inbox's file: a mail a line, appended as they come and rewritten when it holds many that are forgotten.
+//! The inbox's file: a mail a line, appended as they come and rewritten when it holds many that are
+//! forgotten.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +24,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the file in `folder`; with it the newest `kept_max` mails found there, the oldest first.
-    pub(super) fn open(folder: &Path, kept_max: usize) -> anyhow::Result<(Self, VecDeque<Arc<Mail>>)> {
-        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    /// Opens the file in `folder`; with it the newest `kept_max` mails found there, the oldest
+    /// first.
+    pub(super) fn open(
+        folder: &Path,
+        kept_max: usize,
+    ) -> anyhow::Result<(Self, VecDeque<Arc<Mail>>)> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("creating {}", folder.display()))?;
         let path = folder.join("messages.jsonl");
         let file = OpenOptions::new().create(true).append(true).read(true).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;

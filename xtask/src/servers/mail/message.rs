@@ -20,7 +20,8 @@ pub struct Mail {
     pub text: String,
     /// Its HTML part, decoded; empty when there is none.
     pub html: String,
-    /// Every header by name, undecoded and unfolded; those that come more than once are joined by `\n`.
+    /// Every header by name, undecoded and unfolded; those that come more than once are joined by
+    /// `\n`.
     pub headers: BTreeMap<String, String>,
     /// When it was received, RFC 3339 in UTC.
     pub received_at: String,
@@ -29,13 +30,17 @@ pub struct Mail {
 impl Mail {
     /// A header by its name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// Reads a message. What is no valid mail is kept too, as text.
     pub(super) fn read(raw: &[u8], sender: &str, recipients: Vec<String>) -> Self {
         let id = format!("mail_{}", uuid::Uuid::now_v7().simple());
-        let received_at = mongodb::bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
+        let received_at =
+            mongodb::bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
         let mut mail = Self {
             id,
             from: sender.to_owned(),
@@ -50,15 +55,22 @@ impl Mail {
             mail.text = String::from_utf8_lossy(raw).into_owned();
             return mail;
         };
-        if let Some(address) = message.from().and_then(|from| from.first()).and_then(|first| first.address()) {
+        if let Some(address) =
+            message.from().and_then(|from| from.first()).and_then(|first| first.address())
+        {
             address.clone_into(&mut mail.from);
         }
         message.subject().unwrap_or_default().clone_into(&mut mail.subject);
-        mail.text = content(message.text_bodies().find(|part| part.is_text() && !part.is_text_html())).replace("\r\n", "\n");
+        mail.text =
+            content(message.text_bodies().find(|part| part.is_text() && !part.is_text_html()))
+                .replace("\r\n", "\n");
         mail.html = content(message.html_bodies().find(|part| part.is_text_html())).into_owned();
         for (name, value) in message.headers_raw() {
             let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
-            let known = mail.headers.entry(name.to_owned()).and_modify(|known| *known = format!("{known}\n{value}"));
+            let known = mail
+                .headers
+                .entry(name.to_owned())
+                .and_modify(|known| *known = format!("{known}\n{value}"));
             known.or_insert(value);
         }
         mail
@@ -80,10 +92,14 @@ mod tests {
             Content-Type: multipart/alternative; boundary=b\r\n\r\n\
             --b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nhttp://x/?token=3Dab=\r\nc\r\nend\r\n\
             --b\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>hi</p>\r\n--b--\r\n";
-        let mail = Mail::read(raw.as_bytes(), "bounce@example.com", vec!["hidden@example.com".to_owned()]);
+        let mail =
+            Mail::read(raw.as_bytes(), "bounce@example.com", vec!["hidden@example.com".to_owned()]);
         assert_eq!((mail.from.as_str(), mail.subject.as_str()), ("no-reply@example.com", "Grüße"));
         assert_eq!(mail.to, ["hidden@example.com"]);
-        assert_eq!((mail.text.trim_end(), mail.html.trim_end()), ("http://x/?token=abc\nend", "<p>hi</p>"));
+        assert_eq!(
+            (mail.text.trim_end(), mail.html.trim_end()),
+            ("http://x/?token=abc\nend", "<p>hi</p>")
+        );
         assert_eq!(mail.header("message-id"), Some("<1@example.com>"));
         assert_eq!(mail.header("Received"), Some("one\ntwo three"));
     }
@@ -91,8 +107,12 @@ mod tests {
     #[test]
     fn a_mail_of_one_kind_has_no_other() {
         let text = Mail::read(b"Subject: x\r\n\r\nplain\r\n", "s@example.com", Vec::new());
-        assert_eq!((text.from.as_str(), text.text.as_str(), text.html.as_str()), ("s@example.com", "plain\n", ""));
-        let html = Mail::read(b"Content-Type: text/html\r\n\r\n<b>x</b>", "s@example.com", Vec::new());
+        assert_eq!(
+            (text.from.as_str(), text.text.as_str(), text.html.as_str()),
+            ("s@example.com", "plain\n", "")
+        );
+        let html =
+            Mail::read(b"Content-Type: text/html\r\n\r\n<b>x</b>", "s@example.com", Vec::new());
         assert_eq!((html.text.as_str(), html.html.as_str()), ("", "<b>x</b>"));
     }
 }

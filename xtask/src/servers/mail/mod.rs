@@ -1,7 +1,8 @@
 //! A real SMTP server that keeps what it is sent.
 //!
-//! A mail is in the [`Inbox`] before its sender hears 250, so what a client believes delivered is there to be
-//! seen. How the server answers can be changed while it runs: refuse, or keep silent after taking a mail.
+//! A mail is in the [`Inbox`] before its sender hears 250, so what a client believes delivered is
+//! there to be seen. How the server answers can be changed while it runs: refuse, or keep silent
+//! after taking a mail.
 
 mod inbox;
 mod journal;
@@ -92,7 +93,11 @@ impl MailCatcher {
         if let Ok(mail) = tokio::time::timeout(deadline, self.inbox.wait_for(wanted)).await {
             return Mail::clone(&mail);
         }
-        let came: Vec<String> = self.messages().iter().map(|mail| format!("{:?} to {:?}", mail.subject, mail.to)).collect();
+        let came: Vec<String> = self
+            .messages()
+            .iter()
+            .map(|mail| format!("{:?} to {:?}", mail.subject, mail.to))
+            .collect();
         panic!("the mail did not come within {deadline:?}; {} did: {}", came.len(), came.join(", "))
     }
 
@@ -112,6 +117,8 @@ impl MailCatcher {
     /// When somebody else has taken the port meanwhile.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         let (inbox, reply) = (Arc::clone(&self.inbox), self.reply.subscribe());
-        self.listener.open(move |stream| smtp::serve(stream, Arc::clone(&inbox), reply.clone())).await
+        self.listener
+            .open(move |stream| smtp::serve(stream, Arc::clone(&inbox), reply.clone()))
+            .await
     }
 }

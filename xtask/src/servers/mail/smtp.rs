@@ -1,4 +1,5 @@
-//! The SMTP conversation: the crate `mailin` knows the protocol, this feeds it lines and stores what comes out.
+//! The SMTP conversation: the crate `mailin` knows the protocol, this feeds it lines and stores
+//! what comes out.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,18 +26,32 @@ pub(super) async fn serve(stream: TcpStream, inbox: Arc<Inbox>, reply: watch::Re
     let _ = converse(stream, inbox, reply).await;
 }
 
-async fn converse(stream: TcpStream, inbox: Arc<Inbox>, mut reply: watch::Receiver<Reply>) -> io::Result<()> {
+async fn converse(
+    stream: TcpStream,
+    inbox: Arc<Inbox>,
+    mut reply: watch::Receiver<Reply>,
+) -> io::Result<()> {
     let peer = stream.peer_addr()?.ip();
     let mut stream = BufReader::new(stream);
     let stored = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let letter =
-        Letter { inbox, reply: reply.clone(), sender: String::new(), recipients: Vec::new(), raw: Vec::new(), stored: Arc::clone(&stored) };
+    let letter = Letter {
+        inbox,
+        reply: reply.clone(),
+        sender: String::new(),
+        recipients: Vec::new(),
+        raw: Vec::new(),
+        stored: Arc::clone(&stored),
+    };
     let mut session = SessionBuilder::new("mail.localhost").build(peer, letter);
     stream.write_all(&session.greeting().buffer()?).await?;
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = tokio::time::timeout(IDLE_MAX, (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)).await??;
+        let read = tokio::time::timeout(
+            IDLE_MAX,
+            (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line),
+        )
+        .await??;
         if read == 0 || line.last() != Some(&b'\n') {
             return Ok(());
         }
@@ -54,8 +69,9 @@ async fn converse(stream: TcpStream, inbox: Arc<Inbox>, mut reply: watch::Receiv
     }
 }
 
-/// Tells the client's TCP at once that its bytes are here. Some clients write a mail in two pieces and hold the second back
-/// until then; with the usual delay of 40 ms each mail would take that long.
+/// Tells the client's TCP at once that its bytes are here. Some clients write a mail in two pieces
+/// and hold the second back until then; with the usual delay of 40 ms each mail would take that
+/// long.
 fn acknowledge(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     let _ = rustix::net::sockopt::set_tcp_quickack(stream, true);
@@ -92,7 +108,13 @@ impl Handler for Letter {
         OK
     }
 
-    fn data_start(&mut self, _domain: &str, _from: &str, _is_8bit: bool, _to: &[String]) -> Response {
+    fn data_start(
+        &mut self,
+        _domain: &str,
+        _from: &str,
+        _is_8bit: bool,
+        _to: &[String],
+    ) -> Response {
         self.raw.clear();
         OK
     }

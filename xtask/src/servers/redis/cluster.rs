@@ -48,7 +48,8 @@ impl RedisCluster {
     }
 
     async fn form(dir: &Path, authority: Option<&Authority>) -> anyhow::Result<Self> {
-        let starting = (0..NODES).map(|number| Node::start(dir.join(number.to_string()), authority));
+        let starting =
+            (0..NODES).map(|number| Node::start(dir.join(number.to_string()), authority));
         let nodes = futures::future::try_join_all(starting).await?;
         for (number, node) in nodes.iter().enumerate() {
             let (first, end) = (number * SLOTS / NODES, (number + 1) * SLOTS / NODES);
@@ -58,10 +59,14 @@ impl RedisCluster {
         }
         for other in &nodes[1..] {
             let meet = &mut cluster("MEET");
-            nodes[0].ask::<()>(meet.arg("127.0.0.1").arg(other.client_port).arg(other.bus_port)).await?;
+            nodes[0]
+                .ask::<()>(meet.arg("127.0.0.1").arg(other.client_port).arg(other.bus_port))
+                .await?;
         }
         let formed = Self { nodes, secured: authority.is_some() };
-        tokio::time::timeout(FORMED_WITHIN, formed.whole()).await.context("the cluster did not form in time")??;
+        tokio::time::timeout(FORMED_WITHIN, formed.whole())
+            .await
+            .context("the cluster did not form in time")??;
         Ok(formed)
     }
 
@@ -71,7 +76,10 @@ impl RedisCluster {
             loop {
                 let info: String = node.ask(&mut cluster("INFO")).await?;
                 let says = |line: &str| info.lines().any(|said| said == line);
-                if says("cluster_state:ok") && says(&format!("cluster_slots_ok:{SLOTS}")) && says(&format!("cluster_size:{NODES}")) {
+                if says("cluster_state:ok")
+                    && says(&format!("cluster_slots_ok:{SLOTS}"))
+                    && says(&format!("cluster_size:{NODES}"))
+                {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -83,7 +91,8 @@ impl RedisCluster {
     /// The address for clients, as `redis.url` takes it.
     pub fn url(&self) -> String {
         let scheme = if self.secured { "rediss" } else { "redis" };
-        let nodes: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.client_port)).collect();
+        let nodes: Vec<String> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.client_port)).collect();
         format!("{scheme}+cluster://{}", nodes.join(","))
     }
 
@@ -122,7 +131,11 @@ impl RedisCluster {
     pub async fn add_replica(&mut self, dir: &Path, of: usize) -> anyhow::Result<()> {
         let replica = Node::start(dir.to_owned(), None).await?;
         let master = &self.nodes[of];
-        replica.ask::<()>(cluster("MEET").arg("127.0.0.1").arg(master.client_port).arg(master.bus_port)).await?;
+        replica
+            .ask::<()>(
+                cluster("MEET").arg("127.0.0.1").arg(master.client_port).arg(master.bus_port),
+            )
+            .await?;
         let following = async {
             // Refused until it has heard of the master.
             while replica.ask::<()>(cluster("REPLICATE").arg(&master.id)).await.is_err() {
@@ -139,7 +152,9 @@ impl RedisCluster {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(FORMED_WITHIN, following).await.context("the replica did not follow in time")??;
+        tokio::time::timeout(FORMED_WITHIN, following)
+            .await
+            .context("the replica did not follow in time")??;
         self.nodes.push(replica);
         Ok(())
     }
@@ -155,13 +170,21 @@ impl RedisCluster {
         target.ask::<()>(cluster("SETSLOT").arg(slot).arg("IMPORTING").arg(&source.id)).await?;
         source.ask::<()>(cluster("SETSLOT").arg(slot).arg("MIGRATING").arg(&target.id)).await?;
         loop {
-            let keys: Vec<String> = source.ask(cluster("GETKEYSINSLOT").arg(slot).arg(MOVED_AT_ONCE)).await?;
+            let keys: Vec<String> =
+                source.ask(cluster("GETKEYSINSLOT").arg(slot).arg(MOVED_AT_ONCE)).await?;
             if keys.is_empty() {
                 break;
             }
             let mut migrate = redis::cmd("MIGRATE");
             // Over the plain port: nodes speak TLS to each other only where the bus does.
-            migrate.arg("127.0.0.1").arg(target.redis.port()).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
+            migrate
+                .arg("127.0.0.1")
+                .arg(target.redis.port())
+                .arg("")
+                .arg(0)
+                .arg(5_000)
+                .arg("KEYS")
+                .arg(keys);
             source.ask::<()>(&mut migrate).await?;
         }
         for node in [target, source] {

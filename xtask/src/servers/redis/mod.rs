@@ -1,5 +1,5 @@
-//! A Redis server that keeps its data in an append-only file, as in production; alone, or several as a
-//! cluster or under sentinels.
+//! A Redis server that keeps its data in an append-only file, as in production; alone, or several
+//! as a cluster or under sentinels.
 
 mod cluster;
 mod sentinel;
@@ -34,7 +34,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it answers.
+    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it
+    /// answers.
     ///
     /// # Errors
     /// When it cannot be installed or does not become ready.
@@ -46,7 +47,11 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::start`].
-    pub async fn start_with_log(dir: &Path, port: Option<u16>, log: PathBuf) -> anyhow::Result<Self> {
+    pub async fn start_with_log(
+        dir: &Path,
+        port: Option<u16>,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
         let program = Tool::Redis.find().await?;
         let port = port.map_or_else(free_port, Ok)?;
         Self::run(&program, dir, port, None, log, server_args(dir, port)).await
@@ -65,9 +70,15 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::start`].
-    pub async fn start_with(dir: &Path, args: impl IntoIterator<Item = String>) -> anyhow::Result<Self> {
+    pub async fn start_with(
+        dir: &Path,
+        args: impl IntoIterator<Item = String>,
+    ) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let args = server_args(dir, port).into_iter().chain(args.into_iter().map(OsString::from)).collect();
+        let args = server_args(dir, port)
+            .into_iter()
+            .chain(args.into_iter().map(OsString::from))
+            .collect();
         Self::run(&Tool::Redis.find().await?, dir, port, None, log_in(dir, "redis"), args).await
     }
 
@@ -80,7 +91,8 @@ impl Redis {
         args: Vec<OsString>,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        let redis = Self { child: Child::spawn(program.spec("redis", log).args(args))?, port, password };
+        let redis =
+            Self { child: Child::spawn(program.spec("redis", log).args(args))?, port, password };
         redis.ready().await?;
         Ok(redis)
     }
@@ -139,7 +151,19 @@ impl Redis {
 /// How a server of its own is started.
 fn server_args(dir: &Path, port: u16) -> Vec<OsString> {
     let port = port.to_string();
-    let args = ["--port", &port, "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--dir"];
+    let args = [
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "everysec",
+        "--save",
+        "",
+        "--dir",
+    ];
     args.into_iter().map(OsString::from).chain([dir.into()]).collect()
 }
 

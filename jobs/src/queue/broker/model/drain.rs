@@ -1,5 +1,5 @@
-//! What is left when everything has been run, and crowds: several consumers that do what they like at
-//! once, each job of which must have come to an end afterwards.
+//! What is left when everything has been run, and crowds: several consumers that do what they like
+//! at once, each job of which must have come to an end afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,8 @@ const ALL: usize = 1_000;
 /// Who runs what is left.
 const DRAINER: &str = "drainer";
 /// What may be there of a queue that has nothing to do.
-const KEPT: [&str; 6] = ["stream", "finished", "finished_before", "finished_since", "dead", "dead_bodies"];
+const KEPT: [&str; 6] =
+    ["stream", "finished", "finished_before", "finished_since", "dead", "dead_bodies"];
 
 /// Runs everything there is; answers how often each job ended. Nothing but memories is left then.
 pub(super) async fn drain(broker: &Broker, cast: &Cast) -> Checked<Vec<usize>> {
@@ -52,7 +53,10 @@ pub(super) async fn drain(broker: &Broker, cast: &Cast) -> Checked<Vec<usize>> {
             prop_assert_eq!(settle(broker, cast, DRAINER, &[belief], as_what).await?, 1);
         }
     }
-    Err(TestCaseError::fail(format!("not run after {ROUNDS_MAX} rounds: {:?}", look(broker, cast).await?)))
+    Err(TestCaseError::fail(format!(
+        "not run after {ROUNDS_MAX} rounds: {:?}",
+        look(broker, cast).await?
+    )))
 }
 
 /// All there is, checked.
@@ -63,14 +67,16 @@ async fn look(broker: &Broker, cast: &Cast) -> Checked<Snapshot> {
 }
 
 fn belief(cast: &Cast, entry: &Entry) -> Checked<Belief> {
-    let what = cast.what(entry).ok_or_else(|| TestCaseError::fail(format!("nobody's: {entry:?}")))?;
+    let what =
+        cast.what(entry).ok_or_else(|| TestCaseError::fail(format!("nobody's: {entry:?}")))?;
     Ok(Belief { entry: entry.id.clone(), what })
 }
 
 async fn nothing_is_left(broker: &Broker) -> Checked {
     let mut command = redis::cmd("KEYS");
     command.arg([key(broker, "").as_slice(), b"*"].concat());
-    let keys: BTreeSet<Bytes> = command.query_async(&mut broker.connection()).await.map_err(redis_failed)?;
+    let keys: BTreeSet<Bytes> =
+        command.query_async(&mut broker.connection()).await.map_err(redis_failed)?;
     let kept: BTreeSet<Bytes> = KEPT.iter().map(|name| key(broker, name)).collect();
     let left: Vec<_> = keys.difference(&kept).map(|key| String::from_utf8_lossy(key)).collect();
     prop_assert!(left.is_empty(), "left behind: {left:?}");
@@ -108,18 +114,34 @@ pub(super) async fn crowd(mut broker: Broker, cast: Cast, ops: [Vec<Op>; 3]) -> 
     broker.jobs.email.tenant_concurrency = LIMIT;
     prop_assert!(broker.open(QUEUE).await.map_err(redis_failed)?);
     let members = ops.iter().enumerate().map(|(number, ops)| {
-        let member =
-            Member { broker: &broker, cast: &cast, number, in_hand: Vec::new(), ever: Vec::new(), poisons: 0, tally: Tally::default() };
+        let member = Member {
+            broker: &broker,
+            cast: &cast,
+            number,
+            in_hand: Vec::new(),
+            ever: Vec::new(),
+            poisons: 0,
+            tally: Tally::default(),
+        };
         member.run(ops)
     });
     let tallies = futures::future::try_join_all(members).await?;
     let drained = drain(&broker, &cast).await?;
     for (job, drained) in drained.into_iter().enumerate() {
-        let sum = |of: fn(&Tally) -> &BTreeMap<usize, usize>| -> usize { tallies.iter().filter_map(|tally| of(tally).get(&job)).sum() };
-        let (taken, replayed, asked) = (sum(|tally| &tally.taken), sum(|tally| &tally.replayed), sum(|tally| &tally.asked));
+        let sum = |of: fn(&Tally) -> &BTreeMap<usize, usize>| -> usize {
+            tallies.iter().filter_map(|tally| of(tally).get(&job)).sum()
+        };
+        let (taken, replayed, asked) =
+            (sum(|tally| &tally.taken), sum(|tally| &tally.replayed), sum(|tally| &tally.asked));
         let ended = drained + sum(|tally| &tally.ended);
-        prop_assert!(taken <= ended + asked, "job {job} was taken {taken} times, ended {ended} and was asked to {asked}");
-        prop_assert!(ended <= taken + replayed, "job {job} ended {ended} times, was taken {taken} and replayed {replayed}");
+        prop_assert!(
+            taken <= ended + asked,
+            "job {job} was taken {taken} times, ended {ended} and was asked to {asked}"
+        );
+        prop_assert!(
+            ended <= taken + replayed,
+            "job {job} ended {ended} times, was taken {taken} and replayed {replayed}"
+        );
     }
     Ok(())
 }
@@ -136,7 +158,11 @@ impl Member<'_> {
         match op {
             Op::Push { jobs, how } => {
                 for (job, later) in jobs.iter().copied() {
-                    let pushed = self.broker.push(QUEUE, &[self.cast.push(job, later)?], *how).await.map_err(redis_failed)?;
+                    let pushed = self
+                        .broker
+                        .push(QUEUE, &[self.cast.push(job, later)?], *how)
+                        .await
+                        .map_err(redis_failed)?;
                     add(&mut self.tally.taken, job, pushed.taken);
                 }
             }
@@ -156,8 +182,12 @@ impl Member<'_> {
             }
             Op::Renew { picks, .. } => {
                 let picked = picks.iter().filter_map(|pick| self.picked(*pick));
-                let held: Vec<_> = picked.map(|belief| (belief.entry, self.cast.id_of(belief.what))).collect();
-                self.broker.renew(QUEUE, &consumer(self.number), &held).await.map_err(redis_failed)?;
+                let held: Vec<_> =
+                    picked.map(|belief| (belief.entry, self.cast.id_of(belief.what))).collect();
+                self.broker
+                    .renew(QUEUE, &consumer(self.number), &held)
+                    .await
+                    .map_err(redis_failed)?;
             }
             Op::TakeOver { pending, .. } => self.take_over(*pending).await?,
             Op::TimePasses { due } => {
@@ -175,7 +205,8 @@ impl Member<'_> {
             Op::Replay { jobs } => {
                 for job in jobs {
                     let envelope = std::slice::from_ref(&self.cast.envelopes[*job]);
-                    let replayed = self.broker.replay(QUEUE, envelope).await.map_err(redis_failed)?;
+                    let replayed =
+                        self.broker.replay(QUEUE, envelope).await.map_err(redis_failed)?;
                     add(&mut self.tally.replayed, *job, replayed);
                 }
             }
@@ -217,8 +248,17 @@ impl Member<'_> {
             What::Poison(_) if as_what != Settlement::HandBack => Settlement::Bury,
             _ => as_what,
         };
-        let settled = settle(self.broker, self.cast, &consumer(self.number), std::slice::from_ref(&belief), as_what).await?;
-        if let (What::Job(job), Settlement::Finish { .. } | Settlement::Bury) = (belief.what, as_what) {
+        let settled = settle(
+            self.broker,
+            self.cast,
+            &consumer(self.number),
+            std::slice::from_ref(&belief),
+            as_what,
+        )
+        .await?;
+        if let (What::Job(job), Settlement::Finish { .. } | Settlement::Bury) =
+            (belief.what, as_what)
+        {
             add(&mut self.tally.ended, job, settled);
         }
         self.in_hand.retain(|in_hand| in_hand.entry != belief.entry);
@@ -227,14 +267,18 @@ impl Member<'_> {
 
     async fn take_over(&mut self, pending: usize) -> Checked {
         let abandoned = self.broker.abandoned(QUEUE, None, ALL).await.map_err(redis_failed)?;
-        let Some(abandoned) = abandoned.get(pending % abandoned.len().max(1)) else { return Ok(()) };
+        let Some(abandoned) = abandoned.get(pending % abandoned.len().max(1)) else {
+            return Ok(());
+        };
         let entry = std::slice::from_ref(&abandoned.entry);
-        let claimed = self.broker.claim(QUEUE, &consumer(self.number), entry).await.map_err(redis_failed)?;
+        let claimed =
+            self.broker.claim(QUEUE, &consumer(self.number), entry).await.map_err(redis_failed)?;
         self.got(&claimed)
     }
 
     async fn cancel(&mut self, job: usize) -> Checked {
-        let cancelled = self.broker.cancel(QUEUE, &[self.cast.id(job)]).await.map_err(redis_failed)?;
+        let cancelled =
+            self.broker.cancel(QUEUE, &[self.cast.id(job)]).await.map_err(redis_failed)?;
         match cancelled.first() {
             Some(Cancelled::TakenOut) => add(&mut self.tally.ended, job, 1),
             Some(Cancelled::Asked) => add(&mut self.tally.asked, job, 1),

@@ -11,7 +11,8 @@ use crate::{Window, queue::broker::HandIn};
 const OPS_MAX: usize = 60;
 /// Jobs named in one call at most.
 const CALL_MAX: usize = 4;
-/// How long a key of [`Window::For`] is held; no test lasts as long, time passes when it is told to.
+/// How long a key of [`Window::For`] is held; no test lasts as long, time passes when it is told
+/// to.
 const HELD_FOR: Duration = Duration::from_hours(1);
 
 /// A job as it is from its staging on.
@@ -94,9 +95,14 @@ pub(super) enum Op {
 }
 
 pub(super) fn specs() -> impl Strategy<Value = Vec<Spec>> {
-    let window = prop_oneof![Just(Window::UntilStarted), Just(Window::UntilFinished), Just(Window::For(HELD_FOR))];
+    let window = prop_oneof![
+        Just(Window::UntilStarted),
+        Just(Window::UntilFinished),
+        Just(Window::For(HELD_FOR))
+    ];
     let unique = prop_oneof![3 => Just(None), 1 => (0..KEYS, window).prop_map(Some)];
-    let spec = (proptest::option::weighted(0.8, 0..TENANTS), unique).prop_map(|(tenant, unique)| Spec { tenant, unique });
+    let spec = (proptest::option::weighted(0.8, 0..TENANTS), unique)
+        .prop_map(|(tenant, unique)| Spec { tenant, unique });
     vec(spec, JOBS)
 }
 

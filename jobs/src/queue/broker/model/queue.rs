@@ -1,5 +1,5 @@
-//! The queue in Redis, driven beside the model: each operation is done to both, and what they answer is
-//! compared.
+//! The queue in Redis, driven beside the model: each operation is done to both, and what they
+//! answer is compared.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -85,7 +85,8 @@ impl Cast {
     }
 
     pub(super) fn push(&self, job: usize, later: bool) -> Checked<Push> {
-        let push = Push::new(&self.envelopes[job], 0).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let push = Push::new(&self.envelopes[job], 0)
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
         Ok(Push { delay: if later { LATER } else { Duration::ZERO }, ..push })
     }
 
@@ -97,13 +98,23 @@ impl Cast {
     pub(super) fn what(&self, entry: &Entry) -> Option<What> {
         match entry.job {
             Some(id) => self.envelopes.iter().position(|envelope| envelope.id == id).map(What::Job),
-            None => std::str::from_utf8(&entry.envelope).ok()?.strip_prefix(POISON)?.parse().ok().map(What::Poison),
+            None => std::str::from_utf8(&entry.envelope)
+                .ok()?
+                .strip_prefix(POISON)?
+                .parse()
+                .ok()
+                .map(What::Poison),
         }
     }
 
     pub(super) fn done(&self, entry: &EntryId, job: usize) -> Done {
         let envelope = &self.envelopes[job];
-        Done { entry: entry.clone(), id: envelope.id, group: Group::of(envelope.tenant), unique: envelope.unique.clone() }
+        Done {
+            entry: entry.clone(),
+            id: envelope.id,
+            group: Group::of(envelope.tenant),
+            unique: envelope.unique.clone(),
+        }
     }
 
     pub(super) fn delay(&self, entry: &EntryId, job: usize) -> Checked<Delay> {
@@ -114,7 +125,13 @@ impl Cast {
     pub(super) fn bury(&self, entry: &EntryId, what: What) -> Bury {
         let letter = b"letter".to_vec();
         let What::Job(job) = what else {
-            return Bury { entry: entry.clone(), id: None, group: Group::default(), unique: None, letter };
+            return Bury {
+                entry: entry.clone(),
+                id: None,
+                group: Group::default(),
+                unique: None,
+                letter,
+            };
         };
         let Done { entry, id, group, unique } = self.done(entry, job);
         Bury { entry, id: Some(id), group, unique, letter }
@@ -134,9 +151,14 @@ pub(super) async fn add_poison(broker: &Broker, number: usize) -> Checked {
     command.query_async::<()>(&mut broker.connection()).await.map_err(redis_failed)
 }
 
-/// The first `due` of `delayed` are due, every group is to be looked at, and keys held for a time are
-/// free; then the queue is told to look.
-pub(super) async fn pass_time(broker: &Broker, delayed: &[Bytes], unique: &BTreeMap<String, Bytes>, held: &[Bytes]) -> Checked<usize> {
+/// The first `due` of `delayed` are due, every group is to be looked at, and keys held for a time
+/// are free; then the queue is told to look.
+pub(super) async fn pass_time(
+    broker: &Broker,
+    delayed: &[Bytes],
+    unique: &BTreeMap<String, Bytes>,
+    held: &[Bytes],
+) -> Checked<usize> {
     let mut pipe = redis::pipe();
     pipe.atomic();
     for (due, id) in delayed.iter().enumerate() {
@@ -146,7 +168,11 @@ pub(super) async fn pass_time(broker: &Broker, delayed: &[Bytes], unique: &BTree
         pipe.cmd("ZADD").arg(key(broker, "held")).arg("XX").arg(0).arg(group);
     }
     for (name, holder) in unique.iter().filter(|(_, holder)| holder.len() > 16) {
-        pipe.hset(key(broker, "unique"), name, [&holder[..16], b"1"].concat()).zadd(key(broker, "unique_until"), name, 1);
+        pipe.hset(key(broker, "unique"), name, [&holder[..16], b"1"].concat()).zadd(
+            key(broker, "unique_until"),
+            name,
+            1,
+        );
     }
     pipe.exec_async(&mut broker.connection()).await.map_err(redis_failed)?;
     Ok(broker.promote(QUEUE, ALL).await.map_err(redis_failed)?.0)
@@ -169,13 +195,21 @@ impl Twins {
         prop_assert!(broker.open(QUEUE).await.map_err(redis_failed)?);
         let cast = Cast::new(&specs)?;
         let state = State::new(specs, LIMIT);
-        Ok(Self { broker, cast, state, beliefs: vec![Vec::new(); CONSUMERS], poisons: 0, paused: false })
+        Ok(Self {
+            broker,
+            cast,
+            state,
+            beliefs: vec![Vec::new(); CONSUMERS],
+            poisons: 0,
+            paused: false,
+        })
     }
 
     /// Does `op` to both and compares all there is.
     pub(super) async fn step(&mut self, op: &Op) -> Checked {
         self.act(op).await?;
-        let snapshot = Snapshot::take(&self.broker, &self.cast.groups()).await.map_err(redis_failed)?;
+        let snapshot =
+            Snapshot::take(&self.broker, &self.cast.groups()).await.map_err(redis_failed)?;
         snapshot.check()?;
         self.compare(&snapshot)
     }
@@ -183,10 +217,14 @@ impl Twins {
     async fn act(&mut self, op: &Op) -> Checked {
         match op {
             Op::Push { jobs, how } => {
-                let handed: Vec<Push> = jobs.iter().map(|(job, later)| self.cast.push(*job, *later)).collect::<Checked<_>>()?;
+                let handed: Vec<Push> = jobs
+                    .iter()
+                    .map(|(job, later)| self.cast.push(*job, *later))
+                    .collect::<Checked<_>>()?;
                 let pushed = self.broker.push(QUEUE, &handed, *how).await.map_err(redis_failed)?;
                 let (taken, dropped) = self.state.push(jobs, *how);
-                let dropped: Vec<JobId> = dropped.into_iter().map(|job| self.cast.id(job)).collect();
+                let dropped: Vec<JobId> =
+                    dropped.into_iter().map(|job| self.cast.id(job)).collect();
                 prop_assert_eq!((pushed.taken, pushed.duplicates), (taken, dropped));
             }
             Op::Poison => {
@@ -206,7 +244,8 @@ impl Twins {
                 prop_assert_eq!(cancelled, self.state.cancel(jobs));
             }
             Op::Replay { jobs } => {
-                let envelopes: Vec<Envelope> = jobs.iter().map(|job| self.cast.envelopes[*job].clone()).collect();
+                let envelopes: Vec<Envelope> =
+                    jobs.iter().map(|job| self.cast.envelopes[*job].clone()).collect();
                 let replayed = self.broker.replay(QUEUE, &envelopes).await.map_err(redis_failed)?;
                 prop_assert_eq!(replayed, self.state.replay(jobs));
             }
@@ -214,7 +253,10 @@ impl Twins {
             Op::LoseGroup => {
                 let mut command = redis::cmd("XGROUP");
                 command.arg("DESTROY").arg(key(&self.broker, "stream")).arg(GROUP);
-                command.query_async::<()>(&mut self.broker.connection()).await.map_err(redis_failed)?;
+                command
+                    .query_async::<()>(&mut self.broker.connection())
+                    .await
+                    .map_err(redis_failed)?;
                 prop_assert!(self.broker.open(QUEUE).await.map_err(redis_failed)?);
                 self.state.lose_group();
             }
@@ -238,7 +280,9 @@ impl Twins {
         let entries = read_all(&self.broker, &consumer(by), count).await;
         prop_assert_eq!(entries.len(), count.min(self.state.ready()));
         for entry in entries {
-            let Some(what) = self.cast.what(&entry) else { return Err(TestCaseError::fail(format!("nobody's: {entry:?}"))) };
+            let Some(what) = self.cast.what(&entry) else {
+                return Err(TestCaseError::fail(format!("nobody's: {entry:?}")));
+            };
             prop_assert!(self.state.deliver(by, what), "{:?} is not the next of its tenant", what);
             self.beliefs[by].push(Belief { entry: entry.id, what });
         }
@@ -248,13 +292,18 @@ impl Twins {
     fn picked(&self, by: usize, pick: Pick) -> Option<Belief> {
         let (among, number): (Vec<&Belief>, usize) = match pick {
             Pick::Any(number) => (self.beliefs[by].iter().collect(), number),
-            Pick::Held(number) => (self.beliefs[by].iter().filter(|belief| self.state.holds(by, belief)).collect(), number),
+            Pick::Held(number) => (
+                self.beliefs[by].iter().filter(|belief| self.state.holds(by, belief)).collect(),
+                number,
+            ),
         };
         among.get(number % among.len().max(1)).map(|belief| (*belief).clone())
     }
 
     async fn start(&mut self, by: usize, pick: Pick) -> Checked {
-        let Some(Belief { what: What::Job(job), .. }) = self.picked(by, pick) else { return Ok(()) };
+        let Some(Belief { what: What::Job(job), .. }) = self.picked(by, pick) else {
+            return Ok(());
+        };
         let envelope = &self.cast.envelopes[job];
         if let Some(key) = envelope.unique.as_ref().and_then(UniqueKey::held_until_start) {
             self.broker.release(QUEUE, key, envelope.id).await.map_err(redis_failed)?;
@@ -264,7 +313,8 @@ impl Twins {
     }
 
     async fn settle(&mut self, by: usize, picks: &[Pick], as_what: Settlement) -> Checked {
-        let mut picked: Vec<Belief> = picks.iter().filter_map(|pick| self.picked(by, *pick)).collect();
+        let mut picked: Vec<Belief> =
+            picks.iter().filter_map(|pick| self.picked(by, *pick)).collect();
         if !matches!(as_what, Settlement::Bury | Settlement::HandBack) {
             // Nothing else becomes of bytes that nobody understands.
             picked.retain(|belief| matches!(belief.what, What::Job(_)));
@@ -278,7 +328,8 @@ impl Twins {
     }
 
     async fn renew(&mut self, by: usize, picks: &[Pick]) -> Checked {
-        let mut picked: Vec<Belief> = picks.iter().filter_map(|pick| self.picked(by, *pick)).collect();
+        let mut picked: Vec<Belief> =
+            picks.iter().filter_map(|pick| self.picked(by, *pick)).collect();
         picked.sort_by(|a, b| a.entry.cmp(&b.entry));
         picked.dedup();
         let mut expected = Renewed::default();
@@ -289,7 +340,8 @@ impl Twins {
                 (true, false) => {}
             }
         }
-        let held: Vec<(EntryId, Option<JobId>)> = picked.into_iter().map(|belief| (belief.entry, self.cast.id_of(belief.what))).collect();
+        let held: Vec<(EntryId, Option<JobId>)> =
+            picked.into_iter().map(|belief| (belief.entry, self.cast.id_of(belief.what))).collect();
         let renewed = self.broker.renew(QUEUE, &consumer(by), &held).await.map_err(redis_failed)?;
         prop_assert_eq!(renewed, expected);
         Ok(())
@@ -297,7 +349,11 @@ impl Twins {
 
     async fn take_over(&mut self, by: usize, pending: usize) -> Checked {
         let Some(entry) = self.state.pending(pending) else { return Ok(()) };
-        let claimed = self.broker.claim(QUEUE, &consumer(by), std::slice::from_ref(&entry)).await.map_err(redis_failed)?;
+        let claimed = self
+            .broker
+            .claim(QUEUE, &consumer(by), std::slice::from_ref(&entry))
+            .await
+            .map_err(redis_failed)?;
         prop_assert_eq!(claimed.len(), 1);
         self.state.take_over(by, &entry);
         let what = self.cast.what(&claimed[0]);
@@ -307,7 +363,8 @@ impl Twins {
 
     async fn time_passes(&mut self, due: usize) -> Checked {
         let due = due.min(self.state.delayed.len());
-        let delayed: Vec<Bytes> = self.state.delayed[..due].iter().map(|(job, _)| self.cast.bytes(*job)).collect();
+        let delayed: Vec<Bytes> =
+            self.state.delayed[..due].iter().map(|(job, _)| self.cast.bytes(*job)).collect();
         let snapshot = Snapshot::take(&self.broker, &[]).await.map_err(redis_failed)?;
         let held: Vec<Bytes> = snapshot.held.into_iter().collect();
         let moved = pass_time(&self.broker, &delayed, &snapshot.unique, &held).await?;
@@ -318,19 +375,29 @@ impl Twins {
 
     async fn lose_stream(&mut self, pushed: &[(usize, bool)]) -> Checked {
         self.outlive_entries().await?;
-        redis::cmd("DEL").arg(key(&self.broker, "stream")).exec_async(&mut self.broker.connection()).await.map_err(redis_failed)?;
-        let jobs: Vec<Push> = pushed.iter().map(|(job, later)| self.cast.push(*job, *later)).collect::<Checked<_>>()?;
+        redis::cmd("DEL")
+            .arg(key(&self.broker, "stream"))
+            .exec_async(&mut self.broker.connection())
+            .await
+            .map_err(redis_failed)?;
+        let jobs: Vec<Push> = pushed
+            .iter()
+            .map(|(job, later)| self.cast.push(*job, *later))
+            .collect::<Checked<_>>()?;
         self.broker.push(QUEUE, &jobs, HandIn::Staged).await.map_err(redis_failed)?;
         prop_assert!(self.broker.open(QUEUE).await.map_err(redis_failed)?);
         self.state.lose_stream(pushed);
         Ok(())
     }
 
-    /// Waits until no new entry can have the id of one that is there: a new stream counts from its first
-    /// millisecond on.
+    /// Waits until no new entry can have the id of one that is there: a new stream counts from its
+    /// first millisecond on.
     async fn outlive_entries(&self) -> Checked {
         let entries = self.beliefs.iter().flatten().map(|belief| &belief.entry);
-        let last: u64 = entries.filter_map(|entry| entry.split_once('-')?.0.parse().ok()).max().unwrap_or_default();
+        let last: u64 = entries
+            .filter_map(|entry| entry.split_once('-')?.0.parse().ok())
+            .max()
+            .unwrap_or_default();
         loop {
             let time = redis::cmd("TIME").query_async(&mut self.broker.connection()).await;
             let (seconds, micros): (u64, u64) = time.map_err(redis_failed)?;
@@ -344,8 +411,10 @@ impl Twins {
         self.compare_stream(snapshot)?;
         self.compare_lists(snapshot)?;
         let (state, cast) = (&self.state, &self.cast);
-        let delayed: BTreeMap<Bytes, bool> = state.delayed.iter().map(|(job, again)| (cast.bytes(*job), *again)).collect();
-        let packed = snapshot.bodies.iter().map(|(id, body)| (id.clone(), body[0] >= 128)).collect();
+        let delayed: BTreeMap<Bytes, bool> =
+            state.delayed.iter().map(|(job, again)| (cast.bytes(*job), *again)).collect();
+        let packed =
+            snapshot.bodies.iter().map(|(id, body)| (id.clone(), body[0] >= 128)).collect();
         prop_assert_eq!(delayed, packed, "delayed, and whether the row is looked at");
         let asked = state.asked.iter().map(|job| cast.bytes(*job)).collect();
         prop_assert_eq!(&snapshot.cancelled, &asked, "asked to stop");
@@ -356,40 +425,80 @@ impl Twins {
             Dead::Poison(entry) => entry.clone().into_bytes(),
         });
         prop_assert_eq!(&snapshot.dead, &dead.collect(), "dead");
-        let unique = state.unique.iter().map(|(key, (owner, timed))| (Cast::unique_key(*key), (cast.bytes(*owner), *timed)));
-        let held = snapshot.unique.iter().map(|(key, holder)| (key.clone(), (holder[..16].to_vec(), holder.len() > 16)));
-        prop_assert_eq!(unique.collect::<BTreeMap<_, _>>(), held.collect::<BTreeMap<_, _>>(), "unique keys");
+        let unique = state
+            .unique
+            .iter()
+            .map(|(key, (owner, timed))| (Cast::unique_key(*key), (cast.bytes(*owner), *timed)));
+        let held = snapshot
+            .unique
+            .iter()
+            .map(|(key, holder)| (key.clone(), (holder[..16].to_vec(), holder.len() > 16)));
+        prop_assert_eq!(
+            unique.collect::<BTreeMap<_, _>>(),
+            held.collect::<BTreeMap<_, _>>(),
+            "unique keys"
+        );
         Ok(())
     }
 
     fn compare_stream(&mut self, snapshot: &Snapshot) -> Checked {
-        let entries: Vec<(EntryId, What)> =
-            snapshot.stream.iter().filter_map(|entry| Some((entry.id.clone(), self.cast.what(entry)?))).collect();
-        prop_assert!(self.state.learn(&entries), "entries {entries:?} are not those of {:?}", self.state.stream);
+        let entries: Vec<(EntryId, What)> = snapshot
+            .stream
+            .iter()
+            .filter_map(|entry| Some((entry.id.clone(), self.cast.what(entry)?)))
+            .collect();
+        prop_assert!(
+            self.state.learn(&entries),
+            "entries {entries:?} are not those of {:?}",
+            self.state.stream
+        );
         let state = &self.state;
         for tenant in (0..TENANTS).map(Some).chain([None]) {
-            let order: Vec<What> = entries.iter().map(|(_, what)| *what).filter(|what| state.tenant(*what) == tenant).collect();
-            let expected: Vec<What> = state.stream.iter().map(|slot| slot.what).filter(|what| state.tenant(*what) == tenant).collect();
+            let order: Vec<What> = entries
+                .iter()
+                .map(|(_, what)| *what)
+                .filter(|what| state.tenant(*what) == tenant)
+                .collect();
+            let expected: Vec<What> = state
+                .stream
+                .iter()
+                .map(|slot| slot.what)
+                .filter(|what| state.tenant(*what) == tenant)
+                .collect();
             prop_assert_eq!(order, expected, "the order of tenant {:?}", tenant);
         }
         let named = |by: fn(&super::state::Slot) -> Option<usize>| -> BTreeMap<EntryId, String> {
-            state.stream.iter().filter_map(|slot| Some((slot.entry.clone()?, consumer(by(slot)?)))).collect()
+            state
+                .stream
+                .iter()
+                .filter_map(|slot| Some((slot.entry.clone()?, consumer(by(slot)?))))
+                .collect()
         };
         prop_assert_eq!(&snapshot.pending, &named(|slot| slot.holder), "who holds what");
         prop_assert_eq!(&snapshot.taken, &named(|slot| slot.taken_by), "who took over what");
-        let again: BTreeMap<EntryId, bool> = snapshot.stream.iter().map(|entry| (entry.id.clone(), entry.again)).collect();
-        let expected = state.stream.iter().filter_map(|slot| Some((slot.entry.clone()?, slot.again))).collect();
+        let again: BTreeMap<EntryId, bool> =
+            snapshot.stream.iter().map(|entry| (entry.id.clone(), entry.again)).collect();
+        let expected = state
+            .stream
+            .iter()
+            .filter_map(|slot| Some((slot.entry.clone()?, slot.again)))
+            .collect();
         prop_assert_eq!(again, expected, "whose row is looked at");
         Ok(())
     }
 
     fn compare_lists(&self, snapshot: &Snapshot) -> Checked {
         for tenant in 0..TENANTS {
-            let list: Vec<(Bytes, bool)> =
-                snapshot.lists[&self.cast.group(tenant)].iter().map(|listed| (listed.id.clone(), listed.again)).collect();
+            let list: Vec<(Bytes, bool)> = snapshot.lists[&self.cast.group(tenant)]
+                .iter()
+                .map(|listed| (listed.id.clone(), listed.again))
+                .collect();
             let waiting = self.state.lists.get(&tenant).into_iter().flatten();
-            let expected: Vec<(Bytes, bool)> = waiting.map(|waiting| (self.cast.bytes(waiting.job), waiting.again)).collect();
-            let stuck = !list.is_empty() && self.state.running(tenant) < self.state.limit as usize && !self.state.room_unseen;
+            let expected: Vec<(Bytes, bool)> =
+                waiting.map(|waiting| (self.cast.bytes(waiting.job), waiting.again)).collect();
+            let stuck = !list.is_empty()
+                && self.state.running(tenant) < self.state.limit as usize
+                && !self.state.room_unseen;
             prop_assert!(!stuck, "tenant {} waits though it has room", tenant);
             prop_assert_eq!(list, expected, "who waits of tenant {}", tenant);
         }
@@ -398,7 +507,13 @@ impl Twins {
 }
 
 /// Settles all of `beliefs` in one call; answers how many were held.
-pub(super) async fn settle(broker: &Broker, cast: &Cast, by: &str, beliefs: &[Belief], as_what: Settlement) -> Checked<usize> {
+pub(super) async fn settle(
+    broker: &Broker,
+    cast: &Cast,
+    by: &str,
+    beliefs: &[Belief],
+    as_what: Settlement,
+) -> Checked<usize> {
     let jobs = || {
         beliefs.iter().filter_map(|belief| match belief.what {
             What::Job(job) => Some((&belief.entry, job)),
@@ -411,11 +526,13 @@ pub(super) async fn settle(broker: &Broker, cast: &Cast, by: &str, beliefs: &[Be
             broker.finish(QUEUE, by, &done, remember).await
         }
         Settlement::Delay => {
-            let delays: Vec<Delay> = jobs().map(|(entry, job)| cast.delay(entry, job)).collect::<Checked<_>>()?;
+            let delays: Vec<Delay> =
+                jobs().map(|(entry, job)| cast.delay(entry, job)).collect::<Checked<_>>()?;
             broker.delay(QUEUE, by, &delays).await
         }
         Settlement::Bury => {
-            let buries: Vec<Bury> = beliefs.iter().map(|belief| cast.bury(&belief.entry, belief.what)).collect();
+            let buries: Vec<Bury> =
+                beliefs.iter().map(|belief| cast.bury(&belief.entry, belief.what)).collect();
             broker.bury(QUEUE, by, &buries).await
         }
         Settlement::HandBack => {

@@ -1,4 +1,5 @@
-//! All that Redis holds of a queue, read at one moment, and what must be true of it whatever happened.
+//! All that Redis holds of a queue, read at one moment, and what must be true of it whatever
+//! happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,7 +115,10 @@ impl Snapshot {
         let mut places = BTreeMap::<Bytes, Vec<Bytes>>::new();
         for entry in &self.stream {
             if let Some(job) = entry.job {
-                places.entry(super::super::id_bytes(job).to_vec()).or_default().push(entry.id.clone().into_bytes());
+                places
+                    .entry(super::super::id_bytes(job).to_vec())
+                    .or_default()
+                    .push(entry.id.clone().into_bytes());
             }
         }
         for id in &self.delayed {
@@ -125,33 +129,76 @@ impl Snapshot {
             for listed in list {
                 match withdrawn.get_mut(&listed.id) {
                     Some(left) if *left > 0 => *left -= 1,
-                    _ => places.entry(listed.id.clone()).or_default().push([b"w", group.as_slice()].concat()),
+                    _ => places
+                        .entry(listed.id.clone())
+                        .or_default()
+                        .push([b"w", group.as_slice()].concat()),
                 }
             }
         }
-        prop_assert!(withdrawn.values().all(|left| *left == 0), "withdrawn, but in no list: {withdrawn:?}");
-        let jobs: BTreeMap<Bytes, Vec<Bytes>> = self.jobs.iter().map(|(id, place)| (id.clone(), vec![place.clone()])).collect();
+        prop_assert!(
+            withdrawn.values().all(|left| *left == 0),
+            "withdrawn, but in no list: {withdrawn:?}"
+        );
+        let jobs: BTreeMap<Bytes, Vec<Bytes>> =
+            self.jobs.iter().map(|(id, place)| (id.clone(), vec![place.clone()])).collect();
         prop_assert_eq!(places, jobs);
         Ok(())
     }
 
     /// What is kept beside the places agrees with them.
     fn check_books(&self) -> Result<(), TestCaseError> {
-        prop_assert_eq!(self.delayed.iter().collect::<BTreeSet<_>>(), self.bodies.keys().collect::<BTreeSet<_>>());
-        prop_assert_eq!(self.dead.iter().collect::<BTreeSet<_>>(), self.dead_bodies.keys().collect::<BTreeSet<_>>());
+        prop_assert_eq!(
+            self.delayed.iter().collect::<BTreeSet<_>>(),
+            self.bodies.keys().collect::<BTreeSet<_>>()
+        );
+        prop_assert_eq!(
+            self.dead.iter().collect::<BTreeSet<_>>(),
+            self.dead_bodies.keys().collect::<BTreeSet<_>>()
+        );
         let mut groups = BTreeMap::<Bytes, usize>::new();
         for entry in self.stream.iter().filter(|entry| !entry.group.bytes().is_empty()) {
             *groups.entry(entry.group.bytes().to_vec()).or_default() += 1;
         }
         prop_assert_eq!(&groups, &self.groups, "the shares that are counted");
-        let waiting: BTreeSet<&Bytes> = self.lists.iter().filter(|(_, list)| !list.is_empty()).map(|(group, _)| group).collect();
-        prop_assert_eq!(waiting, self.held.iter().collect::<BTreeSet<_>>(), "the groups that are looked at");
+        let waiting: BTreeSet<&Bytes> = self
+            .lists
+            .iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(group, _)| group)
+            .collect();
+        prop_assert_eq!(
+            waiting,
+            self.held.iter().collect::<BTreeSet<_>>(),
+            "the groups that are looked at"
+        );
         let entries: BTreeSet<&EntryId> = self.stream.iter().map(|entry| &entry.id).collect();
-        prop_assert!(self.taken.keys().all(|entry| entries.contains(entry)), "taken over, but not there: {:?}", self.taken);
-        prop_assert!(self.pending.keys().all(|entry| entries.contains(entry)), "held, but not there: {:?}", self.pending);
-        let streamed: BTreeSet<Bytes> = self.stream.iter().filter_map(|entry| Some(super::super::id_bytes(entry.job?).to_vec())).collect();
-        prop_assert!(self.cancelled.is_subset(&streamed), "asked to stop, but not there: {:?}", self.cancelled);
-        let timed: BTreeSet<String> = self.unique.iter().filter(|(_, holder)| holder.len() > 16).map(|(key, _)| key.clone()).collect();
+        prop_assert!(
+            self.taken.keys().all(|entry| entries.contains(entry)),
+            "taken over, but not there: {:?}",
+            self.taken
+        );
+        prop_assert!(
+            self.pending.keys().all(|entry| entries.contains(entry)),
+            "held, but not there: {:?}",
+            self.pending
+        );
+        let streamed: BTreeSet<Bytes> = self
+            .stream
+            .iter()
+            .filter_map(|entry| Some(super::super::id_bytes(entry.job?).to_vec()))
+            .collect();
+        prop_assert!(
+            self.cancelled.is_subset(&streamed),
+            "asked to stop, but not there: {:?}",
+            self.cancelled
+        );
+        let timed: BTreeSet<String> = self
+            .unique
+            .iter()
+            .filter(|(_, holder)| holder.len() > 16)
+            .map(|(key, _)| key.clone())
+            .collect();
         prop_assert!(timed.is_subset(&self.unique_until), "held for ever: {timed:?}");
         Ok(())
     }

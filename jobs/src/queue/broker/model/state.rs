@@ -1,5 +1,5 @@
-//! The model: a queue as plain data, and what each operation makes of it. It knows nothing of Redis;
-//! the ids of entries are told to it ([`State::learn`]).
+//! The model: a queue as plain data, and what each operation makes of it. It knows nothing of
+//! Redis; the ids of entries are told to it ([`State::learn`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -111,7 +111,12 @@ impl State {
     /// In how many places the job is: never in more than one.
     pub(super) fn places(&self, job: usize) -> usize {
         let streamed = self.stream.iter().filter(|slot| slot.what == What::Job(job)).count();
-        let waiting = self.lists.values().flatten().filter(|waiting| waiting.job == job && !waiting.withdrawn).count();
+        let waiting = self
+            .lists
+            .values()
+            .flatten()
+            .filter(|waiting| waiting.job == job && !waiting.withdrawn)
+            .count();
         let delayed = self.delayed.iter().filter(|(delayed, _)| *delayed == job).count();
         streamed + waiting + delayed
     }
@@ -122,7 +127,9 @@ impl State {
 
     /// The slot that `belief` is of, if `by` may settle it.
     fn held(&self, by: usize, belief: &Belief) -> Option<usize> {
-        let slot = self.stream.iter().position(|slot| slot.entry.as_ref() == Some(&belief.entry) && slot.what == belief.what)?;
+        let slot = self.stream.iter().position(|slot| {
+            slot.entry.as_ref() == Some(&belief.entry) && slot.what == belief.what
+        })?;
         self.stream[slot].taken_by.is_none_or(|taken_by| taken_by == by).then_some(slot)
     }
 
@@ -131,7 +138,14 @@ impl State {
     }
 
     fn enter(&mut self, what: What, again: bool) {
-        self.stream.push(Slot { what, again, entry: None, holder: None, taken_by: None, lost: false });
+        self.stream.push(Slot {
+            what,
+            again,
+            entry: None,
+            holder: None,
+            taken_by: None,
+            lost: false,
+        });
     }
 
     fn admit(&mut self, job: usize, again: bool) {
@@ -215,12 +229,19 @@ impl State {
         self.enter(What::Poison(number), false);
     }
 
-    /// `what` was delivered to `by`; answers whether it is what it had to be: the first of its tenant
-    /// that nobody has.
+    /// `what` was delivered to `by`; answers whether it is what it had to be: the first of its
+    /// tenant that nobody has.
     pub(super) fn deliver(&mut self, by: usize, what: What) -> bool {
         let tenant = self.tenant(what);
-        let first = self.stream.iter().position(|slot| slot.holder.is_none() && self.tenant(slot.what) == tenant);
-        let Some(slot) = first.map(|first| &mut self.stream[first]).filter(|slot| slot.what == what) else { return false };
+        let first = self
+            .stream
+            .iter()
+            .position(|slot| slot.holder.is_none() && self.tenant(slot.what) == tenant);
+        let Some(slot) =
+            first.map(|first| &mut self.stream[first]).filter(|slot| slot.what == what)
+        else {
+            return false;
+        };
         slot.holder = Some(by);
         true
     }
@@ -259,7 +280,11 @@ impl State {
     /// Tells whether it left the stream.
     fn settle_one(&mut self, slot: Slot, as_what: Settlement) -> bool {
         match (slot.what, as_what) {
-            (What::Job(job), Settlement::Delay | Settlement::HandBack) if self.asked.contains(&job) => self.forget(job),
+            (What::Job(job), Settlement::Delay | Settlement::HandBack)
+                if self.asked.contains(&job) =>
+            {
+                self.forget(job)
+            }
             (_, Settlement::HandBack) => {
                 self.enter(slot.what, true);
                 return false;
@@ -279,7 +304,10 @@ impl State {
 
     /// Answers whether `by` still holds it, and whether its job is to be cancelled.
     pub(super) fn renew(&mut self, by: usize, belief: &Belief) -> (bool, bool) {
-        let Some(slot) = self.held(by, belief).filter(|slot| self.stream[*slot].holder.is_some()) else { return (false, false) };
+        let Some(slot) = self.held(by, belief).filter(|slot| self.stream[*slot].holder.is_some())
+        else {
+            return (false, false);
+        };
         self.stream[slot].holder = Some(by);
         (true, matches!(belief.what, What::Job(job) if self.asked.contains(&job)))
     }
@@ -324,11 +352,18 @@ impl State {
             self.forget(job);
             return Cancelled::TakenOut;
         }
-        if let Some(waiting) = self.lists.values_mut().flatten().find(|waiting| waiting.job == job && !waiting.withdrawn) {
+        if let Some(waiting) = self
+            .lists
+            .values_mut()
+            .flatten()
+            .find(|waiting| waiting.job == job && !waiting.withdrawn)
+        {
             waiting.withdrawn = true;
             return Cancelled::TakenOut;
         }
-        let Some(delayed) = self.delayed.iter().position(|(delayed, _)| *delayed == job) else { return Cancelled::Unknown };
+        let Some(delayed) = self.delayed.iter().position(|(delayed, _)| *delayed == job) else {
+            return Cancelled::Unknown;
+        };
         self.delayed.remove(delayed);
         self.forget(job);
         Cancelled::TakenOut
@@ -355,7 +390,8 @@ impl State {
     pub(super) fn lose_stream(&mut self, pushed: &[(usize, bool)]) {
         self.stream.iter_mut().for_each(|slot| slot.lost = true);
         self.push(pushed, HandIn::Staged);
-        let jobs_lost = self.stream.iter().any(|slot| slot.lost && matches!(slot.what, What::Job(_)));
+        let jobs_lost =
+            self.stream.iter().any(|slot| slot.lost && matches!(slot.what, What::Job(_)));
         self.stream.retain(|slot| !slot.lost);
         // What waited behind the lost has room now, and is let in at the next look.
         self.room_unseen = true;
@@ -377,16 +413,19 @@ impl State {
     }
 
     fn forget_what_is_nowhere(&mut self) {
-        let live: BTreeSet<usize> = (0..self.specs.len()).filter(|job| self.is_live(*job)).collect();
+        let live: BTreeSet<usize> =
+            (0..self.specs.len()).filter(|job| self.is_live(*job)).collect();
         self.asked.retain(|job| live.contains(job));
         self.unique.retain(|_, (owner, timed)| *timed || live.contains(owner));
     }
 
-    /// Takes over what Redis calls the entries, in the order of each tenant; answers false when those
-    /// that were known have other names now.
+    /// Takes over what Redis calls the entries, in the order of each tenant; answers false when
+    /// those that were known have other names now.
     pub(super) fn learn(&mut self, entries: &[(EntryId, What)]) -> bool {
         entries.iter().all(|(entry, what)| {
-            let Some(slot) = self.stream.iter_mut().find(|slot| slot.what == *what) else { return false };
+            let Some(slot) = self.stream.iter_mut().find(|slot| slot.what == *what) else {
+                return false;
+            };
             slot.entry.get_or_insert_with(|| entry.clone()) == entry
         })
     }
