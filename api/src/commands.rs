@@ -2,19 +2,23 @@
 
 pub(crate) mod tenants;
 pub(crate) mod users;
-
 use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use common::{
-    ambient::{Ambient, rfc3339},
+    clock::{Clock, rfc3339},
     config::{Config, Environment},
-    crypto::{Hasher, MasterKey, RevokeSigningKey, RotateSigningKey, SigningKey},
+    crypto::{Hasher, MasterKey},
     db::Store,
-    demo,
     id::SigningKeyId,
     internal,
-    passwords::BreachList,
+};
+use domain::{
+    identity::{
+        passwords::BreachList,
+        signing_keys::{RevokeSigningKey, RotateSigningKey, SigningKey},
+    },
+    platform::demo,
 };
 use jobs::Jobs;
 use mongodb::bson::DateTime;
@@ -28,7 +32,7 @@ const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 /// Lists every version of the schema and whether the database has it.
 pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
     with_store(&config, async |store| {
-        for migration in store.migration_status(&jobs::migrations()).await? {
+        for migration in store.migration_status(&domain::migrations()).await? {
             let state = if migration.applied { "applied" } else { "pending" };
             println!("{:>4}  {state}  {}", migration.version, migration.name);
         }
@@ -40,7 +44,7 @@ pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
 /// Applies what the database lacks.
 pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
     let applied =
-        with_store(&config, async |store| Ok(store.migrate(&jobs::migrations()).await?)).await?;
+        with_store(&config, async |store| Ok(store.migrate(&domain::migrations()).await?)).await?;
     if applied.is_empty() {
         println!("nothing to do: the schema is current");
     }
@@ -53,7 +57,7 @@ pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
 /// Lists every signing key, the oldest first.
 pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
     let (keys, now) = with_store(&config, async |store| {
-        Ok((SigningKey::all(&store).await?, store.ambient().now()))
+        Ok((SigningKey::all(&store).await?, store.clock().now()))
     })
     .await?;
     println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "MADE", "SIGNS FROM");
@@ -189,7 +193,7 @@ async fn with_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let done = work(store.clone()).await;
     store.close().await;
     done

@@ -1,7 +1,7 @@
 //! Who callers are, kept in memory between their requests.
 //!
 //! What is kept is forgotten as soon as any process revokes it, and not used while it cannot be
-//! known whether one did ([`jobs::revocations`]): then every request looks into the store.
+//! known whether one did ([`common::revocations`]): then every request looks into the store.
 
 use std::{
     collections::HashSet,
@@ -12,14 +12,11 @@ use std::{
 use common::{
     db::{DbError, Store},
     id::SessionId,
-    revocations::Revoked,
-    sessions::Session,
+    revocations::{Forget, Listener, Revoked},
     telemetry::metrics,
 };
-use jobs::{
-    Jobs,
-    revocations::{Forget, Listener},
-};
+use domain::identity::sessions::Session;
+use jobs::Jobs;
 use moka::sync::Cache;
 use tokio::time::MissedTickBehavior;
 
@@ -59,8 +56,7 @@ impl Identities {
     /// Begins to keep callers: from now on it is heard what is revoked.
     pub(crate) fn listen(self: &Arc<Self>, jobs: &Jobs) {
         let identities = Arc::clone(self);
-        self.listener
-            .get_or_init(|| jobs.listen_to_revocations(move |what| identities.forget(what)));
+        self.listener.get_or_init(|| jobs.announcer().listen(move |what| identities.forget(what)));
     }
 
     /// The caller of a session, if it is kept and can be trusted.

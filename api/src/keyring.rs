@@ -5,11 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{
-    config,
-    crypto::{AccessClaims, Issuer, MasterKey, SigningError, SigningKey, Verifier},
-    db::Store,
+use common::{config, crypto::MasterKey, db::Store};
+use domain::identity::{
     sign_in::SignedIn,
+    signing_keys::{AccessClaims, Issuer, SigningError, SigningKey, Verifier},
 };
 use mongodb::bson::DateTime;
 use tokio::{
@@ -60,7 +59,7 @@ impl Keyring {
     ) -> Result<Self, SigningError> {
         let found = SigningKey::ensure(&store, &master).await?;
         let issuer = app.public_url.clone();
-        let keys = Keys::new(&found, &master, &issuer, ttl, store.ambient().now())?;
+        let keys = Keys::new(&found, &master, &issuer, ttl, store.clock().now())?;
         let (current, looked_at) = (watch::Sender::new(Arc::new(keys)), Mutex::new(Instant::now()));
         Ok(Self { store, master, issuer, ttl, current, looked_at })
     }
@@ -73,7 +72,7 @@ impl Keyring {
         let keys = self.keys();
         let session = &signed_in.session;
         let text = keys.issuer.issue(
-            self.store.ambient().now(),
+            self.store.clock().now(),
             session.user_id,
             session.tenant_id,
             session.id,
@@ -83,7 +82,7 @@ impl Keyring {
 
     /// What `token` says, if one of our keys signed it and it is good now.
     pub(crate) async fn verify(&self, token: &str) -> Option<AccessClaims> {
-        let now = self.store.ambient().now();
+        let now = self.store.clock().now();
         let keys = self.keys();
         if let Some(claims) = keys.verifier.verify(token, now) {
             return Some(claims);
@@ -121,7 +120,7 @@ impl Keyring {
 
     async fn reload(&self) {
         let found = SigningKey::all(&self.store).await.map_err(SigningError::from);
-        let now = self.store.ambient().now();
+        let now = self.store.clock().now();
         match found.and_then(|found| Keys::new(&found, &self.master, &self.issuer, self.ttl, now)) {
             Ok(keys) => {
                 self.current.send_replace(Arc::new(keys));

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use common::roles::Permission;
+use domain::tenancy::roles::Permission;
 use serde_json::Value;
 use utoipa::{
     OpenApi, PartialSchema, ToSchema,

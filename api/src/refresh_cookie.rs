@@ -2,8 +2,9 @@
 //! sent.
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use common::{ambient::between, crypto::RefreshToken, sessions::Session};
+use common::{clock::between, crypto::RefreshToken};
 use cookie::{Cookie, SameSite};
+use domain::identity::sessions::Session;
 use mongodb::bson::DateTime;
 
 const NAME: &str = "refresh_token";

@@ -10,14 +10,15 @@ use std::{
 
 use anyhow::Context;
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     crypto::MasterKey,
     db::{DbError, Migration, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use jobs::{Drain, Jobs, schema_is_current};
+use domain::schema_is_current;
+use jobs::{Drain, Jobs};
 use secrecy::ExposeSecret;
 
 use crate::{keyring::Keyring, listener::Listener, routes, state::App};
@@ -45,8 +46,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
 async fn serve_clients(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signals(config.api.drain_timeout)?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
-    let migrations: Arc<[Migration]> = jobs::migrations().into();
+    let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
+    let migrations: Arc<[Migration]> = domain::migrations().into();
     let listening = Arc::new(AtomicBool::new(false));
     let ready = readiness(&store, &drain, &migrations, &listening);
     let internal =

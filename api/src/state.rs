@@ -4,15 +4,17 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{self, Config, TrustedProxies},
     crypto::{Hasher, MasterKey},
     db::Store,
-    mfa::passkeys::RelyingParty,
-    passwords::Policy,
-    tenants::Name,
+    name::Name,
 };
-use jobs::{Drain, Jobs, throttle::Throttle};
+use domain::{
+    access::throttle::Throttle,
+    identity::{mfa::passkeys::RelyingParty, passwords::Policy},
+};
+use jobs::{Drain, Jobs};
 use tokio::sync::Semaphore;
 
 use crate::{identities::Identities, keyring::Keyring, outage::Outage};
@@ -76,7 +78,7 @@ impl App {
         drain: Drain,
     ) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Parts {
-            throttle: Throttle::new(&jobs, key.clone()),
+            throttle: Throttle::new(jobs.redis().clone(), key.clone()),
             jobs,
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
             passwords: Arc::new(policy(&config.auth)?),
@@ -105,8 +107,8 @@ impl App {
     }
 
     /// The clock, ids and randomness of this process.
-    pub(crate) fn ambient(&self) -> &Ambient {
-        self.store().ambient()
+    pub(crate) fn clock(&self) -> &Clock {
+        self.store().clock()
     }
 }
 

@@ -1,14 +1,15 @@
-//! How often what may be tried ([`jobs::throttle`]), as the configuration says.
+//! How often what may be tried ([`domain::access::throttle`]), as the configuration says.
 
 use std::future::Future;
 
-use common::{
-    addressee::Addressee, config, crypto::Password, email::Email, registrations::AddressDigest,
-    sign_in::SignInError, users::User,
-};
-use jobs::{
-    sessions::Throttled,
-    throttle::{Act, Admission, Limits, TooMany, Try},
+use common::{config, crypto::Password, email::Email, sealed_email::SealedEmail};
+use domain::{
+    access::throttle::{Act, Admission, Limits, TooMany, Try},
+    identity::{
+        registrations::AddressDigest,
+        sign_in::{SignInError, Throttled},
+        users::User,
+    },
 };
 
 use crate::{extract::Client, problem::Problem, state::App};
@@ -101,7 +102,7 @@ impl<'a> Guard<'a> {
 
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
         if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
-            let address = Addressee::seal(&self.app.key, address)
+            let address = SealedEmail::seal(&self.app.key, address)
                 .map_err(|error| Problem::internal(&error))?;
             self.app.jobs.commit(&Throttled { address }).await?;
         }

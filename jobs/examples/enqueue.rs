@@ -4,7 +4,7 @@
 //! can be computed again: what Redis loses of it is lost.
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
 };
@@ -52,8 +52,8 @@ impl Change for Arrive {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
-    store.migrate(&jobs::migrations()).await?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await?;
+    store.migrate(jobs::MIGRATIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
 
     for guest in [1, 2, 2] {

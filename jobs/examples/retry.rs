@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     db::{Change, DbError, Store, Txn},
 };
@@ -70,8 +70,8 @@ impl Change for Post {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
-    store.migrate(&jobs::migrations()).await?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await?;
+    store.migrate(jobs::MIGRATIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let postman = Inline::new(&Registry::new(()).on(deliver), &jobs);
 

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use apalis::prelude::{ParallelizeExt, WorkerBuilder};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     db::{PlatformOwned, PlatformScope, Record, Store},
     id::JobId,
@@ -50,15 +50,15 @@ impl PlatformOwned for Report {}
 
 async fn write_report(job: WriteReport, running: Running<Store>) -> Result<(), JobError> {
     let report = Report { job: running.id, of: DateTime::from_millis(job.tick_ms) };
-    println!("report of {}", common::ambient::rfc3339(report.of));
+    println!("report of {}", common::clock::rfc3339(report.of));
     Ok(running.app.records::<Report>(PlatformScope).insert_missing(&[report]).await?)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
-    store.migrate(&jobs::migrations()).await?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await?;
+    store.migrate(jobs::MIGRATIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();
     drain.begin_on_signals(config.worker.drain_timeout)?;

@@ -12,10 +12,11 @@ use std::{
 };
 
 use common::{
-    ambient::{Ambient, later},
+    clock::{Clock, later},
     db::{
         Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
-        Transient, Txn, schema, schema::Validator,
+        Transient, Txn,
+        schema::{self, Validator},
     },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
@@ -143,7 +144,7 @@ impl Transient for BatchError {
 /// A batch that is being put together, of jobs of any kinds. [`NewBatch::stage`] makes it happen:
 ///
 /// ```ignore
-/// let mut batch = NewBatch::new(txn.ambient(), Some(tenant));
+/// let mut batch = NewBatch::new(txn.clock(), Some(tenant));
 /// for invitation in invitations {
 ///     batch.add(&SendInvitation { invitation })?;
 /// }
@@ -154,15 +155,15 @@ impl Transient for BatchError {
 pub struct NewBatch {
     id: BatchId,
     tenant: Option<TenantId>,
-    ambient: Ambient,
+    clock: Clock,
     rows: Vec<OutboxRow>,
     bytes: usize,
 }
 
 impl NewBatch {
     /// A batch without jobs.
-    pub fn new(ambient: &Ambient, tenant: Option<TenantId>) -> Self {
-        Self { id: ambient.id(), tenant, ambient: ambient.clone(), rows: Vec::new(), bytes: 0 }
+    pub fn new(clock: &Clock, tenant: Option<TenantId>) -> Self {
+        Self { id: clock.id(), tenant, clock: clock.clone(), rows: Vec::new(), bytes: 0 }
     }
 
     /// Its id, for the payload of the job that follows.
@@ -178,10 +179,8 @@ impl NewBatch {
         if self.rows.len() == JOBS_MAX {
             return Err(BatchError::TooManyJobs);
         }
-        let row = OutboxRow {
-            batch_id: Some(self.id),
-            ..OutboxRow::of(&self.ambient, self.tenant, job)?
-        };
+        let row =
+            OutboxRow { batch_id: Some(self.id), ..OutboxRow::of(&self.clock, self.tenant, job)? };
         self.bytes += row.payload.len();
         if self.bytes > BYTES_MAX {
             return Err(BatchError::TooManyBytes);
@@ -203,10 +202,10 @@ impl NewBatch {
             total: i64::try_from(self.rows.len()).unwrap_or(i64::MAX),
             done: 0,
             dead: 0,
-            staged_at: self.ambient.now(),
+            staged_at: self.clock.now(),
             completed_at: None,
             expires_at: None,
-            callback: OutboxRow::of(&self.ambient, self.tenant, follows)?,
+            callback: OutboxRow::of(&self.clock, self.tenant, follows)?,
         };
         txn.records::<Batch>(PlatformScope).insert(&batch).await?;
         if self.rows.is_empty() {
@@ -272,7 +271,7 @@ impl Jobs {
 
     /// MongoDB removes what has expired a while later.
     fn leave_out_expired(&self, filter: &mut Document) {
-        filter.insert("expires_at", doc! { "$not": { "$lte": self.store().ambient().now() } });
+        filter.insert("expires_at", doc! { "$not": { "$lte": self.store().clock().now() } });
     }
 
     async fn find_batch(&self, mut filter: Document) -> Result<Option<Batch>, DbError> {
@@ -322,7 +321,7 @@ async fn count(
 
 /// Marks the batch complete and inserts the row of the job that follows.
 async fn complete(txn: &mut Txn, batch: Batch) -> Result<OutboxRow, DbError> {
-    let now = txn.ambient().now();
+    let now = txn.clock().now();
     let update = doc! { "$set": { "completed_at": now, "expires_at": later(now, RETENTION) } };
     txn.records::<Batch>(PlatformScope).update(doc! { "_id": batch.id }, update).await?;
     let callback = OutboxRow { staged_at: now, ..batch.callback };

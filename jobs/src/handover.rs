@@ -10,17 +10,19 @@ use common::{
     config,
     db::{Change, Store},
     id::{JobId, TenantId},
-    revocations::Revoked,
+    redis::Connections,
+    revocations::{Announcer, Revoked},
     telemetry::metrics,
 };
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+};
 
 use crate::{
     Envelope, Job, Queue,
     outbox::{OutboxRow, Staged, forget_duplicates},
     queue::{Broker, HandIn, Push},
-    revocations::Announcer,
 };
 
 /// Committed jobs that may wait for the fast path in one process.
@@ -69,7 +71,8 @@ impl Jobs {
         let (fast_path, waiting) = mpsc::channel(WAITING_MAX);
         let closing = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(hand_over(store.clone(), broker.clone(), waiting, closing.clone()));
-        let announcer = Announcer::start(broker.clone(), store.ambient().uuid().to_string());
+        let announcer =
+            Announcer::start(broker.connections().clone(), store.clock().uuid().to_string());
         let inner =
             Inner { store, broker, announcer, fast_path, task: Mutex::new(Some(task)), closing };
         Ok(Self { inner: Arc::new(inner) })
@@ -85,7 +88,13 @@ impl Jobs {
         &self.inner.broker
     }
 
-    pub(crate) fn announcer(&self) -> &Announcer {
+    /// The connections to Redis.
+    pub fn redis(&self) -> &Connections {
+        self.inner.broker.connections()
+    }
+
+    /// Announces what is revoked, and listens.
+    pub fn announcer(&self) -> &Announcer {
         &self.inner.announcer
     }
 
@@ -107,7 +116,7 @@ impl Jobs {
 
     fn hand_over(&self, note: Box<dyn Any + Send>) {
         let Ok(staged) = note.downcast::<Staged>() else { return };
-        let now_ms = self.inner.store.ambient().now().timestamp_millis();
+        let now_ms = self.inner.store.clock().now().timestamp_millis();
         let Some(push) = push_of(&staged.0, now_ms) else { return };
         if self.inner.fast_path.try_send(push).is_err() {
             tracing::debug!(job = %staged.0.id, "fast_path_full");
@@ -174,14 +183,14 @@ impl Jobs {
         jobs: &[J],
         delay: Option<Duration>,
     ) -> Result<Vec<JobId>, EnqueueError> {
-        let ambient = self.inner.store.ambient();
-        let now_ms = ambient.now().timestamp_millis();
+        let clock = self.inner.store.clock();
+        let now_ms = clock.now().timestamp_millis();
         let mut ids = Vec::with_capacity(jobs.len());
         let mut pushes = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let mut envelope = Envelope::new(ambient.id(), tenant, job, now_ms)?;
+            let mut envelope = Envelope::new(clock.id(), tenant, job, now_ms)?;
             envelope.due_at =
-                delay.map(|delay| now_ms.saturating_add(common::ambient::millis_of(delay)));
+                delay.map(|delay| now_ms.saturating_add(common::clock::millis_of(delay)));
             ids.push(envelope.id);
             pushes.push(Push::new(&envelope, now_ms)?);
         }
@@ -253,7 +262,7 @@ async fn push_by_queue(
                 }
             }
             Err(error) => {
-                tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay")
+                tracing::warn!(%queue, jobs = pushes.len(), %error, "fast_path_left_to_relay");
             }
         }
     }

@@ -8,10 +8,11 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use common::{
-    ambient::later,
+    backoff::reconnect_delay,
+    clock::later,
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, schema,
-        schema::Validator,
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
+        schema::{self, Validator},
     },
     id::{JobId, TenantId},
     telemetry::metrics,
@@ -19,7 +20,7 @@ use common::{
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Envelope, Jobs, Queue, backoff::reconnect_delay, envelope::bounded};
+use crate::{Envelope, Jobs, Queue, envelope::bounded};
 
 /// The most that settling waits for MongoDB to take a batch of entries.
 const WRITE_MAX: Duration = Duration::from_secs(5);
@@ -333,7 +334,7 @@ impl Jobs {
         filter: &HistoryFilter,
         limit: u32,
     ) -> Result<Vec<HistoryEntry>, DbError> {
-        self.list_history(filter.document(self.store().ambient().now()), limit).await
+        self.list_history(filter.document(self.store().clock().now()), limit).await
     }
 
     /// As [`Jobs::history`], of the jobs that were done for `scope`'s tenant.
@@ -348,7 +349,7 @@ impl Jobs {
     ) -> Result<Vec<HistoryEntry>, DbError> {
         // As a conjunction, so that a filter for another tenant does not give this one's.
         let own = doc! { "tenant_id": scope.tenant_id() };
-        let filter = filter.document(self.store().ambient().now());
+        let filter = filter.document(self.store().clock().now());
         self.list_history(doc! { "$and": [own, filter] }, limit).await
     }
 

@@ -1,46 +1,28 @@
-//! The job engine and the job types.
+//! The job engine.
 //!
 //! A job is a plain struct that implements [`Job`]. [`stage`] writes it into the outbox in the same
 //! transaction as the change it follows from; [`Jobs::commit`] commits and hands it to Redis at
 //! once; a relay in every worker hands over what that fast path left behind. Workers run jobs
 //! through [`queue`], our `apalis` backend on Redis Streams. See the crate's README for how the
 //! parts play together and which promise each keeps.
-//!
-//! Beside the engine lives one module a noun (`registrations`, …) with its job structs and those
-//! changes that stage them: `common` cannot know jobs, so a change that needs one lives here.
 
-mod backoff;
 pub mod batches;
 mod dead_letters;
 mod drain;
-pub mod email_changes;
 mod envelope;
 mod handover;
 pub mod history;
 mod inspect;
-pub mod invitations;
-pub mod invite_links;
 mod job;
-pub mod maintenance;
-pub mod members;
-pub mod mfa;
 pub mod outbox;
-pub mod ownership;
-pub mod passwords;
 pub mod progress;
 pub mod queue;
-pub mod registrations;
 mod registry;
 mod relay;
 mod report;
-pub mod revocations;
 pub mod schedules;
-mod schema;
-pub mod sessions;
 mod steer;
-pub mod tenant_domains;
 pub mod testing;
-pub mod throttle;
 mod unique;
 
 pub use drain::Drain;
@@ -55,14 +37,13 @@ pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
 pub use report::{RESULT_BYTES_MAX, ResultError, Step};
-pub use schema::schema_is_current;
 pub use steer::{Cancelled, SteerError};
 pub use unique::{Unique, Window};
 
 use common::db::{Migration, Plan};
 
-/// The migrations of this crate's collections; they share one count with [`common::MIGRATIONS`].
-const OWN_MIGRATIONS: &[Migration] = &[
+/// The migrations of this crate's collections; they share one count with `domain::migrations`.
+pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration {
         version: 9,
@@ -94,10 +75,3 @@ const OWN_MIGRATIONS: &[Migration] = &[
         plan: Plan::Indexes(batches::LIST_INDEXES),
     },
 ];
-
-/// Every migration there is, in order: what `api migrate` applies and every process checks.
-pub fn migrations() -> Vec<Migration> {
-    let mut all = [common::MIGRATIONS, OWN_MIGRATIONS].concat();
-    all.sort_by_key(|migration| migration.version);
-    all
-}

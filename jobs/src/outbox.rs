@@ -5,10 +5,10 @@
 //! letters keeps its row, marked, so that its dead letter cannot be lost either.
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, schema,
-        schema::Validator,
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Validator},
     },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
@@ -141,7 +141,7 @@ pub async fn stage<J: Job>(
     tenant: Option<TenantId>,
     job: &J,
 ) -> Result<JobId, DbError> {
-    let row = OutboxRow::of(txn.ambient(), tenant, job)?;
+    let row = OutboxRow::of(txn.clock(), tenant, job)?;
     stage_row(txn, row).await
 }
 
@@ -155,7 +155,7 @@ pub async fn stage_at<J: Job>(
     job: &J,
     due: DateTime,
 ) -> Result<JobId, DbError> {
-    let row = OutboxRow { due_at: Some(due), ..OutboxRow::of(txn.ambient(), tenant, job)? };
+    let row = OutboxRow { due_at: Some(due), ..OutboxRow::of(txn.clock(), tenant, job)? };
     stage_row(txn, row).await
 }
 
@@ -244,21 +244,21 @@ impl OutboxRow {
     /// # Errors
     /// When the job cannot be written as JSON.
     pub(crate) fn of<J: Job>(
-        ambient: &Ambient,
+        clock: &Clock,
         tenant: Option<TenantId>,
         job: &J,
     ) -> Result<Self, DbError> {
         let payload =
             payload_of(job).map_err(|error| DbError::Shape(format!("job {}: {error}", J::KIND)))?;
         Ok(Self {
-            id: ambient.id(),
+            id: clock.id(),
             queue: J::QUEUE.name().to_owned(),
             kind: J::KIND.to_owned(),
             version: J::VERSION,
             tenant_id: tenant,
             payload,
             traceparent: common::telemetry::trace::current_traceparent(),
-            staged_at: ambient.now(),
+            staged_at: clock.now(),
             due_at: None,
             unique: job.unique().map(|unique| UniqueKey::new(J::KIND, tenant, &unique)),
             handed_at: None,

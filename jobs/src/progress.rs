@@ -9,7 +9,7 @@
 use std::{convert::Infallible, future::Future, time::Duration};
 
 use common::{
-    ambient::millis_of,
+    clock::millis_of,
     db::TenantScope,
     id::{JobId, TenantId},
 };
@@ -109,7 +109,7 @@ pub(crate) async fn written_during<F: Future>(
 async fn write(jobs: &Jobs, envelope: &Envelope, report: &Report) -> Infallible {
     loop {
         let step = report.next_step().await;
-        let at = jobs.store().ambient().now().timestamp_millis();
+        let at = jobs.store().clock().now().timestamp_millis();
         let progress = Progress { tenant: envelope.tenant, attempt: envelope.attempt, step, at };
         // Boxed, because this future lies within every job's, and few jobs get here.
         if let Err(error) = Box::pin(set(jobs.broker(), envelope.id, &progress)).await {

@@ -178,7 +178,7 @@ impl Dispatch {
             metrics::JOBS_FINISHED.with_label_values(&[queue, "unknown", "parked"]).inc();
             return Verdict::Parked;
         };
-        let ambient = self.jobs.store().ambient();
+        let clock = self.jobs.store().clock();
         let span = tracing::info_span!(
             "job",
             job = %envelope.id,
@@ -188,9 +188,9 @@ impl Dispatch {
             trace_id = tracing::field::Empty
         );
         let message = Message { system: "redis", destination: queue, id: envelope.id };
-        let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, ambient);
+        let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, clock);
         let labels = [queue, envelope.kind.as_str()];
-        let waited = ambient.now().timestamp_millis().saturating_sub(envelope.startable_at());
+        let waited = clock.now().timestamp_millis().saturating_sub(envelope.startable_at());
         metrics::JOBS_WAIT.with_label_values(&labels).observe(
             Duration::from_millis(u64::try_from(waited).unwrap_or_default()).as_secs_f64(),
         );

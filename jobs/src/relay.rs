@@ -12,6 +12,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
+    backoff::reconnect_delay,
     db::{DbError, Lease, PlatformScope},
     id::JobId,
     telemetry::metrics,
@@ -20,7 +21,6 @@ use mongodb::bson::{DateTime, Document, doc};
 
 use crate::{
     Drain, Jobs, Queue,
-    backoff::reconnect_delay,
     handover::count_enqueued,
     outbox::{self, ForgetError, OutboxRow, forget_duplicates},
     queue::{DeadLetter, HandIn, Push},
@@ -65,7 +65,7 @@ struct Compared {
 impl Relay {
     /// A relay that is not the leader yet.
     pub fn new(jobs: Jobs) -> Self {
-        let holder = jobs.store().ambient().uuid().to_string();
+        let holder = jobs.store().clock().uuid().to_string();
         Self { jobs, holder, compared: BTreeMap::new() }
     }
 
@@ -123,7 +123,7 @@ impl Relay {
             return Ok(());
         }
         let before = DateTime::from_millis(
-            self.now().timestamp_millis().saturating_sub(common::ambient::millis_of(age)),
+            self.now().timestamp_millis().saturating_sub(common::clock::millis_of(age)),
         );
         let waiting = doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } };
         self.look_at_outbox(&waiting).await?;
@@ -162,7 +162,7 @@ impl Relay {
 
     /// Compares everything when the queue's Redis is not what it was, a page otherwise.
     async fn compare_queue(&mut self, queue: Queue) -> Result<(), RelayError> {
-        let fresh = self.jobs.store().ambient().uuid().to_string();
+        let fresh = self.jobs.store().clock().uuid().to_string();
         let epoch = self.jobs.broker().epoch(queue, &fresh).await.map_err(redis_of(queue))?;
         let mut after = None;
         if let Some(compared) = self.compared.get(&queue).filter(|compared| compared.epoch == epoch)
@@ -188,7 +188,7 @@ impl Relay {
 
     /// Removes the rows of dead letters that are older than they are kept.
     async fn forget_dead(&self) -> Result<(), DbError> {
-        let kept = common::ambient::millis_of(self.jobs.broker().config().dead_retention);
+        let kept = common::clock::millis_of(self.jobs.broker().config().dead_retention);
         let before = DateTime::from_millis(self.now().timestamp_millis().saturating_sub(kept));
         let filter = doc! { "dead_at": { "$lte": before } };
         self.jobs.store().records::<OutboxRow>(PlatformScope).delete_all(filter).await.map(drop)
@@ -250,7 +250,7 @@ impl Relay {
                         room -= 1;
                     }
                     Err(error) => {
-                        tracing::error!(job = %row.id, %error, "outbox_row_not_understood")
+                        tracing::error!(job = %row.id, %error, "outbox_row_not_understood");
                     }
                 }
             }
@@ -358,7 +358,7 @@ impl Relay {
     }
 
     fn now(&self) -> DateTime {
-        self.jobs.store().ambient().now()
+        self.jobs.store().clock().now()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fmt};
 
 use common::{
-    ambient::rfc3339,
+    clock::rfc3339,
     db::{DbError, PlatformScope},
     id::JobId,
 };
@@ -89,7 +89,7 @@ impl Jobs {
         match &before {
             None => tracing::info!(%queue, reason, "queue_pause_asked"),
             Some(before) => {
-                tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused")
+                tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused");
             }
         }
         // Even so: a worker may have missed it.
@@ -195,7 +195,7 @@ impl Jobs {
         became: impl Iterator<Item = (&'a JobId, &'a Cancelled)>,
     ) {
         let Some(ttl) = self.broker().config().history_ttl else { return };
-        let now = self.store().ambient().now();
+        let now = self.store().clock().now();
         let taken_out: HashSet<&JobId> = became
             .filter(|(_, became)| **became == Cancelled::TakenOut)
             .map(|(id, _)| id)
@@ -214,7 +214,7 @@ impl Jobs {
             self.store(),
             self.broker(),
             &following,
-            self.store().ambient().now().timestamp_millis(),
+            self.store().clock().now().timestamp_millis(),
         )
         .await;
         Ok(rows)
@@ -231,7 +231,7 @@ impl Jobs {
             // The rows first: what Redis loses is handed over again as they say.
             let filter =
                 doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "due_at": { "$ne": null } };
-            let update = doc! { "$set": { "due_at": self.store().ambient().now() } };
+            let update = doc! { "$set": { "due_at": self.store().clock().now() } };
             self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await?;
             hastened += self.broker().hasten(queue, ids).await?;
         }

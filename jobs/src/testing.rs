@@ -129,8 +129,8 @@ impl Inline {
     /// What the attempt ended with; [`JobError::Fail`] also when there is no handler, or the job
     /// does not survive being written and read.
     pub async fn run<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<(), JobError> {
-        let ambient = self.jobs.store().ambient();
-        let envelope = Envelope::new(ambient.id(), tenant, job, ambient.now().timestamp_millis())
+        let clock = self.jobs.store().clock();
+        let envelope = Envelope::new(clock.id(), tenant, job, clock.now().timestamp_millis())
             .map_err(JobError::fail)?;
         match self.attempt(J::QUEUE, envelope).await {
             Verdict::Done { .. } | Verdict::Skipped => Ok(()),
@@ -163,7 +163,7 @@ impl Inline {
                 return Ok(drained);
             };
             left.push(row.id);
-            if row.due_at.is_some_and(|due| due > self.jobs.store().ambient().now()) {
+            if row.due_at.is_some_and(|due| due > self.jobs.store().clock().now()) {
                 drained.early += 1;
             } else {
                 self.finish(queue, row, retries, &mut drained).await?;
@@ -195,12 +195,12 @@ impl Inline {
                 Verdict::Unclear | Verdict::Interrupted | Verdict::Cancelled => return Ok(()),
             };
             envelope.note_failure(
-                self.jobs.store().ambient().now().timestamp_millis(),
+                self.jobs.store().clock().now().timestamp_millis(),
                 &error.to_string(),
             );
             if matches!(error, JobError::Fail(_)) || envelope.attempt >= attempts_max {
                 drained.dead += 1;
-                let now = self.jobs.store().ambient().now();
+                let now = self.jobs.store().clock().now();
                 return mark_dead(self.jobs.store(), row.id, now, &envelope.failures)
                     .await
                     .map(drop);

@@ -9,17 +9,18 @@ use common::{
     db::Store,
     email::Email,
     id::JobId,
-    invitations::Terms,
     mail::{MailError, Mailer, Template},
 };
-use jobs::{JobError, Jobs, Registry, invitations::Conditions};
+use domain::tenancy::invitations::{Conditions, Terms};
+use jobs::{JobError, Jobs, Registry};
 use serde::Serialize;
 
 use crate::{
     dns::Dns,
     handlers::{
-        email_changes, invitations, invite_links, maintenance, members, mfa, ownership, passwords,
-        registrations, sessions, tenant_domains,
+        identity::{email_changes, mfa, passwords, registrations, sessions},
+        platform::{canary, purge},
+        tenancy::{invitations, invite_links, members, ownership, tenant_domains},
     },
 };
 
@@ -128,6 +129,6 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(tenant_domains::check)
         .on(tenant_domains::recheck)
         .on(tenant_domains::invite)
-        .on(maintenance::canary)
-        .on(maintenance::purge)
+        .on(canary::canary)
+        .on(purge::purge)
 }

@@ -148,7 +148,7 @@ impl Shown {
     }
 
     async fn workers(&self, queue: Queue) -> Result<Vec<RunningWorker>, SteerError> {
-        let now_ms = self.jobs.store().ambient().now().timestamp_millis();
+        let now_ms = self.jobs.store().clock().now().timestamp_millis();
         let consumers = self.jobs.broker().consumers(queue).await?;
         Ok(consumers.into_iter().map(|consumer| worker(queue, consumer, now_ms)).collect())
     }

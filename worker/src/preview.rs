@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::Context;
-use common::{mail::Template, mfa::MfaChange};
+use common::mail::Template;
+use domain::identity::mfa::MfaChange;
 use serde_json::{Value, json};
 
 use crate::{
-    handlers::mfa::told,
+    handlers::identity::mfa::told,
     templates::{
         ACCOUNT_EXISTS, ALREADY_MEMBER, EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED,
         EMAIL_TAKEN, INVITATION, INVITATION_REMINDER, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
@@ -117,8 +118,10 @@ mod tests {
     fn every_template_has_a_sample_which_renders_and_escapes() {
         let sampled: BTreeSet<&str> = samples().iter().map(|sample| sample.template.name).collect();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
-        let files = std::fs::read_dir(folder)
-            .unwrap()
+        let areas = ["identity", "tenancy"].map(|area| std::fs::read_dir(folder.join(area)));
+        let files = areas
+            .into_iter()
+            .flat_map(Result::unwrap)
             .map(|file| file.unwrap().file_name().into_string().unwrap());
         let there: BTreeSet<String> =
             files.filter_map(|file| file.strip_suffix(".subject.txt").map(str::to_owned)).collect();

@@ -5,17 +5,17 @@ use std::time::Duration;
 use anyhow::Context;
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{self, Config},
     db::Store,
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
+use domain::schema_is_current;
 use jobs::{
     Drain, Jobs, Queue, Relay,
     queue::{QueueBackend, Seats},
     schedules::Clockwork,
-    schema_is_current,
 };
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 async fn work(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signals(config.worker.drain_timeout)?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let ended = work_on(config, store.clone(), drain).await;
     store.close().await;
     ended
@@ -58,7 +58,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         },
     );
     let internal = tokio::spawn(internal);
-    if !schema_is_current(&store, &jobs::migrations(), &drain).await? {
+    if !schema_is_current(&store, &domain::migrations(), &drain).await? {
         return Ok(());
     }
     let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);

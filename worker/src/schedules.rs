@@ -1,11 +1,11 @@
 //! Every schedule: what comes of itself, and when, at a glance.
 
 use common::config::{self, Config, Mistake, Mistakes};
-use jobs::{
-    maintenance::{Canary, Purge},
-    schedules::{InvalidCron, Missed, Schedule},
-    tenant_domains::RecheckDomains,
+use domain::{
+    platform::{canary::Canary, purge::Purge},
+    tenancy::tenant_domains::RecheckDomains,
 };
+use jobs::schedules::{InvalidCron, Missed, Schedule};
 
 /// The schedules of this release.
 ///

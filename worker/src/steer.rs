@@ -7,12 +7,11 @@ mod jobs;
 mod queues;
 mod schedules;
 mod text;
-
 use std::io::{self, Write};
 
 use ::jobs::Jobs;
 use anyhow::Context;
-use common::{ambient::Ambient, config::Config, db::Store, telemetry};
+use common::{clock::Clock, config::Config, db::Store, telemetry};
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
 
@@ -59,7 +58,7 @@ async fn with_store(
     config: &Config,
     command: impl AsyncFnOnce(Store) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.context("mongodb.uri")?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let ended = command(store.clone()).await;
     store.close().await;
     ended

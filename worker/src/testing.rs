@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     crypto::{Hasher, MasterKey},
     db::Store,
-    demo,
     id::TenantId,
-    sign_in::belongings_of,
-    users::User,
+};
+use domain::{
+    identity::{sign_in::belongings_of, users::User},
+    platform::demo,
 };
 use jobs::{Jobs, testing::Inline};
 use secrecy::ExposeSecret;
@@ -33,14 +34,14 @@ pub(crate) struct DemoWorld {
 }
 
 impl DemoWorld {
-    /// One whose clock is `ambient`'s.
-    pub(crate) async fn new(ambient: Ambient) -> Self {
+    /// One whose clock is `clock`'s.
+    pub(crate) async fn new(clock: Clock) -> Self {
         let env = TestEnv::new().await;
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, ambient).await.unwrap();
-        store.migrate(&jobs::migrations()).await.unwrap();
+        let store = Store::connect(&config.mongodb, clock).await.unwrap();
+        store.migrate(&domain::migrations()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
         demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
         let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();

@@ -1,16 +1,14 @@
 //! What is over is removed at the time that the configuration says, and MongoDB is the net beneath
 //! it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
-    config::{Config, Sources},
+    clock::Clock,
+    config::{Config, PURGE_AFTER_MAX, Sources},
     db::{Change, DbError, PlatformScope, Store, Txn},
-    purge::NET,
-    sessions::{Device, Lifetime, Session},
 };
+use domain::identity::sessions::{Device, Lifetime, Session};
 use mongodb::bson::{DateTime, Document, doc};
 use xtask::testing::TestEnv;
 
@@ -18,8 +16,8 @@ async fn prepared(env: &TestEnv) -> Store {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-    store.migrate(&jobs::migrations()).await.unwrap();
+    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+    store.migrate(&domain::migrations()).await.unwrap();
     store
 }
 
@@ -32,7 +30,7 @@ impl Change for SignIn {
     async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
         let lifetime =
             Lifetime { absolute: Duration::from_hours(1), idle: Duration::from_hours(1) };
-        let (user, tenant) = (txn.ambient().id(), txn.ambient().id());
+        let (user, tenant) = (txn.clock().id(), txn.clock().id());
         Session::create(txn, user, tenant, &Device::default(), lifetime, false).await
     }
 }
@@ -43,7 +41,7 @@ async fn a_worker_removes_what_is_over_when_the_schedule_says_so_and_counts_it()
     let store = prepared(&env).await;
     let (over, live) = (store.commit(&SignIn).await.unwrap(), store.commit(&SignIn).await.unwrap());
     // Longer ago than what is kept, and not so long that MongoDB would be first.
-    let ago = DateTime::from_millis(store.ambient().now().timestamp_millis() - 2 * 86_400_000);
+    let ago = DateTime::from_millis(store.clock().now().timestamp_millis() - 2 * 86_400_000);
     let expire = doc! { "$set": { "expires_at": ago } };
     store.records::<Session>(PlatformScope).update(doc! { "_id": over.id }, expire).await.unwrap();
     let running =
@@ -96,7 +94,11 @@ async fn mongodb_removes_by_itself_what_nobody_did_for_a_week() {
                 })
             })
             .collect();
-        assert_eq!(spans, [i64::try_from(NET.as_secs()).unwrap()], "{collection}: {answer}");
+        assert_eq!(
+            spans,
+            [i64::try_from(PURGE_AFTER_MAX.as_secs()).unwrap()],
+            "{collection}: {answer}"
+        );
     }
     client.shutdown().await;
 }

@@ -1,11 +1,10 @@
 //! The product's central path under faults: whatever is stopped, killed or wiped between the
 //! request and the mail, the mail arrives.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::{PlatformScope, Store},
 };
@@ -52,8 +51,8 @@ impl World {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-        store.migrate(&jobs::migrations()).await.unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.migrate(&domain::migrations()).await.unwrap();
         Self { env, store, client: reqwest::Client::new() }
     }
 

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod collector;
-
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -11,7 +10,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::Store,
 };
@@ -91,10 +90,10 @@ impl World {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        Store::connect(&config.mongodb, Ambient::system())
+        Store::connect(&config.mongodb, Clock::system())
             .await
             .unwrap()
-            .migrate(&jobs::migrations())
+            .migrate(&domain::migrations())
             .await
             .unwrap();
         let (address, exports) = collector::start().await;
@@ -320,7 +319,7 @@ impl World {
 
     /// What the app shows that many steps from now.
     fn code(&mut self, app: &Totp, steps: i64) -> String {
-        let now = Ambient::system().now().timestamp_millis() / 1000;
+        let now = Clock::system().now().timestamp_millis() / 1000;
         let code = app.generate(u64::try_from(now + steps * 30).unwrap()).to_string();
         self.secrets.push(("authenticator code", code.clone()));
         code

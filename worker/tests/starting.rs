@@ -1,13 +1,12 @@
 //! How a worker begins, or refuses to.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     process::{Command, Output},
     time::Duration,
 };
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::{PlatformScope, Store},
 };
@@ -78,10 +77,10 @@ async fn health_and_readiness_tell_how_it_is() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Ambient::system())
+    Store::connect(&config.mongodb, Clock::system())
         .await
         .unwrap()
-        .migrate(&jobs::migrations())
+        .migrate(&domain::migrations())
         .await
         .unwrap();
     assert!(!worker(&["health"], &env.config_env()).status.success(), "nothing is there yet");
@@ -101,8 +100,8 @@ async fn the_canary_comes_through_and_its_schedule_is_shown() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-    store.migrate(&jobs::migrations()).await.unwrap();
+    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+    store.migrate(&domain::migrations()).await.unwrap();
     // As if workers had stopped long ago, so that a tick is due at once.
     let (name, long_ago) =
         ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));

@@ -1,22 +1,21 @@
 //! `worker queues`, `worker jobs` and `worker batches` against a running worker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     process::{Command, Output},
     time::Duration,
 };
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::{Change, PlatformScope, Store, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
 };
+use domain::identity::registrations::SendVerification;
 use jobs::{
     Jobs,
     batches::{BatchError, NewBatch},
     history::HistoryEntry,
-    registrations::SendVerification,
 };
 use mongodb::bson::doc;
 use serde_json::Value;
@@ -44,8 +43,8 @@ impl Shell {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-        store.migrate(&jobs::migrations()).await.unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.migrate(&domain::migrations()).await.unwrap();
         let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
         Self { env, settings, jobs }
     }
@@ -85,7 +84,7 @@ impl Shell {
 
     /// A job whose registration is not there: it runs, finds nothing to do and is done.
     async fn enqueue(&self, delay: Duration) -> String {
-        let registration: RegistrationId = Ambient::system().id();
+        let registration: RegistrationId = Clock::system().id();
         self.jobs
             .enqueue_unstaged_in(None, &SendVerification { registration }, delay)
             .await
@@ -147,8 +146,8 @@ impl Change for StageBatch {
     type Error = BatchError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<BatchId, BatchError> {
-        let nothing = SendVerification { registration: txn.ambient().id() };
-        let mut batch = NewBatch::new(txn.ambient(), None);
+        let nothing = SendVerification { registration: txn.clock().id() };
+        let mut batch = NewBatch::new(txn.clock(), None);
         for _ in 0..self.0 {
             batch.add(&nothing)?;
         }
@@ -256,7 +255,7 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
     );
     assert!(shell.says(&["jobs", "show", &hastened]).contains("state     delayed, due 2"));
     assert_eq!(shell.says(&["jobs", "retry", &hastened]), "1 will be tried again\n");
-    let nobody: JobId = Ambient::system().id();
+    let nobody: JobId = Clock::system().id();
     let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
     assert!(
         code == 1
@@ -343,14 +342,14 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
         let entries = shell.says_objects(&[&["jobs", "history", "--json"], args].concat());
         entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
     };
-    let tenant: TenantId = Ambient::system().id();
+    let tenant: TenantId = Clock::system().id();
     assert_eq!(
         ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]),
         [cancelled.as_str()]
     );
     assert_eq!(ids(&["--limit", "1"]), [cancelled.as_str()]);
     // The last one shown leads on, also where both ended in the same millisecond.
-    let same = doc! { "$set": { "finished_at": Ambient::system().now() } };
+    let same = doc! { "$set": { "finished_at": Clock::system().now() } };
     shell
         .jobs
         .store()
@@ -378,7 +377,7 @@ async fn what_became_of_jobs_is_listed_and_shown_where_it_is_kept() {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
     assert_eq!(ids(&[&done]), [done.as_str()]);
-    let nobody: JobId = Ambient::system().id();
+    let nobody: JobId = Clock::system().id();
     let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
     assert!(
         code == 1 && told.contains(&format!("{nobody} has no such entry")) && !told.contains(&done),
@@ -492,7 +491,7 @@ async fn batches_are_listed_and_shown() {
         (shown["total"].as_i64(), shown["done"].as_i64(), shown["dead"].as_i64()),
         (Some(3), Some(3), Some(0))
     );
-    let nobody: BatchId = Ambient::system().id();
+    let nobody: BatchId = Clock::system().id();
     let (code, told) = shell.refused(&["batches", "show", &nobody.to_string()]);
     assert!(code == 1 && told.contains("is not known"), "{told}");
     assert_eq!(shell.refused(&["batches", "show", "job_1"]).0, 2);

@@ -2,11 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod collector;
-
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::Store,
 };
@@ -54,10 +53,10 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Ambient::system())
+    Store::connect(&config.mongodb, Clock::system())
         .await
         .unwrap()
-        .migrate(&jobs::migrations())
+        .migrate(&domain::migrations())
         .await
         .unwrap();
     let (address, exports) = collector::start().await;

@@ -2,11 +2,13 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{
-    audit::{Operator, Reason},
-    config::Config,
-    tenant_security::AllowAllAddresses,
-    tenants::{Tenant, TenantRef},
+use common::config::Config;
+use domain::{
+    activity::audit::{Operator, Reason},
+    tenancy::{
+        tenant_security::AllowAllAddresses,
+        tenants::{Tenant, TenantRef},
+    },
 };
 
 use super::{operator_name, with_jobs};

@@ -3,20 +3,16 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{
-    ambient::rfc3339,
-    audit::{Operator, Reason},
-    config::Config,
-    db::Store,
-    disabling::{DisableUser, EnableUser},
-    email::Email,
-    mfa::{self, MfaChange, MfaError},
-    sessions::Session,
-    sign_in::belongings_of,
-    users::{User, UserRef},
+use common::{clock::rfc3339, config::Config, db::Store, email::Email};
+use domain::{
+    activity::audit::{Operator, Reason},
+    identity::{
+        mfa::{self, MfaChange, MfaError, Told},
+        sessions::Session,
+        sign_in::belongings_of,
+        users::{DisableUser, EnableUser, User, UserRef},
+    },
 };
-
-use jobs::mfa::Told;
 
 use super::{operator_name, with_jobs, with_store};
 

@@ -8,15 +8,14 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
-use common::{
-    acting::Acting,
-    crypto::AccessClaims,
-    db::{Change, Store, TenantScope},
-    memberships::{Actor, Membership},
-    roles::Grant,
-    sessions::Session,
-    tenants::{Tenant, TenantStatus},
-    users::User,
+use common::db::{Change, Store, TenantScope};
+use domain::{
+    identity::{actor::Acting, sessions::Session, signing_keys::AccessClaims, users::User},
+    tenancy::{
+        memberships::{Actor, Membership},
+        roles::Grant,
+        tenants::{Tenant, TenantStatus},
+    },
 };
 
 use super::client::address_of;
@@ -135,7 +134,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
 
 /// The caller whose token says `claims`: as kept, if it can be, or as the store says now.
 async fn of(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
-    let now = app.ambient().now();
+    let now = app.clock().now();
     if let Some(known) = app.identities.get(claims.sid) {
         let holds = known.user.id == claims.sub
             && known.tenant.id == claims.tid
@@ -165,7 +164,7 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
         return Err(Problem::unauthenticated(true));
     };
     let session = session.under(&tenant.security);
-    if !session.is_live(store.ambient().now()) || user.disabled_at.is_some() {
+    if !session.is_live(store.clock().now()) || user.disabled_at.is_some() {
         return Err(Problem::unauthenticated(true));
     }
     match tenant.status {

@@ -6,7 +6,8 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderName, header, request::Parts},
 };
-use common::{networks::Network, sessions::Device};
+use common::networks::Network;
+use domain::identity::sessions::Device;
 
 use crate::state::App;
 

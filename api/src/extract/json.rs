@@ -10,13 +10,12 @@ use axum::{
     http::{HeaderMap, header},
 };
 use common::{
-    crypto::InvalidPassword,
-    email::InvalidEmail,
-    id::InvalidId,
+    crypto::InvalidPassword, email::InvalidEmail, id::InvalidId, name::InvalidName,
     networks::InvalidRange,
+};
+use domain::tenancy::{
     roles::{InvalidRole, UnknownPermission},
     tenant_security::{InvalidDomain, OutOfRange},
-    tenants::InvalidName,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

@@ -11,7 +11,8 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use common::{ambient::between, roles::Permission, sessions::Session};
+use common::clock::between;
+use domain::{identity::sessions::Session, tenancy::roles::Permission};
 
 use super::{Caller, FromAnywhere};
 use crate::{problem::Problem, state::App};
@@ -182,5 +183,5 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
 
 /// Whether the person of `session` proved of late who they are.
 pub(crate) fn is_recent(session: &Session, app: &App) -> bool {
-    between(session.authenticated_at(), app.ambient().now()) <= app.auth.reauthenticate_within
+    between(session.authenticated_at(), app.clock().now()) <= app.auth.reauthenticate_within
 }

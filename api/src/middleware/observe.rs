@@ -21,12 +21,12 @@ use crate::{problem::Problem, state::App};
 
 /// Wraps the whole of a request.
 pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
-    let id = RequestId::of(request.headers(), app.ambient());
+    let id = RequestId::of(request.headers(), app.clock());
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = info_span!("request", method, route, request_id = %id, trace_id = Empty);
-    let trace = TraceContext::join(&span, traceparent(request.headers()), app.ambient());
+    let trace = TraceContext::join(&span, traceparent(request.headers()), app.clock());
 
     let started = Instant::now();
     let in_flight = InFlight::begin();
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     async fn written(response: Response) -> (StatusCode, HeaderMap, String) {
-        let id = RequestId::of(&HeaderMap::new(), &common::ambient::Ambient::system());
+        let id = RequestId::of(&HeaderMap::new(), &common::clock::Clock::system());
         let (head, body) = with_problem_written(response, &id).into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use common::ambient::Ambient;
+use common::clock::Clock;
 
 /// The header that carries it, in both directions.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -16,12 +16,12 @@ pub(crate) struct RequestId(String);
 
 impl RequestId {
     /// The caller's own id when it is sane, else a new one.
-    pub(crate) fn of(headers: &HeaderMap, ambient: &Ambient) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, clock: &Clock) -> Self {
         let given = headers
             .get(REQUEST_ID)
             .and_then(|value| value.to_str().ok())
             .filter(|text| is_sane(text));
-        Self(given.map_or_else(|| ambient.uuid().simple().to_string(), str::to_owned))
+        Self(given.map_or_else(|| clock.uuid().simple().to_string(), str::to_owned))
     }
 
     /// As text.
@@ -55,7 +55,7 @@ mod tests {
     fn of(given: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_bytes(given.as_bytes()).unwrap());
-        RequestId::of(&headers, &Ambient::system()).to_string()
+        RequestId::of(&headers, &Clock::system()).to_string()
     }
 
     #[test]

@@ -1,28 +1,29 @@
 //! Problem details (RFC 9457): the one form in which a request is refused.
 //!
 //! Every code a client may meet stands in one table ([`codes`]) with its status and title, and
-//! every error of the domain becomes a problem in one place ([`domain`]). A problem travels as a
+//! every error of the domain becomes a problem in one place ([`mapping`]). A problem travels as a
 //! response extension until the outermost middleware writes it, because only that knows the
 //! request's id.
 
 mod codes;
-mod domain;
-
+mod mapping;
 use std::{borrow::Cow, error::Error, fmt::Display, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use common::{
-    mfa::{
-        challenges::{Asked, Method},
-        passkeys::Options,
+use domain::{
+    access::throttle::Act,
+    identity::{
+        mfa::{
+            challenges::{Asked, Method},
+            passkeys::Options,
+        },
+        passwords::NotSet,
     },
-    passwords::NotSet,
-    roles::Permission,
+    tenancy::roles::Permission,
 };
-use jobs::throttle::Act;
 use serde::Serialize;
 use utoipa::ToSchema;
 

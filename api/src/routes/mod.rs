@@ -1,25 +1,9 @@
 //! Every route there is, and the layers around them.
 
-mod custom_roles;
 mod documentation;
-mod email_changes;
-mod invitations;
-mod invite_links;
-mod joining;
-mod members;
-mod mfa;
-mod ownership;
+mod identity;
 mod pages;
-mod passkeys;
-mod passwords;
-mod reauthentication;
-mod registrations;
-mod sessions;
-mod signing_keys;
-mod tenant_domains;
-mod tenant_security;
-mod tenants;
-mod users;
+mod tenancy;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
 use utoipa_axum::{
@@ -27,7 +11,7 @@ use utoipa_axum::{
     routes,
 };
 
-pub(crate) use self::signing_keys::JWKS_KEPT_FOR;
+pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{BODY_BYTES_MAX, Need, Stated, need_of},
     middleware::{headers, limits, observe},
@@ -52,12 +36,9 @@ impl Route {
         documented: UtoipaMethodRouter<App>,
     ) -> Self {
         let (need, recent) = need_of(handler);
-        Self {
-            id: path.split("::").map(str::trim).collect::<Vec<_>>().join("_"),
-            need,
-            recent,
-            handler: documented,
-        }
+        let parts: Vec<&str> = path.split("::").map(str::trim).collect();
+        let id = parts[parts.len().saturating_sub(2)..].join("_");
+        Self { id, need, recent, handler: documented }
     }
 }
 
@@ -88,77 +69,77 @@ impl Routes {
 /// The routes of the API that need the database.
 fn with_database() -> OpenApiRouter<App> {
     Routes::new()
-        .with(route!(registrations::register))
-        .with(route!(registrations::verify_email))
-        .with(route!(registrations::resend))
-        .with(route!(passwords::forgot))
-        .with(route!(passwords::reset))
-        .with(route!(passwords::change))
-        .with(route!(email_changes::ask))
-        .with(route!(email_changes::confirm))
-        .with(route!(email_changes::cancel))
-        .with(route!(sessions::login))
-        .with(route!(sessions::refresh))
-        .with(route!(sessions::logout))
-        .with(route!(sessions::logout_all))
-        .with(route!(sessions::switch_tenant))
-        .with(route!(sessions::list))
-        .with(route!(sessions::end))
-        .with(route!(sessions::me))
-        .with(route!(reauthentication::reauthenticate))
-        .with(route!(mfa::verify))
-        .with(route!(mfa::list))
-        .with(route!(mfa::enroll_totp))
-        .with(route!(mfa::confirm_totp))
-        .with(route!(mfa::remove_totp))
-        .with(route!(mfa::replace_recovery_codes))
-        .with(route!(passkeys::enroll))
-        .with(route!(passkeys::add))
-        .with(route!(passkeys::remove))
-        .with(route!(passkeys::options))
-        .with(route!(passkeys::login))
-        .with(route!(tenants::current))
-        .with(route!(members::list))
-        .with(route!(members::update))
-        .with(route!(members::remove))
-        .with(route!(members::leave))
-        .with(route!(invitations::invite))
-        .with(route!(invitations::list))
-        .with(route!(invitations::cancel))
-        .with(route!(invitations::resend))
-        .with(route!(invitations::invite_list))
-        .with(route!(invitations::list_progress))
-        .with(route!(invite_links::create))
-        .with(route!(invite_links::list))
-        .with(route!(invite_links::delete))
-        .with(route!(invite_links::preview))
-        .with(route!(invite_links::join))
-        .with(route!(joining::preview))
-        .with(route!(joining::accept))
-        .with(route!(ownership::list))
-        .with(route!(ownership::offer))
-        .with(route!(ownership::accept))
-        .with(route!(ownership::cancel))
-        .with(route!(custom_roles::list))
-        .with(route!(custom_roles::create))
-        .with(route!(custom_roles::see))
-        .with(route!(custom_roles::update))
-        .with(route!(custom_roles::delete))
-        .with(route!(tenant_domains::list))
-        .with(route!(tenant_domains::add))
-        .with(route!(tenant_domains::verify))
-        .with(route!(tenant_domains::update))
-        .with(route!(tenant_domains::remove))
-        .with(route!(tenant_domains::joinable))
-        .with(route!(tenant_domains::join))
-        .with(route!(tenant_security::see))
-        .with(route!(tenant_security::change))
+        .with(route!(identity::registrations::register))
+        .with(route!(identity::registrations::verify_email))
+        .with(route!(identity::registrations::resend))
+        .with(route!(identity::passwords::forgot))
+        .with(route!(identity::passwords::reset))
+        .with(route!(identity::passwords::change))
+        .with(route!(identity::email_changes::ask))
+        .with(route!(identity::email_changes::confirm))
+        .with(route!(identity::email_changes::cancel))
+        .with(route!(identity::sessions::login))
+        .with(route!(identity::sessions::refresh))
+        .with(route!(identity::sessions::logout))
+        .with(route!(identity::sessions::logout_all))
+        .with(route!(identity::sessions::switch_tenant))
+        .with(route!(identity::sessions::list))
+        .with(route!(identity::sessions::end))
+        .with(route!(identity::sessions::me))
+        .with(route!(identity::reauthentication::reauthenticate))
+        .with(route!(identity::mfa::verify))
+        .with(route!(identity::mfa::list))
+        .with(route!(identity::mfa::enroll_totp))
+        .with(route!(identity::mfa::confirm_totp))
+        .with(route!(identity::mfa::remove_totp))
+        .with(route!(identity::mfa::replace_recovery_codes))
+        .with(route!(identity::passkeys::enroll))
+        .with(route!(identity::passkeys::add))
+        .with(route!(identity::passkeys::remove))
+        .with(route!(identity::passkeys::options))
+        .with(route!(identity::passkeys::login))
+        .with(route!(tenancy::tenants::current))
+        .with(route!(tenancy::members::list))
+        .with(route!(tenancy::members::update))
+        .with(route!(tenancy::members::remove))
+        .with(route!(tenancy::members::leave))
+        .with(route!(tenancy::invitations::invite))
+        .with(route!(tenancy::invitations::list))
+        .with(route!(tenancy::invitations::cancel))
+        .with(route!(tenancy::invitations::resend))
+        .with(route!(tenancy::invitations::invite_list))
+        .with(route!(tenancy::invitations::list_progress))
+        .with(route!(tenancy::invite_links::create))
+        .with(route!(tenancy::invite_links::list))
+        .with(route!(tenancy::invite_links::delete))
+        .with(route!(tenancy::invite_links::preview))
+        .with(route!(tenancy::invite_links::join))
+        .with(route!(tenancy::joining::preview))
+        .with(route!(tenancy::joining::accept))
+        .with(route!(tenancy::ownership::list))
+        .with(route!(tenancy::ownership::offer))
+        .with(route!(tenancy::ownership::accept))
+        .with(route!(tenancy::ownership::cancel))
+        .with(route!(tenancy::roles::list))
+        .with(route!(tenancy::roles::create))
+        .with(route!(tenancy::roles::see))
+        .with(route!(tenancy::roles::update))
+        .with(route!(tenancy::roles::delete))
+        .with(route!(tenancy::tenant_domains::list))
+        .with(route!(tenancy::tenant_domains::add))
+        .with(route!(tenancy::tenant_domains::verify))
+        .with(route!(tenancy::tenant_domains::update))
+        .with(route!(tenancy::tenant_domains::remove))
+        .with(route!(tenancy::tenant_domains::joinable))
+        .with(route!(tenancy::tenant_domains::join))
+        .with(route!(tenancy::tenant_security::see))
+        .with(route!(tenancy::tenant_security::change))
         .0
 }
 
 /// The routes of the API that answer from memory.
 fn from_memory() -> OpenApiRouter<App> {
-    Routes::new().with(route!(signing_keys::jwks)).0
+    Routes::new().with(route!(identity::signing_keys::jwks)).0
 }
 
 /// The API with its document; both come from the same list, so neither can know a route alone.

@@ -19,26 +19,28 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{
-    crypto::Password,
-    email::Email,
-    email_changes::{FollowedLink, Side},
-    joining::{JoinError, Joined},
-    registrations::VerifyError,
-    tenants::Name,
+use common::{crypto::Password, email::Email, name::Name};
+use domain::{
+    identity::{
+        email_changes::{FollowedLink, Side},
+        registrations::VerifyError,
+    },
+    tenancy::joining::{JoinError, Joined},
 };
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
-use super::{
-    email_changes, invite_links,
-    joining::{Acceptance, Preview},
-    passwords, registrations,
-};
 use crate::{
     extract::{Client, Refusal},
     middleware::limits,
     problem::{FieldError, Problem},
+    routes::{
+        identity::{email_changes, passwords, registrations},
+        tenancy::{
+            invite_links,
+            joining::{Acceptance, Preview},
+        },
+    },
     state::App,
 };
 

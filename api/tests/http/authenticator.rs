@@ -2,12 +2,15 @@
 //! holds a passkey.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::ambient::Ambient;
+use common::clock::Clock;
 use passkey::{
     authenticator::{Authenticator, UiHint, UserCheck, UserValidationMethod},
     client::{Client, DefaultClientData},
     crypto::rust_crypto::RustCryptoBackend,
-    types::{Passkey, ctap2::Aaguid, ctap2::Ctap2Error},
+    types::{
+        Passkey,
+        ctap2::{Aaguid, Ctap2Error},
+    },
 };
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -125,7 +128,7 @@ impl App {
     /// The code that many steps from now; each is good once, and those of the next step are good
     /// already.
     pub(crate) fn code(&self, steps: i64) -> String {
-        let now = Ambient::system().now().timestamp_millis() / 1000;
+        let now = Clock::system().now().timestamp_millis() / 1000;
         self.0.generate(u64::try_from(now + steps * 30).unwrap()).to_string()
     }
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use axum::body::Bytes;
-use common::{audit::AuditEvent, registrations::Registration, sessions::Session, users::User};
+use domain::{
+    activity::audit::AuditEvent,
+    identity::{registrations::Registration, sessions::Session, users::User},
+};
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;

@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use common::{
-    db::PlatformScope,
-    id,
+use common::{db::PlatformScope, id};
+use domain::tenancy::{
     invitations::Invitation,
     roles::{Permission, Role},
     tenant_domains::TenantDomain,
@@ -289,6 +288,7 @@ fn described(method: &Method, path: &str, operation: &Value) -> Vec<String> {
 }
 
 /// Each answer about members, roles and invitations, with something in it.
+#[expect(clippy::too_many_lines, reason = "it is a list")]
 async fn answers_about_members(
     world: &World,
 ) -> Vec<(&'static str, &'static str, &'static str, Answer)> {

@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    invitations,
     people::People,
     support::{PASSWORD, World, eventually},
+    tenancy::invitations,
 };
 
 /// A request whose last byte is not sent yet.
@@ -59,7 +59,7 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
-    let bob = people.join(&ada, "bob@example.com", common::roles::Role::Member).await;
+    let bob = people.join(&ada, "bob@example.com", domain::tenancy::roles::Role::Member).await;
     let rules =
         world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
     let member = format!("/api/tenant/users/{}", bob.user);
@@ -99,8 +99,8 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
         let (status, answer) = held.finish().await;
         assert_eq!(status, 401, "{request:?}: {answer}");
     }
-    assert_eq!(people.role(&bob).await, Some(common::roles::Role::Member.into()));
-    assert_eq!(world.count::<common::invitations::Invitation>().await, 0);
+    assert_eq!(people.role(&bob).await, Some(domain::tenancy::roles::Role::Member.into()));
+    assert_eq!(world.count::<domain::tenancy::invitations::Invitation>().await, 0);
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
 }
 
@@ -125,6 +125,6 @@ async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
     world.client.post_as(&other, "/api/auth/logout-all").await.expect(StatusCode::NO_CONTENT);
     let (status, answer) = held.finish().await;
     assert_eq!(status, 401, "{answer}");
-    let live = common::sessions::Session::all_of(&world.store, ada.user).await.unwrap();
+    let live = domain::identity::sessions::Session::all_of(&world.store, ada.user).await.unwrap();
     assert!(live.is_empty(), "{live:?}");
 }

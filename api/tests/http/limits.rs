@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::registrations::Registration;
+use domain::identity::registrations::Registration;
 use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;

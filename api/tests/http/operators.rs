@@ -6,18 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    audit::AuditEvent,
-    db::PlatformScope,
-    id,
-    invitations::Invitation,
-    memberships::Membership,
-    password_resets::{PasswordReset, Prepare},
-    revocations::Revoked,
-    roles::Role,
-    sessions::Session,
-    tenants::Tenant,
-    users::User,
+use common::{db::PlatformScope, id, revocations::Revoked};
+use domain::{
+    activity::audit::AuditEvent,
+    identity::{
+        password_resets::{PasswordReset, Prepare},
+        sessions::Session,
+        users::User,
+    },
+    tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
 use mongodb::bson::doc;
 use reqwest::StatusCode;
@@ -90,7 +87,7 @@ async fn the_word_of_whoever_is_disabled_is_worth_nothing() {
         .post_body_as(&ada.token, "/api/tenant/users/invite", &invite)
         .await
         .expect(StatusCode::CREATED);
-    let link = crate::invitations::link(&world, "eve@example.com").await;
+    let link = crate::tenancy::invitations::link(&world, "eve@example.com").await;
     let offer = json!({ "user_id": bob.user });
     let offered = world
         .client
@@ -214,7 +211,7 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
     assert_eq!(asked(ADA).await, asked("nobody@example.com").await);
     let (ttl, cooldown) = (Duration::from_hours(1), Duration::ZERO);
     let prepare =
-        Prepare { key: &world.key, user: ada.user, job: world.store.ambient().id(), ttl, cooldown };
+        Prepare { key: &world.key, user: ada.user, job: world.store.clock().id(), ttl, cooldown };
     let reset: PasswordReset = world.store.commit(&prepare).await.unwrap().1.unwrap();
     let another = "k7!vq-Zr2#mXw9&";
     let body = json!({ "token": reset.link_token(&world.key).expose(), "password": another });
@@ -359,7 +356,7 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
         world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
     assert_eq!(
         rules,
-        crate::security::rules(&json!({ "password_min_length": 12 })),
+        crate::tenancy::tenant_security::rules(&json!({ "password_min_length": 12 })),
         "the other rules stay"
     );
     world
@@ -467,7 +464,7 @@ async fn people_are_found_by_id_by_address_and_by_how_it_begins() {
 }
 
 fn rfc3339(user: &User) -> String {
-    common::ambient::rfc3339(user.last_sign_in_at.unwrap())
+    common::clock::rfc3339(user.last_sign_in_at.unwrap())
 }
 
 #[tokio::test]

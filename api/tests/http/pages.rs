@@ -1,6 +1,9 @@
 //! The pages that links in mail open: without script, and leaking nothing.
 
-use common::{registrations::Registration, tenants::Tenant, users::User};
+use domain::{
+    identity::{registrations::Registration, users::User},
+    tenancy::tenants::Tenant,
+};
 use reqwest::StatusCode;
 
 use crate::support::{Answer, PASSWORD, World};

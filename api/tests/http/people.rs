@@ -4,15 +4,22 @@
 use std::time::Duration;
 
 use common::{
-    ambient::Ambient,
-    crypto::{Hasher, Issuer, Password, PasswordHash, SigningKey},
+    clock::Clock,
+    crypto::{Hasher, Password, PasswordHash},
     db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{TenantId, UserId},
-    memberships::Membership,
-    roles::{Role, RoleRef},
-    sessions::{Device, Lifetime, Session},
-    tenants::Tenant,
-    users::User,
+};
+use domain::{
+    identity::{
+        sessions::{Device, Lifetime, Session},
+        signing_keys::{Issuer, SigningKey},
+        users::User,
+    },
+    tenancy::{
+        memberships::Membership,
+        roles::{Role, RoleRef},
+        tenants::Tenant,
+    },
 };
 use mongodb::bson::{DateTime, doc};
 
@@ -45,7 +52,7 @@ impl<'w> People<'w> {
             &world.key,
             &world.config.app.public_url,
             world.config.auth.access_token_ttl,
-            world.store.ambient().now(),
+            world.store.clock().now(),
         )
         .unwrap();
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
@@ -77,13 +84,13 @@ impl<'w> People<'w> {
 
     /// A token of a new session.
     pub(crate) async fn token(&self, user: UserId, tenant: TenantId) -> String {
-        self.token_at(self.world.store.ambient().now(), user, tenant).await
+        self.token_at(self.world.store.clock().now(), user, tenant).await
     }
 
     /// A token that was good yesterday, of a session that still is.
     pub(crate) async fn expired_token(&self, person: &Person) -> String {
         let yesterday =
-            DateTime::from_millis(self.world.store.ambient().now().timestamp_millis() - 86_400_000);
+            DateTime::from_millis(self.world.store.clock().now().timestamp_millis() - 86_400_000);
         self.token_at(yesterday, person.user, person.tenant).await
     }
 
@@ -120,9 +127,9 @@ impl Change for Make<'_> {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(UserId, TenantId), DbError> {
-        let now = txn.ambient().now();
+        let now = txn.clock().now();
         let user = User {
-            id: txn.ambient().id(),
+            id: txn.clock().id(),
             email: self.email.parse().unwrap(),
             email_norm: self.email.to_lowercase(),
             name: name_of(self.email),
@@ -164,5 +171,5 @@ impl Change for SignIn {
 
 /// An id of a kind that names nothing.
 pub(crate) fn absent<P: common::id::Prefix>() -> common::id::Id<P> {
-    Ambient::system().id()
+    Clock::system().id()
 }

@@ -4,10 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use common::{
-    id::{self, TenantId},
-    roles::{Permission, Role},
-};
+use common::id::{self, TenantId};
+use domain::tenancy::roles::{Permission, Role};
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -184,7 +182,7 @@ impl Operation {
                 json!({ "user_id": absent::<id::User>() })
             }
             ("POST", "/api/tenant/roles") | ("PUT", "/api/tenant/roles/{id}") => role(),
-            ("PUT", "/api/tenant/security") => crate::security::rules(&json!({})),
+            ("PUT", "/api/tenant/security") => crate::tenancy::tenant_security::rules(&json!({})),
             ("POST", "/api/tenant/users/invite") => {
                 json!({ "email": "somebody@example.com", "role": "viewer" })
             }

@@ -1,11 +1,7 @@
 //! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
 
-use common::{
-    db::{PlatformOwned, PlatformScope, Record},
-    demo,
-    tenants::Tenant,
-    users::User,
-};
+use common::db::{PlatformOwned, PlatformScope, Record};
+use domain::{identity::users::User, platform::demo, tenancy::tenants::Tenant};
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -104,7 +100,7 @@ async fn the_readme_s_table_is_that_of_the_code() {
 #[tokio::test]
 async fn migrating_is_idempotent_and_told() {
     let database = Database::empty(TestEnv::new().await).await;
-    let versions = jobs::migrations().len();
+    let versions = domain::migrations().len();
     let status = async || text(&database.run(&["migrate", "status"], &[]).await.stdout);
     assert_eq!(status().await.matches("  pending  ").count(), versions);
     let first = database.run(&["migrate", "up"], &[]).await;

@@ -7,14 +7,14 @@ use std::{
 };
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     crypto::MasterKey,
     db::{Change, DbError, PlatformScope, Record, Store, Txn},
     email::Email,
-    registrations::Registration,
     revocations::{self, Revoked},
 };
+use domain::identity::registrations::Registration;
 use jobs::Jobs;
 use mongodb::bson::doc;
 use reqwest::{Method, StatusCode, header::HeaderMap};
@@ -56,7 +56,7 @@ impl Database {
 
     pub(crate) async fn prepared_on(env: TestEnv) -> Self {
         let database = Self::empty(env).await;
-        database.store.migrate(&jobs::migrations()).await.unwrap();
+        database.store.migrate(&domain::migrations()).await.unwrap();
         database
     }
 
@@ -64,7 +64,7 @@ impl Database {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
         Self { env, config, store, key }
     }

@@ -6,10 +6,10 @@ use mongodb::options::ConnectionString;
 use secrecy::ExposeSecret;
 
 use super::{
-    Config, DEVELOPMENT_MASTER_KEY, Environment, SmtpTls,
+    Config, DEVELOPMENT_MASTER_KEY, Environment, PURGE_AFTER_MAX, SmtpTls,
     reader::{Reader, Url},
 };
-use crate::{crypto::MasterKey, purge::NET};
+use crate::crypto::MasterKey;
 
 /// A lease is renewed several times while it lasts; below this, a busy moment ends it.
 const LEASE_MIN: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ impl Config {
                 "must be at least 1s, or jobs are taken from workers that are well",
             );
         }
-        if self.maintenance.purge_after >= NET {
+        if self.maintenance.purge_after >= PURGE_AFTER_MAX {
             r.mistake(
                 "maintenance.purge_after",
                 "must be less than 7d, when MongoDB removes by itself what is over",

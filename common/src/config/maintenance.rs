@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::reader::Reader;
 
+/// Expired rows that no job purged are removed by a TTL index after this time.
+pub const PURGE_AFTER_MAX: Duration = Duration::from_hours(7 * 24);
+
 /// The installation's own upkeep.
 #[derive(Debug, Clone)]
 pub struct Maintenance {

@@ -16,15 +16,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+use crate::{email::Email, name::Name};
 pub use dns::Dns;
-pub use maintenance::Maintenance;
+pub use maintenance::{Maintenance, PURGE_AFTER_MAX};
 pub use members::Members;
 pub use proxies::TrustedProxies;
 use reader::Reader;
-pub use reader::{Key, Mistake, Mistakes, Period, Rate, Sources};
+pub use reader::{Key, Mistake, Mistakes, PASSWORD_SCORE_MAX, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
-
-use crate::{email::Email, tenants::Name};
 
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {

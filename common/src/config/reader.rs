@@ -12,8 +12,6 @@ use std::{
 
 use secrecy::SecretString;
 
-use crate::passwords::SCORE_MAX;
-
 /// Environment variables that configure start with this.
 const ENV_PREFIX: &str = "TENANTRY__";
 
@@ -242,14 +240,19 @@ impl FromStr for OptionalPeriod {
     }
 }
 
+/// The strictest password score there is: zxcvbn scores from 0 to 4.
+pub const PASSWORD_SCORE_MAX: u8 = 4;
+
 /// How hard a password must be to guess.
 pub(super) struct Score(pub(super) u8);
 
 impl FromStr for Score {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let score = text.parse().ok().filter(|score| *score <= SCORE_MAX);
-        score.map(Self).ok_or_else(|| format!("must be a whole number from 0 to {SCORE_MAX}"))
+        let score = text.parse().ok().filter(|score| *score <= PASSWORD_SCORE_MAX);
+        score
+            .map(Self)
+            .ok_or_else(|| format!("must be a whole number from 0 to {PASSWORD_SCORE_MAX}"))
     }
 }
 

@@ -12,17 +12,11 @@ mod link_token;
 mod master_key;
 mod password;
 mod refresh_token;
-mod signing;
 
 pub use link_token::{LinkToken, TokenHash};
 pub use master_key::{InvalidMasterKey, MasterKey, SealError};
 pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash};
 pub use refresh_token::{PresentedToken, RefreshToken};
-pub(crate) use signing::INDEXES as SIGNING_KEY_INDEXES;
-pub use signing::{
-    AccessClaims, Issuer, KeyState, RevokeSigningKey, RotateSigningKey, SigningError, SigningKey,
-    Verifier,
-};
 
 /// SHA-256 of `bytes` in URL-safe base64: 43 characters that tell texts apart and do not show them.
 pub fn fingerprint(bytes: &[u8]) -> String {

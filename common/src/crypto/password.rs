@@ -60,7 +60,7 @@ impl Password {
     ///
     /// # Errors
     /// When it has fewer.
-    pub(crate) fn at_least(&self, chars: usize) -> Result<(), InvalidPassword> {
+    pub fn at_least(&self, chars: usize) -> Result<(), InvalidPassword> {
         if self.expose().chars().take(chars).count() < chars {
             Err(InvalidPassword::TooShort(chars))
         } else {
@@ -91,7 +91,7 @@ impl Password {
 
 impl Password {
     /// The text, for who looks at how good it is.
-    pub(crate) fn expose(&self) -> &str {
+    pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
@@ -181,7 +181,7 @@ impl Hasher {
     /// # Errors
     /// [`HashError::Overloaded`] when its turn does not come in time; inside, what `check` has
     /// against it.
-    pub(crate) async fn hash_if<E: Send + 'static>(
+    pub async fn hash_if<E: Send + 'static>(
         &self,
         password: Password,
         check: impl FnOnce(&Password) -> Result<(), E> + Send + 'static,

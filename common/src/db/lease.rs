@@ -6,7 +6,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use super::{DbError, PlatformOwned, PlatformScope, Record, Store};
-use crate::ambient::later;
+use crate::clock::later;
 
 /// Who holds what until when.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ impl Lease {
         holder: &str,
         ttl: Duration,
     ) -> Result<bool, DbError> {
-        let now = store.ambient().now();
+        let now = store.clock().now();
         let free_or_ours =
             doc! { "_id": name, "$or": [{ "holder": holder }, { "expires_at": { "$lte": now } }] };
         let update = doc! { "$set": { "holder": holder, "expires_at": later(now, ttl) } };

@@ -117,7 +117,7 @@ impl Store {
     /// # Errors
     /// When the store fails or is newer than `known`.
     pub async fn migrate(&self, known: &[Migration]) -> Result<Vec<&'static str>, DbError> {
-        let holder = self.ambient().uuid().to_string();
+        let holder = self.clock().uuid().to_string();
         while !Lease::acquire(self, LEASE_NAME, &holder, LEASE_TTL).await? {
             tracing::info!("migrations_wait_for_another_process");
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -142,7 +142,7 @@ impl Store {
             let row = Applied {
                 version: migration.version,
                 name: migration.name.to_owned(),
-                at: self.ambient().now(),
+                at: self.clock().now(),
             };
             self.records::<Applied>(PlatformScope).insert_missing(&[row]).await?;
             names.push(migration.name);

@@ -20,13 +20,12 @@ use mongodb::{
 };
 use secrecy::ExposeSecret;
 
+use crate::{clock::Clock, config};
 pub use lease::Lease;
 pub use migrations::{Applying, IndexPlan, Migration, MigrationStatus, Plan};
 pub use records::Records;
 pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
 pub use transaction::{Change, Transient, Txn, Unchanged};
-
-use crate::{ambient::Ambient, config};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +147,7 @@ pub struct Store {
 struct Inner {
     client: Client,
     database: Database,
-    ambient: Ambient,
+    clock: Clock,
 }
 
 impl Store {
@@ -156,7 +155,7 @@ impl Store {
     ///
     /// # Errors
     /// When the connection string cannot be understood.
-    pub async fn connect(config: &config::Mongodb, ambient: Ambient) -> Result<Self, DbError> {
+    pub async fn connect(config: &config::Mongodb, clock: Clock) -> Result<Self, DbError> {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         options.app_name.get_or_insert_with(|| "tenantry".to_owned());
         options.max_pool_size = Some(config.pool_max);
@@ -167,12 +166,12 @@ impl Store {
         options.read_concern = Some(ReadConcern::majority());
         let client = Client::with_options(options)?;
         let database = client.database(&config.database);
-        Ok(Self { inner: Arc::new(Inner { client, database, ambient }) })
+        Ok(Self { inner: Arc::new(Inner { client, database, clock }) })
     }
 
     /// The clock, ids and randomness of this process.
-    pub fn ambient(&self) -> &Ambient {
-        &self.inner.ambient
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// The rows of `T` that `scope` may touch, outside any transaction.

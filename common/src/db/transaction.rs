@@ -9,7 +9,7 @@ use mongodb::{
 use tokio::time::{Instant, sleep};
 
 use super::{DbError, Record, Records, Scope, Store};
-use crate::{ambient::Ambient, telemetry::metrics};
+use crate::{clock::Clock, telemetry::metrics};
 
 /// How long a change may be tried before its error is given to the caller.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Transient for DbError {
 pub struct Txn {
     session: ClientSession,
     database: Database,
-    ambient: Ambient,
+    clock: Clock,
     notes: Vec<Box<dyn Any + Send>>,
 }
 
@@ -71,8 +71,8 @@ impl Txn {
     }
 
     /// The clock, ids and randomness of this process.
-    pub fn ambient(&self) -> &Ambient {
-        &self.ambient
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Remembers something for whoever commits; forgotten when the body runs again.
@@ -129,7 +129,7 @@ impl Store {
         let mut txn = Txn {
             session,
             database: self.inner.database.clone(),
-            ambient: self.inner.ambient.clone(),
+            clock: self.inner.clock.clone(),
             notes: Vec::new(),
         };
         match change.apply(&mut txn).await {
@@ -149,7 +149,7 @@ impl Store {
 
     /// Between half of `span` and all of it.
     fn jittered(&self, span: Duration) -> Duration {
-        let [byte] = self.ambient().random::<1>();
+        let [byte] = self.clock().random::<1>();
         span / 2 + span * u32::from(byte) / 512
     }
 }

@@ -11,7 +11,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, Tra
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::{ambient::Ambient, id::JobId};
+use crate::{clock::Clock, id::JobId};
 
 /// A trace and the span within it (W3C Trace Context, level 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +44,15 @@ tokio::task_local! {
 
 impl TraceContext {
     /// The first span of a new trace.
-    pub fn begin(ambient: &Ambient) -> Self {
+    pub fn begin(clock: &Clock) -> Self {
         // Zero is not a valid id; one bit costs nothing.
-        Self { trace: u128::from_le_bytes(ambient.random()) | 1, span: new_span(ambient), flags: 1 }
+        Self { trace: u128::from_le_bytes(clock.random()) | 1, span: new_span(clock), flags: 1 }
     }
 
     /// Joins `span` to the trace that `traceparent` names, or to a new one when it names none, and
     /// notes the trace in its field `trace_id`, which it must have. Where spans are exported, the
     /// context is the span's own; elsewhere it is made up here.
-    pub fn join(span: &Span, traceparent: Option<&str>, ambient: &Ambient) -> Self {
+    pub fn join(span: &Span, traceparent: Option<&str>, clock: &Clock) -> Self {
         let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
         if let Some(parent) = parent {
             let remote = opentelemetry::Context::new().with_remote_span_context(parent.as_remote());
@@ -60,7 +60,7 @@ impl TraceContext {
                 tracing::trace!(%error, "span_without_parent");
             }
         }
-        let context = Self::exported(span).unwrap_or_else(|| Self::continued(traceparent, ambient));
+        let context = Self::exported(span).unwrap_or_else(|| Self::continued(traceparent, clock));
         span.record("trace_id", context.trace_id());
         context
     }
@@ -74,9 +74,9 @@ impl TraceContext {
         span: &Span,
         traceparent: Option<&str>,
         message: Message,
-        ambient: &Ambient,
+        clock: &Clock,
     ) -> Self {
-        let context = Self::join(span, traceparent, ambient);
+        let context = Self::join(span, traceparent, clock);
         if Self::exported(span).is_some() {
             span.set_attribute("messaging.system", message.system);
             span.set_attribute("messaging.destination.name", message.destination);
@@ -110,12 +110,9 @@ impl TraceContext {
     }
 
     /// A new span of the trace that `traceparent` names; of a new trace when it names none.
-    pub fn continued(traceparent: Option<&str>, ambient: &Ambient) -> Self {
+    pub fn continued(traceparent: Option<&str>, clock: &Clock) -> Self {
         let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
-        parent.map_or_else(
-            || Self::begin(ambient),
-            |parent| Self { span: new_span(ambient), ..parent },
-        )
+        parent.map_or_else(|| Self::begin(clock), |parent| Self { span: new_span(clock), ..parent })
     }
 
     /// The trace's id: 32 hexadecimal digits.
@@ -134,8 +131,8 @@ pub fn current_traceparent() -> Option<String> {
     CURRENT.try_with(ToString::to_string).ok()
 }
 
-fn new_span(ambient: &Ambient) -> u64 {
-    u64::from_le_bytes(ambient.random()) | 1
+fn new_span(clock: &Clock) -> u64 {
+    u64::from_le_bytes(clock.random()) | 1
 }
 
 impl fmt::Display for TraceContext {
@@ -200,10 +197,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_continues_the_trace_it_was_staged_in() {
-        let ambient = Ambient::system();
-        let request = TraceContext::begin(&ambient);
+        let clock = Clock::system();
+        let request = TraceContext::begin(&clock);
         let staged = request.scope(async { current_traceparent() }).await;
-        let job = TraceContext::continued(staged.as_deref(), &ambient);
+        let job = TraceContext::continued(staged.as_deref(), &clock);
         assert_eq!(job.trace_id(), request.trace_id());
         assert_ne!(job, request);
         assert_eq!(current_traceparent(), None);

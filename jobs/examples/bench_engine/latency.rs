@@ -30,7 +30,7 @@ impl Ours {
 
     /// From the call of enqueue for one tenant, while another's jobs wait in great number.
     pub(crate) async fn latency_beside_flood(&self, pace: Pace, flood: u32) -> Outcome<Values> {
-        let (flooding, other) = (self.store.ambient().id(), self.store.ambient().id());
+        let (flooding, other) = (self.store.clock().id(), self.store.clock().id());
         let waiting: Vec<Noop> = (0..flood).map(|_| Noop { n: FLOOD }).collect();
         self.jobs.enqueue_all_unstaged(Some(flooding), &waiting).await?;
         let starts = Starts::expecting(pace.warm_up + pace.samples);

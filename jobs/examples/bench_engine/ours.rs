@@ -7,7 +7,7 @@ use std::{
 
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     db::{Change, DbError, Store, Txn},
 };
@@ -57,8 +57,8 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) async fn start(config: Config) -> Outcome<Self> {
-        let store = Store::connect(&config.mongodb, Ambient::system()).await?;
-        store.migrate(&jobs::migrations()).await?;
+        let store = Store::connect(&config.mongodb, Clock::system()).await?;
+        store.migrate(jobs::MIGRATIONS).await?;
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
         Ok(Self { config, store, jobs })
     }

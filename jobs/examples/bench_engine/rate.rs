@@ -40,8 +40,8 @@ impl Ours {
 
     /// Jobs of `tenants` in turn.
     pub(crate) async fn push_of_tenants(&self, jobs: u32, tenants: u32) -> Outcome<()> {
-        let ambient = self.store.ambient();
-        let tenants: Vec<TenantId> = (0..tenants).map(|_| ambient.id()).collect();
+        let clock = self.store.clock();
+        let tenants: Vec<TenantId> = (0..tenants).map(|_| clock.id()).collect();
         for (batch, tenant) in batches(jobs, TENANT_RUN).zip(tenants.iter().cycle()) {
             self.jobs.enqueue_all_unstaged(Some(*tenant), &batch).await?;
         }

@@ -4,10 +4,9 @@
 mod job;
 mod produce;
 mod work;
-
 use std::{error::Error, str::FromStr};
 
-use common::{ambient::Ambient, config::Config, db::Store};
+use common::{clock::Clock, config::Config, db::Store};
 use jobs::Jobs;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -34,8 +33,8 @@ async fn main() -> Outcome<()> {
     let role: Role = std::env::args().nth(1).unwrap_or_default().parse()?;
     let config = Config::from_environment()?;
     let _telemetry = common::telemetry::start(&config.telemetry, "chaos")?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
-    store.migrate(&jobs::migrations()).await?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await?;
+    store.migrate(jobs::MIGRATIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let ended = match role {
         Role::Produce => produce::run(&config, &store, &jobs).await,

@@ -60,7 +60,7 @@ impl Change for Accept {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        let at = txn.ambient().now();
+        let at = txn.clock().now();
         let job = if self.is_strange() {
             stage(txn, self.tenant, &Strange { n: self.n }).await?
         } else if self.n % 9 == 4 {
@@ -75,7 +75,7 @@ impl Change for Accept {
 }
 
 pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<()> {
-    let tenants: Vec<TenantId> = (0..4).map(|_| store.ambient().id()).collect();
+    let tenants: Vec<TenantId> = (0..4).map(|_| store.clock().id()).collect();
     let RedisUrl::Single(address) = &config.redis.url else {
         return Err("faults are made on one server".into());
     };
@@ -116,7 +116,7 @@ async fn stage_one(jobs: &Jobs, tenant: Option<TenantId>, n: u64) -> Outcome<()>
 
 async fn enqueue(store: &Store, jobs: &Jobs, tenant: Option<TenantId>, n: u64) -> Outcome<()> {
     let job = jobs.enqueue_unstaged(tenant, &Work { n, act: Act::Quick }).await?;
-    let row = Accepted { job, staged: false, doomed: false, at: store.ambient().now() };
+    let row = Accepted { job, staged: false, doomed: false, at: store.clock().now() };
     Ok(store.records::<Accepted>(PlatformScope).insert(&row).await?)
 }
 

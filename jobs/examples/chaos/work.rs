@@ -27,7 +27,7 @@ async fn work(job: Work, running: Running<Store>) -> Result<(), JobError> {
         Act::Abort => std::process::abort(),
     }
     let effect =
-        doc! { "$setOnInsert": { "at": running.app.ambient().now() }, "$inc": { "runs": 1_i64 } };
+        doc! { "$setOnInsert": { "at": running.app.clock().now() }, "$inc": { "runs": 1_i64 } };
     match running
         .app
         .records::<Effect>(PlatformScope)

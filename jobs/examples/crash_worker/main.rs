@@ -5,22 +5,20 @@
 //! the smallest whole worker there is: configuration, registry, relay, monitor.
 
 mod job;
-
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Config,
     db::{PlatformScope, Store},
 };
-use jobs::{Drain, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
-
 use job::{Act, Crash, Effect};
+use jobs::{Drain, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
 
 async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
     let effect = Effect { job: running.id, n: job.n, process: std::process::id() };
     match job.act {
         Act::Probe => {
-            running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?
+            running.app.records::<Effect>(PlatformScope).insert_missing(&[effect]).await?;
         }
         Act::Abort => std::process::abort(),
         Act::Hang => {
@@ -36,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let _telemetry = common::telemetry::start(&config.telemetry, "crash-worker")
         .map_err(|error| error.to_string())?;
-    let store = Store::connect(&config.mongodb, Ambient::system()).await?;
+    let store = Store::connect(&config.mongodb, Clock::system()).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));

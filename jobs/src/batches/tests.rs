@@ -36,7 +36,7 @@ impl Change for Stage {
     type Error = BatchError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(BatchId, Vec<JobId>), BatchError> {
-        let mut batch = NewBatch::new(txn.ambient(), None);
+        let mut batch = NewBatch::new(txn.clock(), None);
         let members = (0..self.0).map(|_| batch.add(&Member)).collect::<Result<_, _>>()?;
         let follows = Follows { batch: batch.id() };
         Ok((batch.stage(txn, &follows).await?, members))
@@ -74,8 +74,8 @@ impl World {
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-        store.migrate(&crate::migrations()).await.unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.migrate(crate::MIGRATIONS).await.unwrap();
         Self { store, _env: env }
     }
 
@@ -103,13 +103,13 @@ impl World {
 
 #[test]
 fn a_batch_is_bounded() {
-    let mut batch = NewBatch::new(&Ambient::system(), None);
+    let mut batch = NewBatch::new(&Clock::system(), None);
     for _ in 0..JOBS_MAX {
         batch.add(&Member).unwrap();
     }
     assert!(matches!(batch.add(&Member), Err(BatchError::TooManyJobs)));
 
-    let mut batch = NewBatch::new(&Ambient::system(), None);
+    let mut batch = NewBatch::new(&Clock::system(), None);
     let largest = Large("x".repeat(PAYLOAD_BYTES_MAX - 2));
     for _ in 0..BYTES_MAX / PAYLOAD_BYTES_MAX {
         batch.add(&largest).unwrap();

@@ -1,6 +1,6 @@
 //! Points in time as answers have them: RFC 3339, wherever the engine counts milliseconds.
 
-use common::ambient::rfc3339_millis;
+use common::clock::rfc3339_millis;
 use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};
 

@@ -154,7 +154,7 @@ mod tests {
             in_hand.remove(entries.iter().map(|entry| &entry.id));
         };
         let after = |pace: &mut Pace, span: Duration| {
-            pace.since = Instant::now().checked_sub(span).unwrap()
+            pace.since = Instant::now().checked_sub(span).unwrap();
         };
         settle(1);
         after(&mut pace, Duration::from_millis(50));

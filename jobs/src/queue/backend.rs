@@ -72,7 +72,7 @@ impl QueueBackend {
             broker: jobs.broker().clone(),
             store: jobs.store().clone(),
             queue,
-            name: jobs.store().ambient().uuid().to_string(),
+            name: jobs.store().clock().uuid().to_string(),
             slots: Arc::new(Semaphore::new(concurrency)),
             seats: seats.clone(),
             suspect_done: Arc::default(),

@@ -19,6 +19,7 @@ use std::{
 use common::{
     config::{self, QueueLimits},
     id::JobId,
+    redis::{Connections, Shared},
     telemetry::metrics,
 };
 use redis::{RedisResult, Script, ScriptInvocation};
@@ -33,7 +34,6 @@ pub(crate) use self::{
     steer::Cancelled,
 };
 use super::{
-    connections::{Connections, Shared},
     group::limit_args,
     keys::{GROUP, Keys},
 };

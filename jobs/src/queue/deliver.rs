@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::backoff::reconnect_delay;
 use tokio::sync::mpsc;
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
     finish::Finished,
     seats::{Guest, Seat},
 };
-use crate::backoff::reconnect_delay;
 
 /// The longest that jobs which were read ahead wait here for a slot or a seat: jobs have become
 /// longer than it looked, and another worker may have a free one.

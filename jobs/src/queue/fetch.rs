@@ -5,19 +5,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::telemetry::metrics;
+use common::{backoff::reconnect_delay, redis::Reader, telemetry::metrics};
 use redis::{RedisResult, aio::MultiplexedConnection};
 use tokio::sync::mpsc;
 
 use super::{
     ahead::{Ahead, Pace},
-    connections::Reader,
     consumer::{Consumer, Delivery},
     entry::{Entries, Entry},
     finish::{Finished, Outcome},
     keys::GROUP,
 };
-use crate::{Envelope, backoff::reconnect_delay};
+use crate::Envelope;
 
 /// How long one read waits for jobs. It is only ever ended early by a job, so it may be long; it
 /// bounds how long a connection that silently died goes unnoticed.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use apalis_core::{error::BoxDynError, task::Task};
-use common::{ambient::Ambient, config, id::JobId};
+use common::{backoff::full_jitter, clock::Clock, config, id::JobId};
 use futures::future::BoxFuture;
 use mongodb::bson::DateTime;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     Drain, Envelope, JobError, Queue,
-    backoff::full_jitter,
     history::{End, Ended, HistoryEntry, Ran},
 };
 
@@ -108,14 +107,14 @@ impl Finished {
 pub struct FinishLayer {
     finished: mpsc::Sender<Finished>,
     jobs: config::Jobs,
-    ambient: Ambient,
+    clock: Clock,
     drain: Drain,
 }
 
 impl FinishLayer {
     pub(super) fn new(consumer: &Consumer, finished: mpsc::Sender<Finished>) -> Self {
-        let (jobs, ambient) = (consumer.broker.config().clone(), consumer.store.ambient().clone());
-        Self { finished, jobs, ambient, drain: consumer.drain.clone() }
+        let (jobs, clock) = (consumer.broker.config().clone(), consumer.store.clock().clone());
+        Self { finished, jobs, clock, drain: consumer.drain.clone() }
     }
 
     fn outcome(&self, envelope: &Envelope, verdict: Verdict, started_at: DateTime) -> Outcome {
@@ -139,13 +138,13 @@ impl FinishLayer {
     }
 
     fn ran(&self, started_at: DateTime, outcome: Ended) -> Ran {
-        Ran { started_at, ended_at: self.ambient.now(), outcome, result: None }
+        Ran { started_at, ended_at: self.clock.now(), outcome, result: None }
     }
 
     fn park(&self, envelope: &Envelope) -> Outcome {
-        let now_ms = self.ambient.now().timestamp_millis();
+        let now_ms = self.clock.now().timestamp_millis();
         let since = envelope.parked_at.unwrap_or(now_ms);
-        if now_ms.saturating_sub(since) > common::ambient::millis_of(self.jobs.park_max) {
+        if now_ms.saturating_sub(since) > common::clock::millis_of(self.jobs.park_max) {
             let error =
                 format!("no worker knows `{}` in version {}", envelope.kind, envelope.version);
             return Outcome::Bury { error, ran: None };
@@ -163,7 +162,7 @@ impl FinishLayer {
         attempts_max: u32,
         started_at: DateTime,
     ) -> Outcome {
-        let (text, now_ms) = (error.chain(), self.ambient.now().timestamp_millis());
+        let (text, now_ms) = (error.chain(), self.clock.now().timestamp_millis());
         let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, Ended::Dead)) };
         let delay = match error {
             JobError::Fail(_) => return bury(text),
@@ -180,7 +179,7 @@ impl FinishLayer {
         let mut next = envelope.clone();
         next.note_failure(now_ms, &text);
         next.attempt = next.attempt.saturating_add(1);
-        next.due_at = Some(now_ms.saturating_add(common::ambient::millis_of(delay)));
+        next.due_at = Some(now_ms.saturating_add(common::clock::millis_of(delay)));
         Outcome::Delay { delay, envelope: next }
     }
 }
@@ -220,7 +219,7 @@ where
         let running = self.service.call(task);
         let layer = self.layer.clone();
         Box::pin(async move {
-            let started_at = layer.ambient.now();
+            let started_at = layer.clock.now();
             // The handler's own failures are verdicts; an error here means that the runtime is
             // going down around it.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);

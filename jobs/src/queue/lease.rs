@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use common::backoff::reconnect_delay;
 use redis::RedisResult;
 
 use super::consumer::Consumer;
-use crate::backoff::reconnect_delay;
 
 /// A lease is renewed this often while it lasts, so that one lost renewal costs nothing.
 pub(super) const RENEWALS_PER_LEASE: u32 = 3;

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
+use common::backoff::reconnect_delay;
 use futures::StreamExt;
 use redis::RedisResult;
 
 use super::consumer::Consumer;
-use crate::backoff::reconnect_delay;
 
 /// What a message begins with that names an entry to cancel.
 const CANCEL: &str = "cancel:";

@@ -10,7 +10,6 @@ mod ahead;
 mod backend;
 mod broker;
 mod cancel;
-mod connections;
 mod consumer;
 mod dead_letter;
 mod deliver;
@@ -37,5 +36,4 @@ pub use pause::Pause;
 pub use seats::Seats;
 
 pub(crate) use broker::{Cancelled, Found, HandIn, PlaceCursor, Push, Spot, entry_millis};
-pub(crate) use connections::Shared as Connection;
 pub(crate) use pause::VALIDATOR as PAUSE_VALIDATOR;

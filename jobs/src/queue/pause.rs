@@ -53,7 +53,7 @@ impl Pause {
     ) -> Result<Option<Self>, DbError> {
         let pause = Self {
             queue: queue.name().to_owned(),
-            paused_at: store.ambient().now(),
+            paused_at: store.clock().now(),
             reason: reason.to_owned(),
         };
         loop {

@@ -5,10 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use common::backoff::reconnect_delay;
 use redis::RedisResult;
 
 use super::consumer::Consumer;
-use crate::backoff::reconnect_delay;
 
 /// Jobs moved in one call: enough to keep up, few enough not to hold Redis up.
 const BATCH: usize = 500;

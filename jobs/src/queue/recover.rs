@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::telemetry::metrics;
+use common::{backoff::reconnect_delay, telemetry::metrics};
 use redis::RedisResult;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -22,7 +22,7 @@ use super::{
     lease::RENEWALS_PER_LEASE,
     seats::{Guest, Seat},
 };
-use crate::{Envelope, backoff::reconnect_delay, outbox::RowState};
+use crate::{Envelope, outbox::RowState};
 
 /// Entries looked at in one call.
 const PAGE: usize = 100;

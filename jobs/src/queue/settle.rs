@@ -13,6 +13,7 @@ use std::{
 };
 
 use common::{
+    backoff::reconnect_delay,
     id::{BatchId, JobId},
     telemetry::metrics,
 };
@@ -30,7 +31,6 @@ use super::{
     group::Group,
 };
 use crate::{
-    backoff::reconnect_delay,
     batches::{batches_of, remove_members_of},
     handover::hand_over_rows,
     history,
@@ -118,7 +118,7 @@ impl Batch {
                 }
             }
             (Outcome::Done { .. } | Outcome::Bury { .. }, None) => {
-                tracing::error!(entry, "finished_without_envelope")
+                tracing::error!(entry, "finished_without_envelope");
             }
         }
     }
@@ -179,7 +179,7 @@ async fn settle(
     lanes: &mut Lanes,
     finished: impl Iterator<Item = Finished>,
 ) {
-    let now = consumer.store.ambient().now();
+    let now = consumer.store.clock().now();
     let now_ms = now.timestamp_millis();
     let history_ttl = consumer.broker.config().history_ttl;
     let (mut batch, mut history) = (Batch::default(), Vec::new());
@@ -259,7 +259,7 @@ async fn settle_members(consumer: Arc<Consumer>, id: BatchId, batch: Batch) {
         Some(following)
     };
     let Some(following) = settle_rows.await else { return };
-    hand_over_rows(store, broker, &following, store.ambient().now().timestamp_millis()).await;
+    hand_over_rows(store, broker, &following, store.clock().now().timestamp_millis()).await;
     settle_entries(&consumer, &batch).await;
 }
 
@@ -382,7 +382,7 @@ where
         match work().await {
             Ok(value) => return Some(value),
             Err(error) => {
-                tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed")
+                tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed");
             }
         }
         failures += 1;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use common::{
-    ambient::between,
+    backoff::reconnect_delay,
+    clock::between,
     db::{Change, DbError, PlatformScope, Txn},
     telemetry::metrics,
 };
@@ -11,7 +12,7 @@ use futures::future::join_all;
 use mongodb::bson::{DateTime, doc};
 
 use super::{Due, Schedule, ScheduleRow};
-use crate::{Drain, Jobs, backoff::reconnect_delay};
+use crate::{Drain, Jobs};
 
 /// The longest time between two looks, so that a clock that is set, or a machine that slept, is
 /// noticed.
@@ -76,7 +77,7 @@ impl Hand {
             let pause = match self.look(jobs).await {
                 Ok(()) => {
                     failures = 0;
-                    self.until_next(jobs.store().ambient().now())
+                    self.until_next(jobs.store().clock().now())
                 }
                 Err(error) => {
                     failures += 1;
@@ -96,11 +97,11 @@ impl Hand {
         }
         // A look is cheaper than a transaction, and mostly another worker was first.
         let row = ScheduleRow::of(store, schedule).await?;
-        if row.is_none_or(|row| schedule.due(row.settled_until, store.ambient().now()).is_none()) {
+        if row.is_none_or(|row| schedule.due(row.settled_until, store.clock().now()).is_none()) {
             return Ok(());
         }
         if let Some(due) = jobs.commit(&Tick { schedule }).await? {
-            show(schedule, &due, store.ambient().now());
+            show(schedule, &due, store.clock().now());
         }
         Ok(())
     }
@@ -121,7 +122,7 @@ impl Change for Tick<'_> {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Option<Due>, DbError> {
-        let (name, now) = (self.schedule.name, txn.ambient().now());
+        let (name, now) = (self.schedule.name, txn.clock().now());
         let row = txn.records::<ScheduleRow>(PlatformScope).find(doc! { "_id": name }).await?;
         let Some(due) = row.and_then(|row| self.schedule.due(row.settled_until, now)) else {
             return Ok(None);

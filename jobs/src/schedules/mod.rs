@@ -14,11 +14,10 @@
 mod clockwork;
 mod cron;
 mod row;
-
 use std::{fmt, num::NonZeroU16, time::Duration};
 
 use common::{
-    ambient::later,
+    clock::later,
     db::{DbError, Txn},
     id::JobId,
 };
@@ -137,14 +136,26 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use serde::{Deserialize, Serialize};
+
     use super::*;
-    use crate::maintenance::Canary;
+    use crate::Queue;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Chore {
+        tick_ms: i64,
+    }
+
+    impl Job for Chore {
+        const KIND: &'static str = "test.chore";
+        const QUEUE: Queue = Queue::Maintenance;
+    }
 
     /// In milliseconds.
     const HOUR: i64 = 3_600_000;
 
     fn hourly(missed: Missed) -> Schedule {
-        Schedule::new("test.hourly", "0 * * * *", missed, |tick| Canary {
+        Schedule::new("test.hourly", "0 * * * *", missed, |tick| Chore {
             tick_ms: tick.timestamp_millis(),
         })
         .unwrap()

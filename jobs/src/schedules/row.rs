@@ -46,7 +46,7 @@ impl ScheduleRow {
 
     /// Lets a schedule that is new, or whose expression is, begin at the present.
     pub(super) async fn begin(store: &Store, schedule: &Schedule) -> Result<(), DbError> {
-        let (now, cron) = (store.ambient().now(), schedule.cron.to_string());
+        let (now, cron) = (store.clock().now(), schedule.cron.to_string());
         let row = Self {
             name: schedule.name.to_owned(),
             cron: cron.clone(),

@@ -44,7 +44,7 @@ impl Change for Stage {
     type Error = BatchError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<BatchId, BatchError> {
-        let mut batch = NewBatch::new(txn.ambient(), self.tenant);
+        let mut batch = NewBatch::new(txn.clock(), self.tenant);
         for n in 0..self.jobs {
             batch.add(&Probe { n })?;
         }
@@ -148,7 +148,7 @@ async fn too_many_jobs_are_refused_and_nothing_is_staged() {
 async fn a_tenant_sees_its_own_batches_only() {
     let world = World::new().await;
     let (tenant, other): (TenantId, TenantId) =
-        (world.store.ambient().id(), world.store.ambient().id());
+        (world.store.clock().id(), world.store.clock().id());
     let id = world.jobs.commit(&Stage { jobs: 1, tenant: Some(tenant) }).await.unwrap();
     assert!(world.jobs.batch_within(TenantScope::vouched(tenant), id).await.unwrap().is_some());
     assert!(world.jobs.batch_within(TenantScope::vouched(other), id).await.unwrap().is_none());
@@ -160,8 +160,8 @@ async fn batches_are_listed_those_in_progress_first_and_each_part_newest_first()
     // Times and ids tell batches apart by the millisecond.
     let stage = async |jobs| {
         let batch = world.jobs.commit(&Stage { jobs, tenant: None }).await.unwrap();
-        let staged_at = world.store.ambient().now();
-        until("the next millisecond", || async { world.store.ambient().now() > staged_at }).await;
+        let staged_at = world.store.clock().now();
+        until("the next millisecond", || async { world.store.clock().now() > staged_at }).await;
         batch
     };
     let complete = [stage(0).await, stage(0).await];

@@ -35,7 +35,7 @@ impl Change for StageAt {
 async fn a_staged_job_starts_when_it_is_due_and_not_before() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
-    let (begun, now) = (Instant::now(), world.store.ambient().now());
+    let (begun, now) = (Instant::now(), world.store.clock().now());
     let due = DateTime::from_millis(now.timestamp_millis() + 1_500);
     world.jobs.commit(&StageAt { due, jobs: 1 }).await.unwrap();
     until("it waits for its time", || async {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{ambient::Ambient, id::TenantId};
+use common::{clock::Clock, id::TenantId};
 use jobs::{Job, JobError, Queue, Registry, Running};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Barrier, Semaphore};
@@ -39,7 +39,7 @@ async fn one_tenants_flood_does_not_hold_up_another() {
     const FLOOD: u32 = 20_000;
     const SHARE: usize = 8;
     let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "8")]).await;
-    let (a, b): (TenantId, TenantId) = (Ambient::system().id(), Ambient::system().id());
+    let (a, b): (TenantId, TenantId) = (Clock::system().id(), Clock::system().id());
     let flood: Vec<Probe> = (0..FLOOD).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(Some(a), &flood).await.unwrap();
     let queue = world.jobs.broker().stats(Queue::Email).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_tenant_never_has_more_than_its_share_at_work() {
         }
     }
     let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "3")]).await;
-    let tenant: TenantId = Ambient::system().id();
+    let tenant: TenantId = Clock::system().id();
     let gauge = Arc::new(Gauge {
         now: AtomicUsize::new(0),
         most: AtomicUsize::new(0),

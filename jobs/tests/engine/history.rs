@@ -129,7 +129,7 @@ async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
     let (world, ward) = (World::with(&settings).await, Arc::new(Ward::default()));
     // One slot, which the job that never ends keeps.
     let worker = world.work(&Registry::sharing(Arc::clone(&ward)).on(act), 1);
-    let tenant: Option<TenantId> = Some(world.store.ambient().id());
+    let tenant: Option<TenantId> = Some(world.store.clock().id());
     let until_in = async |id: JobId, state: JobState| {
         let is_there = || async {
             world.jobs.find(id).await.unwrap().is_some_and(|job| job.standing.state() == state)
@@ -151,16 +151,8 @@ async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
     let staged = world.store.commit(&Stage { n: 0, tenant: None }).await.unwrap();
 
     let out = Cancelled::TakenOut;
-    let all = [
-        retried,
-        running,
-        ready,
-        held,
-        unstaged_held,
-        unstaged,
-        staged,
-        world.store.ambient().id(),
-    ];
+    let all =
+        [retried, running, ready, held, unstaged_held, unstaged, staged, world.store.clock().id()];
     let cancelled = world.jobs.cancel(Queue::Email, &all).await.unwrap();
     assert_eq!(cancelled, [out, Cancelled::Asked, out, out, out, out, out, Cancelled::Unknown]);
     until("all are told of", || async {
@@ -203,7 +195,7 @@ fn ends_are_found_by_name() {
 async fn entries_are_found_by_what_they_are_and_by_whose() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let (tenant, other): (TenantId, TenantId) =
-        (world.store.ambient().id(), world.store.ambient().id());
+        (world.store.clock().id(), world.store.clock().id());
     for (n, tenant) in [(0, Some(tenant)), (2, Some(tenant)), (0, Some(other)), (0, None)] {
         world.jobs.commit(&Stage { n, tenant }).await.unwrap();
     }
@@ -260,7 +252,7 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
-    let tenant: TenantId = world.store.ambient().id();
+    let tenant: TenantId = world.store.clock().id();
     for _ in 0..5 {
         world.jobs.commit(&Stage { n: 0, tenant: Some(tenant) }).await.unwrap();
     }

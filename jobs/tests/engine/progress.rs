@@ -146,7 +146,7 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
     let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(report), 2);
     let (tenant, other): (TenantId, TenantId) =
-        (world.store.ambient().id(), world.store.ambient().id());
+        (world.store.clock().id(), world.store.clock().id());
     let (ours, nobodys) = (
         world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(),
         world.jobs.commit(&StageFor(None)).await.unwrap(),
@@ -159,14 +159,14 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
         world.jobs.progress_within(TenantScope::vouched(tenant), job).await.unwrap()
     };
     assert_eq!(within(tenant, ours).await.unwrap().step, step(4, "uploading"));
-    for (tenant, job) in [(other, ours), (tenant, nobodys), (tenant, world.store.ambient().id())] {
+    for (tenant, job) in [(other, ours), (tenant, nobodys), (tenant, world.store.clock().id())] {
         assert_eq!(within(tenant, job).await, None);
     }
 
     // What an older release wrote says nothing of a tenant, and what another one wrote nothing at
     // all.
     let key = |job: JobId| format!("{}:progress:{job}", world.config.redis.key_prefix);
-    let (old, foreign): (JobId, JobId) = (world.store.ambient().id(), world.store.ambient().id());
+    let (old, foreign): (JobId, JobId) = (world.store.clock().id(), world.store.clock().id());
     for (job, record) in
         [(old, r#"{"attempt":1,"done":4,"total":10,"note":"uploading","at":7}"#), (foreign, "{}")]
     {

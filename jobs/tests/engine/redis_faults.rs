@@ -155,7 +155,7 @@ async fn jobs_of_a_deleted_stream_still_run() {
     let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     rows.update_all(
         mongodb::bson::doc! {},
-        mongodb::bson::doc! { "$set": { "handed_at": world.store.ambient().now() } },
+        mongodb::bson::doc! { "$set": { "handed_at": world.store.clock().now() } },
     )
     .await
     .unwrap();
@@ -206,7 +206,7 @@ async fn a_job_that_died_before_redis_was_told_stays_dead() {
     .await;
     // Its worker marked the row and was killed; another takes the entry over.
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
-    let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.ambient().now() } };
+    let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.clock().now() } };
     rows().update(mongodb::bson::doc! { "_id": id }, dead).await.unwrap();
     let mut redis = world.redis().await;
     let mut group = redis::cmd("XGROUP");

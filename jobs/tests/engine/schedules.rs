@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc, time::Duration};
 
 use common::{
-    ambient::{Ambient, later},
+    clock::{Clock, later},
     db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
     id::JobId,
     telemetry::metrics,
@@ -41,9 +41,9 @@ fn schedule(name: &'static str, cron: &str, missed: Missed) -> Schedule {
     Schedule::new(name, cron, missed, |tick| Probe { n: seconds(tick) }).unwrap()
 }
 
-/// A worker process' client whose clock is `ambient`.
-async fn client(world: &World, ambient: &Ambient) -> Jobs {
-    let store = Store::connect(&world.config.mongodb, ambient.clone()).await.unwrap();
+/// A worker process' client whose clock is `clock`.
+async fn client(world: &World, clock: &Clock) -> Jobs {
+    let store = Store::connect(&world.config.mongodb, clock.clone()).await.unwrap();
     Jobs::start(store, &world.config.redis, &world.config.jobs).unwrap()
 }
 
@@ -93,14 +93,13 @@ async fn clocks_ten_minutes_apart_double_no_tick_and_leave_none_out() {
     let world = World::new().await;
     let mut clocks = Vec::new();
     for ahead_of_the_last in 0..3 {
-        let ambient = Ambient::manual(later(START, 10 * MINUTE * ahead_of_the_last));
-        let jobs = client(&world, &ambient).await;
-        clocks
-            .push((ambient, Clockwork::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
+        let clock = Clock::manual(later(START, 10 * MINUTE * ahead_of_the_last));
+        let jobs = client(&world, &clock).await;
+        clocks.push((clock, Clockwork::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
     }
     for _ in 0..90 {
-        let looks = clocks.iter_mut().map(|(ambient, clockwork)| {
-            ambient.advance(MINUTE / 3);
+        let looks = clocks.iter_mut().map(|(clock, clockwork)| {
+            clock.advance(MINUTE / 3);
             clockwork.look()
         });
         futures::future::try_join_all(looks).await.unwrap();
@@ -119,8 +118,8 @@ async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
         (Missed::All(NonZeroU16::new(3).unwrap()), vec![1, 4, 5, 6], 2),
     ] {
         let world = World::new().await;
-        let ambient = Ambient::manual(START);
-        let jobs = client(&world, &ambient).await;
+        let clock = Clock::manual(START);
+        let jobs = client(&world, &clock).await;
         let hourly = || vec![schedule("test.pause", "0 * * * *", missed)];
         let counter = metrics::JOBS_TICKS.with_label_values(&["test.pause", "missed"]);
         let before = counter.get();
@@ -128,20 +127,20 @@ async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
         let mut clockwork = Clockwork::new(jobs.clone(), hourly());
         clockwork.look().await.unwrap();
         assert_eq!(hours(&world).await, [0; 0], "{missed}: it begins when it is first seen");
-        ambient.advance(HOUR);
+        clock.advance(HOUR);
         clockwork.look().await.unwrap();
         assert_eq!(hours(&world).await, [1], "{missed}: in time");
         drop(clockwork);
 
         // Nobody looks for five hours and a half.
-        ambient.advance(5 * HOUR + HOUR / 2);
+        clock.advance(5 * HOUR + HOUR / 2);
         let mut clockwork = Clockwork::new(jobs, hourly());
         clockwork.look().await.unwrap();
         clockwork.look().await.unwrap();
         assert_eq!(hours(&world).await, after_the_pause, "{missed}");
         assert_eq!(counter.get() - before, counted, "{missed}");
 
-        ambient.advance(HOUR / 2);
+        clock.advance(HOUR / 2);
         clockwork.look().await.unwrap();
         assert_eq!(hours(&world).await.last(), Some(&7), "{missed}: afterwards it goes on as ever");
     }
@@ -150,15 +149,15 @@ async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_or_renamed_schedule_begins_anew() {
     let world = World::new().await;
-    let ambient = Ambient::manual(START);
-    let jobs = client(&world, &ambient).await;
+    let clock = Clock::manual(START);
+    let jobs = client(&world, &clock).await;
     Clockwork::new(jobs.clone(), vec![schedule("test.change", "0 0 * * *", ALL)])
         .look()
         .await
         .unwrap();
 
     // The old expression has not ticked for three hours; the new one would have, thrice.
-    ambient.advance(3 * HOUR);
+    clock.advance(3 * HOUR);
     let hourly = || schedule("test.change", "0 * * * *", ALL);
     let mut changed = Clockwork::new(jobs.clone(), vec![hourly()]);
     changed.look().await.unwrap();
@@ -168,13 +167,13 @@ async fn a_changed_or_renamed_schedule_begins_anew() {
     assert_eq!(hours(&world).await, [0; 0]);
     assert_eq!(ScheduleRow::of(&world.store, &hourly()).await.unwrap().unwrap().cron, "0 * * * *");
 
-    ambient.advance(HOUR);
+    clock.advance(HOUR);
     changed.look().await.unwrap();
     renamed.look().await.unwrap();
     assert_eq!(hours(&world).await, [4, 4]);
 
     // Removed for two hours and back again: a pause like any other.
-    ambient.advance(2 * HOUR);
+    clock.advance(2 * HOUR);
     Clockwork::new(jobs, vec![hourly()]).look().await.unwrap();
     assert_eq!(hours(&world).await, [4, 4, 5, 6]);
 }
@@ -191,14 +190,14 @@ impl Job for Unwritable {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_that_fails_holds_up_no_other() {
     let world = World::new().await;
-    let ambient = Ambient::manual(START);
-    let jobs = client(&world, &ambient).await;
+    let clock = Clock::manual(START);
+    let jobs = client(&world, &clock).await;
     let unwritable = |_| Unwritable([(vec![1], 1)].into());
     let broken = Schedule::new("test.broken", "0 * * * *", ALL, unwritable).unwrap();
     let mut clockwork =
         Clockwork::new(jobs, vec![broken, schedule("test.sound", "0 * * * *", ALL)]);
     clockwork.look().await.unwrap();
-    ambient.advance(HOUR);
+    clock.advance(HOUR);
     assert!(clockwork.look().await.is_err());
     assert_eq!(hours(&world).await, [1]);
 }
@@ -301,9 +300,9 @@ impl Change for StandStill {
 async fn a_worker_that_stands_still_in_a_tick_holds_it_up_for_no_longer_than_mongodb_lets_it() {
     let world = World::private().await;
     keep_transactions_for(&world, Duration::from_secs(3)).await;
-    let ambient = Ambient::manual(START);
+    let clock = Clock::manual(START);
     let mut clockwork = Clockwork::new(
-        client(&world, &ambient).await,
+        client(&world, &clock).await,
         vec![schedule("test.held", "0 * * * *", Missed::Skip)],
     );
     clockwork.look().await.unwrap();
@@ -311,7 +310,7 @@ async fn a_worker_that_stands_still_in_a_tick_holds_it_up_for_no_longer_than_mon
     let stands_still = StandStill { noted: Arc::clone(&noted) };
     let standing = tokio::spawn(async move { store.commit(&stands_still).await });
     tokio::time::timeout(DEADLINE, noted.notified()).await.expect("the row is held");
-    ambient.advance(HOUR);
+    clock.advance(HOUR);
     clockwork.look().await.unwrap();
     assert_eq!(hours(&world).await, [1]);
     standing.abort();

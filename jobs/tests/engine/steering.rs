@@ -46,7 +46,7 @@ impl Change for StageFor {
 }
 
 fn in_an_hour() -> DateTime {
-    common::ambient::later(DateTime::now(), HOUR)
+    common::clock::later(DateTime::now(), HOUR)
 }
 
 /// A handler that says when it began, waits for a permit and says when it got through.
@@ -168,7 +168,7 @@ impl Everywhere {
         async fn hopeless(_: Probe, _: Running<()>) -> Result<(), JobError> {
             Err(JobError::fail("no such mailbox"))
         }
-        let tenant = Some(world.store.ambient().id());
+        let tenant = Some(world.store.clock().id());
         let failing = world.work(&Registry::new(()).on(hopeless), 1);
         let dead = world.stage(0).await;
         until_in(world, dead, Some(JobState::Dead)).await;
@@ -258,7 +258,7 @@ async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
     let view = world.jobs.queue(QUEUE).await.unwrap();
     assert_eq!((view.ready, view.running, view.held, view.delayed, view.dead), (1, 1, 1, 1, 1));
     assert_eq!(world.jobs.queue_details(QUEUE).await.unwrap().outbox, 4);
-    assert!(world.jobs.find(world.store.ambient().id()).await.unwrap().is_none());
+    assert!(world.jobs.find(world.store.clock().id()).await.unwrap().is_none());
 
     slow.gate.add_permits(10);
     until_in(&world, all.held, None).await;
@@ -281,7 +281,7 @@ async fn what_redis_does_not_have_yet_is_found_in_the_outbox() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_admits_what_holds_all_of_it_and_pages_go_on_where_they_ended() {
     let world = World::new().await;
-    let tenant = world.store.ambient().id();
+    let tenant = world.store.clock().id();
     let begun = DateTime::now().timestamp_millis();
     let mut mine = Vec::new();
     for n in 0..5 {
@@ -411,7 +411,7 @@ async fn a_delayed_job_runs_now_when_asked_to_and_its_row_says_so_too() {
     let id =
         world.jobs.commit(&StageFor { n: 8, due: Some(in_an_hour()), tenant: None }).await.unwrap();
     until_in(&world, id, Some(JobState::Delayed)).await;
-    assert_eq!(world.jobs.run_now(QUEUE, &[id, world.store.ambient().id()]).await.unwrap(), 1);
+    assert_eq!(world.jobs.run_now(QUEUE, &[id, world.store.clock().id()]).await.unwrap(), 1);
     let row = world
         .store
         .records::<jobs::outbox::OutboxRow>(common::db::PlatformScope)

@@ -9,7 +9,7 @@ use std::{
 
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::{Config, Sources},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::JobId,
@@ -145,8 +145,8 @@ impl World {
             env.config_env().into_iter().chain(settings).collect();
         sources.add_environment(variables.clone());
         let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Ambient::system()).await.unwrap();
-        store.migrate(&jobs::migrations()).await.unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.migrate(jobs::MIGRATIONS).await.unwrap();
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         Self { env, variables, config, store, jobs }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use common::{
-    ambient::{Ambient, later},
+    clock::{Clock, later},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::{JobId, TenantId},
 };
@@ -156,7 +156,7 @@ impl Change for StageSome {
 #[tokio::test]
 async fn what_is_staged_is_told_by_type_and_drained_by_queue() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
-    let tenant: TenantId = world.store.ambient().id();
+    let tenant: TenantId = world.store.clock().id();
     world.store.commit(&StageSome { tenant }).await.unwrap();
     let probes = staged::<Probe>(&world.store).await.unwrap();
     assert_eq!(
@@ -196,8 +196,8 @@ async fn a_drain_runs_also_what_its_jobs_stage() {
 async fn a_job_whose_time_has_not_come_waits_for_the_clock() {
     let world = World::new().await;
     let now = DateTime::from_millis(1_800_000_000_000);
-    let ambient = Ambient::manual(now);
-    let store = Store::connect(&world.config.mongodb, ambient.clone()).await.unwrap();
+    let clock = Clock::manual(now);
+    let store = Store::connect(&world.config.mongodb, clock.clone()).await.unwrap();
     let jobs = Jobs::start(store, &world.config.redis, &world.config.jobs).unwrap();
     let id = stage_probe(&world, 7).await;
     let due = doc! { "$set": { "due_at": later(now, SECOND) } };
@@ -209,7 +209,7 @@ async fn a_job_whose_time_has_not_come_waits_for_the_clock() {
         inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
         Drained { early: 1, ..Drained::default() }
     );
-    ambient.advance(SECOND);
+    clock.advance(SECOND);
     assert_eq!(
         inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
         Drained { succeeded: 1, ..Drained::default() }

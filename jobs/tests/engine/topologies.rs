@@ -9,18 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    crypto::MasterKey,
-    db::{Change, DbError, PlatformScope, Txn},
-    networks::Network,
-};
+use common::db::{Change, DbError, PlatformScope, Txn};
 use futures::StreamExt;
-use jobs::{
-    Job, JobError, Queue, Registry, Running,
-    outbox::OutboxRow,
-    stage,
-    throttle::{Act as Tried, Limits, Throttle, TooMany, Try},
-};
+use jobs::{Job, JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 use xtask::servers::{Authority, Redis, RedisCluster, RedisSentinel, free_port, tls_args};
@@ -155,42 +146,6 @@ async fn a_cluster_runs_jobs_of_every_queue() {
     world.jobs.broker().ping().await.unwrap();
     cluster.node(*email).kill().await;
     world.jobs.broker().ping().await.unwrap_err();
-}
-
-/// What Redis refuses would be let through, so this is the test that scripts and keys agree with a
-/// cluster.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_counts_tries() {
-    let Clustered { world, .. } = &clustered(None, &[]).await;
-    let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
-    let throttle = Throttle::new(&world.jobs, key);
-    let limits = Limits { per_account: 2, per_network: 3, window: Duration::from_mins(5) };
-    let tried = |account, address| Try {
-        act: Tried::SignIn,
-        account: Some(account),
-        network: Network::of_text(address),
-    };
-    let (ada, eve) = (tried("ada", "192.0.2.1"), tried("ada", "198.51.100.1"));
-    let first = throttle.admit(eve, limits).await.unwrap();
-    let second = throttle.admit(eve, limits).await.unwrap();
-    assert_eq!((first.fills_account, second.fills_account), (false, true));
-    let TooMany(wait) = throttle.admit(ada, limits).await.unwrap_err();
-    assert!(wait > Duration::from_mins(4) && wait <= limits.window, "{wait:?}");
-    assert_eq!((throttle.may_tell(eve).await, throttle.may_tell(ada).await), (true, false));
-    throttle.take_back(second).await;
-    let own = throttle.admit(ada, limits).await.unwrap();
-    throttle.succeeded(own).await;
-    // Back to one; the next fills it for strangers, and not for who is familiar.
-    let _stranger = throttle.admit(eve, limits).await.unwrap();
-    throttle.admit(eve, limits).await.unwrap_err();
-    for _ in 0..2 {
-        let _own = throttle.admit(ada, limits).await.unwrap();
-    }
-    throttle.admit(ada, limits).await.unwrap_err();
-    throttle.forgive(ada).await;
-    let _own = throttle.admit(ada, limits).await.unwrap();
-    let _third = throttle.admit(eve, limits).await.unwrap();
-    throttle.admit(tried("another", "198.51.100.1"), limits).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,7 +130,7 @@ async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
 async fn no_tenants_job_drops_anothers() {
     let world = World::new().await;
     for _ in 0..2 {
-        let tenant: common::id::TenantId = world.store.ambient().id();
+        let tenant: common::id::TenantId = world.store.clock().id();
         for _ in 0..2 {
             world.jobs.enqueue_unstaged(Some(tenant), &SumUp { account: 1 }).await.unwrap();
         }

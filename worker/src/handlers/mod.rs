@@ -1,16 +1,8 @@
-//! What jobs do, one module a noun.
+//! What jobs do, one module a noun, in folders by area.
 
-pub(crate) mod email_changes;
-pub(crate) mod invitations;
-pub(crate) mod invite_links;
-pub(crate) mod maintenance;
-pub(crate) mod members;
-pub(crate) mod mfa;
-pub(crate) mod ownership;
-pub(crate) mod passwords;
-pub(crate) mod registrations;
-pub(crate) mod sessions;
-pub(crate) mod tenant_domains;
+pub(crate) mod identity;
+pub(crate) mod platform;
+pub(crate) mod tenancy;
 
 use common::db::TenantScope;
 use jobs::{JobError, Running};
@@ -30,32 +22,28 @@ mod tests {
     use std::time::Duration;
 
     use common::{
-        addressee::Addressee,
-        ambient::Ambient,
+        clock::Clock,
         db::{Change, DbError, PlatformScope, Txn},
         id::TenantId,
-        invitation_lists::{InvitationList, Line},
-        invitations::{Invitation, Terms},
-        invite_links::{CreateInviteLink, InviteLink},
-        memberships::{Actor, Membership},
-        ownership::{OfferOwnership, OwnershipTransfer},
-        registrations::AddressDigest,
-        roles::Role,
-        tenant_domains::{AddDomain, TenantDomain},
-        tenants::Tenant,
-        users::User,
+        sealed_email::SealedEmail,
     };
-    use jobs::{
-        Job,
-        invitations::{
-            CompleteInvitationList, Conditions, Invite, InviteChunk, InviteList, SendInvitation,
-            SendInvitationReminder,
+    use domain::{
+        identity::{registrations::AddressDigest, users::User},
+        tenancy::{
+            invitation_lists::{InvitationList, Line},
+            invitations::{
+                CompleteInvitationList, Conditions, Invitation, Invite, InviteChunk, InviteList,
+                SendInvitation, SendInvitationReminder, Terms,
+            },
+            invite_links::{CreateInviteLink, InviteByLink, InviteLink},
+            memberships::{Actor, Membership},
+            ownership::{OfferOwnership, OwnershipTransfer, SendOwnershipOffer},
+            roles::Role,
+            tenant_domains::{AddDomain, CheckDomain, TenantDomain},
+            tenants::Tenant,
         },
-        invite_links::InviteByLink,
-        outbox::OutboxRow,
-        ownership::SendOwnershipOffer,
-        tenant_domains::CheckDomain,
     };
+    use jobs::{Job, outbox::OutboxRow};
     use mongodb::bson::doc;
 
     use super::*;
@@ -76,7 +64,7 @@ mod tests {
 
     impl World {
         async fn new() -> Self {
-            let demo = DemoWorld::new(Ambient::system()).await;
+            let demo = DemoWorld::new(Clock::system()).await;
             let (store, key, owner, tenant) = (&demo.store, &demo.key, &demo.user, demo.tenant);
             let actor = Actor { scope: TenantScope::vouched(tenant), user: owner.id };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
@@ -107,7 +95,7 @@ mod tests {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
             let follower = "follower@example.com".parse().unwrap();
             let (address, digest) = (
-                Addressee::seal(&self.demo.key, &follower).unwrap(),
+                SealedEmail::seal(&self.demo.key, &follower).unwrap(),
                 AddressDigest::of(&self.demo.key, &follower),
             );
             [
@@ -158,7 +146,7 @@ mod tests {
         type Error = DbError;
 
         async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
-            let (id, email) = (txn.ambient().id(), "member@example.com");
+            let (id, email) = (txn.clock().id(), "member@example.com");
             User {
                 id,
                 email: email.parse().unwrap(),

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Subcommand, builder::RangedU64ValueParser};
 use common::{
-    ambient::rfc3339_millis,
+    clock::rfc3339_millis,
     id::{BatchId, JobId, TenantId},
 };
 use jobs::{

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Args, builder::RangedU64ValueParser};
 use common::{
-    ambient::{Ambient, rfc3339_millis},
+    clock::{Clock, rfc3339_millis},
     config::Period,
     id::{JobId, TenantId},
 };
@@ -71,7 +71,7 @@ impl HistoryQuery {
             kind: self.kind.clone(),
             tenant: self.tenant,
             outcome: self.outcome,
-            before: self.older_than.map(|Period(age)| ago(Ambient::system().now(), age)),
+            before: self.older_than.map(|Period(age)| ago(Clock::system().now(), age)),
             after,
         })
     }

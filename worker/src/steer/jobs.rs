@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     config::Period,
     id::{JobId, TenantId},
 };
@@ -121,7 +121,7 @@ pub(crate) struct Which {
 impl Filters {
     fn filter(&self) -> JobFilter {
         let before =
-            self.older_than.map(|Period(age)| ago(Ambient::system().now(), age).timestamp_millis());
+            self.older_than.map(|Period(age)| ago(Clock::system().now(), age).timestamp_millis());
         JobFilter {
             ids: Vec::new(),
             kind: self.kind.clone(),
@@ -441,7 +441,9 @@ async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
             }
             Some(_) => eprintln!("{id} is a dead letter; `worker jobs delete` deletes it"),
             None => {
-                eprintln!("{id} is not known: it has ended, was cancelled or deleted, or never was")
+                eprintln!(
+                    "{id} is not known: it has ended, was cancelled or deleted, or never was"
+                );
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `worker schedules`: what comes of itself, and when.
 
-use common::{ambient::rfc3339_millis, config, db::Store};
+use common::{clock::rfc3339_millis, config, db::Store};
 use jobs::schedules::ScheduleRow;
 use mongodb::bson::DateTime;
 
@@ -8,7 +8,7 @@ use crate::schedules::schedules;
 
 /// Shows every schedule with its last and its next tick.
 pub(super) async fn run(store: &Store, config: &config::Maintenance) -> anyhow::Result<()> {
-    let (now, time) = (store.ambient().now(), |tick: Option<DateTime>| {
+    let (now, time) = (store.clock().now(), |tick: Option<DateTime>| {
         tick.map_or_else(|| "-".to_owned(), rfc3339_millis)
     });
     println!(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use common::ambient::{millis_of, rfc3339_millis};
+use common::clock::{millis_of, rfc3339_millis};
 use jobs::{Details, JobView, Standing, progress::Progress};
 use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};

@@ -157,7 +157,7 @@ impl Field {
             Fault::WipeRedis => {
                 redis::cmd("FLUSHALL")
                     .query_async::<()>(&mut self.redis_connection().await?)
-                    .await?
+                    .await?;
             }
             Fault::FreezeRedis => {
                 self.redis.pause();

@@ -93,7 +93,7 @@ async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
         };
         match ready {
             Ok(()) => {
-                say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid()))
+                say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid()));
             }
             Err(_) if server.status().is_some() => {} // The next round tells.
             Err(error) => warn(format!("{error:#}")),

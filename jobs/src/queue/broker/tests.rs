@@ -1,4 +1,4 @@
-use common::{ambient::Ambient, id::TenantId};
+use common::{clock::Clock, id::TenantId};
 use xtask::testing::TestEnv;
 
 use super::{lease::Renewed, *};
@@ -39,7 +39,7 @@ async fn broker(env: &TestEnv) -> Broker {
 }
 
 fn envelope(tenant: Option<TenantId>) -> Envelope {
-    Envelope::new(Ambient::system().id(), tenant, &Probe, 0).unwrap()
+    Envelope::new(Clock::system().id(), tenant, &Probe, 0).unwrap()
 }
 
 fn job() -> Push {
@@ -228,7 +228,7 @@ async fn dead_letters_are_bounded_in_number() {
     let mut broker = broker(&env).await;
     broker.jobs.dead_max = 5;
     let dead = broker.keys(QUEUE).dead;
-    let a_minute_ago = Ambient::system().now().timestamp_millis() - 60_000;
+    let a_minute_ago = Clock::system().now().timestamp_millis() - 60_000;
     let mut letters = Vec::new();
     for n in 0..20 {
         add_entry(&broker, &[("e", b"not an envelope")]).await;
@@ -302,7 +302,7 @@ async fn broker_sharing(
 }
 
 fn tenants() -> (TenantId, TenantId) {
-    (Ambient::system().id(), Ambient::system().id())
+    (Clock::system().id(), Clock::system().id())
 }
 
 #[tokio::test]

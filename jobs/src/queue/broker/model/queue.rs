@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    ambient::Ambient,
+    clock::Clock,
     id::{JobId, TenantId},
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -48,11 +48,11 @@ pub(super) struct Cast {
 
 impl Cast {
     pub(super) fn new(specs: &[Spec]) -> Checked<Self> {
-        let tenants: Vec<TenantId> = (0..TENANTS).map(|_| Ambient::system().id()).collect();
+        let tenants: Vec<TenantId> = (0..TENANTS).map(|_| Clock::system().id()).collect();
         let mut envelopes = Vec::with_capacity(specs.len());
         for spec in specs {
             let tenant = spec.tenant.map(|tenant| tenants[tenant]);
-            let envelope = Envelope::new(Ambient::system().id(), tenant, &Probe, 0);
+            let envelope = Envelope::new(Clock::system().id(), tenant, &Probe, 0);
             let mut envelope = envelope.map_err(|error| TestCaseError::fail(error.to_string()))?;
             let unique = spec.unique.map(|(key, window)| Unique { key: key.to_string(), window });
             envelope.unique = unique.map(|unique| UniqueKey::new(&envelope.kind, None, &unique));

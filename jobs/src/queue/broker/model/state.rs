@@ -283,7 +283,7 @@ impl State {
             (What::Job(job), Settlement::Delay | Settlement::HandBack)
                 if self.asked.contains(&job) =>
             {
-                self.forget(job)
+                self.forget(job);
             }
             (_, Settlement::HandBack) => {
                 self.enter(slot.what, true);

@@ -1,0 +1,11 @@
+//! People and how they prove who they are.
+
+pub(crate) mod email_changes;
+pub(crate) mod mfa;
+pub(crate) mod passkeys;
+pub(crate) mod passwords;
+pub(crate) mod reauthentication;
+pub(crate) mod registrations;
+pub(crate) mod sessions;
+pub(crate) mod signing_keys;
+pub(crate) mod users;

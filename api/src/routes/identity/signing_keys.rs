@@ -1,0 +1,27 @@
+//! The public halves of the keys that access tokens are signed with.
+
+use std::time::Duration;
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+
+use crate::{extract::Open, state::App};
+
+/// A verifier may keep the keys this long; an unknown `kid` is its reason to ask sooner.
+pub(crate) const JWKS_KEPT_FOR: Duration = Duration::from_mins(5);
+
+/// List the public keys (RFC 7517) that access tokens are signed with.
+#[utoipa::path(
+    get, path = "/.well-known/jwks.json", tag = "Session",
+    responses((status = 200, description = "The keys.", body = Object))
+)]
+pub(crate) async fn jwks(_: Open, State(app): State<App>) -> Response {
+    let keys: Answer<Value> = Answer(app.keyring.jwks());
+    ([(header::CACHE_CONTROL, format!("public, max-age={}", JWKS_KEPT_FOR.as_secs()))], keys)
+        .into_response()
+}

@@ -1,0 +1,11 @@
+pub(crate) mod access_tokens;
+pub(crate) mod email_changes;
+pub(crate) mod mfa;
+pub(crate) mod passkeys;
+pub(crate) mod passwords;
+pub(crate) mod refresh;
+pub(crate) mod registrations;
+pub(crate) mod revocation;
+pub(crate) mod sessions;
+pub(crate) mod signing_keys;
+pub(crate) mod timing;

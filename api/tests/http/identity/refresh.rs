@@ -1,0 +1,381 @@
+//! Going on with refresh tokens: one lineage, whoever races, and an end for whoever steals.
+
+use std::time::Duration;
+
+use common::db::PlatformScope;
+use domain::{activity::audit::AuditEvent, identity::sessions::Session};
+use jobs::outbox::OutboxRow;
+use mongodb::bson::{DateTime, doc};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Client, PASSWORD, World, eventually};
+
+const REFRESH: &str = "/api/auth/refresh";
+
+async fn login_with_body_token(world: &World) -> Value {
+    let body =
+        json!({ "email": "ada@example.com", "password": PASSWORD, "token_delivery": "body" });
+    world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK).json()
+}
+
+async fn account(settings: &[(&str, &str)]) -> (World, Value) {
+    let world = World::with(settings).await;
+    world.make_account("ada@example.com").await;
+    let login = login_with_body_token(&world).await;
+    (world, login)
+}
+
+async fn refresh(client: &Client, token: &Value) -> Answer {
+    client.post(REFRESH, &json!({ "refresh_token": token })).await
+}
+
+async fn session(world: &World) -> Session {
+    world
+        .store
+        .records::<Session>(PlatformScope)
+        .find_first(doc! {}, doc! { "_id": -1 })
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// Moves the session's past back, as if that much time had gone by since.
+async fn age(world: &World, by: Duration) {
+    let session = session(world).await;
+    let before = |at: DateTime| {
+        DateTime::from_millis(at.timestamp_millis() - i64::try_from(by.as_millis()).unwrap())
+    };
+    let superseded = mongodb::bson::serialize_to_document(&session).unwrap();
+    let superseded =
+        superseded.get_document("refresh").unwrap().get_array("superseded_at").unwrap();
+    let superseded: Vec<DateTime> =
+        superseded.iter().map(|at| before(*at.as_datetime().unwrap())).collect();
+    let update = doc! { "$set": {
+        "refresh.superseded_at": superseded,
+        "last_seen_at": before(session.last_seen_at.unwrap()),
+        "expires_at": before(session.expires_at),
+    } };
+    world
+        .store
+        .records::<Session>(PlatformScope)
+        .update(doc! { "_id": session.id }, update)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_its_successor_goes_on() {
+    let (world, login) = account(&[]).await;
+    assert!(
+        login["session"]["refresh_in"].as_u64().unwrap() < login["expires_in"].as_u64().unwrap()
+    );
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    assert_ne!(next["refresh_token"], login["refresh_token"]);
+    assert_eq!(
+        (&next["session"]["id"], &next["session"]["expires_at"]),
+        (&login["session"]["id"], &login["session"]["expires_at"])
+    );
+    world
+        .client
+        .get_as(next["access_token"].as_str().unwrap(), "/api/auth/me")
+        .await
+        .expect(StatusCode::OK);
+    refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);
+    assert_eq!(world.count::<Session>().await, 1);
+}
+
+#[tokio::test]
+async fn whoever_lost_the_answer_is_told_the_same_successor_again() {
+    let (world, login) = account(&[]).await;
+    let first = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    let again = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    assert_eq!(first["refresh_token"], again["refresh_token"]);
+    refresh(&world.client, &again["refresh_token"]).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_client_whose_api_was_killed_before_it_answered_recovers() {
+    let (world, login) = account(&[]).await;
+    let (killed, client) = world.another_api().await;
+    let token = login["refresh_token"].clone();
+    let asking = tokio::spawn(async move {
+        let request =
+            client.request(Method::POST, REFRESH).json(&json!({ "refresh_token": token }));
+        Answer::try_of(request).await
+    });
+    eventually("the token is rotated", async || {
+        let generation = session(&world).await.refresh.unwrap().generation;
+        (generation == 2).then_some(())
+    })
+    .await;
+    killed.kill().await;
+    // Whether or not the answer made it.
+    let _ = asking.await.unwrap();
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn twenty_parallel_refreshes_make_one_lineage_and_log_nobody_out() {
+    let (world, login) = account(&[]).await;
+    let (_second_api, second) = world.another_api().await;
+    let clients = [&world.client, &second];
+    let asking = (0..20).map(|n| refresh(clients[n % 2], &login["refresh_token"]));
+    let answers = futures::future::join_all(asking).await;
+    let tokens: std::collections::BTreeSet<String> = answers
+        .into_iter()
+        .map(|answer| answer.expect(StatusCode::OK).json()["refresh_token"].to_string())
+        .collect();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(session(&world).await.refresh.unwrap().generation, 2);
+    let next: Value = serde_json::from_str(tokens.first().unwrap()).unwrap();
+    refresh(&world.client, &next).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_late_loser_of_a_race_is_told_to_ask_again_and_keeps_its_cookie() {
+    let (world, login) = account(&[]).await;
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);
+    let cookie = format!("refresh_token={}", login["refresh_token"].as_str().unwrap());
+    let raced =
+        Answer::of(world.client.request(Method::POST, REFRESH).header("cookie", cookie)).await;
+    let raced = raced.expect_problem(StatusCode::CONFLICT, "refresh_raced");
+    assert_eq!(raced.header("set-cookie"), "");
+    assert!(session(&world).await.revoked_at.is_none());
+}
+
+#[tokio::test]
+async fn a_superseded_token_after_the_grace_ends_the_session_and_raises_the_alarm() {
+    let (world, login) = account(&[]).await;
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    age(&world, Duration::from_secs(31)).await;
+    refresh(&world.client, &login["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "token_reused");
+    refresh(&world.client, &next["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    world.client.expect_refused_within_a_second(next["access_token"].as_str().unwrap()).await;
+    let alarms = doc! { "kind": "session.send_reuse_alarm" };
+    assert_eq!(world.store.records::<OutboxRow>(PlatformScope).count(alarms).await.unwrap(), 1);
+    let event = doc! { "action": "session.reuse_detected" };
+    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_token_of_ours_is_refused_and_ends_nothing() {
+    let (world, login) = account(&[]).await;
+    let good = login["refresh_token"].as_str().unwrap();
+    let mut forged = good.to_owned().into_bytes();
+    let last = forged.len() - 3;
+    forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
+    for bad in [
+        "",
+        "rt_",
+        "x",
+        String::from_utf8(forged).unwrap().as_str(),
+        &good[..40],
+        login["access_token"].as_str().unwrap(),
+    ] {
+        refresh(&world.client, &json!(bad))
+            .await
+            .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    }
+    world
+        .client
+        .post(REFRESH, &json!({ "refresh_token": { "$ne": null } }))
+        .await
+        .expect(StatusCode::UNPROCESSABLE_ENTITY);
+    world
+        .client
+        .post(REFRESH, &json!({}))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_database_holds_nothing_that_a_token_can_be_made_of() {
+    let (world, login) = account(&[]).await;
+    let token = login["refresh_token"].as_str().unwrap();
+    let row = mongodb::bson::serialize_to_document(&session(&world).await).unwrap().to_string();
+    for length in [8, 16, 32] {
+        assert!(!row.contains(&token[token.len() - length..]), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_not_used_and_in_any_case() {
+    let (world, login) = account(&[]).await;
+    age(&world, Duration::from_secs(2 * 3600 + 1)).await;
+    refresh(&world.client, &login["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+
+    let busy = login_with_body_token(&world).await;
+    let busy = refresh(&world.client, &busy["refresh_token"]).await.expect(StatusCode::OK).json();
+    age(&world, Duration::from_hours(12)).await;
+    let now = world.store.clock().now();
+    world
+        .store
+        .records::<Session>(PlatformScope)
+        .update_all(doc! {}, doc! { "$set": { "last_seen_at": now } })
+        .await
+        .unwrap();
+    refresh(&world.client, &busy["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+}
+
+#[tokio::test]
+async fn browsers_get_a_cookie_that_scripts_and_other_sites_cannot_use() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let login = async |remember: bool| {
+        let body =
+            json!({ "email": "ada@example.com", "password": PASSWORD, "remember_me": remember });
+        world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK)
+    };
+    let plain = login(false).await;
+    assert_eq!(plain.json().get("refresh_token"), None);
+    let cookie = plain.header("set-cookie").to_owned();
+    for attribute in ["HttpOnly", "Secure", "SameSite=Strict", "Path=/api/auth"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    assert!(!cookie.contains("Max-Age"), "gone when the browser is closed: {cookie}");
+    let remembered = login(true).await;
+    assert!(remembered.header("set-cookie").contains("Max-Age=2591"), "{remembered:?}");
+
+    let value = cookie.split(';').next().unwrap().to_owned();
+    let request = |origin: Option<&str>| {
+        let request = world.client.request(Method::POST, REFRESH).header("cookie", &value);
+        match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        }
+    };
+    for origin in ["https://evil.example", "null"] {
+        Answer::of(request(Some(origin)))
+            .await
+            .expect_problem(StatusCode::FORBIDDEN, "origin_refused");
+    }
+    let own = world.config.app.public_url.clone();
+    let next = Answer::of(request(Some(&own))).await.expect(StatusCode::OK);
+    assert!(next.header("set-cookie").starts_with("refresh_token=rt_"));
+    let out = world
+        .client
+        .post_as(next.json()["access_token"].as_str().unwrap(), "/api/auth/logout")
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    assert!(
+        out.header("set-cookie").starts_with("refresh_token=;")
+            && out.header("set-cookie").contains("Max-Age=0"),
+        "{out:?}"
+    );
+    let over = Answer::of(request(None))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    assert!(over.header("set-cookie").contains("Max-Age=0"), "{over:?}");
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_ended_one_by_one_and_all_at_once() {
+    let world = World::new().await;
+    let first = world.signed_in("ada@example.com").await;
+    let second = login_with_body_token(&world).await;
+    let eve = world.signed_in("eve@example.com").await;
+    let listed =
+        world.client.get_as(&first, "/api/auth/sessions").await.expect(StatusCode::OK).json();
+    let current: Vec<bool> = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|session| session["current"].as_bool().unwrap())
+        .collect();
+    assert_eq!(current, [false, true]);
+    assert_eq!(listed["items"][0]["ip"], "127.0.0.1");
+
+    let path = format!("/api/auth/sessions/{}", second["session"]["id"].as_str().unwrap());
+    world.client.delete_as(&eve, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    world
+        .client
+        .delete_as(&eve, "/api/auth/sessions/x")
+        .await
+        .expect_problem(StatusCode::NOT_FOUND, "not_found");
+    world.client.delete_as(&first, &path).await.expect(StatusCode::NO_CONTENT);
+    world.client.expect_refused_within_a_second(second["access_token"].as_str().unwrap()).await;
+    refresh(&world.client, &second["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    world.client.delete_as(&first, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");
+
+    let third = login_with_body_token(&world).await;
+    world.client.post_as(&first, "/api/auth/logout-all").await.expect(StatusCode::NO_CONTENT);
+    for token in [first.as_str(), third["access_token"].as_str().unwrap()] {
+        world.client.expect_refused_within_a_second(token).await;
+    }
+    world.client.get_as(&eve, "/api/auth/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn one_goes_on_in_another_tenant_of_ones_own_only() {
+    use common::db::TenantScope;
+    use domain::{
+        identity::users::User,
+        tenancy::{memberships::Membership, tenants::Tenant},
+    };
+    let (world, login) = account(&[]).await;
+    world.make_account("eve@example.com").await;
+    let tenants: Vec<Tenant> =
+        world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 2).await.unwrap();
+    let token = login["access_token"].as_str().unwrap();
+    let switch = json!({ "tenant_id": tenants[1].id });
+    world
+        .client
+        .post_body_as(token, "/api/auth/switch-tenant", &switch)
+        .await
+        .expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+
+    let ada = world
+        .store
+        .records::<User>(PlatformScope)
+        .find(doc! { "email_norm": "ada@example.com" })
+        .await
+        .unwrap()
+        .unwrap();
+    let now = world.store.clock().now();
+    let (id, role) = (world.store.clock().id(), domain::tenancy::roles::Role::Viewer.into());
+    let membership = Membership {
+        id,
+        tenant_id: tenants[1].id,
+        user_id: ada.id,
+        role,
+        version: 1,
+        created_at: now,
+    };
+    world
+        .store
+        .records::<Membership>(TenantScope::vouched(tenants[1].id))
+        .insert(&membership)
+        .await
+        .unwrap();
+    let moved = world
+        .client
+        .post_body_as(token, "/api/auth/switch-tenant", &switch)
+        .await
+        .expect(StatusCode::OK)
+        .json();
+    assert_eq!(
+        (&moved["tenant"]["id"], &moved["tenant"]["role"]),
+        (&switch["tenant_id"], &json!("viewer"))
+    );
+    world
+        .client
+        .expect_refused_within_a_second(token)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    assert_eq!(next["tenant"]["id"], switch["tenant_id"], "refreshing stays there");
+}

@@ -1,0 +1,77 @@
+//! Revocation reaches every process within a second, also when a message is lost.
+
+use std::time::{Duration, Instant};
+
+use common::db::PlatformScope;
+use domain::identity::sessions::Session;
+use mongodb::bson::doc;
+use reqwest::StatusCode;
+use xtask::{servers::Proxy, testing::TestEnv};
+
+use crate::support::{Client, Database, World, eventually};
+
+/// Whether the process keeps callers: what it has counted says so.
+pub(crate) async fn keeps(world: &World, client: &Client, token: &str) {
+    eventually("callers are kept", async || {
+        let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
+        let before = hits().await;
+        client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK);
+        (hits().await > before).then_some(())
+    })
+    .await;
+}
+
+async fn end_all_sessions_silently(world: &World) {
+    let update = doc! { "$set": { "revoked_at": world.store.clock().now() } };
+    world.store.records::<Session>(PlatformScope).update_all(doc! {}, update).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_redis_every_request_looks_into_the_store() {
+    let world = World::on(Database::prepared_on(TestEnv::private().await).await, &[]).await;
+    let token = world.signed_in("ada@example.com").await;
+    keeps(&world, &world.client, &token).await;
+    world.env.redis().stop().await;
+    let stopped = Instant::now();
+    end_all_sessions_silently(&world).await;
+    world.client.expect_refused_within_a_second(&token).await;
+    assert!(stopped.elapsed() < Duration::from_secs(3));
+    // Which an operator is told apart from callers who come seldom.
+    assert!(world.metric("tenantry_api_identities_total{outcome=\"distrusted\"}").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_message_that_is_lost_is_noticed_within_a_second() {
+    let database = Database::prepared().await;
+    let redis: std::net::SocketAddr = database
+        .env
+        .redis_url()
+        .trim_start_matches("redis://")
+        .trim_end_matches('/')
+        .parse()
+        .unwrap();
+    let proxy = Proxy::start(redis).await.unwrap();
+    let url = format!("redis://{}", proxy.addr());
+    let world = World::on(database, &[("TENANTRY__REDIS__URL", &url)]).await;
+    let (_second_api, second) = world.another_api().await;
+    let token = world.signed_in("ada@example.com").await;
+    keeps(&world, &world.client, &token).await;
+    // Everything that is said from now on is held up on its way to the first process, and nothing
+    // breaks.
+    proxy.blackhole();
+    second.post_as(&token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
+    world.client.expect_refused_within_a_second(&token).await;
+}
+
+#[tokio::test]
+async fn a_steady_caller_costs_the_store_nothing() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    keeps(&world, &world.client, &token).await;
+    let misses = async || world.metric("tenantry_api_identities_total{outcome=\"miss\"}").await;
+    let before = misses().await;
+    for _ in 0..100 {
+        world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    assert!(misses().await - before <= 5.0, "{} of 100", misses().await - before);
+}

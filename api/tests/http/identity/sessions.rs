@@ -1,0 +1,292 @@
+//! Signing in and out, and what one sees then.
+
+use common::{db::PlatformScope, revocations::Revoked};
+use domain::{
+    activity::audit::AuditEvent,
+    identity::{sessions::Session, users::User},
+    tenancy::{
+        memberships::Membership,
+        roles::{Permission, Role},
+        tenants::Tenant,
+    },
+};
+use mongodb::bson::doc;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{Answer, PASSWORD, World, eventually};
+
+#[tokio::test]
+async fn before_verification_only_the_right_password_learns_what_is_missing() {
+    let world = World::new().await;
+    world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
+    world
+        .login("ada@example.com", PASSWORD)
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "email_not_verified");
+    let wrong = world
+        .login("ada@example.com", "wrong horse")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    let unknown = world
+        .login("nobody@example.com", "wrong horse")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    assert_eq!(wrong.without_id(), unknown.without_id());
+    assert_eq!(world.count::<Session>().await, 0);
+}
+
+#[tokio::test]
+async fn after_verification_the_right_password_opens_a_session() {
+    let world = World::new().await;
+    world.make_account("Ada@example.com").await;
+    world
+        .login("ada@example.com", "")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    world
+        .login("ada@example.com", &format!("{PASSWORD} "))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    assert_eq!(world.count::<Session>().await, 0);
+
+    let body = json!({ "email": "ADA@example.com", "password": PASSWORD, "remember_me": true, "token_delivery": "body" });
+    let login = world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK).json();
+    assert_eq!(login["token_type"], "Bearer");
+    assert_eq!(login["expires_in"], 900);
+    assert_eq!(login["user"]["email"], "Ada@example.com");
+    assert_eq!(login["tenant"]["slug"], "analytical-engines");
+    assert_eq!(login["tenants"], json!([login["tenant"]]));
+    assert!(login["refresh_token"].as_str().unwrap().starts_with("rt_"));
+
+    let sessions: Vec<Session> =
+        world.store.records(PlatformScope).list(doc! {}, doc! {}, 2).await.unwrap();
+    assert_eq!(sessions.len(), 1);
+    let event = doc! { "action": "session.created", "target": sessions[0].id, "actor": sessions[0].user_id, "tenant_id": sessions[0].tenant_id };
+    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn registering_a_known_address_again_does_not_change_its_password() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let body = json!({ "email": "ada@example.com", "password": "another password", "name": "Eve", "tenant_name": "Eve" });
+    world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
+    world
+        .login("ada@example.com", "another password")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn passwords_of_any_characters_work_and_are_not_cut() {
+    let world = World::new().await;
+    let password = "pass phrase ŵïth \u{0} spaces 🔑 and 'quotes\" ".repeat(4);
+    let body = json!({ "email": "ada@example.com", "password": password, "name": "Ada", "tenant_name": "Engines" });
+    world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
+    let token = world.link_token("ada@example.com").await;
+    world
+        .client
+        .post("/api/auth/verify-email", &json!({ "token": token }))
+        .await
+        .expect(StatusCode::OK);
+    world.login("ada@example.com", &password).await.expect(StatusCode::OK);
+    world
+        .login("ada@example.com", password.trim_end())
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+}
+
+#[tokio::test]
+async fn one_signs_in_to_a_tenant_of_ones_own_that_is_in_use() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    world.make_account("eve@example.com").await;
+    let tenants: Vec<Tenant> =
+        world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 2).await.unwrap();
+    let login_to = async |tenant: &str| {
+        let body = json!({ "email": "ada@example.com", "password": PASSWORD, "tenant_id": tenant });
+        world.client.post("/api/auth/login", &body).await
+    };
+    let login = login_to(&tenants[0].id.to_string()).await.expect(StatusCode::OK).json();
+    assert_eq!(login["tenant"]["id"], tenants[0].id.to_string());
+    let foreign = login_to(&tenants[1].id.to_string())
+        .await
+        .expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+    let absent = login_to("ten_0192a0b8c0de7000800000000000cafe")
+        .await
+        .expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+    assert_eq!(foreign.without_id(), absent.without_id());
+    login_to("usr_0192a0b8c0de7000800000000000cafe")
+        .await
+        .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+}
+
+#[tokio::test]
+async fn suspending_a_tenant_stops_its_sessions_and_sign_ins_at_once() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let suspend = doc! { "$set": { "status": "suspended" } };
+    let tenants = world.store.records::<Tenant>(PlatformScope);
+    let tenant = tenants.find_and_update(doc! {}, suspend).await.unwrap().unwrap();
+    world.announce(Revoked::Tenant(tenant.id)).await;
+    world
+        .client
+        .expect_refused_within_a_second(&token)
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "tenant_suspended");
+    world
+        .login("ada@example.com", PASSWORD)
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "tenant_suspended");
+    world
+        .login("ada@example.com", "wrong horse")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+}
+
+#[tokio::test]
+async fn removing_a_member_or_a_user_ends_their_sessions_at_once() {
+    let world = World::new().await;
+    let ada = world.signed_in("ada@example.com").await;
+    let membership =
+        world.store.records::<Membership>(PlatformScope).take(doc! {}).await.unwrap().unwrap();
+    world.announce(Revoked::Member(membership.tenant_id, membership.user_id)).await;
+    world
+        .client
+        .expect_refused_within_a_second(&ada)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    let eve = world.signed_in("eve@example.com").await;
+    let user = world
+        .store
+        .records::<User>(PlatformScope)
+        .take(doc! { "email_norm": "eve@example.com" })
+        .await
+        .unwrap()
+        .unwrap();
+    world.announce(Revoked::User(user.id)).await;
+    world
+        .client
+        .expect_refused_within_a_second(&eve)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+#[tokio::test]
+async fn signing_out_ends_the_session_on_every_process_and_only_that_one() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let token = world.signed_in("ada@example.com").await;
+    let other = world.login("ada@example.com", PASSWORD).await.json()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    second.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
+
+    world.client.post_as(&token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
+
+    for client in [&second, &world.client] {
+        let refused = client
+            .expect_refused_within_a_second(&token)
+            .await
+            .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        assert_eq!(refused.header("www-authenticate"), "Bearer error=\"invalid_token\"");
+        client.get_as(&other, "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    world
+        .client
+        .post_as(&token, "/api/auth/logout")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    let revoked = doc! { "action": "session.revoked" };
+    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(revoked).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn me_tells_who_where_and_what_is_allowed() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let request = world.client.request(Method::GET, "/api/auth/me").bearer_auth(&token);
+    let me = Answer::of(request).await.expect(StatusCode::OK).json();
+    assert_eq!(me["user"]["name"], "Ada Lovelace");
+    assert_eq!(me["tenant"]["name"], "Analytical Engines");
+    assert_eq!(me["role"], "owner");
+    assert_eq!(me["permissions"], json!(Role::Owner.permissions()));
+    assert!(me["session"]["id"].as_str().unwrap().starts_with("ses_"));
+    let text = me.to_string();
+    assert!(!text.contains("password") && !text.contains("argon2"), "{text}");
+}
+
+#[tokio::test]
+async fn the_current_tenant_is_shown_with_an_etag() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    let tenant = world.client.get_as(&token, "/api/tenant/current").await.expect(StatusCode::OK);
+    let shown = tenant.json();
+    let mut names: Vec<&String> = shown.as_object().unwrap().keys().collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["branding", "created_at", "id", "name", "plan", "settings", "slug", "status"]
+    );
+    assert_eq!(tenant.header("cache-control"), "no-store");
+    assert_eq!((&shown["status"], &shown["plan"]), (&json!("active"), &json!("free")));
+
+    let etag = tenant.header("etag").to_owned();
+    let conditional = world
+        .client
+        .request(Method::GET, "/api/tenant/current")
+        .bearer_auth(&token)
+        .header("if-none-match", &etag);
+    let unchanged =
+        Answer::of(conditional.try_clone().unwrap()).await.expect(StatusCode::NOT_MODIFIED);
+    assert_eq!((unchanged.body.as_str(), unchanged.header("etag")), ("", etag.as_str()));
+    let rename = doc! { "$set": { "name": "Difference Engines" } };
+    let renamed = world
+        .store
+        .records::<Tenant>(PlatformScope)
+        .find_and_update(doc! {}, rename)
+        .await
+        .unwrap()
+        .unwrap();
+    world.announce(Revoked::Tenant(renamed.id)).await;
+    let changed = eventually("the new name is shown", async || {
+        let answer = Answer::of(conditional.try_clone().unwrap()).await;
+        (answer.status == StatusCode::OK).then_some(answer)
+    })
+    .await;
+    assert_ne!(changed.header("etag"), etag);
+}
+
+#[tokio::test]
+async fn every_built_in_role_may_see_its_tenant_and_no_stranger() {
+    let world = World::new().await;
+    let token = world.signed_in("ada@example.com").await;
+    for role in ["owner", "admin", "member", "billing", "viewer"] {
+        let change = doc! { "$set": { "role": role } };
+        let membership = world
+            .store
+            .records::<Membership>(PlatformScope)
+            .find_and_update(doc! {}, change)
+            .await
+            .unwrap()
+            .unwrap();
+        world.announce(Revoked::Member(membership.tenant_id, membership.user_id)).await;
+        world.client.get_as(&token, "/api/tenant/current").await.expect(StatusCode::OK);
+        let me = eventually("the role has changed", async || {
+            let me =
+                world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK).json();
+            (me["role"] == role).then_some(me)
+        })
+        .await;
+        assert!(me["permissions"].as_array().unwrap().contains(&json!(Permission::TenantRead)));
+    }
+    let stranger = world
+        .client
+        .get("/api/tenant/current")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    assert_eq!(stranger.header("www-authenticate"), "Bearer");
+}

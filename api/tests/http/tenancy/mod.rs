@@ -1,0 +1,6 @@
+pub(crate) mod invitations;
+pub(crate) mod invite_links;
+pub(crate) mod members;
+pub(crate) mod roles;
+pub(crate) mod tenant_domains;
+pub(crate) mod tenant_security;

@@ -1,0 +1,195 @@
+//! The ways to Redis: a shared connection for commands, one of their own for blocking reads, and
+//! subscriptions. All reconnect or are made anew; nothing here ends because Redis did.
+//!
+//! Redis is one server, a cluster, or a master that sentinels name. What differs is how the server
+//! of a key is found, and who follows it when it moves: see `cluster` and `sentinel`.
+
+mod cluster;
+mod sentinel;
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, Value,
+    aio::{
+        ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub,
+    },
+    cluster_async::ClusterConnection,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::{self, RedisUrl};
+use cluster::Cluster;
+use sentinel::Sentinel;
+
+/// Attempts of one command to reconnect before it fails; whoever sent it tries again with backoff.
+const RECONNECTS: usize = 1;
+/// The first wait before a reconnection and the longest.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// How Redis is reached. Cheap to clone; clones share a connection.
+#[derive(Clone)]
+pub struct Connections {
+    servers: Servers,
+    timeout: Duration,
+    prefix: Arc<str>,
+}
+
+#[derive(Clone)]
+enum Servers {
+    Single { client: Arc<Client>, shared: ConnectionManager },
+    Cluster(Cluster),
+    Sentinel(Sentinel),
+}
+
+/// The connection for commands that answer at once. Cheap to clone.
+#[derive(Clone)]
+pub struct Shared(Server);
+
+#[derive(Clone)]
+enum Server {
+    Single(ConnectionManager),
+    Cluster(ClusterConnection),
+    Sentinel(Sentinel),
+}
+
+/// A connection of its own for blocking reads: they would hold up everything else on a shared one.
+pub struct Reader {
+    /// Where to read.
+    pub connection: MultiplexedConnection,
+    /// What the server calls the connection: by this its blocking read can be ended from elsewhere.
+    pub id: i64,
+}
+
+impl Connections {
+    /// Connects at the first command.
+    ///
+    /// # Errors
+    /// When the address or the certificates cannot be understood.
+    pub fn new(redis: &config::Redis) -> RedisResult<Self> {
+        let servers = match &redis.url {
+            RedisUrl::Single(address) => single(address, redis)?,
+            RedisUrl::Cluster(nodes) => Servers::Cluster(Cluster::new(nodes, redis)?),
+            RedisUrl::Sentinel { sentinels, master } => {
+                Servers::Sentinel(Sentinel::new(sentinels, master, redis)?)
+            }
+        };
+        Ok(Self { servers, timeout: redis.timeout, prefix: redis.key_prefix.as_str().into() })
+    }
+
+    /// What stands before every key, so that installations can share a server.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The connection for commands that answer at once.
+    pub fn shared(&self) -> Shared {
+        Shared(match &self.servers {
+            Servers::Single { shared, .. } => Server::Single(shared.clone()),
+            Servers::Cluster(cluster) => Server::Cluster(cluster.shared()),
+            Servers::Sentinel(sentinel) => Server::Sentinel(sentinel.clone()),
+        })
+    }
+
+    /// A connection for blocking reads of the stream at `key`.
+    pub async fn reader(&self, key: &str) -> RedisResult<Reader> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(None);
+        let mut connection = self
+            .server_of(key)
+            .await?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
+        Ok(Reader { connection, id })
+    }
+
+    /// Ends the blocking read of `reader` on the stream at `key`; tells whether there was one.
+    pub async fn unblock(&self, key: &str, reader: i64) -> RedisResult<bool> {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(reader);
+        match &self.servers {
+            Servers::Cluster(cluster) => cluster.ask_server_of(key, command).await,
+            Servers::Single { .. } | Servers::Sentinel(_) => {
+                command.query_async(&mut self.shared()).await
+            }
+        }
+    }
+
+    /// A connection for subscriptions to channels that scripts on `key`'s slot publish to.
+    pub async fn subscriber(&self, key: &str) -> RedisResult<PubSub> {
+        let server = self.server_of(key).await?;
+        let connecting = tokio::time::timeout(self.timeout, server.get_async_pubsub()).await;
+        connecting.map_err(|_| {
+            redis::RedisError::from((redis::ErrorKind::Io, "connecting took too long"))
+        })?
+    }
+
+    /// The server that has `key` now.
+    async fn server_of(&self, key: &str) -> RedisResult<Client> {
+        match &self.servers {
+            Servers::Single { client, .. } => Ok(Client::clone(client)),
+            Servers::Cluster(cluster) => cluster.server_of(key).await,
+            Servers::Sentinel(sentinel) => sentinel.master().await,
+        }
+    }
+}
+
+fn single(address: &SecretString, redis: &config::Redis) -> RedisResult<Servers> {
+    let client = client(address, certificates(redis).as_ref())?;
+    let manager = ConnectionManagerConfig::new()
+        .set_number_of_retries(RECONNECTS)
+        .set_min_delay(RECONNECT_DELAY_MIN)
+        .set_max_delay(RECONNECT_DELAY_MAX)
+        .set_connection_timeout(Some(redis.timeout))
+        .set_response_timeout(Some(redis.timeout));
+    let shared = ConnectionManager::new_lazy_with_config(client.clone(), manager)?;
+    Ok(Servers::Single { client: Arc::new(client), shared })
+}
+
+/// A client of the server at `address`, which trusts only `certificates` if there are any.
+fn client(address: &SecretString, certificates: Option<&TlsCertificates>) -> RedisResult<Client> {
+    match certificates {
+        Some(certificates) => Client::build_with_tls(address.expose_secret(), certificates.clone()),
+        None => Client::open(address.expose_secret()),
+    }
+}
+
+/// Whom to trust instead of the public authorities.
+fn certificates(redis: &config::Redis) -> Option<TlsCertificates> {
+    let root = (!redis.ca.is_empty()).then(|| redis.ca.clone().into_bytes())?;
+    Some(TlsCertificates { client_tls: None, root_cert: Some(root) })
+}
+
+impl ConnectionLike for Shared {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match &mut self.0 {
+            Server::Single(connection) => connection.req_packed_command(command),
+            Server::Cluster(connection) => connection.req_packed_command(command),
+            Server::Sentinel(sentinel) => sentinel.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match &mut self.0 {
+            Server::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Server::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Server::Sentinel(sentinel) => sentinel.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.0 {
+            Server::Single(connection) => connection.get_db(),
+            Server::Cluster(connection) => connection.get_db(),
+            Server::Sentinel(sentinel) => sentinel.get_db(),
+        }
+    }
+}

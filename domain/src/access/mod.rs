@@ -1,0 +1,3 @@
+//! Limits on what may be tried, and how often.
+
+pub mod throttle;

@@ -1,0 +1,135 @@
+//! Where people have signed in from: a device on a network.
+//!
+//! Sessions vanish when they are over, so they cannot tell for long what is new; places are kept
+//! for months, and hold no more than hashes of what they are told apart by.
+
+use std::time::Duration;
+
+use common::{
+    clock::{between, later},
+    crypto::fingerprint,
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Txn,
+        schema::{self, Validator},
+    },
+    id::UserId,
+    networks::Network,
+};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{sessions::Device, users::User};
+
+/// How long a place is remembered that nobody signs in from.
+const REMEMBERED_FOR: Duration = Duration::from_hours(90 * 24);
+/// A place is noted anew this often at most.
+const NOTED_EVERY: Duration = Duration::from_hours(24);
+/// An account's first place is no news, for this long after it was made.
+const FIRST_WITHIN: Duration = Duration::from_hours(24);
+
+/// A device on a network that somebody signed in from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KnownDevice {
+    /// Tells whose, which device and which network, and shows none of it.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Whose.
+    pub user_id: UserId,
+    /// When they last did, give or take a day.
+    pub seen_at: DateTime,
+    /// Forgotten from then on.
+    pub expires_at: DateTime,
+}
+
+impl Record for KnownDevice {
+    const COLLECTION: &'static str = "places";
+}
+impl PlatformOwned for KnownDevice {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: KnownDevice::COLLECTION,
+        name: "places_user",
+        keys: &[("user_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: KnownDevice::COLLECTION,
+        name: "places_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: KnownDevice::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("seen_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+impl KnownDevice {
+    /// Notes that `user` signs in from `device`; tells whether that is news to them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn note(
+        txn: &mut Txn,
+        user: UserId,
+        device: &Device,
+    ) -> Result<bool, DbError> {
+        let (now, id) = (txn.clock().now(), id(user, device));
+        let known = txn
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": &id, "expires_at": { "$gt": now } })
+            .await?;
+        if known.as_ref().is_some_and(|place| between(place.seen_at, now) < NOTED_EVERY) {
+            return Ok(false);
+        }
+        let is_news = known.is_none() && !is_first(txn, user).await?;
+        let place = doc! { "$set": { "user_id": user, "seen_at": now, "expires_at": later(now, REMEMBERED_FOR) } };
+        txn.records::<Self>(PlatformScope).upsert(doc! { "_id": &id }, place).await?;
+        Ok(is_news)
+    }
+}
+
+/// Whether the account is fresh and was never signed in to.
+async fn is_first(txn: &mut Txn, user: UserId) -> Result<bool, DbError> {
+    let now = txn.clock().now();
+    if txn.records::<KnownDevice>(PlatformScope).find(doc! { "user_id": user }).await?.is_some() {
+        return Ok(false);
+    }
+    let user = txn.records::<User>(PlatformScope).find(doc! { "_id": user }).await?;
+    Ok(user.is_some_and(|user| between(user.created_at, now) < FIRST_WITHIN))
+}
+
+fn id(user: UserId, device: &Device) -> String {
+    // Without digits, so that a browser stays the same when it is updated.
+    let name: String = device.name.chars().filter(|c| !c.is_ascii_digit()).collect();
+    let network =
+        Network::of_text(&device.ip).map(|network| network.to_string()).unwrap_or_default();
+    fingerprint(format!("{user}\n{network}\n{name}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use common::clock::Clock;
+
+    use super::*;
+
+    #[test]
+    fn an_updated_browser_is_the_same_device_and_a_neighbour_in_a_network_the_same_place() {
+        let (ada, eve): (UserId, UserId) = (Clock::system().id(), Clock::system().id());
+        let device = |name: &str, ip: &str| Device { name: name.to_owned(), ip: ip.to_owned() };
+        let place = id(ada, &device("Mozilla/5.0 Firefox/130.0", "2001:db8::1"));
+        assert_eq!(place, id(ada, &device("Mozilla/5.0 Firefox/131.2", "2001:db8::ffff")));
+        assert_ne!(place, id(ada, &device("Mozilla/5.0 Chrome/130.0", "2001:db8::1")));
+        assert_ne!(place, id(ada, &device("Mozilla/5.0 Firefox/130.0", "192.0.2.1")));
+        assert_ne!(place, id(eve, &device("Mozilla/5.0 Firefox/130.0", "2001:db8::1")));
+    }
+}

@@ -1,0 +1,295 @@
+//! From a password to a second factor: what is begun with the one waits for the other.
+
+use std::time::Duration;
+
+use common::{
+    clock::later,
+    crypto::{LinkToken, MasterKey},
+    db::{
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Validator},
+    },
+    id::{MfaChallengeId, UserId},
+};
+use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+use webauthn_rs::prelude::PasskeyAuthentication;
+
+use super::{
+    MfaChange, MfaError,
+    passkeys::{Assertion, Options, Passkey, RelyingParty, Used},
+    recovery_codes::RecoveryCodes,
+    totp::{self, Totp},
+};
+use crate::{
+    activity::audit,
+    identity::{
+        reauthentication::Reauthenticate,
+        sessions::Session,
+        sign_in::{Begin, Begun, SignInError},
+    },
+};
+
+/// After so many wrong codes the password is wanted again.
+const FAILURES_MAX: i32 = 5;
+
+/// What waits for a second factor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// A session is to begin.
+    SignIn(Begin),
+    /// The person of a session proves anew who they are.
+    Reauthenticate(Reauthenticate),
+}
+
+impl Purpose {
+    fn user(&self) -> UserId {
+        match self {
+            Self::SignIn(begin) => begin.user,
+            Self::Reauthenticate(reauthenticate) => reauthenticate.user,
+        }
+    }
+}
+
+/// Someone who gave their password, and not yet a second factor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MfaChallenge {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: MfaChallengeId,
+    /// Who.
+    pub user_id: UserId,
+    /// What waits.
+    purpose: Purpose,
+    /// What their authenticators were asked, where they have passkeys.
+    passkey: Option<Binary>,
+    /// Wrong answers so far.
+    failures: i32,
+    /// When the password was given.
+    pub created_at: DateTime,
+    /// Void from then on.
+    pub expires_at: DateTime,
+}
+
+impl Record for MfaChallenge {
+    const COLLECTION: &'static str = "mfa_challenges";
+}
+impl PlatformOwned for MfaChallenge {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: MfaChallenge::COLLECTION,
+    name: "mfa_challenges_ttl",
+    keys: &[("expires_at", 1)],
+    unique: false,
+    ttl: true,
+}];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: MfaChallenge::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+/// A way to answer a challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// A code of an authenticator app.
+    Totp,
+    /// A passkey.
+    Passkey,
+    /// A recovery code.
+    RecoveryCode,
+}
+
+impl Method {
+    /// As written in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Totp => "totp",
+            Self::Passkey => "passkey",
+            Self::RecoveryCode => "recovery_code",
+        }
+    }
+}
+
+/// What somebody is told who has to show a second factor.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Names the challenge.
+    pub token: LinkToken,
+    /// How it can be answered.
+    pub methods: Vec<Method>,
+    /// Options for the authenticator, where the person has passkeys.
+    pub passkey: Option<Options>,
+}
+
+/// Asks for a second factor.
+///
+/// # Errors
+/// When the store fails, or the library of passkeys refuses.
+pub async fn ask(
+    store: &Store,
+    key: &MasterKey,
+    party: Option<&RelyingParty>,
+    ttl: Duration,
+    purpose: Purpose,
+) -> Result<Asked, SignInError> {
+    let user = purpose.user();
+    let factors = super::Factors::of(store, user).await?;
+    let usable = party.filter(|_| !factors.passkeys.is_empty());
+    let (options, state) =
+        usable.map(|party| party.begin_second(&factors.passkeys)).transpose()?.unzip();
+    let (clock, now) = (store.clock(), store.clock().now());
+    let challenge = MfaChallenge {
+        id: clock.id(),
+        user_id: user,
+        purpose,
+        passkey: state.as_ref().map(kept).transpose()?,
+        failures: 0,
+        created_at: now,
+        expires_at: later(now, ttl),
+    };
+    store.records::<MfaChallenge>(PlatformScope).insert(&challenge).await?;
+    let offered = [
+        (Method::Totp, factors.totp_since.is_some()),
+        (Method::Passkey, options.is_some()),
+        (Method::RecoveryCode, factors.recovery_codes_left > 0),
+    ];
+    let methods = offered
+        .into_iter()
+        .filter_map(|(method, is_offered)| is_offered.then_some(method))
+        .collect();
+    Ok(Asked { token: LinkToken::issue(key, challenge.id), methods, passkey: options })
+}
+
+fn kept(state: &PasskeyAuthentication) -> Result<Binary, DbError> {
+    let bytes = serde_json::to_vec(state).map_err(|error| DbError::Shape(error.to_string()))?;
+    Ok(Binary { subtype: BinarySubtype::Generic, bytes })
+}
+
+impl MfaChallenge {
+    /// The challenge that `token` names, if it is not over; forged tokens are not looked up.
+    ///
+    /// # Errors
+    /// [`SignInError::ChallengeInvalid`] when it is none.
+    pub async fn pending(store: &Store, key: &MasterKey, token: &str) -> Result<Self, SignInError> {
+        let id: MfaChallengeId =
+            LinkToken::redeem(key, token).ok_or(SignInError::ChallengeInvalid)?;
+        let filter = doc! { "_id": id, "expires_at": { "$gt": store.clock().now() }, "failures": { "$lt": FAILURES_MAX } };
+        store
+            .records::<Self>(PlatformScope)
+            .find(filter)
+            .await?
+            .ok_or(SignInError::ChallengeInvalid)
+    }
+
+    /// The passkey that answers it.
+    ///
+    /// # Errors
+    /// [`MfaError::PasskeyInvalid`], or when the store fails.
+    pub async fn used_passkey(
+        &self,
+        store: &Store,
+        party: &RelyingParty,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
+        let state = self.passkey.as_ref().ok_or(MfaError::PasskeyInvalid)?;
+        let state: PasskeyAuthentication = serde_json::from_slice(&state.bytes)
+            .map_err(|error| DbError::Shape(error.to_string()))?;
+        party.finish_second(Passkey::all_of(store, self.user_id).await?, &state, answer)
+    }
+}
+
+/// What somebody shows.
+#[derive(Debug)]
+pub enum Shown {
+    /// A code: of an authenticator app when it is six digits, a recovery code otherwise.
+    Code(String),
+    /// A passkey.
+    Passkey(Box<Used>),
+}
+
+/// Answers a challenge.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// The challenge.
+    pub challenge: MfaChallengeId,
+    /// What was shown.
+    pub shown: Shown,
+}
+
+/// What came of an answer.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was wrong, which is counted.
+    Wrong,
+    /// A session began.
+    Begun(Begun, Option<MfaChange>),
+    /// The person of a session proved anew who they are.
+    Reauthenticated(Session, Option<MfaChange>),
+}
+
+impl Change for Answer<'_> {
+    type Output = Outcome;
+    type Error = SignInError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Outcome, SignInError> {
+        let filter = doc! { "_id": self.challenge, "expires_at": { "$gt": txn.clock().now() }, "failures": { "$lt": FAILURES_MAX } };
+        let challenge = txn
+            .records::<MfaChallenge>(PlatformScope)
+            .take(filter)
+            .await?
+            .ok_or(SignInError::ChallengeInvalid)?;
+        let Some(used) = self.accepted(txn, challenge.user_id).await? else {
+            let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
+            txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
+            return Ok(Outcome::Wrong);
+        };
+        let changed = (used == Method::RecoveryCode).then_some(MfaChange::RecoveryCodeUsed);
+        if let Some(change) = changed {
+            audit::record(txn, None, Some(challenge.user_id), change.action(), challenge.user_id)
+                .await?;
+        }
+        match challenge.purpose {
+            Purpose::SignIn(begin) => Ok(Outcome::Begun(
+                Begin { second_factor: true, ..begin }.apply(txn).await?,
+                changed,
+            )),
+            Purpose::Reauthenticate(again) => Ok(Outcome::Reauthenticated(
+                Reauthenticate { second_factor: true, ..again }.apply(txn).await?,
+                changed,
+            )),
+        }
+    }
+}
+
+impl Answer<'_> {
+    /// By which method what was shown is accepted, if it is.
+    async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
+        match &self.shown {
+            Shown::Code(code) if is_totp(code) => {
+                Ok(Totp::take(txn, self.key, user, code.trim()).await?.then_some(Method::Totp))
+            }
+            Shown::Code(code) => Ok(RecoveryCodes::take(txn, self.key, user, code)
+                .await?
+                .then_some(Method::RecoveryCode)),
+            Shown::Passkey(passkey) => match passkey.take(txn).await {
+                Ok(()) => Ok(Some(Method::Passkey)),
+                Err(MfaError::PasskeyInvalid) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+fn is_totp(code: &str) -> bool {
+    let code = code.trim();
+    code.len() == totp::DIGITS && code.bytes().all(|byte| byte.is_ascii_digit())
+}

@@ -1,0 +1,548 @@
+//! Passkeys (Web Authentication, W3C): keys that a person's device holds and uses after it has seen
+//! that it is them. So one is a second factor beside the password, and enough to sign in without
+//! any.
+//!
+//! A ceremony has two halves: options for the authenticator, and its answer. What has to be
+//! remembered between them travels with the client, sealed ([`Ceremony`]): so asking for options
+//! writes nothing, and who has the database cannot answer. A ceremony that led to something is
+//! remembered until it would be void anyway, so that its answer is good once.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::{
+    clock::{Clock, later},
+    crypto::{MasterKey, SealError},
+    db::{
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
+        schema::{self, Validator},
+    },
+    id::{PasskeyCeremonyId, PasskeyId, UserId},
+    name::Name,
+};
+use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use webauthn_rs::{
+    Webauthn, WebauthnBuilder,
+    prelude::{
+        AuthenticationResult, DiscoverableAuthentication, Passkey as Credential,
+        PasskeyAuthentication, PasskeyRegistration, PublicKeyCredential,
+        RegisterPublicKeyCredential, Url, WebauthnError,
+    },
+};
+
+use super::{MfaChange, MfaError, Owner};
+use crate::identity::{sign_in::SignInError, users::User};
+
+/// What ceremonies are sealed for.
+const PURPOSE: &str = "passkey-ceremony";
+/// The most passkeys of a person.
+pub const PASSKEYS_MAX: usize = 20;
+
+/// What an authenticator answers to the options for adding one.
+pub type Attestation = RegisterPublicKeyCredential;
+/// What an authenticator answers to the options for using one.
+pub type Assertion = PublicKeyCredential;
+
+/// A passkey of a person.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Passkey {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: PasskeyId,
+    /// Whose.
+    pub user_id: UserId,
+    /// What authenticators call it; unique.
+    credential_id: String,
+    /// Its public key and what is known of it, as the library keeps it.
+    credential: Binary,
+    /// What the person calls it.
+    pub name: Name,
+    /// When it was added.
+    pub created_at: DateTime,
+    /// When it was last used.
+    pub last_used_at: Option<DateTime>,
+}
+
+impl Record for Passkey {
+    const COLLECTION: &'static str = "passkeys";
+}
+impl PlatformOwned for Passkey {}
+
+/// A ceremony that led to something, until it would be void anyway.
+#[derive(Debug, Serialize, Deserialize)]
+struct UsedCeremony {
+    #[serde(rename = "_id")]
+    id: PasskeyCeremonyId,
+    expires_at: DateTime,
+}
+
+impl Record for UsedCeremony {
+    const COLLECTION: &'static str = "used_passkey_ceremonies";
+}
+impl PlatformOwned for UsedCeremony {}
+
+const CREDENTIAL_INDEX: &str = "passkeys_credential";
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: Passkey::COLLECTION,
+        name: "passkeys_user",
+        keys: &[("user_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Passkey::COLLECTION,
+        name: CREDENTIAL_INDEX,
+        keys: &[("credential_id", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: UsedCeremony::COLLECTION,
+        name: "used_passkey_ceremonies_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Passkey::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("credential_id", schema::STRING),
+        ("name", schema::STRING),
+        ("created_at", schema::DATE),
+    ],
+};
+
+/// This installation, to whose domain passkeys are bound.
+#[derive(Debug)]
+pub struct RelyingParty(Webauthn);
+
+/// What an authenticator is to be asked: the `publicKey` of the browser's call.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Options(Value);
+
+impl Options {
+    fn new(options: &impl Serialize) -> Result<Self, DbError> {
+        serde_json::to_value(options).map(Self).map_err(|error| DbError::Shape(error.to_string()))
+    }
+}
+
+/// Half a ceremony: what has to be remembered until the authenticator answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ceremony<S> {
+    id: PasskeyCeremonyId,
+    expires_at: DateTime,
+    state: S,
+}
+
+/// Adding a passkey.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Adding {
+    user: UserId,
+    state: PasskeyRegistration,
+}
+
+/// Using a passkey that the authenticator finds by itself.
+pub type Using = DiscoverableAuthentication;
+
+/// A ceremony that the authenticator answered well.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    id: PasskeyCeremonyId,
+    expires_at: DateTime,
+}
+
+impl<S: Serialize + DeserializeOwned> Ceremony<S> {
+    fn new(clock: &Clock, ttl: Duration, state: S) -> Self {
+        Self { id: clock.id(), expires_at: later(clock.now(), ttl), state }
+    }
+
+    /// As the client keeps it.
+    ///
+    /// # Errors
+    /// When the cipher refuses.
+    pub fn seal(&self, key: &MasterKey) -> Result<String, SealError> {
+        let plain = serde_json::to_vec(self).map_err(|_| SealError)?;
+        Ok(URL_SAFE_NO_PAD.encode(key.seal(&purpose::<S>(), &plain)?))
+    }
+
+    /// The ceremony that `text` is, if it is ours, of this kind, and not over.
+    ///
+    /// # Errors
+    /// [`MfaError::CeremonyInvalid`].
+    pub fn open(key: &MasterKey, text: &str, now: DateTime) -> Result<Self, MfaError> {
+        let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| MfaError::CeremonyInvalid)?;
+        let plain = key.open(&purpose::<S>(), &sealed).map_err(|_| MfaError::CeremonyInvalid)?;
+        let ceremony: Self =
+            serde_json::from_slice(&plain).map_err(|_| MfaError::CeremonyInvalid)?;
+        if ceremony.expires_at > now { Ok(ceremony) } else { Err(MfaError::CeremonyInvalid) }
+    }
+}
+
+/// One kind of ceremony never passes for another.
+fn purpose<S>() -> String {
+    format!("{PURPOSE}/{}", std::any::type_name::<S>())
+}
+
+impl RelyingParty {
+    /// That of the pages at `public_url`; none where that names no domain but an address, to which
+    /// no passkey can be bound.
+    pub fn of(public_url: &str, name: &str) -> Option<Self> {
+        let url = Url::parse(public_url).ok()?;
+        let domain = url.domain()?;
+        let built =
+            WebauthnBuilder::new(domain, &url).and_then(|builder| builder.rp_name(name).build());
+        built.ok().map(Self)
+    }
+
+    /// Options for adding a passkey of `user`, who has `others`.
+    ///
+    /// # Errors
+    /// [`MfaError::TooManyPasskeys`], or [`MfaError::CeremonyInvalid`] when the library refuses.
+    pub fn begin_adding(
+        &self,
+        clock: &Clock,
+        ttl: Duration,
+        user: &User,
+        others: &[Passkey],
+    ) -> Result<(Options, Ceremony<Adding>), MfaError> {
+        if others.len() >= PASSKEYS_MAX {
+            return Err(MfaError::TooManyPasskeys);
+        }
+        let excluded = others
+            .iter()
+            .map(|passkey| Ok(passkey.credential()?.cred_id().clone()))
+            .collect::<Result<_, MfaError>>()?;
+        let begun = self.0.start_passkey_registration(
+            user.id.uuid(),
+            user.email.as_str(),
+            &user.name,
+            Some(excluded),
+        );
+        let (options, state) = begun.map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
+        let mut options = Options::new(&options.public_key)?;
+        // Found by the authenticator alone, it signs in without an address; where it has no room it
+        // is a second factor still.
+        options.0["authenticatorSelection"]["residentKey"] = "preferred".into();
+        Ok((options, Ceremony::new(clock, ttl, Adding { user: user.id, state })))
+    }
+
+    /// The passkey that an authenticator made for `owner`, to be [added](Add).
+    ///
+    /// # Errors
+    /// [`MfaError::CeremonyInvalid`].
+    pub fn finish_adding(
+        &self,
+        ceremony: &Ceremony<Adding>,
+        owner: UserId,
+        answer: &Attestation,
+    ) -> Result<(Answered, NewPasskey), MfaError> {
+        if ceremony.state.user != owner {
+            return Err(MfaError::CeremonyInvalid);
+        }
+        let credential = self
+            .0
+            .finish_passkey_registration(answer, &ceremony.state.state)
+            .map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
+        Ok((ceremony.answered(), NewPasskey(credential)))
+    }
+
+    /// Options for using any passkey of anybody.
+    ///
+    /// # Errors
+    /// [`MfaError::PasskeyInvalid`] when the library refuses.
+    pub fn begin_using(
+        &self,
+        clock: &Clock,
+        ttl: Duration,
+    ) -> Result<(Options, Ceremony<Using>), MfaError> {
+        let (options, state) = self
+            .0
+            .start_discoverable_authentication()
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        Ok((Options::new(&options.public_key)?, Ceremony::new(clock, ttl, state)))
+    }
+
+    /// The passkey that was used, if it is one of ours and was used well.
+    ///
+    /// # Errors
+    /// [`MfaError::PasskeyInvalid`], or when the store fails.
+    pub async fn finish_using(
+        &self,
+        store: &Store,
+        ceremony: Ceremony<Using>,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
+        let answered = ceremony.answered();
+        let (user, credential_id) = self
+            .0
+            .identify_discoverable_authentication(answer)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        let filter = doc! { "credential_id": URL_SAFE_NO_PAD.encode(credential_id), "user_id": UserId::from_uuid(user) };
+        let passkey = store
+            .records::<Passkey>(PlatformScope)
+            .find(filter)
+            .await?
+            .ok_or(MfaError::PasskeyInvalid)?;
+        let result = self
+            .0
+            .finish_discoverable_authentication_v2(answer, ceremony.state, &passkey.credential()?)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        Ok(Used { passkey, result, ceremony: Some(answered) })
+    }
+
+    /// Options for using one of `passkeys`, beside a password.
+    ///
+    /// # Errors
+    /// [`MfaError::PasskeyInvalid`] when the library refuses.
+    pub fn begin_second(
+        &self,
+        passkeys: &[Passkey],
+    ) -> Result<(Options, PasskeyAuthentication), MfaError> {
+        let credentials =
+            passkeys.iter().map(Passkey::credential).collect::<Result<Vec<_>, _>>()?;
+        let (options, state) = self
+            .0
+            .start_passkey_authentication(&credentials)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        Ok((Options::new(&options.public_key)?, state))
+    }
+
+    /// The passkey of `passkeys` that was used, if it was used well.
+    ///
+    /// # Errors
+    /// [`MfaError::PasskeyInvalid`].
+    pub fn finish_second(
+        &self,
+        passkeys: Vec<Passkey>,
+        state: &PasskeyAuthentication,
+        answer: &Assertion,
+    ) -> Result<Used, MfaError> {
+        let result = self
+            .0
+            .finish_passkey_authentication(answer, state)
+            .map_err(|error| refused(&error, MfaError::PasskeyInvalid))?;
+        let credential_id = URL_SAFE_NO_PAD.encode(result.cred_id());
+        let passkey = passkeys
+            .into_iter()
+            .find(|passkey| passkey.credential_id == credential_id)
+            .ok_or(MfaError::PasskeyInvalid)?;
+        Ok(Used { passkey, result, ceremony: None })
+    }
+}
+
+/// Why the library refuses is for the operator: who tries is told that it was refused.
+fn refused(error: &WebauthnError, told: MfaError) -> MfaError {
+    tracing::info!(%error, "passkey_refused");
+    told
+}
+
+impl<S> Ceremony<S> {
+    fn answered(&self) -> Answered {
+        Answered { id: self.id, expires_at: self.expires_at }
+    }
+}
+
+impl Answered {
+    /// Uses the ceremony up.
+    pub(crate) async fn take(self, txn: &mut Txn) -> Result<(), MfaError> {
+        let used = UsedCeremony { id: self.id, expires_at: self.expires_at };
+        txn.records::<UsedCeremony>(PlatformScope).insert(&used).await.map_err(
+            |error| match error {
+                error if is_duplicate(&error, "_id_") => MfaError::CeremonyInvalid,
+                error => error.into(),
+            },
+        )
+    }
+}
+
+/// A passkey that an authenticator made.
+#[derive(Debug, Clone)]
+pub struct NewPasskey(Credential);
+
+/// A passkey that was used.
+#[derive(Debug, Clone)]
+pub struct Used {
+    passkey: Passkey,
+    result: AuthenticationResult,
+    /// None where what it belongs to is used up otherwise.
+    ceremony: Option<Answered>,
+}
+
+impl Used {
+    /// Whose it is.
+    pub fn user(&self) -> UserId {
+        self.passkey.user_id
+    }
+
+    /// Notes that it was used, and uses its ceremony up. Refused where it was removed meanwhile, or
+    /// used beside itself: then one of the two is a copy.
+    pub(crate) async fn take(&self, txn: &mut Txn) -> Result<(), MfaError> {
+        if let Some(ceremony) = self.ceremony {
+            ceremony.take(txn).await?;
+        }
+        let mut credential = self.passkey.credential()?;
+        credential.update_credential(&self.result);
+        let filter = doc! { "_id": self.passkey.id, "user_id": self.passkey.user_id, "credential": &self.passkey.credential };
+        let update = doc! { "$set": { "credential": &encoded(&credential)?, "last_used_at": txn.clock().now() } };
+        let is_there =
+            txn.records::<Passkey>(PlatformScope).find_and_update(filter, update).await?.is_some();
+        if is_there { Ok(()) } else { Err(MfaError::PasskeyInvalid) }
+    }
+}
+
+/// What somebody does who used a passkey for it: it is noted, together with what they do.
+#[derive(Debug)]
+pub struct ByPasskey<C> {
+    /// The passkey.
+    pub used: Used,
+    /// What they do.
+    pub change: C,
+}
+
+impl<C: Change<Error = SignInError>> Change for ByPasskey<C> {
+    type Output = C::Output;
+    type Error = SignInError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<C::Output, SignInError> {
+        self.used.take(txn).await?;
+        self.change.apply(txn).await
+    }
+}
+
+impl Passkey {
+    /// Those of `user`, the oldest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
+        let limit = i64::try_from(PASSKEYS_MAX).unwrap_or(i64::MAX);
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "user_id": user }, doc! { "_id": 1 }, limit)
+            .await
+    }
+
+    fn credential(&self) -> Result<Credential, MfaError> {
+        serde_json::from_slice(&self.credential.bytes)
+            .map_err(|error| DbError::Shape(error.to_string()).into())
+    }
+}
+
+fn encoded(credential: &Credential) -> Result<Binary, DbError> {
+    let bytes =
+        serde_json::to_vec(credential).map_err(|error| DbError::Shape(error.to_string()))?;
+    Ok(Binary { subtype: BinarySubtype::Generic, bytes })
+}
+
+/// Adds a passkey that an authenticator made. Answers recovery codes where it is the person's first
+/// second factor.
+#[derive(Debug)]
+pub struct Add<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// Whose.
+    pub owner: Owner,
+    /// The ceremony.
+    pub ceremony: Answered,
+    /// What the authenticator made.
+    pub passkey: NewPasskey,
+    /// What the person calls it.
+    pub name: Name,
+}
+
+impl Change for Add<'_> {
+    type Output = (Passkey, Option<Vec<String>>);
+    type Error = MfaError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, MfaError> {
+        self.ceremony.take(txn).await?;
+        let credential = &self.passkey.0;
+        let passkey = Passkey {
+            id: txn.clock().id(),
+            user_id: self.owner.user,
+            credential_id: URL_SAFE_NO_PAD.encode(credential.cred_id()),
+            credential: encoded(credential)?,
+            name: self.name.clone(),
+            created_at: txn.clock().now(),
+            last_used_at: None,
+        };
+        txn.records::<Passkey>(PlatformScope).insert(&passkey).await.map_err(
+            |error| match error {
+                error if is_duplicate(&error, CREDENTIAL_INDEX) => MfaError::CeremonyInvalid,
+                error => error.into(),
+            },
+        )?;
+        // The account's row is written by this, so two additions at once cannot both be the last.
+        let codes = super::added(txn, self.key, self.owner, MfaChange::PasskeyAdded).await?;
+        let count = txn
+            .records::<Passkey>(PlatformScope)
+            .count(doc! { "user_id": self.owner.user })
+            .await?;
+        if count > PASSKEYS_MAX as u64 {
+            Err(MfaError::TooManyPasskeys)
+        } else {
+            Ok((passkey, codes))
+        }
+    }
+}
+
+/// Removes a passkey.
+#[derive(Debug, Clone, Copy)]
+pub struct Remove {
+    /// Whose.
+    pub owner: Owner,
+    /// Which.
+    pub passkey: PasskeyId,
+}
+
+impl Change for Remove {
+    type Output = ();
+    type Error = MfaError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MfaError> {
+        let filter = doc! { "_id": self.passkey, "user_id": self.owner.user };
+        txn.records::<Passkey>(PlatformScope).take(filter).await?.ok_or(MfaError::NoSuchPasskey)?;
+        Ok(super::removed(txn, self.owner, MfaChange::PasskeyRemoved).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> MasterKey {
+        MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap()
+    }
+
+    #[test]
+    fn an_address_is_no_relying_party() {
+        assert!(RelyingParty::of("http://127.0.0.1:4000", "Tenantry").is_none());
+        assert!(RelyingParty::of("http://localhost:4000", "Tenantry").is_some());
+        assert!(RelyingParty::of("https://app.example.com", "Tenantry").is_some());
+    }
+
+    #[test]
+    fn a_ceremony_is_good_for_what_it_was_begun_for_and_for_a_time() {
+        let clock = Clock::manual(DateTime::from_millis(0));
+        let party = RelyingParty::of("https://app.example.com", "Tenantry").unwrap();
+        let (_, ceremony) = party.begin_using(&clock, Duration::from_mins(1)).unwrap();
+        let sealed = ceremony.seal(&key()).unwrap();
+        let opened = |text: &str, now: i64| {
+            Ceremony::<Using>::open(&key(), text, DateTime::from_millis(now))
+        };
+        assert!(opened(&sealed, 59_999).is_ok());
+        assert!(opened(&sealed, 60_000).is_err());
+        assert!(opened(&sealed[1..], 0).is_err());
+        assert!(opened("", 0).is_err());
+        assert!(Ceremony::<Adding>::open(&key(), &sealed, DateTime::from_millis(0)).is_err());
+    }
+}

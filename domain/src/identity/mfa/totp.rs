@@ -1,0 +1,250 @@
+//! Codes of authenticator apps (RFC 6238): SHA-1, six digits, thirty seconds, as the apps expect.
+//!
+//! A code is good once: the step it belongs to is kept, and only later ones are accepted (RFC 6238
+//! §5.2).
+
+use std::fmt;
+
+use common::{
+    crypto::{MasterKey, SealError},
+    db::{
+        Change, PlatformOwned, PlatformScope, Record, Txn,
+        schema::{self, Validator},
+    },
+    id::UserId,
+};
+use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+use totp_rs::{Builder, Secret, Totp as Generator};
+
+use super::{MfaChange, MfaError, Owner};
+
+/// What the secrets are sealed for.
+const PURPOSE: &str = "totp";
+/// 160 bits, as RFC 4226 §4 recommends.
+const SECRET_BYTES: usize = 20;
+/// Digits of a code.
+pub const DIGITS: usize = 6;
+
+/// An authenticator app of a person; asked for once it is confirmed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Totp {
+    /// Whose.
+    #[serde(rename = "_id")]
+    pub user_id: UserId,
+    /// What its codes are made of, sealed.
+    secret: Binary,
+    /// When it was begun to set it up.
+    pub created_at: DateTime,
+    /// When it showed that its codes are right.
+    pub confirmed_at: Option<DateTime>,
+    /// The step of the last code that was used.
+    last_step: i64,
+}
+
+impl Record for Totp {
+    const COLLECTION: &'static str = "totps";
+}
+impl PlatformOwned for Totp {}
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Totp::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("confirmed_at", schema::DATE_OR_NULL),
+    ],
+};
+
+/// What an app is told once, to make codes of. Not printable by accident.
+#[derive(Clone)]
+pub struct TotpSecret(Vec<u8>);
+
+impl TotpSecret {
+    /// As people type it into an app.
+    pub fn to_base32(&self) -> String {
+        Secret::from(self.0.clone()).to_base32()
+    }
+
+    /// As apps scan it (Key URI Format), shown there as `account` of `issuer`.
+    pub fn otpauth_url(&self, issuer: &str, account: &str) -> String {
+        // A colon parts the two; without one nothing is refused.
+        let plain = |text: &str| text.replace(':', " ");
+        self.generator(Some(plain(issuer)), &plain(account)).to_url().unwrap_or_default()
+    }
+
+    fn generator(&self, issuer: Option<String>, account: &str) -> Generator {
+        Builder::new()
+            .with_secret(self.0.clone())
+            .with_issuer(issuer)
+            .with_account_name(account)
+            .build_noncompliant()
+    }
+
+    /// The step that `code` belongs to, at `now` or a step away.
+    fn step_of(&self, code: &str, now: DateTime) -> Option<i64> {
+        let seconds = u64::try_from(now.timestamp_millis() / 1000).ok()?;
+        self.generator(None, "").check(code, seconds).and_then(|step| i64::try_from(step).ok())
+    }
+}
+
+impl fmt::Debug for TotpSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TotpSecret([redacted])")
+    }
+}
+
+impl Totp {
+    fn secret(&self, key: &MasterKey) -> Result<TotpSecret, SealError> {
+        key.open(PURPOSE, &self.secret.bytes).map(TotpSecret)
+    }
+
+    /// Whether `code` is good now; it is not a second time.
+    pub(super) async fn take(
+        txn: &mut Txn,
+        key: &MasterKey,
+        user: UserId,
+        code: &str,
+    ) -> Result<bool, MfaError> {
+        let found = txn
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": user, "confirmed_at": { "$ne": null } })
+            .await?;
+        let Some(totp) = found else { return Ok(false) };
+        let Some(step) = totp.secret(key)?.step_of(code, txn.clock().now()) else {
+            return Ok(false);
+        };
+        let filter = doc! { "_id": user, "last_step": { "$lt": step } };
+        Ok(txn
+            .records::<Self>(PlatformScope)
+            .update(filter, doc! { "$set": { "last_step": step } })
+            .await?)
+    }
+}
+
+/// Begins to set up an authenticator app; beginning again voids the secret before.
+#[derive(Debug)]
+pub struct Enroll<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// Whose.
+    pub user: UserId,
+}
+
+impl Change for Enroll<'_> {
+    type Output = TotpSecret;
+    type Error = MfaError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<TotpSecret, MfaError> {
+        let before = txn.records::<Totp>(PlatformScope).take(doc! { "_id": self.user }).await?;
+        if before.is_some_and(|before| before.confirmed_at.is_some()) {
+            return Err(MfaError::EnrolledAlready);
+        }
+        let secret = TotpSecret(txn.clock().random::<SECRET_BYTES>().to_vec());
+        let sealed = self.key.seal(PURPOSE, &secret.0)?;
+        let totp = Totp {
+            user_id: self.user,
+            secret: Binary { subtype: BinarySubtype::Generic, bytes: sealed },
+            created_at: txn.clock().now(),
+            confirmed_at: None,
+            last_step: 0,
+        };
+        txn.records::<Totp>(PlatformScope).insert(&totp).await?;
+        Ok(secret)
+    }
+}
+
+/// Finishes to set up an authenticator app: it makes the right codes. Answers recovery codes where
+/// it is the person's first second factor.
+#[derive(Debug)]
+pub struct Confirm<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// Whose.
+    pub owner: Owner,
+    /// What the app shows.
+    pub code: String,
+}
+
+impl Change for Confirm<'_> {
+    type Output = Option<Vec<String>>;
+    type Error = MfaError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, MfaError> {
+        let user = self.owner.user;
+        let totp = txn
+            .records::<Totp>(PlatformScope)
+            .find(doc! { "_id": user })
+            .await?
+            .ok_or(MfaError::NotEnrolled)?;
+        if totp.confirmed_at.is_some() {
+            return Err(MfaError::EnrolledAlready);
+        }
+        let now = txn.clock().now();
+        let step = totp.secret(self.key)?.step_of(&self.code, now).ok_or(MfaError::CodeInvalid)?;
+        let update = doc! { "$set": { "confirmed_at": now, "last_step": step } };
+        txn.records::<Totp>(PlatformScope)
+            .update(doc! { "_id": user, "confirmed_at": null }, update)
+            .await?;
+        super::added(txn, self.key, self.owner, MfaChange::TotpAdded).await
+    }
+}
+
+/// The authenticator app is not asked any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Remove {
+    /// Whose.
+    pub owner: Owner,
+}
+
+impl Change for Remove {
+    type Output = ();
+    type Error = MfaError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MfaError> {
+        let filter = doc! { "_id": self.owner.user, "confirmed_at": { "$ne": null } };
+        txn.records::<Totp>(PlatformScope).take(filter).await?.ok_or(MfaError::NotEnrolled)?;
+        Ok(super::removed(txn, self.owner, MfaChange::TotpRemoved).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6238, appendix B: the secret of its table, and the last six digits of its SHA-1 codes.
+    #[test]
+    fn codes_are_those_of_the_rfc() {
+        let secret = TotpSecret(b"12345678901234567890".to_vec());
+        for (seconds, code) in [
+            (59, "287082"),
+            (1_111_111_109, "081804"),
+            (1_234_567_890, "005924"),
+            (2_000_000_000, "279037"),
+        ] {
+            let at = |seconds: i64| DateTime::from_millis(seconds * 1000);
+            assert_eq!(secret.step_of(code, at(seconds)), Some(seconds / 30), "{code}");
+            assert_eq!(
+                secret.step_of(code, at(seconds + 30)),
+                Some(seconds / 30),
+                "{code} a step later"
+            );
+            assert_eq!(secret.step_of(code, at(seconds + 90)), None, "{code} too late");
+        }
+        for wrong in ["", "28708", "2870822", "28708x", "２８７０８２", "000000"] {
+            assert_eq!(secret.step_of(wrong, DateTime::from_millis(59_000)), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_app_is_told_who_and_of_what() {
+        let secret = TotpSecret(b"12345678901234567890".to_vec());
+        let url = secret.otpauth_url("Ten: antry", "ada@example.com");
+        assert!(
+            url.starts_with("otpauth://totp/")
+                && url.contains("secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"),
+            "{url}"
+        );
+        assert!(url.contains("ada") && url.contains("issuer="), "{url}");
+    }
+}

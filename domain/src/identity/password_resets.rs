@@ -1,0 +1,275 @@
+//! Password resets: links that set a new password for an account.
+//!
+//! Asking makes no row, so asking for an address without an account, or again and again, costs the
+//! same and leaves the same behind; the row comes into being when the mail is about to go out. An
+//! account has one link at most: a new one voids the one before it.
+
+use std::time::Duration;
+
+use common::{
+    clock::{between, later},
+    crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
+    db::{
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn,
+        schema::{self, Validator},
+    },
+    id::{JobId, PasswordResetId, UserId},
+    sealed_email::SealedEmail,
+};
+use jobs::{Job, Queue, stage};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    activity::audit,
+    identity::{
+        email_changes::EmailChange,
+        passwords::{ChangedBy, SendPasswordChanged},
+        registrations::Mailing,
+        sessions::Session,
+        users::User,
+    },
+};
+
+/// A link that sets a new password.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PasswordReset {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: PasswordResetId,
+    /// Whose password it sets.
+    pub user_id: UserId,
+    /// The address that it is mailed to, as it is compared: void once the account has another. None
+    /// of a link that an older release made.
+    #[serde(default)]
+    pub email_norm: Option<String>,
+    /// The link's token, hashed.
+    pub token_hash: TokenHash,
+    /// The job that mails it.
+    pub job_id: JobId,
+    /// When the mail went out.
+    pub mailed_at: Option<DateTime>,
+    /// When it was made.
+    pub created_at: DateTime,
+    /// Void from then on.
+    pub expires_at: DateTime,
+}
+
+impl Record for PasswordReset {
+    const COLLECTION: &'static str = "password_resets";
+}
+impl PlatformOwned for PasswordReset {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: PasswordReset::COLLECTION,
+        name: "password_resets_user",
+        keys: &[("user_id", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: PasswordReset::COLLECTION,
+        name: "password_resets_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: PasswordReset::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("token_hash", schema::STRING),
+        ("job_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+impl PasswordReset {
+    /// Whose link `token` is and still good, if it is one of ours; forged ones are not looked up.
+    ///
+    /// # Errors
+    /// [`ResetError::TokenInvalid`] when it is not, [`ResetError::Db`] when the store fails.
+    pub async fn pending(store: &Store, key: &MasterKey, token: &str) -> Result<Self, ResetError> {
+        let id: PasswordResetId = LinkToken::redeem(key, token).ok_or(ResetError::TokenInvalid)?;
+        let filter = doc! { "_id": id, "token_hash": LinkToken::issue(key, id).hash(), "expires_at": { "$gt": store.clock().now() } };
+        store.records::<Self>(PlatformScope).find(filter).await?.ok_or(ResetError::TokenInvalid)
+    }
+
+    /// Notes that the mail has gone out.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn mailed(store: &Store, id: PasswordResetId) -> Result<(), DbError> {
+        let update = doc! { "$set": { "mailed_at": store.clock().now() } };
+        store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
+    }
+
+    /// Whether it is of the address that `user` has.
+    pub fn is_for(&self, user: &User) -> bool {
+        self.email_norm.as_ref().is_none_or(|email_norm| *email_norm == user.email_norm)
+    }
+
+    /// Voids the link of `user`, if there is one.
+    pub(crate) async fn forget_of(txn: &mut Txn, user: UserId) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope).delete_all(doc! { "user_id": user }).await.map(drop)
+    }
+
+    /// The token of its link.
+    pub fn link_token(&self, key: &MasterKey) -> LinkToken {
+        LinkToken::issue(key, self.id)
+    }
+}
+
+/// A job is about to mail a link: makes it, unless the address was mailed one a moment ago. The
+/// same job is given the same link again.
+#[derive(Debug)]
+pub struct Prepare<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
+    /// Whose password the link sets.
+    pub user: UserId,
+    /// The job.
+    pub job: JobId,
+    /// How long the link is good for.
+    pub ttl: Duration,
+    /// Links of one account are at least this far apart.
+    pub cooldown: Duration,
+}
+
+impl Change for Prepare<'_> {
+    type Output = (Mailing, Option<PasswordReset>);
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, DbError> {
+        let now = txn.clock().now();
+        let before =
+            txn.records::<PasswordReset>(PlatformScope).find(doc! { "user_id": self.user }).await?;
+        if let Some(before) = before {
+            if before.job_id == self.job && before.expires_at > now {
+                let mailing =
+                    if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
+                return Ok((mailing, Some(before)));
+            }
+            // A job that was asked for earlier and comes late must not void a later one's link.
+            if before.job_id > self.job {
+                return Ok((Mailing::Done, None));
+            }
+            let left = self.cooldown.saturating_sub(between(before.created_at, now));
+            if !left.is_zero() {
+                return Ok((Mailing::NotBefore(left), None));
+            }
+        }
+        PasswordReset::forget_of(txn, self.user).await?;
+        let id = txn.clock().id();
+        let user = User::within(txn, self.user).await?;
+        let reset = PasswordReset {
+            id,
+            user_id: self.user,
+            email_norm: user.map(|user| user.email_norm),
+            token_hash: LinkToken::issue(self.key, id).hash(),
+            job_id: self.job,
+            mailed_at: None,
+            created_at: now,
+            expires_at: later(now, self.ttl),
+        };
+        txn.records::<PasswordReset>(PlatformScope).insert(&reset).await?;
+        audit::record(txn, None, None, "password_reset.created", id).await?;
+        Ok((Mailing::Granted, Some(reset)))
+    }
+}
+
+/// Why a password was not set.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// Wrong, used, superseded or expired: which of them is nobody's business.
+    #[error("the link is not valid, was used already, or has expired")]
+    TokenInvalid,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for ResetError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::TokenInvalid => None,
+        }
+    }
+}
+
+/// Following the link: uses it up, sets the password, and ends every session of the account.
+#[derive(Debug)]
+pub struct Redeem {
+    /// The link, as it was found.
+    pub reset: PasswordReset,
+    /// The new password.
+    pub password_hash: PasswordHash,
+}
+
+impl Change for Redeem {
+    type Output = User;
+    type Error = ResetError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<User, ResetError> {
+        let filter = doc! { "_id": self.reset.id, "expires_at": { "$gt": txn.clock().now() } };
+        let reset = txn
+            .records::<PasswordReset>(PlatformScope)
+            .take(filter)
+            .await?
+            .ok_or(ResetError::TokenInvalid)?;
+        let user = User::set_password(txn, reset.user_id, &self.password_hash).await?;
+        let user = user.filter(|user| reset.is_for(user)).ok_or(ResetError::TokenInvalid)?;
+        EmailChange::forget_of(txn, user.id).await?;
+        Session::revoke_all(txn, user.id, None).await?;
+        audit::record(txn, None, Some(user.id), "user.password_reset", user.id).await?;
+        Ok(user)
+    }
+}
+
+/// Mails a link that sets a new password. Staged whether or not the address has an account, so that
+/// asking tells nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendPasswordReset {
+    /// Whoever it was asked for.
+    pub address: SealedEmail,
+}
+
+impl Job for SendPasswordReset {
+    const KIND: &'static str = "password.send_reset";
+    const QUEUE: Queue = Queue::Email;
+}
+
+/// Someone says that they have forgotten their password.
+pub struct ForgotPassword {
+    /// The address they give.
+    pub address: SealedEmail,
+}
+
+impl Change for ForgotPassword {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        stage(txn, None, &SendPasswordReset { address: self.address.clone() }).await.map(drop)
+    }
+}
+
+/// A mailed link is followed: as [`Redeem`], and the account's owner is told.
+pub struct ResetPassword(pub Redeem);
+
+impl Change for ResetPassword {
+    type Output = ();
+    type Error = ResetError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), ResetError> {
+        let user = self.0.apply(txn).await?;
+        stage(txn, None, &SendPasswordChanged { user: user.id, by: ChangedBy::Reset }).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,471 @@
+//! Signed-in sessions.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use common::{
+    clock::{Clock, later, millis_of},
+    crypto::{MasterKey, PresentedToken, RefreshToken},
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Validator},
+    },
+    id::{SessionId, TenantId, UserId},
+    revocations::{self, Revoked},
+};
+use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+
+use crate::tenancy::{tenant_security::Security, tenants::Tenant};
+
+/// The most of a client's self-description that is kept, in characters.
+const DEVICE_CHARS_MAX: usize = 200;
+
+/// The most sessions of one person that are listed or ended at once.
+const LISTED_MAX: i64 = 1_000;
+/// Sessions noted as in use in one call.
+const SEEN_PAGE: usize = 1_000;
+/// How many superseded refresh tokens are remembered by when they were; older ones are long out of
+/// their grace.
+const SUPERSEDED_MAX: i32 = 8;
+
+/// One sign-in of one person in one tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id, the token's `sid`.
+    #[serde(rename = "_id")]
+    pub id: SessionId,
+    /// Who signed in.
+    pub user_id: UserId,
+    /// The tenant they work in.
+    pub tenant_id: TenantId,
+    /// What the client says it is (`User-Agent`).
+    pub device: String,
+    /// The address it came from; empty when unknown.
+    #[serde(default)]
+    pub ip: String,
+    /// Whether the person wanted to stay signed in.
+    #[serde(default)]
+    pub remembered: bool,
+    /// Since when.
+    pub created_at: DateTime,
+    /// When the person last proved who they are: at sign-in, or since.
+    #[serde(default)]
+    pub authenticated_at: Option<DateTime>,
+    /// When it was last used, give or take a minute.
+    #[serde(default)]
+    pub last_seen_at: Option<DateTime>,
+    /// It ends when it is not used for this long, in milliseconds.
+    #[serde(default)]
+    pub idle_ms: Option<i64>,
+    /// Ended from then on; the row vanishes a while later.
+    pub expires_at: DateTime,
+    /// When it was ended early.
+    pub revoked_at: Option<DateTime>,
+    /// Its refresh tokens; none for one that began before there were any.
+    #[serde(default)]
+    pub refresh: Option<Refreshing>,
+}
+
+/// What is known of a session's refresh tokens, which is not enough to make one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refreshing {
+    /// Part of what each is made of.
+    salt: Binary,
+    /// Counts them; the good one is this.
+    pub generation: i64,
+    /// When the last few were superseded, the latest last.
+    superseded_at: Vec<DateTime>,
+}
+
+/// How long a session lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// At most, however busy it is.
+    pub absolute: Duration,
+    /// Unless it is used.
+    pub idle: Duration,
+}
+
+/// What a client tells of itself when it signs in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Device {
+    /// What it says it is (`User-Agent`).
+    pub name: String,
+    /// The address it came from; empty when unknown.
+    pub ip: String,
+}
+
+impl Device {
+    /// The address it came from, if it is known.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.parse().ok()
+    }
+}
+
+impl Record for Session {
+    const COLLECTION: &'static str = "sessions";
+}
+impl PlatformOwned for Session {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: Session::COLLECTION,
+        name: "sessions_user",
+        keys: &[("user_id", 1), ("_id", -1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Session::COLLECTION,
+        name: "sessions_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Session::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+        ("revoked_at", schema::DATE_OR_NULL),
+    ],
+};
+
+impl Refreshing {
+    fn new(clock: &Clock) -> Self {
+        let salt = Binary { subtype: BinarySubtype::Generic, bytes: clock.random::<32>().to_vec() };
+        Self { salt, generation: 1, superseded_at: Vec::new() }
+    }
+
+    /// Whether `token` is or was one of them.
+    pub fn has_issued(&self, key: &MasterKey, token: &PresentedToken) -> bool {
+        (1..=self.generation).contains(&token.generation) && token.is_genuine(key, &self.salt.bytes)
+    }
+
+    /// When the token of a generation was superseded, if that is not too long ago to be remembered.
+    pub fn superseded_at(&self, generation: i64) -> Option<DateTime> {
+        let back = usize::try_from(self.generation.checked_sub(generation)?).ok()?;
+        self.superseded_at.get(self.superseded_at.len().checked_sub(back)?).copied()
+    }
+}
+
+impl Session {
+    /// Signs `user` in to `tenant`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn create(
+        txn: &mut Txn,
+        user: UserId,
+        tenant: TenantId,
+        device: &Device,
+        lifetime: Lifetime,
+        remembered: bool,
+    ) -> Result<Self, DbError> {
+        let now = txn.clock().now();
+        let session = Self {
+            id: txn.clock().id(),
+            user_id: user,
+            tenant_id: tenant,
+            device: device
+                .name
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(DEVICE_CHARS_MAX)
+                .collect(),
+            ip: device.ip.clone(),
+            remembered,
+            created_at: now,
+            authenticated_at: Some(now),
+            last_seen_at: Some(now),
+            idle_ms: Some(millis_of(lifetime.idle)),
+            expires_at: later(now, lifetime.absolute),
+            revoked_at: None,
+            refresh: Some(Refreshing::new(txn.clock())),
+        };
+        txn.records::<Self>(PlatformScope).insert(&session).await?;
+        Ok(session)
+    }
+
+    /// The session, whatever became of it, until its row vanishes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_id(store: &Store, id: SessionId) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// The session, if it is neither ended nor expired.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn live(store: &Store, id: SessionId) -> Result<Option<Self>, DbError> {
+        let found = store
+            .records::<Self>(PlatformScope)
+            .find(doc! { "_id": id, "revoked_at": null })
+            .await?;
+        Ok(found.filter(|session| session.is_live(store.clock().now())))
+    }
+
+    /// The live sessions of `user`, newest first, each under the rules of its tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
+        let now = store.clock().now();
+        let filter = doc! { "user_id": user, "revoked_at": null };
+        let found = store
+            .records::<Self>(PlatformScope)
+            .list(filter, doc! { "_id": -1 }, LISTED_MAX)
+            .await?;
+        let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let tenants = Tenant::by_ids(store, &tenants).await?;
+        let rules: HashMap<TenantId, Security> =
+            tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
+        let under = |session: Self| {
+            let rules = rules.get(&session.tenant_id)?;
+            Some(session.under(rules))
+        };
+        Ok(found.into_iter().filter_map(under).filter(|session| session.is_live(now)).collect())
+    }
+
+    /// As long as the rules of the tenant that it is in let it last, where those are tighter than
+    /// its own.
+    #[must_use]
+    pub fn under(self, rules: &Security) -> Self {
+        let absolute = rules.session_absolute().map(|limit| later(self.created_at, limit));
+        let expires_at = absolute.map_or(self.expires_at, |at| at.min(self.expires_at));
+        let idle_ms =
+            [self.idle_ms, rules.session_idle().map(millis_of)].into_iter().flatten().min();
+        Self { idle_ms, expires_at, ..self }
+    }
+
+    /// Whether it is neither ended nor expired. MongoDB removes expired rows late, so the times are
+    /// compared here.
+    pub fn is_live(&self, now: DateTime) -> bool {
+        self.revoked_at.is_none() && self.expires_at > now && self.idle_expires_at() > now
+    }
+
+    /// When it ends unless it is used before.
+    pub fn idle_expires_at(&self) -> DateTime {
+        let seen = self.last_seen_at.unwrap_or(self.created_at);
+        let idle = self
+            .idle_ms
+            .map(|idle| DateTime::from_millis(seen.timestamp_millis().saturating_add(idle)));
+        idle.map_or(self.expires_at, |idle| idle.min(self.expires_at))
+    }
+
+    /// When the person last proved who they are.
+    pub fn authenticated_at(&self) -> DateTime {
+        self.authenticated_at.unwrap_or(self.created_at)
+    }
+
+    /// The refresh token that is good now; none for a session that began before there were any.
+    pub fn refresh_token(&self, key: &MasterKey) -> Option<RefreshToken> {
+        let refresh = self.refresh.as_ref()?;
+        Some(RefreshToken::issue(key, self.id, &refresh.salt.bytes, refresh.generation))
+    }
+
+    /// Supersedes the good refresh token by the next; none when another has done that already.
+    pub(crate) async fn rotate(&self, txn: &mut Txn) -> Result<Option<Self>, DbError> {
+        let (now, generation) =
+            (txn.clock().now(), self.refresh.as_ref().map(|refresh| refresh.generation));
+        let filter = doc! { "_id": self.id, "revoked_at": null, "refresh.generation": generation };
+        let superseded = doc! { "$each": [now], "$slice": -SUPERSEDED_MAX };
+        let update = doc! {
+            "$inc": { "refresh.generation": 1_i64 },
+            "$push": { "refresh.superseded_at": superseded },
+            "$set": { "last_seen_at": now },
+        };
+        txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
+    }
+
+    /// The session whatever became of it, to be changed by `txn`.
+    pub(crate) async fn within(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// Notes that its person does something with it; none when it is over, or is another's or
+    /// elsewhere.
+    pub(crate) async fn act(
+        txn: &mut Txn,
+        id: SessionId,
+        user: UserId,
+        tenant: TenantId,
+    ) -> Result<Option<Self>, DbError> {
+        let now = txn.clock().now();
+        let filter = doc! { "_id": id, "user_id": user, "tenant_id": tenant, "revoked_at": null, "expires_at": { "$gt": now } };
+        txn.records::<Self>(PlatformScope)
+            .find_and_update(filter, doc! { "$set": { "acted_at": now } })
+            .await
+    }
+
+    /// As if its person had proved who they are when they did so in `other`, and with no longer a
+    /// life.
+    pub(crate) async fn follow(self, txn: &mut Txn, other: &Self) -> Result<Self, DbError> {
+        let (authenticated_at, expires_at) =
+            (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
+        let update =
+            doc! { "$set": { "authenticated_at": authenticated_at, "expires_at": expires_at } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await?;
+        Ok(Self { authenticated_at, expires_at, ..self })
+    }
+
+    /// Notes that its person proved who they are just now; none when it was ended.
+    pub(crate) async fn authenticated(
+        txn: &mut Txn,
+        id: SessionId,
+    ) -> Result<Option<Self>, DbError> {
+        let now = txn.clock().now();
+        let update = doc! { "$set": { "authenticated_at": now, "last_seen_at": now } };
+        let session = txn
+            .records::<Self>(PlatformScope)
+            .find_and_update(doc! { "_id": id, "revoked_at": null }, update)
+            .await?;
+        revocations::note(txn, Revoked::Session(id));
+        Ok(session)
+    }
+
+    /// Goes on in another tenant, which is to use it; none when it was ended.
+    pub(crate) async fn move_to(
+        txn: &mut Txn,
+        id: SessionId,
+        tenant: TenantId,
+    ) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "_id": id, "revoked_at": null };
+        let update = doc! { "$set": { "tenant_id": tenant, "last_seen_at": txn.clock().now() } };
+        let moved = txn.records::<Self>(PlatformScope).find_and_update(filter, update).await?;
+        revocations::note(txn, Revoked::Session(id));
+        Ok(moved)
+    }
+
+    /// Ends the session; tells whether it was not ended before.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn revoke(txn: &mut Txn, id: SessionId) -> Result<bool, DbError> {
+        let update = doc! { "$set": { "revoked_at": txn.clock().now() } };
+        let revoked = txn
+            .records::<Self>(PlatformScope)
+            .update(doc! { "_id": id, "revoked_at": null }, update)
+            .await?;
+        if revoked {
+            revocations::note(txn, Revoked::Session(id));
+        }
+        Ok(revoked)
+    }
+
+    /// Ends every session of `user` but `kept`; answers how many.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn revoke_all(
+        txn: &mut Txn,
+        user: UserId,
+        kept: Option<SessionId>,
+    ) -> Result<u64, DbError> {
+        let update = doc! { "$set": { "revoked_at": txn.clock().now() } };
+        let filter = doc! { "user_id": user, "revoked_at": null, "_id": { "$ne": kept } };
+        let revoked = txn.records::<Self>(PlatformScope).update_all(filter, update).await?;
+        if revoked > 0 {
+            revocations::note(txn, Revoked::User(user));
+        }
+        Ok(revoked)
+    }
+
+    /// Ends every session of `user` in `tenant`. Whoever makes them leave notes what is revoked.
+    pub(crate) async fn revoke_in_tenant(
+        txn: &mut Txn,
+        user: UserId,
+        tenant: TenantId,
+    ) -> Result<(), DbError> {
+        let update = doc! { "$set": { "revoked_at": txn.clock().now() } };
+        let filter = doc! { "user_id": user, "tenant_id": tenant, "revoked_at": null };
+        txn.records::<Self>(PlatformScope).update_all(filter, update).await.map(drop)
+    }
+
+    /// Notes that sessions have just been in use.
+    ///
+    /// # Errors
+    /// When the store fails; what was noted until then stays noted.
+    pub async fn seen(store: &Store, sessions: &[SessionId]) -> Result<(), DbError> {
+        let update = doc! { "$max": { "last_seen_at": store.clock().now() } };
+        for page in sessions.chunks(SEEN_PAGE) {
+            let filter = doc! { "_id": { "$in": page.to_vec() }, "revoked_at": null };
+            store.records::<Self>(PlatformScope).update_all(filter, update.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refreshing(generation: i64, superseded: &[i64]) -> Refreshing {
+        let superseded_at = superseded.iter().map(|at| DateTime::from_millis(*at)).collect();
+        Refreshing {
+            salt: Binary { subtype: BinarySubtype::Generic, bytes: vec![] },
+            generation,
+            superseded_at,
+        }
+    }
+
+    #[test]
+    fn when_a_token_was_superseded_is_known_of_the_last_few() {
+        let refresh = refreshing(5, &[30, 40]);
+        let superseded =
+            |generation| refresh.superseded_at(generation).map(DateTime::timestamp_millis);
+        assert_eq!(
+            [superseded(5), superseded(4), superseded(3), superseded(2), superseded(1)],
+            [None, Some(40), Some(30), None, None]
+        );
+        assert_eq!(
+            [superseded(6), superseded(0), superseded(i64::MIN), superseded(i64::MAX)],
+            [None; 4]
+        );
+    }
+
+    #[test]
+    fn the_tighter_of_the_sessions_own_limits_and_the_tenants_holds() {
+        let (minute, hour) = (60_000, 3_600_000);
+        let lasts = |idle_ms: Option<i64>, rules: serde_json::Value| {
+            let session = Session {
+                id: Clock::system().id(),
+                user_id: Clock::system().id(),
+                tenant_id: Clock::system().id(),
+                device: String::new(),
+                ip: String::new(),
+                remembered: false,
+                created_at: DateTime::from_millis(0),
+                authenticated_at: None,
+                last_seen_at: Some(DateTime::from_millis(hour)),
+                idle_ms,
+                expires_at: DateTime::from_millis(12 * hour),
+                revoked_at: None,
+                refresh: None,
+            };
+            let session = session.under(&serde_json::from_value(rules).unwrap());
+            (session.idle_expires_at().timestamp_millis(), session.expires_at.timestamp_millis())
+        };
+        let (none, idle) = (
+            serde_json::json!({}),
+            |minutes: u32| serde_json::json!({ "session_idle_minutes": minutes }),
+        );
+        assert_eq!(lasts(Some(2 * hour), none.clone()), (3 * hour, 12 * hour));
+        assert_eq!(lasts(None, none), (12 * hour, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), idle(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(None, idle(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), idle(600)), (3 * hour, 12 * hour));
+        let absolute = |hours: u32| serde_json::json!({ "session_absolute_hours": hours });
+        assert_eq!(lasts(Some(2 * hour), absolute(2)), (2 * hour, 2 * hour));
+        assert_eq!(lasts(Some(2 * hour), absolute(24)), (3 * hour, 12 * hour));
+    }
+}

@@ -1,0 +1,425 @@
+//! Access tokens: JWTs (RFC 7519) signed with `Ed25519` (`EdDSA`, RFC 8037), and the `JWKS` that
+//! lets others verify them.
+//!
+//! A token's header never chooses how it is checked: the algorithm is fixed and the key is one of
+//! ours, found by `kid`. `jwk`, `jku` and `x5u` headers are not looked at.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::{
+    clock::{Clock, later},
+    crypto::{MasterKey, SealError},
+    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn},
+    id::{SessionId, SigningKeyId, TenantId, UserId},
+};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::activity::audit;
+
+/// Clocks of two machines may differ by this much before a fresh token is refused.
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+/// What the master key seals signing keys for.
+const SEAL_PURPOSE: &str = "signing-key";
+/// A process goes on with the key it has for this long at most after another is active.
+const ROTATION_SLACK: Duration = Duration::from_mins(1);
+/// Keys that are looked at; one is made in a rotation and vanishes after the next.
+const KEYS_MAX: i64 = 100;
+/// Who access tokens are for (`aud`).
+const AUDIENCE: &str = "tenantry-api";
+
+/// What an access token says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessClaims {
+    /// Issuer: the installation's public URL.
+    pub iss: String,
+    /// Audience.
+    pub aud: String,
+    /// The user.
+    pub sub: UserId,
+    /// The session.
+    pub sid: SessionId,
+    /// The tenant.
+    pub tid: TenantId,
+    /// Issued at, seconds since the epoch.
+    pub iat: i64,
+    /// Good until, seconds since the epoch.
+    pub exp: i64,
+}
+
+/// A key pair as stored: the private half sealed with the master key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// The `kid`.
+    #[serde(rename = "_id")]
+    pub id: SigningKeyId,
+    /// PKCS#8, sealed.
+    sealed_private: Binary,
+    /// 32 bytes.
+    public: Binary,
+    /// When it was made.
+    pub created_at: DateTime,
+    /// Signs from then on; published before, so that every verifier knows it by then. At once
+    /// without.
+    #[serde(default)]
+    pub activates_at: Option<DateTime>,
+    /// Verifies nothing from then on: the last token that it signed has expired. The row vanishes a
+    /// while later.
+    #[serde(default)]
+    pub retires_at: Option<DateTime>,
+}
+
+impl Record for SigningKey {
+    const COLLECTION: &'static str = "signing_keys";
+}
+impl PlatformOwned for SigningKey {}
+
+/// A key that is not needed any more vanishes.
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: SigningKey::COLLECTION,
+    name: "signing_keys_ttl",
+    keys: &[("retires_at", 1)],
+    unique: false,
+    ttl: true,
+}];
+
+/// What a key is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Published, and does not sign yet.
+    Pending,
+    /// Signs, and verifies.
+    Active,
+    /// Verifies what it signed before its successor.
+    Retiring,
+    /// Verifies nothing.
+    Retired,
+}
+
+impl KeyState {
+    /// As commands write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// Why a token could not be signed or a key not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The stored key was sealed with another master key.
+    #[error("a signing key in the database does not open with auth.master_key: {0}")]
+    Seal(#[from] SealError),
+    /// The key pair could not be made or read.
+    #[error("a signing key could not be made or read: {0}")]
+    Key(String),
+}
+
+impl SigningKey {
+    /// A new key pair that signs from `activates_at` on.
+    fn generate(
+        clock: &Clock,
+        master: &MasterKey,
+        activates_at: DateTime,
+    ) -> Result<Self, SigningError> {
+        let pair = Ed25519KeyPair::generate().map_err(key_error)?;
+        let private = pair.to_pkcs8v1().map_err(key_error)?;
+        let sealed = master.seal(SEAL_PURPOSE, private.as_ref())?;
+        Ok(Self {
+            id: clock.id(),
+            sealed_private: binary(sealed),
+            public: binary(pair.public_key().as_ref().to_vec()),
+            created_at: clock.now(),
+            activates_at: Some(activates_at),
+            retires_at: None,
+        })
+    }
+
+    /// What the key is good for at `now`, beside the others of `all`.
+    pub fn state(&self, all: &[Self], now: DateTime) -> KeyState {
+        if self.is_retired(now) {
+            KeyState::Retired
+        } else if !self.is_activated(now) {
+            KeyState::Pending
+        } else if Self::active(all, now).is_some_and(|active| active.id == self.id) {
+            KeyState::Active
+        } else {
+            KeyState::Retiring
+        }
+    }
+
+    /// The one of `all` that signs at `now`: the last that was activated.
+    fn active(all: &[Self], now: DateTime) -> Option<&Self> {
+        let good = all.iter().filter(|key| key.is_activated(now) && !key.is_retired(now));
+        good.max_by_key(|key| (key.activates_at, key.id.uuid()))
+    }
+
+    fn is_activated(&self, now: DateTime) -> bool {
+        self.activates_at.is_none_or(|at| at <= now)
+    }
+
+    fn is_retired(&self, now: DateTime) -> bool {
+        self.retires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Every key that tokens may be signed with, oldest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all(store: &Store) -> Result<Vec<Self>, DbError> {
+        store.records::<Self>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, KEYS_MAX).await
+    }
+
+    /// Makes the first key when there is none. Processes that start together may each make one;
+    /// all are published and any verifies.
+    ///
+    /// # Errors
+    /// When the store or the generator fails.
+    pub async fn ensure(store: &Store, master: &MasterKey) -> Result<Vec<Self>, SigningError> {
+        let keys = Self::all(store).await?;
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        let key = Self::generate(store.clock(), master, store.clock().now())?;
+        store.records::<Self>(PlatformScope).insert(&key).await?;
+        Ok(Self::all(store).await?)
+    }
+}
+
+/// Makes the next key, which signs after a while; the others verify for as long as what they
+/// signed.
+#[derive(Debug)]
+pub struct RotateSigningKey<'a> {
+    /// The installation's key.
+    pub master: &'a MasterKey,
+    /// How long the key is published before it signs.
+    pub lead: Duration,
+    /// How long a token is good for.
+    pub token_ttl: Duration,
+}
+
+impl Change for RotateSigningKey<'_> {
+    type Output = SigningKey;
+    type Error = SigningError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<SigningKey, SigningError> {
+        let activates_at = later(txn.clock().now(), self.lead);
+        let key = SigningKey::generate(txn.clock(), self.master, activates_at)?;
+        // Other processes sign with the old one until they have looked again.
+        let retires_at = later(activates_at, self.token_ttl + CLOCK_SKEW + ROTATION_SLACK);
+        let retire = doc! { "$set": { "retires_at": retires_at } };
+        txn.records::<SigningKey>(PlatformScope)
+            .update_all(doc! { "retires_at": null }, retire)
+            .await?;
+        txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
+        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Ok(key)
+    }
+}
+
+/// Forgets a key that may be known to others: whatever it signed is worth nothing any more. Where
+/// it was the one that signs, a new one does from now on.
+#[derive(Debug)]
+pub struct RevokeSigningKey<'a> {
+    /// The installation's key.
+    pub master: &'a MasterKey,
+    /// Which.
+    pub key: SigningKeyId,
+}
+
+impl Change for RevokeSigningKey<'_> {
+    /// The key that signs now; none when there was none to revoke.
+    type Output = Option<SigningKeyId>;
+    type Error = SigningError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<SigningKeyId>, SigningError> {
+        let Some(revoked) =
+            txn.records::<SigningKey>(PlatformScope).take(doc! { "_id": self.key }).await?
+        else {
+            return Ok(None);
+        };
+        audit::record(txn, None, None, "signing_key.revoked", self.key).await?;
+        let now = txn.clock().now();
+        if !revoked.is_activated(now)
+            && let Some(active) = keep_active(txn, now).await?
+        {
+            return Ok(Some(active));
+        }
+        // One that was to sign later signs now; verifiers that do not know it yet look for it.
+        let (staying, activate) =
+            (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
+        if let Some(next) =
+            txn.records::<SigningKey>(PlatformScope).find_and_update(staying, activate).await?
+        {
+            return Ok(Some(next.id));
+        }
+        let key = SigningKey::generate(txn.clock(), self.master, now)?;
+        txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
+        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Ok(Some(key.id))
+    }
+}
+
+/// The key that signs goes on, for good where no other is to follow it any more.
+async fn keep_active(txn: &mut Txn, now: DateTime) -> Result<Option<SigningKeyId>, DbError> {
+    let left = txn.records::<SigningKey>(PlatformScope).list(doc! {}, doc! {}, KEYS_MAX).await?;
+    let Some(active) = SigningKey::active(&left, now).map(|key| key.id) else { return Ok(None) };
+    if left.iter().all(|key| key.retires_at.is_some()) {
+        let stay = doc! { "$set": { "retires_at": null } };
+        txn.records::<SigningKey>(PlatformScope).update(doc! { "_id": active }, stay).await?;
+    }
+    Ok(Some(active))
+}
+
+impl Transient for SigningError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::Seal(_) | Self::Key(_) => None,
+        }
+    }
+}
+
+/// Signs access tokens.
+pub struct Issuer {
+    id: SigningKeyId,
+    key: EncodingKey,
+    iss: String,
+    ttl: Duration,
+}
+
+impl Issuer {
+    /// Signs with the one of `keys` that is active at `now`.
+    ///
+    /// # Errors
+    /// When there is none, or it does not open with `master`.
+    pub fn new(
+        keys: &[SigningKey],
+        master: &MasterKey,
+        issuer: &str,
+        ttl: Duration,
+        now: DateTime,
+    ) -> Result<Self, SigningError> {
+        let active = SigningKey::active(keys, now)
+            .ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
+        let private = master.open(SEAL_PURPOSE, &active.sealed_private.bytes)?;
+        Ok(Self {
+            id: active.id,
+            key: EncodingKey::from_ed_der(&private),
+            iss: issuer.to_owned(),
+            ttl,
+        })
+    }
+
+    /// How long a token is good for.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// A token for one session.
+    ///
+    /// # Errors
+    /// When the key refuses to sign.
+    pub fn issue(
+        &self,
+        now: DateTime,
+        user: UserId,
+        tenant: TenantId,
+        session: SessionId,
+    ) -> Result<String, SigningError> {
+        let iat = now.timestamp_millis() / 1_000;
+        let claims = AccessClaims {
+            iss: self.iss.clone(),
+            aud: AUDIENCE.to_owned(),
+            sub: user,
+            sid: session,
+            tid: tenant,
+            iat,
+            exp: iat.saturating_add(i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX)),
+        };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.id.to_string());
+        header.typ = Some("at+jwt".to_owned());
+        jsonwebtoken::encode(&header, &claims, &self.key).map_err(key_error)
+    }
+}
+
+/// Checks access tokens; needs no secret.
+pub struct Verifier {
+    keys: HashMap<String, DecodingKey>,
+    jwks: serde_json::Value,
+    validation: Validation,
+}
+
+impl Verifier {
+    /// Accepts tokens of `issuer` signed with any of `keys` that is not retired at `now`.
+    ///
+    /// # Errors
+    /// When a public key is not one.
+    pub fn new(keys: &[SigningKey], issuer: &str, now: DateTime) -> Result<Self, SigningError> {
+        let keys: Vec<&SigningKey> = keys.iter().filter(|key| !key.is_retired(now)).collect();
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        validation.leeway = CLOCK_SKEW.as_secs();
+        // Expiry is checked against our own clock handle, in `verify`.
+        validation.validate_exp = false;
+        // None of ours has one, but whoever writes one means it.
+        validation.validate_nbf = true;
+        let public = |key: &SigningKey| URL_SAFE_NO_PAD.encode(&key.public.bytes);
+        let decoding = |key: &SigningKey| {
+            let decoding = DecodingKey::from_ed_components(&public(key)).map_err(key_error)?;
+            Ok((key.id.to_string(), decoding))
+        };
+        let jwks =
+            keys.iter().map(|key| json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key.id, "x": public(key) }));
+        Ok(Self {
+            jwks: json!({ "keys": jwks.collect::<Vec<_>>() }),
+            keys: keys.into_iter().map(decoding).collect::<Result<_, SigningError>>()?,
+            validation,
+        })
+    }
+
+    /// What `token` says, if we signed it and it is good at `now`.
+    pub fn verify(&self, token: &str, now: DateTime) -> Option<AccessClaims> {
+        let header = jsonwebtoken::decode_header(token).ok()?;
+        let right_kind = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some("at+jwt");
+        let key = self.keys.get(header.kid.as_deref()?).filter(|_| right_kind)?;
+        let claims =
+            jsonwebtoken::decode::<AccessClaims>(token, key, &self.validation).ok()?.claims;
+        let now = now.timestamp_millis() / 1_000;
+        let skew = i64::try_from(CLOCK_SKEW.as_secs()).unwrap_or_default();
+        (claims.exp > now && claims.iat <= now + skew).then_some(claims)
+    }
+
+    /// Whether a token names a key that is not known here: one made by another process since.
+    pub fn names_unknown_key(&self, token: &str) -> bool {
+        let header = jsonwebtoken::decode_header(token);
+        header.is_ok_and(|header| header.kid.is_some_and(|kid| !self.keys.contains_key(&kid)))
+    }
+
+    /// The public keys (RFC 7517).
+    pub fn jwks(&self) -> &serde_json::Value {
+        &self.jwks
+    }
+}
+
+fn binary(bytes: Vec<u8>) -> Binary {
+    Binary { subtype: BinarySubtype::Generic, bytes }
+}
+
+fn key_error(error: impl std::fmt::Display) -> SigningError {
+    SigningError::Key(error.to_string())
+}

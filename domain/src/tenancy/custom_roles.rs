@@ -1,0 +1,335 @@
+//! Roles that a tenant makes itself.
+//!
+//! Every change here, as every change of who may what in a tenant, begins by holding the tenant
+//! (`Tenant::hold`): they happen one after another, so a role cannot be deleted while it is being
+//! given to somebody, and of many made at once none is too many.
+
+use common::{
+    db::{
+        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn,
+        Unchanged, is_duplicate,
+        schema::{self, Validator},
+    },
+    id::{RoleId, TenantId},
+    name::Name,
+    revocations::{self, Revoked},
+};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::tenancy::{
+    invitations::Invitation,
+    invite_links::InviteLink,
+    memberships::{Actor, Membership},
+    roles::{Grant, Permissions, Role, RoleRef},
+    tenant_domains::TenantDomain,
+    tenants::Tenant,
+};
+
+/// The most roles that are listed; more than a tenant may be allowed to have.
+const LISTED_MAX: i64 = 1_000;
+/// Unique: a tenant's roles are told apart by their names.
+const NAME_INDEX: &str = "roles_tenant_name";
+
+/// A role that a tenant made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CustomRole {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: RoleId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// What it is called.
+    pub name: Name,
+    /// What names are compared by.
+    name_norm: String,
+    /// What its holders may do.
+    pub permissions: Permissions,
+    /// When it was made.
+    pub created_at: DateTime,
+    /// When it last changed.
+    pub updated_at: DateTime,
+}
+
+impl Record for CustomRole {
+    const COLLECTION: &'static str = "roles";
+}
+impl TenantOwned for CustomRole {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: CustomRole::COLLECTION,
+    name: NAME_INDEX,
+    keys: &[("tenant_id", 1), ("name_norm", 1)],
+    unique: true,
+    ttl: false,
+}];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: CustomRole::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("name", schema::STRING),
+        ("name_norm", schema::STRING),
+        ("permissions", schema::ARRAY),
+        ("created_at", schema::DATE),
+        ("updated_at", schema::DATE),
+    ],
+};
+
+impl CustomRole {
+    /// The tenant's own roles, by name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
+        store.records::<Self>(scope).list(doc! {}, doc! { "name_norm": 1 }, LISTED_MAX).await
+    }
+
+    /// The role of the tenant's own with this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: RoleId,
+    ) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
+    fn grant(self) -> Grant {
+        Grant { role: self.id.into(), name: self.name.to_string(), permissions: self.permissions }
+    }
+
+    async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: RoleId,
+    ) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
+    /// Whether a member has it, or somebody may come to have it: by an invitation, an invite link
+    /// or their address.
+    async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
+        let filter = doc! { "role": RoleRef::from(id) };
+        Ok(txn.records::<Membership>(scope).find(filter).await?.is_some()
+            || Invitation::names_role(txn, scope, id.into()).await?
+            || InviteLink::names_role(txn, scope, id.into()).await?
+            || TenantDomain::names_role(txn, scope, id.into()).await?)
+    }
+}
+
+impl Grant {
+    /// What `role` is good for in the scope's tenant; nothing when there is no such role.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope, role: RoleRef) -> Result<Self, DbError> {
+        let RoleRef::Custom(id) = role else { return Ok(Self::built_in(role)) };
+        let found = CustomRole::of(store, scope, id).await?;
+        Ok(found.map_or_else(|| Self::built_in(role), CustomRole::grant))
+    }
+
+    /// What `role` is good for as `txn` sees it; none when there is no such role.
+    pub(crate) async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<Option<Self>, DbError> {
+        match role {
+            RoleRef::BuiltIn(role) => Ok(Some(role.into())),
+            RoleRef::Custom(id) => {
+                Ok(CustomRole::within(txn, scope, id).await?.map(CustomRole::grant))
+            }
+        }
+    }
+
+    /// What the role is good for by itself: nothing, for one of a tenant's own.
+    pub(crate) fn built_in(role: RoleRef) -> Self {
+        match role {
+            RoleRef::BuiltIn(role) => role.into(),
+            RoleRef::Custom(_) => {
+                Self { role, name: String::new(), permissions: Permissions::NONE }
+            }
+        }
+    }
+}
+
+/// Why a role was not made, changed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// The tenant has no such role.
+    #[error("there is no such role")]
+    NotFound,
+    /// Every tenant has it, as it is.
+    #[error("the role is built in")]
+    BuiltIn,
+    /// It is what another role is called.
+    #[error("another role has this name")]
+    NameTaken,
+    /// It would hold, or holds, what the one who asks lacks.
+    #[error("the role may do more than the one who asks")]
+    TooHigh,
+    /// It is not what the one who asks has seen.
+    #[error("the role was changed meanwhile")]
+    Changed,
+    /// Members or invitations have it.
+    #[error("the role is in use")]
+    InUse,
+    /// The tenant has as many as it may.
+    #[error("the tenant has as many roles as it may have")]
+    TooMany,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for RoleError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+fn name_taken(error: DbError) -> RoleError {
+    if is_duplicate(&error, NAME_INDEX) { RoleError::NameTaken } else { error.into() }
+}
+
+/// What names are compared by; the built-in roles' names are taken from the start.
+fn normalized(name: &Name) -> Result<String, RoleError> {
+    let norm = name.to_string().to_lowercase();
+    if Role::ALL.iter().any(|role| role.as_str() == norm) {
+        Err(RoleError::NameTaken)
+    } else {
+        Ok(norm)
+    }
+}
+
+/// Makes a role.
+#[derive(Debug)]
+pub struct CreateRole {
+    /// Who asks.
+    pub actor: Actor,
+    /// What it is to be called.
+    pub name: Name,
+    /// What its holders may do.
+    pub permissions: Permissions,
+    /// The most roles that a tenant may have.
+    pub max: u64,
+}
+
+impl Change for CreateRole {
+    type Output = CustomRole;
+    type Error = RoleError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<CustomRole, RoleError> {
+        let scope = self.actor.scope;
+        let name_norm = normalized(&self.name)?;
+        Tenant::hold(txn, scope).await?;
+        if !self.actor.grant(txn).await?.permissions.covers(self.permissions) {
+            return Err(RoleError::TooHigh);
+        }
+        if txn.records::<CustomRole>(scope).count(doc! {}).await? >= self.max {
+            return Err(RoleError::TooMany);
+        }
+        let (id, now) = (txn.clock().id(), txn.clock().now());
+        let (name, permissions) = (self.name.clone(), self.permissions);
+        let role = CustomRole {
+            id,
+            tenant_id: scope.tenant_id(),
+            name,
+            name_norm,
+            permissions,
+            created_at: now,
+            updated_at: now,
+        };
+        txn.records::<CustomRole>(scope).insert(&role).await.map_err(name_taken)?;
+        self.actor.record(txn, "role.created", id).await?;
+        Ok(role)
+    }
+}
+
+/// Changes a role, for everybody who has it, at once.
+pub struct UpdateRole<'a> {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which.
+    pub role: RoleId,
+    /// What it is to be called.
+    pub name: Name,
+    /// What its holders may do from now on.
+    pub permissions: Permissions,
+    /// Whether it still is what the one who asks has seen.
+    pub unchanged: Unchanged<'a, CustomRole>,
+}
+
+impl Change for UpdateRole<'_> {
+    type Output = CustomRole;
+    type Error = RoleError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<CustomRole, RoleError> {
+        let scope = self.actor.scope;
+        let name_norm = normalized(&self.name)?;
+        Tenant::hold(txn, scope).await?;
+        let before = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
+        let mine = self.actor.grant(txn).await?.permissions;
+        if !mine.covers(before.permissions) || !mine.covers(self.permissions) {
+            return Err(RoleError::TooHigh);
+        }
+        if !(self.unchanged)(&before) {
+            return Err(RoleError::Changed);
+        }
+        let (id, now) = (self.role, txn.clock().now());
+        let update = doc! { "$set": { "name": self.name.to_string(), "name_norm": &name_norm, "permissions": self.permissions, "updated_at": now } };
+        txn.records::<CustomRole>(scope)
+            .update(doc! { "_id": id }, update)
+            .await
+            .map_err(name_taken)?;
+        revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
+        self.actor.record(txn, "role.updated", id).await?;
+        Ok(CustomRole {
+            name: self.name.clone(),
+            name_norm,
+            permissions: self.permissions,
+            updated_at: now,
+            ..before
+        })
+    }
+}
+
+/// Deletes a role that nobody has.
+#[derive(Debug)]
+pub struct DeleteRole {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which.
+    pub role: RoleId,
+}
+
+impl Change for DeleteRole {
+    type Output = ();
+    type Error = RoleError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), RoleError> {
+        let scope = self.actor.scope;
+        Tenant::hold(txn, scope).await?;
+        let role = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
+        if !self.actor.grant(txn).await?.permissions.covers(role.permissions) {
+            return Err(RoleError::TooHigh);
+        }
+        if CustomRole::is_in_use(txn, scope, self.role).await? {
+            return Err(RoleError::InUse);
+        }
+        txn.records::<CustomRole>(scope).take(doc! { "_id": self.role }).await?;
+        self.actor.record(txn, "role.deleted", self.role).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! Lists of people to invite: many at once, with what became of each.
+//!
+//! A list is worked through in chunks. Each is one transaction that invites its lines and writes
+//! down what became of them, so a chunk that runs again finds them done.
+
+use std::{collections::HashSet, ops::Range, time::Duration};
+
+use common::{
+    clock::later,
+    db::{
+        DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Validator},
+    },
+    email::Email,
+    id::{InvitationId, InvitationListId, TenantId, UserId},
+};
+use mongodb::bson::{DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::tenancy::{
+    invitations::{Invitation, InviteError, Inviting},
+    memberships::Actor,
+};
+
+/// The most lines of a list.
+pub const LINES_MAX: usize = 1_000;
+/// How many lines are invited together: few enough that others may change the tenant meanwhile.
+pub const CHUNK_LINES: usize = 25;
+/// The most characters of a line's texts that are kept; what is longer is no address and no role.
+const TEXT_CHARS_MAX: usize = 254;
+/// How long one can see what became of a list.
+const RETENTION: Duration = Duration::from_hours(30 * 24);
+
+/// A list of people to invite.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitationList {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: InvitationListId,
+    /// Into which tenant.
+    pub tenant_id: TenantId,
+    /// Who invites.
+    pub by: UserId,
+    /// Whom, in the order given.
+    pub lines: Vec<Line>,
+    /// When it was given.
+    pub created_at: DateTime,
+    /// When nothing was left to do.
+    pub completed_at: Option<DateTime>,
+    /// When it is forgotten.
+    pub expires_at: DateTime,
+}
+
+/// One of a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// Who is to be invited, as it was given.
+    pub email: String,
+    /// As what, as it was given.
+    pub role: String,
+    /// What became of it; none before its turn.
+    pub outcome: Option<Outcome>,
+    /// The invitation, where there is one.
+    pub invitation: Option<InvitationId>,
+}
+
+/// What became of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// They are invited.
+    Invited,
+    /// The address is none that can be mailed.
+    InvalidEmail,
+    /// The address stands further up in the list.
+    Duplicate,
+    /// The tenant has no such role.
+    NoSuchRole,
+    /// The role may do more than whoever gave the list.
+    RoleTooHigh,
+    /// The address belongs to a member.
+    AlreadyMember,
+    /// As many invitations wait as may.
+    TooManyInvitations,
+    /// The tenant does not invite addresses of the domain.
+    EmailDomainNotAllowed,
+    /// It failed again and again; an operator knows why.
+    Failed,
+}
+
+impl Outcome {
+    /// As written in rows and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invited => "invited",
+            Self::InvalidEmail => "invalid_email",
+            Self::Duplicate => "duplicate",
+            Self::NoSuchRole => "no_such_role",
+            Self::RoleTooHigh => "role_too_high",
+            Self::AlreadyMember => "already_member",
+            Self::TooManyInvitations => "too_many_invitations",
+            Self::EmailDomainNotAllowed => "email_domain_not_allowed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Record for InvitationList {
+    const COLLECTION: &'static str = "invitation_lists";
+}
+impl TenantOwned for InvitationList {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: InvitationList::COLLECTION,
+        name: "invitation_lists_tenant",
+        keys: &[("tenant_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: InvitationList::COLLECTION,
+        name: "invitation_lists_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: InvitationList::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("by", schema::STRING),
+        ("lines", schema::ARRAY),
+        ("created_at", schema::DATE),
+        ("completed_at", schema::DATE_OR_NULL),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+impl Line {
+    /// A line that waits.
+    pub fn new(email: &str, role: &str) -> Self {
+        let kept = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect();
+        Self { email: kept(email), role: kept(role), outcome: None, invitation: None }
+    }
+}
+
+impl InvitationList {
+    /// Writes a list down.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn create(txn: &mut Txn, actor: Actor, lines: &[Line]) -> Result<Self, DbError> {
+        let (id, now) = (txn.clock().id(), txn.clock().now());
+        let list = Self {
+            id,
+            tenant_id: actor.scope.tenant_id(),
+            by: actor.user,
+            lines: lines.to_vec(),
+            created_at: now,
+            completed_at: None,
+            expires_at: later(now, RETENTION),
+        };
+        txn.records::<Self>(actor.scope).insert(&list).await?;
+        actor.record(txn, "invitation_list.created", id).await?;
+        Ok(list)
+    }
+
+    /// The list with this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        id: InvitationListId,
+    ) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+
+    /// Who gave it.
+    pub const fn actor(&self) -> Actor {
+        // The list lies in the tenant of whoever gave it.
+        Actor { scope: TenantScope::vouched(self.tenant_id), user: self.by }
+    }
+
+    /// Invites the lines of `range` that wait; answers the invitations.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn invite(
+        &self,
+        txn: &mut Txn,
+        inviting: &Inviting<'_>,
+        range: Range<usize>,
+    ) -> Result<Vec<Invitation>, DbError> {
+        let mut seen: HashSet<String> = self
+            .lines
+            .iter()
+            .take(range.start)
+            .map(|line| line.email.trim().to_lowercase())
+            .collect();
+        let (mut invitations, mut set) = (Vec::new(), Document::new());
+        let lines = self.lines.iter().enumerate().take(range.end).skip(range.start);
+        for (at, line) in lines {
+            let is_first = seen.insert(line.email.trim().to_lowercase());
+            if line.outcome.is_some() {
+                continue;
+            }
+            let outcome = match invite(txn, inviting, line, is_first).await? {
+                Ok(invitation) => {
+                    set.insert(format!("lines.{at}.invitation"), invitation.id);
+                    invitations.push(invitation);
+                    Outcome::Invited
+                }
+                Err(outcome) => outcome,
+            };
+            set.insert(format!("lines.{at}.outcome"), outcome.as_str());
+        }
+        self.set(txn, set).await?;
+        Ok(invitations)
+    }
+
+    /// Notes that nothing is left to do; what still waits has failed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn complete(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let waiting = self.lines.iter().enumerate().filter(|(_, line)| line.outcome.is_none());
+        let mut set: Document = waiting
+            .map(|(at, _)| (format!("lines.{at}.outcome"), Outcome::Failed.as_str().into()))
+            .collect();
+        set.insert("completed_at", txn.clock().now());
+        self.set(txn, set).await?;
+        self.actor().record(txn, "invitation_list.completed", self.id).await
+    }
+
+    async fn set(&self, txn: &mut Txn, set: Document) -> Result<(), DbError> {
+        if set.is_empty() {
+            return Ok(());
+        }
+        txn.records::<Self>(self.actor().scope)
+            .update(doc! { "_id": self.id }, doc! { "$set": set })
+            .await
+            .map(drop)
+    }
+
+    /// The list as `txn` sees it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: InvitationListId,
+    ) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(scope).find(doc! { "_id": id }).await
+    }
+}
+
+/// Invites one line, or tells what else became of it.
+async fn invite(
+    txn: &mut Txn,
+    inviting: &Inviting<'_>,
+    line: &Line,
+    is_first: bool,
+) -> Result<Result<Invitation, Outcome>, DbError> {
+    let Ok(email) = line.email.parse::<Email>() else { return Ok(Err(Outcome::InvalidEmail)) };
+    let Ok(role) = line.role.parse() else { return Ok(Err(Outcome::NoSuchRole)) };
+    if !is_first {
+        return Ok(Err(Outcome::Duplicate));
+    }
+    match inviting.invite(txn, &email, role).await {
+        Ok(invitation) => Ok(Ok(invitation)),
+        Err(InviteError::NotFound | InviteError::NoSuchRole) => Ok(Err(Outcome::NoSuchRole)),
+        Err(InviteError::TooHigh) => Ok(Err(Outcome::RoleTooHigh)),
+        Err(InviteError::AlreadyMember) => Ok(Err(Outcome::AlreadyMember)),
+        Err(InviteError::TooMany) => Ok(Err(Outcome::TooManyInvitations)),
+        Err(InviteError::DomainNotAllowed) => Ok(Err(Outcome::EmailDomainNotAllowed)),
+        Err(InviteError::Db(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_stored_as_it_is_answered() {
+        for outcome in [
+            Outcome::Invited,
+            Outcome::InvalidEmail,
+            Outcome::NoSuchRole,
+            Outcome::EmailDomainNotAllowed,
+            Outcome::Failed,
+        ] {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+        }
+    }
+}

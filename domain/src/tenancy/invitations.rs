@@ -1,0 +1,564 @@
+//! Invitations: people whom a tenant asks to join it.
+//!
+//! An address has one invitation of a tenant at most. Inviting it again, or sending it again, gives
+//! the same invitation another link, which voids the one before; accepting uses it up
+//! ([`crate::tenancy::joining`]). An invitation is as good as the word of whoever gave it: it is void while
+//! they may not give that role.
+
+mod sending;
+
+use std::time::Duration;
+
+use common::{
+    clock::later,
+    crypto::{LinkToken, MasterKey, TokenHash},
+    db::{
+        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope,
+        Transient, Txn,
+        schema::{self, Validator},
+    },
+    email::Email,
+    id::{InvitationId, InvitationLinkId, TenantId, UserId},
+};
+use mongodb::bson::{DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::users::User,
+    tenancy::{
+        former_members::FormerMember,
+        memberships::{Actor, Membership},
+        roles::{Grant, Permission, RoleRef},
+        tenant_security::EmailDomains,
+        tenants::{Tenant, TenantStatus},
+    },
+};
+
+pub(crate) use sending::invite_on_request;
+pub use sending::{
+    Answered, CompleteInvitationList, CompleteList, Conditions, Invite, InviteChunk, InviteList,
+    InviteSome, Resend, SendInvitation, SendInvitationReminder,
+};
+
+/// An invitation that waits to be accepted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: InvitationId,
+    /// Into which tenant.
+    pub tenant_id: TenantId,
+    /// Who is invited.
+    pub email: Email,
+    /// What the address is compared by.
+    pub email_norm: String,
+    /// As what.
+    pub role: RoleRef,
+    /// Whose word it is.
+    pub invited_by: UserId,
+    /// Its link, which is another each time it is sent anew.
+    pub link: InvitationLinkId,
+    /// The link's token, hashed.
+    token_hash: TokenHash,
+    /// When it was first made.
+    pub created_at: DateTime,
+    /// When the link was made.
+    pub sent_at: DateTime,
+    /// Void from then on.
+    pub expires_at: DateTime,
+}
+
+impl Record for Invitation {
+    const COLLECTION: &'static str = "invitations";
+}
+impl TenantOwned for Invitation {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_tenant_email",
+        keys: &[("tenant_id", 1), ("email_norm", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_tenant",
+        keys: &[("tenant_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_token",
+        keys: &[("token_hash", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Invitation::COLLECTION,
+        name: "invitations_ttl",
+        keys: &[("expires_at", 1)],
+        unique: false,
+        ttl: true,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Invitation::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("email", schema::STRING),
+        ("email_norm", schema::STRING),
+        ("role", schema::STRING),
+        ("invited_by", schema::STRING),
+        ("link", schema::STRING),
+        ("token_hash", schema::STRING),
+        ("created_at", schema::DATE),
+        ("sent_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ],
+};
+
+/// On which terms a tenant invites.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How long an invitation is good for.
+    pub ttl: Duration,
+    /// The most that may wait to be accepted.
+    pub max: u64,
+}
+
+impl Invitation {
+    /// Up to `limit` invitations of the scope's tenant that wait, in the order in which they were
+    /// made.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn page(
+        store: &Store,
+        scope: TenantScope,
+        after: Option<InvitationId>,
+        limit: usize,
+    ) -> Result<Vec<Self>, DbError> {
+        let mut filter = pending(store.clock().now());
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after });
+        }
+        store
+            .records::<Self>(scope)
+            .list(filter, doc! { "_id": 1 }, i64::try_from(limit).unwrap_or(i64::MAX))
+            .await
+    }
+
+    /// The invitation with this id, if it waits under this link.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn under_link(
+        store: &Store,
+        scope: TenantScope,
+        id: InvitationId,
+        link: InvitationLinkId,
+    ) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "_id": id, "link": link, "expires_at": { "$gt": store.clock().now() } };
+        store.records::<Self>(scope).find(filter).await
+    }
+
+    /// The invitation that a link's `token` is for, if it waits. Platform-wide: the bearer belongs
+    /// to no tenant yet, and is shown nothing but what they were invited to.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_token(
+        store: &Store,
+        key: &MasterKey,
+        token: &str,
+    ) -> Result<Option<Self>, DbError> {
+        let Some(hash) = hash_of(key, token) else { return Ok(None) };
+        let filter = doc! { "token_hash": hash, "expires_at": { "$gt": store.clock().now() } };
+        store.records::<Self>(PlatformScope).find(filter).await
+    }
+
+    /// Uses the invitation up, if it waits under the same link still.
+    pub(crate) async fn take(&self, txn: &mut Txn) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "_id": self.id, "token_hash": self.token_hash.clone(), "expires_at": { "$gt": txn.clock().now() } };
+        txn.records::<Self>(self.scope()).take(filter).await
+    }
+
+    /// What it gives, if whoever gave it may do so now.
+    pub(crate) async fn vouched(&self, txn: &mut Txn) -> Result<Option<Grant>, DbError> {
+        let inviter = Actor { scope: self.scope(), user: self.invited_by }.grant(txn).await?;
+        let given = Grant::within(txn, self.scope(), self.role).await?;
+        Ok(given.filter(|given| inviter.may(Permission::UsersInvite) && inviter.reaches(given)))
+    }
+
+    /// As `Invitation::vouched`, outside any transaction.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
+        vouched(store, Actor { scope: self.scope(), user: self.invited_by }, self.role).await
+    }
+
+    /// The tenant's rows, for whoever holds the link: vouched for by the invitation.
+    pub(crate) const fn scope(&self) -> TenantScope {
+        TenantScope::vouched(self.tenant_id)
+    }
+
+    /// The token of its link.
+    pub fn link_token(&self, key: &MasterKey) -> LinkToken {
+        LinkToken::issue(key, self.link)
+    }
+
+    /// Whether one that waits is to this role.
+    pub(crate) async fn names_role(
+        txn: &mut Txn,
+        scope: TenantScope,
+        role: RoleRef,
+    ) -> Result<bool, DbError> {
+        let mut filter = pending(txn.clock().now());
+        filter.insert("role", role);
+        Ok(txn.records::<Self>(scope).find(filter).await?.is_some())
+    }
+
+    /// Voids the one of an address, if there is one.
+    pub(crate) async fn forget_of(
+        txn: &mut Txn,
+        scope: TenantScope,
+        email: &Email,
+    ) -> Result<(), DbError> {
+        txn.records::<Self>(scope)
+            .delete_all(doc! { "email_norm": email.normalized() })
+            .await
+            .map(drop)
+    }
+
+    /// Gives it another link, and lets it wait for the whole time again.
+    async fn send_anew(
+        self,
+        txn: &mut Txn,
+        key: &MasterKey,
+        role: RoleRef,
+        by: UserId,
+        ttl: Duration,
+    ) -> Result<Self, DbError> {
+        let (link, now) = (txn.clock().id(), txn.clock().now());
+        let token_hash = LinkToken::issue(key, link).hash();
+        let renewed = Self {
+            role,
+            invited_by: by,
+            link,
+            token_hash,
+            sent_at: now,
+            expires_at: later(now, ttl),
+            ..self
+        };
+        let update = doc! { "$set": {
+            "role": role,
+            "invited_by": by,
+            "link": link,
+            "token_hash": renewed.token_hash.clone(),
+            "sent_at": now,
+            "expires_at": renewed.expires_at,
+        } };
+        txn.records::<Self>(renewed.scope()).update(doc! { "_id": renewed.id }, update).await?;
+        Ok(renewed)
+    }
+}
+
+/// What `role` gives, if `inviter` may invite to it now.
+pub(crate) async fn vouched(
+    store: &Store,
+    inviter: Actor,
+    role: RoleRef,
+) -> Result<Option<Grant>, DbError> {
+    let Actor { scope, user } = inviter;
+    let membership = Membership::of(store, scope, user).await?;
+    let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
+    let Some(membership) = membership.filter(|_| !is_stopped) else { return Ok(None) };
+    let (inviter, given) =
+        (Grant::of(store, scope, membership.role).await?, Grant::of(store, scope, role).await?);
+    Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
+}
+
+/// Those that wait at `now`.
+fn pending(now: DateTime) -> Document {
+    doc! { "expires_at": { "$gt": now } }
+}
+
+fn hash_of(key: &MasterKey, token: &str) -> Option<TokenHash> {
+    let link: InvitationLinkId = LinkToken::redeem(key, token)?;
+    Some(LinkToken::issue(key, link).hash())
+}
+
+/// Why somebody was not invited, or an invitation not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum InviteError {
+    /// There is no such invitation, or it does not wait any more.
+    #[error("there is no such invitation")]
+    NotFound,
+    /// The tenant has no such role.
+    #[error("there is no such role")]
+    NoSuchRole,
+    /// The role may do more than the one who asks.
+    #[error("the role may do more than the one who asks")]
+    TooHigh,
+    /// The address belongs to a member.
+    #[error("the address belongs to a member")]
+    AlreadyMember,
+    /// The tenant has as many as it may.
+    #[error("as many invitations wait as may")]
+    TooMany,
+    /// The tenant does not invite addresses of the domain.
+    #[error("the tenant does not invite addresses of the domain")]
+    DomainNotAllowed,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for InviteError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Someone who invites, within a transaction that holds the tenant.
+#[derive(Debug)]
+pub struct Inviting<'a> {
+    key: &'a MasterKey,
+    actor: Actor,
+    grant: Grant,
+    domains: EmailDomains,
+    is_active: bool,
+    terms: Terms,
+}
+
+/// What became of somebody who asks to be invited.
+#[derive(Debug)]
+pub enum Request {
+    /// They are invited.
+    Granted(Invitation),
+    /// They had been invited before, by whomever and as whatever.
+    GrantedBefore(Invitation),
+    /// They were a member once, and come back when they are asked to.
+    FormerMember,
+    /// An operator stopped the tenant.
+    TenantSuspended,
+}
+
+impl<'a> Inviting<'a> {
+    /// Holds the tenant, and looks whom it invites and what the actor may give.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn begin(
+        txn: &mut Txn,
+        key: &'a MasterKey,
+        actor: Actor,
+        terms: Terms,
+    ) -> Result<Self, DbError> {
+        let tenant = Tenant::hold(txn, actor.scope).await?;
+        let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
+        let domains =
+            tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
+        let grant = actor.grant(txn).await?;
+        Ok(Self { key, actor, grant, domains, is_active, terms })
+    }
+
+    /// Invites an address. One that waits already has the same invitation, under another link and
+    /// these terms.
+    ///
+    /// # Errors
+    /// See [`InviteError`].
+    pub async fn invite(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Invitation, InviteError> {
+        self.may_give(txn, role).await?;
+        self.may_invite(email)?;
+        let scope = self.actor.scope;
+        let email_norm = email.normalized();
+        if self.account(txn, email).await?.is_some_and(|(_, is_member)| is_member) {
+            return Err(InviteError::AlreadyMember);
+        }
+        let mut others = pending(txn.clock().now());
+        others.insert("email_norm", doc! { "$ne": &email_norm });
+        if txn.records::<Invitation>(scope).count(others).await? >= self.terms.max {
+            return Err(InviteError::TooMany);
+        }
+        let before =
+            txn.records::<Invitation>(scope).find(doc! { "email_norm": &email_norm }).await?;
+        let invitation = match before {
+            Some(before) => {
+                self.may_replace(txn, &before).await?;
+                before.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?
+            }
+            None => self.insert(txn, email, role).await?,
+        };
+        self.actor.record(txn, "invitation.created", invitation.id).await?;
+        Ok(invitation)
+    }
+
+    /// Invites an address that asks for it: by a link, or because of its domain. Nobody changes so
+    /// what somebody was invited to in person, nor voids what they were mailed; and half of the
+    /// invitations that may wait are left to those in person.
+    ///
+    /// # Errors
+    /// See [`InviteError`].
+    pub async fn invite_on_request(
+        mut self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Request, InviteError> {
+        if !self.is_active {
+            return Ok(Request::TenantSuspended);
+        }
+        let account = self.account(txn, email).await?;
+        if account.is_some_and(|(_, is_member)| is_member) {
+            return Err(InviteError::AlreadyMember);
+        }
+        let mut waiting = pending(txn.clock().now());
+        waiting.insert("email_norm", email.normalized());
+        if let Some(before) = txn.records::<Invitation>(self.actor.scope).find(waiting).await?
+            && before.vouched(txn).await?.is_some()
+        {
+            return Ok(Request::GrantedBefore(before));
+        }
+        if FormerMember::is(txn, self.actor.scope, email, account.map(|(user, _)| user)).await? {
+            return Ok(Request::FormerMember);
+        }
+        self.terms.max = self.terms.max.div_ceil(2);
+        self.invite(txn, email, role).await.map(Request::Granted)
+    }
+
+    /// Whose the address is, if anybody's, and whether they are a member.
+    async fn account(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+    ) -> Result<Option<(UserId, bool)>, DbError> {
+        let account = txn
+            .records::<User>(PlatformScope)
+            .find(doc! { "email_norm": email.normalized() })
+            .await?;
+        let Some(User { id, .. }) = account else { return Ok(None) };
+        Ok(Some((id, Membership::within(txn, self.actor.scope, id).await?.is_some())))
+    }
+
+    /// Sends an invitation again, under another link; from now on it is the actor's word.
+    ///
+    /// # Errors
+    /// See [`InviteError`].
+    pub async fn resend(&self, txn: &mut Txn, id: InvitationId) -> Result<Invitation, InviteError> {
+        let mut filter = pending(txn.clock().now());
+        filter.insert("_id", id);
+        let invitation = txn
+            .records::<Invitation>(self.actor.scope)
+            .find(filter)
+            .await?
+            .ok_or(InviteError::NotFound)?;
+        let role = invitation.role;
+        self.may_give(txn, role).await?;
+        self.may_invite(&invitation.email)?;
+        let invitation =
+            invitation.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?;
+        self.actor.record(txn, "invitation.resent", id).await?;
+        Ok(invitation)
+    }
+
+    fn may_invite(&self, email: &Email) -> Result<(), InviteError> {
+        if self.domains.admit(email) { Ok(()) } else { Err(InviteError::DomainNotAllowed) }
+    }
+
+    async fn may_give(&self, txn: &mut Txn, role: RoleRef) -> Result<(), InviteError> {
+        let given =
+            Grant::within(txn, self.actor.scope, role).await?.ok_or(InviteError::NoSuchRole)?;
+        let may = self.grant.may(Permission::UsersInvite) && self.grant.reaches(&given);
+        if may { Ok(()) } else { Err(InviteError::TooHigh) }
+    }
+
+    /// Whether they may void an invitation that somebody gave: only of what they may give
+    /// themselves, or where it is void.
+    async fn may_replace(&self, txn: &mut Txn, before: &Invitation) -> Result<(), InviteError> {
+        if before.expires_at <= txn.clock().now() || before.vouched(txn).await?.is_none() {
+            return Ok(());
+        }
+        may_take(txn, &self.grant, before).await
+    }
+
+    async fn insert(
+        &self,
+        txn: &mut Txn,
+        email: &Email,
+        role: RoleRef,
+    ) -> Result<Invitation, DbError> {
+        let (link, now) = (txn.clock().id(), txn.clock().now());
+        let invitation = Invitation {
+            id: txn.clock().id(),
+            tenant_id: self.actor.scope.tenant_id(),
+            email: email.clone(),
+            email_norm: email.normalized(),
+            role,
+            invited_by: self.actor.user,
+            link,
+            token_hash: LinkToken::issue(self.key, link).hash(),
+            created_at: now,
+            sent_at: now,
+            expires_at: later(now, self.terms.ttl),
+        };
+        txn.records::<Invitation>(self.actor.scope).insert(&invitation).await?;
+        Ok(invitation)
+    }
+}
+
+/// Whether whoever holds `grant` may void what an invitation gives; a role that is gone gives
+/// nothing.
+async fn may_take(
+    txn: &mut Txn,
+    grant: &Grant,
+    invitation: &Invitation,
+) -> Result<(), InviteError> {
+    let given = Grant::within(txn, invitation.scope(), invitation.role).await?;
+    if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
+}
+
+/// Takes an invitation back.
+#[derive(Debug, Clone, Copy)]
+pub struct CancelInvitation {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which.
+    pub invitation: InvitationId,
+}
+
+impl Change for CancelInvitation {
+    type Output = ();
+    type Error = InviteError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), InviteError> {
+        let mut filter = pending(txn.clock().now());
+        filter.insert("_id", self.invitation);
+        let invitation = txn
+            .records::<Invitation>(self.actor.scope)
+            .take(filter)
+            .await?
+            .ok_or(InviteError::NotFound)?;
+        let grant = self.actor.grant(txn).await?;
+        may_take(txn, &grant, &invitation).await?;
+        self.actor.record(txn, "invitation.cancelled", self.invitation).await?;
+        Ok(())
+    }
+}

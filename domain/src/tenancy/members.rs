@@ -1,0 +1,368 @@
+//! The members of a tenant: who they are, and changes of what they may do.
+//!
+//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each
+//! other, or leave, at the same moment do so one after the other, and the second one finds that it
+//! may not.
+
+use std::time::Duration;
+
+use common::{
+    clock::later,
+    db::{Change, DbError, Store, TenantScope, Transient, Txn},
+    id::{MembershipId, UserId},
+    revocations::{self, Revoked},
+};
+use jobs::{Job, Queue, Unique, Window, stage, stage_at};
+use mongodb::bson::doc;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::{sessions::Session, users::User},
+    tenancy::{
+        former_members::FormerMember,
+        invitations::Invitation,
+        memberships::{Actor, Membership},
+        ownership::OwnershipTransfer,
+        roles::{Grant, Role, RoleRef},
+        tenants::Tenant,
+    },
+};
+
+/// Memberships read in one go while somebody is looked for.
+const SCAN_PAGE: i64 = 500;
+/// The most memberships looked through for one page, so that looking for nobody in a large tenant
+/// is bounded; the page is short then, and the next one goes on from there.
+const SCAN_MAX: i64 = 10_000;
+
+/// Someone who belongs to a tenant.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Their belonging.
+    pub membership: Membership,
+    /// Who they are.
+    pub user: User,
+}
+
+/// Which members are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct MemberFilter {
+    /// A part of their name or address, whatever its case.
+    pub text: Option<String>,
+    /// Their role.
+    pub role: Option<RoleRef>,
+    /// Only those after this one.
+    pub after: Option<MembershipId>,
+}
+
+/// Some of the members that are looked for.
+#[derive(Debug, Clone)]
+pub struct MemberPage {
+    /// They, in the order in which they joined.
+    pub members: Vec<Member>,
+    /// Where to go on, if there may be more.
+    pub next: Option<MembershipId>,
+}
+
+impl Member {
+    /// Up to `limit` members of the scope's tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn page(
+        store: &Store,
+        scope: TenantScope,
+        filter: &MemberFilter,
+        limit: usize,
+    ) -> Result<MemberPage, DbError> {
+        let text = filter.text.as_ref().map(|text| text.to_lowercase());
+        let (mut members, mut after, mut scanned) = (Vec::new(), filter.after, 0);
+        while scanned < SCAN_MAX {
+            let found = memberships(store, scope, filter.role, after).await?;
+            let (is_last, last) = (
+                i64::try_from(found.len()).is_ok_and(|len| len < SCAN_PAGE),
+                found.last().map(|last| last.id),
+            );
+            for member in with_users(store, found).await? {
+                if members.len() == limit {
+                    return Ok(MemberPage { members, next: after });
+                }
+                after = Some(member.membership.id);
+                if text.as_ref().is_none_or(|text| member.is_called(text)) {
+                    members.push(member);
+                }
+            }
+            if is_last {
+                return Ok(MemberPage { members, next: None });
+            }
+            after = last;
+            scanned += SCAN_PAGE;
+        }
+        Ok(MemberPage { members, next: after })
+    }
+
+    fn is_called(&self, text: &str) -> bool {
+        self.user.email_norm.contains(text) || self.user.name.to_lowercase().contains(text)
+    }
+}
+
+async fn memberships(
+    store: &Store,
+    scope: TenantScope,
+    role: Option<RoleRef>,
+    after: Option<MembershipId>,
+) -> Result<Vec<Membership>, DbError> {
+    let mut filter = doc! {};
+    if let Some(role) = role {
+        filter.insert("role", role);
+    }
+    if let Some(after) = after {
+        filter.insert("_id", doc! { "$gt": after });
+    }
+    store.records::<Membership>(scope).list(filter, doc! { "_id": 1 }, SCAN_PAGE).await
+}
+
+/// The memberships with whom they are of.
+async fn with_users(store: &Store, memberships: Vec<Membership>) -> Result<Vec<Member>, DbError> {
+    let ids: Vec<UserId> = memberships.iter().map(|membership| membership.user_id).collect();
+    let users = User::by_ids(store, &ids).await?;
+    let member = |membership: Membership| {
+        let user = users.get(&membership.user_id)?.clone();
+        Some(Member { membership, user })
+    };
+    Ok(memberships.into_iter().filter_map(member).collect())
+}
+
+/// Why a member was not changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// Nobody of this id belongs to the tenant.
+    #[error("there is no such member")]
+    NotFound,
+    /// The tenant has no such role.
+    #[error("there is no such role")]
+    NoSuchRole,
+    /// They have, or would get, what the one who asks lacks.
+    #[error("the member may do more than the one who asks, or would")]
+    TooHigh,
+    /// A tenant has an owner.
+    #[error("they are the last owner")]
+    LastOwner,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for MemberError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A member who was given a role.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// They, as they are now.
+    pub member: Member,
+    /// Whether it is another than they had.
+    pub is_new: bool,
+}
+
+/// Gives a member another role.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeRole {
+    /// Who asks.
+    pub actor: Actor,
+    /// Whose.
+    pub user: UserId,
+    /// Which from now on.
+    pub role: RoleRef,
+}
+
+impl Change for ChangeRole {
+    type Output = Given;
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Given, MemberError> {
+        let scope = self.actor.scope;
+        let (mine, membership) = reach(txn, self.actor, self.user).await?;
+        let after = Grant::within(txn, scope, self.role).await?.ok_or(MemberError::NoSuchRole)?;
+        if !mine.reaches(&after) {
+            return Err(MemberError::TooHigh);
+        }
+        let user = User::within(txn, self.user).await?.ok_or(MemberError::NotFound)?;
+        if membership.role == self.role {
+            return Ok(Given { member: Member { membership, user }, is_new: false });
+        }
+        spare_last_owner(txn, &membership).await?;
+        let owner = RoleRef::from(Role::Owner);
+        if membership.role == owner || self.role == owner {
+            OwnershipTransfer::forget_all_of(txn, scope, self.user).await?;
+        }
+        let membership = membership.give(txn, self.role).await?.ok_or(MemberError::NotFound)?;
+        self.actor.record(txn, "member.role_changed", self.user).await?;
+        Ok(Given { member: Member { membership, user }, is_new: true })
+    }
+}
+
+/// Removes a member, and ends their sessions in the tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoveMember {
+    /// Who asks.
+    pub actor: Actor,
+    /// Whom.
+    pub user: UserId,
+}
+
+impl Change for RemoveMember {
+    type Output = ();
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
+        let (_, membership) = reach(txn, self.actor, self.user).await?;
+        end(txn, &membership).await?;
+        self.actor.record(txn, "member.removed", self.user).await?;
+        Ok(())
+    }
+}
+
+/// Leaves a tenant, and ends one's sessions in it.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaveTenant {
+    /// Who leaves.
+    pub actor: Actor,
+}
+
+impl Change for LeaveTenant {
+    type Output = ();
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
+        let Actor { scope, user } = self.actor;
+        Tenant::hold(txn, scope).await?;
+        let membership =
+            Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
+        end(txn, &membership).await?;
+        self.actor.record(txn, "member.left", user).await?;
+        Ok(())
+    }
+}
+
+/// Ends a membership with what belongs to it, unless it is that of the last owner.
+async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
+    spare_last_owner(txn, membership).await?;
+    // Vouched for by the membership, which was found within the same scope.
+    let (scope, user) = (TenantScope::vouched(membership.tenant_id), membership.user_id);
+    txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
+    if let Some(User { email, .. }) = User::within(txn, user).await? {
+        FormerMember::note(txn, scope, user, &email).await?;
+        // What they were invited to before must not let them in again.
+        Invitation::forget_of(txn, scope, &email).await?;
+    }
+    OwnershipTransfer::forget_all_of(txn, scope, user).await?;
+    Session::revoke_in_tenant(txn, user, scope.tenant_id()).await?;
+    revocations::note(txn, Revoked::Member(scope.tenant_id(), user));
+    Ok(())
+}
+
+/// Holds the tenant, and finds a member whom the actor may change.
+async fn reach(
+    txn: &mut Txn,
+    actor: Actor,
+    user: UserId,
+) -> Result<(Grant, Membership), MemberError> {
+    Tenant::hold(txn, actor.scope).await?;
+    let mine = actor.grant(txn).await?;
+    let membership =
+        Membership::within(txn, actor.scope, user).await?.ok_or(MemberError::NotFound)?;
+    let theirs = Grant::within(txn, actor.scope, membership.role)
+        .await?
+        .unwrap_or_else(|| Grant::built_in(membership.role));
+    if mine.reaches(&theirs) { Ok((mine, membership)) } else { Err(MemberError::TooHigh) }
+}
+
+/// Refuses when `membership` is that of the only owner, who is about to be one no more.
+async fn spare_last_owner(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
+    let owner = RoleRef::from(Role::Owner);
+    if membership.role != owner {
+        return Ok(());
+    }
+    // Vouched for by the membership, which was found within the same scope.
+    let scope = TenantScope::vouched(membership.tenant_id);
+    let another = txn
+        .records::<Membership>(scope)
+        .find(doc! { "role": owner, "_id": { "$ne": membership.id } })
+        .await?;
+    another.map(drop).ok_or(MemberError::LastOwner)
+}
+
+/// Tells a member that they have another role: the one that they have by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendRoleChanged {
+    /// Whom.
+    pub user: UserId,
+}
+
+impl Job for SendRoleChanged {
+    const KIND: &'static str = "member.send_role_changed";
+    const QUEUE: Queue = Queue::Email;
+    /// The first carried the role, and told nobody of one that they had no more.
+    const VERSION: u16 = 2;
+
+    /// Whoever is given one role after the other is told once.
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.user.to_string(), window: Window::UntilStarted })
+    }
+}
+
+/// Tells somebody that they were removed from a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendRemoved {
+    /// Whom.
+    pub user: UserId,
+}
+
+impl Job for SendRemoved {
+    const KIND: &'static str = "member.send_removed";
+    const QUEUE: Queue = Queue::Email;
+}
+
+/// Gives a member another role: as [`ChangeRole`], with word to them a moment later.
+pub struct GiveRole {
+    /// What is given.
+    pub change: ChangeRole,
+    /// After which time they are told, so that mails are at least this far apart.
+    pub cooldown: Duration,
+}
+
+impl Change for GiveRole {
+    type Output = Given;
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Given, MemberError> {
+        let given = self.change.apply(txn).await?;
+        if given.is_new {
+            let ChangeRole { actor, user, .. } = self.change;
+            let due = later(txn.clock().now(), self.cooldown);
+            stage_at(txn, Some(actor.scope.tenant_id()), &SendRoleChanged { user }, due).await?;
+        }
+        Ok(given)
+    }
+}
+
+/// Removes a member: as [`RemoveMember`], with word to them.
+pub struct Remove(pub RemoveMember);
+
+impl Change for Remove {
+    type Output = ();
+    type Error = MemberError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
+        let RemoveMember { actor, user } = self.0;
+        self.0.apply(txn).await?;
+        stage(txn, Some(actor.scope.tenant_id()), &SendRemoved { user }).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! Who belongs to which tenant, and as what.
+
+use common::{
+    db::{
+        DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Validator},
+    },
+    id::{MembershipId, TenantId, UserId},
+    revocations::{self, Revoked},
+};
+use mongodb::bson::{DateTime, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    activity::audit,
+    identity::users::User,
+    tenancy::{
+        former_members::FormerMember,
+        roles::{Grant, Permissions, Role, RoleRef},
+    },
+};
+
+/// The most tenants listed for one person at login.
+const LISTED_MAX: i64 = 100;
+
+/// The belonging of a user to a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Membership {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: MembershipId,
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// The user.
+    pub user_id: UserId,
+    /// What the user may do there.
+    pub role: RoleRef,
+    /// Counts up at every change of the role, so that caches notice.
+    pub version: i64,
+    /// Since when.
+    pub created_at: DateTime,
+}
+
+impl Record for Membership {
+    const COLLECTION: &'static str = "memberships";
+}
+impl TenantOwned for Membership {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: Membership::COLLECTION,
+        name: "memberships_tenant_user",
+        keys: &[("tenant_id", 1), ("user_id", 1)],
+        unique: true,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Membership::COLLECTION,
+        name: "memberships_user",
+        keys: &[("user_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+];
+
+/// What the members of a tenant are listed by, and the holders of a role found by.
+pub(crate) const LIST_INDEXES: &[IndexPlan] = &[
+    IndexPlan {
+        collection: Membership::COLLECTION,
+        name: "memberships_tenant",
+        keys: &[("tenant_id", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+    IndexPlan {
+        collection: Membership::COLLECTION,
+        name: "memberships_tenant_role",
+        keys: &[("tenant_id", 1), ("role", 1), ("_id", 1)],
+        unique: false,
+        ttl: false,
+    },
+];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Membership::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("role", schema::STRING),
+        ("version", schema::INTEGER),
+        ("created_at", schema::DATE),
+    ],
+};
+
+impl Membership {
+    /// Makes `user` a member of the scope's tenant.
+    ///
+    /// # Errors
+    /// When the store fails, or the user is one already.
+    pub async fn create(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+        role: impl Into<RoleRef>,
+    ) -> Result<Self, DbError> {
+        let (id, tenant_id, created_at) = (txn.clock().id(), scope.tenant_id(), txn.clock().now());
+        let membership =
+            Self { id, tenant_id, user_id: user, role: role.into(), version: 1, created_at };
+        txn.records::<Self>(scope).insert(&membership).await?;
+        FormerMember::forget(txn, scope, user).await?;
+        Ok(membership)
+    }
+
+    /// The membership of `user` in the scope's tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(
+        store: &Store,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(scope).find(doc! { "user_id": user }).await
+    }
+
+    /// The membership of `user` in the scope's tenant as `txn` sees it.
+    pub(crate) async fn within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(scope).find(doc! { "user_id": user }).await
+    }
+
+    /// Notes that `user` begins to work in the scope's tenant; none when they are no member. It
+    /// writes the row, as the end of a membership does, so that of the two one comes first and no
+    /// session is left where its person is no member.
+    pub(crate) async fn enter(
+        txn: &mut Txn,
+        scope: TenantScope,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
+        let now = txn.clock().now();
+        txn.records::<Self>(scope)
+            .find_and_update(doc! { "user_id": user }, doc! { "$set": { "entered_at": now } })
+            .await
+    }
+
+    /// Gives it another role, effective at the next request everywhere; none when it is gone.
+    pub(crate) async fn give(&self, txn: &mut Txn, role: RoleRef) -> Result<Option<Self>, DbError> {
+        // Vouched for by the row itself.
+        let scope = TenantScope::vouched(self.tenant_id);
+        let update = doc! { "$set": { "role": role }, "$inc": { "version": 1_i64 } };
+        let given =
+            txn.records::<Self>(scope).find_and_update(doc! { "_id": self.id }, update).await?;
+        revocations::note(txn, Revoked::Member(self.tenant_id, self.user_id));
+        Ok(given)
+    }
+
+    /// Every membership of `user`, oldest first. Platform-wide, because a person chooses among
+    /// their own tenants at login; answers nothing of anybody else.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX)
+            .await
+    }
+}
+
+/// Someone who changes something in a tenant that they are at work in.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor {
+    /// Where.
+    pub scope: TenantScope,
+    /// Who.
+    pub user: UserId,
+}
+
+impl Actor {
+    /// What they may do as `txn` sees it, which may be less than when they asked; nothing when they
+    /// do not belong to the tenant any more.
+    pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
+        let membership = Membership::within(txn, self.scope, self.user).await?;
+        // Whom an operator stopped may do nothing, and nothing that they gave their word for is
+        // done.
+        let is_stopped =
+            User::within(txn, self.user).await?.is_none_or(|user| user.disabled_at.is_some());
+        let membership = membership.filter(|_| !is_stopped);
+        let found = match &membership {
+            Some(membership) => Grant::within(txn, self.scope, membership.role).await?,
+            None => None,
+        };
+        let nothing = || Grant {
+            role: Role::Viewer.into(),
+            name: String::new(),
+            permissions: Permissions::NONE,
+        };
+        Ok(found.unwrap_or_else(nothing))
+    }
+
+    /// Adds to the trail what they did.
+    pub(crate) async fn record(
+        &self,
+        txn: &mut Txn,
+        action: &str,
+        target: impl ToString,
+    ) -> Result<(), DbError> {
+        audit::record(txn, Some(self.scope.tenant_id()), Some(self.user), action, target).await
+    }
+}

@@ -1,0 +1,15 @@
+//! Tenants, their members, and how people become members.
+
+pub mod custom_roles;
+pub mod former_members;
+pub mod invitation_lists;
+pub mod invitations;
+pub mod invite_links;
+pub mod joining;
+pub mod members;
+pub mod memberships;
+pub mod ownership;
+pub mod roles;
+pub mod tenant_domains;
+pub mod tenant_security;
+pub mod tenants;

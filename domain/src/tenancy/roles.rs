@@ -1,0 +1,397 @@
+//! Roles and what each may do: the one table of permissions.
+//!
+//! A membership names its role ([`RoleRef`]): one of the built-in ones, or one that the tenant made
+//! itself ([`crate::tenancy::custom_roles`]). What a role is good for is a [`Grant`]; whoever has one never
+//! gives away more than it.
+
+use std::{fmt, str::FromStr};
+
+use common::id::{InvalidId, Prefix, RoleId};
+use mongodb::bson::Bson;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The table: each permission, how it is written, and the built-in roles that hold it.
+macro_rules! permissions {
+    ($($(#[$doc:meta])+ $variant:ident = $text:literal for $($role:ident)+;)+) => {
+        /// A right, written `resource:action`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Permission { $($(#[$doc])+ $variant,)+ }
+
+        impl Permission {
+            /// Every permission there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// As written in answers and tokens, for instance `tenant:read`.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The built-in roles that hold it.
+            const fn holders(self) -> &'static [Role] {
+                match self { $(Self::$variant => &[$(Role::$role,)+],)+ }
+            }
+        }
+    };
+}
+
+permissions! {
+    /// See the tenant itself.
+    TenantRead = "tenant:read" for Owner Admin Member Billing Viewer;
+    /// Change the tenant's name, slug and settings.
+    TenantWrite = "tenant:write" for Owner Admin;
+    /// Delete the tenant.
+    TenantDelete = "tenant:delete" for Owner;
+    /// Hand the ownership of the tenant on.
+    TenantTransfer = "tenant:transfer" for Owner;
+    /// See who belongs to the tenant.
+    UsersRead = "users:read" for Owner Admin Member Viewer;
+    /// Invite people into the tenant.
+    UsersInvite = "users:invite" for Owner Admin;
+    /// Change what members may do.
+    UsersWrite = "users:write" for Owner Admin;
+    /// Remove members.
+    UsersDelete = "users:delete" for Owner Admin;
+    /// See, make and change the tenant's own roles.
+    RolesWrite = "roles:write" for Owner Admin;
+    /// See who did what.
+    ActivityRead = "activity:read" for Owner Admin;
+    /// See and change the tenant's rules for signing in.
+    SecurityWrite = "security:write" for Owner Admin;
+    /// Change how the tenant looks.
+    BrandingWrite = "branding:write" for Owner Admin;
+    /// See, make and withdraw API keys.
+    ApiKeysWrite = "api_keys:write" for Owner Admin;
+    /// See the subscription and its invoices.
+    BillingRead = "billing:read" for Owner Admin Billing;
+    /// Change the subscription.
+    BillingWrite = "billing:write" for Owner Admin Billing;
+    /// See what was used.
+    UsageRead = "usage:read" for Owner Admin Member Billing Viewer;
+    /// Report what was used, and set the alerts for it.
+    UsageWrite = "usage:write" for Owner Admin;
+}
+
+/// A text that is no permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a permission such as `users:read`")]
+pub struct UnknownPermission;
+
+impl Permission {
+    /// Its place in a set.
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+impl FromStr for Permission {
+    type Err = UnknownPermission;
+    fn from_str(text: &str) -> Result<Self, UnknownPermission> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|permission| permission.as_str() == text)
+            .ok_or(UnknownPermission)
+    }
+}
+
+impl Serialize for Permission {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A set of permissions; stored and shown as a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions(u32);
+
+impl Permissions {
+    /// None at all.
+    pub const NONE: Self = Self(0);
+
+    /// Whether `permission` is among them.
+    pub const fn contains(self, permission: Permission) -> bool {
+        self.0 & permission.bit() != 0
+    }
+
+    /// Whether all of `others` are among them.
+    pub const fn covers(self, others: Self) -> bool {
+        others.0 & !self.0 == 0
+    }
+
+    /// Each of them, in the order of the table.
+    pub fn iter(self) -> impl Iterator<Item = Permission> {
+        Permission::ALL.iter().copied().filter(move |permission| self.contains(*permission))
+    }
+}
+
+impl FromIterator<Permission> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
+        Self(permissions.into_iter().fold(0, |bits, permission| bits | permission.bit()))
+    }
+}
+
+impl Serialize for Permissions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Permissions {
+    /// A permission that this release does not know grants nothing here.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+    }
+}
+
+impl From<Permissions> for Bson {
+    fn from(permissions: Permissions) -> Self {
+        permissions.iter().map(Permission::as_str).collect::<Vec<_>>().into()
+    }
+}
+
+/// The built-in roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// May do everything; every tenant has at least one.
+    Owner,
+    /// Runs the tenant, short of deleting it or handing it on.
+    Admin,
+    /// Works in it.
+    Member,
+    /// Sees and changes billing.
+    Billing,
+    /// Looks only.
+    Viewer,
+}
+
+impl Role {
+    /// Every built-in role, the mightiest first.
+    pub const ALL: &'static [Self] =
+        &[Self::Owner, Self::Admin, Self::Member, Self::Billing, Self::Viewer];
+
+    /// As written in answers and rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Member => "member",
+            Self::Billing => "billing",
+            Self::Viewer => "viewer",
+        }
+    }
+
+    /// As people read it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Owner => "Owner",
+            Self::Admin => "Admin",
+            Self::Member => "Member",
+            Self::Billing => "Billing",
+            Self::Viewer => "Viewer",
+        }
+    }
+
+    /// What the role may do.
+    pub fn permissions(self) -> Permissions {
+        Permission::ALL
+            .iter()
+            .copied()
+            .filter(|permission| permission.holders().contains(&self))
+            .collect()
+    }
+}
+
+/// The role of a member: a built-in one by its word, or one of the tenant's own by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleRef {
+    /// One that every tenant has.
+    BuiltIn(Role),
+    /// One that the tenant made.
+    Custom(RoleId),
+}
+
+/// A text that names no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be owner, admin, member, billing, viewer or the id of a role of the tenant's own")]
+pub struct InvalidRole;
+
+impl From<InvalidId> for InvalidRole {
+    fn from(_: InvalidId) -> Self {
+        Self
+    }
+}
+
+impl From<Role> for RoleRef {
+    fn from(role: Role) -> Self {
+        Self::BuiltIn(role)
+    }
+}
+
+impl From<RoleId> for RoleRef {
+    fn from(role: RoleId) -> Self {
+        Self::Custom(role)
+    }
+}
+
+impl FromStr for RoleRef {
+    type Err = InvalidRole;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
+        if text.starts_with(common::id::CustomRole::PREFIX) {
+            return Ok(Self::Custom(text.parse()?));
+        }
+        Role::ALL
+            .iter()
+            .copied()
+            .find(|role| role.as_str() == text)
+            .map(Self::BuiltIn)
+            .ok_or(InvalidRole)
+    }
+}
+
+impl fmt::Display for RoleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn(role) => f.write_str(role.as_str()),
+            Self::Custom(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Serialize for RoleRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RoleRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl From<RoleRef> for Bson {
+    fn from(role: RoleRef) -> Self {
+        Self::String(role.to_string())
+    }
+}
+
+/// What a role is good for, and so why its holder may do what they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The role.
+    pub role: RoleRef,
+    /// What it is called.
+    pub name: String,
+    /// What its holder may do.
+    pub permissions: Permissions,
+}
+
+impl From<Role> for Grant {
+    fn from(role: Role) -> Self {
+        Self { role: role.into(), name: role.label().to_owned(), permissions: role.permissions() }
+    }
+}
+
+impl Grant {
+    /// Whether it holds `permission`.
+    pub const fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(permission)
+    }
+
+    /// Whether its holder may give `other` to somebody or take it from them: nobody gives what they
+    /// lack, and owners alone make and unmake owners.
+    pub fn reaches(&self, other: &Self) -> bool {
+        let owner = RoleRef::BuiltIn(Role::Owner);
+        self.permissions.covers(other.permissions) && (other.role != owner || self.role == owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::clock::Clock;
+
+    use super::*;
+
+    #[test]
+    fn a_permission_reads_the_same_everywhere() {
+        for permission in Permission::ALL {
+            assert_eq!(serde_json::to_value(permission).unwrap(), permission.as_str());
+            assert_eq!(permission.as_str().parse(), Ok(*permission));
+            let (resource, action) = permission.as_str().split_once(':').unwrap();
+            assert!(
+                !resource.is_empty()
+                    && ["read", "write", "delete", "invite", "transfer"].contains(&action)
+            );
+        }
+        assert_eq!("users:*".parse::<Permission>(), Err(UnknownPermission));
+    }
+
+    #[test]
+    fn a_set_knows_what_is_in_it_and_forgets_what_it_does_not_know() {
+        let set: Permissions =
+            serde_json::from_str(r#"["users:read","moon:landing","tenant:read"]"#).unwrap();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Permission::TenantRead, Permission::UsersRead]);
+        assert_eq!(serde_json::to_string(&set).unwrap(), r#"["tenant:read","users:read"]"#);
+        assert!(
+            Role::Viewer.permissions().covers(set)
+                && !set.covers(Role::Viewer.permissions())
+                && set.covers(Permissions::NONE)
+        );
+    }
+
+    #[test]
+    fn owners_hold_everything_and_admins_all_but_the_tenants_end() {
+        assert!(
+            Permission::ALL
+                .iter()
+                .all(|permission| Role::Owner.permissions().contains(*permission))
+        );
+        let lacks = |role: Role| {
+            Permission::ALL
+                .iter()
+                .copied()
+                .filter(|permission| !role.permissions().contains(*permission))
+                .collect()
+        };
+        let lacking: Vec<Permission> = lacks(Role::Admin);
+        assert_eq!(lacking, [Permission::TenantDelete, Permission::TenantTransfer]);
+    }
+
+    #[test]
+    fn a_role_reads_as_it_was_written() {
+        let custom: RoleId = Clock::system().id();
+        for role in [Role::Owner.into(), Role::Viewer.into(), RoleRef::Custom(custom)] {
+            assert_eq!(role.to_string().parse(), Ok(role));
+            assert_eq!(
+                serde_json::from_value::<RoleRef>(serde_json::to_value(role).unwrap()).unwrap(),
+                role
+            );
+        }
+        for text in ["", "root", "rol_1", "Owner", "usr_0192a0b8c0de7000800000000000cafe"] {
+            assert_eq!(text.parse::<RoleRef>(), Err(InvalidRole), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobody_gives_what_they_lack() {
+        let grant = |role: Role| Grant::from(role);
+        assert!(
+            grant(Role::Owner).reaches(&grant(Role::Owner))
+                && grant(Role::Admin).reaches(&grant(Role::Admin))
+        );
+        assert!(
+            !grant(Role::Admin).reaches(&grant(Role::Owner))
+                && !grant(Role::Member).reaches(&grant(Role::Billing))
+        );
+        let everything = Grant {
+            role: Clock::system().id::<common::id::CustomRole>().into(),
+            ..grant(Role::Owner)
+        };
+        assert!(!everything.reaches(&grant(Role::Owner)), "all permissions do not make an owner");
+        assert!(
+            grant(Role::Owner).reaches(&everything) && !grant(Role::Admin).reaches(&everything)
+        );
+    }
+}

@@ -1,0 +1,429 @@
+//! A tenant's own rules for signing in: how long sessions last in it, from where one works in it,
+//! whom it invites, and which passwords its members set.
+//!
+//! They lie in the tenant's row, which is read with every caller, so they hold from the next
+//! request on. Sessions move between tenants, so it is not written into them what a tenant allows:
+//! whoever reads one holds it against the rules of the tenant it is in
+//! ([`Session::under`](crate::identity::sessions::Session::under)).
+
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+use common::{
+    db::{Change, DbError, TenantScope, Transient, Txn, Unchanged},
+    email::Email,
+    id::TenantId,
+    networks::Range,
+    revocations::{self, Revoked},
+};
+use mongodb::bson::{self, Bson};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    activity::audit::{self, Operator},
+    identity::users::User,
+    tenancy::{memberships::Actor, roles::Permission, tenants::Tenant},
+};
+
+/// The most domains that a tenant names.
+pub const DOMAINS_MAX: usize = 100;
+/// The most ranges of addresses that a tenant names.
+pub const RANGES_MAX: usize = 100;
+
+/// For how long a session may go unused, in minutes. Not for less than five: it is written once a
+/// minute that a session is in use.
+pub type IdleMinutes = Bounded<5, 43_200>;
+/// How long a session may last, in hours.
+pub type AbsoluteHours = Bounded<1, 8_760>;
+/// The fewest characters of a password.
+pub type PasswordLength = Bounded<8, 64>;
+
+/// The rules. None of them is wider than what holds for everybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Security {
+    /// Whether its members must have a second factor.
+    pub require_mfa: bool,
+    /// Sessions in it end when they are not used for this long.
+    pub session_idle_minutes: Option<IdleMinutes>,
+    /// Sessions in it last for this long at most.
+    pub session_absolute_hours: Option<AbsoluteHours>,
+    /// New passwords of its members are this long at least.
+    pub password_min_length: Option<PasswordLength>,
+    /// Who may be invited.
+    pub allowed_email_domains: EmailDomains,
+    /// From where one works in it.
+    pub ip_allowlist: Allowlist,
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+
+/// A number that is too small or too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a whole number from {min} to {max}")]
+pub struct OutOfRange {
+    min: u32,
+    max: u32,
+}
+
+/// What stands behind the `@` of addresses. Its subdomains are others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EmailDomain(String);
+
+/// A text that is not the domain of an address that can be mailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be domains such as example.com, in their ASCII form and without @")]
+pub struct InvalidDomain;
+
+/// The domains whose addresses may be invited; where none is named, all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EmailDomains(Vec<EmailDomain>);
+
+/// The ranges of addresses that one may come from; where none is named, all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Allowlist(Vec<Range>);
+
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    /// The smallest.
+    pub const MIN: u32 = MIN;
+    /// The largest.
+    pub const MAX: u32 = MAX;
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
+    type Error = OutOfRange;
+
+    fn try_from(number: i64) -> Result<Self, OutOfRange> {
+        let number = u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number));
+        number.map(Self).ok_or(OutOfRange { min: MIN, max: MAX })
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> From<Bounded<MIN, MAX>> for i64 {
+    fn from(number: Bounded<MIN, MAX>) -> Self {
+        number.0.into()
+    }
+}
+
+impl FromStr for EmailDomain {
+    type Err = InvalidDomain;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDomain> {
+        let domain = text.trim().to_ascii_lowercase();
+        // A domain is what an address can have.
+        format!("somebody@{domain}").parse::<Email>().map_err(|_| InvalidDomain)?;
+        Ok(Self(domain))
+    }
+}
+
+impl TryFrom<String> for EmailDomain {
+    type Error = InvalidDomain;
+    fn try_from(text: String) -> Result<Self, InvalidDomain> {
+        text.parse()
+    }
+}
+
+impl From<EmailDomain> for String {
+    fn from(domain: EmailDomain) -> Self {
+        domain.0
+    }
+}
+
+impl EmailDomain {
+    /// That of an address.
+    pub(crate) fn of(email: &Email) -> Self {
+        Self(email.domain().to_ascii_lowercase())
+    }
+}
+
+impl fmt::Display for EmailDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl EmailDomains {
+    /// Whether an address may be invited.
+    pub fn admit(&self, email: &Email) -> bool {
+        self.0.is_empty() || self.name(email)
+    }
+
+    /// Whether the address is of one of them.
+    pub(crate) fn name(&self, email: &Email) -> bool {
+        self.0.iter().any(|domain| domain.0.eq_ignore_ascii_case(email.domain()))
+    }
+
+    /// Whether addresses of all `others` may be invited.
+    pub(crate) fn hold(&self, others: &Self) -> bool {
+        self.0.is_empty() || others.0.iter().all(|domain| self.0.contains(domain))
+    }
+}
+
+impl FromIterator<EmailDomain> for EmailDomains {
+    fn from_iter<I: IntoIterator<Item = EmailDomain>>(domains: I) -> Self {
+        Self(distinct(domains))
+    }
+}
+
+impl Allowlist {
+    /// Whether one may come from anywhere.
+    pub const fn is_everywhere(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one may come from `address`; from an unknown one only where any is allowed.
+    pub fn admits(&self, address: Option<IpAddr>) -> bool {
+        self.0.is_empty()
+            || address.is_some_and(|address| self.0.iter().any(|range| range.contains(address)))
+    }
+}
+
+impl FromIterator<Range> for Allowlist {
+    fn from_iter<I: IntoIterator<Item = Range>>(ranges: I) -> Self {
+        Self(distinct(ranges))
+    }
+}
+
+/// Each once, where it stood first.
+fn distinct<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    items.into_iter().fold(Vec::new(), |mut kept, item| {
+        if !kept.contains(&item) {
+            kept.push(item);
+        }
+        kept
+    })
+}
+
+impl Security {
+    /// Sessions end when they are not used for this long.
+    pub fn session_idle(&self) -> Option<Duration> {
+        self.session_idle_minutes.map(|minutes| Duration::from_mins(minutes.get().into()))
+    }
+
+    /// Sessions last for this long at most.
+    pub fn session_absolute(&self) -> Option<Duration> {
+        self.session_absolute_hours.map(|hours| Duration::from_hours(hours.get().into()))
+    }
+
+    /// As it is stored.
+    fn bson(&self) -> Result<Bson, DbError> {
+        bson::serialize_to_bson(self).map_err(|error| DbError::Shape(error.to_string()))
+    }
+}
+
+/// Why the rules were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    /// The one who asks may not change them any more.
+    #[error("the role does not hold the permission any more")]
+    NotAllowed,
+    /// They are not what the one who asks has seen.
+    #[error("the rules were changed meanwhile")]
+    Changed,
+    /// The one who asks could not work in the tenant any more.
+    #[error("the rules would lock out the one who asks")]
+    LocksOut,
+    /// The one who demands a second factor has none.
+    #[error("whoever demands a second factor has one")]
+    NoSecondFactor,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for SecurityError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Replaces the rules of a tenant, effective at the next request everywhere.
+pub struct ChangeSecurity<'a> {
+    /// Who asks.
+    pub actor: Actor,
+    /// From where.
+    pub address: Option<IpAddr>,
+    /// The rules from now on.
+    pub security: Security,
+    /// Whether they still are what the one who asks has seen.
+    pub unchanged: Unchanged<'a, Security>,
+}
+
+impl Change for ChangeSecurity<'_> {
+    type Output = Security;
+    type Error = SecurityError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Security, SecurityError> {
+        let scope = self.actor.scope;
+        let tenant = Tenant::hold(txn, scope).await?.ok_or(SecurityError::NotAllowed)?;
+        if !self.actor.grant(txn).await?.may(Permission::SecurityWrite) {
+            return Err(SecurityError::NotAllowed);
+        }
+        if !(self.unchanged)(&tenant.security) {
+            return Err(SecurityError::Changed);
+        }
+        if !self.security.ip_allowlist.admits(self.address) {
+            return Err(SecurityError::LocksOut);
+        }
+        if self.security.require_mfa && !self.has_second_factor(txn).await? {
+            return Err(SecurityError::NoSecondFactor);
+        }
+        Tenant::set_security(txn, scope, self.security.bson()?).await?;
+        revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
+        self.actor.record(txn, "tenant.security_changed", scope.tenant_id()).await?;
+        Ok(self.security.clone())
+    }
+}
+
+impl ChangeSecurity<'_> {
+    async fn has_second_factor(&self, txn: &mut Txn) -> Result<bool, DbError> {
+        Ok(User::within(txn, self.actor.user)
+            .await?
+            .is_some_and(|user| user.second_factor_since.is_some()))
+    }
+}
+
+/// Why a tenant is not worked in from everywhere.
+#[derive(Debug, thiserror::Error)]
+pub enum AllowError {
+    /// There is no such tenant.
+    #[error("there is no such tenant")]
+    NotFound,
+    /// The store failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Transient for AllowError {
+    fn db(&self) -> Option<&DbError> {
+        match self {
+            Self::Db(error) => Some(error),
+            Self::NotFound => None,
+        }
+    }
+}
+
+/// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there
+/// was one. The other rules stay. Doing it once more tells every process once more.
+#[derive(Debug)]
+pub struct AllowAllAddresses<'a> {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who does it, and why.
+    pub operator: &'a Operator,
+}
+
+impl Change for AllowAllAddresses<'_> {
+    type Output = bool;
+    type Error = AllowError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, AllowError> {
+        // An operator works on the whole installation.
+        let scope = TenantScope::vouched(self.tenant);
+        let tenant = Tenant::hold(txn, scope).await?.ok_or(AllowError::NotFound)?;
+        revocations::note(txn, Revoked::Tenant(tenant.id));
+        if tenant.security.ip_allowlist.is_everywhere() {
+            return Ok(false);
+        }
+        let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
+        Tenant::set_security(txn, scope, security.bson()?).await?;
+        audit::record_operation(txn, self.operator, "tenant.all_addresses_allowed", tenant.id)
+            .await?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_bounds() {
+        for (minutes, fits) in [
+            (i64::MIN, false),
+            (-5, false),
+            (4, false),
+            (5, true),
+            (43_200, true),
+            (43_201, false),
+            (i64::MAX, false),
+        ] {
+            assert_eq!(IdleMinutes::try_from(minutes).is_ok(), fits, "{minutes}");
+        }
+        assert_eq!(
+            PasswordLength::try_from(7).unwrap_err().to_string(),
+            "must be a whole number from 8 to 64"
+        );
+    }
+
+    #[test]
+    fn a_domain_is_what_stands_behind_the_at() {
+        let domains: EmailDomains = ["Example.com", "example.com", "sub.example.org"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        assert_eq!(
+            serde_json::to_string(&domains).unwrap(),
+            r#"["example.com","sub.example.org"]"#
+        );
+        for (address, admitted) in [
+            ("a@EXAMPLE.com", true),
+            ("a@sub.example.org", true),
+            ("a@example.org", false),
+            ("a@other.example.com", false),
+            ("a@notexample.com", false),
+            ("example.com@evil.example", false),
+        ] {
+            assert_eq!(domains.admit(&address.parse().unwrap()), admitted, "{address}");
+        }
+        assert!(EmailDomains::default().admit(&"a@anywhere.example".parse().unwrap()));
+        for text in [
+            "",
+            "example",
+            "@example.com",
+            "a@example.com",
+            "*.example.com",
+            "exam ple.com",
+            "10.0.0.1",
+            "bücher.example",
+            ".com",
+        ] {
+            assert_eq!(text.parse::<EmailDomain>(), Err(InvalidDomain), "{text}");
+        }
+    }
+
+    #[test]
+    fn where_ranges_are_named_one_comes_from_one_of_them() {
+        let list: Allowlist =
+            ["10.0.0.0/8", "2001:db8::/32"].iter().map(|text| text.parse().unwrap()).collect();
+        let admits = |text: &str| list.admits(Some(text.parse().unwrap()));
+        assert!(admits("10.1.2.3") && admits("::ffff:10.1.2.3") && admits("2001:db8::1"));
+        assert!(!admits("11.0.0.1") && !admits("::1") && !list.admits(None));
+        assert!(Allowlist::default().admits(None));
+    }
+
+    #[test]
+    fn rules_are_stored_as_they_are_answered_and_a_tenant_without_any_has_none() {
+        let rules = r#"{"require_mfa":true,"session_idle_minutes":15,"session_absolute_hours":null,"password_min_length":12,"allowed_email_domains":["example.com"],"ip_allowlist":["10.0.0.0/8"]}"#;
+        let security: Security = serde_json::from_str(rules).unwrap();
+        assert_eq!(serde_json::to_string(&security).unwrap(), rules);
+        assert_eq!(
+            bson::deserialize_from_bson::<Security>(security.bson().unwrap()).unwrap(),
+            security
+        );
+        assert_eq!(serde_json::from_str::<Security>("{}").unwrap(), Security::default());
+    }
+}

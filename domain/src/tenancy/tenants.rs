@@ -1,0 +1,286 @@
+//! Tenants: the customers, each a world of its own.
+
+use std::{fmt, str::FromStr};
+
+use common::{
+    db::{
+        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        schema::{self, Validator},
+    },
+    id::TenantId,
+    name::Name,
+};
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+
+use crate::tenancy::tenant_security::Security;
+
+const SLUG_CHARS_MAX: usize = 48;
+/// How many numbered slugs are tried before a random one is taken.
+const SLUG_SUFFIX_MAX: u32 = 5;
+
+/// A tenant's short name in addresses: lower-case letters, digits and single hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slug(String);
+
+impl Slug {
+    /// The slug that a name suggests; `tenant` when it has no letter or digit we can use.
+    pub fn suggested_by(name: &Name) -> Self {
+        let mut slug = String::new();
+        for c in name.as_str().chars() {
+            if slug.len() >= SLUG_CHARS_MAX {
+                break;
+            }
+            if c.is_ascii_alphanumeric() {
+                slug.push(c.to_ascii_lowercase());
+            } else if !slug.is_empty() && !slug.ends_with('-') {
+                slug.push('-');
+            }
+        }
+        let slug = slug.trim_end_matches('-');
+        Self(if slug.is_empty() { "tenant" } else { slug }.to_owned())
+    }
+}
+
+/// A text that cannot be a slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be lower-case letters, digits and single hyphens between them")]
+pub struct InvalidSlug;
+
+impl FromStr for Slug {
+    type Err = InvalidSlug;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSlug> {
+        let is_word = |word: &str| {
+            !word.is_empty()
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        };
+        if text.split('-').all(is_word) { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
+    }
+}
+
+/// A tenant as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantRef {
+    /// By its id.
+    Id(TenantId),
+    /// By its short name.
+    Slug(Slug),
+}
+
+/// A text that names no tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an id such as ten_0192a0b8c0de7000800000000000cafe, or a tenant's short name")]
+pub struct InvalidTenantRef;
+
+impl FromStr for TenantRef {
+    type Err = InvalidTenantRef;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTenantRef> {
+        let by_id = text.parse().map(Self::Id);
+        by_id.or_else(|_| text.parse().map(Self::Slug)).map_err(|_| InvalidTenantRef)
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a tenant is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantStatus {
+    /// In use.
+    Active,
+    /// Stopped by an operator; its people cannot sign in.
+    Suspended,
+}
+
+/// A customer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: TenantId,
+    /// What it is called.
+    pub name: Name,
+    /// Its short name; unique.
+    pub slug: Slug,
+    /// Where it is in its life.
+    pub status: TenantStatus,
+    /// The code of its plan.
+    pub plan: String,
+    /// What it configured for itself.
+    pub settings: Document,
+    /// How it wants to look.
+    pub branding: Document,
+    /// Its own rules for signing in.
+    #[serde(default)]
+    pub security: Security,
+    /// When it was made.
+    pub created_at: DateTime,
+    /// Counts the changes of who may what in it.
+    #[serde(default)]
+    pub members_version: i64,
+}
+
+impl Record for Tenant {
+    const COLLECTION: &'static str = "tenants";
+}
+impl PlatformOwned for Tenant {}
+
+pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
+    collection: Tenant::COLLECTION,
+    name: "tenants_slug",
+    keys: &[("slug", 1)],
+    unique: true,
+    ttl: false,
+}];
+
+pub(crate) const VALIDATOR: Validator = Validator {
+    collection: Tenant::COLLECTION,
+    required: &[
+        ("_id", schema::STRING),
+        ("name", schema::STRING),
+        ("slug", schema::STRING),
+        ("status", schema::STRING),
+        ("plan", schema::STRING),
+        ("settings", schema::OBJECT),
+        ("branding", schema::OBJECT),
+        ("created_at", schema::DATE),
+    ],
+};
+
+impl Tenant {
+    /// A new tenant on the free plan, under the first free slug that its name suggests. The
+    /// unique index settles a race: the loser's whole change is refused and may be tried again.
+    ///
+    /// # Errors
+    /// When the store fails, or another took the slug at this moment.
+    pub async fn create(txn: &mut Txn, name: &Name) -> Result<Self, DbError> {
+        let tenant = Self {
+            id: txn.clock().id(),
+            name: name.clone(),
+            slug: free_slug(txn, Slug::suggested_by(name)).await?,
+            status: TenantStatus::Active,
+            plan: "free".to_owned(),
+            settings: Document::new(),
+            branding: Document::new(),
+            security: Security::default(),
+            created_at: txn.clock().now(),
+            members_version: 0,
+        };
+        txn.records::<Self>(PlatformScope).insert(&tenant).await?;
+        Ok(tenant)
+    }
+
+    /// The tenant a scope stands for. Reads its one row by id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of(store: &Store, scope: TenantScope) -> Result<Option<Self>, DbError> {
+        store.records::<Self>(PlatformScope).find(doc! { "_id": scope.tenant_id() }).await
+    }
+
+    /// The tenant that an operator names.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn named(store: &Store, name: &TenantRef) -> Result<Option<Self>, DbError> {
+        let filter = match name {
+            TenantRef::Id(id) => doc! { "_id": id },
+            TenantRef::Slug(slug) => doc! { "slug": slug.to_string() },
+        };
+        store.records::<Self>(PlatformScope).find(filter).await
+    }
+
+    /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that
+    /// such changes conflict and happen one after another: each sees what those before it left, and
+    /// what must hold of all members together (there is an owner, a role in use exists, no more
+    /// than so many) cannot be undone by two changes that each look harmless. None when there is no
+    /// such tenant.
+    pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
+        let update = doc! { "$inc": { "members_version": 1_i64 } };
+        txn.records::<Self>(PlatformScope)
+            .find_and_update(doc! { "_id": scope.tenant_id() }, update)
+            .await
+    }
+
+    /// Replaces its rules for signing in, within a change that holds it.
+    pub(crate) async fn set_security(
+        txn: &mut Txn,
+        scope: TenantScope,
+        security: Bson,
+    ) -> Result<(), DbError> {
+        let update = doc! { "$set": { "security": security } };
+        txn.records::<Self>(PlatformScope)
+            .update(doc! { "_id": scope.tenant_id() }, update)
+            .await
+            .map(drop)
+    }
+
+    /// The tenant with this id as `txn` sees it.
+    pub(crate) async fn within(txn: &mut Txn, id: TenantId) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// The tenants with these ids.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn by_ids(store: &Store, ids: &[TenantId]) -> Result<Vec<Self>, DbError> {
+        let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
+        store
+            .records::<Self>(PlatformScope)
+            .list(doc! { "_id": { "$in": ids.to_vec() } }, doc! { "name": 1, "_id": 1 }, limit)
+            .await
+    }
+}
+
+async fn free_slug(txn: &mut Txn, wanted: Slug) -> Result<Slug, DbError> {
+    let mut slug = wanted.clone();
+    for suffix in 2..=SLUG_SUFFIX_MAX + 1 {
+        let taken =
+            txn.records::<Tenant>(PlatformScope).find(doc! { "slug": slug.to_string() }).await?;
+        if taken.is_none() {
+            return Ok(slug);
+        }
+        slug = Slug(format!("{wanted}-{suffix}"));
+    }
+    let random = u32::from_le_bytes(txn.clock().random());
+    Ok(Slug(format!("{wanted}-{random:08x}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_follow_names() {
+        for (name, slug) in [
+            ("Demo", "demo"),
+            ("  Ärzte & Söhne GmbH ", "rzte-s-hne-gmbh"),
+            ("日本", "tenant"),
+            ("a--b", "a-b"),
+        ] {
+            assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
+        }
+    }
+
+    #[test]
+    fn an_operator_names_a_tenant_by_its_id_or_its_slug() {
+        for slug in ["demo", "rzte-s-hne-gmbh", "7"] {
+            assert_eq!(slug.parse(), Ok(TenantRef::Slug(Slug(slug.to_owned()))));
+        }
+        let id: TenantId = common::clock::Clock::system().id();
+        assert_eq!(id.to_string().parse(), Ok(TenantRef::Id(id)));
+        for text in
+            ["", "-", "a--b", "-a", "a-", "Demo", "a b", "ten_7", "ada@example.com", "ärzte"]
+        {
+            assert_eq!(text.parse::<TenantRef>(), Err(InvalidTenantRef), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Throttling on a Redis Cluster: scripts and keys must agree with its slots.
+
+use std::time::Duration;
+
+use common::{
+    config::{Config, Sources},
+    crypto::MasterKey,
+    networks::Network,
+    redis::Connections,
+};
+use domain::access::throttle::{Act, Limits, Throttle, TooMany, Try};
+use xtask::servers::RedisCluster;
+
+/// What Redis refuses would be let through, so this is the test that scripts and keys agree with a
+/// cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_counts_tries() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = RedisCluster::start(folder.path()).await.unwrap();
+    let mut sources = Sources::default();
+    sources.add_environment([
+        ("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned()),
+        ("TENANTRY__REDIS__URL".to_owned(), cluster.url()),
+    ]);
+    let redis = Connections::new(&Config::load(sources).unwrap().redis).unwrap();
+    let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    let throttle = Throttle::new(redis, key);
+    let limits = Limits { per_account: 2, per_network: 3, window: Duration::from_mins(5) };
+    let tried = |account, address| Try {
+        act: Act::SignIn,
+        account: Some(account),
+        network: Network::of_text(address),
+    };
+    let (ada, eve) = (tried("ada", "192.0.2.1"), tried("ada", "198.51.100.1"));
+    let first = throttle.admit(eve, limits).await.unwrap();
+    let second = throttle.admit(eve, limits).await.unwrap();
+    assert_eq!((first.fills_account, second.fills_account), (false, true));
+    let TooMany(wait) = throttle.admit(ada, limits).await.unwrap_err();
+    assert!(wait > Duration::from_mins(4) && wait <= limits.window, "{wait:?}");
+    assert_eq!((throttle.may_tell(eve).await, throttle.may_tell(ada).await), (true, false));
+    throttle.take_back(second).await;
+    let own = throttle.admit(ada, limits).await.unwrap();
+    throttle.succeeded(own).await;
+    // Back to one; the next fills it for strangers, and not for who is familiar.
+    let _stranger = throttle.admit(eve, limits).await.unwrap();
+    throttle.admit(eve, limits).await.unwrap_err();
+    for _ in 0..2 {
+        let _own = throttle.admit(ada, limits).await.unwrap();
+    }
+    throttle.admit(ada, limits).await.unwrap_err();
+    throttle.forgive(ada).await;
+    let _own = throttle.admit(ada, limits).await.unwrap();
+    let _third = throttle.admit(eve, limits).await.unwrap();
+    throttle.admit(tried("another", "198.51.100.1"), limits).await.unwrap_err();
+}

@@ -1,0 +1,78 @@
+//! Mails about changes of an account's address.
+
+use std::sync::Arc;
+
+use common::id::JobId;
+use domain::identity::{
+    email_changes::{EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side},
+    users::User,
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    templates::{EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN},
+};
+
+/// Mails one of the two links; in place of the new address's, word to whoever has an account of it.
+pub(crate) async fn send_link(
+    job: SendEmailChangeLink,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(change) = EmailChange::pending(&app.store, job.change).await? else {
+        tracing::info!("email_change_gone");
+        return Ok(());
+    };
+    let Some(user) = User::by_id(&app.store, change.user_id).await? else {
+        tracing::info!("user_gone");
+        return Ok(());
+    };
+    if job.side == Side::New
+        && let Some(owner) = User::by_email(&app.store, &change.new.email).await?
+    {
+        return tell_owner(&app, running.id, &owner).await;
+    }
+    let (to, template) = match job.side {
+        Side::Old => (&change.old.email, &EMAIL_CHANGE_OLD),
+        Side::New => (&change.new.email, &EMAIL_CHANGE_NEW),
+    };
+    let values = json!({
+        "name": user.name,
+        "email": change.new.email,
+        "link": format!("{}/change-email?token={}", app.public_url, change.link_token(&app.key, job.side).expose()),
+        "hours": app.email_change_ttl.as_secs() / 3600,
+    });
+    app.send(running.id, to, &user.name, template, &values).await
+}
+
+/// Tells a person that somebody wants their address for another account.
+pub(crate) async fn send_taken(job: SendEmailTaken, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(owner) = User::by_id(&app.store, job.owner).await? else {
+        tracing::info!("user_gone");
+        return Ok(());
+    };
+    tell_owner(&app, running.id, &owner).await
+}
+
+async fn tell_owner(app: &App, job: JobId, owner: &User) -> Result<(), JobError> {
+    app.send(job, &owner.email, &owner.name, &EMAIL_TAKEN, &json!({ "name": owner.name })).await
+}
+
+/// Tells a person, at one of the two addresses, that their account has another now.
+pub(crate) async fn send_changed(
+    job: SendEmailChanged,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let to = job.to.open(&app.key).map_err(JobError::fail)?;
+    let Some(user) = User::by_id(&app.store, job.user).await? else {
+        tracing::info!("user_gone");
+        return Ok(());
+    };
+    let values =
+        json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.public_url });
+    app.send(running.id, &to, &user.name, &EMAIL_CHANGED, &values).await
+}

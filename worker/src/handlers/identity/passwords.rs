@@ -1,0 +1,160 @@
+//! Mails about passwords.
+
+use std::sync::Arc;
+
+use domain::identity::{
+    password_resets::{PasswordReset, Prepare, SendPasswordReset},
+    passwords::{ChangedBy, SendPasswordChanged},
+    registrations::Mailing,
+    users::User,
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    templates::{PASSWORD_CHANGED, PASSWORD_RESET},
+};
+
+/// Mails a link that sets a new password, unless there is no account or that happened a moment ago.
+pub(crate) async fn send_reset(
+    job: SendPasswordReset,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let Some(user) = User::by_email(&app.store, &email).await? else {
+        tracing::info!("no_account");
+        return Ok(());
+    };
+    let (ttl, cooldown) = (app.password_reset_ttl, app.resend_cooldown);
+    let prepare = Prepare { key: &app.key, user: user.id, job: running.id, ttl, cooldown };
+    let (Mailing::Granted, Some(reset)) = app.store.commit(&prepare).await? else {
+        tracing::info!("mailed_a_moment_ago");
+        return Ok(());
+    };
+    if !reset.is_for(&user) {
+        tracing::info!("address_changed_meanwhile");
+        return Ok(());
+    }
+    let values = json!({
+        "name": user.name,
+        "link": format!("{}/reset-password?token={}", app.public_url, reset.link_token(&app.key).expose()),
+        "minutes": ttl.as_secs() / 60,
+    });
+    app.send(running.id, &user.email, &user.name, &PASSWORD_RESET, &values).await?;
+    PasswordReset::mailed(&app.store, reset.id).await?;
+    Ok(())
+}
+
+/// Tells a person that their password is another one now.
+pub(crate) async fn send_changed(
+    job: SendPasswordChanged,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(user) = User::by_id(&app.store, job.user).await? else {
+        tracing::info!("user_gone");
+        return Ok(());
+    };
+    let values = json!({ "name": user.name, "by_link": job.by == ChangedBy::Reset, "link": app.forgot_password_page() });
+    app.send(running.id, &user.email, &user.name, &PASSWORD_CHANGED, &values).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use common::{clock::Clock, db::PlatformScope, id::JobId, sealed_email::SealedEmail};
+    use domain::platform::demo;
+    use mongodb::bson::{DateTime, doc};
+
+    use super::*;
+    use crate::testing::DemoWorld;
+
+    struct World(DemoWorld);
+
+    impl World {
+        /// With a clock that stands.
+        async fn new() -> Self {
+            Self(DemoWorld::new(Clock::manual(DateTime::now())).await)
+        }
+
+        async fn ask(&self) {
+            let address = SealedEmail::seal(&self.0.key, &demo::EMAIL.parse().unwrap()).unwrap();
+            self.0.worker.run(None, &SendPasswordReset { address }).await.unwrap();
+        }
+
+        fn mails(&self) -> usize {
+            self.0.env.mail().messages().len()
+        }
+
+        async fn prepare(&self, job: JobId) -> (Mailing, Option<PasswordReset>) {
+            let (ttl, cooldown) = (Duration::from_hours(1), Duration::from_mins(1));
+            self.0
+                .store
+                .commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown })
+                .await
+                .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn links_are_mailed_a_cooldown_apart_and_a_new_one_voids_the_old() {
+        let world = World::new().await;
+        world.ask().await;
+        world.ask().await;
+        assert_eq!(world.mails(), 1);
+        let first: PasswordReset =
+            world.0.store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();
+        assert!(first.mailed_at.is_some());
+        world.0.store.clock().advance(Duration::from_secs(61));
+        world.ask().await;
+        assert_eq!(world.mails(), 2);
+        let all: Vec<PasswordReset> =
+            world.0.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
+        assert!(all.len() == 1 && all[0].id != first.id);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_repeated_mails_the_same_link_and_one_that_comes_late_voids_none() {
+        let world = World::new().await;
+        let earlier: JobId = world.0.store.clock().id();
+        world.0.store.clock().advance(Duration::from_secs(1));
+        let later: JobId = world.0.store.clock().id();
+        let (granted, made) = world.prepare(later).await;
+        let (again, same) = world.prepare(later).await;
+        assert_eq!((granted, again), (Mailing::Granted, Mailing::Granted));
+        let (made, same) = (made.unwrap(), same.unwrap());
+        assert_eq!(made.link_token(&world.0.key), same.link_token(&world.0.key));
+        world.0.store.clock().advance(Duration::from_mins(5));
+        assert!(matches!(world.prepare(earlier).await, (Mailing::Done, None)));
+        PasswordReset::mailed(&world.0.store, made.id).await.unwrap();
+        assert_eq!(world.prepare(later).await.0, Mailing::Done);
+        assert!(
+            PasswordReset::pending(
+                &world.0.store,
+                &world.0.key,
+                made.link_token(&world.0.key).expose()
+            )
+            .await
+            .is_ok()
+        );
+        // Late beyond the link's life: it would be mailed one that is void.
+        world.0.store.clock().advance(Duration::from_hours(2));
+        let (granted, renewed) = world.prepare(later).await;
+        assert!(granted == Mailing::Granted && renewed.unwrap().id != made.id);
+    }
+
+    #[tokio::test]
+    async fn of_two_jobs_at_once_one_mails() {
+        let world = World::new().await;
+        let (one, two): (JobId, JobId) = (world.0.store.clock().id(), world.0.store.clock().id());
+        let (one, two) = futures::future::join(world.prepare(one), world.prepare(two)).await;
+        let granted = [one.0, two.0].iter().filter(|mailing| **mailing == Mailing::Granted).count();
+        assert_eq!(granted, 1, "{one:?} {two:?}");
+        let rows =
+            world.0.store.records::<PasswordReset>(PlatformScope).count(doc! {}).await.unwrap();
+        assert_eq!(rows, 1);
+    }
+}

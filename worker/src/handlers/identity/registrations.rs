@@ -1,0 +1,90 @@
+//! Mails of registrations. A mail that has gone out is noted on its registration, so that asking
+//! again and again does not fill a stranger's inbox.
+
+use std::sync::Arc;
+
+use domain::identity::{
+    registrations::{Mailing, Registration, ResendVerification, SendVerification},
+    users::User,
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    templates::{ACCOUNT_EXISTS, VERIFICATION},
+};
+
+/// Mails whoever asked for an account.
+pub(crate) async fn send_verification(
+    job: SendVerification,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(registration) = Registration::pending(&app.store, job.registration).await? else {
+        tracing::info!("registration_gone");
+        return Ok(());
+    };
+    let newest = Registration::newest_of(&app.store, &registration.email).await?;
+    if newest.is_some_and(|newest| newest.id != registration.id) {
+        tracing::info!("registration_superseded");
+        return Ok(());
+    }
+    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+        Mailing::Granted => mail(&app, &running, &registration).await,
+        Mailing::Done => Ok(()),
+        Mailing::NotBefore(wait) => {
+            Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into()))
+        }
+    }
+}
+
+/// Mails the link again, unless that happened a moment ago or there is nothing to verify.
+pub(crate) async fn resend_verification(
+    job: ResendVerification,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(registration) = Registration::newest_under(&app.store, &job.address).await? else {
+        tracing::info!("nothing_to_verify");
+        return Ok(());
+    };
+    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+        Mailing::Granted => mail(&app, &running, &registration).await,
+        Mailing::Done => Ok(()),
+        Mailing::NotBefore(_) => {
+            tracing::info!("mailed_a_moment_ago");
+            Ok(())
+        }
+    }
+}
+
+async fn mail(
+    app: &App,
+    running: &Running<App>,
+    registration: &Registration,
+) -> Result<(), JobError> {
+    if let Some(user) = User::by_email(&app.store, &registration.email).await? {
+        let values = json!({ "name": user.name });
+        app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
+    } else {
+        let token = registration.link_token(&app.key);
+        let values = json!({
+            "name": registration.name,
+            "tenant": registration.tenant_name,
+            "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
+            "contested": Registration::is_contested(&app.store, &registration.email).await?,
+            "hours": app.verification_ttl.as_secs() / 3600,
+        });
+        app.send(
+            running.id,
+            &registration.email,
+            &registration.name.to_string(),
+            &VERIFICATION,
+            &values,
+        )
+        .await?;
+    }
+    Registration::mailed(&app.store, registration.id, running.id).await?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Mails about sessions.
+
+use std::sync::Arc;
+
+use common::{clock::rfc3339, id::SessionId};
+use domain::{
+    access::throttle::FAMILIAR_FOR,
+    identity::{
+        refresh::SendReuseAlarm,
+        sessions::Session,
+        sign_in::{SendNewSignIn, SendThrottled},
+        users::User,
+    },
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    devices::described,
+    templates::{NEW_SIGN_IN, REUSE_ALARM, SIGN_IN_THROTTLED},
+};
+
+/// Tells the person that a refresh token of theirs was used twice.
+pub(crate) async fn send_reuse_alarm(
+    job: SendReuseAlarm,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
+    let values = json!({ "name": user.name, "device": described(&session.device), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
+    app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
+}
+
+/// Tells the person of a sign-in from somewhere new.
+pub(crate) async fn send_new_sign_in(
+    job: SendNewSignIn,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
+    let address = if session.ip.is_empty() { "unknown address" } else { &session.ip };
+    let values = json!({
+        "name": user.name,
+        "device": described(&session.device),
+        "address": address,
+        "since": rfc3339(session.created_at),
+        "link": app.forgot_password_page(),
+    });
+    app.send(running.id, &user.email, &user.name, &NEW_SIGN_IN, &values).await
+}
+
+/// Tells the person that others try to guess their password.
+pub(crate) async fn send_throttled(
+    job: SendThrottled,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let Some(user) = User::by_email(&app.store, &email).await? else {
+        tracing::info!("no_account");
+        return Ok(());
+    };
+    let values = json!({
+        "name": user.name,
+        "minutes": app.throttle_window.as_secs().div_ceil(60),
+        "days": FAMILIAR_FOR.as_secs() / 86_400,
+        "link": app.forgot_password_page(),
+    });
+    app.send(running.id, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
+}
+
+async fn session_and_user(
+    app: &App,
+    session: SessionId,
+) -> Result<Option<(Session, User)>, JobError> {
+    let Some(session) = Session::by_id(&app.store, session).await? else {
+        tracing::info!("session_gone");
+        return Ok(None);
+    };
+    let user = User::by_id(&app.store, session.user_id).await?;
+    if user.is_none() {
+        tracing::info!("user_gone");
+    }
+    Ok(user.map(|user| (session, user)))
+}

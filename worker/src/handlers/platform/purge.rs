@@ -1,0 +1,257 @@
+//! Removing what is over.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use common::{clock::millis_of, telemetry::metrics};
+use domain::platform::purge::{Leftover, Purge};
+use jobs::{JobError, Running};
+use mongodb::bson::DateTime;
+
+use crate::app::App;
+
+/// Rows removed in one go: a few milliseconds of the database's time.
+const BATCH: u32 = 500;
+/// Rows of one kind removed by one job; what is more waits for the next, so that no kind starves
+/// the others.
+const ROWS_MAX: u64 = 100_000;
+
+/// Removes what is over, kind by kind and a batch at a time. Stopped anywhere, it goes on from
+/// there the next time.
+pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let before = DateTime::from_millis(
+        app.store.clock().now().timestamp_millis().saturating_sub(millis_of(app.purge_after)),
+    );
+    let mut removed = BTreeMap::new();
+    for kind in Leftover::ALL {
+        let mut rows = 0;
+        loop {
+            let batch = kind.purge(&app.store, before, BATCH).await?;
+            metrics::MAINTENANCE_PURGED.with_label_values(&[kind.name()]).inc_by(batch);
+            rows += batch;
+            running.progress(removed.values().sum::<u64>() + rows, 0, kind.name());
+            if batch < BATCH.into() || rows >= ROWS_MAX {
+                break;
+            }
+        }
+        if rows > 0 {
+            tracing::info!(kind = kind.name(), rows, "purged");
+        }
+        removed.insert(kind.name(), rows);
+    }
+    Ok(running.result(&removed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use common::{
+        clock::{Clock, later},
+        crypto::LinkToken,
+        db::{Change, DbError, PlatformScope, Record, TenantScope, Txn},
+        id::SessionId,
+    };
+    use domain::{
+        identity::{
+            email_changes::{AskEmailChange, EmailChange},
+            password_resets::{PasswordReset, Prepare},
+            registrations::{AddressDigest, Registration},
+            sessions::{Device, Lifetime, Session},
+        },
+        tenancy::{
+            invitations::{Conditions, Invitation, Invite, Terms},
+            memberships::Actor,
+            roles::Role,
+        },
+    };
+    use mongodb::bson::doc;
+
+    use super::*;
+    use crate::testing::DemoWorld;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    struct World(DemoWorld);
+
+    impl World {
+        /// With a clock that stands.
+        async fn new() -> Self {
+            Self(DemoWorld::new(Clock::manual(DateTime::now())).await)
+        }
+
+        /// One of each kind, good for a day.
+        async fn fill(&self) {
+            self.register(1).await;
+            let job = self.0.store.clock().id();
+            self.0
+                .store
+                .commit(&Prepare {
+                    key: &self.0.key,
+                    user: self.0.user.id,
+                    job,
+                    ttl: DAY,
+                    cooldown: DAY,
+                })
+                .await
+                .unwrap();
+            let session = self.session(DAY).await;
+            let (user, tenant, new) =
+                (self.0.user.id, self.0.tenant, "new@example.com".parse().unwrap());
+            let ask = AskEmailChange {
+                key: &self.0.key,
+                user,
+                session,
+                tenant,
+                new,
+                ttl: DAY,
+                cooldown: DAY,
+            };
+            self.0.store.commit(&ask).await.unwrap();
+            let actor = Actor { scope: TenantScope::vouched(tenant), user };
+            let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
+            let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
+            self.0
+                .jobs
+                .commit(&Invite { key: &self.0.key, actor, email, role, conditions })
+                .await
+                .unwrap();
+        }
+
+        async fn session(&self, ttl: Duration) -> SessionId {
+            self.0.store.commit(&SignIn(&self.0, ttl)).await.unwrap().id
+        }
+
+        /// So many registrations, good for a day.
+        async fn register(&self, many: usize) {
+            let (now, clock) = (self.0.store.clock().now(), self.0.store.clock());
+            let rows: Vec<Registration> = (0..many)
+                .map(|_| {
+                    let id = clock.id();
+                    Registration {
+                        id,
+                        email: "ada@example.com".parse().unwrap(),
+                        email_norm: "ada@example.com".to_owned(),
+                        email_digest: AddressDigest::of(
+                            &self.0.key,
+                            &"ada@example.com".parse().unwrap(),
+                        ),
+                        name: "Ada".parse().unwrap(),
+                        tenant_name: "Engines".parse().unwrap(),
+                        password_hash: self.0.user.password_hash.clone(),
+                        token_hash: LinkToken::issue(&self.0.key, id).hash(),
+                        mailed_at: None,
+                        mailed_by: None,
+                        claimed_at: None,
+                        claimed_by: None,
+                        created_at: now,
+                        expires_at: later(now, DAY),
+                    }
+                })
+                .collect();
+            self.0
+                .store
+                .records::<Registration>(PlatformScope)
+                .insert_missing(&rows)
+                .await
+                .unwrap();
+        }
+
+        async fn purge(&self) {
+            self.0.worker.run(None, &Purge {}).await.unwrap();
+        }
+
+        async fn count<T: Record>(&self) -> u64 {
+            self.0.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
+        }
+
+        /// Rows of each kind, in the order of [`Leftover::ALL`].
+        async fn counts(&self) -> [u64; 5] {
+            [
+                self.count::<Registration>().await,
+                self.count::<PasswordReset>().await,
+                self.count::<EmailChange>().await,
+                self.count::<Invitation>().await,
+                self.count::<Session>().await,
+            ]
+        }
+    }
+
+    struct SignIn<'w>(&'w DemoWorld, Duration);
+
+    impl Change for SignIn<'_> {
+        type Output = Session;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
+            let lifetime = Lifetime { absolute: self.1, idle: self.1 };
+            Session::create(txn, self.0.user.id, self.0.tenant, &Device::default(), lifetime, false)
+                .await
+        }
+    }
+
+    struct SignOut(SessionId);
+
+    impl Change for SignOut {
+        type Output = bool;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
+            Session::revoke(txn, self.0).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_been_over_for_long_is_removed_and_nothing_else() {
+        let world = World::new().await;
+        world.fill().await;
+        world.purge().await;
+        assert_eq!(world.counts().await, [1; 5], "nothing is over yet");
+        world.0.store.clock().advance(DAY + Duration::from_hours(23));
+        world.purge().await;
+        assert_eq!(world.counts().await, [1; 5], "over, and not for long");
+        world.0.store.clock().advance(Duration::from_hours(2));
+        world.register(1).await;
+        let before: Vec<u64> = Leftover::ALL.iter().map(|kind| purged(*kind)).collect();
+        world.purge().await;
+        assert_eq!(world.counts().await, [1, 0, 0, 0, 0]);
+        let after = Leftover::ALL.iter().map(|kind| purged(*kind));
+        assert_eq!(
+            after.zip(before).map(|(after, before)| after - before).collect::<Vec<_>>(),
+            [1; 5]
+        );
+    }
+
+    fn purged(kind: Leftover) -> u64 {
+        metrics::MAINTENANCE_PURGED.with_label_values(&[kind.name()]).get()
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_ended_goes_long_before_it_would_have_expired() {
+        let world = World::new().await;
+        let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
+        world.0.jobs.commit(&SignOut(ended)).await.unwrap();
+        world.purge().await;
+        assert!(
+            Session::by_id(&world.0.store, ended).await.unwrap().is_some(),
+            "a mail about it may be under way"
+        );
+        world.0.store.clock().advance(DAY + Duration::from_mins(1));
+        world.purge().await;
+        assert!(Session::by_id(&world.0.store, ended).await.unwrap().is_none());
+        assert!(Session::live(&world.0.store, live).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_backlog_of_many_batches_is_removed_and_one_batch_is_bounded() {
+        let world = World::new().await;
+        world.register(2 * BATCH as usize + 1).await;
+        world.0.store.clock().advance(3 * DAY);
+        world.register(1).await;
+        let now = world.0.store.clock().now();
+        assert_eq!(Leftover::Registrations.purge(&world.0.store, now, 10).await.unwrap(), 10);
+        assert_eq!(world.count::<Registration>().await, 2 * u64::from(BATCH) - 8);
+        world.purge().await;
+        assert_eq!(world.count::<Registration>().await, 1);
+    }
+}

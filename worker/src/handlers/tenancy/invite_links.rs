@@ -1,0 +1,72 @@
+//! Inviting those who follow invite links.
+
+use std::sync::Arc;
+
+use common::{email::Email, telemetry::metrics};
+use domain::{
+    identity::users::User,
+    tenancy::{
+        invitations::{Answered, InviteError},
+        invite_links::{InviteByLink, InviteFollower},
+        tenants::Tenant,
+    },
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::handlers::scope;
+use crate::{app::App, templates::ALREADY_MEMBER};
+
+/// Invites whoever followed an invite link; a member is told that they are one. Whom the tenant
+/// does not invite is told nothing: somebody else may have given their address.
+pub(crate) async fn invite_by_link(
+    job: InviteByLink,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let invite = InviteFollower {
+        key: &app.key,
+        scope: scope(&running)?,
+        link: job.link,
+        email: &email,
+        conditions: app.invitations,
+    };
+    let outcome = match app.jobs.commit(&invite).await {
+        Err(InviteError::AlreadyMember) => {
+            tell_member(&app, &running, &email).await?;
+            "already_member"
+        }
+        answered => outcome(answered, "link_gone")?,
+    };
+    metrics::INVITE_LINKS_FOLLOWED.with_label_values(&[outcome]).inc();
+    Ok(())
+}
+
+/// What became of somebody who asked to be invited; `gone` where there is nothing to be invited by
+/// any more.
+pub(super) fn outcome(
+    answered: Result<Option<Answered>, InviteError>,
+    gone: &'static str,
+) -> Result<&'static str, JobError> {
+    match answered {
+        Ok(Some(Answered::Invited)) => Ok("invited"),
+        Ok(Some(Answered::InvitedBefore)) => Ok("invited_before"),
+        Ok(Some(Answered::Refused)) => Ok("refused"),
+        Ok(None) => Ok(gone),
+        Err(InviteError::AlreadyMember) => Ok("already_member"),
+        Err(InviteError::Db(error)) => Err(error.into()),
+        Err(refusal) => {
+            tracing::info!(%refusal, "not_invited_on_request");
+            Ok("refused")
+        }
+    }
+}
+
+async fn tell_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {
+    let (tenant, user) =
+        (Tenant::of(&app.store, scope(running)?).await?, User::by_email(&app.store, email).await?);
+    let (Some(tenant), Some(user)) = (tenant, user) else { return Ok(()) };
+    let values = json!({ "name": user.name, "tenant": tenant.name });
+    app.send(running.id, &user.email, &user.name, &ALREADY_MEMBER, &values).await
+}

@@ -1,0 +1,66 @@
+//! Mails about handing ownership on.
+
+use std::sync::Arc;
+
+use common::clock::rfc3339;
+use domain::{
+    identity::users::User,
+    tenancy::{
+        ownership::{OwnershipTransfer, Party, SendOwnershipOffer, SendOwnershipTransferred},
+        tenants::Tenant,
+    },
+};
+use jobs::{JobError, Running};
+use serde_json::json;
+
+use crate::handlers::scope;
+use crate::{
+    app::App,
+    templates::{OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED},
+};
+
+/// Tells the member that they are offered the ownership, unless it was taken back or accepted
+/// meanwhile.
+pub(crate) async fn send_offer(
+    job: SendOwnershipOffer,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let scope = scope(&running)?;
+    let Some(offer) = OwnershipTransfer::of(&app.store, scope, job.offer).await? else {
+        tracing::info!("offer_gone");
+        return Ok(());
+    };
+    let tenant = Tenant::of(&app.store, scope).await?;
+    let (from, to) =
+        (User::by_id(&app.store, offer.from).await?, User::by_id(&app.store, offer.to).await?);
+    let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
+        tracing::info!("offer_void");
+        return Ok(());
+    };
+    let (link, until) = (&app.public_url, rfc3339(offer.expires_at));
+    let values = json!({ "name": to.name, "inviter": from.name, "tenant": tenant.name, "link": link, "until": until });
+    app.send(running.id, &to.email, &to.name, &OWNERSHIP_OFFER, &values).await
+}
+
+/// Tells one of the two that ownership was handed on.
+pub(crate) async fn send_transferred(
+    job: SendOwnershipTransferred,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let tenant = Tenant::of(&app.store, scope(&running)?).await?;
+    let (from, to) =
+        (User::by_id(&app.store, job.from).await?, User::by_id(&app.store, job.to).await?);
+    let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
+        tracing::info!("party_gone");
+        return Ok(());
+    };
+    let (told, other) = match job.party {
+        Party::Giver => (from, to),
+        Party::Taker => (to, from),
+    };
+    let (is_giver, link) = (job.party == Party::Giver, app.forgot_password_page());
+    let values = json!({ "name": told.name, "other": other.name, "tenant": tenant.name, "is_giver": is_giver, "link": link });
+    app.send(running.id, &told.email, &told.name, &OWNERSHIP_TRANSFERRED, &values).await
+}

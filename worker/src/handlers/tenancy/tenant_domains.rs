@@ -1,0 +1,116 @@
+//! Looking for the records that prove tenants' domains.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{clock::millis_of, telemetry::metrics};
+use domain::tenancy::tenant_domains::{
+    CheckDomain, CheckDomains, Found, InviteByDomain, InviteColleague, NoteRecord, RecheckDomains,
+    TenantDomain,
+};
+use jobs::{JobError, Running};
+use mongodb::bson::DateTime;
+
+use super::invite_links::outcome;
+use crate::app::App;
+use crate::handlers::scope;
+
+/// Name servers that have not answered after so many attempts do not.
+const DNS_TRIES: u32 = 4;
+/// A verified domain is looked at again after this long.
+const RECHECKED_AFTER: Duration = Duration::from_hours(24);
+/// So many are looked at again in one go; what is more waits for the next.
+const RECHECKED_MAX: i64 = 1_000;
+/// So many are staged together.
+const STAGED_TOGETHER: usize = 100;
+
+/// Looks whether a domain's record is there. Where its name servers do not answer it is tried
+/// again, and in the end noted.
+pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
+    let (app, scope) = (Arc::clone(&running.app), scope(&running)?);
+    let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
+        tracing::info!("domain_removed");
+        return Ok(());
+    };
+    let found = match app.dns.texts(&domain.record_name()).await {
+        Ok(texts) if texts.contains(&domain.record_value(&app.key)) => Found::Record,
+        Ok(_) => Found::Nothing,
+        Err(error) if running.attempt < DNS_TRIES => return Err(JobError::retry(error)),
+        Err(error) => {
+            tracing::info!(domain = %domain.id, %error, "dns_does_not_answer");
+            Found::NoAnswer
+        }
+    };
+    let note = NoteRecord { scope, domain: domain.id, found, grace: app.domain_grace };
+    if let Some(status) = app.store.commit(&note).await? {
+        metrics::DOMAIN_CHECKS.with_label_values(&[status.as_str()]).inc();
+        tracing::info!(domain = %domain.id, status = status.as_str(), ?found, "domain_checked");
+    }
+    Ok(())
+}
+
+/// Invites somebody to the tenant that is open to their address.
+pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let invite = InviteColleague {
+        key: &app.key,
+        scope: scope(&running)?,
+        user: job.user,
+        conditions: app.invitations,
+    };
+    let outcome = outcome(app.jobs.commit(&invite).await, "closed")?;
+    metrics::DOMAIN_INVITATIONS.with_label_values(&[outcome]).inc();
+    Ok(())
+}
+
+/// Has the records looked for of domains that were verified a while ago.
+pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let before = DateTime::from_millis(
+        app.store.clock().now().timestamp_millis().saturating_sub(millis_of(RECHECKED_AFTER)),
+    );
+    let stale = TenantDomain::stale(&app.store, before, RECHECKED_MAX).await?;
+    for some in stale.chunks(STAGED_TOGETHER) {
+        app.jobs.commit(&CheckDomains::of(some)).await?;
+    }
+    Ok(running.result(&stale.len())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{clock::Clock, db::TenantScope};
+    use domain::tenancy::{memberships::Actor, tenant_domains::AddDomain};
+    use jobs::testing;
+
+    use super::*;
+    use crate::testing::DemoWorld;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn a_verified_domain_is_looked_at_again_every_day() {
+        let clock = Clock::manual(DateTime::now());
+        let world = DemoWorld::new(clock.clone()).await;
+        let scope = TenantScope::vouched(world.tenant);
+        let actor = Actor { scope, user: world.user.id };
+        let mut ids = Vec::new();
+        for name in ["verified.example", "missing.example", "pending.example"] {
+            let add = AddDomain { actor, domain: name.parse().unwrap(), max: 10 };
+            ids.push(world.store.commit(&add).await.unwrap().id);
+        }
+        for (id, found) in [(ids[0], Found::Record), (ids[1], Found::Nothing)] {
+            world
+                .store
+                .commit(&NoteRecord { scope, domain: id, found, grace: HOUR })
+                .await
+                .unwrap();
+        }
+        let staged = async || {
+            world.worker.run(None, &RecheckDomains {}).await.unwrap();
+            let staged = testing::staged::<CheckDomain>(&world.store).await.unwrap();
+            staged.into_iter().map(|row| (row.tenant, row.job.domain)).collect::<Vec<_>>()
+        };
+        assert_eq!(staged().await, []);
+        clock.advance(RECHECKED_AFTER + HOUR);
+        assert_eq!(staged().await, [(Some(world.tenant), ids[0])]);
+    }
+}
