@@ -7,7 +7,7 @@ use common::{clock::rfc3339, config::Config, db::Store, email::Email};
 use domain::{
     activity::audit::{Operator, Reason},
     identity::{
-        mfa::{self, MfaChange, MfaError, Told},
+        mfa::{MfaError, ResetMfa},
         sessions::Session,
         sign_in::belongings_of,
         users::{DisableUser, EnableUser, User, UserRef},
@@ -144,11 +144,7 @@ async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::R
     let operator = Operator { name: operator_name(), reason: Some(reason) };
     let user = with_jobs(config, async |jobs| {
         let user = named(jobs.store(), name).await?;
-        let change = mfa::Reset { user: user.id, operator: &operator };
-        match jobs
-            .commit(&Told { change, user: user.id, tenant: None, what: MfaChange::Reset })
-            .await
-        {
+        match jobs.commit(&ResetMfa { user: user.id, operator: &operator }).await {
             Ok(()) => Ok(user),
             Err(MfaError::NotEnrolled) => anyhow::bail!("{} has no second factor", user.id),
             Err(error) => Err(error.into()),

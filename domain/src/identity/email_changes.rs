@@ -209,7 +209,7 @@ impl Transient for EmailChangeError {
     }
 }
 
-/// Asks for another address.
+/// Asks for another address, and mails a link to both.
 #[derive(Debug)]
 pub struct AskEmailChange<'a> {
     /// The installation's key.
@@ -229,10 +229,10 @@ pub struct AskEmailChange<'a> {
 }
 
 impl Change for AskEmailChange<'_> {
-    type Output = EmailChange;
+    type Output = ();
     type Error = EmailChangeError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<EmailChange, EmailChangeError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<(), EmailChangeError> {
         let (id, now) = (txn.clock().id(), txn.clock().now());
         let user = User::within(txn, self.user).await?.ok_or(EmailChangeError::AccountGone)?;
         if user.email_norm == self.new.normalized() {
@@ -259,7 +259,10 @@ impl Change for AskEmailChange<'_> {
         txn.records::<EmailChange>(PlatformScope).insert(&change).await?;
         audit::record(txn, Some(self.tenant), Some(self.user), "email_change.requested", id)
             .await?;
-        Ok(change)
+        for side in Side::ALL {
+            stage_at(txn, None, &SendEmailChangeLink { change: id, side }, change.mail_at).await?;
+        }
+        Ok(())
     }
 }
 
@@ -318,9 +321,11 @@ impl FollowedLink {
     }
 }
 
-/// Confirms one side of a change; the second to do so makes it happen.
+/// Confirms one side of a change; the second to do so makes it happen. Whom it concerns is mailed.
 #[derive(Debug)]
-pub struct ConfirmEmailChange {
+pub struct ConfirmEmailChange<'a> {
+    /// The installation's key.
+    pub key: &'a MasterKey,
     /// The link that is followed.
     pub link: FollowedLink,
 }
@@ -344,7 +349,7 @@ pub enum Confirmed {
     },
 }
 
-impl Change for ConfirmEmailChange {
+impl Change for ConfirmEmailChange<'_> {
     type Output = Confirmed;
     type Error = EmailChangeError;
 
@@ -360,7 +365,34 @@ impl Change for ConfirmEmailChange {
             change.id,
         )
         .await?;
-        if change.is_confirmed() { complete(txn, change).await } else { Ok(Confirmed::First) }
+        if !change.is_confirmed() {
+            return Ok(Confirmed::First);
+        }
+        let confirmed = complete(txn, change).await?;
+        self.stage_mails(txn, &confirmed).await?;
+        Ok(confirmed)
+    }
+}
+
+impl ConfirmEmailChange<'_> {
+    async fn stage_mails(
+        &self,
+        txn: &mut Txn,
+        confirmed: &Confirmed,
+    ) -> Result<(), EmailChangeError> {
+        match confirmed {
+            Confirmed::First => {}
+            Confirmed::Taken { owner } => {
+                stage(txn, None, &SendEmailTaken { owner: *owner }).await?;
+            }
+            Confirmed::Changed { user, old } => {
+                for (side, address) in [(Side::Old, old), (Side::New, &user.email)] {
+                    let to = SealedEmail::seal(self.key, address)?;
+                    stage(txn, None, &SendEmailChanged { user: user.id, side, to }).await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -465,53 +497,6 @@ pub struct SendEmailChanged {
 impl Job for SendEmailChanged {
     const KIND: &'static str = "email_change.send_changed";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// Asks for another address: as [`AskEmailChange`], and both are mailed a link.
-pub struct Ask<'a>(pub AskEmailChange<'a>);
-
-impl Change for Ask<'_> {
-    type Output = ();
-    type Error = EmailChangeError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), EmailChangeError> {
-        let change = self.0.apply(txn).await?;
-        for side in Side::ALL {
-            stage_at(txn, None, &SendEmailChangeLink { change: change.id, side }, change.mail_at)
-                .await?;
-        }
-        Ok(())
-    }
-}
-
-/// A link is followed: as [`ConfirmEmailChange`], and whom it concerns is told what came of it.
-pub struct Confirm<'a> {
-    /// The installation's key.
-    pub key: &'a MasterKey,
-    /// The confirmation.
-    pub confirm: ConfirmEmailChange,
-}
-
-impl Change for Confirm<'_> {
-    type Output = Confirmed;
-    type Error = EmailChangeError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Confirmed, EmailChangeError> {
-        let confirmed = self.confirm.apply(txn).await?;
-        match &confirmed {
-            Confirmed::First => {}
-            Confirmed::Taken { owner } => {
-                stage(txn, None, &SendEmailTaken { owner: *owner }).await?;
-            }
-            Confirmed::Changed { user, old } => {
-                for (side, address) in [(Side::Old, old), (Side::New, &user.email)] {
-                    let to = SealedEmail::seal(self.key, address)?;
-                    stage(txn, None, &SendEmailChanged { user: user.id, side, to }).await?;
-                }
-            }
-        }
-        Ok(confirmed)
-    }
 }
 
 #[cfg(test)]

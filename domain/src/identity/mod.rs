@@ -1,5 +1,6 @@
 //! People and how they prove who they are.
 
+pub(crate) mod accounts;
 pub mod actor;
 pub mod devices;
 pub mod email_changes;

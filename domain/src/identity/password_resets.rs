@@ -203,20 +203,21 @@ impl Transient for ResetError {
     }
 }
 
-/// Following the link: uses it up, sets the password, and ends every session of the account.
+/// Following the link: uses it up, sets the password, ends every session of the account, and mails
+/// its owner.
 #[derive(Debug)]
-pub struct Redeem {
+pub struct ResetPassword {
     /// The link, as it was found.
     pub reset: PasswordReset,
     /// The new password.
     pub password_hash: PasswordHash,
 }
 
-impl Change for Redeem {
-    type Output = User;
+impl Change for ResetPassword {
+    type Output = ();
     type Error = ResetError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<User, ResetError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<(), ResetError> {
         let filter = doc! { "_id": self.reset.id, "expires_at": { "$gt": txn.clock().now() } };
         let reset = txn
             .records::<PasswordReset>(PlatformScope)
@@ -228,7 +229,8 @@ impl Change for Redeem {
         EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, None).await?;
         audit::record(txn, None, Some(user.id), "user.password_reset", user.id).await?;
-        Ok(user)
+        stage(txn, None, &SendPasswordChanged { user: user.id, by: ChangedBy::Reset }).await?;
+        Ok(())
     }
 }
 
@@ -257,19 +259,5 @@ impl Change for ForgotPassword {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         stage(txn, None, &SendPasswordReset { address: self.address.clone() }).await.map(drop)
-    }
-}
-
-/// A mailed link is followed: as [`Redeem`], and the account's owner is told.
-pub struct ResetPassword(pub Redeem);
-
-impl Change for ResetPassword {
-    type Output = ();
-    type Error = ResetError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), ResetError> {
-        let user = self.0.apply(txn).await?;
-        stage(txn, None, &SendPasswordChanged { user: user.id, by: ChangedBy::Reset }).await?;
-        Ok(())
     }
 }

@@ -210,14 +210,14 @@ pub struct ChangePassword {
 }
 
 impl Change for ChangePassword {
-    type Output = Option<User>;
+    type Output = bool;
     type Error = DbError;
 
-    /// None when somebody set another password in the meantime.
-    async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
+    /// False when another password was set since it was checked.
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
         let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await?
         else {
-            return Ok(None);
+            return Ok(false);
         };
         // Also where no session ends: the one that goes on is of somebody with another password.
         revocations::note(txn, Revoked::User(user.id));
@@ -227,26 +227,8 @@ impl Change for ChangePassword {
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
         audit::record(txn, Some(self.tenant), Some(user.id), "user.password_changed", user.id)
             .await?;
-        Ok(Some(user))
-    }
-}
-
-/// The password is changed by who is signed in: as [`ChangePassword`], and the account's owner is
-/// told.
-pub struct ChangeOwn(pub ChangePassword);
-
-impl Change for ChangeOwn {
-    type Output = bool;
-    type Error = DbError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
-        let Some(user) = self.0.apply(txn).await? else { return Ok(false) };
-        stage(
-            txn,
-            Some(self.0.tenant),
-            &SendPasswordChanged { user: user.id, by: ChangedBy::Owner },
-        )
-        .await?;
+        let job = SendPasswordChanged { user: user.id, by: ChangedBy::Owner };
+        stage(txn, Some(self.tenant), &job).await?;
         Ok(true)
     }
 }

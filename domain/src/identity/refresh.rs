@@ -1,7 +1,7 @@
 //! Refreshing: from a refresh token to the next one.
 //!
 //! Every use supersedes the token by its successor. Whoever shows a superseded one within
-//! [`Refresh::grace`] is taken for the client that did not get the answer, or for its second tab,
+//! [`RefreshSession::grace`] is taken for the client that did not get the answer, or for its second tab,
 //! and is told the same successor; after that it is taken for a thief or the thief's victim, nobody
 //! can tell which, and the session ends for both (RFC 9700 §4.14.2).
 
@@ -22,9 +22,9 @@ use crate::{
     tenancy::tenants::{Tenant, TenantStatus},
 };
 
-/// A client shows a refresh token.
+/// A client shows a refresh token. Where it was used twice, its person is mailed an alarm.
 #[derive(Debug)]
-pub struct Refresh<'a> {
+pub struct RefreshSession<'a> {
     /// The installation's key.
     pub key: &'a MasterKey,
     /// The token.
@@ -75,7 +75,7 @@ impl Transient for RefreshError {
     }
 }
 
-impl Change for Refresh<'_> {
+impl Change for RefreshSession<'_> {
     type Output = Refreshed;
     type Error = RefreshError;
 
@@ -105,6 +105,7 @@ impl Change for Refresh<'_> {
                 session.id,
             )
             .await?;
+            stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
             return Ok(Refreshed::Reused(session));
         }
         // Before it is superseded: who comes back to an address that is allowed, or when the tenant
@@ -136,20 +137,4 @@ pub struct SendReuseAlarm {
 impl Job for SendReuseAlarm {
     const KIND: &'static str = "session.send_reuse_alarm";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// A client shows a refresh token: as [`Refresh`], with the alarm where it was used twice.
-pub struct RefreshSession<'a>(pub Refresh<'a>);
-
-impl Change for RefreshSession<'_> {
-    type Output = Refreshed;
-    type Error = RefreshError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Refreshed, RefreshError> {
-        let refreshed = self.0.apply(txn).await?;
-        if let Refreshed::Reused(session) = &refreshed {
-            stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
-        }
-        Ok(refreshed)
-    }
 }

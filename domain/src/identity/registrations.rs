@@ -25,13 +25,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::audit,
-    identity::users::{self, User},
-    tenancy::{
-        memberships::Membership,
-        roles::Role,
-        tenant_domains::{AskByDomain, TenantDomain},
-        tenants::Tenant,
+    identity::{
+        accounts::NewAccount,
+        users::{self, User},
     },
+    tenancy::{memberships::Membership, roles::Role, tenants::Tenant},
 };
 
 /// What the master key makes pseudonyms of addresses for.
@@ -316,24 +314,31 @@ impl Transient for VerifyError {
 }
 
 /// Following the link: uses up the registration, and makes the user, their tenant and its owner.
+/// They are invited to the tenant that is open to their address' domain, if one is.
 #[derive(Debug)]
-pub struct Verify {
+pub struct VerifyEmail {
     id: RegistrationId,
     token: TokenHash,
+    cooldown: Duration,
 }
 
-impl Verify {
-    /// Checks that `token` is one of ours before anything is looked up.
+impl VerifyEmail {
+    /// Checks that `token` is one of ours before anything is looked up. Within `cooldown` its
+    /// person is invited once at most.
     ///
     /// # Errors
     /// [`VerifyError::TokenInvalid`] when it is not.
-    pub fn with_token(key: &MasterKey, token: &str) -> Result<Self, VerifyError> {
+    pub fn with_token(
+        key: &MasterKey,
+        token: &str,
+        cooldown: Duration,
+    ) -> Result<Self, VerifyError> {
         let id = LinkToken::redeem(key, token).ok_or(VerifyError::TokenInvalid)?;
-        Ok(Self { id, token: LinkToken::issue(key, id).hash() })
+        Ok(Self { id, token: LinkToken::issue(key, id).hash(), cooldown })
     }
 }
 
-impl Change for Verify {
+impl Change for VerifyEmail {
     type Output = User;
     type Error = VerifyError;
 
@@ -343,37 +348,20 @@ impl Change for Verify {
             doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
         let used = txn.records::<Registration>(PlatformScope).take(filter).await?;
         let registration = used.ok_or(VerifyError::TokenInvalid)?;
-        create_account(txn, &registration).await
+        let account = NewAccount {
+            email: registration.email,
+            name: registration.name,
+            password_hash: registration.password_hash,
+        };
+        let user = account.create(txn, self.cooldown).await.map_err(|error| match error {
+            error if is_duplicate(&error, users::EMAIL_INDEX) => VerifyError::TokenInvalid,
+            error => VerifyError::Db(error),
+        })?;
+        let tenant = Tenant::create(txn, &registration.tenant_name).await?;
+        Membership::create(txn, TenantScope::vouched(tenant.id), user.id, Role::Owner).await?;
+        audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
+        Ok(user)
     }
-}
-
-async fn create_account(txn: &mut Txn, registration: &Registration) -> Result<User, VerifyError> {
-    let now = txn.clock().now();
-    let user = User {
-        id: txn.clock().id(),
-        email: registration.email.clone(),
-        email_norm: registration.email_norm.clone(),
-        name: registration.name.to_string(),
-        password_hash: registration.password_hash.clone(),
-        password_set_at: None,
-        second_factor_since: None,
-        disabled_at: None,
-        last_sign_in_at: None,
-        email_verified_at: now,
-        created_at: now,
-    };
-    user.insert(txn).await.map_err(|error| match error {
-        error if is_duplicate(&error, users::EMAIL_INDEX) => VerifyError::TokenInvalid,
-        error => VerifyError::Db(error),
-    })?;
-    let tenant = Tenant::create(txn, &registration.tenant_name).await?;
-    Membership::create(txn, TenantScope::vouched(tenant.id), user.id, Role::Owner).await?;
-    // Other links that were asked for this address are void now.
-    txn.records::<Registration>(PlatformScope)
-        .delete_all(doc! { "email_norm": &user.email_norm })
-        .await?;
-    audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
-    Ok(user)
 }
 
 /// Mails the person who asked for an account: a verification link, or, when the address has an
@@ -420,30 +408,6 @@ impl Change for Register<'_> {
         let registration = Registration::create(txn, self.key, &self.new, self.ttl).await?;
         stage(txn, None, &SendVerification { registration: registration.id }).await?;
         Ok(registration.id)
-    }
-}
-
-/// An address is verified: as [`Verify`], and its person is invited to the tenant that is open to
-/// its domain, if one is.
-pub struct VerifyAddress {
-    /// What is verified.
-    pub verify: Verify,
-    /// For how long they are not invited again when they ask.
-    pub cooldown: Duration,
-}
-
-impl Change for VerifyAddress {
-    type Output = ();
-    type Error = VerifyError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), VerifyError> {
-        let user = self.verify.apply(txn).await?;
-        if let Some(domain) = TenantDomain::open_within(txn, &user.email).await? {
-            AskByDomain { tenant: domain.tenant_id, user: user.id, cooldown: self.cooldown }
-                .apply(txn)
-                .await?;
-        }
-        Ok(())
     }
 }
 

@@ -300,7 +300,8 @@ pub struct Start {
     pub lifetime: Lifetime,
 }
 
-/// Begins a session.
+/// Begins a session. Its person is mailed where they never signed in from that device on that
+/// network before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,
@@ -320,17 +321,8 @@ impl Begin {
     }
 }
 
-/// A session that was begun.
-#[derive(Debug, Clone)]
-pub struct Begun {
-    /// The session.
-    pub session: Session,
-    /// Whether the person never signed in from that device on that network before.
-    pub is_new_device: bool,
-}
-
 impl Change for Begin {
-    type Output = Begun;
+    type Output = Session;
     type Error = SignInError;
 
     /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was
@@ -338,7 +330,7 @@ impl Change for Begin {
     /// the person has a second factor that was not shown, as [`SignInError::AccountDisabled`] when
     /// the account was stopped, and as [`SignInError::TenantNotFound`] when they are no member any
     /// more.
-    async fn apply(&self, txn: &mut Txn) -> Result<Begun, SignInError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
         let user =
             User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
         let user = user.ok_or(SignInError::InvalidCredentials)?;
@@ -358,7 +350,10 @@ impl Change for Begin {
             Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
         audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id)
             .await?;
-        Ok(Begun { session, is_new_device })
+        if is_new_device {
+            stage(txn, Some(self.tenant), &SendNewSignIn { session: session.id }).await?;
+        }
+        Ok(session)
     }
 }
 
@@ -518,23 +513,6 @@ pub struct SendThrottled {
 impl Job for SendThrottled {
     const KIND: &'static str = "session.send_throttled";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// Someone signs in: as `C` (`sign_in::Begin`, or that by a passkey), and the person is told where
-/// that is from somewhere new.
-pub struct BeginSession<C>(pub C);
-
-impl<C: Change<Output = Begun, Error = SignInError>> Change for BeginSession<C> {
-    type Output = Session;
-    type Error = SignInError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
-        let Begun { session, is_new_device } = self.0.apply(txn).await?;
-        if is_new_device {
-            stage(txn, Some(session.tenant_id), &SendNewSignIn { session: session.id }).await?;
-        }
-        Ok(session)
-    }
 }
 
 /// Signing in to the account of an address became throttled.

@@ -11,7 +11,7 @@ use common::{
 };
 
 use crate::identity::{
-    registrations::{NewRegistration, Registration, Verify, VerifyError},
+    registrations::{NewRegistration, Registration, VerifyEmail, VerifyError},
     users::User,
 };
 
@@ -79,7 +79,11 @@ impl Change for RegisterVerified<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<User, VerifyError> {
         let registration =
             Registration::create(txn, self.key, self.new, Duration::from_mins(1)).await?;
-        let verify = Verify::with_token(self.key, registration.link_token(self.key).expose())?;
+        let verify = VerifyEmail::with_token(
+            self.key,
+            registration.link_token(self.key).expose(),
+            Duration::ZERO,
+        )?;
         verify.apply(txn).await
     }
 }

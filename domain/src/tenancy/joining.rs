@@ -4,20 +4,20 @@
 //! way needs no other verification. An account that exists is not opened by the link alone: its
 //! person is signed in, or gives its password.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{
     crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
-    db::{Change, DbError, PlatformScope, Store, Transient, Txn, is_duplicate},
+    db::{Change, DbError, Store, Transient, Txn, is_duplicate},
     name::Name,
 };
-use mongodb::bson::doc;
+use jobs::Jobs;
 
 use crate::{
     activity::audit,
     identity::{
+        accounts::NewAccount,
         passwords::{Context, NotSet, Policy, TooWeak},
-        registrations::Registration,
         sessions::Session,
         sign_in::{Begin, SignInError, Start},
         users::{self, User},
@@ -56,6 +56,8 @@ pub struct Joining {
     pub start: Option<Start>,
     /// Where they are.
     pub address: Option<IpAddr>,
+    /// Whose account is made is invited by their domain once in this time at most.
+    pub cooldown: Duration,
 }
 
 /// Someone who has joined.
@@ -180,11 +182,11 @@ impl Joining {
     /// See [`JoinError`].
     pub async fn join(
         self,
-        store: &Store,
+        jobs: &Jobs,
         hasher: &Hasher,
         policy: &Arc<Policy>,
     ) -> Result<Joined, JoinError> {
-        let Self { invitation, guest, name, password, start, address } = self;
+        let Self { invitation, guest, name, password, start, address, cooldown } = self;
         let missing = |name, password| JoinError::Missing { name, password };
         let person = match (guest, name, password) {
             (Guest::SignedIn(user, session), ..) => {
@@ -193,13 +195,13 @@ impl Joining {
             (Guest::Claimant(user), _, Some(password)) => claimed(hasher, user, password).await?,
             (Guest::Claimant(_), _, None) => return Err(missing(false, true)),
             (Guest::Newcomer, Some(name), Some(password)) => {
-                newcomer(store, hasher, policy, &invitation, name, password).await?
+                newcomer(jobs.store(), hasher, policy, &invitation, name, password).await?
             }
             (Guest::Newcomer, name, password) => {
                 return Err(missing(name.is_none(), password.is_none()));
             }
         };
-        store.commit(&Accept { invitation, person, start, address }).await
+        jobs.commit(&Accept { invitation, person, start, address, cooldown }).await
     }
 }
 
@@ -257,6 +259,7 @@ struct Accept {
     person: Person,
     start: Option<Start>,
     address: Option<IpAddr>,
+    cooldown: Duration,
 }
 
 impl Change for Accept {
@@ -289,14 +292,14 @@ impl Change for Accept {
         audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
         let session = match &self.start {
             Some(start) => {
-                let begun = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())
+                let session = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())
                     .apply(txn)
                     .await?;
                 Some(match &signed_in {
                     // It was no proof of anything: the new session is as good as the one that it
                     // comes from.
-                    Some(before) => begun.session.follow(txn, before).await?,
-                    None => begun.session,
+                    Some(before) => session.follow(txn, before).await?,
+                    None => session,
                 })
             }
             None => None,
@@ -335,29 +338,14 @@ impl Accept {
             }
             Person::New { name, password_hash } => (name, password_hash),
         };
-        let now = txn.clock().now();
-        let user = User {
-            id: txn.clock().id(),
+        let account = NewAccount {
             email: invitation.email.clone(),
-            email_norm: invitation.email_norm.clone(),
-            name: name.to_string(),
+            name: name.clone(),
             password_hash: password_hash.clone(),
-            password_set_at: None,
-            second_factor_since: None,
-            disabled_at: None,
-            last_sign_in_at: None,
-            email_verified_at: now,
-            created_at: now,
         };
-        user.insert(txn).await.map_err(|error| match error {
+        account.create(txn, self.cooldown).await.map_err(|error| match error {
             error if is_duplicate(&error, users::EMAIL_INDEX) => JoinError::AccountMade,
             error => error.into(),
-        })?;
-        // Links that were asked for this address are void now.
-        txn.records::<Registration>(PlatformScope)
-            .delete_all(doc! { "email_norm": &user.email_norm })
-            .await?;
-        audit::record(txn, None, Some(user.id), "user.created", user.id).await?;
-        Ok(user)
+        })
     }
 }

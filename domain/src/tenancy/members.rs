@@ -170,7 +170,7 @@ pub struct Given {
     pub is_new: bool,
 }
 
-/// Gives a member another role.
+/// Gives a member another role, and mails them.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeRole {
     /// Who asks.
@@ -179,6 +179,8 @@ pub struct ChangeRole {
     pub user: UserId,
     /// Which from now on.
     pub role: RoleRef,
+    /// They are mailed after this time, so that mails are at least this far apart.
+    pub cooldown: Duration,
 }
 
 impl Change for ChangeRole {
@@ -203,11 +205,13 @@ impl Change for ChangeRole {
         }
         let membership = membership.give(txn, self.role).await?.ok_or(MemberError::NotFound)?;
         self.actor.record(txn, "member.role_changed", self.user).await?;
+        let due = later(txn.clock().now(), self.cooldown);
+        stage_at(txn, Some(scope.tenant_id()), &SendRoleChanged { user: self.user }, due).await?;
         Ok(Given { member: Member { membership, user }, is_new: true })
     }
 }
 
-/// Removes a member, and ends their sessions in the tenant.
+/// Removes a member, ends their sessions in the tenant, and mails them.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoveMember {
     /// Who asks.
@@ -224,6 +228,8 @@ impl Change for RemoveMember {
         let (_, membership) = reach(txn, self.actor, self.user).await?;
         end(txn, &membership).await?;
         self.actor.record(txn, "member.removed", self.user).await?;
+        let tenant = Some(self.actor.scope.tenant_id());
+        stage(txn, tenant, &SendRemoved { user: self.user }).await?;
         Ok(())
     }
 }
@@ -327,42 +333,4 @@ pub struct SendRemoved {
 impl Job for SendRemoved {
     const KIND: &'static str = "member.send_removed";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// Gives a member another role: as [`ChangeRole`], with word to them a moment later.
-pub struct GiveRole {
-    /// What is given.
-    pub change: ChangeRole,
-    /// After which time they are told, so that mails are at least this far apart.
-    pub cooldown: Duration,
-}
-
-impl Change for GiveRole {
-    type Output = Given;
-    type Error = MemberError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Given, MemberError> {
-        let given = self.change.apply(txn).await?;
-        if given.is_new {
-            let ChangeRole { actor, user, .. } = self.change;
-            let due = later(txn.clock().now(), self.cooldown);
-            stage_at(txn, Some(actor.scope.tenant_id()), &SendRoleChanged { user }, due).await?;
-        }
-        Ok(given)
-    }
-}
-
-/// Removes a member: as [`RemoveMember`], with word to them.
-pub struct Remove(pub RemoveMember);
-
-impl Change for Remove {
-    type Output = ();
-    type Error = MemberError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
-        let RemoveMember { actor, user } = self.0;
-        self.0.apply(txn).await?;
-        stage(txn, Some(actor.scope.tenant_id()), &SendRemoved { user }).await?;
-        Ok(())
-    }
 }

@@ -200,6 +200,7 @@ impl Change for OfferOwnership {
         };
         txn.records::<OwnershipTransfer>(scope).insert(&offer).await?;
         self.actor.record(txn, "ownership.offered", self.to).await?;
+        stage(txn, Some(offer.tenant_id), &SendOwnershipOffer { offer: offer.id }).await?;
         Ok(offer)
     }
 }
@@ -231,6 +232,10 @@ impl Change for AcceptOwnership {
         // Another owner may have offered theirs, too.
         OwnershipTransfer::forget_all_of(txn, scope, user).await?;
         self.actor.record(txn, "ownership.transferred", offer.from).await?;
+        for party in Party::ALL {
+            let job = SendOwnershipTransferred { from: offer.from, to: offer.to, party };
+            stage(txn, Some(offer.tenant_id), &job).await?;
+        }
         Ok(offer)
     }
 }
@@ -313,39 +318,4 @@ pub struct SendOwnershipTransferred {
 impl Job for SendOwnershipTransferred {
     const KIND: &'static str = "ownership.send_transferred";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// Offers ownership: as [`OfferOwnership`], with word to the member.
-pub struct Offer(pub OfferOwnership);
-
-impl Change for Offer {
-    type Output = OwnershipTransfer;
-    type Error = TransferError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
-        let offer = self.0.apply(txn).await?;
-        stage(txn, Some(offer.tenant_id), &SendOwnershipOffer { offer: offer.id }).await?;
-        Ok(offer)
-    }
-}
-
-/// Accepts ownership: as [`AcceptOwnership`], with word to both.
-pub struct Accept(pub AcceptOwnership);
-
-impl Change for Accept {
-    type Output = OwnershipTransfer;
-    type Error = TransferError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
-        let offer = self.0.apply(txn).await?;
-        for party in Party::ALL {
-            stage(
-                txn,
-                Some(offer.tenant_id),
-                &SendOwnershipTransferred { from: offer.from, to: offer.to, party },
-            )
-            .await?;
-        }
-        Ok(offer)
-    }
 }

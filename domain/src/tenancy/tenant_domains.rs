@@ -212,7 +212,7 @@ impl TenantDomain {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
+    async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(open_to(email)).await
     }
 
@@ -590,11 +590,31 @@ impl Change for AskByDomain {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        let cooldown_ms = u64::try_from(millis_of(self.cooldown)).unwrap_or_default();
-        stage(txn, Some(self.tenant), &InviteByDomain { user: self.user, cooldown_ms })
-            .await
-            .map(drop)
+        stage_invitation(txn, self.tenant, self.user, self.cooldown).await
     }
+}
+
+/// Has `user` invited to the tenant that is open to their address' domain, if one is; within
+/// `cooldown` once at most.
+pub(crate) async fn invite_by_domain(
+    txn: &mut Txn,
+    user: &User,
+    cooldown: Duration,
+) -> Result<(), DbError> {
+    match TenantDomain::open_within(txn, &user.email).await? {
+        Some(domain) => stage_invitation(txn, domain.tenant_id, user.id, cooldown).await,
+        None => Ok(()),
+    }
+}
+
+async fn stage_invitation(
+    txn: &mut Txn,
+    tenant: TenantId,
+    user: UserId,
+    cooldown: Duration,
+) -> Result<(), DbError> {
+    let cooldown_ms = u64::try_from(millis_of(cooldown)).unwrap_or_default();
+    stage(txn, Some(tenant), &InviteByDomain { user, cooldown_ms }).await.map(drop)
 }
 
 /// Invites somebody to the tenant that is open to their address, on the word of whoever opened it.

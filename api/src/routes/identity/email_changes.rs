@@ -9,12 +9,9 @@ use axum::{
 use common::email::Email;
 use domain::{
     access::throttle::Act,
-    identity::{
-        email_changes as changes,
-        email_changes::{
-            AskEmailChange, CancelEmailChange, ConfirmEmailChange, Confirmed, EmailChangeError,
-            FollowedLink,
-        },
+    identity::email_changes::{
+        AskEmailChange, CancelEmailChange, ConfirmEmailChange, Confirmed, EmailChangeError,
+        FollowedLink,
     },
 };
 use serde::Serialize;
@@ -91,7 +88,7 @@ pub(crate) async fn ask(
     caller
         .commit(
             &app,
-            &changes::Ask(AskEmailChange {
+            &AskEmailChange {
                 key: &app.key,
                 user,
                 session,
@@ -99,7 +96,7 @@ pub(crate) async fn ask(
                 new: body.new_email,
                 ttl,
                 cooldown,
-            }),
+            },
         )
         .await?;
     Ok((StatusCode::ACCEPTED, Answer(EmailChangeProgress { status: "confirmation_sent" }))
@@ -127,8 +124,9 @@ pub(crate) async fn confirm(
 
 /// Confirms by a link; tells whether the address is changed then.
 pub(crate) async fn confirm_by_link(app: &App, token: &str) -> Result<bool, Problem> {
-    let confirm = ConfirmEmailChange { link: FollowedLink::with_token(&app.key, token)? };
-    match app.jobs.commit(&changes::Confirm { key: &app.key, confirm }).await? {
+    let confirm =
+        ConfirmEmailChange { key: &app.key, link: FollowedLink::with_token(&app.key, token)? };
+    match app.jobs.commit(&confirm).await? {
         Confirmed::First => Ok(false),
         Confirmed::Changed { .. } => Ok(true),
         // As if it had expired: whoever asked is not told that there is such an account.

@@ -11,8 +11,8 @@ use domain::{
     access::throttle::Act,
     identity::{
         mfa::{
-            self, AnswerChallenge, Factors, MfaChange, Owner, Told,
-            challenges::{self, MfaChallenge, Outcome, Purpose, Shown},
+            self, Factors, Owner,
+            challenges::{self, AnswerChallenge, MfaChallenge, Outcome, Purpose, Shown},
             passkeys::Assertion,
             recovery_codes, totp,
         },
@@ -40,11 +40,6 @@ const QR_PIXELS: u32 = 240;
 /// A caller who changes their own second factors.
 pub(crate) fn owner(caller: &Caller) -> Owner {
     Owner { user: caller.user.id, session: caller.session.id, tenant: caller.tenant.id }
-}
-
-/// A change of the caller's second factors, of which they are told.
-pub(crate) fn told<C>(change: C, owner: Owner, what: MfaChange) -> Told<C> {
-    Told { change, user: owner.user, tenant: Some(owner.tenant), what }
 }
 
 /// The refusal that asks for a second factor.
@@ -121,16 +116,16 @@ pub(crate) async fn verify(
         }
         _ => return Err(Problem::new(Code::ValidationFailed, "Give a `code`, or a `credential`.")),
     };
-    let answer = challenges::Answer { key: &app.key, challenge: challenge.id, shown };
-    let (session, delivery) = match app.jobs.commit(&AnswerChallenge(answer)).await? {
+    let answer = AnswerChallenge { key: &app.key, challenge: challenge.id, shown };
+    let (session, delivery) = match app.jobs.commit(&answer).await? {
         Outcome::Wrong => {
             count(method, false);
             return Err(mfa::MfaError::CodeInvalid.into());
         }
-        Outcome::Begun(begun, _) => {
-            (begun.session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)))
+        Outcome::Begun(session) => {
+            (session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)))
         }
-        Outcome::Reauthenticated(session, _) => (session, None),
+        Outcome::Reauthenticated(session) => (session, None),
     };
     count(method, true);
     app.throttle.succeeded(counted).await;
@@ -266,9 +261,8 @@ pub(crate) async fn confirm_totp(
     let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client)
         .admit()
         .await?;
-    let owner = owner(&caller);
-    let confirm = totp::Confirm { key: &app.key, owner, code: body.code };
-    let codes = caller.commit(&app, &told(confirm, owner, MfaChange::TotpAdded)).await?;
+    let confirm = totp::Confirm { key: &app.key, owner: owner(&caller), code: body.code };
+    let codes = caller.commit(&app, &confirm).await?;
     app.throttle.succeeded(counted).await;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
 }
@@ -285,8 +279,7 @@ pub(crate) async fn remove_totp(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
 ) -> Result<StatusCode, Problem> {
-    let owner = owner(&caller);
-    caller.commit(&app, &told(totp::Remove { owner }, owner, MfaChange::TotpRemoved)).await?;
+    caller.commit(&app, &totp::Remove { owner: owner(&caller) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -302,9 +295,7 @@ pub(crate) async fn replace_recovery_codes(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    let owner = owner(&caller);
-    let replace = recovery_codes::Replace { key: &app.key, owner };
-    let recovery_codes =
-        caller.commit(&app, &told(replace, owner, MfaChange::RecoveryCodesReplaced)).await?;
+    let replace = recovery_codes::Replace { key: &app.key, owner: owner(&caller) };
+    let recovery_codes = caller.commit(&app, &replace).await?;
     Ok(kept_nowhere(RecoveryCodes { recovery_codes }))
 }

@@ -13,21 +13,18 @@ use common::{
 use domain::{
     access::throttle::Act,
     identity::{
-        mfa::{
-            MfaChange,
-            passkeys::{
-                Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey,
-                RelyingParty, Remove, Used, Using,
-            },
+        mfa::passkeys::{
+            Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey,
+            RelyingParty, Remove, Used, Using,
         },
-        sign_in::{Admitted, BeginSession, Start},
+        sign_in::{Admitted, Start},
     },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    mfa::{count, kept_nowhere, owner, told, unavailable},
+    mfa::{count, kept_nowhere, owner, unavailable},
     sessions::{LoginView, TokenDelivery, lifetime, signed_in},
 };
 use crate::{
@@ -152,7 +149,7 @@ pub(crate) async fn add(
         party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
     let owner = owner(&caller);
     let add = Add { key: &app.key, owner, ceremony, passkey, name: body.name };
-    let (passkey, codes) = caller.commit(&app, &told(add, owner, MfaChange::PasskeyAdded)).await?;
+    let (passkey, codes) = caller.commit(&app, &add).await?;
     let added = AddedPasskey {
         passkey: PasskeyView::new(&passkey),
         recovery_codes: codes.unwrap_or_default(),
@@ -174,8 +171,7 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, Problem> {
     let missing = || Problem::new(Code::NotFound, "You have no such passkey.");
     let passkey: PasskeyId = id.parse().map_err(|_| missing())?;
-    let owner = owner(&caller);
-    caller.commit(&app, &told(Remove { owner, passkey }, owner, MfaChange::PasskeyRemoved)).await?;
+    caller.commit(&app, &Remove { owner: owner(&caller), passkey }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -250,7 +246,7 @@ pub(crate) async fn login(
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let admitted = Admitted::by_passkey(app.store(), &used, body.tenant_id, start).await?;
     let begin = ByPasskey { used, change: admitted.begin.clone() };
-    let session = app.jobs.commit(&BeginSession(begin)).await?;
+    let session = app.jobs.commit(&begin).await?;
     signed_in(
         &app,
         &admitted.signed_in(session),

@@ -15,8 +15,8 @@ use common::{
 use domain::{
     access::throttle::Act,
     identity::{
-        password_resets::{ForgotPassword, PasswordReset, Redeem, ResetError, ResetPassword},
-        passwords::{ChangeOwn, ChangePassword, Context},
+        password_resets::{ForgotPassword, PasswordReset, ResetError, ResetPassword},
+        passwords::{ChangePassword, Context},
         sign_in::{SignInError, belongings_of},
         users::User,
     },
@@ -152,7 +152,7 @@ pub(crate) async fn set_by_link(
     let user = User::by_id(app.store(), reset.user_id).await?.ok_or(ResetError::TokenInvalid)?;
     let hashed = app.passwords.hash(&app.hasher, password, about(app.store(), &user).await?).await;
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
-    app.jobs.commit(&ResetPassword(Redeem { reset, password_hash })).await?;
+    app.jobs.commit(&ResetPassword { reset, password_hash }).await?;
     // Whoever reads the account's mail need not wait for those who guess.
     Guard::of_address(app, Act::SignIn, &user.email, client).forgive().await;
     Ok(())
@@ -189,7 +189,7 @@ pub(crate) async fn change(
     let (kept, tenant) = (caller.session.id, caller.tenant.id);
     let change =
         ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
-    if caller.commit(&app, &ChangeOwn(change)).await? {
+    if caller.commit(&app, &change).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(SignInError::InvalidCredentials.into())

@@ -12,7 +12,7 @@ use domain::{
     identity::{
         passwords::Context,
         registrations as changes,
-        registrations::{AddressDigest, NewRegistration, Verify},
+        registrations::{AddressDigest, NewRegistration},
     },
 };
 use serde::Serialize;
@@ -136,11 +136,9 @@ pub(crate) async fn verify_email(
 
 /// Uses up a link's token.
 pub(crate) async fn verify_by_token(app: &App, token: &str) -> Result<(), Problem> {
-    let verify = Verify::with_token(&app.key, token)?;
-    Ok(app
-        .jobs
-        .commit(&changes::VerifyAddress { verify, cooldown: app.auth.resend_cooldown })
-        .await?)
+    let verify = changes::VerifyEmail::with_token(&app.key, token, app.auth.resend_cooldown)?;
+    app.jobs.commit(&verify).await?;
+    Ok(())
 }
 
 /// Ask for the verification mail again.

@@ -18,12 +18,9 @@ use common::{
 use domain::{
     identity::{
         mfa::challenges::Purpose,
-        refresh::{Refresh, RefreshError, RefreshSession, Refreshed},
+        refresh::{RefreshError, RefreshSession, Refreshed},
         sessions::{Lifetime, Session},
-        sign_in::{
-            Attempt, BeginSession, EndSession, SignInError, SignOut, SignOutAll, SignedIn,
-            SwitchTenant,
-        },
+        sign_in::{Attempt, EndSession, SignInError, SignOut, SignOutAll, SignedIn, SwitchTenant},
     },
     tenancy::roles::{Grant, Permissions, RoleRef},
 };
@@ -218,7 +215,7 @@ pub(crate) async fn login(
     let checking = attempt.check(app.store(), &app.hasher);
     let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
     let admitted = Guard::check_password(&app, &client, &address, checking, is_wrong).await?;
-    match app.jobs.commit(&BeginSession(admitted.begin.clone())).await {
+    match app.jobs.commit(&admitted.begin).await {
         Ok(session) => signed_in(
             &app,
             &admitted.signed_in(session),
@@ -311,12 +308,12 @@ pub(crate) async fn refresh(
 }
 
 async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<SignedIn, Problem> {
-    let refresh = RefreshSession(Refresh {
+    let refresh = RefreshSession {
         key: &app.key,
         token,
         grace: app.auth.refresh_grace,
         address: client.address,
-    });
+    };
     let refreshed = app.jobs.commit(&refresh).await;
     let outcome = match &refreshed {
         Ok(Refreshed::Next(_)) => "next",

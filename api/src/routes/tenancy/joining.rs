@@ -141,8 +141,16 @@ impl Acceptance<'_> {
         )
         .await?;
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
-        let joining = Joining { invitation, guest, name, password, start, address: client.address }
-            .join(app.store(), &app.hasher, &app.passwords);
+        let joining = Joining {
+            invitation,
+            guest,
+            name,
+            password,
+            start,
+            address: client.address,
+            cooldown: app.auth.resend_cooldown,
+        }
+        .join(&app.jobs, &app.hasher, &app.passwords);
         let Some(address) = claimed else { return Ok(joining.await?) };
         let is_wrong = |error: &JoinError| matches!(error, JoinError::InvalidCredentials);
         Guard::check_password(app, client, &address, joining, is_wrong).await

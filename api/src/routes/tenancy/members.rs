@@ -15,9 +15,7 @@ use common::{
 };
 use domain::tenancy::{
     custom_roles::CustomRole,
-    members::{
-        ChangeRole, GiveRole, LeaveTenant, Member, MemberError, MemberFilter, Remove, RemoveMember,
-    },
+    members::{ChangeRole, LeaveTenant, Member, MemberError, MemberFilter, RemoveMember},
     memberships::Membership,
     roles::{Role, RoleRef},
 };
@@ -182,11 +180,8 @@ pub(crate) async fn update(
     let (actor, user) = (access.caller.actor(), user_id(&id)?);
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
-    let give = GiveRole {
-        change: ChangeRole { actor, user, role: body.role },
-        cooldown: app.auth.resend_cooldown,
-    };
-    let given = access.caller.commit(&app, &give).await?;
+    let change = ChangeRole { actor, user, role: body.role, cooldown: app.auth.resend_cooldown };
+    let given = access.caller.commit(&app, &change).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
@@ -206,10 +201,7 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, Problem> {
     let user = user_id(&id)?;
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
-    access
-        .caller
-        .commit(&app, &Remove(RemoveMember { actor: access.caller.actor(), user }))
-        .await?;
+    access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

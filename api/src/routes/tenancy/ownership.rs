@@ -118,7 +118,7 @@ pub(crate) async fn offer(
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };
-    let offered = access.caller.commit(&app, &domain::tenancy::ownership::Offer(offer)).await?;
+    let offered = access.caller.commit(&app, &offer).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
 
@@ -137,7 +137,7 @@ pub(crate) async fn accept(
         return Err(Problem::mfa_enrollment_required());
     }
     let accept = AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? };
-    caller.commit(&app, &domain::tenancy::ownership::Accept(accept)).await?;
+    caller.commit(&app, &accept).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

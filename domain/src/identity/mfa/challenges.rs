@@ -11,12 +11,13 @@ use common::{
     },
     id::{MfaChallengeId, UserId},
 };
+use jobs::stage;
 use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::PasskeyAuthentication;
 
 use super::{
-    MfaChange, MfaError,
+    MfaChange, MfaError, SendMfaChanged,
     passkeys::{Assertion, Options, Passkey, RelyingParty, Used},
     recovery_codes::RecoveryCodes,
     totp::{self, Totp},
@@ -26,7 +27,7 @@ use crate::{
     identity::{
         reauthentication::Reauthenticate,
         sessions::Session,
-        sign_in::{Begin, Begun, SignInError},
+        sign_in::{Begin, SignInError},
     },
 };
 
@@ -214,9 +215,9 @@ pub enum Shown {
     Passkey(Box<Used>),
 }
 
-/// Answers a challenge.
+/// Answers a challenge. Its person is mailed where a recovery code was used.
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub struct AnswerChallenge<'a> {
     /// The installation's key.
     pub key: &'a MasterKey,
     /// The challenge.
@@ -231,12 +232,12 @@ pub enum Outcome {
     /// It was wrong, which is counted.
     Wrong,
     /// A session began.
-    Begun(Begun, Option<MfaChange>),
+    Begun(Session),
     /// The person of a session proved anew who they are.
-    Reauthenticated(Session, Option<MfaChange>),
+    Reauthenticated(Session),
 }
 
-impl Change for Answer<'_> {
+impl Change for AnswerChallenge<'_> {
     type Output = Outcome;
     type Error = SignInError;
 
@@ -252,25 +253,25 @@ impl Change for Answer<'_> {
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
             return Ok(Outcome::Wrong);
         };
-        let changed = (used == Method::RecoveryCode).then_some(MfaChange::RecoveryCodeUsed);
-        if let Some(change) = changed {
-            audit::record(txn, None, Some(challenge.user_id), change.action(), challenge.user_id)
-                .await?;
+        let (purpose, user) = (challenge.purpose, challenge.user_id);
+        if used == Method::RecoveryCode {
+            let change = MfaChange::RecoveryCodeUsed;
+            audit::record(txn, None, Some(user), change.action(), user).await?;
+            stage(txn, None, &SendMfaChanged { user, change }).await?;
         }
-        match challenge.purpose {
-            Purpose::SignIn(begin) => Ok(Outcome::Begun(
-                Begin { second_factor: true, ..begin }.apply(txn).await?,
-                changed,
-            )),
-            Purpose::Reauthenticate(again) => Ok(Outcome::Reauthenticated(
-                Reauthenticate { second_factor: true, ..again }.apply(txn).await?,
-                changed,
-            )),
+        match purpose {
+            Purpose::SignIn(begin) => {
+                Begin { second_factor: true, ..begin }.apply(txn).await.map(Outcome::Begun)
+            }
+            Purpose::Reauthenticate(again) => Reauthenticate { second_factor: true, ..again }
+                .apply(txn)
+                .await
+                .map(Outcome::Reauthenticated),
         }
     }
 }
 
-impl Answer<'_> {
+impl AnswerChallenge<'_> {
     /// By which method what was shown is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {

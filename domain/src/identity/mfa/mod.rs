@@ -21,12 +21,7 @@ use totp::Totp;
 
 use crate::{
     activity::audit::{self, Operator},
-    identity::{
-        mfa::challenges::{Answer, Outcome},
-        sessions::Session,
-        sign_in::{SendNewSignIn, SignInError},
-        users::User,
-    },
+    identity::{sessions::Session, sign_in::SignInError, users::User},
 };
 
 pub mod challenges;
@@ -194,20 +189,22 @@ async fn removed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
 
 async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbError> {
     revocations::note(txn, Revoked::User(owner.user));
-    audit::record(txn, Some(owner.tenant), Some(owner.user), what.action(), owner.user).await
+    audit::record(txn, Some(owner.tenant), Some(owner.user), what.action(), owner.user).await?;
+    let job = SendMfaChanged { user: owner.user, change: what };
+    stage(txn, Some(owner.tenant), &job).await.map(drop)
 }
 
 /// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions
 /// end.
 #[derive(Debug)]
-pub struct Reset<'a> {
+pub struct ResetMfa<'a> {
     /// Whose.
     pub user: UserId,
     /// Who does it, and why.
     pub operator: &'a Operator,
 }
 
-impl Change for Reset<'_> {
+impl Change for ResetMfa<'_> {
     type Output = ();
     type Error = MfaError;
 
@@ -222,6 +219,7 @@ impl Change for Reset<'_> {
         Session::revoke_all(txn, self.user, None).await?;
         revocations::note(txn, Revoked::User(self.user));
         audit::record_operation(txn, self.operator, MfaChange::Reset.action(), self.user).await?;
+        stage(txn, None, &SendMfaChanged { user: self.user, change: MfaChange::Reset }).await?;
         Ok(())
     }
 }
@@ -250,68 +248,4 @@ pub struct SendMfaChanged {
 impl Job for SendMfaChanged {
     const KIND: &'static str = "mfa.send_changed";
     const QUEUE: Queue = Queue::Email;
-}
-
-/// A change of a person's second factors, of which they are told.
-pub struct Told<C> {
-    /// The change.
-    pub change: C,
-    /// Whose they are.
-    pub user: UserId,
-    /// Where it is made, if in a tenant.
-    pub tenant: Option<TenantId>,
-    /// What it is.
-    pub what: MfaChange,
-}
-
-impl<C: Change> Change for Told<C> {
-    type Output = C::Output;
-    type Error = C::Error;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<C::Output, C::Error> {
-        let done = self.change.apply(txn).await?;
-        tell(txn, self.tenant, self.user, self.what).await?;
-        Ok(done)
-    }
-}
-
-async fn tell(
-    txn: &mut Txn,
-    tenant: Option<TenantId>,
-    user: UserId,
-    change: MfaChange,
-) -> Result<(), DbError> {
-    stage(txn, tenant, &SendMfaChanged { user, change }).await.map(drop)
-}
-
-/// A second factor is shown: as [`Answer`], and the person is told of a sign-in from somewhere new
-/// and of a recovery code that was used.
-pub struct AnswerChallenge<'a>(pub Answer<'a>);
-
-impl Change for AnswerChallenge<'_> {
-    type Output = Outcome;
-    type Error = SignInError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Outcome, SignInError> {
-        let outcome = self.0.apply(txn).await?;
-        let (session, changed) = match &outcome {
-            Outcome::Wrong => return Ok(outcome),
-            Outcome::Begun(begun, changed) => {
-                if begun.is_new_device {
-                    stage(
-                        txn,
-                        Some(begun.session.tenant_id),
-                        &SendNewSignIn { session: begun.session.id },
-                    )
-                    .await?;
-                }
-                (&begun.session, changed)
-            }
-            Outcome::Reauthenticated(session, changed) => (session, changed),
-        };
-        if let Some(change) = changed {
-            tell(txn, Some(session.tenant_id), session.user_id, *change).await?;
-        }
-        Ok(outcome)
-    }
 }
