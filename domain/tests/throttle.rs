@@ -9,7 +9,7 @@ use common::{
     redis::Connections,
 };
 use domain::access::throttle::{Act, Limits, Throttle, TooMany, Try};
-use xtask::servers::RedisCluster;
+use testkit::servers::RedisCluster;
 
 /// What Redis refuses would be let through, so this is the test that scripts and keys agree with a
 /// cluster.

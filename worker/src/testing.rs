@@ -16,7 +16,7 @@ use domain::{
 };
 use jobs::{Jobs, testing::Inline};
 use secrecy::ExposeSecret;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::app::{App, registry};
 

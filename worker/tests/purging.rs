@@ -10,7 +10,7 @@ use common::{
 };
 use domain::identity::sessions::{Device, Lifetime, Session};
 use mongodb::bson::{DateTime, Document, doc};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 async fn prepared(env: &TestEnv) -> Store {
     let mut sources = Sources::default();

@@ -12,7 +12,7 @@ use jobs::outbox::OutboxRow;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use xtask::{
+use testkit::{
     servers::{Mail, Proxy, Reply},
     testing::{Service, TestEnv},
 };

@@ -18,11 +18,11 @@ use futures::TryStreamExt;
 use mongodb::bson::{RawDocumentBuf, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use totp_rs::{Builder, Secret, Totp};
-use xtask::{
+use testkit::{
     servers::{Mail, Reply},
     testing::{Service, TestEnv},
 };
+use totp_rs::{Builder, Secret, Totp};
 
 use self::collector::Exports;
 

@@ -12,7 +12,7 @@ use common::{
 };
 use jobs::schedules::ScheduleRow;
 use mongodb::bson::DateTime;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 fn worker(args: &[&str], env: &[(String, String)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));

@@ -19,7 +19,7 @@ use jobs::{
 };
 use mongodb::bson::doc;
 use serde_json::Value;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const KIND: &str = "registration.send_verification";

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, Span, span::SpanKind},
 };
 use serde_json::json;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();

@@ -4,8 +4,8 @@
 use std::{fs::File, time::Duration};
 
 use anyhow::{Context, bail};
+use programs::progress::{say, step};
 use rustix::process::{Pid, Signal, kill_process};
-use xtask::progress::{say, step};
 
 use crate::up::{Ledger, lock_file, state_dir};
 

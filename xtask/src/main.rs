@@ -1,20 +1,21 @@
 //! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it,
 //! `bench` measures it.
+//!
+//! This tool is built before anything else, so it is small: what needs a database driver is in the
+//! programs `testkit` and `bench`, which it builds and runs.
 
 mod bench;
-mod chaos;
 mod check;
+mod database;
 mod down;
-mod inbox;
-mod programs;
 mod smoke;
 mod stack;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use xtask::progress::{paint, say};
+use programs::progress::{paint, say};
 
 /// The developer's commands for this workspace.
 #[derive(Debug, Parser)]
@@ -37,21 +38,18 @@ enum Command {
     /// Check everything: format, lints, licences, tests on real servers, docs, alert rules.
     Test(check::Options),
     /// Measure what the product can do on this machine, and print a table.
-    Bench(bench::Options),
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// See `cargo xtask bench --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Disturb the job engine in every way for a while, and prove that nothing was lost.
-    Chaos(chaos::Options),
-    /// The mail catcher of `up`, a process of its own.
-    #[command(hide = true)]
-    Mail {
-        /// Takes mail.
-        #[arg(long)]
-        smtp_port: u16,
-        /// Shows the inbox.
-        #[arg(long)]
-        http_port: u16,
-        /// Keeps the mails.
-        #[arg(long)]
-        state_dir: PathBuf,
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// See `cargo xtask chaos --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
     },
 }
 
@@ -62,11 +60,8 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(&options).await,
         Command::Down { wipe } => down::run(wipe).await,
         Command::Test(options) => check::run(&options).await,
-        Command::Bench(options) => bench::run(&options).await,
-        Command::Chaos(options) => chaos::run(&options).await,
-        Command::Mail { smtp_port, http_port, state_dir } => {
-            inbox::run(smtp_port, http_port, &state_dir).await
-        }
+        Command::Bench { args } => bench::bench(&args).await.map(drop),
+        Command::Chaos { args } => bench::chaos(&args).await.map(drop),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

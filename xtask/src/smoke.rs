@@ -4,18 +4,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use reqwest::{Client, Method, Response};
-use serde_json::{Value, json};
-use xtask::{
+use programs::{
+    Signals,
+    http::{Answer, Request},
+    install::Tool,
     log_line::readable_text,
     progress::{paint, say, seconds},
-    servers::install::Tool,
 };
+use serde_json::{Value, json};
 
 use crate::{
-    programs,
-    stack::{Plan, Ports, Stack},
-    up::{Options, Signals},
+    stack::{Plan, Ports, Stack, build},
+    up::Options,
 };
 
 const EMAIL: &str = "smoke@example.com";
@@ -56,7 +56,7 @@ async fn prepare(options: &Options, folder: &std::path::Path) -> anyhow::Result<
     for tool in [Tool::Mongod, Tool::Redis] {
         tool.find().await?;
     }
-    let programs = programs::build(options.release).await?;
+    let programs = build(options.release).await?;
     Ok(Stack::new(
         Plan { state: folder.to_owned(), ports: Ports::free()?, programs, prometheus: None },
         None,
@@ -65,21 +65,14 @@ async fn prepare(options: &Options, folder: &std::path::Path) -> anyhow::Result<
 
 async fn start_and_walk(stack: &mut Stack) -> anyhow::Result<()> {
     stack.start().await?;
-    let http = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
     let Ports { api, inbox, .. } = stack.plan().ports;
-    let path = Walk {
-        http,
-        api: format!("http://127.0.0.1:{api}"),
-        inbox: format!("http://127.0.0.1:{inbox}/api/messages"),
-    };
-    path.walk().await
+    Walk { api, inbox }.walk().await
 }
 
-/// Who walks, and where.
+/// The ports of the stack that the path leads through.
 struct Walk {
-    http: Client,
-    api: String,
-    inbox: String,
+    api: u16,
+    inbox: u16,
 }
 
 impl Walk {
@@ -113,49 +106,39 @@ impl Walk {
 
         let session = told("login answers 200", self.post("/api/auth/login", &login, 200)).await?;
         let access = session["access_token"].as_str().context("login gives an access token")?;
-        let me =
-            told("me answers 200", self.as_user(Method::GET, "/api/auth/me", access, 200)).await?;
+        let me = told("me answers 200", self.as_user("GET", "/api/auth/me", access, 200)).await?;
         ensure!(me["user"]["email"] == EMAIL, "me is who logged in: {me}");
         let tenant = told(
             "tenant/current answers 200",
-            self.as_user(Method::GET, "/api/tenant/current", access, 200),
+            self.as_user("GET", "/api/tenant/current", access, 200),
         )
         .await?;
         expect(&tenant, "name", "Smoke")?;
-        told("logout answers 204", self.as_user(Method::POST, "/api/auth/logout", access, 204))
-            .await?;
-        told("me answers 401 after logout", self.as_user(Method::GET, "/api/auth/me", access, 401))
+        told("logout answers 204", self.as_user("POST", "/api/auth/logout", access, 204)).await?;
+        told("me answers 401 after logout", self.as_user("GET", "/api/auth/me", access, 401))
             .await?;
         Ok(())
     }
 
     async fn post(&self, path: &str, body: &Value, status: u16) -> anyhow::Result<Value> {
-        answer(self.http.post(format!("{}{path}", self.api)).json(body).send().await?, status).await
+        answer(Request::new("POST", self.api, path).json(body), status).await
     }
 
     async fn as_user(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
         access: &str,
         status: u16,
     ) -> anyhow::Result<Value> {
-        answer(
-            self.http
-                .request(method, format!("{}{path}", self.api))
-                .bearer_auth(access)
-                .send()
-                .await?,
-            status,
-        )
-        .await
+        answer(Request::new(method, self.api, path).access_token(access), status).await
     }
 
     /// The link in the text of the mail to the person who registered, as soon as it is there.
     async fn mailed_link(&self) -> anyhow::Result<String> {
         let begun = Instant::now();
         loop {
-            let mails: Value = self.http.get(&self.inbox).send().await?.json().await?;
+            let mails = answer(Request::new("GET", self.inbox, "/api/messages"), 200).await?;
             let mail = mails.as_array().into_iter().flatten().find(|mail| mail["to"][0] == EMAIL);
             if let Some(text) = mail.and_then(|mail| mail["text"].as_str()) {
                 let link =
@@ -173,23 +156,29 @@ impl Walk {
     }
 
     async fn open_twice(&self, link: &str) -> anyhow::Result<()> {
+        let path = link.strip_prefix(&format!("http://localhost:{}", self.api));
+        let path = path.with_context(|| format!("{link} leads to another server"))?;
         for _ in 0..2 {
-            let response = self.http.get(link).send().await?;
-            ensure!(response.status() == 200, "GET {link} answers {}", response.status());
+            let answer = sent(Request::new("GET", self.api, path)).await?;
+            ensure!(answer.status == 200, "GET {path} answers {}", answer.status);
         }
         Ok(())
     }
 }
 
+async fn sent(request: Request<'_>) -> anyhow::Result<Answer> {
+    let sending = tokio::time::timeout(REQUEST_TIMEOUT, request.send());
+    sending.await.with_context(|| format!("no answer within {REQUEST_TIMEOUT:?}"))?
+}
+
 /// The body of an answer, which must have this status.
-async fn answer(response: Response, status: u16) -> anyhow::Result<Value> {
-    let (got, path) = (response.status(), response.url().path().to_owned());
-    let text = response.text().await?;
-    ensure!(got == status, "{path} answers {got}, not {status}: {text}");
-    if text.is_empty() {
+async fn answer(request: Request<'_>, status: u16) -> anyhow::Result<Value> {
+    let Answer { status: got, body } = sent(request).await?;
+    ensure!(got == status, "the answer is {got}, not {status}: {body}");
+    if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(&text).with_context(|| format!("{path} answers no JSON: {text}"))
+    serde_json::from_str(&body).with_context(|| format!("the answer is no JSON: {body}"))
 }
 
 fn expect(answer: &Value, field: &str, wanted: &str) -> anyhow::Result<()> {

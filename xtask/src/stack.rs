@@ -4,15 +4,26 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
-use xtask::{
+use programs::{
+    Child, Process, ProcessSpec, Wiring,
+    command::{self, run_once},
+    free_port,
+    install::Program,
     progress::step,
-    servers::{Child, Mongod, Process, ProcessSpec, Redis, Wiring, free_port, install::Program},
+    server::mongodb_uri,
 };
 
-use crate::{programs::run_once, up::Keeper};
+use crate::{database::Database, up::Keeper};
+
+/// Builds the programs of the stack; answers the folder they are in.
+pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
+    let targets = ["--bin", "api", "--bin", "worker", "--bin", "testkit"];
+    command::build("our programs", &targets, release).await
+}
 
 /// Which port each process listens on.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +117,7 @@ impl Plan {
             api_port: api,
             api_internal_port: api_internal,
             worker_internal_port: worker_internal,
-            mongodb_uri: format!("mongodb://127.0.0.1:{mongod}/?replicaSet=rs0"),
+            mongodb_uri: mongodb_uri(mongod),
             database: "tenantry".to_owned(),
             redis_url: format!("redis://127.0.0.1:{redis}"),
             key_prefix: "tenantry".to_owned(),
@@ -122,8 +133,7 @@ impl Plan {
 /// A process of the stack, of whichever kind.
 #[derive(Debug)]
 pub(crate) enum Server {
-    Mongod(Mongod),
-    Redis(Redis),
+    Database(Database),
     Process(Process),
 }
 
@@ -131,8 +141,7 @@ impl Server {
     /// Waits until it can work.
     pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         match self {
-            Self::Mongod(mongod) => mongod.ready().await,
-            Self::Redis(redis) => redis.ready().await,
+            Self::Database(database) => database.ready().await,
             Self::Process(process) => process.ready().await,
         }
     }
@@ -143,8 +152,7 @@ impl Deref for Server {
 
     fn deref(&self) -> &Child {
         match self {
-            Self::Mongod(mongod) => mongod,
-            Self::Redis(redis) => redis,
+            Self::Database(database) => database,
             Self::Process(process) => process,
         }
     }
@@ -189,12 +197,14 @@ impl Stack {
                 .with_context(|| format!("creating {}", folder.display()))?;
         }
         plan.write_shell_env()?;
-        let (mongodb_data, redis_data) = (plan.data("mongod"), plan.data("redis"));
-        let mongod = Mongod::start_with_log(&mongodb_data, Some(ports.mongod), plan.log("mongod"));
-        self.add("mongod", ports.mongod, async { mongod.await.map(Server::Mongod) }).await?;
-        let redis = Redis::start_with_log(&redis_data, Some(ports.redis), plan.log("redis"));
-        self.add("redis", ports.redis, async { redis.await.map(Server::Redis) }).await?;
-        self.add("mail", ports.inbox, process(mail(&plan)?)).await?;
+        let testkit = plan.programs.join("testkit");
+        let (data, log) = (plan.data("mongod"), plan.log("mongod"));
+        let mongod = Database::mongod(&testkit, &data, ports.mongod, &log);
+        self.add("mongod", ports.mongod, async { mongod.await.map(Server::Database) }).await?;
+        let (data, log) = (plan.data("redis"), plan.log("redis"));
+        let redis = Database::redis(&testkit, &data, ports.redis, &log);
+        self.add("redis", ports.redis, async { redis.await.map(Server::Database) }).await?;
+        self.add("mail", ports.inbox, process(mail(&plan, testkit))).await?;
 
         let api = plan.programs.join("api");
         step(
@@ -258,15 +268,12 @@ async fn process(spec: ProcessSpec) -> anyhow::Result<Server> {
     Ok(Server::Process(Process::start(spec).await?))
 }
 
-/// The mail catcher: this very program in another role.
-fn mail(plan: &Plan) -> anyhow::Result<ProcessSpec> {
-    let own = std::env::current_exe().context("finding this program")?;
+fn mail(plan: &Plan, testkit: PathBuf) -> ProcessSpec {
     let (smtp, http) = (plan.ports.smtp.to_string(), plan.ports.inbox.to_string());
-    let state = plan.data("mail");
     let args = ["mail", "--smtp-port", &smtp, "--http-port", &http, "--state-dir"];
-    let mut spec = ProcessSpec::new("mail", own, &args, plan.log("mail"), plan.ports.inbox);
-    spec.spec = spec.spec.args([state]);
-    Ok(spec)
+    let mut spec = ProcessSpec::new("mail", testkit, &args, plan.log("mail"), plan.ports.inbox);
+    spec.spec = spec.spec.args([plan.data("mail")]);
+    spec
 }
 
 fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
@@ -282,7 +289,7 @@ fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
         spec,
         health_port: port,
         health_path: "/-/ready",
-        ready_within: std::time::Duration::from_mins(1),
+        ready_within: Duration::from_mins(1),
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use programs::{claim_port, http::Request, is_free};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
-use xtask::servers::{claim_port, is_free};
 
 const SOON: Duration = Duration::from_mins(1);
 /// The ports of `up`, before its offset.
@@ -22,7 +22,7 @@ const PORTS: [u16; 8] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090];
 /// The tool, on a state folder of its own; the programs beside it are not built anew.
 fn xtask(state: &Path, args: &[&str]) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_xtask"));
-    for name in ["api", "worker"] {
+    for name in ["api", "worker", "testkit"] {
         assert!(
             program.with_file_name(name).exists(),
             "{name} is missing: run `cargo build --workspace --bins` first"
@@ -78,15 +78,13 @@ async fn until(state: &Path, what: &str, is_so: impl Fn() -> bool) {
 
 /// Waits until the demo account can log in.
 async fn demo_logs_in(up: &mut Child, state: &Path, api: u16) {
-    let http = reqwest::Client::new();
     let login =
         json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
     let begun = Instant::now();
     loop {
-        let answer =
-            http.post(format!("http://127.0.0.1:{api}/api/auth/login")).json(&login).send().await;
+        let answer = Request::new("POST", api, "/api/auth/login").json(&login).send().await;
         if let Ok(answer) = answer.as_ref()
-            && answer.status() == 200
+            && answer.status == 200
         {
             return;
         }

@@ -5,7 +5,6 @@
 
 mod access;
 mod answers;
-mod authenticator;
 mod bad_input;
 mod documentation;
 mod forged_hosts;

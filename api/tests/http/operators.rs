@@ -19,7 +19,7 @@ use domain::{
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::{
     people::{People, absent},

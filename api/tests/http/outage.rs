@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use serde_json::json;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::support::{Database, PASSWORD, World, eventually};
 

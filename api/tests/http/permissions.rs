@@ -9,7 +9,7 @@ use domain::tenancy::roles::{Permission, Role};
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use xtask::testing::Service;
+use testkit::testing::Service;
 
 use crate::{
     people::{People, Person, absent},

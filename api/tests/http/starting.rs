@@ -5,7 +5,7 @@ use domain::{identity::users::User, platform::demo, tenancy::tenants::Tenant};
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::support::{Database, World, run};
 

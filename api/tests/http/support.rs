@@ -20,7 +20,7 @@ use mongodb::bson::doc;
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use xtask::testing::{Service, TestEnv};
+use testkit::testing::{Service, TestEnv};
 
 /// Nothing a test waits for takes longer, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use xtask::contest::{Pace, Values, percentiles};
+use testkit::contest::{Pace, Values, percentiles};
 
 use crate::{
     FLOOD, Noop, Outcome, Starts,

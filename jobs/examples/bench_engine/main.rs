@@ -1,5 +1,5 @@
 //! Two contestants of `cargo xtask bench jobs`, which starts servers for them and tells them what
-//! to do (`xtask::contest`): `ours`, the engine with all its promises, and `raw`, the bare stream
+//! to do (`testkit::contest`): `ours`, the engine with all its promises, and `raw`, the bare stream
 //! that is the limit. Producer and worker are in this process, but share no connection.
 
 mod latency;
@@ -13,7 +13,7 @@ use std::{error::Error, time::Duration};
 use common::config::Config;
 use jobs::{Job, JobError, Queue, Running};
 use serde::{Deserialize, Serialize};
-use xtask::contest::serve;
+use testkit::contest::serve;
 
 use self::{ours::Ours, raw::Raw, starts::Starts};
 

@@ -12,8 +12,8 @@ use common::{
     db::{Change, DbError, Store, Txn},
 };
 use jobs::{Drain, Jobs, Queue, Registry, Relay, queue::QueueBackend, stage};
+use testkit::contest::{Task, Values, rate};
 use tokio::task::JoinHandle;
-use xtask::contest::{Task, Values, rate};
 
 use crate::{Noop, Outcome, Starts, noop, starts::DEADLINE};
 

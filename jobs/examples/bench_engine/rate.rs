@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::id::TenantId;
-use xtask::contest::{Values, rate};
+use testkit::contest::{Values, rate};
 
 use crate::{
     Noop, Outcome,

@@ -13,7 +13,7 @@ use redis::{
     streams::{StreamId, StreamReadOptions, StreamReadReply},
 };
 use secrecy::ExposeSecret;
-use xtask::contest::{Pace, Task, Values, percentiles, rate};
+use testkit::contest::{Pace, Task, Values, percentiles, rate};
 
 use crate::{Noop, Outcome, Starts, latency::paced};
 

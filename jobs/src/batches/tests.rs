@@ -2,7 +2,7 @@ use common::{
     config::{Config, Sources},
     db::PlatformScope,
 };
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use super::*;
 use crate::{

@@ -12,8 +12,8 @@ use std::{
 use common::db::{Change, DbError, PlatformScope, Txn};
 use jobs::{JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
+use testkit::servers::{Child, Spec};
 use tokio::sync::Semaphore;
-use xtask::servers::{Child, Spec};
 
 use crate::{
     examples::program,

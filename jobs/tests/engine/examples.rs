@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio};
 
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::support::DEADLINE;
 

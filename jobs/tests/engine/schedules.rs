@@ -17,8 +17,8 @@ use jobs::{
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
+use testkit::servers::{Child, Spec};
 use tokio::{sync::Notify, task::JoinHandle};
-use xtask::servers::{Child, Spec};
 
 use crate::{
     examples::program,

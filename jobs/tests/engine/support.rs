@@ -22,8 +22,8 @@ use jobs::{
 };
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
+use testkit::testing::TestEnv;
 use tokio::task::JoinHandle;
-use xtask::testing::TestEnv;
 
 /// Nothing a test waits for takes longer, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);

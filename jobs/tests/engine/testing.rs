@@ -15,7 +15,7 @@ use jobs::{
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::support::{Notes, Probe, Stage, World, note};
 

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use jobs::{Job, JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
-use xtask::servers::{Authority, Redis, RedisCluster, RedisSentinel, free_port, tls_args};
+use testkit::servers::{Authority, Redis, RedisCluster, RedisSentinel, free_port, tls_args};
 
 use crate::{
     crashes::{Act, Effect, StageAll, crash_worker, effects},

@@ -8,8 +8,8 @@ use common::{
 };
 use jobs::{Job, JobError, Jobs, Queue, Registry, Running, Unique, Window, stage};
 use serde::{Deserialize, Serialize};
+use testkit::servers::Proxy;
 use tokio::sync::Semaphore;
-use xtask::servers::Proxy;
 
 use crate::support::{DEADLINE, World, until};
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use xtask::progress::{paint, say, seconds};
-
-use crate::up::Signals;
+use programs::{
+    Signals,
+    progress::{paint, say, seconds},
+};
 
 /// The options of `test`.
 #[derive(Debug, Args)]
@@ -75,7 +76,7 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
         let outcome = if needs_failed {
             Outcome::Skipped("the programs to test could not be built".to_owned())
         } else {
-            steps::run(step, options.install).await.unwrap_or_else(Outcome::Failed)
+            steps::run(step, options).await.unwrap_or_else(Outcome::Failed)
         };
         say(&line(step, &outcome, begun.elapsed()));
         results.push((step, outcome, begun.elapsed()));

@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tokio::process::Command;
-use xtask::{
+use programs::{
+    command::{cargo, folder as programs_folder, succeed},
+    free_port,
+    install::{Program, Tool, on_path},
     progress::{say, step as progress},
-    servers::{
-        Mongod, Redis,
-        install::{Program, Tool, on_path},
-    },
+    server::mongodb_uri,
     variable, workspace_root,
 };
+use tokio::process::Command;
 
-use super::{Outcome, Step};
-use crate::programs::{cargo, succeed};
+use super::{Options, Outcome, Step};
+use crate::database::Database;
 
-pub(super) async fn run(step: Step, install: bool) -> anyhow::Result<Outcome> {
+pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome> {
     match step {
         Step::Format => passes(&mut cargo(&["fmt", "--all", "--check"])).await,
         Step::Clippy => {
@@ -25,7 +25,7 @@ pub(super) async fn run(step: Step, install: bool) -> anyhow::Result<Outcome> {
         }
         Step::Deny => deny().await,
         Step::Build => passes(&mut cargo(&["build", "--workspace", "--bins"])).await,
-        Step::Tests => tests(install).await,
+        Step::Tests => tests(options).await,
         Step::Doctests => passes(&mut cargo(&["test", "--doc", "--workspace"])).await,
         Step::Docs => {
             passes(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
@@ -52,13 +52,11 @@ async fn deny() -> anyhow::Result<Outcome> {
         .await
 }
 
-async fn tests(install: bool) -> anyhow::Result<Outcome> {
-    let has_nextest = has_nextest(install).await?;
+async fn tests(options: &Options) -> anyhow::Result<Outcome> {
+    let has_nextest = has_nextest(options.install).await?;
     let folder = tempfile::Builder::new().prefix("tenantry-test-").tempdir()?;
-    let (mongodb, redis) = (folder.path().join("mongod"), folder.path().join("redis"));
-    let starting =
-        async { tokio::try_join!(Mongod::start(&mongodb, None), Redis::start(&redis, None)) };
-    let (mongod, redis) = progress("starting the servers that the tests share", starting).await?;
+    let servers = servers(folder.path());
+    let (mongod, redis) = progress("starting the servers that the tests share", servers).await?;
     let mut command = if has_nextest {
         cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
     } else {
@@ -68,9 +66,20 @@ async fn tests(install: bool) -> anyhow::Result<Outcome> {
         cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"])
     };
     command
-        .env("TENANTRY_TEST_MONGODB_URI", mongod.uri())
-        .env("TENANTRY_TEST_REDIS_URL", redis.url());
+        .env("TENANTRY_TEST_MONGODB_URI", mongodb_uri(mongod.port()))
+        .env("TENANTRY_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", redis.port()));
     passes(&mut command).await
+}
+
+/// MongoDB and Redis with their data in a folder.
+async fn servers(dir: &Path) -> anyhow::Result<(Database, Database)> {
+    let testkit = programs_folder(false)?.join("testkit");
+    let (mongod, redis) = (dir.join("mongod"), dir.join("redis"));
+    let (mongod_log, redis_log) = (dir.join("mongod.log"), dir.join("redis.log"));
+    tokio::try_join!(
+        Database::mongod(&testkit, &mongod, free_port()?, &mongod_log),
+        Database::redis(&testkit, &redis, free_port()?, &redis_log)
+    )
 }
 
 /// Looks for nextest, and installs it where that was asked for or nobody could be asked.

@@ -7,9 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use xtask::progress::{paint, say};
+use programs::progress::{paint, say};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{ledger::Ledger, tail};
 use crate::stack::Member;
@@ -23,7 +22,7 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     ledger: Arc<Ledger>,
-    resting: CancellationToken,
+    resting: watch::Sender<bool>,
     keeping: JoinSet<()>,
     tails: JoinSet<()>,
 }
@@ -32,7 +31,7 @@ impl Keeper {
     pub(crate) fn new(ledger: Ledger) -> Self {
         Self {
             ledger: Arc::new(ledger),
-            resting: CancellationToken::new(),
+            resting: watch::Sender::new(false),
             keeping: JoinSet::new(),
             tails: JoinSet::new(),
         }
@@ -46,18 +45,18 @@ impl Keeper {
     /// Keeps a running process alive from now on.
     pub(crate) fn keep(&mut self, member: Member) -> anyhow::Result<()> {
         self.ledger.record(&member)?;
-        self.keeping.spawn(keep(member, Arc::clone(&self.ledger), self.resting.clone()));
+        self.keeping.spawn(keep(member, Arc::clone(&self.ledger), self.resting.subscribe()));
         Ok(())
     }
 
     /// Starts nothing any more. Logs are still shown, until the keeper is dropped.
     pub(crate) async fn rest(&mut self) {
-        self.resting.cancel();
+        self.resting.send_replace(true);
         while self.keeping.join_next().await.is_some() {}
     }
 }
 
-async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
+async fn keep(member: Member, ledger: Arc<Ledger>, mut resting: watch::Receiver<bool>) {
     let warn = |text: String| say(&format!("{} {text}", paint("1;33", "!")));
     let Member { name, server, .. } = &member;
     let mut wait = WAIT_FIRST;
@@ -65,7 +64,7 @@ async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
     loop {
         let status = tokio::select! {
             biased;
-            () = resting.cancelled() => return,
+            _ = resting.wait_for(|rests| *rests) => return,
             status = server.ended() => status,
         };
         if begun.elapsed() > RECOVERED_AFTER {
@@ -74,7 +73,7 @@ async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
         warn(format!("{name} ended ({status}); starting it again in {wait:?}"));
         tokio::select! {
             biased;
-            () = resting.cancelled() => return,
+            _ = resting.wait_for(|rests| *rests) => return,
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(WAIT_MAX);
@@ -88,7 +87,7 @@ async fn keep(member: Member, ledger: Arc<Ledger>, resting: CancellationToken) {
         }
         let ready = tokio::select! {
             biased;
-            () = resting.cancelled() => return,
+            _ = resting.wait_for(|rests| *rests) => return,
             ready = server.ready() => ready,
         };
         match ready {

@@ -11,9 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use programs::progress::say;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use xtask::progress::say;
 
 use crate::stack::Member;
 

@@ -7,7 +7,6 @@
 mod keeper;
 mod ledger;
 mod ports;
-mod signals;
 mod tail;
 
 use std::{
@@ -17,20 +16,17 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use xtask::{
+use programs::{
+    Signals,
+    install::{Program, Tool},
     progress::{paint, print, say},
-    servers::install::{Program, Tool},
     variable, workspace_root,
 };
 
-use crate::{
-    programs,
-    stack::{Plan, Ports, Stack},
-};
+use crate::stack::{Plan, Ports, Stack, build};
 
 pub(crate) use keeper::Keeper;
 pub(crate) use ledger::Ledger;
-pub(crate) use signals::Signals;
 
 /// The options of `up`.
 #[derive(Debug, Args)]
@@ -115,7 +111,7 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
         let program = tool.find().await?;
         say(&format!("{} {name} is {}", paint("32", "✓"), program.path.display()));
     }
-    let programs = programs::build(options.release).await?;
+    let programs = build(options.release).await?;
     let state = state_dir();
     let prometheus = match prometheus {
         Some(program) => Some((program, prometheus_config(options.port_offset, ports)?)),

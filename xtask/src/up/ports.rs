@@ -1,7 +1,7 @@
 //! Whether the ports that `up` wants are free and, where they are not, which others are.
 
 use anyhow::bail;
-use xtask::servers::is_free;
+use programs::is_free;
 
 use crate::stack::Ports;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use xtask::{log_line::readable, progress::print};
+use programs::{log_line::readable, progress::print};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A log that has grown beyond this is emptied; the processes append, so they go on at its start.

@@ -19,7 +19,7 @@ use jobs::testing;
 use mongodb::bson::doc;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use crate::{
     pages::expect_page,
@@ -526,7 +526,7 @@ async fn a_sign_in_from_somewhere_new_is_told_and_no_other() {
 
     let _worker = world.env.spawn_worker().await;
     login("Mozilla/5.0 <b>Evil</b>", "203.0.113.5").await;
-    let told = |mail: &xtask::servers::Mail| mail.text.contains("203.0.113.5");
+    let told = |mail: &testkit::servers::Mail| mail.text.contains("203.0.113.5");
     let mail = world.env.mail().wait_for(told, crate::support::DEADLINE).await;
     assert_eq!(
         (mail.to, mail.subject.as_str()),

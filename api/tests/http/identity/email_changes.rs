@@ -25,7 +25,7 @@ use jobs::{outbox::OutboxRow, testing};
 use mongodb::bson::{DateTime, Document, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use xtask::servers::Mail;
+use testkit::servers::Mail;
 
 use crate::{
     pages::expect_page,

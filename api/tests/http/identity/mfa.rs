@@ -17,9 +17,9 @@ use jobs::testing;
 use mongodb::bson::{Document, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use testkit::authenticator::App;
 
 use crate::{
-    authenticator::App,
     pages,
     support::{Answer, PASSWORD, UNTHROTTLED, World, eventually},
     tenancy::invitations,

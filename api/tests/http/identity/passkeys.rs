@@ -8,11 +8,9 @@ use jobs::testing;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use testkit::authenticator::{Device, ORIGIN};
 
-use crate::{
-    authenticator::{Device, ORIGIN},
-    support::{Answer, PASSWORD, World},
-};
+use crate::support::{Answer, PASSWORD, World};
 
 const ADA: &str = "ada@example.com";
 const ENROLL: &str = "/api/auth/mfa/passkeys/enroll";
@@ -57,7 +55,7 @@ fn refused(answer: Answer) {
 async fn a_passkey_signs_in_without_an_address_or_a_password() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
     let added = add(&world, &token, &mut device).await.expect(StatusCode::CREATED).json();
     assert!(
         added["passkey"]["name"] == "My phone"
@@ -95,7 +93,7 @@ async fn a_passkey_signs_in_without_an_address_or_a_password() {
 async fn a_passkey_is_a_second_factor_beside_the_password() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let asked =
         world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
@@ -120,7 +118,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
 async fn a_passkey_proves_anew_who_one_is() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
-    let (mut device, mut others) = (Device::new(), Device::new());
+    let (mut device, mut others) = (Device::at(ORIGIN), Device::at(ORIGIN));
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let other = world.signed_in("eve@example.com").await;
     add(&world, &other, &mut others).await.expect(StatusCode::CREATED);
@@ -138,7 +136,7 @@ async fn a_passkey_proves_anew_who_one_is() {
 async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let body = using(&world, &mut device).await;
     let answers = join_all((0..50).map(|_| world.client.post(LOGIN, &body))).await;
@@ -151,7 +149,7 @@ async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
 async fn a_copied_passkey_is_found_out() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let mut copy = device.copied();
     for _ in 0..2 {
@@ -164,7 +162,7 @@ async fn a_copied_passkey_is_found_out() {
 async fn what_does_not_fit_together_is_refused() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
 
     // A ceremony of somebody else, of another kind, or none.
     let begun = world.client.post_as(&eve, ENROLL).await.expect(StatusCode::OK).json();
@@ -182,7 +180,7 @@ async fn what_does_not_fit_together_is_refused() {
         json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
     not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     // One that nobody added.
-    let mut unknown = Device::new();
+    let mut unknown = Device::at(ORIGIN);
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     unknown.create(&begun["public_key"]).await;
     refused(world.client.post(LOGIN, &using(&world, &mut unknown).await).await);
@@ -216,7 +214,7 @@ async fn what_does_not_fit_together_is_refused() {
 async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
-    let mut device = Device::new();
+    let mut device = Device::at(ORIGIN);
     let added = add(&world, &token, &mut device).await.expect(StatusCode::CREATED).json();
     let path = format!("{PASSKEYS}/{}", added["passkey"]["id"].as_str().unwrap());
     world.client.delete_as(&eve, &path).await.expect_problem(StatusCode::NOT_FOUND, "not_found");

@@ -6,7 +6,7 @@ use common::db::PlatformScope;
 use domain::identity::sessions::Session;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
-use xtask::{servers::Proxy, testing::TestEnv};
+use testkit::{servers::Proxy, testing::TestEnv};
 
 use crate::support::{Client, Database, World, eventually};
 

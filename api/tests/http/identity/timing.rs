@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use reqwest::StatusCode;
 use serde_json::json;
-use xtask::servers::Reply;
+use testkit::servers::Reply;
 
 use crate::support::{Client, UNTHROTTLED, World};
 

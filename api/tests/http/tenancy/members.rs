@@ -15,7 +15,7 @@ use jobs::{outbox::OutboxRow, testing};
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use xtask::servers::Mail;
+use testkit::servers::Mail;
 
 use crate::{
     people::{People, Person, absent},

@@ -17,7 +17,7 @@ use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use xtask::{servers::NameServer, testing::Service};
+use testkit::{servers::NameServer, testing::Service};
 
 use crate::{
     people::{People, Person, absent},

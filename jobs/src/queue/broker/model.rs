@@ -11,7 +11,7 @@ mod snapshot;
 mod state;
 
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use self::{
     drain::drain,
@@ -40,7 +40,7 @@ const LIMIT: u32 = 2;
 
 fn runner(cases: u32) -> TestRunner {
     let told = Config::default();
-    let cases = if xtask::variable("PROPTEST_CASES").is_some() { told.cases } else { cases };
+    let cases = if testkit::variable("PROPTEST_CASES").is_some() { told.cases } else { cases };
     TestRunner::new(Config {
         cases,
         max_shrink_time: SHRINK_MS_MAX,

@@ -1,5 +1,5 @@
 use common::{clock::Clock, id::TenantId};
-use xtask::testing::TestEnv;
+use testkit::testing::TestEnv;
 
 use super::{lease::Renewed, *};
 use crate::{

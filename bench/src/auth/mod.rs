@@ -1,0 +1,185 @@
+//! `cargo xtask bench auth`: what it costs to know who somebody is.
+//!
+//! Signing in is held against bare argon2, a request of somebody who is signed in against one that
+//! anybody may make, each alternated as A B B A, so that a drift of the machine meets both alike.
+//! Then more people sign in than can, and it is seen what that does to those who are signed in
+//! already. Everything is measured once a round; what is told are medians.
+
+mod flood;
+mod limit;
+mod login;
+mod overhead;
+mod report;
+mod results;
+mod traffic;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use programs::{
+    progress::{print, say, step},
+    workspace_root,
+};
+use reqwest::StatusCode;
+
+use self::{limit::Limit, results::Results};
+use super::{
+    accounts::{login, sign_in, sign_up},
+    load::{Call, Target},
+    machine::Circumstances,
+    stack::Stack,
+};
+use crate::build::{example, product};
+
+/// Accounts that sign in in turn: more than sign in at once, since each sign-in writes its
+/// account's row.
+const ACCOUNTS: usize = 32;
+/// Failures and mails that are let through: nobody is to be refused for coming from one address.
+const THROTTLE: &str = "10000000";
+
+/// How to measure.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Measure only this; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Measure>,
+    /// How often to go round.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=50))]
+    rounds: u16,
+    /// Seconds each load lasts; a round has a dozen of them.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
+    seconds: u16,
+    /// How many passwords are hashed at once; half as many as there are cores when not given, so
+    /// that databases, worker and load, which have machines of their own elsewhere, have the
+    /// others.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    hash_threads: Option<u16>,
+    /// Write the report into this folder.
+    #[arg(long, value_name = "DIR", default_value_os_t = workspace_root().join("docs/benchmarks"))]
+    out: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// Sign-ins a second, against hashes a second
+    Login,
+    /// What knowing the caller adds to a request
+    Overhead,
+    /// Requests of others while ten times too many sign in
+    Flood,
+}
+
+impl Options {
+    fn wants(&self, measure: Measure) -> bool {
+        self.only.is_empty() || self.only.contains(&measure)
+    }
+}
+
+/// Measures, and writes a table and the numbers.
+pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
+    let circumstances = Circumstances::now().await?;
+    let threads =
+        options.hash_threads.map_or_else(|| u16::try_from(circumstances.cores.div_ceil(2)), Ok)?;
+    let limit = Limit { program: example(limit::PROGRAM).await?, threads };
+    let stack = Stack::start_with(&product().await?, &settings(threads)).await?;
+    let mut results = Results::new(circumstances);
+    let outcome = rounds(options, &stack, &limit, &mut results).await;
+    let outcome = outcome.with_context(|| format!("the API says:\n{}", stack.api_log()));
+    stack.stop().await;
+    // What was measured before something failed is still true.
+    if results.any() {
+        report::write(&results, &options.out)
+            .with_context(|| format!("writing into {}", options.out.display()))?;
+        print(&report::markdown(&results));
+        say(&format!("written to {}", options.out.display()));
+    }
+    outcome
+}
+
+/// So many hashes at once, and nobody throttled.
+fn settings(threads: u16) -> Vec<(&'static str, String)> {
+    let unthrottled = [
+        "TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT",
+        "TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK",
+        "TENANTRY__AUTH__MAILS_PER_ACCOUNT",
+        "TENANTRY__AUTH__MAILS_PER_NETWORK",
+    ];
+    let mut settings: Vec<_> = unthrottled.map(|name| (name, THROTTLE.to_owned())).into();
+    settings.push(("TENANTRY__AUTH__HASH_CONCURRENCY", threads.to_string()));
+    settings
+}
+
+/// What is measured, and how long each time.
+struct Field<'a> {
+    stack: &'a Stack,
+    limit: &'a Limit,
+    target: Target,
+    /// Signs the accounts in, one after the other.
+    sign_in: Arc<Call>,
+    time: Duration,
+}
+
+impl<'a> Field<'a> {
+    async fn prepared(stack: &'a Stack, limit: &'a Limit, time: Duration) -> anyhow::Result<Self> {
+        let signing_up = async {
+            for number in 0..ACCOUNTS {
+                sign_up(stack, &address(number)).await?;
+                // What is different the first time: the place is new, and the person is told by
+                // mail.
+                sign_in(stack, &address(number)).await?;
+            }
+            Ok(())
+        };
+        step(format!("signing {ACCOUNTS} people up"), signing_up).await?;
+        let target = Target::new(&stack.url())?;
+        let turn = AtomicUsize::new(0);
+        let body = move || login(&address(turn.fetch_add(1, Ordering::Relaxed) % ACCOUNTS));
+        let sign_in = Arc::new(Call::post(&target, "/api/auth/login", StatusCode::OK, body)?);
+        Ok(Self { stack, limit, target, sign_in, time })
+    }
+
+    fn get(&self, path: &str) -> anyhow::Result<Call> {
+        Call::get(&self.target, path)
+    }
+
+    /// As somebody who has just signed in: no token is good for as long as a run may take.
+    async fn get_signed_in(&self, path: &str) -> anyhow::Result<Call> {
+        self.get(path)?.bearer(&sign_in(self.stack, &address(0)).await?)
+    }
+}
+
+fn address(number: usize) -> String {
+    format!("bench-{number}@example.com")
+}
+
+async fn rounds(
+    options: &Options,
+    stack: &Stack,
+    limit: &Limit,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    let field = Field::prepared(stack, limit, Duration::from_secs(options.seconds.into())).await?;
+    for round in 1..=options.rounds {
+        let what = |measure: &str| format!("round {round} of {}: {measure}", options.rounds);
+        if options.wants(Measure::Overhead) {
+            step(what("requests of somebody and of anybody"), overhead::round(&field, results))
+                .await?;
+        }
+        if options.wants(Measure::Login) {
+            step(what("sign-ins and bare hashes"), login::round(&field, results)).await?;
+        }
+        if options.wants(Measure::Flood) {
+            step(what("a flood of sign-ins"), flood::round(&field, results)).await?;
+        }
+    }
+    Ok(())
+}

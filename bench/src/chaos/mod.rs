@@ -1,0 +1,170 @@
+//! `cargo xtask chaos`: the job engine under every fault there is, on real servers and several
+//! worker processes, while jobs are staged and enqueued. A ledger of what was accepted and what was
+//! done proves that nothing was lost. The same seed makes the same faults.
+
+mod field;
+mod ledger;
+mod schedule;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use mongodb::bson::{DateTime, Document, doc};
+use programs::{
+    command::build,
+    progress::{paint, say, seconds, step},
+};
+
+use self::{
+    field::{Field, PROGRAM},
+    ledger::{Ledger, Verdict, some},
+    schedule::{Fault, schedule},
+};
+
+/// The quiet before the first fault, in which everything gets going.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// The longest that the rest of the work may take once the faults are over.
+const SETTLE_MAX: Duration = Duration::from_mins(3);
+
+/// What is to happen.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Makes the same faults again; a new one is made up and printed when none is given.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How long faults happen.
+    #[arg(long, value_name = "M", default_value_t = 10.0, value_parser = minutes)]
+    minutes: f64,
+    /// Leave the logs where they are.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn minutes(text: &str) -> Result<f64, &'static str> {
+    let minutes = text.parse().ok().filter(|minutes| (0.1..=240.0).contains(minutes));
+    minutes.ok_or("must be a number from 0.1 to 240")
+}
+
+/// A fault that happened.
+struct Suffered {
+    fault: Fault,
+    ended: DateTime,
+}
+
+/// Runs, and tells what came of it.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let programs = build("the programs to disturb", &["--example", PROGRAM], false).await?;
+    say(&format!(
+        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` makes the same faults",
+        options.minutes
+    ));
+    let time = Duration::from_secs_f64(options.minutes * 60.0);
+    disturb(&programs, seed, time, options.keep).await.with_context(|| format!("seed {seed}"))
+}
+
+async fn disturb(programs: &Path, seed: u64, time: Duration, keep: bool) -> anyhow::Result<()> {
+    let mut field =
+        step("starting servers, a producer and workers", Field::start(programs)).await?;
+    field.folder.disable_cleanup(keep);
+    let begun = Instant::now();
+    tokio::time::sleep(WARM_UP).await;
+    let mut suffered = Vec::new();
+    for planned in schedule(seed, time) {
+        tokio::time::sleep(planned.pause).await;
+        say(&format!("{:>8}  {}", seconds(begun.elapsed()), planned.fault));
+        field.suffer(planned.fault, planned.lasts).await?;
+        suffered.push(Suffered { fault: planned.fault, ended: DateTime::now() });
+    }
+    tokio::time::sleep(WARM_UP).await;
+    field.stop_producing().await;
+    let settled = step("waiting for the rest of the work", settle(&field)).await;
+    field.stop().await;
+    let ledger = Ledger::read(&field.database().await?).await?;
+    let verdict = ledger.verdict();
+    tell(&ledger, &verdict, &suffered);
+    if settled.is_err() || !verdict.is_clean() {
+        field.folder.disable_cleanup(true);
+        say(&format!("logs and data stay in {}", field.folder.path().display()));
+    }
+    settled?;
+    ensure!(verdict.is_clean(), "promises were broken");
+    ensure!(verdict.done > 0, "nothing was done at all");
+    say(&format!("{} nothing staged was lost, every effect happened once", paint("1;32", "✓")));
+    Ok(())
+}
+
+/// Waits until nothing is left to do anywhere.
+async fn settle(field: &Field) -> anyhow::Result<()> {
+    let outbox = field.database().await?.collection::<Document>("outbox");
+    let begun = Instant::now();
+    loop {
+        let (rows, jobs) =
+            (outbox.count_documents(doc! { "dead_at": null }).await?, field.jobs_in_redis().await?);
+        if rows == 0 && jobs == 0 {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < SETTLE_MAX,
+            "after {SETTLE_MAX:?} the outbox still has {rows} rows and Redis {jobs} jobs"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Prints what the ledger says, and how long each kind of fault was felt.
+fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
+    let Verdict { accepted, staged, done, dead, repeated, direct_lost, .. } = verdict;
+    say(&format!("{} faults, {accepted} jobs accepted, {staged} of them staged", suffered.len()));
+    say(&format!(
+        "{done} done, {repeated} of them run more than once; {dead} in the dead letters as they were to be"
+    ));
+    say(&format!(
+        "{direct_lost} of {} enqueued without the outbox went with Redis",
+        accepted - staged
+    ));
+    for (what, ids) in [
+        ("lost", &verdict.lost),
+        ("done, and still to be run", &verdict.stuck),
+        ("with an effect they were not to have", &verdict.wrong),
+        ("in the dead letters for what others did", &verdict.blamed),
+    ] {
+        say(&format!(
+            "{} {what}{}{}",
+            ids.len(),
+            if ids.is_empty() { "" } else { ": " },
+            some(ids)
+        ));
+    }
+    let mut times = BTreeMap::<&str, Vec<Duration>>::new();
+    for Suffered { fault, ended } in suffered {
+        times.entry(fault.name()).or_default().extend(ledger.recovered_after(*ended));
+    }
+    say("from the end of a fault until a job that was accepted after it is done:");
+    for (name, mut times) in times {
+        times.sort_unstable();
+        let (median, longest) = (times.get(times.len() / 2), times.last());
+        let shown =
+            |time: Option<&Duration>| time.map_or_else(|| "-".to_owned(), |time| seconds(*time));
+        say(&format!(
+            "  {name:<18} ×{:<3} median {:>8}, longest {:>8}",
+            times.len(),
+            shown(median),
+            shown(longest)
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn minutes_are_bounded() {
+        assert_eq!(super::minutes("0.5"), Ok(0.5));
+        assert!(["0", "-1", "241", "NaN", "ten"].iter().all(|text| super::minutes(text).is_err()));
+    }
+}

@@ -1,0 +1,94 @@
+//! A contestant's running program, spoken to over its standard input and output.
+
+use std::{fs::File, path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context, bail};
+use programs::progress::say;
+use testkit::contest::{Answer, Task, Values};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+use super::peers::Contestant;
+
+/// How long a program may take until it is ready.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+/// The longest one task may take.
+const TASK_WITHIN: Duration = Duration::from_mins(5);
+/// How long a program may take to end by itself.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// Lines of a log that are shown when something fails.
+const LOG_LINES: usize = 15;
+
+/// A program that waits for tasks. Dropping it kills it.
+pub(super) struct Running {
+    pub(super) who: Contestant,
+    child: Child,
+    tasks: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts `command`, and answers what it says it is made of.
+    pub(super) async fn start(
+        who: Contestant,
+        mut command: Command,
+        log: PathBuf,
+    ) -> anyhow::Result<(Self, String)> {
+        let errors = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("starting {who}"))?;
+        let (Some(tasks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("{who} cannot be spoken to")
+        };
+        let mut running = Self { who, child, tasks, answers: BufReader::new(answers).lines(), log };
+        match tokio::time::timeout(READY_WITHIN, running.answer()).await {
+            Ok(Ok(Answer::Ready(versions))) => Ok((running, versions)),
+            Ok(Ok(answer)) => bail!("{who} was to be ready but says {answer:?}"),
+            Ok(Err(error)) => Err(error.context(running.log_tail())),
+            Err(_) => bail!("{who} was not ready after {READY_WITHIN:?}\n{}", running.log_tail()),
+        }
+    }
+
+    /// Has it do a task.
+    pub(super) async fn measure(&mut self, task: Task) -> anyhow::Result<Values> {
+        let line = serde_json::to_string(&task)? + "\n";
+        self.tasks.write_all(line.as_bytes()).await.context("its program takes no task")?;
+        let answer = tokio::time::timeout(TASK_WITHIN, self.answer()).await;
+        match answer.with_context(|| format!("no answer within {TASK_WITHIN:?}"))?? {
+            Answer::Values(values) => Ok(values),
+            Answer::Error(error) => bail!(error),
+            Answer::Ready(_) => bail!("it says that it is ready when asked for a measure"),
+        }
+    }
+
+    async fn answer(&mut self) -> anyhow::Result<Answer> {
+        loop {
+            let line = self.answers.next_line().await?.context("its program has ended")?;
+            match serde_json::from_str(&line) {
+                Ok(answer) => return Ok(answer),
+                // Its log, which is only of trouble.
+                Err(_) => say(&format!("    {}: {line}", self.who)),
+            }
+        }
+    }
+
+    /// The end of what it said of trouble.
+    pub(super) fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// Lets it end.
+    pub(super) async fn stop(self) {
+        let Self { mut child, tasks, .. } = self;
+        drop(tasks);
+        if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
+            // It is of no further use, so nothing is lost with it.
+            let _ = child.kill().await;
+        }
+    }
+}

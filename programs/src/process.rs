@@ -1,0 +1,129 @@
+//! One of our own programs as a child process, ready when its health address says so.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
+
+use crate::{Child, Spec, http::Request};
+
+/// How to start one of our programs.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    /// The program and what it is given.
+    pub spec: Spec,
+    /// The port on 127.0.0.1 that tells its health.
+    pub health_port: u16,
+    /// The path there that answers 200 once it can work.
+    pub health_path: &'static str,
+    /// The longest it may take to become ready.
+    pub ready_within: Duration,
+}
+
+impl ProcessSpec {
+    /// A program with arguments whose output goes to `log`.
+    pub fn new(
+        name: &str,
+        program: impl Into<PathBuf>,
+        args: &[&str],
+        log: impl AsRef<Path>,
+        health_port: u16,
+    ) -> Self {
+        let spec = Spec::new(name, program, log.as_ref()).args(args);
+        Self {
+            spec,
+            health_port,
+            health_path: "/health/ready",
+            ready_within: Duration::from_mins(1),
+        }
+    }
+
+    /// Adds environment variables; a later one wins.
+    #[must_use]
+    pub fn envs<K: Into<String>, V: Into<String>>(
+        mut self,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.spec = self.spec.envs(env);
+        self
+    }
+}
+
+/// One of our programs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    health_port: u16,
+    health_path: &'static str,
+    ready_within: Duration,
+}
+
+impl Process {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be run or does not become ready; the message holds the end of its log.
+    pub async fn start(spec: ProcessSpec) -> anyhow::Result<Self> {
+        let process = Self::spawn(spec)?;
+        process.ready().await?;
+        Ok(process)
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn spawn(spec: ProcessSpec) -> anyhow::Result<Self> {
+        let ProcessSpec { spec, health_port, health_path, ready_within } = spec;
+        Ok(Self { child: Child::spawn(spec)?, health_port, health_path, ready_within })
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends first or takes too long; the message holds the end of its log.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let healthy = async {
+            while !self.is_ready().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        };
+        self.child.ready_when(healthy, self.ready_within).await
+    }
+
+    /// Whether it says that it can work, now.
+    pub async fn is_ready(&self) -> bool {
+        let asking = Request::new("GET", self.health_port, self.health_path).send();
+        let answer = tokio::time::timeout(Duration::from_secs(2), asking).await;
+        matches!(answer, Ok(Ok(answer)) if answer.status == 200)
+    }
+
+    /// Starts it again with the same arguments and environment, killing it first when it still
+    /// runs, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub async fn start_again(&self) -> anyhow::Result<()> {
+        self.child.respawn().await?;
+        self.ready().await
+    }
+}
+
+impl std::ops::Deref for Process {
+    type Target = Child;
+
+    /// A program of ours is a child process with a health address.
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+/// Waits until somebody accepts connections on this port.
+pub async fn listening(port: u16) {
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

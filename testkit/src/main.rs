@@ -1,0 +1,66 @@
+//! `testkit`: what `cargo xtask` needs from here, run as a process of its own, so that the tool
+//! itself is built without a database driver.
+
+mod inbox;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use programs::progress::{paint, say};
+use testkit::servers::{answering, primary};
+
+/// What `cargo xtask` runs for its servers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Wait until the MongoDB on this port takes writes; make it a replica set if it is none.
+    AwaitMongod {
+        /// Its port on 127.0.0.1.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Wait until the Redis on this port answers.
+    AwaitRedis {
+        /// Its port on 127.0.0.1.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Run the mail catcher of `cargo xtask up`.
+    Mail {
+        /// Accepts mail.
+        #[arg(long)]
+        smtp_port: u16,
+        /// Shows the inbox.
+        #[arg(long)]
+        http_port: u16,
+        /// Keeps the mails.
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::AwaitMongod { port } => primary(port).await,
+        Command::AwaitRedis { port } => {
+            answering(&format!("redis://127.0.0.1:{port}"), port).await;
+            Ok(())
+        }
+        Command::Mail { smtp_port, http_port, state_dir } => {
+            inbox::run(smtp_port, http_port, &state_dir).await
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{} {error:#}", paint("1;31", "error:")));
+            ExitCode::FAILURE
+        }
+    }
+}

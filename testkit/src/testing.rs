@@ -1,0 +1,174 @@
+//! What a test needs: its own database, its own key prefix, its own mailbox, and the product's
+//! programs.
+//!
+//! MongoDB and Redis are shared by the tests and told apart by name. `cargo xtask test` starts them
+//! once and says where they are in two environment variables; without those, the first test of a
+//! process starts them and the last one that ends stops them and removes their data.
+
+mod service;
+mod shared;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+pub use service::Service;
+use shared::Servers;
+
+use programs::{Wiring, free_port};
+
+use crate::servers::{MailCatcher, Mongod, Redis};
+
+/// One test's share of the world. Programs it started and its mailbox end with it.
+#[derive(Debug)]
+pub struct TestEnv {
+    servers: Arc<Servers>,
+    name: String,
+    mail: MailCatcher,
+    ports: Ports,
+    /// Holds the logs of the programs.
+    folder: tempfile::TempDir,
+    /// How many of each were started.
+    apis: AtomicU32,
+    workers: AtomicU32,
+}
+
+/// Where the first api and worker of a test listen.
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    api: u16,
+    api_internal: u16,
+    worker_internal: u16,
+}
+
+impl Ports {
+    fn fresh() -> anyhow::Result<Self> {
+        Ok(Self { api: free_port()?, api_internal: free_port()?, worker_internal: free_port()? })
+    }
+}
+
+impl TestEnv {
+    /// A database, key prefix and mailbox of its own on the shared servers.
+    ///
+    /// # Panics
+    /// When the servers cannot be started.
+    pub async fn new() -> Self {
+        Self::on(shared::servers().await.expect("the shared servers start")).await
+    }
+
+    /// The same on a MongoDB and a Redis that no other test uses, for tests that stop or flush
+    /// them.
+    ///
+    /// # Panics
+    /// When the servers cannot be started.
+    pub async fn private() -> Self {
+        Self::on(Arc::new(Servers::start().await.expect("servers for one test start"))).await
+    }
+
+    async fn on(servers: Arc<Servers>) -> Self {
+        Self {
+            servers,
+            name: unique_name(),
+            mail: MailCatcher::start(None).await.expect("a mail catcher starts"),
+            ports: Ports::fresh().expect("ports are free"),
+            folder: tempfile::tempdir().expect("a temporary folder can be made"),
+            apis: AtomicU32::new(0),
+            workers: AtomicU32::new(0),
+        }
+    }
+
+    /// Connection string of the replica set.
+    pub fn mongodb_uri(&self) -> &str {
+        &self.servers.mongodb_uri
+    }
+
+    /// Name of this test's database.
+    pub fn database(&self) -> &str {
+        &self.name
+    }
+
+    /// Address of Redis.
+    pub fn redis_url(&self) -> &str {
+        &self.servers.redis_url
+    }
+
+    /// Stands before this test's keys.
+    pub fn key_prefix(&self) -> &str {
+        &self.name
+    }
+
+    /// This test's mailbox.
+    pub fn mail(&self) -> &MailCatcher {
+        &self.mail
+    }
+
+    /// The MongoDB of a private environment.
+    ///
+    /// # Panics
+    /// When it is shared: stopping it would break other tests.
+    pub fn mongod(&self) -> &Mongod {
+        &self.servers.own.as_ref().expect("only TestEnv::private() may touch the server").mongod
+    }
+
+    /// The Redis of a private environment.
+    ///
+    /// # Panics
+    /// When it is shared: stopping it would break other tests.
+    pub fn redis(&self) -> &Redis {
+        &self.servers.own.as_ref().expect("only TestEnv::private() may touch the server").redis
+    }
+
+    /// Environment variables that make our programs use this environment.
+    pub fn config_env(&self) -> Vec<(String, String)> {
+        self.config_env_on(self.ports)
+    }
+
+    fn config_env_on(&self, ports: Ports) -> Vec<(String, String)> {
+        let wiring = Wiring {
+            public_url: format!("http://127.0.0.1:{}", self.ports.api),
+            api_port: ports.api,
+            api_internal_port: ports.api_internal,
+            worker_internal_port: ports.worker_internal,
+            mongodb_uri: self.mongodb_uri().to_owned(),
+            database: self.name.clone(),
+            redis_url: self.redis_url().to_owned(),
+            key_prefix: self.name.clone(),
+            smtp_port: self.mail.port(),
+        };
+        wiring.env()
+    }
+
+    /// Drops the database. Not needed for a test to be clean, only to keep a long-lived server
+    /// small.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn cleanup(self) {
+        let client = mongodb::Client::with_uri_str(self.mongodb_uri())
+            .await
+            .expect("the server's address is valid");
+        client.database(&self.name).drop().await.expect("the database can be dropped");
+    }
+}
+
+/// Unique on the machine, so that test processes can share a server; it also names the test in the
+/// server's log.
+fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // The random tail is what makes it unique; the rest is for the reader. MongoDB allows 63 bytes.
+    let tail = uuid::Uuid::now_v7().simple().to_string();
+    format!("test_{}_{count}_{}", std::process::id(), &tail[tail.len() - 12..])
+}
+
+/// The folder that cargo built this test's programs into.
+fn folder() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    // `<target>/<profile>/deps/<test>`, and the programs one level up.
+    let folder = test.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    folder.map(PathBuf::from).unwrap_or_default()
+}
