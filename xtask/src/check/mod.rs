@@ -3,6 +3,8 @@
 //! A step that fails does not keep later ones from running, so that one run tells all. A step whose
 //! tool is missing is skipped and says so.
 
+mod features;
+mod slowest;
 mod steps;
 
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ pub(crate) struct Options {
     /// Run just this step, and what it needs.
     #[arg(long, value_name = "STEP")]
     only: Option<Step>,
+    /// Run just the tests whose names contain this.
+    #[arg(conflicts_with = "only")]
+    filter: Option<String>,
     /// Install cargo-nextest when it is missing; without it `cargo test` runs the tests.
     #[arg(long)]
     install: bool,
@@ -34,6 +39,8 @@ enum Step {
     Clippy,
     /// `cargo deny`: licences, duplicate crates, sources
     Deny,
+    /// Whether one member's tests are built from the same crates as the workspace's
+    Features,
     /// `cargo build` of every program
     Build,
     /// Unit and integration tests on real servers
@@ -67,8 +74,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn run_steps(options: &Options) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let only = options.only.or(options.filter.as_ref().map(|_| Step::Tests));
     let mut results: Vec<(Step, Outcome, Duration)> = Vec::new();
-    for step in chosen(options.only) {
+    for step in chosen(only) {
         let begun = Instant::now();
         say(&format!("\n{}", paint("1", &format!("── {}", name(step)))));
         let needs_failed = step == Step::Tests

@@ -13,7 +13,7 @@ use programs::{
 };
 use tokio::process::Command;
 
-use super::{Options, Outcome, Step};
+use super::{Options, Outcome, Step, features, slowest};
 use crate::database::Database;
 
 pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome> {
@@ -24,6 +24,7 @@ pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome
                 .await
         }
         Step::Deny => deny().await,
+        Step::Features => features::check().await.map(|()| Outcome::Passed),
         Step::Build => passes(&mut cargo(&["build", "--workspace", "--bins"])).await,
         Step::Tests => tests(options).await,
         Step::Doctests => passes(&mut cargo(&["test", "--doc", "--workspace"])).await,
@@ -66,9 +67,14 @@ async fn tests(options: &Options) -> anyhow::Result<Outcome> {
         cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"])
     };
     command
+        .args(&options.filter)
         .env("TENANTRY_TEST_MONGODB_URI", mongodb_uri(mongod.port()))
         .env("TENANTRY_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", redis.port()));
-    passes(&mut command).await
+    let outcome = succeed(&mut command).await;
+    if has_nextest {
+        say(&format!("the slowest tests:\n{}", slowest::shown()?));
+    }
+    outcome.map(|()| Outcome::Passed)
 }
 
 /// MongoDB and Redis with their data in a folder.

@@ -1,0 +1,53 @@
+//! Whether `cargo nextest run -p api` finds compiled what `--workspace` has compiled.
+//!
+//! Cargo compiles a crate once for each set of its features, and unites the features that the
+//! packages of one build ask for. So each member whose tests one runs alone must ask for the same
+//! features as the workspace.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, ensure};
+use programs::command::{cargo, output};
+use serde_json::Value;
+
+/// Fails with every difference.
+pub(super) async fn check() -> anyhow::Result<()> {
+    let workspace = resolved(&["--workspace"]).await?;
+    let mut differences = Vec::new();
+    for member in tested_members().await? {
+        let alone = resolved(&["--package", &member]).await?;
+        differences
+            .extend(alone.difference(&workspace).map(|package| format!("{member}: {package}")));
+    }
+    ensure!(
+        differences.is_empty(),
+        "these would be compiled again for one member's tests, with just these features; name the \
+         others in the workspace's Cargo.toml or in testkit's:\n{}",
+        differences.join("\n")
+    );
+    Ok(())
+}
+
+/// The members whose tests use `testkit`.
+async fn tested_members() -> anyhow::Result<Vec<String>> {
+    let args = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
+    let metadata: Value = serde_json::from_str(&output(&mut cargo(&args)).await?)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata lists packages")?;
+    let uses_testkit = |package: &&Value| {
+        package["dependencies"].as_array().is_some_and(|dependencies| {
+            dependencies
+                .iter()
+                .any(|dependency| dependency["name"] == "testkit" && dependency["kind"] == "dev")
+        })
+    };
+    let names = packages.iter().filter(uses_testkit).filter_map(|package| package["name"].as_str());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Each package that the tests of these members are built from, with its features.
+async fn resolved(members: &[&str]) -> anyhow::Result<BTreeSet<String>> {
+    let mut command = cargo(&["tree", "--locked", "--prefix", "none"]);
+    let tree = output(command.args(["--format", "{p}: {f}"]).args(members)).await?;
+    // A package that was listed before is marked.
+    Ok(tree.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect())
+}
