@@ -110,7 +110,7 @@ async fn the_mail_has_both_parts_a_stable_id_and_no_trace_of_markup() {
     let body = json!({ "email": ANN, "password": "correct horse battery", "name": "<b>Ann</b>", "tenant_name": "A & \"B\" {{ link }}" });
     assert_eq!(world.post(&api, "/api/auth/register", body).await.0, StatusCode::ACCEPTED);
     let mail = world.mail_to(ANN).await;
-    assert_eq!(mail.subject, "Confirm your e-mail address");
+    assert_eq!(mail.subject, "Confirm your email address");
     assert!(
         mail.text.contains("Hello <b>Ann</b>") && mail.text.contains("A & \"B\" {{ link }}"),
         "{}",

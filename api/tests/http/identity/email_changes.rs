@@ -120,8 +120,9 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
     let (world, token) = signed_in().await;
     let worker = world.env.spawn_worker().await;
     ask(&world, &token, NEW).await.expect(StatusCode::ACCEPTED);
-    let to_old = wait_for(&world, ADA, "Confirm or refuse another address for your account").await;
-    let to_new = wait_for(&world, NEW, "Confirm your new address").await;
+    let to_old =
+        wait_for(&world, ADA, "Confirm or reject a new email address for your account").await;
+    let to_new = wait_for(&world, NEW, "Confirm your new email address").await;
     assert!(
         to_old.text.contains(NEW) && !to_new.text.contains(ADA),
         "the new address is not told the old one"
@@ -171,7 +172,7 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     world.login(NEW, PASSWORD).await.expect(StatusCode::OK);
     for to in [ADA, NEW] {
-        let told = wait_for(&world, to, "The address of your account was changed").await;
+        let told = wait_for(&world, to, "Your email address was changed").await;
         assert!(!told.text.contains("token="), "{}", told.text);
     }
     assert!(
@@ -378,8 +379,8 @@ async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_
     let _worker = world.env.spawn_worker().await;
     let carl = world.signed_in("carl@example.com").await;
     let links = asked(&world, &carl, "bob@example.com").await;
-    wait_for(&world, "bob@example.com", "Somebody wants to use your address").await;
-    wait_for(&world, "carl@example.com", "Confirm or refuse another address for your account")
+    wait_for(&world, "bob@example.com", "Someone tried to use your email address").await;
+    wait_for(&world, "carl@example.com", "Confirm or reject a new email address for your account")
         .await;
     // As it would be for any address.
     assert_eq!(confirm(&world, &links.old).await, "confirmed");
@@ -761,7 +762,7 @@ async fn a_change_that_was_superseded_is_not_mailed() {
         ask(&world, &token, &format!("ada{number}@example.org")).await.expect(StatusCode::ACCEPTED);
     }
     let _worker = world.env.spawn_worker().await;
-    wait_for(&world, "ada3@example.org", "Confirm your new address").await;
+    wait_for(&world, "ada3@example.org", "Confirm your new email address").await;
     eventually("every job finishes", async || {
         (world.count::<OutboxRow>().await == 0).then_some(())
     })

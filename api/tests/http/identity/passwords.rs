@@ -521,7 +521,7 @@ async fn an_address_that_waits_to_be_verified_is_mailed_no_link_for_a_new_passwo
     .await;
     let subjects: Vec<String> =
         world.env.mail().messages().into_iter().map(|mail| mail.subject).collect();
-    assert_eq!(subjects, ["Confirm your e-mail address"], "{}", worker.log_tail(20));
+    assert_eq!(subjects, ["Confirm your email address"], "{}", worker.log_tail(20));
     assert_eq!(world.count::<PasswordReset>().await, 0);
 }
 

@@ -158,7 +158,7 @@ async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
             .collect();
         to.join(", ")
     };
-    assert_eq!(subject("member@example.com"), "You are a member of Tenant of ADA already");
+    assert_eq!(subject("member@example.com"), "You are already a member of Tenant of ADA");
     for email in ["elsewhere@example.com", "invited@example.com", NEWCOMER] {
         assert_eq!(subject(email), "ADA invites you to Tenant of ADA");
     }

@@ -522,7 +522,7 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
     assert_eq!(people.count(ada.tenant, Role::Owner).await, 1);
     let _worker = world.env.spawn_worker().await;
     let mail = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
-    assert_eq!(mail.subject, "ADA offers you the ownership of Tenant of ADA");
+    assert_eq!(mail.subject, "ADA offers you ownership of Tenant of ADA");
     let seen = async |who: &Person| {
         world.client.get_as(&who.token, TRANSFERS).await.expect(StatusCode::OK).json()
     };
@@ -544,7 +544,7 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
     let me = world.client.get_as(&bob.token, "/api/auth/me").await.expect(StatusCode::OK).json();
     assert_eq!(me["role"], "owner");
     for (person, subject) in
-        [(&ada, "BOB owns Tenant of ADA now"), (&bob, "You own Tenant of ADA now")]
+        [(&ada, "BOB now owns Tenant of ADA"), (&bob, "You now own Tenant of ADA")]
     {
         let told = |mail: &Mail| mail.to == [person.email.as_str()] && mail.subject == subject;
         world.env.mail().wait_for(told, DEADLINE).await;

@@ -25,23 +25,23 @@ pub(crate) async fn send_changed(
     app.send(running.id, &user.email, &user.name, &MFA_CHANGED, &values).await
 }
 
-/// What happened, as the middle of a sentence.
+/// What happened, in whole sentences.
 pub(crate) const fn told(change: MfaChange) -> &'static str {
     match change {
         MfaChange::TotpAdded => {
-            "an authenticator app was added to your account, and its codes are asked for from now on"
+            "An authenticator app was added to your account. Sign-ins ask for its codes from now on."
         }
-        MfaChange::TotpRemoved => "the authenticator app was removed from your account",
-        MfaChange::PasskeyAdded => "a passkey was added to your account",
-        MfaChange::PasskeyRemoved => "a passkey was removed from your account",
+        MfaChange::TotpRemoved => "The authenticator app was removed from your account.",
+        MfaChange::PasskeyAdded => "A passkey was added to your account.",
+        MfaChange::PasskeyRemoved => "A passkey was removed from your account.",
         MfaChange::RecoveryCodesReplaced => {
-            "new recovery codes were made for your account, and the ones before are void"
+            "New recovery codes were created for your account. The previous codes no longer work."
         }
         MfaChange::RecoveryCodeUsed => {
-            "one of your recovery codes was used to sign in to your account, and is void now"
+            "One of your recovery codes was used to sign in to your account. It cannot be used again."
         }
         MfaChange::Reset => {
-            "an operator removed all second factors from your account, and you were signed out everywhere"
+            "An operator removed all second factors from your account and signed you out everywhere."
         }
     }
 }
