@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Checks dashboards, rules and runbooks against each other and, if asked, against a live Prometheus.
+"""Checks dashboards, rules and runbooks against each other and, optionally, against a live Prometheus.
 
     dashboards/check.py                                              # files only
     dashboards/check.py --prometheus http://127.0.0.1:9090           # every query must run
-    dashboards/check.py --prometheus http://127.0.0.1:9090 --strict  # and return something: needs some minutes of traffic first
+    dashboards/check.py --prometheus http://127.0.0.1:9090 --strict  # and must return data: needs a few minutes of traffic
 
-Without a server it checks that
-- every panel has a title, a description, a unit, the datasource and a query, and an id of its own;
-- every metric that a dashboard, a rule or a test names exists in common/src/telemetry/metrics.rs with the labels asked of it, or is recorded;
-- every alert has a severity, a summary, a description and a runbook, and every runbook an alert.
+Without --prometheus it checks that
+- every panel has a title, a description, a unit, the datasource, a query and a unique id;
+- every metric used by a dashboard, rule or test exists in common/src/telemetry/metrics.rs with the labels
+  used, or is recorded;
+- every alert has a severity, a summary, a description, a test and a runbook, and every runbook has an alert.
 
-Only the standard library is used. Exit status 1 when something is wrong.
+Uses only the standard library. Exits with status 1 if a check fails.
 """
 
 import argparse
@@ -32,14 +33,14 @@ TESTS = HERE / "prometheus/tests"
 DASHBOARDS = HERE / "grafana/dashboards"
 RUNBOOKS = ROOT / "docs/runbooks"
 RUNBOOK_URL = "https://github.com/tenantry/tenantry/blob/main/docs/runbooks/"
-RUNBOOK_PARTS = ["What it means", "User impact", "Check first", "Mend", "Prevent"]
+RUNBOOK_PARTS = ["What it means", "User impact", "Check first", "Fix", "Prevent"]
 DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 SCHEMA_VERSION = 39
 TIMEOUT_SECONDS = 10
 
-# What Prometheus adds to every scraped series.
+# Labels that Prometheus adds to every scraped series.
 SCRAPE_LABELS = {"job", "instance"}
-# What every process or Prometheus itself exposes.
+# Metrics that every process, or Prometheus itself, exposes.
 STANDARD = {
     "ALERTS": {"alertname", "alertstate", "severity"},
     "up": set(),
@@ -49,12 +50,12 @@ STANDARD = {
     "process_resident_memory_bytes": set(),
     "process_start_time_seconds": set(),
 }
-# What a dashboard's variables stand for while they are checked.
+# Values for Grafana's built-in variables while queries are checked.
 VARIABLES = {"__rate_interval": "1m", "__interval": "1m", "__range": "1h"}
 
 
 class Report:
-    """Counts what holds and prints what does not."""
+    """Counts the checks that pass and prints those that fail."""
 
     def __init__(self):
         self.passed = 0
@@ -69,11 +70,11 @@ class Report:
         return holds
 
 
-# ---- what there is -------------------------------------------------------------------------------------------------
+# ---- reading the files -------------------------------------------------------------------------------------------------
 
 
 def declared_metrics():
-    """Name → labels of every metric in metrics.rs; a histogram also as its three series."""
+    """Maps each metric in metrics.rs to its labels; a histogram appears as its three series."""
     metrics = {}
     for kind, name, labels in re.findall(r':\s*(\w+)\s*=\s*"(tenantry_\w+)"\s*(?:\[([^\]]*)\])?', METRICS.read_text()):
         labels = set(re.findall(r'"(\w+)"', labels))
@@ -85,7 +86,7 @@ def declared_metrics():
 
 
 def rules():
-    """Every rule as (file, kind, name, text of its block)."""
+    """Returns every rule as (file, kind, name, text of its block)."""
     found = []
     for path in sorted(RULES.glob("*.yml")):
         for block in re.split(r"(?m)^(?= *- (?:alert|record): )", path.read_text())[1:]:
@@ -95,7 +96,7 @@ def rules():
 
 
 def rule_expression(block):
-    """The `expr` of a rule's block, on one line or as a literal block."""
+    """Returns the `expr` of a rule, written on one line or as a literal block."""
     inline = re.search(r"(?m)^\s*expr: (?!\|)(.+)$", block)
     if inline:
         return inline.group(1)
@@ -104,7 +105,7 @@ def rule_expression(block):
 
 
 def panels_of(dashboard):
-    """Every panel that shows something: those of collapsed rows too, rows themselves not."""
+    """Yields every panel, including those in collapsed rows, but not the rows themselves."""
     for panel in dashboard.get("panels", []):
         if panel.get("type") == "row":
             yield from panel.get("panels", [])
@@ -116,11 +117,11 @@ def runbook_queries(path):
     return re.findall(r"(?ms)^ *```promql\n(.*?)^ *```$", path.read_text())
 
 
-# ---- what a query names --------------------------------------------------------------------------------------------
+# ---- metrics in queries --------------------------------------------------------------------------------------------
 
 
 def metrics_named(expression):
-    """Every metric named in a PromQL expression, with the labels its selector asks for."""
+    """Returns every metric in a PromQL expression, with the labels in its selector."""
     named = []
     pattern = r"(?<![\w:$\"])((?:\w+:)?(?:tenantry|process)_\w+(?::\w+)?|up|ALERTS)(?![\w:(])\s*(\{[^}]*\})?"
     for name, selector in re.findall(pattern, expression):
@@ -131,7 +132,7 @@ def metrics_named(expression):
 def check_metrics(report, place, expression, declared, recorded):
     for name, labels in metrics_named(expression):
         if ":" in name:
-            report.expect(name in recorded, place, f"{name} is recorded by no rule")
+            report.expect(name in recorded, place, f"{name} is not recorded by any rule")
             continue
         known = declared.get(name, STANDARD.get(name))
         if report.expect(known is not None, place, f"{name} is not in metrics.rs"):
@@ -169,10 +170,10 @@ def check_runbooks(report, alerts):
         report.expect(name in books, place, f"has no runbook docs/runbooks/{name}.md")
         report.expect(f"({name}.md)" in listed, place, "is not in docs/runbooks/README.md")
     for name, path in sorted(books.items()):
-        report.expect(name in alerts, path.name, "is the runbook of no alert")
+        report.expect(name in alerts, path.name, "has no alert of this name")
         text = path.read_text()
         missing = [part for part in RUNBOOK_PARTS if not re.search(rf"(?m)^## {part}$", text)]
-        report.expect(not missing, path.name, f"lacks {', '.join(missing)}")
+        report.expect(not missing, path.name, f"is missing the sections {', '.join(missing)}")
 
 
 def check_runbook_queries(report, declared, recorded):
@@ -182,7 +183,7 @@ def check_runbook_queries(report, declared, recorded):
 
 
 def check_tests(report, alerts, declared, recorded):
-    """A mistyped metric in a test would make `nothing fires` true for the wrong reason."""
+    """A mistyped metric in a test would make \"nothing fires\" pass for the wrong reason."""
     tested = ""
     for path in sorted(TESTS.glob("*.yml")):
         text = path.read_text()
@@ -191,27 +192,27 @@ def check_tests(report, alerts, declared, recorded):
             check_metrics(report, path.name, series, declared, recorded)
     for name, place in alerts.items():
         fires = re.search(rf'labels: \'{{alertname="{name}"', tested) or re.search(rf"alertname: {name}\b", tested)
-        report.expect(fires, place, "no test makes it fire")
+        report.expect(fires, place, "has no test in which it fires")
 
 
 def check_dashboard(report, path, dashboard, declared, recorded):
     place = path.name
     report.expect(dashboard.get("schemaVersion") == SCHEMA_VERSION, place, f"schemaVersion must be {SCHEMA_VERSION}")
     report.expect(dashboard.get("uid") == f"tenantry-{path.stem}", place, f"uid must be tenantry-{path.stem}")
-    report.expect(dashboard.get("title") and dashboard.get("description"), place, "needs a title and a description")
+    report.expect(dashboard.get("title") and dashboard.get("description"), place, "must have a title and a description")
     ids = [panel.get("id") for panel in dashboard.get("panels", [])]
     ids += [panel.get("id") for row in dashboard.get("panels", []) for panel in row.get("panels", [])]
-    report.expect(None not in ids and len(ids) == len(set(ids)), place, "each panel must have an id of its own")
+    report.expect(None not in ids and len(ids) == len(set(ids)), place, "each panel must have a unique id")
     names = {variable["name"] for variable in dashboard.get("templating", {}).get("list", [])}
     titles = [panel.get("title") for panel in panels_of(dashboard)]
-    report.expect(len(titles) == len(set(titles)), place, "each panel must have a title of its own")
+    report.expect(len(titles) == len(set(titles)), place, "each panel must have a unique title")
     taken = {}
     for panel in dashboard.get("panels", []):
         grid = panel.get("gridPos", {})
-        report.expect(0 <= grid.get("x", -1) and grid.get("x", 0) + grid.get("w", 25) <= 24, place, f"{panel.get('title')} leaves the grid")
+        report.expect(0 <= grid.get("x", -1) and grid.get("x", 0) + grid.get("w", 25) <= 24, place, f"{panel.get('title')} extends beyond the grid")
         cells = {(x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])}
         over = {taken[cell] for cell in cells & taken.keys()}
-        report.expect(not over, place, f"{panel.get('title')} lies over {', '.join(map(str, over))}")
+        report.expect(not over, place, f"{panel.get('title')} overlaps {', '.join(map(str, over))}")
         taken |= dict.fromkeys(cells, panel.get("title"))
     for panel in panels_of(dashboard):
         here = f"{place} {panel.get('title') or panel.get('id')}"
@@ -222,7 +223,7 @@ def check_dashboard(report, path, dashboard, declared, recorded):
         targets = panel.get("targets", [])
         report.expect(targets, here, "has no query")
         references = [target.get("refId") for target in targets]
-        report.expect(len(references) == len(set(references)), here, "each query must have a refId of its own")
+        report.expect(len(references) == len(set(references)), here, "each query must have a unique refId")
         for target in targets:
             report.expect(target.get("datasource") == DATASOURCE, here, "each query must name the datasource `prometheus`")
             report.expect(target.get("expr"), here, f"query {target.get('refId')} is empty")
@@ -238,7 +239,7 @@ def check_dashboard(report, path, dashboard, declared, recorded):
 
 
 def ask(server, path, **parameters):
-    """The `data` of Prometheus' answer; a RuntimeError tells why there is none."""
+    """Returns the `data` of a response from Prometheus; raises RuntimeError with the reason if there is none."""
     url = f"{server.rstrip('/')}{path}"
     body = urllib.parse.urlencode(parameters).encode() if parameters else None
     try:
@@ -263,7 +264,7 @@ def substituted(expression, names):
 
 
 def has_value(data):
-    """Whether anything came back that is a number; a quantile of nothing is NaN."""
+    """Returns whether the result contains a number; a quantile of no data is NaN."""
     if data["resultType"] == "scalar":
         return True
     return any(not math.isnan(float(sample["value"][1])) for sample in data["result"])
@@ -275,7 +276,7 @@ def check_query(report, server, place, expression, strict):
     except RuntimeError as error:
         report.expect(False, place, f"{error}: {expression}")
         return
-    report.expect(not strict or has_value(data), place, f"came back empty: {expression}")
+    report.expect(not strict or has_value(data), place, f"returned no data: {expression}")
 
 
 def check_live(report, server, strict):
@@ -317,7 +318,7 @@ def check_live(report, server, strict):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--prometheus", metavar="URL", help="also run every query against this server")
-    parser.add_argument("--strict", action="store_true", help="with --prometheus: a query that returns nothing is a failure; needs some minutes of traffic first")
+    parser.add_argument("--strict", action="store_true", help="with --prometheus: a query that returns no data is a failure; needs a few minutes of traffic")
     options = parser.parse_args()
     if options.strict and not options.prometheus:
         parser.error("--strict needs --prometheus")
