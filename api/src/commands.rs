@@ -134,7 +134,7 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The README's table of configuration keys, in Markdown.
+/// The table of configuration keys in `docs/configuration.md`, in Markdown.
 pub(crate) fn config_table() -> String {
     let mut table =
         "| key | environment variable | default | meaning |\n| --- | --- | --- | --- |\n"

@@ -61,7 +61,7 @@ enum Command {
     Health,
     /// Print the OpenAPI document.
     Openapi,
-    /// Print the README's table of configuration keys.
+    /// Print the table of configuration keys in `docs/configuration.md`.
     #[command(hide = true)]
     ConfigTable,
     /// Make the demo account (development only).

@@ -81,13 +81,16 @@ async fn the_effective_configuration_is_shown_without_secrets() {
 }
 
 #[tokio::test]
-async fn the_readme_s_table_is_that_of_the_code() {
+async fn the_documented_configuration_is_that_of_the_code() {
     let table = run(&["config-table"], []).await;
     let table = text(&table.stdout);
-    let readme = include_str!("../../../README.md");
-    let (_, rest) = readme.split_once("<!-- config:begin -->\n").unwrap();
+    let page = include_str!("../../../docs/configuration.md");
+    let (_, rest) = page.split_once("<!-- config:begin -->\n").unwrap();
     let (shown, _) = rest.split_once("<!-- config:end -->").unwrap();
-    assert_eq!(shown, table, "put the output of `api config-table` between the README's markers");
+    assert_eq!(
+        shown, table,
+        "put the output of `api config-table` between the markers in docs/configuration.md"
+    );
     for key in common::config::Config::keys() {
         assert!(
             table.contains(&format!("| `{}` | `{}` |", key.name, key.variable())),

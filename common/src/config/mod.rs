@@ -1,8 +1,8 @@
 //! Configuration: one typed struct, read whole at start from defaults ← file ← environment.
 //!
 //! Every mistake is reported at once, each with its key and how to mend it, and no secret is ever
-//! printed. The same reading that builds [`Config`] also lists its keys, so the table in the
-//! README cannot drift from the code.
+//! printed. The same reading that builds [`Config`] also lists its keys, so the table in
+//! `docs/configuration.md` cannot drift from the code.
 
 mod checks;
 mod dns;

@@ -18,7 +18,7 @@ const ENV_PREFIX: &str = "TENANTRY__";
 /// The longest span of time, ten years: far enough from where clocks and timers overflow.
 const PERIOD_MILLIS_MAX: u64 = 3650 * 86_400_000;
 
-/// One key as the README's table shows it.
+/// One key as the table in `docs/configuration.md` shows it.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// Dotted name as in the file, for instance `smtp.port`.
