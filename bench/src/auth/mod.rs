@@ -1,4 +1,4 @@
-//! `cargo xtask bench auth`: what it costs to know who somebody is.
+//! `cargo xtask bench auth`: the cost of authentication.
 //!
 //! Signing in is held against bare argon2, a request of somebody who is signed in against one that
 //! anybody may make, each alternated as A B B A, so that a drift of the machine meets both alike.
@@ -171,8 +171,11 @@ async fn rounds(
     for round in 1..=options.rounds {
         let what = |measure: &str| format!("round {round} of {}: {measure}", options.rounds);
         if options.wants(Measure::Overhead) {
-            step(what("requests of somebody and of anybody"), overhead::round(&field, results))
-                .await?;
+            step(
+                what("authenticated and unauthenticated requests"),
+                overhead::round(&field, results),
+            )
+            .await?;
         }
         if options.wants(Measure::Login) {
             step(what("sign-ins and bare hashes"), login::round(&field, results)).await?;

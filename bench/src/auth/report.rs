@@ -19,11 +19,11 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
 /// Where, the numbers, and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = format!(
-        "# What it costs to know who somebody is\n\n- measured: {}\n{}\n",
+        "# Cost of authentication\n\n- measured: {}\n{}\n",
         results.measured_at, results.circumstances
     );
     text.push_str(
-        "| figure | unit | rounds | median | least to most |\n| --- | --- | --: | --: | --: |\n",
+        "| figure | unit | rounds | median | minimum to maximum |\n| --- | --- | --: | --: | --: |\n",
     );
     results.figures().for_each(|row| text.push_str(&line(row)));
     text.push_str(&figures::targets(&results.targets()));
@@ -60,7 +60,7 @@ mod tests {
             "- measured: 2026-01-02T03:04:05Z",
             "| sign-ins ÷ argon2 alone | ratio | 2 | **0.94** | 0.93 to 0.95 |",
             "| sign-ins ≥ 0.9 × argon2 alone | 0.94 | yes |",
-            "| no MongoDB operation a request (≤ 0.05, as idle varies) | 1.50 | **no** |",
+            "| no MongoDB operations per request (≤ 0.05, because idle load varies) | 1.50 | **no** |",
         ] {
             assert!(page.contains(expected), "{expected} is missing in\n{page}");
         }

@@ -142,7 +142,7 @@ impl Measure {
                 Plan::Do(Task::LatencyBesideFlood { pace: PACE, flood: FLOOD })
             }
             Self::LatencyStaged if who == Ours => Plan::Do(Task::LatencyStaged(PACE)),
-            Self::DrainTenants | Self::LatencyFlood => Plan::Leave("it knows no tenants"),
+            Self::DrainTenants | Self::LatencyFlood => Plan::Leave("it has no tenants"),
             Self::DrainStaged | Self::LatencyStaged => Plan::Leave("it has no outbox"),
             Self::Latency => Plan::Do(Task::Latency(PACE)),
             Self::Memory => Plan::Do(Task::PushBatch { jobs: MEMORY_JOBS }),
@@ -170,14 +170,14 @@ impl Measure {
             Self::Backlog1m => rate("drain, backlog 1 000 000"),
             Self::Latency => latency("start latency, idle, p50", "start latency, idle, p99"),
             Self::LatencyFlood => latency(
-                "start latency beside another's flood, p50",
-                "start latency beside another's flood, p99",
+                "start latency during another tenant's flood, p50",
+                "start latency during another tenant's flood, p99",
             ),
             Self::LatencyStaged => {
                 latency("start latency, staged, p50", "start latency, staged, p99")
             }
             Self::Memory => {
-                vec![Figure { name: "memory a waiting job", value: PER_JOB, unit: Unit::Bytes }]
+                vec![Figure { name: "memory per queued job", value: PER_JOB, unit: Unit::Bytes }]
             }
         }
     }

@@ -79,8 +79,8 @@ impl Contestant {
     pub(super) const fn cannot_hold_large(self) -> Option<&'static str> {
         match self {
             Self::Ours | Self::Raw => None,
-            Self::Bullmq | Self::Sidekiq => Some("it takes minutes"),
-            Self::ApalisRedis => Some("with 9 000 or more waiting it drains nothing"),
+            Self::Bullmq | Self::Sidekiq => Some("it would take minutes"),
+            Self::ApalisRedis => Some("it drains nothing if 9 000 or more jobs are queued"),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
 
 /// Where, what, the numbers and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
-    let mut text = String::from("# The job engine against its peers\n\n");
+    let mut text = String::from("# The job engine and its peers\n\n");
     text.push_str(&circumstances(results));
     text.push_str("\n![The figures below as bars](jobs.svg)\n\n");
     text.push_str(&table(results));
@@ -88,7 +88,7 @@ mod tests {
             "A <fast> processor",
             "- BullMQ: BullMQ 6",
             "- **Sidekiq is skipped**: there is no Ruby here",
-            "- BullMQ is not measured in `backlog1m`: it takes minutes",
+            "- BullMQ is not measured in `backlog1m`: it would take minutes",
             "| start latency when idle, p99 ≤ 5 ms | 6.00 | **no** |",
         ] {
             assert!(page.contains(expected), "{expected} is missing in\n{page}");

@@ -156,13 +156,13 @@ impl Results {
                 5.0,
             ),
             at_most(
-                "start latency beside another tenant's 100 000 jobs ≤ 2 × idle, p50",
+                "start latency during another tenant's 100 000 jobs ≤ 2 × idle, p50",
                 flooded(),
                 2.0,
             ),
-            at_least("drain of a backlog of 1 000 000 ≥ 0.9 × that of 50 000", deep(), 0.9),
+            at_least("drain of a backlog of 1 000 000 ≥ 0.9 × the rate of 50 000", deep(), 0.9),
             at_most(
-                "memory a waiting job ≤ 400 bytes beside its payload",
+                "memory per queued job ≤ 400 bytes in addition to its payload",
                 self.of(Measure::Memory, super::measure::PER_JOB, Ours),
                 400.0,
             ),
@@ -235,7 +235,7 @@ pub(super) mod tests {
         }
         let latency = Values::from([("p50_ms".to_owned(), 0.4), ("p99_ms".to_owned(), 6.0)]);
         results.add(Measure::Latency, Contestant::Ours, &latency);
-        results.leave(Measure::Backlog1m, Contestant::Bullmq, "it takes minutes");
+        results.leave(Measure::Backlog1m, Contestant::Bullmq, "it would take minutes");
         results
     }
 
