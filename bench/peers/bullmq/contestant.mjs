@@ -1,5 +1,5 @@
-// BullMQ as a contestant of `cargo xtask bench jobs`: one task in JSON a line on standard input, one
-// answer a line on standard output. See README.md for what is used and why.
+// BullMQ as a contestant of `cargo xtask bench jobs`. Reads one task per line as JSON from standard input and
+// writes one answer per line to standard output. README.md explains which features are used, and why.
 
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
@@ -31,7 +31,7 @@ async function withQueue(use) {
   }
 }
 
-/** Runs jobs while `use` does; `note` is told each job's number and when it started. */
+/** Runs jobs while `use` runs; calls `note` with each job's number and start time. */
 async function withWorker(concurrency, note, use) {
   const connection = connect({ maxRetriesPerRequest: null });
   const worker = new Worker(QUEUE, async (job) => note(job.data.n, now()), { connection, concurrency });

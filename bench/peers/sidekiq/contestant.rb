@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Sidekiq as a contestant of `cargo xtask bench jobs`: one task in JSON a line on standard input, one
-# answer a line on standard output. See README.md for what is used and why.
+# Sidekiq as a contestant of `cargo xtask bench jobs`. Reads one task per line as JSON from standard input and
+# writes one answer per line to standard output. README.md explains which features are used, and why.
 
 require "json"
 require "sidekiq"
@@ -15,7 +15,7 @@ PRODUCERS_MAX = 64
 
 REDIS = { url: "redis://127.0.0.1:#{ENV.fetch("BENCH_REDIS_PORT")}/0" }.freeze
 Sidekiq.configure_client { |config| config.redis = REDIS.merge(size: PRODUCERS_MAX) }
-# This Sidekiq calls what this redis-rb will change, and a warning a push would cost it time.
+# This version of Sidekiq uses a call that redis-rb deprecates; a warning per push would slow it down.
 Redis.sadd_returns_boolean = false
 Sidekiq.logger = Logger.new($stderr, level: Logger::WARN)
 
@@ -23,7 +23,7 @@ def now
   Process.clock_gettime(Process::CLOCK_MONOTONIC)
 end
 
-# When jobs started. Appending to an array is atomic under Ruby's lock, so noting takes none of its own.
+# Start times of jobs. Appending to an array is atomic under Ruby's global lock, so no lock is needed.
 module Starts
   class << self
     attr_reader :list
@@ -64,10 +64,10 @@ def push_batch(jobs)
   rate(jobs, now - begun)
 end
 
-# Runs a worker while the block does.
+# Runs a worker while the block runs.
 def with_worker(concurrency)
   Starts.clear
-  # What `sidekiq -c` does: as many connections as threads need, and as many threads.
+  # Like `sidekiq -c`: that many threads, and enough connections for them.
   Sidekiq.redis = REDIS.merge(size: concurrency + PRODUCERS_MAX + 5)
   options = Sidekiq.options.merge(queues: ["default"], concurrency: concurrency)
   launcher = Sidekiq::Launcher.new(options)
@@ -77,7 +77,7 @@ ensure
   launcher&.stop
 end
 
-# Waits until Redis holds no job and `jobs` have started.
+# Waits until the queue is empty and `jobs` jobs have started.
 def drained(jobs)
   queue = Sidekiq::Queue.new
   deadline = now + WAIT_MAX
