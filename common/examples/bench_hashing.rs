@@ -1,6 +1,6 @@
-//! The limit of `cargo xtask bench auth`: `bench_hashing THREADS SECONDS` computes argon2 with the
-//! parameters of a hash made today on so many bare threads, and says how many a second it did.
-//! Nothing of ours takes part but those parameters.
+//! Upper bound for `cargo xtask bench auth`: `bench_hashing THREADS SECONDS` computes argon2 hashes
+//! on bare threads, with the parameters of a hash made today, and prints the hashes per second. Of
+//! our own code it uses only those parameters.
 
 use std::{
     error::Error,
@@ -21,14 +21,14 @@ const SALT: &[u8] = b"sixteen bytes it";
 async fn main() -> Outcome<()> {
     let mut args = std::env::args().skip(1);
     let (Some(threads), Some(seconds)) = (args.next(), args.next()) else {
-        return Err("how many threads, for how many seconds?".into());
+        return Err("usage: bench_hashing THREADS SECONDS".into());
     };
     let (threads, time) = (threads.parse()?, Duration::try_from_secs_f64(seconds.parse()?)?);
     println!("{}", hashes_per_second(&params_of_today().await?, threads, time)?);
     Ok(())
 }
 
-/// How a password that is set now is hashed.
+/// The parameters with which a new password is hashed now.
 async fn params_of_today() -> Outcome<Params> {
     let hash = Hasher::new(1, Duration::from_secs(1))?
         .hash(Password::presented(PASSWORD.to_owned())?)
@@ -49,7 +49,7 @@ fn hashes_per_second(params: &Params, threads: usize, time: Duration) -> Outcome
     Ok(sum)
 }
 
-/// One thread's hashes a second. The first one, which has the memory mapped, does not count.
+/// Hashes per second of one thread. The first hash, which maps the memory, is not counted.
 fn hash_for(params: Params, start: &Barrier, time: Duration) -> Result<f64, argon2::Error> {
     let mut memory = vec![Block::new(); params.block_count()];
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
@@ -58,7 +58,7 @@ fn hash_for(params: Params, start: &Barrier, time: Duration) -> Result<f64, argo
         argon2.hash_password_into_with_memory(PASSWORD.as_bytes(), SALT, &mut output, &mut memory)
     };
     let warmed = hash();
-    // Before the error is told: the others wait for this thread.
+    // Before returning the error: the other threads wait for this one at the barrier.
     start.wait();
     warmed?;
     let (begun, mut hashes) = (Instant::now(), 0_u32);

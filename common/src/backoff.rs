@@ -1,15 +1,16 @@
-//! Waiting longer after each failure, never in step with others.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// A random wait between nothing and `base · 2^failures`, which `max` bounds ("full jitter", AWS
-/// Architecture Blog 2015): many that failed together come back spread out.
+/// A random wait between zero and `base · 2^failures`, at most `max` ("full jitter", AWS
+/// Architecture Blog 2015), so that clients that failed together do not retry together.
 pub fn full_jitter(base: Duration, max: Duration, failures: u32) -> Duration {
     let ceiling = base.saturating_mul(2_u32.saturating_pow(failures.min(31))).min(max);
     ceiling.mul_f64(rand::random::<f64>())
 }
 
-/// The wait of a loop that talks to Redis or MongoDB after its `failures`-th failure in a row.
+/// How long a loop that talks to Redis or MongoDB waits after its `failures`-th consecutive
+/// failure.
 pub fn reconnect_delay(failures: u32) -> Duration {
     const BASE: Duration = Duration::from_millis(50);
     const MAX: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_stay_within_the_ceiling_and_spread() {
+    fn waits_are_bounded_and_spread_out() {
         let (base, max) = (Duration::from_secs(2), Duration::from_mins(10));
         for failures in 0..100 {
             assert!(full_jitter(base, max, failures) <= max);

@@ -1,6 +1,6 @@
-//! The clock, ids and randomness of a process, behind one handle.
+//! Time, ids and randomness of a process, behind one handle.
 //!
-//! Everything that would make two runs differ comes through [`Clock`], so a test can fix it.
+//! Everything that would make two runs differ comes from a [`Clock`], so that a test can fix it.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::id::{Id, Prefix};
 
-/// Where time and randomness come from. Cheap to clone; clones share one clock.
+/// The source of time and randomness. Cheap to clone; clones share one clock.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
@@ -29,12 +29,12 @@ impl Clock {
         Self(Arc::new(Source::System))
     }
 
-    /// A clock that stands at `now` until [`Clock::advance`] moves it.
+    /// A clock that stays at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: DateTime) -> Self {
         Self(Arc::new(Source::Manual(AtomicI64::new(now.timestamp_millis()))))
     }
 
-    /// Moves a manual clock forward; the system's clock cannot be moved and ignores it.
+    /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(millis) = &*self.0 {
             millis.fetch_add(millis_of(by), Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Clock {
         }
     }
 
-    /// A new time-ordered id (`UUIDv7`, RFC 9562) of the given kind.
+    /// A new time-ordered id (`UUIDv7`, RFC 9562) of kind `P`.
     pub fn id<P: Prefix>(&self) -> Id<P> {
         Id::from_uuid(self.uuid())
     }
@@ -60,39 +60,39 @@ impl Clock {
         uuid::Builder::from_unix_timestamp_millis(millis, &self.random()).into_uuid()
     }
 
-    /// `N` bytes from the operating system's generator.
+    /// `N` random bytes from the operating system.
     ///
     /// # Panics
-    /// When the operating system cannot give randomness: nothing safe can be done without it.
+    /// If the operating system cannot provide randomness: nothing can be done safely without it.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives randomness");
+        aws_lc_rs::rand::fill(&mut bytes).expect("the operating system provides randomness");
         bytes
     }
 }
 
-/// A span of time as whole milliseconds, saturating.
+/// A duration in whole milliseconds, saturating.
 pub fn millis_of(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// `at` moved `by` into the future.
+/// The time `by` after `at`.
 pub fn later(at: DateTime, by: Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_add(millis_of(by)))
 }
 
-/// The time from `from` to `to`; nothing where clocks that differ make it negative.
+/// The time from `from` to `to`; zero if `to` is earlier, as clocks that differ may have it.
 pub fn between(from: DateTime, to: DateTime) -> Duration {
     let millis = to.timestamp_millis().saturating_sub(from.timestamp_millis());
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }
 
-/// RFC 3339 in UTC, as every answer of the API writes time.
+/// RFC 3339 in UTC, the format of every time in the API's responses.
 pub fn rfc3339(at: DateTime) -> String {
     at.try_to_rfc3339_string().unwrap_or_default()
 }
 
-/// As [`rfc3339`], always to the millisecond: such times stand below each other and sort as text.
+/// As [`rfc3339`], but always with milliseconds, so that times align in a column and sort as text.
 pub fn rfc3339_millis(at: DateTime) -> String {
     let text = rfc3339(at);
     let (seconds, fraction) =
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn times_for_a_column_are_all_as_wide() {
+    fn times_with_milliseconds_have_one_width() {
         let written = [0, 40, 120, 999].map(|millis| rfc3339_millis(DateTime::from_millis(millis)));
         let fractions = [".000Z", ".040Z", ".120Z", ".999Z"]
             .map(|fraction| format!("1970-01-01T00:00:00{fraction}"));

@@ -1,48 +1,48 @@
-//! E-mail addresses as people write them and as we compare them.
+//! Email addresses: which are accepted, and how they are compared.
 //!
-//! One mailbox must not be several accounts, so only plain ASCII addresses at domain names are
-//! accepted: a quoted local part can spell any other one, letters that look alike or cannot be
-//! seen make twins, and mail to none of them could be sent without SMTPUTF8 anyway.
+//! One mailbox must not become several accounts, so only plain ASCII addresses at domain names are
+//! accepted. A quoted local part can spell any other one, and letters that look alike or are
+//! invisible create lookalike addresses, which could not receive mail without SMTPUTF8 anyway.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest address SMTP can carry (RFC 5321 §4.5.3.1.3, less the angle brackets).
+/// The longest address that SMTP can carry (RFC 5321 §4.5.3.1.3, without the angle brackets).
 pub const ADDRESS_BYTES_MAX: usize = 254;
 
-/// An address that can be mailed. Keeps the spelling it was given; two addresses are the same
-/// when their [`Email::normalized`] forms are.
+/// An email address. Keeps its original spelling; two addresses are equal if their
+/// [`Email::normalized`] forms are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Email(String);
 
-/// A text that is not an address we can mail.
+/// Why a text is not an accepted email address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEmail {
-    /// It is no address, or one of a form that is not served.
-    #[error("must be an e-mail address such as name@example.com")]
+    /// It is not an email address, or of a form that is not supported.
+    #[error("must be an email address such as name@example.com")]
     Form,
-    /// It has characters beyond ASCII, visible or not.
+    /// It contains characters beyond ASCII, visible or not.
     #[error(
-        "must have ASCII characters only; write an internationalised domain in its ASCII form, xn--…"
+        "must contain ASCII characters only; write an internationalised domain in its ASCII form, xn--…"
     )]
     NotAscii,
 }
 
 impl Email {
-    /// The address as it was given, without surrounding space.
+    /// The address as it was given, without surrounding whitespace.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What stands behind the `@`.
+    /// The part after the `@`.
     pub fn domain(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
 
-    /// The form that addresses are compared and indexed by: lower case throughout. Mailbox names
-    /// are case-sensitive by the letter of RFC 5321 §2.4, and by no provider in practice.
+    /// The form by which addresses are compared and indexed: lower case. RFC 5321 §2.4 allows
+    /// case-sensitive mailbox names, but no provider in practice uses them.
     pub fn normalized(&self) -> String {
         self.0.to_lowercase()
     }
@@ -66,12 +66,12 @@ impl FromStr for Email {
     }
 }
 
-/// Whether a local part is written without quotes (a dot-atom, RFC 5321 §4.1.2).
+/// Whether a local part is unquoted (a dot-atom, RFC 5321 §4.1.2).
 fn is_plain(local: &str) -> bool {
     local.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b))
 }
 
-/// Whether a domain is a qualified name rather than the address of a machine, bare or in brackets.
+/// Whether a domain is a qualified name rather than an IP address, bare or in brackets.
 fn is_domain_name(domain: &str) -> bool {
     let top = domain.rsplit_once('.').map(|(_, top)| top);
     top.is_some_and(|top| top.bytes().any(|b| b.is_ascii_alphabetic()))
@@ -103,14 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_what_people_have() {
+    fn accepts_common_addresses() {
         for text in ["a@example.com", " First.Last+tag@sub.example.co ", "o'neil@example.org"] {
             assert!(text.parse::<Email>().is_ok(), "{text}");
         }
     }
 
     #[test]
-    fn refuses_what_cannot_be_mailed() {
+    fn rejects_undeliverable_addresses() {
         let long = format!("{}@example.com", "a".repeat(250));
         let forms = [
             "",
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_second_spellings_of_a_mailbox() {
+    fn rejects_alternative_spellings_of_a_mailbox() {
         for text in [
             "\"a@b\"@example.com",
             "\"ada\"@example.com",
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_ascii_and_tells_the_way_out() {
+    fn rejects_addresses_beyond_ascii_and_suggests_punycode() {
         let hidden = [
             "a\u{200b}@example.com",
             "a@exam\u{ad}ple.com",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn case_does_not_make_another_address() {
+    fn addresses_are_compared_ignoring_case() {
         let (a, b): (Email, Email) =
             ("A@Example.com".parse().unwrap(), "a@example.COM".parse().unwrap());
         assert_eq!(a.normalized(), b.normalized());

@@ -1,38 +1,38 @@
 //! Prefixed, time-ordered ids: `usr_0192…`.
 //!
-//! An id's kind is part of its type, so a tenant's id cannot stand where a user's is meant, and
-//! part of its text, so an operator sees in a log what it names.
+//! The kind of an id is part of its type, so that a tenant's id cannot be used as a user's, and
+//! part of its text, so that an operator can see in a log what it identifies.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-/// The kind of thing an [`Id`] names.
+/// The kind of thing that an [`Id`] identifies.
 pub trait Prefix: Send + Sync + 'static {
-    /// What stands before the underscore, for instance `usr`.
+    /// The part before the underscore, such as `usr`.
     const PREFIX: &'static str;
 }
 
-/// A `UUIDv7` (RFC 9562) with its kind as prefix; 32 hexadecimal digits after the underscore.
+/// A `UUIDv7` (RFC 9562), written as its kind, an underscore and 32 hexadecimal digits.
 pub struct Id<P> {
     uuid: Uuid,
     kind: PhantomData<fn() -> P>,
 }
 
 impl<P: Prefix> Id<P> {
-    /// Gives a bare `UUID` its kind.
+    /// An id of kind `P` from a `UUID`.
     pub const fn from_uuid(uuid: Uuid) -> Self {
         Self { uuid, kind: PhantomData }
     }
 
-    /// The bare `UUID`.
+    /// The `UUID` without its kind.
     pub const fn uuid(&self) -> Uuid {
         self.uuid
     }
 }
 
-/// A text that is not an id of the expected kind.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an id that starts with `{expected}_` followed by 32 hexadecimal digits")]
 pub struct InvalidId {
@@ -113,7 +113,7 @@ impl<P> std::hash::Hash for Id<P> {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $alias:ident = $kind:ident($prefix:literal);)+) => {$(
-        #[doc = concat!("Marks ids that start with `", $prefix, "_`.")]
+        #[doc = concat!("Kind of ids that start with `", $prefix, "_`.")]
         #[derive(Debug)]
         pub enum $kind {}
         impl Prefix for $kind {
@@ -125,53 +125,51 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Names a tenant.
+    /// Id of a tenant.
     TenantId = Tenant("ten");
-    /// Names a person's account; one person may belong to several tenants.
+    /// Id of a person's account; one person may belong to several tenants.
     UserId = User("usr");
-    /// Names the belonging of one user to one tenant.
+    /// Id of a user's membership in a tenant.
     MembershipId = Membership("mem");
-    /// Names a signed-in session.
+    /// Id of a session.
     SessionId = Session("ses");
-    /// Names a registration that waits for its address to be verified.
+    /// Id of a registration whose email address is not verified yet.
     RegistrationId = Registration("reg");
-    /// Names a role that a tenant made.
+    /// Id of a tenant's custom role.
     RoleId = CustomRole("rol");
-    /// Names an invitation into a tenant.
+    /// Id of an invitation to a tenant.
     InvitationId = Invitation("inv");
-    /// Names the link of an invitation: another each time it is sent anew.
+    /// Id of an invitation's link; each mail of the invitation has a new one.
     InvitationLinkId = InvitationLink("inl");
-    /// Names a list of people to invite.
+    /// Id of a list of people to invite.
     InvitationListId = InvitationList("ivl");
-    /// Names a link by which people have themselves invited.
+    /// Id of a link with which people request an invitation.
     InviteLinkId = InviteLink("ilk");
-    /// Names a domain of a tenant.
+    /// Id of a tenant's domain.
     TenantDomainId = TenantDomain("dom");
-    /// Names an offer of a tenant's ownership.
+    /// Id of an offer of a tenant's ownership.
     OwnershipTransferId = OwnershipTransfer("otr");
-    /// Names a link that sets a new password.
+    /// Id of a password reset link.
     PasswordResetId = PasswordReset("pwr");
-    /// Names a sign-in that waits for a second factor.
+    /// Id of a sign-in that awaits a second factor.
     MfaChallengeId = MfaChallenge("mfc");
-    /// Names a passkey.
+    /// Id of a passkey.
     PasskeyId = Passkey("pky");
-    /// Names a ceremony with an authenticator.
+    /// Id of a WebAuthn ceremony.
     PasskeyCeremonyId = PasskeyCeremony("pkc");
-    /// Names a change of an account's address.
+    /// Id of a change of an account's email address.
     EmailChangeId = EmailChange("emc");
-    /// Names the link of such a change in the mail of the address there is; of the change's own
-    /// UUID.
+    /// Id of the link mailed to the old email address; shares the UUID of the change.
     OldAddressLinkId = OldAddressLink("eol");
-    /// Names the link of such a change in the mail of the address there is to be; of the change's
-    /// own UUID.
+    /// Id of the link mailed to the new email address; shares the UUID of the change.
     NewAddressLinkId = NewAddressLink("enl");
-    /// Names an entry of the audit trail.
+    /// Id of an event in the audit trail.
     AuditEventId = AuditEvent("aud");
-    /// Names a job; fixed when it is staged, the same over every attempt.
+    /// Id of a job, assigned when it is staged and the same for every attempt.
     JobId = Job("job");
-    /// Names a batch of jobs.
+    /// Id of a batch of jobs.
     BatchId = Batch("bat");
-    /// Names a token-signing key (`kid`).
+    /// Id of a token-signing key (`kid`).
     SigningKeyId = SigningKey("sig");
 }
 
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_is_refused() {
+    fn an_id_of_another_kind_is_rejected() {
         let id = UserId::from_uuid(Uuid::now_v7()).to_string();
         assert!(id.parse::<TenantId>().is_err());
         assert!("usr_".parse::<UserId>().is_err());

@@ -1,5 +1,5 @@
-//! The internal listener of a process: metrics, health and what else a process shows, for operators
-//! and never for clients: it has no login and must not be reachable from outside.
+//! The internal listener of a process: metrics and health checks for operators. It has no
+//! authentication and must not be reachable from outside.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use tokio::{
 
 use crate::telemetry::metrics;
 
-/// How long a health check may take.
+/// Timeout of a health check.
 const PROBE_MAX: Duration = Duration::from_secs(3);
 
-/// Whether a process can do its work; if not, why not, for an operator to read.
+/// Whether a process can do its work, and if not, the reason for operators.
 #[derive(Clone)]
 pub struct Readiness(Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>);
 
 impl Readiness {
-    /// Asks `check` at every request.
+    /// Calls `check` for every request.
     pub fn new<F, Fut>(check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -36,10 +36,8 @@ impl Readiness {
     }
 }
 
-/// Serves `/metrics`, `/health/live` and `/health/ready` until `stop` resolves.
-///
-/// # Errors
-/// When the address cannot be bound.
+/// Serves `/metrics`, `/health/live` and `/health/ready` until `stop` resolves. Fails if the
+/// address cannot be bound.
 pub async fn serve(
     listen: SocketAddr,
     readiness: Readiness,
@@ -48,11 +46,8 @@ pub async fn serve(
     serve_with(listen, readiness, Router::new(), stop).await
 }
 
-/// As [`serve`], with pages of the process' own beside them. There is no login here: they may show
-/// things to operators and change nothing.
-///
-/// # Errors
-/// When the address cannot be bound.
+/// As [`serve`], with additional pages of the process. They have no authentication, so they must
+/// only read.
 pub async fn serve_with(
     listen: SocketAddr,
     readiness: Readiness,
@@ -80,11 +75,8 @@ async fn show_readiness(State(readiness): State<Readiness>) -> Response {
     }
 }
 
-/// Whether the process whose internal listener is at `listen` is alive: what `health` of a
-/// container asks, without a client in the image.
-///
-/// # Errors
-/// When nothing answers in time, or not with 200.
+/// Checks that the process whose internal listener is at `listen` is alive: the health check of a
+/// container, whose image contains no HTTP client.
 pub async fn probe(listen: SocketAddr) -> io::Result<()> {
     let asking = async {
         let mut stream = TcpStream::connect(reachable(listen)).await?;
@@ -92,14 +84,18 @@ pub async fn probe(listen: SocketAddr) -> io::Result<()> {
         let mut answer = Vec::new();
         stream.take(1024).read_to_end(&mut answer).await?;
         let status = answer.split(|byte| *byte == b' ').nth(1);
-        if status == Some(b"200") { Ok(()) } else { Err(io::Error::other("not answered with 200")) }
+        if status == Some(b"200") {
+            Ok(())
+        } else {
+            Err(io::Error::other("the health check was not answered with 200"))
+        }
     };
     tokio::time::timeout(PROBE_MAX, asking)
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// `0.0.0.0` and `::` are where a process listens, not where it can be reached.
+/// Replaces `0.0.0.0` and `::`, at which a process listens but cannot be reached.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let mut address = listen;
     if listen.ip().is_unspecified() {

@@ -1,6 +1,6 @@
-//! The foundations that every process shares and that know no noun of the business: [`db`] (tenant
-//! scope, transactions, schema), [`config`], [`redis`], [`crypto`], [`mail`], [`telemetry`], and the
-//! values that travel everywhere ([`clock`], [`id`], [`email`], [`name`]).
+//! Foundations shared by all processes, without knowledge of the business: [`db`] (tenant scope,
+//! transactions, schema), [`config`], [`redis`], [`crypto`], [`mail`], [`telemetry`], and common
+//! values ([`clock`], [`id`], [`email`], [`name`]).
 
 pub mod backoff;
 pub mod clock;

@@ -1,20 +1,20 @@
-//! What people and tenants are called.
+//! Names of people and tenants.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of a tenant or a person, in characters.
+/// Maximum length of a name in characters.
 pub const NAME_CHARS_MAX: usize = 100;
 
-/// What a tenant or a person is called: something visible on one line.
+/// The name of a tenant or a person: visible text on one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
-/// A text that cannot be a name.
+/// The text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1 to {NAME_CHARS_MAX} characters on one line, all of them visible, and no link")]
+#[error("must be one line of 1 to {NAME_CHARS_MAX} visible characters without a link")]
 pub struct InvalidName;
 
 impl FromStr for Name {
@@ -27,22 +27,22 @@ impl FromStr for Name {
     }
 }
 
-/// Whether a character cannot be seen or turns the direction of those that follow: such a name
-/// looks like another one, or like none.
+/// Whether it contains characters that are invisible or change the text direction, so that the name
+/// looks like another one or like none.
 fn has_hidden(text: &str) -> bool {
-    // Joiners shape the letters of some scripts and put emoji together; among ASCII, or with
-    // nothing to join, they only hide.
+    // Joiners shape letters in some scripts and combine emoji; after ASCII, or at the end, they
+    // only hide text.
     let is_joiner = |c: char| matches!(c, '\u{200c}' | '\u{200d}');
     let before = std::iter::once(' ').chain(text.chars());
     let joins_nothing = before
         .zip(text.chars())
         .any(|(before, c)| is_joiner(c) && (before.is_ascii() || is_joiner(before)));
-    // An encoded word (RFC 2047) is another text in the head of a mail than on a page.
+    // An encoded word (RFC 2047) reads differently in a mail header than on a page.
     text.contains("=?") || joins_nothing || text.ends_with(is_joiner) || text.chars().any(is_hidden)
 }
 
-/// Whether it holds what is plainly a link: names stand in mails to strangers, with our word for
-/// the sender.
+/// Whether it contains an obvious link: names appear in mails to strangers, who trust us as the
+/// sender.
 fn has_link(text: &str) -> bool {
     text.contains("://")
         || text
@@ -60,7 +60,7 @@ fn is_hidden(c: char) -> bool {
 }
 
 impl Name {
-    /// The text.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_hide_nothing() {
+    fn hidden_characters_are_rejected() {
         let hidden = [
             "a\u{200b}b",
             "\u{200d}",
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_no_link() {
+    fn links_are_rejected() {
         for text in [
             "Win at https://evil.example",
             "ftp://evil.example",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_visible_line() {
+    fn names_must_be_one_visible_line() {
         let long = "x".repeat(NAME_CHARS_MAX + 1);
         for text in ["", "  ", "a\r\nBcc: x", "\u{0}", long.as_str()] {
             assert_eq!(text.parse::<Name>(), Err(InvalidName), "{text:?}");

@@ -1,32 +1,32 @@
-//! Networks: the one that a client is on, and ranges of addresses that are named.
+//! Networks: the network of a client, and configured ranges of IP addresses.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What one subscriber is given of IPv6 at least; the rest of an address they choose themselves.
+/// The smallest IPv6 prefix of a subscriber, who chooses the remaining bits freely.
 const IPV6_PREFIX: u8 = 64;
-/// An address of IPv4 is one subscriber, or several behind one.
+/// An IPv4 address belongs to one subscriber, or to several behind NAT.
 const IPV4_PREFIX: u8 = 32;
 
-/// The addresses that one client can be taken to command: an address of IPv4, a /64 of IPv6.
+/// The IP addresses that one client can be assumed to control: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// The network of an address.
+    /// The network of an IP address.
     pub fn of(address: IpAddr) -> Self {
         let address = address.to_canonical();
         let prefix = if address.is_ipv4() { IPV4_PREFIX } else { IPV6_PREFIX };
-        // Both lengths fit their kind of address, so the address itself never stands in.
+        // Both lengths are valid for their kind of address, so the fallback is never used.
         Self(
             IpNet::new(address, prefix)
                 .map_or_else(|_| IpNet::from(address), |network| network.trunc()),
         )
     }
 
-    /// Of an address as text, if it is one.
+    /// The network of an IP address given as text; none if the text is not an IP address.
     pub fn of_text(address: &str) -> Option<Self> {
         address.parse().ok().map(Self::of)
     }
@@ -38,21 +38,21 @@ impl fmt::Display for Network {
     }
 }
 
-/// A range of addresses, such as 10.0.0.0/8.
+/// A range of IP addresses, such as 10.0.0.0/8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Range(IpNet);
 
-/// A text that is neither an address nor a range of them.
+/// The text is neither an IP address nor a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be addresses or ranges such as 192.0.2.0/24 or 2001:db8::/32")]
+#[error("must be an IP address or a range such as 192.0.2.0/24 or 2001:db8::/32")]
 pub struct InvalidRange;
 
-/// As long as what stands before an address of IPv4 that is written as one of IPv6.
+/// Prefix length of IPv4-mapped IPv6 addresses.
 const MAPPED_PREFIX: u8 = 96;
 
 impl Range {
-    /// Whether an address is in it, however that is written.
+    /// Whether the range contains `address`, in IPv4 or IPv4-mapped notation.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
@@ -61,7 +61,7 @@ impl Range {
 impl FromStr for Range {
     type Err = InvalidRange;
 
-    /// A range by any of its addresses and its length, or an address alone.
+    /// Parses an address with a prefix length, or a single address.
     fn from_str(text: &str) -> Result<Self, InvalidRange> {
         let text = text.trim();
         let alone = || text.parse::<IpAddr>().map(IpNet::from);
@@ -70,7 +70,7 @@ impl FromStr for Range {
     }
 }
 
-/// Addresses of IPv4 are looked for as such, so a range of them is kept as such.
+/// IPv4 addresses are looked up as such, so an IPv4-mapped range is stored as an IPv4 range.
 fn canonical(range: IpNet) -> IpNet {
     let mapped = range
         .prefix_len()
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_of_ipv4_is_a_network_and_so_is_a_64_of_ipv6() {
+    fn a_network_is_an_ipv4_address_or_an_ipv6_64() {
         let network = |text: &str| Network::of_text(text).unwrap().to_string();
         assert_eq!(network("192.0.2.7"), "192.0.2.7/32");
         assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7/32");
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_reads_the_same_however_it_is_written() {
+    fn every_notation_of_a_range_is_stored_alike() {
         let range = |text: &str| text.parse::<Range>().map(String::from);
         assert_eq!(range(" 10.1.2.3/8 ").unwrap(), "10.0.0.0/8");
         assert_eq!(range("192.0.2.7").unwrap(), "192.0.2.7/32");

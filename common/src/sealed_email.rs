@@ -1,7 +1,8 @@
-//! An address in the payload of a job.
+//! An encrypted email address in the payload of a job.
 //!
-//! A job that is staged for whoever owns an address, if anybody does, has no id to carry; and what
-//! waits in the outbox and in Redis, and what an operator sees of it, must not show the address.
+//! A job that is staged for the owner of an email address, who may not exist, has no user id to
+//! carry. Its payload is visible in the outbox, in Redis and to operators, so it must not show the
+//! address.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -11,34 +12,28 @@ use crate::{
     email::Email,
 };
 
-/// What the master key seals them for.
+/// Purpose of the key that encrypts email addresses.
 const PURPOSE: &str = "addressee";
 
-/// An address that only holders of the master key can read. Two of one address differ, so they do
-/// not tell either that the same is meant.
+/// An email address that only holders of the master key can read. Encrypting one address twice
+/// gives different results, so they do not show that the addresses are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SealedEmail(String);
 
-/// An addressee that this installation's key does not open.
+/// The email address could not be decrypted with this installation's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the address was sealed with another master key, or altered")]
+#[error("the email address was encrypted with another master key or has been altered")]
 pub struct Unreadable;
 
 impl SealedEmail {
-    /// Hides `email`.
-    ///
-    /// # Errors
-    /// When the cipher refuses, which a healthy system does not do.
+    /// Encrypts `email`.
     pub fn seal(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
         key.seal(PURPOSE, email.as_str().as_bytes())
             .map(|sealed| Self(URL_SAFE_NO_PAD.encode(sealed)))
     }
 
-    /// The address.
-    ///
-    /// # Errors
-    /// When it was sealed with another key, or altered.
+    /// Decrypts the email address.
     pub fn open(&self, key: &MasterKey) -> Result<Email, Unreadable> {
         let sealed = URL_SAFE_NO_PAD.decode(&self.0).map_err(|_| Unreadable)?;
         let plain = key.open(PURPOSE, &sealed).map_err(|_| Unreadable)?;
@@ -51,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_with_the_key_alone_and_shows_nothing() {
+    fn opens_only_with_its_key_and_shows_nothing() {
         let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let other = MasterKey::parse("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let email: Email = "Ada@example.com".parse().unwrap();

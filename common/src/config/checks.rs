@@ -1,4 +1,4 @@
-//! What no single value can tell, or only what it is used for.
+//! Checks that need more than one value, or more context than the type of a value.
 
 use std::time::Duration;
 
@@ -11,26 +11,27 @@ use super::{
 };
 use crate::crypto::MasterKey;
 
-/// A lease is renewed several times while it lasts; below this, a busy moment ends it.
+/// A lease is renewed several times before it expires; a shorter one would expire whenever the
+/// worker is briefly busy.
 const LEASE_MIN: Duration = Duration::from_secs(1);
-/// Once beside others, once more, and once alone.
+/// A suspect needs three runs: beside other jobs, beside other jobs again, and alone.
 const CRASHES_MIN: u32 = 3;
-/// MongoDB's own limit on the length of a database's name.
+/// The longest database name that MongoDB allows.
 const DATABASE_BYTES_MAX: usize = 63;
 
 impl Config {
-    /// What production insists on: nothing that is only right on a developer's machine.
+    /// Production requires real secrets and rejects defaults meant for development.
     fn check_production(&self, r: &mut Reader) {
         if self.auth.master_key.expose_secret() == DEVELOPMENT_MASTER_KEY {
             r.mistake(
                 "auth.master_key",
-                "is required in production; make one with `openssl rand -base64 32`",
+                "is required in production; create one with `openssl rand -base64 32`",
             );
         }
         if !self.app.public_url.starts_with("https://") {
             r.mistake(
                 "app.public_url",
-                "must start with https:// in production, because links in mail carry tokens",
+                "must start with https:// in production, because links in mails carry tokens",
             );
         }
         for key in ["mongodb.uri", "redis.url"] {
@@ -40,12 +41,12 @@ impl Config {
         }
     }
 
-    /// What no single key can tell.
+    /// Checks that span several keys.
     pub(super) fn check(&self, r: &mut Reader) {
         if MasterKey::parse(self.auth.master_key.expose_secret()).is_err() {
             r.mistake(
                 "auth.master_key",
-                "must be 32 bytes in base64; make one with `openssl rand -base64 32`",
+                "must be 32 bytes in base64; create one with `openssl rand -base64 32`",
             );
         }
         if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {
@@ -72,43 +73,43 @@ impl Config {
                 r.mistake(
                     "auth.access_token_ttl",
                     &format!(
-                        "must not be longer than {key}, or sessions end between two refreshes"
+                        "must not be longer than {key}, or sessions would end between two refreshes"
                     ),
                 );
             }
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
-            r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password travels in the clear");
+            r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password would be sent unencrypted");
         }
         let collector = &self.telemetry.otlp_endpoint;
         if !collector.is_empty()
             && (!collector.starts_with("http://") || collector.parse::<Url>().is_err())
         {
-            r.mistake("telemetry.otlp_endpoint", "must be an http:// address, or empty");
+            r.mistake("telemetry.otlp_endpoint", "must be an http:// URL, or empty");
         }
         if self.jobs.backoff_max < self.jobs.backoff_base {
             r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
         }
         if self.jobs.crashes_max < CRASHES_MIN {
-            r.mistake("jobs.crashes_max", "must be at least 3: fewer cannot tell a job that ends its worker from those that ran beside it");
+            r.mistake("jobs.crashes_max", "must be at least 3; with fewer, a job that crashes its worker cannot be told apart from jobs that ran beside it");
         }
         if self.jobs.lease < LEASE_MIN {
             r.mistake(
                 "jobs.lease",
-                "must be at least 1s, or jobs are taken from workers that are well",
+                "must be at least 1s, or jobs would be taken from healthy workers",
             );
         }
         if self.maintenance.purge_after >= PURGE_AFTER_MAX {
             r.mistake(
                 "maintenance.purge_after",
-                "must be less than 7d, when MongoDB removes by itself what is over",
+                "must be less than 7d, because MongoDB's TTL indexes remove expired rows then",
             );
         }
         self.check_servers(r);
         self.check_mail(r);
     }
 
-    /// Where data lies. Their addresses carry passwords, so no message repeats any of them.
+    /// Checks the addresses of the servers. They contain passwords, so no message repeats them.
     fn check_servers(&self, r: &mut Reader) {
         let uri = self.mongodb.uri.expose_secret();
         if !["mongodb://", "mongodb+srv://"].iter().any(|scheme| uri.starts_with(scheme)) {
@@ -116,7 +117,7 @@ impl Config {
         } else if ConnectionString::parse(uri).is_err() {
             r.mistake(
                 "mongodb.uri",
-                "must be a MongoDB connection string, such as mongodb://user:password@host:27017/?replicaSet=rs0, with what is special in user and password percent-encoded",
+                "must be a MongoDB connection string, such as mongodb://user:password@host:27017/?replicaSet=rs0, with special characters in user and password percent-encoded",
             );
         }
         let database = &self.mongodb.database;
@@ -124,7 +125,7 @@ impl Config {
         if !is_plain || !(1..=DATABASE_BYTES_MAX).contains(&database.len()) {
             r.mistake(
                 "mongodb.database",
-                "must have 1 to 63 letters, digits, hyphens and underscores",
+                "must consist of 1 to 63 letters, digits, hyphens and underscores",
             );
         }
         self.check_redis_ca(r);
@@ -136,12 +137,15 @@ impl Config {
             return;
         }
         if !ca.contains("-----BEGIN CERTIFICATE-----") {
-            r.mistake("redis.ca", "must be certificates in PEM; name the file that holds them by TENANTRY__REDIS__CA_FILE");
+            r.mistake(
+                "redis.ca",
+                "must be PEM certificates; set TENANTRY__REDIS__CA_FILE to the path of their file",
+            );
         }
         if !self.redis.url.is_secured() && !r.is_mistaken("redis.url") {
             r.mistake(
                 "redis.ca",
-                "is given, but redis.url asks for no TLS; let that begin with rediss",
+                "is set, but redis.url does not use TLS; start redis.url with rediss",
             );
         }
     }
@@ -149,10 +153,10 @@ impl Config {
     fn check_mail(&self, r: &mut Reader) {
         let host = &self.smtp.host;
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            r.mistake("smtp.host", "must be the name or address of a mail server");
+            r.mistake("smtp.host", "must be the host name or IP address of a mail server");
         }
         if self.smtp.from_name.contains(char::is_control) {
-            r.mistake("smtp.from_name", "must be on one line, without control characters");
+            r.mistake("smtp.from_name", "must be a single line without control characters");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Asking the DNS.
+//! Configuration of DNS lookups.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,24 +8,24 @@ use std::{
 
 use super::reader::Reader;
 
-/// Where name servers listen.
+/// The port of name servers.
 const PORT: u16 = 53;
 
-/// Asking the DNS.
+/// The `dns` section.
 #[derive(Debug, Clone)]
 pub struct Dns {
-    /// The name servers that are asked; those of the system where none is named.
+    /// Name servers to query; the system's if empty.
     pub servers: Vec<SocketAddr>,
-    /// The longest that they may take to answer.
+    /// Timeout of a query.
     pub timeout: Duration,
 }
 
 impl Dns {
     pub(super) fn read(r: &mut Reader) -> Self {
-        let meaning = "addresses, with a port where it is not 53, separated by commas, of the name servers that are asked for tenants' domains; empty for those of /etc/resolv.conf";
+        let meaning = "Name servers to query for tenants' domains: comma-separated IP addresses, with a port if it is not 53; empty to use /etc/resolv.conf";
         Self {
             servers: r.value::<Servers>("dns.servers", "", meaning).0,
-            timeout: r.period("dns.timeout", "5s", "the longest that they may take to answer"),
+            timeout: r.period("dns.timeout", "5s", "Timeout of a DNS query"),
         }
     }
 }
@@ -39,7 +39,7 @@ impl FromStr for Servers {
         let server = |text: &str| {
             let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
             text.parse().or_else(|_| alone()).map_err(|_| {
-                format!("`{text}` is no address such as 192.0.2.53 or [2001:db8::53]:5353")
+                format!("`{text}` is not an IP address such as 192.0.2.53 or [2001:db8::53]:5353")
             })
         };
         text.split(',')
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_addresses_with_or_without_a_port() {
+    fn servers_are_ip_addresses_with_an_optional_port() {
         let parse = |text: &str| {
             text.parse::<Servers>()
                 .map(|servers| servers.0.iter().map(ToString::to_string).collect::<Vec<_>>())

@@ -1,18 +1,18 @@
-//! The installation's own upkeep.
+//! Configuration of the installation's maintenance.
 
 use std::time::Duration;
 
 use super::reader::Reader;
 
-/// Expired rows that no job purged are removed by a TTL index after this time.
+/// TTL indexes remove expired rows after this time if no job has purged them before.
 pub const PURGE_AFTER_MAX: Duration = Duration::from_hours(7 * 24);
 
-/// The installation's own upkeep.
+/// The `maintenance` section.
 #[derive(Debug, Clone)]
 pub struct Maintenance {
-    /// When what is over is removed: a cron expression, in UTC.
+    /// When expired rows are purged: a cron expression, in UTC.
     pub purge_schedule: String,
-    /// It is kept for this long before.
+    /// How long expired rows are kept before they are purged.
     pub purge_after: Duration,
 }
 
@@ -22,12 +22,12 @@ impl Maintenance {
             purge_schedule: r.value(
                 "maintenance.purge_schedule",
                 "17 * * * *",
-                "when expired links and invitations and sessions that are over are removed: a cron expression of five fields, or six with the second in front, in UTC",
+                "When expired links, invitations and sessions are removed: a cron expression of five fields, or six with seconds first, in UTC",
             ),
             purge_after: r.period(
                 "maintenance.purge_after",
                 "24h",
-                "how long they are kept before; longer than a mail about a session may be under way, and less than 7d, when MongoDB removes them by itself",
+                "How long they are kept after they expire; must exceed the delay of a mail about a session, and be less than 7d, when MongoDB's TTL indexes remove them",
             ),
         }
     }

@@ -1,61 +1,60 @@
-//! Who belongs to tenants.
+//! Configuration of tenants' members, invitations and domains.
 
 use std::time::Duration;
 
 use super::reader::Reader;
 
-/// The most of anything that a tenant may have of what is told here: what it has is counted at
-/// every change.
+/// The highest limit that can be configured here: a tenant's rows are counted at every change.
 const COUNT_MAX: u64 = 1_000;
 
-/// Who belongs to tenants.
+/// The `members` section.
 #[derive(Debug, Clone)]
 pub struct Members {
-    /// Roles of its own that a tenant may have.
+    /// Custom roles a tenant may have.
     pub custom_roles_max: u64,
-    /// How long an invitation is good for.
+    /// Lifetime of an invitation.
     pub invitation_ttl: Duration,
-    /// How long before it expires the invited person is reminded.
+    /// How long before it expires an invitation is sent again as a reminder.
     pub invitation_reminder: Duration,
-    /// Invitations of one tenant that may wait to be accepted.
+    /// Pending invitations a tenant may have.
     pub invitations_max: u64,
-    /// How long an invite link is good for.
+    /// Lifetime of an invite link.
     pub invite_link_ttl: Duration,
-    /// Invite links that a tenant may have.
+    /// Invite links a tenant may have.
     pub invite_links_max: u64,
-    /// Domains that a tenant may have.
+    /// Domains a tenant may have.
     pub domains_max: u64,
-    /// How long a verified domain stays so without its record.
+    /// How long a verified domain stays verified after its DNS record disappears.
     pub domain_grace: Duration,
-    /// How long an offer of ownership is good for.
+    /// Lifetime of an offer of ownership.
     pub ownership_transfer_ttl: Duration,
 }
 
 impl Members {
     pub(super) fn read(r: &mut Reader) -> Self {
         Self {
-            custom_roles_max: r.count_up_to(COUNT_MAX, "members.custom_roles_max", "50", "roles of its own that a tenant may have"),
-            invitation_ttl: r.period("members.invitation_ttl", "7d", "how long an invitation is good for"),
+            custom_roles_max: r.count_up_to(COUNT_MAX, "members.custom_roles_max", "50", "Custom roles a tenant may have"),
+            invitation_ttl: r.period("members.invitation_ttl", "7d", "Lifetime of an invitation"),
             invitation_reminder: r.period(
                 "members.invitation_reminder",
                 "1d",
-                "how long before it expires the invited person is reminded; not at all where it is not good for longer than that",
+                "How long before an invitation expires the invited person is reminded; nobody is reminded if `members.invitation_ttl` is not longer than this",
             ),
             invitations_max: r.count_up_to(
                 COUNT_MAX,
                 "members.invitations_max",
                 "500",
-                "invitations of one tenant that may wait to be accepted",
+                "Pending invitations a tenant may have",
             ),
-            invite_link_ttl: r.period("members.invite_link_ttl", "30d", "how long an invite link is good for"),
-            invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "invite links that a tenant may have"),
-            domains_max: r.count_up_to(COUNT_MAX, "members.domains_max", "20", "domains that a tenant may have"),
+            invite_link_ttl: r.period("members.invite_link_ttl", "30d", "Lifetime of an invite link"),
+            invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "Invite links a tenant may have"),
+            domains_max: r.count_up_to(COUNT_MAX, "members.domains_max", "20", "Domains a tenant may have"),
             domain_grace: r.period(
                 "members.domain_grace",
                 "3d",
-                "how long a verified domain stays so when its DNS record is gone; four times as long when its name servers do not answer",
+                "How long a verified domain stays verified after its DNS record disappears; four times as long if its name servers do not answer",
             ),
-            ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "how long an offer of ownership is good for"),
+            ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "Lifetime of an offer of ownership"),
         }
     }
 }

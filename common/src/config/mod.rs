@@ -1,7 +1,7 @@
-//! Configuration: one typed struct, read whole at start from defaults ← file ← environment.
+//! Configuration: one typed struct, read completely at start from defaults ← file ← environment.
 //!
-//! Every mistake is reported at once, each with its key and how to mend it, and no secret is ever
-//! printed. The same reading that builds [`Config`] also lists its keys, so the table in
+//! Every mistake is reported at once, each with its key and how to fix it; secrets are never
+//! printed. The code that reads [`Config`] also lists its keys, so the table in
 //! `docs/configuration.md` cannot drift from the code.
 
 mod checks;
@@ -43,47 +43,47 @@ macro_rules! choice {
     };
 }
 
-/// The exit status of a process whose configuration is wrong: `EX_CONFIG` of sysexits.h.
+/// Exit status of a process whose configuration is invalid: `EX_CONFIG` of sysexits.h.
 pub const EXIT_CONFIG: u8 = 78;
 
-/// The master key of development mode. Refused in production, where a key must be given.
+/// The master key of development mode; rejected in production.
 const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXIta2V5LTMyYnk=";
 
-/// The most that a process works on at once: beyond it, more processes are what helps.
+/// Upper limit of concurrency settings: beyond it, more processes help more.
 const CONCURRENCY_MAX: u64 = 10_000;
-/// The most passwords hashed at once; each takes 19 MiB.
+/// Upper limit of passwords hashed at once; each takes 19 MiB.
 const HASH_CONCURRENCY_MAX: u64 = 1024;
-/// The most tries that are let through in a window: more is no limit.
+/// Upper limit of rate-limit settings; a higher one would not limit anything.
 const THROTTLE_MAX: u64 = 10_000_000;
-/// The most crashes that one job may cause.
+/// Upper limit of crashes that one job may cause.
 const CRASHES_MAX: u64 = 10_000;
-/// The most ids or dead letters that Redis keeps of a queue.
+/// Upper limit of job ids or dead letters that Redis keeps per queue.
 const REMEMBERED_MAX: u64 = 10_000_000;
-/// The most connections of a pool.
+/// Upper limit of connections in a pool.
 const POOL_MAX: u64 = 10_000;
 
-/// Everything a process can be told from outside.
+/// All settings of a process.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What this installation is.
+    /// The installation as a whole.
     pub app: App,
-    /// The HTTP face.
+    /// The API process.
     pub api: Api,
     /// The worker process.
     pub worker: Worker,
     /// Accounts and tokens.
     pub auth: Auth,
-    /// Who belongs to tenants.
+    /// Members, invitations and domains of tenants.
     pub members: Members,
-    /// The installation's own upkeep.
+    /// Maintenance of the installation.
     pub maintenance: Maintenance,
-    /// The store.
+    /// The database.
     pub mongodb: Mongodb,
-    /// Work in motion.
+    /// Redis, which holds queues and caches.
     pub redis: Redis,
     /// The job engine.
     pub jobs: Jobs,
-    /// Asking the DNS.
+    /// DNS lookups.
     pub dns: Dns,
     /// Outgoing mail.
     pub smtp: Smtp,
@@ -92,11 +92,11 @@ pub struct Config {
 }
 
 choice! {
-    /// How strict the installation is with itself.
+    /// How strict the checks of the configuration are.
     Environment {
-        /// Weak defaults are allowed: the built-in master key, the demo account.
+        /// Allows insecure defaults: the built-in master key and the demo account.
         Development = "development",
-        /// Every secret must be given.
+        /// Requires every secret to be set.
         Production = "production",
     }
 }
@@ -104,9 +104,9 @@ choice! {
 choice! {
     /// How the connection to the mail server is protected.
     SmtpTls {
-        /// In the clear; only for a mail server on the same machine or network.
+        /// Unencrypted; only for a mail server on the same machine or network.
         None = "none",
-        /// Upgraded by STARTTLS (RFC 3207); refused when the server does not offer it.
+        /// Upgraded by STARTTLS (RFC 3207); sending fails if the server does not offer it.
         Starttls = "starttls",
         /// TLS from the first byte (RFC 8314), port 465.
         Tls = "tls",
@@ -114,107 +114,108 @@ choice! {
 }
 
 choice! {
-    /// How log lines are written.
+    /// Format of log lines.
     LogFormat {
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
-        /// For people at a terminal.
+        /// Readable in a terminal.
         Pretty = "pretty",
     }
 }
 
-/// What this installation is.
+/// The `app` section.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// How strict the installation is with itself.
+    /// How strict the checks of the configuration are.
     pub environment: Environment,
-    /// Where links in mail lead, without a trailing slash.
+    /// Base URL of links in mails, without a trailing slash.
     pub public_url: String,
-    /// What authenticator apps and passkeys call this installation.
+    /// Name of this installation in authenticator apps and passkeys.
     pub name: Name,
 }
 
-/// The HTTP face.
+/// The `api` section.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Where clients connect.
+    /// Address and port for clients.
     pub listen: SocketAddr,
-    /// Metrics and health; never public.
+    /// Address and port for metrics and health; must not be reachable from outside.
     pub internal_listen: SocketAddr,
-    /// The longest a request may take before it is answered 503.
+    /// Timeout of a request; it is then answered with 503.
     pub request_timeout: Duration,
-    /// The longest a client may take to send its request's head, and then its body. An idle
-    /// connection is closed after it too, so a proxy in front must let go of connections sooner.
+    /// Timeout for receiving a request's head, and again for its body. Idle connections are also
+    /// closed after this time, so a proxy in front must close its idle connections sooner.
     pub header_timeout: Duration,
-    /// Requests in work at once; more are shed with 503.
+    /// Requests processed at once; further ones are answered with 503.
     pub concurrency_max: usize,
-    /// How long requests in flight may go on after a stop signal.
+    /// How long running requests may continue after a stop signal.
     pub drain_timeout: Duration,
-    /// Whose word is taken for where a request comes from.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
 }
 
-/// The worker process.
+/// The `worker` section.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Metrics and health; never public.
+    /// Address and port for metrics and health; must not be reachable from outside.
     pub internal_listen: SocketAddr,
-    /// Jobs run at once by one process, over all queues.
+    /// Jobs that one process runs at once, over all queues.
     pub concurrency: usize,
-    /// Jobs of the `email` queue run at once by one process.
+    /// Jobs of the `email` queue that one process runs at once.
     pub email_concurrency: usize,
-    /// Jobs of the `maintenance` queue run at once by one process.
+    /// Jobs of the `maintenance` queue that one process runs at once.
     pub maintenance_concurrency: usize,
-    /// How long running jobs may go on after a stop signal.
+    /// How long running jobs may continue after a stop signal.
     pub drain_timeout: Duration,
 }
 
-/// Accounts and tokens.
+/// The `auth` section.
 #[derive(Debug, Clone)]
 pub struct Auth {
-    /// 32 bytes in base64: seals signing keys and derives the tokens in links.
+    /// 32 bytes in base64: encrypts signing keys and derives the tokens in links.
     pub master_key: SecretString,
-    /// How long an access token is good for.
+    /// Lifetime of an access token.
     pub access_token_ttl: Duration,
-    /// How long a session lasts at most, of someone who does not want to stay signed in.
+    /// Longest duration of a session that is not remembered.
     pub session_ttl: Duration,
-    /// It ends when it is not used for this long.
+    /// A session that is not remembered ends after this long without use.
     pub session_idle: Duration,
-    /// How long a session lasts at most, of someone who wants to stay signed in.
+    /// Longest duration of a remembered session ("stay signed in").
     pub remembered_session_ttl: Duration,
-    /// It ends when it is not used for this long.
+    /// A remembered session ends after this long without use.
     pub remembered_session_idle: Duration,
-    /// A refresh token that was just superseded is answered with its successor for this long.
+    /// How long a superseded refresh token is still answered with its successor.
     pub refresh_grace: Duration,
-    /// Sensitive changes want that whoever makes them proved who they are within this time.
+    /// Sensitive changes require that the caller signed in, or authenticated again, within this
+    /// time.
     pub reauthenticate_within: Duration,
-    /// How long someone who gave their password may take to give a second factor.
+    /// How long a user who gave the password may take to present a second factor.
     pub mfa_token_ttl: Duration,
-    /// How long a verification link is good for.
+    /// Lifetime of an email verification link.
     pub verification_ttl: Duration,
-    /// How long a link that sets a new password is good for.
+    /// Lifetime of a password reset link.
     pub password_reset_ttl: Duration,
-    /// How long the links are good for that confirm another address.
+    /// Lifetime of the links that confirm a new email address.
     pub email_change_ttl: Duration,
-    /// Mails of one kind to one address are at least this far apart.
+    /// Minimum time between two mails of one kind to one email address.
     pub resend_cooldown: Duration,
-    /// Failures to sign in to one account that are let through in a window.
+    /// Failed sign-ins allowed per account in each window.
     pub login_failures_per_account: u32,
-    /// Failures to sign in from one network that are let through in a window.
+    /// Failed sign-ins allowed per network in each window.
     pub login_failures_per_network: u32,
-    /// Mails that may be asked for about one account in a window.
+    /// Mails that may be requested per account in each window.
     pub mails_per_account: u32,
-    /// Mails that may be asked for from one network in a window.
+    /// Mails that may be requested per network in each window.
     pub mails_per_network: u32,
-    /// In what time failures and mails are counted.
+    /// Window in which failed sign-ins and mails are counted.
     pub throttle_window: Duration,
-    /// The lowest of zxcvbn's scores, 0 to 4, that a new password may have.
+    /// Lowest zxcvbn score, 0 to 4, of a new password.
     pub password_score_min: u8,
-    /// The file that lists breached passwords, if there is one.
+    /// The list of breached passwords, if any.
     pub breached_passwords_list: Option<PathBuf>,
     /// Passwords hashed at once.
     pub hash_concurrency: usize,
-    /// The longest a password waits for its turn before the request is shed with 503.
+    /// How long a password may wait to be hashed before the request is answered with 503.
     pub hash_wait: Duration,
 }
 
@@ -224,76 +225,76 @@ impl Auth {
             master_key: r.secret(
                 "auth.master_key",
                 DEVELOPMENT_MASTER_KEY,
-                "32 random bytes in base64 (`openssl rand -base64 32`), required in production; seals signing keys and derives the tokens in links",
+                "32 random bytes in base64 (`openssl rand -base64 32`); required in production; encrypts signing keys and derives the tokens in links",
             ),
-            access_token_ttl: r.period("auth.access_token_ttl", "15m", "how long an access token is good for"),
-            session_ttl: r.period("auth.session_ttl", "12h", "how long a session lasts at most, of someone who does not ask to stay signed in"),
-            session_idle: r.period("auth.session_idle", "2h", "such a session ends when it is not used for this long"),
-            remembered_session_ttl: r.period("auth.remembered_session_ttl", "30d", "how long a session lasts at most, of someone who asks to stay signed in"),
-            remembered_session_idle: r.period("auth.remembered_session_idle", "14d", "such a session ends when it is not used for this long"),
-            refresh_grace: r.period("auth.refresh_grace", "30s", "a refresh token that was just superseded is answered with its successor for this long; after that its use ends the session"),
-            reauthenticate_within: r.period("auth.reauthenticate_within", "10m", "sensitive changes (of the address, of second factors, of the owner) want that whoever makes them signed in or proved anew who they are within this time"),
-            mfa_token_ttl: r.period("auth.mfa_token_ttl", "5m", "how long someone may take to give a second factor, after the password; and to use a passkey, after asking to"),
-            verification_ttl: r.period("auth.verification_ttl", "24h", "how long a verification link is good for"),
-            password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "how long a link that sets a new password is good for"),
-            email_change_ttl: r.period("auth.email_change_ttl", "24h", "how long the links are good for that confirm another address"),
-            resend_cooldown: r.period("auth.resend_cooldown", "60s", "mails of one kind to one address are at least this far apart"),
-            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "failures to sign in to one account that are let through in a window; beyond it only networks from which its owner signed in within 30 days are, each with as many"),
-            login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "failures to sign in from one network (an address of IPv4, a /64 of IPv6) that are let through in a window, whichever the accounts"),
-            mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "links that may be asked for about one account in a window, of each kind"),
-            mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "links that may be asked for from one network in a window, of each kind"),
-            throttle_window: r.period("auth.throttle_window", "15m", "in what time failures and links are counted, from the first on"),
-            password_score_min: r.value::<reader::Score>("auth.password_score_min", "3", "how hard a new password must be to guess, from `0` (anything of 8 characters) to `4`: the scores of zxcvbn, of which `3` withstands guessing against stolen hashes").0,
-            breached_passwords_list: r.value::<reader::FileOrNone>("auth.breached_passwords_list", "", "a list of breached passwords, none of which may be set, made by `api breached-passwords build`; empty for none").0,
-            hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "passwords hashed at once; one a core is the most that helps"),
+            access_token_ttl: r.period("auth.access_token_ttl", "15m", "Lifetime of an access token"),
+            session_ttl: r.period("auth.session_ttl", "12h", "Longest duration of a session that is not remembered"),
+            session_idle: r.period("auth.session_idle", "2h", "A session that is not remembered ends after this long without use"),
+            remembered_session_ttl: r.period("auth.remembered_session_ttl", "30d", "Longest duration of a remembered session (\"stay signed in\")"),
+            remembered_session_idle: r.period("auth.remembered_session_idle", "14d", "A remembered session ends after this long without use"),
+            refresh_grace: r.period("auth.refresh_grace", "30s", "How long a superseded refresh token is still answered with its successor; using it later ends the session"),
+            reauthenticate_within: r.period("auth.reauthenticate_within", "10m", "Sensitive changes (of the email address, second factors or the owner) require that the caller signed in, or authenticated again, within this time"),
+            mfa_token_ttl: r.period("auth.mfa_token_ttl", "5m", "How long a sign-in may wait for the second factor, or for a passkey"),
+            verification_ttl: r.period("auth.verification_ttl", "24h", "Lifetime of an email verification link"),
+            password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "Lifetime of a password reset link"),
+            email_change_ttl: r.period("auth.email_change_ttl", "24h", "Lifetime of the links that confirm a new email address"),
+            resend_cooldown: r.period("auth.resend_cooldown", "60s", "Minimum time between two mails of one kind to one email address"),
+            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "Failed sign-ins allowed per account in each window; beyond it, only networks from which the owner signed in within the last 30 days may try, each with the same limit"),
+            login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "Failed sign-ins allowed per network (an IPv4 address or an IPv6 /64) in each window, over all accounts"),
+            mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "Links of each kind that may be requested per account in each window"),
+            mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "Links of each kind that may be requested per network in each window"),
+            throttle_window: r.period("auth.throttle_window", "15m", "Window in which failed sign-ins and links are counted; starts with the first"),
+            password_score_min: r.value::<reader::Score>("auth.password_score_min", "3", "Minimum zxcvbn score of a new password, from `0` (any 8 characters) to `4`; `3` withstands guessing against stolen hashes").0,
+            breached_passwords_list: r.value::<reader::FileOrNone>("auth.breached_passwords_list", "", "File of breached passwords to reject, created by `api breached-passwords build`; empty for none").0,
+            hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "Passwords hashed at once; more than one per core does not help"),
             hash_wait: r.period(
                 "auth.hash_wait",
                 "1s",
-                "the longest a password waits for its turn before the request is shed with 503",
+                "How long a password may wait to be hashed before the request is answered with 503",
             ),
         }
     }
 }
 
-/// The store.
+/// The `mongodb` section.
 #[derive(Debug, Clone)]
 pub struct Mongodb {
     /// Connection string of a replica set.
     pub uri: SecretString,
     /// Name of the database.
     pub database: String,
-    /// Connections one process opens at most.
+    /// Connections that one process opens at most.
     pub pool_max: u32,
-    /// The longest an operation waits for a server.
+    /// How long an operation waits for a server.
     pub timeout: Duration,
 }
 
-/// The job engine.
+/// The `jobs` section.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    /// How long a running job is left alone when its worker falls silent.
+    /// How long a running job stays with a worker that has stopped responding.
     pub lease: Duration,
-    /// A job that ended its worker this many times goes to the dead letters.
+    /// A job that crashed its worker this many times becomes a dead letter.
     pub crashes_max: u32,
-    /// How often the relay looks for what the fast path left behind.
+    /// How often the relay looks for jobs that the fast path missed.
     pub relay_interval: Duration,
-    /// How often staged jobs are compared with what Redis knows.
+    /// How often the outbox is compared with Redis.
     pub reconcile_interval: Duration,
     /// How long the ids of finished jobs are remembered.
     pub finished_memory: Duration,
-    /// Ids of finished jobs remembered at most, a queue.
+    /// Ids of finished jobs remembered per queue.
     pub finished_max: u64,
-    /// How long a job of a kind that no worker knows is kept for one that does.
+    /// How long a job of an unknown kind waits for a worker that knows it.
     pub park_max: Duration,
-    /// The first wait after a failure; doubled at each further one.
+    /// Longest wait after the first failure; doubled after each further one.
     pub backoff_base: Duration,
-    /// The longest wait between attempts.
+    /// Longest wait between attempts.
     pub backoff_max: Duration,
     /// How long dead letters are kept.
     pub dead_retention: Duration,
-    /// Dead letters kept at most; the oldest go first.
+    /// Dead letters kept per queue; the oldest are deleted first.
     pub dead_max: u64,
-    /// How long it is kept what became of each job; none for not at all.
+    /// How long the history of jobs is kept; none to keep no history.
     pub history_ttl: Option<Duration>,
     /// Limits of the `email` queue.
     pub email: QueueLimits,
@@ -301,57 +302,54 @@ pub struct Jobs {
     pub maintenance: QueueLimits,
 }
 
-/// How much of a queue may run, over all workers.
+/// Limits of a queue, over all workers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueueLimits {
-    /// Jobs started at most in a time.
+    /// Rate at which jobs may start.
     pub rate: Option<Rate>,
-    /// Jobs of one tenant that wait in the stream or run at once; more of them wait behind these,
-    /// so that no tenant's backlog stands before another's job.
+    /// Jobs of one tenant that may be ready or running at once; its further jobs are held back, so
+    /// that its backlog does not delay other tenants' jobs.
     pub tenant_concurrency: u32,
-    /// Jobs of one tenant let in at most in a time.
+    /// Rate at which jobs of one tenant may become ready.
     pub tenant_rate: Option<Rate>,
 }
 
-/// Outgoing mail.
+/// The `smtp` section.
 #[derive(Debug, Clone)]
 pub struct Smtp {
-    /// The mail server.
+    /// Host of the mail server.
     pub host: String,
-    /// Its port.
+    /// Port of the mail server.
     pub port: u16,
-    /// How the connection is protected.
+    /// How the connection is encrypted.
     pub tls: SmtpTls,
-    /// Account at the mail server; empty for none.
+    /// User at the mail server; empty for none.
     pub username: String,
-    /// Its password.
+    /// Password at the mail server.
     pub password: SecretString,
-    /// Sender of every mail.
+    /// Email address that mails are sent from.
     pub from: Email,
-    /// Name shown beside the sender's address.
+    /// Name that mails are sent from.
     pub from_name: String,
     /// Connections kept open at most.
     pub pool_max: u32,
-    /// The longest a mail may take to be handed over.
+    /// How long handing over one mail may take.
     pub timeout: Duration,
 }
 
-/// Logs and traces.
+/// The `telemetry` section.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
-    /// How log lines are written.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// Which lines are written, as `tracing` filter directives.
+    /// Which lines are logged, as `tracing` filter directives.
     pub filter: String,
-    /// OTLP/HTTP collector for traces, for instance `http://otel:4318`; empty for none.
+    /// OTLP/HTTP collector for traces, such as `http://otel:4318`; empty for none.
     pub otlp_endpoint: String,
 }
 
 impl Config {
-    /// Reads and checks the whole configuration.
-    ///
-    /// # Errors
-    /// Every mistake found, not just the first.
+    /// Reads and checks the whole configuration. The error lists every mistake found.
     pub fn load(sources: Sources) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(sources);
         let config = Self::read(&mut reader);
@@ -359,25 +357,19 @@ impl Config {
         reader.finish().map(|()| config)
     }
 
-    /// From the file named by `TENANTRY_CONFIG_FILE`, if any, and the environment.
-    ///
-    /// # Errors
-    /// Every mistake found, not just the first.
+    /// Reads the file named by `TENANTRY_CONFIG_FILE`, if any, and the environment.
     pub fn from_environment() -> Result<Self, Mistakes> {
         Self::load(Sources::from_environment())
     }
 
-    /// Every key with its default and meaning, in order.
+    /// Every key with its default and description, in order.
     pub fn keys() -> Vec<Key> {
         let mut reader = Reader::new(Sources::default());
         Self::read(&mut reader);
         reader.into_keys()
     }
 
-    /// The effective configuration, a line a key, secrets redacted.
-    ///
-    /// # Errors
-    /// Every mistake found, as [`Config::load`].
+    /// The effective configuration, one line per key, with secrets redacted.
     pub fn describe(sources: Sources) -> Result<String, Mistakes> {
         let mut reader = Reader::new(sources);
         let config = Self::read(&mut reader);
@@ -392,90 +384,90 @@ impl Config {
                 environment: r.value(
                     "app.environment",
                     "production",
-                    "`development` allows the built-in master key and the demo account; `production` insists on real secrets",
+                    "`development` allows the built-in master key and the demo account; `production` requires real secrets",
                 ),
-                public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "where links in mail lead; passkeys are bound to its domain, and there are none where it names an address").0,
-                name: r.value("app.name", "Tenantry", "what authenticator apps and passkeys call this installation"),
+                public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "Base URL of links in mails; passkeys are bound to its domain and unavailable if it is an IP address").0,
+                name: r.value("app.name", "Tenantry", "Name of this installation in authenticator apps and passkeys"),
             },
             api: Api {
-                listen: r.listen("api.listen", "127.0.0.1:4000", "address and port for clients"),
-                internal_listen: r.listen("api.internal_listen", "127.0.0.1:4001", "address and port for metrics and health; never public"),
-                request_timeout: r.period("api.request_timeout", "15s", "the longest a request may take"),
+                listen: r.listen("api.listen", "127.0.0.1:4000", "Address and port for clients"),
+                internal_listen: r.listen("api.internal_listen", "127.0.0.1:4001", "Address and port for metrics and health; must not be reachable from outside"),
+                request_timeout: r.period("api.request_timeout", "15s", "Timeout of a request"),
                 header_timeout: r.period(
                     "api.header_timeout",
                     "10s",
-                    "the longest a client may take to send its request's head, then its body, and a connection may stay idle",
+                    "Timeout for receiving a request's head, then its body, and for idle connections",
                 ),
-                concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "requests in work at once; more are shed with 503"),
-                drain_timeout: r.period("api.drain_timeout", "20s", "how long requests in flight may go on after a stop signal"),
-                trusted_proxies: r.value("api.trusted_proxies", "", "addresses or networks (CIDR), separated by commas, of the proxies whose `X-Forwarded-For` is believed; empty for none"),
+                concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "Requests processed at once; further ones are answered with 503"),
+                drain_timeout: r.period("api.drain_timeout", "20s", "How long running requests may continue after a stop signal"),
+                trusted_proxies: r.value("api.trusted_proxies", "", "Proxies whose `X-Forwarded-For` is trusted: comma-separated IP addresses or networks (CIDR); empty for none"),
             },
             worker: Worker {
                 internal_listen: r.listen("worker.internal_listen",
                     "127.0.0.1:4002",
-                    "address and port for metrics and health; never public",
+                    "Address and port for metrics and health; must not be reachable from outside",
                 ),
-                concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.concurrency", "64", "jobs run at once by one process, over all queues; when so many run, the next start goes to the most urgent queue that waits"),
-                email_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.email_concurrency", "32", "jobs of the `email` queue run at once by one process"),
-                maintenance_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.maintenance_concurrency", "4", "jobs of the `maintenance` queue run at once by one process"),
-                drain_timeout: r.period("worker.drain_timeout", "20s", "how long running jobs may go on after a stop signal"),
+                concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.concurrency", "64", "Jobs that one process runs at once, over all queues; at the limit, the next job comes from the waiting queue with the highest priority"),
+                email_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.email_concurrency", "32", "Jobs of the `email` queue that one process runs at once"),
+                maintenance_concurrency: r.count_up_to(CONCURRENCY_MAX, "worker.maintenance_concurrency", "4", "Jobs of the `maintenance` queue that one process runs at once"),
+                drain_timeout: r.period("worker.drain_timeout", "20s", "How long running jobs may continue after a stop signal"),
             },
             auth: Auth::read(r),
             members: Members::read(r),
             maintenance: Maintenance::read(r),
             mongodb: Mongodb {
-                uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "connection string of a replica set; required in production"),
-                database: r.value("mongodb.database", "tenantry", "name of the database"),
-                pool_max: r.count_up_to(POOL_MAX, "mongodb.pool_max", "64", "connections one process opens at most"),
-                timeout: r.period("mongodb.timeout", "5s", "the longest an operation waits for a server"),
+                uri: r.secret("mongodb.uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0", "Connection string of a replica set; required in production"),
+                database: r.value("mongodb.database", "tenantry", "Name of the database"),
+                pool_max: r.count_up_to(POOL_MAX, "mongodb.pool_max", "64", "Connections that one process opens at most"),
+                timeout: r.period("mongodb.timeout", "5s", "How long an operation waits for a server"),
             },
             redis: Redis::read(r),
             jobs: Jobs {
-                lease: r.period("jobs.lease", "30s", "how long a running job is left alone when its worker falls silent"),
-                crashes_max: r.count_up_to(CRASHES_MAX, "jobs.crashes_max", "3", "a job that ended its worker this many times goes to the dead letters"),
-                relay_interval: r.period("jobs.relay_interval", "1s", "how often the relay looks for what the fast path left behind"),
-                reconcile_interval: r.period("jobs.reconcile_interval", "10s", "how often staged jobs are compared with what Redis knows"),
+                lease: r.period("jobs.lease", "30s", "How long a running job stays with a worker that has stopped responding"),
+                crashes_max: r.count_up_to(CRASHES_MAX, "jobs.crashes_max", "3", "A job that crashed its worker this many times becomes a dead letter"),
+                relay_interval: r.period("jobs.relay_interval", "1s", "How often the relay looks for jobs that the fast path missed"),
+                reconcile_interval: r.period("jobs.reconcile_interval", "10s", "How often the outbox is compared with Redis"),
                 finished_memory: r.period(
                     "jobs.finished_memory",
                     "10m",
-                    "how long the ids of finished jobs are remembered, so that a repeated hand-over is dropped",
+                    "How long the ids of finished jobs are remembered, so that a job enqueued twice runs once",
                 ),
-                finished_max: r.count_up_to(REMEMBERED_MAX, "jobs.finished_max", "200000", "ids of finished jobs remembered at most, a queue"),
-                park_max: r.period("jobs.park_max", "1h", "how long a job of a kind or version that this release does not know waits for a worker that does, before it goes to the dead letters"),
-                backoff_base: r.period("jobs.backoff_base", "2s", "the first wait after a failure; doubled at each further one"),
-                backoff_max: r.period("jobs.backoff_max", "10m", "the longest wait between attempts"),
-                dead_retention: r.period("jobs.dead_retention", "30d", "how long dead letters are kept"),
-                dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "dead letters kept at most; the oldest go first"),
-                history_ttl: r.optional_period("jobs.history_ttl", "0", "how long it is kept in MongoDB what became of each job, with its result; `0` for not at all"),
+                finished_max: r.count_up_to(REMEMBERED_MAX, "jobs.finished_max", "200000", "Ids of finished jobs remembered per queue"),
+                park_max: r.period("jobs.park_max", "1h", "How long a job of an unknown kind or version waits for a worker that knows it before it becomes a dead letter"),
+                backoff_base: r.period("jobs.backoff_base", "2s", "Longest wait after the first failure; doubled after each further one"),
+                backoff_max: r.period("jobs.backoff_max", "10m", "Longest wait between attempts"),
+                dead_retention: r.period("jobs.dead_retention", "30d", "How long dead letters are kept"),
+                dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "Dead letters kept per queue; the oldest are deleted first"),
+                history_ttl: r.optional_period("jobs.history_ttl", "0", "How long MongoDB keeps the history of each job, with its result; `0` to keep no history"),
                 email: queue_limits!(r, "email", "16"),
                 maintenance: queue_limits!(r, "maintenance", "1"),
             },
             dns: Dns::read(r),
             smtp: Smtp {
-                host: r.value("smtp.host", "127.0.0.1", "the mail server"),
-                port: r.count("smtp.port", "1025", "its port"),
-                tls: r.value("smtp.tls", "starttls", "`none`, `starttls` or `tls`"),
-                username: r.value("smtp.username", "", "account at the mail server; empty for none"),
-                password: r.secret("smtp.password", "", "its password"),
-                from: r.value("smtp.from", "no-reply@example.com", "sender of every mail"),
-                from_name: r.value("smtp.from_name", "Tenantry", "name shown beside the sender's address"),
-                pool_max: r.count_up_to(POOL_MAX, "smtp.pool_max", "16", "connections kept open at most"),
-                timeout: r.period("smtp.timeout", "20s", "the longest a mail may take to be handed over"),
+                host: r.value("smtp.host", "127.0.0.1", "Host of the mail server"),
+                port: r.count("smtp.port", "1025", "Port of the mail server"),
+                tls: r.value("smtp.tls", "starttls", "Encryption of the connection: `none`, `starttls` or `tls`"),
+                username: r.value("smtp.username", "", "User at the mail server; empty for none"),
+                password: r.secret("smtp.password", "", "Password at the mail server"),
+                from: r.value("smtp.from", "no-reply@example.com", "Email address that mails are sent from"),
+                from_name: r.value("smtp.from_name", "Tenantry", "Name that mails are sent from"),
+                pool_max: r.count_up_to(POOL_MAX, "smtp.pool_max", "16", "Connections kept open at most"),
+                timeout: r.period("smtp.timeout", "20s", "How long handing over one mail may take"),
             },
             telemetry: Telemetry {
-                format: r.value("telemetry.format", "json", "`json` or `pretty`"),
-                filter: r.value::<reader::Filter>("telemetry.filter", "info", "which lines are written, as `tracing` filter directives").0,
+                format: r.value("telemetry.format", "json", "Format of log lines: `json` or `pretty`"),
+                filter: r.value::<reader::Filter>("telemetry.filter", "info", "Which lines are logged, as `tracing` filter directives").0,
                 otlp_endpoint: r.value(
                     "telemetry.otlp_endpoint",
                     "",
-                    "OTLP/HTTP collector that spans are sent to, such as `http://otel:4318`; empty for none",
+                    "OTLP/HTTP collector for traces, such as `http://otel:4318`; empty for none",
                 ),
             },
         }
     }
 }
 
-/// The limits of one queue; keys are literals, so that the table of keys can be made from the code.
+/// The limits of one queue. Keys are literals, so that the table of keys can be generated.
 macro_rules! queue_limits {
     ($reader:ident, $queue:literal, $tenant_concurrency:literal) => {
         QueueLimits {
@@ -483,20 +475,20 @@ macro_rules! queue_limits {
                 .value::<reader::RateOrNone>(
                     concat!("jobs.", $queue, ".rate"),
                     "",
-                    concat!("jobs of the `", $queue, "` queue started at most, over all workers, such as `14/s`, `600/m` or `5000/h`; empty for no limit"),
+                    concat!("Jobs of the `", $queue, "` queue that may start, over all workers, such as `14/s`, `600/m` or `5000/h`; empty for no limit"),
                 )
                 .0,
             tenant_concurrency: $reader.count_up_to(
                 CONCURRENCY_MAX,
                 concat!("jobs.", $queue, ".tenant_concurrency"),
                 $tenant_concurrency,
-                "jobs of one tenant that it has in hand or next in line, over all workers; more wait behind these, so that no tenant's backlog stands before another's job",
+                "Jobs of one tenant that may be ready or running at once, over all workers; further ones are held back, so that its backlog does not delay other tenants' jobs",
             ),
             tenant_rate: $reader
                 .value::<reader::RateOrNone>(
                     concat!("jobs.", $queue, ".tenant_rate"),
                     "",
-                    "jobs of one tenant let in at most, over all workers; empty for no limit",
+                    "Rate at which jobs of one tenant may become ready, over all workers; empty for no limit",
                 )
                 .0,
         }
@@ -504,7 +496,7 @@ macro_rules! queue_limits {
 }
 use queue_limits;
 
-/// Where a file named in the environment lies, if one is.
+/// Path of the configuration file, if the environment names one.
 fn config_file() -> Option<PathBuf> {
     std::env::var_os("TENANTRY_CONFIG_FILE").map(PathBuf::from)
 }

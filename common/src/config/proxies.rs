@@ -1,4 +1,4 @@
-//! Whose word is taken for where a request comes from.
+//! Which proxies are trusted to say where a request comes from.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,14 +7,14 @@ use std::{
 
 use ipnet::IpNet;
 
-/// The proxies in front of the API.
+/// The trusted proxies in front of the API.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Where a request comes from that `peer` handed in, which says that it was `forwarded` for
-    /// these (`X-Forwarded-For`, each hop adding at the end): the last that is not one of the
-    /// proxies. What stands before that anybody may have written.
+    /// IP address of the client whose request arrived from `peer`, with the addresses that its
+    /// `X-Forwarded-For` headers list (each hop appends one): the last that is not a trusted proxy.
+    /// Anything before that address may be forged.
     pub fn client<'a>(
         &self,
         peer: IpAddr,
@@ -36,7 +36,7 @@ impl TrustedProxies {
     }
 }
 
-/// Where a hop says that it was; some proxies write the port with it.
+/// IP address of a hop, which some proxies write with the port.
 fn address_of(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|hop| hop.ip())).ok()
@@ -48,9 +48,9 @@ impl FromStr for TrustedProxies {
     fn from_str(text: &str) -> Result<Self, String> {
         let network = |text: &str| {
             let alone = || text.parse::<IpAddr>().map(IpNet::from);
-            text.parse::<IpNet>()
-                .or_else(|_| alone())
-                .map_err(|_| format!("`{text}` is no address and no network such as 10.0.0.0/8"))
+            text.parse::<IpNet>().or_else(|_| alone()).map_err(|_| {
+                format!("`{text}` is neither an IP address nor a network such as 10.0.0.0/8")
+            })
         };
         text.split(',')
             .map(str::trim)
@@ -71,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_trusted_proxy_says_counts() {
+    fn only_addresses_from_trusted_proxies_count() {
         assert_eq!(client("", "1.2.3.4", &["9.9.9.9"]), "1.2.3.4");
         assert_eq!(client("10.0.0.0/8", "1.2.3.4", &["9.9.9.9"]), "1.2.3.4");
         assert_eq!(
             client("10.0.0.0/8", "10.0.0.7", &["6.6.6.6", "9.9.9.9"]),
             "9.9.9.9",
-            "what its client wrote does not count"
+            "entries written by the client are ignored"
         );
         assert_eq!(
             client("10.0.0.0/8,192.168.1.1", "192.168.1.1", &["9.9.9.9", "10.1.1.1"]),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hop_that_carries_a_port_is_its_address() {
+    fn the_port_of_a_hop_is_ignored() {
         let client = |forwarded: &[&str]| client("10.0.0.0/8", "10.0.0.7", forwarded);
         assert_eq!(client(&["203.0.113.7:4711"]), "203.0.113.7");
         assert_eq!(client(&[" [2001:db8::1]:443 "]), "2001:db8::1");
@@ -97,14 +97,14 @@ mod tests {
         assert_eq!(
             client(&["203.0.113.7:4711", "10.0.0.9:80"]),
             "203.0.113.7",
-            "a proxy is one with its port, too"
+            "a proxy written with its port is still trusted"
         );
         assert_eq!(
             client(&["6.6.6.6:1", "203.0.113.7:4711"]),
             "203.0.113.7",
-            "what its client wrote does not count"
+            "entries written by the client are ignored"
         );
-        // What looks like an address of IPv6 and a port is an address.
+        // Text that could be an IPv6 address followed by a port is read as an address.
         assert_eq!(client(&["2001:db8::1:443"]), "2001:db8::1:443");
         for hop in [
             "",
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn an_invalid_network_is_named() {
         assert!("10.0.0.0/8, there".parse::<TrustedProxies>().unwrap_err().contains("`there`"));
     }
 }

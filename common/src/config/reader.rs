@@ -1,4 +1,4 @@
-//! Reads typed values by key and collects every mistake on the way.
+//! Reads typed values by key and collects every mistake.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,22 +12,22 @@ use std::{
 
 use secrecy::SecretString;
 
-/// Environment variables that configure start with this.
+/// Prefix of the environment variables that configure a process.
 const ENV_PREFIX: &str = "TENANTRY__";
 
-/// The longest span of time, ten years: far enough from where clocks and timers overflow.
+/// The longest duration, ten years: far from where clocks and timers overflow.
 const PERIOD_MILLIS_MAX: u64 = 3650 * 86_400_000;
 
-/// One key as the table in `docs/configuration.md` shows it.
+/// One key, as the table in `docs/configuration.md` shows it.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// Dotted name as in the file, for instance `smtp.port`.
+    /// Dotted name as in the file, such as `smtp.port`.
     pub name: &'static str,
-    /// What holds when nothing is given.
+    /// Value if none is given.
     pub default: &'static str,
-    /// What it is for.
+    /// What the key sets.
     pub meaning: &'static str,
-    /// Never printed.
+    /// Whether its value must never be printed.
     pub secret: bool,
 }
 
@@ -38,16 +38,16 @@ impl Key {
     }
 }
 
-/// One thing wrong with the configuration.
+/// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The key it is about.
     pub key: String,
-    /// What is wrong and how to mend it; never the value of a secret.
+    /// What is wrong and how to fix it; never contains the value of a secret.
     pub problem: String,
 }
 
-/// Everything wrong with the configuration.
+/// Every mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
 
@@ -61,7 +61,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Raw values by dotted key, and what went wrong while they were gathered.
+/// Raw values by dotted key, and the mistakes made while reading them.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
     values: BTreeMap<String, String>,
@@ -69,7 +69,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file named by `TENANTRY_CONFIG_FILE`, if any, under the environment.
+    /// Reads the file named by `TENANTRY_CONFIG_FILE`, if any, then the environment.
     pub fn from_environment() -> Self {
         let mut sources = Self::default();
         if let Some(path) = super::config_file() {
@@ -82,7 +82,7 @@ impl Sources {
         sources
     }
 
-    /// Adds the keys of a TOML file; one that cannot be read or is not TOML is a mistake.
+    /// Adds the keys of a TOML file; an unreadable or invalid file is recorded as a mistake.
     pub fn add_file(&mut self, path: &Path) {
         let shown = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
@@ -92,15 +92,15 @@ impl Sources {
         match text.parse::<toml::Table>() {
             Ok(table) => flatten("", &table, &mut self.values),
             Err(error) => {
-                // The parser's own message quotes the offending line, which may hold a secret.
+                // The parser's own message quotes the line, which may contain a secret.
                 let line = error.span().map_or(0, |span| text[..span.start].lines().count());
                 self.mistake(&shown, format!("is not valid TOML near line {line}"));
             }
         }
     }
 
-    /// Adds `TENANTRY__SECTION__KEY` variables; `…__KEY_FILE` names a file that holds the value.
-    /// One that cannot be read, or both at once, is a mistake.
+    /// Adds `TENANTRY__SECTION__KEY` variables; `…__KEY_FILE` names a file that holds the value. An
+    /// unreadable file, or both variables for one key, is recorded as a mistake.
     pub fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         let ours = variables.into_iter().filter_map(|(name, value)| {
             let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
@@ -115,7 +115,7 @@ impl Sources {
             if ours.contains_key(target) {
                 self.mistake(
                     target,
-                    "is given both itself and by its _FILE; keep one of them".to_owned(),
+                    "is set both directly and by its _FILE variable; remove one of them".to_owned(),
                 );
             }
             match std::fs::read_to_string(value) {
@@ -124,7 +124,7 @@ impl Sources {
                 }
                 Err(error) => self.mistake(
                     target,
-                    format!("its _FILE names a file that cannot be read: {error}"),
+                    format!("the file named by its _FILE variable cannot be read: {error}"),
                 ),
             }
         }
@@ -150,7 +150,7 @@ fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String
     }
 }
 
-/// A span of time such as `500ms`, `30s`, `15m`, `24h`, `30d`.
+/// A duration such as `500ms`, `30s`, `15m`, `24h` or `30d`.
 #[derive(Debug, Clone, Copy)]
 pub struct Period(pub Duration);
 
@@ -179,23 +179,22 @@ impl FromStr for Period {
     }
 }
 
-/// So many in a time, evenly: one each `interval`, with a tenth of a second's worth at once at
-/// most.
+/// An evenly spread rate: one permit per `interval`, at most a tenth of a second's worth at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// How many.
+    /// Number of permits.
     pub permits: u32,
-    /// In what time.
+    /// The time in which they are issued.
     pub per: Duration,
 }
 
 impl Rate {
-    /// The time between two.
+    /// Time between two permits.
     pub fn interval(self) -> Duration {
         self.per / self.permits
     }
 
-    /// How many at once at most, after a pause.
+    /// Most permits issued at once after a pause.
     pub fn burst(self) -> u32 {
         let tenth = Duration::from_millis(100).as_nanos() / self.interval().as_nanos().max(1);
         u32::try_from(tenth).unwrap_or(u32::MAX).max(1)
@@ -208,7 +207,7 @@ pub(super) struct RateOrNone(pub(super) Option<Rate>);
 impl FromStr for RateOrNone {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const HELP: &str = "must be a whole number from 1 to 1000000 and a time, such as 14/s, 600/m or 5000/h, or empty for no limit";
+        const HELP: &str = "must be a whole number from 1 to 1000000 per second, minute or hour, such as 14/s, 600/m or 5000/h, or empty for no limit";
         if text.is_empty() {
             return Ok(Self(None));
         }
@@ -225,7 +224,7 @@ impl FromStr for RateOrNone {
     }
 }
 
-/// A span of time, or `0` for none.
+/// A duration, or `0` for none.
 struct OptionalPeriod(Option<Duration>);
 
 impl FromStr for OptionalPeriod {
@@ -240,10 +239,10 @@ impl FromStr for OptionalPeriod {
     }
 }
 
-/// The strictest password score there is: zxcvbn scores from 0 to 4.
+/// The highest password score: zxcvbn scores from 0 to 4.
 pub const PASSWORD_SCORE_MAX: u8 = 4;
 
-/// How hard a password must be to guess.
+/// A zxcvbn score.
 pub(super) struct Score(pub(super) u8);
 
 impl FromStr for Score {
@@ -256,7 +255,7 @@ impl FromStr for Score {
     }
 }
 
-/// The path of a file, or empty for none.
+/// The path of a file; empty for none.
 pub(super) struct FileOrNone(pub(super) Option<PathBuf>);
 
 impl FromStr for FileOrNone {
@@ -266,7 +265,7 @@ impl FromStr for FileOrNone {
     }
 }
 
-/// A whole number above zero.
+/// A whole number greater than zero.
 struct Count<T>(T);
 
 impl<T: TryFrom<u64>> FromStr for Count<T> {
@@ -279,20 +278,20 @@ impl<T: TryFrom<u64>> FromStr for Count<T> {
     }
 }
 
-/// Where to listen.
+/// An address and port to listen on.
 pub(super) struct Listen(pub(super) SocketAddr);
 
 impl FromStr for Listen {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |_| {
-            "must be an address and a port, such as 127.0.0.1:4000 or [::]:4000; names are not looked up".to_owned()
+            "must be an IP address and a port, such as 127.0.0.1:4000 or [::]:4000; host names are not resolved".to_owned()
         };
         text.parse().map(Self).map_err(wrong)
     }
 }
 
-/// An http(s) origin, kept without a trailing slash.
+/// An http(s) origin, without a trailing slash.
 pub(super) struct Url(pub(super) String);
 
 impl FromStr for Url {
@@ -305,12 +304,12 @@ impl FromStr for Url {
         if host_given && plain {
             Ok(Self(text.trim_end_matches('/').to_owned()))
         } else {
-            Err("must be an http:// or https:// address without query".to_owned())
+            Err("must be an http:// or https:// URL without a query".to_owned())
         }
     }
 }
 
-/// Directives that `tracing` understands.
+/// Filter directives of `tracing`.
 pub(super) struct Filter(pub(super) String);
 
 impl FromStr for Filter {
@@ -325,7 +324,7 @@ impl FromStr for Filter {
     }
 }
 
-/// Hands out typed values; see the module.
+/// Hands out typed values and collects mistakes.
 pub(super) struct Reader {
     sources: Sources,
     keys: Vec<Key>,
@@ -338,7 +337,7 @@ impl Reader {
         Self { sources, keys: Vec::new(), mistakes }
     }
 
-    /// Where to listen.
+    /// An address and port to listen on.
     pub(super) fn listen(
         &mut self,
         name: &'static str,
@@ -348,18 +347,18 @@ impl Reader {
         self.value::<Listen>(name, default, meaning).0
     }
 
-    /// Whether anything was given for `name`.
+    /// Whether a value was given for `name`.
     pub(super) fn is_given(&self, name: &str) -> bool {
         self.sources.values.contains_key(name)
     }
 
-    /// Whether something is wrong with `name` already.
+    /// Whether a mistake was already recorded for `name`.
     pub(super) fn is_mistaken(&self, name: &str) -> bool {
         self.mistakes.iter().any(|mistake| mistake.key == name)
     }
 
-    /// The value of `name`, or its default. A value that does not parse is noted and the default
-    /// stands in, so that reading goes on and finds the next mistake too.
+    /// The value of `name`, or its default. If the value does not parse, the mistake is recorded
+    /// and the default returned, so that reading continues and finds the next mistake too.
     pub(super) fn value<T: FromStr>(
         &mut self,
         name: &'static str,
@@ -372,7 +371,8 @@ impl Reader {
         self.parsed(Key { name, default, meaning, secret: false })
     }
 
-    /// As [`Reader::value`], never printed: neither by this nor by the error of its parsing.
+    /// As [`Reader::value`], for a secret: neither its value nor a parse error that quotes it is
+    /// printed.
     pub(super) fn secret_value<T: FromStr>(
         &mut self,
         name: &'static str,
@@ -401,7 +401,7 @@ impl Reader {
         parsed.unwrap_or_else(|error| panic!("the default of {name} parses: {error}"))
     }
 
-    /// A span of time.
+    /// A duration.
     pub(super) fn period(
         &mut self,
         name: &'static str,
@@ -411,7 +411,7 @@ impl Reader {
         self.value::<Period>(name, default, meaning).0
     }
 
-    /// A span of time, or `0` for none.
+    /// A duration, or `0` for none.
     pub(super) fn optional_period(
         &mut self,
         name: &'static str,
@@ -421,7 +421,7 @@ impl Reader {
         self.value::<OptionalPeriod>(name, default, meaning).0
     }
 
-    /// A whole number above zero.
+    /// A whole number greater than zero.
     pub(super) fn count<T: TryFrom<u64>>(
         &mut self,
         name: &'static str,
@@ -431,7 +431,7 @@ impl Reader {
         self.value::<Count<T>>(name, default, meaning).0
     }
 
-    /// A whole number above zero, and no more than `max`.
+    /// A whole number from 1 to `max`.
     pub(super) fn count_up_to<T: TryFrom<u64> + PartialOrd>(
         &mut self,
         max: u64,
@@ -446,7 +446,7 @@ impl Reader {
         number
     }
 
-    /// A value that is never printed.
+    /// A secret, which is never printed.
     pub(super) fn secret(
         &mut self,
         name: &'static str,
@@ -466,12 +466,12 @@ impl Reader {
         self.keys
     }
 
-    /// A line a key with the value in force.
+    /// One line per key with its effective value.
     pub(super) fn describe(&self) -> String {
         let line = |key: &Key| {
             let given = self.sources.values.get(key.name);
             let (value, from) = match given {
-                // A default is no secret: it stands in the source.
+                // Defaults are public: they are part of the source.
                 None => (key.default, "default"),
                 Some(_) if key.secret => ("[redacted]", "given"),
                 Some(value) => (value.as_str(), "given"),
@@ -481,7 +481,7 @@ impl Reader {
         self.keys.iter().map(line).collect()
     }
 
-    /// Ok when nothing is wrong, unknown keys included.
+    /// Succeeds if no mistake was recorded and no unknown key given.
     pub(super) fn finish(mut self) -> Result<(), Mistakes> {
         let known: BTreeSet<&str> = self.keys.iter().map(|key| key.name).collect();
         let unknown: Vec<String> = self
@@ -501,7 +501,7 @@ impl Reader {
             let problem = if siblings.is_empty() {
                 "is not a known key".to_owned()
             } else {
-                format!("is not a known key; this section has {}", siblings.join(", "))
+                format!("is not a known key; the keys of this section are {}", siblings.join(", "))
             };
             self.mistake(&key, &problem);
         }

@@ -1,7 +1,8 @@
-//! Where Redis is: one server, a cluster, or a master that sentinels name.
+//! Configuration of Redis: a single server, a cluster, or a master monitored by Sentinel.
 //!
-//! One address says it all, so that one secret holds it: `redis://` for a server, and with
-//! `+cluster` or `+sentinel` a list of places to ask. `rediss` instead of `redis` is TLS.
+//! One URL describes the deployment, so that one secret holds it: `redis://` for a single server,
+//! `redis+cluster://` or `redis+sentinel://` with a list of nodes. `rediss` instead of `redis`
+//! means TLS.
 
 use std::{num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -9,21 +10,22 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::Reader;
 
-/// Where sentinels listen if nothing else is said.
+/// Default port of sentinels.
 const SENTINEL_PORT: &str = "26379";
 
-/// Work in motion.
+/// The `redis` section.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// Where it is.
+    /// Address of the deployment.
     pub url: RedisUrl,
-    /// What the sentinels ask for; empty for nothing.
+    /// Password of the sentinels; empty for none.
     pub sentinel_password: SecretString,
-    /// PEM certificates of the authority that signed the servers'; empty for the public ones.
+    /// PEM certificates of the authority that signed the servers' certificates; empty for the
+    /// public authorities.
     pub ca: String,
-    /// Stands before every key, so that installations can share a server.
+    /// Prefix of every key, so that installations can share a server.
     pub key_prefix: String,
-    /// The longest a command may take.
+    /// Timeout of a command.
     pub timeout: Duration,
 }
 
@@ -33,35 +35,36 @@ impl Redis {
             url: r.secret_value(
                 "redis.url",
                 "redis://127.0.0.1:6379",
-                "`redis://user:password@host:6379/0`, `redis+cluster://user:password@host1:6379,host2:6379` or `redis+sentinel://user:password@host1:26379,host2:26379/mymaster`; `rediss` is TLS; required in production",
+                "`redis://user:password@host:6379/0`, `redis+cluster://user:password@host1:6379,host2:6379` or `redis+sentinel://user:password@host1:26379,host2:26379/mymaster`; `rediss` for TLS; required in production",
             ),
-            sentinel_password: r.secret("redis.sentinel_password", "", "what the sentinels ask for; empty for nothing"),
-            ca: r.value("redis.ca", "", "PEM certificates of a private authority that signed the servers'; name their file by `TENANTRY__REDIS__CA_FILE`"),
-            key_prefix: r.value("redis.key_prefix", "tenantry", "stands before every key, so that installations can share a server"),
-            timeout: r.period("redis.timeout", "2s", "the longest a command may take"),
+            sentinel_password: r.secret("redis.sentinel_password", "", "Password of the sentinels; empty for none"),
+            ca: r.value("redis.ca", "", "PEM certificates of the private authority that signed the servers' certificates, usually read from a file by `TENANTRY__REDIS__CA_FILE`; empty for the public authorities"),
+            key_prefix: r.value("redis.key_prefix", "tenantry", "Prefix of every key, so that installations can share a server"),
+            timeout: r.period("redis.timeout", "2s", "Timeout of a command"),
         }
     }
 }
 
-/// Where Redis is. Addresses within are what a client of one server takes (`redis://` or
-/// `rediss://`), with credentials, and so secret.
+/// Address of Redis. The addresses inside have the form for a single server (`redis://` or
+/// `rediss://`) and contain credentials, so they are secret.
 #[derive(Debug, Clone)]
 pub enum RedisUrl {
     /// One server.
     Single(SecretString),
-    /// Some nodes of a cluster, at least one; they know the others.
+    /// Nodes of a cluster, at least one; the client discovers the others.
     Cluster(Vec<SecretString>),
-    /// A master that sentinels know.
+    /// A master monitored by Sentinel.
     Sentinel {
-        /// Where the sentinels are, at least one. Credentials and database are the master's.
+        /// Addresses of the sentinels, at least one. Credentials and database are those of the
+        /// master.
         sentinels: Vec<SecretString>,
-        /// What the sentinels call the master.
+        /// Name of the master at the sentinels.
         master: String,
     },
 }
 
 impl RedisUrl {
-    /// Whether it asks for TLS.
+    /// Whether connections use TLS.
     pub fn is_secured(&self) -> bool {
         let addresses = match self {
             Self::Single(address) => std::slice::from_ref(address),
@@ -74,7 +77,7 @@ impl RedisUrl {
 impl FromStr for RedisUrl {
     type Err = &'static str;
 
-    /// The error never repeats the address, which carries a password.
+    /// The error never repeats the text, which may contain a password.
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = text.split_once("://").ok_or(SCHEMES)?;
         let (secured, topology) = scheme
@@ -93,10 +96,10 @@ impl FromStr for RedisUrl {
     }
 }
 
-const SCHEMES: &str = "must start with redis://, redis+cluster:// or redis+sentinel://, or the same with rediss for TLS";
-const SINGLE: &str = "must name a host, and a port and a database as numbers if at all, such as redis://user:password@host:6379/0, with what is special in user and password percent-encoded";
-const CLUSTER: &str = "must name nodes of the cluster and no database, such as redis+cluster://user:password@host1:6379,host2:6379, with what is special in user and password percent-encoded";
-const SENTINEL: &str = "must name sentinels and the master they know, and a database as a number if at all, such as redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0, with what is special in user and password percent-encoded; the user and password are the master's";
+const SCHEMES: &str = "must start with redis://, redis+cluster:// or redis+sentinel://, with rediss instead of redis for TLS";
+const SINGLE: &str = "must have the form redis://user:password@host:6379/0, where user, password, port and database are optional and special characters in user and password are percent-encoded";
+const CLUSTER: &str = "must have the form redis+cluster://user:password@host1:6379,host2:6379, without a database, where user, password and ports are optional and special characters in user and password are percent-encoded";
+const SENTINEL: &str = "must have the form redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0, where user, password, ports and database are optional and special characters in user and password are percent-encoded; user, password and database are those of the master";
 
 /// `user:password@host:port,host:port`.
 fn cluster(secured: &str, rest: &str) -> Option<RedisUrl> {
@@ -128,7 +131,7 @@ fn sentinel(secured: &str, rest: &str) -> Option<RedisUrl> {
     })
 }
 
-/// The credentials with their `@`, and each place that is named; none unless all are well formed.
+/// Splits into the credentials with their `@`, and the nodes; none unless all are well formed.
 fn credentials_and_places(authority: &str) -> Option<(&str, Vec<&str>)> {
     let (credentials, places) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
     let places: Vec<&str> = places.split(',').collect();
@@ -137,8 +140,7 @@ fn credentials_and_places(authority: &str) -> Option<(&str, Vec<&str>)> {
     well_formed.then_some((credentials, places))
 }
 
-/// Whether what follows the scheme of a server's address has a host, and numbers where numbers
-/// belong.
+/// Whether the part after the scheme has a host, and a numeric port and database if any.
 fn names_server(rest: &str) -> bool {
     let place = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, database) = place.split_once('/').unwrap_or((place, ""));
@@ -150,7 +152,7 @@ fn is_database(text: &str) -> bool {
     text.is_empty() || text.parse::<u32>().is_ok()
 }
 
-/// The host, and the port if one is named; none unless both are well formed.
+/// The host and, if given, the port; none unless both are well formed.
 fn place_of(text: &str) -> Option<(&str, Option<NonZeroU16>)> {
     // Colons inside the brackets are part of an IPv6 address.
     let (host, port) = match text.rsplit_once(':') {

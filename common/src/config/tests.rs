@@ -20,21 +20,21 @@ fn mistaken_keys(extra: &[(&'static str, &'static str)]) -> Vec<String> {
 }
 
 #[test]
-fn development_needs_nothing_else() {
+fn development_needs_no_other_setting() {
     let config = Config::load(sources(&development())).unwrap();
     assert_eq!(config.api.listen.port(), 4000);
     assert_eq!(config.auth.access_token_ttl, Duration::from_mins(15));
 }
 
 #[test]
-fn production_insists_on_secrets_and_https() {
+fn production_requires_secrets_and_https() {
     let mistakes = Config::load(Sources::default()).unwrap_err();
     let keys: Vec<_> = mistakes.0.iter().map(|mistake| mistake.key.as_str()).collect();
     assert_eq!(keys, ["auth.master_key", "app.public_url", "mongodb.uri", "redis.url"]);
 }
 
 #[test]
-fn every_mistake_is_named_at_once() {
+fn every_mistake_is_reported_at_once() {
     let keys = mistaken_keys(&[
         ("TENANTRY__API__LISTEN", "nowhere"),
         ("TENANTRY__SMTP__PORT", "70000"),
@@ -45,7 +45,7 @@ fn every_mistake_is_named_at_once() {
 }
 
 #[test]
-fn a_period_that_may_be_none_is_read() {
+fn an_optional_period_may_be_zero() {
     let ttl = |text| {
         let mut pairs = development();
         pairs.push(("TENANTRY__JOBS__HISTORY_TTL", text));
@@ -56,7 +56,7 @@ fn a_period_that_may_be_none_is_read() {
 }
 
 #[test]
-fn each_kind_of_bad_value_is_refused() {
+fn each_kind_of_invalid_value_is_rejected() {
     let bad = [
         ("TENANTRY__API__REQUEST_TIMEOUT", "0s"),
         ("TENANTRY__API__REQUEST_TIMEOUT", "99999999999999999999d"),
@@ -149,7 +149,7 @@ fn each_kind_of_bad_value_is_refused() {
 }
 
 #[test]
-fn what_is_unusual_and_right_is_accepted() {
+fn unusual_but_valid_values_are_accepted() {
     let good = [
         ("TENANTRY__MONGODB__URI", "mongodb://root:p%40ss@a:1,b:2,c/?replicaSet=rs0&tls=true"),
         ("TENANTRY__MONGODB__URI", "mongodb+srv://cluster.example.com"),
@@ -175,7 +175,7 @@ fn what_is_unusual_and_right_is_accepted() {
 }
 
 #[test]
-fn an_address_that_is_wrong_is_not_repeated() {
+fn an_invalid_server_address_is_not_printed() {
     for redis in [
         "redis://:canary@host:canary/canary",
         "canary://canary",
@@ -195,7 +195,7 @@ fn an_address_that_is_wrong_is_not_repeated() {
 }
 
 #[test]
-fn redis_is_one_server_a_cluster_or_what_sentinels_name() {
+fn redis_is_one_server_a_cluster_or_a_master_behind_sentinels() {
     let exposed = |addresses: &[SecretString]| -> Vec<String> {
         addresses
             .iter()
@@ -282,7 +282,7 @@ fn a_secret_can_come_from_a_file_and_the_environment_wins_over_the_file() {
 }
 
 #[test]
-fn a_value_given_twice_or_by_a_missing_file_is_a_mistake() {
+fn a_value_given_twice_or_from_a_missing_file_is_a_mistake() {
     let twice = [("TENANTRY__SMTP__PASSWORD", "a"), ("TENANTRY__SMTP__PASSWORD_FILE", "/dev/null")];
     assert_eq!(mistaken_keys(&twice), ["smtp.password"]);
     assert_eq!(
@@ -292,7 +292,7 @@ fn a_value_given_twice_or_by_a_missing_file_is_a_mistake() {
 }
 
 #[test]
-fn an_unknown_environment_is_told_alone() {
+fn an_unknown_environment_is_the_only_mistake_reported() {
     let mistakes = Config::load(sources(&[("TENANTRY__APP__ENVIRONMENT", "prod")])).unwrap_err();
     assert_eq!(mistakes.0.len(), 1, "{mistakes}");
 }
@@ -305,7 +305,7 @@ fn broken_toml_names_the_file_and_not_its_content() {
     let mut sources = sources(&[("TENANTRY__SMTP__PORT", "abc")]);
     sources.add_file(&path);
     let refused = Config::load(sources).unwrap_err().to_string();
-    // Also what is wrong elsewhere is told at once.
+    // Mistakes elsewhere are reported too.
     assert!(refused.contains("smtp.port"), "{refused}");
     assert!(refused.contains("tenantry.toml") && !refused.contains("canary"), "{refused}");
 }

@@ -1,9 +1,9 @@
-//! The threads that passwords are hashed on.
+//! Dedicated threads that hash passwords.
 //!
-//! They take what waits straight from a queue: a thread that is done goes on with the next at once,
-//! where a runtime would have to wake a task and that another thread. The memory that a hash works
-//! in is its thread's and kept from one hash to the next, because what is freed on changing threads
-//! stays with their allocators' arenas and adds up to hundreds of megabytes.
+//! The threads read from one queue: a thread that finishes a hash starts the next at once, without
+//! waking a task or another thread. Each thread keeps its working memory from one hash to the next,
+//! because memory freed while work moves between threads stays in their allocators' arenas and adds
+//! up to hundreds of megabytes.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,12 +19,13 @@ use tokio::{sync::oneshot, time::timeout};
 use super::password::HashError;
 use crate::telemetry::metrics;
 
-/// What a thread hashes in, made when it is first needed.
+/// The working memory of a thread, allocated when it is first needed.
 #[derive(Default)]
 pub(super) struct Workspace(Vec<Block>);
 
 impl Workspace {
-    /// So many blocks of a KiB, of what is kept up to `kept` of them.
+    /// Lends `blocks` blocks of 1 KiB to `work`. Up to `kept` blocks stay allocated for the next
+    /// hash.
     pub(super) fn with<T>(
         &mut self,
         blocks: usize,
@@ -41,14 +42,14 @@ impl Workspace {
 
 type Work = Box<dyn FnOnce(&mut Workspace) + Send>;
 
-/// So many threads and what waits for them. The threads end with the last clone of this.
+/// A fixed number of threads and their queue. The threads end when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct HashingThreads {
     queue: Sender<Work>,
 }
 
 impl HashingThreads {
-    /// Starts `count` of them.
+    /// Starts `count` threads.
     pub(super) fn start(count: usize) -> Result<Self, HashError> {
         let (queue, waiting) = unbounded();
         for _ in 0..count {
@@ -60,8 +61,8 @@ impl HashingThreads {
         Ok(Self { queue })
     }
 
-    /// Does `work` when its turn comes, which is to be within `wait_max`. Work whose turn came is
-    /// done even if nobody waits for it any more; what was given up before is not.
+    /// Runs `work` on a free thread; fails if none becomes free within `wait_max`. Work that has
+    /// started is finished even if the caller has gone; work that timed out never starts.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         wait_max: Duration,
@@ -74,7 +75,7 @@ impl HashingThreads {
                 let timer = metrics::PASSWORD_HASH_DURATION.start_timer();
                 let done = work(workspace);
                 timer.observe_duration();
-                // Whoever asked may have hung up.
+                // The caller may have gone.
                 let _ = answer.send(done);
             }
         };
@@ -93,14 +94,14 @@ impl HashingThreads {
 fn take_turns(waiting: &Receiver<Work>) {
     let mut workspace = Workspace::default();
     while let Ok(work) = waiting.recv() {
-        // A panic is one hash's, whose asker sees that no answer comes; the next is another's.
+        // A panic affects one hash only: its caller receives no answer, and the thread goes on.
         if catch_unwind(AssertUnwindSafe(|| work(&mut workspace))).is_err() {
             workspace = Workspace::default();
         }
     }
 }
 
-/// Counted for as long as it is there.
+/// Increments a gauge for as long as it exists.
 struct Counted(IntGauge);
 
 impl Counted {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_get_its_turn_in_time_is_shed_and_never_done() {
+    async fn work_that_waits_too_long_is_shed_and_never_starts() {
         let threads = HashingThreads::start(1).unwrap();
         let (holding, is_released) = mpsc::channel::<()>();
         let (entered, inside) = oneshot::channel();
@@ -153,11 +154,11 @@ mod tests {
         drop(holding);
         holder.await.unwrap().unwrap();
         threads.run(LONG, |_| Ok(())).await.unwrap();
-        assert!(done.recv().is_err(), "what was given up was not done");
+        assert!(done.recv().is_err(), "work that timed out did not start");
     }
 
     #[tokio::test]
-    async fn a_thread_keeps_its_memory_and_what_is_larger_is_not_kept() {
+    async fn a_thread_keeps_its_memory_but_not_larger_allocations() {
         let threads = HashingThreads::start(1).unwrap();
         let first = threads.run(LONG, |workspace| Ok(address(workspace))).await.unwrap();
         let larger = threads
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_threads_end_with_what_they_belong_to() {
+    async fn the_threads_end_with_the_last_handle() {
         thread_local! {
             static ALIVE: std::cell::RefCell<Option<mpsc::Sender<()>>> = const { std::cell::RefCell::new(None) };
         }

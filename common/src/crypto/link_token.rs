@@ -1,9 +1,9 @@
-//! Tokens that travel in mailed links.
+//! Tokens in mailed links.
 //!
-//! A link's token is the id of what it is for, followed by a MAC of that id under a key that only
-//! processes hold. So a worker can make the link from the id in a job's payload (payloads carry no
-//! secrets), a retried mail carries the same link, a forged token is refused without a look into
-//! the database, and the database holds no more than a hash.
+//! A token is an id followed by a MAC of that id under a key that only our processes have. So a
+//! worker can create the link from the id in a job's payload (payloads carry no secrets), a retried
+//! mail contains the same link, forged tokens are rejected without a database query, and the
+//! database stores only a hash.
 
 use std::fmt;
 
@@ -19,24 +19,24 @@ use crate::id::{Id, Prefix};
 const ID_BYTES: usize = 16;
 const MAC_BYTES: usize = 32;
 
-/// The secret part of a mailed link. Not printable by accident.
+/// The secret part of a mailed link. Its `Debug` output is redacted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LinkToken(String);
 
-/// SHA-256 of a token, in base64url: the form that is stored. Tokens carry 256 bits that cannot
-/// be guessed, so a fast hash is enough (unlike for passwords).
+/// SHA-256 of a token in base64url: the form that is stored. Tokens contain 256 unguessable bits,
+/// so a fast hash is enough (unlike for passwords).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenHash(String);
 
 impl LinkToken {
-    /// The token that belongs to `id`; always the same for the same key and purpose.
+    /// The token of `id`; the same every time for one key and kind of id.
     pub fn issue<P: Prefix>(key: &MasterKey, id: Id<P>) -> Self {
         let mut bytes = id.uuid().as_bytes().to_vec();
         bytes.extend_from_slice(&key.mac(&purpose::<P>(), id.uuid().as_bytes()));
         Self(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The id that `text` was issued for, if we issued it.
+    /// The id for which `text` was issued; none if it was not issued with this key.
     pub fn redeem<P: Prefix>(key: &MasterKey, text: &str) -> Option<Id<P>> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (id, mac) = bytes.split_at_checked(ID_BYTES)?;
@@ -45,12 +45,12 @@ impl LinkToken {
         Uuid::from_slice(id).ok().map(Id::from_uuid)
     }
 
-    /// The text to put into the link.
+    /// The text for the link.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The form that is stored.
+    /// The hash to store.
     pub fn hash(&self) -> TokenHash {
         TokenHash(super::fingerprint(self.0.as_bytes()))
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_or_repurposed_tokens_are_refused() {
+    fn forged_tokens_and_tokens_of_another_kind_are_rejected() {
         let id = RegistrationId::from_uuid(Uuid::now_v7());
         let token = LinkToken::issue(&key(), id);
         assert_eq!(LinkToken::redeem::<crate::id::User>(&key(), token.expose()), None::<UserId>);

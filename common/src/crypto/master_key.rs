@@ -1,4 +1,4 @@
-//! The installation's one secret and the purpose keys derived from it.
+//! The installation's secret and the keys derived from it.
 
 use std::fmt;
 
@@ -9,38 +9,36 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// 32 random bytes. Rotating it ends every session and link; see the runbook.
+/// 32 random bytes. Rotating it ends every session and invalidates every link; see the runbook.
 #[derive(Clone)]
 pub struct MasterKey([u8; 32]);
 
-/// A text that is not 32 bytes in base64.
+/// The text is not 32 bytes in base64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected 32 bytes in base64")]
+#[error("the master key must be 32 bytes in base64")]
 pub struct InvalidMasterKey;
 
-/// Sealed bytes that this master key did not seal for this purpose, or that were altered.
+/// The bytes were sealed with another master key or for another purpose, or altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("sealed with another master key, or altered")]
+#[error("the value was sealed with another master key or has been altered")]
 pub struct SealError;
 
 impl MasterKey {
-    /// Reads the key as configuration gives it.
-    ///
-    /// # Errors
-    /// When it is not 32 bytes in base64.
+    /// Parses the key as given in the configuration.
     pub fn parse(base64: &str) -> Result<Self, InvalidMasterKey> {
         let bytes = STANDARD.decode(base64).map_err(|_| InvalidMasterKey)?;
         bytes.try_into().map(Self).map_err(|_| InvalidMasterKey)
     }
 
-    /// A key for one purpose (HKDF-SHA256, RFC 5869), so that no two uses share key material.
+    /// Derives a key for one purpose (HKDF-SHA256, RFC 5869), so that no two uses share key
+    /// material.
     fn derive(&self, purpose: &str) -> [u8; 32] {
         let mut key = [0; 32];
         Salt::new(HKDF_SHA256, b"tenantry")
             .extract(&self.0)
             .expand(&[purpose.as_bytes()], HKDF_SHA256)
             .and_then(|derived| derived.fill(&mut key))
-            .expect("32 bytes are within what HKDF-SHA256 can give");
+            .expect("HKDF-SHA256 can produce 32 bytes");
         key
     }
 
@@ -48,18 +46,16 @@ impl MasterKey {
     pub(super) fn mac(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.derive(purpose));
         let tag = hmac::sign(&key, message);
-        tag.as_ref().try_into().expect("HMAC-SHA256 gives 32 bytes")
+        tag.as_ref().try_into().expect("HMAC-SHA256 produces 32 bytes")
     }
 
-    /// A stable pseudonym of `text`: the same for the same text, telling nothing without the key.
+    /// A stable pseudonym of `text`: equal texts have equal digests, which reveal nothing without
+    /// the key.
     pub fn digest(&self, purpose: &str, text: &str) -> String {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.mac(purpose, text.as_bytes()))
     }
 
-    /// Encrypts and authenticates `plain` (AES-256-GCM, random nonce in front).
-    ///
-    /// # Errors
-    /// When the cipher refuses, which a healthy system does not do.
+    /// Encrypts and authenticates `plain` (AES-256-GCM, with a random nonce in front).
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut body = plain.to_vec();
         let nonce = self
@@ -71,10 +67,7 @@ impl MasterKey {
         Ok(sealed)
     }
 
-    /// Undoes [`MasterKey::seal`].
-    ///
-    /// # Errors
-    /// When it was sealed with another key or purpose, or altered.
+    /// Decrypts the output of [`MasterKey::seal`].
     pub fn open(&self, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
@@ -106,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_opens_only_with_the_same_key_and_purpose() {
+    fn a_sealed_value_opens_only_with_the_same_key_and_purpose() {
         let sealed = key(1).seal("a", b"secret").unwrap();
         assert_eq!(key(1).open("a", &sealed).unwrap(), b"secret");
         assert_eq!(key(2).open("a", &sealed), Err(SealError));

@@ -1,8 +1,8 @@
-//! Everything cryptographic, on `aws-lc-rs` and `argon2` only.
+//! All cryptography, based on `aws-lc-rs` and `argon2` only.
 //!
-//! [`MasterKey`] is the one secret an installation must keep: purpose keys derived from it seal
-//! the token-signing keys at rest and make the tokens in mailed links. What the database holds is
-//! never enough to forge or use any of them.
+//! [`MasterKey`] is the only secret that an installation must keep: keys derived from it encrypt
+//! the token-signing keys at rest and create the tokens in mailed links. The contents of the
+//! database are never enough to forge or use a token.
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -18,7 +18,7 @@ pub use master_key::{InvalidMasterKey, MasterKey, SealError};
 pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash};
 pub use refresh_token::{PresentedToken, RefreshToken};
 
-/// SHA-256 of `bytes` in URL-safe base64: 43 characters that tell texts apart and do not show them.
+/// SHA-256 of `bytes` in URL-safe base64: 43 characters that identify a text without showing it.
 pub fn fingerprint(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, bytes))
 }

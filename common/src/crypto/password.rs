@@ -1,8 +1,8 @@
-//! Passwords: what is accepted, and argon2id on a bounded pool.
+//! Password length rules, and argon2id hashing with bounded concurrency.
 //!
-//! A hash costs about 16 ms of a core on purpose. Hashing therefore runs on a few threads of its
-//! own; a request that waits too long for its turn is shed instead of queueing, so a flood of
-//! logins cannot starve everything else.
+//! A hash takes about 16 ms of a core on purpose, so passwords are hashed on a few dedicated
+//! threads. A request that waits too long for one is shed instead of queued, so that a flood of
+//! logins cannot starve other requests.
 
 use std::{fmt, io, time::Duration};
 
@@ -14,52 +14,46 @@ use serde::{Deserialize, Serialize};
 
 use super::hashing_threads::{HashingThreads, Workspace};
 
-/// The fewest characters of a password (NIST SP 800-63B §3.1.1.2 with a second factor to come).
+/// Minimum length of a password in characters (NIST SP 800-63B §3.1.1.2, with a second factor).
 pub(super) const PASSWORD_CHARS_MIN: usize = 8;
-/// The most bytes of a password; far beyond the 64 characters that OWASP ASVS 6.2.9 asks for, and
-/// small enough that hashing it costs nothing extra.
+/// Maximum length of a password in bytes: far beyond the 64 characters that OWASP ASVS 6.2.9
+/// requires, and short enough to add no cost to hashing.
 pub(super) const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// argon2id, m = 19 MiB, t = 2, p = 1: the OWASP password storage cheat sheet's first choice.
+/// argon2id, m = 19 MiB, t = 2, p = 1: the first choice of OWASP's Password Storage Cheat Sheet.
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// The most a stored hash may ask for; one that asks for more was not made by us and would stall
-/// or starve the process.
+/// Limits for the parameters of stored hashes. A hash beyond them is not ours and could stall or
+/// starve the process.
 const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
 const STORED_PASSES_MAX: u32 = 32;
 
-/// A password as a person typed it. Never printed, never altered, never cut.
+/// A password exactly as it was typed. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
 pub struct Password(SecretString);
 
-/// A password that is too short or too long.
+/// Why a password has an invalid length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPassword {
-    /// Fewer characters than this.
+    /// It has fewer characters than this minimum.
     #[error("must have at least {0} characters")]
     TooShort(usize),
-    /// More than `PASSWORD_BYTES_MAX` bytes.
+    /// It has more than `PASSWORD_BYTES_MAX` bytes.
     #[error("must have at most {PASSWORD_BYTES_MAX} bytes")]
     TooLong,
 }
 
 impl Password {
-    /// A password to be set: long enough and not too long.
-    ///
-    /// # Errors
-    /// When it is neither.
+    /// Checks the length of a password that is to be set.
     pub fn chosen(text: String) -> Result<Self, InvalidPassword> {
         let password = Self::presented(text)?;
         password.at_least(PASSWORD_CHARS_MIN)?;
         Ok(password)
     }
 
-    /// Whether it has so many characters.
-    ///
-    /// # Errors
-    /// When it has fewer.
+    /// Checks that the password has at least `chars` characters.
     pub fn at_least(&self, chars: usize) -> Result<(), InvalidPassword> {
         if self.expose().chars().take(chars).count() < chars {
             Err(InvalidPassword::TooShort(chars))
@@ -68,18 +62,12 @@ impl Password {
         }
     }
 
-    /// A password that was presented, and is to be set: long enough as well.
-    ///
-    /// # Errors
-    /// When it is too short.
+    /// Checks that a password received for verification is also long enough to be set.
     pub fn to_be_set(self) -> Result<Self, InvalidPassword> {
         Self::chosen(self.0.expose_secret().to_owned())
     }
 
-    /// A password to be checked: anything that is not too long to hash.
-    ///
-    /// # Errors
-    /// When it is too long.
+    /// Accepts any password that is not too long to hash, to verify it against a stored hash.
     pub fn presented(text: String) -> Result<Self, InvalidPassword> {
         if text.len() > PASSWORD_BYTES_MAX {
             Err(InvalidPassword::TooLong)
@@ -90,19 +78,19 @@ impl Password {
 }
 
 impl Password {
-    /// The text, for who looks at how good it is.
+    /// The plain text, for estimating its strength.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// An argon2id hash in PHC string format, with its parameters and salt.
+/// An argon2id hash in PHC string format, including its parameters and salt.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// Whether a hash made today would be made in another way.
+    /// Whether a new hash would use other parameters.
     pub fn is_outdated(&self) -> bool {
         let Ok(stored) = phc::PasswordHash::new(&self.0) else { return true };
         let is_current = |params: &Params| {
@@ -126,24 +114,24 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Why a password could not be hashed or checked.
+/// Why a password could not be hashed or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
-    /// Too many passwords wait already; try again shortly.
+    /// No thread became free in time; the client should retry shortly.
     #[error("too many passwords are being hashed; try again shortly")]
     Overloaded,
-    /// The hashing thread ended without an answer.
-    #[error("hashing was interrupted")]
+    /// The thread ended without an answer.
+    #[error("hashing was interrupted; the hashing thread ended without an answer")]
     Interrupted,
-    /// The hashing threads cannot be started.
-    #[error("the hashing threads cannot be started: {0}")]
+    /// The threads could not be started.
+    #[error("the hashing threads could not be started: {0}")]
     Threads(#[from] io::Error),
-    /// argon2 refused; a stored hash that is not one of ours, for instance.
-    #[error("argon2 refused: {0}")]
+    /// argon2 failed, for instance because a stored hash is not one of ours.
+    #[error("argon2 failed: {0}")]
     Refused(String),
 }
 
-/// Hashes and checks passwords, a bounded number at once. Cheap to clone.
+/// Hashes and verifies passwords with bounded concurrency. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hasher {
     threads: HashingThreads,
@@ -152,13 +140,11 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// A hasher that works on `concurrency` passwords at once and sheds after `wait_max`.
-    ///
-    /// # Errors
-    /// When argon2 refuses its own parameters, or the threads cannot be started.
+    /// A hasher that works on `concurrency` passwords at once and sheds those that wait longer than
+    /// `wait_max`.
     pub fn new(concurrency: usize, wait_max: Duration) -> Result<Self, HashError> {
-        // Made with the same parameters as every new hash, so that checking a password of an
-        // account that does not exist costs the same as of one that does.
+        // Uses the parameters of new hashes, so that verifying a password takes as long whether the
+        // account exists or not.
         let dummy = hash_blocking(
             &mut Workspace::default(),
             &SecretString::from("no account has this password".to_owned()),
@@ -166,21 +152,21 @@ impl Hasher {
         Ok(Self { threads: HashingThreads::start(concurrency)?, wait_max, dummy })
     }
 
-    /// A hash of `password` with a fresh salt.
+    /// Hashes `password` with a new salt.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] when its turn does not come in time.
+    /// [`HashError::Overloaded`] if no thread becomes free in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
         self.threads
             .run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0))
             .await
     }
 
-    /// As [`Hasher::hash`], of a password that `check` has nothing against; both in one turn.
+    /// As [`Hasher::hash`], if `check` accepts the password; both run on the thread together.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] when its turn does not come in time; inside, what `check` has
-    /// against it.
+    /// [`HashError::Overloaded`] if no thread becomes free in time; the inner error is that of
+    /// `check`.
     pub async fn hash_if<E: Send + 'static>(
         &self,
         password: Password,
@@ -193,11 +179,11 @@ impl Hasher {
         self.threads.run(self.wait_max, work).await
     }
 
-    /// Whether `password` is the one `hash` was made of. Without a hash, as when there is no such
-    /// account, the same work is done and the answer is no.
+    /// Whether `hash` is a hash of `password`. Without a hash (no such account), the same work is
+    /// done and the answer is no.
     ///
     /// # Errors
-    /// [`HashError::Overloaded`] when its turn does not come in time.
+    /// [`HashError::Overloaded`] if no thread becomes free in time.
     pub async fn verify(
         &self,
         password: Password,
@@ -213,7 +199,7 @@ impl Hasher {
     }
 }
 
-/// The argon2 output of `length` bytes.
+/// An argon2 output of `length` bytes.
 fn compute(
     workspace: &mut Workspace,
     argon2: &Argon2<'_>,
@@ -233,7 +219,7 @@ fn compute(
     computed.map(|()| output).map_err(refused)
 }
 
-/// A block is a KiB.
+/// The blocks (of 1 KiB) that hashing with our parameters needs.
 const fn workspace_blocks() -> usize {
     MEMORY_KIB as usize
 }
@@ -263,13 +249,13 @@ fn verify_blocking(
 ) -> Result<bool, HashError> {
     let stored = phc::PasswordHash::new(&hash.0).map_err(refused)?;
     let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
-        return Err(HashError::Refused("the stored hash lacks its salt or its output".to_owned()));
+        return Err(HashError::Refused("the stored hash has no salt or no output".to_owned()));
     };
     let output = compute(workspace, &argon2_of(&stored)?, password, salt, expected.len())?;
     Ok(verify_slices_are_equal(&output, expected.as_bytes()).is_ok())
 }
 
-/// argon2 with the parameters that a stored hash was made with.
+/// argon2 with the parameters of a stored hash.
 fn argon2_of(stored: &phc::PasswordHash) -> Result<Argon2<'static>, HashError> {
     let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(refused)?;
     let version =
@@ -277,7 +263,7 @@ fn argon2_of(stored: &phc::PasswordHash) -> Result<Argon2<'static>, HashError> {
     let params = Params::try_from(stored).map_err(refused)?;
     if params.m_cost() > STORED_MEMORY_KIB_MAX || params.t_cost() > STORED_PASSES_MAX {
         return Err(HashError::Refused(format!(
-            "the stored hash asks for {} KiB and {} passes",
+            "the stored hash requires {} KiB and {} passes",
             params.m_cost(),
             params.t_cost()
         )));
@@ -326,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hashes_of_other_parameters_verify() {
+    async fn hashes_with_other_parameters_verify() {
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         for (memory_kib, passes, lanes) in
             [(MEMORY_KIB, PASSES, LANES), (64, 1, 1), (1024, 3, 4), (2 * MEMORY_KIB, 1, 2)]
@@ -341,7 +327,7 @@ mod tests {
                 "{memory_kib} {passes} {lanes}"
             );
         }
-        // The reference implementation's own vector (phc-winner-argon2, src/test.c).
+        // Test vector of the reference implementation (phc-winner-argon2, src/test.c).
         let known = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let known = PasswordHash(known.to_owned());
         let presented = Password::presented("password".to_owned()).unwrap();
@@ -349,10 +335,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_is_hashed_in_another_way_is_outdated_and_the_dummy_never_is() {
+    async fn only_hashes_with_other_parameters_are_outdated() {
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         assert!(!hasher.hash(password("correct horse")).await.unwrap().is_outdated());
-        assert!(!hasher.dummy.is_outdated(), "whoever has no account costs what a new one costs");
+        assert!(!hasher.dummy.is_outdated(), "an unknown account costs as much as a known one");
         assert!(!made_by_the_crate(MEMORY_KIB, PASSES, LANES).is_outdated());
         for (memory_kib, passes, lanes) in [
             (MEMORY_KIB / 2, PASSES, LANES),
@@ -368,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stored_hash_that_is_absurd_or_not_whole_is_refused() {
+    async fn a_stored_hash_with_absurd_or_missing_parts_is_rejected() {
         let hasher = Hasher::new(1, Duration::from_mins(1)).unwrap();
         let (salt, output) = ("c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc");
         for absurd in [

@@ -1,9 +1,9 @@
-//! Refresh tokens: what a client shows to be given its next access token.
+//! Refresh tokens, which a client exchanges for its next access token.
 //!
-//! A token is the session's id and the generation of it, followed by a MAC of both and of the
-//! session's salt under a key that only processes hold. So the database holds nothing that a token
-//! could be made of, and the successor of a token can be told again to a client that never got the
-//! answer (OAuth 2.0 Security BCP, RFC 9700 §4.14.2: rotation).
+//! A token is the session's id and a generation number, followed by a MAC of both and of the
+//! session's salt under a key that only our processes have. So nothing in the database is enough to
+//! forge a token, and the successor of a token can be issued a second time to a client that never
+//! received the answer (rotation; OAuth 2.0 Security BCP, RFC 9700 §4.14.2).
 
 use std::fmt;
 
@@ -14,29 +14,30 @@ use uuid::Uuid;
 use super::MasterKey;
 use crate::id::SessionId;
 
-/// Recognisable to secret scanners.
+/// Recognised by secret scanners.
 const PREFIX: &str = "rt_";
 const PURPOSE: &str = "refresh-token";
 const ID_BYTES: usize = 16;
 const GENERATION_BYTES: usize = 8;
 const TOKEN_BYTES: usize = ID_BYTES + GENERATION_BYTES + 32;
 
-/// A token as its client holds it. Not printable by accident.
+/// A token as the client holds it. Its `Debug` output is redacted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RefreshToken(String);
 
-/// A token that was shown to us, and may be anybody's invention until it is compared.
+/// The contents of a token that a client sent; not trustworthy until [`PresentedToken::is_genuine`]
+/// has confirmed them.
 #[derive(Clone, Copy)]
 pub struct PresentedToken {
-    /// The session it says it belongs to.
+    /// The session that the token claims to belong to.
     pub session: SessionId,
-    /// Which of the session's tokens it says it is.
+    /// The generation that the token claims to have.
     pub generation: i64,
     mac: [u8; 32],
 }
 
 impl RefreshToken {
-    /// The token of `generation` of a session; always the same.
+    /// The token of a session's `generation`; the same every time.
     pub fn issue(key: &MasterKey, session: SessionId, salt: &[u8], generation: i64) -> Self {
         let mut bytes = [0; TOKEN_BYTES];
         let (id, rest) = bytes.split_at_mut(ID_BYTES);
@@ -47,14 +48,14 @@ impl RefreshToken {
         Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// The text to give to the client.
+    /// The text for the client.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
 impl PresentedToken {
-    /// Reads what a client shows; none when it cannot be one of ours.
+    /// Parses a token from a client; none if it does not have the form of our tokens.
     pub fn read(text: &str) -> Option<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         let length = URL_SAFE_NO_PAD.decode_slice(text.strip_prefix(PREFIX)?, &mut bytes).ok()?;
@@ -68,7 +69,7 @@ impl PresentedToken {
         })
     }
 
-    /// Whether we issued it, for a session with this salt.
+    /// Whether we issued the token, for a session with this salt.
     pub fn is_genuine(&self, key: &MasterKey, salt: &[u8]) -> bool {
         let expected = mac_of(key, self.session, salt, self.generation);
         constant_time::verify_slices_are_equal(&expected, &self.mac).is_ok()
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_issued_for_the_session_is_genuine() {
+    fn only_tokens_issued_for_the_session_are_genuine() {
         let session = SessionId::from_uuid(Uuid::now_v7());
         let token = RefreshToken::issue(&key('A'), session, b"salt", 7);
         let shown = PresentedToken::read(token.expose()).unwrap();
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_token_is_not_read() {
+    fn malformed_tokens_are_not_read() {
         let session = SessionId::from_uuid(Uuid::now_v7());
         let token = RefreshToken::issue(&key('A'), session, b"salt", 7).expose().to_owned();
         for text in [

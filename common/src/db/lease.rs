@@ -1,4 +1,4 @@
-//! Leases: one process at a time does a thing, and another takes over when it falls silent.
+//! Leases: one process at a time does a job, and another takes over when it stops responding.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::{DbError, PlatformOwned, PlatformScope, Record, Store};
 use crate::clock::later;
 
-/// Who holds what until when.
+/// The row of a lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lease {
-    /// What is held, for instance `relay`.
+    /// What is leased, such as `relay`.
     #[serde(rename = "_id")]
     pub name: String,
-    /// The holding process.
+    /// The process that holds the lease.
     pub holder: String,
-    /// Free for others from then on.
+    /// When another process may take it.
     pub expires_at: DateTime,
 }
 
@@ -26,10 +26,7 @@ impl Record for Lease {
 impl PlatformOwned for Lease {}
 
 impl Lease {
-    /// Takes or renews the lease `name`; tells whether `holder` holds it now.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Acquires or renews the lease `name`; returns whether `holder` now holds it.
     pub async fn acquire(
         store: &Store,
         name: &str,
@@ -42,16 +39,13 @@ impl Lease {
         let update = doc! { "$set": { "holder": holder, "expires_at": later(now, ttl) } };
         match store.records::<Self>(PlatformScope).upsert(free_or_ours, update).await {
             Ok(()) => Ok(true),
-            // The row exists and is somebody else's, so the upsert tried to add a second one.
+            // The row belongs to another holder, so the upsert tried to insert a second one.
             Err(DbError::Duplicate(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Gives the lease back, so that the next holder need not wait for it to expire.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Releases the lease, so that the next holder need not wait for it to expire.
     pub async fn release(store: &Store, name: &str, holder: &str) -> Result<(), DbError> {
         store
             .records::<Self>(PlatformScope)

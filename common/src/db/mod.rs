@@ -1,8 +1,8 @@
-//! The store: MongoDB behind handles that know whose rows they may touch.
+//! MongoDB, behind handles that enforce whose rows may be accessed.
 //!
-//! [`Store::records`] is the only way to a collection. It takes a scope: [`TenantScope`] narrows
-//! every filter and insert to one tenant, [`PlatformScope`] is for rows that belong to no tenant
-//! or for work across all of them, and says so loudly. Changes go through [`Store::commit`].
+//! [`Store::records`] is the only way to a collection. It takes a scope: a [`TenantScope`] narrows
+//! every filter and insert to one tenant; a [`PlatformScope`] is for rows that belong to no tenant,
+//! or for work across all of them. Changes go through [`Store::commit`].
 
 mod lease;
 mod migrations;
@@ -27,46 +27,46 @@ pub use records::Records;
 pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
 pub use transaction::{Change, Transient, Txn, Unchanged};
 
-/// Why the store could not do what it was asked.
+/// Why a database operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// A unique index refused the row. Holds the index's name.
+    /// A unique index rejected the row. Holds the index's name.
     #[error("a row with the same key exists already ({0})")]
     Duplicate(String),
-    /// A tenant's handle was given another tenant's row. A defect, caught.
-    #[error("a row of another tenant was about to be written")]
+    /// A row of another tenant was passed to a tenant's handle. This is a defect in the code.
+    #[error("a row of another tenant must not be written through this tenant's scope")]
     ForeignTenant,
-    /// The database was prepared by a newer release; this one must not touch it.
+    /// The database was migrated by a newer release; this one must not use it.
     #[error(
         "the database is at schema version {found}, this release knows {known}: deploy the newer release"
     )]
     NewerSchema {
-        /// What the database says.
+        /// The version of the database.
         found: i32,
-        /// The newest this release knows.
+        /// The newest version that this release knows.
         known: i32,
     },
-    /// The database is not prepared yet.
+    /// The database has not been migrated yet.
     #[error(
         "the database is at schema version {found}, this release needs {known}: run `api migrate up`"
     )]
     OlderSchema {
-        /// What the database says.
+        /// The version of the database.
         found: i32,
-        /// What this release needs.
+        /// The version that this release needs.
         known: i32,
     },
-    /// A row could not be turned into BSON or back.
+    /// A row could not be serialized, deserialized or validated.
     #[error("a row does not have the expected shape: {0}")]
     Shape(String),
-    /// Everything else the driver reports.
+    /// Any other error of the driver.
     #[error("MongoDB: {}", brief(.0))]
     Mongo(#[source] mongodb::error::Error),
 }
 
 impl DbError {
-    /// Whether the database could not be reached or could not answer, rather than refused: the
-    /// same operation may work once it is back.
+    /// Whether the database was unreachable or could not answer. The same operation may succeed
+    /// once it is back.
     pub fn is_outage(&self) -> bool {
         use mongodb::error::{
             ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
@@ -86,23 +86,23 @@ impl DbError {
     }
 }
 
-/// What happened, for an operator to read: the driver's own text is a dump of its state.
+/// A short message for operators: the driver's own text dumps its internal state.
 fn brief(error: &mongodb::error::Error) -> String {
     use mongodb::error::ErrorKind;
     match error.kind.as_ref() {
         ErrorKind::ServerSelection { .. } => {
-            "no server that can take the operation was found in time; look at mongodb.uri and the replica set".to_owned()
+            "no suitable server was found in time; check mongodb.uri and the state of the replica set".to_owned()
         }
         ErrorKind::Io(error) => format!("the connection broke: {error}"),
-        ErrorKind::ConnectionPoolCleared { .. } => "the connections were dropped, because one of them broke".to_owned(),
-        ErrorKind::DnsResolve { message, .. } => format!("a name could not be looked up: {message}"),
-        ErrorKind::Authentication { message, .. } => format!("the user was refused: {message}"),
+        ErrorKind::ConnectionPoolCleared { .. } => "the connection pool was cleared because a connection broke".to_owned(),
+        ErrorKind::DnsResolve { message, .. } => format!("a DNS name could not be resolved: {message}"),
+        ErrorKind::Authentication { message, .. } => format!("authentication failed: {message}"),
         ErrorKind::Command(command) => format!("{} ({} {})", command.message, command.code, command.code_name),
         other => other.to_string(),
     }
 }
 
-/// The code of a unique index's refusal.
+/// Error code of a unique index that rejected a row.
 const DUPLICATE_KEY: i32 = 11_000;
 
 impl From<mongodb::error::Error> for DbError {
@@ -123,13 +123,13 @@ fn duplicate_of(error: &mongodb::error::Error) -> Option<String> {
         ErrorKind::Command(command) if command.code == DUPLICATE_KEY => &command.message,
         _ => return None,
     };
-    // "… collection: db.users index: email_norm dup key: …": the message also quotes the value,
-    // so only the name is kept.
+    // "… collection: db.users index: email_norm dup key: …": the message also quotes the value, so
+    // only the index's name is kept.
     let name = message.split("index: ").nth(1)?.split_whitespace().next()?;
     Some(name.to_owned())
 }
 
-/// Whether a unique index of this name refused the row.
+/// Whether the unique index `index` rejected the row.
 pub fn is_duplicate(error: &DbError, index: &str) -> bool {
     matches!(error, DbError::Duplicate(name) if name == index)
 }
@@ -137,7 +137,7 @@ pub fn is_duplicate(error: &DbError, index: &str) -> bool {
 /// How long closing waits for the server.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
-/// The database and what a change needs beside it. Cheap to clone.
+/// The database and the clock of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -151,17 +151,15 @@ struct Inner {
 }
 
 impl Store {
-    /// Connects lazily: a server that is down shows at the first operation, within the timeout.
-    ///
-    /// # Errors
-    /// When the connection string cannot be understood.
+    /// Connects lazily: an unreachable server causes an error at the first operation, within the
+    /// timeout. Fails if the connection string is invalid.
     pub async fn connect(config: &config::Mongodb, clock: Clock) -> Result<Self, DbError> {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         options.app_name.get_or_insert_with(|| "tenantry".to_owned());
         options.max_pool_size = Some(config.pool_max);
         options.server_selection_timeout = Some(config.timeout);
         options.connect_timeout = Some(config.timeout);
-        // An acknowledged write survives the loss of the primary.
+        // Acknowledged writes survive the loss of the primary.
         options.write_concern = Some(WriteConcern::majority());
         options.read_concern = Some(ReadConcern::majority());
         let client = Client::with_options(options)?;
@@ -174,15 +172,12 @@ impl Store {
         &self.inner.clock
     }
 
-    /// The rows of `T` that `scope` may touch, outside any transaction.
+    /// The rows of `T` within `scope`, outside any transaction.
     pub fn records<T: Record>(&self, scope: impl Scope<T>) -> Records<'static, T> {
         Records::new(&self.inner.database, scope.narrowing(), None)
     }
 
-    /// Whether the database answers within `limit`.
-    ///
-    /// # Errors
-    /// When it does not.
+    /// Checks that the database answers within `limit`.
     pub async fn ping(&self, limit: Duration) -> Result<(), DbError> {
         let answer = tokio::time::timeout(limit, self.command(doc! { "ping": 1 })).await;
         answer
@@ -194,18 +189,15 @@ impl Store {
         Ok(self.inner.database.run_command(command).await?)
     }
 
-    /// Ends the connections, for this handle and its clones. To be called before a process ends:
-    /// what the driver does by itself when its last handle is dropped panics where the runtime ends
-    /// meanwhile.
+    /// Closes the connections of this handle and its clones. Call it before the process ends: the
+    /// cleanup that the driver runs when its last handle is dropped panics if the runtime is
+    /// shutting down.
     pub async fn close(&self) {
-        // A server that does not answer notices by itself that nobody is there any more.
+        // A server that does not answer will notice by itself that the client has gone.
         let _ = tokio::time::timeout(CLOSE_MAX, self.inner.client.clone().shutdown()).await;
     }
 
-    /// Drops the whole database. Tests clean up with it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Drops the whole database, for tests.
     pub async fn drop_database(&self) -> Result<(), DbError> {
         Ok(self.inner.database.drop().await?)
     }

@@ -1,4 +1,4 @@
-//! The rows of one collection that a scope may touch.
+//! The rows of one collection within a scope.
 
 use futures::TryStreamExt;
 use mongodb::{
@@ -15,11 +15,11 @@ use super::{
 /// The only place that holds a raw collection.
 #[expect(
     clippy::disallowed_types,
-    reason = "this handle is what keeps raw collections away from everyone else"
+    reason = "this handle wraps raw collections so that nothing else needs them"
 )]
 type Raw<T> = mongodb::Collection<T>;
 
-/// Reads and writes within a scope, and within a transaction if it came from one.
+/// Reads and writes rows within a scope, and within a transaction if created from one.
 pub struct Records<'s, T: Record> {
     raw: Raw<T>,
     narrowing: Document,
@@ -51,7 +51,7 @@ impl<'s, T: Record> Records<'s, T> {
         }
     }
 
-    /// The scope comes last, as a conjunction, so that nothing in `filter` can widen it.
+    /// The scope is a separate conjunct, so that nothing in `filter` can widen it.
     fn narrowed(&self, filter: Document) -> Document {
         if self.narrowing.is_empty() {
             filter
@@ -60,28 +60,19 @@ impl<'s, T: Record> Records<'s, T> {
         }
     }
 
-    /// The first row that matches.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Finds a row that matches.
     pub async fn find(self, filter: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.find_one(filter))?)
     }
 
-    /// The newest row that matches, by `sort`.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Finds the first matching row in the order of `sort`.
     pub async fn find_first(self, filter: Document, sort: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.find_one(filter).sort(sort))?)
     }
 
-    /// Up to `limit` rows that match, in the order of `sort`.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` matching rows in the order of `sort`.
     pub async fn list(
         self,
         filter: Document,
@@ -99,28 +90,22 @@ impl<'s, T: Record> Records<'s, T> {
         }
     }
 
-    /// How many rows match.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Counts the matching rows.
     pub async fn count(self, filter: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.count_documents(filter))?)
     }
 
-    /// How many rows there are at all, from the collection's metadata: instant, and off after a
-    /// crash of the server until its next checkpoint.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Number of rows in the collection, from its metadata: fast, but inaccurate after a crash of
+    /// the server until its next checkpoint.
     pub async fn estimated_count(self) -> Result<u64, DbError> {
         Ok(self.raw.estimated_document_count().await?)
     }
 
-    /// Adds a row.
+    /// Inserts a row.
     ///
     /// # Errors
-    /// [`DbError::Duplicate`] when a unique index refuses it.
+    /// [`DbError::Duplicate`] if a unique index rejects it.
     pub async fn insert(self, row: &T) -> Result<(), DbError> {
         if !(self.admits)(row) {
             return Err(DbError::ForeignTenant);
@@ -129,10 +114,8 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(())
     }
 
-    /// Adds rows; those whose key exists already are left as they are.
+    /// Inserts rows; skips those whose key already exists.
     ///
-    /// # Errors
-    /// When the store fails for another reason than a key that exists.
     pub async fn insert_missing(self, rows: &[T]) -> Result<(), DbError> {
         if rows.is_empty() {
             return Ok(());
@@ -146,11 +129,11 @@ impl<'s, T: Record> Records<'s, T> {
         }
     }
 
-    /// Writes rows whole, in one round trip: one that exists already is replaced.
+    /// Replaces or inserts whole rows in one round trip.
     ///
     /// # Errors
-    /// [`DbError::Duplicate`] when another process added one of them at the same moment, and
-    /// [`DbError::Shape`] when the validator refuses one; the others are written even so.
+    /// [`DbError::Duplicate`] if another process inserted one of them at the same moment,
+    /// [`DbError::Shape`] if the validator rejects one. The other rows are written nevertheless.
     pub async fn put_all(self, rows: &[T]) -> Result<(), DbError> {
         if rows.is_empty() {
             return Ok(());
@@ -177,28 +160,19 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(doc! { "q": self.narrowed(doc! { "_id": id }), "u": row, "upsert": true })
     }
 
-    /// Changes the first row that matches; tells whether there was one.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Updates the first matching row; returns whether there was one.
     pub async fn update(self, filter: Document, update: Document) -> Result<bool, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.update_one(filter, update))?.matched_count > 0)
     }
 
-    /// Changes every row that matches; tells how many.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Updates every matching row; returns how many matched.
     pub async fn update_all(self, filter: Document, update: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.update_many(filter, update))?.modified_count)
     }
 
-    /// Changes the first row that matches and answers it as it is afterwards.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Updates the first matching row and returns its new state.
     pub async fn find_and_update(
         self,
         filter: Document,
@@ -210,39 +184,30 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(run!(self, action)?)
     }
 
-    /// Changes the row that matches, or adds it; tells whether one matched or was added.
+    /// Updates the matching row, or inserts it.
     ///
     /// # Errors
-    /// [`DbError::Duplicate`] when another process added it at the same moment.
+    /// [`DbError::Duplicate`] if another process inserted it at the same moment.
     pub async fn upsert(self, filter: Document, update: Document) -> Result<(), DbError> {
         let filter = self.narrowed(filter);
         run!(self, self.raw.update_one(filter, update).upsert(true))?;
         Ok(())
     }
 
-    /// Removes the first row that matches and answers it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Deletes the first matching row and returns it.
     pub async fn take(self, filter: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.find_one_and_delete(filter))?)
     }
 
-    /// Removes every row that matches; tells how many.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Deletes every matching row; returns how many there were.
     pub async fn delete_all(self, filter: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
         Ok(run!(self, self.raw.delete_many(filter))?.deleted_count)
     }
 
-    /// Removes up to `limit` rows that match, outside any transaction; tells how many. One that was
-    /// found and does not match any more stays.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Deletes up to `limit` matching rows, outside any transaction; returns how many. A row that
+    /// no longer matches when it is deleted is kept.
     pub async fn delete_some(self, filter: Document, limit: u32) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
         let found = self
@@ -265,10 +230,7 @@ impl<'s, T: Record> Records<'s, T> {
             .deleted_count)
     }
 
-    /// The ids among `ids` that have a row.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Those of `ids` that have a row.
     pub async fn existing<I: Into<bson::Bson> + Copy>(
         self,
         ids: &[I],
@@ -286,7 +248,7 @@ impl<'s, T: Record> Records<'s, T> {
     }
 }
 
-/// Why the server refused a statement of a write command, whose answer is a success even so.
+/// The first error in the response to a write command, whose overall status is success even so.
 fn first_refusal(answer: &Document) -> Option<DbError> {
     let refusal = answer.get_array("writeErrors").ok()?.first()?.as_document()?;
     let message = refusal.get_str("errmsg").unwrap_or("refused").to_owned();

@@ -1,61 +1,61 @@
-//! Whose rows a handle may touch, decided by type.
+//! Scopes: which rows a handle may access, enforced by type.
 
 use mongodb::bson::{Document, doc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::id::TenantId;
 
-/// A row type and the collection it lives in.
+/// A type of row and its collection.
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static {
     /// Name of the collection.
     const COLLECTION: &'static str;
 }
 
-/// A row that belongs to a tenant; has a field `tenant_id`.
+/// A row that belongs to a tenant; has the field `tenant_id`.
 pub trait TenantOwned: Record {
-    /// Whose row this is.
+    /// The tenant that owns the row.
     fn tenant_id(&self) -> TenantId;
 }
 
-/// A row that belongs to no tenant: accounts, keys, the outbox.
+/// A row that belongs to no tenant, such as an account, a key or an outbox row.
 pub trait PlatformOwned: Record {}
 
-/// The right to touch one tenant's rows. Made from an authenticated request or a job's envelope,
-/// and nothing else.
+/// Permission to access one tenant's rows. Created only from an authenticated request or a job's
+/// envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantScope(TenantId);
 
 impl TenantScope {
-    /// For the authenticated extractor and for a job's envelope only: whoever calls this vouches
-    /// that the caller belongs to the tenant.
+    /// For the authenticated extractor and job envelopes only: the caller must have verified access
+    /// to the tenant.
     pub const fn vouched(tenant: TenantId) -> Self {
         Self(tenant)
     }
 
-    /// The tenant.
+    /// The tenant of the scope.
     pub const fn tenant_id(self) -> TenantId {
         self.0
     }
 }
 
-/// The right to touch rows of every tenant and of none. Anything that answers a tenant's request
-/// with rows read through it must say why that is safe.
+/// Permission to access the rows of every tenant, and those of none. Code that returns rows read
+/// with it in answer to a tenant's request must explain why that is safe.
 #[derive(Debug, Clone, Copy)]
 pub struct PlatformScope;
 
-/// How a scope narrows the rows of `T`.
+/// How a scope restricts the rows of `T`.
 pub trait Scope<T> {
-    /// What is added to every filter and demanded of every insert.
+    /// The restriction to apply.
     fn narrowing(self) -> Narrowing<T>;
 }
 
-/// What a scope adds to every filter and demands of every insert.
+/// What a scope adds to every filter and requires of every insert.
 pub struct Narrowing<T> {
     pub(super) filter: Document,
     pub(super) admits: Admits<T>,
 }
 
-/// Whether a row may be written.
+/// Decides whether a row may be written.
 pub(super) type Admits<T> = Box<dyn Fn(&T) -> bool + Send + Sync>;
 
 impl<T: TenantOwned> Scope<T> for TenantScope {

@@ -1,4 +1,4 @@
-//! Changes: everything that happens together or not at all.
+//! Changes: units of work that are committed completely or not at all.
 
 use std::{any::Any, future::Future, time::Duration};
 
@@ -11,39 +11,39 @@ use tokio::time::{Instant, sleep};
 use super::{DbError, Record, Records, Scope, Store};
 use crate::{clock::Clock, telemetry::metrics};
 
-/// How long a change may be tried before its error is given to the caller.
+/// How long a change is retried before its error is returned.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
-/// The wait before the first repetition, doubled at each further one up to the maximum.
+/// Wait before the first retry, doubled for each further one up to the maximum.
 const BACKOFF_START: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
 
-/// A change of the store: its rows, its audit event and its jobs, committed together.
+/// A change of the database: its rows, its audit event and its jobs, committed together.
 ///
-/// The body may run several times (a write conflict, an election), so it must do nothing but talk
-/// to the database through `txn`.
+/// The body may run several times (write conflict, election), so its only side effects must be
+/// those on the database through `txn`.
 pub trait Change: Sync {
-    /// What the caller gets once it is committed.
+    /// Result of the committed change.
     type Output: Send;
-    /// Why it may be refused. An error rolls everything back.
+    /// Why the change may fail. An error rolls everything back.
     type Error: From<DbError> + Transient + Send;
 
-    /// The body.
+    /// The body of the change.
     fn apply(
         &self,
         txn: &mut Txn,
     ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
-/// Whether a row still is what whoever wants to change it has seen of it. Asked within the
-/// transaction, so that nobody's change is lost unseen.
+/// Decides whether a row is still as the caller last saw it. Checked within the transaction, so
+/// that no concurrent change is overwritten unnoticed.
 pub type Unchanged<'a, T> = &'a (dyn Fn(&T) -> bool + Sync);
 
-/// An error that can tell whether the same change may work when tried again.
+/// An error that knows whether retrying the same change may succeed.
 pub trait Transient {
-    /// The database error inside, if that is what it is.
+    /// The database error inside, if any.
     fn db(&self) -> Option<&DbError>;
 
-    /// Whether the whole body should be run again.
+    /// Whether the whole body should run again.
     fn is_transient(&self) -> bool {
         let label = |error: &DbError| matches!(error, DbError::Mongo(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR));
         self.db().is_some_and(label)
@@ -65,7 +65,7 @@ pub struct Txn {
 }
 
 impl Txn {
-    /// The rows of `T` that `scope` may touch, within this transaction.
+    /// The rows of `T` within `scope`, in this transaction.
     pub fn records<T: Record>(&mut self, scope: impl Scope<T>) -> Records<'_, T> {
         Records::new(&self.database, scope.narrowing(), Some(&mut self.session))
     }
@@ -75,26 +75,20 @@ impl Txn {
         &self.clock
     }
 
-    /// Remembers something for whoever commits; forgotten when the body runs again.
+    /// Passes a value to the code that commits; discarded if the body runs again.
     pub fn note<N: Send + 'static>(&mut self, note: N) {
         self.notes.push(Box::new(note));
     }
 }
 
 impl Store {
-    /// Runs `change` in a transaction (majority, snapshot), all of it again after a transient
-    /// error, for ten seconds at most.
-    ///
-    /// # Errors
-    /// The change's own refusal, or the store's failure. Either way nothing was written.
+    /// Runs `change` in a transaction (majority, snapshot). Retries the whole body after transient
+    /// errors, for at most ten seconds. On error, nothing was written.
     pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
         self.commit_noting(change).await.map(|(output, _)| output)
     }
 
-    /// As [`Store::commit`], with what the body noted.
-    ///
-    /// # Errors
-    /// As [`Store::commit`].
+    /// As [`Store::commit`]; also returns the notes of the body.
     pub async fn commit_noting<C: Change>(
         &self,
         change: &C,
@@ -138,7 +132,7 @@ impl Store {
                 Ok((output, txn.notes))
             }
             Err(error) => {
-                // The server ends the transaction by itself if this does not reach it.
+                // If this does not reach the server, it ends the transaction by itself.
                 if let Err(abort) = txn.session.abort_transaction().await {
                     tracing::debug!(%abort, "transaction_not_aborted");
                 }
@@ -147,14 +141,14 @@ impl Store {
         }
     }
 
-    /// Between half of `span` and all of it.
+    /// A random duration between half of `span` and `span`.
     fn jittered(&self, span: Duration) -> Duration {
         let [byte] = self.clock().random::<1>();
         span / 2 + span * u32::from(byte) / 512
     }
 }
 
-/// Commits; repeats the commit alone while it is unknown whether it took effect.
+/// Commits; repeats only the commit while its result is unknown.
 async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Result<(), DbError> {
     loop {
         match session.commit_transaction().await {
@@ -163,7 +157,7 @@ async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Resul
                 if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
                     && Instant::now() < deadline =>
             {
-                tracing::debug!(%error, "commit_repeated");
+                tracing::debug!(%error, "commit_retried");
             }
             Err(error) => return Err(error.into()),
         }

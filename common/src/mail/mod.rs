@@ -1,8 +1,8 @@
-//! Outgoing mail: rendered from a template with an HTML and a text part, sent over pooled SMTP.
+//! Outgoing mail: rendered from a template into HTML and text parts, sent over pooled SMTP.
 //!
 //! Header values are typed and encoded by `lettre`, so a line break in a name or subject cannot
-//! become a header. `Message-ID` is derived from the job, so a mail that had to be sent twice is
-//! recognised as one by whoever receives it (RFC 5322 §3.6.4).
+//! inject a header. The `Message-ID` is derived from the job, so recipients recognise a mail that
+//! was sent twice (RFC 5322 §3.6.4).
 
 mod template;
 
@@ -23,24 +23,24 @@ pub use template::{LAYOUT, Rendered, Template, TemplateError};
 
 use crate::{config, email::Email, id::JobId, telemetry::metrics};
 
-/// Connections unused for this long are closed.
+/// Idle connections are closed after this time.
 const POOL_IDLE: Duration = Duration::from_mins(1);
 
-/// Why a mail did not go out.
+/// Why a mail was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// Down, busy, or too slow: worth another try.
-    #[error("the mail server did not take the mail for now: {0}")]
+    /// The server is down, busy or too slow; a retry may succeed.
+    #[error("the mail server is temporarily unavailable: {0}")]
     Temporary(#[source] lettre::transport::smtp::Error),
-    /// Said no for good, as for an address that does not exist.
-    #[error("the mail server refused the mail: {0}")]
+    /// The server rejected the mail permanently, for instance because the recipient does not exist.
+    #[error("the mail server rejected the mail: {0}")]
     Refused(#[source] lettre::transport::smtp::Error),
-    /// Could not be put together.
-    #[error("the mail could not be put together: {0}")]
+    /// The message could not be built.
+    #[error("the mail could not be built: {0}")]
     Malformed(String),
 }
 
-/// Sends mails. Cheap to clone; clones share the pool.
+/// Sends mails. Cheap to clone; clones share the connection pool.
 #[derive(Clone)]
 pub struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
@@ -49,10 +49,7 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// A mailer for the configured server. Connects at the first mail.
-    ///
-    /// # Errors
-    /// When the TLS parameters or the sender's address do not make sense.
+    /// A mailer for the configured server. Connects when it sends the first mail.
     pub fn new(config: &config::Smtp) -> Result<Self, MailError> {
         let address: lettre::Address = config.from.as_str().parse().map_err(malformed)?;
         let tls = || TlsParameters::new(config.host.clone()).map_err(MailError::Temporary);
@@ -78,10 +75,7 @@ impl Mailer {
         })
     }
 
-    /// Sends one mail. `job` is what its `Message-ID` derives from.
-    ///
-    /// # Errors
-    /// See [`MailError`].
+    /// Sends one mail. Its `Message-ID` is derived from `job`.
     pub async fn send(
         &self,
         job: JobId,
@@ -117,14 +111,14 @@ impl Mailer {
             .to(to)
             .subject(one_line(&mail.subject))
             .message_id(Some(format!("<{job}@{}>", self.message_id_domain)))
-            // Keeps vacation responders quiet (RFC 3834).
+            // Prevents automatic replies (RFC 3834).
             .header(AutoSubmitted("auto-generated".to_owned()))
             .multipart(MultiPart::alternative_plain_html(mail.text, mail.html))
             .map_err(malformed)
     }
 }
 
-/// `lettre` encodes what it can and panics on a control character in a name, so none gets there.
+/// Replaces control characters: `lettre` panics on them in a name.
 fn one_line(text: &str) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(visible).collect::<String>().trim().to_owned()
@@ -134,7 +128,7 @@ fn malformed(error: impl std::fmt::Display) -> MailError {
     MailError::Malformed(error.to_string())
 }
 
-/// RFC 3834 §5.
+/// The header `Auto-Submitted` (RFC 3834 §5).
 #[derive(Clone)]
 struct AutoSubmitted(String);
 
@@ -174,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_break_cannot_become_a_header() {
+    async fn a_line_break_cannot_inject_a_header() {
         let job = JobId::from_uuid(uuid::Uuid::now_v7());
         let to = "a@example.com".parse().unwrap();
         let mail = rendered("Hello\r\nBcc: evil@example.com");
@@ -185,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn message_id_is_the_jobs() {
+    async fn message_id_is_derived_from_the_job() {
         let job = JobId::from_uuid(uuid::Uuid::now_v7());
         let to = "a@example.com".parse().unwrap();
         let text = mailer().message(job, &to, "", rendered("Hi")).unwrap().formatted();

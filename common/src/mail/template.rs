@@ -1,42 +1,42 @@
-//! Templates of mails: a subject, a text part and an HTML part.
+//! Mail templates: a subject, a text part and an HTML part.
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
-/// The name that HTML parts extend their layout by.
+/// Name by which HTML parts extend the layout.
 pub const LAYOUT: &str = "layout.html";
-/// The name of the part whose values are escaped.
+/// Name of the part whose values are escaped.
 const HTML_PART: &str = "body.html";
 
 /// The sources of one mail, embedded in the binary with `include_str!`.
 #[derive(Debug, Clone, Copy)]
 pub struct Template {
-    /// Short name, also the metric's label.
+    /// Name of the template, also its label in metrics.
     pub name: &'static str,
-    /// One line.
+    /// Subject, on one line.
     pub subject: &'static str,
-    /// The plain part.
+    /// Plain-text part.
     pub text: &'static str,
-    /// The HTML part; values are escaped. It may extend [`LAYOUT`].
+    /// HTML part, in which values are escaped. May extend [`LAYOUT`].
     pub html: &'static str,
-    /// What HTML parts extend.
+    /// Layout for HTML parts.
     pub layout: &'static str,
 }
 
-/// A mail ready to be sent.
+/// A rendered mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The template's name.
+    /// Name of the template.
     pub template: &'static str,
-    /// One line.
+    /// Subject, on one line.
     pub subject: String,
-    /// The plain part.
+    /// Plain-text part.
     pub text: String,
-    /// The HTML part.
+    /// HTML part.
     pub html: String,
 }
 
-/// A template that does not parse, or a value it names that was not given.
+/// The template is invalid or uses a value that was not given.
 #[derive(Debug, thiserror::Error)]
 #[error("mail template {name}: {source}")]
 pub struct TemplateError {
@@ -45,10 +45,7 @@ pub struct TemplateError {
 }
 
 impl Template {
-    /// Fills in `values`. A name without a value is an error, never an empty space in a mail.
-    ///
-    /// # Errors
-    /// See [`TemplateError`].
+    /// Renders the mail with `values`. A missing value is an error and never renders as empty text.
     pub fn render(&self, values: &impl Serialize) -> Result<Rendered, TemplateError> {
         Ok(Rendered {
             template: self.name,

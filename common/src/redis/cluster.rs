@@ -1,7 +1,8 @@
-//! A cluster: each queue's keys lie in one slot, and the slot on one node.
+//! Redis Cluster: all keys of a queue are in one slot, and each slot on one node.
 //!
 //! The client library keeps a connection to every node and follows slots that move. Blocking reads
-//! and subscriptions need connections of their own; for them the nodes are asked who has the slot.
+//! and subscriptions need their own connections, for which the nodes are asked which of them serves
+//! the slot.
 
 use std::sync::Arc;
 
@@ -26,10 +27,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Connects in the background.
-    ///
-    /// # Errors
-    /// When the addresses or the certificates cannot be understood.
+    /// Connects in the background. Fails if the addresses or the certificates are invalid.
     pub(super) fn new(nodes: &[SecretString], redis: &config::Redis) -> RedisResult<Self> {
         let certificates = certificates(redis);
         let clients = nodes.iter().map(|node| client(node, certificates.as_ref()));
@@ -39,12 +37,12 @@ impl Cluster {
         let any_node = nodes
             .first()
             .cloned()
-            .ok_or((ErrorKind::InvalidClientConfig, "a cluster without nodes"))?;
+            .ok_or((ErrorKind::InvalidClientConfig, "no nodes of the cluster are configured"))?;
         let mut builder = ClusterClient::builder(nodes)
             .min_retry_wait(millis(RECONNECT_DELAY_MIN))
             .max_retry_wait(millis(RECONNECT_DELAY_MAX))
             .connection_timeout(redis.timeout)
-            // For a command with all that it is tried again.
+            // Timeout of a command, including its retries.
             .response_timeout(redis.timeout);
         if let Some(certificates) = certificates {
             builder = builder.certs(certificates);
@@ -61,7 +59,7 @@ impl Cluster {
         self.connection.clone()
     }
 
-    /// The node that has `key`'s slot, as another node sees it.
+    /// The node that serves `key`'s slot, according to another node.
     pub(super) async fn server_of(&self, key: &str) -> RedisResult<Client> {
         let mut questions = redis::pipe();
         questions.cmd("CLUSTER").arg("KEYSLOT").arg(key).cmd("CLUSTER").arg("SLOTS");
@@ -81,7 +79,7 @@ impl Cluster {
             .into())
     }
 
-    /// Sends `command` to the node that has `key`'s slot, though it names no key.
+    /// Sends `command`, which names no key, to the node that serves `key`'s slot.
     pub(super) async fn ask_server_of<T: FromRedisValue>(
         &self,
         key: &str,
@@ -106,7 +104,7 @@ impl Cluster {
     }
 }
 
-/// The host and port of the master of `range`, a row of `CLUSTER SLOTS`, if `slot` is within.
+/// Host and port of the master in `range`, a row of `CLUSTER SLOTS`, if it contains `slot`.
 fn master_of(slot: u16, range: &[Value]) -> RedisResult<Option<(String, u16)>> {
     let [first, last, Value::Array(master), ..] = range else { return Ok(None) };
     let (first, last): (u16, u16) =
@@ -119,7 +117,7 @@ fn master_of(slot: u16, range: &[Value]) -> RedisResult<Option<(String, u16)>> {
     let unknown = || {
         RedisError::from((
             ErrorKind::InvalidClientConfig,
-            "the nodes of the cluster do not tell where they are",
+            "the nodes of the cluster do not announce their addresses",
         ))
     };
     Ok(Some((

@@ -1,8 +1,8 @@
-//! The ways to Redis: a shared connection for commands, one of their own for blocking reads, and
-//! subscriptions. All reconnect or are made anew; nothing here ends because Redis did.
+//! Connections to Redis: a shared one for commands, dedicated ones for blocking reads, and
+//! subscriptions. A lost connection is restored or replaced; an outage of Redis ends nothing here.
 //!
-//! Redis is one server, a cluster, or a master that sentinels name. What differs is how the server
-//! of a key is found, and who follows it when it moves: see `cluster` and `sentinel`.
+//! Redis is a single server, a cluster, or a master monitored by Sentinel. They differ in how the
+//! server of a key is found and followed when it moves: see `cluster` and `sentinel`.
 
 mod cluster;
 mod sentinel;
@@ -22,13 +22,13 @@ use crate::config::{self, RedisUrl};
 use cluster::Cluster;
 use sentinel::Sentinel;
 
-/// Attempts of one command to reconnect before it fails; whoever sent it tries again with backoff.
+/// Attempts of one command to reconnect before it fails; its caller retries with backoff.
 const RECONNECTS: usize = 1;
-/// The first wait before a reconnection and the longest.
+/// Shortest and longest wait before reconnecting.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// How Redis is reached. Cheap to clone; clones share a connection.
+/// Access to Redis. Cheap to clone; clones share a connection.
 #[derive(Clone)]
 pub struct Connections {
     servers: Servers,
@@ -54,19 +54,17 @@ enum Server {
     Sentinel(Sentinel),
 }
 
-/// A connection of its own for blocking reads: they would hold up everything else on a shared one.
+/// A dedicated connection for blocking reads, which would block every other command on a shared
+/// one.
 pub struct Reader {
-    /// Where to read.
+    /// The connection to read from.
     pub connection: MultiplexedConnection,
-    /// What the server calls the connection: by this its blocking read can be ended from elsewhere.
+    /// The server's id of the connection, with which its blocking read can be ended by another one.
     pub id: i64,
 }
 
 impl Connections {
-    /// Connects at the first command.
-    ///
-    /// # Errors
-    /// When the address or the certificates cannot be understood.
+    /// Connects with the first command. Fails if the address or the certificates are invalid.
     pub fn new(redis: &config::Redis) -> RedisResult<Self> {
         let servers = match &redis.url {
             RedisUrl::Single(address) => single(address, redis)?,
@@ -78,7 +76,7 @@ impl Connections {
         Ok(Self { servers, timeout: redis.timeout, prefix: redis.key_prefix.as_str().into() })
     }
 
-    /// What stands before every key, so that installations can share a server.
+    /// Prefix of every key, so that installations can share a server.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -92,7 +90,7 @@ impl Connections {
         })
     }
 
-    /// A connection for blocking reads of the stream at `key`.
+    /// A new connection for blocking reads of the stream at `key`.
     pub async fn reader(&self, key: &str) -> RedisResult<Reader> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
@@ -106,7 +104,7 @@ impl Connections {
         Ok(Reader { connection, id })
     }
 
-    /// Ends the blocking read of `reader` on the stream at `key`; tells whether there was one.
+    /// Ends the blocking read of `reader` on the stream at `key`; returns whether there was one.
     pub async fn unblock(&self, key: &str, reader: i64) -> RedisResult<bool> {
         let mut command = redis::cmd("CLIENT");
         command.arg("UNBLOCK").arg(reader);
@@ -118,16 +116,16 @@ impl Connections {
         }
     }
 
-    /// A connection for subscriptions to channels that scripts on `key`'s slot publish to.
+    /// A new connection for subscriptions to channels that scripts on `key`'s slot publish to.
     pub async fn subscriber(&self, key: &str) -> RedisResult<PubSub> {
         let server = self.server_of(key).await?;
         let connecting = tokio::time::timeout(self.timeout, server.get_async_pubsub()).await;
         connecting.map_err(|_| {
-            redis::RedisError::from((redis::ErrorKind::Io, "connecting took too long"))
+            redis::RedisError::from((redis::ErrorKind::Io, "connecting to Redis timed out"))
         })?
     }
 
-    /// The server that has `key` now.
+    /// The server that currently serves `key`.
     async fn server_of(&self, key: &str) -> RedisResult<Client> {
         match &self.servers {
             Servers::Single { client, .. } => Ok(Client::clone(client)),
@@ -149,7 +147,7 @@ fn single(address: &SecretString, redis: &config::Redis) -> RedisResult<Servers>
     Ok(Servers::Single { client: Arc::new(client), shared })
 }
 
-/// A client of the server at `address`, which trusts only `certificates` if there are any.
+/// A client for the server at `address`; trusts only `certificates` if given.
 fn client(address: &SecretString, certificates: Option<&TlsCertificates>) -> RedisResult<Client> {
     match certificates {
         Some(certificates) => Client::build_with_tls(address.expose_secret(), certificates.clone()),
@@ -157,7 +155,7 @@ fn client(address: &SecretString, certificates: Option<&TlsCertificates>) -> Red
     }
 }
 
-/// Whom to trust instead of the public authorities.
+/// The certificate authority to trust instead of the public ones.
 fn certificates(redis: &config::Redis) -> Option<TlsCertificates> {
     let root = (!redis.ca.is_empty()).then(|| redis.ca.clone().into_bytes())?;
     Some(TlsCertificates { client_tls: None, root_cert: Some(root) })

@@ -1,7 +1,7 @@
-//! A master that sentinels name: found when it is needed, left when it fails or is one no more.
+//! A master monitored by Sentinel, which is looked up when needed and dropped when it fails.
 //!
-//! After a failover the old master is gone, hangs, or answers as a replica. Each is seen by the
-//! command that meets it, which fails; the next one asks the sentinels again.
+//! After a failover the old master is gone, hangs, or answers as a replica. The command that
+//! encounters this fails; the next one asks the sentinels again.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,13 +19,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{certificates, client};
 
-/// The longest that finding the master may take: a few sentinels that do not answer, one after
+/// Timeout for finding the master: enough for a few sentinels that do not answer, one after
 /// another.
 const FIND_MAX: Duration = Duration::from_secs(5);
-/// Codes of answers by a server that is master no more, or that others may have given up.
+/// Error codes of a server that is no longer the master, or that others may no longer consider one.
 const NOT_MASTER: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
 
-/// The master that sentinels name. Cheap to clone; clones share a connection.
+/// The master according to the sentinels. Cheap to clone; clones share a connection.
 #[derive(Clone)]
 pub(crate) struct Sentinel {
     inner: Arc<Inner>,
@@ -39,20 +39,18 @@ struct Inner {
     timeout: Duration,
 }
 
-/// A connection to what was the master when it was made.
+/// A connection to the master known when it was created.
 #[derive(Clone)]
 struct Master {
     address: ConnectionAddr,
     connection: MultiplexedConnection,
-    /// Tells this connection from others to the same server.
+    /// Distinguishes this connection from others to the same server.
     made: Arc<()>,
 }
 
 impl Sentinel {
-    /// Connects at the first command. Credentials and database in `sentinels` are the master's.
-    ///
-    /// # Errors
-    /// When the addresses or the certificates cannot be understood.
+    /// Connects with the first command. Credentials and database in `sentinels` are those of the
+    /// master. Fails if the addresses or the certificates are invalid.
     pub(super) fn new(
         sentinels: &[SecretString],
         master: &str,
@@ -65,7 +63,7 @@ impl Sentinel {
             .collect::<RedisResult<_>>()?;
         let first = sentinels
             .first()
-            .ok_or((ErrorKind::EmptySentinelList, "no sentinels"))?
+            .ok_or((ErrorKind::EmptySentinelList, "no sentinels are configured"))?
             .get_connection_info()
             .clone();
         let addresses =
@@ -103,7 +101,8 @@ impl Sentinel {
         })
     }
 
-    /// The master that the sentinels name now and that says so itself. Commands leave another one.
+    /// The master that the sentinels name now and that confirms its role. Commands drop any other
+    /// one.
     pub(super) async fn master(&self) -> RedisResult<Client> {
         let client =
             in_time(async { self.inner.sentinels.lock().await.async_get_client().await }).await?;
@@ -123,7 +122,7 @@ impl Sentinel {
             return Ok(master);
         }
         in_time(async {
-            // Whoever waits here finds what another has found meanwhile.
+            // Another task may have found the master while this one waited for the lock.
             let mut sentinels = self.inner.sentinels.lock().await;
             if let Some(master) = self.known().clone() {
                 return Ok(master);
@@ -146,7 +145,7 @@ impl Sentinel {
         .await
     }
 
-    /// Leaves `master` if commands still go there.
+    /// Drops the connection to `master` if commands still use it.
     fn leave(&self, master: &Master) {
         let mut known = self.known();
         if known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.made, &master.made)) {
@@ -160,11 +159,11 @@ impl Sentinel {
 }
 
 async fn in_time<T>(finding: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    let late = |_| RedisError::from((ErrorKind::Io, "no sentinel named a master in time"));
+    let late = |_| RedisError::from((ErrorKind::Io, "the sentinels named no master in time"));
     tokio::time::timeout(FIND_MAX, finding).await.map_err(late)?
 }
 
-/// Whether the connection that said so is to be left.
+/// Whether the error means that the connection must be replaced.
 fn is_lost(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()

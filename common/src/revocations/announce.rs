@@ -1,4 +1,4 @@
-//! Saying what was revoked.
+//! Publishing revocations.
 
 use std::{
     collections::VecDeque,
@@ -14,10 +14,10 @@ use tokio::{
 use super::{BEAT, Forget, Listener, Message, Revoked, Said, channel};
 use crate::{backoff::reconnect_delay, redis::Connections};
 
-/// Revocations that wait for Redis one by one; beyond that everything is revoked.
+/// Revocations queued for Redis individually; if there are more, everything is revoked.
 const PENDING_MAX: usize = 10_000;
 
-/// One process' voice. Cheap to clone.
+/// Publishes the revocations of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Announcer {
     connections: Connections,
@@ -26,10 +26,10 @@ pub struct Announcer {
     own: Arc<RwLock<Vec<Arc<ForgetHere>>>>,
 }
 
-/// Forgets what this process keeps.
+/// Clears what this process has cached.
 pub(super) type ForgetHere = dyn Fn(Forget) + Send + Sync;
 
-/// What the task behind it works with.
+/// The state of the background task.
 struct Voice {
     connections: Connections,
     name: String,
@@ -39,7 +39,7 @@ struct Voice {
 }
 
 impl Announcer {
-    /// Announces as `name` until it is closed.
+    /// Starts publishing as `name` until closed.
     pub fn start(connections: Connections, name: String) -> Self {
         let (sayings, waiting) = mpsc::unbounded_channel();
         let (sender, beats) = watch::channel(false);
@@ -54,32 +54,32 @@ impl Announcer {
         Self { connections, sayings, beats: Arc::new(sender), own: Arc::default() }
     }
 
-    /// Announces a revocation, as soon as Redis takes it. This process forgets at once: whoever
-    /// revoked something asks it next.
+    /// Publishes a revocation as soon as Redis accepts it. This process clears its own cache at
+    /// once, because the caller may query it next.
     pub fn announce(&self, revoked: Revoked) {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.iter().for_each(|forget| forget(Forget::One(revoked)));
         if self.sayings.send(Said::Revoked(revoked)).is_err() {
-            tracing::error!(%revoked, "revoked_after_closing");
+            tracing::error!(%revoked, "revocation_after_close");
         }
     }
 
-    /// Says what is left and goodbye; not before Redis has taken it.
+    /// Publishes what is queued and a farewell; returns once Redis has accepted them.
     pub async fn close(&self) {
         if self.sayings.send(Said::Bye).is_ok() {
             self.sayings.closed().await;
         }
     }
 
-    /// Listens to what any process revokes, and beats, for as long as the program runs. `forget` is
-    /// told of everything that is not to be used any more, and must not take long.
+    /// Receives the revocations of all processes, and publishes heartbeats, until the program ends.
+    /// `forget` is called for everything that must not be used any more, and must return quickly.
     pub fn listen(&self, forget: impl Fn(Forget) + Send + Sync + 'static) -> Listener {
         let forget: Arc<ForgetHere> = Arc::new(forget);
         self.beat(Arc::clone(&forget));
         Listener::start(self.connections.clone(), forget)
     }
 
-    /// Beats from now on, and tells `forget` of what this process announces.
+    /// Publishes heartbeats from now on, and calls `forget` for the revocations of this process.
     fn beat(&self, forget: Arc<ForgetHere>) {
         self.own.write().unwrap_or_else(PoisonError::into_inner).push(forget);
         self.beats.send_replace(true);
@@ -107,13 +107,13 @@ impl Voice {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(%error, pending = self.pending.len(), "revocations_not_announced");
+                    tracing::warn!(%error, pending = self.pending.len(), "revocations_not_published");
                 }
             }
         }
     }
 
-    /// Notes what is to be said; tells whether it is the last.
+    /// Queues a message; returns whether it is the last.
     fn add(&mut self, said: Said) -> bool {
         if self.pending.len() >= PENDING_MAX {
             self.pending = VecDeque::from([Said::Everything]);
@@ -125,7 +125,7 @@ impl Voice {
 
     async fn say_all(&mut self) -> RedisResult<()> {
         while let Some(said) = self.pending.front().copied() {
-            // Counted also when it fails: it may have been heard.
+            // Counted even if it fails: it may have been delivered.
             self.said += 1;
             let sender = (*self.beats.borrow()).then(|| (self.name.clone(), self.said));
             let message = Message { sender, said }.to_string();

@@ -1,4 +1,4 @@
-//! Hearing what was revoked.
+//! Receiving revocations.
 
 use std::{
     collections::HashMap,
@@ -16,36 +16,36 @@ use tokio::time::Instant;
 use super::{FORGOTTEN_AFTER, Message, Revoked, Said, TRUST, announce::ForgetHere, channel};
 use crate::{backoff::reconnect_delay, redis::Connections};
 
-/// What is to be forgotten.
+/// What must be removed from a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forget {
-    /// Whatever was kept of this.
+    /// Everything cached about this.
     One(Revoked),
-    /// All that was kept: something may have been missed.
+    /// Everything: a message may have been lost.
     Everything,
 }
 
-/// Whether what one keeps can be trusted. Cheap to clone.
+/// Whether cached data can be trusted. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Listener(Arc<Trust>);
 
 #[derive(Debug)]
 struct Trust {
     began: Instant,
-    /// Milliseconds after that; zero for not at all.
+    /// Milliseconds after `start`; zero if not trusted.
     until: AtomicU64,
 }
 
 impl Listener {
-    /// Listens until the program ends.
+    /// Receives revocations until the program ends.
     pub(super) fn start(connections: Connections, forget: Arc<ForgetHere>) -> Self {
         let listener = Self(Arc::new(Trust { began: Instant::now(), until: AtomicU64::new(0) }));
         tokio::spawn(listen(connections, listener.clone(), forget));
         listener
     }
 
-    /// Whether everything that was revoked more than a second ago was heard of. What is kept must
-    /// not be used while it is not, and nothing be kept then.
+    /// Whether every revocation older than a second has been received. While it has not, cached
+    /// data must not be used and nothing must be cached.
     pub fn is_trusted(&self) -> bool {
         self.millis(Instant::now()) < self.0.until.load(Ordering::Acquire)
     }
@@ -69,7 +69,7 @@ async fn listen(
         let Err(error) = listen_until_error(&connections, &listener, &*forget, &mut failures).await;
         listener.trust_until(None);
         forget(Forget::Everything);
-        tracing::warn!(%error, failures, "revocations_not_heard");
+        tracing::warn!(%error, failures, "revocations_not_received");
         failures += 1;
         tokio::time::sleep(reconnect_delay(failures)).await;
     }
@@ -103,12 +103,12 @@ async fn listen_until_error(
     Err((::redis::ErrorKind::Io, "the subscription ended").into())
 }
 
-/// Those that beat, with their last message and when it was heard.
+/// The processes that send heartbeats, each with the number and time of its last message.
 #[derive(Debug, Default)]
 struct Voices(HashMap<String, (u64, Instant)>);
 
 impl Voices {
-    /// What is to be forgotten because of a message.
+    /// What must be forgotten because of a message.
     fn hear(&mut self, Message { sender, said }: Message, now: Instant) -> Option<Forget> {
         let mut is_complete = true;
         if let Some((name, count)) = sender {
@@ -127,7 +127,8 @@ impl Voices {
         }
     }
 
-    /// Until when everybody was heard lately enough; none while nobody is.
+    /// Until when cached data can be trusted: a second after the process heard least recently. None
+    /// without any process.
     fn trusted_until(&mut self, now: Instant) -> Option<Instant> {
         self.0.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < FORGOTTEN_AFTER);
         self.0.values().map(|(_, heard)| *heard + TRUST).min()
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_was_missed_is_noticed_at_the_next() {
+    fn a_lost_message_is_detected_with_the_next() {
         let (mut voices, now) = (Voices::default(), Instant::now());
         assert_eq!(voices.hear(message("a", 1, Said::Beat), now), None);
         assert_eq!(voices.hear(message("a", 2, Said::Beat), now), None);
@@ -158,7 +159,7 @@ mod tests {
         );
         assert_eq!(voices.hear(message("a", 5, Said::Beat), now), Some(Forget::Everything));
         assert_eq!(voices.hear(message("a", 6, Said::Beat), now), None);
-        // One that was there before this one listened may have said anything.
+        // A process that was running before this one listened may have revoked anything.
         assert_eq!(voices.hear(message("b", 9, Said::Beat), now), Some(Forget::Everything));
         assert_eq!(voices.hear(message("b", 10, Said::Bye), now), None);
         let uncounted = Message { sender: None, said: Said::Revoked(session) };
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fell_silent_is_waited_for_and_not_for_ever() {
+    fn a_silent_process_is_awaited_for_a_limited_time() {
         let (mut voices, start) = (Voices::default(), Instant::now());
         assert_eq!(voices.trusted_until(start), None);
         voices.hear(message("a", 1, Said::Beat), start);
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(voices.trusted_until(start), Some(start + TRUST));
         let later = start + Duration::from_secs(5);
         voices.hear(message("a", 2, Said::Beat), later);
-        assert_eq!(voices.trusted_until(later), Some(start + TRUST), "b is waited for");
+        assert_eq!(voices.trusted_until(later), Some(start + TRUST), "b is still awaited");
         let much_later = start + FORGOTTEN_AFTER;
         voices.hear(message("a", 3, Said::Beat), much_later);
         assert_eq!(voices.trusted_until(much_later), Some(much_later + TRUST));

@@ -1,9 +1,10 @@
-//! Telling every process what was revoked, within a second, also when a message is lost.
+//! Revocations: every process learns of them within a second, even if a message is lost.
 //!
-//! Whoever revokes announces it over Redis pub/sub (`announce`); whoever keeps things in memory
-//! that may be revoked listens (`listen`). A message may be lost, so a process that listens also
-//! beats, and counts its messages: a listener that misses one, or has not heard one of those that
-//! beat for a second, trusts nothing it keeps until it has heard them all again.
+//! A process that revokes something publishes it over Redis pub/sub (`announce`); a process that
+//! caches revocable data subscribes (`listen`). Messages may be lost, so each subscribing process
+//! also sends heartbeats and numbers its messages: a listener that misses a number, or has not
+//! heard one of the processes for a second, does not trust its cache until it has heard all of them
+//! again.
 
 mod announce;
 mod listen;
@@ -15,35 +16,35 @@ pub use announce::Announcer;
 pub use listen::{Forget, Listener};
 pub use revoked::{Revoked, UnknownRevocation, note};
 
-/// A process that listens says that it is there this often.
+/// Interval of heartbeats.
 const BEAT: Duration = Duration::from_millis(250);
-/// What is kept is trusted for this long after everybody was heard.
+/// How long cached data is trusted after all processes were heard.
 const TRUST: Duration = Duration::from_secs(1);
-/// One that was silent for this long is not waited for any more: it has ended without a word.
+/// A process that has been silent for this long is assumed to have ended and is no longer awaited.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// What one message says.
+/// The content of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
-    /// That the sender is there.
+    /// The sender is alive.
     Beat,
-    /// That it is not to be waited for any more.
+    /// The sender is shutting down and need not be awaited.
     Bye,
-    /// That something was revoked.
+    /// Something was revoked.
     Revoked(Revoked),
-    /// That more was revoked than it can tell.
+    /// More was revoked than the sender can list.
     Everything,
 }
 
-/// A message: who says what, and the how manieth of its messages that is, from 1.
+/// A message: its sender, the sender's message number (from 1), and its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Message {
-    /// None for a sender that does not beat and whose messages are not counted.
+    /// None for a sender without heartbeats, whose messages are not numbered.
     sender: Option<(String, u64)>,
     said: Said,
 }
 
-/// Where it is said.
+/// The channel that messages are published to.
 fn channel(prefix: &str) -> String {
     format!("{{{prefix}:revocations}}")
 }
@@ -66,7 +67,8 @@ impl fmt::Display for Message {
 impl FromStr for Message {
     type Err = ();
 
-    /// What cannot be understood, as from a newer release, may be anything: it revokes everything.
+    /// Content that is not understood, as from a newer release, may mean anything: it revokes
+    /// everything.
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut words = text.splitn(3, ' ');
         let (Some(name), Some(count), Some(said)) = (words.next(), words.next(), words.next())
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_reads_as_it_was_written() {
+    fn a_message_parses_from_its_own_text() {
         let revoked = Revoked::Session(Clock::system().id());
         for said in [Said::Beat, Said::Bye, Said::Everything, Said::Revoked(revoked)] {
             for sender in [None, Some(("api".to_owned(), 7))] {

@@ -1,7 +1,7 @@
-//! What ends before its time: a session, all that a person or a tenant may do, a change of role.
+//! What can be revoked: a session, the access of a person or a tenant, a membership.
 //!
-//! Whoever makes such a change notes it with its transaction ([`note`]); once it is committed every
-//! process is told and forgets what it had kept of it (`docs/ARCHITECTURE.md`, "Revocation").
+//! A change that revokes something notes it in its transaction ([`note`]). After the commit every
+//! process removes it from its cache (`docs/ARCHITECTURE.md`, "Revocation").
 
 use std::{fmt, str::FromStr};
 
@@ -10,25 +10,25 @@ use crate::{
     id::{SessionId, TenantId, UserId},
 };
 
-/// What processes have to forget.
+/// What processes must remove from their caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revoked {
     /// One session.
     Session(SessionId),
-    /// Everything a person may do.
+    /// Everything a user may do.
     User(UserId),
-    /// What a person may do in a tenant.
+    /// What a user may do in one tenant.
     Member(TenantId, UserId),
     /// Everything in a tenant.
     Tenant(TenantId),
 }
 
-/// A message that this release does not understand.
+/// The message is from a newer release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a revocation that this release knows")]
+#[error("this release does not know this kind of revocation")]
 pub struct UnknownRevocation;
 
-/// Notes that `what` is to be told to every process once the transaction is committed.
+/// Publishes `what` to every process once the transaction is committed.
 pub fn note(txn: &mut Txn, what: Revoked) {
     txn.note(what);
 }
@@ -68,7 +68,7 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn every_revocation_reads_as_it_was_written() {
+    fn every_revocation_parses_from_its_own_text() {
         let clock = Clock::system();
         let (session, user, tenant): (SessionId, UserId, TenantId) =
             (clock.id(), clock.id(), clock.id());

@@ -1,4 +1,4 @@
-//! The export of spans over OTLP/HTTP (OpenTelemetry Protocol 1.x), where a collector is named.
+//! Export of spans over OTLP/HTTP (OpenTelemetry Protocol 1.x), if a collector is configured.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::StartError;
 
-/// The longest one export may take; spans that do not fit into the queue meanwhile are dropped.
+/// Timeout of an export. Spans that exceed the queue meanwhile are dropped.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
-/// Exports batches to `endpoint`, such as `http://otel:4318`, in the background.
+/// Exports batches of spans to `endpoint`, such as `http://otel:4318`, in the background.
 pub(super) fn provider(
     endpoint: &str,
     service: &'static str,
@@ -44,14 +44,15 @@ pub(super) fn provider(
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// Turns `tracing` spans into exported ones.
+/// The `tracing` layer that exports spans.
 pub(super) fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(
     provider: &SdkTracerProvider,
 ) -> OpenTelemetryLayer<S, Tracer> {
     tracing_opentelemetry::layer().with_tracer(provider.tracer("tenantry"))
 }
 
-/// The exporter works on a thread of its own, where the client's connections could not be driven.
+/// Runs the HTTP client on the runtime: the exporter has a thread of its own, which could not drive
+/// the client's connections.
 #[derive(Debug)]
 struct OnRuntime {
     runtime: Handle,

@@ -1,7 +1,7 @@
-//! Every metric of the platform, named once.
+//! Every metric of the platform, defined once.
 //!
-//! Label sets are bounded: route templates, job kinds, queues and outcomes — never tenants, users
-//! or paths as requested.
+//! Label values are bounded: route templates, job kinds, queues and outcomes; never tenants, users
+//! or requested paths.
 
 use std::sync::LazyLock;
 
@@ -11,9 +11,9 @@ use prometheus::{
     process_collector::ProcessCollector,
 };
 
-/// Seconds; holds 0.2, the latency objective.
+/// In seconds; includes 0.2, the latency objective.
 const REQUEST_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Seconds; from an idle start of milliseconds to an hour of waiting.
+/// In seconds; from milliseconds on an idle system to an hour of waiting.
 const JOB_BUCKETS: &[f64] =
     &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
 
@@ -58,119 +58,118 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Makes the metrics that every process has exist.
+    /// Creates the metrics of every process.
     expose_shared:
 
-    /// Database transactions by how they ended: committed or aborted.
+    /// Database transactions, by outcome: committed or aborted.
     DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome"];
-    /// Transaction bodies run again after a transient error.
+    /// Transaction bodies retried after a transient error.
     DB_TRANSACTION_RETRIES: IntCounter = "tenantry_db_transaction_retries_total";
     /// Jobs staged in the outbox.
     JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
-    /// Jobs handed to Redis, by path: fast, relay, reconcile or direct.
+    /// Jobs enqueued in Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
-    /// Jobs dropped because another holds what they are unique by.
+    /// Jobs dropped because another job holds their unique key.
     JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];
 }
 
 metrics! {
-    /// Makes the metrics of an API exist, so that a scrape shows zeros instead of gaps.
+    /// Creates the metrics of the API, so that a scrape shows zeros instead of gaps.
     expose_api:
 
     /// Requests answered.
     HTTP_REQUESTS: IntCounterVec = "tenantry_http_requests_total" ["method", "route", "status"];
-    /// Seconds from a request's head to its answer's head.
+    /// Seconds from a request's head to its response's head.
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
-    /// Requests in work.
+    /// Requests in progress.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
-    /// Callers, by whether they were kept from an earlier request: hit or miss; distrusted where
-    /// revocations are not heard.
+    /// Identity lookups for requests, by outcome: hit or miss in the cache, or distrusted while
+    /// revocations cannot be received.
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
-    /// Refresh tokens shown, by what they were good for: next, raced, reused or invalid.
+    /// Refresh tokens presented, by outcome: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
-    /// Second factors shown, by method (code or passkey) and outcome (accepted or refused);
-    /// passkeys that sign in alone among them.
+    /// Second factors presented, by method (code or passkey) and outcome (accepted or refused);
+    /// includes passkeys used without a password.
     AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method", "outcome"];
-    /// Tries refused because there were too many, by what was tried.
+    /// Attempts rejected by a rate limit, by action.
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
-    /// Times that Redis did not answer how many tries there were, and so one was let through
-    /// uncounted.
+    /// Attempts allowed without counting because Redis did not answer.
     AUTH_THROTTLE_OUTAGES: IntCounter = "tenantry_auth_throttle_outages_total";
-    /// Passwords waiting for their turn to be hashed.
+    /// Passwords waiting to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
-    /// Requests shed because too many passwords waited.
+    /// Requests rejected because too many passwords waited to be hashed.
     PASSWORD_HASH_SHED: IntCounter = "tenantry_password_hash_shed_total";
-    /// Seconds a password took to hash, waiting excluded.
+    /// Seconds taken to hash a password, without waiting.
     PASSWORD_HASH_DURATION: Histogram = "tenantry_password_hash_duration_seconds" in REQUEST_BUCKETS;
 }
 
 metrics! {
-    /// Makes the metrics of a worker exist, so that a scrape shows zeros instead of gaps.
+    /// Creates the metrics of a worker, so that a scrape shows zeros instead of gaps.
     expose_worker:
 
     /// Attempts that ended, by outcome: success, retry, dead, skipped, cancelled, parked or
     /// returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
-    /// Seconds from when a job was due to when it started.
+    /// Seconds from a job's due time to its start.
     JOBS_WAIT: HistogramVec = "tenantry_jobs_wait_seconds" ["queue", "kind"] in JOB_BUCKETS;
     /// Seconds an attempt took.
     JOBS_DURATION: HistogramVec = "tenantry_jobs_duration_seconds" ["queue", "kind"] in JOB_BUCKETS;
-    /// Jobs that wait in Redis to be fetched.
+    /// Jobs ready in Redis.
     JOBS_READY: IntGaugeVec = "tenantry_jobs_ready" ["queue"];
     /// Jobs running in this process.
     JOBS_RUNNING: IntGaugeVec = "tenantry_jobs_running" ["queue"];
-    /// Jobs that wait for their time, retries included.
+    /// Jobs scheduled for later, including retries.
     JOBS_DELAYED: IntGaugeVec = "tenantry_jobs_delayed" ["queue"];
-    /// Jobs that wait behind others of their tenant.
+    /// Jobs held back because their tenant has reached its concurrency limit or rate.
     JOBS_HELD: IntGaugeVec = "tenantry_jobs_held" ["queue"];
     /// Whether the queue is paused.
     JOBS_PAUSED: IntGaugeVec = "tenantry_jobs_paused" ["queue"];
-    /// Dead letters kept.
+    /// Dead letters stored.
     JOBS_DEAD: IntGaugeVec = "tenantry_jobs_dead" ["queue"];
-    /// Seconds the oldest job that is ready has waited.
+    /// Seconds the oldest ready job has waited.
     JOBS_OLDEST_AGE: GaugeVec = "tenantry_jobs_oldest_age_seconds" ["queue"];
-    /// Rows of the outbox: staged jobs that have not finished, and those that are dead.
+    /// Rows in the outbox: staged jobs that have not finished, and dead jobs.
     JOBS_OUTBOX_ROWS: IntGauge = "tenantry_jobs_outbox_rows";
-    /// Seconds the oldest staged job has waited to be handed to Redis.
+    /// Seconds the oldest staged job has waited to be enqueued in Redis.
     JOBS_OUTBOX_AGE: Gauge = "tenantry_jobs_outbox_age_seconds";
-    /// Jobs taken over from workers that fell silent.
+    /// Jobs taken over from workers that stopped responding.
     JOBS_RECOVERED: IntCounterVec = "tenantry_jobs_recovered_total" ["queue"];
-    /// Jobs sent to the dead letters because they ended their worker too often.
+    /// Jobs dead-lettered because they crashed their worker too often.
     JOBS_CRASHED: IntCounterVec = "tenantry_jobs_crashed_total" ["queue"];
-    /// Queues closed before everything in hand was settled; others take over after a lease.
+    /// Queues closed before all results were recorded; other workers take the jobs over when their
+    /// leases expire.
     JOBS_SETTLING_CUT: IntCounter = "tenantry_jobs_settling_cut_total";
-    /// Jobs whose end was not noted in the history, because MongoDB did not take it.
+    /// Jobs whose end was not recorded in the history because MongoDB did not accept it.
     JOBS_HISTORY_LOST: IntCounter = "tenantry_jobs_history_lost_total";
     /// Whether Redis answers this process.
     REDIS_UP: IntGauge = "tenantry_redis_up";
-    /// Whether this process is the relay's leader.
+    /// Whether this process is the leader of the relay.
     JOBS_RELAY_LEADER: IntGauge = "tenantry_jobs_relay_leader";
-    /// Ticks of schedules that this process dealt with, by outcome: run or missed.
+    /// Scheduled ticks handled by this process, by outcome: run or missed.
     JOBS_TICKS: IntCounterVec = "tenantry_jobs_ticks_total" ["schedule", "outcome"];
-    /// Seconds from a tick to when its job was staged.
+    /// Seconds from a tick until its job was staged.
     JOBS_TICK_LAG: HistogramVec = "tenantry_jobs_tick_lag_seconds" ["schedule"] in JOB_BUCKETS;
-    /// When the canary last ran in this process, seconds since the epoch; 0 for never.
+    /// Time at which the canary last ran in this process, in seconds since the epoch; 0 if never.
     JOBS_CANARY_TIMESTAMP: Gauge = "tenantry_jobs_canary_timestamp_seconds";
-    /// Seconds from the tick to the start of the canary that last ran in this process.
+    /// Seconds from the tick of the canary that last ran in this process to its start.
     JOBS_CANARY_DELAY: Gauge = "tenantry_jobs_canary_delay_seconds";
-    /// Rows removed because they were over, by kind.
+    /// Expired rows removed, by kind.
     MAINTENANCE_PURGED: IntCounterVec = "tenantry_maintenance_purged_total" ["kind"];
     /// Mails handed to the mail server, by template and outcome: sent, retry or refused.
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.
     MAIL_SEND_DURATION: Histogram = "tenantry_mail_send_duration_seconds" in REQUEST_BUCKETS;
-    /// Times that somebody followed an invite link, by what became of it: invited, invited before,
-    /// already a member, refused, or the link was gone.
+    /// Invite links followed, by outcome: invited, invited before, already a member, refused, or
+    /// link gone.
     INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome"];
-    /// Times that somebody was to be invited because of their address' domain, by what became of
-    /// it.
+    /// Invitations attempted because of the domain of an email address, by outcome.
     DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome"];
-    /// Times that a tenant's domain was looked at, by what was found: verified, its record missing,
-    /// held by another tenant, or no answer.
+    /// Checks of tenants' domains, by outcome: verified, record missing, held by another tenant, or
+    /// no answer.
     DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome"];
 }
 
-/// Everything measured so far, in Prometheus' text format.
+/// All metrics in Prometheus' text format.
 pub fn render() -> String {
     expose_shared();
     let mut text = Vec::new();

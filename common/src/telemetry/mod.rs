@@ -1,7 +1,8 @@
-//! Logs, traces and metrics, set up the same way in every process.
+//! Logs, traces and metrics, set up in the same way in every process.
 //!
-//! A log line is one event name with fields. `error` means someone must act, `warn` that something
-//! was survived, `info` that something of note happened. Secrets and addresses are not logged.
+//! A log line is an event name with fields. `error` means that someone must act, `warn` that the
+//! process recovered from a problem, `info` that something notable happened. Secrets and email
+//! addresses are not logged.
 
 mod export;
 pub mod metrics;
@@ -12,20 +13,18 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 
 use crate::config;
 
-/// Why telemetry did not start.
+/// Why telemetry could not be started.
 pub type StartError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Running telemetry. To be stopped last, outside of async code, so that the last spans leave.
+/// Running telemetry. Stop it last, outside of async code, so that the last spans are exported.
 #[derive(Debug)]
 pub struct Telemetry {
     spans: Option<SdkTracerProvider>,
 }
 
-/// Starts logging, and the export of spans where `telemetry.otlp_endpoint` names a collector. To
-/// be called once, first thing in a process called `service`, within the runtime.
-///
-/// # Errors
-/// When it was called before, or the filter or the collector's address does not parse.
+/// Starts logging, and exports spans if `telemetry.otlp_endpoint` names a collector. Call it once,
+/// first in a process called `service`, within the runtime. Fails if logging was already started,
+/// or the filter or the collector's URL is invalid.
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
     let filter = filter(config)?;
     let lines = match config.format {
@@ -46,10 +45,7 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
     Ok(Telemetry { spans })
 }
 
-/// Logs to standard error instead, for a command whose answer goes to standard output. No spans.
-///
-/// # Errors
-/// When logging was started before, or the filter does not parse.
+/// Logs to standard error, for commands whose result goes to standard output. Exports no spans.
 pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
     let filter = filter(config)?;
     let lines = match config.format {
@@ -67,7 +63,7 @@ pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
 }
 
 impl Telemetry {
-    /// Sends the spans that wait, for a few seconds at most. Blocks.
+    /// Exports the remaining spans, for at most a few seconds. Blocks.
     pub fn stop(self) {
         let stopped = self.spans.map(|provider| provider.shutdown());
         if let Some(Err(error)) = stopped {
@@ -76,8 +72,7 @@ impl Telemetry {
     }
 }
 
-/// What is logged. Never what the library of passkeys says: it repeats what strangers send, as long
-/// as it is.
+/// Which lines are logged. Never those of the passkey library, which repeat input of any length.
 fn filter(config: &config::Telemetry) -> Result<EnvFilter, StartError> {
     let filter: EnvFilter = config.filter.parse()?;
     Ok(filter.add_directive("webauthn_rs_core=off".parse()?))

@@ -1,9 +1,8 @@
-//! The trace a request or job belongs to, as W3C Trace Context writes it.
+//! The trace that a request or a job belongs to, in the format of W3C Trace Context.
 //!
-//! A request continues its caller's trace or begins one; a job continues the trace of whatever
-//! staged it, and also links to it, attempt by attempt, as OpenTelemetry wants it of whoever
-//! processes a message. The context is a task-local, so whoever stages a job need not pass it
-//! along.
+//! A request continues its caller's trace or begins one. A job continues the trace in which it was
+//! staged and also links to it in each attempt, as OpenTelemetry requires for message consumers.
+//! The context is task-local, so staging a job needs no extra argument.
 
 use std::{fmt, future::Future, str::FromStr};
 
@@ -13,7 +12,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{clock::Clock, id::JobId};
 
-/// A trace and the span within it (W3C Trace Context, level 1).
+/// A trace and a span within it (W3C Trace Context, level 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
@@ -21,18 +20,18 @@ pub struct TraceContext {
     flags: u8,
 }
 
-/// A header that is not a `traceparent` of version 00.
+/// The text is not a `traceparent` of version 00.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected 00-<32 hex>-<16 hex>-<2 hex>")]
 pub struct InvalidTraceparent;
 
-/// A message that a span processes, in the words of OpenTelemetry's semantic conventions for
-/// messaging spans.
+/// A message that a span processes, named after OpenTelemetry's semantic conventions for messaging
+/// spans.
 #[derive(Debug, Clone, Copy)]
 pub struct Message {
-    /// The broker it came through (`messaging.system`).
+    /// The broker that delivered it (`messaging.system`).
     pub system: &'static str,
-    /// The queue it waited in (`messaging.destination.name`).
+    /// The queue it was delivered from (`messaging.destination.name`).
     pub destination: &'static str,
     /// The job it carries (`messaging.message.id`).
     pub id: JobId,
@@ -43,15 +42,15 @@ tokio::task_local! {
 }
 
 impl TraceContext {
-    /// The first span of a new trace.
+    /// A new trace and its first span.
     pub fn begin(clock: &Clock) -> Self {
-        // Zero is not a valid id; one bit costs nothing.
+        // Zero is not a valid id.
         Self { trace: u128::from_le_bytes(clock.random()) | 1, span: new_span(clock), flags: 1 }
     }
 
-    /// Joins `span` to the trace that `traceparent` names, or to a new one when it names none, and
-    /// notes the trace in its field `trace_id`, which it must have. Where spans are exported, the
-    /// context is the span's own; elsewhere it is made up here.
+    /// Joins `span` to the trace that `traceparent` names, or to a new one without it, and records
+    /// the trace in the span's field `trace_id`, which must exist. If spans are exported, the
+    /// context is the span's own; otherwise it is created here.
     pub fn join(span: &Span, traceparent: Option<&str>, clock: &Clock) -> Self {
         let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
         if let Some(parent) = parent {
@@ -65,10 +64,10 @@ impl TraceContext {
         context
     }
 
-    /// As [`TraceContext::join`], for a span that processes `message`, which was made where
-    /// `traceparent` says. Where spans are exported the span also links to there: "For each message
-    /// it accounts for, the *Process* span SHOULD link to the message's creation context" (semantic
-    /// conventions for messaging spans, "Consumer spans"). Its field `otel.kind` must be
+    /// As [`TraceContext::join`], for a span that processes `message`, created in the trace of
+    /// `traceparent`. If spans are exported, the span also links to it: "For each message it
+    /// accounts for, the *Process* span SHOULD link to the message's creation context" (semantic
+    /// conventions for messaging spans, "Consumer spans"). The span's field `otel.kind` must be
     /// `consumer`.
     pub fn process(
         span: &Span,
@@ -109,7 +108,7 @@ impl TraceContext {
         SpanContext::new(trace, span, TraceFlags::new(self.flags), true, TraceState::default())
     }
 
-    /// A new span of the trace that `traceparent` names; of a new trace when it names none.
+    /// A new span in the trace that `traceparent` names, or in a new trace without it.
     pub fn continued(traceparent: Option<&str>, clock: &Clock) -> Self {
         let parent = traceparent.and_then(|text| text.parse::<Self>().ok());
         parent.map_or_else(|| Self::begin(clock), |parent| Self { span: new_span(clock), ..parent })
@@ -126,7 +125,7 @@ impl TraceContext {
     }
 }
 
-/// The `traceparent` of the request or job at work, if any.
+/// The `traceparent` of the current request or job, if any.
 pub fn current_traceparent() -> Option<String> {
     CURRENT.try_with(ToString::to_string).ok()
 }
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_traceparent_is_refused() {
+    fn invalid_traceparents_are_rejected() {
         let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let upper = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01";
         let longer = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x";
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_continues_the_trace_it_was_staged_in() {
+    async fn a_job_continues_the_trace_in_which_it_was_staged() {
         let clock = Clock::system();
         let request = TraceContext::begin(&clock);
         let staged = request.scope(async { current_traceparent() }).await;
