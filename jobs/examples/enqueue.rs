@@ -1,7 +1,7 @@
-//! Handing jobs in: staged with a change, or directly.
+//! Enqueueing jobs: staged with a change, or directly.
 //!
-//! A staged job runs if, and only if, its change commits. A direct one is faster and for work that
-//! can be computed again: what Redis loses of it is lost.
+//! A staged job runs if, and only if, its change commits. Enqueueing directly is faster and meant
+//! for work that can be computed again: jobs that Redis loses are lost.
 
 use common::{
     clock::Clock,
@@ -11,7 +11,7 @@ use common::{
 use jobs::{Job, Jobs, Queue, stage, testing::staged};
 use serde::{Deserialize, Serialize};
 
-/// The job: what is to be done, told by ids.
+/// The job, with ids as its payload.
 #[derive(Debug, Serialize, Deserialize)]
 struct WelcomeGuest {
     guest: u32,
@@ -33,8 +33,8 @@ impl Record for Guest {
 }
 impl PlatformOwned for Guest {}
 
-/// The change that the job follows from. A guest comes once: a second time the row is refused,
-/// and with it the job.
+/// The change that stages the job. A guest arrives once: a second time the row is rejected, and the
+/// job with it.
 struct Arrive {
     guest: u32,
 }
@@ -59,18 +59,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for guest in [1, 2, 2] {
         match jobs.commit(&Arrive { guest }).await {
             Ok(()) => println!("guest {guest} arrived"),
-            Err(error) => println!("guest {guest} did not: {error}"),
+            Err(error) => println!("guest {guest} did not arrive: {error}"),
         }
     }
-    println!("{} welcomes are staged", staged::<WelcomeGuest>(&store).await?.len());
+    println!("{} jobs are staged", staged::<WelcomeGuest>(&store).await?.len());
 
     let many: Vec<WelcomeGuest> = (100..1_100).map(|guest| WelcomeGuest { guest }).collect();
     let ids = jobs.enqueue_all_unstaged(None, &many).await?;
-    println!("{} more were enqueued directly", ids.len());
+    println!("{} more jobs were enqueued directly", ids.len());
 
-    // The commits' jobs are handed to Redis in the background.
+    // Committed jobs are enqueued in Redis in the background.
     jobs.close(config.redis.timeout).await;
-    println!("{} wait for a worker", jobs.broker().stats(Queue::Email).await?.ready);
+    println!("{} jobs are ready for a worker", jobs.broker().stats(Queue::Email).await?.ready);
     store.close().await;
     Ok(())
 }

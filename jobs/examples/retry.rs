@@ -1,9 +1,8 @@
-//! What becomes of attempts that fail, and how to test it.
+//! Failed attempts: what happens to the job, and how to test it.
 //!
-//! A handler says whether another try can help. Here a letter is delivered to a box that opens at
-//! the third attempt, to one that never does, and to one that is not there. The jobs run in this
-//! process, without a worker and without waiting between attempts, as a test of the handler would
-//! run them.
+//! A handler states whether a retry can help. Here, letters are delivered to a box that opens at
+//! the third attempt, to one that never opens, and to one that does not exist. The jobs run in this
+//! process, without a worker and without waiting between attempts, as in a test of the handler.
 
 use std::time::Duration;
 
@@ -33,21 +32,22 @@ struct DeliverLetter {
 impl Job for DeliverLetter {
     const KIND: &'static str = "example.deliver_letter";
     const QUEUE: Queue = Queue::Email;
-    /// Then it goes to the dead letters, which an operator can look at and have tried again.
+    /// After the last attempt the job becomes a dead letter, which an operator can inspect and
+    /// retry.
     const MAX_ATTEMPTS: u32 = 5;
-    /// An attempt that takes longer has failed and is tried again.
+    /// An attempt that takes longer has failed and is retried.
     const TIMEOUT: Duration = Duration::from_secs(10);
 }
 
 async fn deliver(letter: DeliverLetter, running: Running<()>) -> Result<(), JobError> {
     match letter.to {
-        // Later, each time after a longer wait.
+        // Retries later, after a longer wait each time.
         LetterBox::Stuck if running.attempt < 3 => Err(JobError::retry("the lid is stuck")),
-        // After as long as whoever is asked demands.
+        // Retries after as long as the other side asks for.
         LetterBox::Sealed => {
             Err(JobError::RetryAfter(Duration::from_hours(1), "sealed for an hour".into()))
         }
-        // Never again.
+        // Never retries.
         LetterBox::Gone => Err(JobError::fail("there is no box")),
         LetterBox::Stuck => Ok(()),
     }
@@ -75,17 +75,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let postman = Inline::new(&Registry::new(()).on(deliver), &jobs);
 
-    // One job by itself answers what its attempt ended with.
+    // Running a single job returns the result of its attempt.
     let alone = postman.run(None, &DeliverLetter { to: LetterBox::Gone }).await;
     println!("{}", alone.err().map_or_else(|| "delivered".to_owned(), |error| error.to_string()));
 
-    // Staged ones are run until they are done with. The store's own commit hands nothing to Redis.
+    // Staged jobs run until they end. The store's own commit does not enqueue them in Redis.
     store.commit(&Post).await?;
     let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
-    println!(
-        "{} delivered, {} given up, {} further attempts",
-        drained.succeeded, drained.dead, drained.retried
-    );
+    println!("{} delivered, {} dead, {} retries", drained.succeeded, drained.dead, drained.retried);
     store.close().await;
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! A job that comes of itself: every second, one report, whichever worker process gets there first.
+//! A scheduled job: one report per second, by whichever worker process is first.
 //!
-//! Start it in two terminals, with the same settings, and each second is reported by one of them.
-//! Kill one with `kill -9` and the other reports all the seconds; kill both, and the first to come
-//! back makes up for those that were missed.
+//! Start it in two terminals with the same settings, and each second is reported by one of them.
+//! Kill one with `kill -9`, and the other reports every second; kill both, and the first to return
+//! reports the missed seconds.
 
 use std::num::NonZeroU16;
 
@@ -16,15 +16,15 @@ use common::{
 use jobs::{
     Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
     queue::QueueBackend,
-    schedules::{Clockwork, Missed, Schedule},
+    schedules::{Missed, Schedule, Scheduler},
 };
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-/// A minute's reports are made up for, not more.
+/// At most a minute of missed reports is made up.
 const MADE_UP_MAX: NonZeroU16 = NonZeroU16::new(60).unwrap();
 
-/// The job: it knows its tick, not only that it runs, since it may run later.
+/// The job. Its payload contains the tick, because it may run later.
 #[derive(Debug, Serialize, Deserialize)]
 struct WriteReport {
     tick_ms: i64,
@@ -35,7 +35,7 @@ impl Job for WriteReport {
     const QUEUE: Queue = Queue::Maintenance;
 }
 
-/// What it leaves behind: one row a job, however often it runs.
+/// The effect of the job: one row per job, however often it runs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     #[serde(rename = "_id")]
@@ -67,9 +67,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Schedule::new("example.report", "* * * * * *", Missed::All(MADE_UP_MAX), |tick| {
             WriteReport { tick_ms: tick.timestamp_millis() }
         })?;
-    tokio::spawn(Clockwork::new(jobs.clone(), vec![reports]).run(drain.clone()));
+    tokio::spawn(Scheduler::new(jobs.clone(), vec![reports]).run(drain.clone()));
 
-    // The rest is any worker: a relay, and what runs the jobs.
+    // The rest is an ordinary worker: a relay, and the workers that run jobs.
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let dispatch = Registry::new(store.clone()).on(write_report).dispatch(&jobs, &drain);
     let (backend, draining) =

@@ -1,10 +1,10 @@
-//! Batches: many jobs staged as one, and a job that follows once all of them have ended.
+//! Batches: many jobs staged together, and a follow-up job that runs once all of them have ended.
 //!
-//! A batch's members are outbox rows that carry its id. Whoever removes such rows or marks them
-//! dead moves the batch's counters in the same transaction, by as many rows as it really touched,
-//! so that settling a job again counts nothing. The transaction that counts the last member inserts
-//! the row of the job that follows; a batch that was complete once never is again, whatever becomes
-//! of its dead letters.
+//! The members of a batch are outbox rows with its id. The transaction that removes such rows or
+//! marks them dead also updates the batch's counters, by the number of rows it really changed, so
+//! that settling a job twice counts once. The transaction that counts the last member inserts the
+//! row of the follow-up job. A batch completes only once, whatever happens to its dead letters
+//! later.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,48 +29,48 @@ use crate::{
     outbox::{OutboxRow, note},
 };
 
-/// The most jobs of one batch: they are staged in one transaction, which MongoDB ends after a
-/// minute.
+/// Maximum number of jobs in a batch: they are staged in one transaction, which MongoDB aborts
+/// after a minute.
 pub const JOBS_MAX: usize = 10_000;
-/// The most that the payloads of one batch may have together, in bytes, for the same reason.
+/// Maximum total size of a batch's payloads in bytes, for the same reason.
 pub const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a batch can be looked up after it was complete.
+/// How long a batch can be looked up after it completed.
 pub const RETENTION: Duration = Duration::from_hours(30 * 24);
-/// The most batches that one look gives.
+/// Maximum number of batches in one listing.
 pub const BATCHES_MAX: u32 = 1_000;
 
-/// How a batch stands.
+/// The state of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Batch {
-    /// Its id.
+    /// Id of the batch.
     #[serde(rename = "_id")]
     pub id: BatchId,
-    /// The tenant it is done for, if any.
+    /// The tenant it belongs to, if any.
     pub tenant_id: Option<TenantId>,
-    /// How many jobs it has.
+    /// Number of jobs in the batch.
     pub total: i64,
-    /// How many of them have finished.
+    /// Number of jobs that have finished.
     pub done: i64,
-    /// How many of them are dead letters; one that is given another try is not any more.
+    /// Number of jobs that are dead letters; one that is retried no longer counts.
     pub dead: i64,
     /// When it was staged.
     pub staged_at: DateTime,
-    /// When its last job had ended for the first time, and the job that follows was staged.
+    /// When its last job ended for the first time, and the follow-up job was staged.
     pub completed_at: Option<DateTime>,
-    /// When it is forgotten.
+    /// When its row expires.
     expires_at: Option<DateTime>,
-    /// The row of the job that follows. Its id is fixed from the beginning, so that even a defect
+    /// The row of the follow-up job. Its id is fixed from the beginning, so that even a defect
     /// could not insert it twice.
     callback: OutboxRow,
 }
 
 impl Batch {
-    /// The job that follows once all others have ended.
+    /// Id of the follow-up job.
     pub const fn follows(&self) -> JobId {
         self.callback.id
     }
 
-    /// What the job that follows is.
+    /// Kind of the follow-up job.
     pub fn follows_kind(&self) -> &str {
         &self.callback.kind
     }
@@ -89,8 +89,7 @@ pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
     ttl: true,
 }];
 
-/// What listings read: batches in progress, newest first, and complete ones, those completed last
-/// first.
+/// For listings: batches in progress, newest first, then complete ones, latest completion first.
 pub(crate) const LIST_INDEXES: &[IndexPlan] = &[IndexPlan {
     collection: Batch::COLLECTION,
     name: "job_batches_completed",
@@ -117,17 +116,17 @@ pub(crate) const VALIDATOR: Validator = Validator {
 /// Why a batch was not staged.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// More than [`JOBS_MAX`] jobs.
+    /// It has more than [`JOBS_MAX`] jobs.
     #[error(
-        "a batch has at most {JOBS_MAX} jobs: make several, or stage jobs that stage the others"
+        "a batch may have at most {JOBS_MAX} jobs; create several batches, or stage jobs that stage the others"
     )]
     TooManyJobs,
-    /// More than [`BYTES_MAX`] of payload.
+    /// Its payloads exceed [`BYTES_MAX`].
     #[error(
-        "the payloads of a batch have at most {BYTES_MAX} bytes: put ids into payloads, not what they name"
+        "the payloads of a batch may have at most {BYTES_MAX} bytes; put ids into payloads instead of data"
     )]
     TooManyBytes,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -141,7 +140,7 @@ impl Transient for BatchError {
     }
 }
 
-/// A batch that is being put together, of jobs of any kinds. [`NewBatch::stage`] makes it happen:
+/// A batch under construction, with jobs of any kinds. [`NewBatch::stage`] stages it:
 ///
 /// ```ignore
 /// let mut batch = NewBatch::new(txn.clock(), Some(tenant));
@@ -166,15 +165,12 @@ impl NewBatch {
         Self { id: clock.id(), tenant, clock: clock.clone(), rows: Vec::new(), bytes: 0 }
     }
 
-    /// Its id, for the payload of the job that follows.
+    /// Id of the batch, for the payload of the follow-up job.
     pub const fn id(&self) -> BatchId {
         self.id
     }
 
-    /// Adds a job.
-    ///
-    /// # Errors
-    /// When the batch would grow too large, or the job cannot be written as JSON.
+    /// Adds a job. Fails if the batch would exceed its limits, or the job cannot be serialized.
     pub fn add<J: Job>(&mut self, job: &J) -> Result<JobId, BatchError> {
         if self.rows.len() == JOBS_MAX {
             return Err(BatchError::TooManyJobs);
@@ -190,11 +186,8 @@ impl NewBatch {
         Ok(id)
     }
 
-    /// Stages its jobs, and `follows` for when all of them have finished or died; at once, if there
-    /// are none. All of it happens if, and only if, the transaction commits.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Stages its jobs, and `follows` to run when all of them have finished or died, or at once if
+    /// there are none. All of this happens if, and only if, the transaction commits.
     pub async fn stage<J: Job>(self, txn: &mut Txn, follows: &J) -> Result<BatchId, BatchError> {
         let batch = Batch {
             id: self.id,
@@ -220,42 +213,33 @@ impl NewBatch {
 }
 
 impl Jobs {
-    /// How a batch stands; none when there is no such batch (any more, see [`RETENTION`]).
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The state of a batch; none if it does not exist, or has expired (see [`RETENTION`]).
     pub async fn batch(&self, batch: BatchId) -> Result<Option<Batch>, DbError> {
         self.find_batch(doc! { "_id": batch }).await
     }
 
-    /// As [`Jobs::batch`], of the batches that are done for `scope`'s tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// As [`Jobs::batch`], limited to batches of `scope`'s tenant.
     pub async fn batch_within(
         &self,
         scope: TenantScope,
         batch: BatchId,
     ) -> Result<Option<Batch>, DbError> {
-        // Some batches belong to no tenant, hence the platform's scope; the filter keeps to the
-        // tenant's.
+        // Some batches belong to no tenant, so this uses the platform's scope; the filter restricts
+        // it to the tenant.
         self.find_batch(doc! { "_id": batch, "tenant_id": scope.tenant_id() }).await
     }
 
-    /// Up to `limit` batches (at most [`BATCHES_MAX`]): those in progress first, newest first, then
-    /// the complete ones, those completed last first.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` batches (at most [`BATCHES_MAX`]): those in progress, newest first, then
+    /// complete ones, latest completion first.
     pub async fn batches(&self, limit: u32) -> Result<Vec<Batch>, DbError> {
         let limit = i64::from(limit.clamp(1, BATCHES_MAX));
         let mut batches = self.list_batches(doc! { "completed_at": null }, limit).await?;
         let left = limit - i64::try_from(batches.len()).unwrap_or(limit);
-        // MongoDB takes a limit of zero for none.
+        // MongoDB treats a limit of zero as unlimited.
         if left > 0 {
             let complete =
                 self.list_batches(doc! { "completed_at": { "$ne": null } }, left).await?;
-            // One that was completed between the looks is there already.
+            // A batch that completed between the two queries is listed already.
             let seen: HashSet<BatchId> = batches.iter().map(|batch| batch.id).collect();
             batches.extend(complete.into_iter().filter(|batch| !seen.contains(&batch.id)));
         }
@@ -264,12 +248,12 @@ impl Jobs {
 
     async fn list_batches(&self, mut filter: Document, limit: i64) -> Result<Vec<Batch>, DbError> {
         self.leave_out_expired(&mut filter);
-        // Ids sort by when the batch was staged.
+        // Ids sort by the time the batch was staged.
         let newest_first = doc! { "completed_at": -1, "_id": -1 };
         self.store().records::<Batch>(PlatformScope).list(filter, newest_first, limit).await
     }
 
-    /// MongoDB removes what has expired a while later.
+    /// MongoDB deletes expired rows with some delay.
     fn leave_out_expired(&self, filter: &mut Document) {
         filter.insert("expires_at", doc! { "$not": { "$lte": self.store().clock().now() } });
     }
@@ -296,7 +280,7 @@ impl Counter {
     }
 }
 
-/// Moves a counter; answers the row of the job that follows, if the batch is complete with that.
+/// Updates a counter; returns the row of the follow-up job if this completes the batch.
 async fn count(
     txn: &mut Txn,
     batch: BatchId,
@@ -307,7 +291,7 @@ async fn count(
         return Ok(None);
     }
     let update = doc! { "$inc": { counter.field(): by } };
-    // None: its dead letter was given another try after the batch was forgotten.
+    // None if its dead letter was retried after the batch had expired.
     let Some(batch) =
         txn.records::<Batch>(PlatformScope).find_and_update(doc! { "_id": batch }, update).await?
     else {
@@ -319,7 +303,7 @@ async fn count(
     complete(txn, batch).await.map(Some)
 }
 
-/// Marks the batch complete and inserts the row of the job that follows.
+/// Marks the batch complete and inserts the row of the follow-up job.
 async fn complete(txn: &mut Txn, batch: Batch) -> Result<OutboxRow, DbError> {
     let now = txn.clock().now();
     let update = doc! { "$set": { "completed_at": now, "expires_at": later(now, RETENTION) } };
@@ -329,13 +313,13 @@ async fn complete(txn: &mut Txn, batch: Batch) -> Result<OutboxRow, DbError> {
     Ok(callback)
 }
 
-/// Tells of the job that follows, once it is committed.
+/// Logs the completion, once it is committed.
 fn report(callback: &OutboxRow) {
     metrics::JOBS_STAGED.with_label_values(&[&callback.queue, &callback.kind]).inc();
     tracing::info!(job = %callback.id, kind = callback.kind, "batch_completed");
 }
 
-/// Removes the rows of members that are done.
+/// Removes the rows of finished members.
 struct Removal<'a> {
     batch: BatchId,
     members: &'a [JobId],
@@ -375,7 +359,7 @@ impl Change for Death {
     }
 }
 
-/// Gives the rows of dead members back to the relay.
+/// Returns the rows of dead members to the relay.
 struct Revival<'a> {
     batch: BatchId,
     members: &'a [JobId],
@@ -394,7 +378,7 @@ impl Change for Revival<'_> {
     }
 }
 
-/// Removes the rows of those of `ids` that belong to batches; answers the rows of jobs that follow.
+/// Removes the rows of those of `ids` that belong to batches; returns the rows of follow-up jobs.
 pub(crate) async fn remove_members(
     store: &Store,
     ids: &[JobId],
@@ -406,7 +390,7 @@ pub(crate) async fn remove_members(
     Ok(following)
 }
 
-/// Removes the rows of `members` of `batch`; answers the row of the job that follows.
+/// Removes the rows of `members` of `batch`; returns the row of the follow-up job.
 pub(crate) async fn remove_members_of(
     store: &Store,
     batch: BatchId,
@@ -415,8 +399,8 @@ pub(crate) async fn remove_members_of(
     Ok(store.commit(&Removal { batch, members }).await?.inspect(report))
 }
 
-/// Marks the row of `member` as dead, if it belongs to a batch and is not dead already; answers the
-/// row of the job that follows.
+/// Marks the row of `member` as dead, if it belongs to a batch and is not dead yet; returns the row
+/// of the follow-up job.
 pub(crate) async fn mark_member_dead(
     store: &Store,
     member: JobId,
@@ -425,7 +409,7 @@ pub(crate) async fn mark_member_dead(
     Ok(store.commit(&Death { member, update }).await?.inspect(report))
 }
 
-/// Gives the rows of those of `ids` that are dead members of batches back to the relay.
+/// Returns the rows of those of `ids` that are dead members of batches to the relay.
 pub(crate) async fn revive_members(
     store: &Store,
     ids: &[JobId],
@@ -439,7 +423,7 @@ pub(crate) async fn revive_members(
     Ok(())
 }
 
-/// Those of `ids` that belong to batches, each with its own.
+/// Those of `ids` that belong to batches, each with its batch.
 pub(crate) async fn batches_of(
     store: &Store,
     ids: &[JobId],
@@ -455,7 +439,7 @@ fn by_batch(members: Vec<(JobId, BatchId)>) -> BTreeMap<BatchId, Vec<JobId>> {
     batches
 }
 
-/// Those of `ids` that belong to batches and match, each with its own.
+/// Those of `ids` that belong to batches and match `filter`, each with its batch.
 async fn members(
     store: &Store,
     ids: &[JobId],

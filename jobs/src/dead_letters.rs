@@ -1,29 +1,25 @@
-//! Dead letters, as an operator handles them: found by what they have in common, and given another
-//! try or deleted, one by one or all at once.
+//! Dead letters for operators: found by filter, and retried or deleted one by one or all at once.
 
 use common::{db::PlatformScope, id::JobId};
 use mongodb::bson::doc;
 
 use crate::{
-    Envelope, JobFilter, Jobs, Queue, SteerError,
+    ControlError, Envelope, JobFilter, Jobs, Queue,
     outbox::{OutboxRow, revive_rows},
     queue::{DeadLetter, Spot},
 };
 
-/// Dead letters handled in one round trip.
+/// Dead letters processed per round trip.
 const PAGE: usize = 500;
 
 impl Jobs {
     /// Up to `limit` dead letters of `queue`, newest first.
-    ///
-    /// # Errors
-    /// See [`SteerError`].
     pub async fn dead_letters(
         &self,
         queue: Queue,
         filter: &JobFilter,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, SteerError> {
+    ) -> Result<Vec<DeadLetter>, ControlError> {
         let mut letters = Vec::new();
         let mut after = None;
         while letters.len() < limit {
@@ -44,29 +40,30 @@ impl Jobs {
         Ok(letters)
     }
 
-    /// Gives dead letters of `queue` another try, from their first attempt on; answers how many
-    /// were still dead. Bytes that could not be understood stay: they would be no better. A letter
-    /// that has outlived its outbox row, which `jobs.dead_retention` removes on the day, goes on
-    /// without one.
-    ///
-    /// # Errors
-    /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
-    pub async fn replay(&self, queue: Queue, letters: &[DeadLetter]) -> Result<usize, SteerError> {
+    /// Retries dead letters of `queue`, beginning with their first attempt; returns how many were
+    /// still dead. Letters whose bytes are unreadable stay, because retrying cannot help. A letter
+    /// whose outbox row has been removed after `jobs.dead_retention` runs without one. On error,
+    /// letters replayed so far stay replayed; the others are still dead.
+    pub async fn replay(
+        &self,
+        queue: Queue,
+        letters: &[DeadLetter],
+    ) -> Result<usize, ControlError> {
         let mut replayed = 0;
         for letters in letters.chunks(PAGE) {
             let mut envelopes: Vec<Envelope> = letters
                 .iter()
                 .filter_map(|letter| letter.envelope.clone())
-                .map(Envelope::anew)
+                .map(Envelope::for_replay)
                 .collect();
-            // The row first: a process that dies in between leaves the job to the relay.
+            // The row first: if the process dies in between, the relay enqueues the job.
             let staged: Vec<JobId> = envelopes
                 .iter()
                 .filter(|envelope| envelope.staged)
                 .map(|envelope| envelope.id)
                 .collect();
             revive_rows(self.store(), &staged).await?;
-            // A staged job without a row is taken for one that has run.
+            // A staged job without a row would be considered finished.
             let there = self.store().records::<OutboxRow>(PlatformScope).existing(&staged).await?;
             for envelope in &mut envelopes {
                 envelope.staged &= there.contains(&envelope.id.to_string());
@@ -79,19 +76,17 @@ impl Jobs {
         Ok(replayed)
     }
 
-    /// Deletes dead letters of `queue` for good; answers how many were still dead. Each is logged.
-    ///
-    /// # Errors
-    /// See [`SteerError`]. What was done until then stays done; the rest is still dead.
+    /// Deletes dead letters of `queue` permanently; returns how many were still dead. Each deletion
+    /// is logged. On error, letters deleted so far stay deleted; the others are still dead.
     pub async fn delete_dead(
         &self,
         queue: Queue,
         letters: &[DeadLetter],
-    ) -> Result<usize, SteerError> {
+    ) -> Result<usize, ControlError> {
         let mut deleted = 0;
         for letters in letters.chunks(PAGE) {
-            // The row first, or nobody would delete it after a process that died in between; and
-            // only while it is dead: whoever gives the job another try meanwhile wins.
+            // The row first, or nothing would delete it if the process dies in between; and only
+            // while it is dead, so that a concurrent retry wins.
             let staged = letters
                 .iter()
                 .filter_map(|letter| letter.envelope.as_ref())

@@ -1,11 +1,11 @@
-//! Stopping without losing anything: first no new work, then, after a grace period, no old work.
+//! Graceful shutdown: first no new jobs start, then, after a grace period, running jobs stop.
 
 use std::{io, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Tells every part of a worker process how far it is with stopping. Cheap to clone.
+/// Tells every part of a worker process how far its shutdown is. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     stop: CancellationToken,
@@ -13,12 +13,13 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// A process that is not stopping.
+    /// For a process that is not shutting down.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Nothing new is begun from now on; after `grace` what still runs is given back.
+    /// Starts the shutdown: no new jobs start, and jobs still running after `grace` are handed
+    /// back.
     pub fn begin(&self, grace: Duration) {
         self.stop.cancel();
         let give_up = self.give_up.clone();
@@ -28,10 +29,8 @@ impl Drain {
         });
     }
 
-    /// Begins at SIGTERM (a deployment) or SIGINT (Ctrl-C).
-    ///
-    /// # Errors
-    /// When the signals cannot be listened for.
+    /// Starts the shutdown at SIGTERM (a deployment) or SIGINT (Ctrl-C). Fails if the signal
+    /// handlers cannot be installed.
     pub fn begin_on_signals(&self, grace: Duration) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -41,18 +40,18 @@ impl Drain {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::info!(?grace, "drain_began");
+            tracing::info!(?grace, "drain_started");
             drain.begin(grace);
         });
         Ok(())
     }
 
-    /// Whether it has begun.
+    /// Whether the shutdown has begun.
     pub fn has_begun(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Resolves once it has begun.
+    /// Resolves once the shutdown has begun.
     pub async fn begun(&self) {
         self.stop.cancelled().await;
     }

@@ -1,4 +1,4 @@
-//! What travels through Redis: a job with all that running it needs, as one JSON object.
+//! Envelopes: a job with everything that running it needs, as one JSON object in Redis.
 
 use common::id::{JobId, TenantId};
 use serde::{Deserialize, Serialize, ser::Error as _};
@@ -6,90 +6,90 @@ use serde_json::value::RawValue;
 
 use crate::{BoxError, Job, unique::UniqueKey};
 
-/// The longest payload of a job, in bytes of JSON: far more than ids need, and far less than what a
-/// row of MongoDB or a page of the relay could not carry.
+/// Maximum size of a job's payload in bytes of JSON: far more than ids need, and far below the
+/// limits of a MongoDB document and a page of the relay.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
-/// Failures kept in an envelope; the oldest go first.
+/// Failures kept in an envelope; the oldest are dropped first.
 const FAILURES_MAX: usize = 10;
-/// The most of one failure's text that is kept, in characters.
+/// Maximum length of a failure's text in characters.
 const FAILURE_CHARS_MAX: usize = 500;
 
-/// A job under way.
+/// A job on its way through Redis.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope {
-    /// The job's id; fixed when it was staged, the same over every attempt.
+    /// Id of the job, assigned when it is staged and the same for every attempt.
     pub id: JobId,
-    /// What it is.
+    /// Kind of the job.
     pub kind: String,
-    /// The version of the payload's shape.
+    /// Version of the payload's format.
     #[serde(rename = "v", default = "first", skip_serializing_if = "is_first")]
     pub version: u16,
-    /// The tenant it is done for, if any.
+    /// The tenant it belongs to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
-    /// Counts from 1.
+    /// Number of the attempt, from 1.
     #[serde(default = "first_attempt", skip_serializing_if = "is_first_attempt")]
     pub attempt: u32,
-    /// When it was staged or enqueued, milliseconds since the epoch.
+    /// When it was staged or enqueued, in milliseconds since the epoch.
     pub enqueued_at: i64,
-    /// When it was to start, if later than it was enqueued; milliseconds since the epoch.
+    /// When it should start, if later than it was enqueued; in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<i64>,
-    /// When a worker first did not know its kind or version, milliseconds since the epoch.
+    /// When a worker first did not know its kind or version, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked_at: Option<i64>,
     /// The trace it belongs to (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// What it is unique by, if anything.
+    /// Its unique key, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unique: Option<UniqueKey>,
-    /// Whether a row in the outbox stands behind it.
+    /// Whether it has a row in the outbox.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub staged: bool,
-    /// Whether it may have run before: its outbox row is looked at before it runs.
+    /// Whether it may have run before, so that its outbox row must be checked before it runs.
     #[serde(default, rename = "again", skip_serializing_if = "std::ops::Not::not")]
     pub redelivered: bool,
-    /// What went wrong before, oldest first; bounded.
+    /// Previous failures, oldest first; bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
     /// The job itself.
     pub payload: Box<RawValue>,
 }
 
-/// One attempt that failed.
+/// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which attempt, counted from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// When it failed, milliseconds since the epoch.
+    /// When it failed, in milliseconds since the epoch.
     pub at: i64,
-    /// What went wrong, with its causes.
+    /// The error with its causes.
     pub error: String,
 }
 
-/// A payload that cannot be made into its job.
+/// A payload that cannot be deserialized.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PayloadError {
-    /// It has another shape.
-    #[error("the payload is not a {kind}: {source}")]
+    /// It has another format.
+    #[error("the payload does not have the format of {kind}: {source}")]
     Shape {
-        /// What it should be.
+        /// Kind of the job.
         kind: &'static str,
         source: serde_json::Error,
     },
-    /// A step from an older version to the next failed.
-    #[error("the payload of a {kind} cannot be brought from version {from} to {}: {source}", .from + 1)]
+    /// Converting it from an older version failed.
+    #[error("the payload of {kind} cannot be converted from version {from} to {}: {source}", .from + 1)]
     Upcast {
-        /// What it is.
+        /// Kind of the job.
         kind: &'static str,
-        /// The version that could not be left.
+        /// The version that could not be converted.
         from: u16,
         source: BoxError,
     },
 }
 
-/// As much of a failure's text as is kept.
+/// Shortens the text of a failure to what is kept.
 pub(crate) fn bounded(error: &str) -> String {
     error.chars().take(FAILURE_CHARS_MAX).collect()
 }
@@ -109,27 +109,22 @@ const fn is_first_attempt(attempt: &u32) -> bool {
     *attempt == 1
 }
 
-/// A job as JSON.
-///
-/// # Errors
-/// When it cannot be written, or is longer than [`PAYLOAD_BYTES_MAX`].
+/// A job as JSON. Fails if it cannot be serialized or is longer than [`PAYLOAD_BYTES_MAX`].
 pub(crate) fn payload_of<J: Job>(job: &J) -> Result<String, serde_json::Error> {
     let payload = serde_json::to_string(job)?;
     if payload.len() > PAYLOAD_BYTES_MAX {
-        let told = format!(
-            "its payload has {} bytes, at most {PAYLOAD_BYTES_MAX} are taken: put ids into it, not what they name",
+        let message = format!(
+            "its payload has {} bytes, at most {PAYLOAD_BYTES_MAX} are allowed; put ids into it instead of data",
             payload.len()
         );
-        return Err(serde_json::Error::custom(told));
+        return Err(serde_json::Error::custom(message));
     }
     Ok(payload)
 }
 
 impl Envelope {
-    /// An envelope for a job's first attempt.
-    ///
-    /// # Errors
-    /// When the job cannot be written as JSON, or has more than [`PAYLOAD_BYTES_MAX`] of it.
+    /// The envelope of a job's first attempt. Fails if the job cannot be serialized or its payload
+    /// exceeds [`PAYLOAD_BYTES_MAX`].
     pub fn new<J: Job>(
         id: JobId,
         tenant: Option<TenantId>,
@@ -154,26 +149,17 @@ impl Envelope {
         })
     }
 
-    /// As bytes for Redis.
-    ///
-    /// # Errors
-    /// When it cannot be written as JSON, which its types rule out.
+    /// Serializes it for Redis.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }
 
-    /// From bytes of Redis.
-    ///
-    /// # Errors
-    /// When they are not an envelope.
+    /// Parses bytes from Redis.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
 
-    /// The job itself, brought up to date when an older release staged it.
-    ///
-    /// # Errors
-    /// See [`PayloadError`].
+    /// The job itself, converted to the current version if an older release staged it.
     pub(crate) fn job<J: Job>(&self) -> Result<J, PayloadError> {
         let shape = |source| PayloadError::Shape { kind: J::KIND, source };
         if self.version >= J::VERSION {
@@ -190,12 +176,12 @@ impl Envelope {
         serde_json::from_value(payload).map_err(shape)
     }
 
-    /// The same job as if it had never been tried, but with its history.
-    pub(crate) fn anew(self) -> Self {
+    /// The same job before its first attempt, keeping its previous failures.
+    pub(crate) fn for_replay(self) -> Self {
         Self { attempt: 1, due_at: None, parked_at: None, ..self }
     }
 
-    /// When the job could have started, milliseconds since the epoch.
+    /// When the job could have started, in milliseconds since the epoch.
     pub(crate) fn startable_at(&self) -> i64 {
         self.due_at.unwrap_or(self.enqueued_at)
     }
@@ -232,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_envelope_is_small_and_comes_back_whole() {
+    fn a_new_envelope_is_small_and_survives_a_round_trip() {
         let bytes = envelope().to_bytes().unwrap();
         assert!(bytes.len() < 120, "{}", String::from_utf8(bytes).unwrap());
         let back = Envelope::from_bytes(&bytes).unwrap();
         assert_eq!((back.version, back.attempt, back.payload.get()), (1, 1, "{\"n\":1}"));
     }
 
-    /// In its third version; the first knew one name, the second split it.
+    /// Version 3; version 1 had one name, version 2 split it.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Greet {
         first: String,
@@ -275,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_brought_up_to_date_step_by_step() {
+    fn an_old_payload_is_converted_version_by_version() {
         let ann =
             || Greet { first: "Ann".to_owned(), last: "Lee".to_owned(), language: "en".to_owned() };
         assert_eq!(greeting(1, r#"{"name":"Ann Lee"}"#).job::<Greet>().unwrap(), ann());
@@ -283,20 +269,21 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_is_told_with_its_version() {
+    fn a_failed_conversion_names_its_version() {
         let failed = greeting(1, r#"{"name":"Ann"}"#).job::<Greet>().unwrap_err();
         assert_eq!(
             failed.to_string(),
-            "the payload of a test.greet cannot be brought from version 1 to 2: one word"
+            "the payload of test.greet cannot be converted from version 1 to 2: one word"
         );
         let failed = greeting(2, "[]").job::<Greet>().unwrap_err();
         assert_eq!(
             failed.to_string(),
-            "the payload of a test.greet cannot be brought from version 2 to 3: no object"
+            "the payload of test.greet cannot be converted from version 2 to 3: no object"
         );
     }
 
-    /// A payload of the current version goes straight into its type: its very text arrives.
+    /// A payload of the current version is deserialized directly, so that even its exact text
+    /// survives.
     #[test]
     fn a_payload_of_the_current_version_is_parsed_once() {
         #[derive(Debug, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! From a commit to Redis: the fast path of staged jobs, and direct enqueueing.
 //!
-//! The fast path never delays an answer nor fails a request: committed jobs go into a bounded
-//! channel that one task empties into Redis in batches. What it cannot hand over (Redis is down,
-//! the channel is full, the process dies) the relay finds in the outbox.
+//! The fast path never delays a response or fails a request: committed jobs go into a bounded
+//! channel, which one task flushes to Redis in batches. Jobs it cannot enqueue (Redis is down, the
+//! channel is full, the process dies) are found in the outbox by the relay.
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -25,12 +25,12 @@ use crate::{
     queue::{Broker, HandIn, Push},
 };
 
-/// Committed jobs that may wait for the fast path in one process.
+/// Committed jobs that the fast path of one process may queue.
 const WAITING_MAX: usize = 10_000;
-/// Jobs handed to Redis in one call.
+/// Jobs enqueued in one call.
 const BATCH_MAX: usize = 500;
 
-/// Where processes hand jobs in. Cheap to clone.
+/// Commits changes and enqueues their jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs {
     inner: Arc<Inner>,
@@ -45,23 +45,21 @@ struct Inner {
     closing: tokio_util::sync::CancellationToken,
 }
 
-/// A job that was not enqueued.
+/// Why a job was not enqueued.
 #[derive(Debug, thiserror::Error)]
 pub enum EnqueueError {
-    /// Redis is down, too slow, or out of memory (`maxmemory`): nothing was enqueued, or, after a
-    /// timeout, perhaps it was.
-    #[error("Redis did not take the job: {0}")]
+    /// Redis is down, too slow or out of memory (`maxmemory`). Nothing was enqueued, except
+    /// possibly after a timeout.
+    #[error("Redis did not accept the job: {0}")]
     Redis(#[from] redis::RedisError),
-    /// The job cannot be written as JSON.
-    #[error("the job cannot be written as JSON: {0}")]
+    /// The job cannot be serialized.
+    #[error("the job cannot be serialized as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 impl Jobs {
-    /// Starts the fast path. Redis may be down; it is connected to when needed.
-    ///
-    /// # Errors
-    /// When the address of Redis cannot be understood.
+    /// Starts the fast path. Connects to Redis when first needed, so Redis may be down. Fails if
+    /// the address of Redis is invalid.
     pub fn start(
         store: Store,
         redis: &config::Redis,
@@ -78,12 +76,12 @@ impl Jobs {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The store that changes are committed to.
+    /// The database that changes are committed to.
     pub fn store(&self) -> &Store {
         &self.inner.store
     }
 
-    /// The queues.
+    /// The queues in Redis.
     pub fn broker(&self) -> &Broker {
         &self.inner.broker
     }
@@ -93,16 +91,14 @@ impl Jobs {
         self.inner.broker.connections()
     }
 
-    /// Announces what is revoked, and listens.
+    /// Publishes and receives revocations.
     pub fn announcer(&self) -> &Announcer {
         &self.inner.announcer
     }
 
-    /// Commits `change`, announces what it revoked, then hands the jobs it staged to Redis. They
-    /// run also when this process or Redis ends in between.
-    ///
-    /// # Errors
-    /// The change's own refusal or the store's failure; then neither it nor its jobs happened.
+    /// Commits `change`, publishes what it revoked, then enqueues the jobs it staged. The jobs run
+    /// even if this process or Redis fails in between. On error, neither the change nor its jobs
+    /// took effect.
     pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
         let (output, notes) = self.inner.store.commit_noting(change).await?;
         for note in notes {
@@ -123,12 +119,9 @@ impl Jobs {
         }
     }
 
-    /// Enqueues a job without the outbox: fast, for work that can be computed again, because up to
-    /// a second of it is lost when Redis crashes, and all of it when Redis is wiped. Where another
-    /// job holds what it is unique by it is dropped, and the id answered is nobody's.
-    ///
-    /// # Errors
-    /// See [`EnqueueError`].
+    /// Enqueues a job without the outbox. Fast, for work that can be computed again: up to a second
+    /// of such jobs is lost when Redis crashes, and all of them when Redis is wiped. If another job
+    /// holds its unique key, the job is dropped and the returned id belongs to no job.
     pub async fn enqueue_unstaged<J: Job>(
         &self,
         tenant: Option<TenantId>,
@@ -139,9 +132,6 @@ impl Jobs {
     }
 
     /// As [`Jobs::enqueue_unstaged`], to start after `delay`.
-    ///
-    /// # Errors
-    /// See [`EnqueueError`].
     pub async fn enqueue_unstaged_in<J: Job>(
         &self,
         tenant: Option<TenantId>,
@@ -152,10 +142,7 @@ impl Jobs {
         Ok(ids[0])
     }
 
-    /// As [`Jobs::enqueue_unstaged`], many in few round trips; answers their ids in order.
-    ///
-    /// # Errors
-    /// See [`EnqueueError`].
+    /// As [`Jobs::enqueue_unstaged`], for many jobs in few round trips; returns their ids in order.
     pub async fn enqueue_all_unstaged<J: Job>(
         &self,
         tenant: Option<TenantId>,
@@ -165,9 +152,6 @@ impl Jobs {
     }
 
     /// As [`Jobs::enqueue_all_unstaged`], to start after `delay`.
-    ///
-    /// # Errors
-    /// See [`EnqueueError`].
     pub async fn enqueue_all_unstaged_in<J: Job>(
         &self,
         tenant: Option<TenantId>,
@@ -202,26 +186,26 @@ impl Jobs {
         Ok(ids)
     }
 
-    /// Hands over and announces what still waits, for `limit` at most each; the relay has the rest
-    /// of the jobs, and others notice that this process is gone. Tells whether everything that was
-    /// revoked was announced.
+    /// Enqueues and publishes what is left, for at most `limit` each. The relay enqueues the
+    /// remaining jobs; other processes notice that this one has gone. Returns whether every
+    /// revocation was published.
     pub async fn close(&self, limit: Duration) -> bool {
         let is_announced = tokio::time::timeout(limit, self.inner.announcer.close()).await.is_ok();
         if !is_announced {
-            tracing::warn!("revocations_not_all_announced");
+            tracing::warn!("revocations_not_flushed");
         }
         self.inner.closing.cancel();
         let task = self.inner.task.lock().await.take();
         if let Some(task) = task
             && tokio::time::timeout(limit, task).await.is_err()
         {
-            tracing::warn!("fast_path_not_emptied");
+            tracing::warn!("fast_path_not_flushed");
         }
         is_announced
     }
 }
 
-/// Empties the channel into Redis until it is closed and empty.
+/// Flushes the channel to Redis until it is closed and empty.
 async fn hand_over(
     store: Store,
     broker: Broker,
@@ -268,7 +252,7 @@ async fn push_by_queue(
     }
 }
 
-/// Hands committed rows to Redis, where that works; the relay has the rest.
+/// Tries to enqueue committed rows; the relay enqueues the others.
 pub(crate) async fn hand_over_rows(
     store: &Store,
     broker: &Broker,
@@ -278,7 +262,7 @@ pub(crate) async fn hand_over_rows(
     push_by_queue(store, broker, rows.iter().filter_map(|row| push_of(row, now_ms))).await;
 }
 
-/// How a row is handed over; none when this release does not know how.
+/// How to enqueue the job of a row; none if this release does not know its queue.
 fn push_of(row: &OutboxRow, now_ms: i64) -> Option<(Queue, Push)> {
     let push = row.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
     row.queue().zip(push.ok())

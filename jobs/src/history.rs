@@ -1,9 +1,9 @@
-//! History: what became of each job, kept for as long as `jobs.history_ttl` says; off by default.
+//! History: how each job ended, kept for `jobs.history_ttl`; off by default.
 //!
-//! An entry is written when its job is settled, before the outbox row goes, and keyed by the job's
-//! id: settling again replaces it, and so does the end of a dead letter's other try. It is a
-//! record and not a promise: where MongoDB refuses entries, or cannot be reached for
-//! five seconds, they are lost, told in the log and counted, and jobs are settled without.
+//! An entry is written when its job is settled, before the outbox row is removed, and keyed by the
+//! job's id: settling the job again, or retrying it as a dead letter, replaces the entry. The
+//! history is a record without a guarantee: entries that MongoDB rejects, or cannot store for five
+//! seconds, are lost, logged and counted, and their jobs are settled nevertheless.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -22,31 +22,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Envelope, Jobs, Queue, envelope::bounded};
 
-/// The most that settling waits for MongoDB to take a batch of entries.
+/// How long settling waits for MongoDB to store a batch of entries.
 const WRITE_MAX: Duration = Duration::from_secs(5);
-/// The most entries that one look gives.
+/// Maximum number of entries in one listing.
 pub const ENTRIES_MAX: u32 = 1_000;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// Its effect is done.
+    /// It succeeded.
     Success,
-    /// It went to the dead letters.
+    /// It became a dead letter.
     Dead,
-    /// It was cancelled: while it ran, or before. Cancelled jobs that are not told of: those that
-    /// were asked to stop and whose attempt failed, or whose worker died, before they did; and of
-    /// those enqueued without the outbox the ones that waited behind others of their tenant, where
-    /// nothing finds them quickly.
+    /// It was cancelled, while running or before. Some cancelled jobs have no entry: those asked to
+    /// stop whose attempt failed, or whose worker died, before they did; and jobs enqueued without
+    /// the outbox that were held back, because finding them would be slow.
     Cancelled,
 }
 
 impl Ended {
-    /// Every way to end.
+    /// All outcomes.
     pub const ALL: &'static [Self] = &[Self::Success, Self::Dead, Self::Cancelled];
 
-    /// Its name in the store, in commands and in answers.
+    /// Its name in the database, in commands and in responses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -62,9 +61,9 @@ impl fmt::Display for Ended {
     }
 }
 
-/// A text that names no way to end.
+/// The text is not an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a job ended with success, dead or cancelled")]
+#[error("the outcome must be success, dead or cancelled")]
 pub struct UnknownEnd;
 
 impl FromStr for Ended {
@@ -74,37 +73,36 @@ impl FromStr for Ended {
     }
 }
 
-/// What became of one job.
+/// How a job ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// The job's id.
+    /// Id of the job.
     #[serde(rename = "_id")]
     pub id: JobId,
-    /// Name of the queue it waited in.
+    /// Name of its queue.
     pub queue: String,
-    /// What it was.
+    /// Kind of the job.
     pub kind: String,
-    /// The tenant it was done for, if any.
+    /// The tenant it belonged to, if any.
     pub tenant_id: Option<TenantId>,
     /// How it ended.
     pub outcome: Ended,
-    /// Attempts that it took. Not known, and 0, where it was cancelled while it waited behind
-    /// others of its tenant.
+    /// Number of attempts; 0 (unknown) if it was cancelled while held back.
     pub attempts: u32,
     /// When it was staged or enqueued.
     pub enqueued_at: DateTime,
-    /// When its last attempt started; none when it ended its worker, never got to a handler, or was
-    /// cancelled while it waited.
+    /// When its last attempt started; none if that crashed its worker, never reached a handler, or
+    /// the job was cancelled before it ran.
     pub started_at: Option<DateTime>,
     /// When it ended.
     pub finished_at: DateTime,
-    /// How long its last attempt took, in milliseconds.
+    /// Duration of its last attempt in milliseconds.
     pub duration_ms: Option<i64>,
     /// Why it is dead; bounded.
     pub error: Option<String>,
-    /// What its handler answered ([`Running::result`](crate::Running::result)), as JSON.
+    /// Result reported by its handler ([`Running::result`](crate::Running::result)), as JSON.
     pub result: Option<String>,
-    /// When it is forgotten.
+    /// When the entry expires.
     expires_at: DateTime,
 }
 
@@ -155,7 +153,7 @@ pub(crate) const VALIDATOR: Validator = Validator {
     ],
 };
 
-/// An attempt that came to a handler and ended there.
+/// An attempt whose handler ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// When it started.
@@ -164,7 +162,7 @@ pub(crate) struct Ran {
     pub(crate) ended_at: DateTime,
     /// How the job ended with it.
     pub(crate) outcome: Ended,
-    /// What its handler answered, as JSON.
+    /// Result reported by its handler, as JSON.
     pub(crate) result: Option<String>,
 }
 
@@ -173,14 +171,14 @@ pub(crate) struct Ran {
 pub(crate) struct End<'a> {
     /// How it ended.
     pub(crate) outcome: Ended,
-    /// The attempt that it ended with, if that came to a handler.
+    /// The last attempt, if it reached a handler.
     pub(crate) ran: Option<&'a Ran>,
     /// Why it is dead.
     pub(crate) error: Option<&'a str>,
 }
 
 impl HistoryEntry {
-    /// Where a listing goes on after it.
+    /// Cursor with which a listing continues after this entry.
     pub fn cursor(&self) -> HistoryCursor {
         HistoryCursor { finished_at: self.finished_at, id: self.id }
     }
@@ -214,8 +212,8 @@ impl HistoryEntry {
         }
     }
 
-    /// The entry of a job that was cancelled while it waited for the attempt that `envelope` tells.
-    pub(crate) fn taken_out(
+    /// The entry of a job that was cancelled before the attempt described by `envelope`.
+    pub(crate) fn cancelled(
         queue: Queue,
         envelope: &Envelope,
         now: DateTime,
@@ -229,7 +227,7 @@ impl HistoryEntry {
     }
 }
 
-/// Writes entries, if that works within bounds; see the module.
+/// Writes entries within a time limit; see the module.
 pub(crate) async fn write(store: &Store, entries: &[HistoryEntry]) {
     if entries.is_empty() {
         return;
@@ -237,19 +235,19 @@ pub(crate) async fn write(store: &Store, entries: &[HistoryEntry]) {
     let lost = match tokio::time::timeout(WRITE_MAX, write_when_reachable(store, entries)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("MongoDB did not take it within {WRITE_MAX:?}"),
+        Err(_) => format!("MongoDB did not store it within {WRITE_MAX:?}"),
     };
     metrics::JOBS_HISTORY_LOST.inc_by(entries.len() as u64);
     tracing::error!(jobs = entries.len(), error = lost, "history_lost");
 }
 
-/// Tries again while MongoDB cannot be reached; a refusal is final.
+/// Retries while MongoDB cannot be reached; a rejection is final.
 async fn write_when_reachable(store: &Store, entries: &[HistoryEntry]) -> Result<(), DbError> {
     let mut failures = 0;
     loop {
         match store.records::<HistoryEntry>(PlatformScope).put_all(entries).await {
-            // Settled by two workers at the same moment: the next try finds the other's entry
-            // there.
+            // Two workers settled the job at the same moment: the retry finds the other's entry and
+            // replaces it.
             Err(error) if error.is_outage() || matches!(error, DbError::Duplicate(_)) => {
                 failures += 1;
                 tracing::warn!(%error, failures, "history_not_written");
@@ -260,7 +258,7 @@ async fn write_when_reachable(store: &Store, entries: &[HistoryEntry]) -> Result
     }
 }
 
-/// Where a listing goes on: after an entry, those of the same millisecond told apart by their ids.
+/// Where a listing continues: after an entry; entries of the same millisecond are ordered by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryCursor {
     finished_at: DateTime,
@@ -268,36 +266,36 @@ pub struct HistoryCursor {
 }
 
 impl HistoryCursor {
-    /// Those that a listing gives after it.
+    /// Matches the entries that follow in a listing.
     fn older(self) -> Document {
         let Self { finished_at, id } = self;
         doc! { "$or": [{ "finished_at": { "$lt": finished_at } }, { "finished_at": finished_at, "_id": { "$lt": id } }] }
     }
 }
 
-/// Which entries; everything that is given must hold.
+/// Selects entries; all given conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryFilter {
-    /// These jobs only; all when empty.
+    /// Only these jobs; all if empty.
     pub ids: Vec<JobId>,
-    /// Of this queue.
+    /// Jobs of this queue.
     pub queue: Option<Queue>,
-    /// Of this kind.
+    /// Jobs of this kind.
     pub kind: Option<String>,
-    /// Of this tenant.
+    /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
-    /// That ended like this.
+    /// Jobs with this outcome.
     pub outcome: Option<Ended>,
-    /// That ended before this.
+    /// Jobs that ended before this time.
     pub before: Option<DateTime>,
-    /// That a listing gives after this: the last one of a page ([`HistoryEntry::cursor`]) leads to
-    /// the next.
+    /// Entries after this cursor: that of the last entry of a page ([`HistoryEntry::cursor`])
+    /// selects the next page.
     pub after: Option<HistoryCursor>,
 }
 
 impl HistoryFilter {
     fn document(&self, now: DateTime) -> Document {
-        // MongoDB removes what has expired a while later.
+        // MongoDB deletes expired rows with some delay.
         let mut filter = doc! { "expires_at": { "$gt": now } };
         if !self.ids.is_empty() {
             filter.insert("_id", doc! { "$in": self.ids.clone() });
@@ -325,10 +323,7 @@ impl HistoryFilter {
 }
 
 impl Jobs {
-    /// Up to `limit` entries (at most [`ENTRIES_MAX`]), those that ended last first.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` entries (at most [`ENTRIES_MAX`]), most recently ended first.
     pub async fn history(
         &self,
         filter: &HistoryFilter,
@@ -337,31 +332,28 @@ impl Jobs {
         self.list_history(filter.document(self.store().clock().now()), limit).await
     }
 
-    /// As [`Jobs::history`], of the jobs that were done for `scope`'s tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// As [`Jobs::history`], limited to jobs of `scope`'s tenant.
     pub async fn history_within(
         &self,
         scope: TenantScope,
         filter: &HistoryFilter,
         limit: u32,
     ) -> Result<Vec<HistoryEntry>, DbError> {
-        // As a conjunction, so that a filter for another tenant does not give this one's.
+        // A conjunction, so that a filter for another tenant matches nothing.
         let own = doc! { "tenant_id": scope.tenant_id() };
         let filter = filter.document(self.store().clock().now());
         self.list_history(doc! { "$and": [own, filter] }, limit).await
     }
 
-    /// Some jobs belong to no tenant, hence the platform's scope; a tenant's filter keeps to its
-    /// own.
+    /// Some jobs belong to no tenant, so this uses the platform's scope; the filter of a tenant
+    /// restricts it.
     async fn list_history(
         &self,
         filter: Document,
         limit: u32,
     ) -> Result<Vec<HistoryEntry>, DbError> {
         let newest_first = doc! { "finished_at": -1, "_id": -1 };
-        // MongoDB takes a limit of zero for none.
+        // MongoDB treats a limit of zero as unlimited.
         let limit = i64::from(limit.clamp(1, ENTRIES_MAX));
         self.store().records::<HistoryEntry>(PlatformScope).list(filter, newest_first, limit).await
     }

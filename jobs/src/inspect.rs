@@ -1,8 +1,7 @@
-//! What an operator sees: how queues stand, which jobs are where, and everything that is known of
-//! one.
+//! Inspection for operators: the state of queues, where jobs are, and all details of one job.
 //!
-//! Looking changes nothing and holds nothing up: listings are read in bounded pages, each from
-//! where the last one ended, while the queue goes on.
+//! Inspection changes and blocks nothing: listings are read in bounded pages, each continuing after
+//! the previous one, while the queue goes on.
 
 mod times;
 mod view;
@@ -11,35 +10,35 @@ use common::{db::PlatformScope, id::JobId};
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
-pub use self::view::{Content, Details, JobFilter, JobState, JobView, Standing, UnknownState};
+pub use self::view::{Content, Details, JobFilter, JobState, JobStatus, JobView, UnknownState};
 use crate::{
-    Jobs, Queue, SteerError,
+    ControlError, Jobs, Queue,
     outbox::OutboxRow,
     queue::{ConsumerStats, PlaceCursor},
 };
 
-/// Jobs on one page at most.
+/// Maximum number of jobs on a page.
 pub const PAGE_MAX: usize = 500;
 /// Jobs read in one round trip.
 const CHUNK: usize = 500;
-/// Jobs looked at for one page at most, however few of them a filter admits.
+/// Maximum number of jobs scanned for one page, however few match the filter.
 const LOOK_MAX: usize = 20_000;
-/// A job that moves while it is looked for is looked for this often.
+/// How often a job that moves during the lookup is looked up.
 const LOOKS: usize = 3;
 
-/// Where a listing goes on; opaque.
+/// Where a listing continues; opaque.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(String);
 
 impl Cursor {
-    /// From a text that an earlier page gave.
+    /// Parses a cursor from an earlier page.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    fn place(&self) -> Result<PlaceCursor, SteerError> {
-        PlaceCursor::parse(&self.0).ok_or(SteerError::Cursor)
+    fn place(&self) -> Result<PlaceCursor, ControlError> {
+        PlaceCursor::parse(&self.0).ok_or(ControlError::Cursor)
     }
 }
 
@@ -52,27 +51,27 @@ impl From<&PlaceCursor> for Cursor {
 /// A page of a listing.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Page {
-    /// Those that the filter admits. May be none although there are more: a page looks at a bounded
-    /// number of jobs.
+    /// Jobs that match the filter. May be empty although more follow, because a page scans a
+    /// bounded number of jobs.
     pub jobs: Vec<JobView>,
-    /// Where the next page begins; none after the last one.
+    /// Cursor of the next page; none on the last page.
     pub next: Option<Cursor>,
 }
 
-/// How a queue stands.
+/// The state of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueueView {
-    /// Which one.
+    /// The queue.
     pub queue: Queue,
-    /// Its pause; none while it is open.
+    /// Its pause; none if it is not paused.
     pub paused: Option<Paused>,
-    /// Jobs that wait to be fetched.
+    /// Jobs ready to be fetched.
     pub ready: u64,
-    /// Jobs in the hands of workers.
+    /// Jobs that a worker has taken.
     pub running: u64,
-    /// Jobs that wait behind others of their tenant.
+    /// Jobs held back because their tenant has reached its limit.
     pub held: u64,
-    /// Jobs that wait for their time.
+    /// Jobs that are due later.
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
@@ -83,31 +82,28 @@ pub struct QueueView {
 /// Since when and why a queue is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Paused {
-    /// Milliseconds since the epoch; RFC 3339 where it is serialised.
+    /// In milliseconds since the epoch; serialized as RFC 3339.
     #[serde(serialize_with = "times::millis")]
     pub since: i64,
-    /// What whoever paused it said.
+    /// The reason given by the operator.
     pub reason: String,
 }
 
-/// Everything about a queue.
+/// All details of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueueDetails {
-    /// How it stands.
+    /// State of the queue.
     #[serde(flatten)]
     pub view: QueueView,
-    /// Staged jobs of the queue that have not ended, whether Redis knows them or not.
+    /// Staged jobs of the queue that have not ended, whether or not Redis has them.
     pub outbox: u64,
-    /// The processes that got jobs of it; see [`ConsumerStats`].
+    /// The processes that receive its jobs; see [`ConsumerStats`].
     pub consumers: Vec<ConsumerStats>,
 }
 
 impl Jobs {
-    /// How `queue` stands.
-    ///
-    /// # Errors
-    /// See [`SteerError`].
-    pub async fn queue(&self, queue: Queue) -> Result<QueueView, SteerError> {
+    /// The state of `queue`.
+    pub async fn queue(&self, queue: Queue) -> Result<QueueView, ControlError> {
         let paused = self.paused(queue).await?;
         let stats = self.broker().stats(queue).await?;
         Ok(QueueView {
@@ -125,11 +121,8 @@ impl Jobs {
         })
     }
 
-    /// How `queue` stands, with who works at it.
-    ///
-    /// # Errors
-    /// See [`SteerError`].
-    pub async fn queue_details(&self, queue: Queue) -> Result<QueueDetails, SteerError> {
+    /// The state of `queue` and the processes that work on it.
+    pub async fn queue_details(&self, queue: Queue) -> Result<QueueDetails, ControlError> {
         let rows = self.store().records::<OutboxRow>(PlatformScope);
         Ok(QueueDetails {
             view: self.queue(queue).await?,
@@ -138,12 +131,9 @@ impl Jobs {
         })
     }
 
-    /// A page of the jobs of `queue` that are in `state` and that `filter` admits, `limit` of them
-    /// and [`PAGE_MAX`] at most: ready and running ones in their order, held ones by tenant,
-    /// delayed ones by when they are due, dead letters newest first.
-    ///
-    /// # Errors
-    /// See [`SteerError`].
+    /// A page of up to `limit` jobs of `queue` (at most [`PAGE_MAX`]) that are in `state` and match
+    /// `filter`: ready and running jobs in their order, held ones by tenant, delayed ones by due
+    /// time, dead letters newest first.
     pub async fn list(
         &self,
         queue: Queue,
@@ -151,7 +141,7 @@ impl Jobs {
         filter: &JobFilter,
         after: Option<&Cursor>,
         limit: usize,
-    ) -> Result<Page, SteerError> {
+    ) -> Result<Page, ControlError> {
         let limit = limit.clamp(1, PAGE_MAX);
         let mut after = after.map(Cursor::place).transpose()?;
         let mut page = Page::default();
@@ -175,14 +165,13 @@ impl Jobs {
         Ok(page)
     }
 
-    /// One step of a listing: jobs, each with where one goes on after it, and where the next step
-    /// begins.
+    /// One step of a listing: jobs, each with the cursor after it, and the cursor of the next step.
     async fn chunk(
         &self,
         queue: Queue,
         state: JobState,
         after: Option<&PlaceCursor>,
-    ) -> Result<Step, SteerError> {
+    ) -> Result<Step, ControlError> {
         let broker = self.broker();
         let chunk = match state {
             JobState::Staged => return self.staged(queue, after).await,
@@ -199,8 +188,12 @@ impl Jobs {
         Ok((jobs.collect(), chunk.next))
     }
 
-    /// Rows of the outbox that Redis does not know yet.
-    async fn staged(&self, queue: Queue, after: Option<&PlaceCursor>) -> Result<Step, SteerError> {
+    /// Rows of the outbox that are not in Redis yet.
+    async fn staged(
+        &self,
+        queue: Queue,
+        after: Option<&PlaceCursor>,
+    ) -> Result<Step, ControlError> {
         let mut filter = doc! { "dead_at": null, "handed_at": null, "queue": queue.name() };
         if let Some(PlaceCursor::Row(id)) = after {
             filter.insert("_id", doc! { "$gt": *id });
@@ -221,24 +214,20 @@ impl Jobs {
         Ok((jobs.collect::<Result<_, serde_json::Error>>()?, next))
     }
 
-    /// The job of this id with everything that is known of it, wherever it is; none when it has
-    /// ended or never was.
-    ///
-    /// # Errors
-    /// See [`SteerError`].
-    pub async fn find(&self, id: JobId) -> Result<Option<JobView>, SteerError> {
+    /// All details of the job with this id, wherever it is; none if it has ended or never existed.
+    pub async fn find(&self, id: JobId) -> Result<Option<JobView>, ControlError> {
         for _ in 0..LOOKS {
             for queue in Queue::ALL {
                 if let Some(found) = self.broker().look(*queue, id).await? {
                     return Ok(Some(JobView::of_found(*queue, found)));
                 }
             }
-            // Not in Redis, or just on its way from one place to another.
+            // Not in Redis, or just moving from one place to another.
             let rows = self.store().records::<OutboxRow>(PlatformScope);
             let Some(row) = rows.find(doc! { "_id": id }).await? else { continue };
             let queue = row
                 .queue()
-                .ok_or_else(|| SteerError::ForeignQueue { job: id, queue: row.queue.clone() })?;
+                .ok_or_else(|| ControlError::ForeignQueue { job: id, queue: row.queue.clone() })?;
             if self.broker().look(queue, id).await?.is_none() {
                 return Ok(Some(JobView::of_row(queue, &row)?));
             }
@@ -247,5 +236,5 @@ impl Jobs {
     }
 }
 
-/// See [`Jobs::chunk`].
+/// Result of [`Jobs::chunk`].
 type Step = (Vec<(JobView, PlaceCursor)>, Option<PlaceCursor>);

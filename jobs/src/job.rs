@@ -1,4 +1,4 @@
-//! What a job is: a plain struct whose policy stands on its type.
+//! Jobs: plain structs whose policy is declared on their type.
 
 use std::{error::Error, fmt, str::FromStr, time::Duration};
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use crate::Unique;
 
-/// Where jobs wait. One queue a concern, so that a slow one never holds up another.
+/// Queues of jobs, one per concern, so that a slow concern does not delay the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Queue {
     /// Outgoing mail.
     Email,
-    /// The installation's own upkeep: purges, checks of itself.
+    /// Maintenance of the installation: purges and self-checks.
     Maintenance,
 }
 
 impl Queue {
-    /// Every queue.
+    /// All queues.
     pub const ALL: &'static [Self] = &[Self::Email, Self::Maintenance];
 
     /// Its name in keys, metrics and commands.
@@ -29,8 +29,8 @@ impl Queue {
         }
     }
 
-    /// How urgent it is: while a process runs as many jobs as it may, the next start goes to the
-    /// queue of the highest priority that waits.
+    /// Its priority: when a process runs as many jobs as it may, the next job comes from the
+    /// waiting queue with the highest priority.
     pub const fn priority(self) -> u8 {
         match self {
             Self::Email => 200,
@@ -45,7 +45,7 @@ impl fmt::Display for Queue {
     }
 }
 
-/// A text that names no queue.
+/// The text is not the name of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no queue of this name; `worker queues` lists them")]
 pub struct UnknownQueue;
@@ -57,62 +57,62 @@ impl FromStr for Queue {
     }
 }
 
-/// Work for later. A payload carries ids, never secrets or copies of rows, and stays readable:
-/// what is waiting when a new release starts was written by the old one.
+/// A unit of work for later. Its payload contains ids, never secrets or copies of rows, and must
+/// stay readable: jobs that wait when a new release starts were staged by the old one.
 pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What it is, `noun.verb`; never reused for something else.
+    /// Kind of the job, `noun.verb`; never reused for another job.
     const KIND: &'static str;
-    /// Where it waits.
+    /// Its queue.
     const QUEUE: Queue;
-    /// The version of the payload's shape; raised when it changes in a way that an older worker
-    /// would misread. Older workers park what is newer than they know; newer ones bring what is
-    /// older up to date with [`Job::upcast`].
+    /// Version of the payload's format; increase it for a change that an older worker would
+    /// misread. Older workers park jobs of a newer version; newer workers convert older payloads
+    /// with [`Job::upcast`].
     const VERSION: u16 = 1;
-    /// Attempts at most, the first included; then it goes to the dead letters. With the default
-    /// backoff 20 attempts span about two hours.
+    /// Maximum number of attempts, including the first; after the last, the job becomes a dead
+    /// letter. With the default backoff, 20 attempts span about two hours.
     const MAX_ATTEMPTS: u32 = 20;
-    /// The longest one attempt may take; then it counts as failed and is tried again.
+    /// Maximum duration of an attempt; one that takes longer has failed and is retried.
     const TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// What it is unique by, if anything: while it holds that key, others with the same are
-    /// dropped.
+    /// Its unique key, if any: while it holds the key, other jobs with the same key are dropped.
     fn unique(&self) -> Option<Unique> {
         None
     }
 
-    /// Brings a payload of version `from` to version `from + 1`. Called step by step, so that each
-    /// release adds the one step it needs; what it does not change it passes on.
+    /// Converts a payload from version `from` to version `from + 1`. Called for one version after
+    /// the other, so that each release adds only its own step; a step that changes nothing returns
+    /// the payload.
     ///
     /// # Errors
-    /// When `payload` is not one that version `from` wrote: the job goes to the dead letters, its
-    /// payload untouched.
+    /// If `payload` is not of version `from`: the job becomes a dead letter with its payload
+    /// unchanged.
     fn upcast(from: u16, payload: Value) -> Result<Value, BoxError> {
         let _ = from;
         Ok(payload)
     }
 }
 
-/// Any error at all.
+/// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why an attempt did not succeed, and what is to become of the job.
+/// Why an attempt failed, and what happens to the job.
 #[derive(Debug)]
 pub enum JobError {
-    /// Try again later, with exponential backoff and jitter.
+    /// Retries later, with exponential backoff and jitter.
     Retry(BoxError),
-    /// Try again after this long, as whoever is asked demands (`Retry-After`).
+    /// Retries after this time, as requested by the other side (`Retry-After`).
     RetryAfter(Duration, BoxError),
-    /// No further try can help: to the dead letters.
+    /// Dead-letters the job, because no retry can help.
     Fail(BoxError),
 }
 
 impl JobError {
-    /// [`JobError::Retry`] of any error or text.
+    /// [`JobError::Retry`] with any error or text.
     pub fn retry(error: impl Into<BoxError>) -> Self {
         Self::Retry(error.into())
     }
 
-    /// [`JobError::Fail`] of any error or text.
+    /// [`JobError::Fail`] with any error or text.
     pub fn fail(error: impl Into<BoxError>) -> Self {
         Self::Fail(error.into())
     }
@@ -124,7 +124,7 @@ impl JobError {
         let mut source = error.source();
         while let Some(cause) = source {
             let cause_text = cause.to_string();
-            // Many error types print their cause themselves.
+            // Many error types already include their cause in their text.
             if !text.contains(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);
@@ -144,7 +144,7 @@ impl fmt::Display for JobError {
 impl Error for JobError {}
 
 impl From<common::db::DbError> for JobError {
-    /// The store fails for a while, never for good.
+    /// Database failures are temporary.
     fn from(error: common::db::DbError) -> Self {
         Self::retry(error)
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_its_causes_once() {
+    fn an_error_shows_each_cause_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("mail not sent")]
         struct Outer(#[source] std::io::Error);

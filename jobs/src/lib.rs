@@ -1,12 +1,15 @@
 //! The job engine.
 //!
-//! A job is a plain struct that implements [`Job`]. [`stage`] writes it into the outbox in the same
-//! transaction as the change it follows from; [`Jobs::commit`] commits and hands it to Redis at
-//! once; a relay in every worker hands over what that fast path left behind. Workers run jobs
-//! through [`queue`], our `apalis` backend on Redis Streams. See the crate's README for how the
-//! parts play together and which promise each keeps.
+//! A job is a plain struct that implements [`Job`]. [`stage`] writes it into the outbox in the
+//! transaction of the change that causes it; [`Jobs::commit`] commits and enqueues it in Redis at
+//! once; a relay in every worker enqueues jobs that this fast path missed. Workers run jobs through
+//! [`queue`], our `apalis` backend on Redis Streams. The crate's README explains how the parts work
+//! together and what each guarantees.
+
+#![warn(missing_docs)]
 
 pub mod batches;
+mod control;
 mod dead_letters;
 mod drain;
 mod envelope;
@@ -21,28 +24,28 @@ mod registry;
 mod relay;
 mod report;
 pub mod schedules;
-mod steer;
 pub mod testing;
 mod unique;
 
+pub use control::{Cancelled, ControlError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure, PAYLOAD_BYTES_MAX};
 pub use handover::{EnqueueError, Jobs};
 pub use inspect::{
-    Content, Cursor, Details, JobFilter, JobState, JobView, PAGE_MAX, Page, Paused, QueueDetails,
-    QueueView, Standing, UnknownState,
+    Content, Cursor, Details, JobFilter, JobState, JobStatus, JobView, PAGE_MAX, Page, Paused,
+    QueueDetails, QueueView, UnknownState,
 };
 pub use job::{BoxError, Job, JobError, Queue, UnknownQueue};
 pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;
 pub use report::{RESULT_BYTES_MAX, ResultError, Step};
-pub use steer::{Cancelled, SteerError};
 pub use unique::{Unique, Window};
 
 use common::db::{Migration, Plan};
 
-/// The migrations of this crate's collections; they share one count with `domain::migrations`.
+/// The migrations of this crate's collections; they share their numbering with
+/// `domain::migrations`.
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
     Migration {

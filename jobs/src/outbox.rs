@@ -1,8 +1,8 @@
-//! The outbox: jobs written in the same transaction as the change they follow from.
+//! The outbox: jobs written in the transaction of the change that causes them.
 //!
-//! A row stands behind its job until the job has finished, so MongoDB can rebuild whatever Redis
-//! loses. Rows are removed in batches once the job's effect is done; a job that went to the dead
-//! letters keeps its row, marked, so that its dead letter cannot be lost either.
+//! A job keeps its row until it has finished, so MongoDB can restore whatever Redis loses. Rows of
+//! finished jobs are removed in batches; a dead-lettered job keeps its row, marked as dead, so that
+//! its dead letter cannot be lost either.
 
 use common::{
     clock::Clock,
@@ -25,37 +25,37 @@ use crate::{
 /// A staged job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OutboxRow {
-    /// The job's id.
+    /// Id of the job.
     #[serde(rename = "_id")]
     pub id: JobId,
-    /// Name of the queue it waits in.
+    /// Name of its queue.
     pub queue: String,
-    /// What it is.
+    /// Kind of the job.
     pub kind: String,
-    /// The version of the payload's shape.
+    /// Version of the payload's format.
     pub version: u16,
-    /// The tenant it is done for, if any.
+    /// The tenant it belongs to, if any.
     pub tenant_id: Option<TenantId>,
-    /// The job as JSON.
+    /// The payload as JSON.
     pub payload: String,
     /// The trace it belongs to (W3C `traceparent`).
     pub traceparent: Option<String>,
     /// When it was staged.
     pub staged_at: DateTime,
-    /// When it is to start, if later.
+    /// When it should start, if later.
     pub due_at: Option<DateTime>,
-    /// What it is unique by, if anything.
+    /// Its unique key, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unique: Option<UniqueKey>,
-    /// When the relay saw that Redis has it. Jobs that finish within a relay's round never get
-    /// this far, which saves them a write.
+    /// When the relay saw that Redis has it. Jobs that finish within a round of the relay are never
+    /// marked, which saves a write.
     pub handed_at: Option<DateTime>,
-    /// When it went to the dead letters.
+    /// When it became a dead letter.
     pub dead_at: Option<DateTime>,
-    /// What went wrong, for a dead letter.
+    /// Its failures, if it is a dead letter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
-    /// The batch it is one of, if any.
+    /// The batch it belongs to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_id: Option<BatchId>,
 }
@@ -73,7 +73,7 @@ pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
     ttl: false,
 }];
 
-/// The relay goes through each queue on its own.
+/// The relay processes each queue separately.
 pub(crate) const QUEUE_INDEXES: &[IndexPlan] = &[IndexPlan {
     collection: OutboxRow::COLLECTION,
     name: "outbox_queue_state",
@@ -97,22 +97,19 @@ pub(crate) const VALIDATOR: Validator = Validator {
     ],
 };
 
-/// What the outbox says of a job.
+/// The state of a job according to the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowState {
-    /// It is to run.
+    /// It has not ended.
     Waiting,
-    /// It has run: its row is gone.
+    /// It has finished: its row was removed.
     Gone,
-    /// It went to the dead letters with this error.
+    /// It became a dead letter with this error.
     Dead(String),
 }
 
 impl RowState {
-    /// Asks the outbox of `envelope`'s job; one that was never staged is always to run.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The state of `envelope`'s job; a job that was never staged is always waiting.
     pub(crate) async fn of(store: &Store, envelope: &Envelope) -> Result<Self, DbError> {
         if !envelope.staged {
             return Ok(Self::Waiting);
@@ -129,13 +126,10 @@ impl RowState {
     }
 }
 
-/// What a transaction's body noted for the fast path: a row that it staged.
+/// Noted in a transaction for the fast path: a row that was staged.
 pub(crate) struct Staged(pub(crate) OutboxRow);
 
-/// Stages `job`: it will run if, and only if, the transaction commits.
-///
-/// # Errors
-/// When the store fails.
+/// Stages `job`: it runs if, and only if, the transaction commits.
 pub async fn stage<J: Job>(
     txn: &mut Txn,
     tenant: Option<TenantId>,
@@ -145,10 +139,7 @@ pub async fn stage<J: Job>(
     stage_row(txn, row).await
 }
 
-/// Stages `job` to start at `due`, to the millisecond, or at once when that has passed.
-///
-/// # Errors
-/// When the store fails.
+/// Stages `job` to start at `due`, to the millisecond, or at once if that time has passed.
 pub async fn stage_at<J: Job>(
     txn: &mut Txn,
     tenant: Option<TenantId>,
@@ -166,17 +157,14 @@ async fn stage_row(txn: &mut Txn, row: OutboxRow) -> Result<JobId, DbError> {
     Ok(id)
 }
 
-/// Counts a row that was inserted, and notes it for the fast path.
+/// Counts an inserted row and notes it for the fast path.
 pub(crate) fn note(txn: &mut Txn, row: OutboxRow) {
     metrics::JOBS_STAGED.with_label_values(&[&row.queue, &row.kind]).inc();
     txn.note(Staged(row));
 }
 
-/// Removes the rows of jobs that are done; answers the rows of the jobs that follow, where batches
-/// are complete with that. May be repeated.
-///
-/// # Errors
-/// When the store fails; what was done until then stays done.
+/// Removes the rows of finished jobs; returns the rows of follow-up jobs of batches that this
+/// completes. May be repeated; on error, some rows may be removed already.
 pub(crate) async fn remove_rows(store: &Store, ids: &[JobId]) -> Result<Vec<OutboxRow>, DbError> {
     if remove_alone(store, ids).await? {
         Ok(Vec::new())
@@ -185,23 +173,20 @@ pub(crate) async fn remove_rows(store: &Store, ids: &[JobId]) -> Result<Vec<Outb
     }
 }
 
-/// As [`remove_rows`] of those that belong to no batch; tells whether that was all of them. If not,
-/// the rest is gone already or belongs to a batch.
+/// As [`remove_rows`], for rows without a batch; returns whether those were all of `ids`. If not,
+/// the others are removed already or belong to a batch.
 pub(crate) async fn remove_alone(store: &Store, ids: &[JobId]) -> Result<bool, DbError> {
     if ids.is_empty() {
         return Ok(true);
     }
-    // A dead letter's row stays, whoever believes that it is done.
+    // The row of a dead letter stays, even if a stale worker reports success.
     let filter = doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "batch_id": null };
     let removed = store.records::<OutboxRow>(PlatformScope).delete_all(filter).await?;
     Ok(removed == ids.len() as u64)
 }
 
-/// Marks the row of a job as dead since `died_at`; answers the row of the job that follows, where a
-/// batch is complete with that. May be repeated: the first time counts.
-///
-/// # Errors
-/// When the store fails.
+/// Marks the row of a job as dead since `died_at`; returns the row of the follow-up job if this
+/// completes a batch. May be repeated; only the first time counts.
 pub(crate) async fn mark_dead(
     store: &Store,
     id: JobId,
@@ -218,10 +203,7 @@ pub(crate) async fn mark_dead(
     batches::mark_member_dead(store, id, update).await
 }
 
-/// Gives the rows of dead letters back to the relay.
-///
-/// # Errors
-/// When the store fails; what was done until then stays done.
+/// Returns the rows of dead letters to the relay. On error, some rows may be returned already.
 pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<(), DbError> {
     if ids.is_empty() {
         return Ok(());
@@ -239,10 +221,7 @@ pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<(), DbEr
 }
 
 impl OutboxRow {
-    /// The row of `job`, to be inserted by a transaction.
-    ///
-    /// # Errors
-    /// When the job cannot be written as JSON.
+    /// The row of `job`, to be inserted in a transaction. Fails if the job cannot be serialized.
     pub(crate) fn of<J: Job>(
         clock: &Clock,
         tenant: Option<TenantId>,
@@ -268,15 +247,12 @@ impl OutboxRow {
         })
     }
 
-    /// The queue it waits in, if this release knows it.
+    /// Its queue, if this release knows it.
     pub(crate) fn queue(&self) -> Option<Queue> {
         self.queue.parse().ok()
     }
 
-    /// The envelope for its first attempt.
-    ///
-    /// # Errors
-    /// When the payload is not JSON, which [`stage`] rules out.
+    /// The envelope of its first attempt.
     pub(crate) fn envelope(&self) -> Result<Envelope, serde_json::Error> {
         Ok(Envelope {
             id: self.id,
@@ -297,13 +273,10 @@ impl OutboxRow {
     }
 }
 
-/// Removes the rows of jobs that were dropped because another holds what they are unique by, once
-/// Redis takes none of them any more: one that came in after its row was gone would keep others
-/// from running, and perhaps not run itself.
-///
-/// # Errors
-/// When the store fails, or Redis does. The relay hands the jobs over again: at once where Redis
-/// did not remember them, and once that is forgotten where it did; then such a job runs once more.
+/// Removes the rows of jobs that were dropped because another job holds their unique key, after
+/// telling Redis to reject them: a job that arrived after its row was removed would block others
+/// and perhaps not run itself. On error the relay enqueues the jobs again, at once if Redis did not
+/// remember them, otherwise once Redis has forgotten them; then such a job runs once more.
 pub(crate) async fn forget_duplicates(
     store: &Store,
     broker: &Broker,
@@ -314,7 +287,7 @@ pub(crate) async fn forget_duplicates(
     if dropped.is_empty() {
         return Ok(());
     }
-    // What follows a batch that is complete with that is left to the relay.
+    // The relay enqueues follow-up jobs of batches that this completes.
     remove_rows(store, &dropped).await?;
     count_duplicates(queue, dropped.len());
     Ok(())

@@ -1,10 +1,10 @@
-//! Progress: how far a job says that it is, for whoever waits for it.
+//! Progress: how far a job is, for clients that wait for it.
 //!
-//! Kept in Redis and not in MongoDB: it changes every second, means something only while the job is
-//! under way, and losing it loses nothing. Every job has a key of its own that expires by itself,
-//! so that nothing is left behind whatever ends; no script touches it, so it may lie in any slot of
-//! a cluster. It stays while a failed attempt waits for the next one, which then tells anew, and
-//! goes when the job is done or dead.
+//! Progress is kept in Redis and not in MongoDB: it changes every second, matters only while the
+//! job runs, and losing it does no harm. Each job has its own key, which expires, so that nothing
+//! is left behind; no script touches the key, so it may be in any slot of a cluster. It stays while
+//! a failed attempt waits for the next one, which then reports again, and is deleted when the job
+//! is done or dead.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -22,43 +22,39 @@ use crate::{
     report::{Report, Step},
 };
 
-/// The shortest time between two writes of one job; of what is reported within it, the last counts.
+/// Minimum time between two writes for one job; the last report within it is written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a report stands unless the job ends: longer than the waits between attempts usually
-/// are.
+/// How long a report is kept unless the job ends: longer than the usual wait between attempts.
 const TTL: Duration = Duration::from_hours(1);
 
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The tenant its job is done for, if any; none as well where an older release wrote it.
+    /// The tenant the job belongs to, if any; also none if an older release wrote the progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
-    /// The attempt that said so, counted from 1.
+    /// The attempt that reported it, from 1.
     pub attempt: u32,
-    /// How far it is and what it is at.
+    /// How far the job is and what it is doing.
     #[serde(flatten)]
     pub step: Step,
-    /// When this was written, milliseconds since the epoch.
+    /// When it was written, in milliseconds since the epoch.
     pub at: i64,
 }
 
-/// Progress that could not be read.
+/// Why progress could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgressError {
     /// Redis failed.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
-    /// Another release wrote it.
-    #[error("the progress is not what this release writes: {0}")]
+    /// Another release wrote it in a different format.
+    #[error("the progress was written by another release in a different format: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 impl Jobs {
-    /// How far a job is; none when it has not said so, or has ended.
-    ///
-    /// # Errors
-    /// See [`ProgressError`].
+    /// How far a job is; none if it has not reported or has ended.
     pub async fn progress(&self, job: JobId) -> Result<Option<Progress>, ProgressError> {
         let mut command = redis::cmd("GET");
         let found: Option<Vec<u8>> = command
@@ -68,11 +64,8 @@ impl Jobs {
         Ok(found.map(|json| serde_json::from_slice(&json)).transpose()?)
     }
 
-    /// As [`Jobs::progress`], of the jobs that are done for `scope`'s tenant: any other is as if it
-    /// were not there, and so is progress that does not tell whose it is.
-    ///
-    /// # Errors
-    /// When Redis fails.
+    /// As [`Jobs::progress`], limited to jobs of `scope`'s tenant: other jobs, and progress without
+    /// a tenant, are treated as missing.
     pub async fn progress_within(
         &self,
         scope: TenantScope,
@@ -80,7 +73,7 @@ impl Jobs {
     ) -> Result<Option<Progress>, ProgressError> {
         match self.progress(job).await {
             Ok(found) => Ok(found.filter(|progress| progress.tenant == Some(scope.tenant_id()))),
-            // An error would tell a stranger that there is such a job.
+            // An error would reveal that the job exists.
             Err(ProgressError::Json(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -91,7 +84,7 @@ fn key(broker: &Broker, job: JobId) -> String {
     format!("{}:progress:{job}", broker.prefix())
 }
 
-/// Does `work`, an attempt of `envelope`'s job, and meanwhile writes what it reports.
+/// Runs `work`, an attempt of `envelope`'s job, and writes what it reports meanwhile.
 pub(crate) async fn written_during<F: Future>(
     jobs: &Jobs,
     envelope: &Envelope,
@@ -105,13 +98,13 @@ pub(crate) async fn written_during<F: Future>(
     }
 }
 
-/// Writes whatever is reported, and no more often than it may.
+/// Writes reports, at most once per interval.
 async fn write(jobs: &Jobs, envelope: &Envelope, report: &Report) -> Infallible {
     loop {
         let step = report.next_step().await;
         let at = jobs.store().clock().now().timestamp_millis();
         let progress = Progress { tenant: envelope.tenant, attempt: envelope.attempt, step, at };
-        // Boxed, because this future lies within every job's, and few jobs get here.
+        // Boxed, because this future is part of every job's, and few jobs report progress.
         if let Err(error) = Box::pin(set(jobs.broker(), envelope.id, &progress)).await {
             tracing::debug!(%error, "progress_not_written");
         }
@@ -125,7 +118,7 @@ async fn set(broker: &Broker, job: JobId, progress: &Progress) -> Result<(), Pro
     Ok(command.query_async(&mut broker.connections().shared()).await?)
 }
 
-/// Removes what a job reported that has ended. One whose only attempt reported nothing costs
+/// Deletes the progress of a job that has ended. Costs nothing if its only attempt reported
 /// nothing.
 pub(crate) async fn forget(broker: &Broker, envelope: &Envelope, report: &Report) {
     let is_first = envelope.attempt == 1 && !envelope.redelivered;
@@ -137,6 +130,6 @@ pub(crate) async fn forget(broker: &Broker, envelope: &Envelope, report: &Report
         .query_async(&mut broker.connections().shared())
         .await;
     if let Err(error) = removed {
-        tracing::debug!(%error, "progress_left_to_expire");
+        tracing::debug!(%error, "progress_not_deleted");
     }
 }

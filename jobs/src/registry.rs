@@ -1,4 +1,4 @@
-//! Which handler runs which job: one table a process, seen at a glance.
+//! The registry: which handler runs which job, in one table per process.
 
 use std::{
     any::Any,
@@ -33,43 +33,40 @@ use crate::{
     unique::UniqueKey,
 };
 
-/// What a handler is told beside its job.
+/// What a handler receives in addition to its job.
 #[derive(Debug)]
 pub struct Running<C> {
-    /// The job's id: the same over every attempt, so effects are made idempotent by it.
+    /// Id of the job: the same for every attempt, so that effects can be made idempotent with it.
     pub id: JobId,
-    /// Which attempt this is, counted from 1.
+    /// Number of this attempt, from 1.
     pub attempt: u32,
-    /// The tenant the job is done for, if any.
+    /// The tenant the job belongs to, if any.
     pub tenant: Option<TenantId>,
-    /// What the process gives to all its handlers.
+    /// State that all handlers of the process share.
     pub app: Arc<C>,
     report: Arc<Report>,
 }
 
 impl<C> Running<C> {
-    /// Tells how far the job is: so much `done` of `total` (zero when that is not known), and what
-    /// it is at. Cheap, as often as one likes: at most once a second the last is written for
-    /// [`Jobs::progress`] to show. What is told within the last second of the job may never be.
+    /// Reports that `done` of `total` (zero if unknown) is finished, and what the job is doing.
+    /// Cheap to call often: the latest report is written at most once per second, for
+    /// [`Jobs::progress`]. A report within the job's last second may be lost.
     pub fn progress(&self, done: u64, total: u64, note: &str) {
         self.report.set_step(done, total, note);
     }
 
-    /// Notes what came out of the job: kept in its history entry, where `jobs.history_ttl` asks for
-    /// a history and this attempt succeeds; nowhere else. The last one counts.
-    ///
-    /// # Errors
-    /// See [`ResultError`].
+    /// Records the result of the job, which is kept in its history entry if `jobs.history_ttl`
+    /// enables the history and this attempt succeeds. The last call counts.
     pub fn result<T: Serialize + ?Sized>(&self, result: &T) -> Result<(), ResultError> {
         self.report.set_result(result)
     }
 }
 
-/// Decodes a payload and runs its handler.
+/// Deserializes a payload and runs its handler.
 type Run =
     dyn Fn(&Envelope, &Arc<Report>) -> BoxFuture<'static, Result<(), JobError>> + Send + Sync;
 
-/// One kind's row in the table.
+/// The entry of a kind of job.
 #[derive(Clone)]
 struct Handler {
     version: u16,
@@ -90,15 +87,15 @@ impl<C: Send + Sync + 'static> Registry<C> {
         Self::sharing(Arc::new(app))
     }
 
-    /// An empty table whose handlers share what others hold as well.
+    /// As [`Registry::new`], for state that is already shared.
     pub fn sharing(app: Arc<C>) -> Self {
         Self { app, handlers: HashMap::new() }
     }
 
-    /// Adds the handler of `J`.
+    /// Adds the handler for jobs of type `J`.
     ///
     /// # Panics
-    /// When another handler has the same kind: two jobs would be taken for one.
+    /// If a handler for the same kind was already added.
     #[must_use]
     pub fn on<J, F, Fut>(mut self, handler: F) -> Self
     where
@@ -142,7 +139,7 @@ impl<C: Send + Sync + 'static> Registry<C> {
     }
 }
 
-/// Runs each job with the handler of its kind.
+/// Runs each job with the handler for its kind.
 #[derive(Clone)]
 pub struct Dispatch {
     handlers: Arc<HashMap<&'static str, Handler>>,
@@ -228,19 +225,19 @@ impl Dispatch {
         if envelope.redelivered {
             match RowState::of(self.jobs.store(), envelope).await {
                 Ok(RowState::Waiting) => {}
-                // It finished before its worker could say so.
+                // It had finished before its worker could settle it.
                 Ok(RowState::Gone) => return Verdict::Skipped,
-                // It died before its worker could say so.
+                // It had died before its worker could settle it.
                 Ok(RowState::Dead(error)) => return failed(JobError::fail(error)),
                 Err(error) => {
-                    tracing::warn!(%error, "outbox_not_asked");
+                    tracing::warn!(%error, "outbox_not_queried");
                     return Verdict::Unclear;
                 }
             }
         }
         if let Some(key) = envelope.unique.as_ref().and_then(UniqueKey::held_until_start) {
-            // Before the handler reads anything: a change that it does not see gets a job of its
-            // own.
+            // Before the handler reads anything, so that a change that it does not see gets a job
+            // of its own.
             if let Err(error) = self.jobs.broker().release(queue, key, envelope.id).await {
                 tracing::warn!(%error, "unique_key_not_released");
                 return Verdict::Unclear;
@@ -278,7 +275,7 @@ const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
     }
 }
 
-/// Tells what happened; answers the metric's outcome.
+/// Logs the result; returns the metric's outcome.
 fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Done { .. } => {
@@ -286,7 +283,7 @@ fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
             "success"
         }
         Verdict::Skipped => {
-            tracing::info!("job_skipped_done_before");
+            tracing::info!("job_already_done");
             "skipped"
         }
         Verdict::Parked => "parked",

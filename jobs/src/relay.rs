@@ -1,13 +1,13 @@
-//! The relay: hands over what the fast path left behind, and rebuilds what Redis lost.
+//! The relay: enqueues jobs that the fast path missed, and restores what Redis lost.
 //!
-//! Every worker runs one; a lease in MongoDB makes one of them the leader. Handing over is
+//! Every worker runs a relay; a lease in MongoDB makes one of them the leader. Enqueueing is
 //! idempotent (Redis drops ids it knows), so the relay need not know what the fast path did: it
-//! takes every row that is older than a round and not marked, oldest first, and marks it. Marked
-//! rows that Redis does not know are handed over again: all of a queue's at once when its server
-//! restarted, failed over or was flushed, and a page a round otherwise.
+//! takes every unmarked row older than a round, oldest first, and marks it. Marked rows that Redis
+//! does not have are enqueued again: all rows of a queue if its server restarted, failed over or
+//! was flushed, and one page per round otherwise.
 //!
-//! Queues may lie on different servers, so each is gone through on its own: one whose server is
-//! down holds up no other.
+//! Queues may be on different servers, so each is processed separately: an unavailable server
+//! affects only its own queues.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -28,12 +28,12 @@ use crate::{
 
 /// Name of the leader's lease.
 const LEASE: &str = "outbox-relay";
-/// Rounds the leader may miss before another takes over.
+/// Rounds that the leader may miss before another relay takes over.
 const LEASE_ROUNDS: u32 = 5;
-/// Rows handled in one page.
+/// Rows processed in one page.
 const PAGE: i64 = 1_000;
 
-/// Why a round was cut short.
+/// Why a round ended early.
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
     #[error(transparent)]
@@ -42,23 +42,23 @@ enum RelayError {
     Redis(Queue, #[source] redis::RedisError),
 }
 
-/// Names the queue whose Redis failed.
+/// Adds the queue to an error of Redis.
 fn redis_of(queue: Queue) -> impl Fn(redis::RedisError) -> RelayError {
     move |error| RelayError::Redis(queue, error)
 }
 
-/// One process' relay.
+/// The relay of one process.
 pub struct Relay {
     jobs: Jobs,
     holder: String,
     compared: BTreeMap<Queue, Compared>,
 }
 
-/// How far a queue was compared with the outbox.
+/// How far a queue has been compared with the outbox.
 struct Compared {
-    /// What its server said it is when everything was last compared.
+    /// The epoch of its server at the last full comparison.
     epoch: String,
-    /// Where the slow comparison goes on.
+    /// Where the gradual comparison continues.
     after: Option<JobId>,
 }
 
@@ -69,7 +69,7 @@ impl Relay {
         Self { jobs, holder, compared: BTreeMap::new() }
     }
 
-    /// Runs until the drain begins.
+    /// Runs until the shutdown begins.
     pub async fn run(mut self, drain: Drain) {
         let config = self.jobs.broker().config().clone();
         let mut rounds = tokio::time::interval(config.relay_interval);
@@ -107,7 +107,7 @@ impl Relay {
         }
     }
 
-    /// Whether this process leads now.
+    /// Whether this process is the leader now.
     async fn leads(&self) -> Result<bool, DbError> {
         let ttl = self.jobs.broker().config().relay_interval * LEASE_ROUNDS;
         let leads = Lease::acquire(self.jobs.store(), LEASE, &self.holder, ttl).await;
@@ -115,7 +115,7 @@ impl Relay {
         leads
     }
 
-    /// Hands over every row that is older than a round and not marked.
+    /// Enqueues every unmarked row that is older than a round.
     async fn round(&mut self, age: Duration) -> Result<(), RelayError> {
         if !self.leads().await? {
             self.compared.clear();
@@ -126,7 +126,7 @@ impl Relay {
             self.now().timestamp_millis().saturating_sub(common::clock::millis_of(age)),
         );
         let waiting = doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } };
-        self.look_at_outbox(&waiting).await?;
+        self.measure_outbox(&waiting).await?;
         let mut outcome = Ok(());
         for queue in Queue::ALL {
             outcome = outcome.and(self.relay(*queue, &waiting).await);
@@ -134,20 +134,20 @@ impl Relay {
         outcome
     }
 
-    /// Hands over the rows of `queue` that are `waiting`, oldest first.
+    /// Enqueues the rows of `queue` that match `waiting`, oldest first.
     async fn relay(&self, queue: Queue, waiting: &Document) -> Result<(), RelayError> {
         loop {
             let rows = self.page(queue, waiting.clone()).await?;
             self.hand_over(queue, &rows, HandIn::Again, "relay").await?;
             self.mark_handed(&rows).await?;
-            // A long backlog must not cost the lease.
+            // Renews the lease, which a long backlog would outlast.
             if !is_full(&rows) || !self.leads().await? {
                 return Ok(());
             }
         }
     }
 
-    /// Compares what is staged with what Redis knows.
+    /// Compares the outbox with Redis.
     async fn compare(&mut self) -> Result<(), RelayError> {
         if !self.leads().await? {
             return Ok(());
@@ -160,7 +160,7 @@ impl Relay {
         outcome
     }
 
-    /// Compares everything when the queue's Redis is not what it was, a page otherwise.
+    /// Compares the whole queue if its Redis has a new epoch, otherwise one page.
     async fn compare_queue(&mut self, queue: Queue) -> Result<(), RelayError> {
         let fresh = self.jobs.store().clock().uuid().to_string();
         let epoch = self.jobs.broker().epoch(queue, &fresh).await.map_err(redis_of(queue))?;
@@ -186,7 +186,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Removes the rows of dead letters that are older than they are kept.
+    /// Removes the rows of dead letters that have exceeded their retention.
     async fn forget_dead(&self) -> Result<(), DbError> {
         let kept = common::clock::millis_of(self.jobs.broker().config().dead_retention);
         let before = DateTime::from_millis(self.now().timestamp_millis().saturating_sub(kept));
@@ -194,7 +194,7 @@ impl Relay {
         self.jobs.store().records::<OutboxRow>(PlatformScope).delete_all(filter).await.map(drop)
     }
 
-    /// Compares the page after `after`; answers its last id, or none when there is no more.
+    /// Compares the page after `after`; returns its last id, or none at the end.
     async fn compare_page(
         &self,
         queue: Queue,
@@ -218,15 +218,15 @@ impl Relay {
                 .map(|(row, _)| row)
                 .collect();
             if !unknown.is_empty() {
-                tracing::warn!(%queue, jobs = unknown.len(), "jobs_lost_by_redis_handed_over_again");
+                tracing::warn!(%queue, jobs = unknown.len(), "jobs_lost_by_redis_reenqueued");
                 self.hand_over(queue, &unknown, HandIn::Lost, "reconcile").await?;
             }
         }
         Ok(last)
     }
 
-    /// Puts back the dead letters of staged jobs that Redis lost, newest first, for as many as are
-    /// kept.
+    /// Restores the dead letters of staged jobs that Redis lost, newest first, up to the number
+    /// that is kept.
     async fn restore_dead(&self, queue: Queue) -> Result<(), RelayError> {
         let broker = self.jobs.broker();
         let kept = broker.stats(queue).await.map_err(redis_of(queue))?.dead;
@@ -250,7 +250,7 @@ impl Relay {
                         room -= 1;
                     }
                     Err(error) => {
-                        tracing::error!(job = %row.id, %error, "outbox_row_not_understood");
+                        tracing::error!(job = %row.id, %error, "outbox_row_unreadable");
                     }
                 }
             }
@@ -262,7 +262,7 @@ impl Relay {
         Ok(())
     }
 
-    /// The newest dead rows of `queue` that died before a given one.
+    /// The newest dead rows of `queue` that died before a given row.
     async fn dead_page(
         &self,
         queue: Queue,
@@ -285,8 +285,8 @@ impl Relay {
             .await
     }
 
-    /// The first rows of `queue` that match. Those of queues that only a newer release knows are
-    /// left to its own relay.
+    /// The first matching rows of `queue`. Rows of queues that only a newer release knows are left
+    /// to its relay.
     async fn page(&self, queue: Queue, mut filter: Document) -> Result<Vec<OutboxRow>, DbError> {
         filter.insert("queue", queue.name());
         self.jobs
@@ -308,7 +308,7 @@ impl Relay {
         for row in rows {
             match row.envelope().and_then(|envelope| Push::new(&envelope, now_ms)) {
                 Ok(push) => pushes.push(push),
-                Err(error) => self.bury_row(row, &error).await?,
+                Err(error) => self.dead_letter_row(row, &error).await?,
             }
         }
         if pushes.is_empty() {
@@ -325,10 +325,14 @@ impl Relay {
         })
     }
 
-    /// A row that no release can have written must not hold up the others.
-    async fn bury_row(&self, row: &OutboxRow, error: &serde_json::Error) -> Result<(), DbError> {
-        tracing::error!(job = %row.id, kind = row.kind, %error, "outbox_row_buried");
-        // The job that may follow in its batch's stead waits for the next round.
+    /// Dead-letters a row that no release can have written, so that it does not block the others.
+    async fn dead_letter_row(
+        &self,
+        row: &OutboxRow,
+        error: &serde_json::Error,
+    ) -> Result<(), DbError> {
+        tracing::error!(job = %row.id, kind = row.kind, %error, "outbox_row_dead_lettered");
+        // A follow-up job of its batch is enqueued in the next round.
         outbox::mark_dead(self.jobs.store(), row.id, self.now(), &row.failures).await.map(drop)
     }
 
@@ -346,8 +350,9 @@ impl Relay {
             .map(drop)
     }
 
-    /// Shows how many rows there are and how old the oldest that is `waiting` is.
-    async fn look_at_outbox(&self, waiting: &Document) -> Result<(), DbError> {
+    /// Updates the metrics of the outbox: number of rows, and age of the oldest that matches
+    /// `waiting`.
+    async fn measure_outbox(&self, waiting: &Document) -> Result<(), DbError> {
         let records = || self.jobs.store().records::<OutboxRow>(PlatformScope);
         let oldest = records().list(waiting.clone(), doc! { "_id": 1 }, 1).await?;
         let staged_ms = oldest.first().map(|row| row.staged_at.timestamp_millis());

@@ -1,4 +1,4 @@
-//! What a handler reports beside success or failure.
+//! What a handler reports in addition to success or failure.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -10,52 +10,51 @@ use tokio::sync::Notify;
 
 use crate::JobError;
 
-/// The most that a result may have, in bytes of JSON: it says what came out of a job and is not
-/// where that is kept.
+/// Maximum size of a result in bytes of JSON: a short outcome, not the place to store data.
 pub const RESULT_BYTES_MAX: usize = 4 * 1024;
 
-/// The most of a step's note that is kept, in characters.
+/// Maximum length of a progress note in characters.
 const NOTE_CHARS_MAX: usize = 200;
 
-/// How far a job is and what it is at.
+/// How far a job is and what it is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// So much is done.
+    /// Units of work done.
     pub done: u64,
-    /// Of so much; zero when that is not known.
+    /// Total units of work; zero if unknown.
     pub total: u64,
-    /// What it is at, for people; bounded.
+    /// What the job is doing, for people; bounded.
     pub note: String,
 }
 
-/// A result that is not kept.
+/// Why a result is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
-    /// It cannot be written as JSON.
-    #[error("the result cannot be written as JSON: {0}")]
+    /// It cannot be serialized.
+    #[error("the result cannot be serialized as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// It has more than [`RESULT_BYTES_MAX`].
+    /// It is larger than [`RESULT_BYTES_MAX`].
     #[error(
-        "the result has {bytes} bytes of JSON, at most {RESULT_BYTES_MAX} are kept: store it elsewhere and answer its id"
+        "the result has {bytes} bytes of JSON, at most {RESULT_BYTES_MAX} are kept; store it elsewhere and report its id"
     )]
     TooLarge {
-        /// How many it has.
+        /// Its size in bytes.
         bytes: usize,
     },
 }
 
 impl From<ResultError> for JobError {
-    /// Another attempt would answer the same.
+    /// Fails the job: another attempt would report the same.
     fn from(error: ResultError) -> Self {
         Self::fail(error)
     }
 }
 
-/// What one attempt has reported so far.
+/// What an attempt has reported so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     result: Mutex<Option<String>>,
-    /// The last step that was not written yet.
+    /// The latest step that was not written yet.
     step: Mutex<Option<Step>>,
     has_stepped: AtomicBool,
     stepped: Notify,
@@ -66,10 +65,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Report {
-    /// Notes a result in place of what was noted before.
-    ///
-    /// # Errors
-    /// See [`ResultError`].
+    /// Records a result, replacing the previous one.
     pub(crate) fn set_result<T: Serialize + ?Sized>(&self, result: &T) -> Result<(), ResultError> {
         let json = serde_json::to_string(result)?;
         if json.len() > RESULT_BYTES_MAX {
@@ -79,12 +75,12 @@ impl Report {
         Ok(())
     }
 
-    /// The result, which is then no longer here.
+    /// Takes the result.
     pub(crate) fn take_result(&self) -> Option<String> {
         locked(&self.result).take()
     }
 
-    /// Notes a step in place of one that was not written yet.
+    /// Records a step, replacing one that was not written yet.
     pub(crate) fn set_step(&self, done: u64, total: u64, note: &str) {
         let note = note.chars().take(NOTE_CHARS_MAX).collect();
         *locked(&self.step) = Some(Step { done, total, note });
@@ -92,12 +88,12 @@ impl Report {
         self.stepped.notify_one();
     }
 
-    /// Whether there was any step.
+    /// Whether any step was reported.
     pub(crate) fn has_stepped(&self) -> bool {
         self.has_stepped.load(Ordering::Relaxed)
     }
 
-    /// The last step, once there is one that was not given out yet.
+    /// Waits for a step that was not taken yet, and takes the latest.
     pub(crate) async fn next_step(&self) -> Step {
         loop {
             let step = locked(&self.step).take();
@@ -114,20 +110,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_last_step_counts_and_its_note_is_bounded() {
+    async fn only_the_last_step_is_kept_and_its_note_is_bounded() {
         let report = Report::default();
         assert!(!report.has_stepped());
         report.set_step(1, 9, "begun");
         report.set_step(2, 9, &"é".repeat(NOTE_CHARS_MAX + 1));
         let step = report.next_step().await;
         assert_eq!((step.done, step.total, step.note), (2, 9, "é".repeat(NOTE_CHARS_MAX)));
-        // Each is given out once.
+        // Each step is taken once.
         assert!(futures::FutureExt::now_or_never(report.next_step()).is_none());
         assert!(report.has_stepped());
     }
 
     #[test]
-    fn the_last_result_counts_and_is_bounded() {
+    fn only_the_last_result_is_kept_and_it_is_bounded() {
         let report = Report::default();
         assert_eq!(report.take_result(), None);
         report.set_result(&1).unwrap();

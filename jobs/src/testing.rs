@@ -1,13 +1,13 @@
-//! For tests of handlers, and of changes that stage jobs: no worker, no waiting, no Redis.
+//! Tools for tests of handlers, and of changes that stage jobs: no worker, no waiting, no Redis.
 //!
-//! [`staged`] tells which jobs a change staged. [`Inline`] runs jobs here and now, by the way they
-//! take in a worker from the payload on: written as JSON, looked up in the registry, decoded,
-//! timed, a panic caught. Only what Redis does is left out, and the waiting between attempts.
-//! [`Jobs`] connects to Redis when it first hands something over, so that a test which changes
-//! the store by [`Store::commit`] needs MongoDB alone.
+//! [`staged`] returns the jobs that a change staged. [`Inline`] runs jobs immediately, processed as
+//! in a worker: serialized as JSON, looked up in the registry, deserialized, with timeout and panic
+//! handling. Only Redis and the waits between attempts are left out. [`Jobs`] connects to Redis
+//! when it first enqueues a job, so a test that changes the database with [`Store::commit`] needs
+//! MongoDB only.
 //!
-//! This is always compiled, not behind a feature: it is small, brings no dependency, and so a test
-//! and the programs that it spawns are built on one and the same `jobs`, once.
+//! This is always compiled instead of behind a feature: it is small, adds no dependency, and so a
+//! test and the programs that it spawns share one build of `jobs`.
 //!
 //! ```
 //! # use common::db::{DbError, Store};
@@ -20,7 +20,7 @@
 //! # }
 //! # async fn greet(_: Greet, _: Running<()>) -> Result<(), JobError> { Ok(()) }
 //!
-//! async fn whoever_arrives_is_greeted(store: &Store, jobs: &Jobs) -> Result<(), DbError> {
+//! async fn arrivals_are_greeted(store: &Store, jobs: &Jobs) -> Result<(), DbError> {
 //!     // … a change that stages `Greet`, then:
 //!     let greetings = staged::<Greet>(store).await?;
 //!     assert_eq!(greetings[0].job, Greet { name: "Ann".to_owned() });
@@ -51,29 +51,26 @@ use crate::{
     queue::{Delivery, Verdict},
 };
 
-/// Staged jobs listed at most.
+/// Maximum number of staged jobs listed.
 const STAGED_MAX: i64 = 10_000;
-/// Jobs that one [`Inline::drain`] runs at most.
+/// Maximum number of jobs run by one [`Inline::drain`].
 const DRAIN_MAX: usize = 10_000;
 
-/// A staged job that has not finished, as the test that looks for it wants it.
+/// A staged job that has not finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staged<J> {
-    /// Its id.
+    /// Id of the job.
     pub id: JobId,
-    /// The tenant it is done for, if any.
+    /// The tenant it belongs to, if any.
     pub tenant: Option<TenantId>,
-    /// When it is to start, if later.
+    /// When it should start, if later.
     pub due_at: Option<DateTime>,
     /// The job itself.
     pub job: J,
 }
 
 /// The jobs of type `J` that are staged and have neither finished nor died, in the order they were
-/// staged; the first 10 000.
-///
-/// # Errors
-/// When the store fails, or a payload is not a `J`.
+/// staged; the first 10 000. Fails if a payload is not a `J`.
 pub async fn staged<J: Job>(store: &Store) -> Result<Vec<Staged<J>>, DbError> {
     let filter = doc! { "kind": J::KIND, "dead_at": null };
     let rows = store
@@ -87,31 +84,31 @@ pub async fn staged<J: Job>(store: &Store) -> Result<Vec<Staged<J>>, DbError> {
     rows.into_iter().map(read).collect()
 }
 
-/// What [`Inline::drain`] does with a job that asks to be tried again.
+/// What [`Inline::drain`] does with a job that must be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retries {
-    /// Tries again without waiting, up to the job's last attempt.
+    /// Retries it without waiting, up to its last attempt.
     AtOnce,
-    /// Leaves it staged, as if it had never been tried.
+    /// Leaves it staged, as if it had never run.
     Left,
 }
 
-/// What a drain came across.
+/// What a drain did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Jobs that succeeded.
     pub succeeded: usize,
-    /// Attempts that asked for another.
+    /// Attempts that must be retried.
     pub retried: usize,
-    /// Jobs that died: marked in the outbox, with what went wrong.
+    /// Jobs that died and were marked in the outbox with their failures.
     pub dead: usize,
     /// Jobs left staged because the registry does not know their kind or version.
     pub parked: usize,
-    /// Jobs left staged because their time has not come.
+    /// Jobs left staged because they are not due yet.
     pub early: usize,
 }
 
-/// Runs jobs in the test itself. No worker may run on the same database meanwhile.
+/// Runs jobs within the test. No worker may run on the same database meanwhile.
 pub struct Inline {
     dispatch: Dispatch,
     jobs: Jobs,
@@ -123,11 +120,8 @@ impl Inline {
         Self { dispatch: registry.dispatch(jobs, &Drain::new()), jobs: jobs.clone() }
     }
 
-    /// Runs `job`, unstaged, as its first attempt.
-    ///
-    /// # Errors
-    /// What the attempt ended with; [`JobError::Fail`] also when there is no handler, or the job
-    /// does not survive being written and read.
+    /// Runs `job` once, without staging it. Returns the error of the attempt; also
+    /// [`JobError::Fail`] if there is no handler or the job cannot be serialized and deserialized.
     pub async fn run<J: Job>(&self, tenant: Option<TenantId>, job: &J) -> Result<(), JobError> {
         let clock = self.jobs.store().clock();
         let envelope = Envelope::new(clock.id(), tenant, job, clock.now().timestamp_millis())
@@ -146,14 +140,11 @@ impl Inline {
         }
     }
 
-    /// Runs what is staged in `queue`, and what those jobs stage there in turn, in the order it was
-    /// staged, until nothing is left that can run now.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Runs the jobs staged in `queue`, and those that they stage there in turn, in the order of
+    /// staging, until none is left that can run now.
     ///
     /// # Panics
-    /// When there is still something after 10 000 jobs: they stage each other without end.
+    /// If jobs are left after 10 000 have run: they stage each other endlessly.
     pub async fn drain(&self, queue: Queue, retries: Retries) -> Result<Drained, DbError> {
         let (mut drained, mut left) = (Drained::default(), Vec::new());
         for _ in 0..DRAIN_MAX {
@@ -172,7 +163,7 @@ impl Inline {
         panic!("{DRAIN_MAX} jobs of queue {queue} have run and there are still more");
     }
 
-    /// Runs a row's job until it is done with, and notes that as a worker would.
+    /// Runs a row's job until it ends, and records the result as a worker would.
     async fn finish(
         &self,
         queue: Queue,
@@ -214,7 +205,7 @@ impl Inline {
     }
 
     async fn attempt(&self, queue: Queue, mut envelope: Envelope) -> Verdict {
-        // Unique keys are held in Redis, which is not asked here.
+        // Unique keys are held in Redis, which is not used here.
         envelope.unique = None;
         let delivery = Delivery {
             queue,
@@ -223,7 +214,7 @@ impl Inline {
             slot: None,
             cancels: Arc::default(),
         };
-        // The dispatch answers its handlers' failures as verdicts.
+        // The dispatch returns failures of handlers as verdicts.
         self.dispatch.clone().call(Task::new(delivery)).await.unwrap_or(Verdict::Interrupted)
     }
 

@@ -1,45 +1,46 @@
-//! Unique jobs: while one holds its key, others with the same key are dropped.
+//! Unique jobs: while one holds its key, other jobs with the same key are dropped.
 
 use std::time::Duration;
 
 use common::id::TenantId;
 use serde::{Deserialize, Serialize};
 
-/// The most bytes of a key that are kept as they are; longer ones are told apart by their hash.
+/// Maximum size of a key that is stored as is; longer keys are hashed.
 const KEY_BYTES_MAX: usize = 128;
 
-/// What a job is unique by, and for how long.
+/// The unique key of a job, and how long it is held.
 ///
-/// The key is taken when the job is handed to Redis, which is after the transaction that staged it,
-/// and it holds within the job's kind and tenant. The window decides what is lost: with
-/// [`Window::UntilStarted`] a change made while the job waits is seen by it, and one made while it
-/// runs gets a job of its own; with [`Window::UntilFinished`] the latter does not.
+/// The key is acquired when the job is enqueued in Redis, which is after the transaction that
+/// staged it, and it applies within the job's kind and tenant. The window decides which changes
+/// cause another job: with [`Window::UntilStarted`] a change made while the job waits is seen by
+/// it, and one made while it runs gets a job of its own; with [`Window::UntilFinished`] the latter
+/// does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unique {
-    /// What tells this job from others of its kind.
+    /// Distinguishes this job from others of its kind.
     pub key: String,
-    /// How long others with the same key are dropped.
+    /// How long other jobs with the same key are dropped.
     pub window: Window,
 }
 
 /// How long a unique key is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
-    /// From handing over until the first attempt starts.
+    /// From enqueueing until the first attempt starts.
     UntilStarted,
-    /// Until it has finished or gone to the dead letters.
+    /// Until the job has finished or become a dead letter.
     UntilFinished,
-    /// For this long from handing over, whatever becomes of it.
+    /// For this long after enqueueing, whatever happens to the job.
     For(Duration),
 }
 
-/// A unique key as it travels: window, kind, tenant (empty for none) and key, with colons between.
+/// A unique key as stored: window, kind, tenant (empty for none) and key, separated by colons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct UniqueKey(String);
 
 impl UniqueKey {
-    /// The key of a job of `kind` that is done for `tenant`: no tenant's job ever drops another's.
+    /// The key of a job of `kind` for `tenant`: jobs of different tenants never affect each other.
     pub(crate) fn new(kind: &str, tenant: Option<TenantId>, unique: &Unique) -> Self {
         let window = match unique.window {
             Window::UntilStarted => "s".to_owned(),
@@ -56,17 +57,17 @@ impl UniqueKey {
         ))
     }
 
-    /// Window and key, as the scripts take it.
+    /// Window and key, as the scripts expect them.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What is held, if it is let go of when its job starts.
+    /// The key, if it is released when its job starts.
     pub(crate) fn held_until_start(&self) -> Option<&str> {
         self.0.strip_prefix("s:")
     }
 
-    /// What is held, if it is let go of when its job ends; whoever never started still holds it.
+    /// The key, if it is released when its job ends; a job that never started still holds it.
     pub(crate) fn held_until_end(&self) -> Option<&str> {
         self.0.strip_prefix("f:").or_else(|| self.held_until_start())
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_says_its_window_and_is_bounded() {
+    fn a_key_contains_its_window_and_is_bounded() {
         let key = |window, key: &str| {
             UniqueKey::new("test.probe", None, &Unique { key: key.to_owned(), window })
         };

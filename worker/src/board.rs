@@ -40,7 +40,7 @@ use axum::{
 };
 use futures::Stream;
 use jobs::{
-    JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue, QueueView, Standing, SteerError,
+    ControlError, JobFilter, JobState, JobStatus, JobView, Jobs, PAGE_MAX, Queue, QueueView,
     queue::ConsumerStats,
 };
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl Shown {
         &self,
         queues: &[Queue],
         filter: &Filter,
-    ) -> Result<Vec<Task<Value>>, SteerError> {
+    ) -> Result<Vec<Task<Value>>, ControlError> {
         let size = usize::try_from(filter.limit()).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
         let skip = size
             .saturating_mul(usize::try_from(filter.page.saturating_sub(1)).unwrap_or(SHOWN_MAX));
@@ -147,7 +147,7 @@ impl Shown {
         Ok(found.iter().skip(skip).map(task).collect())
     }
 
-    async fn workers(&self, queue: Queue) -> Result<Vec<RunningWorker>, SteerError> {
+    async fn workers(&self, queue: Queue) -> Result<Vec<RunningWorker>, ControlError> {
         let now_ms = self.jobs.store().clock().now().timestamp_millis();
         let consumers = self.jobs.broker().consumers(queue).await?;
         Ok(consumers.into_iter().map(|consumer| worker(queue, consumer, now_ms)).collect())
@@ -179,16 +179,16 @@ fn task(job: &JobView) -> Task<Value> {
     task = task.task_id(TaskId::from_string(id)).run_at_timestamp(seconds(run_at(job)));
     task = task
         .attempt(details.and_then(|details| details.attempt.try_into().ok()).unwrap_or_default());
-    task = match &job.standing {
-        Standing::Staged | Standing::Held | Standing::Delayed { .. } => {
+    task = match &job.status {
+        JobStatus::Staged | JobStatus::Held | JobStatus::Delayed { .. } => {
             task.status(Status::Pending)
         }
-        Standing::Ready { .. } => task.status(Status::Queued),
-        Standing::Running { consumer, ready_at, .. } => task
+        JobStatus::Ready { .. } => task.status(Status::Queued),
+        JobStatus::Running { consumer, ready_at, .. } => task
             .status(Status::Running)
             .lock_by(Some(consumer.clone()))
             .lock_at(Some(seconds(*ready_at))),
-        Standing::Dead { died_at, .. } => {
+        JobStatus::Dead { died_at, .. } => {
             task.status(Status::Killed).done_at(Some(seconds(*died_at)))
         }
     };
@@ -198,13 +198,13 @@ fn task(job: &JobView) -> Task<Value> {
 /// When a job is, or was, to start.
 fn run_at(job: &JobView) -> i64 {
     let due = || job.details().map(|details| details.due_at.unwrap_or(details.enqueued_at));
-    match job.standing {
-        Standing::Delayed { until } => until,
-        Standing::Ready { ready_at } | Standing::Running { ready_at, .. } => {
+    match job.status {
+        JobStatus::Delayed { until } => until,
+        JobStatus::Ready { ready_at } | JobStatus::Running { ready_at, .. } => {
             due().unwrap_or(ready_at)
         }
-        Standing::Dead { died_at, .. } => due().unwrap_or(died_at),
-        Standing::Staged | Standing::Held => due().unwrap_or_default(),
+        JobStatus::Dead { died_at, .. } => due().unwrap_or(died_at),
+        JobStatus::Staged | JobStatus::Held => due().unwrap_or_default(),
     }
 }
 
@@ -247,13 +247,13 @@ fn statistics(views: &[QueueView]) -> Vec<Statistic> {
 
 impl Backend for Shown {
     type Task = Task<Value>;
-    type Error = SteerError;
+    type Error = ControlError;
 
     fn poll_ready(
         &mut self,
         _: &mut Context<'_>,
         _: &WorkerContext,
-    ) -> Poll<Result<(), SteerError>> {
+    ) -> Poll<Result<(), ControlError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -261,7 +261,7 @@ impl Backend for Shown {
         &mut self,
         _: &mut Context<'_>,
         _: &WorkerContext,
-    ) -> Poll<Option<Result<Task<Value>, SteerError>>> {
+    ) -> Poll<Option<Result<Task<Value>, ControlError>>> {
         Poll::Ready(None)
     }
 
@@ -269,7 +269,7 @@ impl Backend for Shown {
         &mut self,
         _: &mut Context<'_>,
         _: &WorkerContext,
-    ) -> Poll<Result<(), SteerError>> {
+    ) -> Poll<Result<(), ControlError>> {
         Poll::Ready(Ok(()))
     }
 }
@@ -298,26 +298,26 @@ impl WireFormatBackend for Shown {
 }
 
 impl FetchById for Shown {
-    async fn fetch_by_id(&mut self, id: &TaskId) -> Result<Option<Task<Value>>, SteerError> {
+    async fn fetch_by_id(&mut self, id: &TaskId) -> Result<Option<Task<Value>>, ControlError> {
         let Ok(id) = id.to_string().parse() else { return Ok(None) };
         Ok(self.jobs.find(id).await?.filter(|job| job.queue == self.queue).as_ref().map(task))
     }
 }
 
 impl ListTasks for Shown {
-    async fn list_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+    async fn list_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, ControlError> {
         self.page(&[self.queue], filter).await
     }
 }
 
 impl ListAllTasks for Shown {
-    async fn list_all_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, SteerError> {
+    async fn list_all_tasks(&self, filter: &Filter) -> Result<Vec<Task<Value>>, ControlError> {
         self.page(Queue::ALL, filter).await
     }
 }
 
 impl ListQueues for Shown {
-    async fn list_queues(&self) -> Result<Vec<QueueInfo>, SteerError> {
+    async fn list_queues(&self) -> Result<Vec<QueueInfo>, ControlError> {
         let mut queues = Vec::with_capacity(Queue::ALL.len());
         for queue in Queue::ALL {
             let workers = self
@@ -342,11 +342,11 @@ impl ListQueues for Shown {
 }
 
 impl ListWorkers for Shown {
-    async fn list_workers(&self) -> Result<Vec<RunningWorker>, SteerError> {
+    async fn list_workers(&self) -> Result<Vec<RunningWorker>, ControlError> {
         self.workers(self.queue).await
     }
 
-    async fn list_all_workers(&self) -> Result<Vec<RunningWorker>, SteerError> {
+    async fn list_all_workers(&self) -> Result<Vec<RunningWorker>, ControlError> {
         let mut workers = Vec::new();
         for queue in Queue::ALL {
             workers.extend(self.workers(*queue).await?);
@@ -356,7 +356,7 @@ impl ListWorkers for Shown {
 }
 
 impl Metrics for Shown {
-    async fn global(&self) -> Result<Vec<Statistic>, SteerError> {
+    async fn global(&self) -> Result<Vec<Statistic>, ControlError> {
         let mut views = Vec::with_capacity(Queue::ALL.len());
         for queue in Queue::ALL {
             views.push(self.jobs.queue(*queue).await?);
@@ -364,64 +364,64 @@ impl Metrics for Shown {
         Ok(statistics(&views))
     }
 
-    async fn fetch_by_queue(&self) -> Result<Vec<Statistic>, SteerError> {
+    async fn fetch_by_queue(&self) -> Result<Vec<Statistic>, ControlError> {
         Ok(statistics(&[self.jobs.queue(self.queue).await?]))
     }
 }
 
-fn refused() -> TaskSinkError<SteerError> {
+fn refused() -> TaskSinkError<ControlError> {
     TaskSinkError::CodecError("the board only shows".into())
 }
 
 impl TaskSink<Value, Ephemeral> for Shown {
-    fn start_send(self: Pin<&mut Self>, _: Task<Value>) -> Result<(), TaskSinkError<SteerError>> {
+    fn start_send(self: Pin<&mut Self>, _: Task<Value>) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 
     fn poll_ready(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    ) -> Poll<Result<(), TaskSinkError<ControlError>>> {
         Poll::Ready(Err(refused()))
     }
 
     fn poll_flush(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    ) -> Poll<Result<(), TaskSinkError<ControlError>>> {
         Poll::Ready(Ok(()))
     }
 
     fn poll_close(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Result<(), TaskSinkError<SteerError>>> {
+    ) -> Poll<Result<(), TaskSinkError<ControlError>>> {
         Poll::Ready(Ok(()))
     }
 
-    async fn push(&mut self, _: Value) -> Result<(), TaskSinkError<SteerError>> {
+    async fn push(&mut self, _: Value) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 
-    async fn push_bulk(&mut self, _: Vec<Value>) -> Result<(), TaskSinkError<SteerError>> {
+    async fn push_bulk(&mut self, _: Vec<Value>) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 
     async fn push_stream(
         &mut self,
         _: impl Stream<Item = Value> + Unpin + Send,
-    ) -> Result<(), TaskSinkError<SteerError>> {
+    ) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 
-    async fn push_task(&mut self, _: Task<Value>) -> Result<(), TaskSinkError<SteerError>> {
+    async fn push_task(&mut self, _: Task<Value>) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 
     async fn push_all(
         &mut self,
         _: impl Stream<Item = Task<Value>> + Unpin + Send,
-    ) -> Result<(), TaskSinkError<SteerError>> {
+    ) -> Result<(), TaskSinkError<ControlError>> {
         Err(refused())
     }
 }

@@ -15,7 +15,7 @@ use domain::schema_is_current;
 use jobs::{
     Drain, Jobs, Queue, Relay,
     queue::{QueueBackend, Seats},
-    schedules::Clockwork,
+    schedules::Scheduler,
 };
 
 use crate::{
@@ -62,8 +62,8 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         return Ok(());
     }
     let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
-    let clockwork = Clockwork::new(jobs.clone(), schedules(&config.maintenance)?);
-    let clockwork = tokio::spawn(clockwork.run(drain.clone()));
+    let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
+    let scheduler = tokio::spawn(scheduler.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let seats = Seats::new(config.worker.concurrency);
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
@@ -85,7 +85,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
             Ok(())
         })
         .await?;
-    clockwork.await?;
+    scheduler.await?;
     relay.await?;
     internal.abort();
     tracing::info!("worker_stopped");

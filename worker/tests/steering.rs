@@ -183,7 +183,7 @@ async fn an_operator_pauses_a_queue_looks_at_it_and_lets_it_run_again() {
     assert!(
         again.status.success()
             && logged.contains("queue_already_paused")
-            && !logged.contains("queue_pause_asked"),
+            && !logged.contains("queue_pause_requested"),
         "{logged}"
     );
     for reason in ["", " "] {
@@ -263,7 +263,7 @@ async fn jobs_are_tried_again_cancelled_and_deleted_without_naming_their_queue()
             && told.contains("1 of those named could not be cancelled"),
         "{told}"
     );
-    assert!(told.contains("taken_out"), "it is logged: {told}");
+    assert!(told.contains("removed"), "it is logged: {told}");
     assert!(
         shell
             .says(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"])

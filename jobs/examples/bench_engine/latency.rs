@@ -1,4 +1,4 @@
-//! How long a job waits for its start when nothing else is to do.
+//! Latency: how long a job waits before it starts on an idle system.
 
 use std::{
     error::Error,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Ours {
-    /// From the call of enqueue.
+    /// From the call that enqueues the job.
     pub(crate) async fn latency(&self, pace: Pace) -> Outcome<Values> {
         let starts = Starts::expecting(pace.warm_up + pace.samples);
         let worker = self.work(&starts, pace.concurrency)?;
@@ -28,7 +28,7 @@ impl Ours {
         Ok(percentiles(starts.waits(&called).split_off(pace.warm_up as usize)))
     }
 
-    /// From the call of enqueue for one tenant, while another's jobs wait in great number.
+    /// From the call that enqueues the job, while another tenant has a large backlog.
     pub(crate) async fn latency_beside_flood(&self, pace: Pace, flood: u32) -> Outcome<Values> {
         let (flooding, other) = (self.store.clock().id(), self.store.clock().id());
         let waiting: Vec<Noop> = (0..flood).map(|_| Noop { n: FLOOD }).collect();
@@ -46,7 +46,7 @@ impl Ours {
         Ok(percentiles(starts.waits(&called).split_off(pace.warm_up as usize)))
     }
 
-    /// From the commit's return.
+    /// From the return of the commit.
     pub(crate) async fn latency_staged(&self, pace: Pace) -> Outcome<Values> {
         let starts = Starts::expecting(pace.warm_up + pace.samples);
         let worker = self.work(&starts, pace.concurrency)?;
@@ -62,7 +62,7 @@ impl Ours {
     }
 }
 
-/// Makes each `call` at an even rate; when each call began and ended.
+/// Calls `call` at an even rate; returns when each call began and ended.
 pub(crate) async fn paced<F, E>(
     pace: Pace,
     call: impl Fn(u32) -> F,
@@ -76,7 +76,7 @@ where
     for n in 0..pace.warm_up + pace.samples {
         ticks.tick().await;
         let sent = call(n);
-        // Each on its own, so that a slow one does not hold up the next.
+        // A task each, so that a slow call does not delay the next.
         sending.push(tokio::spawn(async move {
             let begun = Instant::now();
             sent.await.map(|()| (begun, Instant::now()))

@@ -1,6 +1,6 @@
-//! Two contestants of `cargo xtask bench jobs`, which starts servers for them and tells them what
-//! to do (`testkit::contest`): `ours`, the engine with all its promises, and `raw`, the bare stream
-//! that is the limit. Producer and worker are in this process, but share no connection.
+//! Two contestants of `cargo xtask bench jobs`, which starts their servers and sends them tasks
+//! (`testkit::contest`): `ours`, the engine with all its guarantees, and `raw`, the bare stream that
+//! is the upper bound. Producer and worker share this process, but no connection.
 
 mod latency;
 mod ours;
@@ -29,7 +29,7 @@ impl Job for Noop {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// The number of a job that only takes its time.
+/// The number of a job that only takes time.
 const FLOOD: u32 = u32::MAX;
 const FLOOD_TIME: Duration = Duration::from_millis(5);
 
@@ -57,7 +57,7 @@ async fn main() -> Outcome<()> {
             let raw = Raw::start(&config).await?;
             serve("the `redis` crate 1.8".to_owned(), async |task| raw.measure(task).await).await?;
         }
-        _ => return Err("which contestant: `ours` or `raw`?".into()),
+        _ => return Err("usage: bench_engine ours|raw".into()),
     }
     Ok(())
 }

@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 
 use crate::{Noop, Outcome, Starts, noop, starts::DEADLINE};
 
-/// The pause between two looks at what Redis holds.
+/// Pause between two checks of the queue.
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 /// How long a worker may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// Stages the job of a number.
+/// Stages the job with this number.
 pub(crate) struct Stage(pub(crate) u32);
 
 impl Change for Stage {
@@ -48,7 +48,7 @@ impl Worker {
     }
 }
 
-/// The engine, as a process that hands jobs in.
+/// The engine, as a process that enqueues jobs.
 pub(crate) struct Ours {
     config: Config,
     pub(crate) store: Store,
@@ -87,7 +87,7 @@ impl Ours {
         }
     }
 
-    /// Runs jobs with `concurrency` slots on a connection of its own, as a worker process would.
+    /// Runs jobs with `concurrency` slots over its own connection, as a worker process would.
     pub(crate) fn work(&self, starts: &Arc<Starts>, concurrency: usize) -> Outcome<Worker> {
         let (jobs, drain) =
             (Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs)?, Drain::new());
@@ -113,7 +113,7 @@ impl Ours {
         })
     }
 
-    /// Waits until Redis holds `ready` jobs that nobody has.
+    /// Waits until Redis holds `ready` jobs that no worker has taken.
     pub(crate) async fn until(&self, ready: u64) -> Outcome<()> {
         let waiting = async {
             loop {
@@ -127,7 +127,7 @@ impl Ours {
         tokio::time::timeout(DEADLINE, waiting).await?
     }
 
-    /// Drains `jobs` that wait, from the first start until Redis holds none.
+    /// Drains a backlog of `jobs`, measured from the first start until Redis holds none.
     async fn drain(&self, jobs: u32, concurrency: usize) -> Outcome<Values> {
         let starts = Starts::expecting(jobs);
         let worker = self.work(&starts, concurrency)?;

@@ -1,4 +1,4 @@
-//! How many jobs a second go in.
+//! Rate: how many jobs are enqueued per second.
 
 use std::time::Instant;
 
@@ -10,9 +10,9 @@ use crate::{
     ours::{Ours, Stage},
 };
 
-/// Jobs of one call, which the engine cuts to its own batches.
+/// Jobs per call, which the engine splits into its own batches.
 const CALL_MAX: u32 = 10_000;
-/// Jobs of one tenant in a row.
+/// Consecutive jobs of one tenant.
 const TENANT_RUN: u32 = 10;
 
 impl Ours {
@@ -25,7 +25,7 @@ impl Ours {
         Ok(rate(jobs, begun.elapsed()))
     }
 
-    /// One job a call, from `producers` tasks that share a connection.
+    /// One job per call, from `producers` tasks that share a connection.
     pub(crate) async fn push_single(&self, jobs: u32, producers: u32) -> Outcome<Values> {
         let begun = Instant::now();
         let pushing = (0..producers).map(|producer| async move {
@@ -38,7 +38,7 @@ impl Ours {
         Ok(rate(jobs, begun.elapsed()))
     }
 
-    /// Jobs of `tenants` in turn.
+    /// Jobs of `tenants`, in turn.
     pub(crate) async fn push_of_tenants(&self, jobs: u32, tenants: u32) -> Outcome<()> {
         let clock = self.store.clock();
         let tenants: Vec<TenantId> = (0..tenants).map(|_| clock.id()).collect();
@@ -48,7 +48,7 @@ impl Ours {
         Ok(())
     }
 
-    /// A transaction a job, `in_flight` at once, until Redis has all of them.
+    /// One transaction per job, `in_flight` at once, until Redis has all jobs.
     pub(crate) async fn stage(&self, jobs: u32, in_flight: u32) -> Outcome<()> {
         let staging = (0..in_flight).map(|producer| async move {
             for n in (0..jobs).filter(|n| n % in_flight == producer) {
@@ -61,7 +61,7 @@ impl Ours {
     }
 }
 
-/// The jobs of numbers below `jobs`, at most `size` at a time.
+/// The jobs numbered below `jobs`, at most `size` at a time.
 fn batches(jobs: u32, size: u32) -> impl Iterator<Item = Vec<Noop>> {
     (0..jobs)
         .step_by(size as usize)

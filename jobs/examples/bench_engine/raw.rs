@@ -1,5 +1,5 @@
-//! The limit to hold every engine against: a bare stream, without any promise. It carries the
-//! payload alone, and knows no handlers: `concurrency` means nothing to it.
+//! The upper bound for every engine: a bare stream without any guarantee. It carries only the
+//! payload and has no handlers, so `concurrency` has no effect.
 
 use std::{
     sync::Arc,
@@ -24,9 +24,9 @@ const PIPELINE: u32 = 500;
 const STREAM: &str = "raw";
 const GROUP: &str = "workers";
 const FIELD: &str = "e";
-/// How long an answer may take on a busy machine.
+/// How long a response may take on a busy machine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The longest a read waits for entries.
+/// How long a read blocks for entries.
 const BLOCK: Duration = Duration::from_secs(5);
 
 /// A stream without an engine.
@@ -38,7 +38,7 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) async fn start(config: &Config) -> Outcome<Self> {
         let RedisUrl::Single(address) = &config.redis.url else {
-            return Err("a bare stream is measured on one server".into());
+            return Err("the bare stream can be measured on a single server only".into());
         };
         let client = redis::Client::open(address.expose_secret())?;
         let connection = connect(&client).await?;
@@ -58,7 +58,7 @@ impl Raw {
             | Task::DrainStaged { .. }
             | Task::LatencyStaged(_)
             | Task::LatencyBesideFlood { .. } => {
-                Err("a bare stream knows neither tenants nor transactions".into())
+                Err("the bare stream supports neither tenants nor transactions".into())
             }
         }
     }
@@ -87,7 +87,7 @@ impl Raw {
         Ok(rate(jobs, begun.elapsed()))
     }
 
-    /// Reads and lets go of batches on one connection until there are no more.
+    /// Reads, acknowledges and deletes batches over one connection until none are left.
     async fn drain(&self, jobs: u32) -> Outcome<Values> {
         let mut connection = self.connection.clone();
         open(&mut connection).await?;
@@ -121,7 +121,7 @@ impl Raw {
     }
 }
 
-/// Takes `entries` one after the other as they come.
+/// Takes `entries` entries as they arrive.
 async fn work(
     mut connection: MultiplexedConnection,
     starts: Arc<Starts>,
@@ -133,7 +133,7 @@ async fn work(
     while left > 0 {
         let read = read(&mut connection, &options).await?;
         if read.is_empty() {
-            return Err(format!("{left} entries did not come").into());
+            return Err(format!("{left} entries did not arrive").into());
         }
         for entry in &read {
             let payload: Vec<u8> = entry.get(FIELD).ok_or("an entry has no payload")?;

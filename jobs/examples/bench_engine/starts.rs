@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::Outcome;
 
-/// Nothing that is waited for takes longer.
+/// The longest time that any measurement waits.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(4);
 
-/// The first start of each of a number of jobs.
+/// The first start of each job.
 pub(crate) struct Starts {
     at: Vec<OnceLock<Instant>>,
     missing: AtomicUsize,
@@ -28,7 +28,7 @@ impl Starts {
         Arc::new(Self { missing: AtomicUsize::new(at.len()), at, all: Notify::new() })
     }
 
-    /// The job of a number has started.
+    /// Records that job `n` has started.
     pub(crate) fn note(&self, n: u32) {
         let first = self.at.get(n as usize).is_some_and(|at| at.set(Instant::now()).is_ok());
         if first && self.missing.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -42,12 +42,12 @@ impl Starts {
         tokio::time::timeout(DEADLINE, self.all.notified()).await.map_err(|_| left().into())
     }
 
-    /// When the first started.
+    /// When the first job started.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.at.iter().filter_map(OnceLock::get).min().copied()
     }
 
-    /// How long each waited `since` a moment of its own, in order of their numbers.
+    /// How long each job waited since its own moment in `since`, by number.
     pub(crate) fn waits(&self, since: &[Instant]) -> Vec<Duration> {
         self.at
             .iter()

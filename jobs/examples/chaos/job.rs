@@ -1,4 +1,4 @@
-//! What is run under faults, and the two ledgers: what was accepted, and what was done.
+//! The jobs that run under faults, and two ledgers: which jobs were accepted, and which were done.
 
 use common::{
     db::{PlatformOwned, Record},
@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Act {
-    /// Notes its effect at once.
+    /// Records its effect at once.
     Quick,
-    /// Notes its effect after a while.
+    /// Records its effect after a while.
     Slow,
-    /// Fails twice before that.
+    /// Fails twice first.
     Flaky,
-    /// Panics once before that.
+    /// Panics once first.
     Panicky,
-    /// Ends its process, always.
+    /// Always ends its process.
     Abort,
 }
 
@@ -35,7 +35,7 @@ impl Job for Work {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// A kind that no worker knows.
+/// A job whose kind no worker knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Strange {
     pub(crate) n: u64,
@@ -46,14 +46,14 @@ impl Job for Strange {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// A job that was accepted: for a staged one this row is in its transaction, for an enqueued one it
-/// is written after Redis has said yes.
+/// An accepted job. For a staged job, the row is part of its transaction; for an enqueued one, it
+/// is written after Redis has accepted the job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Accepted {
     #[serde(rename = "_id")]
     pub(crate) job: JobId,
     pub(crate) staged: bool,
-    /// Whether it is to end in the dead letters.
+    /// Whether it must end as a dead letter.
     pub(crate) doomed: bool,
     pub(crate) at: DateTime,
 }
@@ -63,12 +63,12 @@ impl Record for Accepted {
 }
 impl PlatformOwned for Accepted {}
 
-/// What a job did: one row a job, however often it ran.
+/// The effect of a job: one row per job, however often it ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Effect {
     #[serde(rename = "_id")]
     pub(crate) job: JobId,
-    /// How often it ran to its end.
+    /// How often it ran to completion.
     pub(crate) runs: i64,
     /// When it first did.
     pub(crate) at: DateTime,

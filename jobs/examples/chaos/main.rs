@@ -1,5 +1,5 @@
-//! The programs of `cargo xtask chaos`, which kills them: `produce` stages and enqueues jobs at a
-//! fixed rate and keeps the ledger of what was accepted; `work` runs them and notes each effect.
+//! The programs that `cargo xtask chaos` kills: `produce` stages and enqueues jobs at a fixed rate
+//! and records what was accepted; `work` runs the jobs and records each effect.
 
 mod job;
 mod produce;

@@ -1,4 +1,4 @@
-//! Stages and enqueues at a fixed rate, whatever fails meanwhile.
+//! Stages and enqueues jobs at a fixed rate, whatever fails meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,19 +17,19 @@ use crate::{
     job::{Accepted, Act, Strange, Work},
 };
 
-/// The time between two jobs.
+/// Time between two jobs.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Jobs in flight at most; beyond it the rate gives way, and the ledger is right all the same.
+/// Most jobs in flight. Beyond it the rate drops; the ledger stays correct.
 const IN_FLIGHT_MAX: usize = 200;
-/// Every so many jobs one ends its process, one is of a kind that nobody knows, and garbage is put
-/// in the stream.
+/// One job in this many ends its process, one is of an unknown kind, and once in this many garbage
+/// is added to the stream.
 const ABORT_EVERY: u64 = 700;
 const STRANGE_EVERY: u64 = 230;
 const GARBAGE_EVERY: u64 = 310;
-/// A delayed job waits this long.
+/// How long a delayed job waits.
 const DELAY_MS: i64 = 1_500;
 
-/// One accepted job with its row in the ledger.
+/// Accepts a job and records it in the ledger.
 struct Accept {
     n: u64,
     tenant: Option<TenantId>,
@@ -77,7 +77,7 @@ impl Change for Accept {
 pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<()> {
     let tenants: Vec<TenantId> = (0..4).map(|_| store.clock().id()).collect();
     let RedisUrl::Single(address) = &config.redis.url else {
-        return Err("faults are made on one server".into());
+        return Err("chaos runs against a single Redis server only".into());
     };
     let redis = redis::Client::open(address.expose_secret())?;
     let stream = format!("{{{}:email}}:stream", config.redis.key_prefix);
@@ -98,12 +98,12 @@ pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<
                 stage_one(&jobs, tenant, n).await
             };
             if let Err(error) = accepted {
-                tracing::info!(n, %error, "not_accepted");
+                tracing::info!(n, %error, "job_not_accepted");
             }
             if let Some((redis, stream)) = garbage
                 && let Err(error) = put_garbage(&redis, &stream).await
             {
-                tracing::info!(%error, "no_garbage");
+                tracing::info!(%error, "garbage_not_added");
             }
         });
     }
@@ -120,7 +120,7 @@ async fn enqueue(store: &Store, jobs: &Jobs, tenant: Option<TenantId>, n: u64) -
     Ok(store.records::<Accepted>(PlatformScope).insert(&row).await?)
 }
 
-/// What somebody else might put into our stream.
+/// Something another program might add to our stream.
 async fn put_garbage(redis: &redis::Client, stream: &str) -> Outcome<()> {
     let mut connection = redis.get_multiplexed_async_connection().await?;
     let mut command = redis::cmd("XADD");

@@ -1,4 +1,4 @@
-//! A worker whose handlers note what they did.
+//! A worker whose handlers record what they did.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn work(job: Work, running: Running<Store>) -> Result<(), JobError> {
         .upsert(doc! { "_id": running.id }, effect)
         .await
     {
-        // Another run of it was as fast; its row is there.
+        // A concurrent run of the same job inserted the row first.
         Ok(()) | Err(DbError::Duplicate(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }

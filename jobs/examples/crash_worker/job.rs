@@ -1,4 +1,4 @@
-//! What `crash_worker` runs and what it leaves behind; the tests that kill it know it from here.
+//! The jobs of `crash_worker` and the rows it leaves behind, shared with the tests that kill it.
 
 use common::{
     db::{PlatformOwned, Record},
@@ -7,7 +7,7 @@ use common::{
 use jobs::{Job, Queue};
 use serde::{Deserialize, Serialize};
 
-/// What one attempt did. One row a job, however often it ran.
+/// The effect of an attempt. One row per job, however often it ran.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Effect {
     #[serde(rename = "_id")]
@@ -21,7 +21,7 @@ impl Record for Effect {
 }
 impl PlatformOwned for Effect {}
 
-/// What a job of the tests does.
+/// What a job does.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Act {

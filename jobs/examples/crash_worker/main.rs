@@ -1,8 +1,8 @@
-//! A worker process that tests may kill: it runs the jobs of `tests/engine` and notes each effect
-//! as a row, so that what happened outlives it.
+//! A worker process that tests may kill: it runs the jobs of `tests/engine` and records each effect
+//! as a row, which survives the process.
 //!
-//! `abort` jobs end the process, `hang` jobs never end, `probe` jobs note and succeed. It is also
-//! the smallest whole worker there is: configuration, registry, relay, monitor.
+//! `abort` jobs end the process, `hang` jobs never end, `probe` jobs record their effect and
+//! succeed. It is also the smallest complete worker: configuration, registry, relay, monitor.
 
 mod job;
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};

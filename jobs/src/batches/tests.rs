@@ -28,7 +28,7 @@ impl Job for Follows {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Stages a batch of so many jobs; answers its members.
+/// Stages a batch of this many jobs; returns its members.
 struct Stage(usize);
 
 impl Change for Stage {
@@ -51,7 +51,7 @@ impl Job for Large {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Stages a job of no batch.
+/// Stages a job without a batch.
 struct Alone;
 
 impl Change for Alone {
@@ -118,7 +118,7 @@ fn a_batch_is_bounded() {
 }
 
 #[tokio::test]
-async fn settling_again_counts_nothing() {
+async fn settling_a_job_twice_counts_once() {
     let world = World::new().await;
     let (batch, members) = world.store.commit(&Stage(4)).await.unwrap();
     for _ in 0..2 {
@@ -129,7 +129,7 @@ async fn settling_again_counts_nothing() {
         assert!(world.die(members[2]).await.is_none());
         assert_eq!(world.counters(batch).await, (2, 1, false));
     }
-    // A stale worker believes that it is done; its letter stands.
+    // A stale worker reports success; the dead letter stays.
     assert!(remove_rows(&world.store, &members[..3]).await.unwrap().is_empty());
     assert_eq!(world.counters(batch).await, (2, 1, false));
 
@@ -141,7 +141,7 @@ async fn settling_again_counts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_that_settle_the_same_jobs_at_once_count_each_once() {
+async fn jobs_settled_by_two_workers_at_once_count_once() {
     let world = World::new().await;
     let (batch, members) = world.store.commit(&Stage(200)).await.unwrap();
     let (dying, finishing) = members.split_at(20);
@@ -161,7 +161,7 @@ async fn workers_that_settle_the_same_jobs_at_once_count_each_once() {
 }
 
 #[tokio::test]
-async fn another_try_is_not_dead_any_more_and_nothing_follows_twice() {
+async fn a_retried_member_is_not_dead_and_the_follow_up_runs_once() {
     let world = World::new().await;
     let (batch, members) = world.store.commit(&Stage(3)).await.unwrap();
     world.die(members[0]).await;
@@ -174,7 +174,7 @@ async fn another_try_is_not_dead_any_more_and_nothing_follows_twice() {
     assert_eq!(world.counters(batch).await, (2, 0, false));
     assert!(world.die(members[2]).await.is_some());
     let completed_at = world.batch(batch).await.completed_at;
-    // Afterwards: it counts, and that is all.
+    // After the batch is complete: the retry is counted, and nothing else happens.
     revive_rows(&world.store, &members).await.unwrap();
     assert_eq!(world.counters(batch).await, (2, 0, true));
     assert!(remove_rows(&world.store, &members).await.unwrap().is_empty());
@@ -205,7 +205,7 @@ async fn jobs_of_several_batches_and_of_none_are_settled_together() {
 }
 
 #[tokio::test]
-async fn an_end_after_the_batch_was_forgotten_is_no_error() {
+async fn a_job_may_end_after_its_batch_has_expired() {
     let world = World::new().await;
     let (batch, members) = world.store.commit(&Stage(1)).await.unwrap();
     world.store.records::<Batch>(PlatformScope).delete_all(doc! { "_id": batch }).await.unwrap();

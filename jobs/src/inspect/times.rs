@@ -1,4 +1,4 @@
-//! Points in time as answers have them: RFC 3339, wherever the engine counts milliseconds.
+//! Serializes times as RFC 3339; the engine counts milliseconds.
 
 use common::clock::rfc3339_millis;
 use mongodb::bson::DateTime;
@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::Failure;
 
-/// A failure as answers have it.
+/// A failure as serialized.
 #[derive(Serialize)]
 struct Failed<'a> {
     attempt: u32,

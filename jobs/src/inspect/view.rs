@@ -1,4 +1,4 @@
-//! A job as an operator sees it, and what tells those that are meant from the others.
+//! A job as shown to an operator, and filters for jobs.
 
 use std::{fmt, str::FromStr};
 
@@ -13,21 +13,21 @@ use crate::{
     queue::{DeadLetter, Found, Spot, entry_millis},
 };
 
-/// What a job is doing.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Committed to the outbox, and not handed to Redis yet.
+    /// Committed to the outbox, not yet in Redis.
     Staged,
-    /// Waiting to be fetched.
+    /// Ready to be fetched.
     Ready,
-    /// In the hands of a worker.
+    /// Taken by a worker.
     Running,
-    /// Waiting behind others of its tenant.
+    /// Held back because its tenant has reached its limit.
     Held,
-    /// Waiting for its time: the one it was staged for, or that of its next attempt.
+    /// Due later: at the time it was staged for, or of its next attempt.
     Delayed,
-    /// Given up.
+    /// Dead letter.
     Dead,
 }
 
@@ -36,7 +36,7 @@ impl JobState {
     pub const ALL: &'static [Self] =
         &[Self::Staged, Self::Held, Self::Delayed, Self::Ready, Self::Running, Self::Dead];
 
-    /// Its name in commands and answers.
+    /// Its name in commands and responses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Staged => "staged",
@@ -55,9 +55,9 @@ impl fmt::Display for JobState {
     }
 }
 
-/// A text that names no state.
+/// The text is not a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a job is staged, held, delayed, ready, running or dead")]
+#[error("the state must be staged, held, delayed, ready, running or dead")]
 pub struct UnknownState;
 
 impl FromStr for JobState {
@@ -67,11 +67,11 @@ impl FromStr for JobState {
     }
 }
 
-/// What a job is doing, with what is known only then. Times are milliseconds since the epoch,
-/// and RFC 3339 where they are serialised.
+/// The state of a job with the details specific to it. Times are milliseconds since the epoch,
+/// serialized as RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum Standing {
+pub enum JobStatus {
     /// See [`JobState::Staged`].
     Staged,
     /// See [`JobState::Ready`].
@@ -82,16 +82,16 @@ pub enum Standing {
     },
     /// See [`JobState::Running`].
     Running {
-        /// Which consumer has it; a process logs its own with `queue_opened`.
+        /// The consumer that took it; a process logs its own name with `queue_opened`.
         consumer: String,
-        /// Since when it could be fetched: it cannot have started earlier, and in a queue that does
-        /// not lag not much later.
+        /// Since when it could be fetched. It cannot have started earlier, and, unless the queue
+        /// lags, not much later.
         #[serde(serialize_with = "times::millis")]
         ready_at: i64,
-        /// How long ago its worker took it or last renewed its lease, in milliseconds. Past the
-        /// lease the worker is gone and another one takes over.
+        /// Milliseconds since its worker took it or last renewed its lease. If this exceeds the
+        /// lease, the worker is gone and another one takes over.
         silence_ms: u64,
-        /// How often it was given to a worker; each time but the last ended that worker.
+        /// How often it was delivered to a worker; each delivery but the last crashed that worker.
         deliveries: u64,
     },
     /// See [`JobState::Held`].
@@ -104,16 +104,16 @@ pub enum Standing {
     },
     /// See [`JobState::Dead`].
     Dead {
-        /// When it was given up.
+        /// When it became a dead letter.
         #[serde(serialize_with = "times::millis")]
         died_at: i64,
-        /// Why.
+        /// The error that ended it.
         error: String,
     },
 }
 
-impl Standing {
-    /// Which state this is.
+impl JobStatus {
+    /// The state without its details.
     pub const fn state(&self) -> JobState {
         match self {
             Self::Staged => JobState::Staged,
@@ -126,57 +126,56 @@ impl Standing {
     }
 }
 
-/// A job as an operator sees it.
+/// A job as shown to an operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobView {
-    /// Its id; none for bytes that tell none.
+    /// Id of the job; none if its bytes are unreadable.
     pub id: Option<JobId>,
-    /// Where it waits, or waited.
+    /// Its queue.
     pub queue: Queue,
-    /// What it is doing.
+    /// Its state.
     #[serde(flatten)]
-    pub standing: Standing,
-    /// What it carries.
+    pub status: JobStatus,
+    /// Its content.
     #[serde(flatten)]
     pub content: Content,
 }
 
-/// What a job carries.
+/// The content of a job.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum Content {
     /// A job.
     Job(Box<Details>),
-    /// Bytes that could not be understood.
+    /// Bytes that could not be parsed.
     Unreadable {
-        /// They, in base64.
+        /// The bytes in base64.
         bytes: String,
     },
 }
 
-/// What is known of a job wherever it is. Times are milliseconds since the epoch,
-/// and RFC 3339 where they are serialised.
+/// Details of a job in any state. Times are milliseconds since the epoch, serialized as RFC 3339.
 #[derive(Debug, Clone, Serialize)]
 pub struct Details {
-    /// What it is, `noun.verb`.
+    /// Kind of the job, `noun.verb`.
     pub kind: String,
-    /// The version of the payload's shape.
+    /// Version of the payload's format.
     pub version: u16,
-    /// The tenant it is done for, if any.
+    /// The tenant it belongs to, if any.
     pub tenant: Option<TenantId>,
-    /// Which attempt is next, or under way, or was the last; counted from 1.
+    /// The next, current or last attempt, from 1.
     pub attempt: u32,
-    /// Whether a row in the outbox stands behind it, so that it cannot be lost.
+    /// Whether it has a row in the outbox, so that it cannot be lost.
     pub staged: bool,
     /// When it was staged or enqueued.
     #[serde(serialize_with = "times::millis")]
     pub enqueued_at: i64,
-    /// When its latest attempt was to start, if later than it was enqueued.
+    /// When its latest attempt was due, if later than it was enqueued.
     #[serde(serialize_with = "times::maybe_millis")]
     pub due_at: Option<i64>,
     /// The trace it belongs to (W3C `traceparent`).
     pub traceparent: Option<String>,
-    /// What went wrong so far, oldest first; the last ten.
+    /// Previous failures, oldest first; the last ten.
     #[serde(serialize_with = "times::failures")]
     pub failures: Vec<Failure>,
     /// The job itself: ids, never secrets.
@@ -201,7 +200,7 @@ impl From<Envelope> for Details {
 }
 
 impl JobView {
-    /// What is known of the job, if its bytes can be understood.
+    /// Details of the job, if its bytes are readable.
     pub fn details(&self) -> Option<&Details> {
         match &self.content {
             Content::Job(details) => Some(details),
@@ -209,36 +208,36 @@ impl JobView {
         }
     }
 
-    /// Why it is dead, or what went wrong last.
+    /// Why it is dead, or its last failure.
     pub fn error(&self) -> Option<&str> {
-        match &self.standing {
-            Standing::Dead { error, .. } => Some(error),
+        match &self.status {
+            JobStatus::Dead { error, .. } => Some(error),
             _ => self.details()?.failures.last().map(|failure| failure.error.as_str()),
         }
     }
 
-    /// When it was enqueued, or for a dead letter when it died; milliseconds since the epoch.
+    /// When it was enqueued, or, for a dead letter, when it died; in milliseconds since the epoch.
     pub fn since(&self) -> Option<i64> {
-        match &self.standing {
-            Standing::Dead { died_at, .. } => Some(*died_at),
+        match &self.status {
+            JobStatus::Dead { died_at, .. } => Some(*died_at),
             _ => self.details().map(|details| details.enqueued_at),
         }
     }
 
     pub(super) fn of_found(queue: Queue, found: Found) -> Self {
-        let standing = match found.spot {
-            Spot::Ready(entry) => Standing::Ready { ready_at: entry_millis(&entry) },
+        let status = match found.spot {
+            Spot::Ready(entry) => JobStatus::Ready { ready_at: entry_millis(&entry) },
             Spot::Running { entry, consumer, silence, deliveries } => {
                 let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-                Standing::Running {
+                JobStatus::Running {
                     consumer,
                     ready_at: entry_millis(&entry),
                     silence_ms,
                     deliveries,
                 }
             }
-            Spot::Held => Standing::Held,
-            Spot::Delayed(until) => Standing::Delayed { until },
+            Spot::Held => JobStatus::Held,
+            Spot::Delayed(until) => JobStatus::Delayed { until },
             Spot::Dead(died_at, member) => {
                 return DeadLetter::of_stored(member, &found.body, died_at).view(queue);
             }
@@ -247,37 +246,37 @@ impl JobView {
             Ok(envelope) => Content::Job(Box::new(envelope.into())),
             Err(_) => Content::Unreadable { bytes: DeadLetter::encode(&found.body) },
         };
-        Self { id: found.id, queue, standing, content }
+        Self { id: found.id, queue, status, content }
     }
 
-    /// # Errors
-    /// When the row's payload is not JSON.
+    /// Fails if the row's payload is not JSON.
     pub(super) fn of_row(queue: Queue, row: &OutboxRow) -> Result<Self, serde_json::Error> {
         if row.dead_at.is_some() {
             return Ok(DeadLetter::of_row(row)?.view(queue));
         }
         let content = Content::Job(Box::new(row.envelope()?.into()));
-        Ok(Self { id: Some(row.id), queue, standing: Standing::Staged, content })
+        Ok(Self { id: Some(row.id), queue, status: JobStatus::Staged, content })
     }
 }
 
-/// What jobs have in common; everything that is given must hold.
+/// Selects jobs; all given conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
-    /// These jobs only; all when empty.
+    /// Only these jobs; all if empty.
     pub ids: Vec<JobId>,
     /// Jobs of this kind.
     pub kind: Option<String>,
     /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
-    /// Whose last error contains this.
+    /// Jobs whose last error contains this text.
     pub error: Option<String>,
-    /// Enqueued before this, or for dead letters: died before; milliseconds since the epoch.
+    /// Enqueued before this time, or, for dead letters, died before it; in milliseconds since the
+    /// epoch.
     pub before: Option<i64>,
 }
 
 impl JobFilter {
-    /// Whether all of it holds for `job`.
+    /// Whether `job` matches.
     pub fn admits(&self, job: &JobView) -> bool {
         let details = job.details();
         let of_ids = self.ids.is_empty() || job.id.is_some_and(|id| self.ids.contains(&id));

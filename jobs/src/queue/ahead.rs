@@ -59,7 +59,7 @@ impl Ahead {
         self.waiting.count.fetch_add(1, Ordering::Relaxed);
         // The other end is dropped only after this one.
         if self.jobs.send(delivery).is_err() {
-            tracing::error!("delivering_ended_early");
+            tracing::error!("delivery_ended_early");
         }
     }
 

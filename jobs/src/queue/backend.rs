@@ -134,7 +134,7 @@ impl Backend for QueueBackend {
             Box::pin(async move {
                 // What they took last is handed back before anything is closed.
                 if tokio::time::timeout(SETTLE_MAX, futures::future::join_all(takers)).await.is_err() {
-                    tracing::warn!(queue = %consumer.queue, "reading_not_ended");
+                    tracing::warn!(queue = %consumer.queue, "reader_not_unblocked");
                 }
                 settle::flush(&finished, SETTLE_MAX).await;
                 consumer.closed.cancel();

@@ -6,7 +6,7 @@ use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Content, Envelope, Failure, JobView, Queue, Standing, envelope::bounded, outbox::OutboxRow,
+    Content, Envelope, Failure, JobStatus, JobView, Queue, envelope::bounded, outbox::OutboxRow,
 };
 
 /// A job that will not be tried again, as it is kept and shown.
@@ -86,19 +86,19 @@ impl DeadLetter {
     /// it, it is shown as bytes: one such must not hide the others.
     pub(crate) fn of_stored(member: Vec<u8>, stored: &[u8], died_at: i64) -> Self {
         let unread = |error| {
-            Self::of_bytes(stored, &format!("a dead letter that cannot be read: {error}"), died_at)
+            Self::of_bytes(stored, &format!("the dead letter cannot be parsed: {error}"), died_at)
         };
         Self { member, ..serde_json::from_slice(stored).unwrap_or_else(unread) }
     }
 
     /// The same as any other job of `queue` is seen.
     pub fn view(&self, queue: Queue) -> JobView {
-        let standing = Standing::Dead { died_at: self.died_at, error: self.error.clone() };
+        let status = JobStatus::Dead { died_at: self.died_at, error: self.error.clone() };
         let content = match &self.envelope {
             Some(envelope) => Content::Job(Box::new(envelope.clone().into())),
             None => Content::Unreadable { bytes: self.bytes.clone().unwrap_or_default() },
         };
-        JobView { id: self.job(), queue, standing, content }
+        JobView { id: self.job(), queue, status, content }
     }
 
     /// The job's id, which for bytes that could not be understood is told by what they are kept by,

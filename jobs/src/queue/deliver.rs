@@ -106,7 +106,7 @@ impl Turns {
                 Ok(Ok(taken)) => (self.left, self.taken_at) = (taken, Some(Instant::now())),
                 Ok(Err(wait)) => tokio::time::sleep(wait).await,
                 Err(error) => {
-                    tracing::warn!(queue = %consumer.queue, %error, "turn_not_taken");
+                    tracing::warn!(queue = %consumer.queue, %error, "rate_permit_not_acquired");
                     failures += 1;
                     tokio::time::sleep(reconnect_delay(failures)).await;
                 }

@@ -141,7 +141,10 @@ async fn read(
         }
     };
     let timed_out = |_| {
-        redis::RedisError::from((redis::ErrorKind::Io, "a blocking read was not answered in time"))
+        redis::RedisError::from((
+            redis::ErrorKind::Io,
+            "Redis did not answer a blocking read in time",
+        ))
     };
     Ok(answer.map_err(timed_out)??.0)
 }
@@ -177,7 +180,7 @@ pub(super) async fn understand(
             Some(Delivery { queue: consumer.queue, entry: entry.id, envelope, slot: None, cancels })
         }
         Err(error) => {
-            tracing::error!(queue = %consumer.queue, entry = entry.id, %error, "poison_buried");
+            tracing::error!(queue = %consumer.queue, entry = entry.id, %error, "poison_dead_lettered");
             let Entry { id, job, group, envelope: bytes, .. } = entry;
             let outcome = Outcome::Poison { bytes, error: error.to_string(), job, group };
             settle(finished, Finished { entry: id, envelope: None, outcome, suspect: None }).await;
@@ -204,6 +207,6 @@ pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Deliv
 /// The settling task outlives every sender, so nothing can fail here.
 pub(super) async fn settle(finished: &mpsc::Sender<Finished>, what: Finished) {
     if finished.send(what).await.is_err() {
-        tracing::error!("settling_ended_early");
+        tracing::error!("settlement_ended_early");
     }
 }

@@ -167,7 +167,7 @@ impl FinishLayer {
         let delay = match error {
             JobError::Fail(_) => return bury(text),
             _ if envelope.attempt >= attempts_max => {
-                return bury(format!("{text} (attempt {attempts_max}, the last)"));
+                return bury(format!("{text} (attempt {attempts_max} of {attempts_max})"));
             }
             JobError::RetryAfter(delay, _) => *delay,
             JobError::Retry(_) => full_jitter(
@@ -234,8 +234,8 @@ where
             // for it, and whoever takes the job over settles it.
             tokio::select! {
                 biased;
-                sent = layer.finished.send(finished) => sent.map_err(|_| "settling ended before its jobs")?,
-                () = layer.drain.over() => return Err("the process ends before the job is settled".into()),
+                sent = layer.finished.send(finished) => sent.map_err(|_| "settlement ended before its jobs")?,
+                () = layer.drain.over() => return Err("the process stopped before the job was settled".into()),
             }
             drop(slot);
             Ok(())

@@ -99,7 +99,7 @@ impl Gate {
     pub(crate) async fn look(&self, store: &Store, queue: Queue) {
         let state = match Pause::of(store, queue).await {
             Ok(pause) => pause.map_or(State::Open, |_| State::Closed),
-            Err(error) => return tracing::warn!(%queue, %error, "pause_not_looked_up"),
+            Err(error) => return tracing::warn!(%queue, %error, "pause_not_read"),
         };
         metrics::JOBS_PAUSED
             .with_label_values(&[queue.name()])
@@ -108,7 +108,7 @@ impl Gate {
         if changed && state == State::Closed {
             tracing::warn!(%queue, "queue_paused");
         } else if changed {
-            tracing::info!(%queue, "queue_open");
+            tracing::info!(%queue, "queue_resumed");
         }
     }
 

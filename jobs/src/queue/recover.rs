@@ -217,7 +217,7 @@ async fn bury(
         Ok(state) => state,
         Err(error) => {
             // Whoever looks next finds it in hand here until this lease runs out, too.
-            tracing::warn!(queue = %consumer.queue, job = %envelope.id, %error, "crashed_job_not_looked_up");
+            tracing::warn!(queue = %consumer.queue, job = %envelope.id, %error, "crashed_job_not_queried");
             consumer.in_hand.remove([&abandoned.entry]);
             return Ok(());
         }
@@ -226,8 +226,8 @@ async fn bury(
         Outcome::Done { ran: None }
     } else {
         metrics::JOBS_CRASHED.with_label_values(&[consumer.queue.name()]).inc();
-        let error = format!("ended its worker {} times", abandoned.deliveries);
-        tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "job_buried");
+        let error = format!("the job crashed its worker {} times", abandoned.deliveries);
+        tracing::error!(queue = %consumer.queue, job = %envelope.id, kind = envelope.kind, error, "crashing_job_dead_lettered");
         Outcome::Bury { error, ran: None }
     };
     settle(

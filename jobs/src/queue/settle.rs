@@ -382,7 +382,7 @@ where
         match work().await {
             Ok(value) => return Some(value),
             Err(error) => {
-                tracing::warn!(queue = %consumer.queue, what, %error, failures, "settling_failed");
+                tracing::warn!(queue = %consumer.queue, what, %error, failures, "settlement_failed");
             }
         }
         failures += 1;
@@ -409,6 +409,6 @@ pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
     };
     if tokio::time::timeout(limit, waiting).await.is_err() {
         metrics::JOBS_SETTLING_CUT.inc();
-        tracing::warn!("settling_cut_short");
+        tracing::warn!("settlement_cut_short");
     }
 }

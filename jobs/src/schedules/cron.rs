@@ -1,21 +1,21 @@
-//! Cron expressions: when something is due, in UTC.
+//! Cron expressions, evaluated in UTC.
 
 use std::{fmt, iter, str::FromStr};
 
 use chrono::Utc;
 use mongodb::bson::DateTime;
 
-/// A cron expression of five fields (`minute hour day month weekday`), or six with the second in
-/// front. Read in UTC, which has no hour that is skipped or comes twice.
+/// A cron expression of five fields (`minute hour day month weekday`), or six with seconds first.
+/// Evaluated in UTC, where no hour is skipped or repeated.
 #[derive(Debug, Clone)]
 pub struct Cron {
     text: String,
     pattern: croner::Cron,
 }
 
-/// A text that is no cron expression, or one whose time never comes.
+/// The text is not a cron expression, or never matches.
 #[derive(Debug, thiserror::Error)]
-#[error("`{text}` is no cron expression, or its time never comes")]
+#[error("`{text}` is not a cron expression, or never matches any time")]
 pub struct InvalidCron {
     text: String,
     #[source]
@@ -42,13 +42,13 @@ impl fmt::Display for Cron {
 }
 
 impl Cron {
-    /// The first tick after `at`; none when there is none any more.
+    /// The first tick after `at`; none if there are no more.
     pub fn next_after(&self, at: DateTime) -> Option<DateTime> {
         let next = self.pattern.find_next_occurrence(&whole_seconds(at)?, false).ok()?;
         Some(DateTime::from_millis(next.timestamp_millis()))
     }
 
-    /// The ticks after `after` up to and with `until`, newest first.
+    /// The ticks after `after`, up to and including `until`, newest first.
     pub(super) fn ticks_back(
         &self,
         until: DateTime,
@@ -62,7 +62,7 @@ impl Cron {
     }
 }
 
-/// `at`, without what is beyond the second: ticks fall on whole ones.
+/// `at` without fractions of a second: ticks are whole seconds.
 fn whole_seconds(at: DateTime) -> Option<chrono::DateTime<Utc>> {
     chrono::DateTime::from_timestamp(at.timestamp_millis().div_euclid(1000), 0)
 }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_tick_is_after_the_moment_itself() {
+    fn the_next_tick_is_strictly_later() {
         assert_eq!(next("* * * * *", "2026-03-01T12:00:00Z"), "2026-03-01T12:01:00Z");
         assert_eq!(next("* * * * *", "2026-03-01T11:59:59.999Z"), "2026-03-01T12:00:00Z");
         assert_eq!(next("* * * * * *", "2026-03-01T12:00:00.001Z"), "2026-03-01T12:00:01Z");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_back_leave_out_where_they_start_and_take_in_where_they_end() {
+    fn ticks_back_exclude_the_start_and_include_the_end() {
         let hourly: Cron = "0 * * * *".parse().unwrap();
         let ticks: Vec<_> =
             hourly.ticks_back(at("2026-03-01T03:00:00.5Z"), at("2026-03-01T00:00:00Z")).collect();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_or_never_comes_is_refused() {
+    fn invalid_or_impossible_expressions_are_rejected() {
         for text in
             ["", "* * *", "61 * * * *", "* 24 * * *", "0 0 30 2 *", "every day", "* * * * * * * *"]
         {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_whose_years_are_over_has_no_next_tick() {
+    fn an_expression_limited_to_past_years_has_no_next_tick() {
         let past: Cron = "0 0 0 1 1 * 2020".parse().unwrap();
         assert_eq!(past.next_after(at("2026-03-01T12:00:00Z")), None);
     }

@@ -1,19 +1,19 @@
-//! Schedules: jobs that come of themselves, once a tick of a cron expression, whichever of the
-//! workers gets there first.
+//! Schedules: jobs that are staged once per tick of a cron expression, by whichever worker is
+//! first.
 //!
-//! There is no leader. Every worker computes the ticks; at one, a transaction notes it in the
-//! schedule's row and stages its job, so that both happen, once, or neither. Whoever comes second
-//! finds the tick noted. A row is only ever moved forward, so workers whose clocks differ do not
-//! double a tick either: the one that is ahead decides when it comes.
+//! There is no leader. Every worker computes the ticks; at a tick, a transaction records it in the
+//! schedule's row and stages its job, so that both happen exactly once or not at all. A worker that
+//! comes second finds the tick recorded. Rows only ever move forward, so workers whose clocks
+//! differ do not double a tick either: the fastest clock decides.
 //!
-//! A schedule begins when a worker first sees it: ticks before that are none of its business. So
-//! it is when its expression changes; while two releases run, the ticks of both expressions
-//! count. One that is renamed is a new one. The row of one that was removed stays and does
-//! nothing; when it comes back, what passed in between counts as missed.
+//! A schedule begins when a worker first sees it; earlier ticks are ignored. The same holds when
+//! its expression changes; while two releases run, the ticks of both expressions count. A renamed
+//! schedule is a new one. The row of a removed schedule stays without effect; if the schedule
+//! returns, the ticks in between count as missed.
 
-mod clockwork;
 mod cron;
 mod row;
+mod scheduler;
 use std::{fmt, num::NonZeroU16, time::Duration};
 
 use common::{
@@ -24,29 +24,29 @@ use common::{
 use futures::future::BoxFuture;
 use mongodb::bson::DateTime;
 
-pub use clockwork::Clockwork;
 pub use cron::{Cron, InvalidCron};
 pub use row::ScheduleRow;
+pub use scheduler::Scheduler;
 
 pub(crate) use row::VALIDATOR;
 
 use crate::{Job, stage};
 
-/// A tick that is noticed later than this is missed. Long enough for an election of MongoDB's
-/// primary, the restart of the only worker, and until MongoDB gives up the transaction of a worker
-/// that was killed in it (60 s, and it looks every 30).
+/// A tick that is noticed later than this is missed. Long enough for the election of a MongoDB
+/// primary, the restart of the only worker, and MongoDB's timeout for the transaction of a killed
+/// worker (60 s, checked every 30 s).
 const LATE_MAX: Duration = Duration::from_mins(2);
-/// Due ticks looked at in one go, newest first; those before are missed without being counted.
+/// Due ticks examined at once, newest first; earlier ones are missed without being counted.
 const DUE_MAX: usize = 1_000;
 
-/// What becomes of ticks that nobody noticed in time, because no worker ran.
+/// What happens to ticks that were missed because no worker ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// Nothing: a job runs within two minutes of its tick or never.
+    /// They are skipped: a job runs within two minutes of its tick or never.
     Skip,
-    /// However many are due, there is one run, that of the newest.
+    /// One job runs, for the newest of them.
     Once,
-    /// Each is made up for, oldest first, up to this many of the newest; of 1 000 at most.
+    /// A job runs for each, oldest first, limited to this many of the newest and to 1 000.
     All(NonZeroU16),
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Missed {
 type StageTick =
     dyn for<'t> Fn(&'t mut Txn, DateTime) -> BoxFuture<'t, Result<JobId, DbError>> + Send + Sync;
 
-/// A job that comes of itself.
+/// A job that is staged at regular times.
 pub struct Schedule {
     name: &'static str,
     cron: Cron,
@@ -72,23 +72,21 @@ pub struct Schedule {
     stage: Box<StageTick>,
 }
 
-/// The ticks that are due, and what becomes of them.
+/// The due ticks, and what happens to them.
 #[derive(Debug, PartialEq, Eq)]
 struct Due {
-    /// Their jobs run, oldest first.
+    /// Ticks whose jobs run, oldest first.
     run: Vec<DateTime>,
-    /// How many were missed for good.
+    /// Number of ticks that were missed and will not run.
     missed: u64,
-    /// The newest of all.
+    /// The newest due tick.
     newest: DateTime,
 }
 
 impl Schedule {
-    /// A schedule that stages `job(tick)` at every tick of `cron`. Its `name` is for good, like a
-    /// job's kind: under another it is another schedule. It may be a metric's label.
-    ///
-    /// # Errors
-    /// When `cron` is no cron expression, or its time never comes.
+    /// A schedule that stages `job(tick)` at every tick of `cron`. Its `name` is permanent, like a
+    /// job's kind: with another name it is another schedule. The name is also a metric label. Fails
+    /// if `cron` is not a cron expression or never matches.
     pub fn new<J: Job>(
         name: &'static str,
         cron: &str,
@@ -102,22 +100,22 @@ impl Schedule {
         Ok(Self { name, cron: cron.parse()?, missed, stage })
     }
 
-    /// Its name.
+    /// Name of the schedule.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// When it ticks.
+    /// The expression of its ticks.
     pub fn cron(&self) -> &Cron {
         &self.cron
     }
 
-    /// What becomes of ticks that nobody noticed in time.
+    /// What happens to missed ticks.
     pub fn missed(&self) -> Missed {
         self.missed
     }
 
-    /// The ticks after `settled` that are due at `now`; none when there are none.
+    /// The ticks after `settled` that are due at `now`, if any.
     fn due(&self, settled: DateTime, now: DateTime) -> Option<Due> {
         let ticks: Vec<DateTime> = self.cron.ticks_back(now, settled).take(DUE_MAX).collect();
         let newest = *ticks.first()?;
@@ -151,7 +149,7 @@ mod tests {
         const QUEUE: Queue = Queue::Maintenance;
     }
 
-    /// In milliseconds.
+    /// An hour in milliseconds.
     const HOUR: i64 = 3_600_000;
 
     fn hourly(missed: Missed) -> Schedule {
@@ -161,7 +159,7 @@ mod tests {
         .unwrap()
     }
 
-    /// The hours that run and how many are missed, when `settled` is dealt with and it is `now`.
+    /// The hours that run and the number missed, if `settled` was the last tick and it is `now`.
     fn due(missed: Missed, settled: i64, now: DateTime) -> (Vec<i64>, u64) {
         let due = hourly(missed).due(DateTime::from_millis(settled * HOUR), now);
         due.map_or((Vec::new(), 0), |due| {
@@ -176,16 +174,16 @@ mod tests {
     const THREE: Missed = Missed::All(NonZeroU16::new(3).unwrap());
 
     #[test]
-    fn a_tick_in_time_runs_whatever_the_policy() {
+    fn a_punctual_tick_runs_under_every_policy() {
         for missed in [Missed::Skip, Missed::Once, THREE] {
             assert_eq!(due(missed, 7, hour(8)), (vec![8], 0));
             assert_eq!(due(missed, 8, hour(8)), (vec![], 0));
-            assert_eq!(due(missed, 9, hour(8)), (vec![], 0), "a clock that is behind does nothing");
+            assert_eq!(due(missed, 9, hour(8)), (vec![], 0), "a slow clock stages nothing");
         }
     }
 
     #[test]
-    fn of_missed_ticks_run_none_or_one_or_some() {
+    fn missed_ticks_run_according_to_the_policy() {
         let half_past_eight = later(hour(8), Duration::from_mins(30));
         assert_eq!(due(Missed::Skip, 2, half_past_eight), (vec![], 6));
         assert_eq!(due(Missed::Once, 2, half_past_eight), (vec![8], 5));
@@ -194,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn skipping_ends_with_lateness() {
+    fn a_skipped_tick_is_one_beyond_the_late_limit() {
         let at = |late| later(hour(8), late);
         assert_eq!(due(Missed::Skip, 2, at(LATE_MAX)), (vec![8], 5));
         assert_eq!(due(Missed::Skip, 2, at(LATE_MAX + Duration::from_millis(1))), (vec![], 6));
     }
 
     #[test]
-    fn a_long_absence_costs_bounded_work() {
+    fn a_long_outage_causes_bounded_work() {
         let all = Missed::All(NonZeroU16::MAX);
         let (run, missed) = due(all, 0, hour(500_000));
         assert_eq!((run.len(), run.last(), missed), (DUE_MAX, Some(&500_000), 0));

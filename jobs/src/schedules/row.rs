@@ -1,4 +1,4 @@
-//! How far each schedule has got.
+//! Rows that record how far each schedule has got.
 
 use common::db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator};
 use mongodb::bson::{DateTime, doc};
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Schedule;
 
-/// How far a schedule has got.
+/// The last tick of a schedule that was handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleRow {
-    /// The schedule's name.
+    /// Name of the schedule.
     #[serde(rename = "_id")]
     pub name: String,
-    /// The expression it follows.
+    /// Its expression.
     pub cron: String,
-    /// Ticks up to here are dealt with. Never goes back.
+    /// Ticks up to this time have been handled. Never moves back.
     pub settled_until: DateTime,
-    /// The newest tick whose job was staged, if any was.
+    /// The newest tick whose job was staged, if any.
     pub last_tick: Option<DateTime>,
 }
 
@@ -36,15 +36,12 @@ pub(crate) const VALIDATOR: Validator = Validator {
 };
 
 impl ScheduleRow {
-    /// How far `schedule` has got; none when no worker has seen it yet.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The row of `schedule`; none if no worker has seen it yet.
     pub async fn of(store: &Store, schedule: &Schedule) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": schedule.name }).await
     }
 
-    /// Lets a schedule that is new, or whose expression is, begin at the present.
+    /// Starts a schedule that is new, or has a new expression, at the current time.
     pub(super) async fn begin(store: &Store, schedule: &Schedule) -> Result<(), DbError> {
         let (now, cron) = (store.clock().now(), schedule.cron.to_string());
         let row = Self {

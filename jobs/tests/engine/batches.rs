@@ -1,4 +1,4 @@
-//! Batches: a job that follows once, when all the others have ended.
+//! Batches: a follow-up job that runs once, after all other jobs have ended.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::support::{Probe, Worker, World, until};
 
-/// What follows a batch.
+/// The follow-up job of a batch.
 #[derive(Debug, Serialize, Deserialize)]
 struct Follows {
     batch: BatchId,
@@ -33,7 +33,7 @@ impl Job for Follows {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Stages a batch of so many probes.
+/// Stages a batch of `jobs` probes.
 struct Stage {
     jobs: u32,
     tenant: Option<TenantId>,
@@ -53,7 +53,7 @@ impl Change for Stage {
     }
 }
 
-/// What the handlers share: probes whose number this divides die, until they are healed.
+/// State of the handlers: probes whose number is divisible by `deadly` die, until `healed` is set.
 struct Ward {
     deadly: u32,
     healed: AtomicBool,
@@ -90,7 +90,7 @@ async fn batch(world: &World, id: BatchId) -> Batch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_follows_runs_once_when_all_have_ended_on_several_workers() {
+async fn the_follow_up_runs_once_after_all_jobs_on_several_workers() {
     let (world, ward) = (World::new().await, Ward::where_dies(50));
     let (one, two) = (work(&world, &ward, 8), work(&world, &ward, 8));
     let id = world.jobs.commit(&Stage { jobs: 1_000, tenant: None }).await.unwrap();
@@ -101,7 +101,7 @@ async fn what_follows_runs_once_when_all_have_ended_on_several_workers() {
     assert_eq!(ward.followed(), [id]);
     assert_eq!(world.rows().await, 20);
 
-    // Another try for the dead brings the counters up to date, and nothing follows again.
+    // Retrying the dead jobs updates the counters; the follow-up does not run again.
     ward.healed.store(true, Ordering::Relaxed);
     let letters = world.jobs.dead_letters(Queue::Email, &JobFilter::default(), 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 20);
@@ -114,30 +114,30 @@ async fn what_follows_runs_once_when_all_have_ended_on_several_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bulk_of_ten_thousand_is_one_batch() {
+async fn a_batch_may_have_ten_thousand_jobs() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
     let id = world.jobs.commit(&Stage { jobs: 10_000, tenant: None }).await.unwrap();
     let worker = work(&world, &ward, 50);
-    until("what follows has run", || async { !ward.followed().is_empty() }).await;
+    until("the follow-up has run", || async { !ward.followed().is_empty() }).await;
     world.until_idle().await;
-    // Number 0 dies whatever divides it.
+    // Number 0 is divisible by everything, so it dies.
     let ended = batch(&world, id).await;
     assert_eq!((ended.done, ended.dead, ward.followed()), (9_999, 1, vec![id]));
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_of_nothing_is_complete_at_once() {
+async fn an_empty_batch_is_complete_at_once() {
     let (world, ward) = (World::new().await, Ward::where_dies(1));
     let id = world.jobs.commit(&Stage { jobs: 0, tenant: None }).await.unwrap();
     assert!(batch(&world, id).await.completed_at.is_some());
     let worker = work(&world, &ward, 1);
-    until("what follows has run", || async { ward.followed() == [id] }).await;
+    until("the follow-up has run", || async { ward.followed() == [id] }).await;
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_jobs_are_refused_and_nothing_is_staged() {
+async fn too_many_jobs_are_rejected_and_nothing_is_staged() {
     let world = World::new().await;
     let refused = world.jobs.commit(&Stage { jobs: 10_001, tenant: None }).await.unwrap_err();
     assert!(refused.to_string().contains("at most 10000 jobs"), "{refused}");
@@ -155,9 +155,9 @@ async fn a_tenant_sees_its_own_batches_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_are_listed_those_in_progress_first_and_each_part_newest_first() {
+async fn batches_in_progress_are_listed_first_and_newest_first() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
-    // Times and ids tell batches apart by the millisecond.
+    // Times and ids are ordered by the millisecond.
     let stage = async |jobs| {
         let batch = world.jobs.commit(&Stage { jobs, tenant: None }).await.unwrap();
         let staged_at = world.store.clock().now();
@@ -186,19 +186,19 @@ async fn batches_are_listed_those_in_progress_first_and_each_part_newest_first()
     worker.stop(Duration::from_secs(5)).await;
 }
 
-/// As `staging.rs` has it for single jobs: the process died after its commit.
+/// As in `staging.rs` for single jobs: the process died after its commit.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_fast_path_never_handed_over_completes_all_the_same() {
+async fn a_batch_that_the_fast_path_missed_completes_nevertheless() {
     let (world, ward) = (World::new().await, Ward::where_dies(3));
     let id = world.store.commit(&Stage { jobs: 30, tenant: None }).await.unwrap();
     let worker = work(&world, &ward, 4);
-    until("what follows has run", || async { ward.followed() == [id] }).await;
+    until("the follow-up has run", || async { ward.followed() == [id] }).await;
     assert_eq!(batch(&world, id).await.dead, 10);
     worker.stop(Duration::from_secs(5)).await;
 }
 
-/// What a worker leaves behind that is killed while it settles a member of a batch: a transaction
-/// that nobody ends.
+/// Simulates a worker that was killed while it settled a member of a batch: a transaction stays
+/// open.
 struct Killed {
     batch: BatchId,
     holds: Arc<Notify>,
@@ -219,7 +219,7 @@ impl Change for Killed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_while_it_settles_a_batch_holds_up_nobody_else() {
+async fn a_worker_killed_while_settling_a_batch_blocks_no_other_jobs() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
     let held = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
     let holds = Arc::new(Notify::new());
@@ -232,7 +232,7 @@ async fn a_worker_killed_while_it_settles_a_batch_holds_up_nobody_else() {
     until("its member is being settled", || async { running().await == 1 }).await;
     let other = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
     world.stage(7).await;
-    until("another batch and a job of none are settled", || async {
+    until("another batch and a job without a batch are settled", || async {
         ward.followed() == [other] && running().await == 1
     })
     .await;

@@ -1,4 +1,5 @@
-//! Promise 4: what a dead worker held is taken over in bounded time; what kills workers is found.
+//! Guarantee 4: jobs of a dead worker are taken over in bounded time, and jobs that crash workers
+//! are identified.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +51,7 @@ pub(crate) async fn effects(world: &World) -> BTreeMap<u32, u32> {
     rows.into_iter().map(|effect| (effect.n, effect.process)).collect()
 }
 
-/// A worker in a process of its own.
+/// A worker in its own process.
 pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
     let settings = [
@@ -76,13 +77,13 @@ async fn a_killed_workers_job_is_taken_over_within_its_lease_and_a_second() {
     let killed = std::time::Instant::now();
     let taken_over = || async { second.log().contains("jobs_recovered") };
     until("it is taken over", taken_over).await;
-    // The promise plus what a busy machine needs to start a process and to look.
+    // The guarantee, plus the time that a busy machine needs to start a process and to check.
     let bound = world.config.jobs.lease + Duration::from_secs(1) + Duration::from_secs(3);
     assert!(killed.elapsed() < bound, "{:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_kills_its_worker_is_buried_and_its_neighbours_finish() {
+async fn a_job_that_kills_its_worker_is_dead_lettered_and_its_neighbours_finish() {
     let world = World::new().await;
     let acts: Vec<Act> = (0..30).map(|n| if n == 7 { Act::Abort } else { Act::Probe }).collect();
     world.jobs.commit(&StageAll(acts)).await.unwrap();
@@ -101,22 +102,22 @@ async fn a_job_that_kills_its_worker_is_buried_and_its_neighbours_finish() {
     };
     tokio::time::timeout(DEADLINE, settled)
         .await
-        .expect("the neighbours finish and the culprit is buried");
+        .expect("the neighbours finish and the culprit is dead-lettered");
     let dead = world.dead().await;
     assert_eq!(dead.len(), 1, "{dead:?}");
-    assert!(dead[0].error.contains("ended its worker 3 times"), "{:?}", dead[0]);
+    assert!(dead[0].error.contains("crashed its worker 3 times"), "{:?}", dead[0]);
     assert_eq!(dead[0].envelope.as_ref().unwrap().payload.get(), "{\"n\":7,\"act\":\"abort\"}");
     assert_eq!(crashes, 3);
     assert!(!effects(&world).await.contains_key(&7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_workers_again_and_again_loses_nothing() {
+async fn repeatedly_killing_workers_loses_nothing() {
     let world = World::new().await;
     let acts = vec![Act::Probe; 2_000];
     let worker = crash_worker(&world, "killed", 1_000);
     let mut staged = 0;
-    // Killed again and again at no particular moment, while jobs come in.
+    // Workers are killed repeatedly at arbitrary times while jobs arrive.
     for (round, acts) in acts.chunks(100).enumerate() {
         world.jobs.commit(&StageAll(acts.to_vec())).await.unwrap();
         staged += acts.len();
@@ -145,7 +146,7 @@ async fn next_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
+async fn jobs_of_a_dead_worker_are_taken_over_despite_a_backlog() {
     struct App {
         zero_ran: AtomicBool,
         gate: Semaphore,
@@ -179,7 +180,7 @@ async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
         .arg(world.stream())
         .arg(">");
     read.exec_async(redis).await.unwrap();
-    // One job ends at each look, and the next one of the backlog is there before a slot is free.
+    // One job ends at each check, and the next one of the backlog arrives before a slot is free.
     let backlog: Vec<Probe> = (1..=20_000).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &backlog).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(gated), 2);
@@ -189,7 +190,7 @@ async fn what_a_dead_worker_held_is_taken_over_under_a_backlog_too() {
     })
     .await;
     let left = world.jobs.broker().stats(Queue::Email).await.unwrap().ready;
-    assert!(left > 0, "it ran only once the backlog was over");
+    assert!(left > 0, "it ran only after the whole backlog");
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
 }
@@ -232,14 +233,14 @@ async fn a_suspect_runs_alone() {
     assert_eq!(app.beside_suspect.load(Ordering::SeqCst), 0);
     assert!(
         world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0,
-        "it ran only once the backlog was over"
+        "it ran only after the whole backlog"
     );
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
+async fn a_worker_that_lost_its_job_does_not_mark_it_dead() {
     struct App {
         runs: AtomicBool,
         gate: Semaphore,
@@ -247,14 +248,14 @@ async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
     async fn fail_when_let(_: Probe, running: Running<App>) -> Result<(), JobError> {
         running.app.runs.store(true, Ordering::SeqCst);
         running.app.gate.acquire().await.unwrap().forget();
-        Err(JobError::fail("too late to say so"))
+        Err(JobError::fail("too late"))
     }
     let world = World::new().await;
     let app = Arc::new(App { runs: AtomicBool::new(false), gate: Semaphore::new(0) });
     let stale = world.work(&Registry::sharing(Arc::clone(&app)).on(fail_when_let), 2);
     let id = world.stage(1).await;
     until("it runs", || async { app.runs.load(Ordering::SeqCst) }).await;
-    // Another worker takes it over, as after a long stop of the first.
+    // Another worker takes it over, as if the first had been frozen.
     let redis = &mut world.redis().await;
     let pending = redis::cmd("XPENDING")
         .arg(world.stream())
@@ -280,7 +281,7 @@ async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
     let taken = world.stream().replace(":stream", ":taken");
     redis::cmd("HSET").arg(taken).arg(entry).arg("fresh").exec_async(redis).await.unwrap();
     app.gate.add_permits(1);
-    // Stopping settles what has ended.
+    // Stopping settles jobs that have ended.
     stale.stop(Duration::from_secs(5)).await;
     let row = world
         .store
@@ -294,7 +295,7 @@ async fn a_worker_that_lost_a_job_does_not_mark_it_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_starts_beside_a_suspect_that_is_not_settled() {
+async fn nothing_starts_beside_a_suspect_that_is_not_settled() {
     struct App {
         redis: redis::aio::MultiplexedConnection,
         stream: String,
@@ -311,7 +312,7 @@ async fn nobody_starts_beside_a_suspect_that_is_not_settled() {
         pending.arg(&app.stream).arg("workers").arg("-").arg("+").arg(50);
         let pending: Vec<(String, String, u64, u64)> =
             pending.query_async(&mut app.redis.clone()).await.unwrap();
-        // Were this job to end the process, they would be buried with it.
+        // If this job crashed the process, they would be dead-lettered with it.
         app.blamed.fetch_add(pending.iter().filter(|entry| entry.3 >= 3).count(), Ordering::SeqCst);
         Ok(())
     }
@@ -370,8 +371,10 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
     until("the suspect waits for the long job", || async { begun.elapsed() > waits }).await;
     world.jobs.pause(Queue::Email, "hold it").await.unwrap();
     let paused = std::time::Instant::now();
-    until("every worker has heard of it", || async { paused.elapsed() > Duration::from_secs(1) })
-        .await;
+    until("every worker knows of the pause", || async {
+        paused.elapsed() > Duration::from_secs(1)
+    })
+    .await;
     app.gate.add_permits(1);
     until("the long job has ended", || async { app.long_ended.load(Ordering::SeqCst) }).await;
     let ended = std::time::Instant::now();
@@ -379,15 +382,18 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
         .await;
     assert!(!app.suspect_ran.load(Ordering::SeqCst));
     world.jobs.resume(Queue::Email).await.unwrap();
-    until("it starts when it may", || async { app.suspect_ran.load(Ordering::SeqCst) }).await;
+    until("it starts after the queue is resumed", || async {
+        app.suspect_ran.load(Ordering::SeqCst)
+    })
+    .await;
     worker.stop(Duration::from_secs(5)).await;
 }
 
-/// Has a dead worker read all that waits, twice.
+/// Makes a dead worker read all ready jobs, twice.
 async fn suspect_all(world: &World, jobs: usize) {
     let redis = &mut world.redis().await;
     let mut group = redis::cmd("XGROUP");
-    // It may be there.
+    // The group may exist already.
     let _ = group
         .arg("CREATE")
         .arg(world.stream())

@@ -1,4 +1,4 @@
-//! Promise 6: jobs start when they are due, to the millisecond, however many are due at once.
+//! Guarantee 6: jobs start when they are due, to the millisecond, however many are due at once.
 
 use std::{
     sync::{
@@ -50,11 +50,11 @@ async fn a_staged_job_starts_when_it_is_due_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_that_has_passed_is_now_and_one_set_back_is_not_waited_for() {
+async fn a_past_due_time_means_now_and_an_earlier_job_wakes_the_workers() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
     world.jobs.enqueue_unstaged_in(None, &Probe { n: 1 }, Duration::from_hours(1)).await.unwrap();
-    // Told over Redis, since every worker has just begun to wait for something an hour away.
+    // Announced over Redis, because every worker has just begun to wait for a job an hour away.
     world.jobs.enqueue_unstaged_in(None, &Probe { n: 2 }, Duration::from_millis(20)).await.unwrap();
     world.jobs.commit(&StageAt { due: DateTime::from_millis(0), jobs: 1 }).await.unwrap();
     until("both have run", || async { notes.numbers() == [0, 2] }).await;
@@ -72,8 +72,8 @@ async fn a_hundred_thousand_jobs_due_at_once_all_run() {
     until("all have run", || async { notes.len() >= JOBS as usize }).await;
     assert_eq!(notes.numbers(), (0..JOBS).collect::<Vec<_>>());
     worker.stop(Duration::from_secs(5)).await;
-    // Redis' own account of what held it up, in microseconds. On a machine that is busy with other
-    // things it also stands still for want of a processor, as whoever sleeps does.
+    // Redis' own measurement of what blocked it, in microseconds. On a busy machine it is also
+    // delayed by a lack of CPU time, as a sleeping thread is.
     let slow: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG")
         .arg("GET")
         .arg(128)
@@ -88,11 +88,11 @@ async fn a_hundred_thousand_jobs_due_at_once_all_run() {
     let stolen = sleeper.longest();
     assert!(
         longest < Duration::from_millis(100) + 3 * stolen,
-        "{longest:?}, where a sleeper overslept by {stolen:?}"
+        "{longest:?}, while a sleeping thread woke up {stolen:?} late"
     );
 }
 
-/// Someone who only ever sleeps for a millisecond, and how late it awoke at worst.
+/// A thread that repeatedly sleeps for a millisecond, and its longest delay.
 struct Sleeper {
     awake: Arc<AtomicBool>,
     sleeping: std::thread::JoinHandle<Duration>,

@@ -1,4 +1,4 @@
-//! Promise 8: stopping hands back what has not started and lets the rest finish.
+//! Guarantee 8: a shutdown hands back jobs that have not started and lets the others finish.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use crate::support::{Notes, Probe, World, note, until};
 use jobs::{JobError, Registry, Running};
 use tokio::sync::Semaphore;
 
-/// A handler that notes and then waits for a permit.
+/// A handler that records its start and then waits for a permit.
 fn gated(
     gate: &Arc<Semaphore>,
 ) -> impl Fn(Probe, Running<Notes>) -> futures::future::BoxFuture<'static, Result<(), JobError>> + use<>
@@ -23,7 +23,7 @@ fn gated(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_runs_finishes_and_nothing_new_begins() {
+async fn running_jobs_finish_and_no_new_ones_start() {
     let (world, notes, gate) =
         (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
@@ -41,7 +41,7 @@ async fn what_runs_finishes_and_nothing_new_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_outlasts_the_grace_period_is_handed_back_uncounted() {
+async fn a_job_beyond_the_grace_period_is_handed_back_without_counting_the_attempt() {
     let (world, notes, gate) =
         (World::new().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
@@ -65,7 +65,7 @@ async fn a_long_job_is_not_stolen_from_a_live_worker() {
     let (first, second) = (world.work(&registry, 2), world.work(&registry, 2));
     world.stage(1).await;
     until("it runs", || async { notes.all().len() == 1 }).await;
-    // Three leases long; every look is a chance for the other worker to take it.
+    // Three leases long; the other worker could take it at every check.
     let begun = std::time::Instant::now();
     until("three leases have passed", || async { begun.elapsed() > world.config.jobs.lease * 3 })
         .await;
@@ -78,12 +78,12 @@ async fn a_long_job_is_not_stolen_from_a_live_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
+async fn a_job_that_arrives_while_a_worker_stops_does_not_stay_with_it() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     for n in 0..20 {
         let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
         world.jobs.enqueue_unstaged(None, &Probe { n: 2 * n }).await.unwrap();
-        until("it reads", || async { notes.all().iter().any(|seen| seen.n == 2 * n) }).await;
+        until("it reads jobs", || async { notes.all().iter().any(|seen| seen.n == 2 * n) }).await;
         let late = Probe { n: 2 * n + 1 };
         let (enqueued, ()) = tokio::join!(
             world.jobs.enqueue_unstaged(None, &late),
@@ -100,7 +100,7 @@ async fn a_job_that_comes_while_a_worker_stops_is_not_left_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_stops_although_mongodb_is_away() {
+async fn a_worker_stops_although_mongodb_is_down() {
     let (world, notes, gate) =
         (World::private().await, Arc::new(Notes::default()), Arc::new(Semaphore::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(gated(&gate)), 2);
@@ -108,7 +108,7 @@ async fn a_worker_stops_although_mongodb_is_away() {
     until("it runs", || async { notes.all().len() == 1 }).await;
     world.env.mongod().stop().await;
     gate.add_permits(1);
-    // Its effect is done; what cannot be settled now is settled by whoever takes it over.
+    // Its effect is done; the worker that takes it over settles it.
     worker.stop(Duration::from_secs(1)).await;
     world.env.mongod().start_again().await.unwrap();
     let next = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 2);

@@ -1,4 +1,4 @@
-//! The examples do what they say. `examples/schedule.rs` runs in `schedules.rs`.
+//! The examples do what they document. `examples/schedule.rs` runs in `schedules.rs`.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -6,7 +6,7 @@ use testkit::testing::TestEnv;
 
 use crate::support::DEADLINE;
 
-/// Where an example was built.
+/// Path of a built example.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // `<target>/<profile>/deps/<test>`; examples are built beside `deps`.
@@ -19,7 +19,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
-/// What an example prints on a database of its own.
+/// Output of an example on its own database.
 async fn output_of(name: &str) -> String {
     let env = TestEnv::new().await;
     let mut command = tokio::process::Command::new(program(name));
@@ -37,17 +37,21 @@ async fn enqueue() {
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines[..2], ["guest 1 arrived", "guest 2 arrived"]);
     assert!(
-        lines[2].starts_with("guest 2 did not: a row with the same key exists already"),
+        lines[2].starts_with("guest 2 did not arrive: a row with the same key exists already"),
         "{told}"
     );
     assert_eq!(
         lines[3..],
-        ["2 welcomes are staged", "1000 more were enqueued directly", "1002 wait for a worker"]
+        [
+            "2 jobs are staged",
+            "1000 more jobs were enqueued directly",
+            "1002 jobs are ready for a worker"
+        ]
     );
 }
 
 #[tokio::test]
 async fn retry() {
     let told = output_of("retry").await;
-    assert_eq!(told, "there is no box\n1 delivered, 2 given up, 6 further attempts\n");
+    assert_eq!(told, "there is no box\n1 delivered, 2 dead, 6 retries\n");
 }

@@ -1,4 +1,4 @@
-//! Promises 5 and 9: retries, dead letters, poison.
+//! Guarantees 5 and 9: retries, dead letters, poison.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ async fn a_failing_job_is_retried_until_it_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_last_attempt_a_job_is_dead_with_its_history() {
+async fn after_its_last_attempt_a_job_is_dead_with_its_failures() {
     async fn never(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
         running.app.note(&probe, &running);
         Err(JobError::retry(format!("no luck at attempt {}", running.attempt)))
@@ -43,13 +43,13 @@ async fn after_its_last_attempt_a_job_is_dead_with_its_history() {
     assert!(letter.failures[0].error.contains("no luck at attempt 1"), "{:?}", letter.failures);
     assert_eq!(letter.envelope.unwrap().payload.get(), "{\"n\":9}");
     assert_eq!(notes.all().len(), 4);
-    // The row stays, so that the dead letter survives whatever happens to Redis.
+    // The row stays, so that the dead letter survives a loss of Redis.
     assert_eq!(world.rows().await, 1);
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_outlived_its_row_still_gets_another_try() {
+async fn a_dead_letter_without_a_row_can_be_retried() {
     async fn at_first(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
         running.app.note(&probe, &running);
         if running.app.all().len() == 1 { Err(JobError::fail("not yet")) } else { Ok(()) }
@@ -62,7 +62,7 @@ async fn a_dead_letter_that_outlived_its_row_still_gets_another_try() {
     world.store.records::<OutboxRow>(PlatformScope).delete_all(doc! {}).await.unwrap();
     let replayed = world.jobs.replay(Queue::Email, &world.dead().await).await.unwrap();
     assert_eq!(replayed, 1);
-    // A redelivery is where a row is asked for.
+    // The row is queried when a job is redelivered.
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP")
         .arg("workers")
@@ -111,7 +111,7 @@ async fn fail_is_final_and_retry_after_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_a_retry_and_hurts_nobody_else() {
+async fn a_panic_is_retried_and_affects_no_other_job() {
     async fn first_time_panics(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
         running.app.note(&probe, &running);
         assert!(probe.n != 13 || running.attempt > 1, "unlucky");
@@ -129,7 +129,7 @@ async fn a_panic_is_a_retry_and_hurts_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_goes_to_the_dead_letters_and_its_neighbours_run() {
+async fn poison_is_dead_lettered_and_its_neighbours_run() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
     let mut redis = world.redis().await;
@@ -162,7 +162,7 @@ async fn poison_goes_to_the_dead_letters_and_its_neighbours_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_of_another_shape_is_dead_at_once() {
+async fn a_payload_of_another_format_is_dead_at_once() {
     #[derive(Debug, serde::Serialize, serde::Deserialize)]
     struct Other {
         n: String,
@@ -179,7 +179,11 @@ async fn a_payload_of_another_shape_is_dead_at_once() {
     assert_eq!(notes.numbers(), [5]);
     let dead = world.dead().await;
     assert_eq!(dead.len(), 1);
-    assert!(dead[0].error.contains("the payload is not a test.probe"), "{:?}", dead[0]);
+    assert!(
+        dead[0].error.contains("the payload does not have the format of test.probe"),
+        "{:?}",
+        dead[0]
+    );
     worker.stop(Duration::from_secs(5)).await;
 }
 
@@ -188,13 +192,13 @@ async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let old_release = world.work(&Registry::new(()), 4);
     world.stage(4).await;
-    until("the old release has put it aside", || async {
+    until("the old release has parked it", || async {
         world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
     })
     .await;
     assert_eq!(world.rows().await, 1);
     old_release.stop(Duration::from_secs(5)).await;
-    // Its time comes: what a quarter of a minute would do.
+    // Makes it due, as it would be after 15 seconds.
     let mut redis = world.redis().await;
     let delayed = world.stream().replace("stream", "delayed");
     let ids: Vec<Vec<u8>> =
@@ -213,7 +217,7 @@ async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_kind_is_not_kept_for_ever() {
+async fn an_unknown_kind_is_dead_lettered_after_park_max() {
     let world = World::with(&[("JOBS__PARK_MAX", "1ms")]).await;
     world.stage(4).await;
     let worker = world.work(&Registry::new(()), 4);
@@ -223,7 +227,7 @@ async fn an_unknown_kind_is_not_kept_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_get_another_try_by_filter() {
+async fn dead_letters_are_retried_by_filter() {
     async fn hopeless(probe: Probe, _: Running<()>) -> Result<(), JobError> {
         Err(JobError::fail(if probe.n < 5 { "no such mailbox" } else { "quota exceeded" }))
     }
@@ -244,7 +248,7 @@ async fn dead_letters_get_another_try_by_filter() {
     };
     let letters = world.jobs.dead_letters(Queue::Email, &filter, 100).await.unwrap();
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 5);
-    // Once more does nothing: they are not dead any more.
+    // A second replay does nothing: they are no longer dead.
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
     world.until_idle().await;
     assert_eq!(notes.numbers(), [0, 1, 2, 3, 4]);
@@ -260,7 +264,7 @@ async fn dead_letters_get_another_try_by_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_was_cut_short_runs_the_job_once() {
+async fn an_interrupted_replay_runs_the_job_once() {
     async fn once_healed(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
         running.app.note(&probe, &running);
         if running.app.all().len() == 1 { Err(JobError::fail("ill")) } else { Ok(()) }
@@ -270,7 +274,7 @@ async fn a_replay_that_was_cut_short_runs_the_job_once() {
     let id = world.stage(1).await;
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
     let letters = world.dead().await;
-    // As far as a replay gets that is killed after its first step.
+    // The state after a replay that was killed after its first step.
     let revive = doc! { "$set": { "dead_at": null, "handed_at": null } };
     world
         .store
@@ -278,9 +282,9 @@ async fn a_replay_that_was_cut_short_runs_the_job_once() {
         .update(doc! { "_id": id }, revive)
         .await
         .unwrap();
-    until("the relay saw to it", || async { notes.all().len() == 2 }).await;
+    until("the relay has enqueued it", || async { notes.all().len() == 2 }).await;
     world.until_idle().await;
-    assert!(world.dead().await.is_empty(), "it is no dead letter any more");
+    assert!(world.dead().await.is_empty(), "it is no longer a dead letter");
     assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
     world.until_idle().await;
     assert_eq!(notes.all().len(), 2);
@@ -301,7 +305,7 @@ async fn a_dead_letters_error_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_that_is_too_large_is_refused_before_anything_has_happened() {
+async fn a_payload_that_is_too_large_is_rejected_before_anything_happens() {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Big(String);
     impl jobs::Job for Big {

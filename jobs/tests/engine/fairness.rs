@@ -1,5 +1,5 @@
-//! Promise 7: no tenant's flood holds up another's jobs; rates and priorities hold over all
-//! workers.
+//! Guarantee 7: one tenant's flood does not delay another tenant's jobs; rates and priorities hold
+//! over all workers.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::{Notes, Probe, World, note, until};
 
-/// How many jobs of each tenant have started; those of `held` go on only when they may.
+/// How many jobs of each tenant have started; those of the tenant `held` wait for a permit.
 struct Starts {
     held: TenantId,
     of_held: AtomicUsize,
@@ -35,7 +35,7 @@ async fn start(_: Probe, running: Running<Starts>) -> Result<(), JobError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenants_flood_does_not_hold_up_another() {
+async fn one_tenants_flood_does_not_delay_another_tenant() {
     const FLOOD: u32 = 20_000;
     const SHARE: usize = 8;
     let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "8")]).await;
@@ -52,8 +52,10 @@ async fn one_tenants_flood_does_not_hold_up_another() {
     };
     let app = Arc::new(app);
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(start), 2 * SHARE);
-    until("the flood has its share", || async { app.of_held.load(Ordering::SeqCst) == SHARE })
-        .await;
+    until("the flood has reached its limit", || async {
+        app.of_held.load(Ordering::SeqCst) == SHARE
+    })
+    .await;
     for n in 0..20 {
         world.jobs.enqueue_unstaged(Some(b), &Probe { n }).await.unwrap();
         until("B's job starts", || async {
@@ -61,14 +63,14 @@ async fn one_tenants_flood_does_not_hold_up_another() {
         })
         .await;
     }
-    // All of them went without one of the flood making room.
+    // All of them ran while no job of the flood had finished.
     assert_eq!(app.of_held.load(Ordering::SeqCst), SHARE);
     app.gate.add_permits(FLOOD as usize);
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_never_has_more_than_its_share_at_work() {
+async fn a_tenant_never_runs_more_jobs_than_its_limit() {
     struct Gauge {
         now: AtomicUsize,
         most: AtomicUsize,
@@ -78,11 +80,11 @@ async fn a_tenant_never_has_more_than_its_share_at_work() {
     async fn measure(_: Probe, running: Running<Gauge>) -> Result<(), JobError> {
         let now = running.app.now.fetch_add(1, Ordering::SeqCst) + 1;
         running.app.most.fetch_max(now, Ordering::SeqCst);
-        // Ends only together with two others: the share is used, and no job waits for a fourth.
+        // Ends only together with two others: the limit is reached, and no job waits for a fourth.
         running.app.together.wait().await;
         running.app.now.fetch_sub(1, Ordering::SeqCst);
         running.app.done.fetch_add(1, Ordering::SeqCst);
-        // Retries come back through the same door.
+        // Retries are subject to the same limit.
         if running.attempt == 1 {
             Err(JobError::RetryAfter(Duration::from_millis(1), "again".into()))
         } else {
@@ -120,7 +122,7 @@ async fn a_queues_rate_holds_over_all_workers() {
     let begun = Instant::now();
     let workers = [world.work(&registry, 30), world.work(&registry, 30)];
     until("all have run", || async { notes.all().len() == 40 }).await;
-    // Five at once after a pause, one each 20 ms from then on.
+    // Five at once after a pause, then one every 20 ms.
     assert!(begun.elapsed() >= Duration::from_millis(34 * 20), "{:?}", begun.elapsed());
     for worker in workers {
         worker.stop(Duration::from_secs(5)).await;
@@ -136,7 +138,7 @@ impl Job for Upkeep {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_process_is_full_the_urgent_queue_goes_first() {
+async fn a_full_process_starts_the_queue_with_the_highest_priority_first() {
     struct App {
         order: Mutex<Vec<Queue>>,
         gate: Semaphore,
@@ -160,15 +162,16 @@ async fn while_a_process_is_full_the_urgent_queue_goes_first() {
     let registry = Registry::sharing(Arc::clone(&app)).on(mail).on(upkeep);
     world.jobs.enqueue_unstaged(None, &Upkeep).await.unwrap();
     let worker = world.work_on(&registry, &[(Queue::Maintenance, 4), (Queue::Email, 4)], 1);
-    until("the only seat is taken", || async { app.order.lock().unwrap().len() == 1 }).await;
+    until("the only permit is taken", || async { app.order.lock().unwrap().len() == 1 }).await;
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
     let waiting = |queue| {
         let jobs = world.jobs.clone();
         async move { jobs.broker().stats(queue).await.unwrap().running }
     };
-    until("upkeep waits for a seat", || async { waiting(Queue::Maintenance).await == 3 }).await;
+    until("maintenance waits for a permit", || async { waiting(Queue::Maintenance).await == 3 })
+        .await;
     world.jobs.enqueue_all_unstaged(None, &[Probe { n: 1 }, Probe { n: 2 }]).await.unwrap();
-    until("mail waits for a seat", || async { waiting(Queue::Email).await == 2 }).await;
+    until("mail waits for a permit", || async { waiting(Queue::Email).await == 2 }).await;
     app.gate.add_permits(5);
     until("all have run", || async { app.order.lock().unwrap().len() == 5 }).await;
     let order = app.order.lock().unwrap().clone();
@@ -198,13 +201,13 @@ async fn a_full_process_leaves_jobs_to_others() {
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
     let registry = Registry::sharing(Arc::clone(&full)).on(keep).on(mail);
     let full_worker = world.work_on(&registry, &[(Queue::Maintenance, 2), (Queue::Email, 20)], 2);
-    until("no seat is free", || async { full.kept.load(Ordering::SeqCst) == 2 }).await;
+    until("no permit is free", || async { full.kept.load(Ordering::SeqCst) == 2 }).await;
     let mails: Vec<Probe> = (0..20).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &mails).await.unwrap();
 
     let idle_notes = Arc::new(Notes::default());
     let idle_worker = world.work(&Registry::sharing(Arc::clone(&idle_notes)).on(note), 20);
-    // Two may wait there for the next seats.
+    // Two may wait there for the next permits.
     until("the other worker runs the rest", || async { idle_notes.all().len() >= 18 }).await;
     assert_eq!(full.kept.load(Ordering::SeqCst), 2);
     full.gate.add_permits(2);
@@ -214,7 +217,7 @@ async fn a_full_process_leaves_jobs_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_waits_for_its_rate_leaves_the_seat_to_others() {
+async fn a_queue_that_waits_for_its_rate_leaves_the_permit_to_others() {
     struct App {
         upkeeps: AtomicUsize,
         mails: AtomicUsize,
@@ -238,12 +241,12 @@ async fn a_queue_that_waits_for_its_rate_leaves_the_seat_to_others() {
         until("mail goes on", || async { app.mails.load(Ordering::SeqCst) == n as usize + 1 })
             .await;
     }
-    assert_eq!(app.upkeeps.load(Ordering::SeqCst), 1, "the second waits for its turn");
+    assert_eq!(app.upkeeps.load(Ordering::SeqCst), 1, "the second waits for its rate");
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_seats_are_scarce_jobs_go_in_their_order() {
+async fn jobs_start_in_order_when_permits_are_scarce() {
     struct App {
         order: Mutex<Vec<u32>>,
         gate: Semaphore,
@@ -263,7 +266,7 @@ async fn where_seats_are_scarce_jobs_go_in_their_order() {
     let mut pause = tokio::time::interval(Duration::from_millis(60));
     for n in 4..=60 {
         until("the next has started", || async { started() == n }).await;
-        // Longer than what was read ahead waits for a seat.
+        // Longer than prefetched jobs wait for a permit.
         pause.tick().await;
         app.gate.add_permits(1);
     }

@@ -1,4 +1,4 @@
-//! History: what became of each job, for as long as it is wanted.
+//! History: how each job ended, kept for the configured time.
 
 use std::{
     sync::{
@@ -40,9 +40,9 @@ impl Change for Stage {
     }
 }
 
-/// Number 1 answers something at its second attempt, number 2 dies until it is healed, number 3
-/// answers too much, number 5 never ends, number 6 is tried again after an hour, all others do
-/// nothing.
+/// Number 1 reports a result at its second attempt, number 2 dies until `healed` is set, number 3
+/// reports too large a result, number 5 never ends, number 6 is retried after an hour, all others
+/// do nothing.
 #[derive(Default)]
 struct Ward {
     healed: AtomicBool,
@@ -79,7 +79,7 @@ async fn entry(world: &World, id: JobId) -> HistoryEntry {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_end_is_kept_with_what_came_out() {
+async fn every_end_is_kept_with_its_result() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let worker = work(&world, &ward);
     let (succeeding, dying) = (world.stage(1).await, world.stage(2).await);
@@ -112,7 +112,7 @@ async fn every_end_is_kept_with_what_came_out() {
     let refused = entry(&world, too_large).await;
     assert!(refused.error.is_some_and(|error| error.contains("at most 4096 are kept")));
 
-    // Whatever ends again is told anew.
+    // A job that ends again replaces its entry.
     ward.healed.store(true, Ordering::Relaxed);
     let filter = JobFilter { ids: vec![dying], ..JobFilter::default() };
     let letters = world.jobs.dead_letters(Queue::Email, &filter, 1).await.unwrap();
@@ -124,15 +124,15 @@ async fn every_end_is_kept_with_what_came_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
+async fn a_cancelled_job_leaves_an_entry_in_every_state() {
     let settings = [KEPT, &[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]].concat();
     let (world, ward) = (World::with(&settings).await, Arc::new(Ward::default()));
-    // One slot, which the job that never ends keeps.
+    // One slot, occupied by the job that never ends.
     let worker = world.work(&Registry::sharing(Arc::clone(&ward)).on(act), 1);
     let tenant: Option<TenantId> = Some(world.store.clock().id());
     let until_in = async |id: JobId, state: JobState| {
         let is_there = || async {
-            world.jobs.find(id).await.unwrap().is_some_and(|job| job.standing.state() == state)
+            world.jobs.find(id).await.unwrap().is_some_and(|job| job.status.state() == state)
         };
         until(&format!("{id} is {state}"), is_there).await;
     };
@@ -146,16 +146,19 @@ async fn a_cancelled_job_leaves_an_entry_wherever_it_was() {
     until_in(held, JobState::Held).await;
     let unstaged_held = world.jobs.enqueue_unstaged(tenant, &Probe { n: 0 }).await.unwrap();
     let unstaged = world.jobs.enqueue_unstaged_in(None, &Probe { n: 0 }, HOUR).await.unwrap();
-    // Committed by a process that died before it handed the job over; the relay may do so by now,
-    // or not.
+    // Committed by a process that died before it enqueued the job; the relay may or may not have
+    // done so by now.
     let staged = world.store.commit(&Stage { n: 0, tenant: None }).await.unwrap();
 
-    let out = Cancelled::TakenOut;
+    let out = Cancelled::Removed;
     let all =
         [retried, running, ready, held, unstaged_held, unstaged, staged, world.store.clock().id()];
     let cancelled = world.jobs.cancel(Queue::Email, &all).await.unwrap();
-    assert_eq!(cancelled, [out, Cancelled::Asked, out, out, out, out, out, Cancelled::Unknown]);
-    until("all are told of", || async {
+    assert_eq!(
+        cancelled,
+        [out, Cancelled::StopRequested, out, out, out, out, out, Cancelled::Unknown]
+    );
+    until("all have entries", || async {
         history(&world, &HistoryFilter::default()).await.len() == 6
     })
     .await;
@@ -192,7 +195,7 @@ fn ends_are_found_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_are_found_by_what_they_are_and_by_whose() {
+async fn entries_are_filtered_by_content_and_tenant() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let (tenant, other): (TenantId, TenantId) =
         (world.store.clock().id(), world.store.clock().id());
@@ -226,7 +229,7 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
     );
     let of_other = HistoryFilter { tenant: Some(other), ..any.clone() };
     assert_eq!(of(history(&world, &of_other).await), [(Ended::Success, Some(other))]);
-    // A filter widens no scope, and gives nothing else instead.
+    // A filter for another tenant does not widen the scope and matches nothing.
     assert!(
         world
             .jobs
@@ -250,7 +253,7 @@ async fn entries_are_found_by_what_they_are_and_by_whose() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
+async fn pages_lose_no_entries_of_the_same_millisecond() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let tenant: TenantId = world.store.clock().id();
     for _ in 0..5 {
@@ -263,7 +266,7 @@ async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
     .await;
     worker.stop(Duration::from_secs(5)).await;
     let all = history(&world, &HistoryFilter::default()).await;
-    // The oldest ends before the others, which end together.
+    // The oldest ended before the others, which ended together.
     let (oldest, rows) = (all[4].id, || world.store.records::<HistoryEntry>(PlatformScope));
     rows()
         .update_all(
@@ -291,7 +294,7 @@ async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
         paged.extend(page.iter().map(|entry| entry.id));
     }
     assert!(paged.len() == 5 && paged == whole && paged[4] == oldest, "{paged:?} {whole:?}");
-    // Both bounds hold.
+    // Both bounds apply.
     let both = HistoryFilter { before: Some(DateTime::from_millis(2_000)), ..filter.clone() };
     assert!(history(&world, &both).await.is_empty());
     let both = HistoryFilter {
@@ -305,7 +308,7 @@ async fn pages_lose_nothing_that_ended_in_the_same_millisecond() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_kept_unless_asked_for_nor_shown_after_its_time() {
+async fn nothing_is_kept_by_default_or_shown_after_it_expired() {
     let rows = async |world: &World| {
         world.store.records::<HistoryEntry>(PlatformScope).count(doc! {}).await.unwrap()
     };
@@ -326,7 +329,7 @@ async fn nothing_is_kept_unless_asked_for_nor_shown_after_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
+async fn rejected_history_entries_do_not_block_jobs() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let client =
         mongodb::Client::with_uri_str(world.config.mongodb.uri.expose_secret()).await.unwrap();
@@ -336,23 +339,23 @@ async fn a_store_that_refuses_the_history_does_not_hold_up_jobs() {
     let begun = std::time::Instant::now();
     world.stage(0).await;
     world.until_idle().await;
-    // At once, not after the time that an outage is given.
+    // Immediately, without waiting as for an outage.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert!(history(&world, &HistoryFilter::default()).await.is_empty());
     worker.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_holds_up_unstaged_jobs_for_a_bounded_time_only() {
+async fn an_unavailable_store_delays_unstaged_jobs_for_a_bounded_time() {
     let (world, ward) = (World::private_with(KEPT).await, Arc::new(Ward::default()));
     let settled = || async {
         let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
         (stats.ready, stats.running) == (0, 0)
     };
-    // A worker that has looked once whether its queue is paused.
+    // A worker that has checked once whether its queue is paused.
     let worker = work(&world, &ward);
     world.jobs.enqueue_unstaged(None, &Probe { n: 0 }).await.unwrap();
-    until("the worker works", settled).await;
+    until("the worker runs jobs", settled).await;
     world.env.mongod().kill().await;
     world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
     until("it is settled", settled).await;

@@ -1,8 +1,9 @@
-//! The engine's promises, each a test against real servers. One binary, so that it is linked once.
+//! The engine's guarantees, each tested against real servers. One binary, so that it is linked once.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod batches;
+mod control;
 mod crashes;
 mod delays;
 mod draining;
@@ -14,7 +15,6 @@ mod progress;
 mod redis_faults;
 mod schedules;
 mod staging;
-mod steering;
 mod support;
 mod testing;
 mod topologies;

@@ -1,4 +1,4 @@
-//! Progress: how far a job is, while it is under way.
+//! Progress: how far a running job is.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::{DEADLINE, Probe, World, until};
 
-/// What lets handlers go on, one permit a step.
+/// Lets handlers continue, one permit per step.
 type Gate = Semaphore;
 
 /// Stages a probe for a tenant.
@@ -39,7 +39,7 @@ fn step(done: u64, note: &str) -> Step {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
+async fn progress_is_visible_between_attempts_and_deleted_at_the_end() {
     async fn report(_: Probe, running: Running<Gate>) -> Result<(), JobError> {
         if running.attempt == 1 {
             running.progress(4, 10, "uploading");
@@ -61,14 +61,14 @@ async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
             .await
             .is_some_and(|shown| shown.attempt == attempt && shown.step == expected && shown.at > 0)
     };
-    until("the first attempt tells", || shows(1, step(4, "uploading"))).await;
+    until("the first attempt reports", || shows(1, step(4, "uploading"))).await;
     gate.add_permits(1);
     until("it waits for the next", || async {
         world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
     })
     .await;
     assert!(shows(1, step(4, "uploading")).await);
-    until("the second tells anew", || shows(2, step(1, "from the start"))).await;
+    until("the second attempt reports", || shows(2, step(1, "from the start"))).await;
     gate.add_permits(1);
     world.until_idle().await;
     assert_eq!(progress(&world, id).await, None);
@@ -76,7 +76,7 @@ async fn progress_is_seen_between_attempts_and_gone_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_job_and_one_that_is_silent_show_nothing() {
+async fn dead_and_silent_jobs_have_no_progress() {
     async fn by_number(probe: Probe, running: Running<Gate>) -> Result<(), JobError> {
         if probe.n == 0 {
             running.app.acquire().await.map_err(JobError::retry)?.forget();
@@ -89,7 +89,7 @@ async fn a_dead_job_and_one_that_is_silent_show_nothing() {
     let (world, gate) = (World::new().await, Arc::new(Gate::new(0)));
     let worker = world.work(&Registry::sharing(Arc::clone(&gate)).on(by_number), 2);
     let (silent, dying) = (world.stage(0).await, world.stage(1).await);
-    until("one tells", || async { progress(&world, dying).await.is_some() }).await;
+    until("one reports", || async { progress(&world, dying).await.is_some() }).await;
     assert_eq!(progress(&world, silent).await, None);
     gate.add_permits(2);
     until("one is dead", || async { world.dead().await.len() == 1 }).await;
@@ -98,10 +98,10 @@ async fn a_dead_job_and_one_that_is_silent_show_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_written_once_a_second_and_the_last_counts() {
+async fn progress_is_written_once_per_second_and_the_last_report_counts() {
     const STEPS: u64 = 10_000;
     async fn chatter(_: Probe, running: Running<Gate>) -> Result<(), JobError> {
-        // For longer than a second, as fast as it can.
+        // For longer than a second, as fast as possible.
         let begun = Instant::now();
         let mut done = 0;
         while done < STEPS - 1 || begun.elapsed() < Duration::from_millis(1_500) {
@@ -127,8 +127,8 @@ async fn it_is_written_once_a_second_and_the_last_counts() {
             }
         }
     };
-    tokio::time::timeout(DEADLINE, watching).await.expect("the last step is shown");
-    // The first at once, then one a second.
+    tokio::time::timeout(DEADLINE, watching).await.expect("the last step is visible");
+    // The first at once, then one per second.
     let (seconds, writes) = (begun.elapsed().as_secs(), written.len() as u64);
     assert!((2..=seconds + 1).contains(&writes), "{writes} writes in {seconds} s");
     gate.add_permits(1);
@@ -151,7 +151,7 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
         world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(),
         world.jobs.commit(&StageFor(None)).await.unwrap(),
     );
-    until("both tell", || async {
+    until("both report", || async {
         progress(&world, ours).await.is_some() && progress(&world, nobodys).await.is_some()
     })
     .await;
@@ -163,8 +163,7 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
         assert_eq!(within(tenant, job).await, None);
     }
 
-    // What an older release wrote says nothing of a tenant, and what another one wrote nothing at
-    // all.
+    // An older release wrote no tenant, and another one wrote a different format.
     let key = |job: JobId| format!("{}:progress:{job}", world.config.redis.key_prefix);
     let (old, foreign): (JobId, JobId) = (world.store.clock().id(), world.store.clock().id());
     for (job, record) in

@@ -1,4 +1,5 @@
-//! Promise 1 against Redis: stopped, restarted, flushed; nothing staged is lost and no worker ends.
+//! Guarantee 1 under faults of Redis (stopped, restarted, flushed): no staged job is lost and no
+//! worker ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +48,7 @@ async fn jobs_waiting_when_redis_is_flushed_still_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn marked_jobs_lost_to_a_flush_under_a_running_worker_are_rebuilt() {
     let (world, notes) = (World::private().await, Arc::new(Notes::default()));
-    // A worker that relays but whose only slot is taken, so that everything waits in Redis.
+    // A worker that relays but whose only slot is occupied, so that all jobs wait in Redis.
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let handler = {
         let gate = Arc::clone(&gate);
@@ -115,7 +116,7 @@ async fn dead_letters_of_staged_jobs_survive_a_flush() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_flush_no_more_dead_letters_come_back_than_are_kept() {
+async fn a_flush_restores_no_more_dead_letters_than_are_kept() {
     async fn hopeless(
         _: crate::support::Probe,
         _: jobs::Running<()>,
@@ -151,7 +152,7 @@ async fn jobs_of_a_deleted_stream_still_run() {
         world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 50
     })
     .await;
-    // Marked, as after a relay's round: only the comparison can find that they are gone.
+    // Marked, as after a round of the relay: only the comparison can find that they are lost.
     let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     rows.update_all(
         mongodb::bson::doc! {},
@@ -168,9 +169,9 @@ async fn jobs_of_a_deleted_stream_still_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_maxmemory_a_new_worker_drains_what_waits() {
+async fn at_maxmemory_a_new_worker_drains_the_backlog() {
     let (world, notes) = (World::private().await, Arc::new(Notes::default()));
-    // The group is there from before.
+    // The group exists already.
     let before = world.work(&registry(&notes), 8);
     world.stage(0).await;
     world.until_idle().await;
@@ -197,14 +198,14 @@ async fn at_maxmemory_a_new_worker_drains_what_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_died_before_redis_was_told_stays_dead() {
+async fn a_job_that_died_before_redis_knew_stays_dead() {
     let world = World::new().await;
     let id = world.stage(1).await;
     until("Redis has it", || async {
         world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 1
     })
     .await;
-    // Its worker marked the row and was killed; another takes the entry over.
+    // Its worker marked the row and was killed; another one takes the entry over.
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.clock().now() } };
     rows().update(mongodb::bson::doc! { "_id": id }, dead).await.unwrap();
@@ -231,7 +232,7 @@ async fn a_job_that_died_before_redis_was_told_stays_dead() {
     let notes = Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
     until("it is a dead letter", || async { world.dead().await.len() == 1 }).await;
-    until("it is let go of", || async {
+    until("its entry is removed", || async {
         world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().running == 0
     })
     .await;
@@ -241,7 +242,7 @@ async fn a_job_that_died_before_redis_was_told_stays_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_makes_no_sense_holds_up_nobody() {
+async fn an_unreadable_row_blocks_no_other_job() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let bad =
         world.jobs.store().commit(&crate::support::Stage { n: 1, then_fail: false }).await.unwrap();
@@ -257,7 +258,7 @@ async fn a_row_that_makes_no_sense_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_no_live_workers_job_is_taken_over() {
+async fn after_an_outage_no_job_of_a_live_worker_is_taken_over() {
     async fn hold(
         probe: crate::support::Probe,
         running: jobs::Running<Held>,
@@ -280,16 +281,16 @@ async fn after_an_outage_no_live_workers_job_is_taken_over() {
     }
     let begun = || app.begun.lock().unwrap().len();
     until("all run", || async { begun() == 8 }).await;
-    // Longer than a lease, which nobody can renew meanwhile.
+    // Longer than a lease, which cannot be renewed meanwhile.
     world.env.redis().stop().await;
     let stopped = std::time::Instant::now();
-    until("every lease has run out", || async {
+    until("every lease has expired", || async {
         stopped.elapsed() > world.config.jobs.lease + Duration::from_secs(1)
     })
     .await;
     world.env.redis().start_again().await.unwrap();
     let back = std::time::Instant::now();
-    until("everybody has looked again and again", || async {
+    until("every worker has checked several times", || async {
         back.elapsed() > world.config.jobs.lease * 2
     })
     .await;

@@ -1,5 +1,5 @@
-//! Promise 6 of schedules: once a tick across all workers, whatever their clocks say and whoever
-//! is killed; missed ticks as the schedule wants it.
+//! Guarantee 6 for schedules: one job per tick across all workers, whatever their clocks say and
+//! whichever is killed; missed ticks follow the schedule's policy.
 
 use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use common::{
 use jobs::{
     Drain, Job, Jobs, Queue, Registry,
     outbox::OutboxRow,
-    schedules::{Clockwork, Missed, Schedule, ScheduleRow},
+    schedules::{Missed, Schedule, ScheduleRow, Scheduler},
     testing::staged,
 };
 use mongodb::bson::{DateTime, doc};
@@ -29,10 +29,10 @@ const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const ALL: Missed = Missed::All(NonZeroU16::new(1_000).unwrap());
 
-/// When the artificial clocks begin: a full hour.
+/// Start of the manual clocks: a full hour.
 const START: DateTime = DateTime::from_millis(1_800_000 * 1_000_000);
 
-/// Seconds since the epoch, as the probes of these tests carry them.
+/// Seconds since the epoch, the payload of these tests' probes.
 fn seconds(tick: DateTime) -> u32 {
     u32::try_from(tick.timestamp_millis() / 1_000).unwrap()
 }
@@ -41,13 +41,13 @@ fn schedule(name: &'static str, cron: &str, missed: Missed) -> Schedule {
     Schedule::new(name, cron, missed, |tick| Probe { n: seconds(tick) }).unwrap()
 }
 
-/// A worker process' client whose clock is `clock`.
+/// The client of a worker process with this clock.
 async fn client(world: &World, clock: &Clock) -> Jobs {
     let store = Store::connect(&world.config.mongodb, clock.clone()).await.unwrap();
     Jobs::start(store, &world.config.redis, &world.config.jobs).unwrap()
 }
 
-/// The ticks whose jobs are staged, in order, with repetitions.
+/// The ticks whose jobs are staged, in order, including duplicates.
 async fn ticks(world: &World) -> Vec<u32> {
     let mut ticks: Vec<u32> =
         staged::<Probe>(&world.store).await.unwrap().iter().map(|staged| staged.job.n).collect();
@@ -61,13 +61,13 @@ async fn hours(world: &World) -> Vec<u32> {
 }
 
 fn start(world: &World, drain: &Drain, schedules: Vec<Schedule>) -> JoinHandle<()> {
-    tokio::spawn(Clockwork::new(world.another(), schedules).run(drain.clone()))
+    tokio::spawn(Scheduler::new(world.another(), schedules).run(drain.clone()))
 }
 
 async fn stop(drain: &Drain, running: Vec<JoinHandle<()>>) {
     drain.begin(Duration::ZERO);
     for running in running {
-        tokio::time::timeout(DEADLINE, running).await.expect("a clockwork stops").unwrap();
+        tokio::time::timeout(DEADLINE, running).await.expect("a scheduler stops").unwrap();
     }
 }
 
@@ -89,20 +89,20 @@ async fn of_three_workers_one_runs_each_tick() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_ten_minutes_apart_double_no_tick_and_leave_none_out() {
+async fn clocks_ten_minutes_apart_neither_double_nor_skip_ticks() {
     let world = World::new().await;
     let mut clocks = Vec::new();
     for ahead_of_the_last in 0..3 {
         let clock = Clock::manual(later(START, 10 * MINUTE * ahead_of_the_last));
         let jobs = client(&world, &clock).await;
-        clocks.push((clock, Clockwork::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
+        clocks.push((clock, Scheduler::new(jobs, vec![schedule("test.minute", "* * * * *", ALL)])));
     }
     for _ in 0..90 {
-        let looks = clocks.iter_mut().map(|(clock, clockwork)| {
+        let checks = clocks.iter_mut().map(|(clock, scheduler)| {
             clock.advance(MINUTE / 3);
-            clockwork.look()
+            scheduler.check()
         });
-        futures::future::try_join_all(looks).await.unwrap();
+        futures::future::try_join_all(checks).await.unwrap();
     }
     let ticks = ticks(&world).await;
     let until = seconds(later(START, 50 * MINUTE));
@@ -111,7 +111,7 @@ async fn clocks_ten_minutes_apart_double_no_tick_and_leave_none_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
+async fn ticks_missed_without_a_worker_follow_the_policy() {
     for (missed, after_the_pause, counted) in [
         (Missed::Skip, vec![1], 5),
         (Missed::Once, vec![1, 6], 4),
@@ -124,61 +124,65 @@ async fn what_was_missed_while_no_worker_ran_follows_the_policy() {
         let counter = metrics::JOBS_TICKS.with_label_values(&["test.pause", "missed"]);
         let before = counter.get();
 
-        let mut clockwork = Clockwork::new(jobs.clone(), hourly());
-        clockwork.look().await.unwrap();
+        let mut scheduler = Scheduler::new(jobs.clone(), hourly());
+        scheduler.check().await.unwrap();
         assert_eq!(hours(&world).await, [0; 0], "{missed}: it begins when it is first seen");
         clock.advance(HOUR);
-        clockwork.look().await.unwrap();
+        scheduler.check().await.unwrap();
         assert_eq!(hours(&world).await, [1], "{missed}: in time");
-        drop(clockwork);
+        drop(scheduler);
 
-        // Nobody looks for five hours and a half.
+        // No scheduler checks for five and a half hours.
         clock.advance(5 * HOUR + HOUR / 2);
-        let mut clockwork = Clockwork::new(jobs, hourly());
-        clockwork.look().await.unwrap();
-        clockwork.look().await.unwrap();
+        let mut scheduler = Scheduler::new(jobs, hourly());
+        scheduler.check().await.unwrap();
+        scheduler.check().await.unwrap();
         assert_eq!(hours(&world).await, after_the_pause, "{missed}");
         assert_eq!(counter.get() - before, counted, "{missed}");
 
         clock.advance(HOUR / 2);
-        clockwork.look().await.unwrap();
-        assert_eq!(hours(&world).await.last(), Some(&7), "{missed}: afterwards it goes on as ever");
+        scheduler.check().await.unwrap();
+        assert_eq!(
+            hours(&world).await.last(),
+            Some(&7),
+            "{missed}: afterwards it continues normally"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_or_renamed_schedule_begins_anew() {
+async fn a_changed_or_renamed_schedule_starts_over() {
     let world = World::new().await;
     let clock = Clock::manual(START);
     let jobs = client(&world, &clock).await;
-    Clockwork::new(jobs.clone(), vec![schedule("test.change", "0 0 * * *", ALL)])
-        .look()
+    Scheduler::new(jobs.clone(), vec![schedule("test.change", "0 0 * * *", ALL)])
+        .check()
         .await
         .unwrap();
 
-    // The old expression has not ticked for three hours; the new one would have, thrice.
+    // In these three hours the old expression has no tick; the new one would have three.
     clock.advance(3 * HOUR);
     let hourly = || schedule("test.change", "0 * * * *", ALL);
-    let mut changed = Clockwork::new(jobs.clone(), vec![hourly()]);
-    changed.look().await.unwrap();
+    let mut changed = Scheduler::new(jobs.clone(), vec![hourly()]);
+    changed.check().await.unwrap();
     let mut renamed =
-        Clockwork::new(jobs.clone(), vec![schedule("test.renamed", "0 * * * *", ALL)]);
-    renamed.look().await.unwrap();
+        Scheduler::new(jobs.clone(), vec![schedule("test.renamed", "0 * * * *", ALL)]);
+    renamed.check().await.unwrap();
     assert_eq!(hours(&world).await, [0; 0]);
     assert_eq!(ScheduleRow::of(&world.store, &hourly()).await.unwrap().unwrap().cron, "0 * * * *");
 
     clock.advance(HOUR);
-    changed.look().await.unwrap();
-    renamed.look().await.unwrap();
+    changed.check().await.unwrap();
+    renamed.check().await.unwrap();
     assert_eq!(hours(&world).await, [4, 4]);
 
-    // Removed for two hours and back again: a pause like any other.
+    // Removed for two hours and restored: the ticks in between are missed.
     clock.advance(2 * HOUR);
-    Clockwork::new(jobs, vec![hourly()]).look().await.unwrap();
+    Scheduler::new(jobs, vec![hourly()]).check().await.unwrap();
     assert_eq!(hours(&world).await, [4, 4, 5, 6]);
 }
 
-/// A job that cannot be written: JSON's keys are texts.
+/// A job that cannot be serialized, because keys in JSON must be strings.
 #[derive(Debug, Serialize, Deserialize)]
 struct Unwritable(std::collections::BTreeMap<Vec<u8>, u8>);
 
@@ -188,22 +192,22 @@ impl Job for Unwritable {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schedule_that_fails_holds_up_no_other() {
+async fn a_failing_schedule_does_not_delay_others() {
     let world = World::new().await;
     let clock = Clock::manual(START);
     let jobs = client(&world, &clock).await;
     let unwritable = |_| Unwritable([(vec![1], 1)].into());
     let broken = Schedule::new("test.broken", "0 * * * *", ALL, unwritable).unwrap();
-    let mut clockwork =
-        Clockwork::new(jobs, vec![broken, schedule("test.sound", "0 * * * *", ALL)]);
-    clockwork.look().await.unwrap();
+    let mut scheduler =
+        Scheduler::new(jobs, vec![broken, schedule("test.sound", "0 * * * *", ALL)]);
+    scheduler.check().await.unwrap();
     clock.advance(HOUR);
-    assert!(clockwork.look().await.is_err());
+    assert!(scheduler.check().await.is_err());
     assert_eq!(hours(&world).await, [1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ticks_while_mongodb_is_away_are_made_up_for() {
+async fn ticks_during_an_outage_of_mongodb_are_made_up() {
     let (world, drain) = (World::private().await, Drain::new());
     let every_second = || schedule("test.second", "* * * * * *", ALL);
     let running = start(&world, &drain, vec![every_second()]);
@@ -225,7 +229,7 @@ async fn ticks_while_mongodb_is_away_are_made_up_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clockwork_with_nothing_to_do_stops_at_once() {
+async fn an_idle_scheduler_stops_at_once() {
     let (world, drain) = (World::new().await, Drain::new());
     let yearly = || schedule("test.yearly", "@yearly", ALL);
     let running = start(&world, &drain, vec![yearly()]);
@@ -239,14 +243,14 @@ async fn a_clockwork_with_nothing_to_do_stops_at_once() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "two schedules are called test.twin")]
-async fn two_schedules_of_one_name_are_refused() {
+#[should_panic(expected = "two schedules are named test.twin")]
+async fn two_schedules_of_one_name_are_rejected() {
     let world = World::new().await;
     let twin = || schedule("test.twin", "* * * * *", Missed::Skip);
-    Clockwork::new(world.another(), vec![twin(), twin()]);
+    Scheduler::new(world.another(), vec![twin(), twin()]);
 }
 
-/// What `examples/schedule.rs` leaves behind.
+/// The effect of a job of `examples/schedule.rs`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     #[serde(rename = "_id")]
@@ -260,7 +264,7 @@ impl Record for Report {
 impl PlatformOwned for Report {}
 
 /// A process of `examples/schedule.rs`.
-fn scheduler(world: &World, name: &str) -> Child {
+fn schedule_process(world: &World, name: &str) -> Child {
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
     let settings =
         [("TENANTRY__JOBS__LEASE", "1500ms"), ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms")];
@@ -272,14 +276,14 @@ fn scheduler(world: &World, name: &str) -> Child {
     .unwrap()
 }
 
-/// How long MongoDB keeps the transaction of a process that was killed in it.
+/// Sets how long MongoDB keeps the open transaction of a killed process.
 async fn keep_transactions_for(world: &World, limit: Duration) {
     let client = mongodb::Client::with_uri_str(world.env.mongodb_uri()).await.unwrap();
     let command = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": i64::try_from(limit.as_secs()).unwrap() };
     client.database("admin").run_command(command).await.unwrap();
 }
 
-/// A worker that notes a tick and then stands still, its transaction open.
+/// A worker that records a tick and then hangs with an open transaction.
 struct StandStill {
     noted: Arc<Notify>,
 }
@@ -297,35 +301,35 @@ impl Change for StandStill {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_stands_still_in_a_tick_holds_it_up_for_no_longer_than_mongodb_lets_it() {
+async fn a_worker_that_hangs_in_a_tick_delays_it_until_mongodb_aborts_the_transaction() {
     let world = World::private().await;
     keep_transactions_for(&world, Duration::from_secs(3)).await;
     let clock = Clock::manual(START);
-    let mut clockwork = Clockwork::new(
+    let mut scheduler = Scheduler::new(
         client(&world, &clock).await,
         vec![schedule("test.held", "0 * * * *", Missed::Skip)],
     );
-    clockwork.look().await.unwrap();
+    scheduler.check().await.unwrap();
     let (store, noted) = (world.store.clone(), Arc::new(Notify::new()));
     let stands_still = StandStill { noted: Arc::clone(&noted) };
     let standing = tokio::spawn(async move { store.commit(&stands_still).await });
-    tokio::time::timeout(DEADLINE, noted.notified()).await.expect("the row is held");
+    tokio::time::timeout(DEADLINE, noted.notified()).await.expect("the row is locked");
     clock.advance(HOUR);
-    clockwork.look().await.unwrap();
+    scheduler.check().await.unwrap();
     assert_eq!(hours(&world).await, [1]);
     standing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_workers_at_their_ticks_loses_and_doubles_none() {
+async fn killing_workers_at_ticks_neither_loses_nor_doubles_any() {
     let world = World::private().await;
-    // Some are killed between noting a tick and committing; then the others wait for this long.
+    // Some are killed between recording a tick and committing; the others then wait for this long.
     keep_transactions_for(&world, Duration::from_secs(3)).await;
-    let workers = [scheduler(&world, "first"), scheduler(&world, "second")];
+    let workers = [schedule_process(&world, "first"), schedule_process(&world, "second")];
     let reports = || world.store.records::<Report>(PlatformScope);
     until("reports are written", || async { reports().count(doc! {}).await.unwrap() > 0 }).await;
     for round in 0..8_u64 {
-        // Killed around a second's beginning, each time a little later.
+        // Killed around the start of a second, each time a little later.
         let now_ms = DateTime::now().timestamp_millis();
         let at_ms = (now_ms / 1_000 + 1) * 1_000 + i64::try_from(round * 4).unwrap();
         until("the tick comes", || async { DateTime::now().timestamp_millis() >= at_ms }).await;
@@ -351,7 +355,7 @@ async fn killing_workers_at_their_ticks_loses_and_doubles_none() {
     let written = reports().list(doc! {}, doc! {}, 1_000).await.unwrap();
     let mut ticks: Vec<u32> = written.iter().map(|report| seconds(report.of)).collect();
     let ran: BTreeSet<JobId> = written.iter().map(|report| report.job).collect();
-    // What was staged as they stopped waits for the next worker; an effect whose row is left ran
+    // Jobs staged as the workers stopped wait for the next one; a row whose effect exists has run
     // already.
     ticks.extend(
         payloads

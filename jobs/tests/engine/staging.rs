@@ -1,4 +1,4 @@
-//! Promises 1 to 3: staged with its change, run once, gone without a trace.
+//! Guarantees 1 to 3: a job is staged with its change, runs once, and leaves nothing behind.
 
 use crate::support::{Notes, Probe, Stage, World, note, until};
 use jobs::Registry;
@@ -27,9 +27,9 @@ async fn a_change_that_fails_stages_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_fast_path_never_handed_over_is_relayed() {
+async fn a_job_that_the_fast_path_missed_is_relayed() {
     let world = World::new().await;
-    // As if the process had died between the commit and the hand-over.
+    // As if the process had died between the commit and enqueueing.
     world.store.commit(&Stage { n: 3, then_fail: false }).await.unwrap();
     let notes = std::sync::Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
@@ -39,7 +39,7 @@ async fn what_the_fast_path_never_handed_over_is_relayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_waiting_jobs_are_drained_each_once() {
+async fn a_backlog_of_twenty_thousand_jobs_runs_each_once() {
     let world = World::new().await;
     let probes: Vec<Probe> = (0..20_000).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &probes).await.unwrap();
@@ -56,19 +56,19 @@ async fn an_idle_worker_starts_a_job_at_once() {
     let world = World::new().await;
     let notes = std::sync::Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
-    // The first one warms connections and scripts up.
+    // The first one warms up connections and scripts.
     world.stage(0).await;
     world.until_idle().await;
     let committed = std::time::Instant::now();
     world.stage(1).await;
     until("it has run", || async { notes.all().len() == 2 }).await;
     let delay = notes.all()[1].at.duration_since(committed);
-    // Far below any polling interval; the latency itself is benched, not tested.
+    // Far below any polling interval; the latency itself is measured by benchmarks.
     assert!(delay < std::time::Duration::from_millis(900), "{delay:?}");
     worker.stop(std::time::Duration::from_secs(5)).await;
 }
 
-/// A table whose handler notes into `notes`.
+/// A registry whose handler records into `notes`.
 fn registry(notes: &std::sync::Arc<Notes>) -> Registry<Notes> {
     Registry::sharing(std::sync::Arc::clone(notes)).on(note)
 }

@@ -1,4 +1,4 @@
-//! A world for one test: its own database and key prefix, a job type, and workers in process.
+//! A world for one test: its own database and key prefix, a job type, and in-process workers.
 
 use std::{
     future::Future,
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use testkit::testing::TestEnv;
 use tokio::task::JoinHandle;
 
-/// Nothing a test waits for takes longer, also on a busy machine.
+/// Upper bound for every wait in a test, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The job of most tests.
@@ -41,7 +41,7 @@ impl Job for Probe {
     const TIMEOUT: Duration = Duration::from_secs(20);
 }
 
-/// Stages one probe, and fails afterwards if told to.
+/// Stages one probe, and fails afterwards if `then_fail` is set.
 pub(crate) struct Stage {
     pub(crate) n: u32,
     pub(crate) then_fail: bool,
@@ -66,7 +66,7 @@ pub(crate) struct Seen {
     pub(crate) at: Instant,
 }
 
-/// What handlers note.
+/// The attempts that handlers record.
 #[derive(Default)]
 pub(crate) struct Notes(Mutex<Vec<Seen>>);
 
@@ -92,7 +92,7 @@ impl Notes {
     }
 }
 
-/// A handler that notes and succeeds.
+/// A handler that records its attempt and succeeds.
 pub(crate) async fn note(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
     running.app.note(&probe, &running);
     Ok(())
@@ -107,7 +107,7 @@ pub(crate) struct World {
     pub(crate) jobs: Jobs,
 }
 
-/// Quick enough for tests, in the same proportions as in production.
+/// Short intervals for tests, in the same proportions as in production.
 const QUICK: &[(&str, &str)] = &[
     ("JOBS__LEASE", "1500ms"),
     ("JOBS__RELAY_INTERVAL", "200ms"),
@@ -126,7 +126,7 @@ impl World {
         Self::on(TestEnv::new().await, settings).await
     }
 
-    /// On servers of its own, which the test may stop and wipe.
+    /// On dedicated servers, which the test may stop and wipe.
     pub(crate) async fn private() -> Self {
         Self::private_with(&[]).await
     }
@@ -151,7 +151,7 @@ impl World {
         Self { env, variables, config, store, jobs }
     }
 
-    /// A process' worth of jobs client, with its own connection.
+    /// The client of another process, with its own connection.
     pub(crate) fn another(&self) -> Jobs {
         Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs).unwrap()
     }
@@ -160,8 +160,8 @@ impl World {
         self.jobs.commit(&Stage { n, then_fail: false }).await.unwrap()
     }
 
-    /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until told
-    /// to stop.
+    /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until
+    /// stopped.
     pub(crate) fn work<C: Send + Sync + 'static>(
         &self,
         registry: &Registry<C>,
@@ -180,7 +180,7 @@ impl World {
         self.work_on(registry, &queues, queues.len() * concurrency)
     }
 
-    /// As [`World::work`] on several queues, each with its slots, which share `seats`.
+    /// As [`World::work`] on several queues, each with its slots, which share `seats` permits.
     pub(crate) fn work_on<C: Send + Sync + 'static>(
         &self,
         registry: &Registry<C>,
@@ -240,13 +240,13 @@ impl World {
         .await;
     }
 
-    /// A bare connection to this world's Redis.
+    /// A plain connection to this world's Redis.
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.env.redis_url()).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// Where this world's Redis listens.
+    /// The address of this world's Redis.
     pub(crate) fn redis_addr(&self) -> SocketAddr {
         self.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap()
     }
@@ -262,14 +262,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Drains with `grace` and waits until it is gone.
+    /// Shuts it down with `grace` and waits until it has ended.
     pub(crate) async fn stop(self, grace: Duration) {
         self.drain.begin(grace);
         tokio::time::timeout(DEADLINE, self.running).await.expect("the worker drains").unwrap();
     }
 }
 
-/// Waits for a condition, looking every few milliseconds.
+/// Waits for a condition, checking it every few milliseconds.
 pub(crate) async fn until<F, Fut>(what: &str, condition: F)
 where
     F: Fn() -> Fut,
@@ -281,5 +281,8 @@ where
             looks.tick().await;
         }
     };
-    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "waited too long until {what}");
+    assert!(
+        tokio::time::timeout(DEADLINE, waiting).await.is_ok(),
+        "timed out waiting until {what}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The testing mode itself: what it says must be what a worker would have done.
+//! The testing mode itself: its results must be those of a worker.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::support::{Notes, Probe, Stage, World, note};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Decides by its number what its handler does.
+/// The probe's number decides what the handler does.
 async fn act(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
     running.app.note(&probe, &running);
     match (probe.n, running.attempt) {
@@ -37,13 +37,13 @@ fn inline(world: &World, notes: &Arc<Notes>) -> Inline {
     Inline::new(&Registry::sharing(Arc::clone(notes)).on(act), &world.jobs)
 }
 
-/// Stages as if the process had ended before the hand-over: Redis never hears of it.
+/// Stages as if the process had ended before enqueueing: Redis never receives the job.
 async fn stage_probe(world: &World, n: u32) -> JobId {
     world.store.commit(&Stage { n, then_fail: false }).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_job_runs_inline_and_answers_what_became_of_it() {
+async fn a_job_runs_inline_and_returns_its_result() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let inline = inline(&world, &notes);
     inline.run(None, &Probe { n: 0 }).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_job_runs_inline_and_answers_what_became_of_it() {
     assert_eq!(notes.numbers(), [0, 1, 2, 4]);
 }
 
-/// Of the same kind as [`Probe`], and not the same shape.
+/// Has the same kind as [`Probe`] but another format.
 #[derive(Debug, Serialize, Deserialize)]
 struct Other {
     text: String,
@@ -79,12 +79,12 @@ impl Job for Unknown {
 }
 
 #[tokio::test]
-async fn a_job_that_no_handler_understands_fails_inline() {
+async fn a_job_without_a_matching_handler_fails_inline() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let inline = inline(&world, &notes);
     let misread = inline.run(None, &Other { text: "7".to_owned() }).await;
     assert!(
-        matches!(misread, Err(JobError::Fail(error)) if error.to_string().contains("not a test.probe"))
+        matches!(misread, Err(JobError::Fail(error)) if error.to_string().contains("format of test.probe"))
     );
     let unknown = inline.run(None, &Unknown).await;
     assert!(
@@ -94,7 +94,7 @@ async fn a_job_that_no_handler_understands_fails_inline() {
 }
 
 #[tokio::test]
-async fn a_drain_tries_again_at_once_and_leaves_only_what_died() {
+async fn a_drain_retries_at_once_and_leaves_only_dead_jobs() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     for n in [7, 1, 2, 3] {
         stage_probe(&world, n).await;
@@ -127,7 +127,7 @@ async fn a_drain_may_leave_retries_for_later() {
     assert_eq!(staged::<Probe>(&world.store).await.unwrap()[0].id, id);
 }
 
-/// Stages a job for a tenant, one nobody knows, and one of another queue.
+/// Stages a job for a tenant, one of an unknown kind, and one for another queue.
 struct StageSome {
     tenant: TenantId,
 }
@@ -154,7 +154,7 @@ impl Change for StageSome {
 }
 
 #[tokio::test]
-async fn what_is_staged_is_told_by_type_and_drained_by_queue() {
+async fn staged_jobs_are_listed_by_type_and_drained_by_queue() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let tenant: TenantId = world.store.clock().id();
     world.store.commit(&StageSome { tenant }).await.unwrap();
@@ -184,7 +184,7 @@ async fn count_down(probe: Probe, running: Running<Store>) -> Result<(), JobErro
 }
 
 #[tokio::test]
-async fn a_drain_runs_also_what_its_jobs_stage() {
+async fn a_drain_also_runs_jobs_staged_by_its_jobs() {
     let world = World::new().await;
     stage_probe(&world, 5).await;
     let inline = Inline::new(&Registry::new(world.store.clone()).on(count_down), &world.jobs);
@@ -193,7 +193,7 @@ async fn a_drain_runs_also_what_its_jobs_stage() {
 }
 
 #[tokio::test]
-async fn a_job_whose_time_has_not_come_waits_for_the_clock() {
+async fn a_job_that_is_not_due_waits_for_the_clock() {
     let world = World::new().await;
     let now = DateTime::from_millis(1_800_000_000_000);
     let clock = Clock::manual(now);

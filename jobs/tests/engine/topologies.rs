@@ -1,4 +1,4 @@
-//! Promise 12: a cluster, sentinels and TLS do as one server does, and what fails among them is
+//! Guarantee 12: a cluster, Sentinel and TLS behave like a single server, and failovers are
 //! followed.
 
 use std::{
@@ -21,13 +21,13 @@ use crate::{
     support::{Notes, Probe, World, note, until},
 };
 
-/// Processing goes on this soon after a master was lost.
+/// Processing continues within this time after the loss of a master.
 const FAILOVER_MAX: Duration = Duration::from_secs(30);
 
-/// A drain of nothing takes no longer; a blocking read that is not ended goes on for 5 s.
+/// An idle worker stops within this time; a blocking read that is not ended lasts 5 s.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
-/// A job of another queue than [`Probe`]'s.
+/// A job in another queue than [`Probe`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Chore {
     n: u32,
@@ -38,7 +38,7 @@ impl Job for Chore {
     const QUEUE: Queue = Queue::Maintenance;
 }
 
-/// Stages `Probe`s or `Chore`s of these numbers.
+/// Stages `Probe`s or `Chore`s with these numbers.
 struct StageMany {
     queue: Queue,
     numbers: std::ops::Range<u32>,
@@ -59,10 +59,10 @@ impl Change for StageMany {
     }
 }
 
-/// The numbers of `Chore`s are noted from here on.
+/// Offset of the numbers recorded for `Chore`s.
 const CHORES: u32 = 1_000;
 
-/// Notes every job; the first attempt of each tenth fails.
+/// Records every job; the first attempt of every tenth job fails.
 fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
     fn fails(n: u32, running: &Running<Notes>) -> Result<(), JobError> {
         if n.is_multiple_of(10) && running.attempt == 1 {
@@ -82,7 +82,7 @@ fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
     Registry::sharing(Arc::clone(notes)).on(probe).on(chore)
 }
 
-/// How many of each queue were noted.
+/// How many jobs of each queue were recorded.
 fn noted(notes: &Notes) -> (usize, usize) {
     let numbers = notes.numbers();
     let chores = numbers.iter().filter(|n| **n >= CHORES).count();
@@ -93,7 +93,7 @@ async fn stage_many(world: &World, queue: Queue, numbers: std::ops::Range<u32>) 
     world.jobs.commit(&StageMany { queue, numbers }).await.unwrap();
 }
 
-/// A cluster, and a world on it whose two queues lie on different nodes.
+/// A cluster, and a world on it whose two queues are on different nodes.
 struct Clustered {
     world: World,
     cluster: RedisCluster,
@@ -160,7 +160,7 @@ async fn on_a_cluster_a_killed_workers_job_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_node_holds_up_only_its_queue_and_loses_nothing() {
+async fn a_lost_node_affects_only_its_queue_and_loses_nothing() {
     let Clustered { world, cluster, email, maintenance, .. } = &clustered(None, &[]).await;
     let notes = Arc::new(Notes::default());
     let worker = world.work_on_all(&registry(&notes), 4);
@@ -168,11 +168,11 @@ async fn a_lost_node_holds_up_only_its_queue_and_loses_nothing() {
     stage_many(world, Queue::Maintenance, 0..20).await;
     world.until_idle().await;
     cluster.node(*email).kill().await;
-    // What one node has forgotten it is told anew also while another is down.
+    // Jobs that one node lost are enqueued again even while another node is down.
     let mut connection = cluster.node(*maintenance).connection().await.unwrap();
     let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
     stage_many(world, Queue::Email, 20..40).await;
-    // Not by the fast path: the relay must get past the queue that it cannot reach.
+    // Without the fast path: the relay must get past the unreachable queue.
     world.store.commit(&StageMany { queue: Queue::Maintenance, numbers: 20..40 }).await.unwrap();
     until("the other queue's jobs have run", || async { noted(&notes).1 == 40 }).await;
     assert_eq!(noted(&notes).0, 20);
@@ -202,10 +202,10 @@ async fn a_lost_node_s_replica_takes_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_flushed_is_filled_again_from_the_outbox() {
+async fn a_flushed_node_is_refilled_from_the_outbox() {
     let Clustered { world, cluster, email, .. } = &clustered(None, &[]).await;
     let (notes, gate) = (Arc::new(Notes::default()), Arc::new(tokio::sync::Semaphore::new(0)));
-    // A worker that relays but whose only slot is taken, so that everything waits in Redis.
+    // A worker that relays but whose only slot is occupied, so that all jobs wait in Redis.
     let waiting = {
         let gate = Arc::clone(&gate);
         move |probe: Probe, running: Running<Notes>| {
@@ -253,7 +253,7 @@ async fn a_slot_that_moves_is_followed() {
     worker.stop(Duration::from_secs(5)).await;
 }
 
-/// Sentinels, and a world on their master.
+/// A Sentinel deployment, and a world on its master.
 async fn sentinelled(settings: &[(&str, &str)]) -> (World, RedisSentinel, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let sentinel = RedisSentinel::start(folder.path()).await.unwrap();
@@ -268,7 +268,7 @@ async fn done(world: &World) -> u32 {
         .unwrap()
 }
 
-/// Stages a job every 10 ms until told to stop; answers how many.
+/// Stages a job every 10 ms until stopped; returns how many.
 async fn stage_steadily(world: &World, stop: &AtomicBool) -> u32 {
     let mut beats = tokio::time::interval(Duration::from_millis(10));
     let mut staged = 0;
@@ -280,8 +280,8 @@ async fn stage_steadily(world: &World, stop: &AtomicBool) -> u32 {
     staged
 }
 
-/// Loses the master by `break_master` while jobs are staged; answers how many were, once all of
-/// them have run.
+/// Breaks the master with `break_master` while jobs are staged; once all of them have run, returns
+/// how many there were.
 async fn lose_master_under_load<F: Future<Output = ()>>(
     world: &World,
     sentinel: &RedisSentinel,
@@ -293,11 +293,11 @@ async fn lose_master_under_load<F: Future<Output = ()>>(
         until("jobs run", || async { done(world).await > 50 }).await;
         break_master().await;
         let lost = Instant::now();
-        // Those in hand may end without Redis; what runs after the new master is there came through
+        // Running jobs may end without Redis; jobs that run once the new master exists came through
         // it.
         let replaced =
             || async { sentinel.master().await.is_ok_and(|master| master.port() != before) };
-        until("another master is there", replaced).await;
+        until("another master is elected", replaced).await;
         let so_far = done(world).await;
         until("jobs run again", || async { done(world).await > so_far + 50 }).await;
         let stood_still = lost.elapsed();
@@ -318,13 +318,13 @@ async fn a_killed_master_is_replaced_under_load_and_nothing_is_lost() {
     let worker = crash_worker(&world, "worker", 1_000);
     let master = sentinel.master().await.unwrap();
     let staged = lose_master_under_load(&world, &sentinel, || async {
-        // With the sentinel that is asked first.
+        // Together with the sentinel that is asked first.
         sentinel.first_sentinel().kill().await;
         master.kill().await;
     })
     .await;
     assert_eq!(done(&world).await, staged);
-    // It comes back as a replica of the one that took its place.
+    // It returns as a replica of its replacement.
     master.start_again().await.unwrap();
     world.jobs.commit(&StageAll(vec![Act::Probe; 20])).await.unwrap();
     world.until_idle().await;
@@ -334,7 +334,7 @@ async fn a_killed_master_is_replaced_under_load_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_hangs_is_left_also_once_it_answers_again() {
+async fn a_master_that_hung_is_not_used_again() {
     let (world, sentinel, _folder) = sentinelled(&[]).await;
     let worker = crash_worker(&world, "worker", 1_000);
     let master = sentinel.master().await.unwrap();
@@ -351,7 +351,7 @@ async fn a_master_that_hangs_is_left_also_once_it_answers_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_authority_is_trusted_when_it_is_named() {
+async fn a_private_authority_is_trusted_if_configured() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
     let port = free_port().unwrap();
     let _redis =
@@ -369,7 +369,7 @@ async fn a_private_authority_is_trusted_when_it_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sentinels_and_their_master_speak_tls() {
+async fn sentinels_and_their_master_support_tls() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
     let sentinel = RedisSentinel::start_secured(folder.path(), &authority).await.unwrap();
     let (url, ca) = (sentinel.url(), authority.pem());
@@ -382,13 +382,13 @@ async fn sentinels_and_their_master_speak_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_speaks_tls() {
+async fn a_cluster_supports_tls() {
     let authority = Authority::new().unwrap();
     let Clustered { world, .. } = &clustered(Some(&authority), &[]).await;
     runs_jobs_of_every_queue(world).await;
 }
 
-/// How long an idle worker is watched, once whatever it does only at first is over.
+/// How long an idle worker is observed, after its startup.
 const WATCHED: Duration = Duration::from_secs(10);
 const SETTLING: Duration = Duration::from_secs(13);
 
@@ -400,8 +400,8 @@ fn left_of(span: Duration, begun: Instant) -> Duration {
     span.saturating_sub(begun.elapsed())
 }
 
-/// The commands that clients, not scripts, send to `server` while it is watched, without those that
-/// sentinels and replicas send.
+/// The commands that clients, not scripts, send to `server` while it is observed, except those of
+/// sentinels and replicas.
 async fn commands_to(server: &Redis) -> Vec<String> {
     let mut monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
     let (begun, mut sent) = (Instant::now(), Vec::new());
@@ -409,7 +409,7 @@ async fn commands_to(server: &Redis) -> Vec<String> {
     while let Ok(line) =
         tokio::time::timeout(left_of(SETTLING + WATCHED, begun), lines.next()).await
     {
-        let line = line.expect("the server goes on");
+        let line = line.expect("the server keeps running");
         let foreign = ["PING", "INFO", "PUBLISH", "REPLCONF"]
             .iter()
             .any(|name| line.contains(&format!("\"{name}\"")));
@@ -420,7 +420,7 @@ async fn commands_to(server: &Redis) -> Vec<String> {
     sent
 }
 
-/// An idle worker sends less than a command a second and queue.
+/// An idle worker sends less than one command per second and queue.
 async fn costs_little_when_idle(world: &World, servers: impl Iterator<Item = &Redis>) {
     let notes = Arc::new(Notes::default());
     let worker = world.work_on_all(&registry(&notes), 8);
@@ -428,7 +428,7 @@ async fn costs_little_when_idle(world: &World, servers: impl Iterator<Item = &Re
     stage_many(world, Queue::Maintenance, 0..1).await;
     world.until_idle().await;
     let sent = futures::future::join_all(servers.map(commands_to)).await.concat();
-    assert!(!sent.is_empty(), "a blocking read begins at least");
+    assert!(!sent.is_empty(), "at least a blocking read is sent");
     let most = usize::try_from(WATCHED.as_secs()).unwrap() * Queue::ALL.len();
     assert!(sent.len() < most, "{} commands: {sent:#?}", sent.len());
     eprintln!("{} commands in {WATCHED:?}", sent.len());
@@ -448,7 +448,7 @@ async fn under_sentinels_an_idle_worker_costs_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn valkey_does_as_redis_does() {
+async fn valkey_behaves_like_redis() {
     let folder = tempfile::tempdir().unwrap();
     let valkey = Redis::start_valkey(folder.path()).await.unwrap();
     let info: String = redis::cmd("INFO")

@@ -1,4 +1,4 @@
-//! Promise 6: unique jobs, staged as well as enqueued.
+//! Guarantee 6: unique jobs, staged or enqueued directly.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::{DEADLINE, World, until};
 
-/// Sums up an account; once is enough for everything that came in before it started.
+/// Sums up an account; one run covers everything that happened before it started.
 #[derive(Serialize, Deserialize)]
 struct SumUp {
     account: u32,
@@ -57,7 +57,7 @@ async fn sum_up(job: SumUp, running: Running<App>) -> Result<(), JobError> {
 async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started() {
     let world = World::new().await;
     let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
-    // Its relay hands over what a busy Redis did not take at once; it runs none of these jobs.
+    // Its relay enqueues jobs that a busy Redis did not accept at once; it runs none of these jobs.
     let relay = world.work_on(
         &Registry::sharing(Arc::clone(&app)).on(sum_up),
         &[(Queue::Maintenance, 1)],
@@ -67,10 +67,10 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
     world.jobs.commit(&StageSums(vec![1])).await.unwrap();
     until("the duplicates' rows are gone", || async { world.rows().await == 2 }).await;
     relay.stop(Duration::from_secs(5)).await;
-    // With room for these two alone, so that what is staged next waits.
+    // With slots for these two only, so that jobs staged next wait.
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 2);
     until("both have started", || async { app.runs.lock().unwrap().len() == 2 }).await;
-    // A change that the running one may not have seen gets a job of its own, once.
+    // A change that the running job may not have seen gets one job of its own.
     world.jobs.commit(&StageSums(vec![1, 1])).await.unwrap();
     until("the duplicate's row is gone", || async { world.rows().await == 3 }).await;
     app.gate.add_permits(3);
@@ -82,7 +82,7 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
+async fn a_dropped_duplicate_is_rejected_if_it_reaches_redis_late() {
     let world = World::new().await;
     let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
     let proxy = Proxy::start(world.redis_addr()).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
     proxy.restore().await.unwrap();
     slow.close(DEADLINE).await;
     assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 0);
-    // Where it waited it would hold the key, and this one would be dropped.
+    // If it were accepted, it would hold the key, and this job would be dropped.
     world.jobs.commit(&StageSums(vec![1])).await.unwrap();
     until("Redis has the third", || async {
         world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
@@ -127,7 +127,7 @@ async fn a_dropped_duplicate_is_not_taken_when_it_reaches_redis_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_tenants_job_drops_anothers() {
+async fn jobs_of_different_tenants_do_not_drop_each_other() {
     let world = World::new().await;
     for _ in 0..2 {
         let tenant: common::id::TenantId = world.store.clock().id();

@@ -1,4 +1,4 @@
-//! Promise 8, over time: what an old release staged runs in the new one.
+//! Guarantee 8 across releases: jobs staged by an old release run in the new one.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,7 +14,7 @@ use crate::support::{World, until};
 
 const KIND: &str = "test.greet";
 
-/// As the old release wrote it.
+/// The payload of the old release.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct First {
     name: String,
@@ -25,7 +25,7 @@ impl Job for First {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// As the new release reads it.
+/// The payload of the new release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Third {
     names: Vec<String>,
@@ -69,7 +69,7 @@ async fn greet(job: Third, running: Running<Greeted>) -> Result<(), JobError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_old_release_staged_runs_in_the_new_one() {
+async fn jobs_of_an_old_release_run_in_the_new_one() {
     let (world, greeted) = (World::new().await, Arc::new(Greeted::default()));
     world.jobs.commit(&Staged(First { name: "Ann".to_owned() })).await.unwrap();
     world
@@ -94,7 +94,7 @@ async fn what_an_old_release_staged_runs_in_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_brought_up_to_date_is_dead_with_its_payload() {
+async fn a_payload_that_cannot_be_converted_is_dead_lettered_unchanged() {
     let (world, greeted) = (World::new().await, Arc::new(Greeted::default()));
     world.jobs.commit(&Staged(First { name: String::new() })).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&greeted)).on(greet), 1);
@@ -102,9 +102,9 @@ async fn what_cannot_be_brought_up_to_date_is_dead_with_its_payload() {
     let letter = world.dead().await.remove(0);
     assert_eq!(
         letter.error,
-        "the payload of a test.greet cannot be brought from version 1 to 2: nobody to greet"
+        "the payload of test.greet cannot be converted from version 1 to 2: nobody to greet"
     );
-    // As it was staged, for a release that can.
+    // Unchanged, for a release that can convert it.
     let envelope = letter.envelope.unwrap();
     assert_eq!((envelope.version, envelope.payload.get()), (1, r#"{"name":""}"#));
     assert!(greeted.lock().unwrap().is_empty());

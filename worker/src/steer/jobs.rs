@@ -335,7 +335,7 @@ async fn retry_named(
     let mut refused = 0;
     for id in named {
         match jobs.find(*id).await? {
-            Some(job) if job.standing.state() == JobState::Delayed => {
+            Some(job) if job.status.state() == JobState::Delayed => {
                 if which.dry_run {
                     say(&summary(&job))?;
                     retried += 1;
@@ -350,7 +350,7 @@ async fn retry_named(
                 refused += 1;
             }
             Some(job) => {
-                eprintln!("{id} is {} and needs no retry", job.standing.state());
+                eprintln!("{id} is {} and needs no retry", job.status.state());
                 refused += 1;
             }
             None => {
@@ -386,16 +386,16 @@ async fn retry_delayed(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow
 /// What became of jobs that were to be cancelled.
 #[derive(Default)]
 struct Tally {
-    taken_out: usize,
-    asked: usize,
+    removed: usize,
+    stop_requested: usize,
     unknown: usize,
 }
 
 impl Tally {
     fn add(&mut self, became: &[Cancelled]) {
         let count = |wanted| became.iter().filter(|became| **became == wanted).count();
-        self.taken_out += count(Cancelled::TakenOut);
-        self.asked += count(Cancelled::Asked);
+        self.removed += count(Cancelled::Removed);
+        self.stop_requested += count(Cancelled::StopRequested);
         self.unknown += count(Cancelled::Unknown);
     }
 }
@@ -431,7 +431,7 @@ async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
     let (mut tally, mut meant) = (Tally::default(), 0);
     for id in &which.jobs {
         match jobs.find(*id).await? {
-            Some(job) if job.standing.state() != JobState::Dead => {
+            Some(job) if job.status.state() != JobState::Dead => {
                 meant += 1;
                 if which.dry_run {
                     say(&summary(&job))?;
@@ -457,7 +457,10 @@ fn tell_cancelled(which: &Which, tally: &Tally, meant: usize) -> anyhow::Result<
     if which.dry_run {
         return Ok(say(&format!("{meant} would be cancelled"))?);
     }
-    say(&format!("{} will not run; {} run and were asked to stop", tally.taken_out, tally.asked))?;
+    say(&format!(
+        "{} will not run; {} run and were asked to stop",
+        tally.removed, tally.stop_requested
+    ))?;
     if tally.unknown > 0 {
         say(&format!("{} ended before they were cancelled", tally.unknown))?;
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use common::clock::{millis_of, rfc3339_millis};
-use jobs::{Details, JobView, Standing, progress::Progress};
+use jobs::{Details, JobStatus, JobView, progress::Progress};
 use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -71,10 +71,10 @@ pub(super) fn summary(job: &JobView) -> String {
     let since = job.since().map_or_else(|| "-".to_owned(), time);
     let (kind, attempt) =
         job.details().map_or(("-", 0), |details| (details.kind.as_str(), details.attempt));
-    let state = job.standing.state();
+    let state = job.status.state();
     let mut line =
         format!("{since}  {id}  {}  {state}  {}  attempt={attempt}", job.queue, printable(kind));
-    for more in [doing(&job.standing), job.error().map(printable)].into_iter().flatten() {
+    for more in [doing(&job.status), job.error().map(printable)].into_iter().flatten() {
         line.push_str("  ");
         line.push_str(&more);
     }
@@ -82,15 +82,17 @@ pub(super) fn summary(job: &JobView) -> String {
 }
 
 /// What a state's name does not tell.
-fn doing(standing: &Standing) -> Option<String> {
-    match standing {
-        Standing::Running { consumer, silence_ms, .. } => Some(format!(
+fn doing(status: &JobStatus) -> Option<String> {
+    match status {
+        JobStatus::Running { consumer, silence_ms, .. } => Some(format!(
             "held by {}, which gave a sign {} ago",
             printable(consumer),
             span(*silence_ms)
         )),
-        Standing::Delayed { until } => Some(format!("due {}", time(*until))),
-        Standing::Staged | Standing::Ready { .. } | Standing::Held | Standing::Dead { .. } => None,
+        JobStatus::Delayed { until } => Some(format!("due {}", time(*until))),
+        JobStatus::Staged | JobStatus::Ready { .. } | JobStatus::Held | JobStatus::Dead { .. } => {
+            None
+        }
     }
 }
 
@@ -121,7 +123,7 @@ pub(super) fn whole(Shown { job, progress }: &Shown<'_>) -> Vec<String> {
     let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {}", printable(text)));
     line("job", &job.id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
     line("queue", job.queue.name());
-    line("state", &state(&job.standing));
+    line("state", &state(&job.status));
     if let Some(progress) = progress {
         line("progress", &how_far(progress));
     }
@@ -141,21 +143,21 @@ fn how_far(Progress { attempt, step, at, .. }: &Progress) -> String {
     format!("{}{of}{note}  (attempt {attempt}, {})", step.done, time(*at))
 }
 
-fn state(standing: &Standing) -> String {
-    let state = standing.state();
-    match standing {
-        Standing::Ready { ready_at } => format!("{state} since {}", time(*ready_at)),
-        Standing::Running { ready_at, deliveries, .. } => {
-            let doing = doing(standing).unwrap_or_default();
+fn state(status: &JobStatus) -> String {
+    let state = status.state();
+    match status {
+        JobStatus::Ready { ready_at } => format!("{state} since {}", time(*ready_at)),
+        JobStatus::Running { ready_at, deliveries, .. } => {
+            let doing = doing(status).unwrap_or_default();
             format!(
                 "{state}, {doing}; ready since {}, delivered {deliveries} times",
                 time(*ready_at)
             )
         }
-        Standing::Delayed { until } => format!("{state}, due {}", time(*until)),
-        Standing::Dead { died_at, .. } => format!("{state} since {}", time(*died_at)),
-        Standing::Staged => format!("{state}, not handed over yet"),
-        Standing::Held => format!("{state} behind others of its tenant"),
+        JobStatus::Delayed { until } => format!("{state}, due {}", time(*until)),
+        JobStatus::Dead { died_at, .. } => format!("{state} since {}", time(*died_at)),
+        JobStatus::Staged => format!("{state}, not handed over yet"),
+        JobStatus::Held => format!("{state} behind others of its tenant"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an operator does with queues and jobs: pausing, resuming, cancelling, running sooner.
+//! Control of queues and jobs by operators: pause, resume, cancel, run now.
 
 use std::{collections::HashSet, fmt};
 
@@ -18,56 +18,56 @@ use crate::{
     queue::{self, Pause, Place},
 };
 
-/// Jobs steered in one round trip.
+/// Jobs processed in one round trip.
 const BATCH: usize = 500;
 
-/// Why a queue or a job could not be seen or steered.
+/// Why a queue or a job could not be inspected or controlled.
 #[derive(Debug, thiserror::Error)]
-pub enum SteerError {
+pub enum ControlError {
     /// Redis failed.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
-    /// A row of the outbox does not hold a job.
-    #[error("a row of the outbox cannot be read: {0}")]
+    /// An outbox row does not contain a valid job.
+    #[error("an outbox row cannot be parsed: {0}")]
     Row(#[from] serde_json::Error),
-    /// The outbox has the job for a queue of another release.
+    /// The job is in the outbox for a queue of another release.
     #[error(
-        "{job} waits in the queue `{queue}`, which this release does not know; ask with the release that staged it"
+        "{job} is in the queue `{queue}`, which this release does not know; use the release that staged it"
     )]
     ForeignQueue {
-        /// The job.
+        /// Id of the job.
         job: JobId,
-        /// The queue's name.
+        /// Name of the queue.
         queue: String,
     },
-    /// Where a listing is to go on is not what a page has given.
-    #[error("this is not where a page of jobs ended; begin again without it")]
+    /// The cursor of a listing is invalid.
+    #[error("the cursor is not one that a page of jobs returned; start again without it")]
     Cursor,
 }
 
-/// What became of a job that was to be cancelled.
+/// Result of cancelling a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cancelled {
-    /// It is not there: it has ended, is a dead letter, or never was.
+    /// It was not found: it has ended, is a dead letter, or never existed.
     Unknown,
-    /// It waited, and will not run.
-    TakenOut,
-    /// It runs; its worker was asked to stop it and does so within moments, at the latest when it
-    /// next renews its lease. If its attempt fails before that, it is gone as well.
-    Asked,
+    /// It had not started, and will not run.
+    Removed,
+    /// It is running; its worker was asked to stop it and does so within moments, at the latest
+    /// when it next renews its lease. If its attempt fails before that, the job ends as well.
+    StopRequested,
 }
 
 impl Cancelled {
-    /// Its name in logs and answers.
+    /// Its name in logs and responses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
-            Self::TakenOut => "taken_out",
-            Self::Asked => "asked",
+            Self::Removed => "removed",
+            Self::StopRequested => "stop_requested",
         }
     }
 }
@@ -79,73 +79,67 @@ impl fmt::Display for Cancelled {
 }
 
 impl Jobs {
-    /// Keeps the jobs of `queue` waiting in every worker until it is resumed. What runs goes on.
-    /// Pausing a paused queue changes nothing, and answers the pause that was there.
-    ///
-    /// # Errors
-    /// See [`SteerError`]. When only Redis fails, the workers take notice a few seconds later.
-    pub async fn pause(&self, queue: Queue, reason: &str) -> Result<Option<Pause>, SteerError> {
+    /// Stops all workers from starting jobs of `queue` until it is resumed. Running jobs continue.
+    /// Pausing a paused queue changes nothing and returns the existing pause. If only Redis fails,
+    /// the workers notice the pause a few seconds later.
+    pub async fn pause(&self, queue: Queue, reason: &str) -> Result<Option<Pause>, ControlError> {
         let before = Pause::begin(self.store(), queue, reason).await?;
         match &before {
-            None => tracing::info!(%queue, reason, "queue_pause_asked"),
+            None => tracing::info!(%queue, reason, "queue_pause_requested"),
             Some(before) => {
                 tracing::info!(%queue, since = rfc3339(before.paused_at), reason = before.reason, "queue_already_paused");
             }
         }
-        // Even so: a worker may have missed it.
+        // Published even so, because a worker may have missed it.
         self.broker().announce_pause(queue).await?;
         Ok(before)
     }
 
-    /// Lets the jobs of `queue` run again; tells whether it was paused.
-    ///
-    /// # Errors
-    /// See [`SteerError`]. When only Redis fails, the workers take notice a few seconds later.
-    pub async fn resume(&self, queue: Queue) -> Result<bool, SteerError> {
+    /// Lets the jobs of `queue` run again; returns whether it was paused. If only Redis fails, the
+    /// workers notice a few seconds later.
+    pub async fn resume(&self, queue: Queue) -> Result<bool, ControlError> {
         let was_paused = Pause::end(self.store(), queue).await?;
-        tracing::info!(%queue, "{}", if was_paused { "queue_resume_asked" } else { "queue_not_paused" });
+        tracing::info!(%queue, "{}", if was_paused { "queue_resume_requested" } else { "queue_not_paused" });
         self.broker().announce_pause(queue).await?;
         Ok(was_paused)
     }
 
-    /// Whether `queue` is paused, since when and why.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Since when and why `queue` is paused, if it is.
     pub async fn paused(&self, queue: Queue) -> Result<Option<Pause>, DbError> {
         Pause::of(self.store(), queue).await
     }
 
-    /// Cancels jobs of `queue`: each will not run, or stops where it is at its next `await`. What
-    /// it has done by then stays done. Answers what became of each, in order; the history keeps it,
-    /// see [`Ended::Cancelled`](history::Ended::Cancelled).
-    ///
-    /// # Errors
-    /// See [`SteerError`]; then some may still run.
-    pub async fn cancel(&self, queue: Queue, jobs: &[JobId]) -> Result<Vec<Cancelled>, SteerError> {
+    /// Cancels jobs of `queue`: each will not run, or stops at its next `await`. Effects it already
+    /// had remain. Returns the result for each job, in order; the history records it, see
+    /// [`Ended::Cancelled`](history::Ended::Cancelled). On error, some jobs may still run.
+    pub async fn cancel(
+        &self,
+        queue: Queue,
+        jobs: &[JobId],
+    ) -> Result<Vec<Cancelled>, ControlError> {
         let mut cancelled = Vec::with_capacity(jobs.len());
         for ids in jobs.chunks(BATCH) {
             let rows = self.waiting_rows(ids).await?;
-            // Nobody knows afterwards what was taken out.
+            // Afterwards nothing is known any more about removed jobs.
             let known = self.known(queue, ids, &rows).await?;
-            // The rows first: without one its job will not be handed over again.
+            // The rows first: without a row, a job will not be enqueued again.
             let rows = self.remove_rows(&rows).await?;
-            // A hand-over that is under way comes too late.
+            // Makes Redis reject jobs that are just being enqueued.
             self.broker().remember(queue, &rows).await?;
             let answers = self.broker().cancel(queue, ids).await?;
             let begun = cancelled.len();
             for (id, answer) in ids.iter().zip(answers) {
-                let became = match answer {
-                    queue::Cancelled::TakenOut => Cancelled::TakenOut,
-                    queue::Cancelled::Asked => Cancelled::Asked,
+                let result = match answer {
+                    queue::Cancelled::TakenOut => Cancelled::Removed,
+                    queue::Cancelled::Asked => Cancelled::StopRequested,
                     // It had not reached Redis yet, and is not taken there any more.
-                    queue::Cancelled::Unknown if rows.contains(id) => Cancelled::TakenOut,
+                    queue::Cancelled::Unknown if rows.contains(id) => Cancelled::Removed,
                     queue::Cancelled::Unknown => Cancelled::Unknown,
                 };
-                tracing::info!(%queue, job = %id, %became, "job_cancel_asked");
-                cancelled.push(became);
+                tracing::info!(%queue, job = %id, %result, "job_cancel_requested");
+                cancelled.push(result);
             }
-            self.keep_taken_out(queue, &known, ids.iter().zip(&cancelled[begun..])).await;
+            self.record_removed(queue, &known, ids.iter().zip(&cancelled[begun..])).await;
         }
         Ok(cancelled)
     }
@@ -160,15 +154,15 @@ impl Jobs {
             .await
     }
 
-    /// Those of `ids` that can be told of in the history, if there is one, as they are now. Jobs
-    /// that wait behind others of their tenant are not searched for, which would take the longer
-    /// the more there are; their `rows` tell all but the attempts.
+    /// The current envelopes of those of `ids` that the history can record, if it is enabled. Held
+    /// jobs are not searched for, because that would take longer the more there are; their `rows`
+    /// contain everything but the number of attempts.
     async fn known(
         &self,
         queue: Queue,
         ids: &[JobId],
         rows: &[OutboxRow],
-    ) -> Result<Vec<Envelope>, SteerError> {
+    ) -> Result<Vec<Envelope>, ControlError> {
         if self.broker().config().history_ttl.is_none() {
             return Ok(Vec::new());
         }
@@ -187,26 +181,26 @@ impl Jobs {
         Ok(known)
     }
 
-    /// Writes into the history which jobs were taken out; whoever runs the others writes of those.
-    async fn keep_taken_out<'a>(
+    /// Records removed jobs in the history; the workers record those that were running.
+    async fn record_removed<'a>(
         &self,
         queue: Queue,
         known: &[Envelope],
-        became: impl Iterator<Item = (&'a JobId, &'a Cancelled)>,
+        results: impl Iterator<Item = (&'a JobId, &'a Cancelled)>,
     ) {
         let Some(ttl) = self.broker().config().history_ttl else { return };
         let now = self.store().clock().now();
-        let taken_out: HashSet<&JobId> = became
-            .filter(|(_, became)| **became == Cancelled::TakenOut)
+        let removed: HashSet<&JobId> = results
+            .filter(|(_, result)| **result == Cancelled::Removed)
             .map(|(id, _)| id)
             .collect();
-        let entries = known.iter().filter(|envelope| taken_out.contains(&envelope.id));
+        let entries = known.iter().filter(|envelope| removed.contains(&envelope.id));
         let entries: Vec<HistoryEntry> =
-            entries.map(|envelope| HistoryEntry::taken_out(queue, envelope, now, ttl)).collect();
+            entries.map(|envelope| HistoryEntry::cancelled(queue, envelope, now, ttl)).collect();
         history::write(self.store(), &entries).await;
     }
 
-    /// Removes outbox rows; answers whose they were.
+    /// Removes outbox rows; returns their ids.
     async fn remove_rows(&self, rows: &[OutboxRow]) -> Result<Vec<JobId>, DbError> {
         let rows: Vec<JobId> = rows.iter().map(|row| row.id).collect();
         let following = remove_rows(self.store(), &rows).await?;
@@ -220,24 +214,21 @@ impl Jobs {
         Ok(rows)
     }
 
-    /// Lets delayed jobs of `queue` run now instead of at their time: a retry that need not wait
-    /// any longer, or a job that was staged for later. Answers how many were delayed.
-    ///
-    /// # Errors
-    /// See [`SteerError`]; then some may still wait.
-    pub async fn run_now(&self, queue: Queue, jobs: &[JobId]) -> Result<usize, SteerError> {
-        let mut hastened = 0;
+    /// Runs delayed jobs of `queue` now instead of at their due time: retries, or jobs staged for
+    /// later. Returns how many were delayed. On error, some may still wait.
+    pub async fn run_now(&self, queue: Queue, jobs: &[JobId]) -> Result<usize, ControlError> {
+        let mut moved = 0;
         for ids in jobs.chunks(BATCH) {
-            // The rows first: what Redis loses is handed over again as they say.
+            // The rows first: they decide when a job that Redis loses is enqueued again.
             let filter =
                 doc! { "_id": { "$in": ids.to_vec() }, "dead_at": null, "due_at": { "$ne": null } };
             let update = doc! { "$set": { "due_at": self.store().clock().now() } };
             self.store().records::<OutboxRow>(PlatformScope).update_all(filter, update).await?;
-            hastened += self.broker().hasten(queue, ids).await?;
+            moved += self.broker().hasten(queue, ids).await?;
         }
-        if hastened > 0 {
-            tracing::info!(%queue, jobs = hastened, "jobs_hastened");
+        if moved > 0 {
+            tracing::info!(%queue, jobs = moved, "jobs_run_now");
         }
-        Ok(hastened)
+        Ok(moved)
     }
 }

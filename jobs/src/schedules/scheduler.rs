@@ -1,4 +1,4 @@
-//! What makes schedules tick: every worker runs one.
+//! The scheduler, which stages the jobs of due ticks; every worker runs one.
 
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
@@ -14,74 +14,73 @@ use mongodb::bson::{DateTime, doc};
 use super::{Due, Schedule, ScheduleRow};
 use crate::{Drain, Jobs};
 
-/// The longest time between two looks, so that a clock that is set, or a machine that slept, is
-/// noticed.
-const LOOK_MAX: Duration = Duration::from_mins(1);
+/// Longest time between two checks, so that clock changes and sleeping machines are noticed.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_mins(1);
 
-/// One process' part in making schedules tick.
-pub struct Clockwork {
+/// Stages the jobs of schedules in one process.
+pub struct Scheduler {
     jobs: Jobs,
-    hands: Vec<Hand>,
+    followers: Vec<Follower>,
 }
 
-/// What follows one schedule. Each goes by itself, so that none holds up another.
-struct Hand {
+/// Follows one schedule. Schedules run independently, so that none delays another.
+struct Follower {
     schedule: Schedule,
-    /// Whether the schedule has a row, with its present expression.
+    /// Whether the schedule has a row with its current expression.
     begun: bool,
 }
 
-impl Clockwork {
-    /// A clockwork of `schedules`, whose jobs `jobs` hands over.
+impl Scheduler {
+    /// A scheduler for `schedules`, which enqueues through `jobs`.
     ///
     /// # Panics
-    /// When two schedules have the same name: one would swallow the other's ticks.
+    /// If two schedules have the same name: one would swallow the other's ticks.
     pub fn new(jobs: Jobs, schedules: Vec<Schedule>) -> Self {
         let mut names = BTreeSet::new();
         for schedule in &schedules {
-            assert!(names.insert(schedule.name), "two schedules are called {}", schedule.name);
+            assert!(names.insert(schedule.name), "two schedules are named {}", schedule.name);
             show_at_zero(schedule);
         }
         Self {
             jobs,
-            hands: schedules.into_iter().map(|schedule| Hand { schedule, begun: false }).collect(),
+            followers: schedules
+                .into_iter()
+                .map(|schedule| Follower { schedule, begun: false })
+                .collect(),
         }
     }
 
-    /// Runs until the drain begins.
+    /// Runs until the shutdown begins.
     pub async fn run(mut self, drain: Drain) {
-        let hands = self.hands.iter_mut().map(|hand| hand.run(&self.jobs));
+        let followers = self.followers.iter_mut().map(|follower| follower.run(&self.jobs));
         tokio::select! {
-            _ = join_all(hands) => {}
-            // What a look had committed is in the outbox; what it had not, another worker does.
+            _ = join_all(followers) => {}
+            // Committed ticks are in the outbox; others are handled by another worker.
             () = drain.begun() => {}
         }
     }
 
-    /// Stages what is due now and not staged yet, by anyone.
-    ///
-    /// # Errors
-    /// A failure of the store; it holds up its own schedule only.
-    pub async fn look(&mut self) -> Result<(), DbError> {
-        join_all(self.hands.iter_mut().map(|hand| hand.look(&self.jobs)))
+    /// Stages what is due and not yet staged by any worker. An error affects only its own schedule.
+    pub async fn check(&mut self) -> Result<(), DbError> {
+        join_all(self.followers.iter_mut().map(|follower| follower.check(&self.jobs)))
             .await
             .into_iter()
             .collect()
     }
 }
 
-impl Hand {
+impl Follower {
     async fn run(&mut self, jobs: &Jobs) -> Infallible {
         let mut failures = 0;
         loop {
-            let pause = match self.look(jobs).await {
+            let pause = match self.check(jobs).await {
                 Ok(()) => {
                     failures = 0;
                     self.until_next(jobs.store().clock().now())
                 }
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(schedule = self.schedule.name, %error, failures, "schedule_not_looked_at");
+                    tracing::warn!(schedule = self.schedule.name, %error, failures, "schedule_check_failed");
                     reconnect_delay(failures)
                 }
             };
@@ -89,13 +88,13 @@ impl Hand {
         }
     }
 
-    async fn look(&mut self, jobs: &Jobs) -> Result<(), DbError> {
+    async fn check(&mut self, jobs: &Jobs) -> Result<(), DbError> {
         let (store, schedule) = (jobs.store(), &self.schedule);
         if !self.begun {
             ScheduleRow::begin(store, schedule).await?;
             self.begun = true;
         }
-        // A look is cheaper than a transaction, and mostly another worker was first.
+        // Reading is cheaper than a transaction, and usually another worker was first.
         let row = ScheduleRow::of(store, schedule).await?;
         if row.is_none_or(|row| schedule.due(row.settled_until, store.clock().now()).is_none()) {
             return Ok(());
@@ -106,13 +105,17 @@ impl Hand {
         Ok(())
     }
 
-    /// How long until something is due, or until it is time to look in any case.
+    /// Time until something is due, or until the next regular check.
     fn until_next(&self, now: DateTime) -> Duration {
-        self.schedule.cron.next_after(now).map_or(LOOK_MAX, |next| between(now, next)).min(LOOK_MAX)
+        self.schedule
+            .cron
+            .next_after(now)
+            .map_or(CHECK_INTERVAL_MAX, |next| between(now, next))
+            .min(CHECK_INTERVAL_MAX)
     }
 }
 
-/// Stages the jobs of the ticks that are due, and notes that it did; answers what was due.
+/// Stages the jobs of due ticks and records them; returns what was due.
 struct Tick<'a> {
     schedule: &'a Schedule,
 }
@@ -131,8 +134,8 @@ impl Change for Tick<'_> {
         if let Some(last) = due.run.last() {
             noted.insert("last_tick", *last);
         }
-        // Of two workers that read the same row, the second is refused here and reads again. So it
-        // is for as long as MongoDB keeps the transaction of one that was killed before it could
+        // If two workers read the same row, the second is rejected here and reads again. The same
+        // happens while MongoDB keeps the transaction of a worker that was killed before it could
         // commit: a minute or two.
         txn.records::<ScheduleRow>(PlatformScope)
             .update(doc! { "_id": name }, doc! { "$set": noted })
@@ -159,7 +162,8 @@ fn show(schedule: &Schedule, due: &Due, now: DateTime) {
     }
 }
 
-/// A counter that first appears with its first event shows no rise.
+/// Creates the counters at zero: a counter that first appears with its first event shows no
+/// increase.
 fn show_at_zero(schedule: &Schedule) {
     for outcome in ["run", "missed"] {
         metrics::JOBS_TICKS.with_label_values(&[schedule.name, outcome]).inc_by(0);

@@ -1,4 +1,4 @@
-//! What operators do: seeing every job wherever it is, pausing, cancelling, trying again, deleting.
+//! What operators do: inspecting jobs in every state, pausing, cancelling, retrying, deleting.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use common::{
     telemetry::metrics,
 };
 use jobs::{
-    Cancelled, JobError, JobFilter, JobState, JobView, Queue, Registry, Running, Standing, stage,
+    Cancelled, JobError, JobFilter, JobState, JobStatus, JobView, Queue, Registry, Running, stage,
     stage_at,
 };
 use mongodb::bson::DateTime;
@@ -49,7 +49,7 @@ fn in_an_hour() -> DateTime {
     common::clock::later(DateTime::now(), HOUR)
 }
 
-/// A handler that says when it began, waits for a permit and says when it got through.
+/// A handler that records its start, waits for a permit and records its end.
 #[derive(Clone)]
 struct Slow {
     began: Arc<AtomicUsize>,
@@ -82,7 +82,7 @@ impl Slow {
 }
 
 async fn state_of(world: &World, id: JobId) -> Option<JobState> {
-    world.jobs.find(id).await.unwrap().map(|job| job.standing.state())
+    world.jobs.find(id).await.unwrap().map(|job| job.status.state())
 }
 
 async fn until_in(world: &World, id: JobId, state: Option<JobState>) {
@@ -99,9 +99,9 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
     let registry = Registry::sharing(Arc::clone(&notes)).on(note);
     let workers = [world.work(&registry, 4), world.work(&registry, 4)];
     world.stage(0).await;
-    until("both read", || async { notes.all().len() == 1 }).await;
+    until("both workers read", || async { notes.all().len() == 1 }).await;
     assert!(world.jobs.pause(QUEUE, "the mail server is down").await.unwrap().is_none());
-    // The first pause stands, with its reason.
+    // The first pause stays, with its reason.
     let before = world.jobs.pause(QUEUE, "another reason").await.unwrap();
     assert_eq!(before.map(|pause| pause.reason).as_deref(), Some("the mail server is down"));
     assert_eq!(world.jobs.paused(QUEUE).await.unwrap().unwrap().reason, "the mail server is down");
@@ -112,7 +112,7 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
     }
     until("all wait", || async { world.jobs.queue(QUEUE).await.unwrap().ready == 19 }).await;
     let begun = Instant::now();
-    until("they had time to start", || async { begun.elapsed() > Duration::from_millis(500) })
+    until("they have had time to start", || async { begun.elapsed() > Duration::from_millis(500) })
         .await;
     assert_eq!(notes.all().len(), 1);
     let view = world.jobs.queue(QUEUE).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
     until("all ran", || async { notes.all().len() == 20 }).await;
     assert!(
         resumed.elapsed() < Duration::from_secs(10),
-        "told at once, not found out by looking: {:?}",
+        "the workers were notified instead of polling: {:?}",
         resumed.elapsed()
     );
     for worker in workers {
@@ -134,7 +134,7 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_outlives_a_redis_that_was_wiped() {
+async fn a_pause_survives_a_wiped_redis() {
     let (world, notes) = (World::private().await, Arc::new(Notes::default()));
     let registry = Registry::sharing(Arc::clone(&notes)).on(note);
     world.jobs.pause(QUEUE, "nothing may go out").await.unwrap();
@@ -145,7 +145,7 @@ async fn a_pause_outlives_a_redis_that_was_wiped() {
     let another = world.work(&registry, 4);
     until_in(&world, id, Some(JobState::Ready)).await;
     let begun = Instant::now();
-    until("it had time to start", || async { begun.elapsed() > Duration::from_secs(1) }).await;
+    until("it has had time to start", || async { begun.elapsed() > Duration::from_secs(1) }).await;
     assert!(notes.all().is_empty());
     world.jobs.resume(QUEUE).await.unwrap();
     world.until_idle().await;
@@ -154,7 +154,7 @@ async fn a_pause_outlives_a_redis_that_was_wiped() {
     another.stop(Duration::from_secs(5)).await;
 }
 
-/// One job in each state that can be had at once; the worker has two slots, a tenant one job.
+/// One job in each state that can exist at once; the worker has two slots, a tenant one job.
 struct Everywhere {
     running: JobId,
     ready: JobId,
@@ -195,7 +195,7 @@ impl Everywhere {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
+async fn a_job_is_found_and_listed_in_every_state_with_its_details() {
     let (world, slow) =
         (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
@@ -208,7 +208,7 @@ async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
     ];
     for (id, state, n) in states {
         let found = world.jobs.find(id).await.unwrap().unwrap();
-        assert_eq!((found.id, found.queue, found.standing.state()), (Some(id), QUEUE, state));
+        assert_eq!((found.id, found.queue, found.status.state()), (Some(id), QUEUE, state));
         let details = found.details().unwrap();
         assert_eq!(
             (details.kind.as_str(), details.attempt, details.staged),
@@ -244,7 +244,7 @@ async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
         "{running}"
     );
 
-    let Standing::Delayed { until } = world.jobs.find(all.delayed).await.unwrap().unwrap().standing
+    let JobStatus::Delayed { until } = world.jobs.find(all.delayed).await.unwrap().unwrap().status
     else {
         panic!("delayed")
     };
@@ -266,20 +266,20 @@ async fn a_job_is_found_and_listed_in_every_state_with_what_is_known_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_does_not_have_yet_is_found_in_the_outbox() {
+async fn a_job_that_is_not_in_redis_yet_is_found_in_the_outbox() {
     let world = World::new().await;
-    // Committed by a process that died before it handed the job over.
+    // Committed by a process that died before it enqueued the job.
     let id = world.store.commit(&StageFor { n: 5, ..StageFor::default() }).await.unwrap();
     let found = world.jobs.find(id).await.unwrap().unwrap();
-    assert_eq!((found.standing, found.queue), (Standing::Staged, QUEUE));
+    assert_eq!((found.status, found.queue), (JobStatus::Staged, QUEUE));
     let staged = listed(&world, JobState::Staged).await;
     assert_eq!(staged.iter().map(|job| job.id).collect::<Vec<_>>(), [Some(id)]);
-    assert_eq!(world.jobs.cancel(QUEUE, &[id]).await.unwrap(), [Cancelled::TakenOut]);
+    assert_eq!(world.jobs.cancel(QUEUE, &[id]).await.unwrap(), [Cancelled::Removed]);
     assert_eq!((world.rows().await, state_of(&world, id).await), (0, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_admits_what_holds_all_of_it_and_pages_go_on_where_they_ended() {
+async fn filters_require_every_condition_and_pages_continue_where_they_ended() {
     let world = World::new().await;
     let tenant = world.store.clock().id();
     let begun = DateTime::now().timestamp_millis();
@@ -334,7 +334,7 @@ async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
     let outcome = metrics::JOBS_FINISHED.with_label_values(&["email", "test.probe", "cancelled"]);
     let before = outcome.get();
-    let (out, asked) = (Cancelled::TakenOut, Cancelled::Asked);
+    let (out, asked) = (Cancelled::Removed, Cancelled::StopRequested);
     let cancelled = world
         .jobs
         .cancel(QUEUE, &[all.held, all.ready, all.delayed, all.running, all.dead])
@@ -342,7 +342,7 @@ async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
         .unwrap();
     assert_eq!(cancelled, [out, out, out, asked, Cancelled::Unknown]);
     until_in(&world, all.running, None).await;
-    // Were the handler still there, this would let it through.
+    // If the handler still ran, this would let it finish.
     slow.gate.add_permits(10);
     world.until_idle().await;
     worker.stop(Duration::from_secs(5)).await;
@@ -359,12 +359,12 @@ async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_job_stops_also_when_nobody_hears_that_it_is_to() {
+async fn a_running_job_stops_even_if_the_message_is_lost() {
     let (world, slow) = (World::new().await, Slow::new());
     let worker = world.work(&slow.registry(), 1);
     let id = world.stage(1).await;
     until("it runs", || async { slow.began() == 1 }).await;
-    // The same as a cancel whose message is lost: what is left is what the lease's renewal finds.
+    // The state after a cancellation whose message is lost: the lease's renewal finds the mark.
     let row = mongodb::bson::doc! { "_id": id };
     let rows = world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     assert_eq!(rows.delete_all(row).await.unwrap(), 1);
@@ -384,7 +384,7 @@ async fn a_running_job_stops_also_when_nobody_hears_that_it_is_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_cancelled_while_it_fails_is_not_tried_again() {
+async fn a_job_cancelled_while_it_fails_is_not_retried() {
     async fn fails(_: Probe, running: Running<Slow>) -> Result<(), JobError> {
         running.app.began.fetch_add(1, Ordering::SeqCst);
         // Blocks its thread, so that it cannot be stopped at an `await`.
@@ -397,7 +397,7 @@ async fn a_job_that_is_cancelled_while_it_fails_is_not_tried_again() {
     let worker = world.work(&Registry::new(slow.clone()).on(fails), 1);
     let id = world.jobs.enqueue_unstaged(None, &Probe { n: 1 }).await.unwrap();
     until("it runs", || async { slow.began() == 1 }).await;
-    assert_eq!(world.jobs.cancel(QUEUE, &[id]).await.unwrap(), [Cancelled::Asked]);
+    assert_eq!(world.jobs.cancel(QUEUE, &[id]).await.unwrap(), [Cancelled::StopRequested]);
     slow.gate.add_permits(1);
     until_in(&world, id, None).await;
     worker.stop(Duration::from_secs(5)).await;
@@ -405,7 +405,7 @@ async fn a_job_that_is_cancelled_while_it_fails_is_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delayed_job_runs_now_when_asked_to_and_its_row_says_so_too() {
+async fn a_delayed_job_can_be_run_now_and_its_row_agrees() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
     let id =
@@ -425,7 +425,7 @@ async fn a_delayed_job_runs_now_when_asked_to_and_its_row_says_so_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleted_dead_letters_are_gone_with_their_rows_and_the_others_stay() {
+async fn deleting_dead_letters_deletes_their_rows_and_keeps_the_others() {
     async fn hopeless(probe: Probe, _: Running<()>) -> Result<(), JobError> {
         Err(JobError::fail(if probe.n < 3 { "no such mailbox" } else { "quota exceeded" }))
     }
@@ -451,14 +451,14 @@ async fn deleted_dead_letters_are_gone_with_their_rows_and_the_others_stay() {
     assert_eq!(world.jobs.delete_dead(QUEUE, &letters).await.unwrap(), 4);
     assert_eq!(world.jobs.delete_dead(QUEUE, &letters).await.unwrap(), 0);
     assert_eq!((world.dead().await.len(), world.rows().await), (3, 2));
-    // One that is tried again meanwhile is not deleted.
+    // One that is retried meanwhile is not deleted.
     let rest = world.dead().await;
     assert_eq!(
         world.jobs.replay(QUEUE, &rest[..1]).await.unwrap()
             + world.jobs.replay(QUEUE, &rest[1..]).await.unwrap(),
         2
     );
-    // Only the bytes that cannot be read are left.
+    // Only the unreadable bytes are left.
     assert_eq!(world.jobs.delete_dead(QUEUE, &rest).await.unwrap(), 1);
     assert_eq!(
         (
