@@ -11,10 +11,9 @@ use common::{
 use domain::access::throttle::{Act, Limits, Throttle, TooMany, Try};
 use testkit::servers::RedisCluster;
 
-/// What Redis refuses would be let through, so this is the test that scripts and keys agree with a
-/// cluster.
+/// Attempts are allowed when Redis fails, so only this test shows that the scripts work on a cluster.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_counts_tries() {
+async fn a_cluster_counts_attempts() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = RedisCluster::start(folder.path()).await.unwrap();
     let mut sources = Sources::default();
@@ -41,7 +40,7 @@ async fn a_cluster_counts_tries() {
     throttle.take_back(second).await;
     let own = throttle.admit(ada, limits).await.unwrap();
     throttle.succeeded(own).await;
-    // Back to one; the next fills it for strangers, and not for who is familiar.
+    // Back to one; the next reaches the limit for unfamiliar networks, but not for familiar ones.
     let _stranger = throttle.admit(eve, limits).await.unwrap();
     throttle.admit(eve, limits).await.unwrap_err();
     for _ in 0..2 {

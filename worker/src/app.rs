@@ -1,5 +1,4 @@
-//! What the handlers of a worker process share, and the table of them: the whole worker at a
-//! glance.
+//! The state that handlers share, and the table of all handlers.
 
 use std::time::Duration;
 
@@ -24,40 +23,39 @@ use crate::{
     },
 };
 
-/// What every handler can use.
+/// State shared by all handlers.
 pub(crate) struct App {
-    /// The store.
+    /// The database.
     pub(crate) store: Store,
-    /// Commits changes and hands over their jobs.
+    /// Commits changes and enqueues their jobs.
     pub(crate) jobs: Jobs,
-    /// The installation's key: makes the tokens in links.
+    /// The installation's master key, which creates the tokens in links.
     pub(crate) key: MasterKey,
-    /// Where links lead, without a trailing slash.
+    /// Base URL of links, without a trailing slash.
     pub(crate) public_url: String,
-    /// How long a verification link is good for.
+    /// Lifetime of an email verification link.
     pub(crate) verification_ttl: Duration,
-    /// How long a link that sets a new password is good for.
+    /// Lifetime of a password reset link.
     pub(crate) password_reset_ttl: Duration,
-    /// How long the links are good for that confirm another address.
+    /// Lifetime of the links that confirm a new email address.
     pub(crate) email_change_ttl: Duration,
-    /// Mails of one kind to one address are at least this far apart.
+    /// Minimum time between two mails of one kind to one email address.
     pub(crate) resend_cooldown: Duration,
-    /// How tenants invite people.
+    /// Limits of invitations.
     pub(crate) invitations: Conditions,
-    /// What is over is kept for this long.
+    /// How long expired rows are kept.
     pub(crate) purge_after: Duration,
-    /// In what time failed sign-ins are counted.
+    /// Window in which failed sign-ins are counted.
     pub(crate) throttle_window: Duration,
-    /// Asks the DNS.
+    /// Queries the DNS.
     pub(crate) dns: Dns,
-    /// How long a tenant's domain stays verified without its record.
+    /// How long a tenant's domain stays verified after its record disappears.
     pub(crate) domain_grace: Duration,
     mailer: Mailer,
 }
 
 impl App {
-    /// # Errors
-    /// When the master key or the mail server's settings make no sense.
+    /// Fails if the master key or the settings of the mail server are invalid.
     pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
         let terms =
             Terms { ttl: config.members.invitation_ttl, max: config.members.invitations_max };
@@ -79,7 +77,7 @@ impl App {
         })
     }
 
-    /// Where anybody asks for a new password.
+    /// URL of the page on which people request a password reset.
     pub(crate) fn forgot_password_page(&self) -> String {
         format!("{}/forgot-password", self.public_url)
     }
@@ -103,7 +101,7 @@ impl App {
     }
 }
 
-/// Every job this worker runs.
+/// The handlers of every job.
 pub(crate) fn registry(app: App) -> Registry<App> {
     Registry::new(app)
         .on(registrations::send_verification)

@@ -1,10 +1,10 @@
-//! What devices are called in mails.
+//! Names of devices in mails.
 //!
-//! A client says of itself what it likes, also a text that leads a reader astray; so mails name
-//! what we know by names of our own, and nothing else.
+//! A client chooses its `User-Agent` freely, including misleading text, so mails contain only our own
+//! names for browsers and systems that we recognise.
 
-/// What is looked for in what a browser says of itself, the more telling first: each also names
-/// those it descends from.
+/// Parts of a `User-Agent` and the names of their browsers, most specific first: browsers also list
+/// those they descend from.
 const BROWSERS: &[(&str, &str)] = &[
     ("Edg", "Microsoft Edge"),
     ("OPR/", "Opera"),
@@ -26,7 +26,7 @@ const SYSTEMS: &[(&str, &str)] = &[
     ("Linux", "Linux"),
 ];
 
-/// What a mail calls the device whose `User-Agent` this is, for instance "Firefox on Linux".
+/// The name of the device with this `User-Agent`, such as "Firefox on Linux".
 pub(crate) fn described(user_agent: &str) -> String {
     let known = |names: &[(&str, &'static str)]| {
         names.iter().find(|(sign, _)| user_agent.contains(sign)).map(|(_, name)| *name)
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn common_browsers_are_known() {
+    fn common_browsers_are_recognised() {
         for (user_agent, expected) in [
             (
                 "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0",
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_says_of_itself_is_never_told() {
+    fn text_of_the_client_is_never_repeated() {
         assert_eq!(described("your account is locked, call +1 555 0100"), "an unknown device");
         assert_eq!(described("Firefox/1 of your bank at https://evil.example"), "Firefox");
         assert_eq!(described(""), "an unknown device");

@@ -1,4 +1,4 @@
-//! Asking the DNS.
+//! DNS queries.
 
 use common::config;
 use hickory_resolver::{
@@ -8,7 +8,7 @@ use hickory_resolver::{
     proto::rr::{Name, RData},
 };
 
-/// The name servers that are asked.
+/// A DNS client.
 pub(crate) struct Dns {
     config: config::Dns,
 }
@@ -18,14 +18,10 @@ impl Dns {
         Self { config: config.clone() }
     }
 
-    /// The texts of a name's TXT records, each put together of its parts (RFC 7208 §3.3); none
-    /// where there are none.
-    ///
-    /// # Errors
-    /// When no server answers, or none knows.
+    /// The texts of a name's TXT records, each joined from its parts (RFC 7208 §3.3). Fails if no
+    /// server gives an answer.
     pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>, NetError> {
-        // From the root, so that no search domain is put behind it. What is no name there has no
-        // records.
+        // Fully qualified, so that no search domain is appended. An invalid name has no records.
         let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Ok(Vec::new()) };
         let resolver = self.resolver()?;
         let asking = tokio::time::timeout(self.config.timeout, resolver.txt_lookup(name));
@@ -41,8 +37,8 @@ impl Dns {
         Ok(texts.collect())
     }
 
-    /// Made for each question, so that nothing is answered from memory: whoever asks has just
-    /// changed a record.
+    /// A new resolver for each query, so that nothing is answered from a cache: the record has often
+    /// just been changed.
     fn resolver(&self) -> Result<Resolver<TokioRuntimeProvider>, NetError> {
         let mut builder = if self.config.servers.is_empty() {
             Resolver::builder_tokio()?

@@ -1,14 +1,14 @@
-//! The worker: runs jobs, and nothing else.
+//! The worker process, which runs jobs.
 
 mod app;
 mod board;
+mod commands;
 mod devices;
 mod dns;
 mod handlers;
 mod preview;
 mod run;
 mod schedules;
-mod steer;
 mod templates;
 #[cfg(test)]
 mod testing;
@@ -21,14 +21,14 @@ use common::{
     internal,
 };
 
-/// A command line that does not say what is meant: the same as where it cannot be understood.
+/// Exit status for ambiguous command lines; the same as for invalid ones.
 const EXIT_USAGE: u8 = 2;
 
-/// Runs Tenantry's jobs.
+/// Run Tenantry's jobs.
 #[derive(Parser)]
 #[command(name = "worker", version)]
 struct Cli {
-    /// Print the effective configuration, secrets redacted, and exit.
+    /// Print the effective configuration with secrets redacted, and exit.
     #[arg(long, global = true)]
     check_config: bool,
     #[command(subcommand)]
@@ -39,31 +39,31 @@ struct Cli {
 enum Command {
     /// Run jobs until SIGTERM or Ctrl-C (the default).
     Run,
-    /// See how queues stand; pause and resume them.
+    /// Show, pause and resume queues.
     Queues {
         #[command(subcommand)]
-        command: Option<steer::QueuesCommand>,
+        command: Option<commands::QueuesCommand>,
     },
-    /// Show every schedule with its last and its next tick.
+    /// Show every schedule with its last and next tick.
     Schedules,
-    /// See jobs; try them again, cancel or delete them.
+    /// Show, retry, cancel and delete jobs.
     #[command(subcommand)]
-    Jobs(steer::JobsCommand),
-    /// See how batches stand.
+    Jobs(commands::JobsCommand),
+    /// Show batches of jobs.
     #[command(subcommand)]
-    Batches(steer::BatchesCommand),
-    /// Look at mails.
+    Batches(commands::BatchesCommand),
+    /// Preview mails.
     #[command(subcommand)]
     Mail(MailCommand),
-    /// Exit 0 when the worker at `worker.internal_listen` is alive.
+    /// Exit with status 0 if the worker at `worker.internal_listen` is alive.
     Health,
 }
 
 #[derive(Subcommand)]
 enum MailCommand {
-    /// Write every mail there is, with made-up values, into a folder.
+    /// Render every mail with sample values into a folder.
     Preview {
-        /// The folder.
+        /// The folder to write to.
         #[arg(long)]
         to: PathBuf,
     },
@@ -95,11 +95,11 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => run::run(config).await,
-            Command::Queues { command } => steer::queues(&config, command).await,
-            Command::Schedules => steer::schedules(&config).await,
-            Command::Jobs(command) => steer::jobs(&config, command).await,
-            Command::Batches(command) => steer::batches(&config, command).await,
-            // Needs no configuration, and was dealt with before there was one.
+            Command::Queues { command } => commands::queues(&config, command).await,
+            Command::Schedules => commands::schedules(&config).await,
+            Command::Jobs(command) => commands::jobs(&config, command).await,
+            Command::Batches(command) => commands::batches(&config, command).await,
+            // Handled above, because it needs no configuration.
             Command::Mail(_) => Ok(()),
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
@@ -107,12 +107,12 @@ fn main() -> ExitCode {
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// What happened, and why. Errors often quote their cause, which then is not told once more.
-fn told(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
-        told if told.is_empty() => cause,
-        told if told.contains(&cause) => told,
-        told => format!("{told}: {cause}"),
+/// The error with its causes, each once: many errors already include their cause in their text.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        text if text.is_empty() => cause,
+        text if text.contains(&cause) => text,
+        text => format!("{text}: {cause}"),
     })
 }
 
@@ -122,8 +122,8 @@ fn misconfigured(mistakes: &Mistakes) -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("worker: {}", told(error));
-    if error.is::<steer::Unclear>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+    eprintln!("worker: {}", describe(error));
+    if error.is::<commands::UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
@@ -133,13 +133,13 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn each_cause_is_shown_once() {
         let error: anyhow::Result<()> = Err(io::Error::other(io::Error::other("timed out")))
             .context("Redis: timed out")
             .context("the queue");
-        assert_eq!(super::told(&error.unwrap_err()), "the queue: Redis: timed out");
+        assert_eq!(super::describe(&error.unwrap_err()), "the queue: Redis: timed out");
         assert_eq!(
-            super::told(&anyhow::anyhow!("closed").context("the outbox")),
+            super::describe(&anyhow::anyhow!("closed").context("the outbox")),
             "the outbox: closed"
         );
     }

@@ -1,4 +1,4 @@
-//! Every mail there is, with made-up values: to look at, and to compare with what it was.
+//! Previews of every mail with sample values, for review and for snapshot tests.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use crate::{
     },
 };
 
-/// A mail as it may be: the name of its files, its template and its values.
+/// A sample mail: the name of its files, its template and its values.
 struct Sample {
     name: &'static str,
     template: Template,
     values: Value,
 }
 
-/// Every template, more than once where its words depend on a value. The person's name has what
-/// HTML must escape.
+/// A sample of every template, and of each variant of its text. The person's name contains characters
+/// that HTML must escape.
 fn samples() -> Vec<Sample> {
     let name = "Ada <b>Lovelace</b> & Co";
     let (origin, device) = ("https://app.example.com", "Firefox on Linux");
@@ -90,11 +90,8 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-/// Writes every mail into a folder, which is made if it is not there: its text with its subject,
-/// and its HTML.
-///
-/// # Errors
-/// When a template does not render, or a file cannot be written.
+/// Writes every mail into a folder, creating it if necessary: the text with the subject, and the
+/// HTML.
 pub(crate) fn write(to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
     for sample in samples() {

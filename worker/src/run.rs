@@ -1,4 +1,4 @@
-//! A worker's life: start, run until told to stop, drain, exit 0.
+//! The worker process: start, run until a stop signal, drain, exit 0.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
         let (jobs, drain) = (jobs.clone(), drain.clone());
         async move {
             if drain.has_begun() {
-                return Err("stopping".to_owned());
+                return Err("shutting down".to_owned());
             }
             jobs.store().ping(READY_MAX).await.map_err(|error| format!("MongoDB: {error}"))?;
             let redis = tokio::time::timeout(READY_MAX, jobs.broker().ping()).await;

@@ -1,4 +1,4 @@
-//! Every schedule: what comes of itself, and when, at a glance.
+//! All schedules of the worker.
 
 use common::config::{self, Config, Mistake, Mistakes};
 use domain::{
@@ -7,10 +7,7 @@ use domain::{
 };
 use jobs::schedules::{InvalidCron, Missed, Schedule};
 
-/// The schedules of this release.
-///
-/// # Errors
-/// When an expression makes no sense: that of the configuration, for a test rules it out for the
+/// The schedules of this release. Fails if the configured expression is invalid; a test covers the
 /// others.
 pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, InvalidCron> {
     Ok(vec![
@@ -22,10 +19,7 @@ pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, I
     ])
 }
 
-/// The configuration, if its schedules make sense: what a cron expression is only the engine knows.
-///
-/// # Errors
-/// When they do not.
+/// Checks the schedules of a configuration: only the engine can parse cron expressions.
 pub(crate) fn checked(config: Config) -> Result<Config, Mistakes> {
     match schedules(&config.maintenance) {
         Ok(_) => Ok(config),
@@ -41,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_expression_makes_sense() {
+    fn every_expression_is_valid() {
         let mut sources = config::Sources::default();
         sources
             .add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);

@@ -1,8 +1,8 @@
-//! The mails we send. Their words lie in `worker/templates`.
+//! The mail templates; their texts are in `worker/templates`.
 
 use common::mail::Template;
 
-/// A template made of the three files of its name.
+/// A template from its three files.
 macro_rules! template {
     ($area:literal, $name:literal) => {
         Template {
@@ -15,41 +15,41 @@ macro_rules! template {
     };
 }
 
-/// The link that verifies an address.
+/// The email verification link.
 pub(crate) const VERIFICATION: Template = template!("identity", "verification");
-/// Somebody asked for an account where there is one.
+/// A registration with an email address that has an account.
 pub(crate) const ACCOUNT_EXISTS: Template = template!("identity", "account_exists");
 /// A refresh token was used twice.
 pub(crate) const REUSE_ALARM: Template = template!("identity", "session_reuse_alarm");
-/// Somebody is invited into a tenant.
+/// An invitation to a tenant.
 pub(crate) const INVITATION: Template = template!("tenancy", "invitation");
 /// An invitation expires soon.
 pub(crate) const INVITATION_REMINDER: Template = template!("tenancy", "invitation_reminder");
 /// A member followed an invite link.
 pub(crate) const ALREADY_MEMBER: Template = template!("tenancy", "already_member");
-/// A member has another role now.
+/// The role of a member was changed.
 pub(crate) const ROLE_CHANGED: Template = template!("tenancy", "role_changed");
-/// Somebody was removed from a tenant.
+/// A member was removed from a tenant.
 pub(crate) const MEMBER_REMOVED: Template = template!("tenancy", "member_removed");
-/// A member is offered the ownership.
+/// An offer of ownership.
 pub(crate) const OWNERSHIP_OFFER: Template = template!("tenancy", "ownership_offer");
-/// Ownership was handed on.
+/// Ownership was transferred.
 pub(crate) const OWNERSHIP_TRANSFERRED: Template = template!("tenancy", "ownership_transferred");
-/// The link that sets a new password.
+/// The password reset link.
 pub(crate) const PASSWORD_RESET: Template = template!("identity", "password_reset");
-/// The password is another one now.
+/// The password was changed.
 pub(crate) const PASSWORD_CHANGED: Template = template!("identity", "password_changed");
-/// The link by which the old address confirms or refuses a new one.
+/// The link with which the old email address confirms or rejects a new one.
 pub(crate) const EMAIL_CHANGE_OLD: Template = template!("identity", "email_change_old");
-/// The link by which the new address confirms itself.
+/// The link with which the new email address is confirmed.
 pub(crate) const EMAIL_CHANGE_NEW: Template = template!("identity", "email_change_new");
-/// Somebody wants the address for another account.
+/// Someone tried to use the email address for another account.
 pub(crate) const EMAIL_TAKEN: Template = template!("identity", "email_taken");
-/// The account has another address now.
+/// The email address of the account was changed.
 pub(crate) const EMAIL_CHANGED: Template = template!("identity", "email_changed");
-/// A sign-in from somewhere new.
+/// A sign-in from a new device or network.
 pub(crate) const NEW_SIGN_IN: Template = template!("identity", "new_sign_in");
-/// Others try to guess the password.
+/// Someone tries to guess the password.
 pub(crate) const SIGN_IN_THROTTLED: Template = template!("identity", "sign_in_throttled");
-/// The second factors are others now.
+/// The second factors were changed.
 pub(crate) const MFA_CHANGED: Template = template!("identity", "mfa_changed");

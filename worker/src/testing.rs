@@ -1,5 +1,5 @@
-//! What tests of handlers begin with: real servers, the demo account, and a worker that runs one
-//! job at a time.
+//! The setup of handler tests: real servers, the demo account, and a worker that runs jobs one at a
+//! time.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use testkit::testing::TestEnv;
 
 use crate::app::{App, registry};
 
-/// An installation with the demo account in it.
+/// An installation with the demo account.
 pub(crate) struct DemoWorld {
     pub(crate) env: TestEnv,
     pub(crate) store: Store,
     pub(crate) key: MasterKey,
-    /// Whose the demo account is.
+    /// The user of the demo account.
     pub(crate) user: User,
-    /// Theirs.
+    /// The tenant of the demo account.
     pub(crate) tenant: TenantId,
     pub(crate) jobs: Jobs,
     pub(crate) worker: Inline,
 }
 
 impl DemoWorld {
-    /// One whose clock is `clock`'s.
+    /// An installation with this clock.
     pub(crate) async fn new(clock: Clock) -> Self {
         let env = TestEnv::new().await;
         let mut sources = Sources::default();

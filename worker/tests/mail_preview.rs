@@ -1,12 +1,12 @@
-//! What mails look like, compared byte by byte with what they looked like.
+//! Snapshots of mails, compared byte by byte.
 //!
-//! The files in `tests/snapshots` are what `worker mail preview` writes. Where a mail was changed
-//! on purpose, renew them and look at the difference:
+//! The files in `tests/snapshots` are written by `worker mail preview`. After changing a mail on
+//! purpose, update them and review the difference:
 //!
 //! ```sh
 //! cargo run -p worker -- mail preview --to worker/tests/snapshots
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
@@ -23,10 +23,10 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn every_mail_is_as_it_was() {
+fn every_mail_matches_its_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    let to = folder.path().join("made if missing");
-    // Without any configuration: looking needs none.
+    let to = folder.path().join("created if missing");
+    // A preview needs no configuration.
     let ran = Command::new(env!("CARGO_BIN_EXE_worker"))
         .args(["mail", "preview", "--to"])
         .arg(&to)
@@ -40,7 +40,7 @@ fn every_mail_is_as_it_was() {
     for (name, content) in now {
         assert!(
             before[&name] == content,
-            "{name} is another one now; see this file's head for how to renew it:\n{content}"
+            "{name} differs from its snapshot; the comment at the top of this file says how to update it:\n{content}"
         );
     }
 }

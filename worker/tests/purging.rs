@@ -1,6 +1,5 @@
-//! What is over is removed at the time that the configuration says, and MongoDB is the net beneath
-//! it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Expired rows are purged on the configured schedule, with TTL indexes of MongoDB as a fallback.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::time::Duration;
 
 use common::{
@@ -36,11 +35,11 @@ impl Change for SignIn {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_removes_what_is_over_when_the_schedule_says_so_and_counts_it() {
+async fn a_worker_purges_expired_rows_on_schedule_and_counts_them() {
     let env = TestEnv::new().await;
     let store = prepared(&env).await;
     let (over, live) = (store.commit(&SignIn).await.unwrap(), store.commit(&SignIn).await.unwrap());
-    // Longer ago than what is kept, and not so long that MongoDB would be first.
+    // Longer ago than the retention, but not long enough for MongoDB to remove it first.
     let ago = DateTime::from_millis(store.clock().now().timestamp_millis() - 2 * 86_400_000);
     let expire = doc! { "$set": { "expires_at": ago } };
     store.records::<Session>(PlatformScope).update(doc! { "_id": over.id }, expire).await.unwrap();
@@ -54,7 +53,7 @@ async fn a_worker_removes_what_is_over_when_the_schedule_says_so_and_counts_it()
     };
     tokio::time::timeout(Duration::from_mins(1), gone)
         .await
-        .unwrap_or_else(|_| panic!("it stays: {}", running.log_tail(20)));
+        .unwrap_or_else(|_| panic!("the row is still there: {}", running.log_tail(20)));
     assert!(Session::by_id(&store, live.id).await.unwrap().is_some());
     let counted = async {
         let counted = "tenantry_maintenance_purged_total{kind=\"sessions\"} 1\n";
@@ -69,11 +68,11 @@ async fn a_worker_removes_what_is_over_when_the_schedule_says_so_and_counts_it()
             looks.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), counted).await.expect("it is counted");
+    tokio::time::timeout(Duration::from_mins(1), counted).await.expect("the purged row is counted");
 }
 
 #[tokio::test]
-async fn mongodb_removes_by_itself_what_nobody_did_for_a_week() {
+async fn mongodb_removes_rows_that_were_not_purged_for_a_week() {
     let env = TestEnv::new().await;
     prepared(&env).await;
     let client = mongodb::Client::with_uri_str(env.mongodb_uri()).await.unwrap();

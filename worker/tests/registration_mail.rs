@@ -1,6 +1,6 @@
-//! The product's central path under faults: whatever is stopped, killed or wiped between the
-//! request and the mail, the mail arrives.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! The product's central path under faults: the mail arrives, whatever is stopped, killed or wiped
+//! between the request and the mail.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::time::Duration;
 
 use common::{
@@ -17,11 +17,11 @@ use testkit::{
     testing::{Service, TestEnv},
 };
 
-/// Nothing a test waits for takes longer, also on a busy machine.
+/// Upper bound for every wait in a test, even on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 const ANN: &str = "ann@example.com";
 
-/// Quick enough for tests, in the same proportions as in production.
+/// Short intervals for tests, in the same proportions as in production.
 const QUICK: &[(&str, &str)] = &[
     ("TENANTRY__JOBS__LEASE", "1500ms"),
     ("TENANTRY__JOBS__RELAY_INTERVAL", "200ms"),
@@ -91,7 +91,7 @@ impl World {
         assert_eq!((status, answer), (StatusCode::OK, json!({ "status": "verified" })));
     }
 
-    /// Waits until no job is under way.
+    /// Waits until every job has finished.
     async fn until_done(&self) {
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         let done = async {
@@ -104,7 +104,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mail_has_both_parts_a_stable_id_and_no_trace_of_markup() {
+async fn the_mail_has_both_parts_a_stable_id_and_no_injected_markup() {
     let world = World::new().await;
     let (api, _worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     let body = json!({ "email": ANN, "password": "correct horse battery", "name": "<b>Ann</b>", "tenant_name": "A & \"B\" {{ link }}" });
@@ -122,7 +122,7 @@ async fn the_mail_has_both_parts_a_stable_id_and_no_trace_of_markup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registering_a_known_address_answers_the_same_and_tells_its_owner() {
+async fn registering_a_known_email_answers_the_same_and_notifies_its_owner() {
     let world = World::new().await;
     let (api, _worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.register(&api, ANN).await;
@@ -138,7 +138,7 @@ async fn registering_a_known_address_answers_the_same_and_tells_its_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asking_again_at_once_sends_no_second_mail_and_says_nothing() {
+async fn requesting_again_at_once_sends_no_second_mail_and_answers_the_same() {
     let world = World::new().await;
     let (api, _worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.register(&api, ANN).await;
@@ -157,7 +157,7 @@ async fn asking_again_at_once_sends_no_second_mail_and_says_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asking_again_after_the_cooldown_sends_the_same_link() {
+async fn requesting_again_after_the_cooldown_sends_the_same_link() {
     let world = World::new().await;
     let settings = [QUICK, &[("TENANTRY__AUTH__RESEND_COOLDOWN", "1ms")]].concat();
     let (api, _worker) =
@@ -174,23 +174,23 @@ async fn asking_again_after_the_cooldown_sends_the_same_link() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_redis_stopped_registering_works_and_the_mail_comes_when_it_is_back() {
+async fn registering_works_without_redis_and_the_mail_arrives_when_it_is_back() {
     let world = World::private().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.env.redis().stop().await;
     world.register(&api, ANN).await;
     world.env.redis().start_again().await.unwrap();
     world.mail_to(ANN).await;
-    assert_eq!(worker.status(), None, "the worker lives on: {}", worker.log_tail(20));
+    assert_eq!(worker.status(), None, "the worker keeps running: {}", worker.log_tail(20));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_killed_between_commit_and_hand_over_loses_no_mail() {
+async fn an_api_killed_between_commit_and_enqueueing_loses_no_mail() {
     let world = World::new().await;
     let redis =
         world.env.redis_url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap();
     let proxy = Proxy::start(redis).await.unwrap();
-    // The API's way to Redis swallows everything, so what is committed cannot be handed over.
+    // The API's connection to Redis drops everything, so committed jobs cannot be enqueued.
     proxy.blackhole();
     let through_proxy = format!("redis://{}", proxy.addr());
     let settings = [QUICK, &[("TENANTRY__REDIS__URL", through_proxy.as_str())]].concat();
@@ -203,10 +203,10 @@ async fn an_api_killed_between_commit_and_hand_over_loses_no_mail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_while_sending_is_replaced_and_both_mails_are_one() {
+async fn a_worker_killed_while_sending_is_replaced_and_both_mails_have_one_id() {
     let world = World::new().await;
     let (api, first) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
-    // The server takes the mail and keeps silent, so the worker cannot know that it arrived.
+    // The server accepts the mail without answering, so the worker cannot know that it arrived.
     world.env.mail().reply(Reply::Hold);
     world.register(&api, ANN).await;
     let sent = world.mail_to(ANN).await;
@@ -215,13 +215,13 @@ async fn a_worker_killed_while_sending_is_replaced_and_both_mails_are_one() {
     let _second = world.worker().await;
     world.until_done().await;
     let mails = world.env.mail().messages();
-    assert!(mails.len() >= 2, "it was sent again");
+    assert!(mails.len() >= 2, "the mail was sent again");
     assert!(mails.iter().all(|mail| mail.header("Message-ID") == sent.header("Message-ID")));
     world.verify(&api, &mails[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_mail_server_down_sending_is_tried_again_until_it_is_back() {
+async fn sending_is_retried_until_the_mail_server_is_back() {
     let world = World::new().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.env.mail().stop().await;
@@ -232,7 +232,7 @@ async fn with_the_mail_server_down_sending_is_tried_again_until_it_is_back() {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(DEADLINE, failed_twice).await.expect("sending is tried again");
+    tokio::time::timeout(DEADLINE, failed_twice).await.expect("sending is retried");
     world.env.mail().start_again().await.unwrap();
     world.mail_to(ANN).await;
     world.until_done().await;
@@ -240,7 +240,7 @@ async fn with_the_mail_server_down_sending_is_tried_again_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_refused_for_good_is_a_dead_letter_that_can_be_tried_again() {
+async fn a_permanently_rejected_mail_becomes_a_dead_letter_that_can_be_retried() {
     let world = World::new().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.env.mail().reply(Reply::Refuse(550));
@@ -261,28 +261,28 @@ async fn an_address_that_is_refused_for_good_is_a_dead_letter_that_can_be_tried_
     tokio::time::timeout(DEADLINE, dead).await.expect("it is dead");
     assert!(!worker.log().contains("job_retried"));
 
-    // The operator looks, mends the cause, and tries again.
-    let steer = |args: &[&str]| {
+    // The operator inspects it, fixes the cause, and retries it.
+    let run = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_worker"));
         let ran = command.args(args).env_clear().envs(world.env.config_env()).output().unwrap();
         assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
     };
-    assert!(steer(&["jobs", "list"]).contains("registration.send_verification"));
+    assert!(run(&["jobs", "list"]).contains("registration.send_verification"));
     assert!(
-        steer(&["jobs", "retry", "--error", "550", "--dry-run"]).contains("1 would be tried again")
+        run(&["jobs", "retry", "--error", "550", "--dry-run"]).contains("1 job would be retried")
     );
     world.env.mail().reply(Reply::Accept);
-    assert!(steer(&["jobs", "retry", "--error", "550"]).contains("1 will be tried again"));
+    assert!(run(&["jobs", "retry", "--error", "550"]).contains("1 job will be retried"));
     world.mail_to(ANN).await;
     world.until_done().await;
-    assert!(steer(&["jobs", "list"]).is_empty());
-    assert!(steer(&["queues"]).contains("email"));
-    assert!(!worker.log().contains(ANN), "addresses are not logged: {}", worker.log());
+    assert!(run(&["jobs", "list"]).is_empty());
+    assert!(run(&["queues"]).contains("email"));
+    assert!(!worker.log().contains(ANN), "email addresses are not logged: {}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mails_waiting_when_redis_is_flushed_and_restarted_still_go_out_by_the_same_worker() {
+async fn pending_mails_survive_a_flush_and_restart_of_redis_with_the_same_worker() {
     let world = World::private().await;
     let api = world.env.spawn_api_with(QUICK).await;
     let people: Vec<String> = (0..5).map(|n| format!("person{n}@example.com")).collect();
@@ -303,11 +303,11 @@ async fn mails_waiting_when_redis_is_flushed_and_restarted_still_go_out_by_the_s
         world.register(&api, &person).await;
         world.mail_to(&person).await;
     }
-    assert_eq!(worker.status(), None, "the worker lives on: {}", worker.log_tail(20));
+    assert_eq!(worker.status(), None, "the worker keeps running: {}", worker.log_tail(20));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_a_worker_drains_and_exits_0() {
+async fn a_stopped_worker_drains_and_exits_0() {
     let world = World::new().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     for n in 0..10 {

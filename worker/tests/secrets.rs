@@ -1,6 +1,6 @@
-//! What people and their clients hold in secret is nowhere but with them: one life of several
-//! people, every flow of it, and then every place where something could have been left.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Secrets of people and their clients are stored nowhere else: several people go through every flow,
+//! then every place that could contain a secret is searched.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod collector;
 use std::{
@@ -27,7 +27,7 @@ use totp_rs::{Builder, Secret, Totp};
 use self::collector::Exports;
 
 const DEADLINE: Duration = Duration::from_mins(1);
-/// What is written of our own programs is all there is, and ended jobs can be looked at.
+/// Our own programs log everything, and the history of jobs is kept.
 const TALKATIVE: &[(&str, &str)] = &[
     ("TENANTRY__TELEMETRY__FILTER", "info,api=trace,worker=trace,common=trace,jobs=trace"),
     ("TENANTRY__JOBS__HISTORY_TTL", "1h"),
@@ -35,7 +35,7 @@ const TALKATIVE: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__HASH_WAIT", "60s"),
     ("TENANTRY__API__REQUEST_TIMEOUT", "60s"),
 ];
-/// Stands in every address.
+/// Part of every email address.
 const ADDRESS: &str = "canary-address";
 const ADA: &str = "canary-address-ada@example.com";
 const ADA_LATER: &str = "canary-address-ada@example.org";
@@ -55,14 +55,14 @@ const BY_LINK: &str = "/invite-links/join?token=";
 const CHANGE: &str = "/change-email?token=";
 const SHOW_FACTOR: &str = "/api/auth/mfa/verify";
 const REAUTHENTICATE: &str = "/api/auth/reauthenticate";
-/// So much of a secret's end is looked for, in bytes.
+/// Length in bytes of the end of a secret that is searched for.
 const END: usize = 16;
-/// What people were told and showed, each of which must have been looked for.
+/// The kinds of secrets, each of which must have been searched for.
 const KINDS: [&str; 13] = [
     "verification link",
     "reset link",
     "used invitation",
-    "waiting invitation",
+    "pending invitation",
     "invite link",
     "access token",
     "refresh token",
@@ -74,7 +74,7 @@ const KINDS: [&str; 13] = [
     "link to the new address",
 ];
 
-/// An installation, and what was told to people alone.
+/// An installation, and the secrets of its users.
 struct World {
     env: TestEnv,
     api: Service,
@@ -137,7 +137,7 @@ impl World {
         self.env.mail().wait_for(wanted, DEADLINE).await
     }
 
-    /// The token of the link that somebody was mailed.
+    /// The token of the link in a mail.
     async fn link(&mut self, what: &'static str, to: &str, path: &'static str) -> String {
         let mail = self
             .mail(|mail| mail.to.iter().any(|other| other == to) && mail.text.contains(path))
@@ -148,7 +148,7 @@ impl World {
         token
     }
 
-    /// Signs in, and answers the access token and the refresh token.
+    /// Signs in and returns the access token and the refresh token.
     async fn sign_in(&mut self, path: &str, body: Value) -> (String, String) {
         let session = self.post(path, body, StatusCode::OK).await;
         let (access, refresh) = (text(&session, "access_token"), text(&session, "refresh_token"));
@@ -163,7 +163,7 @@ impl World {
         self.post("/api/auth/register", body, StatusCode::ACCEPTED).await;
     }
 
-    /// Every flow there is. When it is over, some links were used and some wait.
+    /// Goes through every flow. Afterwards some links are used and some are pending.
     async fn live(&mut self) {
         self.register(ADA).await;
         let verification = self.link("verification link", ADA, VERIFY).await;
@@ -224,26 +224,26 @@ impl World {
         self.post("/api/invitations/accept", accept, StatusCode::OK).await;
         let list = json!({ "invitations": [{ "email": CARL, "role": "viewer" }] });
         self.post_as(&access, "/api/tenant/invitations/bulk", list, StatusCode::ACCEPTED).await;
-        self.link("waiting invitation", CARL, INVITED).await;
+        self.link("pending invitation", CARL, INVITED).await;
         self.invite_by_a_link(&access).await;
         self.register(DORA).await;
-        self.link("waiting verification link", DORA, VERIFY).await;
+        self.link("pending verification link", DORA, VERIFY).await;
         self.env.mail().clear();
         self.post("/api/auth/password/forgot", json!({ "email": BOB }), StatusCode::ACCEPTED).await;
-        self.link("waiting reset link", BOB, RESET).await;
+        self.link("pending reset link", BOB, RESET).await;
 
-        // One mail that will not be sent is among the dead letters.
+        // One mail that cannot be sent becomes a dead letter.
         self.env.mail().reply(Reply::Refuse(550));
         self.register("canary-address-refused@example.com").await;
         self.until("there is a dead letter", |world| {
-            !world.worker_says(&["jobs", "list"]).trim().is_empty()
+            !world.worker_output(&["jobs", "list"]).trim().is_empty()
         })
         .await;
         self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT)
             .await;
     }
 
-    /// Makes an invite link, and has somebody invited by it.
+    /// Creates an invite link and requests an invitation with it.
     async fn invite_by_a_link(&mut self, access: &str) {
         let wanted = json!({ "role": "viewer", "domains": ["example.com"] });
         let made =
@@ -259,11 +259,10 @@ impl World {
             StatusCode::ACCEPTED,
         )
         .await;
-        self.link("waiting invitation", ERIN, INVITED).await;
+        self.link("pending invitation", ERIN, INVITED).await;
     }
 
-    /// Sets up an authenticator app, and shows its codes and recovery codes wherever they are asked
-    /// for.
+    /// Sets up an authenticator app, and uses its codes and recovery codes wherever they are required.
     async fn prove_with_a_second_factor(&mut self, access: &str) {
         let app = self.set_up_an_app(access).await;
         let (login, again) =
@@ -317,7 +316,7 @@ impl World {
         app
     }
 
-    /// What the app shows that many steps from now.
+    /// The code of the app that many steps from now.
     fn code(&mut self, app: &Totp, steps: i64) -> String {
         let now = Clock::system().now().timestamp_millis() / 1000;
         let code = app.generate(u64::try_from(now + steps * 30).unwrap()).to_string();
@@ -332,7 +331,7 @@ impl World {
         codes
     }
 
-    /// Gives the password, and answers the token to show a second factor with.
+    /// Sends the password and returns the token with which to present a second factor.
     async fn asked_for_a_factor(&mut self, token: Option<&str>, path: &str, body: Value) -> String {
         let asked = self.ask(Method::POST, token, path, Some(body), StatusCode::UNAUTHORIZED).await;
         let mfa_token = text(&asked, "mfa_token");
@@ -340,7 +339,7 @@ impl World {
         mfa_token
     }
 
-    /// Changes the address; another change waits then.
+    /// Changes the email address; another change is pending afterwards.
     async fn change_address(&mut self, access: &str) {
         self.ask_for_address(access, ADA_LATER).await;
         for (what, to) in [("link to the old address", ADA), ("link to the new address", ADA_LATER)]
@@ -352,7 +351,7 @@ impl World {
                 .await;
         }
         self.ask_for_address(access, ADA_IN_THE_END).await;
-        self.link("waiting link to another address", ADA_IN_THE_END, CHANGE).await;
+        self.link("pending link to another address", ADA_IN_THE_END, CHANGE).await;
     }
 
     async fn ask_for_address(&self, access: &str, email: &str) {
@@ -373,8 +372,8 @@ impl World {
         }
     }
 
-    /// What an operator's command says.
-    fn worker_says(&self, args: &[&str]) -> String {
+    /// Output of an operator's command.
+    fn worker_output(&self, args: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         let output = command
             .args(args)
@@ -421,23 +420,23 @@ impl World {
         values
     }
 
-    /// Whatever an operator can see of jobs: lists, each job, what became of it, the board.
+    /// Everything an operator can see of jobs: lists, each job, the history, the board.
     async fn job_views(&self) -> Vec<(String, Vec<u8>)> {
         let states = ["staged", "held", "delayed", "ready", "running", "dead"]
             .map(|state| ["--state", state])
             .concat();
-        let listed = self.worker_says(&[&["jobs", "list", "--json"], &states[..]].concat());
-        let history = self.worker_says(&["jobs", "history", "--json"]);
+        let listed = self.worker_output(&[&["jobs", "list", "--json"], &states[..]].concat());
+        let history = self.worker_output(&["jobs", "history", "--json"]);
         let ids = listed
             .lines()
             .chain(history.lines())
             .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone());
         let shown: Vec<_> =
-            ids.map(|id| self.worker_says(&["jobs", "show", id.as_str().unwrap()])).collect();
+            ids.map(|id| self.worker_output(&["jobs", "show", id.as_str().unwrap()])).collect();
         assert!(shown.len() >= 10, "{listed}{history}");
         let mut views = vec![("list".to_owned(), listed), ("history".to_owned(), history)];
         views.extend(shown.into_iter().map(|job| ("job".to_owned(), job)));
-        views.push(("batches".to_owned(), self.worker_says(&["batches", "list", "--json"])));
+        views.push(("batches".to_owned(), self.worker_output(&["batches", "list", "--json"])));
         for path in [
             "/overview",
             "/tasks?status=Killed&page=1",
@@ -470,7 +469,7 @@ impl World {
         metrics
     }
 
-    /// What was written and exported when both have ended.
+    /// Logs and exported traces after both processes have ended.
     async fn logs_and_traces(&self) -> Vec<(String, Vec<u8>)> {
         for service in [&self.api, &self.worker] {
             assert!(service.stop_within(DEADLINE).await.success(), "{}", service.log_tail(20));
@@ -484,7 +483,7 @@ impl World {
         told.into_iter().map(|(place, text)| (place.to_owned(), text.into_bytes())).collect()
     }
 
-    /// Checks that none of the secrets is there in any form.
+    /// Checks that `places` contain none of the secrets in any form.
     fn expect_no_secret(&self, places: &[(String, Vec<u8>)]) {
         for (what, secret) in &self.secrets {
             for form in forms(secret) {
@@ -500,7 +499,7 @@ impl World {
     }
 }
 
-/// The forms in which a secret could lie somewhere: its text, its end, and the bytes at its end.
+/// The forms in which a secret could be stored: its text, its end, and the bytes at its end.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
     let Some(end) = secret.len().checked_sub(END) else { return forms_of_code(secret) };
     let encoded = secret.rsplit('.').next().unwrap_or_default().trim_start_matches("rt_");
@@ -516,8 +515,8 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Those of a code that people type. Six digits stand in many a number, so they are looked for
-/// where they are a text: in JSON, in JSON within JSON, in BSON.
+/// The forms of a code that people type. Six digits occur in many numbers, so they are searched for
+/// as text: in JSON, in JSON within JSON, in BSON.
 fn forms_of_code(code: &str) -> Vec<Vec<u8>> {
     if code.parse::<u32>().is_err() {
         return vec![code.into(), code.replace('-', "").into()];
@@ -530,7 +529,7 @@ fn forms_of_code(code: &str) -> Vec<Vec<u8>> {
     ]
 }
 
-/// A text of an answer.
+/// A text field of a response.
 fn text(answer: &Value, name: &str) -> String {
     answer[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer}")).to_owned()
 }
@@ -543,14 +542,13 @@ fn holds(bytes: &[u8], form: &[u8]) -> bool {
     bytes.windows(form.len()).any(|window| window == form)
 }
 
-/// Checks that something that is no secret is found where it belongs: else nothing would have been
-/// looked at.
+/// Checks that something that is not secret is found: otherwise nothing was searched.
 fn expect_somewhere(places: &[(String, Vec<u8>)], text: &str) {
     assert!(places.iter().any(|(_, bytes)| holds(bytes, text.as_bytes())), "{text} is nowhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dump_of_the_database_holds_nothing_that_opens_anything() {
+async fn a_dump_of_the_database_contains_no_usable_secret() {
     let mut world = World::new().await;
     world.live().await;
     assert!(
@@ -566,7 +564,7 @@ async fn a_dump_of_the_database_holds_nothing_that_opens_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_and_no_address_is_in_logs_traces_metrics_redis_or_job_views() {
+async fn no_secret_or_email_is_in_logs_traces_metrics_redis_or_job_views() {
     let mut world = World::new().await;
     world.live().await;
     let mut places = [world.redis().await, world.job_views().await, world.metrics().await].concat();
@@ -583,7 +581,7 @@ async fn no_secret_and_no_address_is_in_logs_traces_metrics_redis_or_job_views()
     let found = places.iter().find(|(_, bytes)| holds(bytes, ADDRESS.as_bytes()));
     assert!(
         found.is_none(),
-        "an address in {}: {}",
+        "an email address in {}: {}",
         found.unwrap().0,
         String::from_utf8_lossy(&found.unwrap().1)
     );

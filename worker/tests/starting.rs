@@ -1,5 +1,5 @@
 //! How a worker begins, or refuses to.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::{
     process::{Command, Output},
     time::Duration,
@@ -24,7 +24,7 @@ fn pairs(env: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
+fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
     let env = pairs(&[
         ("TENANTRY__AUTH__MASTER_KEY", "canary-not-a-key"),
         ("TENANTRY__REDIS__URL", "canary-no-redis"),
@@ -49,7 +49,7 @@ fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
 }
 
 #[test]
-fn a_schedule_that_makes_no_sense_is_a_mistake_of_the_configuration() {
+fn an_invalid_schedule_is_a_mistake_of_the_configuration() {
     let env = pairs(&[
         ("TENANTRY__APP__ENVIRONMENT", "development"),
         ("TENANTRY__MAINTENANCE__PURGE_SCHEDULE", "0 0 30 2 *"),
@@ -63,7 +63,7 @@ fn a_schedule_that_makes_no_sense_is_a_mistake_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn an_unprepared_database_is_refused_with_what_to_do() {
+async fn an_unprepared_database_is_rejected_with_instructions() {
     let env = TestEnv::new().await;
     let refused = worker(&["run"], &env.config_env());
     let told = String::from_utf8(refused.stderr).unwrap();
@@ -72,7 +72,7 @@ async fn an_unprepared_database_is_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_and_readiness_tell_how_it_is() {
+async fn health_and_readiness_report_the_state() {
     let env = TestEnv::private().await;
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
@@ -83,7 +83,7 @@ async fn health_and_readiness_tell_how_it_is() {
         .migrate(&domain::migrations())
         .await
         .unwrap();
-    assert!(!worker(&["health"], &env.config_env()).status.success(), "nothing is there yet");
+    assert!(!worker(&["health"], &env.config_env()).status.success(), "no worker is running yet");
     let running = env.spawn_worker().await;
     assert!(worker(&["health"], &env.config_env()).status.success(), "{}", running.log_tail(20));
     env.redis().stop().await;
@@ -91,11 +91,14 @@ async fn health_and_readiness_tell_how_it_is() {
     assert_eq!(ready.status(), 503);
     let reason = ready.text().await.unwrap();
     assert!(reason.contains("Redis"), "{reason}");
-    assert!(worker(&["health"], &env.config_env()).status.success(), "it lives on without Redis");
+    assert!(
+        worker(&["health"], &env.config_env()).status.success(),
+        "it stays alive without Redis"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_canary_comes_through_and_its_schedule_is_shown() {
+async fn the_canary_runs_and_its_schedule_is_shown() {
     let env = TestEnv::new().await;
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
@@ -137,7 +140,7 @@ async fn the_canary_comes_through_and_its_schedule_is_shown() {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), come).await.expect("the canary comes");
+    tokio::time::timeout(Duration::from_mins(1), come).await.expect("the canary runs");
     let metrics = metrics().await;
     assert!(metrics.contains("\ntenantry_jobs_canary_timestamp_seconds 1"), "{metrics}");
     assert!(

@@ -1,5 +1,5 @@
-//! One trace from the request over the outbox to the job, exported to a collector.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! One trace from the request through the outbox to the job, exported to a collector.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod collector;
 use std::time::Duration;
@@ -71,7 +71,7 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
         .header("traceparent", TRACEPARENT);
     assert_eq!(request.json(&person).send().await.unwrap().status(), 202);
     env.mail().wait_for(|_| true, DEADLINE).await;
-    // What still waits is exported when a process stops.
+    // The remaining spans are exported when a process stops.
     assert!(api.stop_within(DEADLINE).await.success(), "{}", api.log_tail(20));
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 
@@ -85,7 +85,7 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
         })
         .unwrap();
     assert_eq!((&job.trace_id, &job.parent_span_id), (&request.trace_id, &request.span_id));
-    // Besides, the job links to the request that staged it, and says what kind of message it was.
+    // The job also links to the request that staged it, with messaging attributes.
     let links: Vec<_> = job.links.iter().map(|link| (&link.trace_id, &link.span_id)).collect();
     assert_eq!(links, [(&request.trace_id, &request.span_id)]);
     assert_eq!(job.kind(), SpanKind::Consumer);

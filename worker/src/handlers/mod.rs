@@ -1,4 +1,4 @@
-//! What jobs do, one module a noun, in folders by area.
+//! Job handlers, one module per noun, in folders by area.
 
 pub(crate) mod identity;
 pub(crate) mod platform;
@@ -9,12 +9,9 @@ use jobs::{JobError, Running};
 
 use crate::app::App;
 
-/// The rows of the tenant that the job's envelope names.
+/// The scope of the tenant in the job's envelope.
 fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
-    running
-        .tenant
-        .map(TenantScope::vouched)
-        .ok_or_else(|| JobError::fail("the job names no tenant"))
+    running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job has no tenant"))
 }
 
 #[cfg(test)]
@@ -51,8 +48,8 @@ mod tests {
 
     const DAY: Duration = Duration::from_hours(24);
 
-    /// The demo account's tenant, in which somebody is invited, others are to be, and the ownership
-    /// is offered.
+    /// The demo account's tenant, with an invitation, a list of people to invite, and an offer of
+    /// ownership.
     struct World {
         demo: DemoWorld,
         invitation: Invitation,
@@ -90,7 +87,7 @@ mod tests {
             Self { demo, invitation, list, invite_link, offer, domain }
         }
 
-        /// How each kind of job about the tenant's rows ends that names `tenant`.
+        /// Runs each kind of job about the tenant's rows in the name of `tenant`.
         async fn run(&self, tenant: Option<TenantId>) -> [Result<(), JobError>; 6] {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
             let follower = "follower@example.com".parse().unwrap();
@@ -116,8 +113,8 @@ mod tests {
             self.demo.worker.run(tenant, &job).await
         }
 
-        /// Whom mails were sent to, how many invitations and staged jobs there are, and whether the
-        /// list is done with.
+        /// Recipients of mails, number of invitations and of staged jobs, and whether the list is
+        /// complete.
         async fn seen(&self) -> (Vec<String>, u64, u64, bool) {
             let mut mailed: Vec<String> =
                 self.demo.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
@@ -138,7 +135,7 @@ mod tests {
         }
     }
 
-    /// Somebody new joins a tenant.
+    /// A new person joins a tenant.
     struct Join<'a>(&'a User, TenantScope);
 
     impl Change for Join<'_> {
@@ -170,9 +167,9 @@ mod tests {
         }
     }
 
-    /// Row 17 of the attacks: what a job names is looked for in its own tenant alone.
+    /// Row 17 of the attacks: a job finds rows of its own tenant only.
     #[tokio::test]
-    async fn a_job_finds_nothing_of_another_tenant() {
+    async fn a_job_finds_no_rows_of_another_tenant() {
         let world = World::new().await;
         let other = world.demo.store.commit(&Found).await.unwrap();
         let before = world.seen().await;

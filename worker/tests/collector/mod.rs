@@ -1,4 +1,4 @@
-//! The HTTP side of an OpenTelemetry collector, which keeps what it is sent.
+//! The HTTP endpoint of an OpenTelemetry collector, which stores what it receives.
 
 use std::{
     net::SocketAddr,
@@ -10,10 +10,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// What was exported.
+/// The exported spans.
 pub(crate) type Exports = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
-/// Starts it, and tells where it listens.
+/// Starts it and returns its address.
 pub(crate) async fn start() -> (SocketAddr, Exports) {
     let exports = Exports::default();
     let take = |State(exports): State<Exports>, body: Bytes| async move {

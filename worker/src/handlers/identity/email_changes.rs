@@ -1,4 +1,4 @@
-//! Mails about changes of an account's address.
+//! Mails about changes of an account's email address.
 
 use std::sync::Arc;
 
@@ -15,24 +15,25 @@ use crate::{
     templates::{EMAIL_CHANGE_NEW, EMAIL_CHANGE_OLD, EMAIL_CHANGED, EMAIL_TAKEN},
 };
 
-/// Mails one of the two links; in place of the new address's, word to whoever has an account of it.
+/// Mails one of the two links. If the new email address already has an account, its owner is
+/// notified instead.
 pub(crate) async fn send_link(
     job: SendEmailChangeLink,
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(change) = EmailChange::pending(&app.store, job.change).await? else {
-        tracing::info!("email_change_gone");
+        tracing::info!("email_change_not_found");
         return Ok(());
     };
     let Some(user) = User::by_id(&app.store, change.user_id).await? else {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
     if job.side == Side::New
         && let Some(owner) = User::by_email(&app.store, &change.new.email).await?
     {
-        return tell_owner(&app, running.id, &owner).await;
+        return notify_owner(&app, running.id, &owner).await;
     }
     let (to, template) = match job.side {
         Side::Old => (&change.old.email, &EMAIL_CHANGE_OLD),
@@ -47,21 +48,21 @@ pub(crate) async fn send_link(
     app.send(running.id, to, &user.name, template, &values).await
 }
 
-/// Tells a person that somebody wants their address for another account.
+/// Notifies a user that someone tried to use their email address for another account.
 pub(crate) async fn send_taken(job: SendEmailTaken, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(owner) = User::by_id(&app.store, job.owner).await? else {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
-    tell_owner(&app, running.id, &owner).await
+    notify_owner(&app, running.id, &owner).await
 }
 
-async fn tell_owner(app: &App, job: JobId, owner: &User) -> Result<(), JobError> {
+async fn notify_owner(app: &App, job: JobId, owner: &User) -> Result<(), JobError> {
     app.send(job, &owner.email, &owner.name, &EMAIL_TAKEN, &json!({ "name": owner.name })).await
 }
 
-/// Tells a person, at one of the two addresses, that their account has another now.
+/// Notifies a user, at the old or the new email address, that it was changed.
 pub(crate) async fn send_changed(
     job: SendEmailChanged,
     running: Running<App>,
@@ -69,7 +70,7 @@ pub(crate) async fn send_changed(
     let app = Arc::clone(&running.app);
     let to = job.to.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_id(&app.store, job.user).await? else {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
     let values =

@@ -11,14 +11,14 @@ use serde_json::json;
 
 use crate::{app::App, templates::MFA_CHANGED};
 
-/// Tells a person that their second factors changed.
+/// Notifies a user that their second factors changed.
 pub(crate) async fn send_changed(
     job: SendMfaChanged,
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(user) = User::by_id(&app.store, job.user).await? else {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
     let values = json!({ "name": user.name, "change": told(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });

@@ -1,4 +1,4 @@
-//! Mails about people's accounts and sign-ins.
+//! Mails about accounts and sign-ins.
 
 pub(crate) mod email_changes;
 pub(crate) mod mfa;

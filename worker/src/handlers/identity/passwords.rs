@@ -16,7 +16,7 @@ use crate::{
     templates::{PASSWORD_CHANGED, PASSWORD_RESET},
 };
 
-/// Mails a link that sets a new password, unless there is no account or that happened a moment ago.
+/// Mails a password reset link, unless there is no account or one was sent recently.
 pub(crate) async fn send_reset(
     job: SendPasswordReset,
     running: Running<App>,
@@ -24,17 +24,17 @@ pub(crate) async fn send_reset(
     let app = Arc::clone(&running.app);
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_email(&app.store, &email).await? else {
-        tracing::info!("no_account");
+        tracing::info!("account_not_found");
         return Ok(());
     };
     let (ttl, cooldown) = (app.password_reset_ttl, app.resend_cooldown);
     let prepare = Prepare { key: &app.key, user: user.id, job: running.id, ttl, cooldown };
     let (Mailing::Granted, Some(reset)) = app.store.commit(&prepare).await? else {
-        tracing::info!("mailed_a_moment_ago");
+        tracing::info!("mail_recently_sent");
         return Ok(());
     };
     if !reset.is_for(&user) {
-        tracing::info!("address_changed_meanwhile");
+        tracing::info!("email_changed_since");
         return Ok(());
     }
     let values = json!({
@@ -47,14 +47,14 @@ pub(crate) async fn send_reset(
     Ok(())
 }
 
-/// Tells a person that their password is another one now.
+/// Notifies a user that their password was changed.
 pub(crate) async fn send_changed(
     job: SendPasswordChanged,
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(user) = User::by_id(&app.store, job.user).await? else {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
     let values = json!({ "name": user.name, "by_link": job.by == ChangedBy::Reset, "link": app.forgot_password_page() });
@@ -75,7 +75,7 @@ mod tests {
     struct World(DemoWorld);
 
     impl World {
-        /// With a clock that stands.
+        /// With a manual clock.
         async fn new() -> Self {
             Self(DemoWorld::new(Clock::manual(DateTime::now())).await)
         }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn links_are_mailed_a_cooldown_apart_and_a_new_one_voids_the_old() {
+    async fn links_are_mailed_a_cooldown_apart_and_a_new_one_revokes_the_old() {
         let world = World::new().await;
         world.ask().await;
         world.ask().await;
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_is_repeated_mails_the_same_link_and_one_that_comes_late_voids_none() {
+    async fn a_repeated_job_mails_the_same_link_and_a_late_one_revokes_none() {
         let world = World::new().await;
         let earlier: JobId = world.0.store.clock().id();
         world.0.store.clock().advance(Duration::from_secs(1));
@@ -140,14 +140,14 @@ mod tests {
             .await
             .is_ok()
         );
-        // Late beyond the link's life: it would be mailed one that is void.
+        // Later than the link's lifetime: it would mail an expired link.
         world.0.store.clock().advance(Duration::from_hours(2));
         let (granted, renewed) = world.prepare(later).await;
         assert!(granted == Mailing::Granted && renewed.unwrap().id != made.id);
     }
 
     #[tokio::test]
-    async fn of_two_jobs_at_once_one_mails() {
+    async fn of_two_concurrent_jobs_only_one_mails() {
         let world = World::new().await;
         let (one, two): (JobId, JobId) = (world.0.store.clock().id(), world.0.store.clock().id());
         let (one, two) = futures::future::join(world.prepare(one), world.prepare(two)).await;

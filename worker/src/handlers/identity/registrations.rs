@@ -1,5 +1,5 @@
-//! Mails of registrations. A mail that has gone out is noted on its registration, so that asking
-//! again and again does not fill a stranger's inbox.
+//! Mails of registrations. Each mail is recorded on its registration, so that repeated requests do
+//! not flood a stranger's inbox.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::{
     templates::{ACCOUNT_EXISTS, VERIFICATION},
 };
 
-/// Mails whoever asked for an account.
+/// Mails the verification link to a person who registered.
 pub(crate) async fn send_verification(
     job: SendVerification,
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(registration) = Registration::pending(&app.store, job.registration).await? else {
-        tracing::info!("registration_gone");
+        tracing::info!("registration_not_found");
         return Ok(());
     };
     let newest = Registration::newest_of(&app.store, &registration.email).await?;
@@ -34,26 +34,26 @@ pub(crate) async fn send_verification(
         Mailing::Granted => mail(&app, &running, &registration).await,
         Mailing::Done => Ok(()),
         Mailing::NotBefore(wait) => {
-            Err(JobError::RetryAfter(wait, "the address was mailed a moment ago".into()))
+            Err(JobError::RetryAfter(wait, "a mail was sent to this email address recently".into()))
         }
     }
 }
 
-/// Mails the link again, unless that happened a moment ago or there is nothing to verify.
+/// Mails the link again, unless that happened recently or there is nothing to verify.
 pub(crate) async fn resend_verification(
     job: ResendVerification,
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some(registration) = Registration::newest_under(&app.store, &job.address).await? else {
-        tracing::info!("nothing_to_verify");
+        tracing::info!("no_pending_registration");
         return Ok(());
     };
     match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
         Mailing::Granted => mail(&app, &running, &registration).await,
         Mailing::Done => Ok(()),
         Mailing::NotBefore(_) => {
-            tracing::info!("mailed_a_moment_ago");
+            tracing::info!("mail_recently_sent");
             Ok(())
         }
     }

@@ -21,7 +21,7 @@ use crate::{
     templates::{NEW_SIGN_IN, REUSE_ALARM, SIGN_IN_THROTTLED},
 };
 
-/// Tells the person that a refresh token of theirs was used twice.
+/// Notifies a user that one of their refresh tokens was used twice.
 pub(crate) async fn send_reuse_alarm(
     job: SendReuseAlarm,
     running: Running<App>,
@@ -32,7 +32,7 @@ pub(crate) async fn send_reuse_alarm(
     app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
 }
 
-/// Tells the person of a sign-in from somewhere new.
+/// Notifies a user of a sign-in from a new device or network.
 pub(crate) async fn send_new_sign_in(
     job: SendNewSignIn,
     running: Running<App>,
@@ -50,7 +50,7 @@ pub(crate) async fn send_new_sign_in(
     app.send(running.id, &user.email, &user.name, &NEW_SIGN_IN, &values).await
 }
 
-/// Tells the person that others try to guess their password.
+/// Notifies a user that someone tries to guess their password.
 pub(crate) async fn send_throttled(
     job: SendThrottled,
     running: Running<App>,
@@ -58,7 +58,7 @@ pub(crate) async fn send_throttled(
     let app = Arc::clone(&running.app);
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let Some(user) = User::by_email(&app.store, &email).await? else {
-        tracing::info!("no_account");
+        tracing::info!("account_not_found");
         return Ok(());
     };
     let values = json!({
@@ -75,12 +75,12 @@ async fn session_and_user(
     session: SessionId,
 ) -> Result<Option<(Session, User)>, JobError> {
     let Some(session) = Session::by_id(&app.store, session).await? else {
-        tracing::info!("session_gone");
+        tracing::info!("session_not_found");
         return Ok(None);
     };
     let user = User::by_id(&app.store, session.user_id).await?;
     if user.is_none() {
-        tracing::info!("user_gone");
+        tracing::info!("user_not_found");
     }
     Ok(user.map(|user| (session, user)))
 }

@@ -7,7 +7,7 @@ use mongodb::bson::DateTime;
 
 use crate::app::App;
 
-/// Leaves word that a scheduled job came through, and how long it took since its tick.
+/// Records when a scheduled job ran, and the delay since its tick.
 pub(crate) async fn canary(job: Canary, running: Running<App>) -> Result<(), JobError> {
     let now = running.app.store.clock().now();
     metrics::JOBS_CANARY_TIMESTAMP.set(between(DateTime::from_millis(0), now).as_secs_f64());
@@ -23,7 +23,7 @@ mod tests {
     use crate::testing::DemoWorld;
 
     #[tokio::test]
-    async fn a_canary_tells_when_it_came_and_how_late() {
+    async fn the_canary_records_its_time_and_delay() {
         let DemoWorld { env: _env, worker, .. } =
             DemoWorld::new(Clock::manual(DateTime::from_millis(60_250))).await;
         worker.run(None, &Canary { tick_ms: 60_000 }).await.unwrap();

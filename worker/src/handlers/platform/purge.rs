@@ -1,4 +1,4 @@
-//! Removing what is over.
+//! Removal of expired rows.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,14 +9,13 @@ use mongodb::bson::DateTime;
 
 use crate::app::App;
 
-/// Rows removed in one go: a few milliseconds of the database's time.
+/// Rows removed per batch: a few milliseconds of database time.
 const BATCH: u32 = 500;
-/// Rows of one kind removed by one job; what is more waits for the next, so that no kind starves
+/// Rows of one kind removed by one job; the rest is left to the next job, so that no kind starves
 /// the others.
 const ROWS_MAX: u64 = 100_000;
 
-/// Removes what is over, kind by kind and a batch at a time. Stopped anywhere, it goes on from
-/// there the next time.
+/// Removes expired rows, kind by kind and in batches. If interrupted, the next job continues.
 pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let before = DateTime::from_millis(
@@ -35,7 +34,7 @@ pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobErro
             }
         }
         if rows > 0 {
-            tracing::info!(kind = kind.name(), rows, "purged");
+            tracing::info!(kind = kind.name(), rows, "rows_purged");
         }
         removed.insert(kind.name(), rows);
     }
@@ -75,12 +74,12 @@ mod tests {
     struct World(DemoWorld);
 
     impl World {
-        /// With a clock that stands.
+        /// With a manual clock.
         async fn new() -> Self {
             Self(DemoWorld::new(Clock::manual(DateTime::now())).await)
         }
 
-        /// One of each kind, good for a day.
+        /// Inserts one row of each kind, valid for a day.
         async fn fill(&self) {
             self.register(1).await;
             let job = self.0.store.clock().id();
@@ -122,7 +121,7 @@ mod tests {
             self.0.store.commit(&SignIn(&self.0, ttl)).await.unwrap().id
         }
 
-        /// So many registrations, good for a day.
+        /// Inserts this many registrations, valid for a day.
         async fn register(&self, many: usize) {
             let (now, clock) = (self.0.store.clock().now(), self.0.store.clock());
             let rows: Vec<Registration> = (0..many)
@@ -202,14 +201,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_been_over_for_long_is_removed_and_nothing_else() {
+    async fn only_rows_that_expired_long_ago_are_removed() {
         let world = World::new().await;
         world.fill().await;
         world.purge().await;
-        assert_eq!(world.counts().await, [1; 5], "nothing is over yet");
+        assert_eq!(world.counts().await, [1; 5], "nothing has expired yet");
         world.0.store.clock().advance(DAY + Duration::from_hours(23));
         world.purge().await;
-        assert_eq!(world.counts().await, [1; 5], "over, and not for long");
+        assert_eq!(world.counts().await, [1; 5], "expired, but recently");
         world.0.store.clock().advance(Duration::from_hours(2));
         world.register(1).await;
         let before: Vec<u64> = Leftover::ALL.iter().map(|kind| purged(*kind)).collect();
@@ -227,14 +226,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_was_ended_goes_long_before_it_would_have_expired() {
+    async fn an_ended_session_is_removed_long_before_it_would_expire() {
         let world = World::new().await;
         let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
         world.0.jobs.commit(&SignOut(ended)).await.unwrap();
         world.purge().await;
         assert!(
             Session::by_id(&world.0.store, ended).await.unwrap().is_some(),
-            "a mail about it may be under way"
+            "a mail about it may be pending"
         );
         world.0.store.clock().advance(DAY + Duration::from_mins(1));
         world.purge().await;
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backlog_of_many_batches_is_removed_and_one_batch_is_bounded() {
+    async fn a_large_backlog_is_removed_in_bounded_batches() {
         let world = World::new().await;
         world.register(2 * BATCH as usize + 1).await;
         world.0.store.clock().advance(3 * DAY);

@@ -26,7 +26,7 @@ use crate::{
     templates::{INVITATION, INVITATION_REMINDER},
 };
 
-/// Mails the invited person the link.
+/// Mails the invitation link to the invited person.
 pub(crate) async fn send_invitation(
     job: SendInvitation,
     running: Running<App>,
@@ -34,7 +34,7 @@ pub(crate) async fn send_invitation(
     mail(&running, job.invitation, job.link, &INVITATION).await
 }
 
-/// Reminds the invited person, unless they have joined or need not any more.
+/// Reminds the invited person, unless the invitation is no longer pending.
 pub(crate) async fn send_reminder(
     job: SendInvitationReminder,
     running: Running<App>,
@@ -52,7 +52,7 @@ async fn mail(
     let scope = scope(running)?;
     let Some(invitation) = Invitation::under_link(&app.store, scope, invitation, link).await?
     else {
-        tracing::info!("invitation_gone");
+        tracing::info!("invitation_not_found");
         return Ok(());
     };
     let (tenant, inviter) = (
@@ -62,7 +62,7 @@ async fn mail(
     let (Some(tenant), Some(inviter), Some(given)) =
         (tenant, inviter, invitation.grant(&app.store).await?)
     else {
-        tracing::info!("invitation_void");
+        tracing::info!("invitation_no_longer_pending");
         return Ok(());
     };
     if !tenant.security.allowed_email_domains.admit(&invitation.email) {
@@ -75,13 +75,13 @@ async fn mail(
         "tenant": tenant.name,
         "role": given.name,
         "link": format!("{}/invitations/accept?token={}", app.public_url, invitation.link_token(&app.key).expose()),
-        // An hour more than is left would promise too much, and none at all sounds like never.
+        // Rounding up would promise too much time, and zero hours would read like "never".
         "hours": (left.as_secs() / 3600).max(1),
     });
     app.send(running.id, &invitation.email, "", template, &values).await
 }
 
-/// Invites some of a list.
+/// Invites a part of a list.
 pub(crate) async fn invite_chunk(
     chunk: InviteChunk,
     running: Running<App>,
@@ -92,7 +92,7 @@ pub(crate) async fn invite_chunk(
     Ok(app.jobs.commit(&invite).await?)
 }
 
-/// Notes that a list is done with.
+/// Marks a list as complete.
 pub(crate) async fn complete_list(
     job: CompleteInvitationList,
     running: Running<App>,

@@ -1,4 +1,4 @@
-//! Inviting those who follow invite links.
+//! Invitations of people who follow invite links.
 
 use std::sync::Arc;
 
@@ -17,8 +17,9 @@ use serde_json::json;
 use crate::handlers::scope;
 use crate::{app::App, templates::ALREADY_MEMBER};
 
-/// Invites whoever followed an invite link; a member is told that they are one. Whom the tenant
-/// does not invite is told nothing: somebody else may have given their address.
+/// Invites a person who followed an invite link; an existing member is notified that they are one.
+/// People whom the tenant does not invite receive nothing, because somebody else may have entered
+/// their email address.
 pub(crate) async fn invite_by_link(
     job: InviteByLink,
     running: Running<App>,
@@ -34,7 +35,7 @@ pub(crate) async fn invite_by_link(
     };
     let outcome = match app.jobs.commit(&invite).await {
         Err(InviteError::AlreadyMember) => {
-            tell_member(&app, &running, &email).await?;
+            notify_member(&app, &running, &email).await?;
             "already_member"
         }
         answered => outcome(answered, "link_gone")?,
@@ -43,8 +44,7 @@ pub(crate) async fn invite_by_link(
     Ok(())
 }
 
-/// What became of somebody who asked to be invited; `gone` where there is nothing to be invited by
-/// any more.
+/// The outcome of a request for an invitation; `gone` if the link or domain no longer exists.
 pub(super) fn outcome(
     answered: Result<Option<Answered>, InviteError>,
     gone: &'static str,
@@ -57,13 +57,13 @@ pub(super) fn outcome(
         Err(InviteError::AlreadyMember) => Ok("already_member"),
         Err(InviteError::Db(error)) => Err(error.into()),
         Err(refusal) => {
-            tracing::info!(%refusal, "not_invited_on_request");
+            tracing::info!(%refusal, "invitation_request_refused");
             Ok("refused")
         }
     }
 }
 
-async fn tell_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {
+async fn notify_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {
     let (tenant, user) =
         (Tenant::of(&app.store, scope(running)?).await?, User::by_email(&app.store, email).await?);
     let (Some(tenant), Some(user)) = (tenant, user) else { return Ok(()) };

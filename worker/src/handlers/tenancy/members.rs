@@ -1,4 +1,4 @@
-//! Mails to members about what they are.
+//! Mails to members about their membership.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     templates::{MEMBER_REMOVED, ROLE_CHANGED},
 };
 
-/// Tells a member that they have another role, which may be yet another by now.
+/// Notifies a member that their role was changed, and names their current role.
 pub(crate) async fn send_role_changed(
     job: SendRoleChanged,
     running: Running<App>,
@@ -32,7 +32,7 @@ pub(crate) async fn send_role_changed(
     let (Some(membership), Some(tenant), Some(user)) =
         (Membership::of(&app.store, scope, job.user).await?, tenant, user)
     else {
-        tracing::info!("member_gone");
+        tracing::info!("member_not_found");
         return Ok(());
     };
     let role = Grant::of(&app.store, scope, membership.role).await?.name;
@@ -41,18 +41,18 @@ pub(crate) async fn send_role_changed(
     app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
 }
 
-/// Tells somebody that they were removed from a tenant, unless they have joined it again.
+/// Notifies a person that they were removed from a tenant, unless they have joined it again.
 pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let scope = scope(&running)?;
     if Membership::of(&app.store, scope, job.user).await?.is_some() {
-        tracing::info!("joined_again");
+        tracing::info!("member_rejoined");
         return Ok(());
     }
     let (Some(tenant), Some(user)) =
         (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?)
     else {
-        tracing::info!("member_gone");
+        tracing::info!("member_not_found");
         return Ok(());
     };
     let values = json!({ "name": user.name, "tenant": tenant.name });
@@ -69,7 +69,7 @@ mod tests {
     use crate::testing::DemoWorld;
 
     #[tokio::test]
-    async fn nobody_is_told_what_is_not_so_any_more() {
+    async fn outdated_notifications_are_not_sent() {
         let world = DemoWorld::new(Clock::system()).await;
         let (store, worker) = (&world.store, &world.worker);
         let owner: Membership = store.records(PlatformScope).find(doc! {}).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Work for tenants: invitations, members, domains.
+//! Handlers for tenants: invitations, members, domains.
 
 pub(crate) mod invitations;
 pub(crate) mod invite_links;

@@ -1,4 +1,4 @@
-//! Mails about handing ownership on.
+//! Mails about transfers of ownership.
 
 use std::sync::Arc;
 
@@ -19,8 +19,7 @@ use crate::{
     templates::{OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED},
 };
 
-/// Tells the member that they are offered the ownership, unless it was taken back or accepted
-/// meanwhile.
+/// Notifies a member that they are offered ownership, unless the offer is no longer pending.
 pub(crate) async fn send_offer(
     job: SendOwnershipOffer,
     running: Running<App>,
@@ -28,14 +27,14 @@ pub(crate) async fn send_offer(
     let app = Arc::clone(&running.app);
     let scope = scope(&running)?;
     let Some(offer) = OwnershipTransfer::of(&app.store, scope, job.offer).await? else {
-        tracing::info!("offer_gone");
+        tracing::info!("ownership_offer_not_found");
         return Ok(());
     };
     let tenant = Tenant::of(&app.store, scope).await?;
     let (from, to) =
         (User::by_id(&app.store, offer.from).await?, User::by_id(&app.store, offer.to).await?);
     let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
-        tracing::info!("offer_void");
+        tracing::info!("ownership_offer_no_longer_pending");
         return Ok(());
     };
     let (link, until) = (&app.public_url, rfc3339(offer.expires_at));
@@ -43,7 +42,7 @@ pub(crate) async fn send_offer(
     app.send(running.id, &to.email, &to.name, &OWNERSHIP_OFFER, &values).await
 }
 
-/// Tells one of the two that ownership was handed on.
+/// Notifies the old or the new owner that ownership was transferred.
 pub(crate) async fn send_transferred(
     job: SendOwnershipTransferred,
     running: Running<App>,
@@ -53,7 +52,7 @@ pub(crate) async fn send_transferred(
     let (from, to) =
         (User::by_id(&app.store, job.from).await?, User::by_id(&app.store, job.to).await?);
     let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {
-        tracing::info!("party_gone");
+        tracing::info!("user_not_found");
         return Ok(());
     };
     let (told, other) = match job.party {

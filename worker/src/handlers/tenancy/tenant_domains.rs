@@ -1,4 +1,4 @@
-//! Looking for the records that prove tenants' domains.
+//! Checks of the DNS records that verify tenants' domains.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +14,17 @@ use super::invite_links::outcome;
 use crate::app::App;
 use crate::handlers::scope;
 
-/// Name servers that have not answered after so many attempts do not.
+/// After this many attempts the name servers are considered unavailable.
 const DNS_TRIES: u32 = 4;
-/// A verified domain is looked at again after this long.
+/// A verified domain is checked again after this time.
 const RECHECKED_AFTER: Duration = Duration::from_hours(24);
-/// So many are looked at again in one go; what is more waits for the next.
+/// Domains checked again by one job; the rest is left to the next job.
 const RECHECKED_MAX: i64 = 1_000;
-/// So many are staged together.
+/// Checks staged in one transaction.
 const STAGED_TOGETHER: usize = 100;
 
-/// Looks whether a domain's record is there. Where its name servers do not answer it is tried
-/// again, and in the end noted.
+/// Checks whether a domain's record exists. If its name servers do not answer, the check is retried,
+/// and the failure finally recorded.
 pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
     let (app, scope) = (Arc::clone(&running.app), scope(&running)?);
     let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
@@ -36,7 +36,7 @@ pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(),
         Ok(_) => Found::Nothing,
         Err(error) if running.attempt < DNS_TRIES => return Err(JobError::retry(error)),
         Err(error) => {
-            tracing::info!(domain = %domain.id, %error, "dns_does_not_answer");
+            tracing::info!(domain = %domain.id, %error, "dns_unavailable");
             Found::NoAnswer
         }
     };
@@ -48,7 +48,7 @@ pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(),
     Ok(())
 }
 
-/// Invites somebody to the tenant that is open to their address.
+/// Invites a person to the tenant that admits their email domain.
 pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let invite = InviteColleague {
@@ -62,7 +62,7 @@ pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result
     Ok(())
 }
 
-/// Has the records looked for of domains that were verified a while ago.
+/// Stages checks of domains that were verified long ago.
 pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let before = DateTime::from_millis(
@@ -87,7 +87,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     #[tokio::test]
-    async fn a_verified_domain_is_looked_at_again_every_day() {
+    async fn a_verified_domain_is_checked_every_day() {
         let clock = Clock::manual(DateTime::now());
         let world = DemoWorld::new(clock.clone()).await;
         let scope = TenantScope::vouched(world.tenant);

@@ -1,4 +1,4 @@
-//! `worker schedules`: what comes of itself, and when.
+//! `worker schedules`: the schedules and their ticks.
 
 use common::{clock::rfc3339_millis, config, db::Store};
 use jobs::schedules::ScheduleRow;
@@ -6,7 +6,7 @@ use mongodb::bson::DateTime;
 
 use crate::schedules::schedules;
 
-/// Shows every schedule with its last and its next tick.
+/// Shows every schedule with its last and next tick.
 pub(super) async fn run(store: &Store, config: &config::Maintenance) -> anyhow::Result<()> {
     let (now, time) = (store.clock().now(), |tick: Option<DateTime>| {
         tick.map_or_else(|| "-".to_owned(), rfc3339_millis)

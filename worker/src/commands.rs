@@ -1,4 +1,4 @@
-//! What an operator sees and does of queues, jobs and batches, from a shell.
+//! The commands with which operators inspect and control queues, jobs and batches.
 
 mod arguments;
 mod batches;
@@ -15,12 +15,12 @@ use common::{clock::Clock, config::Config, db::Store, telemetry};
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
 
-/// A command that leaves open what is meant.
+/// A command line that is ambiguous or contradictory.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unclear(&'static str);
+pub(crate) struct UsageError(&'static str);
 
-/// Shows or steers queues.
+/// Shows or controls queues.
 pub(crate) async fn queues(config: &Config, command: Option<QueuesCommand>) -> anyhow::Result<()> {
     with_jobs(config, async |jobs| queues::run(jobs, command.unwrap_or_default()).await).await
 }
@@ -30,7 +30,7 @@ pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
     with_store(config, async |store| schedules::run(&store, &config.maintenance).await).await
 }
 
-/// Shows or steers jobs.
+/// Shows or controls jobs.
 pub(crate) async fn jobs(config: &Config, command: JobsCommand) -> anyhow::Result<()> {
     with_jobs(config, async |jobs| jobs::run(jobs, command).await).await
 }
@@ -40,7 +40,7 @@ pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow:
     with_jobs(config, async |jobs| batches::run(jobs, command).await).await
 }
 
-/// What is done is logged on standard error, so that it can be kept.
+/// Logs actions to standard error, so that they can be recorded.
 async fn with_jobs(
     config: &Config,
     command: impl AsyncFnOnce(&Jobs) -> anyhow::Result<()>,
@@ -53,7 +53,7 @@ async fn with_jobs(
     .await
 }
 
-/// However the command ends, the store is closed before the process is.
+/// Closes the store before the process ends, however the command ends.
 async fn with_store(
     config: &Config,
     command: impl AsyncFnOnce(Store) -> anyhow::Result<()>,
@@ -64,7 +64,7 @@ async fn with_store(
     ended
 }
 
-/// One line of the answer.
+/// Prints a line of output.
 fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }

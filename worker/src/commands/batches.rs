@@ -1,4 +1,4 @@
-//! `worker batches`: how far jobs are that were staged as one.
+//! `worker batches`: the progress of jobs that were staged together.
 
 use anyhow::Context;
 use clap::{Subcommand, builder::RangedU64ValueParser};
@@ -17,24 +17,23 @@ use super::{
     text::{json, pretty_json, printable, time},
 };
 
-/// Which batches to look at.
+/// Commands for batches.
 #[derive(Subcommand)]
 pub(crate) enum BatchesCommand {
-    /// List batches: those in progress, newest first, then the complete ones, those completed last
-    /// first.
+    /// List batches: those in progress, newest first, then complete ones, latest completion first.
     List {
-        /// This many at most.
+        /// Maximum number of batches.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(BATCHES_MAX)))]
         limit: u32,
-        /// A JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Show how one batch stands, and which job follows it.
+    /// Show one batch and its follow-up job.
     Show {
-        /// The batch.
+        /// Id of the batch.
         batch: BatchId,
-        /// As a JSON object.
+        /// Print a JSON object.
         #[arg(long)]
         json: bool,
     },
@@ -61,7 +60,7 @@ async fn list(jobs: &Jobs, limit: u32, as_json: bool) -> anyhow::Result<()> {
 async fn show(jobs: &Jobs, id: BatchId, as_json: bool) -> anyhow::Result<()> {
     let found = jobs.batch(id).await?;
     let batch = found.with_context(|| {
-        format!("{id} is not known: it was complete for long and is forgotten, or never was")
+        format!("batch {id} not found: it expired after it completed, or never existed")
     })?;
     if as_json {
         return Ok(say(&pretty_json(&BatchView::of(&batch))?)?);
@@ -72,7 +71,7 @@ async fn show(jobs: &Jobs, id: BatchId, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A batch as JSON has it.
+/// A batch as JSON.
 #[derive(Serialize)]
 struct BatchView<'a> {
     id: BatchId,
@@ -120,7 +119,7 @@ fn summary(batch: &Batch) -> String {
     )
 }
 
-/// Everything that is known of a batch, a line each.
+/// All details of a batch, one per line.
 fn whole(batch: &Batch) -> Vec<String> {
     let lines = [
         ("batch", batch.id.to_string()),
@@ -130,7 +129,7 @@ fn whole(batch: &Batch) -> Vec<String> {
         ("done", batch.done.to_string()),
         ("dead", batch.dead.to_string()),
         ("staged", time(batch.staged_at.timestamp_millis())),
-        ("follows", format!("{}  {}", batch.follows_kind(), batch.follows())),
+        ("follow-up", format!("{}  {}", batch.follows_kind(), batch.follows())),
     ];
     lines.into_iter().map(|(name, text)| format!("{name:<9} {}", printable(&text))).collect()
 }

@@ -1,4 +1,4 @@
-//! `worker jobs`: which jobs are where, and what is to become of them.
+//! `worker jobs`: inspecting, retrying, cancelling and deleting jobs.
 
 use anyhow::Context;
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
@@ -14,106 +14,103 @@ use jobs::{
 };
 
 use super::{
-    Unclear,
+    UsageError,
     arguments::queue,
     history::{self, EntryView, HistoryQuery},
     say,
-    text::{Shown, ago, pretty_json, summary, summary_json, whole},
+    text::{Shown, ago, count, pretty_json, summary, summary_json, whole},
 };
 
-/// The states in which a job still waits.
+/// The states of a job that has not started.
 const WAITING: [JobState; 4] =
     [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
 
-/// Jobs listed at most.
+/// Maximum number of jobs listed.
 const LIST_MAX: u64 = 1_000;
 
-/// What to do with jobs.
+/// Commands for jobs.
 #[derive(Subcommand)]
 pub(crate) enum JobsCommand {
-    /// List jobs; dead letters, newest first, where no state is named.
+    /// List jobs; without --state, dead letters, newest first.
     List {
         #[command(flatten)]
         filters: Filters,
-        /// In this state: staged, held, delayed, ready, running or dead. May be given more than
-        /// once.
+        /// Jobs in this state: staged, held, delayed, ready, running or dead. May be repeated.
         #[arg(long, default_value = "dead")]
         state: Vec<JobState>,
-        /// This many at most.
+        /// Maximum number of jobs.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=LIST_MAX))]
         limit: usize,
-        /// A JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
-    /// List what became of jobs that have ended, newest first, as far as `jobs.history_ttl` has it
-    /// kept.
+    /// List how jobs ended, newest first; requires `jobs.history_ttl`.
     History(HistoryQuery),
-    /// Show one job, wherever it is, with everything that went wrong and how far it is, or what
-    /// became of it.
+    /// Show one job in any state, with its failures and progress, or how it ended.
     Show {
-        /// The job.
+        /// Id of the job.
         job: JobId,
-        /// As a JSON object.
+        /// Print a JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Give dead letters another try, from their first attempt on, and let delayed jobs run now.
+    /// Retry dead letters, beginning with their first attempt, and run delayed jobs now.
     Retry {
         #[command(flatten)]
         which: Which,
-        /// Which ones the filters mean: dead (the default) or delayed. Jobs that are named may be
-        /// either.
+        /// State of the jobs that the filters select: dead (the default) or delayed. Jobs given by id
+        /// may be in either.
         #[arg(long)]
         state: Option<JobState>,
     },
-    /// Cancel jobs: what waits will not run, what runs is stopped where it is.
+    /// Cancel jobs: those that have not started will not run, running ones are stopped.
     Cancel {
         #[command(flatten)]
         which: Which,
-        /// Which ones the filters mean: staged, held, delayed, ready or running; without it all but
-        /// those that run. May be given more than once.
+        /// State of the jobs that the filters select: staged, held, delayed, ready or running; by
+        /// default all but running. May be repeated.
         #[arg(long)]
         state: Vec<JobState>,
     },
-    /// Delete dead letters for good.
+    /// Delete dead letters permanently.
     Delete {
         #[command(flatten)]
         which: Which,
     },
 }
 
-/// What jobs have in common; everything given must hold.
+/// Filters; all given conditions must hold.
 #[derive(Args)]
 pub(crate) struct Filters {
-    /// Of this queue; of every queue without.
+    /// Jobs of this queue; by default of every queue.
     #[arg(long, value_parser = queue())]
     queue: Option<Queue>,
-    /// Of this kind, such as `registration.send_verification`.
+    /// Jobs of this kind, such as `registration.send_verification`.
     #[arg(long)]
     kind: Option<String>,
-    /// Of this tenant.
+    /// Jobs of this tenant.
     #[arg(long)]
     tenant: Option<TenantId>,
-    /// Whose last error contains this.
+    /// Jobs whose last error contains this text.
     #[arg(long)]
     error: Option<String>,
-    /// Enqueued longer ago than this, or for dead letters: died longer ago; such as 30m, 24h or 7d.
+    /// Jobs enqueued longer ago than this (dead letters: died longer ago), such as 30m, 24h or 7d.
     #[arg(long)]
     older_than: Option<Period>,
 }
 
-/// Which jobs a command is for.
+/// Selects the jobs of a command.
 #[derive(Args)]
 pub(crate) struct Which {
-    /// These jobs.
+    /// Ids of jobs.
     jobs: Vec<JobId>,
     #[command(flatten)]
     filters: Filters,
-    /// All of them, where nothing narrows them down.
+    /// All jobs, if no id or filter is given.
     #[arg(long)]
     all: bool,
-    /// Only tell which.
+    /// Only show which jobs would be affected.
     #[arg(long)]
     dry_run: bool,
 }
@@ -131,7 +128,7 @@ impl Filters {
         }
     }
 
-    /// Whether they leave out anything.
+    /// Whether any filter is given.
     fn narrow(&self) -> bool {
         self.queue.is_some()
             || self.kind.is_some()
@@ -146,19 +143,17 @@ impl Filters {
 }
 
 impl Which {
-    /// The filter, if the command, with `states` that it asks for, says which jobs it means.
-    fn filter(&self, states: &[JobState]) -> Result<JobFilter, Unclear> {
+    /// The filter for the selected jobs, if the selection with `states` is unambiguous.
+    fn filter(&self, states: &[JobState]) -> Result<JobFilter, UsageError> {
         let filters = self.all || self.filters.narrow();
         match (self.jobs.is_empty(), filters) {
-            // A job that is left out by a filter would be told of as if it were not there.
-            (false, true) => {
-                Err(Unclear("name jobs by their ids or say what they have in common, not both"))
-            }
-            (false, false) if !states.is_empty() => Err(Unclear(
-                "jobs that are named are meant whatever their state; leave --state out",
+            // A job excluded by a filter would be reported as not found.
+            (false, true) => Err(UsageError("select jobs by id or by filters, not both")),
+            (false, false) if !states.is_empty() => Err(UsageError(
+                "--state applies to filters only; jobs given by id are selected in any state",
             )),
-            (true, false) => Err(Unclear(
-                "say which: jobs by their ids, --queue, --kind, --tenant, --error, --older-than, or --all",
+            (true, false) => Err(UsageError(
+                "select jobs by id, with --queue, --kind, --tenant, --error or --older-than, or with --all",
             )),
             (false, false) | (true, true) => {
                 Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter() })
@@ -208,7 +203,7 @@ async fn list(
     Ok(())
 }
 
-/// The pages of a listing, one after the other.
+/// The pages of a listing.
 struct Pages<'a> {
     jobs: &'a Jobs,
     queue: Queue,
@@ -245,7 +240,7 @@ async fn show(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
     Ok(whole(&shown).iter().try_for_each(|line| say(line))?)
 }
 
-/// How far a job is. What another release wrote hides nothing else of the job.
+/// How far a job is. Progress written by another release does not prevent showing the job.
 async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
     match jobs.progress(id).await {
         Err(error @ ProgressError::Json(_)) => {
@@ -256,11 +251,11 @@ async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
     }
 }
 
-/// Shows what became of a job that is nowhere any more.
+/// Shows how a job ended.
 async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
     let found = history::find(jobs, id).await?;
     let entry = found.with_context(|| {
-        format!("{id} is not known: it has ended, was cancelled or deleted, or never was")
+        format!("{id} was not found: it has ended, was cancelled or deleted, or never existed")
     })?;
     if as_json {
         return Ok(say(&pretty_json(&EntryView::of(&entry))?)?);
@@ -268,17 +263,17 @@ async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()>
     Ok(history::whole(&entry).iter().try_for_each(|line| say(line))?)
 }
 
-/// Dead letters of one queue that are meant.
+/// The selected dead letters of one queue.
 async fn dead_letters(
     jobs: &Jobs,
     queue: Queue,
     filter: &JobFilter,
 ) -> anyhow::Result<Vec<DeadLetter>> {
-    // Their number is bounded by `jobs.dead_max`.
+    // `jobs.dead_max` bounds their number.
     Ok(jobs.dead_letters(queue, filter, usize::MAX).await?)
 }
 
-fn tell(queue: Queue, letters: &[DeadLetter]) -> anyhow::Result<()> {
+fn list_letters(queue: Queue, letters: &[DeadLetter]) -> anyhow::Result<()> {
     for letter in letters {
         say(&summary(&letter.view(queue)))?;
     }
@@ -290,10 +285,7 @@ async fn retry(jobs: &Jobs, which: &Which, state: Option<JobState>) -> anyhow::R
     match state.unwrap_or(JobState::Dead) {
         JobState::Dead => retry_dead(jobs, which, &filter).await,
         JobState::Delayed => retry_delayed(jobs, which, &filter).await,
-        _ => Err(Unclear(
-            "only dead and delayed jobs can be tried again; the others are on their way",
-        )
-        .into()),
+        _ => Err(UsageError("only dead and delayed jobs can be retried").into()),
     }
 }
 
@@ -307,7 +299,7 @@ async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::R
         unreadable += rest.len();
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
         if which.dry_run {
-            tell(queue, &letters)?;
+            list_letters(queue, &letters)?;
             retried += letters.len();
         } else {
             retried += jobs.replay(queue, &letters).await?;
@@ -319,13 +311,14 @@ async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::R
     }
     if unreadable > 0 {
         eprintln!(
-            "{unreadable} cannot be read and stay dead letters; `worker jobs delete` deletes them"
+            "{} cannot be parsed or retried; delete with `worker jobs delete`",
+            count(unreadable, "dead letter")
         );
     }
-    Ok(say(&format!("{retried} {would} be tried again"))?)
+    Ok(say(&format!("{} {would} be retried", count(retried, "job")))?)
 }
 
-/// The rest of the jobs that were named: those that are not dead letters.
+/// Retries the jobs given by id that are not dead letters.
 async fn retry_named(
     jobs: &Jobs,
     which: &Which,
@@ -345,45 +338,50 @@ async fn retry_named(
             }
             Some(job) if job.details().is_none() => {
                 eprintln!(
-                    "{id} cannot be read, so that it cannot be tried again; `worker jobs delete` deletes it"
+                    "{id} cannot be parsed and cannot be retried; delete it with `worker jobs delete`"
                 );
                 refused += 1;
             }
             Some(job) => {
-                eprintln!("{id} is {} and needs no retry", job.status.state());
+                eprintln!(
+                    "{id} is {}; only dead and delayed jobs can be retried",
+                    job.status.state()
+                );
                 refused += 1;
             }
             None => {
                 eprintln!(
-                    "{id} is not known: it has ended, was cancelled or deleted, or never was"
+                    "{id} was not found: it has ended, was cancelled or deleted, or never existed"
                 );
                 refused += 1;
             }
         }
     }
-    say(&format!("{retried} {} be tried again", if which.dry_run { "would" } else { "will" }))?;
-    anyhow::ensure!(refused == 0, "{refused} of those named could not be tried again");
+    let would = if which.dry_run { "would" } else { "will" };
+    say(&format!("{} {would} be retried", count(retried, "job")))?;
+    anyhow::ensure!(refused == 0, "{refused} of the given jobs could not be retried");
     Ok(())
 }
 
 async fn retry_delayed(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
-    let mut hastened = 0;
+    let mut moved = 0;
     for queue in which.filters.queues() {
         let mut pages = Pages::new(jobs, queue, JobState::Delayed, filter);
         while let Some(page) = pages.next(PAGE_MAX).await? {
             if which.dry_run {
                 page.iter().try_for_each(|job| say(&summary(job)))?;
-                hastened += page.len();
+                moved += page.len();
             } else {
                 let ids: Vec<JobId> = page.iter().filter_map(|job| job.id).collect();
-                hastened += jobs.run_now(queue, &ids).await?;
+                moved += jobs.run_now(queue, &ids).await?;
             }
         }
     }
-    Ok(say(&format!("{hastened} {} now", if which.dry_run { "would run" } else { "run" }))?)
+    let would = if which.dry_run { "would" } else { "will" };
+    Ok(say(&format!("{} {would} run now", count(moved, "job")))?)
 }
 
-/// What became of jobs that were to be cancelled.
+/// Results of cancelling jobs.
 #[derive(Default)]
 struct Tally {
     removed: usize,
@@ -392,18 +390,21 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, became: &[Cancelled]) {
-        let count = |wanted| became.iter().filter(|became| **became == wanted).count();
-        self.removed += count(Cancelled::Removed);
-        self.stop_requested += count(Cancelled::StopRequested);
-        self.unknown += count(Cancelled::Unknown);
+    fn add(&mut self, results: &[Cancelled]) {
+        let of = |wanted| results.iter().filter(|result| **result == wanted).count();
+        self.removed += of(Cancelled::Removed);
+        self.stop_requested += of(Cancelled::StopRequested);
+        self.unknown += of(Cancelled::Unknown);
     }
 }
 
 async fn cancel(jobs: &Jobs, which: &Which, states: &[JobState]) -> anyhow::Result<()> {
     let filter = which.filter(states)?;
     if states.contains(&JobState::Dead) {
-        return Err(Unclear("dead letters do not run; `worker jobs delete` deletes them").into());
+        return Err(UsageError(
+            "dead letters cannot be cancelled; delete them with `worker jobs delete`",
+        )
+        .into());
     }
     if !which.jobs.is_empty() {
         return cancel_named(jobs, which).await;
@@ -424,7 +425,7 @@ async fn cancel(jobs: &Jobs, which: &Which, states: &[JobState]) -> anyhow::Resu
             }
         }
     }
-    tell_cancelled(which, &tally, meant)
+    report_cancelled(which, &tally, meant)
 }
 
 async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
@@ -439,30 +440,31 @@ async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
                     tally.add(&jobs.cancel(job.queue, &[*id]).await?);
                 }
             }
-            Some(_) => eprintln!("{id} is a dead letter; `worker jobs delete` deletes it"),
+            Some(_) => eprintln!("{id} is a dead letter; delete it with `worker jobs delete`"),
             None => {
                 eprintln!(
-                    "{id} is not known: it has ended, was cancelled or deleted, or never was"
+                    "{id} was not found: it has ended, was cancelled or deleted, or never existed"
                 );
             }
         }
     }
-    tell_cancelled(which, &tally, meant)?;
+    report_cancelled(which, &tally, meant)?;
     let refused = which.jobs.len() - meant;
-    anyhow::ensure!(refused == 0, "{refused} of those named could not be cancelled");
+    anyhow::ensure!(refused == 0, "{refused} of the given jobs could not be cancelled");
     Ok(())
 }
 
-fn tell_cancelled(which: &Which, tally: &Tally, meant: usize) -> anyhow::Result<()> {
+fn report_cancelled(which: &Which, tally: &Tally, meant: usize) -> anyhow::Result<()> {
     if which.dry_run {
-        return Ok(say(&format!("{meant} would be cancelled"))?);
+        return Ok(say(&format!("{} would be cancelled", count(meant, "job")))?);
     }
     say(&format!(
-        "{} will not run; {} run and were asked to stop",
-        tally.removed, tally.stop_requested
+        "{} will not run; {} asked to stop",
+        count(tally.removed, "job"),
+        count(tally.stop_requested, "running job")
     ))?;
     if tally.unknown > 0 {
-        say(&format!("{} ended before they were cancelled", tally.unknown))?;
+        say(&format!("{} had already ended", count(tally.unknown, "job")))?;
     }
     Ok(())
 }
@@ -474,18 +476,19 @@ async fn delete(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
         let letters = dead_letters(jobs, queue, &filter).await?;
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
         if which.dry_run {
-            tell(queue, &letters)?;
+            list_letters(queue, &letters)?;
             deleted += letters.len();
         } else {
             deleted += jobs.delete_dead(queue, &letters).await?;
         }
     }
-    say(&format!("{deleted} {} deleted", if which.dry_run { "would be" } else { "are" }))?;
+    let would_be = if which.dry_run { " would be" } else { "" };
+    say(&format!("{}{would_be} deleted", count(deleted, "dead letter")))?;
     for id in &named {
         eprintln!(
-            "{id} is not among the dead letters; `worker jobs show` tells where it is, `worker jobs cancel` cancels it"
+            "{id} is not a dead letter; see `worker jobs show`, or cancel it with `worker jobs cancel`"
         );
     }
-    anyhow::ensure!(named.is_empty(), "{} of those named are not dead letters", named.len());
+    anyhow::ensure!(named.is_empty(), "{} of the given jobs are not dead letters", named.len());
     Ok(())
 }

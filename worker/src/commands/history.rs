@@ -1,4 +1,4 @@
-//! `worker jobs history`: what became of jobs that have ended.
+//! `worker jobs history`: how jobs ended.
 
 use anyhow::Context;
 use clap::{Args, builder::RangedU64ValueParser};
@@ -21,33 +21,33 @@ use super::{
     text::{ago, json, printable, span, time},
 };
 
-/// Which entries to list; everything given must hold.
+/// Selects entries; all given conditions must hold.
 #[derive(Args)]
 pub(crate) struct HistoryQuery {
-    /// These jobs; without any, all of them.
+    /// Only these jobs; all jobs if none is given.
     jobs: Vec<JobId>,
-    /// Of this queue.
+    /// Jobs of this queue.
     #[arg(long, value_parser = queue())]
     queue: Option<Queue>,
-    /// Of this kind, such as `registration.send_verification`.
+    /// Jobs of this kind, such as `registration.send_verification`.
     #[arg(long)]
     kind: Option<String>,
-    /// Of this tenant.
+    /// Jobs of this tenant.
     #[arg(long)]
     tenant: Option<TenantId>,
-    /// That ended like this: success, dead or cancelled.
+    /// Jobs with this outcome: success, dead or cancelled.
     #[arg(long)]
     outcome: Option<Ended>,
-    /// That ended longer ago than this; such as 30m, 24h or 7d.
+    /// Jobs that ended longer ago than this, such as 30m, 24h or 7d.
     #[arg(long)]
     older_than: Option<Period>,
-    /// Those that follow this job in the list: the last one shown leads on.
+    /// Continue after this job: the last one of the previous page.
     #[arg(long, value_name = "JOB")]
     after: Option<JobId>,
-    /// This many at most.
+    /// Maximum number of entries.
     #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(ENTRIES_MAX)))]
     limit: u32,
-    /// A JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -59,7 +59,7 @@ impl HistoryQuery {
                 find(jobs, id)
                     .await?
                     .with_context(|| {
-                        format!("{id} has no entry any more, so that nothing follows it")
+                        format!("{id} has no history entry any more, so the list cannot continue after it")
                     })?
                     .cursor(),
             ),
@@ -76,7 +76,7 @@ impl HistoryQuery {
         })
     }
 
-    /// The command that lists what follows `last`, which is older than `--older-than` asks for.
+    /// The command for the next page, after `last`, which is already older than `--older-than`.
     fn next(&self, last: JobId) -> String {
         let mut words = vec!["worker jobs history".to_owned()];
         words.extend(self.jobs.iter().map(ToString::to_string));
@@ -108,20 +108,24 @@ pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()
     }
     for id in &missing {
         eprintln!(
-            "{id} has no such entry; `worker jobs show` tells where it is, if it has not ended"
+            "{id} has no matching history entry; if it has not ended, `worker jobs show` shows its state"
         );
     }
-    anyhow::ensure!(missing.is_empty(), "{} of those named have no such entry", missing.len());
+    anyhow::ensure!(
+        missing.is_empty(),
+        "{} of the given jobs have no matching history entry",
+        missing.len()
+    );
     Ok(())
 }
 
-/// What became of one job, if that is kept.
+/// The entry of one job, if any.
 pub(super) async fn find(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<HistoryEntry>> {
     let filter = HistoryFilter { ids: vec![id], ..HistoryFilter::default() };
     Ok(jobs.history(&filter, 1).await?.pop())
 }
 
-/// An entry as JSON has it.
+/// An entry as JSON.
 #[derive(Serialize)]
 pub(super) struct EntryView<'a> {
     id: JobId,
@@ -152,7 +156,7 @@ impl<'a> EntryView<'a> {
             finished_at: rfc3339_millis(entry.finished_at),
             duration_ms: entry.duration_ms,
             error: entry.error.as_deref(),
-            // Parsed, so that it stays on its line.
+            // Parsed, so that it is embedded on the same line.
             result: entry
                 .result
                 .as_deref()
@@ -188,7 +192,7 @@ fn took(entry: &HistoryEntry) -> Option<String> {
     entry.duration_ms.map(|millis| span(u64::try_from(millis).unwrap_or_default()))
 }
 
-/// Everything that an entry tells, a line each.
+/// All details of an entry, one per line.
 pub(super) fn whole(entry: &HistoryEntry) -> Vec<String> {
     let at = |at: DateTime| time(at.timestamp_millis());
     let lines = [

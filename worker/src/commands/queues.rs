@@ -1,4 +1,4 @@
-//! `worker queues`: how queues stand, and whether they run.
+//! `worker queues`: inspecting, pausing and resuming queues.
 
 use clap::Subcommand;
 use jobs::{Jobs, Paused, Queue, QueueDetails, QueueView};
@@ -9,36 +9,36 @@ use super::{
     text::{json, printable, span, time},
 };
 
-/// What to do with queues.
+/// Commands for queues.
 #[derive(Subcommand)]
 pub(crate) enum QueuesCommand {
-    /// Show how every queue stands (the default).
+    /// Show the state of every queue (the default).
     List {
-        /// A JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Show everything about one queue: its numbers, its outbox, who reads it.
+    /// Show one queue: its counts, its outbox and its consumers.
     Stats {
-        /// The queue.
+        /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// As a JSON object.
+        /// Print a JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Keep a queue's jobs waiting, in every worker, until it is resumed; what runs goes on.
+    /// Stop all workers from starting jobs of a queue; running jobs continue.
     Pause {
-        /// The queue.
+        /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// Why, for whoever finds it paused.
+        /// The reason, for other operators.
         #[arg(long, value_parser = reason)]
         reason: String,
     },
-    /// Let a paused queue's jobs run again.
+    /// Resume a paused queue.
     Resume {
-        /// The queue.
+        /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
     },
@@ -62,24 +62,24 @@ pub(super) async fn run(jobs: &Jobs, command: QueuesCommand) -> anyhow::Result<(
             let was_paused = jobs.resume(queue).await?;
             Ok(say(&format!(
                 "{queue} {}",
-                if was_paused { "runs again" } else { "was not paused" }
+                if was_paused { "is resumed" } else { "was not paused" }
             ))?)
         }
     }
 }
 
 async fn pause(jobs: &Jobs, queue: Queue, reason: &str) -> anyhow::Result<()> {
-    let told = match jobs.pause(queue, reason).await? {
+    let message = match jobs.pause(queue, reason).await? {
         None => format!("{queue} is paused: {}", printable(reason)),
         Some(before) => {
             let since = time(before.paused_at.timestamp_millis());
             format!(
-                "{queue} was paused already, since {since}: {}; nothing has changed",
+                "{queue} was already paused since {since}: {}; nothing changed",
                 printable(&before.reason)
             )
         }
     };
-    Ok(say(&told)?)
+    Ok(say(&message)?)
 }
 
 async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
@@ -115,7 +115,7 @@ fn row(view: &QueueView) -> String {
 
 fn state(paused: Option<&Paused>) -> String {
     paused.map_or_else(
-        || "open".to_owned(),
+        || "active".to_owned(),
         |paused| format!("paused since {}: {}", time(paused.since), printable(&paused.reason)),
     )
 }
@@ -138,7 +138,7 @@ fn show(details: &QueueDetails) -> anyhow::Result<()> {
     for consumer in &details.consumers {
         let (name, silence) = (printable(&consumer.name), span(consumer.silence_ms));
         say(&format!(
-            "{:<10} {name}  running={}  silent for {silence}",
+            "{:<10} {name}  running={}  last seen {silence} ago",
             "consumer", consumer.running
         ))?;
     }

@@ -1,5 +1,5 @@
-//! How things are written for a terminal. Texts of jobs come from anywhere, so nothing in them may
-//! steer the terminal or pass for another line.
+//! Output for a terminal. Texts of jobs are untrusted, so they must neither control the terminal nor
+//! imitate other lines.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-/// What `worker jobs list --json` leaves to `show`.
+/// Fields that `worker jobs list --json` omits; `show` includes them.
 const ONLY_SHOWN: [&str; 4] = ["payload", "failures", "traceparent", "bytes"];
 
-/// `text` on one line, without anything that a terminal would act on.
+/// `text` on one line, with unsafe characters replaced.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_whitespace() {
                 ' '
-            } else if steers(c) {
+            } else if is_unsafe(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -27,27 +27,27 @@ pub(super) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Control characters, and those that reorder what stands beside them.
-fn steers(c: char) -> bool {
+/// Whether a character controls the terminal or reorders surrounding text.
+fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// As JSON on one line.
+/// `value` as JSON on one line.
 pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(escaped(&serde_json::to_string(value)?))
 }
 
-/// As JSON to be read.
+/// `value` as indented JSON.
 pub(super) fn pretty_json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(escaped(&serde_json::to_string_pretty(value)?))
 }
 
-/// JSON escapes the control characters of ASCII; this does the others.
+/// Escapes the unsafe characters beyond ASCII; JSON itself escapes those of ASCII.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
-        if steers(c) && c != '\n' {
+        if is_unsafe(c) && c != '\n' {
             text.extend(format!("\\u{:04x}", u32::from(c)).chars());
         } else {
             text.push(c);
@@ -56,7 +56,7 @@ fn escaped(json: &str) -> String {
     text
 }
 
-/// A job as JSON on one line, without what only `show` tells.
+/// A job as JSON on one line, without [`ONLY_SHOWN`].
 pub(super) fn summary_json(job: &JobView) -> serde_json::Result<String> {
     let mut value = serde_json::to_value(job)?;
     if let Some(object) = value.as_object_mut() {
@@ -81,11 +81,11 @@ pub(super) fn summary(job: &JobView) -> String {
     line
 }
 
-/// What a state's name does not tell.
+/// Details of a state.
 fn doing(status: &JobStatus) -> Option<String> {
     match status {
         JobStatus::Running { consumer, silence_ms, .. } => Some(format!(
-            "held by {}, which gave a sign {} ago",
+            "taken by {}, lease renewed {} ago",
             printable(consumer),
             span(*silence_ms)
         )),
@@ -96,7 +96,7 @@ fn doing(status: &JobStatus) -> Option<String> {
     }
 }
 
-/// A job with how far it says that it is.
+/// A job with its progress.
 #[derive(Serialize)]
 pub(super) struct Shown<'a> {
     #[serde(flatten)]
@@ -105,7 +105,7 @@ pub(super) struct Shown<'a> {
     pub(super) progress: Option<Progress>,
 }
 
-/// Its time as in every answer, and not as the engine keeps it.
+/// Serializes the time as RFC 3339 instead of milliseconds.
 #[expect(clippy::ref_option, reason = "serde calls it so")]
 fn progress_json<S: Serializer>(
     progress: &Option<Progress>,
@@ -117,7 +117,7 @@ fn progress_json<S: Serializer>(
     progress.serialize(serializer)
 }
 
-/// A job with everything that is known of it, a line each.
+/// All details of a job, one per line.
 pub(super) fn whole(Shown { job, progress }: &Shown<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {}", printable(text)));
@@ -156,8 +156,8 @@ fn state(status: &JobStatus) -> String {
         }
         JobStatus::Delayed { until } => format!("{state}, due {}", time(*until)),
         JobStatus::Dead { died_at, .. } => format!("{state} since {}", time(*died_at)),
-        JobStatus::Staged => format!("{state}, not handed over yet"),
-        JobStatus::Held => format!("{state} behind others of its tenant"),
+        JobStatus::Staged => format!("{state}, not in Redis yet"),
+        JobStatus::Held => format!("{state}, its tenant has reached its limit"),
     }
 }
 
@@ -178,17 +178,23 @@ fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
     }
 }
 
-/// The time that was `age` before `now`.
+/// A count with its noun, such as "1 job" or "2 jobs".
+pub(super) fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// The time `age` before `now`.
 pub(super) fn ago(now: DateTime, age: Duration) -> DateTime {
     DateTime::from_millis(now.timestamp_millis().saturating_sub(millis_of(age)))
 }
 
-/// A point in time, from milliseconds since the epoch; RFC 3339, always as wide.
+/// A time, from milliseconds since the epoch, as RFC 3339 of constant width.
 pub(super) fn time(millis: i64) -> String {
     rfc3339_millis(DateTime::from_millis(millis))
 }
 
-/// A span of time, from milliseconds, to two digits or so.
+/// A duration in milliseconds, rounded for reading.
 pub(super) fn span(millis: u64) -> String {
     let seconds = millis / 1_000;
     match seconds {
@@ -204,13 +210,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_a_text_steers_the_terminal() {
+    fn control_characters_are_replaced_or_escaped() {
         assert_eq!(
             printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"),
             "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d"
         );
-        let told = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
-        assert_eq!(told, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
+        let escaped = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
+        assert_eq!(escaped, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
     }
 
     #[test]
