@@ -7,31 +7,53 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
     body::Body,
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
+use utoipa::{
+    PartialSchema,
+    openapi::path::{Parameter, ParameterBuilder, ParameterIn},
+};
 
-use crate::problem::Problem;
+use crate::{extract::Argument, problem::Problem};
 
 /// Bytes of the hash that are kept: nobody forges an `ETag`, it must only not collide by chance.
 const HASH_BYTES: usize = 16;
 
-/// `resource` with its `ETag`, or 304 when the client has it already.
-pub(crate) fn answer(headers: &HeaderMap, resource: &impl Serialize) -> Result<Response, Problem> {
-    let mut response = tagged(StatusCode::OK, resource)?;
-    let etag = response
-        .headers()
-        .get(header::ETAG)
-        .and_then(|etag| etag.to_str().ok())
-        .unwrap_or_default();
-    if is_known(headers, etag) {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        *response.body_mut() = Body::empty();
-        response.headers_mut().remove(header::CONTENT_TYPE);
+/// The states of a resource that the client has (`If-None-Match`, §13.1.2).
+#[derive(Debug)]
+pub(crate) struct IfNoneMatch(Vec<String>);
+
+impl IfNoneMatch {
+    /// `resource` with its `ETag`, or 304 when the client has it already.
+    pub(crate) fn answer(&self, resource: &impl Serialize) -> Result<Response, Problem> {
+        let mut response = tagged(StatusCode::OK, resource)?;
+        let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        // Compared weakly.
+        let is = |tag: &String| tag == "*" || Some(tag.strip_prefix("W/").unwrap_or(tag)) == etag;
+        if self.0.iter().any(is) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Body::empty();
+            response.headers_mut().remove(header::CONTENT_TYPE);
+        }
+        Ok(response)
     }
-    Ok(response)
+}
+
+impl Argument for IfNoneMatch {
+    fn parameters() -> Vec<Parameter> {
+        vec![parameter("If-None-Match", "The `ETag` of the state that the client has.")]
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(tags(&parts.headers, header::IF_NONE_MATCH).unwrap_or_default()))
+    }
 }
 
 /// `resource`, as it was just made or changed, with its `ETag`.
@@ -63,32 +85,36 @@ impl IfMatch {
     }
 }
 
+impl Argument for IfMatch {
+    fn parameters() -> Vec<Parameter> {
+        vec![parameter("If-Match", "The `ETag` of the state that the change was made from.")]
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let mut lines = parts.headers.get_all(header::IF_MATCH).iter().peekable();
-        let is_given = lines.peek().is_some();
-        // What cannot be read names no state.
-        let tags = lines
-            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
-            .map(|tag| tag.trim().to_owned())
-            .collect();
-        Ok(Self(is_given.then_some(tags)))
+        Ok(Self(tags(&parts.headers, header::IF_MATCH)))
     }
+}
+
+/// The tags that a header lists, if it is there. What cannot be read names no state.
+fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
+    let mut lines = headers.get_all(name).iter().peekable();
+    lines.peek()?;
+    let tags = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
+    Some(tags.map(|tag| tag.trim().to_owned()).collect())
+}
+
+fn parameter(name: &str, meaning: &str) -> Parameter {
+    let header = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
+    header.description(Some(meaning)).schema(Some(String::schema())).build()
 }
 
 fn etag_of(body: &[u8]) -> String {
     let hash = digest(&SHA256, body);
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash.as_ref()[..HASH_BYTES]))
-}
-
-/// Whether `If-None-Match` names `etag`; compared weakly (§13.1.2).
-fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    let lists =
-        headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[cfg(test)]
@@ -98,7 +124,8 @@ mod tests {
     fn status(if_none_match: &str) -> StatusCode {
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, if_none_match.parse().unwrap());
-        answer(&headers, &"resource").unwrap().status()
+        let tags = tags(&headers, header::IF_NONE_MATCH).unwrap_or_default();
+        IfNoneMatch(tags).answer(&"resource").unwrap().status()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use utoipa::{
     openapi::{
         ObjectBuilder, PathItem, Ref, RefOr, Response, Schema, Type,
         content::ContentBuilder,
-        path::Operation,
+        path::{Operation, Parameter},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
@@ -92,13 +92,25 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// Says of a path's operations what they demand of their callers.
-pub(crate) fn demand(path: &mut PathItem, id: &str, need: Need, recent: bool) {
+/// Says of a path's operations what they are called, what they demand of their callers and which
+/// parameters their extractors read.
+pub(crate) fn describe(
+    path: &mut PathItem,
+    id: &str,
+    (need, recent): (Need, bool),
+    parameters: &[Parameter],
+) {
     for operation in operations(path) {
         operation.operation_id = Some(id.to_owned());
+        if !parameters.is_empty() {
+            operation
+                .parameters
+                .get_or_insert_default()
+                .extend(parameters.iter().cloned().map(RefOr::T));
+        }
         if recent {
             extend(operation, "x-recent-authentication", true.into());
-            describe(
+            add_text(
                 operation,
                 "Refused as `reauthentication_required` (403) unless the caller signed in or proved anew who they are a moment ago.",
             );
@@ -110,7 +122,7 @@ pub(crate) fn demand(path: &mut PathItem, id: &str, need: Need, recent: bool) {
             Need::Permission(permission) => {
                 let permission = permission.as_str();
                 extend(operation, "x-permission", permission.into());
-                describe(operation, &format!("Needs the permission `{permission}`."));
+                add_text(operation, &format!("Needs the permission `{permission}`."));
             }
         }
     }
@@ -120,7 +132,7 @@ fn extend(operation: &mut Operation, name: &str, value: Value) {
     operation.extensions.get_or_insert_default().insert(name.to_owned(), value);
 }
 
-fn describe(operation: &mut Operation, more: &str) {
+fn add_text(operation: &mut Operation, more: &str) {
     let text = operation.description.take().unwrap_or_default();
     operation.description = Some(format!("{text}\n\n{more}").trim_start().to_owned());
 }

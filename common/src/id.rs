@@ -3,15 +3,21 @@
 //! The kind of an id is part of its type, so that a tenant's id cannot be used as a user's, and
 //! part of its text, so that an operator can see in a log what it identifies.
 
-use std::{fmt, marker::PhantomData, str::FromStr};
+use std::{borrow::Cow, fmt, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 use uuid::Uuid;
 
 /// The kind of thing that an [`Id`] identifies.
 pub trait Prefix: Send + Sync + 'static {
     /// The part before the underscore, such as `usr`.
     const PREFIX: &'static str;
+    /// What the API's document calls such ids, for instance `UserId`.
+    const NAME: &'static str;
 }
 
 /// A `UUIDv7` (RFC 9562), written as its kind, an underscore and 32 hexadecimal digits.
@@ -21,6 +27,9 @@ pub struct Id<P> {
 }
 
 impl<P: Prefix> Id<P> {
+    /// The id of nothing: no id is ever generated with these bits.
+    pub const NIL: Self = Self::from_uuid(Uuid::nil());
+
     /// An id of kind `P` from a `UUID`.
     pub const fn from_uuid(uuid: Uuid) -> Self {
         Self { uuid, kind: PhantomData }
@@ -83,6 +92,19 @@ impl<P: Prefix> From<Id<P>> for mongodb::bson::Bson {
     }
 }
 
+impl<P: Prefix> PartialSchema for Id<P> {
+    fn schema() -> RefOr<Schema> {
+        let example = format!("{}_0192a0b8c0de7000800000000000cafe", P::PREFIX);
+        ObjectBuilder::new().schema_type(Type::String).examples([example]).into()
+    }
+}
+
+impl<P: Prefix> ToSchema for Id<P> {
+    fn name() -> Cow<'static, str> {
+        P::NAME.into()
+    }
+}
+
 impl<P> Clone for Id<P> {
     fn clone(&self) -> Self {
         *self
@@ -118,6 +140,7 @@ macro_rules! kinds {
         pub enum $kind {}
         impl Prefix for $kind {
             const PREFIX: &'static str = $prefix;
+            const NAME: &'static str = stringify!($alias);
         }
         $(#[$doc])*
         pub type $alias = Id<$kind>;

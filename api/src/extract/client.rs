@@ -9,6 +9,7 @@ use axum::{
 use common::networks::Network;
 use domain::identity::sessions::Device;
 
+use super::Argument;
 use crate::state::App;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -40,6 +41,8 @@ impl Client {
         }
     }
 }
+
+impl Argument for Client {}
 
 impl FromRequestParts<App> for Client {
     type Rejection = Infallible;

@@ -20,7 +20,7 @@ use domain::tenancy::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::body;
+use super::{Argument, body};
 use crate::problem::{Code, FieldError, Problem};
 
 /// Mistakes told at most; a body with more is not an honest one.
@@ -37,6 +37,10 @@ pub(crate) struct Json<T>(pub(crate) T);
 
 /// A body of type `T` that may be left out altogether, which is as good as `{}`.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T> Argument for Json<T> {}
+
+impl<T> Argument for OptionalJson<T> {}
 
 /// A type that bodies are read into.
 pub(crate) trait FromFields: Sized {

@@ -13,8 +13,9 @@ use axum::{
 };
 use common::clock::between;
 use domain::{identity::sessions::Session, tenancy::roles::Permission};
+use utoipa::openapi::path::Parameter;
 
-use super::{Caller, FromAnywhere};
+use super::{Argument, Caller, FromAnywhere};
 use crate::{problem::Problem, state::App};
 
 /// What a route demands of whoever calls it.
@@ -38,21 +39,26 @@ pub(crate) trait Access {
 
 /// A handler whose first argument says what it demands.
 pub(crate) trait Stated<Args> {
-    /// What it demands.
-    const NEED: Need;
-    /// Whether the caller must have proved of late who they are.
-    const RECENT: bool;
+    /// That argument's type.
+    type Access: Access;
+
+    /// The parameters that its arguments read.
+    fn parameters() -> Vec<Parameter>;
 }
 
 /// Handlers of each number of arguments.
 macro_rules! stated {
     ($($argument:ident)*) => {
-        impl<F, Out, A: Access, $($argument,)*> Stated<(A, $($argument,)*)> for F
+        impl<F, Out, A: Access, $($argument: Argument,)*> Stated<(A, $($argument,)*)> for F
         where
             F: FnOnce(A, $($argument,)*) -> Out,
         {
-            const NEED: Need = A::NEED;
-            const RECENT: bool = A::RECENT;
+            type Access = A;
+
+            fn parameters() -> Vec<Parameter> {
+                let each: Vec<Vec<Parameter>> = vec![$($argument::parameters(),)*];
+                each.concat()
+            }
         }
     };
 }
@@ -63,12 +69,6 @@ stated!(B C);
 stated!(B C D);
 stated!(B C D E);
 stated!(B C D E G);
-
-/// What `handler` demands of whoever calls it, and whether they must have proved of late who they
-/// are.
-pub(crate) fn need_of<Args, H: Stated<Args>>(_: &H) -> (Need, bool) {
-    (H::NEED, H::RECENT)
-}
 
 /// Anybody may call.
 pub(crate) struct Open;

@@ -10,7 +10,10 @@ use common::id::{Id, Prefix};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::json::{Fields, FromFields, Place, Refusal, read};
+use super::{
+    Argument,
+    json::{Fields, FromFields, Place, Refusal, read},
+};
 use crate::problem::{Code, Problem};
 
 /// Items of a list, where it is not said how many.
@@ -20,6 +23,8 @@ const LIMIT_MAX: usize = 100;
 
 /// A query of type `T`.
 pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T> Argument for Query<T> {}
 
 impl<S: Send + Sync, T: FromFields> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;

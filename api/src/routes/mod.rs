@@ -13,133 +13,123 @@ use utoipa_axum::{
 
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
-    extract::{BODY_BYTES_MAX, Need, Stated, need_of},
+    extract::{
+        Access, BODY_BYTES_MAX, Caller, FromAnywhere, Open, Perhaps, Recent, Requires, RolesWrite,
+        SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead,
+        UsersWrite,
+    },
     middleware::{headers, limits, observe},
     openapi,
     state::App,
 };
 
-/// A documented handler, and what it demands of its callers.
-struct Route {
-    /// Module and function, with an underscore between: what clients that are generated call it.
-    id: String,
-    need: Need,
-    recent: bool,
-    handler: UtoipaMethodRouter<App>,
-}
+/// A handler with its path and its description.
+struct Route(UtoipaMethodRouter<App>);
 
 impl Route {
-    /// Only for a handler whose type says what it demands.
-    fn new<Args, H: Stated<Args>>(
-        path: &str,
-        handler: &H,
+    /// Describes a `handler` whose first argument is of type `A`.
+    fn new<A: Access, Args, H: Stated<Args, Access = A>>(
+        name: &str,
+        _: &H,
         documented: UtoipaMethodRouter<App>,
     ) -> Self {
-        let (need, recent) = need_of(handler);
-        let parts: Vec<&str> = path.split("::").map(str::trim).collect();
+        // Generated clients name the operation by the handler's module and function.
+        let parts: Vec<&str> = name.split("::").map(str::trim).collect();
         let id = parts[parts.len().saturating_sub(2)..].join("_");
-        Self { id, need, recent, handler: documented }
+        let (schemas, mut paths, handler) = documented;
+        for path in paths.paths.values_mut() {
+            openapi::describe(path, &id, (A::NEED, A::RECENT), &H::parameters());
+        }
+        Self((schemas, paths, handler))
     }
 }
 
-/// The [`Route`] of a handler, named once.
+/// A [`Route`]: its handler, and what it demands of its caller. That is the handler's first
+/// argument; where the two differ, the route does not compile.
 macro_rules! route {
-    ($($part:ident)::+) => { Route::new(stringify!($($part)::+), &$($part)::+, routes!($($part)::+)) };
+    ($($part:ident)::+, $access:ty) => {
+        Route::new::<$access, _, _>(stringify!($($part)::+), &$($part)::+, routes!($($part)::+))
+    };
 }
 
-/// Documented routes, each with what it demands.
-struct Routes(OpenApiRouter<App>);
-
-impl Routes {
-    fn new() -> Self {
-        Self(OpenApiRouter::new())
-    }
-
-    /// Adds a route; the document says what it demands.
-    fn with(self, route: Route) -> Self {
-        let (schemas, mut paths, handler) = route.handler;
-        paths
-            .paths
-            .values_mut()
-            .for_each(|path| openapi::demand(path, &route.id, route.need, route.recent));
-        Self(self.0.routes((schemas, paths, handler)))
-    }
+fn router(routes: impl IntoIterator<Item = Route>) -> OpenApiRouter<App> {
+    routes.into_iter().fold(OpenApiRouter::new(), |router, Route(route)| router.routes(route))
 }
 
-/// The routes of the API that need the database.
+/// Every route of the API that needs the database, and who may call it.
 fn with_database() -> OpenApiRouter<App> {
-    Routes::new()
-        .with(route!(identity::registrations::register))
-        .with(route!(identity::registrations::verify_email))
-        .with(route!(identity::registrations::resend))
-        .with(route!(identity::passwords::forgot))
-        .with(route!(identity::passwords::reset))
-        .with(route!(identity::passwords::change))
-        .with(route!(identity::email_changes::ask))
-        .with(route!(identity::email_changes::confirm))
-        .with(route!(identity::email_changes::cancel))
-        .with(route!(identity::sessions::login))
-        .with(route!(identity::sessions::refresh))
-        .with(route!(identity::sessions::logout))
-        .with(route!(identity::sessions::logout_all))
-        .with(route!(identity::sessions::switch_tenant))
-        .with(route!(identity::sessions::list))
-        .with(route!(identity::sessions::end))
-        .with(route!(identity::sessions::me))
-        .with(route!(identity::reauthentication::reauthenticate))
-        .with(route!(identity::mfa::verify))
-        .with(route!(identity::mfa::list))
-        .with(route!(identity::mfa::enroll_totp))
-        .with(route!(identity::mfa::confirm_totp))
-        .with(route!(identity::mfa::remove_totp))
-        .with(route!(identity::mfa::replace_recovery_codes))
-        .with(route!(identity::passkeys::enroll))
-        .with(route!(identity::passkeys::add))
-        .with(route!(identity::passkeys::remove))
-        .with(route!(identity::passkeys::options))
-        .with(route!(identity::passkeys::login))
-        .with(route!(tenancy::tenants::current))
-        .with(route!(tenancy::members::list))
-        .with(route!(tenancy::members::update))
-        .with(route!(tenancy::members::remove))
-        .with(route!(tenancy::members::leave))
-        .with(route!(tenancy::invitations::invite))
-        .with(route!(tenancy::invitations::list))
-        .with(route!(tenancy::invitations::cancel))
-        .with(route!(tenancy::invitations::resend))
-        .with(route!(tenancy::invitations::invite_list))
-        .with(route!(tenancy::invitations::list_progress))
-        .with(route!(tenancy::invite_links::create))
-        .with(route!(tenancy::invite_links::list))
-        .with(route!(tenancy::invite_links::delete))
-        .with(route!(tenancy::invite_links::preview))
-        .with(route!(tenancy::invite_links::join))
-        .with(route!(tenancy::joining::preview))
-        .with(route!(tenancy::joining::accept))
-        .with(route!(tenancy::ownership::list))
-        .with(route!(tenancy::ownership::offer))
-        .with(route!(tenancy::ownership::accept))
-        .with(route!(tenancy::ownership::cancel))
-        .with(route!(tenancy::roles::list))
-        .with(route!(tenancy::roles::create))
-        .with(route!(tenancy::roles::see))
-        .with(route!(tenancy::roles::update))
-        .with(route!(tenancy::roles::delete))
-        .with(route!(tenancy::tenant_domains::list))
-        .with(route!(tenancy::tenant_domains::add))
-        .with(route!(tenancy::tenant_domains::verify))
-        .with(route!(tenancy::tenant_domains::update))
-        .with(route!(tenancy::tenant_domains::remove))
-        .with(route!(tenancy::tenant_domains::joinable))
-        .with(route!(tenancy::tenant_domains::join))
-        .with(route!(tenancy::tenant_security::see))
-        .with(route!(tenancy::tenant_security::change))
-        .0
+    router([
+        route!(identity::registrations::register, Open),
+        route!(identity::registrations::verify_email, Open),
+        route!(identity::registrations::resend, Open),
+        route!(identity::passwords::forgot, Open),
+        route!(identity::passwords::reset, Open),
+        route!(identity::passwords::change, Caller),
+        route!(identity::email_changes::ask, Recent<Caller>),
+        route!(identity::email_changes::confirm, Open),
+        route!(identity::email_changes::cancel, Open),
+        route!(identity::sessions::login, Open),
+        route!(identity::sessions::refresh, Open),
+        route!(identity::sessions::logout, FromAnywhere),
+        route!(identity::sessions::logout_all, FromAnywhere),
+        route!(identity::sessions::switch_tenant, FromAnywhere),
+        route!(identity::sessions::list, Caller),
+        route!(identity::sessions::end, Caller),
+        route!(identity::sessions::me, Caller),
+        route!(identity::reauthentication::reauthenticate, Caller),
+        route!(identity::mfa::verify, Open),
+        route!(identity::mfa::list, Caller),
+        route!(identity::mfa::enroll_totp, Recent<Caller>),
+        route!(identity::mfa::confirm_totp, Recent<Caller>),
+        route!(identity::mfa::remove_totp, Recent<Caller>),
+        route!(identity::mfa::replace_recovery_codes, Recent<Caller>),
+        route!(identity::passkeys::enroll, Recent<Caller>),
+        route!(identity::passkeys::add, Recent<Caller>),
+        route!(identity::passkeys::remove, Recent<Caller>),
+        route!(identity::passkeys::options, Open),
+        route!(identity::passkeys::login, Open),
+        route!(tenancy::tenants::current, Requires<TenantRead>),
+        route!(tenancy::members::list, Requires<UsersRead>),
+        route!(tenancy::members::update, Requires<UsersWrite>),
+        route!(tenancy::members::remove, Requires<UsersDelete>),
+        route!(tenancy::members::leave, Caller),
+        route!(tenancy::invitations::invite, Requires<UsersInvite>),
+        route!(tenancy::invitations::list, Requires<UsersInvite>),
+        route!(tenancy::invitations::cancel, Requires<UsersInvite>),
+        route!(tenancy::invitations::resend, Requires<UsersInvite>),
+        route!(tenancy::invitations::invite_list, Requires<UsersInvite>),
+        route!(tenancy::invitations::list_progress, Requires<UsersInvite>),
+        route!(tenancy::invite_links::create, Requires<UsersInvite>),
+        route!(tenancy::invite_links::list, Requires<UsersInvite>),
+        route!(tenancy::invite_links::delete, Requires<UsersInvite>),
+        route!(tenancy::invite_links::preview, Open),
+        route!(tenancy::invite_links::join, Open),
+        route!(tenancy::joining::preview, Open),
+        route!(tenancy::joining::accept, Perhaps),
+        route!(tenancy::ownership::list, Caller),
+        route!(tenancy::ownership::offer, Recent<Requires<TenantTransfer>>),
+        route!(tenancy::ownership::accept, Recent<Caller>),
+        route!(tenancy::ownership::cancel, Caller),
+        route!(tenancy::roles::list, Requires<RolesWrite>),
+        route!(tenancy::roles::create, Requires<RolesWrite>),
+        route!(tenancy::roles::see, Requires<RolesWrite>),
+        route!(tenancy::roles::update, Requires<RolesWrite>),
+        route!(tenancy::roles::delete, Requires<RolesWrite>),
+        route!(tenancy::tenant_domains::list, Requires<SecurityWrite>),
+        route!(tenancy::tenant_domains::add, Requires<SecurityWrite>),
+        route!(tenancy::tenant_domains::verify, Requires<SecurityWrite>),
+        route!(tenancy::tenant_domains::update, Recent<Requires<SecurityWrite>>),
+        route!(tenancy::tenant_domains::remove, Requires<SecurityWrite>),
+        route!(tenancy::tenant_domains::joinable, Caller),
+        route!(tenancy::tenant_domains::join, Caller),
+        route!(tenancy::tenant_security::see, Requires<SecurityWrite>),
+        route!(tenancy::tenant_security::change, Recent<Requires<SecurityWrite>>),
+    ])
 }
 
 /// The routes of the API that answer from memory.
 fn from_memory() -> OpenApiRouter<App> {
-    Routes::new().with(route!(identity::signing_keys::jwks)).0
+    router([route!(identity::signing_keys::jwks, Open)])
 }
 
 /// The API with its document; both come from the same list, so neither can know a route alone.

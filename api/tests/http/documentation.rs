@@ -1,6 +1,6 @@
 //! The OpenAPI document is the whole truth, and can be read.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::{db::PlatformScope, id};
 use domain::tenancy::{
@@ -10,83 +10,13 @@ use domain::tenancy::{
 };
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
+    document::{DOCUMENT, Operation, differences, resolved},
     people::People,
     support::{Answer, World, run},
 };
-
-/// What is promised to clients. A route that is added must be added here, one that vanishes breaks
-/// them.
-const OPERATIONS: &[(&str, &str)] = &[
-    ("get", "/.well-known/jwks.json"),
-    ("post", "/api/auth/email/cancel"),
-    ("post", "/api/auth/email/change"),
-    ("post", "/api/auth/email/confirm"),
-    ("post", "/api/auth/join-tenant"),
-    ("get", "/api/auth/joinable-tenants"),
-    ("post", "/api/auth/login"),
-    ("post", "/api/auth/logout"),
-    ("post", "/api/auth/logout-all"),
-    ("get", "/api/auth/me"),
-    ("get", "/api/auth/mfa"),
-    ("post", "/api/auth/mfa/passkeys"),
-    ("post", "/api/auth/mfa/passkeys/enroll"),
-    ("delete", "/api/auth/mfa/passkeys/{id}"),
-    ("post", "/api/auth/mfa/recovery-codes"),
-    ("delete", "/api/auth/mfa/totp"),
-    ("post", "/api/auth/mfa/totp/confirm"),
-    ("post", "/api/auth/mfa/totp/enroll"),
-    ("post", "/api/auth/mfa/verify"),
-    ("post", "/api/auth/passkeys/login"),
-    ("post", "/api/auth/passkeys/options"),
-    ("post", "/api/auth/password/change"),
-    ("post", "/api/auth/password/forgot"),
-    ("post", "/api/auth/password/reset"),
-    ("post", "/api/auth/reauthenticate"),
-    ("post", "/api/auth/refresh"),
-    ("post", "/api/auth/register"),
-    ("get", "/api/auth/sessions"),
-    ("delete", "/api/auth/sessions/{id}"),
-    ("post", "/api/auth/switch-tenant"),
-    ("post", "/api/auth/verify-email"),
-    ("post", "/api/auth/verify-email/resend"),
-    ("post", "/api/invitations/accept"),
-    ("get", "/api/invitations/{token}"),
-    ("post", "/api/invite-links/join"),
-    ("get", "/api/invite-links/{token}"),
-    ("get", "/api/tenant/current"),
-    ("get", "/api/tenant/domains"),
-    ("post", "/api/tenant/domains"),
-    ("delete", "/api/tenant/domains/{id}"),
-    ("put", "/api/tenant/domains/{id}"),
-    ("post", "/api/tenant/domains/{id}/verify"),
-    ("get", "/api/tenant/invitations"),
-    ("post", "/api/tenant/invitations/bulk"),
-    ("get", "/api/tenant/invitations/bulk/{id}"),
-    ("delete", "/api/tenant/invitations/{id}"),
-    ("post", "/api/tenant/invitations/{id}/resend"),
-    ("get", "/api/tenant/invite-links"),
-    ("post", "/api/tenant/invite-links"),
-    ("delete", "/api/tenant/invite-links/{id}"),
-    ("get", "/api/tenant/ownership-transfers"),
-    ("post", "/api/tenant/ownership-transfers"),
-    ("delete", "/api/tenant/ownership-transfers/{id}"),
-    ("post", "/api/tenant/ownership-transfers/{id}/accept"),
-    ("get", "/api/tenant/roles"),
-    ("post", "/api/tenant/roles"),
-    ("delete", "/api/tenant/roles/{id}"),
-    ("get", "/api/tenant/roles/{id}"),
-    ("put", "/api/tenant/roles/{id}"),
-    ("get", "/api/tenant/security"),
-    ("put", "/api/tenant/security"),
-    ("get", "/api/tenant/users"),
-    ("post", "/api/tenant/users/invite"),
-    ("delete", "/api/tenant/users/me"),
-    ("delete", "/api/tenant/users/{id}"),
-    ("put", "/api/tenant/users/{id}"),
-];
 
 /// Described answers that are not compared yet. The list only gets shorter.
 const NOT_COMPARED: &[&str] = &[
@@ -105,55 +35,46 @@ const NOT_COMPARED: &[&str] = &[
     "post /api/auth/reauthenticate 200",
 ];
 
-fn operations(document: &Value) -> impl Iterator<Item = (Method, &str, &Value)> {
-    let paths = document["paths"].as_object().unwrap();
-    paths.iter().flat_map(|(path, item)| {
-        let operations = item.as_object().unwrap().iter();
-        operations.map(move |(method, operation)| {
-            (method.to_uppercase().parse().unwrap(), path.as_str(), operation)
-        })
-    })
-}
-
-/// The schema of an operation's body, if it takes one.
-fn body_schema<'a>(document: &'a Value, operation: &'a Value) -> Option<&'a Value> {
-    let schema = operation.pointer("/requestBody/content/application~1json/schema")?;
-    // One that may be left out is this or nothing.
-    let reference = schema
-        .get("$ref")
-        .or_else(|| schema["oneOf"].as_array()?.iter().find_map(|either| either.get("$ref")))?
-        .as_str()?;
-    document.pointer(reference.trim_start_matches('#'))
+#[tokio::test]
+async fn the_document_in_the_repository_is_that_of_the_code() {
+    let printed = run(&["openapi"], []).await;
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let committed = include_str!("../../openapi.json");
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let changed = differences(&DOCUMENT, &serde_json::from_str(&printed).unwrap());
+    assert!(
+        printed == committed,
+        "api/openapi.json is not what the code says ({}). Write it anew with \
+         `cargo run -p api -- openapi > /tmp/openapi.json && cp /tmp/openapi.json api/openapi.json` \
+         and look at what changed:\n{changed}",
+        if changed.is_empty() { "it is formatted otherwise" } else { "+ is the code" },
+    );
 }
 
 #[tokio::test]
-async fn the_document_lists_every_route_and_every_listed_route_is_served() {
+async fn every_operation_of_the_document_is_served_to_those_it_says() {
     let world = World::new().await;
-    let answer = world.client.get("/api/openapi.json").await.expect(StatusCode::OK);
-    let document = answer.json();
-    assert_eq!(document["openapi"], "3.1.0");
-    let listed: BTreeSet<(String, &str)> = operations(&document)
-        .map(|(method, path, _)| (method.as_str().to_lowercase(), path))
-        .collect();
-    let promised: BTreeSet<(String, &str)> =
-        OPERATIONS.iter().map(|(method, path)| ((*method).to_owned(), *path)).collect();
-    assert_eq!(listed, promised);
-    for (method, path, operation) in operations(&document) {
-        let answer = Answer::of(world.client.request(method.clone(), path)).await;
+    let served = world.client.get("/api/openapi.json").await.expect(StatusCode::OK).json();
+    assert_eq!(served["openapi"], "3.1.0");
+    let changed = differences(&DOCUMENT, &served);
+    assert!(changed.is_empty(), "another document is served than printed:\n{changed}");
+    for operation in Operation::all() {
+        let request = world.client.request(operation.method.clone(), operation.path);
+        let answer = Answer::of(request).await;
         assert!(
             ![StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&answer.status),
-            "{method} {path}: {answer:?}"
+            "{operation} is not served: {answer:?}"
         );
-        let is_open = operation["security"] == json!([{}]);
         let code = serde_json::from_str::<Value>(&answer.body)
             .map(|problem| problem["code"].clone())
             .unwrap_or_default();
         assert_eq!(
             code == "unauthenticated",
-            !is_open,
-            "{method} {path} says who may call it: {answer:?}"
+            !operation.is_open(),
+            "{operation} says {:?}, and answers: {answer:?}",
+            operation.need()
         );
-        assert!(operation["responses"]["default"].is_object(), "{method} {path} may be refused");
+        assert!(operation.says["responses"]["default"].is_object(), "{operation} may be refused");
     }
 }
 
@@ -161,38 +82,36 @@ async fn the_document_lists_every_route_and_every_listed_route_is_served() {
 async fn bodies_are_read_as_the_document_describes_them() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
-    let document = world.client.get("/api/openapi.json").await.json();
-    let mut checked = 0;
-    for (method, path, operation) in operations(&document) {
-        let Some(schema) = body_schema(&document, operation) else { continue };
+    for operation in Operation::all() {
+        let Some(schema) = operation.body_schema() else { continue };
         let send = async |body: Value| {
-            Answer::of(world.client.request(method.clone(), path).bearer_auth(&token).json(&body))
-                .await
+            let request = world.client.request(operation.method.clone(), operation.path);
+            let answer = Answer::of(request.bearer_auth(&token).json(&body)).await;
+            answer.field_errors().into_iter().collect::<BTreeSet<String>>()
         };
         let required = schema["required"].as_array().into_iter().flatten();
         let required: BTreeSet<String> =
             required.map(|name| format!("{}:required", name.as_str().unwrap())).collect();
-        let missing: BTreeSet<String> = send(json!({})).await.field_errors().into_iter().collect();
-        assert_eq!(missing, required, "{path}");
+        let missing = send(json!({})).await;
+        assert_eq!(missing, required, "{operation}: a body without fields, against the document");
         let properties = schema["properties"].as_object().unwrap();
-        let known: BTreeSet<&String> = properties.keys().collect();
-        // What another specification describes is an object.
-        let is_object = |says: &Value| {
-            says["type"] == "object"
-                || says["type"].as_array().is_some_and(|types| types.contains(&json!("object")))
-        };
         let mistyped = properties.iter().map(|(name, says)| {
             (name.clone(), if is_object(says) { json!("x") } else { json!({}) })
         });
-        let mistyped: Map<String, Value> = mistyped.collect();
-        let refused: BTreeSet<String> =
-            send(Value::Object(mistyped)).await.field_errors().into_iter().collect();
+        let refused = send(Value::Object(mistyped.collect())).await;
         let expected: BTreeSet<String> =
-            known.iter().map(|name| format!("{name}:invalid_type")).collect();
-        assert_eq!(refused, expected, "{path}");
-        checked += 1;
+            properties.keys().map(|name| format!("{name}:invalid_type")).collect();
+        assert_eq!(refused, expected, "{operation}: fields of wrong types, against the document");
     }
-    assert_eq!(checked, 30);
+}
+
+/// What another specification describes is an object.
+fn is_object(says: &'static Value) -> bool {
+    let either = says["oneOf"].as_array().into_iter().flatten();
+    either.chain([says]).map(resolved).any(|says| {
+        says["type"] == "object"
+            || says["type"].as_array().is_some_and(|types| types.contains(&json!("object")))
+    })
 }
 
 #[tokio::test]
@@ -261,8 +180,9 @@ async fn answers_have_exactly_the_fields_that_the_document_lists() {
         fits(&document, schema, &answer.json(), what);
         compared.insert(format!("{method} {path} {status}"));
     }
-    let described: BTreeSet<String> = operations(&document)
-        .flat_map(|(method, path, says)| described(&method, path, says))
+    let described: BTreeSet<String> = Operation::all()
+        .into_iter()
+        .flat_map(|operation| described(&operation.method, operation.path, operation.says))
         .collect();
     let left: Vec<&String> = described.difference(&compared).collect();
     assert_eq!(left, NOT_COMPARED, "every other answer that is described is compared here");
@@ -474,51 +394,35 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
-/// What clients that are generated call the operations by.
-#[tokio::test]
-async fn every_operation_has_an_id_of_its_own() {
-    let world = World::new().await;
-    let document = world.client.get("/api/openapi.json").await.json();
-    let ids: Vec<String> = operations(&document)
-        .map(|(_, _, says)| says["operationId"].as_str().unwrap().to_owned())
-        .collect();
-    let unique: BTreeSet<&String> = ids.iter().collect();
-    assert_eq!(unique.len(), ids.len(), "{ids:?}");
-    assert!(unique.contains(&"invitations_list".to_owned()), "{ids:?}");
+#[test]
+fn every_operation_has_an_id_of_its_own() {
+    let mut taken = BTreeMap::new();
+    for operation in Operation::all() {
+        let id = operation.says["operationId"].as_str().unwrap();
+        if let Some(other) = taken.insert(id, operation.clone()) {
+            panic!("{operation} and {other} are both called {id}: rename a handler or its module");
+        }
+    }
+    assert!(taken.contains_key("invitations_list"), "ids are of the form module_handler");
 }
 
-#[tokio::test]
-async fn wherever_there_are_permissions_the_document_lists_all_that_there_are() {
-    let world = World::new().await;
-    let document = world.client.get("/api/openapi.json").await.json();
-    let schemas = document["components"]["schemas"].as_object().unwrap();
+#[test]
+fn wherever_there_are_permissions_the_document_lists_all_that_there_are() {
+    let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
     let all: Vec<&str> = Permission::ALL.iter().map(|permission| permission.as_str()).collect();
-    assert_eq!(
-        (&schemas["Permission"]["type"], &schemas["Permission"]["enum"]),
-        (&json!("string"), &json!(all))
+    let changed = differences(
+        &schemas["Permission"],
+        &json!({ "type": "string", "enum": all, "description": schemas["Permission"]["description"] }),
     );
+    assert!(changed.is_empty(), "the schema Permission, against Permission::ALL:\n{changed}");
     let lists = schemas.iter().filter_map(|(name, schema)| {
         Some((name.as_str(), schema["properties"].get("permissions")?))
     });
-    let items: BTreeSet<(&str, &str)> = lists
-        .map(|(name, list)| (name, list["items"]["$ref"].as_str().unwrap_or_default()))
-        .collect();
-    let expected =
-        ["Grant", "Me", "Role", "RoleBody"].map(|name| (name, "#/components/schemas/Permission"));
-    assert_eq!(items, expected.into());
-}
-
-#[tokio::test]
-async fn the_document_in_the_repository_is_that_of_the_code() {
-    let printed = run(&["openapi"], []).await;
-    assert!(printed.status.success());
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
-    let committed = std::fs::read_to_string(committed).unwrap();
-    let printed = String::from_utf8(printed.stdout).unwrap();
-    assert!(
-        printed == committed,
-        "run `cargo run -p api -- openapi > api/openapi.json` and look at what changed"
-    );
+    let lists: Vec<(&str, &Value)> = lists.collect();
+    assert!(lists.len() >= 4, "only these list permissions: {lists:?}");
+    for (name, list) in lists {
+        assert_eq!(list["items"]["$ref"], "#/components/schemas/Permission", "in {name}");
+    }
 }
 
 #[tokio::test]

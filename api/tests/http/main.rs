@@ -6,6 +6,7 @@
 mod access;
 mod answers;
 mod bad_input;
+mod document;
 mod documentation;
 mod forged_hosts;
 mod held_requests;

@@ -1,7 +1,7 @@
 //! Passkeys: adding and removing one's own, and signing in with one.
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -28,8 +28,8 @@ use super::{
     sessions::{LoginView, TokenDelivery, lifetime, signed_in},
 };
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Open, Recent},
-    problem::{Code, Problem},
+    extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Recent},
+    problem::Problem,
     state::App,
     throttle::Guard,
 };
@@ -161,16 +161,14 @@ pub(crate) async fn add(
 ///
 /// Without another second factor the password is enough again. The person is told by mail.
 #[utoipa::path(
-    delete, path = "/api/auth/mfa/passkeys/{id}", tag = "Second factors", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/auth/mfa/passkeys/{id}", tag = "Second factors",
     responses((status = 204, description = "It is not accepted any more."))
 )]
 pub(crate) async fn remove(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(passkey): PathId<PasskeyId>,
 ) -> Result<StatusCode, Problem> {
-    let missing = || Problem::new(Code::NotFound, "You have no such passkey.");
-    let passkey: PasskeyId = id.parse().map_err(|_| missing())?;
     caller.commit(&app, &Remove { owner: owner(&caller), passkey }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

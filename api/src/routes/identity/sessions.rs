@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use axum::{
     Json as Answer,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -31,6 +31,7 @@ use super::{mfa, users::UserView};
 use crate::{
     extract::{
         Caller, Client, Fields, FromAnywhere, FromFields, Json, NotAmong, Open, OptionalJson,
+        PathId,
     },
     openapi::PermissionName,
     problem::{Code, FieldError, Problem},
@@ -458,21 +459,23 @@ pub(crate) async fn list(
 
 /// End one of one's sessions.
 #[utoipa::path(
-    delete, path = "/api/auth/sessions/{id}", tag = "Session", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/auth/sessions/{id}", tag = "Session",
     responses((status = 204, description = "It is over."))
 )]
 pub(crate) async fn end(
     caller: Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(session): PathId<SessionId>,
 ) -> Result<StatusCode, Problem> {
-    let missing = || Problem::new(Code::NotFound, "You have no such session, or it is over.");
-    let session: SessionId = id.parse().map_err(|_| missing())?;
     let ended = app
         .jobs
         .commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id })
         .await?;
-    if ended { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
+    if ended {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::new(Code::NotFound, "You have no such session, or it is over."))
+    }
 }
 
 /// Who one is and what one may do.

@@ -2,7 +2,7 @@
 
 use axum::{
     Json as Answer,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -17,8 +17,7 @@ use domain::{
         custom_roles::CustomRole,
         invitation_lists::{InvitationList, LINES_MAX, Line},
         invitations::{
-            CancelInvitation, Conditions, Invitation, Invite, InviteError, InviteList, Resend,
-            Terms,
+            CancelInvitation, Conditions, Invitation, Invite, InviteList, Resend, Terms,
         },
         roles::{Role, RoleRef},
     },
@@ -28,7 +27,9 @@ use utoipa::ToSchema;
 
 use super::members::{prove_for_owner, role_name};
 use crate::{
-    extract::{Client, Cursor, Fields, FromFields, Json, Paging, Query, Requires, UsersInvite},
+    extract::{
+        Client, Cursor, Fields, FromFields, Json, Paging, PathId, Query, Requires, UsersInvite,
+    },
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -200,20 +201,17 @@ pub(crate) async fn list(
 
 /// Take an invitation back.
 #[utoipa::path(
-    delete, path = "/api/tenant/invitations/{id}", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/tenant/invitations/{id}", tag = "Invitations",
     responses((status = 204, description = "Its link is void."))
 )]
 pub(crate) async fn cancel(
     access: Requires<UsersInvite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(invitation): PathId<InvitationId>,
 ) -> Result<StatusCode, Problem> {
     access
         .caller
-        .commit(
-            &app,
-            &CancelInvitation { actor: access.caller.actor(), invitation: invitation_id(&id)? },
-        )
+        .commit(&app, &CancelInvitation { actor: access.caller.actor(), invitation })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -223,16 +221,16 @@ pub(crate) async fn cancel(
 /// The new link voids the one before, and waits for the whole time. From now on the invitation is
 /// one's own word.
 #[utoipa::path(
-    post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
+    post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations",
     responses((status = 200, description = "Sent again.", body = Sent))
 )]
 pub(crate) async fn resend(
     access: Requires<UsersInvite>,
     State(app): State<App>,
     client: Client,
-    Path(id): Path<String>,
+    PathId(invitation): PathId<InvitationId>,
 ) -> Result<Answer<Sent>, Problem> {
-    let (actor, invitation) = (access.caller.actor(), invitation_id(&id)?);
+    let actor = access.caller.actor();
     let _counted =
         Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
     let invitation = access
@@ -240,10 +238,6 @@ pub(crate) async fn resend(
         .commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) })
         .await?;
     Ok(Answer(Sent::new(&app, invitation, &access).await?))
-}
-
-fn invitation_id(text: &str) -> Result<InvitationId, InviteError> {
-    text.parse().map_err(|_| InviteError::NotFound)
 }
 
 /// Many people to invite.
@@ -368,15 +362,14 @@ pub(crate) async fn invite_list(
 
 /// See what became of a list.
 #[utoipa::path(
-    get, path = "/api/tenant/invitations/bulk/{id}", tag = "Invitations", params(("id" = String, Path, description = "The list's id.")),
+    get, path = "/api/tenant/invitations/bulk/{id}", tag = "Invitations",
     responses((status = 200, description = "The list.", body = ListView))
 )]
 pub(crate) async fn list_progress(
     access: Requires<UsersInvite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(list): PathId<InvitationListId>,
 ) -> Result<Answer<ListView>, Problem> {
-    let id: InvitationListId = id.parse().map_err(|_| Problem::no_such_list())?;
-    let list = InvitationList::of(app.store(), access.caller.scope(), id).await?;
+    let list = InvitationList::of(app.store(), access.caller.scope(), list).await?;
     Ok(Answer(list.ok_or_else(Problem::no_such_list)?.into()))
 }

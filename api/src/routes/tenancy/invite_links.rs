@@ -17,8 +17,7 @@ use domain::{
     tenancy::{
         custom_roles::CustomRole,
         invite_links::{
-            CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, InviteLinkError,
-            LINK_DOMAINS_MAX,
+            CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, LINK_DOMAINS_MAX,
         },
         joining::JoinError,
         roles::{Grant, RoleRef},
@@ -31,7 +30,7 @@ use utoipa::ToSchema;
 
 use super::members::role_name;
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Open, Requires, UsersInvite},
+    extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Requires, UsersInvite},
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -185,15 +184,14 @@ pub(crate) async fn list(
 ///
 /// Invitations that it led to stay; they are cancelled one by one.
 #[utoipa::path(
-    delete, path = "/api/tenant/invite-links/{id}", tag = "Invitations", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/tenant/invite-links/{id}", tag = "Invitations",
     responses((status = 204, description = "It is void."))
 )]
 pub(crate) async fn delete(
     access: Requires<UsersInvite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(link): PathId<InviteLinkId>,
 ) -> Result<StatusCode, Problem> {
-    let link = id.parse().map_err(|_| InviteLinkError::NotFound)?;
     access.caller.commit(&app, &DeleteInviteLink { actor: access.caller.actor(), link }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,12 +2,7 @@
 
 use std::str::FromStr;
 
-use axum::{
-    Json as Answer,
-    extract::{Path, State},
-    http::StatusCode,
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use common::{
     clock::rfc3339,
     email::Email,
@@ -15,7 +10,7 @@ use common::{
 };
 use domain::tenancy::{
     custom_roles::CustomRole,
-    members::{ChangeRole, LeaveTenant, Member, MemberError, MemberFilter, RemoveMember},
+    members::{ChangeRole, LeaveTenant, Member, MemberFilter, RemoveMember},
     memberships::Membership,
     roles::{Role, RoleRef},
 };
@@ -24,8 +19,8 @@ use utoipa::ToSchema;
 
 use crate::{
     extract::{
-        Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, Query, Requires, UsersDelete,
-        UsersRead, UsersWrite, is_recent,
+        Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, PathId, Query, Requires,
+        UsersDelete, UsersRead, UsersWrite, is_recent,
     },
     problem::Problem,
     routes::identity::sessions::signed_out,
@@ -167,17 +162,17 @@ impl FromFields for MemberBody {
 /// (403) when they may, or would, do what one may not oneself, and as `last_owner` (409) when
 /// nobody would own the tenant then.
 #[utoipa::path(
-    put, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
+    put, path = "/api/tenant/users/{id}", tag = "Members",
     request_body = MemberBody,
     responses((status = 200, description = "Changed.", body = MemberView))
 )]
 pub(crate) async fn update(
     access: Requires<UsersWrite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(user): PathId<UserId>,
     Json(body): Json<MemberBody>,
 ) -> Result<Answer<MemberView>, Problem> {
-    let (actor, user) = (access.caller.actor(), user_id(&id)?);
+    let actor = access.caller.actor();
     let is_owner = is_owner(&app, &access.caller, user).await?;
     prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
     let change = ChangeRole { actor, user, role: body.role, cooldown: app.auth.resend_cooldown };
@@ -191,15 +186,14 @@ pub(crate) async fn update(
 /// (403) when they may do what one may not oneself, and as `last_owner` (409) when nobody would own
 /// the tenant then.
 #[utoipa::path(
-    delete, path = "/api/tenant/users/{id}", tag = "Members", params(("id" = String, Path, description = "The person's id.")),
+    delete, path = "/api/tenant/users/{id}", tag = "Members",
     responses((status = 204, description = "They are no member any more."))
 )]
 pub(crate) async fn remove(
     access: Requires<UsersDelete>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(user): PathId<UserId>,
 ) -> Result<StatusCode, Problem> {
-    let user = user_id(&id)?;
     prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
     access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -233,8 +227,4 @@ pub(crate) fn prove_for_owner(app: &App, caller: &Caller, is_owner: bool) -> Res
     } else {
         Ok(())
     }
-}
-
-fn user_id(text: &str) -> Result<UserId, MemberError> {
-    text.parse().map_err(|_| MemberError::NotFound)
 }

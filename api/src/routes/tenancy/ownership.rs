@@ -2,7 +2,7 @@
 
 use axum::{
     Json as Answer,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -13,9 +13,7 @@ use common::{
 use domain::{
     access::throttle::Act,
     tenancy::{
-        ownership::{
-            AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer, TransferError,
-        },
+        ownership::{AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer},
         roles::Permission,
     },
 };
@@ -23,7 +21,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Recent, Requires, TenantTransfer},
+    extract::{Caller, Client, Fields, FromFields, Json, PathId, Recent, Requires, TenantTransfer},
     problem::Problem,
     state::App,
     throttle::Guard,
@@ -125,18 +123,17 @@ pub(crate) async fn offer(
 /// Accept the ownership that one is offered.
 #[utoipa::path(
     post, path = "/api/tenant/ownership-transfers/{id}/accept", tag = "Members",
-    params(("id" = String, Path, description = "The offer's id.")),
     responses((status = 204, description = "One is an owner now."))
 )]
 pub(crate) async fn accept(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(offer): PathId<OwnershipTransferId>,
 ) -> Result<StatusCode, Problem> {
     if caller.lacks_second_factor() {
         return Err(Problem::mfa_enrollment_required());
     }
-    let accept = AcceptOwnership { actor: caller.actor(), offer: offer_id(&id)? };
+    let accept = AcceptOwnership { actor: caller.actor(), offer };
     caller.commit(&app, &accept).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -144,18 +141,13 @@ pub(crate) async fn accept(
 /// Take an offer of ownership back, as an owner, or decline it.
 #[utoipa::path(
     delete, path = "/api/tenant/ownership-transfers/{id}", tag = "Members",
-    params(("id" = String, Path, description = "The offer's id.")),
     responses((status = 204, description = "It is gone."))
 )]
 pub(crate) async fn cancel(
     caller: Caller,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(offer): PathId<OwnershipTransferId>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &CancelOwnership { actor: caller.actor(), offer: offer_id(&id)? }).await?;
+    caller.commit(&app, &CancelOwnership { actor: caller.actor(), offer }).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn offer_id(text: &str) -> Result<OwnershipTransferId, TransferError> {
-    text.parse().map_err(|_| TransferError::NotFound)
 }

@@ -1,11 +1,6 @@
 //! The roles that a tenant made itself, beside the built-in ones.
 
-use axum::{
-    Json as Answer,
-    extract::{Path, State},
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use common::{clock::rfc3339, id::RoleId, name::Name};
 use domain::tenancy::{
     custom_roles::{CreateRole, CustomRole, DeleteRole, RoleError, UpdateRole},
@@ -15,8 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    etag::{self, IfMatch},
-    extract::{Fields, FromFields, Json, Requires, RolesWrite},
+    etag::{self, IfMatch, IfNoneMatch},
+    extract::{Fields, FromFields, Json, PathId, Requires, RolesWrite},
     openapi::PermissionName,
     problem::Problem,
     state::App,
@@ -132,10 +127,6 @@ pub(crate) async fn create(
 /// See a role.
 #[utoipa::path(
     get, path = "/api/tenant/roles/{id}", tag = "Roles",
-    params(
-        ("id" = String, Path, description = "Its id."),
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of what one has."),
-    ),
     responses(
         (status = 200, description = "The role.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))),
         (status = 304, description = "It is what one has."),
@@ -144,10 +135,10 @@ pub(crate) async fn create(
 pub(crate) async fn see(
     access: Requires<RolesWrite>,
     State(app): State<App>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
+    PathId(role): PathId<RoleRef>,
+    if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let role = match id.parse().map_err(|_| RoleError::NotFound)? {
+    let role = match role {
         RoleRef::BuiltIn(role) => Grant::from(role).into(),
         RoleRef::Custom(id) => RoleView::from(
             CustomRole::of(app.store(), access.caller.scope(), id)
@@ -155,7 +146,7 @@ pub(crate) async fn see(
                 .ok_or(RoleError::NotFound)?,
         ),
     };
-    etag::answer(&headers, &role)
+    if_none_match.answer(&role)
 }
 
 /// Change a role, for everybody who has it, at once.
@@ -165,16 +156,12 @@ pub(crate) async fn see(
 /// not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
-    params(
-        ("id" = String, Path, description = "Its id."),
-        ("If-Match" = Option<String>, Header, description = "The `ETag` of what the change was made from."),
-    ),
     responses((status = 200, description = "Changed.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
 )]
 pub(crate) async fn update(
     access: Requires<RolesWrite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(role): PathId<RoleRef>,
     if_match: IfMatch,
     Json(body): Json<RoleBody>,
 ) -> Result<Response, Problem> {
@@ -182,7 +169,7 @@ pub(crate) async fn update(
     let unchanged = |role: &CustomRole| if_match.holds(&RoleView::from(role.clone()));
     let update = UpdateRole {
         actor: access.caller.actor(),
-        role: role_id(&id)?,
+        role: own(role)?,
         name,
         permissions,
         unchanged: &unchanged,
@@ -195,24 +182,24 @@ pub(crate) async fn update(
 /// Refused as `role_in_use` (409) while a member or an invitation has it, and as `role_built_in`
 /// (409) when every tenant has it.
 #[utoipa::path(
-    delete, path = "/api/tenant/roles/{id}", tag = "Roles", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/tenant/roles/{id}", tag = "Roles",
     responses((status = 204, description = "It is gone."))
 )]
 pub(crate) async fn delete(
     access: Requires<RolesWrite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(role): PathId<RoleRef>,
 ) -> Result<StatusCode, Problem> {
     access
         .caller
-        .commit(&app, &DeleteRole { actor: access.caller.actor(), role: role_id(&id)? })
+        .commit(&app, &DeleteRole { actor: access.caller.actor(), role: own(role)? })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The role that a path names, if it is one that can be changed.
-fn role_id(text: &str) -> Result<RoleId, RoleError> {
-    match text.parse().map_err(|_| RoleError::NotFound)? {
+/// The role of the tenant's own that a path names; the built-in ones cannot be changed.
+fn own(role: RoleRef) -> Result<RoleId, RoleError> {
+    match role {
         RoleRef::Custom(id) => Ok(id),
         RoleRef::BuiltIn(_) => Err(RoleError::BuiltIn),
     }

@@ -2,7 +2,7 @@
 
 use axum::{
     Json as Answer,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 use super::invite_links::Progress;
 use crate::{
     extract::{
-        Caller, Client, Fields, FromFields, Json, Nullable, Recent, Requires, SecurityWrite,
+        Caller, Client, Fields, FromFields, Json, Nullable, PathId, Recent, Requires, SecurityWrite,
     },
     problem::Problem,
     state::App,
@@ -178,16 +178,16 @@ pub(crate) async fn add(
 /// verified it is looked for every day, and a domain whose record is gone stays verified for a few
 /// days.
 #[utoipa::path(
-    post, path = "/api/tenant/domains/{id}/verify", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
+    post, path = "/api/tenant/domains/{id}/verify", tag = "Domains",
     responses((status = 202, description = "It will be looked for.", body = DomainView))
 )]
 pub(crate) async fn verify(
     access: Requires<SecurityWrite>,
     State(app): State<App>,
     client: Client,
-    Path(id): Path<String>,
+    PathId(domain): PathId<TenantDomainId>,
 ) -> Result<Response, Problem> {
-    let domain = TenantDomain::of(app.store(), access.caller.scope(), domain_id(&id)?)
+    let domain = TenantDomain::of(app.store(), access.caller.scope(), domain)
         .await?
         .ok_or(DomainError::NotFound)?;
     let _counted =
@@ -220,20 +220,15 @@ impl FromFields for AutoInviteBody {
 /// one may not now; nobody becomes an owner so (422).
 #[utoipa::path(
     put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoInviteBody,
-    params(("id" = String, Path, description = "Its id.")),
     responses((status = 200, description = "Said.", body = DomainView))
 )]
 pub(crate) async fn update(
     Recent(access): Recent<Requires<SecurityWrite>>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(domain): PathId<TenantDomainId>,
     Json(body): Json<AutoInviteBody>,
 ) -> Result<Answer<DomainView>, Problem> {
-    let set = SetAutoInvite {
-        actor: access.caller.actor(),
-        domain: domain_id(&id)?,
-        role: body.auto_invite_role,
-    };
+    let set = SetAutoInvite { actor: access.caller.actor(), domain, role: body.auto_invite_role };
     let domain = access.caller.commit(&app, &set).await?;
     Ok(Answer(DomainView::new(&app, domain)))
 }
@@ -242,23 +237,16 @@ pub(crate) async fn update(
 ///
 /// Who was invited because of it stays invited; nobody else is, and another tenant may have it.
 #[utoipa::path(
-    delete, path = "/api/tenant/domains/{id}", tag = "Domains", params(("id" = String, Path, description = "Its id.")),
+    delete, path = "/api/tenant/domains/{id}", tag = "Domains",
     responses((status = 204, description = "Removed."))
 )]
 pub(crate) async fn remove(
     access: Requires<SecurityWrite>,
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(domain): PathId<TenantDomainId>,
 ) -> Result<StatusCode, Problem> {
-    access
-        .caller
-        .commit(&app, &RemoveDomain { actor: access.caller.actor(), domain: domain_id(&id)? })
-        .await?;
+    access.caller.commit(&app, &RemoveDomain { actor: access.caller.actor(), domain }).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn domain_id(text: &str) -> Result<TenantDomainId, DomainError> {
-    text.parse().map_err(|_| DomainError::NotFound)
 }
 
 /// A tenant that one may be invited to by one's address.

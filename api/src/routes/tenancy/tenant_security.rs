@@ -1,10 +1,6 @@
 //! The tenant's own rules for signing in.
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use common::networks::Range;
 use domain::tenancy::tenant_security::{
     AbsoluteHours, Allowlist, ChangeSecurity, DOMAINS_MAX, EmailDomain, EmailDomains, IdleMinutes,
@@ -14,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    etag::{self, IfMatch},
+    etag::{self, IfMatch, IfNoneMatch},
     extract::{Client, Fields, FromFields, Json, Recent, Requires, SecurityWrite},
     problem::Problem,
     state::App,
@@ -89,7 +85,6 @@ impl FromFields for Security {
 /// See the tenant's rules for signing in.
 #[utoipa::path(
     get, path = "/api/tenant/security", tag = "Tenant",
-    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of what one has.")),
     responses(
         (status = 200, description = "The rules.", body = SecurityView, headers(("ETag" = String, description = "Names this state of them."))),
         (status = 304, description = "They are what one has."),
@@ -97,9 +92,9 @@ impl FromFields for Security {
 )]
 pub(crate) async fn see(
     access: Requires<SecurityWrite>,
-    headers: HeaderMap,
+    if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    etag::answer(&headers, &SecurityView::from(access.caller.tenant.security.clone()))
+    if_none_match.answer(&SecurityView::from(access.caller.tenant.security.clone()))
 }
 
 /// Replace the tenant's rules for signing in, all of them.
@@ -110,7 +105,6 @@ pub(crate) async fn see(
 /// `precondition_failed` (412) when the rules are not what `If-Match` says any more.
 #[utoipa::path(
     put, path = "/api/tenant/security", tag = "Tenant", request_body = SecurityView,
-    params(("If-Match" = Option<String>, Header, description = "The `ETag` of what the change was made from.")),
     responses((status = 200, description = "Replaced.", body = SecurityView, headers(("ETag" = String, description = "Names this state of them."))))
 )]
 pub(crate) async fn change(

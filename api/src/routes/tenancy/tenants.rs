@@ -1,6 +1,6 @@
 //! The tenant one works in.
 
-use axum::{http::HeaderMap, response::Response};
+use axum::response::Response;
 use common::{clock::rfc3339, id::TenantId, name::Name};
 use domain::tenancy::{
     roles::RoleRef,
@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    etag,
+    etag::IfNoneMatch,
     extract::{Requires, TenantRead},
     problem::Problem,
 };
@@ -97,7 +97,6 @@ impl<'a> CurrentTenant<'a> {
 /// See the tenant one works in.
 #[utoipa::path(
     get, path = "/api/tenant/current", tag = "Tenant",
-    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of what one has.")),
     responses(
         (status = 200, description = "The tenant.", body = CurrentTenant, headers(("ETag" = String, description = "Names this state of it."))),
         (status = 304, description = "It is what one has."),
@@ -105,7 +104,7 @@ impl<'a> CurrentTenant<'a> {
 )]
 pub(crate) async fn current(
     access: Requires<TenantRead>,
-    headers: HeaderMap,
+    if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    etag::answer(&headers, &CurrentTenant::new(&access.caller.tenant))
+    if_none_match.answer(&CurrentTenant::new(&access.caller.tenant))
 }
