@@ -14,8 +14,7 @@ use std::{
 use common::{
     clock::{Clock, later},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
-        Transient, Txn,
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Validator},
     },
     id::{BatchId, JobId, TenantId},
@@ -129,15 +128,6 @@ pub enum BatchError {
     /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for BatchError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::TooManyJobs | Self::TooManyBytes => None,
-        }
-    }
 }
 
 /// A batch under construction, with jobs of any kinds. [`NewBatch::stage`] stages it:

@@ -25,7 +25,7 @@ pub use lease::Lease;
 pub use migrations::{Applying, IndexPlan, Migration, MigrationStatus, Plan};
 pub use records::Records;
 pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
-pub use transaction::{Change, Transient, Txn, Unchanged};
+pub use transaction::{Change, Txn, Unchanged};
 
 /// Why a database operation failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Changes: units of work that are committed completely or not at all.
 
-use std::{any::Any, future::Future, time::Duration};
+use std::{any::Any, error::Error, future::Future, iter::successors, time::Duration};
 
 use mongodb::{
     ClientSession, Database,
@@ -25,7 +25,7 @@ pub trait Change: Sync {
     /// Result of the committed change.
     type Output: Send;
     /// Why the change may fail. An error rolls everything back.
-    type Error: From<DbError> + Transient + Send;
+    type Error: Error + From<DbError> + Send + 'static;
 
     /// The body of the change.
     fn apply(
@@ -38,22 +38,14 @@ pub trait Change: Sync {
 /// that no concurrent change is overwritten unnoticed.
 pub type Unchanged<'a, T> = &'a (dyn Fn(&T) -> bool + Sync);
 
-/// An error that knows whether retrying the same change may succeed.
-pub trait Transient {
-    /// The database error inside, if any.
-    fn db(&self) -> Option<&DbError>;
-
-    /// Whether the whole body should run again.
-    fn is_transient(&self) -> bool {
-        let label = |error: &DbError| matches!(error, DbError::Mongo(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR));
-        self.db().is_some_and(label)
-    }
+/// Whether retrying the whole body may succeed: the server labels such errors.
+fn is_transient(error: &(dyn Error + 'static)) -> bool {
+    from_server(error).is_some_and(|error| error.contains_label(TRANSIENT_TRANSACTION_ERROR))
 }
 
-impl Transient for DbError {
-    fn db(&self) -> Option<&DbError> {
-        Some(self)
-    }
+/// The server's error, if it caused the error of a change.
+fn from_server<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a mongodb::error::Error> {
+    successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// A transaction in progress.
@@ -103,7 +95,7 @@ impl Store {
                 }
                 Err(error) => error,
             };
-            if !error.is_transient() || Instant::now() + backoff > deadline {
+            if !is_transient(&error) || Instant::now() + backoff > deadline {
                 metrics::DB_TRANSACTIONS.with_label_values(&["aborted"]).inc();
                 return Err(error);
             }
@@ -161,5 +153,26 @@ async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Resul
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Refusal {
+        #[error("the name is taken")]
+        Taken,
+        #[error(transparent)]
+        Db(#[from] DbError),
+    }
+
+    #[test]
+    fn the_server_error_is_found_in_the_error_of_a_change() {
+        let conflict = || DbError::from(mongodb::error::Error::custom("write conflict"));
+        assert!(from_server(&conflict()).is_some());
+        assert!(from_server(&Refusal::from(conflict())).is_some());
+        assert!(from_server(&Refusal::Taken).is_none());
     }
 }

@@ -12,8 +12,8 @@ use common::{
     clock::later,
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformOwned, PlatformScope, Record, Store, Transient,
-        Txn, is_duplicate,
+        Change, DbError, IndexPlan, Plan, PlatformOwned, PlatformScope, Record, Store, Txn,
+        is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
@@ -198,15 +198,6 @@ pub enum EmailChangeError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for EmailChangeError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// Asks for another address, and mails a link to both.

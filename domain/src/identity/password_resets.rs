@@ -10,7 +10,7 @@ use common::{
     clock::{between, later},
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn,
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
         schema::{self, Validator},
     },
     id::{JobId, PasswordResetId, UserId},
@@ -192,15 +192,6 @@ pub enum ResetError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for ResetError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::TokenInvalid => None,
-        }
-    }
 }
 
 /// Following the link: uses it up, sets the password, ends every session of the account, and mails

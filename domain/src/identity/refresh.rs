@@ -10,7 +10,7 @@ use std::{net::IpAddr, time::Duration};
 use common::{
     clock::between,
     crypto::{MasterKey, PresentedToken},
-    db::{Change, DbError, Transient, Txn},
+    db::{Change, DbError, Txn},
     id::SessionId,
 };
 use jobs::{Job, Queue, stage};
@@ -64,15 +64,6 @@ pub enum RefreshError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for RefreshError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::Invalid | Self::Raced | Self::IpNotAllowed | Self::TenantSuspended => None,
-        }
-    }
 }
 
 impl Change for RefreshSession<'_> {

@@ -11,8 +11,8 @@ use common::{
     clock::{later, millis_of},
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
-        Transient, Txn, is_duplicate,
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
@@ -302,15 +302,6 @@ pub enum VerifyError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for VerifyError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::TokenInvalid => None,
-        }
-    }
 }
 
 /// Following the link: uses up the registration, and makes the user, their tenant and its owner.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use common::{
     crypto::{HashError, Hasher, Password, SealError},
-    db::{Change, DbError, PlatformScope, Store, TenantScope, Transient, Txn},
+    db::{Change, DbError, PlatformScope, Store, TenantScope, Txn},
     email::Email,
     id::{SessionId, TenantId, UserId},
     sealed_email::SealedEmail,
@@ -127,15 +127,6 @@ pub enum SignInError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for SignInError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 impl Attempt {

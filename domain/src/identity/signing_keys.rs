@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
     clock::{Clock, later},
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn},
+    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn},
     id::{SessionId, SigningKeyId, TenantId, UserId},
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -280,15 +280,6 @@ async fn keep_active(txn: &mut Txn, now: DateTime) -> Result<Option<SigningKeyId
         txn.records::<SigningKey>(PlatformScope).update(doc! { "_id": active }, stay).await?;
     }
     Ok(Some(active))
-}
-
-impl Transient for SigningError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::Seal(_) | Self::Key(_) => None,
-        }
-    }
 }
 
 /// Signs access tokens.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, str::FromStr};
 use common::{
     crypto::PasswordHash,
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Transient, Txn,
+        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
         schema::{self, Validator},
     },
     email::Email,
@@ -310,15 +310,6 @@ pub enum DisableError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for DisableError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::NotFound => None,
-        }
-    }
 }
 
 /// Stops an account, and ends every session of it; tells whether it was not stopped before. Doing

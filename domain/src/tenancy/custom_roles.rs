@@ -6,8 +6,8 @@
 
 use common::{
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn,
-        Unchanged, is_duplicate,
+        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn, Unchanged,
+        is_duplicate,
         schema::{self, Validator},
     },
     id::{RoleId, TenantId},
@@ -188,15 +188,6 @@ pub enum RoleError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for RoleError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 fn name_taken(error: DbError) -> RoleError {

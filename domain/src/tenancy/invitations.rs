@@ -13,8 +13,7 @@ use common::{
     clock::later,
     crypto::{LinkToken, MasterKey, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope,
-        Transient, Txn,
+        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
         schema::{self, Validator},
     },
     email::Email,
@@ -321,15 +320,6 @@ pub enum InviteError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for InviteError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// Someone who invites, within a transaction that holds the tenant.

@@ -13,7 +13,7 @@ use common::{
     crypto::{LinkToken, MasterKey, SealError},
     db::{
         Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
-        Transient, Txn,
+        Txn,
         schema::{self, Validator},
     },
     email::Email,
@@ -209,15 +209,6 @@ pub enum InviteLinkError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for InviteLinkError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// Makes a link.

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{
     crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
-    db::{Change, DbError, Store, Transient, Txn, is_duplicate},
+    db::{Change, DbError, Store, Txn, is_duplicate},
     name::Name,
 };
 use jobs::Jobs;
@@ -138,15 +138,6 @@ impl From<SignInError> for JoinError {
             SignInError::SecondFactorRequired => Self::SecondFactorRequired,
             SignInError::AccountDisabled => Self::AccountDisabled,
             _ => Self::InvalidCredentials,
-        }
-    }
-}
-
-impl Transient for JoinError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
         }
     }
 }

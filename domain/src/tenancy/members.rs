@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{
     clock::later,
-    db::{Change, DbError, Store, TenantScope, Transient, Txn},
+    db::{Change, DbError, Store, TenantScope, Txn},
     id::{MembershipId, UserId},
     revocations::{self, Revoked},
 };
@@ -150,15 +150,6 @@ pub enum MemberError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for MemberError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// A member who was given a role.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{
     clock::later,
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Transient, Txn,
+        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn,
         schema::{self, Validator},
     },
     id::{OwnershipTransferId, TenantId, UserId},
@@ -153,15 +153,6 @@ pub enum TransferError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for TransferError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// Offers the ownership to a member, in place of whoever it was offered to before.

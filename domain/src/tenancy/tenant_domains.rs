@@ -14,7 +14,7 @@ use common::{
     crypto::{LinkToken, MasterKey},
     db::{
         Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
-        Transient, Txn, is_duplicate,
+        Txn, is_duplicate,
         schema::{self, Validator},
     },
     email::Email,
@@ -299,15 +299,6 @@ pub enum DomainError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for DomainError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// What the actor may do, who must hold the permission still.

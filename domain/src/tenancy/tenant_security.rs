@@ -9,7 +9,7 @@
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use common::{
-    db::{Change, DbError, TenantScope, Transient, Txn, Unchanged},
+    db::{Change, DbError, TenantScope, Txn, Unchanged},
     email::Email,
     id::TenantId,
     networks::Range,
@@ -241,15 +241,6 @@ pub enum SecurityError {
     Db(#[from] DbError),
 }
 
-impl Transient for SecurityError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
 /// Replaces the rules of a tenant, effective at the next request everywhere.
 pub struct ChangeSecurity<'a> {
     /// Who asks.
@@ -305,15 +296,6 @@ pub enum AllowError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for AllowError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            Self::NotFound => None,
-        }
-    }
 }
 
 /// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there

@@ -8,7 +8,7 @@
 
 use common::{
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, PlatformScope, Store, Transient, Txn, schema::Validator},
+    db::{Change, DbError, PlatformScope, Store, Txn, schema::Validator},
     id::{SessionId, TenantId, UserId},
     revocations::{self, Revoked},
 };
@@ -97,15 +97,6 @@ pub enum MfaError {
     /// The store failed.
     #[error(transparent)]
     Db(#[from] DbError),
-}
-
-impl Transient for MfaError {
-    fn db(&self) -> Option<&DbError> {
-        match self {
-            Self::Db(error) => Some(error),
-            _ => None,
-        }
-    }
 }
 
 /// Whoever changes their own second factors.
