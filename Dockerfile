@@ -37,7 +37,8 @@ LABEL org.opencontainers.image.title="Tenantry" \
 # operators: never publish them.
 ENV TENANTRY__API__LISTEN=0.0.0.0:4000 \
     TENANTRY__API__INTERNAL_LISTEN=0.0.0.0:4001 \
-    TENANTRY__WORKER__INTERNAL_LISTEN=0.0.0.0:4002
+    TENANTRY__WORKER__INTERNAL_LISTEN=0.0.0.0:4002 \
+    TENANTRY__APP__REVISION="${REVISION}"
 EXPOSE 4000 4001 4002
 
 # The image has no account with this id, and nothing in it is writable by it, so it works with `--read-only`.

@@ -6,10 +6,13 @@ use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use common::{
-    clock::{Clock, rfc3339},
+    clock::{Clock, rfc3339, rfc3339_millis},
     config::{Config, Environment},
     crypto::{Hasher, MasterKey},
-    db::Store,
+    db::{
+        Process, Store,
+        schema::{Declaration, SchemaState, Step},
+    },
     id::SigningKeyId,
     internal,
 };
@@ -29,29 +32,119 @@ use crate::{identities::KEPT_FOR, routes::JWKS_KEPT_FOR};
 /// The longest that a command waits until Redis has taken what was revoked.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Lists every version of the schema and whether the database has it.
+/// Shows where the database stands and which processes are running.
 pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
     with_store(&config, async |store| {
-        for migration in store.migration_status(&domain::migrations()).await? {
-            let state = if migration.applied { "applied" } else { "pending" };
-            println!("{:>4}  {state}  {}", migration.version, migration.name);
+        let release = domain::schema();
+        let plan = store.migration_plan(&release).await?;
+        let SchemaState { generation, readable_from } = plan.found;
+        println!("database      schema generation {generation}, readable from {readable_from}");
+        println!("this release  schema generation {}", release.generation);
+        let pending = plan.steps.len() + plan.data_changes.len();
+        match store.check_schema(release.generation).await {
+            Err(error) => println!("this release cannot serve: {error}"),
+            Ok(()) if pending > 0 => {
+                println!("{pending} changes are pending: run `api migrate plan`")
+            }
+            Ok(()) => println!("no changes are pending"),
         }
+        print_processes(&store.living_processes().await?);
         Ok(())
     })
     .await
 }
 
-/// Applies what the database lacks.
-pub(crate) async fn migrate_up(config: Config) -> anyhow::Result<()> {
-    let applied =
-        with_store(&config, async |store| Ok(store.migrate(&domain::migrations()).await?)).await?;
-    if applied.is_empty() {
-        println!("nothing to do: the schema is current");
+fn print_processes(processes: &[Process]) {
+    println!(
+        "\n{:<36}  {:<6}  {:<10}  {:>10}  {:<24}  {:<24}  REVISION",
+        "PROCESS", "KIND", "VERSION", "GENERATION", "STARTED", "SEEN"
+    );
+    for process in processes {
+        println!(
+            "{:<36}  {:<6}  {:<10}  {:>10}  {:<24}  {:<24}  {}",
+            process.id.to_string(),
+            process.kind,
+            process.version,
+            process.generation,
+            rfc3339_millis(process.started_at),
+            rfc3339_millis(process.seen_at),
+            process.revision,
+        );
     }
-    for name in applied {
-        println!("applied  {name}");
+}
+
+/// Shows what `migrate up` would do.
+pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
+    let release = domain::schema();
+    let plan = with_store(&config, async |store| Ok(store.migration_plan(&release).await?)).await?;
+    print_if_newer(plan.found, &release);
+    print_steps(&plan.steps);
+    for change in &plan.data_changes {
+        println!("data      {} {}", change.version, change.name);
+    }
+    if plan.steps.is_empty() && plan.data_changes.is_empty() {
+        println!("nothing to do");
+    }
+    if plan.steps.iter().any(Step::contracts) {
+        print_older("contracting changes wait for these processes to stop:", &plan.older);
     }
     Ok(())
+}
+
+/// Prepares the database for this release.
+pub(crate) async fn migrate_up(config: Config, is_forced: bool) -> anyhow::Result<()> {
+    let release = domain::schema();
+    let migrated = with_store(&config, async |store| {
+        Ok(if is_forced {
+            store.migrate_forced(&release).await?
+        } else {
+            store.migrate(&release).await?
+        })
+    })
+    .await?;
+    print_if_newer(migrated.found, &release);
+    print_steps(&migrated.steps);
+    for name in &migrated.data_changes {
+        println!("data      {name}");
+    }
+    if !migrated.held_back.is_empty() {
+        println!(
+            "\nThese changes were not made, because running older processes may fail on them:"
+        );
+        print_steps(&migrated.held_back);
+        print_older("\nThe older processes:", &migrated.older);
+        println!(
+            "\nRun `api migrate up` again when they have stopped, or `api migrate up --force` now."
+        );
+    } else if migrated.steps.is_empty() && migrated.data_changes.is_empty() {
+        println!("nothing to do");
+    }
+    Ok(())
+}
+
+fn print_steps(steps: &[Step]) {
+    for step in steps {
+        println!("{:<8}  {step}", if step.contracts() { "contract" } else { "expand" });
+    }
+}
+
+fn print_if_newer(found: SchemaState, release: &Declaration) {
+    if found.generation > release.generation {
+        println!(
+            "A newer release has prepared the database: it is at schema generation {}, and this release has {}.",
+            found.generation, release.generation
+        );
+    }
+}
+
+fn print_older(heading: &str, older: &[Process]) {
+    if older.is_empty() {
+        return;
+    }
+    println!("{heading}");
+    for process in older {
+        println!("  {process}");
+    }
 }
 
 /// Lists every signing key, the oldest first.

@@ -71,10 +71,18 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Migrate {
-    /// List every version and whether the database has it.
+    /// Show which generation of the schema the database has, whether changes are pending, and which
+    /// processes are running.
     Status,
-    /// Apply what the database lacks.
-    Up,
+    /// List the changes that `up` would make.
+    Plan,
+    /// Prepare the database for this release. Changes that may break a running older release are
+    /// made only when none of its processes is running.
+    Up {
+        /// Make all changes, whatever processes are running.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -119,7 +127,10 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => run(serve::serve),
         Command::Migrate(Migrate::Status) => run(commands::migrate_status),
-        Command::Migrate(Migrate::Up) => run(commands::migrate_up),
+        Command::Migrate(Migrate::Plan) => run(commands::migrate_plan),
+        Command::Migrate(Migrate::Up { force }) => {
+            run(move |config| commands::migrate_up(config, force))
+        }
         Command::Keys(Keys::List) => run(commands::keys_list),
         Command::Keys(Keys::Rotate { lead: Period(lead) }) => {
             run(move |config| commands::keys_rotate(config, lead))

@@ -13,11 +13,11 @@ use common::{
     clock::Clock,
     config::Config,
     crypto::MasterKey,
-    db::{DbError, Migration, Store},
+    db::{DbError, Heartbeat, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use domain::schema_is_current;
+use domain::schema_is_ready;
 use jobs::{Drain, Jobs};
 use secrecy::ExposeSecret;
 
@@ -47,14 +47,14 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signals(config.api.drain_timeout)?;
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
-    let migrations: Arc<[Migration]> = domain::migrations().into();
     let listening = Arc::new(AtomicBool::new(false));
-    let ready = readiness(&store, &drain, &migrations, &listening);
+    let ready = readiness(&store, &drain, &listening);
     let internal =
         tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
-    if !schema_is_current(&store, &migrations, &drain).await? {
+    if !schema_is_ready(&store, &drain).await? {
         return Ok(());
     }
+    let heartbeat = Heartbeat::start(&store, "api", domain::GENERATION, &config.app).await;
     let app = start(&config, store, drain.clone()).await?;
     let listener = Listener::bind(&config.api)
         .await
@@ -66,7 +66,7 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
         internal.await
     );
     listening.store(true, Ordering::Relaxed);
-    tracing::info!(listen = %config.api.listen, "api_started");
+    tracing::info!(listen = %config.api.listen, process = %heartbeat.id(), "api_started");
 
     let stop = async {
         drain.begun().await;
@@ -79,6 +79,7 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
         tracing::warn!(%error, "sessions_in_use_not_noted");
     }
     app.jobs.close(HAND_OVER_MAX).await;
+    heartbeat.stop().await;
     internal.abort();
     tracing::info!("api_stopped");
     Ok(())
@@ -109,18 +110,13 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     Ok(app)
 }
 
-/// Ready once clients can connect and while the database answers and has our schema. Redis is not
+/// Ready once clients can connect and while the database answers and has a schema that this release
+/// can work with. Redis is not
 /// asked: without it, what is staged waits in the outbox, and requests are served all the same.
-fn readiness(
-    store: &Store,
-    drain: &Drain,
-    migrations: &Arc<[Migration]>,
-    listening: &Arc<AtomicBool>,
-) -> Readiness {
-    let (store, drain, migrations, listening) =
-        (store.clone(), drain.clone(), Arc::clone(migrations), Arc::clone(listening));
+fn readiness(store: &Store, drain: &Drain, listening: &Arc<AtomicBool>) -> Readiness {
+    let (store, drain, listening) = (store.clone(), drain.clone(), Arc::clone(listening));
     Readiness::new(move || {
-        let (store, migrations) = (store.clone(), Arc::clone(&migrations));
+        let store = store.clone();
         let (is_stopping, is_listening) = (drain.has_begun(), listening.load(Ordering::Relaxed));
         async move {
             if is_stopping {
@@ -129,7 +125,8 @@ fn readiness(
             if !is_listening {
                 return Err("starting".to_owned());
             }
-            let checked = tokio::time::timeout(READY_MAX, store.check_schema(&migrations)).await;
+            let checked =
+                tokio::time::timeout(READY_MAX, store.check_schema(domain::GENERATION)).await;
             let checked = checked.map_err(|_| "MongoDB does not answer".to_owned())?;
             checked.map_err(|error: DbError| format!("MongoDB: {error}"))
         }

@@ -81,6 +81,11 @@ pub fn later(at: DateTime, by: Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_add(millis_of(by)))
 }
 
+/// `at` moved `by` into the past.
+pub fn earlier(at: DateTime, by: Duration) -> DateTime {
+    DateTime::from_millis(at.timestamp_millis().saturating_sub(millis_of(by)))
+}
+
 /// The time from `from` to `to`; zero if `to` is earlier, as clocks that differ may have it.
 pub fn between(from: DateTime, to: DateTime) -> Duration {
     let millis = to.timestamp_millis().saturating_sub(from.timestamp_millis());

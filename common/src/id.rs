@@ -194,6 +194,8 @@ kinds! {
     BatchId = Batch("bat");
     /// Id of a token-signing key (`kid`).
     SigningKeyId = SigningKey("sig");
+    /// Names a running process.
+    ProcessId = Process("prc");
 }
 
 #[cfg(test)]

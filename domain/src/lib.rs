@@ -12,4 +12,4 @@ pub mod platform;
 mod schema;
 pub mod tenancy;
 
-pub use schema::{migrations, schema_is_current};
+pub use schema::{GENERATION, schema, schema_is_ready};

@@ -1,134 +1,99 @@
-//! The schema: every migration there is, and waiting for a database that a process may work with.
+//! The schema of this release, and waiting for a database that a process can work with.
 
 use std::time::Duration;
 
-use common::db::{DbError, Migration, Plan, Store, schema::Validator};
+use common::db::{
+    self, DbError, Store,
+    schema::{Collection, DataChange, Declaration},
+};
 use jobs::Drain;
 
 use crate::{
-    activity::audit,
+    activity::audit::AuditEvent,
     identity::{
-        devices, email_changes, mfa, password_resets, registrations, sessions, signing_keys, users,
+        devices::KnownDevice,
+        email_changes::EmailChange,
+        mfa::{
+            challenges::MfaChallenge,
+            passkeys::{Passkey, UsedCeremony},
+            recovery_codes::RecoveryCodes,
+            totp::Totp,
+        },
+        password_resets::PasswordReset,
+        registrations::Registration,
+        sessions::Session,
+        signing_keys::SigningKey,
+        users::User,
     },
-    platform::purge,
     tenancy::{
-        custom_roles, former_members, invitation_lists, invitations, invite_links, memberships,
-        ownership, tenant_domains, tenants,
+        custom_roles::CustomRole, former_members::FormerMember, invitation_lists::InvitationList,
+        invitations::Invitation, invite_links::InviteLink, memberships::Membership,
+        ownership::OwnershipTransfer, tenant_domains::TenantDomain, tenants::Tenant,
     },
 };
 
-/// The migrations of this crate's collections; those of `jobs` share one count with them
-/// (`jobs::migrations`).
-const MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, name: "users", plan: Plan::Indexes(users::INDEXES) },
-    Migration { version: 2, name: "tenants", plan: Plan::Indexes(tenants::INDEXES) },
-    Migration { version: 3, name: "memberships", plan: Plan::Indexes(memberships::INDEXES) },
-    Migration { version: 4, name: "registrations", plan: Plan::Indexes(registrations::INDEXES) },
-    Migration { version: 5, name: "sessions", plan: Plan::Indexes(sessions::INDEXES) },
-    Migration { version: 6, name: "audit events", plan: Plan::Indexes(audit::INDEXES) },
-    Migration { version: 7, name: "validators", plan: Plan::Validators(VALIDATORS) },
-    Migration { version: 18, name: "signing keys", plan: Plan::Indexes(signing_keys::INDEXES) },
-    Migration {
-        version: 19,
-        name: "members by role",
-        plan: Plan::Indexes(memberships::LIST_INDEXES),
-    },
-    Migration { version: 20, name: "roles", plan: Plan::Indexes(custom_roles::INDEXES) },
-    Migration {
-        version: 21,
-        name: "roles validator",
-        plan: Plan::Validators(&[custom_roles::VALIDATOR]),
-    },
-    Migration { version: 22, name: "ownership transfers", plan: Plan::Indexes(ownership::INDEXES) },
-    Migration {
-        version: 23,
-        name: "ownership transfers validator",
-        plan: Plan::Validators(&[ownership::VALIDATOR]),
-    },
-    Migration { version: 24, name: "invitations", plan: Plan::Indexes(invitations::INDEXES) },
-    Migration {
-        version: 25,
-        name: "invitations validator",
-        plan: Plan::Validators(&[invitations::VALIDATOR]),
-    },
-    Migration {
-        version: 26,
-        name: "invitation lists",
-        plan: Plan::Indexes(invitation_lists::INDEXES),
-    },
-    Migration {
-        version: 27,
-        name: "invitation lists validator",
-        plan: Plan::Validators(&[invitation_lists::VALIDATOR]),
-    },
-    Migration {
-        version: 28,
-        name: "password resets",
-        plan: Plan::Indexes(password_resets::INDEXES),
-    },
-    Migration {
-        version: 29,
-        name: "password resets validator",
-        plan: Plan::Validators(&[password_resets::VALIDATOR]),
-    },
-    Migration { version: 30, name: "places", plan: Plan::Indexes(devices::INDEXES) },
-    Migration {
-        version: 31,
-        name: "places validator",
-        plan: Plan::Validators(&[devices::VALIDATOR]),
-    },
-    Migration { version: 32, name: "passkeys", plan: Plan::Indexes(mfa::passkeys::INDEXES) },
-    Migration {
-        version: 33,
-        name: "second factor challenges",
-        plan: Plan::Indexes(mfa::challenges::INDEXES),
-    },
-    Migration {
-        version: 34,
-        name: "second factors validators",
-        plan: Plan::Validators(mfa::VALIDATORS),
-    },
-    Migration { version: 35, name: "email changes", plan: Plan::Several(email_changes::SCHEMA) },
-    Migration {
-        version: 36,
-        name: "what is over lingers until it is purged",
-        plan: Plan::Several(purge::SCHEMA),
-    },
-    Migration { version: 37, name: "invite links", plan: Plan::Several(invite_links::SCHEMA) },
-    Migration { version: 38, name: "tenant domains", plan: Plan::Several(tenant_domains::SCHEMA) },
-    Migration { version: 39, name: "former members", plan: Plan::Several(former_members::SCHEMA) },
+/// The generation of the declaration below. Raise it by one with every change of a collection's
+/// indexes or required fields, of the list of collections, or of the data changes; a test compares
+/// them with `FINGERPRINT`.
+pub const GENERATION: i32 = 40;
+/// The digest of the declaration of this generation.
+#[cfg(test)]
+const FINGERPRINT: &str = "6ce5fab165e3e82d";
+/// The oldest generation whose release can work with a database of this one, contracting changes
+/// included. Raise it only if an older release would fail; such a release can then neither start nor
+/// be rolled back to.
+const READABLE_FROM: i32 = 40;
+
+/// The collections of this crate.
+const COLLECTIONS: &[Collection] = &[
+    Collection::of::<AuditEvent>(),
+    Collection::of::<CustomRole>(),
+    Collection::of::<EmailChange>(),
+    Collection::of::<FormerMember>(),
+    Collection::of::<Invitation>(),
+    Collection::of::<InvitationList>(),
+    Collection::of::<InviteLink>(),
+    Collection::of::<KnownDevice>(),
+    Collection::of::<Membership>(),
+    Collection::of::<MfaChallenge>(),
+    Collection::of::<OwnershipTransfer>(),
+    Collection::of::<Passkey>(),
+    Collection::of::<PasswordReset>(),
+    Collection::of::<RecoveryCodes>(),
+    Collection::of::<Registration>(),
+    Collection::of::<Session>(),
+    Collection::of::<SigningKey>(),
+    Collection::of::<Tenant>(),
+    Collection::of::<TenantDomain>(),
+    Collection::of::<Totp>(),
+    Collection::of::<UsedCeremony>(),
+    Collection::of::<User>(),
 ];
 
-const VALIDATORS: &[Validator] = &[
-    users::VALIDATOR,
-    tenants::VALIDATOR,
-    memberships::VALIDATOR,
-    registrations::VALIDATOR,
-    sessions::VALIDATOR,
-    audit::VALIDATOR,
-];
+/// Changes of stored rows, by version. Versions up to 39 were used before the schema was declared.
+const DATA_CHANGES: &[DataChange] = &[];
 
-/// Every migration there is, in order: what `api migrate` applies and every process checks.
-pub fn migrations() -> Vec<Migration> {
-    let mut all = [MIGRATIONS, jobs::MIGRATIONS].concat();
-    all.sort_by_key(|migration| migration.version);
-    all
+/// What this release declares about its database: its own collections and those of the crates
+/// below.
+pub fn schema() -> Declaration {
+    Declaration {
+        generation: GENERATION,
+        readable_from: READABLE_FROM,
+        collections: [db::COLLECTIONS, jobs::COLLECTIONS, COLLECTIONS].concat(),
+        data_changes: DATA_CHANGES,
+    }
 }
 
 /// The pause between two looks for a database that does not answer yet.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until the database answers; tells whether it did before the process was told to stop.
+/// Waits until the database answers; returns whether it did before the process was told to stop.
 ///
 /// # Errors
-/// When its schema is older or newer than `known`: nothing that waiting would mend.
-pub async fn schema_is_current(
-    store: &Store,
-    known: &[Migration],
-    drain: &Drain,
-) -> Result<bool, DbError> {
+/// If this release cannot work with its schema, which waiting would not change.
+pub async fn schema_is_ready(store: &Store, drain: &Drain) -> Result<bool, DbError> {
     loop {
-        match store.check_schema(known).await {
+        match store.check_schema(GENERATION).await {
             Ok(()) => return Ok(true),
             Err(error) if error.is_outage() => tracing::warn!(%error, "database_awaited"),
             Err(error) => return Err(error),
@@ -137,5 +102,53 @@ pub async fn schema_is_current(
             () = tokio::time::sleep(PAUSE) => {}
             () = drain.begun() => return Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use aws_lc_rs::digest::{SHA256, digest};
+
+    use super::*;
+
+    /// Everything that is declared, in an order that does not depend on the order of the lists.
+    fn fingerprint() -> String {
+        let Declaration { readable_from, collections, data_changes, .. } = schema();
+        let collections: BTreeSet<String> =
+            collections.iter().map(|collection| format!("{collection:?}")).collect();
+        let changes: Vec<_> =
+            data_changes.iter().map(|it| (it.version, it.name, it.readable_from)).collect();
+        let declared = format!("{readable_from} {collections:?} {changes:?}");
+        let digest = digest(&SHA256, declared.as_bytes());
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_changed_declaration_has_a_generation_of_its_own() {
+        let found = fingerprint();
+        assert!(
+            found == FINGERPRINT,
+            "the declared schema has changed. In domain/src/schema.rs, set GENERATION to {} \
+             (unless your branch has raised it already) and FINGERPRINT to \"{found}\".",
+            GENERATION + 1
+        );
+    }
+
+    #[test]
+    fn every_collection_is_declared_once() {
+        let collections = schema().collections;
+        let names: BTreeSet<&str> = collections.iter().map(Collection::name).collect();
+        assert_eq!(names.len(), collections.len());
+    }
+
+    #[test]
+    fn data_changes_are_numbered_in_order() {
+        let versions: Vec<i32> = DATA_CHANGES.iter().map(|change| change.version).collect();
+        assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
+        assert!(versions.first().is_none_or(|first| *first > 39), "{versions:?}");
+        let is_readable = |change: &DataChange| change.readable_from <= GENERATION;
+        assert!(DATA_CHANGES.iter().all(is_readable) && READABLE_FROM <= GENERATION);
     }
 }

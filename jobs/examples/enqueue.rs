@@ -53,7 +53,7 @@ impl Change for Arrive {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
-    store.migrate(jobs::MIGRATIONS).await?;
+    store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
 
     for guest in [1, 2, 2] {

@@ -71,7 +71,7 @@ impl Change for Post {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
-    store.migrate(jobs::MIGRATIONS).await?;
+    store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let postman = Inline::new(&Registry::new(()).on(deliver), &jobs);
 

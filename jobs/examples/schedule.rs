@@ -58,7 +58,7 @@ async fn write_report(job: WriteReport, running: Running<Store>) -> Result<(), J
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
-    store.migrate(jobs::MIGRATIONS).await?;
+    store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let drain = Drain::new();
     drain.begin_on_signals(config.worker.drain_timeout)?;

@@ -14,8 +14,8 @@ use std::{
 use common::{
     clock::{Clock, later},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
@@ -77,29 +77,13 @@ impl Batch {
 
 impl Record for Batch {
     const COLLECTION: &'static str = "job_batches";
-}
-impl PlatformOwned for Batch {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: Batch::COLLECTION,
-    name: "job_batches_expiry",
-    keys: &[("expires_at", 1)],
-    unique: false,
-    ttl: true,
-}];
-
-/// For listings: batches in progress, newest first, then complete ones, latest completion first.
-pub(crate) const LIST_INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: Batch::COLLECTION,
-    name: "job_batches_completed",
-    keys: &[("completed_at", 1), ("_id", 1)],
-    unique: false,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Batch::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::expiring("job_batches_expiry", &[("expires_at", 1)], Duration::ZERO),
+        // For listings: batches in progress, newest first, then complete ones, latest completion
+        // first.
+        Index::on("job_batches_completed", &[("completed_at", 1), ("_id", 1)]),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING_OR_NULL),
         ("total", schema::INTEGER),
@@ -109,8 +93,9 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("completed_at", schema::DATE_OR_NULL),
         ("expires_at", schema::DATE_OR_NULL),
         ("callback", schema::OBJECT),
-    ],
-};
+    ];
+}
+impl PlatformOwned for Batch {}
 
 /// Why a batch was not staged.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,8 @@ use common::{
     backoff::reconnect_delay,
     clock::later,
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope,
+        schema::{self, Field, Index},
     },
     id::{JobId, TenantId},
     telemetry::metrics,
@@ -108,36 +108,15 @@ pub struct HistoryEntry {
 
 impl Record for HistoryEntry {
     const COLLECTION: &'static str = "job_history";
-}
-impl PlatformOwned for HistoryEntry {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: HistoryEntry::COLLECTION,
-        name: "job_history_expiry",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-    IndexPlan {
-        collection: HistoryEntry::COLLECTION,
-        name: "job_history_finished",
-        keys: &[("finished_at", -1), ("_id", -1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: HistoryEntry::COLLECTION,
-        name: "job_history_tenant_finished",
-        keys: &[("tenant_id", 1), ("finished_at", -1), ("_id", -1)],
-        unique: false,
-        ttl: false,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: HistoryEntry::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::expiring("job_history_expiry", &[("expires_at", 1)], Duration::ZERO),
+        Index::on("job_history_finished", &[("finished_at", -1), ("_id", -1)]),
+        Index::on(
+            "job_history_tenant_finished",
+            &[("tenant_id", 1), ("finished_at", -1), ("_id", -1)],
+        ),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("queue", schema::STRING),
         ("kind", schema::STRING),
@@ -150,8 +129,9 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("error", schema::STRING_OR_NULL),
         ("result", schema::STRING_OR_NULL),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for HistoryEntry {}
 
 /// An attempt whose handler ended.
 #[derive(Debug)]

@@ -42,39 +42,13 @@ pub use relay::Relay;
 pub use report::{RESULT_BYTES_MAX, ResultError, Step};
 pub use unique::{Unique, Window};
 
-use common::db::{Migration, Plan};
+use common::db::schema::Collection;
 
-/// The migrations of this crate's collections; they share their numbering with
-/// `domain::migrations`.
-pub const MIGRATIONS: &[Migration] = &[
-    Migration { version: 8, name: "outbox", plan: Plan::Indexes(outbox::INDEXES) },
-    Migration {
-        version: 9,
-        name: "outbox validator",
-        plan: Plan::Validators(&[outbox::VALIDATOR]),
-    },
-    Migration {
-        version: 10,
-        name: "queue pauses",
-        plan: Plan::Validators(&[queue::PAUSE_VALIDATOR]),
-    },
-    Migration { version: 11, name: "job batches", plan: Plan::Indexes(batches::INDEXES) },
-    Migration {
-        version: 12,
-        name: "job batches validator",
-        plan: Plan::Validators(&[batches::VALIDATOR]),
-    },
-    Migration { version: 13, name: "job history", plan: Plan::Indexes(history::INDEXES) },
-    Migration {
-        version: 14,
-        name: "job history validator",
-        plan: Plan::Validators(&[history::VALIDATOR]),
-    },
-    Migration { version: 15, name: "schedules", plan: Plan::Validators(&[schedules::VALIDATOR]) },
-    Migration { version: 16, name: "outbox by queue", plan: Plan::Indexes(outbox::QUEUE_INDEXES) },
-    Migration {
-        version: 17,
-        name: "job batches by completion",
-        plan: Plan::Indexes(batches::LIST_INDEXES),
-    },
+/// The collections of this crate.
+pub const COLLECTIONS: &[Collection] = &[
+    Collection::of::<batches::Batch>(),
+    Collection::of::<history::HistoryEntry>(),
+    Collection::of::<outbox::OutboxRow>(),
+    Collection::of::<queue::Pause>(),
+    Collection::of::<schedules::ScheduleRow>(),
 ];

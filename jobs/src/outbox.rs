@@ -7,8 +7,8 @@
 use common::{
     clock::Clock,
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Field, Index},
     },
     id::{BatchId, JobId, TenantId},
     telemetry::metrics,
@@ -62,29 +62,15 @@ pub struct OutboxRow {
 
 impl Record for OutboxRow {
     const COLLECTION: &'static str = "outbox";
-}
-impl PlatformOwned for OutboxRow {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: OutboxRow::COLLECTION,
-    name: "outbox_state",
-    keys: &[("dead_at", 1), ("handed_at", 1), ("_id", 1)],
-    unique: false,
-    ttl: false,
-}];
-
-/// The relay processes each queue separately.
-pub(crate) const QUEUE_INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: OutboxRow::COLLECTION,
-    name: "outbox_queue_state",
-    keys: &[("queue", 1), ("dead_at", 1), ("handed_at", 1), ("_id", 1)],
-    unique: false,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: OutboxRow::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::on("outbox_state", &[("dead_at", 1), ("handed_at", 1), ("_id", 1)]),
+        // The relay processes each queue separately.
+        Index::on(
+            "outbox_queue_state",
+            &[("queue", 1), ("dead_at", 1), ("handed_at", 1), ("_id", 1)],
+        ),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("queue", schema::STRING),
         ("kind", schema::STRING),
@@ -94,8 +80,9 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("due_at", schema::DATE_OR_NULL),
         ("handed_at", schema::DATE_OR_NULL),
         ("dead_at", schema::DATE_OR_NULL),
-    ],
-};
+    ];
+}
+impl PlatformOwned for OutboxRow {}
 
 /// The state of a job according to the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

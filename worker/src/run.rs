@@ -7,11 +7,11 @@ use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     clock::Clock,
     config::{self, Config},
-    db::Store,
+    db::{Heartbeat, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use domain::schema_is_current;
+use domain::schema_is_ready;
 use jobs::{
     Drain, Jobs, Queue, Relay,
     queue::{QueueBackend, Seats},
@@ -58,9 +58,10 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         },
     );
     let internal = tokio::spawn(internal);
-    if !schema_is_current(&store, &domain::migrations(), &drain).await? {
+    if !schema_is_ready(&store, &drain).await? {
         return Ok(());
     }
+    let heartbeat = Heartbeat::start(&store, "worker", domain::GENERATION, &config.app).await;
     let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
     let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));
@@ -77,7 +78,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
                 .build(dispatch.clone())
         })
     });
-    tracing::info!("worker_started");
+    tracing::info!(process = %heartbeat.id(), "worker_started");
     let draining = drain.clone();
     monitor
         .run_with_signal(async move {
@@ -87,6 +88,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         .await?;
     scheduler.await?;
     relay.await?;
+    heartbeat.stop().await;
     internal.abort();
     tracing::info!("worker_stopped");
     Ok(())
@@ -108,7 +110,11 @@ fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
             if drain.has_begun() {
                 return Err("shutting down".to_owned());
             }
-            jobs.store().ping(READY_MAX).await.map_err(|error| format!("MongoDB: {error}"))?;
+            let schema = jobs.store().check_schema(domain::GENERATION);
+            let checked = tokio::time::timeout(READY_MAX, schema).await;
+            checked
+                .map_err(|_| "MongoDB does not answer".to_owned())?
+                .map_err(|error| format!("MongoDB: {error}"))?;
             let redis = tokio::time::timeout(READY_MAX, jobs.broker().ping()).await;
             redis
                 .map_err(|_| "Redis does not answer".to_owned())?

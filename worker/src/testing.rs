@@ -41,7 +41,7 @@ impl DemoWorld {
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, clock).await.unwrap();
-        store.migrate(&domain::migrations()).await.unwrap();
+        store.migrate(&domain::schema()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
         demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
         let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();

@@ -44,7 +44,7 @@ impl Shell {
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(&domain::migrations()).await.unwrap();
+        store.migrate(&domain::schema()).await.unwrap();
         let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
         Self { env, settings, jobs }
     }

@@ -16,7 +16,7 @@ async fn prepared(env: &TestEnv) -> Store {
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
     let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-    store.migrate(&domain::migrations()).await.unwrap();
+    store.migrate(&domain::schema()).await.unwrap();
     store
 }
 

@@ -52,7 +52,7 @@ impl World {
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(&domain::migrations()).await.unwrap();
+        store.migrate(&domain::schema()).await.unwrap();
         Self { env, store, client: reqwest::Client::new() }
     }
 

@@ -93,7 +93,7 @@ impl World {
         Store::connect(&config.mongodb, Clock::system())
             .await
             .unwrap()
-            .migrate(&domain::migrations())
+            .migrate(&domain::schema())
             .await
             .unwrap();
         let (address, exports) = collector::start().await;

@@ -77,14 +77,21 @@ async fn health_and_readiness_report_the_state() {
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Clock::system())
-        .await
-        .unwrap()
-        .migrate(&domain::migrations())
-        .await
-        .unwrap();
+    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+    store.migrate(&domain::schema()).await.unwrap();
     assert!(!worker(&["health"], &env.config_env()).status.success(), "no worker is running yet");
     let running = env.spawn_worker().await;
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let listed = async {
+        loop {
+            looks.tick().await;
+            if let Some(process) = store.living_processes().await.unwrap().pop() {
+                break process;
+            }
+        }
+    };
+    let listed = tokio::time::timeout(Duration::from_mins(1), listed).await.expect("it is listed");
+    assert_eq!((listed.kind.as_str(), listed.generation), ("worker", domain::GENERATION));
     assert!(worker(&["health"], &env.config_env()).status.success(), "{}", running.log_tail(20));
     env.redis().stop().await;
     let ready = reqwest::get(format!("{}/health/ready", running.internal_url())).await.unwrap();
@@ -104,7 +111,7 @@ async fn the_canary_runs_and_its_schedule_is_shown() {
     sources.add_environment(env.config_env());
     let config = Config::load(sources).unwrap();
     let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-    store.migrate(&domain::migrations()).await.unwrap();
+    store.migrate(&domain::schema()).await.unwrap();
     // As if workers had stopped long ago, so that a tick is due at once.
     let (name, long_ago) =
         ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));

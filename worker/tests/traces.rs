@@ -56,7 +56,7 @@ async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
     Store::connect(&config.mongodb, Clock::system())
         .await
         .unwrap()
-        .migrate(&domain::migrations())
+        .migrate(&domain::schema())
         .await
         .unwrap();
     let (address, exports) = collector::start().await;

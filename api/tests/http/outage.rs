@@ -16,7 +16,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
     let database = Database::empty(TestEnv::private().await).await;
-    database.store.migrate(&domain::migrations()).await.unwrap();
+    database.store.migrate(&domain::schema()).await.unwrap();
     let world = World::on(database, &[]).await;
     let token = world.signed_in("ada@example.com").await;
 
@@ -59,7 +59,7 @@ async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
 #[tokio::test]
 async fn a_process_that_starts_before_its_database_waits_for_it() {
     let database = Database::empty(TestEnv::private().await).await;
-    database.store.migrate(&domain::migrations()).await.unwrap();
+    database.store.migrate(&domain::schema()).await.unwrap();
     database.env.mongod().kill().await;
     let api = database.env.launch_api_with(&[("TENANTRY__MONGODB__TIMEOUT", "500ms")]);
     eventually("it says that it waits", async || {

@@ -1,27 +1,47 @@
 //! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
 
-use common::db::{PlatformOwned, PlatformScope, Record};
+use common::db::{PlatformScope, Process, Record};
 use domain::{identity::users::User, platform::demo, tenancy::tenants::Tenant};
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use testkit::testing::TestEnv;
 
 use crate::support::{Database, World, run};
 
-/// A version of the schema as it is recorded.
+/// Where a database stands, as it is stored.
 #[derive(Serialize, Deserialize)]
-struct Applied {
+struct SchemaRow {
     #[serde(rename = "_id")]
-    version: i32,
     name: String,
-    at: DateTime,
+    generation: i32,
+    readable_from: i32,
 }
 
-impl Record for Applied {
-    const COLLECTION: &'static str = "migrations";
+impl Record for SchemaRow {
+    const COLLECTION: &'static str = "schema";
 }
-impl PlatformOwned for Applied {}
+
+/// Lets the database look as if a newer release had prepared it.
+async fn prepared_by_newer(database: &Database, readable_from: i32) {
+    let state = doc! { "$set": { "generation": 10_000, "readable_from": readable_from } };
+    let rows = database.store.records::<SchemaRow>(PlatformScope);
+    assert!(rows.update(doc! { "_id": "schema" }, state).await.unwrap());
+}
+
+/// A process that is running, or so it seems.
+fn running(database: &Database, generation: i32) -> Process {
+    let (id, now) = (database.store.clock().id(), database.store.clock().now());
+    Process {
+        id,
+        kind: "worker".to_owned(),
+        version: "0.0.1".to_owned(),
+        generation,
+        revision: "abc123".to_owned(),
+        started_at: now,
+        seen_at: now,
+    }
+}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -103,16 +123,49 @@ async fn the_documented_configuration_is_that_of_the_code() {
 #[tokio::test]
 async fn migrating_is_idempotent_and_told() {
     let database = Database::empty(TestEnv::new().await).await;
-    let versions = domain::migrations().len();
-    let status = async || text(&database.run(&["migrate", "status"], &[]).await.stdout);
-    assert_eq!(status().await.matches("  pending  ").count(), versions);
-    let first = database.run(&["migrate", "up"], &[]).await;
-    assert!(first.status.success());
-    assert_eq!(text(&first.stdout).lines().count(), versions);
-    assert_eq!(status().await.matches("  applied  ").count(), versions);
-    let second = database.run(&["migrate", "up"], &[]).await;
-    assert!(second.status.success());
-    assert!(text(&second.stdout).contains("nothing to do"), "{}", text(&second.stdout));
+    let told = async |args: &[&str]| {
+        let ended = database.run(args, &[]).await;
+        assert!(ended.status.success(), "{args:?}: {}", text(&ended.stderr));
+        text(&ended.stdout)
+    };
+    let status = told(&["migrate", "status"]).await;
+    assert!(status.contains("schema generation 0, "), "{status}");
+    assert!(status.contains("run `api migrate up`"), "{status}");
+    let plan = told(&["migrate", "plan"]).await;
+    let users = "expand    create collection users with index users_email";
+    assert!(plan.lines().any(|line| line == users), "{plan}");
+    assert_eq!(plan.lines().count(), domain::schema().collections.len());
+    // The leases came with the lease.
+    assert!(told(&["migrate", "up"]).await.contains(users));
+    for again in ["plan", "up"] {
+        assert_eq!(told(&["migrate", again]).await, "nothing to do\n");
+    }
+    let status = told(&["migrate", "status"]).await;
+    let current = format!("database      schema generation {}, ", domain::GENERATION);
+    assert!(status.starts_with(&current) && status.contains("no changes are pending"), "{status}");
+}
+
+#[tokio::test]
+async fn contracting_waits_for_older_processes_unless_forced() {
+    let database = Database::prepared().await;
+    let obsolete = doc! { "name": "users_obsolete", "key": { "obsolete": 1 } };
+    let create = doc! { "createIndexes": "users", "indexes": [obsolete] };
+    database.raw().await.run_command(create).await.unwrap();
+    let older = running(&database, domain::GENERATION - 1);
+    database.store.records::<Process>(PlatformScope).insert(&older).await.unwrap();
+
+    let drop = "contract  drop index users_obsolete of users";
+    for (args, done) in [
+        (&["migrate", "plan"][..], false),
+        (&["migrate", "up"], false),
+        (&["migrate", "up", "--force"], true),
+    ] {
+        let ended = database.run(args, &[]).await;
+        let told = text(&ended.stdout);
+        assert!(ended.status.success() && told.contains(drop), "{args:?}: {told}");
+        assert_eq!(told.contains(&older.to_string()), !done, "{args:?}: {told}");
+    }
+    assert_eq!(text(&database.run(&["migrate", "plan"], &[]).await.stdout), "nothing to do\n");
 }
 
 #[tokio::test]
@@ -124,23 +177,45 @@ async fn an_older_schema_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_by_every_command() {
+async fn a_schema_that_this_release_cannot_read_is_refused_with_what_to_do() {
     let database = Database::prepared().await;
-    let newer = Applied {
-        version: 10_000,
-        name: "from the future".to_owned(),
-        at: DateTime::from_millis(0),
-    };
-    database.store.records::<Applied>(PlatformScope).insert(&newer).await.unwrap();
-    for args in [&["serve"][..], &["migrate", "status"], &["migrate", "up"]] {
+    prepared_by_newer(&database, domain::GENERATION + 1).await;
+    for args in [&["serve"][..], &["migrate", "up"]] {
         let refused = database.run(args, &[]).await;
         assert_eq!(refused.status.code(), Some(1), "{args:?}");
-        assert!(
-            text(&refused.stderr).contains("deploy the newer release"),
-            "{}",
-            text(&refused.stderr)
-        );
+        let told = text(&refused.stderr);
+        assert!(told.contains("deploy the newer release"), "{args:?}: {told}");
     }
+    let status = text(&database.run(&["migrate", "status"], &[]).await.stdout);
+    assert!(status.contains("deploy the newer release"), "{status}");
+}
+
+#[tokio::test]
+async fn a_release_serves_restarts_and_rolls_back_on_the_schema_of_the_next() {
+    let world = World::new().await;
+    prepared_by_newer(&world, domain::GENERATION).await;
+    let ready = |url: String| async move {
+        reqwest::get(format!("{url}/health/ready")).await.unwrap().status()
+    };
+    assert_eq!(ready(world.api.internal_url()).await, StatusCode::OK);
+    let up = world.run(&["migrate", "up"], &[]).await;
+    assert!(up.status.success());
+    assert!(text(&up.stdout).contains("nothing to do"), "{}", text(&up.stdout));
+    // It waits until the process is ready.
+    world.another_api().await;
+}
+
+#[tokio::test]
+async fn a_process_is_listed_while_it_runs() {
+    let world = World::new().await;
+    let living = async || world.store.living_processes().await.unwrap();
+    let processes = living().await;
+    let [process] = &processes[..] else { panic!("{processes:?}") };
+    assert_eq!((process.kind.as_str(), process.generation), ("api", domain::GENERATION));
+    let status = text(&world.run(&["migrate", "status"], &[]).await.stdout);
+    assert!(status.contains(&process.id.to_string()), "{status}");
+    world.api.stop().await;
+    assert_eq!(living().await, []);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ impl Database {
 
     pub(crate) async fn prepared_on(env: TestEnv) -> Self {
         let database = Self::empty(env).await;
-        database.store.migrate(&domain::migrations()).await.unwrap();
+        database.store.migrate(&domain::schema()).await.unwrap();
         database
     }
 

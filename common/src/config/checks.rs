@@ -14,6 +14,8 @@ use crate::crypto::MasterKey;
 /// A lease is renewed several times before it expires; a shorter one would expire whenever the
 /// worker is briefly busy.
 const LEASE_MIN: Duration = Duration::from_secs(1);
+/// A process counts as dead a minute after its last heartbeat, so two heartbeats may fail.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(20);
 /// A suspect needs three runs: beside other jobs, beside other jobs again, and alone.
 const CRASHES_MIN: u32 = 3;
 /// The longest database name that MongoDB allows.
@@ -77,6 +79,12 @@ impl Config {
                     ),
                 );
             }
+        }
+        if self.app.heartbeat_interval > HEARTBEAT_MAX {
+            r.mistake(
+                "app.heartbeat_interval",
+                "must be at most 20s, because a process counts as dead a minute after its last heartbeat",
+            );
         }
         if !self.smtp.username.is_empty() && self.smtp.tls == SmtpTls::None {
             r.mistake("smtp.tls", "must be `starttls` or `tls` when smtp.username is set, or the password would be sent unencrypted");

@@ -132,6 +132,10 @@ pub struct App {
     pub public_url: String,
     /// Name of this installation in authenticator apps and passkeys.
     pub name: Name,
+    /// Revision of the source that the programs were built from; empty if unknown.
+    pub revision: String,
+    /// Interval of the heartbeats of this process.
+    pub heartbeat_interval: Duration,
 }
 
 /// The `api` section.
@@ -388,6 +392,8 @@ impl Config {
                 ),
                 public_url: r.value::<reader::Url>("app.public_url", "http://127.0.0.1:4000", "Base URL of links in mails; passkeys are bound to its domain and unavailable if it is an IP address").0,
                 name: r.value("app.name", "Tenantry", "Name of this installation in authenticator apps and passkeys"),
+                revision: r.value("app.revision", "", "Revision of the source that the programs were built from, as `api migrate status` shows it; the container image sets it"),
+                heartbeat_interval: r.period("app.heartbeat_interval", "10s", "Interval of the heartbeats by which `api migrate` knows the running processes; at most `20s`, because a process counts as dead a minute after its last heartbeat"),
             },
             api: Api {
                 listen: r.listen("api.listen", "127.0.0.1:4000", "Address and port for clients"),

@@ -58,6 +58,7 @@ fn an_optional_period_may_be_zero() {
 #[test]
 fn each_kind_of_invalid_value_is_rejected() {
     let bad = [
+        ("TENANTRY__APP__HEARTBEAT_INTERVAL", "21s"),
         ("TENANTRY__API__REQUEST_TIMEOUT", "0s"),
         ("TENANTRY__API__REQUEST_TIMEOUT", "99999999999999999999d"),
         ("TENANTRY__API__REQUEST_TIMEOUT", "5 weeks"),

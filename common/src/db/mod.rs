@@ -5,7 +5,7 @@
 //! or for work across all of them. Changes go through [`Store::commit`].
 
 mod lease;
-mod migrations;
+mod processes;
 mod records;
 pub mod schema;
 mod scope;
@@ -22,7 +22,7 @@ use secrecy::ExposeSecret;
 
 use crate::{clock::Clock, config};
 pub use lease::Lease;
-pub use migrations::{Applying, IndexPlan, Migration, MigrationStatus, Plan};
+pub use processes::{Heartbeat, Process};
 pub use records::Records;
 pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
 pub use transaction::{Change, Txn, Unchanged};
@@ -36,25 +36,35 @@ pub enum DbError {
     /// A row of another tenant was passed to a tenant's handle. This is a defect in the code.
     #[error("a row of another tenant must not be written through this tenant's scope")]
     ForeignTenant,
-    /// The database was migrated by a newer release; this one must not use it.
+    /// A newer release has changed the database in a way that this one cannot work with.
     #[error(
-        "the database is at schema version {found}, this release knows {known}: deploy the newer release"
+        "the database needs a release of schema generation {readable_from} or later, and this one has {known}: deploy the newer release"
     )]
     NewerSchema {
-        /// The version of the database.
-        found: i32,
-        /// The newest version that this release knows.
+        /// The oldest generation that can work with the database.
+        readable_from: i32,
+        /// The generation of this release.
         known: i32,
     },
-    /// The database has not been migrated yet.
+    /// The database is not prepared for this release yet.
     #[error(
-        "the database is at schema version {found}, this release needs {known}: run `api migrate up`"
+        "the database is at schema generation {found}, and this release needs {known}: run `api migrate up`"
     )]
     OlderSchema {
-        /// The version of the database.
+        /// The generation of the database.
         found: i32,
-        /// The version that this release needs.
+        /// The generation of this release.
         known: i32,
+    },
+    /// A data change would break processes that are running.
+    #[error(
+        "the data change `{change}` was not started, because older processes that are running cannot work with its result: {processes}; stop them, or run `api migrate up --force`"
+    )]
+    OlderProcesses {
+        /// The data change.
+        change: &'static str,
+        /// The processes.
+        processes: String,
     },
     /// A row could not be serialized, deserialized or validated.
     #[error("a row does not have the expected shape: {0}")]
@@ -101,6 +111,10 @@ fn brief(error: &mongodb::error::Error) -> String {
         other => other.to_string(),
     }
 }
+
+/// The collections of this crate.
+pub const COLLECTIONS: &[schema::Collection] =
+    &[schema::Collection::of::<Lease>(), schema::Collection::of::<Process>()];
 
 /// Error code of a unique index that rejected a row.
 const DUPLICATE_KEY: i32 = 11_000;

@@ -3,12 +3,18 @@
 use mongodb::bson::{Document, doc};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::schema::{Field, Index};
 use crate::id::TenantId;
 
-/// A type of row and its collection.
+/// A type of row and its collection. The collections of a release are listed in its
+/// [`Declaration`](super::schema::Declaration).
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static {
     /// Name of the collection.
     const COLLECTION: &'static str;
+    /// Indexes of the collection.
+    const INDEXES: &'static [Index] = &[];
+    /// Fields that MongoDB demands of every row; none if it does not check rows.
+    const REQUIRED: &'static [Field] = &[];
 }
 
 /// A row that belongs to a tenant; has the field `tenant_id`.

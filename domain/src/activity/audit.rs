@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use common::{
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Txn,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Txn,
+        schema::{self, Field, Index},
     },
     id::{AuditEventId, TenantId, UserId},
 };
@@ -73,28 +73,18 @@ impl FromStr for Reason {
 
 impl Record for AuditEvent {
     const COLLECTION: &'static str = "audit_events";
-}
-impl PlatformOwned for AuditEvent {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: AuditEvent::COLLECTION,
-    name: "audit_events_tenant_at",
-    keys: &[("tenant_id", 1), ("at", -1), ("_id", -1)],
-    unique: false,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: AuditEvent::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] =
+        &[Index::on("audit_events_tenant_at", &[("tenant_id", 1), ("at", -1), ("_id", -1)])];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING_OR_NULL),
         ("actor", schema::STRING_OR_NULL),
         ("action", schema::STRING),
         ("target", schema::STRING),
         ("at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for AuditEvent {}
 
 /// Adds an entry to the trail, as part of the change it tells of.
 ///

@@ -9,8 +9,8 @@ use common::{
     clock::{between, later},
     crypto::fingerprint,
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Txn,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Txn,
+        schema::{self, Field, Index},
     },
     id::UserId,
     networks::Network,
@@ -43,35 +43,18 @@ pub struct KnownDevice {
 
 impl Record for KnownDevice {
     const COLLECTION: &'static str = "places";
-}
-impl PlatformOwned for KnownDevice {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: KnownDevice::COLLECTION,
-        name: "places_user",
-        keys: &[("user_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: KnownDevice::COLLECTION,
-        name: "places_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: KnownDevice::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::on("places_user", &[("user_id", 1)]),
+        Index::expiring("places_ttl", &[("expires_at", 1)], Duration::ZERO),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("seen_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for KnownDevice {}
 
 impl KnownDevice {
     /// Notes that `user` signs in from `device`; tells whether that is news to them.

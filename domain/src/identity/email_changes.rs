@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use common::{
     clock::later,
+    config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        is_duplicate,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{
@@ -84,29 +84,11 @@ pub enum Side {
 
 impl Record for EmailChange {
     const COLLECTION: &'static str = "email_changes";
-}
-impl PlatformOwned for EmailChange {}
-
-const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: EmailChange::COLLECTION,
-        name: "email_changes_user",
-        keys: &[("user_id", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: EmailChange::COLLECTION,
-        name: "email_changes_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-const VALIDATOR: Validator = Validator {
-    collection: EmailChange::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("email_changes_user", &[("user_id", 1)]),
+        Index::expiring("email_changes_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("session_id", schema::STRING),
@@ -116,10 +98,9 @@ const VALIDATOR: Validator = Validator {
         ("created_at", schema::DATE),
         ("mail_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
-
-pub(crate) const SCHEMA: &[Plan] = &[Plan::Indexes(INDEXES), Plan::Validators(&[VALIDATOR])];
+    ];
+}
+impl PlatformOwned for EmailChange {}
 
 impl Side {
     /// Both.

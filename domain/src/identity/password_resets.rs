@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use common::{
     clock::{between, later},
+    config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Field, Index},
     },
     id::{JobId, PasswordResetId, UserId},
     sealed_email::SealedEmail,
@@ -57,37 +58,20 @@ pub struct PasswordReset {
 
 impl Record for PasswordReset {
     const COLLECTION: &'static str = "password_resets";
-}
-impl PlatformOwned for PasswordReset {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: PasswordReset::COLLECTION,
-        name: "password_resets_user",
-        keys: &[("user_id", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: PasswordReset::COLLECTION,
-        name: "password_resets_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: PasswordReset::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("password_resets_user", &[("user_id", 1)]),
+        Index::expiring("password_resets_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("token_hash", schema::STRING),
         ("job_id", schema::STRING),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for PasswordReset {}
 
 impl PasswordReset {
     /// Whose link `token` is and still good, if it is one of ours; forged ones are not looked up.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use common::{
     clock::{later, millis_of},
+    config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
         is_duplicate,
-        schema::{self, Validator},
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{JobId, RegistrationId},
@@ -74,43 +75,13 @@ pub struct Registration {
 
 impl Record for Registration {
     const COLLECTION: &'static str = "registrations";
-}
-impl PlatformOwned for Registration {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Registration::COLLECTION,
-        name: "registrations_token",
-        keys: &[("token_hash", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Registration::COLLECTION,
-        name: "registrations_email",
-        keys: &[("email_norm", 1), ("_id", -1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Registration::COLLECTION,
-        name: "registrations_digest",
-        keys: &[("email_digest", 1), ("_id", -1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Registration::COLLECTION,
-        name: "registrations_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Registration::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("registrations_token", &[("token_hash", 1)]),
+        Index::on("registrations_email", &[("email_norm", 1), ("_id", -1)]),
+        Index::on("registrations_digest", &[("email_digest", 1), ("_id", -1)]),
+        Index::expiring("registrations_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("email", schema::STRING),
         ("email_norm", schema::STRING),
@@ -119,8 +90,9 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("token_hash", schema::STRING),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for Registration {}
 
 /// A pseudonym of an address: what a job's payload carries instead of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,10 +4,11 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use common::{
     clock::{Clock, later, millis_of},
+    config::PURGE_AFTER_MAX,
     crypto::{MasterKey, PresentedToken, RefreshToken},
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Field, Index},
     },
     id::{SessionId, TenantId, UserId},
     revocations::{self, Revoked},
@@ -104,37 +105,22 @@ impl Device {
 
 impl Record for Session {
     const COLLECTION: &'static str = "sessions";
-}
-impl PlatformOwned for Session {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Session::COLLECTION,
-        name: "sessions_user",
-        keys: &[("user_id", 1), ("_id", -1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Session::COLLECTION,
-        name: "sessions_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Session::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::on("sessions_user", &[("user_id", 1), ("_id", -1)]),
+        Index::expiring("sessions_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
+        // What the purge finds ended sessions by.
+        Index::on("sessions_revoked", &[("revoked_at", 1)]),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
         ("revoked_at", schema::DATE_OR_NULL),
-    ],
-};
+    ];
+}
+impl PlatformOwned for Session {}
 
 impl Refreshing {
     fn new(clock: &Clock) -> Self {

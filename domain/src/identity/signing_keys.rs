@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
     clock::{Clock, later},
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn},
+    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, schema::Index},
     id::{SessionId, SigningKeyId, TenantId, UserId},
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -75,17 +75,11 @@ pub struct SigningKey {
 
 impl Record for SigningKey {
     const COLLECTION: &'static str = "signing_keys";
+    /// A key that is not needed any more vanishes.
+    const INDEXES: &'static [Index] =
+        &[Index::expiring("signing_keys_ttl", &[("retires_at", 1)], Duration::ZERO)];
 }
 impl PlatformOwned for SigningKey {}
-
-/// A key that is not needed any more vanishes.
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: SigningKey::COLLECTION,
-    name: "signing_keys_ttl",
-    keys: &[("retires_at", 1)],
-    unique: false,
-    ttl: true,
-}];
 
 /// What a key is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::{collections::HashMap, str::FromStr};
 use common::{
     crypto::PasswordHash,
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::UserId,
@@ -77,31 +77,20 @@ impl FromStr for UserRef {
 
 impl Record for User {
     const COLLECTION: &'static str = "users";
-}
-impl PlatformOwned for User {}
-
-/// Unique: an address has one account.
-pub const EMAIL_INDEX: &str = "users_email";
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: User::COLLECTION,
-    name: EMAIL_INDEX,
-    keys: &[("email_norm", 1)],
-    unique: true,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: User::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[Index::unique(EMAIL_INDEX, &[("email_norm", 1)])];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("email", schema::STRING),
         ("email_norm", schema::STRING),
         ("password_hash", schema::STRING),
         ("email_verified_at", schema::DATE),
         ("created_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for User {}
+
+/// Unique: an address has one account.
+pub const EMAIL_INDEX: &str = "users_email";
 
 impl User {
     /// The account of an address. Platform-wide, because at login no tenant is known yet.

@@ -3,15 +3,12 @@
 //!
 //! A job does it ([`Purge`]), at a time and a pace that an installation chooses,
 //! and counts what it removes. The TTL indexes of these collections are the net beneath it: they
-//! remove whatever no job did within [`PURGE_AFTER_MAX`]. Whoever reads a row looks at its times, so it does
+//! remove whatever no job did within [`PURGE_AFTER_MAX`](common::config::PURGE_AFTER_MAX). Whoever reads a row looks at its times, so it does
 //! not matter when it goes. What is used up is removed by its use.
 
 use std::time::Duration;
 
-use common::{
-    config::PURGE_AFTER_MAX,
-    db::{DbError, IndexPlan, Plan, PlatformScope, Record, Store},
-};
+use common::db::{DbError, PlatformScope, Record, Store};
 use jobs::{Job, Queue, Unique, Window};
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
@@ -23,27 +20,6 @@ use crate::{
     },
     tenancy::invitations::Invitation,
 };
-
-/// Sessions by when they were ended, so that those are found without a look at all.
-const ENDED_SESSIONS: IndexPlan = IndexPlan {
-    collection: Session::COLLECTION,
-    name: "sessions_revoked",
-    keys: &[("revoked_at", 1)],
-    unique: false,
-    ttl: false,
-};
-
-pub(crate) const SCHEMA: &[Plan] =
-    &[Plan::Indexes(&[ENDED_SESSIONS]), Plan::Linger(EXPIRIES, PURGE_AFTER_MAX)];
-
-/// The TTL indexes that are the net.
-const EXPIRIES: &[(&str, &str)] = &[
-    (Registration::COLLECTION, "registrations_ttl"),
-    (PasswordReset::COLLECTION, "password_resets_ttl"),
-    (EmailChange::COLLECTION, "email_changes_ttl"),
-    (Invitation::COLLECTION, "invitations_ttl"),
-    (Session::COLLECTION, "sessions_ttl"),
-];
 
 /// A kind of what is left over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,8 @@
 
 use common::{
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn, Unchanged,
-        is_duplicate,
-        schema::{self, Validator},
+        Change, DbError, Record, Store, TenantOwned, TenantScope, Txn, Unchanged, is_duplicate,
+        schema::{self, Field, Index},
     },
     id::{RoleId, TenantId},
     name::Name,
@@ -53,24 +52,9 @@ pub struct CustomRole {
 
 impl Record for CustomRole {
     const COLLECTION: &'static str = "roles";
-}
-impl TenantOwned for CustomRole {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: CustomRole::COLLECTION,
-    name: NAME_INDEX,
-    keys: &[("tenant_id", 1), ("name_norm", 1)],
-    unique: true,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: CustomRole::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] =
+        &[Index::unique(NAME_INDEX, &[("tenant_id", 1), ("name_norm", 1)])];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("name", schema::STRING),
@@ -78,8 +62,13 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("permissions", schema::ARRAY),
         ("created_at", schema::DATE),
         ("updated_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl TenantOwned for CustomRole {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl CustomRole {
     /// The tenant's own roles, by name.

@@ -7,8 +7,8 @@
 use common::{
     crypto::fingerprint,
     db::{
-        DbError, IndexPlan, Plan, Record, TenantOwned, TenantScope, Txn,
-        schema::{self, Validator},
+        DbError, Record, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{TenantId, UserId},
@@ -32,31 +32,20 @@ pub struct FormerMember {
 
 impl Record for FormerMember {
     const COLLECTION: &'static str = "former_members";
+    const INDEXES: &'static [Index] =
+        &[Index::on("former_members_email", &[("tenant_id", 1), ("email_print", 1)])];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("email_print", schema::STRING),
+        ("left_at", schema::DATE),
+    ];
 }
 impl TenantOwned for FormerMember {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
 }
-
-pub(crate) const SCHEMA: &[Plan] = &[
-    Plan::Indexes(&[IndexPlan {
-        collection: FormerMember::COLLECTION,
-        name: "former_members_email",
-        keys: &[("tenant_id", 1), ("email_print", 1)],
-        unique: false,
-        ttl: false,
-    }]),
-    Plan::Validators(&[Validator {
-        collection: FormerMember::COLLECTION,
-        required: &[
-            ("_id", schema::STRING),
-            ("tenant_id", schema::STRING),
-            ("email_print", schema::STRING),
-            ("left_at", schema::DATE),
-        ],
-    }]),
-];
 
 fn id_of(scope: TenantScope, user: UserId) -> String {
     format!("{}/{user}", scope.tenant_id())

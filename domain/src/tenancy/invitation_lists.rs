@@ -8,8 +8,8 @@ use std::{collections::HashSet, ops::Range, time::Duration};
 use common::{
     clock::later,
     db::{
-        DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn,
-        schema::{self, Validator},
+        DbError, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{InvitationId, InvitationListId, TenantId, UserId},
@@ -107,33 +107,11 @@ impl Outcome {
 
 impl Record for InvitationList {
     const COLLECTION: &'static str = "invitation_lists";
-}
-impl TenantOwned for InvitationList {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: InvitationList::COLLECTION,
-        name: "invitation_lists_tenant",
-        keys: &[("tenant_id", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: InvitationList::COLLECTION,
-        name: "invitation_lists_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: InvitationList::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::on("invitation_lists_tenant", &[("tenant_id", 1), ("_id", 1)]),
+        Index::expiring("invitation_lists_ttl", &[("expires_at", 1)], Duration::ZERO),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("by", schema::STRING),
@@ -141,8 +119,13 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("created_at", schema::DATE),
         ("completed_at", schema::DATE_OR_NULL),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl TenantOwned for InvitationList {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl Line {
     /// A line that waits.

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use common::{
     clock::later,
+    config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, TokenHash},
     db::{
-        Change, DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{InvitationId, InvitationLinkId, TenantId, UserId},
@@ -69,47 +70,13 @@ pub struct Invitation {
 
 impl Record for Invitation {
     const COLLECTION: &'static str = "invitations";
-}
-impl TenantOwned for Invitation {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Invitation::COLLECTION,
-        name: "invitations_tenant_email",
-        keys: &[("tenant_id", 1), ("email_norm", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Invitation::COLLECTION,
-        name: "invitations_tenant",
-        keys: &[("tenant_id", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Invitation::COLLECTION,
-        name: "invitations_token",
-        keys: &[("token_hash", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Invitation::COLLECTION,
-        name: "invitations_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Invitation::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("invitations_tenant_email", &[("tenant_id", 1), ("email_norm", 1)]),
+        Index::on("invitations_tenant", &[("tenant_id", 1), ("_id", 1)]),
+        Index::unique("invitations_token", &[("token_hash", 1)]),
+        Index::expiring("invitations_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("email", schema::STRING),
@@ -121,8 +88,13 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("created_at", schema::DATE),
         ("sent_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl TenantOwned for Invitation {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 /// On which terms a tenant invites.
 #[derive(Debug, Clone, Copy)]

@@ -12,9 +12,8 @@ use common::{
     clock::{later, millis_of},
     crypto::{LinkToken, MasterKey, SealError},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
-        Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{InviteLinkId, TenantId, UserId},
@@ -62,43 +61,25 @@ pub struct InviteLink {
 
 impl Record for InviteLink {
     const COLLECTION: &'static str = "invite_links";
+    const INDEXES: &'static [Index] = &[
+        Index::on("invite_links_tenant", &[("tenant_id", 1), ("_id", 1)]),
+        Index::expiring("invite_links_ttl", &[("expires_at", 1)], Duration::ZERO),
+    ];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("role", schema::STRING),
+        ("domains", schema::ARRAY),
+        ("created_by", schema::STRING),
+        ("created_at", schema::DATE),
+        ("expires_at", schema::DATE),
+    ];
 }
 impl TenantOwned for InviteLink {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
 }
-
-pub(crate) const SCHEMA: &[Plan] = &[
-    Plan::Indexes(&[
-        IndexPlan {
-            collection: InviteLink::COLLECTION,
-            name: "invite_links_tenant",
-            keys: &[("tenant_id", 1), ("_id", 1)],
-            unique: false,
-            ttl: false,
-        },
-        IndexPlan {
-            collection: InviteLink::COLLECTION,
-            name: "invite_links_ttl",
-            keys: &[("expires_at", 1)],
-            unique: false,
-            ttl: true,
-        },
-    ]),
-    Plan::Validators(&[Validator {
-        collection: InviteLink::COLLECTION,
-        required: &[
-            ("_id", schema::STRING),
-            ("tenant_id", schema::STRING),
-            ("role", schema::STRING),
-            ("domains", schema::ARRAY),
-            ("created_by", schema::STRING),
-            ("created_at", schema::DATE),
-            ("expires_at", schema::DATE),
-        ],
-    }]),
-];
 
 impl InviteLink {
     /// Every link of the scope's tenant that is good, in the order in which they were made.

@@ -2,8 +2,8 @@
 
 use common::{
     db::{
-        DbError, IndexPlan, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
-        schema::{self, Validator},
+        DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     id::{MembershipId, TenantId, UserId},
     revocations::{self, Revoked},
@@ -43,59 +43,27 @@ pub struct Membership {
 
 impl Record for Membership {
     const COLLECTION: &'static str = "memberships";
-}
-impl TenantOwned for Membership {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Membership::COLLECTION,
-        name: "memberships_tenant_user",
-        keys: &[("tenant_id", 1), ("user_id", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Membership::COLLECTION,
-        name: "memberships_user",
-        keys: &[("user_id", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-];
-
-/// What the members of a tenant are listed by, and the holders of a role found by.
-pub(crate) const LIST_INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Membership::COLLECTION,
-        name: "memberships_tenant",
-        keys: &[("tenant_id", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Membership::COLLECTION,
-        name: "memberships_tenant_role",
-        keys: &[("tenant_id", 1), ("role", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Membership::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("memberships_tenant_user", &[("tenant_id", 1), ("user_id", 1)]),
+        Index::on("memberships_user", &[("user_id", 1), ("_id", 1)]),
+        // What the members of a tenant are listed by, and the holders of a role found by.
+        Index::on("memberships_tenant", &[("tenant_id", 1), ("_id", 1)]),
+        Index::on("memberships_tenant_role", &[("tenant_id", 1), ("role", 1), ("_id", 1)]),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("user_id", schema::STRING),
         ("role", schema::STRING),
         ("version", schema::INTEGER),
         ("created_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl TenantOwned for Membership {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl Membership {
     /// Makes `user` a member of the scope's tenant.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use common::{
     clock::later,
     db::{
-        Change, DbError, IndexPlan, Record, Store, TenantOwned, TenantScope, Txn,
-        schema::{self, Validator},
+        Change, DbError, Record, Store, TenantOwned, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     id::{OwnershipTransferId, TenantId, UserId},
 };
@@ -50,41 +50,24 @@ pub struct OwnershipTransfer {
 
 impl Record for OwnershipTransfer {
     const COLLECTION: &'static str = "ownership_transfers";
-}
-impl TenantOwned for OwnershipTransfer {
-    fn tenant_id(&self) -> TenantId {
-        self.tenant_id
-    }
-}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: OwnershipTransfer::COLLECTION,
-        name: "ownership_transfers_tenant_from",
-        keys: &[("tenant_id", 1), ("from", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: OwnershipTransfer::COLLECTION,
-        name: "ownership_transfers_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: OwnershipTransfer::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[
+        Index::unique("ownership_transfers_tenant_from", &[("tenant_id", 1), ("from", 1)]),
+        Index::expiring("ownership_transfers_ttl", &[("expires_at", 1)], Duration::ZERO),
+    ];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("tenant_id", schema::STRING),
         ("from", schema::STRING),
         ("to", schema::STRING),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl TenantOwned for OwnershipTransfer {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl OwnershipTransfer {
     /// The offers that wait in the scope's tenant, newest first.

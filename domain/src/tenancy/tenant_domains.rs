@@ -13,9 +13,8 @@ use common::{
     clock::{later, millis_of},
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, IndexPlan, Plan, PlatformScope, Record, Store, TenantOwned, TenantScope,
-        Txn, is_duplicate,
-        schema::{self, Validator},
+        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn, is_duplicate,
+        schema::{self, Field, Index},
     },
     email::Email,
     id::{TenantDomainId, TenantId, UserId},
@@ -129,43 +128,29 @@ impl From<Status> for Bson {
 
 impl Record for TenantDomain {
     const COLLECTION: &'static str = "tenant_domains";
+    const INDEXES: &'static [Index] = &[
+        Index::unique(DOMAIN_INDEX, &[("tenant_id", 1), ("domain", 1)]),
+        Index::unique("tenant_domains_held", &[("held_as", 1)]),
+        Index::on("tenant_domains_checked", &[("status", 1), ("checked_at", 1)]),
+    ];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("domain", schema::STRING),
+        ("held_as", schema::STRING),
+        ("status", schema::STRING),
+        ("added_by", schema::STRING),
+        ("created_at", schema::DATE),
+        ("checked_at", schema::DATE_OR_NULL),
+        ("verified_at", schema::DATE_OR_NULL),
+        ("missing_since", schema::DATE_OR_NULL),
+    ];
 }
 impl TenantOwned for TenantDomain {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
 }
-
-const fn index(
-    name: &'static str,
-    keys: &'static [(&'static str, i32)],
-    unique: bool,
-) -> IndexPlan {
-    IndexPlan { collection: TenantDomain::COLLECTION, name, keys, unique, ttl: false }
-}
-
-pub(crate) const SCHEMA: &[Plan] = &[
-    Plan::Indexes(&[
-        index(DOMAIN_INDEX, &[("tenant_id", 1), ("domain", 1)], true),
-        index("tenant_domains_held", &[("held_as", 1)], true),
-        index("tenant_domains_checked", &[("status", 1), ("checked_at", 1)], false),
-    ]),
-    Plan::Validators(&[Validator {
-        collection: TenantDomain::COLLECTION,
-        required: &[
-            ("_id", schema::STRING),
-            ("tenant_id", schema::STRING),
-            ("domain", schema::STRING),
-            ("held_as", schema::STRING),
-            ("status", schema::STRING),
-            ("added_by", schema::STRING),
-            ("created_at", schema::DATE),
-            ("checked_at", schema::DATE_OR_NULL),
-            ("verified_at", schema::DATE_OR_NULL),
-            ("missing_since", schema::DATE_OR_NULL),
-        ],
-    }]),
-];
 
 impl TenantDomain {
     /// Every domain of the scope's tenant, in the order in which they were added.

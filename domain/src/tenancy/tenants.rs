@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 use common::{
     db::{
-        DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
-        schema::{self, Validator},
+        DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        schema::{self, Field, Index},
     },
     id::TenantId,
     name::Name,
@@ -129,20 +129,8 @@ pub struct Tenant {
 
 impl Record for Tenant {
     const COLLECTION: &'static str = "tenants";
-}
-impl PlatformOwned for Tenant {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: Tenant::COLLECTION,
-    name: "tenants_slug",
-    keys: &[("slug", 1)],
-    unique: true,
-    ttl: false,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Tenant::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] = &[Index::unique("tenants_slug", &[("slug", 1)])];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("name", schema::STRING),
         ("slug", schema::STRING),
@@ -151,8 +139,9 @@ pub(crate) const VALIDATOR: Validator = Validator {
         ("settings", schema::OBJECT),
         ("branding", schema::OBJECT),
         ("created_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for Tenant {}
 
 impl Tenant {
     /// A new tenant on the free plan, under the first free slug that its name suggests. The

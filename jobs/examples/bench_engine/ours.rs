@@ -58,7 +58,7 @@ pub(crate) struct Ours {
 impl Ours {
     pub(crate) async fn start(config: Config) -> Outcome<Self> {
         let store = Store::connect(&config.mongodb, Clock::system()).await?;
-        store.migrate(jobs::MIGRATIONS).await?;
+        store.reconcile(jobs::COLLECTIONS).await?;
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
         Ok(Self { config, store, jobs })
     }

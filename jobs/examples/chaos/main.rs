@@ -34,7 +34,7 @@ async fn main() -> Outcome<()> {
     let config = Config::from_environment()?;
     let _telemetry = common::telemetry::start(&config.telemetry, "chaos")?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
-    store.migrate(jobs::MIGRATIONS).await?;
+    store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
     let ended = match role {
         Role::Produce => produce::run(&config, &store, &jobs).await,

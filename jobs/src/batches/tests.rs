@@ -75,7 +75,7 @@ impl World {
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(crate::MIGRATIONS).await.unwrap();
+        store.reconcile(crate::COLLECTIONS).await.unwrap();
         Self { store, _env: env }
     }
 

@@ -36,4 +36,3 @@ pub use pause::Pause;
 pub use seats::Seats;
 
 pub(crate) use broker::{Cancelled, Found, HandIn, PlaceCursor, Push, Spot, entry_millis};
-pub(crate) use pause::VALIDATOR as PAUSE_VALIDATOR;

@@ -5,7 +5,10 @@
 //! besides.
 
 use common::{
-    db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator},
+    db::{
+        DbError, PlatformOwned, PlatformScope, Record, Store,
+        schema::{self, Field},
+    },
     telemetry::metrics,
 };
 use mongodb::bson::{DateTime, doc};
@@ -28,13 +31,10 @@ pub struct Pause {
 
 impl Record for Pause {
     const COLLECTION: &'static str = "queue_pauses";
+    const REQUIRED: &'static [Field] =
+        &[("_id", schema::STRING), ("paused_at", schema::DATE), ("reason", schema::STRING)];
 }
 impl PlatformOwned for Pause {}
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Pause::COLLECTION,
-    required: &[("_id", schema::STRING), ("paused_at", schema::DATE), ("reason", schema::STRING)],
-};
 
 impl Pause {
     /// The pause of `queue`, if it is paused.

@@ -28,8 +28,6 @@ pub use cron::{Cron, InvalidCron};
 pub use row::ScheduleRow;
 pub use scheduler::Scheduler;
 
-pub(crate) use row::VALIDATOR;
-
 use crate::{Job, stage};
 
 /// A tick that is noticed later than this is missed. Long enough for the election of a MongoDB

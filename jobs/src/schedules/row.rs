@@ -1,6 +1,9 @@
 //! Rows that record how far each schedule has got.
 
-use common::db::{DbError, PlatformOwned, PlatformScope, Record, Store, schema, schema::Validator};
+use common::db::{
+    DbError, PlatformOwned, PlatformScope, Record, Store,
+    schema::{self, Field},
+};
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
@@ -22,18 +25,14 @@ pub struct ScheduleRow {
 
 impl Record for ScheduleRow {
     const COLLECTION: &'static str = "schedules";
-}
-impl PlatformOwned for ScheduleRow {}
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: ScheduleRow::COLLECTION,
-    required: &[
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("cron", schema::STRING),
         ("settled_until", schema::DATE),
         ("last_tick", schema::DATE_OR_NULL),
-    ],
-};
+    ];
+}
+impl PlatformOwned for ScheduleRow {}
 
 impl ScheduleRow {
     /// The row of `schedule`; none if no worker has seen it yet.

@@ -146,7 +146,7 @@ impl World {
         sources.add_environment(variables.clone());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(jobs::MIGRATIONS).await.unwrap();
+        store.reconcile(jobs::COLLECTIONS).await.unwrap();
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         Self { env, variables, config, store, jobs }
     }

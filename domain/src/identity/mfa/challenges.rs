@@ -6,8 +6,8 @@ use common::{
     clock::later,
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        schema::{self, Field, Index},
     },
     id::{MfaChallengeId, UserId},
 };
@@ -75,26 +75,16 @@ pub struct MfaChallenge {
 
 impl Record for MfaChallenge {
     const COLLECTION: &'static str = "mfa_challenges";
-}
-impl PlatformOwned for MfaChallenge {}
-
-pub(crate) const INDEXES: &[IndexPlan] = &[IndexPlan {
-    collection: MfaChallenge::COLLECTION,
-    name: "mfa_challenges_ttl",
-    keys: &[("expires_at", 1)],
-    unique: false,
-    ttl: true,
-}];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: MfaChallenge::COLLECTION,
-    required: &[
+    const INDEXES: &'static [Index] =
+        &[Index::expiring("mfa_challenges_ttl", &[("expires_at", 1)], Duration::ZERO)];
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
-    ],
-};
+    ];
+}
+impl PlatformOwned for MfaChallenge {}
 
 /// A way to answer a challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

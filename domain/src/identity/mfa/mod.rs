@@ -8,7 +8,7 @@
 
 use common::{
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, PlatformScope, Store, Txn, schema::Validator},
+    db::{Change, DbError, PlatformScope, Store, Txn},
     id::{SessionId, TenantId, UserId},
     revocations::{self, Revoked},
 };
@@ -28,9 +28,6 @@ pub mod challenges;
 pub mod passkeys;
 pub mod recovery_codes;
 pub mod totp;
-
-pub(crate) const VALIDATORS: &[Validator] =
-    &[totp::VALIDATOR, recovery_codes::VALIDATOR, passkeys::VALIDATOR, challenges::VALIDATOR];
 
 /// What changed of a person's second factors; they are told of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ use common::{
     clock::{Clock, later},
     crypto::{MasterKey, SealError},
     db::{
-        Change, DbError, IndexPlan, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
-        schema::{self, Validator},
+        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
+        schema::{self, Field, Index},
     },
     id::{PasskeyCeremonyId, PasskeyId, UserId},
     name::Name,
@@ -67,12 +67,23 @@ pub struct Passkey {
 
 impl Record for Passkey {
     const COLLECTION: &'static str = "passkeys";
+    const INDEXES: &'static [Index] = &[
+        Index::on("passkeys_user", &[("user_id", 1), ("_id", 1)]),
+        Index::unique(CREDENTIAL_INDEX, &[("credential_id", 1)]),
+    ];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("user_id", schema::STRING),
+        ("credential_id", schema::STRING),
+        ("name", schema::STRING),
+        ("created_at", schema::DATE),
+    ];
 }
 impl PlatformOwned for Passkey {}
 
 /// A ceremony that led to something, until it would be void anyway.
 #[derive(Debug, Serialize, Deserialize)]
-struct UsedCeremony {
+pub(crate) struct UsedCeremony {
     #[serde(rename = "_id")]
     id: PasskeyCeremonyId,
     expires_at: DateTime,
@@ -80,45 +91,12 @@ struct UsedCeremony {
 
 impl Record for UsedCeremony {
     const COLLECTION: &'static str = "used_passkey_ceremonies";
+    const INDEXES: &'static [Index] =
+        &[Index::expiring("used_passkey_ceremonies_ttl", &[("expires_at", 1)], Duration::ZERO)];
 }
 impl PlatformOwned for UsedCeremony {}
 
 const CREDENTIAL_INDEX: &str = "passkeys_credential";
-
-pub(crate) const INDEXES: &[IndexPlan] = &[
-    IndexPlan {
-        collection: Passkey::COLLECTION,
-        name: "passkeys_user",
-        keys: &[("user_id", 1), ("_id", 1)],
-        unique: false,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: Passkey::COLLECTION,
-        name: CREDENTIAL_INDEX,
-        keys: &[("credential_id", 1)],
-        unique: true,
-        ttl: false,
-    },
-    IndexPlan {
-        collection: UsedCeremony::COLLECTION,
-        name: "used_passkey_ceremonies_ttl",
-        keys: &[("expires_at", 1)],
-        unique: false,
-        ttl: true,
-    },
-];
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Passkey::COLLECTION,
-    required: &[
-        ("_id", schema::STRING),
-        ("user_id", schema::STRING),
-        ("credential_id", schema::STRING),
-        ("name", schema::STRING),
-        ("created_at", schema::DATE),
-    ],
-};
 
 /// This installation, to whose domain passkeys are bound.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use common::{
     crypto::MasterKey,
     db::{
         Change, DbError, PlatformOwned, PlatformScope, Record, Txn,
-        schema::{self, Validator},
+        schema::{self, Field},
     },
     id::UserId,
 };
@@ -41,13 +41,9 @@ pub struct RecoveryCodes {
 
 impl Record for RecoveryCodes {
     const COLLECTION: &'static str = "recovery_codes";
+    const REQUIRED: &'static [Field] = &[("_id", schema::STRING), ("made_at", schema::DATE)];
 }
 impl PlatformOwned for RecoveryCodes {}
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: RecoveryCodes::COLLECTION,
-    required: &[("_id", schema::STRING), ("made_at", schema::DATE)],
-};
 
 impl RecoveryCodes {
     /// How many were not used.

@@ -9,7 +9,7 @@ use common::{
     crypto::{MasterKey, SealError},
     db::{
         Change, PlatformOwned, PlatformScope, Record, Txn,
-        schema::{self, Validator},
+        schema::{self, Field},
     },
     id::UserId,
 };
@@ -44,17 +44,13 @@ pub struct Totp {
 
 impl Record for Totp {
     const COLLECTION: &'static str = "totps";
-}
-impl PlatformOwned for Totp {}
-
-pub(crate) const VALIDATOR: Validator = Validator {
-    collection: Totp::COLLECTION,
-    required: &[
+    const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("created_at", schema::DATE),
         ("confirmed_at", schema::DATE_OR_NULL),
-    ],
-};
+    ];
+}
+impl PlatformOwned for Totp {}
 
 /// What an app is told once, to make codes of. Not printable by accident.
 #[derive(Clone)]

@@ -1,0 +1,356 @@
+//! Comparing the declared collections with those of the database, and the steps from one to the
+//! other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::{Bson, Document, doc};
+
+use super::{Collection, Field, Index};
+use crate::db::{DbError, Store};
+
+/// Commands that one process has under way at once.
+const CONCURRENCY: usize = 8;
+/// More collections than a database has: the server answers them in one batch.
+const COLLECTIONS_MAX: i32 = 10_000;
+/// A row that broke the rules before they were made can still be updated.
+const VALIDATION_LEVEL: &str = "moderate";
+/// What an index may say beside its name; anything else makes it another index.
+const INDEX_OPTIONS: &[&str] =
+    &["v", "ns", "background", "name", "key", "unique", "expireAfterSeconds"];
+
+/// One change that brings the database closer to the declaration.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Create a collection with its validator and indexes.
+    CreateCollection(Collection),
+    /// Replace what a collection demands of its rows.
+    SetValidator {
+        /// The declared collection.
+        collection: Collection,
+        /// Whether rows may be refused that were accepted before.
+        tightens: bool,
+    },
+    /// Create an index of a collection that exists.
+    CreateIndex {
+        /// The collection.
+        collection: &'static str,
+        /// The declared index.
+        index: Index,
+    },
+    /// Change how long rows are kept.
+    SetExpiry {
+        /// The collection.
+        collection: &'static str,
+        /// The declared index.
+        index: Index,
+        /// Whether rows are removed earlier than before.
+        shortens: bool,
+    },
+    /// Drop an index and create the declared one, which cannot exist beside it.
+    ReplaceIndex {
+        /// The collection.
+        collection: &'static str,
+        /// The index to drop.
+        found: String,
+        /// The declared index.
+        index: Index,
+    },
+    /// Drop an index that is not declared.
+    DropIndex {
+        /// The collection.
+        collection: &'static str,
+        /// The index.
+        name: String,
+    },
+}
+
+impl Step {
+    /// Whether a release that does not know of this step may fail after it.
+    pub const fn contracts(&self) -> bool {
+        match self {
+            Self::CreateCollection(_) => false,
+            Self::SetValidator { tightens, .. } => *tightens,
+            Self::CreateIndex { index, .. } => index.unique || index.expire_after.is_some(),
+            Self::SetExpiry { shortens, .. } => *shortens,
+            Self::ReplaceIndex { .. } | Self::DropIndex { .. } => true,
+        }
+    }
+
+    /// The commands that carry it out, in order.
+    fn commands(&self) -> Vec<Document> {
+        match self {
+            Self::CreateCollection(collection) => {
+                let mut create = doc! { "create": collection.name };
+                if !collection.required.is_empty() {
+                    create.insert("validator", collection.validator());
+                    create.insert("validationLevel", VALIDATION_LEVEL);
+                }
+                let mut commands = vec![create];
+                if !collection.indexes.is_empty() {
+                    commands.push(create_indexes(collection.name, collection.indexes));
+                }
+                commands
+            }
+            Self::SetValidator { collection, .. } => vec![
+                doc! { "collMod": collection.name, "validator": collection.validator(), "validationLevel": VALIDATION_LEVEL, "validationAction": "error" },
+            ],
+            Self::CreateIndex { collection, index } => vec![create_indexes(collection, &[*index])],
+            Self::SetExpiry { collection, index, .. } => vec![
+                doc! { "collMod": collection, "index": { "name": index.name, "expireAfterSeconds": index.expire_after_seconds() } },
+            ],
+            Self::ReplaceIndex { collection, found, index } => {
+                vec![drop_index(collection, found), create_indexes(collection, &[*index])]
+            }
+            Self::DropIndex { collection, name } => vec![drop_index(collection, name)],
+        }
+    }
+}
+
+fn create_indexes(collection: &str, indexes: &[Index]) -> Document {
+    let specifications: Vec<Document> = indexes.iter().map(Index::specification).collect();
+    doc! { "createIndexes": collection, "indexes": specifications }
+}
+
+fn drop_index(collection: &str, name: &str) -> Document {
+    doc! { "dropIndexes": collection, "index": name }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateCollection(collection) => {
+                write!(f, "create collection {}", collection.name)?;
+                for (position, index) in collection.indexes.iter().enumerate() {
+                    let before = if position == 0 { " with index " } else { ", " };
+                    write!(f, "{before}{}", index.name)?;
+                }
+                Ok(())
+            }
+            Self::SetValidator { collection, tightens } => {
+                let how = if *tightens { "tighten" } else { "loosen" };
+                write!(f, "{how} the validator of {}", collection.name)
+            }
+            Self::CreateIndex { collection, index } => {
+                let unique = if index.unique { "unique " } else { "" };
+                write!(f, "create {unique}index {} of {collection}", index.name)
+            }
+            Self::SetExpiry { collection, index, .. } => {
+                let after = index.expire_after.unwrap_or_default();
+                write!(f, "set the expiry of index {} of {collection} to {after:?}", index.name)
+            }
+            Self::ReplaceIndex { collection, found, index } => {
+                write!(f, "replace index {found} of {collection} with {}", index.name)
+            }
+            Self::DropIndex { collection, name } => write!(f, "drop index {name} of {collection}"),
+        }
+    }
+}
+
+/// What the database has of a declared collection.
+#[derive(Debug, Default)]
+struct Found {
+    /// The options that the collection was created with or got since.
+    options: Document,
+    indexes: Vec<Document>,
+}
+
+impl Store {
+    /// Changes the database until it has `collections` as they are declared; for an installation
+    /// that keeps no generations, such as a program of the job engine alone.
+    pub async fn reconcile(&self, collections: &[Collection]) -> Result<(), DbError> {
+        let steps = self.steps(collections).await?;
+        self.carry_out(&steps).await
+    }
+
+    /// The steps from what the database has to `collections`.
+    pub(super) async fn steps(&self, collections: &[Collection]) -> Result<Vec<Step>, DbError> {
+        let mut found = self.found(collections).await?;
+        let steps =
+            |collection: &Collection| steps(collection, found.remove(collection.name).as_ref());
+        Ok(collections.iter().flat_map(steps).collect())
+    }
+
+    /// Carries out steps, those of different collections beside each other.
+    pub(super) async fn carry_out(&self, steps: &[Step]) -> Result<(), DbError> {
+        stream::iter(steps.iter().map(Ok))
+            .try_for_each_concurrent(CONCURRENCY, async |step: &Step| {
+                for command in step.commands() {
+                    self.command(command).await?;
+                }
+                tracing::debug!(%step, "schema_step_done");
+                Ok(())
+            })
+            .await
+    }
+
+    async fn found(&self, collections: &[Collection]) -> Result<HashMap<String, Found>, DbError> {
+        let names: Vec<&str> = collections.iter().map(Collection::name).collect();
+        let list = doc! { "listCollections": 1, "filter": { "name": { "$in": names } }, "cursor": { "batchSize": COLLECTIONS_MAX } };
+        let listed = first_batch(self.command(list).await?)?;
+        stream::iter(listed)
+            .map(async |mut collection| {
+                let Some(Bson::String(name)) = collection.remove("name") else {
+                    return Err(unexpected("a collection without a name"));
+                };
+                let options = collection.get_document("options").cloned().unwrap_or_default();
+                let answer = self.command(doc! { "listIndexes": &name }).await?;
+                Ok((name, Found { options, indexes: first_batch(answer)? }))
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+}
+
+fn first_batch(mut answer: Document) -> Result<Vec<Document>, DbError> {
+    let batch =
+        answer.get_document_mut("cursor").ok().and_then(|cursor| cursor.remove("firstBatch"));
+    let Some(Bson::Array(batch)) = batch else { return Err(unexpected("a list without entries")) };
+    let entry = |entry| match entry {
+        Bson::Document(entry) => Ok(entry),
+        _ => Err(unexpected("an entry that is no document")),
+    };
+    batch.into_iter().map(entry).collect()
+}
+
+fn unexpected(what: &str) -> DbError {
+    DbError::Shape(format!("MongoDB answered with {what}"))
+}
+
+/// The steps that give one collection what it declares.
+fn steps(declared: &Collection, found: Option<&Found>) -> Vec<Step> {
+    let Some(found) = found else { return vec![Step::CreateCollection(*declared)] };
+    let mut steps: Vec<Step> = validator_step(declared, &found.options).into_iter().collect();
+    let mut undeclared: BTreeMap<&str, &Document> = found
+        .indexes
+        .iter()
+        .filter_map(|index| Some((index.get_str("name").ok()?, index)))
+        .filter(|(name, _)| *name != "_id_")
+        .collect();
+    for index in declared.indexes {
+        // MongoDB does not keep two indexes of the same keys, whatever their names.
+        let rival = undeclared
+            .get(index.name)
+            .copied()
+            .or_else(|| undeclared.values().copied().find(|other| has_keys(other, index)));
+        let Some(rival) = rival else {
+            steps.push(Step::CreateIndex { collection: declared.name, index: *index });
+            continue;
+        };
+        let name = rival.get_str("name").unwrap_or(index.name);
+        undeclared.remove(name);
+        steps.extend(index_step(declared.name, index, name, rival));
+    }
+    let dropped = undeclared.into_keys();
+    steps.extend(
+        dropped.map(|name| Step::DropIndex { collection: declared.name, name: name.to_owned() }),
+    );
+    steps
+}
+
+/// The step from the index called `name` to the declared one, unless they are the same.
+fn index_step(
+    collection: &'static str,
+    index: &Index,
+    name: &str,
+    found: &Document,
+) -> Option<Step> {
+    let is_same = name == index.name
+        && has_keys(found, index)
+        && found.get_bool("unique").unwrap_or(false) == index.unique
+        && found.keys().all(|option| INDEX_OPTIONS.contains(&option.as_str()));
+    let expiry = found.get("expireAfterSeconds").and_then(whole_number);
+    match (expiry, index.expire_after_seconds()) {
+        (found, declared) if is_same && found == declared => None,
+        (Some(found), Some(declared)) if is_same => {
+            let shortens = declared < found;
+            Some(Step::SetExpiry { collection, index: *index, shortens })
+        }
+        _ => Some(Step::ReplaceIndex { collection, found: name.to_owned(), index: *index }),
+    }
+}
+
+fn has_keys(found: &Document, index: &Index) -> bool {
+    let Ok(key) = found.get_document("key") else { return false };
+    // The order of an index's fields matters, which the equality of documents ignores.
+    key.iter()
+        .map(|(field, order)| (field.as_str(), whole_number(order)))
+        .eq(index.keys.iter().map(|(field, order)| (*field, Some(i64::from(*order)))))
+}
+
+/// MongoDB answers with the type of number that it was given.
+fn whole_number(number: &Bson) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "compared with whole numbers only")]
+    match number {
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Int64(number) => Some(*number),
+        Bson::Double(number) => Some(*number as i64),
+        _ => None,
+    }
+}
+
+/// The step that makes a collection demand what is declared, unless it does.
+fn validator_step(declared: &Collection, options: &Document) -> Option<Step> {
+    let found = options.get_document("validator").ok().filter(|validator| !validator.is_empty());
+    let shape = match found {
+        Some(found) => Shape::of(found),
+        None => Some(Shape::default()),
+    };
+    let level = options.get_str("validationLevel").unwrap_or("strict");
+    let is_enforced = options.get_str("validationAction").unwrap_or("error") == "error";
+    let is_same = shape.as_ref().is_some_and(|shape| *shape == Shape::declared(declared.required))
+        && (declared.required.is_empty() || (level == VALIDATION_LEVEL && is_enforced));
+    if is_same {
+        return None;
+    }
+    let loosens = shape.is_some_and(|shape| shape.admits_less_than(declared.required))
+        && level != "off"
+        && is_enforced;
+    Some(Step::SetValidator { collection: *declared, tightens: !loosens })
+}
+
+/// The required fields of a validator, each with its types.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shape(BTreeMap<String, BTreeSet<String>>);
+
+impl Shape {
+    fn declared(required: &[Field]) -> Self {
+        let types = |types: &[&str]| types.iter().map(|name| (*name).to_owned()).collect();
+        Self(required.iter().map(|(name, of)| ((*name).to_owned(), types(of))).collect())
+    }
+
+    /// What a validator demands, if it is one of those that are made from a declaration.
+    fn of(validator: &Document) -> Option<Self> {
+        let schema = validator.get_document("$jsonSchema").ok()?;
+        let properties = schema.get_document("properties").ok()?;
+        let required = schema.get_array("required").ok()?;
+        let texts = |array: &[Bson]| -> Option<BTreeSet<String>> {
+            array.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let types = |(name, property): (&String, &Bson)| {
+            let property = property.as_document().filter(|property| property.len() == 1)?;
+            Some((name.clone(), texts(property.get_array("bsonType").ok()?)?))
+        };
+        let fields: BTreeMap<_, _> = properties.iter().map(types).collect::<Option<_>>()?;
+        let is_known = validator.len() == 1
+            && schema.len() == 3
+            && schema.get_str("bsonType").is_ok_and(|kind| kind == "object")
+            && texts(required)?.iter().eq(fields.keys());
+        is_known.then_some(Self(fields))
+    }
+
+    /// Whether every row that fits this shape also has the `required` fields.
+    fn admits_less_than(&self, required: &[Field]) -> bool {
+        required.iter().all(|(name, types)| {
+            let found = self.0.get(*name);
+            found.is_some_and(|found| found.iter().all(|found| types.contains(&found.as_str())))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
