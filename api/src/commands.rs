@@ -15,6 +15,7 @@ use common::{
     },
     id::SigningKeyId,
     internal,
+    origin::{Operator, Origin, Reason},
 };
 use domain::{
     identity::{
@@ -172,7 +173,8 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
     let master = master_key(&config)?;
     let rotate =
         RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
-    let key = with_store(&config, async |store| Ok(store.commit(&rotate).await?)).await?;
+    let key =
+        with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &rotate).await?)).await?;
     println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
     if lead < JWKS_KEPT_FOR {
         eprintln!(
@@ -185,10 +187,9 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
 /// Forgets a signing key at once.
 pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
     let master = master_key(&config)?;
-    let active = with_store(&config, async |store| {
-        Ok(store.commit(&RevokeSigningKey { master: &master, key }).await?)
-    })
-    .await?;
+    let revoke = RevokeSigningKey { master: &master, key };
+    let active =
+        with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &revoke).await?)).await?;
     let active =
         active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
     println!("{key} is revoked; {active} signs");
@@ -221,8 +222,7 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
     );
     let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
-    let made =
-        with_store(&config, async |store| Ok(demo::seed(&store, &key, &hasher).await?)).await?;
+    let made = with_jobs(&config, async |jobs| Ok(demo::seed(jobs, &key, &hasher).await?)).await?;
     println!("{} {} in tenant {}", demo::EMAIL, if made { "made" } else { "exists" }, demo::TENANT);
     Ok(())
 }
@@ -243,6 +243,11 @@ pub(crate) fn config_table() -> String {
             writeln!(table, "| `{}` | `{}` | {default} | {meaning} |", key.name, key.variable());
     }
     table
+}
+
+/// The origin of what the operating system's user changes who runs this.
+fn origin(reason: Option<Reason>) -> Origin {
+    Origin::command(Operator { name: operator_name(), reason })
 }
 
 /// What the operating system calls whoever runs this.

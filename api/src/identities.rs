@@ -20,7 +20,7 @@ use jobs::Jobs;
 use moka::sync::Cache;
 use tokio::time::MissedTickBehavior;
 
-use crate::extract::Caller;
+use crate::extract::Identity;
 
 /// Callers kept at most.
 const KEPT_MAX: u64 = 50_000;
@@ -31,7 +31,7 @@ const SEEN_PERIOD: Duration = Duration::from_mins(1);
 
 /// The callers of one process.
 pub(crate) struct Identities {
-    kept: Cache<SessionId, Caller>,
+    kept: Cache<SessionId, Arc<Identity>>,
     /// Counts what was forgotten, so that nothing is kept that was read before it was.
     forgotten: Mutex<u64>,
     listener: OnceLock<Listener>,
@@ -60,7 +60,7 @@ impl Identities {
     }
 
     /// The caller of a session, if it is kept and can be trusted.
-    pub(crate) fn get(&self, session: SessionId) -> Option<Caller> {
+    pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Identity>> {
         let (found, outcome) = match (self.is_trusted(), self.kept.get(&session)) {
             (false, _) => (None, "distrusted"),
             (true, None) => (None, "miss"),
@@ -76,10 +76,10 @@ impl Identities {
     }
 
     /// Keeps a caller who was looked up `since` then, unless anything was forgotten meanwhile.
-    pub(crate) fn keep(&self, since: Since, caller: &Caller) {
+    pub(crate) fn keep(&self, since: Since, identity: &Arc<Identity>) {
         let forgotten = locked(&self.forgotten);
         if *forgotten == since.0 && self.is_trusted() {
-            self.kept.insert(caller.session.id, caller.clone());
+            self.kept.insert(identity.session.id, Arc::clone(identity));
         }
     }
 
@@ -124,7 +124,7 @@ impl Identities {
     }
 }
 
-fn concerns(revoked: Revoked, caller: &Caller) -> bool {
+fn concerns(revoked: Revoked, caller: &Identity) -> bool {
     match revoked {
         Revoked::Session(session) => caller.session.id == session,
         Revoked::User(user) => caller.user.id == user,

@@ -104,7 +104,7 @@ impl<'a> Guard<'a> {
         if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
             let address = SealedEmail::seal(&self.app.key, address)
                 .map_err(|error| Problem::internal(&error))?;
-            self.app.jobs.commit(&Throttled { address }).await?;
+            self.app.jobs.commit(&self.client.origin(), &Throttled { address }).await?;
         }
         Ok(())
     }

@@ -186,8 +186,12 @@ kinds! {
     OldAddressLinkId = OldAddressLink("eol");
     /// Id of the link mailed to the new email address; shares the UUID of the change.
     NewAddressLinkId = NewAddressLink("enl");
-    /// Id of an event in the audit trail.
-    AuditEventId = AuditEvent("aud");
+    /// Id of an event in the activity of a tenant or of the platform.
+    EventId = Event("evt");
+    /// Id of a tenant's API key.
+    ApiKeyId = ApiKey("key");
+    /// Id of an administrator of the platform.
+    AdminId = Admin("adm");
     /// Id of a job, assigned when it is staged and the same for every attempt.
     JobId = Job("job");
     /// Id of a batch of jobs.

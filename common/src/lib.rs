@@ -13,6 +13,7 @@ pub mod internal;
 pub mod mail;
 pub mod name;
 pub mod networks;
+pub mod origin;
 pub mod redis;
 pub mod revocations;
 pub mod sealed_email;

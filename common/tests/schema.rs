@@ -8,7 +8,7 @@ use common::{
     clock::Clock,
     config::{Config, Sources},
     db::{
-        DbError, Heartbeat, PlatformOwned, PlatformScope, Process, Record, Store,
+        Data, DbError, Heartbeat, PlatformScope, Process, Record, Store,
         schema::{
             Applying, Collection, DATE, DataChange, Declaration, Field, Index, STRING, SchemaState,
             Step,
@@ -29,10 +29,10 @@ struct Note {
 
 impl Record for Note {
     const COLLECTION: &'static str = "notes";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] = &[Index::on("notes_at", &[("at", 1)])];
     const REQUIRED: &'static [Field] = &[("_id", STRING), ("at", DATE)];
 }
-impl PlatformOwned for Note {}
 
 /// The same row in a release that only adds to the schema.
 #[derive(Serialize, Deserialize)]
@@ -43,6 +43,7 @@ struct ExpandedNote {
 
 impl Record for ExpandedNote {
     const COLLECTION: &'static str = "notes";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] =
         &[Index::on("notes_at", &[("at", 1)]), Index::on("notes_title", &[("title", 1)])];
     const REQUIRED: &'static [Field] = &[("_id", STRING)];
@@ -58,6 +59,7 @@ struct ContractedNote {
 
 impl Record for ContractedNote {
     const COLLECTION: &'static str = "notes";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] = &[Index::unique("notes_title", &[("title", 1)])];
     const REQUIRED: &'static [Field] = &[("_id", STRING), ("title", STRING)];
 }
@@ -71,6 +73,7 @@ struct Tag {
 
 impl Record for Tag {
     const COLLECTION: &'static str = "tags";
+    const DATA: Data = Data::of_platform();
 }
 
 fn release(generation: i32, notes: Collection) -> Declaration {

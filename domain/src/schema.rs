@@ -9,7 +9,7 @@ use common::db::{
 use jobs::Drain;
 
 use crate::{
-    activity::audit::AuditEvent,
+    activity::{AuditContext, Event, PlatformEvent},
     identity::{
         devices::KnownDevice,
         email_changes::EmailChange,
@@ -46,9 +46,10 @@ const READABLE_FROM: i32 = 40;
 
 /// The collections of this crate.
 const COLLECTIONS: &[Collection] = &[
-    Collection::of::<AuditEvent>(),
+    Collection::of::<AuditContext>(),
     Collection::of::<CustomRole>(),
     Collection::of::<EmailChange>(),
+    Collection::of::<Event>(),
     Collection::of::<FormerMember>(),
     Collection::of::<Invitation>(),
     Collection::of::<InvitationList>(),
@@ -59,6 +60,7 @@ const COLLECTIONS: &[Collection] = &[
     Collection::of::<OwnershipTransfer>(),
     Collection::of::<Passkey>(),
     Collection::of::<PasswordReset>(),
+    Collection::of::<PlatformEvent>(),
     Collection::of::<RecoveryCodes>(),
     Collection::of::<Registration>(),
     Collection::of::<Session>(),

@@ -6,7 +6,8 @@
 use common::{
     clock::Clock,
     config::Config,
-    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
+    db::{Change, Data, DbError, PlatformScope, Record, Store, Txn},
+    origin::Origin,
 };
 use jobs::{Job, Jobs, Queue, stage, testing::staged};
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,8 @@ struct Guest {
 
 impl Record for Guest {
     const COLLECTION: &'static str = "guests";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Guest {}
 
 /// The change that stages the job. A guest arrives once: a second time the row is rejected, and the
 /// job with it.
@@ -57,7 +58,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
 
     for guest in [1, 2, 2] {
-        match jobs.commit(&Arrive { guest }).await {
+        match jobs.commit(&Origin::system(), &Arrive { guest }).await {
             Ok(()) => println!("guest {guest} arrived"),
             Err(error) => println!("guest {guest} did not arrive: {error}"),
         }

@@ -10,6 +10,7 @@ use common::{
     clock::Clock,
     config::Config,
     db::{Change, DbError, Store, Txn},
+    origin::Origin,
 };
 use jobs::{
     Job, JobError, Jobs, Queue, Registry, Running, stage,
@@ -80,7 +81,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", alone.err().map_or_else(|| "delivered".to_owned(), |error| error.to_string()));
 
     // Staged jobs run until they end. The store's own commit does not enqueue them in Redis.
-    store.commit(&Post).await?;
+    store.commit(&Origin::system(), &Post).await?;
     let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
     println!("{} delivered, {} dead, {} retries", drained.succeeded, drained.dead, drained.retried);
     store.close().await;

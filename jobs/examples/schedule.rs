@@ -10,7 +10,7 @@ use apalis::prelude::{ParallelizeExt, WorkerBuilder};
 use common::{
     clock::Clock,
     config::Config,
-    db::{PlatformOwned, PlatformScope, Record, Store},
+    db::{Data, PlatformScope, Record, Store},
     id::JobId,
 };
 use jobs::{
@@ -45,8 +45,8 @@ struct Report {
 
 impl Record for Report {
     const COLLECTION: &'static str = "reports";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Report {}
 
 async fn write_report(job: WriteReport, running: Running<Store>) -> Result<(), JobError> {
     let report = Report { job: running.id, of: DateTime::from_millis(job.tick_ms) };

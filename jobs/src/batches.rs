@@ -14,10 +14,11 @@ use std::{
 use common::{
     clock::{Clock, later},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        Change, Data, DbError, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     id::{BatchId, JobId, TenantId},
+    origin::Origin,
     telemetry::metrics,
 };
 use mongodb::bson::{DateTime, Document, doc};
@@ -77,6 +78,7 @@ impl Batch {
 
 impl Record for Batch {
     const COLLECTION: &'static str = "job_batches";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] = &[
         Index::expiring("job_batches_expiry", &[("expires_at", 1)], Duration::ZERO),
         // For listings: batches in progress, newest first, then complete ones, latest completion
@@ -95,7 +97,6 @@ impl Record for Batch {
         ("callback", schema::OBJECT),
     ];
 }
-impl PlatformOwned for Batch {}
 
 /// Why a batch was not staged.
 #[derive(Debug, thiserror::Error)]
@@ -371,7 +372,7 @@ pub(crate) async fn remove_members_of(
     batch: BatchId,
     members: &[JobId],
 ) -> Result<Option<OutboxRow>, DbError> {
-    Ok(store.commit(&Removal { batch, members }).await?.inspect(report))
+    Ok(commit(store, &Removal { batch, members }).await?.inspect(report))
 }
 
 /// Marks the row of `member` as dead, if it belongs to a batch and is not dead yet; returns the row
@@ -381,7 +382,7 @@ pub(crate) async fn mark_member_dead(
     member: JobId,
     update: Document,
 ) -> Result<Option<OutboxRow>, DbError> {
-    Ok(store.commit(&Death { member, update }).await?.inspect(report))
+    Ok(commit(store, &Death { member, update }).await?.inspect(report))
 }
 
 /// Returns the rows of those of `ids` that are dead members of batches to the relay.
@@ -393,9 +394,17 @@ pub(crate) async fn revive_members(
     for (batch, members) in
         by_batch(members(store, ids, doc! { "dead_at": { "$ne": null } }).await?)
     {
-        store.commit(&Revival { batch, members: &members, update }).await?;
+        commit(store, &Revival { batch, members: &members, update }).await?;
     }
     Ok(())
+}
+
+/// Commits a change of the engine's own rows. The job that it may release is handed over by whoever
+/// asked for the change.
+#[expect(clippy::disallowed_methods, reason = "the change stages nothing and revokes nothing")]
+async fn commit<C: Change>(store: &Store, change: &C) -> Result<C::Output, C::Error> {
+    let (output, _) = store.commit(&Origin::system(), change).await?;
+    Ok(output)
 }
 
 /// Those of `ids` that belong to batches, each with its batch.

@@ -10,6 +10,7 @@ use common::{
     config,
     db::{Change, Store},
     id::{JobId, TenantId},
+    origin::Origin,
     redis::Connections,
     revocations::{Announcer, Revoked},
     telemetry::metrics,
@@ -96,11 +97,16 @@ impl Jobs {
         &self.inner.announcer
     }
 
-    /// Commits `change`, publishes what it revoked, then enqueues the jobs it staged. The jobs run
-    /// even if this process or Redis fails in between. On error, neither the change nor its jobs
-    /// took effect.
-    pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
-        let (output, notes) = self.inner.store.commit_noting(change).await?;
+    /// Commits `change` on behalf of `origin`, publishes what it revoked, then enqueues the jobs it
+    /// staged. The jobs run even if this process or Redis fails in between. On error, neither the
+    /// change nor its jobs took effect.
+    #[expect(clippy::disallowed_methods, reason = "this is what everybody else is to use")]
+    pub async fn commit<C: Change>(
+        &self,
+        origin: &Origin,
+        change: &C,
+    ) -> Result<C::Output, C::Error> {
+        let (output, notes) = self.inner.store.commit(origin, change).await?;
         for note in notes {
             match note.downcast::<Revoked>() {
                 Ok(revoked) => self.inner.announcer.announce(*revoked),

@@ -11,7 +11,7 @@ use common::{
     backoff::reconnect_delay,
     clock::later,
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope,
+        Data, DbError, PlatformScope, Record, Store, TenantScope,
         schema::{self, Field, Index},
     },
     id::{JobId, TenantId},
@@ -108,6 +108,7 @@ pub struct HistoryEntry {
 
 impl Record for HistoryEntry {
     const COLLECTION: &'static str = "job_history";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] = &[
         Index::expiring("job_history_expiry", &[("expires_at", 1)], Duration::ZERO),
         Index::on("job_history_finished", &[("finished_at", -1), ("_id", -1)]),
@@ -131,7 +132,6 @@ impl Record for HistoryEntry {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for HistoryEntry {}
 
 /// An attempt whose handler ended.
 #[derive(Debug)]

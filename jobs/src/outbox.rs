@@ -7,7 +7,7 @@
 use common::{
     clock::Clock,
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     id::{BatchId, JobId, TenantId},
@@ -62,6 +62,7 @@ pub struct OutboxRow {
 
 impl Record for OutboxRow {
     const COLLECTION: &'static str = "outbox";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] = &[
         Index::on("outbox_state", &[("dead_at", 1), ("handed_at", 1), ("_id", 1)]),
         // The relay processes each queue separately.
@@ -82,7 +83,6 @@ impl Record for OutboxRow {
         ("dead_at", schema::DATE_OR_NULL),
     ];
 }
-impl PlatformOwned for OutboxRow {}
 
 /// The state of a job according to the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,9 @@ use std::{
 
 use apalis_core::task::Task;
 use common::{
+    db::TenantScope,
     id::{JobId, TenantId},
+    origin::Origin,
     telemetry::{
         metrics,
         trace::{Message, TraceContext},
@@ -48,6 +50,22 @@ pub struct Running<C> {
 }
 
 impl<C> Running<C> {
+    /// Who commits what the job changes.
+    pub fn origin(&self) -> Origin {
+        Origin::job(self.id)
+    }
+
+    /// The right to touch the rows of the tenant that the job is done for.
+    ///
+    /// # Errors
+    /// [`JobError::Fail`] when it is done for none.
+    #[expect(clippy::disallowed_methods, reason = "the tenant is that of the job's envelope")]
+    pub fn scope(&self) -> Result<TenantScope, JobError> {
+        self.tenant
+            .map(TenantScope::of_job)
+            .ok_or_else(|| JobError::fail("the job names no tenant"))
+    }
+
     /// Reports that `done` of `total` (zero if unknown) is finished, and what the job is doing.
     /// Cheap to call often: the latest report is written at most once per second, for
     /// [`Jobs::progress`]. A report within the job's last second may be lost.

@@ -1,9 +1,7 @@
 //! The state that handlers share, and the table of all handlers.
 
-use std::time::Duration;
-
 use common::{
-    config::Config,
+    config::{self, Config, Members},
     crypto::MasterKey,
     db::Store,
     email::Email,
@@ -12,6 +10,7 @@ use common::{
 };
 use domain::tenancy::invitations::{Conditions, Terms};
 use jobs::{JobError, Jobs, Registry};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::{
@@ -31,55 +30,44 @@ pub(crate) struct App {
     pub(crate) jobs: Jobs,
     /// The installation's master key, which creates the tokens in links.
     pub(crate) key: MasterKey,
-    /// Base URL of links, without a trailing slash.
-    pub(crate) public_url: String,
-    /// Lifetime of an email verification link.
-    pub(crate) verification_ttl: Duration,
-    /// Lifetime of a password reset link.
-    pub(crate) password_reset_ttl: Duration,
-    /// Lifetime of the links that confirm a new email address.
-    pub(crate) email_change_ttl: Duration,
-    /// Minimum time between two mails of one kind to one email address.
-    pub(crate) resend_cooldown: Duration,
-    /// Limits of invitations.
-    pub(crate) invitations: Conditions,
-    /// How long expired rows are kept.
-    pub(crate) purge_after: Duration,
-    /// Window in which failed sign-ins are counted.
-    pub(crate) throttle_window: Duration,
     /// Queries the DNS.
     pub(crate) dns: Dns,
-    /// How long a tenant's domain stays verified after its record disappears.
-    pub(crate) domain_grace: Duration,
+    /// The `app` section of the configuration.
+    pub(crate) settings: config::App,
+    /// The `auth` section.
+    pub(crate) auth: config::Auth,
+    /// The `members` section.
+    pub(crate) members: config::Members,
+    /// The `maintenance` section.
+    pub(crate) maintenance: config::Maintenance,
     mailer: Mailer,
 }
 
 impl App {
     /// Fails if the master key or the settings of the mail server are invalid.
     pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
-        let terms =
-            Terms { ttl: config.members.invitation_ttl, max: config.members.invitations_max };
         Ok(Self {
             store: jobs.store().clone(),
             jobs,
-            key: MasterKey::parse(secrecy::ExposeSecret::expose_secret(&config.auth.master_key))?,
-            public_url: config.app.public_url.clone(),
-            verification_ttl: config.auth.verification_ttl,
-            password_reset_ttl: config.auth.password_reset_ttl,
-            email_change_ttl: config.auth.email_change_ttl,
-            resend_cooldown: config.auth.resend_cooldown,
-            invitations: Conditions { terms, reminder: config.members.invitation_reminder },
-            purge_after: config.maintenance.purge_after,
-            throttle_window: config.auth.throttle_window,
+            key: MasterKey::parse(config.auth.master_key.expose_secret())?,
             dns: Dns::new(&config.dns),
-            domain_grace: config.members.domain_grace,
+            settings: config.app.clone(),
+            auth: config.auth.clone(),
+            members: config.members.clone(),
+            maintenance: config.maintenance.clone(),
             mailer: Mailer::new(&config.smtp)?,
         })
     }
 
     /// URL of the page on which people request a password reset.
     pub(crate) fn forgot_password_page(&self) -> String {
-        format!("{}/forgot-password", self.public_url)
+        format!("{}/forgot-password", self.settings.public_url)
+    }
+
+    /// Limits of invitations.
+    pub(crate) fn invitations(&self) -> Conditions {
+        let Members { invitation_ttl: ttl, invitations_max: max, .. } = self.members;
+        Conditions { terms: Terms { ttl, max }, reminder: self.members.invitation_reminder }
     }
 
     /// Sends one mail on behalf of `job`.

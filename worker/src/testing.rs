@@ -43,10 +43,10 @@ impl DemoWorld {
         let store = Store::connect(&config.mongodb, clock).await.unwrap();
         store.migrate(&domain::schema()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
-        demo::seed(&store, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
+        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
+        demo::seed(&jobs, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
         let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
         let tenant = belongings_of(&store, user.id).await.unwrap()[0].tenant.id;
-        let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
         Self { env, store, key, user, tenant, jobs, worker }
     }

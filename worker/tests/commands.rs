@@ -10,6 +10,7 @@ use common::{
     config::{Config, Sources},
     db::{Change, PlatformScope, Store, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
+    origin::Origin,
 };
 use domain::identity::registrations::SendVerification;
 use jobs::{
@@ -462,8 +463,8 @@ async fn a_job_is_shown_with_its_progress() {
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_are_listed_and_shown() {
     let shell = Shell::new().await;
-    let complete = shell.jobs.commit(&StageBatch(0)).await.unwrap().to_string();
-    let batch = shell.jobs.commit(&StageBatch(3)).await.unwrap().to_string();
+    let complete = shell.jobs.commit(&Origin::system(), &StageBatch(0)).await.unwrap().to_string();
+    let batch = shell.jobs.commit(&Origin::system(), &StageBatch(3)).await.unwrap().to_string();
     let listed = shell.output(&["batches", "list"]);
     let lines: Vec<&str> = listed.lines().collect();
     assert!(

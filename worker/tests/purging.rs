@@ -6,6 +6,7 @@ use common::{
     clock::Clock,
     config::{Config, PURGE_AFTER_MAX, Sources},
     db::{Change, DbError, PlatformScope, Store, Txn},
+    origin::Origin,
 };
 use domain::identity::sessions::{Device, Lifetime, Session};
 use mongodb::bson::{DateTime, Document, doc};
@@ -34,11 +35,16 @@ impl Change for SignIn {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the session has neither jobs nor revocations")]
+async fn sign_in(store: &Store) -> Session {
+    store.commit(&Origin::system(), &SignIn).await.unwrap().0
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_purges_expired_rows_on_schedule_and_counts_them() {
     let env = TestEnv::new().await;
     let store = prepared(&env).await;
-    let (over, live) = (store.commit(&SignIn).await.unwrap(), store.commit(&SignIn).await.unwrap());
+    let (over, live) = (sign_in(&store).await, sign_in(&store).await);
     // Longer ago than the retention, but not long enough for MongoDB to remove it first.
     let ago = DateTime::from_millis(store.clock().now().timestamp_millis() - 2 * 86_400_000);
     let expire = doc! { "$set": { "expires_at": ago } };

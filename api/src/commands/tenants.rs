@@ -2,16 +2,13 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::config::Config;
-use domain::{
-    activity::audit::{Operator, Reason},
-    tenancy::{
-        tenant_security::AllowAllAddresses,
-        tenants::{Tenant, TenantRef},
-    },
+use common::{config::Config, origin::Reason};
+use domain::tenancy::{
+    tenant_security::AllowAllAddresses,
+    tenants::{Tenant, TenantRef},
 };
 
-use super::{operator_name, with_jobs};
+use super::{origin, with_jobs};
 
 /// What can be done with tenants.
 #[derive(Subcommand)]
@@ -42,12 +39,12 @@ async fn allow_all_addresses(
     name: &TenantRef,
     reason: Reason,
 ) -> anyhow::Result<()> {
-    let operator = Operator { name: operator_name(), reason: Some(reason) };
+    let origin = origin(Some(reason));
     let (tenant, is_new) = with_jobs(config, async |jobs| {
         let found = Tenant::named(jobs.store(), name).await?;
         let tenant =
             found.context("there is no such tenant; `api users find` shows those of a person")?.id;
-        let is_new = jobs.commit(&AllowAllAddresses { tenant, operator: &operator }).await?;
+        let is_new = jobs.commit(&origin, &AllowAllAddresses { tenant }).await?;
         Ok((tenant, is_new))
     })
     .await?;

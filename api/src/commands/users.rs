@@ -3,18 +3,15 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{clock::rfc3339, config::Config, db::Store, email::Email};
-use domain::{
-    activity::audit::{Operator, Reason},
-    identity::{
-        mfa::{MfaError, ResetMfa},
-        sessions::Session,
-        sign_in::belongings_of,
-        users::{DisableUser, EnableUser, User, UserRef},
-    },
+use common::{clock::rfc3339, config::Config, db::Store, email::Email, origin::Reason};
+use domain::identity::{
+    mfa::{MfaError, ResetMfa},
+    sessions::Session,
+    sign_in::belongings_of,
+    users::{DisableUser, EnableUser, User, UserRef},
 };
 
-use super::{operator_name, with_jobs, with_store};
+use super::{origin, with_jobs, with_store};
 
 /// Accounts shown at most.
 const FOUND_MAX: usize = 50;
@@ -113,10 +110,10 @@ async fn line(store: &Store, user: &User) -> anyhow::Result<String> {
 }
 
 async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
-    let operator = Operator { name: operator_name(), reason: Some(reason) };
+    let origin = origin(Some(reason));
     let (user, is_new) = with_jobs(config, async |jobs| {
         let user = named(jobs.store(), name).await?;
-        let is_new = jobs.commit(&DisableUser { user: user.id, operator: &operator }).await?;
+        let is_new = jobs.commit(&origin, &DisableUser { user: user.id }).await?;
         Ok((user, is_new))
     })
     .await?;
@@ -129,10 +126,10 @@ async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Res
 }
 
 async fn enable(config: &Config, name: &UserRef) -> anyhow::Result<()> {
-    let operator = Operator { name: operator_name(), reason: None };
-    let (user, is_new) = with_store(config, async |store| {
-        let user = named(&store, name).await?;
-        let is_new = store.commit(&EnableUser { user: user.id, operator: &operator }).await?;
+    let origin = origin(None);
+    let (user, is_new) = with_jobs(config, async |jobs| {
+        let user = named(jobs.store(), name).await?;
+        let is_new = jobs.commit(&origin, &EnableUser { user: user.id }).await?;
         Ok((user, is_new))
     })
     .await?;
@@ -141,10 +138,10 @@ async fn enable(config: &Config, name: &UserRef) -> anyhow::Result<()> {
 }
 
 async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
-    let operator = Operator { name: operator_name(), reason: Some(reason) };
+    let origin = origin(Some(reason));
     let user = with_jobs(config, async |jobs| {
         let user = named(jobs.store(), name).await?;
-        match jobs.commit(&ResetMfa { user: user.id, operator: &operator }).await {
+        match jobs.commit(&origin, &ResetMfa { user: user.id }).await {
             Ok(()) => Ok(user),
             Err(MfaError::NotEnrolled) => anyhow::bail!("{} has no second factor", user.id),
             Err(error) => Err(error.into()),

@@ -8,17 +8,25 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
-use common::db::{Change, Store, TenantScope};
+use common::{
+    db::{Change, Store, TenantScope},
+    origin::Origin,
+};
 use domain::{
-    identity::{actor::Acting, sessions::Session, signing_keys::AccessClaims, users::User},
+    identity::{
+        actor::{Acting, Actor},
+        sessions::Session,
+        signing_keys::AccessClaims,
+        users::User,
+    },
     tenancy::{
-        memberships::{Actor, Membership},
+        memberships::Membership,
         roles::Grant,
         tenants::{Tenant, TenantStatus},
     },
 };
 
-use super::client::address_of;
+use super::client::{Client, address_of, client_of};
 use crate::{
     problem::{Code, Problem},
     state::App,
@@ -26,7 +34,10 @@ use crate::{
 
 /// Someone who is signed in and at work in a tenant they belong to. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller(Arc<Identity>);
+pub(crate) struct Caller {
+    identity: Arc<Identity>,
+    client: Client,
+}
 
 /// What is known of a caller.
 #[derive(Debug)]
@@ -46,10 +57,27 @@ pub(crate) struct Identity {
 impl Identity {
     /// The right to touch the rows of the tenant they work in.
     pub(crate) fn scope(&self) -> TenantScope {
-        TenantScope::vouched(self.tenant.id)
+        TenantScope::of_row(&self.membership)
     }
 
-    /// Commits a change that they make, if they are signed in still.
+    /// Whether the tenant demands a second factor that they do not have.
+    pub(crate) fn lacks_second_factor(&self) -> bool {
+        self.tenant.security.require_mfa && self.user.second_factor_since.is_none()
+    }
+
+    /// Who changes something there.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { scope: self.scope(), principal: self.user.id.into() }
+    }
+}
+
+impl Caller {
+    /// The origin of what they change by this request.
+    pub(crate) fn origin(&self) -> Origin {
+        self.client.origin().by(self.user.id.into(), &self.user.name)
+    }
+
+    /// Commits a change that they make, if they are still signed in.
     pub(crate) async fn commit<C: Change>(
         &self,
         app: &App,
@@ -60,24 +88,15 @@ impl Identity {
     {
         let acting =
             Acting { session: self.session.id, user: self.user.id, tenant: self.tenant.id, change };
-        app.jobs.commit(&acting).await?.ok_or_else(|| Problem::unauthenticated(true))
-    }
-
-    /// Whether the tenant demands a second factor that they do not have.
-    pub(crate) fn lacks_second_factor(&self) -> bool {
-        self.tenant.security.require_mfa && self.user.second_factor_since.is_none()
-    }
-
-    /// Who changes something there.
-    pub(crate) fn actor(&self) -> Actor {
-        Actor { scope: self.scope(), user: self.user.id }
+        let done = app.jobs.commit(&self.origin(), &acting).await?;
+        done.ok_or_else(|| Problem::unauthenticated(true))
     }
 }
 
 impl Deref for Caller {
     type Target = Identity;
     fn deref(&self) -> &Identity {
-        &self.0
+        &self.identity
     }
 }
 
@@ -118,7 +137,8 @@ impl FromRequestParts<App> for FromAnywhere {
 async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
     let token = bearer_token(&parts.headers)?;
     let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
-    of(app, &claims).await
+    let (identity, client) = (of(app, &claims).await?, client_of(parts, app));
+    Ok(Caller { identity, client })
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
@@ -133,7 +153,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 /// The caller whose token says `claims`: as kept, if it can be, or as the store says now.
-async fn of(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
+async fn of(app: &App, claims: &AccessClaims) -> Result<Arc<Identity>, Problem> {
     let now = app.clock().now();
     if let Some(known) = app.identities.get(claims.sid) {
         let holds = known.user.id == claims.sub
@@ -142,14 +162,19 @@ async fn of(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
         return if holds { Ok(known) } else { Err(Problem::unauthenticated(true)) };
     }
     let since = app.identities.since();
-    let caller = Caller(Arc::new(identify(app.store(), claims).await?));
-    app.identities.keep(since, &caller);
-    Ok(caller)
+    let identity = Arc::new(identify(app.store(), claims).await?);
+    app.identities.keep(since, &identity);
+    Ok(identity)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the authenticated extractor")]
+fn scope_of(claims: &AccessClaims) -> TenantScope {
+    TenantScope::of_caller(claims.tid)
 }
 
 /// Reads all four rows at once: each is found by what the token says alone.
 async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Problem> {
-    let scope = TenantScope::vouched(claims.tid);
+    let scope = scope_of(claims);
     let (session, user, membership, tenant) = futures::try_join!(
         Session::live(store, claims.sid),
         User::by_id(store, claims.sub),

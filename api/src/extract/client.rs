@@ -6,11 +6,14 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderName, header, request::Parts},
 };
-use common::networks::Network;
+use common::{
+    networks::Network,
+    origin::{Origin, Request},
+};
 use domain::identity::sessions::Device;
 
 use super::Argument;
-use crate::state::App;
+use crate::{middleware::RequestId, state::App};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -25,12 +28,23 @@ pub(crate) struct Client {
     pub(crate) address: Option<IpAddr>,
     /// What it says it is (`User-Agent`).
     name: String,
+    /// The id of the request.
+    request_id: String,
 }
 
 impl Client {
     /// The network it is on, if it is known where it is.
     pub(crate) fn network(&self) -> Option<Network> {
         self.address.map(Network::of)
+    }
+
+    /// The origin of what a stranger changes by this request.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin::request(Request {
+            id: self.request_id.clone(),
+            ip: self.address,
+            user_agent: self.name.clone(),
+        })
     }
 
     /// As a session keeps it.
@@ -48,15 +62,21 @@ impl FromRequestParts<App> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        let address = address_of(parts, app);
-        let name = parts
-            .headers
-            .get(header::USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        Ok(Self { address, name })
+        Ok(client_of(parts, app))
     }
+}
+
+/// The client of a request.
+pub(super) fn client_of(parts: &Parts, app: &App) -> Client {
+    let address = address_of(parts, app);
+    let name = parts
+        .headers
+        .get(header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
+    Client { address, name, request_id: request_id.unwrap_or_default() }
 }
 
 /// Where the client of a request is.

@@ -10,7 +10,7 @@ mod permission;
 mod query;
 
 pub(crate) use argument::Argument;
-pub(crate) use auth::{Caller, FromAnywhere};
+pub(crate) use auth::{Caller, FromAnywhere, Identity};
 pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
 pub(crate) use client::{Client, Peer};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson, Refusal};

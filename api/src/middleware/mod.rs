@@ -9,3 +9,5 @@ pub(crate) mod limits;
 pub(crate) mod observe;
 mod punctual;
 pub(crate) mod request_id;
+
+pub(crate) use request_id::RequestId;

@@ -20,8 +20,9 @@ use super::request_id::{REQUEST_ID, RequestId};
 use crate::{problem::Problem, state::App};
 
 /// Wraps the whole of a request.
-pub(crate) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers(), app.clock());
+    request.extensions_mut().insert(id.clone());
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);

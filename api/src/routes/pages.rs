@@ -181,10 +181,11 @@ fn reset_form(token: &str, refusal: Option<&str>) -> Result<Html<String>, Proble
 
 async fn verify_email(
     State(app): State<App>,
+    client: Client,
     form: Result<Form<Link>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
-    registrations::verify_by_token(&app, &link.token).await?;
+    registrations::verify_by_token(&app, &client, &link.token).await?;
     message(
         "Your address is verified",
         "Your account is ready: you can sign in now. You may close this page.",
@@ -193,10 +194,11 @@ async fn verify_email(
 
 async fn change_email(
     State(app): State<App>,
+    client: Client,
     form: Result<Form<Link>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
-    if email_changes::confirm_by_link(&app, &link.token).await? {
+    if email_changes::confirm_by_link(&app, &client, &link.token).await? {
         message(
             "Your address is changed",
             "Sign in with the new one from now on. You may close this page.",
@@ -211,10 +213,11 @@ async fn change_email(
 
 async fn cancel_email_change(
     State(app): State<App>,
+    client: Client,
     form: Result<Form<Link>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
-    email_changes::cancel_by_link(&app, &link.token).await?;
+    email_changes::cancel_by_link(&app, &client, &link.token).await?;
     message(
         "Your address stays as it is",
         "Somebody else may be signed in to your account: set a new password, which signs them out.",

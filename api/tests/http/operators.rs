@@ -6,9 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{db::PlatformScope, id, revocations::Revoked};
+use common::{
+    db::PlatformScope,
+    id::{self, EventId},
+    origin::Principal,
+    revocations::Revoked,
+};
 use domain::{
-    activity::audit::AuditEvent,
+    activity::{Action, AuditContext, Deed, Event, PlatformEvent},
     identity::{
         password_resets::{PasswordReset, Prepare},
         sessions::Session,
@@ -212,7 +217,7 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
     let (ttl, cooldown) = (Duration::from_hours(1), Duration::ZERO);
     let prepare =
         Prepare { key: &world.key, user: ada.user, job: world.store.clock().id(), ttl, cooldown };
-    let reset: PasswordReset = world.store.commit(&prepare).await.unwrap().1.unwrap();
+    let reset: PasswordReset = world.commit(&prepare).await.unwrap().1.unwrap();
     let another = "k7!vq-Zr2#mXw9&";
     let body = json!({ "token": reset.link_token(&world.key).expose(), "password": another });
     let reset =
@@ -264,26 +269,27 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
         printed(&world.run(&["users", "enable", ADA], &[]).await),
         format!("{} was not disabled\n", ada.user)
     );
-    let filter = doc! { "target": ada.user.to_string() };
-    let events: Vec<AuditEvent> =
+    let filter = doc! { "targets": ada.user.to_string(), "action": { "$in": ["user.disabled", "user.enabled"] } };
+    let events: Vec<PlatformEvent> =
         world.store.records(PlatformScope).list(filter, doc! { "_id": 1 }, 10).await.unwrap();
-    let actions: Vec<&str> = events.iter().map(|event| event.action.as_str()).collect();
-    assert_eq!(actions, ["user.disabled", "user.enabled"], "what changes nothing is no event");
-    let operators: Vec<Value> = events
-        .iter()
-        .map(|event| serde_json::to_value(event.operator.as_ref().unwrap()).unwrap())
-        .collect();
-    assert!(
-        operators
-            .iter()
-            .all(|operator| operator["name"].as_str().is_some_and(|name| !name.is_empty())),
-        "{operators:?}"
-    );
+    let deeds: Vec<&Deed> = events.iter().map(|event| &event.deed).collect();
+    let actions: Vec<Action> = deeds.iter().map(|deed| deed.action).collect();
     assert_eq!(
-        (&operators[0]["reason"], &operators[1]["reason"]),
-        (&json!("Their laptop was stolen"), &Value::Null)
+        actions,
+        [Action::UserDisabled, Action::UserEnabled],
+        "what changes nothing is no event"
     );
-    assert!(events.iter().all(|event| event.actor.is_none() && event.tenant_id.is_none()));
+    let reasons: Vec<Option<String>> =
+        deeds.iter().map(|deed| deed.reason.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(reasons, [Some("Their laptop was stolen".to_owned()), None]);
+    assert!(deeds.iter().all(|deed| deed.actor == Some(Principal::Operator)));
+    assert!(operator_of(&world, events[0].id).await.is_some_and(|name| !name.is_empty()));
+}
+
+/// The operating system's user who did it, by what is kept beside the event.
+async fn operator_of(world: &World, event: EventId) -> Option<String> {
+    let contexts = world.store.records::<AuditContext>(PlatformScope);
+    contexts.find(doc! { "_id": event }).await.unwrap().and_then(|context| context.name)
 }
 
 #[tokio::test]
@@ -369,15 +375,18 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
         format!("{} had no list of addresses\n", ada.tenant)
     );
     let filter = doc! { "action": "tenant.all_addresses_allowed" };
-    let events: Vec<AuditEvent> =
+    let of_tenant: Vec<Event> =
+        world.store.records(PlatformScope).list(filter.clone(), doc! {}, 10).await.unwrap();
+    let of_platform: Vec<PlatformEvent> =
         world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
-    assert_eq!(events.len(), 1, "what changes nothing is no event");
-    let operator = serde_json::to_value(events[0].operator.as_ref().unwrap()).unwrap();
-    assert!(operator["name"].as_str().is_some_and(|name| !name.is_empty()));
-    assert_eq!(
-        (&operator["reason"], events[0].target.as_str()),
-        (&json!("Their office moved"), ada.tenant.to_string().as_str())
-    );
+    assert_eq!((of_tenant.len(), of_platform.len()), (1, 1), "what changes nothing is no event");
+    assert_eq!(of_tenant[0].tenant_id, ada.tenant);
+    for deed in [&of_tenant[0].deed, &of_platform[0].deed] {
+        assert_eq!(deed.reason.as_ref().map(ToString::to_string).unwrap(), "Their office moved");
+        assert_eq!(deed.targets, [ada.tenant.to_string()]);
+        assert_eq!(deed.actor, Some(Principal::Operator));
+    }
+    assert!(operator_of(&world, of_tenant[0].id).await.is_some_and(|name| !name.is_empty()));
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ impl<'w> People<'w> {
 
     async fn make(&self, tenant: Option<TenantId>, email: &str, role: RoleRef) -> Person {
         let make = Make { tenant, email, role, password_hash: &self.password_hash };
-        let (user, tenant) = self.world.store.commit(&make).await.unwrap();
+        let (user, tenant) = self.world.commit(&make).await.unwrap();
         Person { user, tenant, email: email.to_owned(), token: self.token(user, tenant).await }
     }
 
@@ -95,13 +95,13 @@ impl<'w> People<'w> {
     }
 
     async fn token_at(&self, issued_at: DateTime, user: UserId, tenant: TenantId) -> String {
-        let session = self.world.store.commit(&SignIn(user, tenant)).await.unwrap();
+        let session = self.world.commit(&SignIn(user, tenant)).await.unwrap();
         self.issuer.issue(issued_at, user, tenant, session.id).unwrap()
     }
 
     /// Their role as it is stored; none when they do not belong to the tenant any more.
     pub(crate) async fn role(&self, person: &Person) -> Option<RoleRef> {
-        let scope = TenantScope::vouched(person.tenant);
+        let scope = TenantScope::of_job(person.tenant);
         Membership::of(&self.world.store, scope, person.user)
             .await
             .unwrap()
@@ -148,7 +148,7 @@ impl Change for Make<'_> {
                 Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap()).await?.id
             }
         };
-        Membership::create(txn, TenantScope::vouched(tenant), user.id, self.role).await?;
+        Membership::create(txn, TenantScope::of_job(tenant), user.id, self.role).await?;
         Ok((user.id, tenant))
     }
 }

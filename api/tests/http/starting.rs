@@ -1,6 +1,6 @@
 //! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
 
-use common::db::{PlatformScope, Process, Record};
+use common::db::{Data, PlatformScope, Process, Record};
 use domain::{identity::users::User, platform::demo, tenancy::tenants::Tenant};
 use mongodb::bson::doc;
 use reqwest::StatusCode;
@@ -20,6 +20,7 @@ struct SchemaRow {
 
 impl Record for SchemaRow {
     const COLLECTION: &'static str = "schema";
+    const DATA: Data = Data::of_platform();
 }
 
 /// Lets the database look as if a newer release had prepared it.

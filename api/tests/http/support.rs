@@ -12,11 +12,15 @@ use common::{
     crypto::MasterKey,
     db::{Change, DbError, PlatformScope, Record, Store, Txn},
     email::Email,
+    origin::Origin,
     revocations::{self, Revoked},
 };
-use domain::identity::registrations::Registration;
+use domain::{
+    activity::{Event, PlatformEvent},
+    identity::registrations::Registration,
+};
 use jobs::Jobs;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -87,6 +91,18 @@ impl Database {
         let client =
             mongodb::Client::with_uri_str(self.config.mongodb.uri.expose_secret()).await.unwrap();
         client.database(&self.config.mongodb.database)
+    }
+
+    /// Commits a change without the job engine: its jobs stay in the outbox.
+    pub(crate) async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
+        self.store.commit(&Origin::system(), change).await.map(|(output, _)| output)
+    }
+
+    /// How many events match, of tenants and of the platform.
+    pub(crate) async fn events(&self, filter: Document) -> u64 {
+        let of_tenants = self.store.records::<Event>(PlatformScope).count(filter.clone());
+        let of_platform = self.store.records::<PlatformEvent>(PlatformScope).count(filter);
+        of_tenants.await.unwrap() + of_platform.await.unwrap()
     }
 
     pub(crate) async fn count<T: Record>(&self) -> u64 {
@@ -185,7 +201,7 @@ impl World {
     /// What is told when something was revoked, as the change that did it would tell it.
     pub(crate) async fn announce(&self, revoked: Revoked) {
         let jobs = Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs).unwrap();
-        jobs.commit(&Announce(revoked)).await.unwrap();
+        jobs.commit(&Origin::system(), &Announce(revoked)).await.unwrap();
         jobs.close(DEADLINE).await;
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use super::{DbError, PlatformOwned, PlatformScope, Record, Store};
+use super::{Data, DbError, PlatformScope, Record, Store};
 use crate::clock::later;
 
 /// The row of a lease.
@@ -22,8 +22,8 @@ pub struct Lease {
 
 impl Record for Lease {
     const COLLECTION: &'static str = "leases";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Lease {}
 
 impl Lease {
     /// Acquires or renews the lease `name`; returns whether `holder` now holds it.

@@ -24,8 +24,10 @@ use crate::{clock::Clock, config};
 pub use lease::Lease;
 pub use processes::{Heartbeat, Process};
 pub use records::Records;
-pub use scope::{PlatformOwned, PlatformScope, Record, Scope, TenantOwned, TenantScope};
-pub use transaction::{Change, Txn, Unchanged};
+pub use scope::{
+    Data, Erasure, Export, OfTenant, Owner, PlatformScope, Record, Scope, TenantScope,
+};
+pub use transaction::{Change, Notes, Txn, Unchanged};
 
 /// Why a database operation failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use mongodb::bson::{DateTime, doc, serialize_to_document};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, task::JoinHandle, time};
 
-use super::{DbError, PlatformOwned, PlatformScope, Record, Store, schema::Index};
+use super::{Data, DbError, PlatformScope, Record, Store, schema::Index};
 use crate::{clock::earlier, config, id::ProcessId};
 
 /// A process that was not seen for this long is taken for dead. Some heartbeats may be missed.
@@ -41,10 +41,10 @@ pub struct Process {
 
 impl Record for Process {
     const COLLECTION: &'static str = "processes";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] =
         &[Index::expiring("processes_ttl", &[("seen_at", 1)], KEPT_FOR)];
 }
-impl PlatformOwned for Process {}
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use mongodb::{
 use tokio::time::{Instant, sleep};
 
 use super::{DbError, Record, Records, Scope, Store};
-use crate::{clock::Clock, telemetry::metrics};
+use crate::{clock::Clock, origin::Origin, telemetry::metrics};
 
 /// How long a change is retried before its error is returned.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -53,8 +53,12 @@ pub struct Txn {
     session: ClientSession,
     database: Database,
     clock: Clock,
-    notes: Vec<Box<dyn Any + Send>>,
+    origin: Origin,
+    notes: Notes,
 }
+
+/// What a change noted for whoever commits it, such as the jobs that it staged.
+pub type Notes = Vec<Box<dyn Any + Send>>;
 
 impl Txn {
     /// The rows of `T` within `scope`, in this transaction.
@@ -67,6 +71,11 @@ impl Txn {
         &self.clock
     }
 
+    /// Who commits this, and by what.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Passes a value to the code that commits; discarded if the body runs again.
     pub fn note<N: Send + 'static>(&mut self, note: N) {
         self.notes.push(Box::new(note));
@@ -75,20 +84,20 @@ impl Txn {
 
 impl Store {
     /// Runs `change` in a transaction (majority, snapshot). Retries the whole body after transient
-    /// errors, for at most ten seconds. On error, nothing was written.
-    pub async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
-        self.commit_noting(change).await.map(|(output, _)| output)
-    }
-
-    /// As [`Store::commit`]; also returns the notes of the body.
-    pub async fn commit_noting<C: Change>(
+    /// errors, for at most ten seconds. On error, nothing was written. Returns the output and the
+    /// notes of the body.
+    ///
+    /// Only the job engine calls this: it enqueues the jobs and publishes the revocations that the
+    /// body noted. Everything else commits with `jobs::Jobs::commit`.
+    pub async fn commit<C: Change>(
         &self,
+        origin: &Origin,
         change: &C,
-    ) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
+    ) -> Result<(C::Output, Notes), C::Error> {
         let deadline = Instant::now() + RETRY_TIME_MAX;
         let mut backoff = BACKOFF_START;
         loop {
-            let error = match self.attempt(change, deadline).await {
+            let error = match self.attempt(origin, change, deadline).await {
                 Ok(done) => {
                     metrics::DB_TRANSACTIONS.with_label_values(&["committed"]).inc();
                     return Ok(done);
@@ -107,15 +116,17 @@ impl Store {
 
     async fn attempt<C: Change>(
         &self,
+        origin: &Origin,
         change: &C,
         deadline: Instant,
-    ) -> Result<(C::Output, Vec<Box<dyn Any + Send>>), C::Error> {
+    ) -> Result<(C::Output, Notes), C::Error> {
         let mut session = self.inner.client.start_session().await.map_err(DbError::from)?;
         session.start_transaction().await.map_err(DbError::from)?;
         let mut txn = Txn {
             session,
             database: self.inner.database.clone(),
             clock: self.inner.clock.clone(),
+            origin: origin.clone(),
             notes: Vec::new(),
         };
         match change.apply(&mut txn).await {

@@ -115,12 +115,17 @@ impl Voice {
 
     /// Queues a message; returns whether it is the last.
     fn add(&mut self, said: Said) -> bool {
+        let is_last = said == Said::Bye;
+        // Nobody waits for a process that does not beat, so it need not say goodbye.
+        if is_last && !*self.beats.borrow() {
+            return true;
+        }
         if self.pending.len() >= PENDING_MAX {
             self.pending = VecDeque::from([Said::Everything]);
         } else {
             self.pending.push_back(said);
         }
-        said == Said::Bye
+        is_last
     }
 
     async fn say_all(&mut self) -> RedisResult<()> {

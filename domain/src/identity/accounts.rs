@@ -12,7 +12,7 @@ use common::{
 use mongodb::bson::doc;
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{registrations::Registration, users::User},
     tenancy::tenant_domains,
 };
@@ -52,7 +52,7 @@ impl NewAccount {
         txn.records::<Registration>(PlatformScope)
             .delete_all(doc! { "email_norm": &user.email_norm })
             .await?;
-        audit::record(txn, None, Some(user.id), "user.created", user.id).await?;
+        Entry::new(Action::UserCreated, user.id).by(user.id).record_on_platform(txn).await?;
         tenant_domains::invite_by_domain(txn, &user, cooldown).await?;
         Ok(user)
     }

@@ -9,7 +9,7 @@ use common::{
     clock::{between, later},
     crypto::fingerprint,
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Txn,
+        Data, DbError, PlatformScope, Record, Txn,
         schema::{self, Field, Index},
     },
     id::UserId,
@@ -43,6 +43,7 @@ pub struct KnownDevice {
 
 impl Record for KnownDevice {
     const COLLECTION: &'static str = "places";
+    const DATA: Data = Data::of_person("user_id").not_exported("it holds hashes only");
     const INDEXES: &'static [Index] = &[
         Index::on("places_user", &[("user_id", 1)]),
         Index::expiring("places_ttl", &[("expires_at", 1)], Duration::ZERO),
@@ -54,7 +55,6 @@ impl Record for KnownDevice {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for KnownDevice {}
 
 impl KnownDevice {
     /// Notes that `user` signs in from `device`; tells whether that is news to them.

@@ -13,7 +13,8 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
+        Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
+        is_duplicate,
         schema::{self, Field, Index},
     },
     email::Email,
@@ -28,7 +29,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         password_resets::PasswordReset,
         registrations::Registration,
@@ -84,6 +85,7 @@ pub enum Side {
 
 impl Record for EmailChange {
     const COLLECTION: &'static str = "email_changes";
+    const DATA: Data = Data::of_person("user_id").without(&["old.token_hash", "new.token_hash"]);
     const INDEXES: &'static [Index] = &[
         Index::unique("email_changes_user", &[("user_id", 1)]),
         Index::expiring("email_changes_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
@@ -100,7 +102,11 @@ impl Record for EmailChange {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for EmailChange {}
+impl OfTenant for EmailChange {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl Side {
     /// Both.
@@ -190,8 +196,8 @@ pub struct AskEmailChange<'a> {
     pub user: UserId,
     /// Their session.
     pub session: SessionId,
-    /// Where they are at work.
-    pub tenant: TenantId,
+    /// The tenant they are signed in to.
+    pub scope: TenantScope,
     /// The address there is to be.
     pub new: Email,
     /// How long the links are good for.
@@ -221,7 +227,7 @@ impl Change for AskEmailChange<'_> {
             id,
             user_id: user.id,
             session_id: self.session,
-            tenant_id: self.tenant,
+            tenant_id: self.scope.tenant_id(),
             old: half(Side::Old, user.email),
             new: half(Side::New, self.new.clone()),
             created_at: now,
@@ -229,8 +235,7 @@ impl Change for AskEmailChange<'_> {
             expires_at: later(now, self.ttl),
         };
         txn.records::<EmailChange>(PlatformScope).insert(&change).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "email_change.requested", id)
-            .await?;
+        Entry::new(Action::EmailChangeRequested, id).by(self.user).record(txn, self.scope).await?;
         for side in Side::ALL {
             stage_at(txn, None, &SendEmailChangeLink { change: id, side }, change.mail_at).await?;
         }
@@ -329,14 +334,10 @@ impl Change for ConfirmEmailChange<'_> {
         let change = self.link.confirm(txn).await?;
         let user = User::within(txn, change.user_id).await?;
         user.filter(|user| user.disabled_at.is_none()).ok_or(EmailChangeError::TokenInvalid)?;
-        audit::record(
-            txn,
-            Some(change.tenant_id),
-            Some(change.user_id),
-            "email_change.confirmed",
-            change.id,
-        )
-        .await?;
+        Entry::new(Action::EmailChangeConfirmed, change.id)
+            .by(change.user_id)
+            .record(txn, TenantScope::of_row(&change))
+            .await?;
         if !change.is_confirmed() {
             return Ok(Confirmed::First);
         }
@@ -370,9 +371,12 @@ impl ConfirmEmailChange<'_> {
 
 async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, EmailChangeError> {
     EmailChange::forget_of(txn, change.user_id).await?;
-    let (tenant, actor) = (Some(change.tenant_id), Some(change.user_id));
+    let scope = TenantScope::of_row(&change);
     if let Some(owner) = User::by_email_within(txn, &change.new.email).await? {
-        audit::record(txn, tenant, actor, "email_change.refused", change.id).await?;
+        Entry::new(Action::EmailChangeRefused, change.id)
+            .by(change.user_id)
+            .record(txn, scope)
+            .await?;
         return Ok(Confirmed::Taken { owner: owner.id });
     }
     let replaced =
@@ -391,7 +395,7 @@ async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, Email
     Session::revoke_all(txn, user.id, Some(change.session_id)).await?;
     // Also where no session ended: the one that goes on has another address.
     revocations::note(txn, Revoked::User(user.id));
-    audit::record(txn, tenant, actor, "user.email_changed", user.id).await?;
+    Entry::new(Action::UserEmailChanged, user.id).by(change.user_id).record(txn, scope).await?;
     Ok(Confirmed::Changed { user: Box::new(user), old: change.old.email })
 }
 
@@ -417,14 +421,10 @@ impl Change for CancelEmailChange {
             .take(filter)
             .await?
             .ok_or(EmailChangeError::TokenInvalid)?;
-        audit::record(
-            txn,
-            Some(change.tenant_id),
-            Some(change.user_id),
-            "email_change.cancelled",
-            change.id,
-        )
-        .await?;
+        Entry::new(Action::EmailChangeCancelled, change.id)
+            .by(change.user_id)
+            .record(txn, TenantScope::of_row(&change))
+            .await?;
         Ok(())
     }
 }

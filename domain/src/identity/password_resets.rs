@@ -11,7 +11,7 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        Change, Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     id::{JobId, PasswordResetId, UserId},
@@ -22,7 +22,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         email_changes::EmailChange,
         passwords::{ChangedBy, SendPasswordChanged},
@@ -58,6 +58,7 @@ pub struct PasswordReset {
 
 impl Record for PasswordReset {
     const COLLECTION: &'static str = "password_resets";
+    const DATA: Data = Data::of_person("user_id").without(&["token_hash"]);
     const INDEXES: &'static [Index] = &[
         Index::unique("password_resets_user", &[("user_id", 1)]),
         Index::expiring("password_resets_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
@@ -71,7 +72,6 @@ impl Record for PasswordReset {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for PasswordReset {}
 
 impl PasswordReset {
     /// Whose link `token` is and still good, if it is one of ours; forged ones are not looked up.
@@ -162,7 +162,7 @@ impl Change for Prepare<'_> {
             expires_at: later(now, self.ttl),
         };
         txn.records::<PasswordReset>(PlatformScope).insert(&reset).await?;
-        audit::record(txn, None, None, "password_reset.created", id).await?;
+        Entry::new(Action::PasswordResetCreated, id).record_on_platform(txn).await?;
         Ok((Mailing::Granted, Some(reset)))
     }
 }
@@ -203,7 +203,7 @@ impl Change for ResetPassword {
         let user = user.filter(|user| reset.is_for(user)).ok_or(ResetError::TokenInvalid)?;
         EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, None).await?;
-        audit::record(txn, None, Some(user.id), "user.password_reset", user.id).await?;
+        Entry::new(Action::UserPasswordReset, user.id).by(user.id).record_on_platform(txn).await?;
         stage(txn, None, &SendPasswordChanged { user: user.id, by: ChangedBy::Reset }).await?;
         Ok(())
     }

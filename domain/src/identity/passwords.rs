@@ -8,9 +8,9 @@ use std::{fmt::Display, path::Path, sync::Arc};
 
 use common::{
     crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
-    db::{Change, DbError, Txn},
+    db::{Change, DbError, TenantScope, Txn},
     email::Email,
-    id::{SessionId, TenantId, UserId},
+    id::{SessionId, UserId},
     revocations::{self, Revoked},
 };
 use jobs::{Job, Queue, stage};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zxcvbn::zxcvbn;
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         email_changes::EmailChange, password_resets::PasswordReset, sessions::Session, users::User,
     },
@@ -205,8 +205,8 @@ pub struct ChangePassword {
     pub after: PasswordHash,
     /// The session that goes on.
     pub kept: SessionId,
-    /// Where they are at work.
-    pub tenant: TenantId,
+    /// The tenant they are signed in to.
+    pub scope: TenantScope,
 }
 
 impl Change for ChangePassword {
@@ -225,10 +225,12 @@ impl Change for ChangePassword {
         PasswordReset::forget_of(txn, user.id).await?;
         EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
-        audit::record(txn, Some(self.tenant), Some(user.id), "user.password_changed", user.id)
+        Entry::new(Action::UserPasswordChanged, user.id)
+            .by(user.id)
+            .record(txn, self.scope)
             .await?;
         let job = SendPasswordChanged { user: user.id, by: ChangedBy::Owner };
-        stage(txn, Some(self.tenant), &job).await?;
+        stage(txn, Some(self.scope.tenant_id()), &job).await?;
         Ok(true)
     }
 }

@@ -2,14 +2,14 @@
 //! enough for.
 
 use common::{
-    db::{Change, DbError, Txn},
+    db::{Change, DbError, TenantScope, Txn},
     id::{SessionId, UserId},
 };
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{sessions::Session, sign_in::SignInError, users::User},
     tenancy::tenants::Tenant,
 };
@@ -43,14 +43,10 @@ impl Change for Reauthenticate {
         let session = self.live_session(txn).await?.ok_or(SignInError::ChallengeInvalid)?;
         let session =
             Session::authenticated(txn, session.id).await?.ok_or(SignInError::ChallengeInvalid)?;
-        audit::record(
-            txn,
-            Some(session.tenant_id),
-            Some(self.user),
-            "session.reauthenticated",
-            self.session,
-        )
-        .await?;
+        Entry::new(Action::SessionReauthenticated, self.session)
+            .by(self.user)
+            .record(txn, TenantScope::of_row(&session))
+            .await?;
         Ok(session)
     }
 }
@@ -64,7 +60,7 @@ impl Reauthenticate {
         else {
             return Ok(None);
         };
-        let tenant = Tenant::within(txn, session.tenant_id).await?;
+        let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
         let (session, now) =
             (tenant.map(|tenant| session.under(&tenant.security)), txn.clock().now());
         Ok(session.filter(|session| session.is_live(now)))

@@ -10,14 +10,14 @@ use std::{net::IpAddr, time::Duration};
 use common::{
     clock::between,
     crypto::{MasterKey, PresentedToken},
-    db::{Change, DbError, Txn},
+    db::{Change, DbError, TenantScope, Txn},
     id::SessionId,
 };
 use jobs::{Job, Queue, stage};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::sessions::Session,
     tenancy::tenants::{Tenant, TenantStatus},
 };
@@ -74,7 +74,8 @@ impl Change for RefreshSession<'_> {
         let now = txn.clock().now();
         let session = Session::within(txn, self.token.session).await?;
         let session = session.ok_or(RefreshError::Invalid)?;
-        let tenant = Tenant::within(txn, session.tenant_id).await?.ok_or(RefreshError::Invalid)?;
+        let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
+        let tenant = tenant.ok_or(RefreshError::Invalid)?;
         let session = session.under(&tenant.security);
         if !session.is_live(now) {
             return Err(RefreshError::Invalid);
@@ -88,14 +89,10 @@ impl Change for RefreshSession<'_> {
             .is_some_and(|at| between(at, now) <= self.grace);
         if !is_good && !in_grace {
             Session::revoke(txn, session.id).await?;
-            audit::record(
-                txn,
-                Some(session.tenant_id),
-                Some(session.user_id),
-                "session.reuse_detected",
-                session.id,
-            )
-            .await?;
+            Entry::new(Action::SessionReuseDetected, session.id)
+                .by(session.user_id)
+                .record(txn, TenantScope::of_row(&session))
+                .await?;
             stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
             return Ok(Refreshed::Reused(session));
         }

@@ -12,8 +12,7 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
-        is_duplicate,
+        Change, Data, DbError, PlatformScope, Record, Store, TenantScope, Txn, is_duplicate,
         schema::{self, Field, Index},
     },
     email::Email,
@@ -25,7 +24,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         accounts::NewAccount,
         users::{self, User},
@@ -75,6 +74,7 @@ pub struct Registration {
 
 impl Record for Registration {
     const COLLECTION: &'static str = "registrations";
+    const DATA: Data = Data::of_person("email_norm").without(&["password_hash", "token_hash"]);
     const INDEXES: &'static [Index] = &[
         Index::unique("registrations_token", &[("token_hash", 1)]),
         Index::on("registrations_email", &[("email_norm", 1), ("_id", -1)]),
@@ -92,7 +92,6 @@ impl Record for Registration {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for Registration {}
 
 /// A pseudonym of an address: what a job's payload carries instead of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +163,7 @@ impl Registration {
             expires_at: later(now, ttl),
         };
         txn.records::<Self>(PlatformScope).insert(&registration).await?;
-        audit::record(txn, None, None, "registration.created", id).await?;
+        Entry::new(Action::RegistrationCreated, id).record_on_platform(txn).await?;
         Ok(registration)
     }
 
@@ -321,8 +320,9 @@ impl Change for VerifyEmail {
             error => VerifyError::Db(error),
         })?;
         let tenant = Tenant::create(txn, &registration.tenant_name).await?;
-        Membership::create(txn, TenantScope::vouched(tenant.id), user.id, Role::Owner).await?;
-        audit::record(txn, Some(tenant.id), Some(user.id), "tenant.created", tenant.id).await?;
+        let scope = TenantScope::of_row(&tenant);
+        Membership::create(txn, scope, user.id, Role::Owner).await?;
+        Entry::new(Action::TenantCreated, tenant.id).by_user(&user).record(txn, scope).await?;
         Ok(user)
     }
 }

@@ -7,7 +7,7 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{MasterKey, PresentedToken, RefreshToken},
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        Data, DbError, OfTenant, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     id::{SessionId, TenantId, UserId},
@@ -105,6 +105,7 @@ impl Device {
 
 impl Record for Session {
     const COLLECTION: &'static str = "sessions";
+    const DATA: Data = Data::of_person("user_id").without(&["refresh"]);
     const INDEXES: &'static [Index] = &[
         Index::on("sessions_user", &[("user_id", 1), ("_id", -1)]),
         Index::expiring("sessions_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
@@ -120,7 +121,11 @@ impl Record for Session {
         ("revoked_at", schema::DATE_OR_NULL),
     ];
 }
-impl PlatformOwned for Session {}
+impl OfTenant for Session {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
 
 impl Refreshing {
     fn new(clock: &Clock) -> Self {

@@ -8,17 +8,17 @@ use std::net::IpAddr;
 
 use common::{
     crypto::{HashError, Hasher, Password, SealError},
-    db::{Change, DbError, PlatformScope, Store, TenantScope, Txn},
+    db::{Change, DbError, Store, TenantScope, Txn},
     email::Email,
     id::{SessionId, TenantId, UserId},
     sealed_email::SealedEmail,
 };
 use jobs::{Job, Queue, stage};
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         devices::KnownDevice,
         mfa::passkeys::Used,
@@ -331,15 +331,15 @@ impl Change for Begin {
         if user.second_factor_since.is_some() && !self.second_factor {
             return Err(SignInError::SecondFactorRequired);
         }
-        // Vouched for by the membership that is entered.
-        let membership =
-            Membership::enter(txn, TenantScope::vouched(self.tenant), self.user).await?;
+        let membership = Membership::enter(txn, self.tenant, self.user).await?;
         membership.ok_or(SignInError::TenantNotFound)?;
         let Start { device, remember, lifetime } = &self.start;
         let is_new_device = KnownDevice::note(txn, self.user, device).await?;
         let session =
             Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "session.created", session.id)
+        Entry::new(Action::SessionCreated, session.id)
+            .by_user(&user)
+            .record(txn, TenantScope::of_row(&session))
             .await?;
         if is_new_device {
             stage(txn, Some(self.tenant), &SendNewSignIn { session: session.id }).await?;
@@ -355,8 +355,8 @@ pub struct SignOut {
     pub session: SessionId,
     /// Whose it is.
     pub user: UserId,
-    /// Where it is.
-    pub tenant: TenantId,
+    /// The tenant that the caller is signed in to.
+    pub scope: TenantScope,
 }
 
 impl Change for SignOut {
@@ -365,7 +365,9 @@ impl Change for SignOut {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         if Session::revoke(txn, self.session).await? {
-            audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session)
+            Entry::new(Action::SessionRevoked, self.session)
+                .by(self.user)
+                .record(txn, self.scope)
                 .await?;
         }
         Ok(())
@@ -379,8 +381,8 @@ pub struct EndSession {
     pub session: SessionId,
     /// Whose it is to be.
     pub user: UserId,
-    /// Where they are at work.
-    pub tenant: TenantId,
+    /// The tenant that the caller is signed in to.
+    pub scope: TenantScope,
 }
 
 impl Change for EndSession {
@@ -394,7 +396,9 @@ impl Change for EndSession {
             return Ok(false);
         }
         Session::revoke(txn, self.session).await?;
-        audit::record(txn, Some(self.tenant), Some(self.user), "session.revoked", self.session)
+        Entry::new(Action::SessionRevoked, self.session)
+            .by(self.user)
+            .record(txn, self.scope)
             .await?;
         Ok(true)
     }
@@ -405,8 +409,8 @@ impl Change for EndSession {
 pub struct SignOutAll {
     /// Whose.
     pub user: UserId,
-    /// Where they are at work.
-    pub tenant: TenantId,
+    /// The tenant that the caller is signed in to.
+    pub scope: TenantScope,
     /// The session that goes on.
     pub kept: Option<SessionId>,
 }
@@ -417,14 +421,10 @@ impl Change for SignOutAll {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         if Session::revoke_all(txn, self.user, self.kept).await? > 0 {
-            audit::record(
-                txn,
-                Some(self.tenant),
-                Some(self.user),
-                "session.all_revoked",
-                self.user,
-            )
-            .await?;
+            Entry::new(Action::SessionsRevoked, self.user)
+                .by(self.user)
+                .record(txn, self.scope)
+                .await?;
         }
         Ok(())
     }
@@ -448,14 +448,10 @@ impl Change for SwitchTenant {
     type Error = SignInError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
-        // Vouched for by the membership that is entered.
-        let scope = TenantScope::vouched(self.tenant);
-        Membership::enter(txn, scope, self.user).await?.ok_or(SignInError::TenantNotFound)?;
-        let tenant = txn
-            .records::<Tenant>(PlatformScope)
-            .find(doc! { "_id": self.tenant })
-            .await?
-            .ok_or(SignInError::TenantNotFound)?;
+        let membership = Membership::enter(txn, self.tenant, self.user).await?;
+        let membership = membership.ok_or(SignInError::TenantNotFound)?;
+        let tenant = Tenant::within(txn, TenantScope::of_row(&membership)).await?;
+        let tenant = tenant.ok_or(SignInError::TenantNotFound)?;
         if tenant.status != TenantStatus::Active {
             return Err(SignInError::TenantSuspended);
         }
@@ -470,14 +466,10 @@ impl Change for SwitchTenant {
         if !session.is_live(now) {
             return Err(SignInError::SessionTooOld);
         }
-        audit::record(
-            txn,
-            Some(self.tenant),
-            Some(self.user),
-            "session.tenant_switched",
-            self.session,
-        )
-        .await?;
+        Entry::new(Action::SessionTenantSwitched, self.session)
+            .by(self.user)
+            .record(txn, TenantScope::of_row(&session))
+            .await?;
         Ok(session)
     }
 }

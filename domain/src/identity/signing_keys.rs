@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
     clock::{Clock, later},
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, schema::Index},
+    db::{Change, Data, DbError, PlatformScope, Record, Store, Txn, schema::Index},
     id::{SessionId, SigningKeyId, TenantId, UserId},
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -19,7 +19,7 @@ use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::activity::audit;
+use crate::activity::{Action, Entry};
 
 /// Clocks of two machines may differ by this much before a fresh token is refused.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -75,11 +75,11 @@ pub struct SigningKey {
 
 impl Record for SigningKey {
     const COLLECTION: &'static str = "signing_keys";
+    const DATA: Data = Data::of_platform();
     /// A key that is not needed any more vanishes.
     const INDEXES: &'static [Index] =
         &[Index::expiring("signing_keys_ttl", &[("retires_at", 1)], Duration::ZERO)];
 }
-impl PlatformOwned for SigningKey {}
 
 /// What a key is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +217,7 @@ impl Change for RotateSigningKey<'_> {
             .update_all(doc! { "retires_at": null }, retire)
             .await?;
         txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
-        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Entry::new(Action::SigningKeyRotated, key.id).record_on_platform(txn).await?;
         Ok(key)
     }
 }
@@ -243,7 +243,7 @@ impl Change for RevokeSigningKey<'_> {
         else {
             return Ok(None);
         };
-        audit::record(txn, None, None, "signing_key.revoked", self.key).await?;
+        Entry::new(Action::SigningKeyRevoked, self.key).record_on_platform(txn).await?;
         let now = txn.clock().now();
         if !revoked.is_activated(now)
             && let Some(active) = keep_active(txn, now).await?
@@ -260,7 +260,7 @@ impl Change for RevokeSigningKey<'_> {
         }
         let key = SigningKey::generate(txn.clock(), self.master, now)?;
         txn.records::<SigningKey>(PlatformScope).insert(&key).await?;
-        audit::record(txn, None, None, "signing_key.rotated", key.id).await?;
+        Entry::new(Action::SigningKeyRotated, key.id).record_on_platform(txn).await?;
         Ok(Some(key.id))
     }
 }

@@ -5,18 +5,19 @@ use std::{collections::HashMap, str::FromStr};
 use common::{
     crypto::PasswordHash,
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        Change, Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
     id::UserId,
+    origin::Principal,
     revocations::{self, Revoked},
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit::{self, Operator},
+    activity::{Action, Entry},
     identity::sessions::Session,
 };
 
@@ -77,6 +78,7 @@ impl FromStr for UserRef {
 
 impl Record for User {
     const COLLECTION: &'static str = "users";
+    const DATA: Data = Data::of_person("_id").without(&["password_hash"]);
     const INDEXES: &'static [Index] = &[Index::unique(EMAIL_INDEX, &[("email_norm", 1)])];
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
@@ -87,7 +89,6 @@ impl Record for User {
         ("created_at", schema::DATE),
     ];
 }
-impl PlatformOwned for User {}
 
 /// Unique: an address has one account.
 pub const EMAIL_INDEX: &str = "users_email";
@@ -107,6 +108,17 @@ impl User {
     /// When the store fails.
     pub async fn by_id(store: &Store, id: UserId) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
+    }
+
+    /// The account of a principal, if it is a person.
+    pub async fn of_principal(
+        store: &Store,
+        principal: Principal,
+    ) -> Result<Option<Self>, DbError> {
+        match principal.user() {
+            Some(user) => Self::by_id(store, user).await,
+            None => Ok(None),
+        }
     }
 
     /// The account that is named.
@@ -304,14 +316,12 @@ pub enum DisableError {
 /// Stops an account, and ends every session of it; tells whether it was not stopped before. Doing
 /// it once more tells every process once more.
 #[derive(Debug)]
-pub struct DisableUser<'a> {
+pub struct DisableUser {
     /// Whose.
     pub user: UserId,
-    /// Who does it, and why.
-    pub operator: &'a Operator,
 }
 
-impl Change for DisableUser<'_> {
+impl Change for DisableUser {
     type Output = bool;
     type Error = DisableError;
 
@@ -324,21 +334,19 @@ impl Change for DisableUser<'_> {
         let now = txn.clock().now();
         User::set_disabled(txn, user.id, Some(now)).await?;
         Session::revoke_all(txn, user.id, None).await?;
-        audit::record_operation(txn, self.operator, "user.disabled", user.id).await?;
+        Entry::new(Action::UserDisabled, user.id).record_on_platform(txn).await?;
         Ok(true)
     }
 }
 
 /// Lets an account go on, which begins with signing in; tells whether it was stopped.
 #[derive(Debug)]
-pub struct EnableUser<'a> {
+pub struct EnableUser {
     /// Whose.
     pub user: UserId,
-    /// Who does it.
-    pub operator: &'a Operator,
 }
 
-impl Change for EnableUser<'_> {
+impl Change for EnableUser {
     type Output = bool;
     type Error = DisableError;
 
@@ -348,7 +356,7 @@ impl Change for EnableUser<'_> {
             return Ok(false);
         }
         User::set_disabled(txn, user.id, None).await?;
-        audit::record_operation(txn, self.operator, "user.enabled", user.id).await?;
+        Entry::new(Action::UserEnabled, user.id).record_on_platform(txn).await?;
         Ok(true)
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use common::{
     crypto::{HashError, Hasher, InvalidPassword, MasterKey, Password},
-    db::{Change, DbError, Store, Txn},
+    db::{Change, DbError, Txn},
     email::{Email, InvalidEmail},
     name::{InvalidName, Name},
+    origin::Origin,
 };
+use jobs::Jobs;
 
 use crate::identity::{
     registrations::{NewRegistration, Registration, VerifyEmail, VerifyError},
@@ -51,15 +53,15 @@ pub enum SeedError {
 ///
 /// # Errors
 /// See [`SeedError`].
-pub async fn seed(store: &Store, key: &MasterKey, hasher: &Hasher) -> Result<bool, SeedError> {
+pub async fn seed(jobs: &Jobs, key: &MasterKey, hasher: &Hasher) -> Result<bool, SeedError> {
     let email: Email = EMAIL.parse()?;
-    if User::by_email(store, &email).await?.is_some() {
+    if User::by_email(jobs.store(), &email).await?.is_some() {
         return Ok(false);
     }
     let password_hash = hasher.hash(Password::chosen(PASSWORD.to_owned())?).await?;
     let (name, tenant_name): (Name, Name) = (NAME.parse()?, TENANT.parse()?);
     let new = NewRegistration { email, name, tenant_name, password_hash };
-    match store.commit(&RegisterVerified { key, new: &new }).await {
+    match jobs.commit(&Origin::system(), &RegisterVerified { key, new: &new }).await {
         Ok(_) => Ok(true),
         // Another process made it in the meantime.
         Err(VerifyError::TokenInvalid) => Ok(false),

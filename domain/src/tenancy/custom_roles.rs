@@ -6,7 +6,7 @@
 
 use common::{
     db::{
-        Change, DbError, Record, Store, TenantOwned, TenantScope, Txn, Unchanged, is_duplicate,
+        Change, Data, DbError, OfTenant, Record, Store, TenantScope, Txn, Unchanged, is_duplicate,
         schema::{self, Field, Index},
     },
     id::{RoleId, TenantId},
@@ -16,13 +16,17 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{
-    invitations::Invitation,
-    invite_links::InviteLink,
-    memberships::{Actor, Membership},
-    roles::{Grant, Permissions, Role, RoleRef},
-    tenant_domains::TenantDomain,
-    tenants::Tenant,
+use crate::{
+    activity::{Action, Property},
+    identity::actor::Actor,
+    tenancy::{
+        invitations::Invitation,
+        invite_links::InviteLink,
+        memberships::Membership,
+        roles::{Grant, Permissions, Role, RoleRef},
+        tenant_domains::TenantDomain,
+        tenants::Tenant,
+    },
 };
 
 /// The most roles that are listed; more than a tenant may be allowed to have.
@@ -52,6 +56,7 @@ pub struct CustomRole {
 
 impl Record for CustomRole {
     const COLLECTION: &'static str = "roles";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] =
         &[Index::unique(NAME_INDEX, &[("tenant_id", 1), ("name_norm", 1)])];
     const REQUIRED: &'static [Field] = &[
@@ -64,7 +69,7 @@ impl Record for CustomRole {
         ("updated_at", schema::DATE),
     ];
 }
-impl TenantOwned for CustomRole {
+impl OfTenant for CustomRole {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -232,7 +237,7 @@ impl Change for CreateRole {
             updated_at: now,
         };
         txn.records::<CustomRole>(scope).insert(&role).await.map_err(name_taken)?;
-        self.actor.record(txn, "role.created", id).await?;
+        self.actor.record(txn, Action::RoleCreated, id).await?;
         Ok(role)
     }
 }
@@ -274,7 +279,11 @@ impl Change for UpdateRole<'_> {
             .await
             .map_err(name_taken)?;
         revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
-        self.actor.record(txn, "role.updated", id).await?;
+        let event = self.actor.did(Action::RoleUpdated, id);
+        event
+            .changed(Property::Permissions, &before.permissions, &self.permissions)?
+            .record(txn, scope)
+            .await?;
         Ok(CustomRole {
             name: self.name.clone(),
             name_norm,
@@ -309,7 +318,7 @@ impl Change for DeleteRole {
             return Err(RoleError::InUse);
         }
         txn.records::<CustomRole>(scope).take(doc! { "_id": self.role }).await?;
-        self.actor.record(txn, "role.deleted", self.role).await?;
+        self.actor.record(txn, Action::RoleDeleted, self.role).await?;
         Ok(())
     }
 }

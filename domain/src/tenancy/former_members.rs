@@ -7,7 +7,7 @@
 use common::{
     crypto::fingerprint,
     db::{
-        DbError, Record, TenantOwned, TenantScope, Txn,
+        Data, DbError, OfTenant, Record, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
@@ -32,6 +32,7 @@ pub struct FormerMember {
 
 impl Record for FormerMember {
     const COLLECTION: &'static str = "former_members";
+    const DATA: Data = Data::of_tenant().not_exported("it holds hashes only");
     const INDEXES: &'static [Index] =
         &[Index::on("former_members_email", &[("tenant_id", 1), ("email_print", 1)])];
     const REQUIRED: &'static [Field] = &[
@@ -41,7 +42,7 @@ impl Record for FormerMember {
         ("left_at", schema::DATE),
     ];
 }
-impl TenantOwned for FormerMember {
+impl OfTenant for FormerMember {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }

@@ -8,18 +8,20 @@ use std::{collections::HashSet, ops::Range, time::Duration};
 use common::{
     clock::later,
     db::{
-        DbError, Record, Store, TenantOwned, TenantScope, Txn,
+        Data, DbError, OfTenant, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
-    id::{InvitationId, InvitationListId, TenantId, UserId},
+    id::{InvitationId, InvitationListId, TenantId},
+    origin::Principal,
 };
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{
-    invitations::{Invitation, InviteError, Inviting},
-    memberships::Actor,
+use crate::{
+    activity::Action,
+    identity::actor::Actor,
+    tenancy::invitations::{Invitation, InviteError, Inviting},
 };
 
 /// The most lines of a list.
@@ -40,7 +42,7 @@ pub struct InvitationList {
     /// Into which tenant.
     pub tenant_id: TenantId,
     /// Who invites.
-    pub by: UserId,
+    pub by: Principal,
     /// Whom, in the order given.
     pub lines: Vec<Line>,
     /// When it was given.
@@ -107,6 +109,7 @@ impl Outcome {
 
 impl Record for InvitationList {
     const COLLECTION: &'static str = "invitation_lists";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] = &[
         Index::on("invitation_lists_tenant", &[("tenant_id", 1), ("_id", 1)]),
         Index::expiring("invitation_lists_ttl", &[("expires_at", 1)], Duration::ZERO),
@@ -121,7 +124,7 @@ impl Record for InvitationList {
         ("expires_at", schema::DATE),
     ];
 }
-impl TenantOwned for InvitationList {
+impl OfTenant for InvitationList {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -145,14 +148,14 @@ impl InvitationList {
         let list = Self {
             id,
             tenant_id: actor.scope.tenant_id(),
-            by: actor.user,
+            by: actor.principal,
             lines: lines.to_vec(),
             created_at: now,
             completed_at: None,
             expires_at: later(now, RETENTION),
         };
         txn.records::<Self>(actor.scope).insert(&list).await?;
-        actor.record(txn, "invitation_list.created", id).await?;
+        actor.record(txn, Action::InvitationListCreated, id).await?;
         Ok(list)
     }
 
@@ -169,9 +172,9 @@ impl InvitationList {
     }
 
     /// Who gave it.
-    pub const fn actor(&self) -> Actor {
+    pub fn actor(&self) -> Actor {
         // The list lies in the tenant of whoever gave it.
-        Actor { scope: TenantScope::vouched(self.tenant_id), user: self.by }
+        Actor { scope: TenantScope::of_row(self), principal: self.by }
     }
 
     /// Invites the lines of `range` that wait; answers the invitations.
@@ -222,7 +225,7 @@ impl InvitationList {
             .collect();
         set.insert("completed_at", txn.clock().now());
         self.set(txn, set).await?;
-        self.actor().record(txn, "invitation_list.completed", self.id).await
+        self.actor().record(txn, Action::InvitationListCompleted, self.id).await
     }
 
     async fn set(&self, txn: &mut Txn, set: Document) -> Result<(), DbError> {

@@ -14,20 +14,22 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, TokenHash},
     db::{
-        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
     id::{InvitationId, InvitationLinkId, TenantId, UserId},
+    origin::Principal,
 };
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::users::User,
+    activity::Action,
+    identity::{actor::Actor, users::User},
     tenancy::{
         former_members::FormerMember,
-        memberships::{Actor, Membership},
+        memberships::Membership,
         roles::{Grant, Permission, RoleRef},
         tenant_security::EmailDomains,
         tenants::{Tenant, TenantStatus},
@@ -55,7 +57,7 @@ pub struct Invitation {
     /// As what.
     pub role: RoleRef,
     /// Whose word it is.
-    pub invited_by: UserId,
+    pub invited_by: Principal,
     /// Its link, which is another each time it is sent anew.
     pub link: InvitationLinkId,
     /// The link's token, hashed.
@@ -70,6 +72,7 @@ pub struct Invitation {
 
 impl Record for Invitation {
     const COLLECTION: &'static str = "invitations";
+    const DATA: Data = Data::of_tenant().without(&["token_hash"]);
     const INDEXES: &'static [Index] = &[
         Index::unique("invitations_tenant_email", &[("tenant_id", 1), ("email_norm", 1)]),
         Index::on("invitations_tenant", &[("tenant_id", 1), ("_id", 1)]),
@@ -90,7 +93,7 @@ impl Record for Invitation {
         ("expires_at", schema::DATE),
     ];
 }
-impl TenantOwned for Invitation {
+impl OfTenant for Invitation {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -164,7 +167,7 @@ impl Invitation {
 
     /// What it gives, if whoever gave it may do so now.
     pub(crate) async fn vouched(&self, txn: &mut Txn) -> Result<Option<Grant>, DbError> {
-        let inviter = Actor { scope: self.scope(), user: self.invited_by }.grant(txn).await?;
+        let inviter = Actor { scope: self.scope(), principal: self.invited_by }.grant(txn).await?;
         let given = Grant::within(txn, self.scope(), self.role).await?;
         Ok(given.filter(|given| inviter.may(Permission::UsersInvite) && inviter.reaches(given)))
     }
@@ -174,12 +177,12 @@ impl Invitation {
     /// # Errors
     /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
-        vouched(store, Actor { scope: self.scope(), user: self.invited_by }, self.role).await
+        vouched(store, Actor { scope: self.scope(), principal: self.invited_by }, self.role).await
     }
 
     /// The tenant's rows, for whoever holds the link: vouched for by the invitation.
-    pub(crate) const fn scope(&self) -> TenantScope {
-        TenantScope::vouched(self.tenant_id)
+    pub(crate) fn scope(&self) -> TenantScope {
+        TenantScope::of_row(self)
     }
 
     /// The token of its link.
@@ -216,7 +219,7 @@ impl Invitation {
         txn: &mut Txn,
         key: &MasterKey,
         role: RoleRef,
-        by: UserId,
+        by: Principal,
         ttl: Duration,
     ) -> Result<Self, DbError> {
         let (link, now) = (txn.clock().id(), txn.clock().now());
@@ -249,7 +252,8 @@ pub(crate) async fn vouched(
     inviter: Actor,
     role: RoleRef,
 ) -> Result<Option<Grant>, DbError> {
-    let Actor { scope, user } = inviter;
+    let Actor { scope, principal } = inviter;
+    let Some(user) = principal.user() else { return Ok(None) };
     let membership = Membership::of(store, scope, user).await?;
     let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
     let Some(membership) = membership.filter(|_| !is_stopped) else { return Ok(None) };
@@ -365,11 +369,11 @@ impl<'a> Inviting<'a> {
         let invitation = match before {
             Some(before) => {
                 self.may_replace(txn, &before).await?;
-                before.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?
+                before.send_anew(txn, self.key, role, self.actor.principal, self.terms.ttl).await?
             }
             None => self.insert(txn, email, role).await?,
         };
-        self.actor.record(txn, "invitation.created", invitation.id).await?;
+        self.actor.record(txn, Action::InvitationCreated, invitation.id).await?;
         Ok(invitation)
     }
 
@@ -436,8 +440,8 @@ impl<'a> Inviting<'a> {
         self.may_give(txn, role).await?;
         self.may_invite(&invitation.email)?;
         let invitation =
-            invitation.send_anew(txn, self.key, role, self.actor.user, self.terms.ttl).await?;
-        self.actor.record(txn, "invitation.resent", id).await?;
+            invitation.send_anew(txn, self.key, role, self.actor.principal, self.terms.ttl).await?;
+        self.actor.record(txn, Action::InvitationResent, id).await?;
         Ok(invitation)
     }
 
@@ -474,7 +478,7 @@ impl<'a> Inviting<'a> {
             email: email.clone(),
             email_norm: email.normalized(),
             role,
-            invited_by: self.actor.user,
+            invited_by: self.actor.principal,
             link,
             token_hash: LinkToken::issue(self.key, link).hash(),
             created_at: now,
@@ -520,7 +524,7 @@ impl Change for CancelInvitation {
             .ok_or(InviteError::NotFound)?;
         let grant = self.actor.grant(txn).await?;
         may_take(txn, &grant, &invitation).await?;
-        self.actor.record(txn, "invitation.cancelled", self.invitation).await?;
+        self.actor.record(txn, Action::InvitationCancelled, self.invitation).await?;
         Ok(())
     }
 }

@@ -12,11 +12,12 @@ use common::{
     clock::{later, millis_of},
     crypto::{LinkToken, MasterKey, SealError},
     db::{
-        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
-    id::{InviteLinkId, TenantId, UserId},
+    id::{InviteLinkId, TenantId},
+    origin::Principal,
     sealed_email::SealedEmail,
 };
 use jobs::{Job, Queue, Unique, Window, stage};
@@ -24,10 +25,10 @@ use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::registrations::AddressDigest,
+    activity::Action,
+    identity::{actor::Actor, registrations::AddressDigest},
     tenancy::{
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
-        memberships::Actor,
         roles::{Grant, Permission, Role, RoleRef},
         tenant_security::EmailDomains,
         tenants::Tenant,
@@ -52,7 +53,7 @@ pub struct InviteLink {
     /// Whom: at least one domain.
     pub domains: EmailDomains,
     /// Whose word it is.
-    pub created_by: UserId,
+    pub created_by: Principal,
     /// When it was made.
     pub created_at: DateTime,
     /// Void from then on.
@@ -61,6 +62,7 @@ pub struct InviteLink {
 
 impl Record for InviteLink {
     const COLLECTION: &'static str = "invite_links";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] = &[
         Index::on("invite_links_tenant", &[("tenant_id", 1), ("_id", 1)]),
         Index::expiring("invite_links_ttl", &[("expires_at", 1)], Duration::ZERO),
@@ -75,7 +77,7 @@ impl Record for InviteLink {
         ("expires_at", schema::DATE),
     ];
 }
-impl TenantOwned for InviteLink {
+impl OfTenant for InviteLink {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -121,8 +123,8 @@ impl InviteLink {
     }
 
     /// Whoever made it, whose word it is.
-    pub const fn actor(&self) -> Actor {
-        Actor { scope: TenantScope::vouched(self.tenant_id), user: self.created_by }
+    pub fn actor(&self) -> Actor {
+        Actor { scope: TenantScope::of_row(self), principal: self.created_by }
     }
 
     /// What it gives, if whoever made it may do so now.
@@ -234,12 +236,12 @@ impl Change for CreateInviteLink {
             tenant_id: scope.tenant_id(),
             role: self.role,
             domains: self.domains.clone(),
-            created_by: self.actor.user,
+            created_by: self.actor.principal,
             created_at: now,
             expires_at: later(now, self.ttl),
         };
         txn.records::<InviteLink>(scope).insert(&link).await?;
-        self.actor.record(txn, "invite_link.created", link.id).await?;
+        self.actor.record(txn, Action::InviteLinkCreated, link.id).await?;
         Ok(link)
     }
 }
@@ -272,7 +274,7 @@ impl Change for DeleteInviteLink {
         if given.is_some_and(|given| !grant.reaches(&given)) {
             return Err(InviteLinkError::TooHigh);
         }
-        self.actor.record(txn, "invite_link.deleted", self.link).await?;
+        self.actor.record(txn, Action::InviteLinkDeleted, self.link).await?;
         Ok(())
     }
 }

@@ -10,11 +10,12 @@ use common::{
     crypto::{HashError, Hasher, InvalidPassword, Password, PasswordHash},
     db::{Change, DbError, Store, Txn, is_duplicate},
     name::Name,
+    origin::Origin,
 };
 use jobs::Jobs;
 
 use crate::{
-    activity::audit,
+    activity::{Action, Entry},
     identity::{
         accounts::NewAccount,
         passwords::{Context, NotSet, Policy, TooWeak},
@@ -174,6 +175,7 @@ impl Joining {
     pub async fn join(
         self,
         jobs: &Jobs,
+        origin: &Origin,
         hasher: &Hasher,
         policy: &Arc<Policy>,
     ) -> Result<Joined, JoinError> {
@@ -192,7 +194,7 @@ impl Joining {
                 return Err(missing(name.is_none(), password.is_none()));
             }
         };
-        jobs.commit(&Accept { invitation, person, start, address, cooldown }).await
+        jobs.commit(origin, &Accept { invitation, person, start, address, cooldown }).await
     }
 }
 
@@ -280,7 +282,7 @@ impl Change for Accept {
             return Err(JoinError::AlreadyMember);
         }
         Membership::create(txn, scope, user.id, given.role).await?;
-        audit::record(txn, Some(tenant.id), Some(user.id), "member.joined", invitation.id).await?;
+        Entry::new(Action::MemberJoined, invitation.id).by_user(&user).record(txn, scope).await?;
         let session = match &self.start {
             Some(start) => {
                 let session = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())

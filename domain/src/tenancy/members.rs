@@ -17,11 +17,12 @@ use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::{sessions::Session, users::User},
+    activity::{Action, Entry, Property},
+    identity::{actor::Actor, sessions::Session, users::User},
     tenancy::{
         former_members::FormerMember,
         invitations::Invitation,
-        memberships::{Actor, Membership},
+        memberships::Membership,
         ownership::OwnershipTransfer,
         roles::{Grant, Role, RoleRef},
         tenants::Tenant,
@@ -194,8 +195,10 @@ impl Change for ChangeRole {
         if membership.role == owner || self.role == owner {
             OwnershipTransfer::forget_all_of(txn, scope, self.user).await?;
         }
+        let before = membership.role;
         let membership = membership.give(txn, self.role).await?.ok_or(MemberError::NotFound)?;
-        self.actor.record(txn, "member.role_changed", self.user).await?;
+        let event = self.actor.did(Action::MemberRoleChanged, self.user);
+        event.changed(Property::Role, &before, &self.role)?.record(txn, scope).await?;
         let due = later(txn.clock().now(), self.cooldown);
         stage_at(txn, Some(scope.tenant_id()), &SendRoleChanged { user: self.user }, due).await?;
         Ok(Given { member: Member { membership, user }, is_new: true })
@@ -218,7 +221,7 @@ impl Change for RemoveMember {
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
         let (_, membership) = reach(txn, self.actor, self.user).await?;
         end(txn, &membership).await?;
-        self.actor.record(txn, "member.removed", self.user).await?;
+        self.actor.record(txn, Action::MemberRemoved, self.user).await?;
         let tenant = Some(self.actor.scope.tenant_id());
         stage(txn, tenant, &SendRemoved { user: self.user }).await?;
         Ok(())
@@ -228,8 +231,10 @@ impl Change for RemoveMember {
 /// Leaves a tenant, and ends one's sessions in it.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaveTenant {
+    /// Rows of the tenant.
+    pub scope: TenantScope,
     /// Who leaves.
-    pub actor: Actor,
+    pub user: UserId,
 }
 
 impl Change for LeaveTenant {
@@ -237,12 +242,12 @@ impl Change for LeaveTenant {
     type Error = MemberError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
-        let Actor { scope, user } = self.actor;
+        let (scope, user) = (self.scope, self.user);
         Tenant::hold(txn, scope).await?;
         let membership =
             Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
         end(txn, &membership).await?;
-        self.actor.record(txn, "member.left", user).await?;
+        Entry::new(Action::MemberLeft, user).by(user).record(txn, scope).await?;
         Ok(())
     }
 }
@@ -250,8 +255,7 @@ impl Change for LeaveTenant {
 /// Ends a membership with what belongs to it, unless it is that of the last owner.
 async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
     spare_last_owner(txn, membership).await?;
-    // Vouched for by the membership, which was found within the same scope.
-    let (scope, user) = (TenantScope::vouched(membership.tenant_id), membership.user_id);
+    let (scope, user) = (TenantScope::of_row(membership), membership.user_id);
     txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
     if let Some(User { email, .. }) = User::within(txn, user).await? {
         FormerMember::note(txn, scope, user, &email).await?;
@@ -286,8 +290,7 @@ async fn spare_last_owner(txn: &mut Txn, membership: &Membership) -> Result<(), 
     if membership.role != owner {
         return Ok(());
     }
-    // Vouched for by the membership, which was found within the same scope.
-    let scope = TenantScope::vouched(membership.tenant_id);
+    let scope = TenantScope::of_row(membership);
     let another = txn
         .records::<Membership>(scope)
         .find(doc! { "role": owner, "_id": { "$ne": membership.id } })

@@ -2,7 +2,7 @@
 
 use common::{
     db::{
-        DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn,
+        Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     id::{MembershipId, TenantId, UserId},
@@ -11,14 +11,7 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    activity::audit,
-    identity::users::User,
-    tenancy::{
-        former_members::FormerMember,
-        roles::{Grant, Permissions, Role, RoleRef},
-    },
-};
+use crate::tenancy::{former_members::FormerMember, roles::RoleRef};
 
 /// The most tenants listed for one person at login.
 const LISTED_MAX: i64 = 100;
@@ -43,6 +36,7 @@ pub struct Membership {
 
 impl Record for Membership {
     const COLLECTION: &'static str = "memberships";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] = &[
         Index::unique("memberships_tenant_user", &[("tenant_id", 1), ("user_id", 1)]),
         Index::on("memberships_user", &[("user_id", 1), ("_id", 1)]),
@@ -59,7 +53,7 @@ impl Record for Membership {
         ("created_at", schema::DATE),
     ];
 }
-impl TenantOwned for Membership {
+impl OfTenant for Membership {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -105,24 +99,37 @@ impl Membership {
         txn.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
-    /// Notes that `user` begins to work in the scope's tenant; none when they are no member. It
-    /// writes the row, as the end of a membership does, so that of the two one comes first and no
-    /// session is left where its person is no member.
-    pub(crate) async fn enter(
-        txn: &mut Txn,
-        scope: TenantScope,
+    /// The membership of `user` in a tenant that they name themselves. Platform-wide, because it is
+    /// what tells whether the tenant is theirs; answers nothing of anybody else.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn of_person(
+        store: &Store,
+        tenant: TenantId,
         user: UserId,
     ) -> Result<Option<Self>, DbError> {
-        let now = txn.clock().now();
-        txn.records::<Self>(scope)
-            .find_and_update(doc! { "user_id": user }, doc! { "$set": { "entered_at": now } })
-            .await
+        let theirs = doc! { "tenant_id": tenant, "user_id": user };
+        store.records::<Self>(PlatformScope).find(theirs).await
+    }
+
+    /// Notes that `user` enters a tenant that they name; none when they are no member. Platform-wide,
+    /// because it is what tells whether the tenant is theirs. It writes the row, as the end of a
+    /// membership does, so that of the two one comes first and no session is left where its person
+    /// is no member.
+    pub(crate) async fn enter(
+        txn: &mut Txn,
+        tenant: TenantId,
+        user: UserId,
+    ) -> Result<Option<Self>, DbError> {
+        let theirs = doc! { "tenant_id": tenant, "user_id": user };
+        let entered = doc! { "$set": { "entered_at": txn.clock().now() } };
+        txn.records::<Self>(PlatformScope).find_and_update(theirs, entered).await
     }
 
     /// Gives it another role, effective at the next request everywhere; none when it is gone.
     pub(crate) async fn give(&self, txn: &mut Txn, role: RoleRef) -> Result<Option<Self>, DbError> {
-        // Vouched for by the row itself.
-        let scope = TenantScope::vouched(self.tenant_id);
+        let scope = TenantScope::of_row(self);
         let update = doc! { "$set": { "role": role }, "$inc": { "version": 1_i64 } };
         let given =
             txn.records::<Self>(scope).find_and_update(doc! { "_id": self.id }, update).await?;
@@ -140,47 +147,5 @@ impl Membership {
             .records::<Self>(PlatformScope)
             .list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX)
             .await
-    }
-}
-
-/// Someone who changes something in a tenant that they are at work in.
-#[derive(Debug, Clone, Copy)]
-pub struct Actor {
-    /// Where.
-    pub scope: TenantScope,
-    /// Who.
-    pub user: UserId,
-}
-
-impl Actor {
-    /// What they may do as `txn` sees it, which may be less than when they asked; nothing when they
-    /// do not belong to the tenant any more.
-    pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
-        let membership = Membership::within(txn, self.scope, self.user).await?;
-        // Whom an operator stopped may do nothing, and nothing that they gave their word for is
-        // done.
-        let is_stopped =
-            User::within(txn, self.user).await?.is_none_or(|user| user.disabled_at.is_some());
-        let membership = membership.filter(|_| !is_stopped);
-        let found = match &membership {
-            Some(membership) => Grant::within(txn, self.scope, membership.role).await?,
-            None => None,
-        };
-        let nothing = || Grant {
-            role: Role::Viewer.into(),
-            name: String::new(),
-            permissions: Permissions::NONE,
-        };
-        Ok(found.unwrap_or_else(nothing))
-    }
-
-    /// Adds to the trail what they did.
-    pub(crate) async fn record(
-        &self,
-        txn: &mut Txn,
-        action: &str,
-        target: impl ToString,
-    ) -> Result<(), DbError> {
-        audit::record(txn, Some(self.scope.tenant_id()), Some(self.user), action, target).await
     }
 }

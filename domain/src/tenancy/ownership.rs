@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{
     clock::later,
     db::{
-        Change, DbError, Record, Store, TenantOwned, TenantScope, Txn,
+        Change, Data, DbError, OfTenant, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     id::{OwnershipTransferId, TenantId, UserId},
@@ -19,9 +19,10 @@ use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    activity::{Action, Entry},
     identity::users::User,
     tenancy::{
-        memberships::{Actor, Membership},
+        memberships::Membership,
         roles::{Role, RoleRef},
         tenants::Tenant,
     },
@@ -50,6 +51,7 @@ pub struct OwnershipTransfer {
 
 impl Record for OwnershipTransfer {
     const COLLECTION: &'static str = "ownership_transfers";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] = &[
         Index::unique("ownership_transfers_tenant_from", &[("tenant_id", 1), ("from", 1)]),
         Index::expiring("ownership_transfers_ttl", &[("expires_at", 1)], Duration::ZERO),
@@ -63,7 +65,7 @@ impl Record for OwnershipTransfer {
         ("expires_at", schema::DATE),
     ];
 }
-impl TenantOwned for OwnershipTransfer {
+impl OfTenant for OwnershipTransfer {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -141,8 +143,10 @@ pub enum TransferError {
 /// Offers the ownership to a member, in place of whoever it was offered to before.
 #[derive(Debug, Clone, Copy)]
 pub struct OfferOwnership {
+    /// Rows of the tenant.
+    pub scope: TenantScope,
     /// The owner who asks.
-    pub actor: Actor,
+    pub user: UserId,
     /// To whom.
     pub to: UserId,
     /// How long it is good for.
@@ -154,7 +158,7 @@ impl Change for OfferOwnership {
     type Error = TransferError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
-        let Actor { scope, user: from } = self.actor;
+        let (scope, from) = (self.scope, self.user);
         Tenant::hold(txn, scope).await?;
         owner(txn, scope, from).await?.ok_or(TransferError::NotOwner)?;
         let nominee =
@@ -173,7 +177,7 @@ impl Change for OfferOwnership {
             expires_at: later(now, self.ttl),
         };
         txn.records::<OwnershipTransfer>(scope).insert(&offer).await?;
-        self.actor.record(txn, "ownership.offered", self.to).await?;
+        Entry::new(Action::OwnershipOffered, self.to).by(self.user).record(txn, scope).await?;
         stage(txn, Some(offer.tenant_id), &SendOwnershipOffer { offer: offer.id }).await?;
         Ok(offer)
     }
@@ -182,8 +186,10 @@ impl Change for OfferOwnership {
 /// The member it is offered to accepts; answers what they accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptOwnership {
+    /// Rows of the tenant.
+    pub scope: TenantScope,
     /// The member.
-    pub actor: Actor,
+    pub user: UserId,
     /// The offer.
     pub offer: OwnershipTransferId,
 }
@@ -193,7 +199,7 @@ impl Change for AcceptOwnership {
     type Error = TransferError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
-        let Actor { scope, user } = self.actor;
+        let (scope, user) = (self.scope, self.user);
         Tenant::hold(txn, scope).await?;
         let offer = OwnershipTransfer::take(txn, scope, self.offer, doc! { "to": user }).await?;
         let before = owner(txn, scope, offer.from).await?.ok_or(TransferError::NotFound)?;
@@ -205,7 +211,10 @@ impl Change for AcceptOwnership {
         before.give(txn, Role::Admin.into()).await?;
         // Another owner may have offered theirs, too.
         OwnershipTransfer::forget_all_of(txn, scope, user).await?;
-        self.actor.record(txn, "ownership.transferred", offer.from).await?;
+        Entry::new(Action::OwnershipTransferred, offer.from)
+            .by(self.user)
+            .record(txn, scope)
+            .await?;
         for party in Party::ALL {
             let job = SendOwnershipTransferred { from: offer.from, to: offer.to, party };
             stage(txn, Some(offer.tenant_id), &job).await?;
@@ -217,8 +226,10 @@ impl Change for AcceptOwnership {
 /// Takes an offer back, or declines it.
 #[derive(Debug, Clone, Copy)]
 pub struct CancelOwnership {
+    /// Rows of the tenant.
+    pub scope: TenantScope,
     /// An owner, or the one it is offered to.
-    pub actor: Actor,
+    pub user: UserId,
     /// The offer.
     pub offer: OwnershipTransferId,
 }
@@ -228,7 +239,7 @@ impl Change for CancelOwnership {
     type Error = TransferError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), TransferError> {
-        let Actor { scope, user } = self.actor;
+        let (scope, user) = (self.scope, self.user);
         Tenant::hold(txn, scope).await?;
         let concerns = if owner(txn, scope, user).await?.is_some() {
             doc! {}
@@ -236,7 +247,10 @@ impl Change for CancelOwnership {
             doc! { "to": user }
         };
         let offer = OwnershipTransfer::take(txn, scope, self.offer, concerns).await?;
-        self.actor.record(txn, "ownership.offer_cancelled", offer.to).await?;
+        Entry::new(Action::OwnershipOfferCancelled, offer.to)
+            .by(self.user)
+            .record(txn, scope)
+            .await?;
         Ok(())
     }
 }

@@ -104,6 +104,11 @@ impl Serialize for Permission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Permissions(u32);
 
+const _: () = assert!(
+    Permission::ALL.len() <= u32::BITS as usize,
+    "there are more permissions than bits: give `Permissions` a wider integer"
+);
+
 impl Permissions {
     /// None at all.
     pub const NONE: Self = Self(0);

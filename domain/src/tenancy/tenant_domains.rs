@@ -13,22 +13,23 @@ use common::{
     clock::{later, millis_of},
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, PlatformScope, Record, Store, TenantOwned, TenantScope, Txn, is_duplicate,
+        Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
+        is_duplicate,
         schema::{self, Field, Index},
     },
     email::Email,
     id::{TenantDomainId, TenantId, UserId},
+    origin::Principal,
 };
 use jobs::{Job, Queue, Unique, Window, stage};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit,
-    identity::users::User,
+    activity::{Action, Entry, Property},
+    identity::{actor::Actor, users::User},
     tenancy::{
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
-        memberships::Actor,
         roles::{Grant, Permission, Role, RoleRef},
         tenant_security::EmailDomain,
         tenants::Tenant,
@@ -60,7 +61,7 @@ pub struct TenantDomain {
     /// As what its people are invited by themselves, and on whose word; none when they are not.
     pub auto_invite: Option<AutoInvite>,
     /// Who added it.
-    pub added_by: UserId,
+    pub added_by: Principal,
     /// When it was added.
     pub created_at: DateTime,
     /// When its record was last looked for.
@@ -77,7 +78,7 @@ pub struct AutoInvite {
     /// The role.
     pub role: RoleRef,
     /// Whose word it is: void while they may not invite to it.
-    pub by: UserId,
+    pub by: Principal,
 }
 
 /// How far the verification of a domain is.
@@ -128,6 +129,7 @@ impl From<Status> for Bson {
 
 impl Record for TenantDomain {
     const COLLECTION: &'static str = "tenant_domains";
+    const DATA: Data = Data::of_tenant();
     const INDEXES: &'static [Index] = &[
         Index::unique(DOMAIN_INDEX, &[("tenant_id", 1), ("domain", 1)]),
         Index::unique("tenant_domains_held", &[("held_as", 1)]),
@@ -146,7 +148,7 @@ impl Record for TenantDomain {
         ("missing_since", schema::DATE_OR_NULL),
     ];
 }
-impl TenantOwned for TenantDomain {
+impl OfTenant for TenantDomain {
     fn tenant_id(&self) -> TenantId {
         self.tenant_id
     }
@@ -208,7 +210,7 @@ impl TenantDomain {
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         match self.auto_invite {
             Some(AutoInvite { role, by }) => {
-                vouched(store, Actor { scope: self.scope(), user: by }, role).await
+                vouched(store, Actor { scope: self.scope(), principal: by }, role).await
             }
             None => Ok(None),
         }
@@ -223,8 +225,8 @@ impl TenantDomain {
     }
 
     /// Its tenant's rows, for whoever is invited by it.
-    pub const fn scope(&self) -> TenantScope {
-        TenantScope::vouched(self.tenant_id)
+    pub fn scope(&self) -> TenantScope {
+        TenantScope::of_row(self)
     }
 
     /// Under which name its record is looked for.
@@ -322,7 +324,7 @@ impl Change for AddDomain {
             held_as: id.to_string(),
             status: Status::Pending,
             auto_invite: None,
-            added_by: self.actor.user,
+            added_by: self.actor.principal,
             created_at: txn.clock().now(),
             checked_at: None,
             verified_at: None,
@@ -335,7 +337,7 @@ impl Change for AddDomain {
                 error.into()
             }
         })?;
-        self.actor.record(txn, "domain.added", id).await?;
+        self.actor.record(txn, Action::DomainAdded, id).await?;
         Ok(domain)
     }
 }
@@ -369,12 +371,17 @@ impl Change for SetAutoInvite {
                 return Err(DomainError::TooHigh);
             }
         }
-        let auto_invite = self.role.map(|role| AutoInvite { role, by: self.actor.user });
+        let auto_invite = self.role.map(|role| AutoInvite { role, by: self.actor.principal });
         let stored = auto_invite.map(|AutoInvite { role, by }| doc! { "role": role, "by": by });
         txn.records::<TenantDomain>(scope)
             .update(doc! { "_id": self.domain }, doc! { "$set": { "auto_invite": stored } })
             .await?;
-        self.actor.record(txn, "domain.auto_invite_changed", self.domain).await?;
+        let role_before = before.auto_invite.map(|auto_invite| auto_invite.role);
+        let event = self.actor.did(Action::DomainAutoInviteChanged, self.domain);
+        event
+            .changed(Property::AutoInviteRole, &role_before, &self.role)?
+            .record(txn, scope)
+            .await?;
         Ok(TenantDomain { auto_invite, ..before })
     }
 }
@@ -399,7 +406,7 @@ impl Change for RemoveDomain {
             .take(filter)
             .await?
             .ok_or(DomainError::NotFound)?;
-        self.actor.record(txn, "domain.removed", self.domain).await?;
+        self.actor.record(txn, Action::DomainRemoved, self.domain).await?;
         Ok(())
     }
 }
@@ -457,8 +464,8 @@ impl Change for NoteRecord {
         } };
         txn.records::<TenantDomain>(self.scope).update(doc! { "_id": self.domain }, update).await?;
         if is_verified != was_verified {
-            let action = if is_verified { "domain.verified" } else { "domain.lost" };
-            audit::record(txn, Some(before.tenant_id), None, action, before.id).await?;
+            let action = if is_verified { Action::DomainVerified } else { Action::DomainLost };
+            Entry::new(action, before.id).record(txn, TenantScope::of_row(&before)).await?;
         }
         Ok(Some(status))
     }
@@ -618,7 +625,7 @@ impl Change for InviteColleague<'_> {
             .filter(|domain| domain.tenant_id == self.scope.tenant_id())
             .and_then(|domain| domain.auto_invite);
         let Some(AutoInvite { role, by }) = open else { return Ok(None) };
-        let actor = Actor { scope: self.scope, user: by };
+        let actor = Actor { scope: self.scope, principal: by };
         invite_on_request(txn, self.key, actor, &user.email, role, self.conditions).await.map(Some)
     }
 }

@@ -19,9 +19,9 @@ use mongodb::bson::{self, Bson};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::audit::{self, Operator},
-    identity::users::User,
-    tenancy::{memberships::Actor, roles::Permission, tenants::Tenant},
+    activity::{Action, Entry, Property},
+    identity::{actor::Actor, users::User},
+    tenancy::{roles::Permission, tenants::Tenant},
 };
 
 /// The most domains that a tenant names.
@@ -205,6 +205,33 @@ fn distinct<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 impl Security {
+    /// Adds to `event` what is different `after`.
+    fn differing(&self, event: Entry, after: &Self) -> Result<Entry, DbError> {
+        event
+            .changed(Property::RequireMfa, &self.require_mfa, &after.require_mfa)?
+            .changed(
+                Property::SessionIdleMinutes,
+                &self.session_idle_minutes,
+                &after.session_idle_minutes,
+            )?
+            .changed(
+                Property::SessionAbsoluteHours,
+                &self.session_absolute_hours,
+                &after.session_absolute_hours,
+            )?
+            .changed(
+                Property::PasswordMinLength,
+                &self.password_min_length,
+                &after.password_min_length,
+            )?
+            .changed(
+                Property::AllowedEmailDomains,
+                &self.allowed_email_domains,
+                &after.allowed_email_domains,
+            )?
+            .changed(Property::IpAllowlist, &self.ip_allowlist, &after.ip_allowlist)
+    }
+
     /// Sessions end when they are not used for this long.
     pub fn session_idle(&self) -> Option<Duration> {
         self.session_idle_minutes.map(|minutes| Duration::from_mins(minutes.get().into()))
@@ -274,16 +301,17 @@ impl Change for ChangeSecurity<'_> {
         }
         Tenant::set_security(txn, scope, self.security.bson()?).await?;
         revocations::note(txn, Revoked::Tenant(scope.tenant_id()));
-        self.actor.record(txn, "tenant.security_changed", scope.tenant_id()).await?;
+        let event = self.actor.did(Action::TenantSecurityChanged, scope.tenant_id());
+        tenant.security.differing(event, &self.security)?.record(txn, scope).await?;
         Ok(self.security.clone())
     }
 }
 
 impl ChangeSecurity<'_> {
     async fn has_second_factor(&self, txn: &mut Txn) -> Result<bool, DbError> {
-        Ok(User::within(txn, self.actor.user)
-            .await?
-            .is_some_and(|user| user.second_factor_since.is_some()))
+        let Some(user) = self.actor.principal.user() else { return Ok(false) };
+        let user = User::within(txn, user).await?;
+        Ok(user.is_some_and(|user| user.second_factor_since.is_some()))
     }
 }
 
@@ -301,20 +329,18 @@ pub enum AllowError {
 /// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there
 /// was one. The other rules stay. Doing it once more tells every process once more.
 #[derive(Debug)]
-pub struct AllowAllAddresses<'a> {
+pub struct AllowAllAddresses {
     /// Whose.
     pub tenant: TenantId,
-    /// Who does it, and why.
-    pub operator: &'a Operator,
 }
 
-impl Change for AllowAllAddresses<'_> {
+impl Change for AllowAllAddresses {
     type Output = bool;
     type Error = AllowError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<bool, AllowError> {
-        // An operator works on the whole installation.
-        let scope = TenantScope::vouched(self.tenant);
+        let tenant = Tenant::by_operator(txn, self.tenant).await?.ok_or(AllowError::NotFound)?;
+        let scope = TenantScope::of_row(&tenant);
         let tenant = Tenant::hold(txn, scope).await?.ok_or(AllowError::NotFound)?;
         revocations::note(txn, Revoked::Tenant(tenant.id));
         if tenant.security.ip_allowlist.is_everywhere() {
@@ -322,8 +348,10 @@ impl Change for AllowAllAddresses<'_> {
         }
         let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
         Tenant::set_security(txn, scope, security.bson()?).await?;
-        audit::record_operation(txn, self.operator, "tenant.all_addresses_allowed", tenant.id)
-            .await?;
+        let event = Entry::new(Action::TenantAllAddressesAllowed, tenant.id);
+        // The tenant sees what was done to it; the platform sees what its operators do.
+        event.clone().record(txn, scope).await?;
+        event.record_on_platform(txn).await?;
         Ok(true)
     }
 }

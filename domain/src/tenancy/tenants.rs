@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use common::{
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Store, TenantScope, Txn,
+        Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
     },
     id::TenantId,
@@ -129,6 +129,7 @@ pub struct Tenant {
 
 impl Record for Tenant {
     const COLLECTION: &'static str = "tenants";
+    const DATA: Data = Data::of_tenant_itself();
     const INDEXES: &'static [Index] = &[Index::unique("tenants_slug", &[("slug", 1)])];
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
@@ -141,7 +142,11 @@ impl Record for Tenant {
         ("created_at", schema::DATE),
     ];
 }
-impl PlatformOwned for Tenant {}
+impl OfTenant for Tenant {
+    fn tenant_id(&self) -> TenantId {
+        self.id
+    }
+}
 
 impl Tenant {
     /// A new tenant on the free plan, under the first free slug that its name suggests. The
@@ -171,7 +176,7 @@ impl Tenant {
     /// # Errors
     /// When the store fails.
     pub async fn of(store: &Store, scope: TenantScope) -> Result<Option<Self>, DbError> {
-        store.records::<Self>(PlatformScope).find(doc! { "_id": scope.tenant_id() }).await
+        store.records::<Self>(scope).find(doc! {}).await
     }
 
     /// The tenant that an operator names.
@@ -193,9 +198,7 @@ impl Tenant {
     /// such tenant.
     pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
         let update = doc! { "$inc": { "members_version": 1_i64 } };
-        txn.records::<Self>(PlatformScope)
-            .find_and_update(doc! { "_id": scope.tenant_id() }, update)
-            .await
+        txn.records::<Self>(scope).find_and_update(doc! {}, update).await
     }
 
     /// Replaces its rules for signing in, within a change that holds it.
@@ -212,7 +215,12 @@ impl Tenant {
     }
 
     /// The tenant with this id as `txn` sees it.
-    pub(crate) async fn within(txn: &mut Txn, id: TenantId) -> Result<Option<Self>, DbError> {
+    pub(crate) async fn within(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
+        txn.records::<Self>(scope).find(doc! {}).await
+    }
+
+    /// The tenant with this id, for an operator, who works on the whole installation.
+    pub(crate) async fn by_operator(txn: &mut Txn, id: TenantId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 

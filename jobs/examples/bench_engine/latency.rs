@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::origin::Origin;
 use testkit::contest::{Pace, Values, percentiles};
 
 use crate::{
@@ -52,7 +53,7 @@ impl Ours {
         let worker = self.work(&starts, pace.concurrency)?;
         let sending = paced(pace, |n| {
             let jobs = self.jobs.clone();
-            async move { jobs.commit(&Stage(n)).await }
+            async move { jobs.commit(&Origin::system(), &Stage(n)).await }
         });
         let sent = sending.await?;
         starts.all().await?;

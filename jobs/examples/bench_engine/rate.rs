@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use common::id::TenantId;
+use common::{id::TenantId, origin::Origin};
 use testkit::contest::{Values, rate};
 
 use crate::{
@@ -52,7 +52,7 @@ impl Ours {
     pub(crate) async fn stage(&self, jobs: u32, in_flight: u32) -> Outcome<()> {
         let staging = (0..in_flight).map(|producer| async move {
             for n in (0..jobs).filter(|n| n % in_flight == producer) {
-                self.jobs.commit(&Stage(n)).await?;
+                self.jobs.commit(&Origin::system(), &Stage(n)).await?;
             }
             Outcome::Ok(())
         });

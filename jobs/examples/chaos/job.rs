@@ -1,7 +1,7 @@
 //! The jobs that run under faults, and two ledgers: which jobs were accepted, and which were done.
 
 use common::{
-    db::{PlatformOwned, Record},
+    db::{Data, Record},
     id::JobId,
 };
 use jobs::{Job, Queue};
@@ -60,8 +60,8 @@ pub(crate) struct Accepted {
 
 impl Record for Accepted {
     const COLLECTION: &'static str = "chaos_accepted";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Accepted {}
 
 /// The effect of a job: one row per job, however often it ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,5 +76,5 @@ pub(crate) struct Effect {
 
 impl Record for Effect {
     const COLLECTION: &'static str = "chaos_effects";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Effect {}

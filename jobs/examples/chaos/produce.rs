@@ -6,6 +6,7 @@ use common::{
     config::{Config, RedisUrl},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::TenantId,
+    origin::Origin,
 };
 use jobs::{Jobs, stage, stage_at};
 use mongodb::bson::DateTime;
@@ -111,7 +112,7 @@ pub(crate) async fn run(config: &Config, store: &Store, jobs: &Jobs) -> Outcome<
 }
 
 async fn stage_one(jobs: &Jobs, tenant: Option<TenantId>, n: u64) -> Outcome<()> {
-    Ok(jobs.commit(&Accept { n, tenant }).await?)
+    Ok(jobs.commit(&Origin::system(), &Accept { n, tenant }).await?)
 }
 
 async fn enqueue(store: &Store, jobs: &Jobs, tenant: Option<TenantId>, n: u64) -> Outcome<()> {

@@ -1,7 +1,7 @@
 //! The jobs of `crash_worker` and the rows it leaves behind, shared with the tests that kill it.
 
 use common::{
-    db::{PlatformOwned, Record},
+    db::{Data, Record},
     id::JobId,
 };
 use jobs::{Job, Queue};
@@ -18,8 +18,8 @@ pub(crate) struct Effect {
 
 impl Record for Effect {
     const COLLECTION: &'static str = "effects";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Effect {}
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

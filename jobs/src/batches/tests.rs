@@ -120,7 +120,7 @@ fn a_batch_is_bounded() {
 #[tokio::test]
 async fn settling_a_job_twice_counts_once() {
     let world = World::new().await;
-    let (batch, members) = world.store.commit(&Stage(4)).await.unwrap();
+    let (batch, members) = commit(&world.store, &Stage(4)).await.unwrap();
     for _ in 0..2 {
         assert!(remove_rows(&world.store, &members[..2]).await.unwrap().is_empty());
         assert_eq!(world.counters(batch).await, (2, 0, false));
@@ -143,7 +143,7 @@ async fn settling_a_job_twice_counts_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_settled_by_two_workers_at_once_count_once() {
     let world = World::new().await;
-    let (batch, members) = world.store.commit(&Stage(200)).await.unwrap();
+    let (batch, members) = commit(&world.store, &Stage(200)).await.unwrap();
     let (dying, finishing) = members.split_at(20);
     let settle = || async {
         let mut following = Vec::new();
@@ -163,7 +163,7 @@ async fn jobs_settled_by_two_workers_at_once_count_once() {
 #[tokio::test]
 async fn a_retried_member_is_not_dead_and_the_follow_up_runs_once() {
     let world = World::new().await;
-    let (batch, members) = world.store.commit(&Stage(3)).await.unwrap();
+    let (batch, members) = commit(&world.store, &Stage(3)).await.unwrap();
     world.die(members[0]).await;
     // Before the batch is complete: it waits for the second end.
     for _ in 0..2 {
@@ -185,9 +185,9 @@ async fn a_retried_member_is_not_dead_and_the_follow_up_runs_once() {
 #[tokio::test]
 async fn jobs_of_several_batches_and_of_none_are_settled_together() {
     let world = World::new().await;
-    let (first, mut members) = world.store.commit(&Stage(2)).await.unwrap();
-    let (second, others) = world.store.commit(&Stage(3)).await.unwrap();
-    members.push(world.store.commit(&Alone).await.unwrap());
+    let (first, mut members) = commit(&world.store, &Stage(2)).await.unwrap();
+    let (second, others) = commit(&world.store, &Stage(3)).await.unwrap();
+    members.push(commit(&world.store, &Alone).await.unwrap());
     members.extend(&others[..2]);
     let following = remove_rows(&world.store, &members).await.unwrap();
     assert_eq!(following.len(), 1);
@@ -207,7 +207,7 @@ async fn jobs_of_several_batches_and_of_none_are_settled_together() {
 #[tokio::test]
 async fn a_job_may_end_after_its_batch_has_expired() {
     let world = World::new().await;
-    let (batch, members) = world.store.commit(&Stage(1)).await.unwrap();
+    let (batch, members) = commit(&world.store, &Stage(1)).await.unwrap();
     world.store.records::<Batch>(PlatformScope).delete_all(doc! { "_id": batch }).await.unwrap();
     assert!(remove_rows(&world.store, &members).await.unwrap().is_empty());
     assert_eq!(world.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap(), 0);

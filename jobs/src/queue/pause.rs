@@ -6,7 +6,7 @@
 
 use common::{
     db::{
-        DbError, PlatformOwned, PlatformScope, Record, Store,
+        Data, DbError, PlatformScope, Record, Store,
         schema::{self, Field},
     },
     telemetry::metrics,
@@ -31,10 +31,10 @@ pub struct Pause {
 
 impl Record for Pause {
     const COLLECTION: &'static str = "queue_pauses";
+    const DATA: Data = Data::of_platform();
     const REQUIRED: &'static [Field] =
         &[("_id", schema::STRING), ("paused_at", schema::DATE), ("reason", schema::STRING)];
 }
-impl PlatformOwned for Pause {}
 
 impl Pause {
     /// The pause of `queue`, if it is paused.

@@ -1,7 +1,7 @@
 //! Rows that record how far each schedule has got.
 
 use common::db::{
-    DbError, PlatformOwned, PlatformScope, Record, Store,
+    Data, DbError, PlatformScope, Record, Store,
     schema::{self, Field},
 };
 use mongodb::bson::{DateTime, doc};
@@ -25,6 +25,7 @@ pub struct ScheduleRow {
 
 impl Record for ScheduleRow {
     const COLLECTION: &'static str = "schedules";
+    const DATA: Data = Data::of_platform();
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("cron", schema::STRING),
@@ -32,7 +33,6 @@ impl Record for ScheduleRow {
         ("last_tick", schema::DATE_OR_NULL),
     ];
 }
-impl PlatformOwned for ScheduleRow {}
 
 impl ScheduleRow {
     /// The row of `schedule`; none if no worker has seen it yet.

@@ -6,6 +6,7 @@ use common::{
     backoff::reconnect_delay,
     clock::between,
     db::{Change, DbError, PlatformScope, Txn},
+    origin::Origin,
     telemetry::metrics,
 };
 use futures::future::join_all;
@@ -99,7 +100,7 @@ impl Follower {
         if row.is_none_or(|row| schedule.due(row.settled_until, store.clock().now()).is_none()) {
             return Ok(());
         }
-        if let Some(due) = jobs.commit(&Tick { schedule }).await? {
+        if let Some(due) = jobs.commit(&Origin::system(), &Tick { schedule }).await? {
             show(schedule, &due, store.clock().now());
         }
         Ok(())

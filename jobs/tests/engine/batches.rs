@@ -11,6 +11,7 @@ use std::{
 use common::{
     db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{BatchId, TenantId},
+    origin::Origin,
 };
 use jobs::{
     Job, JobError, JobFilter, Queue, Registry, Running,
@@ -93,7 +94,8 @@ async fn batch(world: &World, id: BatchId) -> Batch {
 async fn the_follow_up_runs_once_after_all_jobs_on_several_workers() {
     let (world, ward) = (World::new().await, Ward::where_dies(50));
     let (one, two) = (work(&world, &ward, 8), work(&world, &ward, 8));
-    let id = world.jobs.commit(&Stage { jobs: 1_000, tenant: None }).await.unwrap();
+    let id =
+        world.jobs.commit(&Origin::system(), &Stage { jobs: 1_000, tenant: None }).await.unwrap();
     until("it is complete", || async { batch(&world, id).await.completed_at.is_some() }).await;
     world.until_idle().await;
     let ended = batch(&world, id).await;
@@ -116,7 +118,8 @@ async fn the_follow_up_runs_once_after_all_jobs_on_several_workers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_may_have_ten_thousand_jobs() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
-    let id = world.jobs.commit(&Stage { jobs: 10_000, tenant: None }).await.unwrap();
+    let id =
+        world.jobs.commit(&Origin::system(), &Stage { jobs: 10_000, tenant: None }).await.unwrap();
     let worker = work(&world, &ward, 50);
     until("the follow-up has run", || async { !ward.followed().is_empty() }).await;
     world.until_idle().await;
@@ -129,7 +132,7 @@ async fn a_batch_may_have_ten_thousand_jobs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_batch_is_complete_at_once() {
     let (world, ward) = (World::new().await, Ward::where_dies(1));
-    let id = world.jobs.commit(&Stage { jobs: 0, tenant: None }).await.unwrap();
+    let id = world.jobs.commit(&Origin::system(), &Stage { jobs: 0, tenant: None }).await.unwrap();
     assert!(batch(&world, id).await.completed_at.is_some());
     let worker = work(&world, &ward, 1);
     until("the follow-up has run", || async { ward.followed() == [id] }).await;
@@ -139,7 +142,11 @@ async fn an_empty_batch_is_complete_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_jobs_are_rejected_and_nothing_is_staged() {
     let world = World::new().await;
-    let refused = world.jobs.commit(&Stage { jobs: 10_001, tenant: None }).await.unwrap_err();
+    let refused = world
+        .jobs
+        .commit(&Origin::system(), &Stage { jobs: 10_001, tenant: None })
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("at most 10000 jobs"), "{refused}");
     assert_eq!(world.rows().await, 0);
 }
@@ -149,9 +156,13 @@ async fn a_tenant_sees_its_own_batches_only() {
     let world = World::new().await;
     let (tenant, other): (TenantId, TenantId) =
         (world.store.clock().id(), world.store.clock().id());
-    let id = world.jobs.commit(&Stage { jobs: 1, tenant: Some(tenant) }).await.unwrap();
-    assert!(world.jobs.batch_within(TenantScope::vouched(tenant), id).await.unwrap().is_some());
-    assert!(world.jobs.batch_within(TenantScope::vouched(other), id).await.unwrap().is_none());
+    let id = world
+        .jobs
+        .commit(&Origin::system(), &Stage { jobs: 1, tenant: Some(tenant) })
+        .await
+        .unwrap();
+    assert!(world.jobs.batch_within(TenantScope::of_job(tenant), id).await.unwrap().is_some());
+    assert!(world.jobs.batch_within(TenantScope::of_job(other), id).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +170,8 @@ async fn batches_in_progress_are_listed_first_and_newest_first() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
     // Times and ids are ordered by the millisecond.
     let stage = async |jobs| {
-        let batch = world.jobs.commit(&Stage { jobs, tenant: None }).await.unwrap();
+        let batch =
+            world.jobs.commit(&Origin::system(), &Stage { jobs, tenant: None }).await.unwrap();
         let staged_at = world.store.clock().now();
         until("the next millisecond", || async { world.store.clock().now() > staged_at }).await;
         batch
@@ -190,7 +202,8 @@ async fn batches_in_progress_are_listed_first_and_newest_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_fast_path_missed_completes_nevertheless() {
     let (world, ward) = (World::new().await, Ward::where_dies(3));
-    let id = world.store.commit(&Stage { jobs: 30, tenant: None }).await.unwrap();
+    let id =
+        world.store.commit(&Origin::system(), &Stage { jobs: 30, tenant: None }).await.unwrap().0;
     let worker = work(&world, &ward, 4);
     until("the follow-up has run", || async { ward.followed() == [id] }).await;
     assert_eq!(batch(&world, id).await.dead, 10);
@@ -221,16 +234,18 @@ impl Change for Killed {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_while_settling_a_batch_blocks_no_other_jobs() {
     let (world, ward) = (World::new().await, Ward::where_dies(u32::MAX));
-    let held = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
+    let held =
+        world.jobs.commit(&Origin::system(), &Stage { jobs: 1, tenant: None }).await.unwrap();
     let holds = Arc::new(Notify::new());
     let killed = Killed { batch: held, holds: Arc::clone(&holds) };
     let store = world.store.clone();
-    let killed = tokio::spawn(async move { store.commit(&killed).await });
+    let killed = tokio::spawn(async move { store.commit(&Origin::system(), &killed).await });
     holds.notified().await;
     let worker = work(&world, &ward, 4);
     let running = async || world.jobs.broker().stats(Queue::Email).await.unwrap().running;
     until("its member is being settled", || async { running().await == 1 }).await;
-    let other = world.jobs.commit(&Stage { jobs: 1, tenant: None }).await.unwrap();
+    let other =
+        world.jobs.commit(&Origin::system(), &Stage { jobs: 1, tenant: None }).await.unwrap();
     world.stage(7).await;
     until("another batch and a job without a batch are settled", || async {
         ward.followed() == [other] && running().await == 1

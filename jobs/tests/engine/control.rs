@@ -11,6 +11,7 @@ use std::{
 use common::{
     db::{Change, DbError, Txn},
     id::{JobId, TenantId},
+    origin::Origin,
     telemetry::metrics,
 };
 use jobs::{
@@ -175,13 +176,21 @@ impl Everywhere {
         failing.stop(Duration::from_secs(5)).await;
 
         let worker = world.work(&slow.registry(), 1);
-        let running = world.jobs.commit(&StageFor { n: 1, tenant, due: None }).await.unwrap();
+        let running = world
+            .jobs
+            .commit(&Origin::system(), &StageFor { n: 1, tenant, due: None })
+            .await
+            .unwrap();
         until("it runs", || async { slow.began() == 1 }).await;
         let ready = world.stage(2).await;
-        let held = world.jobs.commit(&StageFor { n: 3, tenant, due: None }).await.unwrap();
+        let held = world
+            .jobs
+            .commit(&Origin::system(), &StageFor { n: 3, tenant, due: None })
+            .await
+            .unwrap();
         let delayed = world
             .jobs
-            .commit(&StageFor { n: 4, due: Some(in_an_hour()), tenant: None })
+            .commit(&Origin::system(), &StageFor { n: 4, due: Some(in_an_hour()), tenant: None })
             .await
             .unwrap();
         let all = Self { running, ready, held, delayed, dead };
@@ -269,7 +278,12 @@ async fn a_job_is_found_and_listed_in_every_state_with_its_details() {
 async fn a_job_that_is_not_in_redis_yet_is_found_in_the_outbox() {
     let world = World::new().await;
     // Committed by a process that died before it enqueued the job.
-    let id = world.store.commit(&StageFor { n: 5, ..StageFor::default() }).await.unwrap();
+    let id = world
+        .store
+        .commit(&Origin::system(), &StageFor { n: 5, ..StageFor::default() })
+        .await
+        .unwrap()
+        .0;
     let found = world.jobs.find(id).await.unwrap().unwrap();
     assert_eq!((found.status, found.queue), (JobStatus::Staged, QUEUE));
     let staged = listed(&world, JobState::Staged).await;
@@ -287,7 +301,7 @@ async fn filters_require_every_condition_and_pages_continue_where_they_ended() {
     for n in 0..5 {
         world.stage(n).await;
         let change = StageFor { n, tenant: Some(tenant), due: None };
-        mine.push(Some(world.jobs.commit(&change).await.unwrap()));
+        mine.push(Some(world.jobs.commit(&Origin::system(), &change).await.unwrap()));
     }
     until("all are there", || async { world.jobs.queue(QUEUE).await.unwrap().ready == 10 }).await;
     let filter = JobFilter {
@@ -408,8 +422,11 @@ async fn a_job_cancelled_while_it_fails_is_not_retried() {
 async fn a_delayed_job_can_be_run_now_and_its_row_agrees() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
-    let id =
-        world.jobs.commit(&StageFor { n: 8, due: Some(in_an_hour()), tenant: None }).await.unwrap();
+    let id = world
+        .jobs
+        .commit(&Origin::system(), &StageFor { n: 8, due: Some(in_an_hour()), tenant: None })
+        .await
+        .unwrap();
     until_in(&world, id, Some(JobState::Delayed)).await;
     assert_eq!(world.jobs.run_now(QUEUE, &[id, world.store.clock().id()]).await.unwrap(), 1);
     let row = world

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use common::db::{Change, DbError, PlatformScope, Txn};
+use common::{
+    db::{Change, DbError, PlatformScope, Txn},
+    origin::Origin,
+};
 use jobs::{JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
 use testkit::servers::{Child, Spec};
@@ -70,7 +73,7 @@ pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child
 async fn a_killed_workers_job_is_taken_over_within_its_lease_and_a_second() {
     let world = World::new().await;
     let first = crash_worker(&world, "first", 3);
-    world.jobs.commit(&StageAll(vec![Act::Hang])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Hang])).await.unwrap();
     until("it runs", || async { effects(&world).await.len() == 1 }).await;
     let second = crash_worker(&world, "second", 3);
     first.kill().await;
@@ -86,7 +89,7 @@ async fn a_killed_workers_job_is_taken_over_within_its_lease_and_a_second() {
 async fn a_job_that_kills_its_worker_is_dead_lettered_and_its_neighbours_finish() {
     let world = World::new().await;
     let acts: Vec<Act> = (0..30).map(|n| if n == 7 { Act::Abort } else { Act::Probe }).collect();
-    world.jobs.commit(&StageAll(acts)).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(acts)).await.unwrap();
     let worker = crash_worker(&world, "aborting", 3);
     let mut crashes = 0;
     let settled = async {
@@ -119,7 +122,7 @@ async fn repeatedly_killing_workers_loses_nothing() {
     let mut staged = 0;
     // Workers are killed repeatedly at arbitrary times while jobs arrive.
     for (round, acts) in acts.chunks(100).enumerate() {
-        world.jobs.commit(&StageAll(acts.to_vec())).await.unwrap();
+        world.jobs.commit(&Origin::system(), &StageAll(acts.to_vec())).await.unwrap();
         staged += acts.len();
         let target = u64::try_from(staged - 50 - round % 7).unwrap();
         until("some have run", || async {

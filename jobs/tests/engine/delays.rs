@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::db::{Change, DbError, Txn};
+use common::{
+    db::{Change, DbError, Txn},
+    origin::Origin,
+};
 use jobs::{Queue, Registry, stage_at};
 use mongodb::bson::DateTime;
 
@@ -37,7 +40,7 @@ async fn a_staged_job_starts_when_it_is_due_and_not_before() {
     let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);
     let (begun, now) = (Instant::now(), world.store.clock().now());
     let due = DateTime::from_millis(now.timestamp_millis() + 1_500);
-    world.jobs.commit(&StageAt { due, jobs: 1 }).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAt { due, jobs: 1 }).await.unwrap();
     until("it waits for its time", || async {
         world.jobs.broker().stats(Queue::Email).await.unwrap().delayed == 1
     })
@@ -56,7 +59,11 @@ async fn a_past_due_time_means_now_and_an_earlier_job_wakes_the_workers() {
     world.jobs.enqueue_unstaged_in(None, &Probe { n: 1 }, Duration::from_hours(1)).await.unwrap();
     // Announced over Redis, because every worker has just begun to wait for a job an hour away.
     world.jobs.enqueue_unstaged_in(None, &Probe { n: 2 }, Duration::from_millis(20)).await.unwrap();
-    world.jobs.commit(&StageAt { due: DateTime::from_millis(0), jobs: 1 }).await.unwrap();
+    world
+        .jobs
+        .commit(&Origin::system(), &StageAt { due: DateTime::from_millis(0), jobs: 1 })
+        .await
+        .unwrap();
     until("both have run", || async { notes.numbers() == [0, 2] }).await;
     worker.stop(Duration::from_secs(5)).await;
 }

@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Notes, Probe, World, note, until};
-use common::db::PlatformScope;
+use common::{db::PlatformScope, origin::Origin};
 use jobs::{JobError, JobFilter, Queue, Registry, Running, outbox::OutboxRow};
 use mongodb::bson::doc;
+
+use crate::support::{Notes, Probe, World, note, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_job_is_retried_until_it_succeeds() {
@@ -323,7 +324,8 @@ async fn a_payload_that_is_too_large_is_rejected_before_anything_happens() {
     }
     let world = World::new().await;
     let most = jobs::PAYLOAD_BYTES_MAX - 2;
-    let staged = world.jobs.commit(&StageBig(most + 1)).await.unwrap_err().to_string();
+    let staged =
+        world.jobs.commit(&Origin::system(), &StageBig(most + 1)).await.unwrap_err().to_string();
     let enqueued = world
         .jobs
         .enqueue_unstaged(None, &Big("x".repeat(most + 1)))
@@ -337,6 +339,6 @@ async fn a_payload_that_is_too_large_is_rejected_before_anything_happens() {
         );
     }
     assert_eq!(world.rows().await, 0);
-    world.jobs.commit(&StageBig(most)).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageBig(most)).await.unwrap();
     assert_eq!(world.rows().await, 1);
 }

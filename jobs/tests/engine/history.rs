@@ -11,6 +11,7 @@ use std::{
 use common::{
     db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{JobId, TenantId},
+    origin::Origin,
 };
 use jobs::{
     Cancelled, JobError, JobFilter, JobState, Queue, RESULT_BYTES_MAX, Registry, Running,
@@ -138,17 +139,18 @@ async fn a_cancelled_job_leaves_an_entry_in_every_state() {
     };
     let retried = world.stage(6).await;
     until_in(retried, JobState::Delayed).await;
-    let running = world.jobs.commit(&Stage { n: 5, tenant }).await.unwrap();
+    let running = world.jobs.commit(&Origin::system(), &Stage { n: 5, tenant }).await.unwrap();
     until_in(running, JobState::Running).await;
     let ready = world.stage(0).await;
     until_in(ready, JobState::Ready).await;
-    let held = world.jobs.commit(&Stage { n: 0, tenant }).await.unwrap();
+    let held = world.jobs.commit(&Origin::system(), &Stage { n: 0, tenant }).await.unwrap();
     until_in(held, JobState::Held).await;
     let unstaged_held = world.jobs.enqueue_unstaged(tenant, &Probe { n: 0 }).await.unwrap();
     let unstaged = world.jobs.enqueue_unstaged_in(None, &Probe { n: 0 }, HOUR).await.unwrap();
     // Committed by a process that died before it enqueued the job; the relay may or may not have
     // done so by now.
-    let staged = world.store.commit(&Stage { n: 0, tenant: None }).await.unwrap();
+    let staged =
+        world.store.commit(&Origin::system(), &Stage { n: 0, tenant: None }).await.unwrap().0;
 
     let out = Cancelled::Removed;
     let all =
@@ -200,7 +202,7 @@ async fn entries_are_filtered_by_content_and_tenant() {
     let (tenant, other): (TenantId, TenantId) =
         (world.store.clock().id(), world.store.clock().id());
     for (n, tenant) in [(0, Some(tenant)), (2, Some(tenant)), (0, Some(other)), (0, None)] {
-        world.jobs.commit(&Stage { n, tenant }).await.unwrap();
+        world.jobs.commit(&Origin::system(), &Stage { n, tenant }).await.unwrap();
     }
     let worker = work(&world, &ward);
     until("all have ended", || async {
@@ -212,7 +214,7 @@ async fn entries_are_filtered_by_content_and_tenant() {
     let of = |found: Vec<HistoryEntry>| {
         found.iter().map(|entry| (entry.outcome, entry.tenant_id)).collect::<Vec<_>>()
     };
-    let ours = world.jobs.history_within(TenantScope::vouched(tenant), &any, 100).await.unwrap();
+    let ours = world.jobs.history_within(TenantScope::of_job(tenant), &any, 100).await.unwrap();
     assert!(
         ours.len() == 2 && ours.iter().all(|entry| entry.tenant_id == Some(tenant)),
         "{ours:?}"
@@ -220,12 +222,7 @@ async fn entries_are_filtered_by_content_and_tenant() {
     let dead = HistoryFilter { outcome: Some(Ended::Dead), ..any.clone() };
     assert_eq!(of(history(&world, &dead).await), [(Ended::Dead, Some(tenant))]);
     assert!(
-        world
-            .jobs
-            .history_within(TenantScope::vouched(other), &dead, 100)
-            .await
-            .unwrap()
-            .is_empty()
+        world.jobs.history_within(TenantScope::of_job(other), &dead, 100).await.unwrap().is_empty()
     );
     let of_other = HistoryFilter { tenant: Some(other), ..any.clone() };
     assert_eq!(of(history(&world, &of_other).await), [(Ended::Success, Some(other))]);
@@ -233,7 +230,7 @@ async fn entries_are_filtered_by_content_and_tenant() {
     assert!(
         world
             .jobs
-            .history_within(TenantScope::vouched(tenant), &of_other, 100)
+            .history_within(TenantScope::of_job(tenant), &of_other, 100)
             .await
             .unwrap()
             .is_empty()
@@ -257,7 +254,7 @@ async fn pages_lose_no_entries_of_the_same_millisecond() {
     let (world, ward) = (World::with(KEPT).await, Arc::new(Ward::default()));
     let tenant: TenantId = world.store.clock().id();
     for _ in 0..5 {
-        world.jobs.commit(&Stage { n: 0, tenant: Some(tenant) }).await.unwrap();
+        world.jobs.commit(&Origin::system(), &Stage { n: 0, tenant: Some(tenant) }).await.unwrap();
     }
     let worker = work(&world, &ward);
     until("all have ended", || async {
@@ -288,7 +285,7 @@ async fn pages_lose_no_entries_of_the_same_millisecond() {
     let (mut paged, mut filter) = (Vec::new(), HistoryFilter::default());
     loop {
         let page =
-            world.jobs.history_within(TenantScope::vouched(tenant), &filter, 2).await.unwrap();
+            world.jobs.history_within(TenantScope::of_job(tenant), &filter, 2).await.unwrap();
         let Some(last) = page.last() else { break };
         filter.after = Some(last.cursor());
         paged.extend(page.iter().map(|entry| entry.id));

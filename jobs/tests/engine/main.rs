@@ -1,6 +1,8 @@
 //! The engine's guarantees, each tested against real servers. One binary, so that it is linked once.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
+#![expect(clippy::disallowed_methods, reason = "tests stage what the fast path does not know")]
+#![expect(clippy::disallowed_methods, reason = "tests stage what the fast path does not know")]
 
 mod batches;
 mod control;

@@ -9,6 +9,7 @@ use std::{
 use common::{
     db::{Change, DbError, TenantScope, Txn},
     id::{JobId, TenantId},
+    origin::Origin,
 };
 use jobs::{JobError, Registry, Running, Step, progress::Progress, stage};
 use tokio::sync::Semaphore;
@@ -148,15 +149,15 @@ async fn a_tenant_sees_the_progress_of_its_own_jobs_only() {
     let (tenant, other): (TenantId, TenantId) =
         (world.store.clock().id(), world.store.clock().id());
     let (ours, nobodys) = (
-        world.jobs.commit(&StageFor(Some(tenant))).await.unwrap(),
-        world.jobs.commit(&StageFor(None)).await.unwrap(),
+        world.jobs.commit(&Origin::system(), &StageFor(Some(tenant))).await.unwrap(),
+        world.jobs.commit(&Origin::system(), &StageFor(None)).await.unwrap(),
     );
     until("both report", || async {
         progress(&world, ours).await.is_some() && progress(&world, nobodys).await.is_some()
     })
     .await;
     let within = async |tenant, job| {
-        world.jobs.progress_within(TenantScope::vouched(tenant), job).await.unwrap()
+        world.jobs.progress_within(TenantScope::of_job(tenant), job).await.unwrap()
     };
     assert_eq!(within(tenant, ours).await.unwrap().step, step(4, "uploading"));
     for (tenant, job) in [(other, ours), (tenant, nobodys), (tenant, world.store.clock().id())] {

@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::support::{Notes, World, note, until};
+use common::origin::Origin;
 use jobs::Registry;
+
+use crate::support::{Notes, World, note, until};
 
 fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
     Registry::sharing(Arc::clone(notes)).on(note)
@@ -244,9 +246,19 @@ async fn a_job_that_died_before_redis_knew_stays_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreadable_row_blocks_no_other_job() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
-    let bad =
-        world.jobs.store().commit(&crate::support::Stage { n: 1, then_fail: false }).await.unwrap();
-    world.jobs.store().commit(&crate::support::Stage { n: 2, then_fail: false }).await.unwrap();
+    let bad = world
+        .jobs
+        .store()
+        .commit(&Origin::system(), &crate::support::Stage { n: 1, then_fail: false })
+        .await
+        .unwrap()
+        .0;
+    world
+        .jobs
+        .store()
+        .commit(&Origin::system(), &crate::support::Stage { n: 2, then_fail: false })
+        .await
+        .unwrap();
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     let broken = mongodb::bson::doc! { "$set": { "payload": "not json" } };
     rows().update(mongodb::bson::doc! { "_id": bad }, broken).await.unwrap();

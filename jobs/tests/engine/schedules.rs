@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc, time::Duration};
 
 use common::{
     clock::{Clock, later},
-    db::{Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn},
+    db::{Change, Data, DbError, PlatformScope, Record, Store, Txn},
     id::JobId,
+    origin::Origin,
     telemetry::metrics,
 };
 use jobs::{
@@ -260,8 +261,8 @@ struct Report {
 
 impl Record for Report {
     const COLLECTION: &'static str = "reports";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Report {}
 
 /// A process of `examples/schedule.rs`.
 fn schedule_process(world: &World, name: &str) -> Child {
@@ -312,7 +313,8 @@ async fn a_worker_that_hangs_in_a_tick_delays_it_until_mongodb_aborts_the_transa
     scheduler.check().await.unwrap();
     let (store, noted) = (world.store.clone(), Arc::new(Notify::new()));
     let stands_still = StandStill { noted: Arc::clone(&noted) };
-    let standing = tokio::spawn(async move { store.commit(&stands_still).await });
+    let standing =
+        tokio::spawn(async move { store.commit(&Origin::system(), &stands_still).await });
     tokio::time::timeout(DEADLINE, noted.notified()).await.expect("the row is locked");
     clock.advance(HOUR);
     scheduler.check().await.unwrap();

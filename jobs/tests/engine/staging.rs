@@ -1,7 +1,9 @@
 //! Guarantees 1 to 3: a job is staged with its change, runs once, and leaves nothing behind.
 
-use crate::support::{Notes, Probe, Stage, World, note, until};
+use common::origin::Origin;
 use jobs::Registry;
+
+use crate::support::{Notes, Probe, Stage, World, note, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_job_runs_once_and_leaves_nothing() {
@@ -19,7 +21,7 @@ async fn a_staged_job_runs_once_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_fails_stages_nothing() {
     let world = World::new().await;
-    let failed = world.jobs.commit(&Stage { n: 1, then_fail: true }).await;
+    let failed = world.jobs.commit(&Origin::system(), &Stage { n: 1, then_fail: true }).await;
     assert!(failed.is_err());
     assert_eq!(world.rows().await, 0);
     let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
@@ -30,7 +32,7 @@ async fn a_change_that_fails_stages_nothing() {
 async fn a_job_that_the_fast_path_missed_is_relayed() {
     let world = World::new().await;
     // As if the process had died between the commit and enqueueing.
-    world.store.commit(&Stage { n: 3, then_fail: false }).await.unwrap();
+    world.store.commit(&Origin::system(), &Stage { n: 3, then_fail: false }).await.unwrap();
     let notes = std::sync::Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
     world.until_idle().await;

@@ -13,6 +13,7 @@ use common::{
     config::{Config, Sources},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::JobId,
+    origin::Origin,
 };
 use jobs::{
     Drain, Job, JobError, JobFilter, Jobs, Queue, Registry, Relay, Running,
@@ -157,7 +158,7 @@ impl World {
     }
 
     pub(crate) async fn stage(&self, n: u32) -> JobId {
-        self.jobs.commit(&Stage { n, then_fail: false }).await.unwrap()
+        self.jobs.commit(&Origin::system(), &Stage { n, then_fail: false }).await.unwrap()
     }
 
     /// Runs `registry` on the queue of most tests with `concurrency` slots, and a relay, until

@@ -6,6 +6,7 @@ use common::{
     clock::{Clock, later},
     db::{Change, DbError, PlatformScope, Store, Txn},
     id::{JobId, TenantId},
+    origin::Origin,
 };
 use jobs::{
     Job, JobError, Jobs, Queue, Registry, Running,
@@ -39,7 +40,7 @@ fn inline(world: &World, notes: &Arc<Notes>) -> Inline {
 
 /// Stages as if the process had ended before enqueueing: Redis never receives the job.
 async fn stage_probe(world: &World, n: u32) -> JobId {
-    world.store.commit(&Stage { n, then_fail: false }).await.unwrap()
+    world.store.commit(&Origin::system(), &Stage { n, then_fail: false }).await.unwrap().0
 }
 
 #[tokio::test]
@@ -157,7 +158,7 @@ impl Change for StageSome {
 async fn staged_jobs_are_listed_by_type_and_drained_by_queue() {
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     let tenant: TenantId = world.store.clock().id();
-    world.store.commit(&StageSome { tenant }).await.unwrap();
+    world.store.commit(&Origin::system(), &StageSome { tenant }).await.unwrap();
     let probes = staged::<Probe>(&world.store).await.unwrap();
     assert_eq!(
         probes
@@ -178,7 +179,7 @@ async fn staged_jobs_are_listed_by_type_and_drained_by_queue() {
 /// A handler that stages the next smaller number.
 async fn count_down(probe: Probe, running: Running<Store>) -> Result<(), JobError> {
     if let Some(n) = probe.n.checked_sub(1) {
-        running.app.commit(&Stage { n, then_fail: false }).await?;
+        running.app.commit(&Origin::system(), &Stage { n, then_fail: false }).await?;
     }
     Ok(())
 }

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::db::{Change, DbError, PlatformScope, Txn};
+use common::{
+    db::{Change, DbError, PlatformScope, Txn},
+    origin::Origin,
+};
 use futures::StreamExt;
 use jobs::{Job, JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
@@ -90,7 +93,7 @@ fn noted(notes: &Notes) -> (usize, usize) {
 }
 
 async fn stage_many(world: &World, queue: Queue, numbers: std::ops::Range<u32>) {
-    world.jobs.commit(&StageMany { queue, numbers }).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageMany { queue, numbers }).await.unwrap();
 }
 
 /// A cluster, and a world on it whose two queues are on different nodes.
@@ -152,7 +155,7 @@ async fn a_cluster_runs_jobs_of_every_queue() {
 async fn on_a_cluster_a_killed_workers_job_is_taken_over() {
     let Clustered { world, .. } = &clustered(None, &[]).await;
     let first = crash_worker(world, "first", 3);
-    world.jobs.commit(&StageAll(vec![Act::Hang])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Hang])).await.unwrap();
     until("it runs", || async { effects(world).await.len() == 1 }).await;
     let second = crash_worker(world, "second", 3);
     first.kill().await;
@@ -173,7 +176,11 @@ async fn a_lost_node_affects_only_its_queue_and_loses_nothing() {
     let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
     stage_many(world, Queue::Email, 20..40).await;
     // Without the fast path: the relay must get past the unreachable queue.
-    world.store.commit(&StageMany { queue: Queue::Maintenance, numbers: 20..40 }).await.unwrap();
+    world
+        .store
+        .commit(&Origin::system(), &StageMany { queue: Queue::Maintenance, numbers: 20..40 })
+        .await
+        .unwrap();
     until("the other queue's jobs have run", || async { noted(&notes).1 == 40 }).await;
     assert_eq!(noted(&notes).0, 20);
     cluster.node(*email).start_again().await.unwrap();
@@ -189,11 +196,11 @@ async fn a_lost_node_s_replica_takes_its_place() {
     clustered.cluster.add_replica(folder.path(), clustered.email).await.unwrap();
     let Clustered { world, cluster, email, .. } = &clustered;
     let worker = crash_worker(world, "worker", 1_000);
-    world.jobs.commit(&StageAll(vec![Act::Probe; 100])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 100])).await.unwrap();
     world.until_idle().await;
     cluster.node(*email).kill().await;
     let killed = Instant::now();
-    world.jobs.commit(&StageAll(vec![Act::Probe; 100])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 100])).await.unwrap();
     world.until_idle().await;
     assert!(killed.elapsed() <= FAILOVER_MAX, "{:?}", killed.elapsed());
     eprintln!("100 jobs had run on the replica {:?} after its master was lost", killed.elapsed());
@@ -274,7 +281,7 @@ async fn stage_steadily(world: &World, stop: &AtomicBool) -> u32 {
     let mut staged = 0;
     while !stop.load(Ordering::Relaxed) {
         beats.tick().await;
-        world.jobs.commit(&StageAll(vec![Act::Probe])).await.unwrap();
+        world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe])).await.unwrap();
         staged += 1;
     }
     staged
@@ -326,7 +333,7 @@ async fn a_killed_master_is_replaced_under_load_and_nothing_is_lost() {
     assert_eq!(done(&world).await, staged);
     // It returns as a replica of its replacement.
     master.start_again().await.unwrap();
-    world.jobs.commit(&StageAll(vec![Act::Probe; 20])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 20])).await.unwrap();
     world.until_idle().await;
     assert_eq!(done(&world).await, staged + 20);
     assert!(world.dead().await.is_empty());
@@ -344,7 +351,7 @@ async fn a_master_that_hung_is_not_used_again() {
     .await;
     assert_eq!(done(&world).await, staged);
     master.resume();
-    world.jobs.commit(&StageAll(vec![Act::Probe; 20])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 20])).await.unwrap();
     world.until_idle().await;
     assert_eq!(done(&world).await, staged + 20);
     assert!(worker.status().is_none());
@@ -460,10 +467,10 @@ async fn valkey_behaves_like_redis() {
     let world = World::with(&[("REDIS__URL", &valkey.url())]).await;
     runs_jobs_of_every_queue(&world).await;
     let worker = crash_worker(&world, "worker", 3);
-    world.jobs.commit(&StageAll(vec![Act::Probe; 50])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 50])).await.unwrap();
     world.until_idle().await;
     valkey.kill().await;
-    world.jobs.commit(&StageAll(vec![Act::Probe; 50])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageAll(vec![Act::Probe; 50])).await.unwrap();
     valkey.start_again().await.unwrap();
     world.until_idle().await;
     assert_eq!(done(&world).await, 100);

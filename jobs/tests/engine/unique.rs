@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use common::{
     config,
     db::{Change, DbError, Txn},
+    origin::Origin,
 };
 use jobs::{Job, JobError, Jobs, Queue, Registry, Running, Unique, Window, stage};
 use serde::{Deserialize, Serialize};
@@ -63,15 +64,15 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
         &[(Queue::Maintenance, 1)],
         1,
     );
-    world.jobs.commit(&StageSums(vec![1, 1, 2])).await.unwrap();
-    world.jobs.commit(&StageSums(vec![1])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageSums(vec![1, 1, 2])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("the duplicates' rows are gone", || async { world.rows().await == 2 }).await;
     relay.stop(Duration::from_secs(5)).await;
     // With slots for these two only, so that jobs staged next wait.
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 2);
     until("both have started", || async { app.runs.lock().unwrap().len() == 2 }).await;
     // A change that the running job may not have seen gets one job of its own.
-    world.jobs.commit(&StageSums(vec![1, 1])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageSums(vec![1, 1])).await.unwrap();
     until("the duplicate's row is gone", || async { world.rows().await == 3 }).await;
     app.gate.add_permits(3);
     world.until_idle().await;
@@ -92,13 +93,13 @@ async fn a_dropped_duplicate_is_rejected_if_it_reaches_redis_late() {
         ..world.config.redis.clone()
     };
     let slow = Jobs::start(world.store.clone(), &redis, &world.config.jobs).unwrap();
-    slow.commit(&StageSums(vec![1])).await.unwrap();
+    slow.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("Redis has the first", || async {
         world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
     })
     .await;
     proxy.blackhole();
-    slow.commit(&StageSums(vec![1])).await.unwrap();
+    slow.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     let relay = world.work_on(
         &Registry::sharing(Arc::clone(&app)).on(sum_up),
         &[(Queue::Maintenance, 1)],
@@ -115,7 +116,7 @@ async fn a_dropped_duplicate_is_rejected_if_it_reaches_redis_late() {
     slow.close(DEADLINE).await;
     assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 0);
     // If it were accepted, it would hold the key, and this job would be dropped.
-    world.jobs.commit(&StageSums(vec![1])).await.unwrap();
+    world.jobs.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("Redis has the third", || async {
         world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
     })

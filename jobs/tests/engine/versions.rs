@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use common::db::{Change, DbError, Txn};
+use common::{
+    db::{Change, DbError, Txn},
+    origin::Origin,
+};
 use jobs::{BoxError, Job, JobError, Queue, Registry, Running, stage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -71,7 +74,7 @@ async fn greet(job: Third, running: Running<Greeted>) -> Result<(), JobError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_an_old_release_run_in_the_new_one() {
     let (world, greeted) = (World::new().await, Arc::new(Greeted::default()));
-    world.jobs.commit(&Staged(First { name: "Ann".to_owned() })).await.unwrap();
+    world.jobs.commit(&Origin::system(), &Staged(First { name: "Ann".to_owned() })).await.unwrap();
     world
         .jobs
         .enqueue_unstaged(None, &Third { names: vec!["Bob".to_owned()], language: "de".to_owned() })
@@ -96,7 +99,7 @@ async fn jobs_of_an_old_release_run_in_the_new_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_that_cannot_be_converted_is_dead_lettered_unchanged() {
     let (world, greeted) = (World::new().await, Arc::new(Greeted::default()));
-    world.jobs.commit(&Staged(First { name: String::new() })).await.unwrap();
+    world.jobs.commit(&Origin::system(), &Staged(First { name: String::new() })).await.unwrap();
     let worker = world.work(&Registry::sharing(Arc::clone(&greeted)).on(greet), 1);
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
     let letter = world.dead().await.remove(0);

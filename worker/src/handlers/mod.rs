@@ -4,28 +4,20 @@ pub(crate) mod identity;
 pub(crate) mod platform;
 pub(crate) mod tenancy;
 
-use common::db::TenantScope;
-use jobs::{JobError, Running};
-
-use crate::app::App;
-
-/// The scope of the tenant in the job's envelope.
-fn scope(running: &Running<App>) -> Result<TenantScope, JobError> {
-    running.tenant.map(TenantScope::vouched).ok_or_else(|| JobError::fail("the job has no tenant"))
-}
-
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
 mod tests {
     use std::time::Duration;
 
     use common::{
         clock::Clock,
-        db::{Change, DbError, PlatformScope, Txn},
+        db::{Change, DbError, PlatformScope, TenantScope, Txn},
         id::TenantId,
+        origin::Origin,
         sealed_email::SealedEmail,
     };
     use domain::{
-        identity::{registrations::AddressDigest, users::User},
+        identity::{actor::Actor, registrations::AddressDigest, users::User},
         tenancy::{
             invitation_lists::{InvitationList, Line},
             invitations::{
@@ -33,17 +25,16 @@ mod tests {
                 SendInvitation, SendInvitationReminder, Terms,
             },
             invite_links::{CreateInviteLink, InviteByLink, InviteLink},
-            memberships::{Actor, Membership},
+            memberships::Membership,
             ownership::{OfferOwnership, OwnershipTransfer, SendOwnershipOffer},
             roles::Role,
             tenant_domains::{AddDomain, CheckDomain, TenantDomain},
             tenants::Tenant,
         },
     };
-    use jobs::{Job, outbox::OutboxRow};
+    use jobs::{Job, JobError, outbox::OutboxRow};
     use mongodb::bson::doc;
 
-    use super::*;
     use crate::testing::DemoWorld;
 
     const DAY: Duration = Duration::from_hours(24);
@@ -62,28 +53,46 @@ mod tests {
     impl World {
         async fn new() -> Self {
             let demo = DemoWorld::new(Clock::system()).await;
-            let (store, key, owner, tenant) = (&demo.store, &demo.key, &demo.user, demo.tenant);
-            let actor = Actor { scope: TenantScope::vouched(tenant), user: owner.id };
+            let (key, owner, tenant) = (&demo.key, &demo.user, demo.tenant);
+            let actor = Actor { scope: TenantScope::of_job(tenant), principal: owner.id.into() };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
-            let invitation =
-                store.commit(&Invite { key, actor, email, role, conditions }).await.unwrap();
+            let invitation = demo
+                .jobs
+                .commit(&Origin::system(), &Invite { key, actor, email, role, conditions })
+                .await
+                .unwrap();
             let line = Line {
                 email: "listed@example.com".to_owned(),
                 role: "viewer".to_owned(),
                 outcome: None,
                 invitation: None,
             };
-            let list = store.commit(&InviteList { actor, lines: vec![line] }).await.unwrap();
+            let list = demo
+                .jobs
+                .commit(&Origin::system(), &InviteList { actor, lines: vec![line] })
+                .await
+                .unwrap();
             let domains = ["example.com".parse().unwrap()].into_iter().collect();
             let create =
                 CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
-            let invite_link = store.commit(&create).await.unwrap();
+            let invite_link = demo.jobs.commit(&Origin::system(), &create).await.unwrap();
             let domain = AddDomain { actor, domain: "corp.example".parse().unwrap(), max: 10 };
-            let domain = store.commit(&domain).await.unwrap();
-            let to = store.commit(&Join(owner, actor.scope)).await.unwrap();
-            let offer =
-                store.commit(&OfferOwnership { actor, to: to.user_id, ttl: DAY }).await.unwrap();
+            let domain = demo.jobs.commit(&Origin::system(), &domain).await.unwrap();
+            let to = demo.jobs.commit(&Origin::system(), &Join(owner, actor.scope)).await.unwrap();
+            let offer = demo
+                .jobs
+                .commit(
+                    &Origin::system(),
+                    &OfferOwnership {
+                        scope: actor.scope,
+                        user: owner.id,
+                        to: to.user_id,
+                        ttl: DAY,
+                    },
+                )
+                .await
+                .unwrap();
             Self { demo, invitation, list, invite_link, offer, domain }
         }
 
@@ -125,7 +134,7 @@ mod tests {
                 self.demo.store.records::<OutboxRow>(PlatformScope).count(doc! {}).await.unwrap();
             let list = InvitationList::of(
                 &self.demo.store,
-                TenantScope::vouched(self.demo.tenant),
+                TenantScope::of_job(self.demo.tenant),
                 self.list.id,
             )
             .await
@@ -171,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_finds_no_rows_of_another_tenant() {
         let world = World::new().await;
-        let other = world.demo.store.commit(&Found).await.unwrap();
+        let other = world.demo.jobs.commit(&Origin::system(), &Found).await.unwrap();
         let before = world.seen().await;
         let ended = world.run(Some(other.id)).await;
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
@@ -179,7 +188,7 @@ mod tests {
         assert!(ended.iter().all(|ended| matches!(ended, Err(JobError::Fail(_)))), "{ended:?}");
         let (store, check) = (&world.demo.store, CheckDomain { domain: world.domain.id });
         assert!(world.run_one(Some(other.id), check).await.is_ok());
-        let own = TenantDomain::of(store, TenantScope::vouched(world.demo.tenant), world.domain.id)
+        let own = TenantDomain::of(store, TenantScope::of_job(world.demo.tenant), world.domain.id)
             .await
             .unwrap()
             .unwrap();

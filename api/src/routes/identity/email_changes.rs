@@ -83,7 +83,7 @@ pub(crate) async fn ask(
             .await?;
     let _of_address =
         Guard::of_address(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
-    let (user, session, tenant) = (caller.user.id, caller.session.id, caller.tenant.id);
+    let (user, session, scope) = (caller.user.id, caller.session.id, caller.scope());
     let (ttl, cooldown) = (app.auth.email_change_ttl, app.auth.resend_cooldown);
     caller
         .commit(
@@ -92,7 +92,7 @@ pub(crate) async fn ask(
                 key: &app.key,
                 user,
                 session,
-                tenant,
+                scope,
                 new: body.new_email,
                 ttl,
                 cooldown,
@@ -116,17 +116,23 @@ pub(crate) async fn ask(
 pub(crate) async fn confirm(
     _: Open,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<EmailChangeLink>,
 ) -> Result<Answer<EmailChangeProgress>, Problem> {
-    let status = if confirm_by_link(&app, &body.token).await? { "changed" } else { "confirmed" };
+    let status =
+        if confirm_by_link(&app, &client, &body.token).await? { "changed" } else { "confirmed" };
     Ok(Answer(EmailChangeProgress { status }))
 }
 
 /// Confirms by a link; tells whether the address is changed then.
-pub(crate) async fn confirm_by_link(app: &App, token: &str) -> Result<bool, Problem> {
+pub(crate) async fn confirm_by_link(
+    app: &App,
+    client: &Client,
+    token: &str,
+) -> Result<bool, Problem> {
     let confirm =
         ConfirmEmailChange { key: &app.key, link: FollowedLink::with_token(&app.key, token)? };
-    match app.jobs.commit(&confirm).await? {
+    match app.jobs.commit(&client.origin(), &confirm).await? {
         Confirmed::First => Ok(false),
         Confirmed::Changed { .. } => Ok(true),
         // As if it had expired: whoever asked is not told that there is such an account.
@@ -145,14 +151,15 @@ pub(crate) async fn confirm_by_link(app: &App, token: &str) -> Result<bool, Prob
 pub(crate) async fn cancel(
     _: Open,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<EmailChangeLink>,
 ) -> Result<Answer<EmailChangeProgress>, Problem> {
-    cancel_by_link(&app, &body.token).await?;
+    cancel_by_link(&app, &client, &body.token).await?;
     Ok(Answer(EmailChangeProgress { status: "cancelled" }))
 }
 
 /// Refuses by a link.
-pub(crate) async fn cancel_by_link(app: &App, token: &str) -> Result<(), Problem> {
+pub(crate) async fn cancel_by_link(app: &App, client: &Client, token: &str) -> Result<(), Problem> {
     let link = FollowedLink::with_token(&app.key, token)?;
-    Ok(app.jobs.commit(&CancelEmailChange { link }).await?)
+    Ok(app.jobs.commit(&client.origin(), &CancelEmailChange { link }).await?)
 }

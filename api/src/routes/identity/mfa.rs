@@ -39,7 +39,7 @@ const QR_PIXELS: u32 = 240;
 
 /// A caller who changes their own second factors.
 pub(crate) fn owner(caller: &Caller) -> Owner {
-    Owner { user: caller.user.id, session: caller.session.id, tenant: caller.tenant.id }
+    Owner { user: caller.user.id, session: caller.session.id, scope: caller.scope() }
 }
 
 /// The refusal that asks for a second factor.
@@ -117,7 +117,7 @@ pub(crate) async fn verify(
         _ => return Err(Problem::new(Code::ValidationFailed, "Give a `code`, or a `credential`.")),
     };
     let answer = AnswerChallenge { key: &app.key, challenge: challenge.id, shown };
-    let (session, delivery) = match app.jobs.commit(&answer).await? {
+    let (session, delivery) = match app.jobs.commit(&client.origin(), &answer).await? {
         Outcome::Wrong => {
             count(method, false);
             return Err(mfa::MfaError::CodeInvalid.into());

@@ -244,7 +244,7 @@ pub(crate) async fn login(
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let admitted = Admitted::by_passkey(app.store(), &used, body.tenant_id, start).await?;
     let begin = ByPasskey { used, change: admitted.begin.clone() };
-    let session = app.jobs.commit(&begin).await?;
+    let session = app.jobs.commit(&client.origin(), &begin).await?;
     signed_in(
         &app,
         &admitted.signed_in(session),

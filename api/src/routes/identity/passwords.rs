@@ -114,7 +114,7 @@ pub(crate) async fn forgot(
 pub(crate) async fn ask(app: &App, client: &Client, email: &Email) -> Result<(), Problem> {
     let _counted = Guard::of_address(app, Act::ForgetPassword, email, client).admit().await?;
     let address = SealedEmail::seal(&app.key, email).map_err(|error| Problem::internal(&error))?;
-    app.jobs.commit(&ForgotPassword { address }).await?;
+    app.jobs.commit(&client.origin(), &ForgotPassword { address }).await?;
     Ok(())
 }
 
@@ -152,7 +152,7 @@ pub(crate) async fn set_by_link(
     let user = User::by_id(app.store(), reset.user_id).await?.ok_or(ResetError::TokenInvalid)?;
     let hashed = app.passwords.hash(&app.hasher, password, about(app.store(), &user).await?).await;
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
-    app.jobs.commit(&ResetPassword { reset, password_hash }).await?;
+    app.jobs.commit(&client.origin(), &ResetPassword { reset, password_hash }).await?;
     // Whoever reads the account's mail need not wait for those who guess.
     Guard::of_address(app, Act::SignIn, &user.email, client).forgive().await;
     Ok(())
@@ -186,9 +186,8 @@ pub(crate) async fn change(
     let hashed =
         app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
-    let (kept, tenant) = (caller.session.id, caller.tenant.id);
-    let change =
-        ChangePassword { user: user.id, before: user.password_set_at, after, kept, tenant };
+    let (kept, scope) = (caller.session.id, caller.scope());
+    let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, scope };
     if caller.commit(&app, &change).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {

@@ -78,7 +78,7 @@ pub(crate) async fn reauthenticate(
     let session = match body {
         Proof { password: Some(password), ceremony: None, credential: None } => {
             Guard::check_password_of(&app, &client, &user, password).await?;
-            app.jobs.commit(&again(false)).await
+            app.jobs.commit(&caller.origin(), &again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
             // Nobody guesses a passkey; whoever tries must not use up the tries of the account's
@@ -89,7 +89,9 @@ pub(crate) async fn reauthenticate(
                 return Err(SignInError::PasskeyInvalid.into());
             }
             app.throttle.take_back(counted).await;
-            app.jobs.commit(&ByPasskey { used: passkey, change: again(true) }).await
+            app.jobs
+                .commit(&caller.origin(), &ByPasskey { used: passkey, change: again(true) })
+                .await
         }
         _ => {
             return Err(Problem::new(

@@ -112,7 +112,10 @@ pub(crate) async fn register(
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
     let new = NewRegistration { email, name, tenant_name, password_hash };
     app.jobs
-        .commit(&changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl })
+        .commit(
+            &client.origin(),
+            &changes::Register { key: &app.key, new, ttl: app.auth.verification_ttl },
+        )
         .await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }
@@ -128,16 +131,21 @@ pub(crate) async fn register(
 pub(crate) async fn verify_email(
     _: Open,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<VerifyEmail>,
 ) -> Result<Answer<Progress>, Problem> {
-    verify_by_token(&app, &body.token).await?;
+    verify_by_token(&app, &client, &body.token).await?;
     Ok(Answer(VERIFIED))
 }
 
 /// Uses up a link's token.
-pub(crate) async fn verify_by_token(app: &App, token: &str) -> Result<(), Problem> {
+pub(crate) async fn verify_by_token(
+    app: &App,
+    client: &Client,
+    token: &str,
+) -> Result<(), Problem> {
     let verify = changes::VerifyEmail::with_token(&app.key, token, app.auth.resend_cooldown)?;
-    app.jobs.commit(&verify).await?;
+    app.jobs.commit(&client.origin(), &verify).await?;
     Ok(())
 }
 
@@ -159,7 +167,10 @@ pub(crate) async fn resend(
     let _counted =
         Guard::of_address(&app, Act::ResendVerification, &body.email, &client).admit().await?;
     app.jobs
-        .commit(&changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) })
+        .commit(
+            &client.origin(),
+            &changes::AskAgain { address: AddressDigest::of(&app.key, &body.email) },
+        )
         .await?;
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }

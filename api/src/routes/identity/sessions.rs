@@ -216,7 +216,7 @@ pub(crate) async fn login(
     let checking = attempt.check(app.store(), &app.hasher);
     let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
     let admitted = Guard::check_password(&app, &client, &address, checking, is_wrong).await?;
-    match app.jobs.commit(&admitted.begin).await {
+    match app.jobs.commit(&client.origin(), &admitted.begin).await {
         Ok(session) => signed_in(
             &app,
             &admitted.signed_in(session),
@@ -315,7 +315,7 @@ async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<Sig
         grace: app.auth.refresh_grace,
         address: client.address,
     };
-    let refreshed = app.jobs.commit(&refresh).await;
+    let refreshed = app.jobs.commit(&client.origin(), &refresh).await;
     let outcome = match &refreshed {
         Ok(Refreshed::Next(_)) => "next",
         Ok(Refreshed::Reused(_)) => "reused",
@@ -358,13 +358,8 @@ pub(crate) async fn logout(
     FromAnywhere(caller): FromAnywhere,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    app.jobs
-        .commit(&SignOut {
-            session: caller.session.id,
-            user: caller.user.id,
-            tenant: caller.tenant.id,
-        })
-        .await?;
+    let (session, user, scope) = (caller.session.id, caller.user.id, caller.scope());
+    app.jobs.commit(&caller.origin(), &SignOut { session, user, scope }).await?;
     Ok(signed_out())
 }
 
@@ -379,9 +374,8 @@ pub(crate) async fn logout_all(
     FromAnywhere(caller): FromAnywhere,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    app.jobs
-        .commit(&SignOutAll { user: caller.user.id, tenant: caller.tenant.id, kept: None })
-        .await?;
+    let (user, scope) = (caller.user.id, caller.scope());
+    app.jobs.commit(&caller.origin(), &SignOutAll { user, scope, kept: None }).await?;
     Ok(signed_out())
 }
 
@@ -426,7 +420,7 @@ pub(crate) async fn switch_tenant(
         tenant: body.tenant_id,
         address: client.address,
     };
-    let session = app.jobs.commit(&switch).await?;
+    let session = app.jobs.commit(&caller.origin(), &switch).await?;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
 }
 
@@ -467,11 +461,8 @@ pub(crate) async fn end(
     State(app): State<App>,
     PathId(session): PathId<SessionId>,
 ) -> Result<StatusCode, Problem> {
-    let ended = app
-        .jobs
-        .commit(&EndSession { session, user: caller.user.id, tenant: caller.tenant.id })
-        .await?;
-    if ended {
+    let (user, scope) = (caller.user.id, caller.scope());
+    if app.jobs.commit(&caller.origin(), &EndSession { session, user, scope }).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::new(Code::NotFound, "You have no such session, or it is over."))

@@ -9,7 +9,8 @@ use axum::{
 use common::{
     clock::rfc3339,
     email::Email,
-    id::{self, InvitationId, InvitationListId, UserId},
+    id::{self, InvitationId, InvitationListId},
+    origin::Principal,
 };
 use domain::{
     access::throttle::Act,
@@ -53,7 +54,7 @@ pub(crate) struct InvitationView {
     role_name: String,
     /// Who invited them.
     #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
-    invited_by: UserId,
+    invited_by: Principal,
     /// Since when.
     #[schema(format = DateTime)]
     created_at: String,

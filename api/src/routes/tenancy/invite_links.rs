@@ -6,12 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::{
-    clock::rfc3339,
-    email::Email,
-    id::{InviteLinkId, UserId},
-    name::Name,
-};
+use common::{clock::rfc3339, email::Email, id::InviteLinkId, name::Name, origin::Principal};
 use domain::{
     access::throttle::Act,
     tenancy::{
@@ -66,7 +61,7 @@ pub(crate) struct LinkView {
     domains: EmailDomains,
     /// Whose word it is: void while they may not invite to the role.
     #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
-    created_by: UserId,
+    created_by: Principal,
     /// Since when.
     #[schema(format = DateTime)]
     created_at: String,
@@ -338,5 +333,8 @@ pub(crate) async fn follow(
     }
     let _counted = Guard::of_address(app, Act::FollowInviteLink, email, client).admit().await?;
     let follow = FollowInviteLink::new(&app.key, &link, email, app.auth.resend_cooldown);
-    Ok(app.jobs.commit(&follow.map_err(|error| Problem::internal(&error))?).await?)
+    Ok(app
+        .jobs
+        .commit(&client.origin(), &follow.map_err(|error| Problem::internal(&error))?)
+        .await?)
 }

@@ -65,7 +65,7 @@ impl Preview {
         let invitation = follow(app, client, token).await?;
         let (tenants, inviter, given, account) = futures::try_join!(
             Tenant::by_ids(store, std::slice::from_ref(&invitation.tenant_id)),
-            User::by_id(store, invitation.invited_by),
+            User::of_principal(store, invitation.invited_by),
             invitation.grant(store),
             User::by_email(store, &invitation.email),
         )?;
@@ -140,6 +140,7 @@ impl Acceptance<'_> {
             signed_in.map(|caller| (&caller.user, &caller.session)),
         )
         .await?;
+        let origin = signed_in.map_or_else(|| client.origin(), Caller::origin);
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
         let joining = Joining {
             invitation,
@@ -150,7 +151,7 @@ impl Acceptance<'_> {
             address: client.address,
             cooldown: app.auth.resend_cooldown,
         }
-        .join(&app.jobs, &app.hasher, &app.passwords);
+        .join(&app.jobs, &origin, &app.hasher, &app.passwords);
         let Some(address) = claimed else { return Ok(joining.await?) };
         let is_wrong = |error: &JoinError| matches!(error, JoinError::InvalidCredentials);
         Guard::check_password(app, client, &address, joining, is_wrong).await

@@ -209,7 +209,7 @@ pub(crate) async fn remove(
 )]
 pub(crate) async fn leave(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
     prove_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
-    caller.commit(&app, &LeaveTenant { actor: caller.actor() }).await?;
+    caller.commit(&app, &LeaveTenant { scope: caller.scope(), user: caller.user.id }).await?;
     Ok(signed_out())
 }
 

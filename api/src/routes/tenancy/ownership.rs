@@ -112,7 +112,8 @@ pub(crate) async fn offer(
     let whom = format!("{} {}", access.caller.tenant.id, body.user_id);
     let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
     let offer = OfferOwnership {
-        actor: access.caller.actor(),
+        scope: access.caller.scope(),
+        user: access.caller.user.id,
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };
@@ -133,7 +134,7 @@ pub(crate) async fn accept(
     if caller.lacks_second_factor() {
         return Err(Problem::mfa_enrollment_required());
     }
-    let accept = AcceptOwnership { actor: caller.actor(), offer };
+    let accept = AcceptOwnership { scope: caller.scope(), user: caller.user.id, offer };
     caller.commit(&app, &accept).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -148,6 +149,8 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     PathId(offer): PathId<OwnershipTransferId>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &CancelOwnership { actor: caller.actor(), offer }).await?;
+    caller
+        .commit(&app, &CancelOwnership { scope: caller.scope(), user: caller.user.id, offer })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -8,9 +8,9 @@ use axum::{
 };
 use common::{
     clock::rfc3339,
-    db::TenantScope,
-    id::{TenantDomainId, TenantId, UserId},
+    id::{TenantDomainId, TenantId},
     name::Name,
+    origin::Principal,
 };
 use domain::{
     access::throttle::Act,
@@ -62,7 +62,7 @@ pub(crate) struct DomainView {
     auto_invite_role: Option<RoleRef>,
     /// Who added it.
     #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
-    added_by: UserId,
+    added_by: Principal,
     /// Since when.
     #[schema(format = DateTime)]
     created_at: String,
@@ -192,7 +192,7 @@ pub(crate) async fn verify(
         .ok_or(DomainError::NotFound)?;
     let _counted =
         Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
-    app.jobs.commit(&CheckDomains::of([&domain])).await?;
+    app.jobs.commit(&access.caller.origin(), &CheckDomains::of([&domain])).await?;
     Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
@@ -286,9 +286,8 @@ pub(crate) async fn joinable(
     let Some((tenant, given)) = open_to(&app, &caller).await? else {
         return Ok(Answer(JoinableTenants { items: Vec::new() }));
     };
-    let is_member = Membership::of(app.store(), TenantScope::vouched(tenant.id), caller.user.id)
-        .await?
-        .is_some();
+    let membership = Membership::of_person(app.store(), tenant.id, caller.user.id).await?;
+    let is_member = membership.is_some();
     let joinable = || Joinable {
         tenant_id: tenant.id,
         tenant_name: tenant.name,
@@ -341,8 +340,8 @@ pub(crate) async fn join(
     client: Client,
     Json(body): Json<JoinTenant>,
 ) -> Result<Response, Problem> {
-    let scope = TenantScope::vouched(body.tenant_id);
-    if Membership::of(app.store(), scope, caller.user.id).await?.is_some() {
+    let membership = Membership::of_person(app.store(), body.tenant_id, caller.user.id).await?;
+    if membership.is_some() {
         return Err(JoinError::AlreadyMember.into());
     }
     let open = open_to(&app, &caller).await?.filter(|(tenant, _)| tenant.id == body.tenant_id);

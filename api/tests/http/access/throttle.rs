@@ -107,16 +107,7 @@ async fn link_for(world: &World, email: &str) -> String {
     let (ttl, cooldown) = (world.config.auth.password_reset_ttl, std::time::Duration::ZERO);
     let prepare =
         Prepare { key: &world.key, user: user.id, job: world.store.clock().id(), ttl, cooldown };
-    world
-        .store
-        .commit(&prepare)
-        .await
-        .unwrap()
-        .1
-        .unwrap()
-        .link_token(&world.key)
-        .expose()
-        .to_owned()
+    world.commit(&prepare).await.unwrap().1.unwrap().link_token(&world.key).expose().to_owned()
 }
 
 #[tokio::test]

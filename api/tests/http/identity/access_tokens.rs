@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::db::{PlatformOwned, PlatformScope, Record};
+use common::db::{Data, PlatformScope, Record};
 use domain::identity::{
     sessions::Session,
     signing_keys::{Issuer, SigningKey},
@@ -32,8 +32,8 @@ struct StoredKey {
 
 impl Record for StoredKey {
     const COLLECTION: &'static str = "signing_keys";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for StoredKey {}
 
 /// Someone who has got hold of the real key, and so can say anything.
 struct Forger {

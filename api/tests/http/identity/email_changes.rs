@@ -9,7 +9,6 @@ use common::{
     id::{EmailChangeId, OldAddressLinkId},
 };
 use domain::{
-    activity::audit::AuditEvent,
     identity::{
         email_changes::{EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side},
         password_resets::{PasswordReset, Prepare},
@@ -86,7 +85,7 @@ async fn user(world: &World, email: &str) -> Option<User> {
 }
 
 async fn audited(world: &World, action: &str) -> u64 {
-    world.store.records::<AuditEvent>(PlatformScope).count(doc! { "action": action }).await.unwrap()
+    world.events(doc! { "action": action }).await
 }
 
 async fn shown_email(world: &World, token: &str) -> Value {
@@ -550,7 +549,7 @@ async fn a_sign_in_that_a_change_overtakes_begins_no_session() {
     confirm(&world, &links.old).await;
     confirm(&world, &links.new).await;
     let before = world.count::<Session>().await;
-    let begun = world.store.commit(&admitted.begin).await;
+    let begun = world.commit(&admitted.begin).await;
     assert!(matches!(begun, Err(SignInError::InvalidCredentials)), "{begun:?}");
     assert_eq!(world.count::<Session>().await, before);
 }
@@ -559,7 +558,7 @@ async fn a_sign_in_that_a_change_overtakes_begins_no_session() {
 async fn reset_link(world: &World, user: &User) -> PasswordReset {
     let (job, ttl) = (world.store.clock().id(), world.config.auth.password_reset_ttl);
     let prepare = Prepare { key: &world.key, user: user.id, job, ttl, cooldown: Duration::ZERO };
-    world.store.commit(&prepare).await.unwrap().1.unwrap()
+    world.commit(&prepare).await.unwrap().1.unwrap()
 }
 
 #[tokio::test]

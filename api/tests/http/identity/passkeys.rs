@@ -1,8 +1,7 @@
 //! Passkeys: adding one, signing in with it, using it beside a password, and what is refused. The
 //! authenticator is software, and the real one's protocol.
 
-use common::db::PlatformScope;
-use domain::{activity::audit::AuditEvent, identity::mfa::SendMfaChanged};
+use domain::identity::mfa::SendMfaChanged;
 use futures::future::join_all;
 use jobs::testing;
 use mongodb::bson::doc;
@@ -225,12 +224,7 @@ async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
     // It was the only second factor: the password is enough again.
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(testing::staged::<SendMfaChanged>(&world.store).await.unwrap().len(), 2);
-    let audited = world
-        .store
-        .records::<AuditEvent>(PlatformScope)
-        .count(doc! { "action": { "$regex": "^mfa\\.passkey_" } })
-        .await
-        .unwrap();
+    let audited = world.events(doc! { "action": { "$regex": "^mfa\\.passkey_" } }).await;
     assert_eq!(audited, 2);
 }
 

@@ -8,7 +8,6 @@ use common::{
     id::PasswordResetId,
 };
 use domain::{
-    activity::audit::AuditEvent,
     identity::{
         password_resets::{PasswordReset, SendPasswordReset},
         passwords::{ChangedBy, SendPasswordChanged},
@@ -52,7 +51,7 @@ async fn link_for(world: &World, email: &str) -> String {
         ttl: world.config.auth.password_reset_ttl,
         cooldown: Duration::ZERO,
     };
-    let (mailing, reset) = world.store.commit(&prepare).await.unwrap();
+    let (mailing, reset) = world.commit(&prepare).await.unwrap();
     assert_eq!(mailing, Mailing::Granted);
     reset.unwrap().link_token(&world.key).expose().to_owned()
 }
@@ -69,7 +68,7 @@ async fn change(world: &World, token: &str, current: &str, new: &str) -> Answer 
 }
 
 async fn audited(world: &World, action: &str) -> u64 {
-    world.store.records::<AuditEvent>(PlatformScope).count(doc! { "action": action }).await.unwrap()
+    world.events(doc! { "action": action }).await
 }
 
 #[tokio::test]
@@ -298,7 +297,7 @@ async fn a_sign_in_that_a_reset_overtakes_begins_no_session() {
     let admitted = attempt.check(&world.store, &hasher).await.unwrap();
     let token = link_for(&world, ADA).await;
     reset(&world, &token, NEW).await.expect(StatusCode::NO_CONTENT);
-    let begun = world.store.commit(&admitted.begin).await;
+    let begun = world.commit(&admitted.begin).await;
     assert!(matches!(begun, Err(SignInError::InvalidCredentials)), "{begun:?}");
     assert_eq!(world.count::<Session>().await, 0);
 }

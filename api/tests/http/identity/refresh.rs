@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::db::PlatformScope;
-use domain::{activity::audit::AuditEvent, identity::sessions::Session};
+use domain::identity::sessions::Session;
 use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
@@ -161,7 +161,7 @@ async fn a_superseded_token_after_the_grace_ends_the_session_and_raises_the_alar
     let alarms = doc! { "kind": "session.send_reuse_alarm" };
     assert_eq!(world.store.records::<OutboxRow>(PlatformScope).count(alarms).await.unwrap(), 1);
     let event = doc! { "action": "session.reuse_detected" };
-    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+    assert_eq!(world.events(event).await, 1);
 }
 
 #[tokio::test]
@@ -357,7 +357,7 @@ async fn one_goes_on_in_another_tenant_of_ones_own_only() {
     };
     world
         .store
-        .records::<Membership>(TenantScope::vouched(tenants[1].id))
+        .records::<Membership>(TenantScope::of_job(tenants[1].id))
         .insert(&membership)
         .await
         .unwrap();

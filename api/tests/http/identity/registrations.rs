@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id::RegistrationId};
 use domain::{
-    activity::audit::AuditEvent,
     identity::{
         registrations::{AddressDigest, Registration, ResendVerification, SendVerification},
         users::User,
@@ -121,12 +120,7 @@ async fn verifying_makes_the_user_their_tenant_and_its_owner_with_an_audit_event
         world.count::<Membership>().await,
     );
     assert_eq!(rows, (1, 1, 1));
-    let events = world
-        .store
-        .records::<AuditEvent>(PlatformScope)
-        .count(doc! { "action": "tenant.created" })
-        .await
-        .unwrap();
+    let events = world.events(doc! { "action": "tenant.created" }).await;
     assert_eq!(events, 1);
 }
 

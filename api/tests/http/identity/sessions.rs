@@ -2,7 +2,6 @@
 
 use common::{db::PlatformScope, revocations::Revoked};
 use domain::{
-    activity::audit::AuditEvent,
     identity::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
@@ -62,8 +61,8 @@ async fn after_verification_the_right_password_opens_a_session() {
     let sessions: Vec<Session> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 2).await.unwrap();
     assert_eq!(sessions.len(), 1);
-    let event = doc! { "action": "session.created", "target": sessions[0].id, "actor": sessions[0].user_id, "tenant_id": sessions[0].tenant_id };
-    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+    let event = doc! { "action": "session.created", "targets": sessions[0].id, "actor": sessions[0].user_id, "tenant_id": sessions[0].tenant_id };
+    assert_eq!(world.events(event).await, 1);
 }
 
 #[tokio::test]
@@ -201,7 +200,7 @@ async fn signing_out_ends_the_session_on_every_process_and_only_that_one() {
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
     let revoked = doc! { "action": "session.revoked" };
-    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(revoked).await.unwrap(), 1);
+    assert_eq!(world.events(revoked).await, 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id};
 use domain::{
-    activity::audit::AuditEvent,
     identity::{registrations::Registration, sessions::Session, users::User},
     tenancy::{
         invitation_lists::InvitationList,
@@ -123,7 +122,7 @@ async fn a_newcomer_is_invited_sees_to_what_and_joins_with_a_new_account() {
         (0, 0, 1)
     );
     let event = doc! { "action": "member.joined", "tenant_id": ada.tenant };
-    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+    assert_eq!(world.events(event).await, 1);
 }
 
 #[tokio::test]

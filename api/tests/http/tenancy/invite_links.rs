@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id};
 use domain::{
-    activity::audit::AuditEvent,
     identity::users::User,
     tenancy::{
         invitations::Invitation,
@@ -118,7 +117,7 @@ async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
     );
     let audited = async |action: &str| {
         let event = doc! { "action": action, "tenant_id": ada.tenant, "actor": ada.user };
-        world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap()
+        world.events(event).await
     };
     assert_eq!((audited("invite_link.created").await, audited("invitation.created").await), (1, 1));
 }

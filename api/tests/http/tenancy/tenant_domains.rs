@@ -5,12 +5,9 @@ use common::{
     db::{Change, DbError, PlatformScope, TenantScope, Txn},
     id::{self, TenantDomainId},
 };
-use domain::{
-    activity::audit::AuditEvent,
-    tenancy::{
-        invitations::Invitation, memberships::Membership, roles::Role,
-        tenant_domains::TenantDomain, tenants::Tenant,
-    },
+use domain::tenancy::{
+    invitations::Invitation, memberships::Membership, roles::Role, tenant_domains::TenantDomain,
+    tenants::Tenant,
 };
 use futures::future::join_all;
 use jobs::outbox::OutboxRow;
@@ -215,10 +212,7 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
         (&json!("verified"), true)
     );
     let verified = doc! { "action": "domain.verified", "tenant_id": ada.tenant };
-    assert_eq!(
-        dns.world.store.records::<AuditEvent>(PlatformScope).count(verified).await.unwrap(),
-        1
-    );
+    assert_eq!(dns.world.events(verified).await, 1);
 
     // Of two that prove it, the first has it, until it lets go.
     dns.server.set(name, &[value, theirs["record"]["value"].as_str().unwrap()]);
@@ -284,7 +278,7 @@ async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
     assert_eq!(dns.joinable(&bob).await, json!([]));
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     let event = doc! { "action": "domain.lost", "tenant_id": ada.tenant };
-    assert_eq!(dns.world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 1);
+    assert_eq!(dns.world.events(event).await, 1);
 }
 
 #[tokio::test]
@@ -405,7 +399,7 @@ async fn who_was_removed_is_not_invited_by_their_address_again() {
     dns.until_done().await;
     dns.world.env.mail().clear();
     // They have another tenant to sign in to.
-    dns.world.store.commit(&Belong(carl.user, founder.tenant)).await.unwrap();
+    dns.world.commit(&Belong(carl.user, founder.tenant)).await.unwrap();
     let carl = Person {
         token: people.token(carl.user, founder.tenant).await,
         tenant: founder.tenant,
@@ -424,7 +418,7 @@ impl Change for Belong {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        Membership::create(txn, TenantScope::vouched(self.1), self.0, Role::Viewer).await.map(drop)
+        Membership::create(txn, TenantScope::of_job(self.1), self.0, Role::Viewer).await.map(drop)
     }
 }
 

@@ -7,7 +7,6 @@ use common::{
     id::{TenantId, UserId},
 };
 use domain::{
-    activity::audit::AuditEvent,
     identity::{
         password_resets::{PasswordReset, Prepare},
         sessions::Session,
@@ -127,8 +126,8 @@ async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
     assert_eq!((known.body.as_str(), known.header("etag")), ("", seen.header("etag")));
     set(&world, &ada, json!({})).await;
     assert_eq!(world.client.get_as(&ada.token, SECURITY).await.header("etag"), none.header("etag"));
-    let event = doc! { "action": "tenant.security_changed", "tenant_id": ada.tenant, "actor": ada.user, "target": ada.tenant.to_string() };
-    assert_eq!(world.store.records::<AuditEvent>(PlatformScope).count(event).await.unwrap(), 2);
+    let event = doc! { "action": "tenant.security_changed", "tenant_id": ada.tenant, "actor": ada.user, "targets": ada.tenant.to_string() };
+    assert_eq!(world.events(event).await, 2);
 }
 
 #[tokio::test]
@@ -420,7 +419,7 @@ async fn add_to(world: &World, tenant: TenantId, user: UserId) {
     };
     world
         .store
-        .records::<Membership>(TenantScope::vouched(tenant))
+        .records::<Membership>(TenantScope::of_job(tenant))
         .insert(&membership)
         .await
         .unwrap();
@@ -640,7 +639,7 @@ async fn new_passwords_are_as_long_as_the_strictest_of_ones_tenants_asks() {
     let (ttl, cooldown) = (Duration::from_hours(1), Duration::ZERO);
     let prepare =
         Prepare { key: &world.key, user: user(&bob), job: world.store.clock().id(), ttl, cooldown };
-    let reset: PasswordReset = world.store.commit(&prepare).await.unwrap().1.unwrap();
+    let reset: PasswordReset = world.commit(&prepare).await.unwrap().1.unwrap();
     let mailed = reset.link_token(&world.key).expose().to_owned();
     let reset = async |new: &str| {
         world

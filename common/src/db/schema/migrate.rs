@@ -6,7 +6,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use super::{DataChange, Declaration, Step};
-use crate::db::{DbError, Lease, PlatformOwned, PlatformScope, Process, Record, Store};
+use crate::db::{Data, DbError, Lease, PlatformScope, Process, Record, Store};
 
 /// How long a migrating process may fall silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_mins(1);
@@ -39,8 +39,8 @@ impl StateRow {
 
 impl Record for StateRow {
     const COLLECTION: &'static str = "schema";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for StateRow {}
 
 /// A data change that was carried out. Up to number 39 they are the numbered migrations that came
 /// before the declared schema.
@@ -54,8 +54,8 @@ struct Applied {
 
 impl Record for Applied {
     const COLLECTION: &'static str = "migrations";
+    const DATA: Data = Data::of_platform();
 }
-impl PlatformOwned for Applied {}
 
 /// What lies between a database and a declaration.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use common::{
     clock::later,
     crypto::{LinkToken, MasterKey},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn,
+        Change, Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     id::{MfaChallengeId, UserId},
@@ -23,7 +23,7 @@ use super::{
     totp::{self, Totp},
 };
 use crate::{
-    activity::audit,
+    activity::Entry,
     identity::{
         reauthentication::Reauthenticate,
         sessions::Session,
@@ -75,6 +75,7 @@ pub struct MfaChallenge {
 
 impl Record for MfaChallenge {
     const COLLECTION: &'static str = "mfa_challenges";
+    const DATA: Data = Data::of_person("user_id").not_exported("it is over within minutes");
     const INDEXES: &'static [Index] =
         &[Index::expiring("mfa_challenges_ttl", &[("expires_at", 1)], Duration::ZERO)];
     const REQUIRED: &'static [Field] = &[
@@ -84,7 +85,6 @@ impl Record for MfaChallenge {
         ("expires_at", schema::DATE),
     ];
 }
-impl PlatformOwned for MfaChallenge {}
 
 /// A way to answer a challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl Change for AnswerChallenge<'_> {
         let (purpose, user) = (challenge.purpose, challenge.user_id);
         if used == Method::RecoveryCode {
             let change = MfaChange::RecoveryCodeUsed;
-            audit::record(txn, None, Some(user), change.action(), user).await?;
+            Entry::new(change.action(), user).by(user).record_on_platform(txn).await?;
             stage(txn, None, &SendMfaChanged { user, change }).await?;
         }
         match purpose {

@@ -8,8 +8,8 @@
 
 use common::{
     crypto::{MasterKey, SealError},
-    db::{Change, DbError, PlatformScope, Store, Txn},
-    id::{SessionId, TenantId, UserId},
+    db::{Change, DbError, PlatformScope, Store, TenantScope, Txn},
+    id::{SessionId, UserId},
     revocations::{self, Revoked},
 };
 use jobs::{Job, Queue, stage};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use totp::Totp;
 
 use crate::{
-    activity::audit::{self, Operator},
+    activity::{Action, Entry},
     identity::{sessions::Session, sign_in::SignInError, users::User},
 };
 
@@ -51,15 +51,15 @@ pub enum MfaChange {
 
 impl MfaChange {
     /// Its name in the audit trail.
-    pub const fn action(self) -> &'static str {
+    pub const fn action(self) -> Action {
         match self {
-            Self::TotpAdded => "mfa.totp_added",
-            Self::TotpRemoved => "mfa.totp_removed",
-            Self::PasskeyAdded => "mfa.passkey_added",
-            Self::PasskeyRemoved => "mfa.passkey_removed",
-            Self::RecoveryCodesReplaced => "mfa.recovery_codes_replaced",
-            Self::RecoveryCodeUsed => "mfa.recovery_code_used",
-            Self::Reset => "mfa.reset",
+            Self::TotpAdded => Action::MfaTotpAdded,
+            Self::TotpRemoved => Action::MfaTotpRemoved,
+            Self::PasskeyAdded => Action::MfaPasskeyAdded,
+            Self::PasskeyRemoved => Action::MfaPasskeyRemoved,
+            Self::RecoveryCodesReplaced => Action::MfaRecoveryCodesReplaced,
+            Self::RecoveryCodeUsed => Action::MfaRecoveryCodeUsed,
+            Self::Reset => Action::MfaReset,
         }
     }
 }
@@ -103,8 +103,8 @@ pub struct Owner {
     pub user: UserId,
     /// Their session, which goes on when the others end.
     pub session: SessionId,
-    /// Where they are at work.
-    pub tenant: TenantId,
+    /// The tenant they are signed in to.
+    pub scope: TenantScope,
 }
 
 /// What a person can show beside their password.
@@ -177,22 +177,20 @@ async fn removed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
 
 async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbError> {
     revocations::note(txn, Revoked::User(owner.user));
-    audit::record(txn, Some(owner.tenant), Some(owner.user), what.action(), owner.user).await?;
+    Entry::new(what.action(), owner.user).by(owner.user).record(txn, owner.scope).await?;
     let job = SendMfaChanged { user: owner.user, change: what };
-    stage(txn, Some(owner.tenant), &job).await.map(drop)
+    stage(txn, Some(owner.scope.tenant_id()), &job).await.map(drop)
 }
 
 /// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions
 /// end.
 #[derive(Debug)]
-pub struct ResetMfa<'a> {
+pub struct ResetMfa {
     /// Whose.
     pub user: UserId,
-    /// Who does it, and why.
-    pub operator: &'a Operator,
 }
 
-impl Change for ResetMfa<'_> {
+impl Change for ResetMfa {
     type Output = ();
     type Error = MfaError;
 
@@ -206,7 +204,7 @@ impl Change for ResetMfa<'_> {
         txn.records::<RecoveryCodes>(PlatformScope).delete_all(doc! { "_id": self.user }).await?;
         Session::revoke_all(txn, self.user, None).await?;
         revocations::note(txn, Revoked::User(self.user));
-        audit::record_operation(txn, self.operator, MfaChange::Reset.action(), self.user).await?;
+        Entry::new(MfaChange::Reset.action(), self.user).record_on_platform(txn).await?;
         stage(txn, None, &SendMfaChanged { user: self.user, change: MfaChange::Reset }).await?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use common::{
     clock::{Clock, later},
     crypto::{MasterKey, SealError},
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Store, Txn, is_duplicate,
+        Change, Data, DbError, PlatformScope, Record, Store, Txn, is_duplicate,
         schema::{self, Field, Index},
     },
     id::{PasskeyCeremonyId, PasskeyId, UserId},
@@ -67,6 +67,7 @@ pub struct Passkey {
 
 impl Record for Passkey {
     const COLLECTION: &'static str = "passkeys";
+    const DATA: Data = Data::of_person("user_id").without(&["credential"]);
     const INDEXES: &'static [Index] = &[
         Index::on("passkeys_user", &[("user_id", 1), ("_id", 1)]),
         Index::unique(CREDENTIAL_INDEX, &[("credential_id", 1)]),
@@ -79,7 +80,6 @@ impl Record for Passkey {
         ("created_at", schema::DATE),
     ];
 }
-impl PlatformOwned for Passkey {}
 
 /// A ceremony that led to something, until it would be void anyway.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,10 +91,10 @@ pub(crate) struct UsedCeremony {
 
 impl Record for UsedCeremony {
     const COLLECTION: &'static str = "used_passkey_ceremonies";
+    const DATA: Data = Data::of_platform();
     const INDEXES: &'static [Index] =
         &[Index::expiring("used_passkey_ceremonies_ttl", &[("expires_at", 1)], Duration::ZERO)];
 }
-impl PlatformOwned for UsedCeremony {}
 
 const CREDENTIAL_INDEX: &str = "passkeys_credential";
 

@@ -4,7 +4,7 @@ use common::{
     clock::Clock,
     crypto::MasterKey,
     db::{
-        Change, DbError, PlatformOwned, PlatformScope, Record, Txn,
+        Change, Data, DbError, PlatformScope, Record, Txn,
         schema::{self, Field},
     },
     id::UserId,
@@ -41,9 +41,9 @@ pub struct RecoveryCodes {
 
 impl Record for RecoveryCodes {
     const COLLECTION: &'static str = "recovery_codes";
+    const DATA: Data = Data::of_person("_id").without(&["digests"]);
     const REQUIRED: &'static [Field] = &[("_id", schema::STRING), ("made_at", schema::DATE)];
 }
-impl PlatformOwned for RecoveryCodes {}
 
 impl RecoveryCodes {
     /// How many were not used.

@@ -8,7 +8,7 @@ use std::fmt;
 use common::{
     crypto::{MasterKey, SealError},
     db::{
-        Change, PlatformOwned, PlatformScope, Record, Txn,
+        Change, Data, PlatformScope, Record, Txn,
         schema::{self, Field},
     },
     id::UserId,
@@ -44,13 +44,13 @@ pub struct Totp {
 
 impl Record for Totp {
     const COLLECTION: &'static str = "totps";
+    const DATA: Data = Data::of_person("_id").without(&["secret"]);
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("created_at", schema::DATE),
         ("confirmed_at", schema::DATE_OR_NULL),
     ];
 }
-impl PlatformOwned for Totp {}
 
 /// What an app is told once, to make codes of. Not printable by accident.
 #[derive(Clone)]

@@ -17,11 +17,13 @@ use jobs::{
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{
-    invitation_lists::{CHUNK_LINES, InvitationList, Line},
-    invitations::{Invitation, InviteError, Inviting, Request, Terms},
-    memberships::Actor,
-    roles::RoleRef,
+use crate::{
+    identity::actor::Actor,
+    tenancy::{
+        invitation_lists::{CHUNK_LINES, InvitationList, Line},
+        invitations::{Invitation, InviteError, Inviting, Request, Terms},
+        roles::RoleRef,
+    },
 };
 
 /// Mails the invited person the link.

@@ -42,8 +42,8 @@ pub(crate) async fn send_link(
     let values = json!({
         "name": user.name,
         "email": change.new.email,
-        "link": format!("{}/change-email?token={}", app.public_url, change.link_token(&app.key, job.side).expose()),
-        "hours": app.email_change_ttl.as_secs() / 3600,
+        "link": format!("{}/change-email?token={}", app.settings.public_url, change.link_token(&app.key, job.side).expose()),
+        "hours": app.auth.email_change_ttl.as_secs() / 3600,
     });
     app.send(running.id, to, &user.name, template, &values).await
 }
@@ -73,7 +73,6 @@ pub(crate) async fn send_changed(
         tracing::info!("user_not_found");
         return Ok(());
     };
-    let values =
-        json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.public_url });
+    let values = json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.settings.public_url });
     app.send(running.id, &to, &user.name, &EMAIL_CHANGED, &values).await
 }

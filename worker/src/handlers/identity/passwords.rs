@@ -27,9 +27,10 @@ pub(crate) async fn send_reset(
         tracing::info!("account_not_found");
         return Ok(());
     };
-    let (ttl, cooldown) = (app.password_reset_ttl, app.resend_cooldown);
+    let (ttl, cooldown) = (app.auth.password_reset_ttl, app.auth.resend_cooldown);
     let prepare = Prepare { key: &app.key, user: user.id, job: running.id, ttl, cooldown };
-    let (Mailing::Granted, Some(reset)) = app.store.commit(&prepare).await? else {
+    let (Mailing::Granted, Some(reset)) = app.jobs.commit(&running.origin(), &prepare).await?
+    else {
         tracing::info!("mail_recently_sent");
         return Ok(());
     };
@@ -39,7 +40,7 @@ pub(crate) async fn send_reset(
     }
     let values = json!({
         "name": user.name,
-        "link": format!("{}/reset-password?token={}", app.public_url, reset.link_token(&app.key).expose()),
+        "link": format!("{}/reset-password?token={}", app.settings.public_url, reset.link_token(&app.key).expose()),
         "minutes": ttl.as_secs() / 60,
     });
     app.send(running.id, &user.email, &user.name, &PASSWORD_RESET, &values).await?;
@@ -65,7 +66,9 @@ pub(crate) async fn send_changed(
 mod tests {
     use std::time::Duration;
 
-    use common::{clock::Clock, db::PlatformScope, id::JobId, sealed_email::SealedEmail};
+    use common::{
+        clock::Clock, db::PlatformScope, id::JobId, origin::Origin, sealed_email::SealedEmail,
+    };
     use domain::platform::demo;
     use mongodb::bson::{DateTime, doc};
 
@@ -92,8 +95,11 @@ mod tests {
         async fn prepare(&self, job: JobId) -> (Mailing, Option<PasswordReset>) {
             let (ttl, cooldown) = (Duration::from_hours(1), Duration::from_mins(1));
             self.0
-                .store
-                .commit(&Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown })
+                .jobs
+                .commit(
+                    &Origin::system(),
+                    &Prepare { key: &self.0.key, user: self.0.user.id, job, ttl, cooldown },
+                )
                 .await
                 .unwrap()
         }

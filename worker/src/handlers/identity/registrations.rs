@@ -30,7 +30,7 @@ pub(crate) async fn send_verification(
         tracing::info!("registration_superseded");
         return Ok(());
     }
-    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+    match registration.claim_mailing(&app.store, running.id, app.auth.resend_cooldown).await? {
         Mailing::Granted => mail(&app, &running, &registration).await,
         Mailing::Done => Ok(()),
         Mailing::NotBefore(wait) => {
@@ -49,7 +49,7 @@ pub(crate) async fn resend_verification(
         tracing::info!("no_pending_registration");
         return Ok(());
     };
-    match registration.claim_mailing(&app.store, running.id, app.resend_cooldown).await? {
+    match registration.claim_mailing(&app.store, running.id, app.auth.resend_cooldown).await? {
         Mailing::Granted => mail(&app, &running, &registration).await,
         Mailing::Done => Ok(()),
         Mailing::NotBefore(_) => {
@@ -72,9 +72,9 @@ async fn mail(
         let values = json!({
             "name": registration.name,
             "tenant": registration.tenant_name,
-            "link": format!("{}/verify-email?token={}", app.public_url, token.expose()),
+            "link": format!("{}/verify-email?token={}", app.settings.public_url, token.expose()),
             "contested": Registration::is_contested(&app.store, &registration.email).await?,
-            "hours": app.verification_ttl.as_secs() / 3600,
+            "hours": app.auth.verification_ttl.as_secs() / 3600,
         });
         app.send(
             running.id,

@@ -63,7 +63,7 @@ pub(crate) async fn send_throttled(
     };
     let values = json!({
         "name": user.name,
-        "minutes": app.throttle_window.as_secs().div_ceil(60),
+        "minutes": app.auth.throttle_window.as_secs().div_ceil(60),
         "days": FAMILIAR_FOR.as_secs() / 86_400,
         "link": app.forgot_password_page(),
     });

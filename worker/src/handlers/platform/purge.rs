@@ -19,7 +19,11 @@ const ROWS_MAX: u64 = 100_000;
 pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let before = DateTime::from_millis(
-        app.store.clock().now().timestamp_millis().saturating_sub(millis_of(app.purge_after)),
+        app.store
+            .clock()
+            .now()
+            .timestamp_millis()
+            .saturating_sub(millis_of(app.maintenance.purge_after)),
     );
     let mut removed = BTreeMap::new();
     for kind in Leftover::ALL {
@@ -42,6 +46,7 @@ pub(crate) async fn purge(_: Purge, running: Running<App>) -> Result<(), JobErro
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
 mod tests {
     use std::time::Duration;
 
@@ -50,9 +55,11 @@ mod tests {
         crypto::LinkToken,
         db::{Change, DbError, PlatformScope, Record, TenantScope, Txn},
         id::SessionId,
+        origin::Origin,
     };
     use domain::{
         identity::{
+            actor::Actor,
             email_changes::{AskEmailChange, EmailChange},
             password_resets::{PasswordReset, Prepare},
             registrations::{AddressDigest, Registration},
@@ -60,7 +67,6 @@ mod tests {
         },
         tenancy::{
             invitations::{Conditions, Invitation, Invite, Terms},
-            memberships::Actor,
             roles::Role,
         },
     };
@@ -84,14 +90,17 @@ mod tests {
             self.register(1).await;
             let job = self.0.store.clock().id();
             self.0
-                .store
-                .commit(&Prepare {
-                    key: &self.0.key,
-                    user: self.0.user.id,
-                    job,
-                    ttl: DAY,
-                    cooldown: DAY,
-                })
+                .jobs
+                .commit(
+                    &Origin::system(),
+                    &Prepare {
+                        key: &self.0.key,
+                        user: self.0.user.id,
+                        job,
+                        ttl: DAY,
+                        cooldown: DAY,
+                    },
+                )
                 .await
                 .unwrap();
             let session = self.session(DAY).await;
@@ -101,24 +110,27 @@ mod tests {
                 key: &self.0.key,
                 user,
                 session,
-                tenant,
+                scope: TenantScope::of_job(tenant),
                 new,
                 ttl: DAY,
                 cooldown: DAY,
             };
-            self.0.store.commit(&ask).await.unwrap();
-            let actor = Actor { scope: TenantScope::vouched(tenant), user };
+            self.0.jobs.commit(&Origin::system(), &ask).await.unwrap();
+            let actor = Actor { scope: TenantScope::of_job(tenant), principal: user.into() };
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
             self.0
                 .jobs
-                .commit(&Invite { key: &self.0.key, actor, email, role, conditions })
+                .commit(
+                    &Origin::system(),
+                    &Invite { key: &self.0.key, actor, email, role, conditions },
+                )
                 .await
                 .unwrap();
         }
 
         async fn session(&self, ttl: Duration) -> SessionId {
-            self.0.store.commit(&SignIn(&self.0, ttl)).await.unwrap().id
+            self.0.jobs.commit(&Origin::system(), &SignIn(&self.0, ttl)).await.unwrap().id
         }
 
         /// Inserts this many registrations, valid for a day.
@@ -229,7 +241,7 @@ mod tests {
     async fn an_ended_session_is_removed_long_before_it_would_expire() {
         let world = World::new().await;
         let (ended, live) = (world.session(30 * DAY).await, world.session(30 * DAY).await);
-        world.0.jobs.commit(&SignOut(ended)).await.unwrap();
+        world.0.jobs.commit(&Origin::system(), &SignOut(ended)).await.unwrap();
         world.purge().await;
         assert!(
             Session::by_id(&world.0.store, ended).await.unwrap().is_some(),

@@ -20,7 +20,6 @@ use domain::{
 use jobs::{JobError, Running};
 use serde_json::json;
 
-use crate::handlers::scope;
 use crate::{
     app::App,
     templates::{INVITATION, INVITATION_REMINDER},
@@ -49,7 +48,7 @@ async fn mail(
     template: &Template,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let scope = scope(running)?;
+    let scope = running.scope()?;
     let Some(invitation) = Invitation::under_link(&app.store, scope, invitation, link).await?
     else {
         tracing::info!("invitation_not_found");
@@ -57,7 +56,7 @@ async fn mail(
     };
     let (tenant, inviter) = (
         Tenant::of(&app.store, scope).await?,
-        User::by_id(&app.store, invitation.invited_by).await?,
+        User::of_principal(&app.store, invitation.invited_by).await?,
     );
     let (Some(tenant), Some(inviter), Some(given)) =
         (tenant, inviter, invitation.grant(&app.store).await?)
@@ -74,7 +73,7 @@ async fn mail(
         "inviter": inviter.name,
         "tenant": tenant.name,
         "role": given.name,
-        "link": format!("{}/invitations/accept?token={}", app.public_url, invitation.link_token(&app.key).expose()),
+        "link": format!("{}/invitations/accept?token={}", app.settings.public_url, invitation.link_token(&app.key).expose()),
         // Rounding up would promise too much time, and zero hours would read like "never".
         "hours": (left.as_secs() / 3600).max(1),
     });
@@ -88,8 +87,8 @@ pub(crate) async fn invite_chunk(
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let invite =
-        InviteSome { key: &app.key, scope: scope(&running)?, chunk, conditions: app.invitations };
-    Ok(app.jobs.commit(&invite).await?)
+        InviteSome { key: &app.key, scope: running.scope()?, chunk, conditions: app.invitations() };
+    Ok(app.jobs.commit(&running.origin(), &invite).await?)
 }
 
 /// Marks a list as complete.
@@ -97,6 +96,6 @@ pub(crate) async fn complete_list(
     job: CompleteInvitationList,
     running: Running<App>,
 ) -> Result<(), JobError> {
-    let complete = CompleteList { scope: scope(&running)?, list: job.list };
-    Ok(running.app.jobs.commit(&complete).await?)
+    let complete = CompleteList { scope: running.scope()?, list: job.list };
+    Ok(running.app.jobs.commit(&running.origin(), &complete).await?)
 }

@@ -14,7 +14,6 @@ use domain::{
 use jobs::{JobError, Running};
 use serde_json::json;
 
-use crate::handlers::scope;
 use crate::{app::App, templates::ALREADY_MEMBER};
 
 /// Invites a person who followed an invite link; an existing member is notified that they are one.
@@ -28,12 +27,12 @@ pub(crate) async fn invite_by_link(
     let email = job.address.open(&app.key).map_err(JobError::fail)?;
     let invite = InviteFollower {
         key: &app.key,
-        scope: scope(&running)?,
+        scope: running.scope()?,
         link: job.link,
         email: &email,
-        conditions: app.invitations,
+        conditions: app.invitations(),
     };
-    let outcome = match app.jobs.commit(&invite).await {
+    let outcome = match app.jobs.commit(&running.origin(), &invite).await {
         Err(InviteError::AlreadyMember) => {
             notify_member(&app, &running, &email).await?;
             "already_member"
@@ -65,7 +64,7 @@ pub(super) fn outcome(
 
 async fn notify_member(app: &App, running: &Running<App>, email: &Email) -> Result<(), JobError> {
     let (tenant, user) =
-        (Tenant::of(&app.store, scope(running)?).await?, User::by_email(&app.store, email).await?);
+        (Tenant::of(&app.store, running.scope()?).await?, User::by_email(&app.store, email).await?);
     let (Some(tenant), Some(user)) = (tenant, user) else { return Ok(()) };
     let values = json!({ "name": user.name, "tenant": tenant.name });
     app.send(running.id, &user.email, &user.name, &ALREADY_MEMBER, &values).await

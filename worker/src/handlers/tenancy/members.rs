@@ -14,7 +14,6 @@ use domain::{
 use jobs::{JobError, Running};
 use serde_json::json;
 
-use crate::handlers::scope;
 use crate::{
     app::App,
     templates::{MEMBER_REMOVED, ROLE_CHANGED},
@@ -26,7 +25,7 @@ pub(crate) async fn send_role_changed(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let scope = scope(&running)?;
+    let scope = running.scope()?;
     let (tenant, user) =
         (Tenant::of(&app.store, scope).await?, User::by_id(&app.store, job.user).await?);
     let (Some(membership), Some(tenant), Some(user)) =
@@ -36,15 +35,14 @@ pub(crate) async fn send_role_changed(
         return Ok(());
     };
     let role = Grant::of(&app.store, scope, membership.role).await?.name;
-    let values =
-        json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.public_url });
+    let values = json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.settings.public_url });
     app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
 }
 
 /// Notifies a person that they were removed from a tenant, unless they have joined it again.
 pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let scope = scope(&running)?;
+    let scope = running.scope()?;
     if Membership::of(&app.store, scope, job.user).await?.is_some() {
         tracing::info!("member_rejoined");
         return Ok(());

@@ -13,7 +13,6 @@ use domain::{
 use jobs::{JobError, Running};
 use serde_json::json;
 
-use crate::handlers::scope;
 use crate::{
     app::App,
     templates::{OWNERSHIP_OFFER, OWNERSHIP_TRANSFERRED},
@@ -25,7 +24,7 @@ pub(crate) async fn send_offer(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let scope = scope(&running)?;
+    let scope = running.scope()?;
     let Some(offer) = OwnershipTransfer::of(&app.store, scope, job.offer).await? else {
         tracing::info!("ownership_offer_not_found");
         return Ok(());
@@ -37,7 +36,7 @@ pub(crate) async fn send_offer(
         tracing::info!("ownership_offer_no_longer_pending");
         return Ok(());
     };
-    let (link, until) = (&app.public_url, rfc3339(offer.expires_at));
+    let (link, until) = (&app.settings.public_url, rfc3339(offer.expires_at));
     let values = json!({ "name": to.name, "inviter": from.name, "tenant": tenant.name, "link": link, "until": until });
     app.send(running.id, &to.email, &to.name, &OWNERSHIP_OFFER, &values).await
 }
@@ -48,7 +47,7 @@ pub(crate) async fn send_transferred(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let tenant = Tenant::of(&app.store, scope(&running)?).await?;
+    let tenant = Tenant::of(&app.store, running.scope()?).await?;
     let (from, to) =
         (User::by_id(&app.store, job.from).await?, User::by_id(&app.store, job.to).await?);
     let (Some(tenant), Some(from), Some(to)) = (tenant, from, to) else {

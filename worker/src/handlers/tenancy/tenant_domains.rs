@@ -12,7 +12,6 @@ use mongodb::bson::DateTime;
 
 use super::invite_links::outcome;
 use crate::app::App;
-use crate::handlers::scope;
 
 /// After this many attempts the name servers are considered unavailable.
 const DNS_TRIES: u32 = 4;
@@ -26,7 +25,7 @@ const STAGED_TOGETHER: usize = 100;
 /// Checks whether a domain's record exists. If its name servers do not answer, the check is retried,
 /// and the failure finally recorded.
 pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
-    let (app, scope) = (Arc::clone(&running.app), scope(&running)?);
+    let (app, scope) = (Arc::clone(&running.app), running.scope()?);
     let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
         tracing::info!("domain_removed");
         return Ok(());
@@ -40,8 +39,8 @@ pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(),
             Found::NoAnswer
         }
     };
-    let note = NoteRecord { scope, domain: domain.id, found, grace: app.domain_grace };
-    if let Some(status) = app.store.commit(&note).await? {
+    let note = NoteRecord { scope, domain: domain.id, found, grace: app.members.domain_grace };
+    if let Some(status) = app.jobs.commit(&running.origin(), &note).await? {
         metrics::DOMAIN_CHECKS.with_label_values(&[status.as_str()]).inc();
         tracing::info!(domain = %domain.id, status = status.as_str(), ?found, "domain_checked");
     }
@@ -53,11 +52,11 @@ pub(crate) async fn invite(job: InviteByDomain, running: Running<App>) -> Result
     let app = Arc::clone(&running.app);
     let invite = InviteColleague {
         key: &app.key,
-        scope: scope(&running)?,
+        scope: running.scope()?,
         user: job.user,
-        conditions: app.invitations,
+        conditions: app.invitations(),
     };
-    let outcome = outcome(app.jobs.commit(&invite).await, "closed")?;
+    let outcome = outcome(app.jobs.commit(&running.origin(), &invite).await, "closed")?;
     metrics::DOMAIN_INVITATIONS.with_label_values(&[outcome]).inc();
     Ok(())
 }
@@ -70,15 +69,16 @@ pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<
     );
     let stale = TenantDomain::stale(&app.store, before, RECHECKED_MAX).await?;
     for some in stale.chunks(STAGED_TOGETHER) {
-        app.jobs.commit(&CheckDomains::of(some)).await?;
+        app.jobs.commit(&running.origin(), &CheckDomains::of(some)).await?;
     }
     Ok(running.result(&stale.len())?)
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
 mod tests {
-    use common::{clock::Clock, db::TenantScope};
-    use domain::tenancy::{memberships::Actor, tenant_domains::AddDomain};
+    use common::{clock::Clock, db::TenantScope, origin::Origin};
+    use domain::{identity::actor::Actor, tenancy::tenant_domains::AddDomain};
     use jobs::testing;
 
     use super::*;
@@ -90,17 +90,17 @@ mod tests {
     async fn a_verified_domain_is_checked_every_day() {
         let clock = Clock::manual(DateTime::now());
         let world = DemoWorld::new(clock.clone()).await;
-        let scope = TenantScope::vouched(world.tenant);
-        let actor = Actor { scope, user: world.user.id };
+        let scope = TenantScope::of_job(world.tenant);
+        let actor = Actor { scope, principal: world.user.id.into() };
         let mut ids = Vec::new();
         for name in ["verified.example", "missing.example", "pending.example"] {
             let add = AddDomain { actor, domain: name.parse().unwrap(), max: 10 };
-            ids.push(world.store.commit(&add).await.unwrap().id);
+            ids.push(world.jobs.commit(&Origin::system(), &add).await.unwrap().id);
         }
         for (id, found) in [(ids[0], Found::Record), (ids[1], Found::Nothing)] {
             world
-                .store
-                .commit(&NoteRecord { scope, domain: id, found, grace: HOUR })
+                .jobs
+                .commit(&Origin::system(), &NoteRecord { scope, domain: id, found, grace: HOUR })
                 .await
                 .unwrap();
         }

@@ -1,0 +1,137 @@
+//! Everything that is written down when it is done.
+
+use serde::{Deserialize, Serialize};
+
+/// What was done, as `noun.verb`. An action keeps its name for as long as events name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    #[serde(rename = "domain.added")]
+    DomainAdded,
+    #[serde(rename = "domain.auto_invite_changed")]
+    DomainAutoInviteChanged,
+    #[serde(rename = "domain.lost")]
+    DomainLost,
+    #[serde(rename = "domain.removed")]
+    DomainRemoved,
+    #[serde(rename = "domain.verified")]
+    DomainVerified,
+    #[serde(rename = "email_change.cancelled")]
+    EmailChangeCancelled,
+    #[serde(rename = "email_change.confirmed")]
+    EmailChangeConfirmed,
+    #[serde(rename = "email_change.refused")]
+    EmailChangeRefused,
+    #[serde(rename = "email_change.requested")]
+    EmailChangeRequested,
+    #[serde(rename = "invitation.cancelled")]
+    InvitationCancelled,
+    #[serde(rename = "invitation.created")]
+    InvitationCreated,
+    #[serde(rename = "invitation.resent")]
+    InvitationResent,
+    #[serde(rename = "invitation_list.completed")]
+    InvitationListCompleted,
+    #[serde(rename = "invitation_list.created")]
+    InvitationListCreated,
+    #[serde(rename = "invite_link.created")]
+    InviteLinkCreated,
+    #[serde(rename = "invite_link.deleted")]
+    InviteLinkDeleted,
+    #[serde(rename = "member.joined")]
+    MemberJoined,
+    #[serde(rename = "member.left")]
+    MemberLeft,
+    #[serde(rename = "member.removed")]
+    MemberRemoved,
+    #[serde(rename = "member.role_changed")]
+    MemberRoleChanged,
+    #[serde(rename = "mfa.passkey_added")]
+    MfaPasskeyAdded,
+    #[serde(rename = "mfa.passkey_removed")]
+    MfaPasskeyRemoved,
+    #[serde(rename = "mfa.recovery_code_used")]
+    MfaRecoveryCodeUsed,
+    #[serde(rename = "mfa.recovery_codes_replaced")]
+    MfaRecoveryCodesReplaced,
+    #[serde(rename = "mfa.reset")]
+    MfaReset,
+    #[serde(rename = "mfa.totp_added")]
+    MfaTotpAdded,
+    #[serde(rename = "mfa.totp_removed")]
+    MfaTotpRemoved,
+    #[serde(rename = "ownership.offer_cancelled")]
+    OwnershipOfferCancelled,
+    #[serde(rename = "ownership.offered")]
+    OwnershipOffered,
+    #[serde(rename = "ownership.transferred")]
+    OwnershipTransferred,
+    #[serde(rename = "password_reset.created")]
+    PasswordResetCreated,
+    #[serde(rename = "registration.created")]
+    RegistrationCreated,
+    #[serde(rename = "role.created")]
+    RoleCreated,
+    #[serde(rename = "role.deleted")]
+    RoleDeleted,
+    #[serde(rename = "role.updated")]
+    RoleUpdated,
+    #[serde(rename = "session.all_revoked")]
+    SessionsRevoked,
+    #[serde(rename = "session.created")]
+    SessionCreated,
+    #[serde(rename = "session.reauthenticated")]
+    SessionReauthenticated,
+    #[serde(rename = "session.reuse_detected")]
+    SessionReuseDetected,
+    #[serde(rename = "session.revoked")]
+    SessionRevoked,
+    #[serde(rename = "session.tenant_switched")]
+    SessionTenantSwitched,
+    #[serde(rename = "signing_key.revoked")]
+    SigningKeyRevoked,
+    #[serde(rename = "signing_key.rotated")]
+    SigningKeyRotated,
+    #[serde(rename = "tenant.all_addresses_allowed")]
+    TenantAllAddressesAllowed,
+    #[serde(rename = "tenant.created")]
+    TenantCreated,
+    #[serde(rename = "tenant.security_changed")]
+    TenantSecurityChanged,
+    #[serde(rename = "user.created")]
+    UserCreated,
+    #[serde(rename = "user.disabled")]
+    UserDisabled,
+    #[serde(rename = "user.email_changed")]
+    UserEmailChanged,
+    #[serde(rename = "user.enabled")]
+    UserEnabled,
+    #[serde(rename = "user.password_changed")]
+    UserPasswordChanged,
+    #[serde(rename = "user.password_reset")]
+    UserPasswordReset,
+}
+
+/// A property that an event may show before and after. The list is what is allowed to be shown:
+/// nothing on it is a secret, an address or a person's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Property {
+    /// The role of a member.
+    Role,
+    /// The permissions of a role that a tenant made.
+    Permissions,
+    /// The role that people of a domain are invited to.
+    AutoInviteRole,
+    /// Whether a tenant asks its members for a second factor.
+    RequireMfa,
+    /// After how many idle minutes a tenant's sessions end.
+    SessionIdleMinutes,
+    /// After how many hours a tenant's sessions end.
+    SessionAbsoluteHours,
+    /// How long passwords of a tenant's members must be.
+    PasswordMinLength,
+    /// The domains of whose addresses a tenant invites people.
+    AllowedEmailDomains,
+    /// The networks from which a tenant may be accessed.
+    IpAllowlist,
+}

@@ -1,0 +1,217 @@
+//! Events of a tenant and of the platform.
+
+use common::{
+    db::{
+        Data, DbError, OfTenant, PlatformScope, Record, TenantScope, Txn,
+        schema::{self, Field, Index},
+    },
+    id::{AdminId, EventId, JobId, TenantId, UserId},
+    origin::{Principal, Reason, Via},
+};
+use mongodb::bson::{self, Bson, DateTime};
+use serde::{Deserialize, Serialize};
+
+use super::{Action, AuditContext, Property};
+use crate::identity::users::User;
+
+/// The shape of what is written today.
+const SCHEMA_VERSION: i32 = 1;
+
+/// What every event tells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deed {
+    /// Who acted; none for a stranger, such as somebody who registers.
+    pub actor: Option<Principal>,
+    /// The administrator who acted as the actor, if one did.
+    pub impersonator: Option<AdminId>,
+    /// What was done.
+    pub action: Action,
+    /// To what: ids, whose prefixes tell what they name.
+    pub targets: Vec<String>,
+    /// What is different since.
+    pub changes: Vec<Delta>,
+    /// Why, in the words of an operator or administrator.
+    pub reason: Option<Reason>,
+    /// The request that did it.
+    pub request_id: Option<String>,
+    /// The job that did it.
+    pub job_id: Option<JobId>,
+    /// The shape of this row.
+    pub schema_version: i32,
+    /// When.
+    pub at: DateTime,
+}
+
+/// A property before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Which.
+    pub property: Property,
+    /// What it was.
+    pub before: Bson,
+    /// What it is.
+    pub after: Bson,
+}
+
+/// Something that happened in a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: EventId,
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// What happened.
+    #[serde(flatten)]
+    pub deed: Deed,
+}
+
+impl Record for Event {
+    const COLLECTION: &'static str = "activity_events";
+    const DATA: Data = Data::of_tenant();
+    const INDEXES: &'static [Index] =
+        &[Index::on("activity_events_tenant_at", &[("tenant_id", 1), ("at", -1), ("_id", -1)])];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("tenant_id", schema::STRING),
+        ("actor", schema::STRING_OR_NULL),
+        ("action", schema::STRING),
+        ("targets", schema::ARRAY),
+        ("schema_version", schema::INTEGER),
+        ("at", schema::DATE),
+    ];
+}
+impl OfTenant for Event {
+    fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+}
+
+/// Something that happened outside of every tenant: to an account, or to the installation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlatformEvent {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: EventId,
+    /// What happened.
+    #[serde(flatten)]
+    pub deed: Deed,
+}
+
+impl Record for PlatformEvent {
+    const COLLECTION: &'static str = "platform_events";
+    const DATA: Data = Data::of_platform();
+    const INDEXES: &'static [Index] =
+        &[Index::on("platform_events_at", &[("at", -1), ("_id", -1)])];
+    const REQUIRED: &'static [Field] = &[
+        ("_id", schema::STRING),
+        ("actor", schema::STRING_OR_NULL),
+        ("action", schema::STRING),
+        ("targets", schema::ARRAY),
+        ("schema_version", schema::INTEGER),
+        ("at", schema::DATE),
+    ];
+}
+
+/// An event to be written. Who acts is the transaction's origin, unless it names somebody.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    action: Action,
+    targets: Vec<String>,
+    changes: Vec<Delta>,
+    actor: Option<Principal>,
+    name: Option<String>,
+}
+
+impl Entry {
+    /// `action` was done to `target`.
+    pub(crate) fn new(action: Action, target: impl ToString) -> Self {
+        let targets = vec![target.to_string()];
+        Self { action, targets, changes: Vec::new(), actor: None, name: None }
+    }
+
+    /// It was done by this person: they showed who they are in the change itself, as by a password
+    /// or a mailed link.
+    #[must_use]
+    pub(crate) fn by(self, user: UserId) -> Self {
+        Self { actor: Some(user.into()), ..self }
+    }
+
+    /// It was done by this principal, on whose word a job or a stranger's request acts.
+    #[must_use]
+    pub(crate) fn by_principal(self, principal: Principal) -> Self {
+        Self { actor: Some(principal), ..self }
+    }
+
+    /// As [`Entry::by`], of somebody whose name is known.
+    #[must_use]
+    pub(crate) fn by_user(self, user: &User) -> Self {
+        Self { name: Some(user.name.clone()), ..self.by(user.id) }
+    }
+
+    /// Shows a property before and after, where it is another one.
+    ///
+    /// # Errors
+    /// [`DbError::Shape`] when a value cannot be written as BSON.
+    pub(crate) fn changed<T: Serialize + PartialEq>(
+        mut self,
+        property: Property,
+        before: &T,
+        after: &T,
+    ) -> Result<Self, DbError> {
+        if before != after {
+            let bson = |value: &T| {
+                bson::serialize_to_bson(value).map_err(|error| DbError::Shape(error.to_string()))
+            };
+            let (before, after) = (bson(before)?, bson(after)?);
+            self.changes.push(Delta { property, before, after });
+        }
+        Ok(self)
+    }
+
+    /// Writes it as an event of the scope's tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn record(self, txn: &mut Txn, scope: TenantScope) -> Result<(), DbError> {
+        let (id, tenant_id, name) = (txn.clock().id(), scope.tenant_id(), self.name.clone());
+        let event = Event { id, tenant_id, deed: self.deed(txn) };
+        txn.records::<Event>(scope).insert(&event).await?;
+        let user = event.deed.actor.and_then(Principal::user);
+        AuditContext::write(txn, id, Some(tenant_id), user, name).await
+    }
+
+    /// Writes it as an event of the platform.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn record_on_platform(self, txn: &mut Txn) -> Result<(), DbError> {
+        let (id, name) = (txn.clock().id(), self.name.clone());
+        let event = PlatformEvent { id, deed: self.deed(txn) };
+        txn.records::<PlatformEvent>(PlatformScope).insert(&event).await?;
+        let user = event.deed.actor.and_then(Principal::user);
+        AuditContext::write(txn, id, None, user, name).await
+    }
+
+    fn deed(self, txn: &Txn) -> Deed {
+        let origin = txn.origin();
+        let (request_id, job_id, reason) = match &origin.via {
+            Via::Request(request) => (Some(request.id.clone()), None, None),
+            Via::Job(job) => (None, Some(*job), None),
+            Via::Command(operator) => (None, None, operator.reason.clone()),
+            Via::Process => (None, None, None),
+        };
+        Deed {
+            actor: self.actor.or(origin.principal),
+            impersonator: origin.impersonator,
+            action: self.action,
+            targets: self.targets,
+            changes: self.changes,
+            reason,
+            request_id,
+            job_id,
+            schema_version: SCHEMA_VERSION,
+            at: txn.clock().now(),
+        }
+    }
+}
