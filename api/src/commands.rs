@@ -1,4 +1,4 @@
-//! Subcommands that prepare an installation, and that operators work on it with.
+//! Subcommands with which operators prepare and administer an installation.
 
 pub(crate) mod tenants;
 pub(crate) mod users;
@@ -30,7 +30,7 @@ use secrecy::ExposeSecret;
 
 use crate::{identities::KEPT_FOR, routes::JWKS_KEPT_FOR};
 
-/// The longest that a command waits until Redis has taken what was revoked.
+/// How long a command waits for Redis to accept its revocations.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Shows where the database stands and which processes are running.
@@ -154,7 +154,7 @@ pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
         Ok((SigningKey::all(&store).await?, store.clock().now()))
     })
     .await?;
-    println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "MADE", "SIGNS FROM");
+    println!("{:<36}  {:<8}  {:<24}  {:<24}  RETIRES", "KEY", "STATE", "CREATED", "SIGNS FROM");
     for key in &keys {
         let at = |at: Option<DateTime>| at.map_or_else(|| "-".to_owned(), rfc3339);
         let (state, made) = (key.state(&keys, now).name(), rfc3339(key.created_at));
@@ -168,31 +168,33 @@ pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the next signing key.
 pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Result<()> {
     let master = master_key(&config)?;
     let rotate =
         RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
     let key =
         with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &rotate).await?)).await?;
-    println!("{} signs from {} on", key.id, key.activates_at.map(rfc3339).unwrap_or_default());
+    println!(
+        "{} is published and signs from {}",
+        key.id,
+        key.activates_at.map(rfc3339).unwrap_or_default()
+    );
     if lead < JWKS_KEPT_FOR {
         eprintln!(
-            "whoever verifies tokens without us may keep the keys for {JWKS_KEPT_FOR:?}, and not know this one before; a longer --lead avoids that"
+            "api: other services that verify tokens may cache the keys for {JWKS_KEPT_FOR:?} and reject this one until then; use a longer --lead to avoid that"
         );
     }
     Ok(())
 }
 
-/// Forgets a signing key at once.
 pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
     let master = master_key(&config)?;
     let revoke = RevokeSigningKey { master: &master, key };
     let active =
         with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &revoke).await?)).await?;
-    let active =
-        active.with_context(|| format!("there is no key {key}; `api keys list` lists them"))?;
-    println!("{key} is revoked; {active} signs");
+    let active = active
+        .with_context(|| format!("there is no key {key}; run `api keys list` to see all keys"))?;
+    println!("{key} is revoked; {active} signs now");
     Ok(())
 }
 
@@ -200,30 +202,33 @@ fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")
 }
 
-/// Makes the list of breached passwords; answers what it made.
+/// Builds the list of breached passwords. Returns a summary.
 pub(crate) fn build_breached_passwords(from: &Path, to: &Path) -> anyhow::Result<String> {
     let built = BreachList::build(from, to)
         .with_context(|| format!("{} to {}", from.display(), to.display()))?;
     Ok(format!("{} passwords in {} bytes\n", built.passwords, built.bytes))
 }
 
-/// Asks the running process whether it is alive.
 pub(crate) async fn health(config: Config) -> anyhow::Result<()> {
     internal::probe(config.api.internal_listen)
         .await
         .with_context(|| format!("the API at {}", config.api.internal_listen))
 }
 
-/// Makes the demo account, where that is allowed.
 pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
     anyhow::ensure!(
         config.app.environment == Environment::Development,
-        "the demo account has a well-known password: set app.environment to development to make it"
+        "the demo account has a well-known password, so it can only be created when app.environment is development"
     );
     let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
     let made = with_jobs(&config, async |jobs| Ok(demo::seed(jobs, &key, &hasher).await?)).await?;
-    println!("{} {} in tenant {}", demo::EMAIL, if made { "made" } else { "exists" }, demo::TENANT);
+    println!(
+        "{} {} in tenant {}",
+        demo::EMAIL,
+        if made { "created" } else { "exists already" },
+        demo::TENANT
+    );
     Ok(())
 }
 
@@ -238,27 +243,27 @@ pub(crate) fn config_table() -> String {
             default => format!("`{default}`"),
         };
         let meaning = key.meaning.replace('|', "\\|");
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ =
             writeln!(table, "| `{}` | `{}` | {default} | {meaning} |", key.name, key.variable());
     }
     table
 }
 
-/// The origin of what the operating system's user changes who runs this.
+/// Origin of the changes that a command makes.
 fn origin(reason: Option<Reason>) -> Origin {
     Origin::command(Operator { name: operator_name(), reason })
 }
 
-/// What the operating system calls whoever runs this.
+/// Name of the operating-system user that runs the command.
 fn operator_name() -> String {
     let id = rustix::process::getuid().as_raw();
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    // In a container there may be no name.
+    // A container may have no name for its user.
     name_of(id, &accounts).map_or_else(|| format!("uid {id}"), str::to_owned)
 }
 
-/// The name of an account of the operating system, from lines such as `ann:x:1000:…`.
+/// Name of the user with this id, from lines such as `ann:x:1000:…`.
 fn name_of(id: u32, accounts: &str) -> Option<&str> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -267,7 +272,7 @@ fn name_of(id: u32, accounts: &str) -> Option<&str> {
     })
 }
 
-/// Does `work`, waits until every process is told what it revoked, and lets go of the database.
+/// Does `work`, waits until its revocations are announced, and closes the database.
 async fn with_jobs<T>(
     config: &Config,
     work: impl AsyncFnOnce(&Jobs) -> anyhow::Result<T>,
@@ -278,7 +283,7 @@ async fn with_jobs<T>(
         let is_announced = jobs.close(ANNOUNCED_WITHIN).await;
         if done.is_ok() && !is_announced {
             eprintln!(
-                "api: Redis was not reached (redis.url), so no process was told: those that reach it see the change within {KEPT_FOR:?}, others at once"
+                "api: the change is stored, but Redis could not be reached (redis.url) to announce it: processes that can reach Redis apply it within {KEPT_FOR:?}, the others at once"
             );
         }
         done
@@ -286,7 +291,7 @@ async fn with_jobs<T>(
     .await
 }
 
-/// Does `work` with the database, and lets go of it.
+/// Does `work` with the database and closes it.
 async fn with_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,

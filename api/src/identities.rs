@@ -1,7 +1,7 @@
-//! Who callers are, kept in memory between their requests.
+//! A cache of callers.
 //!
-//! What is kept is forgotten as soon as any process revokes it, and not used while it cannot be
-//! known whether one did ([`common::revocations`]): then every request looks into the store.
+//! Entries are removed as soon as any process revokes them, and are not used while revocations
+//! cannot be received ([`common::revocations`]): then every request reads the database.
 
 use std::{
     collections::HashSet,
@@ -22,23 +22,23 @@ use tokio::time::MissedTickBehavior;
 
 use crate::extract::Identity;
 
-/// Callers kept at most.
+/// The most callers in the cache.
 const KEPT_MAX: u64 = 50_000;
-/// The longest that one is kept, should everything else fail.
+/// The longest that a caller stays in the cache.
 pub(crate) const KEPT_FOR: Duration = Duration::from_secs(30);
-/// How often it is noted which sessions are in use.
+/// Time between two writes of the sessions that are in use.
 const SEEN_PERIOD: Duration = Duration::from_mins(1);
 
-/// The callers of one process.
+/// The cache of a process.
 pub(crate) struct Identities {
     kept: Cache<SessionId, Arc<Identity>>,
-    /// Counts what was forgotten, so that nothing is kept that was read before it was.
+    /// Counts revocations, so that nothing is cached that was read before one.
     forgotten: Mutex<u64>,
     listener: OnceLock<Listener>,
     seen: Mutex<HashSet<SessionId>>,
 }
 
-/// When something was read.
+/// The number of revocations when something was read.
 #[derive(Clone, Copy)]
 pub(crate) struct Since(u64);
 
@@ -53,13 +53,13 @@ impl Identities {
         }
     }
 
-    /// Begins to keep callers: from now on it is heard what is revoked.
+    /// Starts to cache callers, now that revocations are received.
     pub(crate) fn listen(self: &Arc<Self>, jobs: &Jobs) {
         let identities = Arc::clone(self);
         self.listener.get_or_init(|| jobs.announcer().listen(move |what| identities.forget(what)));
     }
 
-    /// The caller of a session, if it is kept and can be trusted.
+    /// The cached caller of a session, if the cache can be trusted.
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Identity>> {
         let (found, outcome) = match (self.is_trusted(), self.kept.get(&session)) {
             (false, _) => (None, "distrusted"),
@@ -70,12 +70,12 @@ impl Identities {
         found
     }
 
-    /// To be asked before a caller is looked up who is to be [kept](Self::keep).
+    /// To be called before a caller is read who will be [cached](Self::keep).
     pub(crate) fn since(&self) -> Since {
         Since(*locked(&self.forgotten))
     }
 
-    /// Keeps a caller who was looked up `since` then, unless anything was forgotten meanwhile.
+    /// Caches a caller who was read after `since`, unless anything was revoked in the meantime.
     pub(crate) fn keep(&self, since: Since, identity: &Arc<Identity>) {
         let forgotten = locked(&self.forgotten);
         if *forgotten == since.0 && self.is_trusted() {
@@ -88,19 +88,19 @@ impl Identities {
         locked(&self.seen).insert(session);
     }
 
-    /// Writes down from time to time which sessions are in use, for as long as the process runs.
+    /// Stores periodically which sessions are in use, for as long as the process runs.
     pub(crate) async fn keep_seen(&self, store: &Store) {
         let mut ticks = tokio::time::interval(SEEN_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             if let Err(error) = self.write_seen(store).await {
-                tracing::warn!(%error, "sessions_in_use_not_noted");
+                tracing::warn!(%error, "session_activity_not_stored");
             }
         }
     }
 
-    /// Writes down which sessions are in use.
+    /// Stores which sessions are in use.
     pub(crate) async fn write_seen(&self, store: &Store) -> Result<(), DbError> {
         let seen: Vec<SessionId> = locked(&self.seen).drain().collect();
         Session::seen(store, &seen).await

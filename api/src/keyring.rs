@@ -1,7 +1,7 @@
-//! The signing keys a process works with, kept in step with the store.
+//! The signing keys of a process, kept up to date with the database.
 //!
-//! Another process may have made a key a moment ago, so a token that names a key unknown here
-//! makes the keyring look again, no more than once a second, however many such tokens arrive.
+//! Another process may have created a key a moment ago. A token with an unknown key therefore
+//! reloads the keys, at most once a second however many such tokens arrive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-/// Unknown keys are looked for this often at most.
+/// Minimum time between two reloads because of unknown keys.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Keys are loaded anew this often in any case, so that a new one comes into use, and one that was
-/// revoked because it may be known is worth nothing within five seconds.
+/// Time between two reloads in any case, so that new keys come into use and revoked ones are
+/// rejected within five seconds.
 const REFRESH_PERIOD: Duration = Duration::from_secs(3);
 
-/// Signs and checks access tokens.
+/// Signs and verifies access tokens.
 pub(crate) struct Keyring {
     store: Store,
     master: MasterKey,
@@ -32,25 +32,19 @@ pub(crate) struct Keyring {
     looked_at: Mutex<Instant>,
 }
 
-/// What is made of one loading of the keys.
 struct Keys {
     issuer: Issuer,
     verifier: Verifier,
 }
 
-/// An access token as login answers it.
+/// An access token and its lifetime.
 pub(crate) struct AccessToken {
-    /// The token.
     pub(crate) text: String,
-    /// How long it is good for.
     pub(crate) ttl: Duration,
 }
 
 impl Keyring {
-    /// Loads the keys; makes the first when there is none.
-    ///
-    /// # Errors
-    /// When the store fails, or a key does not open with `master`.
+    /// Loads the keys, and creates the first if there is none.
     pub(crate) async fn open(
         store: Store,
         master: MasterKey,
@@ -64,10 +58,7 @@ impl Keyring {
         Ok(Self { store, master, issuer, ttl, current, looked_at })
     }
 
-    /// A token for a session that was just begun.
-    ///
-    /// # Errors
-    /// When the key refuses to sign.
+    /// A token for a session.
     pub(crate) fn issue(&self, signed_in: &SignedIn) -> Result<AccessToken, SigningError> {
         let keys = self.keys();
         let session = &signed_in.session;
@@ -80,7 +71,7 @@ impl Keyring {
         Ok(AccessToken { text, ttl: keys.issuer.ttl() })
     }
 
-    /// What `token` says, if one of our keys signed it and it is good now.
+    /// The claims of `token`, if it is valid.
     pub(crate) async fn verify(&self, token: &str) -> Option<AccessClaims> {
         let now = self.store.clock().now();
         let keys = self.keys();
@@ -99,7 +90,7 @@ impl Keyring {
         self.keys().verifier.jwks().clone()
     }
 
-    /// Loads the keys anew from time to time, for as long as the process runs.
+    /// Reloads the keys periodically, for as long as the process runs.
     pub(crate) async fn keep_fresh(&self) {
         let mut ticks = interval(REFRESH_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

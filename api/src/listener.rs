@@ -1,7 +1,7 @@
-//! The public listener: HTTP/1.1 connections, a bounded number of them, none of them slow.
+//! The public listener: HTTP/1.1 connections, limited in number and in time.
 //!
-//! `axum::serve` bounds neither the number of connections nor the time a client takes to send its
-//! request's head, so connections are served here with hyper itself.
+//! `axum::serve` limits neither the number of connections nor the time that a client takes to send
+//! the head of a request, so connections are served with hyper directly.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -26,15 +26,15 @@ use tokio::{
 
 use crate::extract::Peer;
 
-/// Connections a process keeps open, for each request it works on at once: most of them idle.
+/// Open connections for each concurrent request; most of them are idle.
 const CONNECTIONS_PER_REQUEST: u32 = 4;
-/// Connections a process keeps open at all; each takes a file descriptor.
+/// The most open connections of a process; each uses a file descriptor.
 const CONNECTIONS_MAX: u32 = 1 << 20;
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a connection may stay idle once the process stops.
 const IDLE_MAX: Duration = Duration::from_secs(1);
-/// The pause after the system refused a connection: it has no file descriptor left, perhaps.
+/// Pause after a connection could not be accepted, for instance because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections and serves them.
@@ -45,18 +45,16 @@ pub(crate) struct Listener {
     timeouts: Timeouts,
 }
 
-/// How long a client may keep its connection busy with nothing.
+/// How long a client may occupy its connection without progress.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
-    /// Until a request's head is whole; an idle connection is closed after it too.
+    /// Until the head of a request is complete; idle connections are closed after this time too.
     head: Duration,
-    /// With an answer that it does not read.
+    /// Until a response is read.
     unread: Duration,
 }
 
 impl Listener {
-    /// # Errors
-    /// When the address cannot be bound.
     pub(crate) async fn bind(config: &config::Api) -> io::Result<Self> {
         let requests_max = u32::try_from(config.concurrency_max).unwrap_or(u32::MAX);
         let connections_max =
@@ -69,12 +67,12 @@ impl Listener {
         })
     }
 
-    /// Serves until `stop` resolves, then accepts no more and lets requests in work finish, for
-    /// `drain` at most. Tells whether all of them did.
+    /// Serves until `stop` resolves. Then no connections are accepted any more, and running requests
+    /// may finish within `drain`. Returns whether all of them did.
     ///
-    /// Answers say `Connection: close` by then, so connections end by themselves; those that stay
-    /// are idle, and closed after a while. hyper would close a connection that has not sent
-    /// anything yet at once, and its client's first request would fail.
+    /// Responses say `Connection: close` by then, so connections end by themselves. Those that
+    /// remain are idle and are closed after a while: hyper would close a connection without a
+    /// request at once, and its client's first request would fail.
     pub(crate) async fn serve(
         self,
         routes: Router,
@@ -101,7 +99,7 @@ impl Listener {
         timeout(drain, finish).await.is_ok()
     }
 
-    /// Stops listening. Connections that the system has accepted for us by then are ours to serve.
+    /// Stops listening. Connections that the system has accepted by then are still served.
     fn close(self, routes: &Router, graceful: &GracefulShutdown) -> io::Result<()> {
         let (connections, timeouts) = (self.connections, self.timeouts);
         let socket = self.socket.into_std()?;
@@ -132,7 +130,7 @@ impl Listener {
         }
     }
 
-    /// A connection and its place. Without a free place none is taken: the system queues it.
+    /// A connection and its slot. Without a free slot, connections stay in the queue of the system.
     async fn accept_one(&self) -> Option<(TcpStream, OwnedSemaphorePermit)> {
         let place = Arc::clone(&self.connections).acquire_owned().await.ok()?;
         match self.socket.accept().await {
@@ -145,7 +143,7 @@ impl Listener {
     }
 }
 
-/// Serves one connection, on a task of its own.
+/// Serves a connection in its own task.
 fn attend(
     stream: TcpStream,
     place: OwnedSemaphorePermit,
@@ -153,7 +151,7 @@ fn attend(
     routes: &Router,
     graceful: &GracefulShutdown,
 ) {
-    // Answers are small and complete; waiting to fill a packet only delays them.
+    // Responses are small and complete, so waiting to fill packets only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay_not_set");
     }
@@ -179,7 +177,7 @@ fn attend(
     });
 }
 
-/// Has the system break a connection whose client does not take what is sent to it.
+/// Lets the system close a connection whose client does not read what is sent.
 #[cfg(target_os = "linux")]
 fn give_up_on_unread(stream: &TcpStream, after: Duration) {
     let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
@@ -188,6 +186,6 @@ fn give_up_on_unread(stream: &TcpStream, after: Duration) {
     }
 }
 
-/// Elsewhere the system's own patience decides.
+/// Other systems use their own timeout.
 #[cfg(not(target_os = "linux"))]
 fn give_up_on_unread(_: &TcpStream, _: Duration) {}

@@ -1,10 +1,10 @@
-//! The API: Tenantry's HTTP face.
+//! The HTTP API.
 //!
-//! [`serve`] runs the process; the other subcommands prepare its database ([`commands`]), ask
-//! after its health or print what the code knows about itself.
+//! [`serve`] runs the process. The other subcommands prepare the database and administer accounts
+//! ([`commands`]), check the health of a running process, or print generated documents.
 
+mod answers;
 mod commands;
-mod etag;
 mod extract;
 mod identities;
 mod keyring;
@@ -13,8 +13,8 @@ mod middleware;
 mod openapi;
 mod outage;
 mod problem;
-mod refresh_cookie;
 mod routes;
+mod second_factors;
 mod serve;
 mod state;
 mod throttle;
@@ -42,29 +42,29 @@ struct Cli {
 enum Command {
     /// Serve requests until SIGTERM or Ctrl-C (the default).
     Serve,
-    /// Look at or change the database's schema.
+    /// Show or update the schema of the database.
     #[command(subcommand)]
     Migrate(Migrate),
-    /// Look at or change the keys that access tokens are signed with.
+    /// Show or change the keys that access tokens are signed with.
     #[command(subcommand)]
     Keys(Keys),
-    /// Look at people's accounts; stop them and let them go on.
+    /// Find, disable and enable user accounts, and reset their second factors.
     #[command(subcommand)]
     Users(commands::users::UsersCommand),
-    /// Let the members of a tenant in that locked itself out.
+    /// Restore access to a tenant that has locked its members out.
     #[command(subcommand)]
     Tenants(commands::tenants::TenantsCommand),
-    /// The offline list of breached passwords.
+    /// Build the offline list of breached passwords.
     #[command(subcommand)]
     BreachedPasswords(BreachedPasswords),
-    /// Exit 0 when the API at `api.internal_listen` is alive.
+    /// Check that the API at `api.internal_listen` is alive; the exit status is 0 if it is.
     Health,
     /// Print the OpenAPI document.
     Openapi,
     /// Print the table of configuration keys in `docs/configuration.md`.
     #[command(hide = true)]
     ConfigTable,
-    /// Make the demo account (development only).
+    /// Create the demo account (development only).
     #[command(hide = true)]
     SeedDemo,
 }
@@ -87,31 +87,32 @@ enum Migrate {
 
 #[derive(Subcommand)]
 enum Keys {
-    /// List every key and what it is good for.
+    /// List all keys and their states.
     List,
-    /// Make the next key. It is published at once and signs after a while; nobody is signed out.
+    /// Create the next key. It is published at once and starts to sign after the lead time. Nobody
+    /// is signed out.
     Rotate {
-        /// How long it is published before it signs; verifiers may keep keys for 5 minutes.
+        /// Time between publishing and signing. Verifiers may cache keys for 5 minutes.
         #[arg(long, default_value = "10m")]
         lead: Period,
     },
-    /// Forget a key that may be known to others: every access token that it signed is refused
-    /// within 5 seconds. Clients go on with their refresh tokens.
+    /// Revoke a key that may have leaked. Access tokens that it signed are rejected within 5 seconds;
+    /// clients continue with their refresh tokens.
     Revoke {
-        /// The key's id (`kid`).
+        /// Id of the key (`kid`).
         key: SigningKeyId,
     },
 }
 
 #[derive(Subcommand)]
 enum BreachedPasswords {
-    /// Make the list that `auth.breached_passwords_list` names of a text of SHA-1 hashes, one a
-    /// line, as "Have I Been Pwned" offers it.
+    /// Build the list for `auth.breached_passwords_list` from a text file of SHA-1 hashes, one per
+    /// line, such as that of "Have I Been Pwned".
     Build {
-        /// The text.
+        /// Text file of SHA-1 hashes.
         #[arg(long)]
         from: PathBuf,
-        /// The list.
+        /// List to write.
         #[arg(long)]
         to: PathBuf,
     },
@@ -162,7 +163,7 @@ fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F
         Err(error) => return failed(&error.into()),
     };
     let result = runtime.block_on(command(config));
-    // Whatever still runs (a hash nobody waits for) does not hold up the exit.
+    // Work that nobody waits for, such as a hash, does not delay the exit.
     runtime.shutdown_background();
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

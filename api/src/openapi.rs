@@ -1,75 +1,60 @@
 //! The OpenAPI document, generated from the handlers themselves.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
-use domain::tenancy::roles::Permission;
 use serde_json::Value;
 use utoipa::{
-    OpenApi, PartialSchema, ToSchema,
+    OpenApi, ToSchema,
     openapi::{
-        ObjectBuilder, PathItem, Ref, RefOr, Response, Schema, Type,
-        content::ContentBuilder,
-        path::{Operation, Parameter},
+        PathItem, RefOr,
+        path::Operation,
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
 
 use crate::{
-    extract::Need,
-    problem::{Code, FieldError, Written},
+    extract::{Access, Need, Stated},
+    problem::{self, Code, FieldError, Written},
     routes,
 };
 
-/// What the document says beside its paths.
+/// The document without its paths.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Tenantry",
-        description = "Every refusal is a problem (RFC 9457): branch on its `code`, show its `title` and `detail`, and tell its \
-                       `request_id` when asking for help. Times are RFC 3339 in UTC, ids are opaque.",
+        description = "Errors are problem details (RFC 9457). Programs should branch on `code`; people can read `title` and \
+                       `detail`. Include the `request_id` when you contact support. Times are in UTC (RFC 3339). Ids are opaque strings.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "Registration", description = "Asking for an account and verifying its address."),
-        (name = "Password", description = "Setting a new password."),
-        (name = "Address", description = "Changing the address of one's account."),
-        (name = "Session", description = "Signing in and out."),
-        (name = "Second factors", description = "What is shown beside the password: codes of an app, passkeys, recovery codes."),
-        (name = "Tenant", description = "The tenant one works in."),
-        (name = "Members", description = "Who belongs to the tenant."),
-        (name = "Invitations", description = "Asking people into the tenant, and joining it."),
-        (name = "Domains", description = "The domains of a tenant's people, and joining it by one's address."),
-        (name = "Roles", description = "What members may do: the built-in roles, and those of the tenant's own."),
+        (name = "Registration", description = "Create an account and verify its email address."),
+        (name = "Sign-in", description = "Sign in and out, and manage sessions."),
+        (name = "Two-factor authentication", description = "Authenticator apps, passkeys and recovery codes."),
+        (name = "Passwords", description = "Reset or change the password."),
+        (name = "Email address", description = "Change the email address of the account."),
+        (name = "Tenant", description = "The current tenant and its settings."),
+        (name = "Members", description = "Members of the tenant and its ownership."),
+        (name = "Roles", description = "Built-in roles, and the roles of the tenant."),
+        (name = "Invitations", description = "Invite people to the tenant, and join it."),
+        (name = "Domains", description = "Email domains of the tenant, and joining a tenant by email domain."),
     ),
     security(("access_token" = [])),
     components(schemas(Written, Code, FieldError)),
 )]
 struct Preamble;
 
-/// A permission as it is written: one of those that the table has.
-pub(crate) struct PermissionName;
+/// Describes a password that is set: it is subject to rules that existing ones may not meet.
+#[derive(ToSchema)]
+#[schema(
+    description = "New password: at least 8 characters and at most 1024 bytes, and not easy to guess.",
+    format = "password",
+    min_length = 8,
+    max_length = 1024,
+    example = "correct horse battery staple"
+)]
+pub(crate) struct NewPassword(#[expect(dead_code, reason = "only describes a field")] String);
 
-impl PartialSchema for PermissionName {
-    fn schema() -> RefOr<Schema> {
-        let names = Permission::ALL.iter().map(|permission| permission.as_str());
-        let description =
-            "A right, written `resource:action`. A later release may know more of them.";
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .description(Some(description))
-            .enum_values(Some(names))
-            .build()
-            .into()
-    }
-}
-
-impl ToSchema for PermissionName {
-    fn name() -> Cow<'static, str> {
-        "Permission".into()
-    }
-}
-
-/// The document without its paths.
 pub(crate) fn preamble() -> utoipa::openapi::OpenApi {
     Preamble::openapi()
 }
@@ -82,7 +67,9 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     components
         .security_schemes
         .insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
-    document.paths.paths.values_mut().flat_map(operations).for_each(may_be_refused);
+    for (_, name, response) in problem::everywhere() {
+        components.responses.insert(name.to_owned(), response.into());
+    }
     document
 }
 
@@ -92,37 +79,32 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// Says of a path's operations what they are called, what they demand of their callers and which
-/// parameters their extractors read.
-pub(crate) fn describe(
-    path: &mut PathItem,
-    id: &str,
-    (need, recent): (Need, bool),
-    parameters: &[Parameter],
-) {
+/// Describes the operation of a route: its id, what it requires of its caller, and what the
+/// arguments of its handler read and refuse.
+pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(path: &mut PathItem, id: &str) {
     for operation in operations(path) {
         operation.operation_id = Some(id.to_owned());
+        let parameters = H::parameters();
         if !parameters.is_empty() {
-            operation
-                .parameters
-                .get_or_insert_default()
-                .extend(parameters.iter().cloned().map(RefOr::T));
+            let parameters = parameters.into_iter().map(RefOr::T);
+            operation.parameters.get_or_insert_default().extend(parameters);
         }
-        if recent {
+        problem::declare(&mut operation.responses, H::refusals());
+        if A::RECENT {
             extend(operation, "x-recent-authentication", true.into());
             add_text(
                 operation,
-                "Refused as `reauthentication_required` (403) unless the caller signed in or proved anew who they are a moment ago.",
+                "Requires recent authentication (`POST /api/auth/reauthenticate`).",
             );
         }
-        match need {
+        match A::NEED {
             Need::Nothing => operation.security = Some(vec![SecurityRequirement::default()]),
-            // As the document says of all.
+            // The default of the document.
             Need::SignedIn => {}
             Need::Permission(permission) => {
                 let permission = permission.as_str();
                 extend(operation, "x-permission", permission.into());
-                add_text(operation, &format!("Needs the permission `{permission}`."));
+                add_text(operation, &format!("Requires the permission `{permission}`."));
             }
         }
     }
@@ -139,14 +121,14 @@ fn add_text(operation: &mut Operation, more: &str) {
 
 /// The whole document as JSON.
 pub(crate) fn json() -> String {
-    // Texts and numbers only: this cannot fail.
+    // Strings and numbers only: this cannot fail.
     let document = serde_json::to_value(document())
         .and_then(|document| serde_json::to_string_pretty(&sorted(document)));
     document.unwrap_or_default() + "\n"
 }
 
-/// With the fields of every object in order, as extensions are in none, and how objects are kept is
-/// up to who else is built with us.
+/// Sorts the fields of every object: their order would otherwise depend on the features that
+/// `serde_json` is built with.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(sorted).collect(),
@@ -157,15 +139,4 @@ fn sorted(value: Value) -> Value {
         }
         other => other,
     }
-}
-
-/// Any operation may be refused, in one form.
-fn may_be_refused(operation: &mut Operation) {
-    let problem =
-        ContentBuilder::new().schema(Some(Ref::from_schema_name(Written::name()))).build();
-    let refusal = Response::builder()
-        .description("Refused; see `code`.")
-        .content("application/problem+json", problem)
-        .build();
-    operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal));
 }

@@ -1,8 +1,8 @@
-//! Whether the database is away, watched from the side.
+//! Detects that the database is unavailable.
 //!
-//! A request that needs the database must not wait for a timeout of its own to learn that it is
-//! gone: one task asks every second, and while it gets no answer requests are refused at once,
-//! those already waiting included. So an outage costs its callers little and ties up nothing.
+//! One task pings the database every second. While it fails, requests that need the database are
+//! refused at once, including those that already wait for it, instead of running into a timeout
+//! each. An outage therefore occupies no resources.
 
 use std::time::Duration;
 
@@ -12,35 +12,33 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// How often the database is asked.
+/// Time between two pings.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long it may take to answer.
+/// How long a ping may take.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// It counts as away once it failed to answer this often in a row: one slow answer is no outage.
+/// The database counts as unavailable after this many failed pings in a row.
 const FAILURES_MIN: u32 = 2;
 
-/// Tells whether the database is away. Cheap to clone.
+/// Whether the database is unavailable. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Outage(watch::Sender<bool>);
 
 impl Outage {
-    /// Nothing is known to be wrong yet.
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(false))
     }
 
-    /// Whether the database is away.
     pub(crate) fn is_on(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Resolves once the database is away.
+    /// Resolves once the database is unavailable.
     pub(crate) async fn begins(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.0.subscribe().wait_for(|away| *away).await;
     }
 
-    /// Asks the database, for as long as the process runs.
+    /// Pings the database for as long as the process runs.
     pub(crate) async fn watch(&self, store: &Store) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,13 +49,13 @@ impl Outage {
                 Ok(()) => {
                     failures = 0;
                     if self.0.send_replace(false) {
-                        tracing::info!("database_back");
+                        tracing::info!("database_outage_ended");
                     }
                 }
                 Err(error) => {
                     failures += 1;
                     if failures >= FAILURES_MIN && !self.0.send_replace(true) {
-                        tracing::error!(%error, "database_away");
+                        tracing::error!(%error, "database_outage_started");
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! An API process' life: start, serve until told to stop, drain, exit 0.
+//! The life of an API process: start, serve until it is told to stop, drain, exit.
 
 use std::{
     sync::{
@@ -25,16 +25,17 @@ use crate::{keyring::Keyring, listener::Listener, routes, state::App};
 
 /// How long a readiness check waits for the database.
 const READY_MAX: Duration = Duration::from_secs(1);
-/// How long a stopping process goes on accepting, so that load balancers see it unready first and
-/// no client meets a closed door.
+/// How long a stopping process continues to accept connections, so that load balancers notice that
+/// it is not ready before clients are refused.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long committed jobs may take to be handed over at the end; the relay has the rest.
+/// How long the process may take to publish committed jobs before it exits; the relay publishes the
+/// rest.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     metrics::expose_api();
-    // A counter that appears with its first event shows no increase, and here one is one too many.
+    // Starts at zero, so that already the first event is an increase.
     metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
     let telemetry =
         telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
@@ -73,10 +74,10 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LINGER).await;
     };
     if !listener.serve(routes::all(app.clone()), stop, config.api.drain_timeout).await {
-        tracing::warn!("requests_cut_off");
+        tracing::warn!("requests_aborted");
     }
     if let Err(error) = app.identities.write_seen(app.store()).await {
-        tracing::warn!(%error, "sessions_in_use_not_noted");
+        tracing::warn!(%error, "session_activity_not_stored");
     }
     app.jobs.close(HAND_OVER_MAX).await;
     heartbeat.stop().await;
@@ -85,7 +86,7 @@ async fn serve_clients(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts the application together and starts what runs beside its requests.
+/// Creates the application and starts its background tasks.
 async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<App> {
     let key =
         MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
@@ -110,9 +111,8 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     Ok(app)
 }
 
-/// Ready once clients can connect and while the database answers and has a schema that this release
-/// can work with. Redis is not
-/// asked: without it, what is staged waits in the outbox, and requests are served all the same.
+/// Ready while clients can connect, the database answers, and this release can work with its
+/// schema. Redis is not checked: without it, jobs wait in the outbox and requests are still served.
 fn readiness(store: &Store, drain: &Drain, listening: &Arc<AtomicBool>) -> Readiness {
     let (store, drain, listening) = (store.clone(), drain.clone(), Arc::clone(listening));
     Readiness::new(move || {

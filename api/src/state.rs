@@ -1,4 +1,4 @@
-//! What every request handler can use.
+//! State that is shared by all handlers.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -19,57 +19,54 @@ use tokio::sync::Semaphore;
 
 use crate::{identities::Identities, keyring::Keyring, outage::Outage};
 
-/// The application: one a process. Cheap to clone.
+/// The application; there is one per process. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Parts>);
 
-/// What an application is made of.
+/// The parts of the application.
 pub(crate) struct Parts {
-    /// Commits changes and hands over their jobs.
+    /// Commits changes and publishes their jobs.
     pub(crate) jobs: Jobs,
-    /// Hashes and checks passwords.
     pub(crate) hasher: Hasher,
-    /// Which passwords may be set.
+    /// Rules for new passwords.
     pub(crate) passwords: Arc<Policy>,
-    /// To whom passkeys are bound; none where the origin names no domain.
+    /// Relying party of passkeys; none if the origin has no domain name.
     pub(crate) passkeys: Option<RelyingParty>,
-    /// What the installation is called.
+    /// Name of the installation.
     pub(crate) name: Name,
-    /// Counts what may not be tried too often.
+    /// Limits attempts.
     pub(crate) throttle: Throttle,
-    /// The installation's key.
+    /// Master key of the installation.
     pub(crate) key: MasterKey,
-    /// Signs and checks access tokens.
+    /// Signs and verifies access tokens.
     pub(crate) keyring: Keyring,
-    /// Who callers are, kept between their requests.
+    /// Cache of callers.
     pub(crate) identities: Arc<Identities>,
-    /// Whose word is taken for where a request comes from.
+    /// Proxies that may state the IP address of a client.
     pub(crate) trusted_proxies: TrustedProxies,
-    /// Where links lead, such as `https://app.example.com`.
+    /// Base of links, such as `https://app.example.com`.
     pub(crate) public_url: String,
-    /// The origin of our own pages, such as `https://app.example.com`.
+    /// Origin of the pages of this installation, such as `https://app.example.com`.
     pub(crate) origin: String,
-    /// How long sessions and links last.
+    /// Settings of sessions and links.
     pub(crate) auth: config::Auth,
-    /// Limits of who belongs to tenants.
+    /// Settings of members and invitations.
     pub(crate) members: config::Members,
-    /// Whether clients reach this installation by https only.
+    /// Whether clients can only use https.
     pub(crate) https: bool,
     /// The longest a request may take.
     pub(crate) request_timeout: Duration,
-    /// The longest a client may take to send its request's body.
+    /// The longest a client may take to send a request body.
     pub(crate) body_timeout: Duration,
-    /// Free places for requests in work.
+    /// Free slots for concurrent requests.
     pub(crate) places: Semaphore,
-    /// Whether the database is away.
+    /// Whether the database is unavailable.
     pub(crate) outage: Outage,
     /// Whether the process is stopping.
     pub(crate) drain: Drain,
 }
 
 impl App {
-    /// # Errors
-    /// When argon2 refuses its own parameters, or the list of breached passwords cannot be read.
     pub(crate) fn new(
         config: &Config,
         jobs: Jobs,
@@ -101,7 +98,6 @@ impl App {
         })))
     }
 
-    /// The store.
     pub(crate) fn store(&self) -> &Store {
         self.jobs.store()
     }

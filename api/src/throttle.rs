@@ -1,4 +1,4 @@
-//! How often what may be tried ([`domain::access::throttle`]), as the configuration says.
+//! Limits of attempts ([`domain::access::throttle`]), as configured.
 
 use std::future::Future;
 
@@ -14,7 +14,7 @@ use domain::{
 
 use crate::{extract::Client, problem::Problem, state::App};
 
-/// A try about an account, or about none, by one client.
+/// An attempt by a client, which may concern an account.
 pub(crate) struct Guard<'a> {
     app: &'a App,
     act: Act,
@@ -23,17 +23,17 @@ pub(crate) struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// Of a try about the account of an address, whether there is one or not.
+    /// An attempt that concerns the account with this email address, whether or not it exists.
     pub(crate) fn of_address(app: &'a App, act: Act, email: &Email, client: &'a Client) -> Self {
         Self::of_account(app, act, AddressDigest::of(&app.key, email).as_str(), client)
     }
 
-    /// Of a try about an account by what it is called.
+    /// An attempt that concerns an account, given by any name that is unique to it.
     pub(crate) fn of_account(app: &'a App, act: Act, account: &str, client: &'a Client) -> Self {
         Self { app, act, account: Some(account.to_owned()), client }
     }
 
-    /// Of a try about no account in particular.
+    /// An attempt that concerns no account.
     pub(crate) fn of_network(app: &'a App, act: Act, client: &'a Client) -> Self {
         Self { app, act, account: None, client }
     }
@@ -42,22 +42,16 @@ impl<'a> Guard<'a> {
         Try { act: self.act, account: self.account.as_deref(), network: self.client.network() }
     }
 
-    /// Counts the try.
-    ///
-    /// # Errors
-    /// When there were too many.
+    /// Counts the attempt, unless there were too many.
     pub(crate) async fn admit(&self) -> Result<Admission, Problem> {
         let admitted =
             self.app.throttle.admit(self.tried(), limits(self.act, &self.app.auth)).await;
         admitted.map_err(|TooMany(wait)| Problem::too_many_attempts(self.act, wait))
     }
 
-    /// Counts `checking` the password of an address's account, whichever route asks for it, unless
-    /// too many were wrong: before anything is hashed. The owner is told when that throttles the
-    /// account.
-    ///
-    /// # Errors
-    /// When there were too many, and what `checking` refuses.
+    /// Checks a password with `checking`, unless too many were wrong; that is decided before anything
+    /// is hashed. All routes count the same attempts. The owner of the account is notified when it
+    /// becomes throttled.
     pub(crate) async fn check_password<T, E: Into<Problem>>(
         app: &'a App,
         client: &'a Client,
@@ -76,7 +70,7 @@ impl<'a> Guard<'a> {
                 if is_wrong(&error) {
                     guard.note_failure(&counted, address).await?;
                 } else {
-                    // The password was right, or was not looked at.
+                    // The password was correct or was not checked.
                     app.throttle.take_back(counted).await;
                 }
                 Err(error.into())
@@ -84,8 +78,8 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// As [`Guard::check_password`], of somebody who is signed in: a session that was stolen is no
-    /// further way to guess.
+    /// Like [`Guard::check_password`], for a user who is signed in: a stolen session does not allow
+    /// more attempts.
     pub(crate) async fn check_password_of(
         app: &'a App,
         client: &'a Client,
@@ -109,7 +103,7 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
-    /// Forgets the failures about the account.
+    /// Forgets the failed attempts that concern the account.
     pub(crate) async fn forgive(&self) {
         self.app.throttle.forgive(self.tried()).await;
     }

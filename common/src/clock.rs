@@ -9,6 +9,8 @@ use std::sync::{
 use std::time::Duration;
 
 use mongodb::bson::DateTime;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::id::{Id, Prefix};
@@ -90,6 +92,28 @@ pub fn earlier(at: DateTime, by: Duration) -> DateTime {
 pub fn between(from: DateTime, to: DateTime) -> Duration {
     let millis = to.timestamp_millis().saturating_sub(from.timestamp_millis());
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+/// A time as the API answers it.
+#[derive(Debug, Clone, Copy, ToSchema)]
+#[schema(
+    value_type = String,
+    description = "Time in UTC (RFC 3339).",
+    format = DateTime,
+    example = "2026-11-30T09:00:00Z"
+)]
+pub struct Timestamp(DateTime);
+
+impl From<DateTime> for Timestamp {
+    fn from(at: DateTime) -> Self {
+        Self(at)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&rfc3339(self.0))
+    }
 }
 
 /// RFC 3339 in UTC, the format of every time in the API's responses.

@@ -7,14 +7,21 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The longest address that SMTP can carry (RFC 5321 §4.5.3.1.3, without the angle brackets).
 pub const ADDRESS_BYTES_MAX: usize = 254;
 
 /// An email address. Keeps its original spelling; two addresses are equal if their
 /// [`Email::normalized`] forms are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(
+    description = "Email address, in ASCII.",
+    format = "email",
+    max_length = 254,
+    example = "ada@example.com"
+)]
 pub struct Email(String);
 
 /// Why a text is not an accepted email address.

@@ -3,13 +3,20 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Maximum length of a name in characters.
 pub const NAME_CHARS_MAX: usize = 100;
 
 /// The name of a tenant or a person: visible text on one line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(
+    description = "Name on one line, without links.",
+    min_length = 1,
+    max_length = 100,
+    example = "Ada Lovelace"
+)]
 pub struct Name(String);
 
 /// The text is not a valid name.

@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The smallest IPv6 prefix of a subscriber, who chooses the remaining bits freely.
 const IPV6_PREFIX: u8 = 64;
@@ -39,8 +40,13 @@ impl fmt::Display for Network {
 }
 
 /// A range of IP addresses, such as 10.0.0.0/8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(
+    value_type = String,
+    description = "IP address, or a range of them in CIDR notation.",
+    example = "192.0.2.0/24"
+)]
 pub struct Range(IpNet);
 
 /// The text is neither an IP address nor a range.

@@ -7,6 +7,10 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use mongodb::bson::Bson;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 use crate::id::{AdminId, ApiKeyId, JobId, UserId};
 
@@ -77,6 +81,18 @@ impl FromStr for Principal {
         }
     }
 }
+
+impl PartialSchema for Principal {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Id of a user, an API key or an administrator, or `operator`."))
+            .examples(["usr_0192a0b8c0de7000800000000000cafe"])
+            .into()
+    }
+}
+
+impl ToSchema for Principal {}
 
 impl From<Principal> for Bson {
     fn from(principal: Principal) -> Self {

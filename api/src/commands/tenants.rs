@@ -1,4 +1,4 @@
-//! What operators do with tenants. Everything that changes one is audited with who did it and why.
+//! Commands for tenants. Changes are recorded with the operator and their reason.
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -10,22 +10,19 @@ use domain::tenancy::{
 
 use super::{origin, with_jobs};
 
-/// What can be done with tenants.
 #[derive(Subcommand)]
 pub(crate) enum TenantsCommand {
-    /// Take away a tenant's list of addresses that one may come from, when it locks its members
-    /// out: within a second one works in it from everywhere. Make sure first that it is an owner
-    /// who asks.
+    /// Clear the IP allowlist of a tenant that has locked its members out. It takes effect within a
+    /// second. First make sure that an owner of the tenant has asked for it.
     AllowAllAddresses {
-        /// Its id or its short name.
+        /// Id or short name of the tenant.
         tenant: TenantRef,
-        /// Why; written into the audit trail.
+        /// Reason, which is recorded in the audit trail.
         #[arg(long)]
         reason: Reason,
     },
 }
 
-/// Does what is commanded.
 pub(crate) async fn run(config: Config, command: TenantsCommand) -> anyhow::Result<()> {
     match command {
         TenantsCommand::AllowAllAddresses { tenant, reason } => {
@@ -42,15 +39,16 @@ async fn allow_all_addresses(
     let origin = origin(Some(reason));
     let (tenant, is_new) = with_jobs(config, async |jobs| {
         let found = Tenant::named(jobs.store(), name).await?;
-        let tenant =
-            found.context("there is no such tenant; `api users find` shows those of a person")?.id;
+        let tenant = found
+            .context("there is no such tenant; run `api users find` to see the tenants of a user")?
+            .id;
         let is_new = jobs.commit(&origin, &AllowAllAddresses { tenant }).await?;
         Ok((tenant, is_new))
     })
     .await?;
     println!(
         "{tenant} {}",
-        if is_new { "is worked in from everywhere" } else { "had no list of addresses" }
+        if is_new { "can be accessed from any IP address now" } else { "has no IP allowlist" }
     );
     Ok(())
 }

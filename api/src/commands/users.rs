@@ -1,5 +1,4 @@
-//! What operators do with people's accounts. Everything that changes one is audited with who did it
-//! and why.
+//! Commands for user accounts. Changes are recorded with the operator and their reason.
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -13,42 +12,40 @@ use domain::identity::{
 
 use super::{origin, with_jobs, with_store};
 
-/// Accounts shown at most.
+/// The most accounts that are shown.
 const FOUND_MAX: usize = 50;
 
-/// What can be done with accounts.
 #[derive(Subcommand)]
 pub(crate) enum UsersCommand {
-    /// Find accounts: by id, by address, or by how the address begins.
+    /// Find accounts by id, email address, or the beginning of the email address.
     Find {
-        /// The id, the address, or its beginning.
+        /// Id, email address, or its beginning.
         text: String,
     },
-    /// Stop an account: every session ends, within a second everywhere, and none begins.
+    /// Disable an account. Its sessions end within a second, and it cannot sign in.
     Disable {
-        /// Its id or its address.
+        /// Id or email address of the account.
         user: UserRef,
-        /// Why; written into the audit trail.
+        /// Reason, which is recorded in the audit trail.
         #[arg(long)]
         reason: Reason,
     },
-    /// Let an account that was stopped go on.
+    /// Enable a disabled account.
     Enable {
-        /// Its id or its address.
+        /// Id or email address of the account.
         user: UserRef,
     },
-    /// Remove all second factors of somebody who lost theirs: the password alone signs in then.
-    /// Make sure first that it is them who asks. They are told by mail.
+    /// Remove all second factors of a user who has lost theirs. The password alone is then enough to
+    /// sign in. First make sure that the request comes from the user. They are notified by email.
     ResetMfa {
-        /// The account's id or its address.
+        /// Id or email address of the account.
         user: UserRef,
-        /// Why; written into the audit trail.
+        /// Reason, which is recorded in the audit trail.
         #[arg(long)]
         reason: Reason,
     },
 }
 
-/// Does what is commanded.
 pub(crate) async fn run(config: Config, command: UsersCommand) -> anyhow::Result<()> {
     match command {
         UsersCommand::Find { text } => {
@@ -61,26 +58,29 @@ pub(crate) async fn run(config: Config, command: UsersCommand) -> anyhow::Result
 }
 
 async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
-    anyhow::ensure!(!text.is_empty(), "say an id, an address, or how an address begins");
+    anyhow::ensure!(!text.is_empty(), "give an id, an email address, or the beginning of one");
     let mut found = matching(store, text).await?;
-    anyhow::ensure!(!found.is_empty(), "nobody has this id, or an address that begins so");
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no account has this id or an email address that starts with it"
+    );
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
     println!(
         "{:<36}  {:<32}  {:<8}  {:<3}  {:>8}  {:<24}  {:<32}  NAME",
-        "USER", "ADDRESS", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS"
+        "USER", "EMAIL", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS"
     );
     for user in &found {
         println!("{}", line(store, user).await?);
     }
     if has_more {
-        eprintln!("api: there are more: say more of the address");
+        eprintln!("api: there are more accounts; give more of the email address");
     }
     Ok(())
 }
 
-/// The one that is meant exactly, or else those whose addresses begin so; one more than is shown,
-/// if there are.
+/// The account with this id or email address, or else those whose email addresses start with it: one
+/// more than is shown, if there are as many.
 async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     if let Ok(name) = text.parse::<UserRef>()
         && let Some(user) = User::named(store, &name).await?
@@ -120,7 +120,7 @@ async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Res
     println!(
         "{} {}",
         user.id,
-        if is_new { "is disabled, and signed out everywhere" } else { "was disabled before" }
+        if is_new { "is disabled and signed out everywhere" } else { "is disabled already" }
     );
     Ok(())
 }
@@ -133,7 +133,7 @@ async fn enable(config: &Config, name: &UserRef) -> anyhow::Result<()> {
         Ok((user, is_new))
     })
     .await?;
-    println!("{} {}", user.id, if is_new { "may sign in again" } else { "was not disabled" });
+    println!("{} {}", user.id, if is_new { "can sign in again" } else { "is not disabled" });
     Ok(())
 }
 
@@ -148,10 +148,12 @@ async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::R
         }
     })
     .await?;
-    println!("{} signs in with the password alone, and is signed out everywhere", user.id);
+    println!("{} has no second factor now and is signed out everywhere", user.id);
     Ok(())
 }
 
 async fn named(store: &Store, name: &UserRef) -> anyhow::Result<User> {
-    User::named(store, name).await?.context("there is no such account; `api users find` finds some")
+    User::named(store, name)
+        .await?
+        .context("there is no such account; run `api users find` to find it")
 }

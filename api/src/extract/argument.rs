@@ -1,7 +1,7 @@
 //! What a handler's arguments say about its operation.
 //!
-//! An extractor knows which parameters it reads. It states them here, once, and every handler that
-//! takes it as an argument is described accordingly.
+//! An extractor knows which parameters it reads and which problems it answers. It states both here,
+//! once, and the OpenAPI document describes every handler that takes it accordingly.
 
 use axum::{
     extract::{Path, State},
@@ -9,9 +9,16 @@ use axum::{
 };
 use utoipa::openapi::path::Parameter;
 
+use crate::problem::Code;
+
 /// An argument of a handler.
 pub(crate) trait Argument {
-    /// The parameters that it reads from the path, the query or the headers.
+    /// Problems that the extractor answers.
+    fn refusals() -> Vec<Code> {
+        Vec::new()
+    }
+
+    /// Parameters that it reads from the path, the query or the headers.
     fn parameters() -> Vec<Parameter> {
         Vec::new()
     }
@@ -21,4 +28,8 @@ impl<S> Argument for State<S> {}
 
 impl Argument for HeaderMap {}
 
-impl<T> Argument for Path<T> {}
+impl<T> Argument for Path<T> {
+    fn refusals() -> Vec<Code> {
+        vec![Code::BadRequest]
+    }
+}

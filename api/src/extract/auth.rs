@@ -1,6 +1,6 @@
-//! Who asks: an access token, checked against what the store says of its session now.
+//! The caller of a request: an access token, checked against the current state of its session.
 //!
-//! This is the only place of this crate that vouches for a tenant's scope.
+//! Only this module may create the scope of the caller's tenant.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -15,7 +15,9 @@ use common::{
 use domain::{
     identity::{
         actor::{Acting, Actor},
+        mfa::Owner,
         sessions::Session,
+        sign_in::SignInError,
         signing_keys::AccessClaims,
         users::User,
     },
@@ -27,57 +29,58 @@ use domain::{
 };
 
 use super::client::{Client, address_of, client_of};
-use crate::{
-    problem::{Code, Problem},
-    state::App,
-};
+use crate::{problem::Problem, state::App};
 
-/// Someone who is signed in and at work in a tenant they belong to. Cheap to clone.
+/// A user who is signed in to a tenant of theirs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     identity: Arc<Identity>,
     client: Client,
 }
 
-/// What is known of a caller.
+/// What is known about a caller.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    /// Who.
     pub(crate) user: User,
-    /// Their sign-in, under the rules of the tenant they work in.
+    /// Their session, under the rules of the tenant.
     pub(crate) session: Session,
-    /// The tenant they work in.
+    /// The tenant that they are signed in to.
     pub(crate) tenant: Tenant,
-    /// As what.
+    /// Their membership in the tenant.
     pub(crate) membership: Membership,
-    /// What they may do there, and why.
+    /// What they may do there, and which role allows it.
     pub(crate) grant: Grant,
 }
 
 impl Identity {
-    /// The right to touch the rows of the tenant they work in.
+    /// Scope of the tenant that they are signed in to.
     pub(crate) fn scope(&self) -> TenantScope {
         TenantScope::of_row(&self.membership)
     }
 
-    /// Whether the tenant demands a second factor that they do not have.
+    /// Whether the tenant requires a second factor and they have none.
     pub(crate) fn lacks_second_factor(&self) -> bool {
         self.tenant.security.require_mfa && self.user.second_factor_since.is_none()
     }
 
-    /// Who changes something there.
+    /// Owner of the second factors that they change.
+    pub(crate) fn factor_owner(&self) -> Owner {
+        Owner { user: self.user.id, session: self.session.id, scope: self.scope() }
+    }
+
+    /// Actor of the changes that they make in the tenant.
     pub(crate) fn actor(&self) -> Actor {
         Actor { scope: self.scope(), principal: self.user.id.into() }
     }
 }
 
 impl Caller {
-    /// The origin of what they change by this request.
+    /// Origin of the changes that they make by this request.
     pub(crate) fn origin(&self) -> Origin {
         self.client.origin().by(self.user.id.into(), &self.user.name)
     }
 
-    /// Commits a change that they make, if they are still signed in.
+    /// Commits a change on their behalf, if they are still signed in.
     pub(crate) async fn commit<C: Change>(
         &self,
         app: &App,
@@ -108,7 +111,7 @@ impl FromRequestParts<App> for Caller {
             return Ok(known.clone());
         }
         let caller = caller_of(parts, app).await?;
-        // At every request, also of a caller who is kept: their address is another one at any time.
+        // Checked on every request, also for cached callers: their IP address may change.
         let allowed = &caller.tenant.security.ip_allowlist;
         if !allowed.is_everywhere() && !allowed.admits(address_of(parts, app)) {
             return Err(Problem::ip_not_allowed());
@@ -119,8 +122,8 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-/// Someone who is signed in, from wherever they come: a tenant's list of addresses keeps nobody
-/// from ending their sessions, or from going where they are let in.
+/// A user who is signed in, from any IP address: the tenant's allowlist does not prevent its members
+/// from signing out or from switching to another tenant.
 pub(crate) struct FromAnywhere(pub(crate) Caller);
 
 impl FromRequestParts<App> for FromAnywhere {
@@ -133,7 +136,7 @@ impl FromRequestParts<App> for FromAnywhere {
     }
 }
 
-/// Whose access token a request carries.
+/// The user whose access token a request carries.
 async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
     let token = bearer_token(&parts.headers)?;
     let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
@@ -152,7 +155,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-/// The caller whose token says `claims`: as kept, if it can be, or as the store says now.
+/// The identity with these `claims`, from the cache or else from the database.
 async fn of(app: &App, claims: &AccessClaims) -> Result<Arc<Identity>, Problem> {
     let now = app.clock().now();
     if let Some(known) = app.identities.get(claims.sid) {
@@ -172,7 +175,7 @@ fn scope_of(claims: &AccessClaims) -> TenantScope {
     TenantScope::of_caller(claims.tid)
 }
 
-/// Reads all four rows at once: each is found by what the token says alone.
+/// Reads all four rows in parallel: the claims are enough to find each of them.
 async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Problem> {
     let scope = scope_of(claims);
     let (session, user, membership, tenant) = futures::try_join!(
@@ -194,12 +197,10 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
     }
     match tenant.status {
         TenantStatus::Active => {
-            // One more read for roles of the tenant's own alone.
+            // Another read only for the tenant's own roles.
             let grant = Grant::of(store, scope, membership.role).await?;
             Ok(Identity { user, session, tenant, membership, grant })
         }
-        TenantStatus::Suspended => {
-            Err(Problem::new(Code::TenantSuspended, "Ask the operator of this installation."))
-        }
+        TenantStatus::Suspended => Err(SignInError::TenantSuspended.into()),
     }
 }

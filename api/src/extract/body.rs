@@ -1,8 +1,8 @@
-//! Reading a body within its limit.
+//! Reads request bodies up to a limit.
 //!
-//! A client that is refused while it still sends would see a broken connection instead of the
-//! answer, so what it goes on to send is read and thrown away, up to a bound, while it is answered.
-//! One that asked first (`Expect: 100-continue`) has sent nothing, and is not invited to.
+//! A client that is refused while it is still sending would see a broken connection instead of the
+//! response. The rest of its body is therefore read and discarded, up to a bound, while it is
+//! answered. A client that asked first (`Expect: 100-continue`) has not started to send.
 
 use std::time::Duration;
 
@@ -16,19 +16,21 @@ use tokio::time::timeout;
 
 use crate::problem::{Code, Problem};
 
-/// The longest body that is read, where a route does not say otherwise.
+/// The longest request body that is read.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// The most that is thrown away of a body that is too long, before the connection is closed.
+/// The most bytes of a refused body that are discarded before the connection is closed.
 const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The longest that is listened to what is thrown away, before the connection is closed.
+/// The longest time that a refused body is discarded before the connection is closed.
 const DISCARDING_MAX: Duration = Duration::from_secs(1);
 
-/// The whole body, if it is no longer than [`BODY_BYTES_MAX`].
+/// The whole body, unless it is longer than [`BODY_BYTES_MAX`].
 pub(super) async fn read(mut body: Body) -> Result<Bytes, Problem> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
-        // The client broke off: nobody is there to read the answer.
-        let frame = frame.map_err(|_| Problem::new(Code::BadRequest, "The body ended early."))?;
+        // The client disconnected; nobody reads the response.
+        let frame = frame.map_err(|_| {
+            Problem::new(Code::BadRequest, "The request body ended early. Send the whole body.")
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > BODY_BYTES_MAX {
             discard_rest(body);
@@ -39,14 +41,14 @@ pub(super) async fn read(mut body: Body) -> Result<Bytes, Problem> {
     Ok(whole.into())
 }
 
-/// Reads the body of a request that is refused, so that its sender gets to read our answer.
+/// Discards the body of a refused request, so that its client can read the response.
 pub(crate) fn discard(request: Request) {
     if !request.headers().contains_key(header::EXPECT) {
         discard_rest(request.into_body());
     }
 }
 
-/// Beside the answer, not before it: a client that sends nothing need not wait for it.
+/// Runs in the background: a client that sends nothing does not have to wait for it.
 fn discard_rest(body: Body) {
     tokio::spawn(timeout(DISCARDING_MAX, read_and_forget(body)));
 }
@@ -62,10 +64,7 @@ async fn read_and_forget(mut body: Body) {
     }
 }
 
-/// The answer to a body that is too long.
+/// The problem for a request body that is too long.
 pub(crate) fn too_large() -> Problem {
-    Problem::new(
-        Code::BodyTooLarge,
-        format!("The longest body read here has {BODY_BYTES_MAX} bytes."),
-    )
+    Problem::new(Code::BodyTooLarge, format!("Send at most {BODY_BYTES_MAX} bytes."))
 }

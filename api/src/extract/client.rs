@@ -1,4 +1,4 @@
-//! What is known of the client of a request besides who it says it is.
+//! What is known about the client of a request, whoever its user is.
 
 use std::{convert::Infallible, net::IpAddr};
 
@@ -17,28 +17,28 @@ use crate::{middleware::RequestId, state::App};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address that a connection comes from, as the listener notes it with every request.
+/// IP address that a connection comes from, which the listener adds to each request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// The client of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    /// Where it is: the connection's other end, or what the proxies there say that we trust.
+    /// Its IP address: that of the connection, or the one that trusted proxies report.
     pub(crate) address: Option<IpAddr>,
-    /// What it says it is (`User-Agent`).
+    /// Its `User-Agent`.
     name: String,
     /// The id of the request.
     request_id: String,
 }
 
 impl Client {
-    /// The network it is on, if it is known where it is.
+    /// Its network, if its IP address is known.
     pub(crate) fn network(&self) -> Option<Network> {
         self.address.map(Network::of)
     }
 
-    /// The origin of what a stranger changes by this request.
+    /// Origin of the changes that a stranger makes by this request.
     pub(crate) fn origin(&self) -> Origin {
         Origin::request(Request {
             id: self.request_id.clone(),
@@ -47,7 +47,7 @@ impl Client {
         })
     }
 
-    /// As a session keeps it.
+    /// As it is stored with a session.
     pub(crate) fn device(&self) -> Device {
         Device {
             name: self.name.clone(),
@@ -79,7 +79,7 @@ pub(super) fn client_of(parts: &Parts, app: &App) -> Client {
     Client { address, name, request_id: request_id.unwrap_or_default() }
 }
 
-/// Where the client of a request is.
+/// IP address of the client of a request.
 pub(super) fn address_of(parts: &Parts, app: &App) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?.0;
     let lines = parts.headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());

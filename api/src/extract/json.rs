@@ -1,7 +1,7 @@
 //! Request bodies: JSON objects read field by field into domain types.
 //!
-//! Reading goes on after a mistake, so that a client is told every field that is wrong at once,
-//! and what is not asked for is refused by name.
+//! Reading continues after a mistake, so that a client learns every invalid field at once. Unknown
+//! fields are refused by name.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -9,53 +9,54 @@ use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use common::{
-    crypto::InvalidPassword, email::InvalidEmail, id::InvalidId, name::InvalidName,
-    networks::InvalidRange,
-};
-use domain::tenancy::{
-    roles::{InvalidRole, UnknownPermission},
-    tenant_security::{InvalidDomain, OutOfRange},
-};
+use common::crypto::{InvalidPassword, Password};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Argument, body};
 use crate::problem::{Code, FieldError, Problem};
 
-/// Mistakes told at most; a body with more is not an honest one.
+/// The most mistakes that are reported.
 const ERRORS_MAX: usize = 20;
-/// The most of an unknown field's name that is repeated, in characters.
+/// The most characters of an unknown field's name that are repeated.
 const NAME_CHARS_MAX: usize = 60;
-/// The code of what is not asked for.
+/// Code of unknown fields.
 const UNKNOWN: &str = "unknown_field";
-/// The most items of a list.
+/// The most items of a list, unless a field says otherwise.
 const LIST_ITEMS_MAX: usize = 1_000;
 
-/// A body of type `T`.
+/// A request body of type `T`.
 pub(crate) struct Json<T>(pub(crate) T);
 
-/// A body of type `T` that may be left out altogether, which is as good as `{}`.
+/// A request body of type `T`, which may be absent: that is the same as `{}`.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
 
-impl<T> Argument for Json<T> {}
+impl<T> Argument for Json<T> {
+    fn refusals() -> Vec<Code> {
+        vec![
+            Code::BadRequest,
+            Code::MalformedJson,
+            Code::RequestTimeout,
+            Code::UnsupportedMediaType,
+            Code::ValidationFailed,
+            Code::UnknownField,
+        ]
+    }
+}
 
-impl<T> Argument for OptionalJson<T> {}
+impl<T> Argument for OptionalJson<T> {
+    fn refusals() -> Vec<Code> {
+        Json::<T>::refusals()
+    }
+}
 
-/// A type that bodies are read into.
+/// A type that request bodies are read into.
 pub(crate) trait FromFields: Sized {
-    /// Takes its fields; none when one was missing or not acceptable.
+    /// Takes its fields. None when a required one is missing or one is invalid.
     fn read(fields: &mut Fields) -> Option<Self>;
 }
 
-/// An error that says what is wrong with a field, for people by its text and for machines by a
-/// code.
-pub(crate) trait Refusal: Display {
-    /// For machines.
-    fn code(&self) -> &'static str;
-}
-
-/// A text that is not one of the words a field may have.
+/// A text that is none of the values that a field can have.
 pub(crate) struct NotAmong(pub(crate) &'static [&'static str]);
 
 impl Display for NotAmong {
@@ -64,73 +65,10 @@ impl Display for NotAmong {
     }
 }
 
-impl Refusal for NotAmong {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidEmail {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidName {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidId {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidRole {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for UnknownPermission {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidDomain {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for InvalidRange {
-    fn code(&self) -> &'static str {
-        "invalid_format"
-    }
-}
-
-impl Refusal for OutOfRange {
-    fn code(&self) -> &'static str {
-        "out_of_range"
-    }
-}
-
-impl Refusal for InvalidPassword {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::TooShort(_) => "too_short",
-            Self::TooLong => "too_long",
-        }
-    }
-}
-
-/// A value that was given: null, or something.
+/// A field that must be present and may be null.
 pub(crate) struct Nullable<T>(pub(crate) Option<T>);
 
-/// Where fields are given.
+/// Where fields come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
     Body,
@@ -138,7 +76,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// As people call it, and what is in it.
+    /// The words for the place and for its fields.
     const fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Body => ("body", "field"),
@@ -147,7 +85,7 @@ impl Place {
     }
 }
 
-/// The fields of a body, or the parameters of a query, and what was found wrong with them so far.
+/// Fields of a body or parameters of a query, and the mistakes found in them so far.
 pub(crate) struct Fields {
     place: Place,
     given: Map<String, Value>,
@@ -159,89 +97,99 @@ impl Fields {
         Self { place, given, errors: Vec::new() }
     }
 
-    /// A text that must be there and parse.
+    /// A required string, parsed.
     pub(crate) fn required<T: FromStr>(&mut self, name: &str) -> Option<T>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
-        self.required_as(name, |text| text.parse())
-    }
-
-    /// A text that must be there and be accepted by `parse`.
-    pub(crate) fn required_as<T, E: Refusal>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(String) -> Result<T, E>,
-    ) -> Option<T> {
         let text = self.required_text(name)?;
-        self.parsed(name, text, parse)
+        self.parsed(name, &text)
     }
 
-    /// A text that must be there, whatever it says.
+    /// A required string, as it is.
     pub(crate) fn required_text(&mut self, name: &str) -> Option<String> {
         match self.given.remove(name) {
             None | Some(Value::Null) => self.refuse(name, "required", "is required"),
             Some(Value::String(text)) => Some(text),
-            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+            Some(_) => self.refuse(name, "invalid_type", "must be a string"),
         }
     }
 
-    /// A text that parses, if it is there.
+    /// An optional string, parsed.
     pub(crate) fn optional<T: FromStr>(&mut self, name: &str) -> Option<T>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
-        match self.given.remove(name) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => self.parsed(name, text, |text| text.parse()),
-            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
-        }
-    }
-
-    /// A text that is accepted by `parse`, if it is there.
-    pub(crate) fn optional_as<T, E: Refusal>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(String) -> Result<T, E>,
-    ) -> Option<T> {
         let text = self.optional_text(name)?;
-        self.parsed(name, text, parse)
+        self.parsed(name, &text)
     }
 
-    /// A text, whatever it says, if it is there.
+    /// An optional string, as it is.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<String> {
         match self.given.remove(name) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text),
-            Some(_) => self.refuse(name, "invalid_type", "must be a text"),
+            Some(_) => self.refuse(name, "invalid_type", "must be a string"),
         }
     }
 
-    /// A list of texts that must be there and parse, each of them.
+    /// A required password, read by `parse`: [`Password::chosen`] or [`Password::presented`].
+    pub(crate) fn required_password(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<Password, InvalidPassword>,
+    ) -> Option<Password> {
+        let text = self.required_text(name)?;
+        self.password(name, parse(text))
+    }
+
+    /// An optional password of an account that may exist.
+    pub(crate) fn optional_password(&mut self, name: &str) -> Option<Password> {
+        let text = self.optional_text(name)?;
+        self.password(name, Password::presented(text))
+    }
+
+    fn password(
+        &mut self,
+        name: &str,
+        read: Result<Password, InvalidPassword>,
+    ) -> Option<Password> {
+        read.map_err(|reason| self.errors.push(FieldError::password(name, &reason))).ok()
+    }
+
+    /// An optional number of items, from 1 to `max`, written as a string.
+    pub(crate) fn limit(&mut self, name: &str, max: usize) -> Option<usize> {
+        let limit = self.optional_text(name)?.parse().ok();
+        limit.filter(|limit| (1..=max).contains(limit)).or_else(|| {
+            self.refuse(name, "out_of_range", &format!("must be a number from 1 to {max}"))
+        })
+    }
+
+    /// A required list of strings, each parsed.
     pub(crate) fn required_list<T: FromStr>(&mut self, name: &str) -> Option<Vec<T>>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
         self.required_list_up_to(name, LIST_ITEMS_MAX)
     }
 
-    /// As [`Fields::required_list`], of at most `max` items.
+    /// Like [`Fields::required_list`], with at most `max` items.
     pub(crate) fn required_list_up_to<T: FromStr>(
         &mut self,
         name: &str,
         max: usize,
     ) -> Option<Vec<T>>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
         let items = self.required_items(name, max)?;
         items.into_iter().map(|item| self.item(name, item)).collect()
     }
 
-    /// As [`Fields::required_list_up_to`], of at least one item.
+    /// Like [`Fields::required_list_up_to`], with at least one item.
     pub(crate) fn required_some<T: FromStr>(&mut self, name: &str, max: usize) -> Option<Vec<T>>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
         match self.required_list_up_to::<T>(name, max) {
             Some(items) if items.is_empty() => {
@@ -251,7 +199,7 @@ impl Fields {
         }
     }
 
-    /// A list of objects that must be there, each of them read by `read`; at most `max`.
+    /// A required list of at most `max` objects, each read by `read`.
     pub(crate) fn required_objects<T>(
         &mut self,
         name: &str,
@@ -289,15 +237,15 @@ impl Fields {
 
     fn item<T: FromStr>(&mut self, name: &str, item: Value) -> Option<T>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
         match item {
-            Value::String(text) => self.parsed(name, text, |text| text.parse()),
-            _ => self.refuse(name, "invalid_type", "must be a list of texts"),
+            Value::String(text) => self.parsed(name, &text),
+            _ => self.refuse(name, "invalid_type", "must be a list of strings"),
         }
     }
 
-    /// Yes or no, which must be there.
+    /// A required boolean.
     pub(crate) fn required_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {
             None | Some(Value::Null) => self.refuse(name, "required", "is required"),
@@ -306,40 +254,41 @@ impl Fields {
         }
     }
 
-    /// A whole number, or null for none: one of them must be there.
+    /// A whole number or null; the field is required.
     pub(crate) fn nullable_number<T: TryFrom<i64>>(&mut self, name: &str) -> Option<Nullable<T>>
     where
-        T::Error: Refusal,
+        T::Error: Display,
     {
         match self.given.remove(name) {
-            None => self.refuse(name, "required", "is required; null for none"),
+            None => self.refuse(name, "required", "is required; send null for none"),
             Some(Value::Null) => Some(Nullable(None)),
             Some(Value::Number(number)) => match number.as_i64() {
-                Some(number) => {
-                    self.accepted(name, T::try_from(number)).map(|number| Nullable(Some(number)))
-                }
+                Some(number) => match T::try_from(number) {
+                    Ok(number) => Some(Nullable(Some(number))),
+                    Err(reason) => self.refuse(name, "out_of_range", &reason.to_string()),
+                },
                 None => self.refuse(name, "invalid_type", "must be a whole number"),
             },
             Some(_) => self.refuse(name, "invalid_type", "must be a number or null"),
         }
     }
 
-    /// A text that parses, or null for none: one of them must be there.
+    /// A parsed string or null; the field is required.
     pub(crate) fn nullable<T: FromStr>(&mut self, name: &str) -> Option<Nullable<T>>
     where
-        T::Err: Refusal,
+        T::Err: Display,
     {
         match self.given.remove(name) {
-            None => self.refuse(name, "required", "is required; null for none"),
+            None => self.refuse(name, "required", "is required; send null for none"),
             Some(Value::Null) => Some(Nullable(None)),
             Some(Value::String(text)) => {
-                self.parsed(name, text, |text| text.parse()).map(|value| Nullable(Some(value)))
+                self.parsed(name, &text).map(|value| Nullable(Some(value)))
             }
-            Some(_) => self.refuse(name, "invalid_type", "must be a text or null"),
+            Some(_) => self.refuse(name, "invalid_type", "must be a string or null"),
         }
     }
 
-    /// Yes or no, if it is there.
+    /// An optional boolean.
     pub(crate) fn optional_bool(&mut self, name: &str) -> Option<bool> {
         match self.given.remove(name) {
             None | Some(Value::Null) => None,
@@ -348,7 +297,7 @@ impl Fields {
         }
     }
 
-    /// An object as `T` describes it, if it is there: what another specification says, not ours.
+    /// An optional object whose form another specification defines.
     pub(crate) fn optional_object<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         match self.given.remove(name) {
             None | Some(Value::Null) => None,
@@ -357,14 +306,14 @@ impl Fields {
                 Err(error) => self.refuse(
                     name,
                     "invalid_format",
-                    &format!("is not what the specification says: {error}"),
+                    &format!("does not have the specified form: {error}"),
                 ),
             },
             Some(_) => self.refuse(name, "invalid_type", "must be an object"),
         }
     }
 
-    /// As [`Self::optional_object`], and must be there.
+    /// Like [`Self::optional_object`], but required.
     pub(crate) fn required_object<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         if self.given.get(name).is_none_or(Value::is_null) {
             return self.refuse(name, "required", "is required");
@@ -372,20 +321,11 @@ impl Fields {
         self.optional_object(name)
     }
 
-    fn parsed<T, E: Refusal>(
-        &mut self,
-        name: &str,
-        text: String,
-        parse: impl FnOnce(String) -> Result<T, E>,
-    ) -> Option<T> {
-        self.accepted(name, parse(text))
-    }
-
-    fn accepted<T, E: Refusal>(&mut self, name: &str, read: Result<T, E>) -> Option<T> {
-        match read {
-            Ok(value) => Some(value),
-            Err(refusal) => self.refuse(name, refusal.code(), &refusal.to_string()),
-        }
+    fn parsed<T: FromStr>(&mut self, name: &str, text: &str) -> Option<T>
+    where
+        T::Err: Display,
+    {
+        text.parse().map_err(|reason| self.errors.push(FieldError::invalid(name, &reason))).ok()
     }
 
     fn refuse<T>(&mut self, name: &str, code: &'static str, message: &str) -> Option<T> {
@@ -395,7 +335,7 @@ impl Fields {
 
     fn refuse_unknown(&mut self) {
         let (_, field) = self.place.names();
-        let message = format!("is not a {field} of this request");
+        let message = format!("is not a known {field}");
         let unknown = self
             .given
             .keys()
@@ -407,7 +347,7 @@ impl Fields {
         }
     }
 
-    /// What was read, unless anything was wrong.
+    /// What was read, unless there are mistakes.
     fn finish<T>(mut self, read: Option<T>) -> Result<T, Problem> {
         self.refuse_unknown();
         self.errors.truncate(ERRORS_MAX);
@@ -429,7 +369,7 @@ impl Fields {
         }
         let (place, field) = self.place.names();
         let detail =
-            format!("The {place} has {field}s that mean nothing here: {}.", unknown.join(", "));
+            format!("The {place} has unknown {field}s: {}. Remove them.", unknown.join(", "));
         Problem::unknown_fields(detail, self.errors)
     }
 }
@@ -442,7 +382,7 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
             body::discard(request);
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
-                "Send `Content-Type: application/json`.",
+                "Send JSON with the header `Content-Type: application/json`.",
             ));
         }
         let bytes = body::read(request.into_body()).await?;
@@ -462,11 +402,14 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
         if is_json {
             return parse(&bytes).map(Self);
         }
-        Err(Problem::new(Code::UnsupportedMediaType, "Send `Content-Type: application/json`."))
+        Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "Send JSON with the header `Content-Type: application/json`.",
+        ))
     }
 }
 
-/// Reads what was given, or tells every mistake.
+/// Reads the given fields, or reports every mistake.
 pub(super) fn read<T: FromFields>(place: Place, given: Map<String, Value>) -> Result<T, Problem> {
     let mut fields = Fields::new(place, given);
     let read = T::read(&mut fields);
@@ -476,11 +419,13 @@ pub(super) fn read<T: FromFields>(place: Place, given: Map<String, Value>) -> Re
 fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(given)) => read(Place::Body, given),
-        Ok(_) => Err(Problem::new(Code::ValidationFailed, "The body must be a JSON object.")),
-        // The parser's words quote nothing of the body, only where it stopped.
+        Ok(_) => {
+            Err(Problem::new(Code::ValidationFailed, "The request body must be a JSON object."))
+        }
+        // The position only: the parser's message may quote the body.
         Err(error) => Err(Problem::new(
             Code::MalformedJson,
-            format!("Reading stopped at line {}, column {}.", error.line(), error.column()),
+            format!("There is a syntax error at line {}, column {}.", error.line(), error.column()),
         )),
     }
 }
@@ -519,14 +464,13 @@ mod tests {
         let mut fields: Vec<String> = fields
             .map(|error| format!(" {}:{}", error["field"], error["code"]).replace('"', ""))
             .collect();
-        // Unknown ones come as they were sent, or sorted: how objects are kept is up to who else is
-        // built with us.
+        // The order of unknown fields depends on the features that serde_json is built with.
         fields.sort();
         format!("{}{}", written["code"].as_str().unwrap(), fields.concat())
     }
 
     #[test]
-    fn every_mistake_is_told_at_once() {
+    fn every_mistake_is_reported_at_once() {
         assert_eq!(refused("{}"), "validation_failed email:required");
         assert_eq!(
             refused(r#"{"email":null,"keep":1}"#),
@@ -541,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_told_so() {
+    fn a_body_that_is_not_json_is_refused_as_such() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         for body in ["", "{", "{\"email\":\"\\ud800\"}", "nul", "{\"keep\":1e999}", deep.as_str()] {
             assert_eq!(refused(body), "malformed_json", "{}", &body[..body.len().min(40)]);

@@ -1,4 +1,4 @@
-//! What handlers take out of a request: a body as domain types, and who asks.
+//! Extractors: what handlers take from a request, such as its body as domain types, or its caller.
 
 mod argument;
 mod auth;
@@ -13,10 +13,10 @@ pub(crate) use argument::Argument;
 pub(crate) use auth::{Caller, FromAnywhere, Identity};
 pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
 pub(crate) use client::{Client, Peer};
-pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson, Refusal};
+pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{
     Access, Need, Open, Perhaps, Recent, Requires, RolesWrite, SecurityWrite, Stated, TenantRead,
-    TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
+    TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent, recent_for_owner,
 };
-pub(crate) use query::{Cursor, Paging, Query};
+pub(crate) use query::{Filter, PageQuery};

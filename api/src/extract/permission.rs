@@ -1,9 +1,8 @@
-//! What a caller must be allowed to do, said in a handler's signature.
+//! Who may call a handler, stated in its signature.
 //!
-//! The first argument of every handler is its [`Access`]: [`Requires`] a permission, [`Caller`] for
-//! whoever is signed in, or [`Open`] for anybody; [`Recent`] around one of them wants fresh proof
-//! of who they are. A handler that says nothing cannot be made a route ([`crate::routes`]), and the
-//! OpenAPI document tells of each what its type does ([`Stated`]).
+//! The first argument of every handler is its [`Access`]: [`Requires`] for a permission, [`Caller`]
+//! for anyone who is signed in, [`Open`] for anyone; [`Recent`] around one of them also requires
+//! recent authentication. A handler without one cannot be made a route ([`crate::routes`]).
 
 use std::{convert::Infallible, marker::PhantomData};
 
@@ -12,41 +11,47 @@ use axum::{
     http::{header, request::Parts},
 };
 use common::clock::between;
-use domain::{identity::sessions::Session, tenancy::roles::Permission};
+use domain::{
+    identity::sessions::Session,
+    tenancy::roles::{Permission, Role},
+};
 use utoipa::openapi::path::Parameter;
 
 use super::{Argument, Caller, FromAnywhere};
-use crate::{problem::Problem, state::App};
+use crate::{
+    problem::{Code, NoSecondFactor, NotRecent, Problem, Refusal},
+    state::App,
+};
 
-/// What a route demands of whoever calls it.
+/// What a route requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Nothing.
     Nothing,
-    /// To be signed in.
     SignedIn,
-    /// To be signed in, with a role that holds the permission.
+    /// A role that includes the permission.
     Permission(Permission),
 }
 
-/// An extractor that lets in whom a route is for.
-pub(crate) trait Access {
-    /// What it demands.
+/// An extractor that admits the callers of a route.
+pub(crate) trait Access: Argument {
     const NEED: Need;
-    /// Whether the caller must have proved of late who they are.
+    /// Whether the caller must have authenticated recently.
     const RECENT: bool = false;
 }
 
-/// A handler whose first argument says what it demands.
+/// A handler whose first argument states who may call it.
 pub(crate) trait Stated<Args> {
-    /// That argument's type.
+    /// Type of that argument.
     type Access: Access;
 
-    /// The parameters that its arguments read.
+    /// Problems that its arguments answer.
+    fn refusals() -> Vec<Code>;
+
+    /// Parameters that its arguments read.
     fn parameters() -> Vec<Parameter>;
 }
 
-/// Handlers of each number of arguments.
+/// Implements [`Stated`] for handlers of each number of arguments.
 macro_rules! stated {
     ($($argument:ident)*) => {
         impl<F, Out, A: Access, $($argument: Argument,)*> Stated<(A, $($argument,)*)> for F
@@ -55,9 +60,12 @@ macro_rules! stated {
         {
             type Access = A;
 
+            fn refusals() -> Vec<Code> {
+                [A::refusals(), $($argument::refusals(),)*].concat()
+            }
+
             fn parameters() -> Vec<Parameter> {
-                let each: Vec<Vec<Parameter>> = vec![$($argument::parameters(),)*];
-                each.concat()
+                [A::parameters(), $($argument::parameters(),)*].concat()
             }
         }
     };
@@ -70,8 +78,10 @@ stated!(B C D);
 stated!(B C D E);
 stated!(B C D E G);
 
-/// Anybody may call.
+/// Anyone may call.
 pub(crate) struct Open;
+
+impl Argument for Open {}
 
 impl Access for Open {
     const NEED: Need = Need::Nothing;
@@ -85,8 +95,15 @@ impl FromRequestParts<App> for Open {
     }
 }
 
-/// Anybody may call, and is known where they are signed in: a token that is no good is refused.
+/// Anyone may call. A caller who sends an access token is identified, and an invalid token is
+/// refused.
 pub(crate) struct Perhaps(pub(crate) Option<Caller>);
+
+impl Argument for Perhaps {
+    fn refusals() -> Vec<Code> {
+        Caller::refusals()
+    }
+}
 
 impl Access for Perhaps {
     const NEED: Need = Need::Nothing;
@@ -103,8 +120,20 @@ impl FromRequestParts<App> for Perhaps {
     }
 }
 
+impl Argument for Caller {
+    fn refusals() -> Vec<Code> {
+        vec![Code::Unauthenticated, Code::TenantSuspended, Code::IpNotAllowed]
+    }
+}
+
 impl Access for Caller {
     const NEED: Need = Need::SignedIn;
+}
+
+impl Argument for FromAnywhere {
+    fn refusals() -> Vec<Code> {
+        vec![Code::Unauthenticated, Code::TenantSuspended]
+    }
 }
 
 impl Access for FromAnywhere {
@@ -113,14 +142,12 @@ impl Access for FromAnywhere {
 
 /// A permission as a type.
 pub(crate) trait Needed: Send + Sync + 'static {
-    /// The permission.
     const PERMISSION: Permission;
 }
 
-/// The permissions that routes need, each as a type of the same name.
+/// Declares the permissions that routes require, each as a type with the name of its variant.
 macro_rules! needed {
     ($($permission:ident)+) => {$(
-        #[doc = concat!("[`Permission::", stringify!($permission), "`] as a type.")]
         pub(crate) enum $permission {}
 
         impl Needed for $permission {
@@ -131,12 +158,18 @@ macro_rules! needed {
 
 needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesWrite SecurityWrite);
 
-/// A caller whose role holds the permission `P`, with a second factor where the tenant demands one.
-/// Routes for whoever is signed in stay open to those who lack it, so that they can set one up.
+/// A caller whose role includes the permission `P`, and who has a second factor if the tenant
+/// requires one. Routes for anyone who is signed in do not check the second factor, so that callers
+/// can set one up.
 pub(crate) struct Requires<P> {
-    /// Who.
     pub(crate) caller: Caller,
     needed: PhantomData<fn() -> P>,
+}
+
+impl<P> Argument for Requires<P> {
+    fn refusals() -> Vec<Code> {
+        [Caller::refusals(), NoSecondFactor::codes(), vec![Code::Forbidden]].concat()
+    }
 }
 
 impl<P: Needed> Access for Requires<P> {
@@ -152,15 +185,26 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
             return Err(Problem::forbidden(P::PERMISSION));
         }
         if caller.lacks_second_factor() {
-            return Err(Problem::mfa_enrollment_required());
+            return Err(NoSecondFactor.into());
         }
         Ok(Self { caller, needed: PhantomData })
     }
 }
 
-/// Whom `A` lets in, if they proved of late who they are: by signing in, or anew (`POST
-/// /api/auth/reauthenticate`). For what a stolen session must not be enough for (OWASP ASVS 7.5.1).
+/// Admits the callers that `A` admits if they authenticated recently, by signing in or by `POST
+/// /api/auth/reauthenticate`. For changes that a stolen session must not be enough for (OWASP ASVS
+/// 7.5.1).
 pub(crate) struct Recent<A>(pub(crate) A);
+
+impl<A: Argument> Argument for Recent<A> {
+    fn refusals() -> Vec<Code> {
+        [A::refusals(), NotRecent::codes()].concat()
+    }
+
+    fn parameters() -> Vec<Parameter> {
+        A::parameters()
+    }
+}
 
 impl<A: Access> Access for Recent<A> {
     const NEED: Need = A::NEED;
@@ -172,16 +216,26 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
-        let let_in = A::from_request_parts(parts, app).await?;
-        if is_recent(&caller.session, app) {
-            Ok(Self(let_in))
-        } else {
-            Err(Problem::reauthentication_required())
-        }
+        let admitted = A::from_request_parts(parts, app).await?;
+        if is_recent(&caller.session, app) { Ok(Self(admitted)) } else { Err(NotRecent.into()) }
     }
 }
 
-/// Whether the person of `session` proved of late who they are.
+/// Whether the person of `session` authenticated recently.
 pub(crate) fn is_recent(session: &Session, app: &App) -> bool {
     between(session.authenticated_at(), app.clock().now()) <= app.auth.reauthenticate_within
+}
+
+/// Requires recent authentication from an owner who adds or removes an owner (`concerns_owner`). A
+/// caller who is no owner cannot do so at all, which the change itself refuses.
+pub(crate) fn recent_for_owner(
+    app: &App,
+    caller: &Caller,
+    concerns_owner: bool,
+) -> Result<(), NotRecent> {
+    let is_owner = caller.membership.role == Role::Owner.into();
+    if concerns_owner && is_owner && !is_recent(&caller.session, app) {
+        return Err(NotRecent);
+    }
+    Ok(())
 }

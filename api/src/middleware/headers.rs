@@ -1,4 +1,4 @@
-//! Headers that tell browsers what not to do with our answers.
+//! Security headers of every response.
 
 use axum::{
     extract::{Request, State},
@@ -9,15 +9,15 @@ use axum::{
 
 use crate::state::App;
 
-/// Two years, as browsers' preload lists ask for.
+/// Two years, as the preload lists of browsers require.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// Answers of the API are data: a browser that is led to one must not run or frame it.
+/// Responses of the API are data: browsers must not run or frame them.
 const DATA_ONLY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
-/// Adds what a route has not said itself.
+/// Adds the headers that a route has not set itself.
 pub(crate) async fn secure(State(app): State<App>, request: Request, next: Next) -> Response {
     let is_api = request.uri().path().starts_with("/api/");
     let mut response = next.run(request).await;

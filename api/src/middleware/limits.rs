@@ -1,5 +1,5 @@
-//! A bound on everything: requests in work, their time, their length, and waiting for a database
-//! that is away.
+//! Limits on requests: how many run at once, how long they take, how long their bodies are, and how
+//! long they wait for an unavailable database.
 
 use axum::{
     extract::{Request, State},
@@ -15,12 +15,15 @@ use crate::{
     state::App,
 };
 
-/// Refuses what is too much, too long or too late.
+/// Refuses requests beyond the limits.
 pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
-    // No queue: a request that waited here would be answered late, and its client be gone.
+    // There is no queue: a client whose request waited here would have given up by then.
     let Ok(_place) = app.places.try_acquire() else {
-        return Problem::new(Code::Overloaded, "Too many requests are in work. Try again shortly.")
-            .into_response();
+        return Problem::new(
+            Code::Overloaded,
+            "Too many requests are running. Try again in a few seconds.",
+        )
+        .into_response();
     };
     let answering = async {
         if announced_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX as u64)
@@ -30,18 +33,19 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
         }
         let (request, lateness) = punctual(request, app.body_timeout);
         let response = next.run(request).await;
-        if lateness.has_come() { dawdled().into_response() } else { response }
+        if lateness.has_come() { too_slow().into_response() } else { response }
     };
     let answered = tokio::time::timeout(app.request_timeout, answering).await;
     answered.unwrap_or_else(|_| {
-        Problem::new(Code::Timeout, "It was given up. Try again shortly.").into_response()
+        Problem::new(Code::Timeout, "The request was cancelled. Try again in a few seconds.")
+            .into_response()
     })
 }
 
-fn dawdled() -> Problem {
+fn too_slow() -> Problem {
     Problem::new(
         Code::RequestTimeout,
-        "The body did not arrive in time. Send the request again, faster.",
+        "Send the whole request body without pauses, over a faster connection if necessary.",
     )
 }
 
@@ -49,7 +53,7 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Refuses at once while the database is away, also what is waiting for it already.
+/// Refuses requests while the database is unavailable, including those that wait for it already.
 pub(crate) async fn with_database(
     State(app): State<App>,
     request: Request,

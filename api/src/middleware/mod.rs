@@ -1,7 +1,7 @@
-//! What happens to every request around its handler.
+//! What happens to every request before and after its handler.
 //!
 //! From the outside in: [`observe`] (request id, trace, log line, metrics, panics), [`headers`]
-//! (what browsers must be told), [`limits`] (places, time, length), and on routes that need the
+//! (security), [`limits`] (concurrency, time, length), and on routes that need the
 //! database [`limits::with_database`].
 
 pub(crate) mod headers;

@@ -1,7 +1,7 @@
-//! One span, one log line and one measurement a request, and its id on every answer.
+//! One span, one log line and one measurement per request, and its id in every response.
 //!
-//! Names are route templates, never paths as requested, which hold tokens and know no bound. This
-//! layer is the outermost, so it also sees handlers that panic, and it writes every problem's body.
+//! Routes are named by their templates: requested paths can contain tokens and are unbounded. This
+//! layer is the outermost, so it also handles panics, and it writes the body of every problem.
 
 use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
 
@@ -19,7 +19,7 @@ use tracing::{Instrument, field::Empty, info_span};
 use super::request_id::{REQUEST_ID, RequestId};
 use crate::{problem::Problem, state::App};
 
-/// Wraps the whole of a request.
+/// Observes a whole request.
 pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers(), app.clock());
     request.extensions_mut().insert(id.clone());
@@ -38,7 +38,7 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     drop(in_flight);
     response.headers_mut().insert(REQUEST_ID, id.header());
     if app.drain.has_begun() {
-        // The client is to open its next connection elsewhere.
+        // The client should open its next connection to another process.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 
@@ -50,7 +50,7 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
-/// Counts a request as in work until it is dropped, which also happens when its client hangs up.
+/// Counts a request as running until it is dropped, also when its client disconnects.
 struct InFlight;
 
 impl InFlight {
@@ -70,7 +70,7 @@ fn traceparent(headers: &HeaderMap) -> Option<&str> {
     headers.get("traceparent").and_then(|value| value.to_str().ok())
 }
 
-/// Clients may invent methods; labels are a bounded set.
+/// Methods are a bounded set of labels: clients can send any.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -84,13 +84,13 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// A defect of a handler ends its request and nothing else.
+/// A panic of a handler only affects its own request.
 fn panicked(panic: &(dyn Any + Send)) -> Response {
     let words = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = words.unwrap_or("not a text"), "handler_panicked");
+    tracing::error!(panic = words.unwrap_or("(no message)"), "handler_panicked");
     Problem::defect().into_response()
 }
 

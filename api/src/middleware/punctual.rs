@@ -1,7 +1,7 @@
-//! Bodies that have to arrive in time.
+//! Deadlines for request bodies.
 //!
-//! A client that sends its head and then dawdles would hold a request's place for as long as a
-//! request may take at all, so the body has a deadline of its own, whoever reads it.
+//! A client that pauses after the head of its request would occupy a slot for as long as a request
+//! may take, so the body has a deadline of its own.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-/// Whether somebody waited for a body longer than its sender may take.
+/// Whether a body missed its deadline.
 #[derive(Clone, Default)]
 pub(super) struct Lateness(Arc<AtomicBool>);
 
@@ -35,7 +35,7 @@ impl Lateness {
     }
 }
 
-/// Has the body break off when it is not whole after `patience`.
+/// Ends the body with an error if it is not complete after `patience`.
 pub(super) fn punctual(request: Request, patience: Duration) -> (Request, Lateness) {
     let lateness = Lateness::default();
     if request.body().is_end_stream() {
@@ -47,7 +47,7 @@ pub(super) fn punctual(request: Request, patience: Duration) -> (Request, Latene
     (request, lateness)
 }
 
-/// The body ran out of time.
+/// The body missed its deadline.
 #[derive(Debug, Clone, Copy)]
 struct Late;
 
@@ -74,7 +74,7 @@ impl HttpBody for Punctual {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
-        // What has arrived is taken, however late it is asked for: only waiting can be too long.
+        // Data that has arrived is returned, however late it is read: only waiting has a limit.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }

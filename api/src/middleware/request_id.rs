@@ -1,13 +1,13 @@
-//! The id by which a request is found again in the logs.
+//! The id with which a request is found in the logs.
 
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use common::clock::Clock;
 
-/// The header that carries it, in both directions.
+/// Header of requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken over from a caller.
+/// The longest id that is accepted from a client.
 const LENGTH_MAX: usize = 128;
 
 /// A request's id.
@@ -15,7 +15,7 @@ const LENGTH_MAX: usize = 128;
 pub(crate) struct RequestId(String);
 
 impl RequestId {
-    /// The caller's own id when it is sane, else a new one.
+    /// The client's own id if it is valid, else a new one.
     pub(crate) fn of(headers: &HeaderMap, clock: &Clock) -> Self {
         let given = headers
             .get(REQUEST_ID)
@@ -42,7 +42,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Nothing that could forge a log line or a header, and not endless.
+/// Whether an id is short and cannot forge a log line or a header.
 fn is_sane(text: &str) -> bool {
     (1..=LENGTH_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

@@ -1,10 +1,17 @@
-//! What each error of the domain is to a client. Causes go to the log, never into an answer.
+//! How each error of the domain is shown to clients: its problem, and the codes it can have. Causes
+//! are logged and never sent.
 
 use common::{crypto::HashError, db::DbError};
 use domain::{
+    access::throttle::TooMany,
     identity::{
-        email_changes::EmailChangeError, mfa::MfaError, password_resets::ResetError,
-        refresh::RefreshError, registrations::VerifyError, sign_in::SignInError,
+        email_changes::EmailChangeError,
+        mfa::{MfaError, challenges::Asked},
+        password_resets::ResetError,
+        passwords::NotSet,
+        refresh::RefreshError,
+        registrations::VerifyError,
+        sign_in::SignInError,
         signing_keys::SigningError,
     },
     tenancy::{
@@ -15,7 +22,12 @@ use domain::{
 };
 use jobs::batches::BatchError;
 
-use super::{Code, FieldError, Problem, chain};
+use super::{Code, FieldError, NoSecondFactor, Problem, Refusal, chain};
+
+const TOKEN_INVALID: &str =
+    "The link may have been used already, replaced by a newer one, or expired. Request a new link.";
+const OPERATOR: &str = "Contact the operator of this installation.";
+const OWNERS_ONE_BY_ONE: &str = "must not be owner: owners are invited individually";
 
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
@@ -33,7 +45,7 @@ impl From<HashError> for Problem {
         match error {
             HashError::Overloaded => Self::new(
                 Code::Overloaded,
-                "Too many passwords are being checked. Try again shortly.",
+                "Too many passwords are being checked at the moment. Try again in a few seconds.",
             ),
             HashError::Interrupted | HashError::Threads(_) | HashError::Refused(_) => {
                 Self::internal(&error)
@@ -51,27 +63,69 @@ impl From<SigningError> for Problem {
     }
 }
 
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Db(error) => error.into(),
+            BatchError::TooManyJobs | BatchError::TooManyBytes => Self::internal(&error),
+        }
+    }
+}
+
+/// Becomes a problem in [`Problem::too_many_attempts`].
+impl Refusal for TooMany {
+    fn codes() -> Vec<Code> {
+        vec![Code::TooManyAttempts]
+    }
+}
+
+/// Becomes a problem in [`Problem::not_set`].
+impl Refusal for NotSet {
+    fn codes() -> Vec<Code> {
+        vec![Code::ValidationFailed, Code::PasswordTooWeak]
+    }
+}
+
+/// Becomes a problem in [`Problem::mfa_required`].
+impl Refusal for Asked {
+    fn codes() -> Vec<Code> {
+        vec![Code::MfaRequired]
+    }
+}
+
+impl Refusal for VerifyError {
+    fn codes() -> Vec<Code> {
+        vec![Code::TokenInvalid]
+    }
+}
+
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::TokenInvalid => Self::new(
-                Code::TokenInvalid,
-                "It is wrong, was used already, or has expired. Ask for a new one.",
-            ),
+            VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, TOKEN_INVALID),
             VerifyError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for ResetError {
+    fn codes() -> Vec<Code> {
+        vec![Code::TokenInvalid]
     }
 }
 
 impl From<ResetError> for Problem {
     fn from(error: ResetError) -> Self {
         match error {
-            ResetError::TokenInvalid => Self::new(
-                Code::TokenInvalid,
-                "It is wrong, was used already, or has expired. Ask for a new one.",
-            ),
+            ResetError::TokenInvalid => Self::new(Code::TokenInvalid, TOKEN_INVALID),
             ResetError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for EmailChangeError {
+    fn codes() -> Vec<Code> {
+        vec![Code::TokenInvalid, Code::ValidationFailed, Code::Unauthenticated]
     }
 }
 
@@ -80,7 +134,7 @@ impl From<EmailChangeError> for Problem {
         match error {
             EmailChangeError::TokenInvalid => Self::new(
                 Code::TokenInvalid,
-                "It is wrong, was used already, or has expired. Ask for the change again.",
+                "The link may have been used already, replaced by a newer one, or expired. Request the change again.",
             ),
             EmailChangeError::Unchanged => Self::fields(vec![FieldError::unchanged("new_email")]),
             EmailChangeError::AccountGone => Self::unauthenticated(true),
@@ -90,43 +144,73 @@ impl From<EmailChangeError> for Problem {
     }
 }
 
+impl Refusal for SignInError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::InvalidCredentials,
+            Code::EmailNotVerified,
+            Code::MfaRequired,
+            Code::MfaCodeInvalid,
+            Code::PasskeyInvalid,
+            Code::MfaTokenInvalid,
+            Code::AccountDisabled,
+            Code::TenantNotFound,
+            Code::TenantSuspended,
+            Code::IpNotAllowed,
+            Code::SessionTooOld,
+        ]
+    }
+}
+
 impl From<SignInError> for Problem {
     fn from(error: SignInError) -> Self {
         match error {
-            SignInError::InvalidCredentials => {
-                Self::new(Code::InvalidCredentials, "Check what was given and try again.")
-            }
+            SignInError::InvalidCredentials => Self::new(
+                Code::InvalidCredentials,
+                "Check both and try again, or reset your password.",
+            ),
             SignInError::EmailNotVerified => Self::new(
                 Code::EmailNotVerified,
-                "Follow the link in the mail we sent, or ask for a new one.",
+                "Follow the link in the verification email, or request a new one.",
             ),
             SignInError::SecondFactorRequired => Self::new(
                 Code::MfaRequired,
-                "Sign in first, with the second factor; then do this again.",
+                "Sign in with your second factor first, then repeat the request.",
             ),
             SignInError::SecondFactorInvalid => MfaError::CodeInvalid.into(),
             SignInError::PasskeyInvalid => MfaError::PasskeyInvalid.into(),
-            SignInError::ChallengeInvalid => {
-                Self::new(Code::MfaTokenInvalid, "It took too long, or too many codes were wrong.")
-            }
+            SignInError::ChallengeInvalid => Self::new(
+                Code::MfaTokenInvalid,
+                "It took too long, or too many codes were incorrect. Start again with your password.",
+            ),
             SignInError::Seal(error) => Self::internal(&error),
-            SignInError::AccountDisabled => {
-                Self::new(Code::AccountDisabled, "Ask the operator of this installation.")
-            }
+            SignInError::AccountDisabled => Self::new(Code::AccountDisabled, OPERATOR),
             SignInError::TenantNotFound => Self::new(
                 Code::TenantNotFound,
-                "You belong to no tenant, or to none of this id: ask somebody there to invite you.",
+                "You are not a member of this tenant, or of any. Ask a member to invite you.",
             ),
-            SignInError::TenantSuspended => {
-                Self::new(Code::TenantSuspended, "Ask the operator of this installation.")
-            }
+            SignInError::TenantSuspended => Self::new(Code::TenantSuspended, OPERATOR),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),
             SignInError::SessionTooOld => {
-                Self::new(Code::SessionTooOld, "Sign in again, with its `tenant_id`.")
+                Self::new(Code::SessionTooOld, "Sign in again with the `tenant_id` of this tenant.")
             }
             SignInError::Hash(error) => error.into(),
             SignInError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for MfaError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::MfaCodeInvalid,
+            Code::MfaEnrolledAlready,
+            Code::MfaNotEnrolled,
+            Code::NotFound,
+            Code::TooManyPasskeys,
+            Code::PasskeyCeremonyInvalid,
+            Code::PasskeyInvalid,
+        ]
     }
 }
 
@@ -135,25 +219,28 @@ impl From<MfaError> for Problem {
         match error {
             MfaError::CodeInvalid => Self::new(
                 Code::MfaCodeInvalid,
-                "Take the code that is shown now; each is good once.",
+                "Enter the code that your app shows now. Each code works only once.",
             ),
-            MfaError::EnrolledAlready => {
-                Self::new(Code::MfaEnrolledAlready, "Remove the authenticator app first.")
-            }
+            MfaError::EnrolledAlready => Self::new(
+                Code::MfaEnrolledAlready,
+                "Remove the authenticator app before you set up another one.",
+            ),
             MfaError::NotEnrolled => {
-                Self::new(Code::MfaNotEnrolled, "There is no such second factor.")
+                Self::new(Code::MfaNotEnrolled, "Set up an authenticator app or a passkey first.")
             }
-            MfaError::NoSuchPasskey => Self::new(Code::NotFound, "You have no such passkey."),
+            MfaError::NoSuchPasskey => {
+                Self::new(Code::NotFound, "You have no passkey with this ID.")
+            }
             MfaError::TooManyPasskeys => {
-                Self::new(Code::TooManyPasskeys, "Remove one that you do not use first.")
+                Self::new(Code::TooManyPasskeys, "Remove a passkey that you no longer use first.")
             }
             MfaError::CeremonyInvalid => Self::new(
                 Code::PasskeyCeremonyInvalid,
-                "It took too long, or does not belong together.",
+                "It took too long, or the credential belongs to another request. Start again.",
             ),
             MfaError::PasskeyInvalid => Self::new(
                 Code::PasskeyInvalid,
-                "Begin again; perhaps another passkey is known here.",
+                "Start again with a passkey that is registered for this account.",
             ),
             MfaError::Seal(error) => Self::internal(&error),
             MfaError::Db(error) => error.into(),
@@ -161,13 +248,27 @@ impl From<MfaError> for Problem {
     }
 }
 
+impl Refusal for RefreshError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::RefreshTokenInvalid,
+            Code::RefreshRaced,
+            Code::TenantSuspended,
+            Code::IpNotAllowed,
+        ]
+    }
+}
+
 impl From<RefreshError> for Problem {
     fn from(error: RefreshError) -> Self {
         match error {
-            RefreshError::Invalid => Self::new(Code::RefreshTokenInvalid, "Sign in again."),
+            RefreshError::Invalid => Self::new(
+                Code::RefreshTokenInvalid,
+                "The refresh token is missing, invalid or expired. Sign in again.",
+            ),
             RefreshError::Raced => Self::new(
                 Code::RefreshRaced,
-                "Use what the other request was given, or ask again with it.",
+                "Use the refresh token that the other request received.",
             ),
             RefreshError::TenantSuspended => SignInError::TenantSuspended.into(),
             RefreshError::IpNotAllowed => Self::ip_not_allowed(),
@@ -176,58 +277,102 @@ impl From<RefreshError> for Problem {
     }
 }
 
+impl Refusal for RoleError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::NotFound,
+            Code::RoleBuiltIn,
+            Code::RoleNameTaken,
+            Code::RoleTooHigh,
+            Code::PreconditionFailed,
+            Code::RoleInUse,
+            Code::TooManyRoles,
+        ]
+    }
+}
+
 impl From<RoleError> for Problem {
     fn from(error: RoleError) -> Self {
         match error {
-            RoleError::NotFound => Self::new(Code::NotFound, "The tenant has no such role."),
+            RoleError::NotFound => {
+                Self::new(Code::NotFound, "The tenant has no role with this ID.")
+            }
             RoleError::BuiltIn => Self::new(
                 Code::RoleBuiltIn,
-                "Every tenant has it as it is. Make a role of the tenant's own instead.",
+                "Create a role of the tenant's own with the permissions that you need.",
             ),
             RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
             RoleError::TooHigh => Self::role_too_high(),
             RoleError::Changed => Self::precondition_failed(),
             RoleError::InUse => Self::new(
                 Code::RoleInUse,
-                "Give those who have it another role first, and cancel invitations, invite links and domains that give it.",
+                "Give its members another role first, and cancel the invitations, invite links and domains that grant it.",
             ),
             RoleError::TooMany => {
-                Self::new(Code::TooManyRoles, "Delete one that nobody has first.")
+                Self::new(Code::TooManyRoles, "Delete a role that nobody has first.")
             }
             RoleError::Db(error) => error.into(),
         }
     }
 }
 
+impl Refusal for MemberError {
+    fn codes() -> Vec<Code> {
+        vec![Code::NotFound, Code::NoSuchRole, Code::RoleTooHigh, Code::LastOwner]
+    }
+}
+
 impl From<MemberError> for Problem {
     fn from(error: MemberError) -> Self {
         match error {
-            MemberError::NotFound => Self::new(Code::NotFound, "The tenant has no such member."),
+            MemberError::NotFound => {
+                Self::new(Code::NotFound, "The tenant has no member with this ID.")
+            }
             MemberError::NoSuchRole => Self::no_such_role(),
             MemberError::TooHigh => Self::role_too_high(),
             MemberError::LastOwner => {
-                Self::new(Code::LastOwner, "Make somebody else an owner first.")
+                Self::new(Code::LastOwner, "Make another member an owner first.")
             }
             MemberError::Db(error) => error.into(),
         }
     }
 }
 
+impl Refusal for TransferError {
+    fn codes() -> Vec<Code> {
+        vec![Code::NotFound, Code::NoSuchMember, Code::OwnerAlready, Code::RoleTooHigh]
+    }
+}
+
 impl From<TransferError> for Problem {
     fn from(error: TransferError) -> Self {
         match error {
-            TransferError::NotFound => {
-                Self::new(Code::NotFound, "There is no such offer, or it is over.")
-            }
+            TransferError::NotFound => Self::new(
+                Code::NotFound,
+                "There is no pending ownership offer with this ID. It may have been accepted, cancelled or expired.",
+            ),
             TransferError::NoSuchMember => {
-                Self::new(Code::NoSuchMember, "Nobody of this id belongs to the tenant.")
+                Self::new(Code::NoSuchMember, "Use the ID of a member of the tenant.")
             }
             TransferError::OwnerAlready => {
-                Self::new(Code::OwnerAlready, "There is nothing to hand on to them.")
+                Self::new(Code::OwnerAlready, "Choose a member who is not an owner.")
             }
             TransferError::NotOwner => Self::role_too_high(),
             TransferError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for InviteError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::NotFound,
+            Code::NoSuchRole,
+            Code::RoleTooHigh,
+            Code::AlreadyMember,
+            Code::TooManyInvitations,
+            Code::EmailDomainNotAllowed,
+        ]
     }
 }
 
@@ -236,58 +381,87 @@ impl From<InviteError> for Problem {
         match error {
             InviteError::NotFound => Self::new(
                 Code::NotFound,
-                "There is no such invitation, or it does not wait any more.",
+                "There is no pending invitation with this ID. It may have been accepted, cancelled or expired.",
             ),
             InviteError::NoSuchRole => Self::no_such_role(),
             InviteError::TooHigh => Self::role_too_high(),
-            InviteError::AlreadyMember => {
-                Self::new(Code::AlreadyMember, "There is nobody to invite.")
-            }
+            InviteError::AlreadyMember => Self::new(
+                Code::AlreadyMember,
+                "They do not need an invitation. Change their role if it is not the right one.",
+            ),
             InviteError::TooMany => Self::new(
                 Code::TooManyInvitations,
-                "Cancel some first, or wait until some are accepted.",
+                "Cancel some pending invitations, or wait until some are accepted.",
             ),
-            InviteError::DomainNotAllowed => {
-                let refusal = "is of a domain that the tenant does not invite";
-                Self::field(
-                    Code::EmailDomainNotAllowed,
-                    "The tenant's rules name the domains that it invites.",
-                    "email",
-                    refusal,
-                )
-            }
+            InviteError::DomainNotAllowed => Self::field(
+                Code::EmailDomainNotAllowed,
+                "The tenant only invites email addresses at certain domains. See its security settings.",
+                "email",
+                "is at a domain that the tenant does not allow",
+            ),
             InviteError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for InviteLinkError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::NotFound,
+            Code::NoSuchRole,
+            Code::RoleTooHigh,
+            Code::ValidationFailed,
+            Code::TooManyInviteLinks,
+            Code::EmailDomainNotAllowed,
+        ]
     }
 }
 
 impl From<InviteLinkError> for Problem {
     fn from(error: InviteLinkError) -> Self {
         match error {
-            InviteLinkError::NotFound => {
-                Self::new(Code::NotFound, "There is no such invite link, or it has expired.")
-            }
+            InviteLinkError::NotFound => Self::new(
+                Code::NotFound,
+                "There is no invite link with this ID. It may have been deleted or expired.",
+            ),
             InviteLinkError::NoSuchRole => Self::no_such_role(),
             InviteLinkError::TooHigh => Self::role_too_high(),
             InviteLinkError::OwnerRole => Self::fields(vec![FieldError {
                 field: "role".to_owned(),
                 code: "not_by_link",
-                message: "must not be owner: owners are invited one by one".to_owned(),
+                message: OWNERS_ONE_BY_ONE.to_owned(),
             }]),
-            InviteLinkError::TooMany => {
-                Self::new(Code::TooManyInviteLinks, "Delete some first, or wait until some expire.")
-            }
-            InviteLinkError::DomainNotAllowed => {
-                let refusal = "has one that the tenant does not invite";
-                Self::field(
-                    Code::EmailDomainNotAllowed,
-                    "The tenant's rules name the domains that it invites.",
-                    "domains",
-                    refusal,
-                )
-            }
+            InviteLinkError::TooMany => Self::new(
+                Code::TooManyInviteLinks,
+                "Delete some invite links, or wait until some expire.",
+            ),
+            InviteLinkError::DomainNotAllowed => Self::field(
+                Code::EmailDomainNotAllowed,
+                "The tenant only invites email addresses at certain domains. See its security settings.",
+                "domains",
+                "include one that the tenant does not allow",
+            ),
             InviteLinkError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for JoinError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::TokenInvalid,
+            Code::InvitationNotYours,
+            Code::Unauthenticated,
+            Code::MfaRequired,
+            Code::InvalidCredentials,
+            Code::ValidationFailed,
+            Code::PasswordTooWeak,
+            Code::AccountDisabled,
+            Code::AlreadyMember,
+            Code::TenantSuspended,
+            Code::IpNotAllowed,
+            Code::EmailDomainNotAllowed,
+        ]
     }
 }
 
@@ -297,7 +471,7 @@ impl From<JoinError> for Problem {
             JoinError::TokenInvalid => VerifyError::TokenInvalid.into(),
             JoinError::NotYours => Self::new(
                 Code::InvitationNotYours,
-                "Sign out, or sign in with the address that was invited.",
+                "Sign out, or sign in with the email address that was invited.",
             ),
             JoinError::SignedOut => Self::unauthenticated(true),
             JoinError::SecondFactorRequired => SignInError::SecondFactorRequired.into(),
@@ -309,22 +483,23 @@ impl From<JoinError> for Problem {
                 Self::fields(missing.map(|(field, _)| FieldError::required(field)).collect())
             }
             JoinError::TooWeak(reason) => Self::too_weak("password", &reason),
-            JoinError::Password(error) => {
-                Self::fields(vec![FieldError::refused("password", &error)])
+            JoinError::Password(reason) => {
+                Self::fields(vec![FieldError::password("password", &reason)])
             }
             JoinError::AccountDisabled => SignInError::AccountDisabled.into(),
-            JoinError::AlreadyMember => {
-                Self::new(Code::AlreadyMember, "You can go on there already.")
-            }
+            JoinError::AlreadyMember => Self::new(
+                Code::AlreadyMember,
+                "You are already a member of this tenant. Sign in or switch to it.",
+            ),
             JoinError::TenantSuspended => SignInError::TenantSuspended.into(),
             JoinError::IpNotAllowed => Self::ip_not_allowed(),
             JoinError::DomainNotAllowed => Self::new(
                 Code::EmailDomainNotAllowed,
-                "Its rules have changed: ask whoever invited you.",
+                "The tenant no longer accepts your email domain. Ask the person who invited you.",
             ),
             JoinError::AccountMade => Self::new(
                 Code::InvalidCredentials,
-                "There is an account of this address now: give its password.",
+                "An account with this email address was created in the meantime. Enter its password.",
             ),
             JoinError::Hash(error) => error.into(),
             JoinError::Db(error) => error.into(),
@@ -332,24 +507,53 @@ impl From<JoinError> for Problem {
     }
 }
 
+impl Refusal for DomainError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::NotFound,
+            Code::DomainAddedAlready,
+            Code::TooManyDomains,
+            Code::Forbidden,
+            Code::NoSuchRole,
+            Code::RoleTooHigh,
+            Code::ValidationFailed,
+        ]
+    }
+}
+
 impl From<DomainError> for Problem {
     fn from(error: DomainError) -> Self {
         match error {
-            DomainError::NotFound => Self::new(Code::NotFound, "The tenant has no such domain."),
-            DomainError::AddedAlready => {
-                Self::new(Code::DomainAddedAlready, "Look for it in the list.")
+            DomainError::NotFound => {
+                Self::new(Code::NotFound, "The tenant has no domain with this ID.")
             }
-            DomainError::TooMany => Self::new(Code::TooManyDomains, "Remove one first."),
+            DomainError::AddedAlready => {
+                Self::new(Code::DomainAddedAlready, "Find it in the list of the tenant's domains.")
+            }
+            DomainError::TooMany => {
+                Self::new(Code::TooManyDomains, "Remove a domain that you no longer need first.")
+            }
             DomainError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
             DomainError::NoSuchRole => Self::no_such_role(),
             DomainError::TooHigh => Self::role_too_high(),
             DomainError::OwnerRole => Self::fields(vec![FieldError {
                 field: "auto_invite_role".to_owned(),
                 code: "not_by_address",
-                message: "must not be owner: owners are invited one by one".to_owned(),
+                message: OWNERS_ONE_BY_ONE.to_owned(),
             }]),
             DomainError::Db(error) => error.into(),
         }
+    }
+}
+
+impl Refusal for SecurityError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::Forbidden,
+            Code::PreconditionFailed,
+            Code::MfaEnrollmentRequired,
+            Code::ValidationFailed,
+        ]
     }
 }
 
@@ -358,22 +562,13 @@ impl From<SecurityError> for Problem {
         match error {
             SecurityError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
             SecurityError::Changed => Self::precondition_failed(),
-            SecurityError::NoSecondFactor => Self::mfa_enrollment_required(),
+            SecurityError::NoSecondFactor => NoSecondFactor.into(),
             SecurityError::LocksOut => Self::fields(vec![FieldError {
                 field: "ip_allowlist".to_owned(),
                 code: "excludes_yourself",
-                message: "must hold the address that you ask from".to_owned(),
+                message: "must include your own IP address".to_owned(),
             }]),
             SecurityError::Db(error) => error.into(),
-        }
-    }
-}
-
-impl From<BatchError> for Problem {
-    fn from(error: BatchError) -> Self {
-        match error {
-            BatchError::Db(error) => error.into(),
-            BatchError::TooManyJobs | BatchError::TooManyBytes => Self::internal(&error),
         }
     }
 }
@@ -385,7 +580,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_error_never_tells_its_cause() {
+    fn a_server_error_never_reveals_its_cause() {
         let cause = DbError::Shape("canary".to_owned());
         let problem = Problem::from(cause);
         assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,18 +1,21 @@
-//! Problem details (RFC 9457): the one form in which a request is refused.
+//! Problem details (RFC 9457): the one form in which requests are refused.
 //!
-//! Every code a client may meet stands in one table ([`codes`]) with its status and title, and
-//! every error of the domain becomes a problem in one place ([`mapping`]). A problem travels as a
-//! response extension until the outermost middleware writes it, because only that knows the
-//! request's id.
+//! One table lists every code with its status and title ([`codes`]), and every error of the domain
+//! becomes a problem in one place ([`mapping`]), which also lists its codes for the OpenAPI
+//! document ([`refusals`]). A problem travels as a response extension until the outermost
+//! middleware writes it, because only that knows the id of the request.
 
 mod codes;
 mod mapping;
+mod own;
+mod refusals;
 use std::{borrow::Cow, error::Error, fmt::Display, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use common::crypto::InvalidPassword;
 use domain::{
     access::throttle::Act,
     identity::{
@@ -28,50 +31,60 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use codes::Code;
+pub(crate) use own::{
+    ForeignOrigin, NoPasskeys, NoSecondFactor, NoSuchInvitationList, NoSuchSession, NotJoinable,
+    NotRecent, RefreshTokenReused,
+};
+pub(crate) use refusals::{Refusal, Refusals, declare, everywhere};
 
-use crate::extract::Refusal;
-
-/// What a client is told to wait when the database is away.
+/// `Retry-After` when the database is unavailable.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
-/// What a client is told to wait when this process has too much to do.
+/// `Retry-After` when this process is overloaded.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is wrong with one field of a body, or one parameter of a query.
+/// An invalid field of a request body, or an invalid query parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
-    /// Its name.
+    /// Name of the field.
     #[schema(example = "email")]
     pub(crate) field: String,
-    /// What is wrong, for machines.
+    /// What is wrong, for programs.
     #[schema(value_type = String, example = "invalid_format")]
     pub(crate) code: &'static str,
     /// What is wrong, for people.
-    #[schema(example = "must be an e-mail address such as name@example.com")]
+    #[schema(example = "must be an email address such as name@example.com")]
     pub(crate) message: String,
 }
 
 impl FieldError {
-    /// It must be there.
     pub(crate) fn required(field: &str) -> Self {
         Self { field: field.to_owned(), code: "required", message: "is required".to_owned() }
     }
 
-    /// It is as it was.
     pub(crate) fn unchanged(field: &str) -> Self {
         Self {
             field: field.to_owned(),
             code: "unchanged",
-            message: "is what it is already".to_owned(),
+            message: "is the current value".to_owned(),
         }
     }
 
-    /// It does not parse.
-    pub(crate) fn refused(field: &str, refusal: &impl Refusal) -> Self {
-        Self { field: field.to_owned(), code: refusal.code(), message: refusal.to_string() }
+    /// The field cannot be parsed, for `reason`.
+    pub(crate) fn invalid(field: &str, reason: &impl Display) -> Self {
+        Self { field: field.to_owned(), code: "invalid_format", message: reason.to_string() }
+    }
+
+    /// The field is not acceptable as a password.
+    pub(crate) fn password(field: &str, reason: &InvalidPassword) -> Self {
+        let code = match reason {
+            InvalidPassword::TooShort(_) => "too_short",
+            InvalidPassword::TooLong => "too_long",
+        };
+        Self { field: field.to_owned(), code, message: reason.to_string() }
     }
 }
 
-/// Why a request was refused.
+/// Why a request was refused, and what to do next.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
     code: Code,
@@ -82,52 +95,52 @@ pub(crate) struct Problem {
     mfa: Option<Box<SecondFactorWanted>>,
 }
 
-/// How to go on with a second factor, told with `mfa_required`.
+/// How to continue with a second factor after `mfa_required`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct SecondFactorWanted {
-    /// Send it to `POST /api/auth/mfa/verify`, with a code or what an authenticator says.
+    /// Send this to `POST /api/auth/mfa/verify`, with a code or a passkey credential.
     mfa_token: String,
-    /// What the person has: `totp`, `passkey`, `recovery_code`.
+    /// Second factors that the account has: `totp`, `passkey`, `recovery_code`.
     #[schema(value_type = Vec<String>, example = json!(["totp", "recovery_code"]))]
     methods: Vec<&'static str>,
-    /// For people with passkeys: the `publicKey` of `navigator.credentials.get`, as
-    /// `PublicKeyCredential.parseRequestOptionsFromJSON` reads it.
+    /// For accounts with passkeys: the `publicKey` option of `navigator.credentials.get`, in the
+    /// form that `PublicKeyCredential.parseRequestOptionsFromJSON` takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     public_key: Option<Options>,
 }
 
-/// A problem as it is written (`application/problem+json`).
+/// Why a request was refused (RFC 9457, `application/problem+json`).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct Written<'a> {
-    /// Names the kind of problem; a URI.
+    /// URI of the kind of problem.
     #[schema(example = "urn:tenantry:problem:validation_failed")]
     r#type: String,
-    /// The kind of problem, for people.
+    /// What went wrong, for people.
     title: &'a str,
-    /// The HTTP status.
+    /// HTTP status.
     #[schema(example = 422)]
     status: u16,
-    /// What went wrong this time and what to do, for people.
+    /// What to do next, for people.
     detail: &'a str,
-    /// The kind of problem, for machines; never changes its meaning.
+    /// The kind of problem, for programs. A code never changes its meaning.
     #[schema(value_type = Code)]
     code: &'static str,
-    /// The request's id: tell it when you ask for help.
+    /// Id of the request. Include it when you ask for help.
     request_id: &'a str,
-    /// What is wrong with each field.
+    /// Each invalid field.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
-    /// How to go on, where the `code` is `mfa_required`.
+    /// How to continue when `code` is `mfa_required`.
     #[serde(flatten)]
     #[schema(value_type = Option<SecondFactorWanted>)]
     mfa: Option<&'a SecondFactorWanted>,
 }
 
 impl Problem {
-    /// A problem of this kind, with what to do about it.
+    /// A problem of this kind; `detail` says what to do next.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let challenge = (code.status() == StatusCode::UNAUTHORIZED).then_some("Bearer");
         let retry_after = match code {
@@ -138,20 +151,23 @@ impl Problem {
         Self { code, detail: detail.into(), errors: Vec::new(), retry_after, challenge, mfa: None }
     }
 
-    /// Fields that are not acceptable.
+    /// Some fields are invalid.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         Self {
             errors,
-            ..Self::new(Code::ValidationFailed, "See `errors` for what is wrong with each field.")
+            ..Self::new(
+                Code::ValidationFailed,
+                "Correct the fields listed in `errors` and send the request again.",
+            )
         }
     }
 
-    /// Fields that are not acceptable, and among them some that mean nothing, as `detail` says.
+    /// Some fields are unknown, as `detail` says; others may be invalid.
     pub(crate) fn unknown_fields(detail: String, errors: Vec<FieldError>) -> Self {
         Self { errors, ..Self::new(Code::UnknownField, detail) }
     }
 
-    /// One field is not acceptable, for a reason that has a code of its own.
+    /// One field is invalid, for a reason that has its own code.
     pub(crate) fn field(
         code: Code,
         detail: &'static str,
@@ -166,7 +182,7 @@ impl Problem {
         Self { errors: vec![error], ..Self::new(code, detail) }
     }
 
-    /// The password in `field` may not be set, for `reason`.
+    /// The password in `field` is too weak, for `reason`.
     pub(crate) fn too_weak(field: &'static str, reason: &impl Display) -> Self {
         let error = FieldError {
             field: field.to_owned(),
@@ -182,54 +198,59 @@ impl Problem {
     /// The password in `field` was not set.
     pub(crate) fn not_set(field: &'static str, error: NotSet) -> Self {
         match error {
-            NotSet::Invalid(refusal) => Self::fields(vec![FieldError::refused(field, &refusal)]),
+            NotSet::Invalid(reason) => Self::fields(vec![FieldError::password(field, &reason)]),
             NotSet::TooWeak(reason) => Self::too_weak(field, &reason),
             NotSet::Hash(error) => error.into(),
         }
     }
 
-    /// There were too many tries of `act`; the next is let through after `wait`.
+    /// There were too many attempts at `act`; the next one is allowed after `wait`.
     pub(crate) fn too_many_attempts(act: Act, wait: Duration) -> Self {
         let detail = match act {
             Act::SignIn => {
-                "Try again later, from a network you signed in from before, or set a new password by way of a mail."
+                "Try again later or from a network that you have signed in from before, or reset your password."
             }
             Act::CheckDomain => {
-                "It was looked for often of late. Give the record time to spread, then try again."
+                "The DNS record was checked too often recently. Wait until it has propagated, then try again."
             }
-            Act::ForgetPassword => "The link in the newest mail is good. Or try again later.",
-            Act::ChangeEmail => "The links in the newest mails are good. Or try again later.",
-            Act::ResendVerification => "The links that were mailed are good. Or try again later.",
-            Act::Register | Act::Invite | Act::FollowInviteLink => {
-                "The links in the mails that were sent are good. Or try again later."
+            Act::ForgetPassword => "Use the link in the latest email, or try again later.",
+            Act::ChangeEmail => "Use the links in the latest emails, or try again later.",
+            Act::Register | Act::ResendVerification | Act::Invite | Act::FollowInviteLink => {
+                "Use the link in an earlier email, or try again later."
             }
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
-        // Whole seconds, and none too few.
+        // Whole seconds, rounded up.
         let wait =
             Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
         Self { retry_after: Some(wait), ..Self::new(Code::TooManyAttempts, detail) }
     }
 
-    /// No access token (`presented` is false), or one that is not good.
+    /// The access token is missing (`presented` is false), invalid or expired.
     pub(crate) fn unauthenticated(presented: bool) -> Self {
         let problem = Self::new(
             Code::Unauthenticated,
-            "Send a valid access token: `Authorization: Bearer …`.",
+            "Send a valid access token in the header `Authorization: Bearer …`.",
         );
-        // RFC 6750 §3.1: no error code for a caller that did not try.
+        // RFC 6750 §3.1: no error code when the request has no token.
         Self {
             challenge: Some(if presented { "Bearer error=\"invalid_token\"" } else { "Bearer" }),
             ..problem
         }
     }
 
-    /// The caller's role lacks `permission`.
+    /// The caller's role does not include `permission`.
     pub(crate) fn forbidden(permission: Permission) -> Self {
-        Self::new(Code::Forbidden, format!("This needs the permission `{}`.", permission.as_str()))
+        Self::new(
+            Code::Forbidden,
+            format!(
+                "This action requires the permission `{}`. Ask an owner or admin of the tenant for it.",
+                permission.as_str()
+            ),
+        )
     }
 
-    /// What was given is right, and a second factor is wanted beside it.
+    /// The credentials are correct, and a second factor is required as well.
     pub(crate) fn mfa_required(asked: Asked) -> Self {
         let wanted = SecondFactorWanted {
             mfa_token: asked.token.expose().to_owned(),
@@ -240,122 +261,100 @@ impl Problem {
             mfa: Some(Box::new(wanted)),
             ..Self::new(
                 Code::MfaRequired,
-                "Send a code, or what an authenticator says, with the `mfa_token`.",
+                "Send `mfa_token` with a code or a passkey credential to `POST /api/auth/mfa/verify`.",
             )
         }
     }
 
-    /// The caller has not proved of late who they are.
-    pub(crate) fn reauthentication_required() -> Self {
-        Self::new(
-            Code::ReauthenticationRequired,
-            "Give your password again (`POST /api/auth/reauthenticate`), then repeat this.",
-        )
-    }
-
-    /// The tenant demands a second factor, and the caller has none.
-    pub(crate) fn mfa_enrollment_required() -> Self {
-        Self::new(
-            Code::MfaEnrollmentRequired,
-            "The tenant demands one: `POST /api/auth/mfa/totp/enroll`, or add a passkey.",
-        )
-    }
-
-    /// The tenant is not worked in from the client's address.
+    /// The tenant does not allow access from the client's IP address.
     pub(crate) fn ip_not_allowed() -> Self {
-        Self::new(
-            Code::IpNotAllowed,
-            "The tenant allows other addresses only: ask from one of its networks.",
-        )
+        Self::new(Code::IpNotAllowed, "Connect from one of the networks that the tenant allows.")
     }
 
-    /// Somebody else changed it since the client looked.
+    /// The resource has changed since the client read it.
     pub(crate) fn precondition_failed() -> Self {
         Self::new(
             Code::PreconditionFailed,
-            "Look at it again, and make the change from what it is now.",
+            "Read the resource again and repeat the change on its current state.",
         )
     }
 
-    /// The caller would give, or take, what they lack.
+    /// The caller would grant or revoke permissions that they do not have.
     pub(crate) fn role_too_high() -> Self {
         Self::new(
             Code::RoleTooHigh,
-            "Nobody gives or takes more than they hold, and owners alone make owners.",
+            "Choose a role that has no permissions beyond your own. Only owners can add or change owners.",
         )
     }
 
-    /// The tenant has no role of that name or id.
+    /// The tenant has no such role.
     pub(crate) fn no_such_role() -> Self {
-        Self::new(Code::NoSuchRole, "The tenant has no role of this id.")
+        Self::new(
+            Code::NoSuchRole,
+            "Use a built-in role, or the ID of one of the tenant's own roles.",
+        )
     }
 
-    /// The tenant invites nobody by themselves who has an address such as the caller's.
-    pub(crate) fn not_open() -> Self {
-        Self::new(Code::TenantNotFound, "No tenant of this id is open to your address.")
-    }
-
-    /// The address is of none of an invite link's domains.
+    /// The email address is at none of the domains of an invite link.
     pub(crate) fn not_of_link() -> Self {
-        let refusal = "is of no domain that the link and the tenant's rules name";
+        let refusal = "must be at one of the domains that the link and the tenant allow";
         Self::field(
             Code::EmailDomainNotAllowed,
-            "Give an address of one of the link's domains.",
+            "Use an email address at one of the domains of the link.",
             "email",
             refusal,
         )
     }
 
-    /// The tenant has no list of people to invite of that id.
-    pub(crate) fn no_such_list() -> Self {
-        Self::new(Code::NotFound, "There is no such list, or it is forgotten.")
-    }
-
-    /// The database does not answer.
+    /// The database is unavailable.
     pub(crate) fn unavailable() -> Self {
-        Self::new(Code::Unavailable, "Try again shortly.")
+        Self::new(Code::Unavailable, "Try again in a few seconds.")
     }
 
-    /// A defect: its cause goes to the log, and to nobody else.
+    /// An unexpected error. Its cause is logged and never sent to the client.
     pub(crate) fn internal(cause: &(dyn Error + 'static)) -> Self {
         tracing::error!(error = %chain(cause), "request_failed");
         Self::defect()
     }
 
-    /// A defect whose cause was logged already.
+    /// An unexpected error whose cause was logged already.
     pub(crate) fn defect() -> Self {
-        Self::new(Code::Internal, "The failure was logged. Tell us the request's id if it stays.")
+        Self::new(
+            Code::Internal,
+            "The error was logged. If it persists, contact support with the `request_id`.",
+        )
     }
 
-    /// What stands for an answer that HTTP machinery refused with a bare `status`.
+    /// The problem for a request that the HTTP layer rejected with a bare `status`.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
-            StatusCode::NOT_FOUND => (Code::NotFound, "Nothing is served under this path."),
+            StatusCode::NOT_FOUND => {
+                (Code::NotFound, "There is nothing at this path. Check the URL.")
+            }
             StatusCode::METHOD_NOT_ALLOWED => {
-                (Code::MethodNotAllowed, "See the `Allow` header for what is.")
+                (Code::MethodNotAllowed, "Use one of the methods in the `Allow` header.")
             }
-            StatusCode::PAYLOAD_TOO_LARGE => (Code::BodyTooLarge, "Send less."),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                (Code::UnsupportedMediaType, "See the documentation for what is read here.")
-            }
-            StatusCode::BAD_REQUEST => (Code::BadRequest, "The request's syntax is wrong."),
+            StatusCode::PAYLOAD_TOO_LARGE => (Code::BodyTooLarge, "Send a smaller request."),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+                Code::UnsupportedMediaType,
+                "See the API documentation for the content types of this endpoint.",
+            ),
+            StatusCode::BAD_REQUEST => (Code::BadRequest, "Check the syntax of the request."),
             status if status.is_server_error() => return Self::defect(),
-            _ => (Code::Refused, "The request's syntax is wrong."),
+            _ => (Code::Refused, "Check the request against the API documentation."),
         };
         Self::new(code, detail)
     }
 
-    /// The status it is answered with.
     pub(crate) fn status(&self) -> StatusCode {
         self.code.status()
     }
 
-    /// What went wrong, for people.
     pub(crate) fn title(&self) -> &'static str {
         self.code.title()
     }
 
-    /// What to do about it, for people who see no field's error beside it.
+    /// What to do next, on pages that do not show the fields' errors separately.
     pub(crate) fn explanation(&self) -> String {
         if self.errors.is_empty() {
             return self.detail.clone().into_owned();
@@ -368,7 +367,7 @@ impl Problem {
         told.join(" ")
     }
 
-    /// The body of the answer.
+    /// The body of the response.
     pub(crate) fn write(&self, request_id: &str) -> Vec<u8> {
         let written = Written {
             r#type: format!("urn:tenantry:problem:{}", self.code.as_str()),
@@ -380,13 +379,13 @@ impl Problem {
             errors: &self.errors,
             mfa: self.mfa.as_deref(),
         };
-        // Texts and numbers only: this cannot fail.
+        // Strings and numbers only: this cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()
     }
 }
 
 impl IntoResponse for Problem {
-    /// The head of the answer; [`Problem::write`] adds the body.
+    /// The head of the response; [`Problem::write`] adds the body.
     fn into_response(self) -> Response {
         let mut response = self.status().into_response();
         let headers = response.headers_mut();
@@ -395,7 +394,7 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
         }
         if matches!(self.code, Code::RequestTimeout | Code::BodyTooLarge) {
-            // What is left of the body is not waited for, so no other request can follow it.
+            // The rest of the body is not read, so the connection cannot carry another request.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(challenge) = self.challenge {
@@ -406,7 +405,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// An error and what led to it, on one line.
+/// An error and its sources, on one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! The OpenAPI document and a page to read it with.
+//! The OpenAPI document and a page to read it.
 
 use std::sync::LazyLock;
 
@@ -15,8 +15,8 @@ use crate::{openapi, state::App};
 
 const DOCUMENT: &str = "/api/openapi.json";
 const PAGE: &str = "/api/docs";
-/// Swagger UI is scripts of our own origin that fetch the document and, on request, call the API.
-/// The hash is that of the one style its logo brings along.
+/// Swagger UI consists of scripts of this origin, which fetch the document and can call the API. The
+/// hash is that of the style of its logo.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; img-src 'self' data:; font-src 'self' data:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -1,4 +1,4 @@
-//! Every route there is, and the layers around them.
+//! The list of routes, and the layers around them.
 
 mod documentation;
 mod identity;
@@ -38,7 +38,7 @@ impl Route {
         let id = parts[parts.len().saturating_sub(2)..].join("_");
         let (schemas, mut paths, handler) = documented;
         for path in paths.paths.values_mut() {
-            openapi::describe(path, &id, (A::NEED, A::RECENT), &H::parameters());
+            openapi::describe::<A, Args, H>(path, &id);
         }
         Self((schemas, paths, handler))
     }
@@ -58,7 +58,7 @@ fn router(routes: impl IntoIterator<Item = Route>) -> OpenApiRouter<App> {
 
 /// Every route of the API that needs the database, and who may call it.
 fn with_database() -> OpenApiRouter<App> {
-    router([
+    router(vec![
         route!(identity::registrations::register, Open),
         route!(identity::registrations::verify_email, Open),
         route!(identity::registrations::resend, Open),
@@ -137,7 +137,7 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::preamble()).merge(with_database()).merge(from_memory())
 }
 
-/// Everything that is served to clients.
+/// Everything that the public listener serves.
 pub(crate) fn all(app: App) -> Router {
     let (memory, _) = from_memory().split_for_parts();
     let (database, _) = with_database().split_for_parts();

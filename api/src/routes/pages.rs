@@ -4,7 +4,7 @@
 //! person's own click posts the form and uses up the token. The token stays out of every place it
 //! could leak to: no referrer, no cache, no foreign resource.
 
-use std::sync::LazyLock;
+use std::{fmt::Display, sync::LazyLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
@@ -31,7 +31,7 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 
 use crate::{
-    extract::{Client, Refusal},
+    extract::Client,
     middleware::limits,
     problem::{FieldError, Problem},
     routes::{
@@ -51,7 +51,7 @@ const FORGOT_PASSWORD: &str = "/forgot-password";
 const CHANGE_EMAIL: &str = "/change-email";
 const CANCEL_EMAIL_CHANGE: &str = "/change-email/cancel";
 const STYLE: &str = include_str!("../../pages/style.css");
-/// Longer than any token of ours; what is longer is not repeated into a page.
+/// Longer than any token. Longer texts are not repeated in a page.
 const TOKEN_BYTES_MAX: usize = 256;
 
 static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
@@ -73,7 +73,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     pages
 });
 
-/// No script, nothing foreign, one known style, forms to ourselves, in nobody's frame.
+/// No scripts, nothing from other origins, one known style, forms to this origin, no frames.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -82,13 +82,13 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy of plain letters is a valid header")
 });
 
-/// What a link carries.
+/// Query of a link.
 #[derive(Deserialize)]
 struct Link {
     token: String,
 }
 
-/// What the form of an invitation sends.
+/// Form to accept an invitation.
 #[derive(Deserialize)]
 struct AcceptForm {
     token: String,
@@ -98,7 +98,7 @@ struct AcceptForm {
     password: Option<String>,
 }
 
-/// What the form of an invite link sends.
+/// Form to join with an invite link.
 #[derive(Deserialize)]
 struct JoinForm {
     token: String,
@@ -106,21 +106,21 @@ struct JoinForm {
     email: String,
 }
 
-/// What the form for a new password posts.
+/// Form to set a new password.
 #[derive(Deserialize)]
 struct NewPassword {
     token: String,
     password: String,
 }
 
-/// What the form of a forgotten password posts.
+/// Form to request a password reset.
 #[derive(Deserialize)]
 struct Whose {
     email: String,
 }
 
-/// The pages and the forms on them. The forms need the database, and so does what tells of an
-/// invitation.
+/// The pages and the targets of their forms. The targets need the database, and so do the pages
+/// that show an invitation.
 pub(super) fn routes(app: &App) -> Router<App> {
     let stored = Router::new()
         .route(VERIFY_EMAIL, post(verify_email))
@@ -155,8 +155,8 @@ async fn show_forgot_password() -> Result<Html<String>, Problem> {
     page("forgot_password.html", context! { style => STYLE })
 }
 
-/// The form of a link tells by itself whose mail it was in; whether it is good is looked at when it
-/// is posted.
+/// The token shows which of the two addresses the link was sent to. It is checked when the form is
+/// sent.
 async fn show_change_email(
     State(app): State<App>,
     link: Result<Query<Link>, QueryRejection>,
@@ -187,8 +187,8 @@ async fn verify_email(
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     registrations::verify_by_token(&app, &client, &link.token).await?;
     message(
-        "Your address is verified",
-        "Your account is ready: you can sign in now. You may close this page.",
+        "Your email address is verified",
+        "Your account is ready, and you can sign in now. You can close this page.",
     )
 }
 
@@ -200,13 +200,13 @@ async fn change_email(
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     if email_changes::confirm_by_link(&app, &client, &link.token).await? {
         message(
-            "Your address is changed",
-            "Sign in with the new one from now on. You may close this page.",
+            "Your email address has changed",
+            "Sign in with the new address from now on. You can close this page.",
         )
     } else {
         message(
             "Confirmed",
-            "The address is changed once your other address has confirmed as well. You may close this page.",
+            "Your email address changes once you have also followed the link that we sent to the other address. You can close this page.",
         )
     }
 }
@@ -219,8 +219,8 @@ async fn cancel_email_change(
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
     email_changes::cancel_by_link(&app, &client, &link.token).await?;
     message(
-        "Your address stays as it is",
-        "Somebody else may be signed in to your account: set a new password, which signs them out.",
+        "Your email address stays the same",
+        "Someone else may be signed in to your account. Reset your password now: this signs them out.",
     )
 }
 
@@ -260,11 +260,11 @@ async fn accept_invitation(
         Ok(joined) => {
             let done = message(
                 &format!("You have joined {}", joined.tenant.name),
-                "You can sign in now. You may close this page.",
+                "You can sign in now. You can close this page.",
             )?;
             Ok(done.into_response())
         }
-        // Once more, with what is wrong.
+        // Shows the form again, with the error.
         Err(problem)
             if [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::UNAUTHORIZED]
                 .contains(&problem.status()) =>
@@ -286,11 +286,11 @@ async fn accepted(app: &App, client: &Client, form: AcceptForm) -> Result<Joined
     let name = name
         .map(|name| name.parse::<Name>())
         .transpose()
-        .map_err(|error| refused("name", &error))?;
+        .map_err(|error| invalid("name", &error))?;
     let password = password
         .map(Password::presented)
         .transpose()
-        .map_err(|error| refused("password", &error))?;
+        .map_err(|error| Problem::fields(vec![FieldError::password("password", &error)]))?;
     Acceptance { token: &token, signed_in: None, name, password, start: None }
         .join(app, client)
         .await
@@ -325,17 +325,17 @@ async fn join_by_link(
     let Form(JoinForm { token, email }) = form.map_err(|rejection| unreadable(&rejection))?;
     let followed = match email.trim().parse::<Email>() {
         Ok(email) => invite_links::follow(&app, &client, &token, &email).await,
-        Err(error) => Err(refused("address", &error)),
+        Err(error) => Err(invalid("email address", &error)),
     };
     match followed {
         Ok(()) => {
             let done = message(
-                "Look into your mailbox",
-                "An invitation is on its way: follow it to join. You may close this page.",
+                "Check your email",
+                "We have sent you an invitation. Follow its link to join. You can close this page.",
             )?;
             Ok(done.into_response())
         }
-        // Once more, with what is wrong with the address.
+        // Shows the form again, with the error.
         Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {
             let refusal = problem.explanation();
             Ok((problem.status(), join_form(&app, &client, &token, Some(&refusal)).await?)
@@ -345,8 +345,8 @@ async fn join_by_link(
     }
 }
 
-fn refused(field: &str, refusal: &impl Refusal) -> Problem {
-    Problem::fields(vec![FieldError::refused(field, refusal)])
+fn invalid(field: &str, reason: &impl Display) -> Problem {
+    Problem::fields(vec![FieldError::invalid(field, reason)])
 }
 
 async fn reset_password(
@@ -362,12 +362,12 @@ async fn reset_password(
     match set {
         Ok(()) => {
             let done = message(
-                "Your password is set",
-                "You were signed out everywhere: sign in with the new one. You may close this page.",
+                "Your password has changed",
+                "You have been signed out everywhere. Sign in with your new password. You can close this page.",
             )?;
             Ok(done.into_response())
         }
-        // Once more, with what is wrong with the password.
+        // Shows the form again, with the error.
         Err(problem)
             if problem.status() == StatusCode::UNPROCESSABLE_ENTITY
                 && token.len() <= TOKEN_BYTES_MAX =>
@@ -385,11 +385,11 @@ async fn forgot_password(
     form: Result<Form<Whose>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
     let Form(Whose { email }) = form.map_err(|rejection| unreadable(&rejection))?;
-    let email = email.trim().parse::<Email>().map_err(|error| refused("address", &error))?;
-    passwords::ask(&app, &client, &email).await?;
+    let email = email.trim().parse::<Email>().map_err(|error| invalid("email address", &error))?;
+    passwords::request(&app, &client, &email).await?;
     message(
-        "Look into your mailbox",
-        "If there is an account of this address, a mail is on its way. You may close this page.",
+        "Check your email",
+        "If this email address has an account, we have sent you a link to reset your password. You can close this page.",
     )
 }
 
@@ -400,7 +400,7 @@ fn unreadable(rejection: &FormRejection) -> Problem {
     }
 }
 
-/// Gives every answer of these routes a page's headers, and turns problems into pages.
+/// Adds the headers of a page, and shows problems as pages.
 async fn as_page(mut response: Response) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let status = problem.status();

@@ -9,6 +9,8 @@ use std::{collections::BTreeSet, fmt::Write, sync::LazyLock};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::support::Answer;
+
 /// The document.
 pub(crate) static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../openapi.json")).unwrap());
@@ -47,6 +49,21 @@ impl Operation {
             })
         });
         operations.collect()
+    }
+
+    /// The operation that a request is for: of several that match, the one with most literal parts.
+    fn at(method: &Method, path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let matches = |template: &str| {
+            let template: Vec<&str> = template.split('/').collect();
+            let mut both = template.iter().zip(&parts);
+            template.len() == parts.len()
+                && both.all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
+        };
+        Self::all()
+            .into_iter()
+            .filter(|operation| operation.method == *method && matches(operation.path))
+            .min_by_key(|operation| operation.path.matches('{').count())
     }
 
     pub(crate) fn need(&self) -> Need {
@@ -137,6 +154,98 @@ fn example(schema: &'static Value) -> Value {
         Some(&"integer" | &"number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
         Some(&"null") => Value::Null,
         _ => json!("x"),
+    }
+}
+
+/// Checks an answer against the document: that its status and code are declared, and that its body
+/// has exactly the fields of its schema. Paths that are not in the document are not checked.
+#[track_caller]
+pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
+    let Some(operation) = Operation::at(method, path) else { return };
+    let status = answer.status.as_str();
+    let declared = operation.says["responses"].get(status).unwrap_or_else(|| {
+        panic!(
+            "{operation} answers {status}, which it does not declare: add its error to \
+             `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or to the codes of \
+             the error (api/src/problem/mapping.rs). {answer:?}"
+        )
+    });
+    let content = &resolved(declared)["content"];
+    let content_type = answer.header("content-type");
+    if content_type == "application/problem+json" {
+        let problem = answer.json();
+        let schema = &content[content_type]["schema"];
+        let codes = schema["allOf"].as_array().into_iter().flatten();
+        let mut codes = codes.filter_map(|part| part["properties"]["code"]["enum"].as_array());
+        assert!(
+            codes.any(|codes| codes.contains(&problem["code"])),
+            "{operation} answers {status} {}, which it does not declare: add its error to \
+             `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or the code to those \
+             of the error (api/src/problem/mapping.rs). {answer:?}",
+            problem["code"]
+        );
+        fits(&DOCUMENT["components"]["schemas"]["Problem"], &problem, &operation.to_string());
+    } else if let Some(schema) = content.pointer("/application~1json/schema") {
+        fits(schema, &answer.json(), &operation.to_string());
+    } else {
+        assert!(answer.body.is_empty(), "{operation} declares no body for {status}: {answer:?}");
+    }
+}
+
+/// Checks that `value` has every required field of `schema`, no unknown one and the right types, all
+/// the way down.
+fn fits(schema: &'static Value, value: &Value, at: &str) {
+    let schema = resolved(schema);
+    if let Some(either) = schema["oneOf"].as_array() {
+        // Null, or what the other one says.
+        let mut others = either.iter().filter(|either| either["type"] != "null");
+        return match others.next() {
+            Some(other) if !value.is_null() => fits(other, value, at),
+            _ => assert!(value.is_null(), "{at}: {value}"),
+        };
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        assert!(values.contains(value), "{at}: {value} is not among {values:?}");
+    }
+    assert!(has_type(schema, value), "{at}: {value} is no {}", schema["type"]);
+    // What may be absent as a whole requires no fields.
+    let all_of = schema["allOf"].as_array().into_iter().flatten().map(resolved).chain([schema]);
+    let (mut parts, mut required) = (Vec::new(), Vec::new());
+    for part in all_of {
+        required.extend(part["required"].as_array().into_iter().flatten());
+        let either = part["oneOf"].as_array().into_iter().flatten();
+        parts.extend(either.map(resolved).chain([part]));
+    }
+    // An object without properties is described by another specification.
+    let is_described = parts.iter().any(|part| part["properties"].is_object());
+    if let (Some(fields), true) = (value.as_object(), is_described) {
+        required.retain(|name: &&Value| !fields.contains_key(name.as_str().unwrap()));
+        assert!(required.is_empty(), "{at} lacks {required:?}: {value}");
+        for (name, field) in fields {
+            let says = parts.iter().find_map(|part| part["properties"].get(name));
+            let says = says.unwrap_or_else(|| panic!("{at}.{name} is not described: {value}"));
+            fits(says, field, &format!("{at}.{name}"));
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        fits(&schema["items"], item, &format!("{at}[]"));
+    }
+}
+
+fn has_type(schema: &Value, value: &Value) -> bool {
+    let is = |name: &Value| match name.as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("integer") => value.is_i64() || value.is_u64(),
+        Some("number") => value.is_number(),
+        Some("null") => value.is_null(),
+        _ => true,
+    };
+    match &schema["type"] {
+        Value::Array(types) => types.iter().any(is),
+        one => is(one),
     }
 }
 

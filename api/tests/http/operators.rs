@@ -130,7 +130,7 @@ async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_
     }
     let told = printed(&disable(&world, "Ada@Example.com").await);
     let ada = user(&world, ADA).await;
-    assert_eq!(told, format!("{} is disabled, and signed out everywhere\n", ada.id));
+    assert_eq!(told, format!("{} is disabled and signed out everywhere\n", ada.id));
     for client in [&world.client, &second] {
         for login in [&laptop, &phone] {
             let refused = client.expect_refused_within_a_second(token(login)).await;
@@ -253,7 +253,7 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
     assert!(user(&world, ADA).await.disabled_at.is_some());
 
     let enabled = printed(&world.run(&["users", "enable", ADA], &[]).await);
-    assert_eq!(enabled, format!("{} may sign in again\n", ada.user));
+    assert_eq!(enabled, format!("{} can sign in again\n", ada.user));
     accept(another).await.expect(StatusCode::OK);
     world.login(ADA, another).await.expect(StatusCode::OK);
 }
@@ -263,11 +263,11 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
     let world = World::new().await;
     let ada = People::of(&world).await.founder(ADA).await;
     printed(&disable(&world, ADA).await);
-    assert_eq!(printed(&disable(&world, ADA).await), format!("{} was disabled before\n", ada.user));
+    assert_eq!(printed(&disable(&world, ADA).await), format!("{} is disabled already\n", ada.user));
     printed(&world.run(&["users", "enable", ADA], &[]).await);
     assert_eq!(
         printed(&world.run(&["users", "enable", ADA], &[]).await),
-        format!("{} was not disabled\n", ada.user)
+        format!("{} is not disabled\n", ada.user)
     );
     let filter = doc! { "targets": ada.user.to_string(), "action": { "$in": ["user.disabled", "user.enabled"] } };
     let events: Vec<PlatformEvent> =
@@ -352,7 +352,7 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
     };
     assert_eq!(
         printed(&allow("tenant-of-ada").await),
-        format!("{} is worked in from everywhere\n", ada.tenant)
+        format!("{} can be accessed from any IP address now\n", ada.tenant)
     );
     for client in [&world.client, &second] {
         client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::OK).await;
@@ -372,7 +372,7 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
 
     assert_eq!(
         printed(&allow(&ada.tenant.to_string()).await),
-        format!("{} had no list of addresses\n", ada.tenant)
+        format!("{} has no IP allowlist\n", ada.tenant)
     );
     let filter = doc! { "action": "tenant.all_addresses_allowed" };
     let of_tenant: Vec<Event> =

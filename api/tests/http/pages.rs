@@ -58,13 +58,13 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
     expect_page(
         world.client.post_form("/verify-email", &form).await,
         StatusCode::OK,
-        "Your address is verified",
+        "Your email address is verified",
     );
     assert_eq!((world.count::<Registration>().await, world.count::<User>().await), (0, 1));
     expect_page(
         world.client.post_form("/verify-email", &form).await,
         StatusCode::BAD_REQUEST,
-        "The link is not valid",
+        "The link is invalid or has expired",
     );
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(world.count::<Tenant>().await, 1);
@@ -87,14 +87,14 @@ async fn a_link_without_a_usable_token_says_so() {
         if path.ends_with("%ff") {
             answer.expect(StatusCode::OK);
         } else {
-            expect_page(answer, StatusCode::BAD_REQUEST, "The link is not valid");
+            expect_page(answer, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
         }
     }
     for form in ["", "token=", "token=x", "other=1", "token=%00", "token=x&token=y"] {
         expect_page(
             world.client.post_form("/verify-email", form).await,
             StatusCode::BAD_REQUEST,
-            "The link is not valid",
+            "The link is invalid or has expired",
         );
     }
     let json =

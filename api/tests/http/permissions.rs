@@ -102,7 +102,7 @@ impl Things {
         )
         .await;
         let line = json!({ "email": "listed@example.com", "role": "viewer" });
-        let link = json!({ "role": "viewer", "domains": ["canary.example"] });
+        let by_domain = json!({ "role": "viewer", "domains": ["canary.example"] });
         let role = json!({ "name": "Canary role", "permissions": [] });
         let passkey = absent::<id::Passkey>().to_string();
         let row = doc! { "_id": &passkey, "user_id": owner.user, "credential_id": "x", "name": "A phone", "created_at": DateTime::now() };
@@ -114,7 +114,7 @@ impl Things {
             member.user.to_string(),
             id(&invited["invitation"]),
             id(&post("/api/tenant/invitations/bulk", json!({ "invitations": [line] })).await),
-            id(&post("/api/tenant/invite-links", link).await),
+            id(&post("/api/tenant/invite-links", by_domain).await),
             id(&post("/api/tenant/domains", json!({ "domain": "canary.example" })).await),
             id(&post("/api/tenant/ownership-transfers", json!({ "user_id": member.user })).await),
             id(&post("/api/tenant/roles", role).await),
@@ -142,10 +142,12 @@ impl Things {
                 .unwrap_or_else(|| {
                     panic!("make one of {list} in Things::of (api/tests/http/permissions.rs)")
                 });
-            let made = send(world, make, Some(&owner.token), "").await;
-            let id = made.json()["id"].as_str().map(str::to_owned).unwrap_or_else(|| {
-                panic!("make one of {list} in Things::of (api/tests/http/permissions.rs): {made:?}")
-            });
+            let answer = send(world, make, Some(&owner.token), "").await;
+            assert!(
+                answer.status.is_success(),
+                "make one of {list} in Things::of (api/tests/http/permissions.rs): {answer:?}"
+            );
+            let id = answer.json()["id"].as_str().unwrap().to_owned();
             self.0.insert(kind(&id).to_owned(), id);
         }
     }

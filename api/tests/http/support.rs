@@ -26,6 +26,8 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use testkit::testing::{Service, TestEnv};
 
+use crate::document;
+
 /// Nothing a test waits for takes longer, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// A password of people in tests.
@@ -346,12 +348,17 @@ impl Answer {
     }
 
     pub(crate) async fn try_of(request: reqwest::RequestBuilder) -> reqwest::Result<Self> {
-        let response = request.send().await?;
-        Ok(Self {
+        let (client, request) = request.build_split();
+        let request = request?;
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = client.execute(request).await?;
+        let answer = Self {
             status: response.status(),
             headers: response.headers().clone(),
             body: response.text().await?,
-        })
+        };
+        document::check(&method, &path, &answer);
+        Ok(answer)
     }
 
     #[track_caller]

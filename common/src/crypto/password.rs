@@ -11,6 +11,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use mongodb::bson::Bson;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::hashing_threads::{HashingThreads, Workspace};
 
@@ -31,7 +32,14 @@ const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
 const STORED_PASSES_MAX: u32 = 32;
 
 /// A password exactly as it was typed. Its `Debug` output is redacted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
+#[schema(
+    value_type = String,
+    description = "Password of an account.",
+    format = "password",
+    max_length = 1024,
+    example = "correct horse battery staple"
+)]
 pub struct Password(SecretString);
 
 /// Why a password has an invalid length.

@@ -155,6 +155,19 @@ impl Grant {
     }
 }
 
+impl RoleRef {
+    /// Name of the role; `own` are the tenant's own roles.
+    pub fn label(self, own: &[CustomRole]) -> String {
+        match self {
+            Self::BuiltIn(role) => role.label().to_owned(),
+            Self::Custom(id) => own
+                .iter()
+                .find(|role| role.id == id)
+                .map_or_else(|| id.to_string(), |role| role.name.to_string()),
+        }
+    }
+}
+
 /// Why a role was not made, changed or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {

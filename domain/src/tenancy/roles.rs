@@ -4,11 +4,16 @@
 //! itself ([`crate::tenancy::custom_roles`]). What a role is good for is a [`Grant`]; whoever has one never
 //! gives away more than it.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use common::id::{InvalidId, Prefix, RoleId};
 use mongodb::bson::Bson;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::json;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, Type},
+};
 
 /// The table: each permission, how it is written, and the built-in roles that hold it.
 macro_rules! permissions {
@@ -100,6 +105,20 @@ impl Serialize for Permission {
     }
 }
 
+impl PartialSchema for Permission {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "Permission, written `resource:action`. Later releases may add permissions.",
+            ))
+            .enum_values(Some(Self::ALL.iter().map(|permission| permission.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for Permission {}
+
 /// A set of permissions; stored and shown as a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Permissions(u32);
@@ -126,6 +145,21 @@ impl Permissions {
     /// Each of them, in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.iter().copied().filter(move |permission| self.contains(*permission))
+    }
+}
+
+impl PartialSchema for Permissions {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new()
+            .items(Ref::from_schema_name(Permission::name()))
+            .examples([json!(["tenant:read", "users:read"])])
+            .into()
+    }
+}
+
+impl ToSchema for Permissions {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Permission::name().into(), Permission::schema()));
     }
 }
 
@@ -252,6 +286,24 @@ impl FromStr for RoleRef {
             .find(|role| role.as_str() == text)
             .map(Self::BuiltIn)
             .ok_or(InvalidRole)
+    }
+}
+
+impl PartialSchema for RoleRef {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "Role: `owner`, `admin`, `member`, `billing`, `viewer`, or the ID of a role of the tenant's own.",
+            ))
+            .examples(["member"])
+            .into()
+    }
+}
+
+impl ToSchema for RoleRef {
+    fn name() -> Cow<'static, str> {
+        "RoleId".into()
     }
 }
 

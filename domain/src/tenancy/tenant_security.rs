@@ -6,7 +6,7 @@
 //! whoever reads one holds it against the rules of the tenant it is in
 //! ([`Session::under`](crate::identity::sessions::Session::under)).
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use common::{
     db::{Change, DbError, TenantScope, Txn, Unchanged},
@@ -17,6 +17,10 @@ use common::{
 };
 use mongodb::bson::{self, Bson};
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 use crate::{
     activity::{Action, Entry, Property},
@@ -60,6 +64,18 @@ pub struct Security {
 #[serde(try_from = "i64", into = "i64")]
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
+impl<const MIN: u32, const MAX: u32> PartialSchema for Bounded<MIN, MAX> {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(MIN)).maximum(Some(MAX)).into()
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> ToSchema for Bounded<MIN, MAX> {
+    fn name() -> Cow<'static, str> {
+        format!("From{MIN}To{MAX}").into()
+    }
+}
+
 /// A number that is too small or too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a whole number from {min} to {max}")]
@@ -69,8 +85,12 @@ pub struct OutOfRange {
 }
 
 /// What stands behind the `@` of addresses. Its subdomains are others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(
+    description = "Domain of email addresses, without its subdomains.",
+    example = "example.com"
+)]
 pub struct EmailDomain(String);
 
 /// A text that is not the domain of an address that can be mailed.
@@ -79,13 +99,15 @@ pub struct EmailDomain(String);
 pub struct InvalidDomain;
 
 /// The domains whose addresses may be invited; where none is named, all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(description = "Domains of email addresses.")]
 pub struct EmailDomains(Vec<EmailDomain>);
 
 /// The ranges of addresses that one may come from; where none is named, all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(description = "IP addresses and ranges of them.", max_items = 100)]
 pub struct Allowlist(Vec<Range>);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {

@@ -12,6 +12,7 @@ use common::{
 };
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::tenancy::tenant_security::Security;
 
@@ -20,8 +21,12 @@ const SLUG_CHARS_MAX: usize = 48;
 const SLUG_SUFFIX_MAX: u32 = 5;
 
 /// A tenant's short name in addresses: lower-case letters, digits and single hyphens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(
+    description = "Unique short name: lower-case letters, digits and single hyphens.",
+    example = "analytical-engines"
+)]
 pub struct Slug(String);
 
 impl Slug {
@@ -90,8 +95,9 @@ impl fmt::Display for Slug {
 }
 
 /// Where a tenant is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(description = "`active`, or `suspended` by an operator.")]
 pub enum TenantStatus {
     /// In use.
     Active,

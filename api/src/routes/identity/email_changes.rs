@@ -1,4 +1,4 @@
-//! Changing the address of one's account, confirmed by links to both the old and the new.
+//! Changes of an account's email address, confirmed by links to the current and the new address.
 
 use axum::{
     Json as Answer,
@@ -8,7 +8,7 @@ use axum::{
 };
 use common::email::Email;
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::email_changes::{
         AskEmailChange, CancelEmailChange, ConfirmEmailChange, Confirmed, EmailChangeError,
         FollowedLink,
@@ -19,16 +19,13 @@ use utoipa::ToSchema;
 
 use crate::{
     extract::{Caller, Client, Fields, FromFields, Json, Open, Recent},
-    problem::Problem,
+    problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// Which address the account is to have.
 #[derive(ToSchema)]
 pub(crate) struct NewEmail {
-    /// The new address.
-    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
     new_email: Email,
 }
 
@@ -38,10 +35,9 @@ impl FromFields for NewEmail {
     }
 }
 
-/// A link's token.
 #[derive(ToSchema)]
 pub(crate) struct EmailChangeLink {
-    /// The `token` of the mailed link.
+    /// The `token` of the emailed link.
     token: String,
 }
 
@@ -51,24 +47,26 @@ impl FromFields for EmailChangeLink {
     }
 }
 
-/// How far the change of an address is.
+/// Progress of a change of the email address.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EmailChangeProgress {
     /// `confirmation_sent`, `confirmed` (by one of the two addresses), `changed` or `cancelled`.
-    #[schema(value_type = String, example = "confirmed")]
+    #[schema(example = "confirmed")]
     status: &'static str,
 }
 
-/// Ask for another address.
+/// Change the email address
 ///
-/// Mails a link to the address there is and one to the new; the account has the new one when both
-/// were followed, and the old one can still refuse. Asking again voids the links before. The answer
-/// is the same whether or not the new address has an account: if it has, its owner is told by mail
-/// and the change never happens. Who asks too often is refused as `too_many_attempts` (429), also
-/// whether or not there is an account.
+/// Sends a link to the current and one to the new email address. The address changes once both
+/// links have been followed; the current address can also cancel the change. A new request replaces
+/// earlier ones. The answer is the same whether or not the new address has an account: if it has
+/// one, its owner is notified and the change cannot be completed.
 #[utoipa::path(
-    post, path = "/api/auth/email/change", tag = "Address", request_body = NewEmail,
-    responses((status = 202, description = "Two mails are on their way.", body = EmailChangeProgress))
+    post, path = "/api/auth/email/change", tag = "Email address", request_body = NewEmail,
+    responses(
+        (status = 202, description = "Two emails will be sent.", body = EmailChangeProgress),
+        Refusals<(EmailChangeError, TooMany)>,
+    )
 )]
 pub(crate) async fn ask(
     Recent(caller): Recent<Caller>,
@@ -76,7 +74,7 @@ pub(crate) async fn ask(
     client: Client,
     Json(body): Json<NewEmail>,
 ) -> Result<Response, Problem> {
-    // Neither may one person ask for many, nor many for one.
+    // Limits both the changes that one person requests and those to one address.
     let _by_person =
         Guard::of_account(&app, Act::ChangeEmail, &caller.user.id.to_string(), &client)
             .admit()
@@ -103,15 +101,17 @@ pub(crate) async fn ask(
         .into_response())
 }
 
-/// Confirm another address by a mailed link.
+/// Confirm a change of the email address
 ///
-/// Uses up the link's token. The first of the two links answers `confirmed`, the second `changed`:
-/// from then on one signs in with the new address, all sessions but the one that asked are over,
-/// and links that were mailed before are void. A token that is wrong, used, superseded or expired
-/// is refused as `token_invalid`.
+/// Uses the token of an emailed link. The first of the two links is answered `confirmed`, the
+/// second `changed`: from then on the user signs in with the new address, all sessions except the
+/// one that requested the change have ended, and links that were emailed earlier no longer work.
 #[utoipa::path(
-    post, path = "/api/auth/email/confirm", tag = "Address", request_body = EmailChangeLink,
-    responses((status = 200, description = "Confirmed, or changed.", body = EmailChangeProgress))
+    post, path = "/api/auth/email/confirm", tag = "Email address", request_body = EmailChangeLink,
+    responses(
+        (status = 200, description = "Confirmed or changed.", body = EmailChangeProgress),
+        Refusals<EmailChangeError>,
+    )
 )]
 pub(crate) async fn confirm(
     _: Open,
@@ -124,7 +124,7 @@ pub(crate) async fn confirm(
     Ok(Answer(EmailChangeProgress { status }))
 }
 
-/// Confirms by a link; tells whether the address is changed then.
+/// Confirms by the token of a link. Returns whether the address has changed.
 pub(crate) async fn confirm_by_link(
     app: &App,
     client: &Client,
@@ -135,18 +135,21 @@ pub(crate) async fn confirm_by_link(
     match app.jobs.commit(&client.origin(), &confirm).await? {
         Confirmed::First => Ok(false),
         Confirmed::Changed { .. } => Ok(true),
-        // As if it had expired: whoever asked is not told that there is such an account.
+        // Like an expired link: this must not reveal that the new address has an account.
         Confirmed::Taken { .. } => Err(EmailChangeError::TokenInvalid.into()),
     }
 }
 
-/// Refuse another address by the link that was mailed to the old one.
+/// Cancel a change of the email address
 ///
-/// Uses up both links: the change will not happen. A token that is wrong, used, superseded or
-/// expired, and that of the new address, is refused as `token_invalid`.
+/// Uses the token of the link that was sent to the current address. The change cannot be completed
+/// any more.
 #[utoipa::path(
-    post, path = "/api/auth/email/cancel", tag = "Address", request_body = EmailChangeLink,
-    responses((status = 200, description = "Cancelled.", body = EmailChangeProgress))
+    post, path = "/api/auth/email/cancel", tag = "Email address", request_body = EmailChangeLink,
+    responses(
+        (status = 200, description = "Cancelled.", body = EmailChangeProgress),
+        Refusals<EmailChangeError>,
+    )
 )]
 pub(crate) async fn cancel(
     _: Open,
@@ -158,7 +161,7 @@ pub(crate) async fn cancel(
     Ok(Answer(EmailChangeProgress { status: "cancelled" }))
 }
 
-/// Refuses by a link.
+/// Cancels by the token of a link.
 pub(crate) async fn cancel_by_link(app: &App, client: &Client, token: &str) -> Result<(), Problem> {
     let link = FollowedLink::with_token(&app.key, token)?;
     Ok(app.jobs.commit(&client.origin(), &CancelEmailChange { link }).await?)

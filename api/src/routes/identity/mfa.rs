@@ -1,76 +1,50 @@
-//! Second factors: what one has, authenticator apps, recovery codes, and showing one of them.
+//! Second factors: presenting one, authenticator apps and recovery codes.
 
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use common::{clock::rfc3339, telemetry::metrics};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
+use common::clock::Timestamp;
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::{
         mfa::{
-            self, Factors, Owner,
-            challenges::{self, AnswerChallenge, MfaChallenge, Outcome, Purpose, Shown},
+            Factors, MfaError,
+            challenges::{AnswerChallenge, MfaChallenge, Outcome, Shown},
             passkeys::Assertion,
             recovery_codes, totp,
         },
-        sign_in::SignedIn,
+        sign_in::{SignInError, SignedIn},
     },
 };
 use qrcode::{QrCode, render::svg};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    passkeys::PasskeyView,
-    sessions::{LoginView, TokenDelivery, signed_in},
-};
+use super::passkeys::PasskeyView;
 use crate::{
+    answers::{
+        sign_in::{SignedInView, TokenDelivery, signed_in},
+        unstored,
+    },
     extract::{Caller, Client, Fields, FromFields, Json, Open, Recent},
-    problem::{Code, Problem},
+    problem::{Code, NoPasskeys, Problem, Refusals},
+    second_factors::{count, relying_party},
     state::App,
     throttle::Guard,
 };
 
-/// The picture is at least so many pixels wide; it scales.
+/// Minimum width of the QR code. It is a vector image.
 const QR_PIXELS: u32 = 240;
 
-/// A caller who changes their own second factors.
-pub(crate) fn owner(caller: &Caller) -> Owner {
-    Owner { user: caller.user.id, session: caller.session.id, scope: caller.scope() }
-}
-
-/// The refusal that asks for a second factor.
-pub(crate) async fn asked(app: &App, purpose: Purpose) -> Problem {
-    match challenges::ask(
-        app.store(),
-        &app.key,
-        app.passkeys.as_ref(),
-        app.auth.mfa_token_ttl,
-        purpose,
-    )
-    .await
-    {
-        Ok(asked) => Problem::mfa_required(asked),
-        Err(error) => error.into(),
-    }
-}
-
-/// What somebody shows who gave their password.
 #[derive(ToSchema)]
+#[schema(as = SecondFactor)]
 pub(crate) struct Verify {
-    /// The `mfa_token` that was answered to the password.
+    /// The `mfa_token` of the problem `mfa_required`.
     mfa_token: String,
-    /// What the authenticator app shows now, or a recovery code. This, or `credential`.
-    #[schema(value_type = Option<String>, example = "492039")]
+    /// The code that the authenticator app shows, or a recovery code.
+    #[schema(example = "492039")]
     code: Option<String>,
-    /// What `navigator.credentials.get` gave, as its `toJSON` writes it.
+    /// Result of `navigator.credentials.get`, as its `toJSON` writes it.
     #[schema(value_type = Option<Object>)]
     credential: Option<Assertion>,
-    /// Where the refresh token is to go: `cookie` (for browsers, and without this) or `body`.
-    #[schema(value_type = Option<String>, example = "cookie")]
     token_delivery: Option<TokenDelivery>,
 }
 
@@ -83,15 +57,17 @@ impl FromFields for Verify {
     }
 }
 
-/// Show a second factor.
+/// Present a second factor
 ///
-/// Finishes what `mfa_required` was answered to: signing in, or proving anew who one is. Refused as
-/// `mfa_code_invalid` (401) when the code or the credential is wrong or was used before, and as
-/// `mfa_token_invalid` (401) when the password is to be given again: after some minutes, or five
-/// wrong codes. After too many failures over all sign-ins of an account `too_many_attempts` (429).
+/// Finishes a request that was answered `mfa_required`: signing in, or confirming one's identity.
+/// Send either `code` or `credential`. After some minutes or five incorrect codes the request
+/// expires (`mfa_token_invalid`) and must be started again.
 #[utoipa::path(
-    post, path = "/api/auth/mfa/verify", tag = "Second factors", request_body = Verify,
-    responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
+    post, path = "/api/auth/mfa/verify", tag = "Two-factor authentication", request_body = Verify,
+    responses(
+        (status = 200, description = "Signed in.", body = SignedInView, headers(("Set-Cookie" = String, description = "The refresh token, if it is delivered as a cookie."))),
+        Refusals<(SignInError, MfaError, TooMany, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn verify(
     _: Open,
@@ -107,20 +83,23 @@ pub(crate) async fn verify(
     let (method, shown) = match (body.code, body.credential) {
         (Some(code), None) => ("code", Shown::Code(code)),
         (None, Some(answer)) => {
-            let party = app.passkeys.as_ref().ok_or_else(unavailable)?;
+            let party = relying_party(&app)?;
             let used = challenge
                 .used_passkey(app.store(), party, &answer)
                 .await
                 .inspect_err(|_| count("passkey", false))?;
             ("passkey", Shown::Passkey(Box::new(used)))
         }
-        _ => return Err(Problem::new(Code::ValidationFailed, "Give a `code`, or a `credential`.")),
+        _ => {
+            let detail = "Send either `code` or `credential`.";
+            return Err(Problem::new(Code::ValidationFailed, detail));
+        }
     };
     let answer = AnswerChallenge { key: &app.key, challenge: challenge.id, shown };
     let (session, delivery) = match app.jobs.commit(&client.origin(), &answer).await? {
         Outcome::Wrong => {
             count(method, false);
-            return Err(mfa::MfaError::CodeInvalid.into());
+            return Err(MfaError::CodeInvalid.into());
         }
         Outcome::Begun(session) => {
             (session, Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)))
@@ -132,40 +111,24 @@ pub(crate) async fn verify(
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, delivery)
 }
 
-/// Counts a second factor that was shown.
-pub(crate) fn count(method: &str, is_accepted: bool) {
-    let outcome = if is_accepted { "accepted" } else { "refused" };
-    metrics::AUTH_SECOND_FACTORS.with_label_values(&[method, outcome]).inc();
-}
-
-/// Passkeys need a domain.
-pub(crate) fn unavailable() -> Problem {
-    Problem::new(
-        Code::PasskeysUnavailable,
-        "Passkeys are bound to a domain, and `app.public_url` names an address.",
-    )
-}
-
-/// What one can show beside the password.
+/// The second factors of the user.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SecondFactors)]
 pub(crate) struct FactorsView {
-    /// Since when a second factor is asked for; null where the password is enough.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    since: Option<String>,
-    /// Since when an authenticator app is asked.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    totp_since: Option<String>,
-    /// One's passkeys, the oldest first.
+    /// Since when signing in requires a second factor; null if it does not.
+    since: Option<Timestamp>,
+    /// When the authenticator app was set up; null if there is none.
+    totp_since: Option<Timestamp>,
+    /// Passkeys, oldest first.
     passkeys: Vec<PasskeyView>,
-    /// Recovery codes that were not used.
+    /// Number of unused recovery codes.
     recovery_codes_left: usize,
 }
 
-/// See one's second factors.
+/// List second factors
 #[utoipa::path(
-    get, path = "/api/auth/mfa", tag = "Second factors",
-    responses((status = 200, description = "What one can show beside the password.", body = FactorsView))
+    get, path = "/api/auth/mfa", tag = "Two-factor authentication",
+    responses((status = 200, description = "The second factors.", body = FactorsView))
 )]
 pub(crate) async fn list(
     caller: Caller,
@@ -173,36 +136,39 @@ pub(crate) async fn list(
 ) -> Result<Answer<FactorsView>, Problem> {
     let factors = Factors::of(app.store(), caller.user.id).await?;
     Ok(Answer(FactorsView {
-        since: caller.user.second_factor_since.map(rfc3339),
-        totp_since: factors.totp_since.map(rfc3339),
+        since: caller.user.second_factor_since.map(Timestamp::from),
+        totp_since: factors.totp_since.map(Timestamp::from),
         passkeys: factors.passkeys.iter().map(PasskeyView::new).collect(),
         recovery_codes_left: factors.recovery_codes_left,
     }))
 }
 
-/// What an authenticator app is told.
+/// The secret for an authenticator app, in three forms.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TotpEnrollment {
-    /// To be typed in, in base 32.
+    /// To type in, in base 32.
     #[schema(example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
     secret: String,
-    /// To be opened on the device that has the app.
+    /// To open on the device that has the app.
     #[schema(
         format = "uri",
         example = "otpauth://totp/Tenantry:ada%40example.com?secret=JBSWY3DPEHPK3PXP&issuer=Tenantry"
     )]
     otpauth_url: String,
-    /// To be scanned: an SVG picture of the URL.
+    /// To scan: the URL as a QR code, an SVG image.
     qr_svg: String,
 }
 
-/// Begin to set up an authenticator app.
+/// Set up an authenticator app
 ///
-/// It is asked for only once it is confirmed. Beginning again voids what was answered before.
-/// Refused as `mfa_enrolled_already` (409) where there is one.
+/// Returns the secret for the app. The app is required for signing in once it is confirmed.
+/// Starting again replaces the secret.
 #[utoipa::path(
-    post, path = "/api/auth/mfa/totp/enroll", tag = "Second factors",
-    responses((status = 200, description = "What the app is to be told.", body = TotpEnrollment, headers(("Cache-Control" = String, description = "`no-store`"))))
+    post, path = "/api/auth/mfa/totp/enroll", tag = "Two-factor authentication",
+    responses(
+        (status = 200, description = "The secret for the app.", body = TotpEnrollment, headers(("Cache-Control" = String, description = "`no-store`"))),
+        Refusals<MfaError>,
+    )
 )]
 pub(crate) async fn enroll_totp(
     Recent(caller): Recent<Caller>,
@@ -212,18 +178,12 @@ pub(crate) async fn enroll_totp(
     let otpauth_url = secret.otpauth_url(&app.name.to_string(), caller.user.email.as_str());
     let code = QrCode::new(&otpauth_url).map_err(|error| Problem::internal(&error))?;
     let qr_svg = code.render::<svg::Color>().min_dimensions(QR_PIXELS, QR_PIXELS).build();
-    Ok(kept_nowhere(TotpEnrollment { secret: secret.to_base32(), otpauth_url, qr_svg }))
+    Ok(unstored(TotpEnrollment { secret: secret.to_base32(), otpauth_url, qr_svg }))
 }
 
-/// An answer that nobody may keep.
-pub(crate) fn kept_nowhere(answer: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Answer(answer)).into_response()
-}
-
-/// What the authenticator app shows.
 #[derive(ToSchema)]
 pub(crate) struct TotpCode {
-    /// Six digits.
+    /// The code of six digits that the authenticator app shows.
     #[schema(example = "492039")]
     code: String,
 }
@@ -234,23 +194,26 @@ impl FromFields for TotpCode {
     }
 }
 
-/// Codes to write down.
+/// Recovery codes to write down.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RecoveryCodes {
-    /// Each stands in once for a second factor that was lost. They are told this once; empty where
-    /// one has some already.
+    /// Each can be used once instead of a second factor. They are shown only this once; empty if the
+    /// user already has some.
     #[schema(example = json!(["7k2m9-x4pqt"]))]
     recovery_codes: Vec<String>,
 }
 
-/// Finish to set up an authenticator app.
+/// Confirm the authenticator app
 ///
-/// From now on signing in takes a code of it. Ends all other sessions, for they began with the
-/// password alone; the person is told by mail. Refused as `mfa_code_invalid` (401) when the app
-/// shows something else.
+/// Finishes setting up the app with a code that it shows. From then on, signing in requires a
+/// second factor. All other sessions end, because they began without one. The user is notified by
+/// email.
 #[utoipa::path(
-    post, path = "/api/auth/mfa/totp/confirm", tag = "Second factors", request_body = TotpCode,
-    responses((status = 200, description = "It is set up.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))))
+    post, path = "/api/auth/mfa/totp/confirm", tag = "Two-factor authentication", request_body = TotpCode,
+    responses(
+        (status = 200, description = "The app is set up.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))),
+        Refusals<(MfaError, TooMany)>,
+    )
 )]
 pub(crate) async fn confirm_totp(
     Recent(caller): Recent<Caller>,
@@ -261,41 +224,43 @@ pub(crate) async fn confirm_totp(
     let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client)
         .admit()
         .await?;
-    let confirm = totp::Confirm { key: &app.key, owner: owner(&caller), code: body.code };
+    let confirm = totp::Confirm { key: &app.key, owner: caller.factor_owner(), code: body.code };
     let codes = caller.commit(&app, &confirm).await?;
     app.throttle.succeeded(counted).await;
-    Ok(kept_nowhere(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
+    Ok(unstored(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
 }
 
-/// Remove the authenticator app.
+/// Remove the authenticator app
 ///
-/// Without a passkey the password is enough again, and the recovery codes are void. The person is
-/// told by mail.
+/// If the user has no passkey, signing in no longer requires a second factor and recovery codes
+/// stop working. The user is notified by email.
 #[utoipa::path(
-    delete, path = "/api/auth/mfa/totp", tag = "Second factors",
-    responses((status = 204, description = "It is not asked any more."))
+    delete, path = "/api/auth/mfa/totp", tag = "Two-factor authentication",
+    responses((status = 204, description = "The app is removed."), Refusals<MfaError>)
 )]
 pub(crate) async fn remove_totp(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &totp::Remove { owner: owner(&caller) }).await?;
+    caller.commit(&app, &totp::Remove { owner: caller.factor_owner() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Make new recovery codes.
+/// Replace the recovery codes
 ///
-/// Those before are void. Refused as `mfa_not_enrolled` (409) where there is nothing they could
-/// stand in for.
+/// The previous codes stop working. The user is notified by email.
 #[utoipa::path(
-    post, path = "/api/auth/mfa/recovery-codes", tag = "Second factors",
-    responses((status = 200, description = "The new codes.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))))
+    post, path = "/api/auth/mfa/recovery-codes", tag = "Two-factor authentication",
+    responses(
+        (status = 200, description = "The new codes.", body = RecoveryCodes, headers(("Cache-Control" = String, description = "`no-store`"))),
+        Refusals<MfaError>,
+    )
 )]
 pub(crate) async fn replace_recovery_codes(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    let replace = recovery_codes::Replace { key: &app.key, owner: owner(&caller) };
+    let replace = recovery_codes::Replace { key: &app.key, owner: caller.factor_owner() };
     let recovery_codes = caller.commit(&app, &replace).await?;
-    Ok(kept_nowhere(RecoveryCodes { recovery_codes }))
+    Ok(unstored(RecoveryCodes { recovery_codes }))
 }

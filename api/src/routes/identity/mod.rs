@@ -8,4 +8,3 @@ pub(crate) mod reauthentication;
 pub(crate) mod registrations;
 pub(crate) mod sessions;
 pub(crate) mod signing_keys;
-pub(crate) mod users;

@@ -1,4 +1,4 @@
-//! Passkeys: adding and removing one's own, and signing in with one.
+//! Passkeys: adding and removing them, and signing in with one.
 
 use axum::{
     extract::State,
@@ -6,50 +6,46 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    clock::rfc3339,
+    clock::Timestamp,
     id::{PasskeyId, TenantId},
     name::Name,
 };
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::{
-        mfa::passkeys::{
-            Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey,
-            RelyingParty, Remove, Used, Using,
+        mfa::{
+            MfaError,
+            passkeys::{
+                Add, Adding, Assertion, Attestation, ByPasskey, Ceremony, Options, Passkey, Remove,
+            },
         },
-        sign_in::{Admitted, Start},
+        sign_in::{Admitted, SignInError, Start},
     },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    mfa::{count, kept_nowhere, owner, unavailable},
-    sessions::{LoginView, TokenDelivery, lifetime, signed_in},
-};
 use crate::{
+    answers::{
+        sign_in::{SignedInView, TokenDelivery, lifetime, signed_in},
+        unstored,
+    },
     extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Recent},
-    problem::Problem,
+    problem::{NoPasskeys, Problem, Refusals},
+    second_factors::{relying_party, used_passkey},
     state::App,
     throttle::Guard,
 };
 
-/// One of one's passkeys.
+/// A passkey of the user.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Passkey)]
 pub(crate) struct PasskeyView {
-    /// Its id.
-    #[schema(value_type = String, example = "pky_0192a0b8c0de7000800000000000cafe")]
     id: PasskeyId,
-    /// What one calls it.
-    #[schema(value_type = String, example = "My phone")]
+    /// Name that the user gave it.
     name: Name,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// When it was last used.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    last_used_at: Option<String>,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
 }
 
 impl PasskeyView {
@@ -57,56 +53,55 @@ impl PasskeyView {
         Self {
             id: passkey.id,
             name: passkey.name.clone(),
-            created_at: rfc3339(passkey.created_at),
-            last_used_at: passkey.last_used_at.map(rfc3339),
+            created_at: passkey.created_at.into(),
+            last_used_at: passkey.last_used_at.map(Timestamp::from),
         }
     }
 }
 
-/// Half a ceremony with an authenticator.
+/// A request to an authenticator.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PasskeyCeremony)]
 pub(crate) struct Begun {
-    /// Send it back with what the authenticator says. Good once, for some minutes.
+    /// Send this back with the credential. It can be used once, within some minutes.
     ceremony: String,
-    /// The `publicKey` of the browser's call, as `PublicKeyCredential.parseCreationOptionsFromJSON`
-    /// or `parseRequestOptionsFromJSON` reads it.
+    /// The `publicKey` option of the browser's call, in the form that
+    /// `PublicKeyCredential.parseCreationOptionsFromJSON` or `parseRequestOptionsFromJSON` takes.
     #[schema(value_type = Object)]
     public_key: Options,
 }
 
-fn party(app: &App) -> Result<&RelyingParty, Problem> {
-    app.passkeys.as_ref().ok_or_else(unavailable)
-}
-
-/// Begin to add a passkey.
-///
-/// Refused as `passkeys_unavailable` (409) where the installation has no domain.
+/// Start adding a passkey
 #[utoipa::path(
-    post, path = "/api/auth/mfa/passkeys/enroll", tag = "Second factors",
-    responses((status = 200, description = "Options for the authenticator.", body = Begun))
+    post, path = "/api/auth/mfa/passkeys/enroll", tag = "Two-factor authentication",
+    responses(
+        (status = 200, description = "Options for the authenticator.", body = Begun),
+        Refusals<(MfaError, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn enroll(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
     let others = Passkey::all_of(app.store(), caller.user.id).await?;
-    let (public_key, ceremony) =
-        party(&app)?.begin_adding(app.clock(), app.auth.mfa_token_ttl, &caller.user, &others)?;
+    let (public_key, ceremony) = relying_party(&app)?.begin_adding(
+        app.clock(),
+        app.auth.mfa_token_ttl,
+        &caller.user,
+        &others,
+    )?;
     let ceremony = ceremony.seal(&app.key).map_err(|error| Problem::internal(&error))?;
-    Ok(kept_nowhere(Begun { ceremony, public_key }))
+    Ok(unstored(Begun { ceremony, public_key }))
 }
 
-/// A passkey that an authenticator made.
 #[derive(ToSchema)]
 pub(crate) struct NewPasskey {
-    /// What was answered to beginning.
+    /// The `ceremony` that was started.
     ceremony: String,
-    /// What `navigator.credentials.create` gave, as its `toJSON` writes it.
+    /// Result of `navigator.credentials.create`, as its `toJSON` writes it.
     #[schema(value_type = Object)]
     credential: Attestation,
-    /// What to call it.
-    #[schema(value_type = String, min_length = 1, max_length = 100, example = "My phone")]
+    /// Name of the passkey.
     name: Name,
 }
 
@@ -122,22 +117,24 @@ impl FromFields for NewPasskey {
 /// A passkey that was added.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AddedPasskey {
-    /// The passkey.
     passkey: PasskeyView,
-    /// Where it is one's first second factor: codes to write down, told this once.
+    /// Recovery codes to write down, if this is the first second factor. They are shown only this
+    /// once.
     #[schema(example = json!(["7k2m9-x4pqt"]))]
     recovery_codes: Vec<String>,
 }
 
-/// Add a passkey.
+/// Add a passkey
 ///
-/// It signs in without a password, and is a second factor beside it: from now on the password alone
-/// is not enough. Ends all other sessions; the person is told by mail. Refused as
-/// `passkey_ceremony_invalid` (400) when the credential does not belong to the ceremony, or is
-/// known already.
+/// Finishes adding a passkey. A passkey signs the user in without a password and is a second factor
+/// next to it: from then on, the password alone is not enough. All other sessions end, and the user
+/// is notified by email.
 #[utoipa::path(
-    post, path = "/api/auth/mfa/passkeys", tag = "Second factors", request_body = NewPasskey,
-    responses((status = 201, description = "It is added.", body = AddedPasskey, headers(("Cache-Control" = String, description = "`no-store`"))))
+    post, path = "/api/auth/mfa/passkeys", tag = "Two-factor authentication", request_body = NewPasskey,
+    responses(
+        (status = 201, description = "The passkey is added.", body = AddedPasskey, headers(("Cache-Control" = String, description = "`no-store`"))),
+        Refusals<(MfaError, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn add(
     Recent(caller): Recent<Caller>,
@@ -146,62 +143,63 @@ pub(crate) async fn add(
 ) -> Result<Response, Problem> {
     let begun = Ceremony::<Adding>::open(&app.key, &body.ceremony, app.clock().now())?;
     let (ceremony, passkey) =
-        party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
-    let owner = owner(&caller);
+        relying_party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
+    let owner = caller.factor_owner();
     let add = Add { key: &app.key, owner, ceremony, passkey, name: body.name };
     let (passkey, codes) = caller.commit(&app, &add).await?;
     let added = AddedPasskey {
         passkey: PasskeyView::new(&passkey),
         recovery_codes: codes.unwrap_or_default(),
     };
-    Ok((StatusCode::CREATED, kept_nowhere(added)).into_response())
+    Ok((StatusCode::CREATED, unstored(added)).into_response())
 }
 
-/// Remove a passkey.
+/// Remove a passkey
 ///
-/// Without another second factor the password is enough again. The person is told by mail.
+/// If the user has no other second factor, signing in no longer requires one. The user is notified
+/// by email.
 #[utoipa::path(
-    delete, path = "/api/auth/mfa/passkeys/{id}", tag = "Second factors",
-    responses((status = 204, description = "It is not accepted any more."))
+    delete, path = "/api/auth/mfa/passkeys/{id}", tag = "Two-factor authentication",
+    responses((status = 204, description = "The passkey is removed."), Refusals<MfaError>)
 )]
 pub(crate) async fn remove(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
     PathId(passkey): PathId<PasskeyId>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &Remove { owner: owner(&caller), passkey }).await?;
+    caller.commit(&app, &Remove { owner: caller.factor_owner(), passkey }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Begin to sign in with a passkey.
+/// Start using a passkey
 ///
-/// Needs no address: the authenticator knows whose it is. The same for everybody. Also for proving
-/// anew who one is.
+/// Returns the options for signing in with a passkey, or for confirming one's identity with it. No
+/// email address is needed: the authenticator knows the account.
 #[utoipa::path(
-    post, path = "/api/auth/passkeys/options", tag = "Session",
-    responses((status = 200, description = "Options for the authenticator.", body = Begun))
+    post, path = "/api/auth/passkeys/options", tag = "Sign-in",
+    responses(
+        (status = 200, description = "Options for the authenticator.", body = Begun),
+        Refusals<(MfaError, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn options(_: Open, State(app): State<App>) -> Result<Response, Problem> {
-    let (public_key, ceremony) = party(&app)?.begin_using(app.clock(), app.auth.mfa_token_ttl)?;
+    let (public_key, ceremony) =
+        relying_party(&app)?.begin_using(app.clock(), app.auth.mfa_token_ttl)?;
     let ceremony = ceremony.seal(&app.key).map_err(|error| Problem::internal(&error))?;
-    Ok(kept_nowhere(Begun { ceremony, public_key }))
+    Ok(unstored(Begun { ceremony, public_key }))
 }
 
-/// A passkey that is used.
 #[derive(ToSchema)]
 pub(crate) struct PasskeyLogin {
-    /// What was answered to beginning.
+    /// The `ceremony` that was started.
     ceremony: String,
-    /// What `navigator.credentials.get` gave, as its `toJSON` writes it.
+    /// Result of `navigator.credentials.get`, as its `toJSON` writes it.
     #[schema(value_type = Object)]
     credential: Assertion,
-    /// The tenant to work in; the first that is in use when not given.
-    #[schema(value_type = Option<String>, example = "ten_0192a0b8c0de7000800000000000cafe")]
+    /// The tenant to sign in to. The default is the user's first active tenant.
     tenant_id: Option<TenantId>,
-    /// Whether to stay signed in: for weeks, and also when the browser is closed.
+    /// Stay signed in for weeks, and after the browser is closed.
     remember_me: Option<bool>,
-    /// Where the refresh token is to go: `cookie` (for browsers, and without this) or `body`.
-    #[schema(value_type = Option<String>, example = "cookie")]
     token_delivery: Option<TokenDelivery>,
 }
 
@@ -222,14 +220,15 @@ impl FromFields for PasskeyLogin {
     }
 }
 
-/// Sign in with a passkey.
+/// Sign in with a passkey
 ///
-/// Needs neither password nor second factor: it is two in one. Refused as `passkey_invalid` (401)
-/// when it is not accepted, as `passkey_ceremony_invalid` (400) when it took too long, else as
-/// signing in with a password is.
+/// A passkey needs neither a password nor a second factor.
 #[utoipa::path(
-    post, path = "/api/auth/passkeys/login", tag = "Session", request_body = PasskeyLogin,
-    responses((status = 200, description = "Signed in.", body = LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
+    post, path = "/api/auth/passkeys/login", tag = "Sign-in", request_body = PasskeyLogin,
+    responses(
+        (status = 200, description = "Signed in.", body = SignedInView, headers(("Set-Cookie" = String, description = "The refresh token, if it is delivered as a cookie."))),
+        Refusals<(SignInError, MfaError, TooMany, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn login(
     _: Open,
@@ -238,7 +237,7 @@ pub(crate) async fn login(
     Json(body): Json<PasskeyLogin>,
 ) -> Result<Response, Problem> {
     let counted = Guard::of_network(&app, Act::SignIn, &client).admit().await?;
-    let used = used(&app, &body.ceremony, &body.credential).await?;
+    let used = used_passkey(&app, &body.ceremony, &body.credential).await?;
     app.throttle.take_back(counted).await;
     let remember = body.remember_me.unwrap_or_default();
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
@@ -250,16 +249,4 @@ pub(crate) async fn login(
         &admitted.signed_in(session),
         Some(body.token_delivery.unwrap_or(TokenDelivery::Cookie)),
     )
-}
-
-/// The passkey that was used, if it was used well.
-pub(crate) async fn used(
-    app: &App,
-    ceremony: &str,
-    credential: &Assertion,
-) -> Result<Used, Problem> {
-    let begun = Ceremony::<Using>::open(&app.key, ceremony, app.clock().now())?;
-    let used = party(app)?.finish_using(app.store(), begun, credential).await;
-    count("passkey", used.is_ok());
-    Ok(used?)
 }

@@ -1,11 +1,12 @@
-//! Proving anew who one is, before what a session alone is not enough for.
+//! Reauthentication, for changes that a session alone is not enough for.
 
 use axum::{extract::State, response::Response};
 use common::crypto::Password;
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::{
         mfa::{
+            MfaError,
             challenges::Purpose,
             passkeys::{Assertion, ByPasskey},
         },
@@ -16,48 +17,46 @@ use domain::{
 };
 use utoipa::ToSchema;
 
-use super::{
-    mfa, passkeys,
-    sessions::{LoginView, signed_in},
-};
 use crate::{
+    answers::sign_in::{SignedInView, signed_in},
     extract::{Caller, Client, Fields, FromFields, Json},
-    problem::{Code, Problem},
+    problem::{Code, NoPasskeys, Problem, Refusals},
+    second_factors,
     state::App,
     throttle::Guard,
 };
 
-/// What proves who one is: the password, or a passkey with its ceremony.
+/// Either the password, or a passkey with its ceremony.
 #[derive(ToSchema)]
 pub(crate) struct Proof {
-    /// The account's password.
-    #[schema(value_type = Option<String>, format = "password", max_length = 1024, example = "correct horse battery staple")]
     password: Option<Password>,
-    /// What `POST /api/auth/passkeys/options` answered.
+    /// The `ceremony` from `POST /api/auth/passkeys/options`.
     ceremony: Option<String>,
-    /// What `navigator.credentials.get` gave, as its `toJSON` writes it.
+    /// Result of `navigator.credentials.get`, as its `toJSON` writes it.
     #[schema(value_type = Option<Object>)]
     credential: Option<Assertion>,
 }
 
 impl FromFields for Proof {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let password = fields.optional_as("password", Password::presented);
+        let password = fields.optional_password("password");
         let (ceremony, credential) =
             (fields.optional_text("ceremony"), fields.optional_object("credential"));
         Some(Self { password, ceremony, credential })
     }
 }
 
-/// Prove anew who one is.
+/// Confirm your identity
 ///
-/// By the password, or by a passkey. For some minutes sensitive changes are let through then.
-/// Refused as `invalid_credentials` (401) when the password is wrong; as `mfa_required` (401) when
-/// the account has a second factor: then `POST /api/auth/mfa/verify` finishes it, in the same
-/// session.
+/// Sensitive changes require recent authentication. This endpoint provides it for some minutes,
+/// with the password or with a passkey; the session continues. If the account has a second factor,
+/// the password is answered `mfa_required`: finish with `POST /api/auth/mfa/verify`.
 #[utoipa::path(
-    post, path = "/api/auth/reauthenticate", tag = "Session", request_body = Proof,
-    responses((status = 200, description = "Proved. The session and its refresh token stay.", body = LoginView))
+    post, path = "/api/auth/reauthenticate", tag = "Sign-in", request_body = Proof,
+    responses(
+        (status = 200, description = "Confirmed. The session and its refresh token remain valid.", body = SignedInView),
+        Refusals<(SignInError, MfaError, TooMany, NoPasskeys)>,
+    )
 )]
 pub(crate) async fn reauthenticate(
     caller: Caller,
@@ -65,7 +64,7 @@ pub(crate) async fn reauthenticate(
     client: Client,
     Json(body): Json<Proof>,
 ) -> Result<Response, Problem> {
-    // The account as it is now, not as it was kept for this caller.
+    // The current account, not the cached one.
     let user = User::by_id(app.store(), caller.user.id)
         .await?
         .ok_or_else(|| Problem::unauthenticated(true))?;
@@ -81,10 +80,10 @@ pub(crate) async fn reauthenticate(
             app.jobs.commit(&caller.origin(), &again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
-            // Nobody guesses a passkey; whoever tries must not use up the tries of the account's
-            // owner.
+            // Passkeys cannot be guessed, so attempts are counted by network: they must not use up
+            // those of the account's owner.
             let counted = Guard::of_network(&app, Act::SecondFactor, &client).admit().await?;
-            let passkey = passkeys::used(&app, &ceremony, &credential).await?;
+            let passkey = second_factors::used_passkey(&app, &ceremony, &credential).await?;
             if passkey.user() != user.id {
                 return Err(SignInError::PasskeyInvalid.into());
             }
@@ -96,14 +95,14 @@ pub(crate) async fn reauthenticate(
         _ => {
             return Err(Problem::new(
                 Code::ValidationFailed,
-                "Give the `password`, or a `ceremony` and its `credential`.",
+                "Send either `password`, or `ceremony` and `credential`.",
             ));
         }
     };
     match session {
         Ok(session) => signed_in(&app, &SignedIn::resume(app.store(), session).await?, None),
         Err(SignInError::SecondFactorRequired) => {
-            Err(mfa::asked(&app, Purpose::Reauthenticate(again(false))).await)
+            Err(second_factors::required(&app, Purpose::Reauthenticate(again(false))).await)
         }
         Err(error) => Err(error.into()),
     }

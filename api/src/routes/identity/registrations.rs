@@ -1,4 +1,4 @@
-//! Registrations: asking for an account and proving that an address is one's own.
+//! Registrations: creating an account and verifying its email address.
 
 use axum::{
     Json as Answer,
@@ -8,11 +8,11 @@ use axum::{
 };
 use common::{crypto::Password, email::Email, name::Name};
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::{
-        passwords::Context,
+        passwords::{Context, NotSet},
         registrations as changes,
-        registrations::{AddressDigest, NewRegistration},
+        registrations::{AddressDigest, NewRegistration, VerifyError},
     },
 };
 use serde::Serialize;
@@ -20,41 +20,35 @@ use utoipa::ToSchema;
 
 use crate::{
     extract::{Client, Fields, FromFields, Json, Open},
-    problem::Problem,
+    openapi::NewPassword,
+    problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// What someone who asks for an account sends.
 #[derive(ToSchema)]
 pub(crate) struct Register {
-    /// The address to verify; the account's name from then on.
-    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
     email: Email,
-    /// At least 8 characters and at most 1024 bytes; any characters at all.
-    #[schema(value_type = String, format = "password", min_length = 8, max_length = 1024, example = "correct horse battery staple")]
+    #[schema(value_type = NewPassword)]
     password: Password,
-    /// What the person is called.
-    #[schema(value_type = String, min_length = 1, max_length = 100, example = "Ada Lovelace")]
+    /// Name of the person.
     name: Name,
-    /// What their tenant will be called.
-    #[schema(value_type = String, min_length = 1, max_length = 100, example = "Analytical Engines")]
+    /// Name of their tenant.
     tenant_name: Name,
 }
 
 impl FromFields for Register {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let (email, password) =
-            (fields.required("email"), fields.required_as("password", Password::chosen));
+        let email = fields.required("email");
+        let password = fields.required_password("password", Password::chosen);
         let (name, tenant_name) = (fields.required("name"), fields.required("tenant_name"));
         Some(Self { email: email?, password: password?, name: name?, tenant_name: tenant_name? })
     }
 }
 
-/// A link's token.
 #[derive(ToSchema)]
 pub(crate) struct VerifyEmail {
-    /// The `token` of the mailed link.
+    /// The `token` of the emailed link.
     token: String,
 }
 
@@ -64,11 +58,8 @@ impl FromFields for VerifyEmail {
     }
 }
 
-/// Whose link is to be mailed again.
 #[derive(ToSchema)]
 pub(crate) struct Resend {
-    /// The address to verify.
-    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
     email: Email,
 }
 
@@ -78,26 +69,29 @@ impl FromFields for Resend {
     }
 }
 
-/// How far the verification of an address is.
+/// Progress of a registration.
 #[derive(Serialize, ToSchema)]
+#[schema(as = RegistrationProgress)]
 pub(crate) struct Progress {
     /// `verification_email_sent` or `verified`.
-    #[schema(value_type = String, example = "verification_email_sent")]
+    #[schema(example = "verification_email_sent")]
     status: &'static str,
 }
 
 const SENT: Progress = Progress { status: "verification_email_sent" };
 const VERIFIED: Progress = Progress { status: "verified" };
 
-/// Ask for an account.
+/// Register
 ///
-/// Mails a link that verifies the address; user and tenant come into being when it is followed.
-/// The answer is the same whether or not the address has an account already, whose owner is told
-/// by mail. A password that is easy to guess, or known to have been stolen, is refused as
-/// `password_too_weak` (422) with what to do about it.
+/// Creates an account and its first tenant once the email address is verified: the person receives
+/// an email with a link. The answer is the same whether or not the email address has an account;
+/// the owner of an existing account is notified by email.
 #[utoipa::path(
     post, path = "/api/auth/register", tag = "Registration", request_body = Register,
-    responses((status = 202, description = "A mail is on its way.", body = Progress))
+    responses(
+        (status = 202, description = "An email will be sent.", body = Progress),
+        Refusals<(NotSet, TooMany)>,
+    )
 )]
 pub(crate) async fn register(
     _: Open,
@@ -120,13 +114,15 @@ pub(crate) async fn register(
     Ok((StatusCode::ACCEPTED, Answer(SENT)).into_response())
 }
 
-/// Verify an address.
+/// Verify an email address
 ///
-/// Uses up the link's token and makes the user, their tenant and its owner. A token that is
-/// wrong, used or expired is refused as `token_invalid`.
+/// Uses the token of the emailed link and creates the account, its tenant and its ownership.
 #[utoipa::path(
     post, path = "/api/auth/verify-email", tag = "Registration", request_body = VerifyEmail,
-    responses((status = 200, description = "The address is verified.", body = Progress))
+    responses(
+        (status = 200, description = "The email address is verified.", body = Progress),
+        Refusals<VerifyError>,
+    )
 )]
 pub(crate) async fn verify_email(
     _: Open,
@@ -138,7 +134,7 @@ pub(crate) async fn verify_email(
     Ok(Answer(VERIFIED))
 }
 
-/// Uses up a link's token.
+/// Verifies the email address that the token of a link belongs to.
 pub(crate) async fn verify_by_token(
     app: &App,
     client: &Client,
@@ -149,14 +145,16 @@ pub(crate) async fn verify_by_token(
     Ok(())
 }
 
-/// Ask for the verification mail again.
+/// Resend the verification email
 ///
-/// Mails to one address are at least a minute apart; what is asked for sooner is not sent. The
-/// answer is the same for every address, also when it was asked for too often (`too_many_attempts`,
-/// 429).
+/// The answer is the same for every email address. Emails to one address are at least a minute
+/// apart; requests in between send nothing.
 #[utoipa::path(
     post, path = "/api/auth/verify-email/resend", tag = "Registration", request_body = Resend,
-    responses((status = 202, description = "If the address waits to be verified, a mail is on its way.", body = Progress))
+    responses(
+        (status = 202, description = "An email will be sent if the address has a pending registration.", body = Progress),
+        Refusals<TooMany>,
+    )
 )]
 pub(crate) async fn resend(
     _: Open,

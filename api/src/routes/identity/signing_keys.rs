@@ -1,4 +1,4 @@
-//! The public halves of the keys that access tokens are signed with.
+//! The public keys that access tokens are signed with.
 
 use std::time::Duration;
 
@@ -12,12 +12,14 @@ use serde_json::Value;
 
 use crate::{extract::Open, state::App};
 
-/// A verifier may keep the keys this long; an unknown `kid` is its reason to ask sooner.
+/// How long verifiers may cache the keys. An unknown `kid` is their reason to fetch them sooner.
 pub(crate) const JWKS_KEPT_FOR: Duration = Duration::from_mins(5);
 
-/// List the public keys (RFC 7517) that access tokens are signed with.
+/// List the signing keys
+///
+/// The public keys that access tokens are signed with, as a JSON Web Key Set (RFC 7517).
 #[utoipa::path(
-    get, path = "/.well-known/jwks.json", tag = "Session",
+    get, path = "/.well-known/jwks.json", tag = "Sign-in",
     responses((status = 200, description = "The keys.", body = Object))
 )]
 pub(crate) async fn jwks(_: Open, State(app): State<App>) -> Response {

@@ -1,4 +1,4 @@
-//! Inviting people into the tenant, one by one and many at once.
+//! Invitations to the tenant, individually and in lists.
 
 use axum::{
     Json as Answer,
@@ -7,18 +7,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    clock::rfc3339,
+    clock::Timestamp,
     email::Email,
     id::{self, InvitationId, InvitationListId},
     origin::Principal,
 };
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     tenancy::{
         custom_roles::CustomRole,
         invitation_lists::{InvitationList, LINES_MAX, Line},
         invitations::{
-            CancelInvitation, Conditions, Invitation, Invite, InviteList, Resend, Terms,
+            CancelInvitation, Conditions, Invitation, Invite, InviteError, InviteList, Resend,
+            Terms,
         },
         roles::{Role, RoleRef},
     },
@@ -26,65 +27,54 @@ use domain::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::members::{prove_for_owner, role_name};
 use crate::{
+    answers::page::Page,
     extract::{
-        Client, Cursor, Fields, FromFields, Json, Paging, PathId, Query, Requires, UsersInvite,
+        Client, Fields, FromFields, Json, PageQuery, PathId, Requires, UsersInvite,
+        recent_for_owner,
     },
-    problem::Problem,
+    problem::{NoSuchInvitationList, NotRecent, Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// An invitation that waits to be accepted.
+/// A pending invitation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Invitation)]
 pub(crate) struct InvitationView {
-    /// Its id.
-    #[schema(value_type = String, example = "inv_0192a0b8c0de7000800000000000cafe")]
     id: InvitationId,
-    /// Who is invited.
-    #[schema(value_type = String, format = "email", example = "ada@example.com")]
+    /// Email address of the invited person.
     email: Email,
-    /// As what.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
-    /// Who invited them.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
     invited_by: Principal,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
+    created_at: Timestamp,
     /// When the link was last sent.
-    #[schema(format = DateTime)]
-    sent_at: String,
-    /// Until when it can be accepted.
-    #[schema(format = DateTime)]
-    expires_at: String,
+    sent_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 impl InvitationView {
     fn new(invitation: Invitation, roles: &[CustomRole]) -> Self {
         Self {
             id: invitation.id,
-            role_name: role_name(invitation.role, roles),
+            role_name: invitation.role.label(roles),
             role: invitation.role,
             email: invitation.email,
             invited_by: invitation.invited_by,
-            created_at: rfc3339(invitation.created_at),
-            sent_at: rfc3339(invitation.sent_at),
-            expires_at: rfc3339(invitation.expires_at),
+            created_at: invitation.created_at.into(),
+            sent_at: invitation.sent_at.into(),
+            expires_at: invitation.expires_at.into(),
         }
     }
 }
 
 /// An invitation that was sent.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SentInvitation)]
 pub(crate) struct Sent {
-    /// The invitation.
     invitation: InvitationView,
 }
 
@@ -99,24 +89,9 @@ impl Sent {
     }
 }
 
-/// Invitations.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Invitations {
-    /// Those that wait, in the order in which they were made.
-    items: Vec<InvitationView>,
-    /// Where the list goes on, if there may be more.
-    #[schema(value_type = Option<String>)]
-    next_cursor: Option<Cursor<id::Invitation>>,
-}
-
-/// Who is to be invited, and as what.
 #[derive(ToSchema)]
 pub(crate) struct InviteBody {
-    /// Their address.
-    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
     email: Email,
-    /// Their role: a built-in one, or the id of one of the tenant's own.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
 }
 
@@ -127,16 +102,7 @@ impl FromFields for InviteBody {
     }
 }
 
-/// Which part of the list is wanted.
-pub(crate) struct Wanted(Paging<id::Invitation>);
-
-impl FromFields for Wanted {
-    fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self(Paging::read(fields)))
-    }
-}
-
-/// How this installation lets tenants invite.
+/// The configured terms of invitations.
 fn conditions(app: &App) -> Conditions {
     let members = &app.members;
     Conditions {
@@ -145,15 +111,17 @@ fn conditions(app: &App) -> Conditions {
     }
 }
 
-/// Invite somebody.
+/// Invite someone
 ///
-/// They are mailed a link; an address that is invited already is sent another, which voids the one
-/// before. Refused as `role_too_high` (403) when the role may do what one may not oneself, as
-/// `already_member` (409), as `email_domain_not_allowed` (422) when the tenant's rules do not name
-/// the address' domain, and as `too_many_invitations` (409) when as many wait as may.
+/// Sends an invitation by email. If the email address already has a pending invitation, it is sent
+/// again with a new link and the previous link stops working. Owners need recent authentication to
+/// invite an owner.
 #[utoipa::path(
     post, path = "/api/tenant/users/invite", tag = "Invitations", request_body = InviteBody,
-    responses((status = 201, description = "Invited.", body = Sent))
+    responses(
+        (status = 201, description = "Invited.", body = Sent),
+        Refusals<(InviteError, TooMany, NotRecent)>,
+    )
 )]
 pub(crate) async fn invite(
     access: Requires<UsersInvite>,
@@ -163,7 +131,7 @@ pub(crate) async fn invite(
 ) -> Result<Response, Problem> {
     let InviteBody { email, role } = body;
     let _counted = Guard::of_address(&app, Act::Invite, &email, &client).admit().await?;
-    prove_for_owner(&app, &access.caller, role == Role::Owner.into())?;
+    recent_for_owner(&app, &access.caller, role == Role::Owner.into())?;
     let invite = Invite {
         key: &app.key,
         actor: access.caller.actor(),
@@ -175,35 +143,34 @@ pub(crate) async fn invite(
     Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
 }
 
-/// List the invitations that wait.
+/// List pending invitations
+///
+/// Lists pending invitations in the order in which they were created.
 #[utoipa::path(
     get, path = "/api/tenant/invitations", tag = "Invitations",
-    params(
-        ("limit" = Option<u32>, Query, description = "How many at most, 1 to 100; 25 when not given."),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before."),
-    ),
-    responses((status = 200, description = "The invitations.", body = Invitations))
+    responses((status = 200, description = "The invitations.", body = Page<InvitationView>))
 )]
 pub(crate) async fn list(
     access: Requires<UsersInvite>,
     State(app): State<App>,
-    Query(Wanted(paging)): Query<Wanted>,
-) -> Result<Answer<Invitations>, Problem> {
+    query: PageQuery<id::Invitation>,
+) -> Result<Answer<Page<InvitationView>>, Problem> {
     let scope = access.caller.scope();
-    let mut found = Invitation::page(app.store(), scope, paging.after, paging.limit + 1).await?;
-    let has_more = found.len() > paging.limit;
-    found.truncate(paging.limit);
-    let next_cursor = found.last().filter(|_| has_more).map(|last| Cursor(last.id));
+    let mut found = Invitation::page(app.store(), scope, query.after, query.limit + 1).await?;
+    let has_more = found.len() > query.limit;
+    found.truncate(query.limit);
+    let next = found.last().filter(|_| has_more).map(|last| last.id);
     let roles = CustomRole::all(app.store(), scope).await?;
-    let items =
-        found.into_iter().map(|invitation| InvitationView::new(invitation, &roles)).collect();
-    Ok(Answer(Invitations { items, next_cursor }))
+    let items = found.into_iter().map(|invitation| InvitationView::new(invitation, &roles));
+    Ok(Answer(Page::new(items, next)))
 }
 
-/// Take an invitation back.
+/// Cancel an invitation
+///
+/// The link of the invitation stops working.
 #[utoipa::path(
     delete, path = "/api/tenant/invitations/{id}", tag = "Invitations",
-    responses((status = 204, description = "Its link is void."))
+    responses((status = 204, description = "Cancelled."), Refusals<InviteError>)
 )]
 pub(crate) async fn cancel(
     access: Requires<UsersInvite>,
@@ -217,13 +184,16 @@ pub(crate) async fn cancel(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Send an invitation again.
+/// Resend an invitation
 ///
-/// The new link voids the one before, and waits for the whole time. From now on the invitation is
-/// one's own word.
+/// Sends a new link, which is valid for the full period; the previous link stops working. From now
+/// on, the invitation depends on the permissions of the caller.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations",
-    responses((status = 200, description = "Sent again.", body = Sent))
+    responses(
+        (status = 200, description = "Sent again.", body = Sent),
+        Refusals<(InviteError, TooMany)>,
+    )
 )]
 pub(crate) async fn resend(
     access: Requires<UsersInvite>,
@@ -241,25 +211,18 @@ pub(crate) async fn resend(
     Ok(Answer(Sent::new(&app, invitation, &access).await?))
 }
 
-/// Many people to invite.
 #[derive(ToSchema)]
 pub(crate) struct ListBody {
-    /// Who, and as what; up to 1000. Each is looked at for itself, so one that is no good holds up
-    /// no other.
+    /// Up to 1000 invitations. An invalid one does not affect the others.
     #[schema(value_type = Vec<LineBody>)]
     invitations: Vec<Line>,
 }
 
-/// Who is to be invited, and as what.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read into a line")]
 pub(crate) struct LineBody {
-    /// Their address.
-    #[schema(example = "ada@example.com")]
-    email: String,
-    /// Their role: a built-in one, or the id of one of the tenant's own.
-    #[schema(example = "member")]
-    role: String,
+    email: Email,
+    role: RoleRef,
 }
 
 impl FromFields for ListBody {
@@ -272,44 +235,38 @@ impl FromFields for ListBody {
     }
 }
 
-/// What became of a list.
+/// Progress of a list of invitations.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InvitationList)]
 pub(crate) struct ListView {
-    /// Its id.
-    #[schema(value_type = String, example = "ivl_0192a0b8c0de7000800000000000cafe")]
     id: InvitationListId,
-    /// How many lines it has.
+    /// Number of lines.
     total: usize,
-    /// How many of them are done with.
+    /// Number of lines that have been processed.
     done: usize,
     /// Each line, in the order given.
     items: Vec<LineView>,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// When nothing was left to do.
-    #[schema(format = DateTime)]
-    completed_at: Option<String>,
+    created_at: Timestamp,
+    /// When all lines had been processed.
+    completed_at: Option<Timestamp>,
 }
 
-/// What became of one of a list.
+/// Result of a line of a list.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InvitationListLine)]
 pub(crate) struct LineView {
-    /// Which line, from 1.
+    /// Number of the line, from 1.
     line: usize,
-    /// Who was to be invited.
+    /// Email address, as given.
     email: String,
-    /// As what.
+    /// Role, as given.
     role: String,
-    /// `pending`, `invited`, or why they were not: `invalid_email`, `duplicate`, `no_such_role`,
+    /// `pending`, `invited`, or the reason why the person was not invited: `invalid_email`, `duplicate`, `no_such_role`,
     /// `role_too_high`, `already_member`, `too_many_invitations`, `email_domain_not_allowed` or
     /// `failed`.
-    #[schema(value_type = String, example = "invited")]
+    #[schema(example = "invited")]
     status: &'static str,
-    /// The invitation, where there is one.
-    #[schema(value_type = Option<String>, example = "inv_0192a0b8c0de7000800000000000cafe")]
+    /// The invitation that was sent.
     invitation_id: Option<InvitationId>,
 }
 
@@ -330,26 +287,29 @@ impl From<InvitationList> for ListView {
             total: list.lines.len(),
             done,
             items: list.lines.into_iter().enumerate().map(view).collect(),
-            created_at: rfc3339(list.created_at),
-            completed_at: list.completed_at.map(rfc3339),
+            created_at: list.created_at.into(),
+            completed_at: list.completed_at.map(Timestamp::from),
         }
     }
 }
 
-/// Invite many.
+/// Invite many people
 ///
-/// They are invited in the background, each as if alone; look at the list to see what became of
-/// each.
+/// Accepts a list of invitations, which are sent in the background. Each line is checked on its
+/// own: get the list to see the result of each line.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/bulk", tag = "Invitations", request_body = ListBody,
-    responses((status = 202, description = "They will be invited.", body = ListView))
+    responses(
+        (status = 202, description = "The invitations will be sent.", body = ListView),
+        Refusals<(InviteError, NotRecent)>,
+    )
 )]
 pub(crate) async fn invite_list(
     access: Requires<UsersInvite>,
     State(app): State<App>,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
-    prove_for_owner(
+    recent_for_owner(
         &app,
         &access.caller,
         body.invitations.iter().any(|line| line.role == Role::Owner.as_str()),
@@ -361,10 +321,10 @@ pub(crate) async fn invite_list(
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
 }
 
-/// See what became of a list.
+/// Get the progress of a list
 #[utoipa::path(
     get, path = "/api/tenant/invitations/bulk/{id}", tag = "Invitations",
-    responses((status = 200, description = "The list.", body = ListView))
+    responses((status = 200, description = "The list.", body = ListView), Refusals<NoSuchInvitationList>)
 )]
 pub(crate) async fn list_progress(
     access: Requires<UsersInvite>,
@@ -372,5 +332,5 @@ pub(crate) async fn list_progress(
     PathId(list): PathId<InvitationListId>,
 ) -> Result<Answer<ListView>, Problem> {
     let list = InvitationList::of(app.store(), access.caller.scope(), list).await?;
-    Ok(Answer(list.ok_or_else(Problem::no_such_list)?.into()))
+    Ok(Answer(list.ok_or(NoSuchInvitationList)?.into()))
 }

@@ -1,4 +1,4 @@
-//! Invite links: making them, and following one.
+//! Invite links: managing them, and following one.
 
 use axum::{
     Json as Answer,
@@ -6,13 +6,14 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::{clock::rfc3339, email::Email, id::InviteLinkId, name::Name, origin::Principal};
+use common::{clock::Timestamp, email::Email, id::InviteLinkId, name::Name, origin::Principal};
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     tenancy::{
         custom_roles::CustomRole,
         invite_links::{
-            CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, LINK_DOMAINS_MAX,
+            CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, InviteLinkError,
+            LINK_DOMAINS_MAX,
         },
         joining::JoinError,
         roles::{Grant, RoleRef},
@@ -23,55 +24,44 @@ use domain::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::members::role_name;
 use crate::{
+    answers::{InvitationRequested, page::List},
     extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Requires, UsersInvite},
-    problem::Problem,
+    problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// The page that a link leads to.
+/// Path of the page that links lead to.
 pub(crate) const PAGE: &str = "/invite-links/join";
 
-/// A link by which the people of some domains have themselves invited.
+/// A link with which people at certain email domains can invite themselves.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InviteLink)]
 pub(crate) struct LinkView {
-    /// Its id.
-    #[schema(value_type = String, example = "ilk_0192a0b8c0de7000800000000000cafe")]
     id: InviteLinkId,
-    /// `good`, or `void` while whoever made it may not invite to the role.
-    #[schema(value_type = String, example = "good")]
+    /// `good`, or `void` while its creator may not invite people with the role.
+    #[schema(example = "good")]
     status: &'static str,
-    /// Where it leads: to be passed on. Null for whoever may not invite to the role.
+    /// The link to share. Null if the caller may not invite people with the role.
     #[schema(
         required = true,
         example = "https://app.example.com/invite-links/join?token=AZKguMDecACAAAAAAADK_g"
     )]
     url: Option<String>,
-    /// As what it invites.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
-    /// The domains whose addresses it invites, without their subdomains.
-    #[schema(value_type = Vec<String>, min_items = 1, max_items = 20, example = json!(["example.com"]))]
+    /// Email domains that can use the link.
     domains: EmailDomains,
-    /// Whose word it is: void while they may not invite to the role.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
     created_by: Principal,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// Until when it is good.
-    #[schema(format = DateTime)]
-    expires_at: String,
+    created_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 impl LinkView {
-    /// As the caller may see it.
+    /// The link as the caller may see it.
     async fn new(
         app: &App,
         caller: &Caller,
@@ -87,31 +77,22 @@ impl LinkView {
             status: if vouched.is_some() { "good" } else { "void" },
             url: caller.grant.reaches(&given).then(url),
             id: link.id,
-            role_name: role_name(link.role, roles),
+            role_name: link.role.label(roles),
             role: link.role,
             domains: link.domains,
             created_by: link.created_by,
-            created_at: rfc3339(link.created_at),
-            expires_at: rfc3339(link.expires_at),
+            created_at: link.created_at.into(),
+            expires_at: link.expires_at.into(),
         })
     }
 }
 
-/// Invite links.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct InviteLinks {
-    /// Those that have not expired, in the order in which they were made.
-    items: Vec<LinkView>,
-}
-
-/// Whom a link is to invite, and as what.
 #[derive(ToSchema)]
+#[schema(as = NewInviteLink)]
 pub(crate) struct LinkBody {
-    /// The role: a built-in one but owner, or the id of one of the tenant's own.
-    #[schema(value_type = String, example = "member")]
+    /// Any role except owner.
     role: RoleRef,
-    /// The domains whose addresses it invites, without their subdomains.
-    #[schema(value_type = Vec<String>, min_items = 1, max_items = 20, example = json!(["example.com"]))]
+    /// Email domains that can use the link: 1 to 20.
     domains: EmailDomains,
 }
 
@@ -125,17 +106,14 @@ impl FromFields for LinkBody {
     }
 }
 
-/// Make an invite link.
+/// Create an invite link
 ///
-/// Whoever has it gives an address of one of its domains, and that address is mailed an invitation
-/// to the role, on one's own word: it is void while one may not invite to the role any more.
-/// Refused as `role_too_high` (403) when the role may do what one may not oneself, as
-/// `email_domain_not_allowed` (422) when the tenant's rules do not name one of the domains, and as
-/// `too_many_invite_links` (409) when the tenant has as many as it may. Nobody becomes an owner by
-/// a link (422).
+/// People with an email address at one of the link's domains can use it to invite themselves: they
+/// receive an invitation by email. The link stops working when its creator may no longer invite
+/// people with its role. The role owner is not allowed.
 #[utoipa::path(
     post, path = "/api/tenant/invite-links", tag = "Invitations", request_body = LinkBody,
-    responses((status = 201, description = "Made.", body = LinkView))
+    responses((status = 201, description = "Created.", body = LinkView), Refusals<InviteLinkError>)
 )]
 pub(crate) async fn create(
     access: Requires<UsersInvite>,
@@ -157,30 +135,32 @@ pub(crate) async fn create(
         .into_response())
 }
 
-/// List the invite links.
+/// List invite links
+///
+/// Lists the links that have not expired, in the order in which they were created.
 #[utoipa::path(
     get, path = "/api/tenant/invite-links", tag = "Invitations",
-    responses((status = 200, description = "The links.", body = InviteLinks))
+    responses((status = 200, description = "The links.", body = List<LinkView>))
 )]
 pub(crate) async fn list(
     access: Requires<UsersInvite>,
     State(app): State<App>,
-) -> Result<Answer<InviteLinks>, Problem> {
+) -> Result<Answer<List<LinkView>>, Problem> {
     let scope = access.caller.scope();
     let (links, roles) = futures::try_join!(
         InviteLink::all(app.store(), scope),
         CustomRole::all(app.store(), scope)
     )?;
     let items = links.into_iter().map(|link| LinkView::new(&app, &access.caller, link, &roles));
-    Ok(Answer(InviteLinks { items: futures::future::try_join_all(items).await? }))
+    Ok(Answer(futures::future::try_join_all(items).await?.into_iter().collect()))
 }
 
-/// Void an invite link.
+/// Delete an invite link
 ///
-/// Invitations that it led to stay; they are cancelled one by one.
+/// The link stops working. Invitations that were sent because of it remain valid.
 #[utoipa::path(
     delete, path = "/api/tenant/invite-links/{id}", tag = "Invitations",
-    responses((status = 204, description = "It is void."))
+    responses((status = 204, description = "Deleted."), Refusals<InviteLinkError>)
 )]
 pub(crate) async fn delete(
     access: Requires<UsersInvite>,
@@ -195,25 +175,18 @@ pub(crate) async fn delete(
 #[derive(Serialize, ToSchema)]
 #[schema(as = InviteLinkPreview)]
 pub(crate) struct Preview {
-    /// What the tenant is called.
-    #[schema(value_type = String, example = "Analytical Engines")]
     tenant_name: Name,
-    /// As what it invites.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
-    /// The domains whose addresses it invites, without their subdomains.
-    #[schema(value_type = Vec<String>, min_items = 1, max_items = 20, example = json!(["example.com"]))]
+    /// Email domains that can use the link.
     domains: EmailDomains,
-    /// Until when it is good.
-    #[schema(format = DateTime)]
-    expires_at: String,
+    expires_at: Timestamp,
 }
 
 impl Preview {
-    /// What a link's token is for.
+    /// What the link with this token invites to.
     pub(crate) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let Good { link, given, tenant } = good(app, client, token).await?;
         Ok(Self {
@@ -221,19 +194,19 @@ impl Preview {
             role: link.role,
             role_name: given.name,
             domains: link.domains,
-            expires_at: rfc3339(link.expires_at),
+            expires_at: link.expires_at.into(),
         })
     }
 }
 
-/// A link that is good, what it gives and whose it is.
+/// A valid link, the role that it grants, and its tenant.
 struct Good {
     link: InviteLink,
     given: Grant,
     tenant: Tenant,
 }
 
-/// The link that a token is of. Whoever makes tokens up is throttled.
+/// The link with this token. Guessing tokens is throttled.
 async fn good(app: &App, client: &Client, token: &str) -> Result<Good, Problem> {
     let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
     let link =
@@ -248,14 +221,16 @@ async fn good(app: &App, client: &Client, token: &str) -> Result<Good, Problem> 
     Ok(Good { link, given, tenant })
 }
 
-/// See what an invite link invites to.
+/// Preview an invite link
 ///
-/// A token that is wrong, void or expired is refused as `token_invalid`, and who tries too many of
-/// them as `too_many_attempts` (429).
+/// Returns what the link invites to. This does not use the link.
 #[utoipa::path(
     get, path = "/api/invite-links/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the link.")),
-    responses((status = 200, description = "The link.", body = Preview))
+    responses(
+        (status = 200, description = "What the link invites to.", body = Preview),
+        Refusals<(JoinError, TooMany)>,
+    )
 )]
 pub(crate) async fn preview(
     _: Open,
@@ -266,13 +241,11 @@ pub(crate) async fn preview(
     Preview::of(&app, &client, &token).await.map(Answer)
 }
 
-/// Who wants to be invited.
 #[derive(ToSchema)]
 pub(crate) struct JoinBody {
     /// The `token` of the link.
     token: String,
-    /// Their address, of one of the link's domains.
-    #[schema(value_type = String, format = "email", max_length = 254, example = "ada@example.com")]
+    /// Email address at one of the link's domains.
     email: Email,
 }
 
@@ -283,31 +256,18 @@ impl FromFields for JoinBody {
     }
 }
 
-/// How far somebody is who asked to be invited.
-#[derive(Serialize, ToSchema)]
-#[schema(as = InvitationProgress)]
-pub(crate) struct Progress {
-    /// `invitation_email_sent`.
-    #[schema(value_type = String, example = "invitation_email_sent")]
-    status: &'static str,
-}
-
-impl Progress {
-    /// A mail is on its way.
-    pub(crate) const SENT: Self = Self { status: "invitation_email_sent" };
-}
-
-/// Have oneself invited by an invite link.
+/// Join with an invite link
 ///
-/// Mails the address an invitation, or once more the one that waits for it; a member is told by
-/// mail that they are one, and whoever was a member once is not: somebody there invites them. Mails
-/// to one address are at least a minute apart; what is asked for sooner is not sent. The answer is
-/// the same for every address of the link's domains; one of another domain is refused as
-/// `email_domain_not_allowed` (422), a token that is wrong, void or expired as `token_invalid`, and
-/// who asks too often as `too_many_attempts` (429).
+/// Sends an invitation to the email address, or resends its pending one. Existing members are
+/// notified that they are members already; former members are not invited and must ask a member.
+/// Emails to one address are at least a minute apart. The answer is the same for every address at
+/// the link's domains.
 #[utoipa::path(
     post, path = "/api/invite-links/join", tag = "Invitations", request_body = JoinBody,
-    responses((status = 202, description = "A mail is on its way.", body = Progress))
+    responses(
+        (status = 202, description = "An invitation will be sent.", body = InvitationRequested),
+        Refusals<(JoinError, TooMany)>,
+    )
 )]
 pub(crate) async fn join(
     _: Open,
@@ -316,11 +276,11 @@ pub(crate) async fn join(
     Json(body): Json<JoinBody>,
 ) -> Result<Response, Problem> {
     follow(&app, &client, &body.token, &body.email).await?;
-    Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
+    Ok((StatusCode::ACCEPTED, Answer(InvitationRequested::SENT)).into_response())
 }
 
-/// Has an address invited. All that can be told apart here is what the link's preview tells; the
-/// rest is done by a job.
+/// Requests an invitation for an email address. The result reveals no more than the preview of the
+/// link; a job does the rest.
 pub(crate) async fn follow(
     app: &App,
     client: &Client,

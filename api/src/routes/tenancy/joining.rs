@@ -1,13 +1,13 @@
-//! Following the link of an invitation.
+//! Accepting an invitation by its link.
 
 use axum::{
     Json as Answer,
     extract::{Path, State},
     response::Response,
 };
-use common::{clock::rfc3339, crypto::Password, email::Email, name::Name};
+use common::{clock::Timestamp, crypto::Password, email::Email, name::Name};
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     identity::{
         sign_in::{SignedIn, Start},
         users::User,
@@ -23,43 +23,35 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    answers::sign_in::{SignedInView, TokenDelivery, lifetime, signed_in},
     extract::{Caller, Client, Fields, FromFields, Json, Open, Perhaps},
-    problem::Problem,
-    routes::identity::sessions::{TokenDelivery, lifetime, signed_in},
+    problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// What an invitation is to.
+/// An invitation, as the invited person sees it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InvitationPreview)]
 pub(crate) struct Preview {
-    /// What the tenant is called.
-    #[schema(value_type = String, example = "Analytical Engines")]
     tenant_name: Name,
-    /// Who is invited.
-    #[schema(value_type = String, format = "email", example = "ada@example.com")]
+    /// Email address of the invited person.
     email: Email,
-    /// As what.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
-    /// What the person is called who invites.
+    /// Name of the person who sent the invitation.
     #[schema(example = "Charles Babbage")]
     inviter: String,
-    /// Until when it can be accepted.
-    #[schema(format = DateTime)]
-    expires_at: String,
-    /// Whether the address has an account, whose password is to be given, or its person to be
-    /// signed in.
+    expires_at: Timestamp,
+    /// Whether the email address has an account.
     has_account: bool,
 }
 
 impl Preview {
-    /// What a link's token is for. Whoever has it was mailed it, and may know whether the address
-    /// has an account.
+    /// What the link with this token is for. Only the owner of the mailbox has the token, and they
+    /// may know whether the address has an account.
     pub(crate) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let store = app.store();
         let invitation = follow(app, client, token).await?;
@@ -80,13 +72,13 @@ impl Preview {
             role: invitation.role,
             role_name: given.name,
             inviter: inviter.name,
-            expires_at: rfc3339(invitation.expires_at),
+            expires_at: invitation.expires_at.into(),
             has_account: account.is_some(),
         })
     }
 }
 
-/// The invitation that a link's token is for. Whoever makes tokens up is throttled.
+/// The invitation with this token. Guessing tokens is throttled.
 async fn follow(app: &App, client: &Client, token: &str) -> Result<Invitation, Problem> {
     let counted = Guard::of_network(app, Act::FollowInvitation, client).admit().await?;
     let invitation =
@@ -95,14 +87,16 @@ async fn follow(app: &App, client: &Client, token: &str) -> Result<Invitation, P
     Ok(invitation)
 }
 
-/// See what one is invited to.
+/// Preview an invitation
 ///
-/// Looking changes nothing. A token that is wrong, used or expired is refused as `token_invalid`,
-/// and who tries too many of them as `too_many_attempts` (429).
+/// Returns what the invitation is for. This does not use the link.
 #[utoipa::path(
     get, path = "/api/invitations/{token}", tag = "Invitations",
-    params(("token" = String, Path, description = "The `token` of the mailed link.")),
-    responses((status = 200, description = "The invitation.", body = Preview))
+    params(("token" = String, Path, description = "The `token` of the emailed link.")),
+    responses(
+        (status = 200, description = "The invitation.", body = Preview),
+        Refusals<(JoinError, TooMany)>,
+    )
 )]
 pub(crate) async fn preview(
     _: Open,
@@ -113,24 +107,23 @@ pub(crate) async fn preview(
     Preview::of(&app, &client, &token).await.map(Answer)
 }
 
-/// What is told by someone who accepts, on whichever way.
+/// What someone sends to accept an invitation, to the API or with a form.
 pub(crate) struct Acceptance<'a> {
-    /// Their link's token.
+    /// Token of the link.
     pub(crate) token: &'a str,
-    /// Who they are, if they are signed in.
+    /// The caller, if they are signed in.
     pub(crate) signed_in: Option<&'a Caller>,
-    /// What a new account's person is called.
+    /// Name for a new account.
     pub(crate) name: Option<Name>,
-    /// The password of their account, or of the one to be made.
+    /// Password of the account, or for a new one.
     pub(crate) password: Option<Password>,
-    /// The session that they begin, if they do.
+    /// The session to begin, if any.
     pub(crate) start: Option<Start>,
 }
 
 impl Acceptance<'_> {
-    /// Makes them a member. Guesses at the password of an account count as those at sign-in do, so
-    /// that this is no way around its throttle; a newcomer guesses nothing, and is not shut out by
-    /// who does.
+    /// Makes the person a member. Incorrect passwords count like those at sign-in, so that this is no
+    /// way around its throttle. People without an account are not affected by it.
     pub(crate) async fn join(self, app: &App, client: &Client) -> Result<Joined, Problem> {
         let Self { token, signed_in, name, password, start } = self;
         let invitation = follow(app, client, token).await?;
@@ -158,49 +151,41 @@ impl Acceptance<'_> {
     }
 }
 
-/// What someone sends who accepts.
 #[derive(ToSchema)]
 pub(crate) struct AcceptBody {
-    /// The `token` of the mailed link.
+    /// The `token` of the emailed link.
     token: String,
-    /// What the person is called, where the address has no account yet.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 100, example = "Ada Lovelace")]
+    /// Name of the person, if the email address has no account.
     name: Option<Name>,
-    /// The password of the account, or of the one that is made: of at least 8 characters then. Not
-    /// needed of whoever is signed in.
-    #[schema(value_type = Option<String>, format = "password", max_length = 1024, example = "correct horse battery staple")]
+    /// Password of the account, or for a new one: at least 8 characters. Not needed when signed in.
     password: Option<Password>,
-    /// Whether to stay signed in: for weeks, and also when the browser is closed.
+    /// Stay signed in for weeks, and after the browser is closed.
     remember_me: Option<bool>,
-    /// Where the refresh token is to go: `cookie` (for browsers, and without this) or `body`.
-    #[schema(value_type = Option<String>, example = "cookie")]
     token_delivery: Option<TokenDelivery>,
 }
 
 impl FromFields for AcceptBody {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (token, name) = (fields.required_text("token"), fields.optional("name"));
-        let password = fields.optional_as("password", Password::presented);
+        let password = fields.optional_password("password");
         let (remember_me, token_delivery) =
             (fields.optional_bool("remember_me"), fields.optional("token_delivery"));
         Some(Self { token: token?, name, password, remember_me, token_delivery })
     }
 }
 
-/// Accept an invitation.
+/// Accept an invitation
 ///
-/// Whoever is signed in with the invited address just joins; everybody else gives the password of
-/// their account, or name and password for a new one, whose address counts as verified. Either way
-/// one is signed in to the tenant then. Refused as `token_invalid` (400) when the link is wrong,
-/// used or expired; as `invitation_not_yours` (403) when somebody else is signed in; as
-/// `invalid_credentials` (401) when the password is not that of the account, which counts as a
-/// failure to sign in, and after too many of either as `too_many_attempts` (429); as `mfa_required`
-/// (401) when the account has a second factor: then sign in first; as `account_disabled` (403) when
-/// an operator stopped it; as `ip_not_allowed` (403) or `email_domain_not_allowed` (422) when the
-/// tenant's rules are against it.
+/// Makes the person a member and signs them in to the tenant. A user who is signed in with the
+/// invited email address joins directly. Otherwise send the password of the account or, if the
+/// address has no account, `name` and `password` for a new one; its email address counts as
+/// verified. If the account has a second factor, sign in first.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,
-    responses((status = 200, description = "Joined, and signed in.", body = super::super::identity::sessions::LoginView, headers(("Set-Cookie" = String, description = "The refresh token, for browsers."))))
+    responses(
+        (status = 200, description = "Joined and signed in.", body = SignedInView, headers(("Set-Cookie" = String, description = "The refresh token, if it is delivered as a cookie."))),
+        Refusals<(JoinError, TooMany)>,
+    )
 )]
 pub(crate) async fn accept(
     Perhaps(caller): Perhaps,

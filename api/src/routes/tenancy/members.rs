@@ -1,16 +1,16 @@
-//! Who belongs to the tenant, and as what.
+//! Members of the tenant.
 
 use std::str::FromStr;
 
 use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use common::{
-    clock::rfc3339,
+    clock::Timestamp,
     email::Email,
     id::{self, UserId},
 };
 use domain::tenancy::{
     custom_roles::CustomRole,
-    members::{ChangeRole, LeaveTenant, Member, MemberFilter, RemoveMember},
+    members::{ChangeRole, LeaveTenant, Member, MemberError, MemberFilter, RemoveMember},
     memberships::Membership,
     roles::{Role, RoleRef},
 };
@@ -18,40 +18,31 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    answers::{page::Page, sign_in::signed_out},
     extract::{
-        Caller, Cursor, Fields, FromFields, Json, NotAmong, Paging, PathId, Query, Requires,
-        UsersDelete, UsersRead, UsersWrite, is_recent,
+        Caller, Fields, Filter, FromFields, Json, NotAmong, PageQuery, PathId, Requires,
+        UsersDelete, UsersRead, UsersWrite, recent_for_owner,
     },
-    problem::Problem,
-    routes::identity::sessions::signed_out,
+    problem::{NotRecent, Problem, Refusals},
     state::App,
 };
 
-/// Someone who belongs to the tenant.
+/// A member of the tenant.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Member)]
 pub(crate) struct MemberView {
-    /// The person's id.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
     id: UserId,
-    /// Their address.
-    #[schema(value_type = String, format = "email", example = "ada@example.com")]
     email: Email,
-    /// What they are called.
     #[schema(example = "Ada Lovelace")]
     name: String,
-    /// Their role.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
     /// Always `active`.
-    #[schema(value_type = String, example = "active")]
+    #[schema(example = "active")]
     status: &'static str,
-    /// Since when.
-    #[schema(format = DateTime)]
-    joined_at: String,
+    joined_at: Timestamp,
 }
 
 impl MemberView {
@@ -61,38 +52,17 @@ impl MemberView {
             id: user.id,
             email: user.email,
             name: user.name,
-            role_name: role_name(membership.role, roles),
+            role_name: membership.role.label(roles),
             role: membership.role,
             status: ACTIVE,
-            joined_at: rfc3339(membership.created_at),
+            joined_at: membership.created_at.into(),
         }
     }
 }
 
 const ACTIVE: &str = "active";
 
-/// What a role is called among the tenant's own and the built-in ones; its id, where it is neither.
-pub(crate) fn role_name(role: RoleRef, own: &[CustomRole]) -> String {
-    match role {
-        RoleRef::BuiltIn(role) => role.label().to_owned(),
-        RoleRef::Custom(id) => own
-            .iter()
-            .find(|role| role.id == id)
-            .map_or_else(|| id.to_string(), |role| role.name.to_string()),
-    }
-}
-
-/// Members of the tenant.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Members {
-    /// They, in the order in which they joined.
-    items: Vec<MemberView>,
-    /// Where the list goes on, if there may be more.
-    #[schema(value_type = Option<String>)]
-    next_cursor: Option<Cursor<id::Membership>>,
-}
-
-/// How a member stands.
+/// Status of a member.
 struct Status;
 
 impl FromStr for Status {
@@ -102,51 +72,53 @@ impl FromStr for Status {
     }
 }
 
-/// Which members are wanted.
-pub(crate) struct Wanted {
-    filter: MemberFilter,
-    limit: usize,
+/// Narrows the list of members.
+pub(crate) struct MemberQuery {
+    text: Option<String>,
+    role: Option<RoleRef>,
 }
 
-impl FromFields for Wanted {
+impl FromFields for MemberQuery {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (text, role) = (fields.optional_text("q"), fields.optional("role"));
-        // All members are active; the parameter is read so that a client may say so.
+        // All members are active; clients may state it.
         fields.optional::<Status>("status");
-        let Paging { limit, after } = Paging::read(fields);
-        Some(Self { filter: MemberFilter { text, role, after }, limit })
+        Some(Self { text, role })
     }
 }
 
-/// List the members.
+impl Filter for MemberQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[
+        ("q", "Part of the name or of the email address."),
+        ("role", "The role of the members."),
+        ("status", "`active`, which all members are."),
+    ];
+}
+
+/// List members
+///
+/// Lists the members in the order in which they joined. A page can have fewer items than `limit`
+/// and still not be the last.
 #[utoipa::path(
     get, path = "/api/tenant/users", tag = "Members",
-    params(
-        ("q" = Option<String>, Query, description = "A part of their name or address."),
-        ("role" = Option<String>, Query, description = "Their role."),
-        ("status" = Option<String>, Query, description = "`active`, which all members are."),
-        ("limit" = Option<u32>, Query, description = "How many at most, 1 to 100; 25 when not given. A page may be shorter and not the last."),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before."),
-    ),
-    responses((status = 200, description = "The members.", body = Members))
+    responses((status = 200, description = "The members.", body = Page<MemberView>))
 )]
 pub(crate) async fn list(
     access: Requires<UsersRead>,
     State(app): State<App>,
-    Query(wanted): Query<Wanted>,
-) -> Result<Answer<Members>, Problem> {
+    query: PageQuery<id::Membership, MemberQuery>,
+) -> Result<Answer<Page<MemberView>>, Problem> {
     let scope = access.caller.scope();
-    let page = Member::page(app.store(), scope, &wanted.filter, wanted.limit).await?;
+    let MemberQuery { text, role } = query.filter;
+    let filter = MemberFilter { text, role, after: query.after };
+    let page = Member::page(app.store(), scope, &filter, query.limit).await?;
     let roles = CustomRole::all(app.store(), scope).await?;
-    let items = page.members.into_iter().map(|member| MemberView::new(member, &roles)).collect();
-    Ok(Answer(Members { items, next_cursor: page.next.map(Cursor) }))
+    let items = page.members.into_iter().map(|member| MemberView::new(member, &roles));
+    Ok(Answer(Page::new(items, page.next)))
 }
 
-/// What a member is to be.
 #[derive(ToSchema)]
 pub(crate) struct MemberBody {
-    /// Their role: a built-in one, or the id of one of the tenant's own.
-    #[schema(value_type = String, example = "member")]
     role: RoleRef,
 }
 
@@ -156,15 +128,17 @@ impl FromFields for MemberBody {
     }
 }
 
-/// Give a member another role.
+/// Change a member's role
 ///
-/// Effective at their next request; they are told by mail soon after. Refused as `role_too_high`
-/// (403) when they may, or would, do what one may not oneself, and as `last_owner` (409) when
-/// nobody would own the tenant then.
+/// The change applies from the member's next request. They are notified by email. Owners need
+/// recent authentication to add or remove an owner.
 #[utoipa::path(
     put, path = "/api/tenant/users/{id}", tag = "Members",
     request_body = MemberBody,
-    responses((status = 200, description = "Changed.", body = MemberView))
+    responses(
+        (status = 200, description = "Changed.", body = MemberView),
+        Refusals<(MemberError, NotRecent)>,
+    )
 )]
 pub(crate) async fn update(
     access: Requires<UsersWrite>,
@@ -174,41 +148,43 @@ pub(crate) async fn update(
 ) -> Result<Answer<MemberView>, Problem> {
     let actor = access.caller.actor();
     let is_owner = is_owner(&app, &access.caller, user).await?;
-    prove_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
+    recent_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
     let change = ChangeRole { actor, user, role: body.role, cooldown: app.auth.resend_cooldown };
     let given = access.caller.commit(&app, &change).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
-/// Remove a member.
+/// Remove a member
 ///
-/// Their sessions in the tenant end at once; they are told by mail. Refused as `role_too_high`
-/// (403) when they may do what one may not oneself, and as `last_owner` (409) when nobody would own
-/// the tenant then.
+/// The member's sessions in the tenant end at once. They are notified by email. Owners need recent
+/// authentication to remove an owner.
 #[utoipa::path(
     delete, path = "/api/tenant/users/{id}", tag = "Members",
-    responses((status = 204, description = "They are no member any more."))
+    responses((status = 204, description = "Removed."), Refusals<(MemberError, NotRecent)>)
 )]
 pub(crate) async fn remove(
     access: Requires<UsersDelete>,
     State(app): State<App>,
     PathId(user): PathId<UserId>,
 ) -> Result<StatusCode, Problem> {
-    prove_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
+    recent_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
     access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Leave the tenant.
+/// Leave the tenant
 ///
-/// One's sessions in it end at once; those in other tenants go on. Refused as `last_owner` (409)
-/// when nobody would own the tenant then.
+/// The caller's sessions in the tenant end at once; those in other tenants continue. Owners need
+/// recent authentication.
 #[utoipa::path(
     delete, path = "/api/tenant/users/me", tag = "Members",
-    responses((status = 204, description = "One is no member any more."))
+    responses(
+        (status = 204, description = "The caller is no longer a member."),
+        Refusals<(MemberError, NotRecent)>,
+    )
 )]
 pub(crate) async fn leave(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
-    prove_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
+    recent_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
     caller.commit(&app, &LeaveTenant { scope: caller.scope(), user: caller.user.id }).await?;
     Ok(signed_out())
 }
@@ -216,15 +192,4 @@ pub(crate) async fn leave(caller: Caller, State(app): State<App>) -> Result<Resp
 async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Problem> {
     let membership = Membership::of(app.store(), caller.scope(), user).await?;
     Ok(membership.is_some_and(|membership| membership.role == Role::Owner.into()))
-}
-
-/// Who makes and unmakes owners proved of late who they are: a session that was stolen must not be
-/// enough.
-pub(crate) fn prove_for_owner(app: &App, caller: &Caller, is_owner: bool) -> Result<(), Problem> {
-    let is_allowed = caller.membership.role == Role::Owner.into();
-    if is_owner && is_allowed && !is_recent(&caller.session, app) {
-        Err(Problem::reauthentication_required())
-    } else {
-        Ok(())
-    }
 }

@@ -1,4 +1,4 @@
-//! Handing the ownership of the tenant on.
+//! Transfers of ownership of the tenant.
 
 use axum::{
     Json as Answer,
@@ -7,13 +7,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    clock::rfc3339,
+    clock::Timestamp,
     id::{OwnershipTransferId, UserId},
 };
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     tenancy::{
-        ownership::{AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer},
+        ownership::{
+            AcceptOwnership, CancelOwnership, OfferOwnership, OwnershipTransfer, TransferError,
+        },
         roles::Permission,
     },
 };
@@ -21,8 +23,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    answers::page::List,
     extract::{Caller, Client, Fields, FromFields, Json, PathId, Recent, Requires, TenantTransfer},
-    problem::Problem,
+    problem::{NoSecondFactor, Problem, Refusals},
     state::App,
     throttle::Guard,
 };
@@ -31,42 +34,26 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 #[schema(as = OwnershipTransfer)]
 pub(crate) struct TransferView {
-    /// Its id.
-    #[schema(value_type = String, example = "otr_0192a0b8c0de7000800000000000cafe")]
     id: OwnershipTransferId,
-    /// The owner who offers it, and who will be an admin.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
+    /// The owner who made the offer, and becomes an admin when it is accepted.
     from: UserId,
-    /// The member who may accept it.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000beef")]
+    /// The member who can accept the offer.
     to: UserId,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// Until when it can be accepted.
-    #[schema(format = DateTime)]
-    expires_at: String,
+    created_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 impl From<OwnershipTransfer> for TransferView {
     fn from(offer: OwnershipTransfer) -> Self {
         let OwnershipTransfer { id, from, to, created_at, expires_at, .. } = offer;
-        Self { id, from, to, created_at: rfc3339(created_at), expires_at: rfc3339(expires_at) }
+        Self { id, from, to, created_at: created_at.into(), expires_at: expires_at.into() }
     }
 }
 
-/// Offers of ownership.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Transfers {
-    /// Those that wait, newest first.
-    items: Vec<TransferView>,
-}
-
-/// Who is to own the tenant.
 #[derive(ToSchema)]
+#[schema(as = OwnershipOffer)]
 pub(crate) struct Offer {
-    /// A member.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000beef")]
+    /// A member of the tenant.
     user_id: UserId,
 }
 
@@ -76,31 +63,34 @@ impl FromFields for Offer {
     }
 }
 
-/// List offers of ownership.
+/// List ownership offers
 ///
-/// Who may hand ownership on sees all; everybody else those to themselves.
+/// Lists pending offers, newest first. Owners see all of them; other members see the offers to
+/// themselves.
 #[utoipa::path(
     get, path = "/api/tenant/ownership-transfers", tag = "Members",
-    responses((status = 200, description = "The offers that wait.", body = Transfers))
+    responses((status = 200, description = "The offers.", body = List<TransferView>))
 )]
 pub(crate) async fn list(
     caller: Caller,
     State(app): State<App>,
-) -> Result<Answer<Transfers>, Problem> {
+) -> Result<Answer<List<TransferView>>, Problem> {
     let sees_all = caller.grant.may(Permission::TenantTransfer);
     let offers = OwnershipTransfer::pending(app.store(), caller.scope()).await?;
     let seen = offers.into_iter().filter(|offer| sees_all || offer.to == caller.user.id);
-    Ok(Answer(Transfers { items: seen.map(TransferView::from).collect() }))
+    Ok(Answer(seen.map(TransferView::from).collect()))
 }
 
-/// Offer one's ownership to a member.
+/// Offer your ownership to a member
 ///
-/// Nothing changes until they accept; then they are an owner, and one is an admin. In place of
-/// whoever one offered it to before. Refused as `owner_already` (409) when they are one, and as
-/// `role_too_high` (403) when one is none.
+/// Nothing changes until the member accepts. Then they become an owner and the caller becomes an
+/// admin. A new offer replaces the caller's previous one.
 #[utoipa::path(
     post, path = "/api/tenant/ownership-transfers", tag = "Members", request_body = Offer,
-    responses((status = 201, description = "Offered.", body = TransferView))
+    responses(
+        (status = 201, description = "Offered.", body = TransferView),
+        Refusals<(TransferError, TooMany)>,
+    )
 )]
 pub(crate) async fn offer(
     Recent(access): Recent<Requires<TenantTransfer>>,
@@ -108,7 +98,7 @@ pub(crate) async fn offer(
     client: Client,
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
-    // By tenant, so that nobody elsewhere uses up what this one may mail them.
+    // Per tenant, so that one tenant cannot use up the emails that another may send them.
     let whom = format!("{} {}", access.caller.tenant.id, body.user_id);
     let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
     let offer = OfferOwnership {
@@ -121,10 +111,13 @@ pub(crate) async fn offer(
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
 
-/// Accept the ownership that one is offered.
+/// Accept an ownership offer
 #[utoipa::path(
     post, path = "/api/tenant/ownership-transfers/{id}/accept", tag = "Members",
-    responses((status = 204, description = "One is an owner now."))
+    responses(
+        (status = 204, description = "The caller is an owner now."),
+        Refusals<(TransferError, NoSecondFactor)>,
+    )
 )]
 pub(crate) async fn accept(
     Recent(caller): Recent<Caller>,
@@ -132,17 +125,17 @@ pub(crate) async fn accept(
     PathId(offer): PathId<OwnershipTransferId>,
 ) -> Result<StatusCode, Problem> {
     if caller.lacks_second_factor() {
-        return Err(Problem::mfa_enrollment_required());
+        return Err(NoSecondFactor.into());
     }
     let accept = AcceptOwnership { scope: caller.scope(), user: caller.user.id, offer };
     caller.commit(&app, &accept).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Take an offer of ownership back, as an owner, or decline it.
+/// Cancel or decline an ownership offer
 #[utoipa::path(
     delete, path = "/api/tenant/ownership-transfers/{id}", tag = "Members",
-    responses((status = 204, description = "It is gone."))
+    responses((status = 204, description = "The offer is withdrawn."), Refusals<TransferError>)
 )]
 pub(crate) async fn cancel(
     caller: Caller,

@@ -1,7 +1,7 @@
-//! The roles that a tenant made itself, beside the built-in ones.
+//! Roles: the built-in ones, and the tenant's own.
 
 use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
-use common::{clock::rfc3339, id::RoleId, name::Name};
+use common::{clock::Timestamp, id::RoleId, name::Name};
 use domain::tenancy::{
     custom_roles::{CreateRole, CustomRole, DeleteRole, RoleError, UpdateRole},
     roles::{Grant, Permissions, Role, RoleRef},
@@ -10,34 +10,28 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    etag::{self, IfMatch, IfNoneMatch},
+    answers::{
+        etag::{self, IfMatch, IfNoneMatch},
+        page::List,
+    },
     extract::{Fields, FromFields, Json, PathId, Requires, RolesWrite},
-    openapi::PermissionName,
-    problem::Problem,
+    problem::{Problem, Refusals},
     state::App,
 };
 
-/// A role.
+/// A role of a tenant.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Role)]
 pub(crate) struct RoleView {
-    /// Its id: a word for a built-in one.
-    #[schema(value_type = String, example = "rol_0192a0b8c0de7000800000000000cafe")]
     id: RoleRef,
-    /// What it is called.
     #[schema(example = "Support")]
     name: String,
-    /// Whether every tenant has it, as it is.
+    /// Whether every tenant has the role. Built-in roles cannot be changed.
     built_in: bool,
-    /// What its holders may do.
-    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read", "users:read"]))]
     permissions: Permissions,
-    /// Since when, if it is not built in.
-    #[schema(format = DateTime)]
-    created_at: Option<String>,
-    /// When it last changed, if it is not built in.
-    #[schema(format = DateTime)]
-    updated_at: Option<String>,
+    created_at: Option<Timestamp>,
+    /// When the role last changed.
+    updated_at: Option<Timestamp>,
 }
 
 impl From<Grant> for RoleView {
@@ -55,27 +49,17 @@ impl From<CustomRole> for RoleView {
             name: role.name.to_string(),
             built_in: false,
             permissions: role.permissions,
-            created_at: Some(rfc3339(role.created_at)),
-            updated_at: Some(rfc3339(role.updated_at)),
+            created_at: Some(role.created_at.into()),
+            updated_at: Some(role.updated_at.into()),
         }
     }
 }
 
-/// The roles of a tenant.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Roles {
-    /// The built-in ones, the mightiest first; then the tenant's own, by name.
-    items: Vec<RoleView>,
-}
-
-/// What a role is to be.
 #[derive(ToSchema)]
 pub(crate) struct RoleBody {
-    /// What it is to be called; unique among the tenant's roles.
-    #[schema(value_type = String, min_length = 1, max_length = 100, example = "Support")]
+    /// Unique among the roles of the tenant.
     name: Name,
     /// What its holders may do: nothing that the one who asks may not.
-    #[schema(value_type = Vec<PermissionName>, example = json!(["tenant:read", "users:read"]))]
     permissions: Permissions,
 }
 
@@ -86,27 +70,29 @@ impl FromFields for RoleBody {
     }
 }
 
-/// List the roles that members may have.
+/// List roles
+///
+/// Lists the built-in roles, the most powerful first, then the roles of the tenant by name.
 #[utoipa::path(
     get, path = "/api/tenant/roles", tag = "Roles",
-    responses((status = 200, description = "The roles.", body = Roles))
+    responses((status = 200, description = "The roles.", body = List<RoleView>))
 )]
 pub(crate) async fn list(
     access: Requires<RolesWrite>,
     State(app): State<App>,
-) -> Result<Answer<Roles>, Problem> {
+) -> Result<Answer<List<RoleView>>, Problem> {
     let own = CustomRole::all(app.store(), access.caller.scope()).await?;
     let built_in = Role::ALL.iter().map(|role| Grant::from(*role).into());
-    Ok(Answer(Roles { items: built_in.chain(own.into_iter().map(RoleView::from)).collect() }))
+    Ok(Answer(built_in.chain(own.into_iter().map(RoleView::from)).collect()))
 }
 
-/// Make a role.
-///
-/// Refused as `role_too_high` (403) when it would hold a permission that one lacks, as
-/// `role_name_taken` (409), and as `too_many_roles` (409) when the tenant has as many as it may.
+/// Create a role
 #[utoipa::path(
     post, path = "/api/tenant/roles", tag = "Roles", request_body = RoleBody,
-    responses((status = 201, description = "Made.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
+    responses(
+        (status = 201, description = "Created.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
+        Refusals<RoleError>,
+    )
 )]
 pub(crate) async fn create(
     access: Requires<RolesWrite>,
@@ -124,12 +110,13 @@ pub(crate) async fn create(
     etag::tagged(StatusCode::CREATED, &RoleView::from(role))
 }
 
-/// See a role.
+/// Get a role
 #[utoipa::path(
     get, path = "/api/tenant/roles/{id}", tag = "Roles",
     responses(
-        (status = 200, description = "The role.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))),
-        (status = 304, description = "It is what one has."),
+        (status = 200, description = "The role.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
+        (status = 304, description = "The client has the current state."),
+        Refusals<RoleError>,
     )
 )]
 pub(crate) async fn see(
@@ -149,14 +136,15 @@ pub(crate) async fn see(
     if_none_match.answer(&role)
 }
 
-/// Change a role, for everybody who has it, at once.
+/// Change a role
 ///
-/// Refused as `role_too_high` (403) when it holds or would hold a permission that one lacks, as
-/// `role_built_in` (409) when every tenant has it, and as `precondition_failed` (412) when it is
-/// not what `If-Match` says any more.
+/// The change applies to all members with the role at once.
 #[utoipa::path(
     put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
-    responses((status = 200, description = "Changed.", body = RoleView, headers(("ETag" = String, description = "Names this state of it."))))
+    responses(
+        (status = 200, description = "Changed.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
+        Refusals<RoleError>,
+    )
 )]
 pub(crate) async fn update(
     access: Requires<RolesWrite>,
@@ -177,13 +165,12 @@ pub(crate) async fn update(
     etag::tagged(StatusCode::OK, &RoleView::from(access.caller.commit(&app, &update).await?))
 }
 
-/// Delete a role that nobody has.
+/// Delete a role
 ///
-/// Refused as `role_in_use` (409) while a member or an invitation has it, and as `role_built_in`
-/// (409) when every tenant has it.
+/// A role can be deleted when no member, invitation, invite link or domain uses it.
 #[utoipa::path(
     delete, path = "/api/tenant/roles/{id}", tag = "Roles",
-    responses((status = 204, description = "It is gone."))
+    responses((status = 204, description = "Deleted."), Refusals<RoleError>)
 )]
 pub(crate) async fn delete(
     access: Requires<RolesWrite>,
@@ -197,7 +184,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The role of the tenant's own that a path names; the built-in ones cannot be changed.
+/// The role to change. Built-in roles cannot be changed.
 fn own(role: RoleRef) -> Result<RoleId, RoleError> {
     match role {
         RoleRef::Custom(id) => Ok(id),

@@ -1,4 +1,4 @@
-//! The domains of a tenant's people, and being invited by one's address.
+//! Email domains of the tenant, and joining a tenant because of one.
 
 use axum::{
     Json as Answer,
@@ -7,13 +7,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    clock::rfc3339,
+    clock::Timestamp,
     id::{TenantDomainId, TenantId},
     name::Name,
     origin::Principal,
 };
 use domain::{
-    access::throttle::Act,
+    access::throttle::{Act, TooMany},
     tenancy::{
         joining::JoinError,
         memberships::Membership,
@@ -29,64 +29,47 @@ use domain::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::invite_links::Progress;
 use crate::{
+    answers::{InvitationRequested, page::List},
     extract::{
         Caller, Client, Fields, FromFields, Json, Nullable, PathId, Recent, Requires, SecurityWrite,
     },
-    problem::Problem,
+    problem::{NotJoinable, Problem, Refusals},
     state::App,
     throttle::Guard,
 };
 
-/// A domain that a tenant says is its people's.
+/// An email domain of the tenant.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TenantDomain)]
 pub(crate) struct DomainView {
-    /// Its id.
-    #[schema(value_type = String, example = "dom_0192a0b8c0de7000800000000000cafe")]
     id: TenantDomainId,
-    /// The domain, without its subdomains.
-    #[schema(value_type = String, example = "example.com")]
     domain: EmailDomain,
-    /// `pending` until its record is looked for first; then `verified`, `record_missing`,
-    /// `no_answer` when its name servers do not answer, or `held_by_another` when another tenant
-    /// was first to show the same.
-    #[schema(value_type = String, example = "verified")]
+    /// `pending` until the first check; then `verified`, `record_missing`, `no_answer` if the name
+    /// servers do not answer, or `held_by_another` if another tenant has verified the domain.
+    #[schema(example = "verified")]
     status: &'static str,
-    /// What is to be published in the DNS, and to stay there.
     record: DnsRecord,
-    /// As what people are invited by themselves who have an address there, while it is verified;
-    /// null when they are not.
-    #[schema(value_type = Option<String>, required = true, example = "member")]
+    /// The role with which people at the domain are invited while it is verified; null if they are
+    /// not.
+    #[schema(required = true)]
     auto_invite_role: Option<RoleRef>,
-    /// Who added it.
-    #[schema(value_type = String, example = "usr_0192a0b8c0de7000800000000000cafe")]
     added_by: Principal,
-    /// Since when.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// When its record was last looked for.
-    #[schema(format = DateTime)]
-    checked_at: Option<String>,
-    /// Since when it is verified.
-    #[schema(format = DateTime)]
-    verified_at: Option<String>,
-    /// Since when its record is gone; it stays verified for a while.
-    #[schema(format = DateTime)]
-    missing_since: Option<String>,
+    created_at: Timestamp,
+    /// When its record was last checked.
+    checked_at: Option<Timestamp>,
+    verified_at: Option<Timestamp>,
+    /// Since when its record is missing. The domain remains verified for a few days.
+    missing_since: Option<Timestamp>,
 }
 
-/// What is to be published in the DNS.
+/// The DNS record to publish, and to keep published.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DnsRecord {
-    /// `TXT`.
-    #[schema(value_type = String, example = "TXT")]
+    #[schema(example = "TXT")]
     r#type: &'static str,
-    /// Under which name.
     #[schema(example = "_tenantry.example.com")]
     name: String,
-    /// What it is to say.
     #[schema(example = "tenantry-verification=AZKguMDecACAAAAAAADK_g")]
     value: String,
 }
@@ -103,28 +86,18 @@ impl DomainView {
             status: domain.status.as_str(),
             auto_invite_role: domain.auto_invite.map(|invite| invite.role),
             added_by: domain.added_by,
-            created_at: rfc3339(domain.created_at),
-            checked_at: domain.checked_at.map(rfc3339),
-            verified_at: domain.verified_at.map(rfc3339),
-            missing_since: domain.missing_since.map(rfc3339),
+            created_at: domain.created_at.into(),
+            checked_at: domain.checked_at.map(Timestamp::from),
+            verified_at: domain.verified_at.map(Timestamp::from),
+            missing_since: domain.missing_since.map(Timestamp::from),
             domain: domain.domain,
         }
     }
 }
 
-/// A tenant's domains.
-#[derive(Serialize, ToSchema)]
-#[schema(as = TenantDomains)]
-pub(crate) struct Domains {
-    /// They, in the order in which they were added.
-    items: Vec<DomainView>,
-}
-
-/// A domain to add.
 #[derive(ToSchema)]
+#[schema(as = NewTenantDomain)]
 pub(crate) struct DomainBody {
-    /// The domain, without its subdomains.
-    #[schema(value_type = String, example = "example.com")]
     domain: EmailDomain,
 }
 
@@ -134,29 +107,28 @@ impl FromFields for DomainBody {
     }
 }
 
-/// List the tenant's domains.
+/// List domains
+///
+/// Lists the domains in the order in which they were added.
 #[utoipa::path(
     get, path = "/api/tenant/domains", tag = "Domains",
-    responses((status = 200, description = "The domains.", body = Domains))
+    responses((status = 200, description = "The domains.", body = List<DomainView>))
 )]
 pub(crate) async fn list(
     access: Requires<SecurityWrite>,
     State(app): State<App>,
-) -> Result<Answer<Domains>, Problem> {
+) -> Result<Answer<List<DomainView>>, Problem> {
     let domains = TenantDomain::all(app.store(), access.caller.scope()).await?;
-    Ok(Answer(Domains {
-        items: domains.into_iter().map(|domain| DomainView::new(&app, domain)).collect(),
-    }))
+    Ok(Answer(domains.into_iter().map(|domain| DomainView::new(&app, domain)).collect()))
 }
 
-/// Add a domain.
+/// Add a domain
 ///
-/// Publish its `record`, then have it looked for (`POST …/{id}/verify`). Refused as
-/// `domain_added_already` (409), and as `too_many_domains` (409) when the tenant has as many as it
-/// may.
+/// Publish the `record` in the domain's DNS, then have it checked with `POST
+/// /api/tenant/domains/{id}/verify`.
 #[utoipa::path(
     post, path = "/api/tenant/domains", tag = "Domains", request_body = DomainBody,
-    responses((status = 201, description = "Added.", body = DomainView))
+    responses((status = 201, description = "Added.", body = DomainView), Refusals<DomainError>)
 )]
 pub(crate) async fn add(
     access: Requires<SecurityWrite>,
@@ -172,14 +144,17 @@ pub(crate) async fn add(
     Ok((StatusCode::CREATED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
-/// Have a domain's record looked for.
+/// Verify a domain
 ///
-/// That is done in the background; look at `status` until `checked_at` is another. While it is
-/// verified it is looked for every day, and a domain whose record is gone stays verified for a few
-/// days.
+/// Checks the domain's DNS record in the background: get the domain until `checked_at` has changed.
+/// A verified domain is checked every day, and remains verified for a few days if its record is
+/// missing.
 #[utoipa::path(
     post, path = "/api/tenant/domains/{id}/verify", tag = "Domains",
-    responses((status = 202, description = "It will be looked for.", body = DomainView))
+    responses(
+        (status = 202, description = "The record will be checked.", body = DomainView),
+        Refusals<(DomainError, TooMany)>,
+    )
 )]
 pub(crate) async fn verify(
     access: Requires<SecurityWrite>,
@@ -196,12 +171,10 @@ pub(crate) async fn verify(
     Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
-/// As what people are invited by themselves.
 #[derive(ToSchema)]
 pub(crate) struct AutoInviteBody {
-    /// A built-in role but owner, or the id of one of the tenant's own; null when they are not to
-    /// be.
-    #[schema(value_type = Option<String>, required = true, example = "member")]
+    /// Any role except owner; null for no automatic invitations.
+    #[schema(required = true)]
     auto_invite_role: Option<RoleRef>,
 }
 
@@ -212,15 +185,14 @@ impl FromFields for AutoInviteBody {
     }
 }
 
-/// Say as what people are invited by themselves who have an address of a domain.
+/// Set the automatic invitation of a domain
 ///
-/// Once it is verified: whoever registers with such an address is mailed an invitation when it is
-/// verified, and whoever has an account when they ask (`GET /api/auth/joinable-tenants`). It is
-/// one's own word: void while one may not invite to the role. Refused as `role_too_high` (403) when
-/// one may not now; nobody becomes an owner so (422).
+/// While the domain is verified, people with an email address there are invited with this role:
+/// when they register, or on their request (`GET /api/auth/joinable-tenants`). Invitations stop
+/// while the caller may not invite people with the role. The role owner is not allowed.
 #[utoipa::path(
     put, path = "/api/tenant/domains/{id}", tag = "Domains", request_body = AutoInviteBody,
-    responses((status = 200, description = "Said.", body = DomainView))
+    responses((status = 200, description = "Changed.", body = DomainView), Refusals<DomainError>)
 )]
 pub(crate) async fn update(
     Recent(access): Recent<Requires<SecurityWrite>>,
@@ -233,12 +205,13 @@ pub(crate) async fn update(
     Ok(Answer(DomainView::new(&app, domain)))
 }
 
-/// Remove a domain.
+/// Remove a domain
 ///
-/// Who was invited because of it stays invited; nobody else is, and another tenant may have it.
+/// Invitations that were sent because of the domain remain valid. Another tenant can then verify
+/// it.
 #[utoipa::path(
     delete, path = "/api/tenant/domains/{id}", tag = "Domains",
-    responses((status = 204, description = "Removed."))
+    responses((status = 204, description = "Removed."), Refusals<DomainError>)
 )]
 pub(crate) async fn remove(
     access: Requires<SecurityWrite>,
@@ -249,42 +222,33 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A tenant that one may be invited to by one's address.
+/// A tenant that the user can join because of their email address.
 #[derive(Serialize, ToSchema)]
 #[schema(as = JoinableTenant)]
 pub(crate) struct Joinable {
-    /// Its id.
-    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
     tenant_id: TenantId,
-    /// What it is called.
-    #[schema(value_type = String, example = "Analytical Engines")]
     tenant_name: Name,
-    /// As what one would join.
-    #[schema(value_type = String, example = "member")]
+    /// The role that the user would have.
     role: RoleRef,
-    /// What the role is called.
+    /// Name of the role.
     #[schema(example = "Member")]
     role_name: String,
 }
 
-/// The tenants that one may be invited to.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct JoinableTenants {
-    /// They: one at most, for one tenant alone holds a domain.
-    items: Vec<Joinable>,
-}
-
-/// See which tenants are open to one's address.
+/// List joinable tenants
+///
+/// Lists the tenants that the user can join because of the domain of their email address, and is
+/// not a member of yet.
 #[utoipa::path(
     get, path = "/api/auth/joinable-tenants", tag = "Domains",
-    responses((status = 200, description = "Those that one does not belong to yet.", body = JoinableTenants))
+    responses((status = 200, description = "The tenants: at most one.", body = List<Joinable>))
 )]
 pub(crate) async fn joinable(
     caller: Caller,
     State(app): State<App>,
-) -> Result<Answer<JoinableTenants>, Problem> {
+) -> Result<Answer<List<Joinable>>, Problem> {
     let Some((tenant, given)) = open_to(&app, &caller).await? else {
-        return Ok(Answer(JoinableTenants { items: Vec::new() }));
+        return Ok(Answer(List::from_iter([])));
     };
     let membership = Membership::of_person(app.store(), tenant.id, caller.user.id).await?;
     let is_member = membership.is_some();
@@ -294,10 +258,10 @@ pub(crate) async fn joinable(
         role: given.role,
         role_name: given.name,
     };
-    Ok(Answer(JoinableTenants { items: (!is_member).then(joinable).into_iter().collect() }))
+    Ok(Answer((!is_member).then(joinable).into_iter().collect()))
 }
 
-/// The tenant that is open to the caller's address, and what they would be invited to.
+/// The tenant that the caller can join because of their email domain, and the role they would have.
 async fn open_to(app: &App, caller: &Caller) -> Result<Option<(Tenant, Grant)>, Problem> {
     let (store, email) = (app.store(), &caller.user.email);
     let Some(domain) = TenantDomain::open_to(store, email).await? else { return Ok(None) };
@@ -309,11 +273,8 @@ async fn open_to(app: &App, caller: &Caller) -> Result<Option<(Tenant, Grant)>, 
     Ok(tenant.filter(is_open).zip(given))
 }
 
-/// Which tenant to be invited to.
 #[derive(ToSchema)]
 pub(crate) struct JoinTenant {
-    /// Its id.
-    #[schema(value_type = String, example = "ten_0192a0b8c0de7000800000000000cafe")]
     tenant_id: TenantId,
 }
 
@@ -323,16 +284,17 @@ impl FromFields for JoinTenant {
     }
 }
 
-/// Have oneself invited to a tenant that is open to one's address.
+/// Request an invitation by email domain
 ///
-/// Mails one an invitation, or once more the one that waits: whoever reads the mail shows that the
-/// address is theirs now. Whoever was a member once is not mailed any: somebody there invites them.
-/// Mails are at least a minute apart; what is asked for sooner is not sent. Refused as
-/// `already_member` (409), as `tenant_not_found` (404) when the tenant is not open to one's
-/// address, and as `too_many_attempts` (429).
+/// Sends the user an invitation to a joinable tenant, or resends the pending one; following it
+/// confirms that the email address is still theirs. Former members are not invited and must ask a
+/// member. Emails are at least a minute apart.
 #[utoipa::path(
     post, path = "/api/auth/join-tenant", tag = "Domains", request_body = JoinTenant,
-    responses((status = 202, description = "A mail is on its way.", body = Progress))
+    responses(
+        (status = 202, description = "An invitation will be sent.", body = InvitationRequested),
+        Refusals<(JoinError, NotJoinable, TooMany)>,
+    )
 )]
 pub(crate) async fn join(
     caller: Caller,
@@ -346,7 +308,7 @@ pub(crate) async fn join(
     }
     let open = open_to(&app, &caller).await?.filter(|(tenant, _)| tenant.id == body.tenant_id);
     if open.is_none() {
-        return Err(Problem::not_open());
+        return Err(NotJoinable.into());
     }
     let _counted =
         Guard::of_address(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
@@ -356,5 +318,5 @@ pub(crate) async fn join(
         cooldown: app.auth.resend_cooldown,
     };
     caller.commit(&app, &ask).await?;
-    Ok((StatusCode::ACCEPTED, Answer(Progress::SENT)).into_response())
+    Ok((StatusCode::ACCEPTED, Answer(InvitationRequested::SENT)).into_response())
 }

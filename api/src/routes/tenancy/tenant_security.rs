@@ -1,42 +1,39 @@
-//! The tenant's own rules for signing in.
+//! Security settings of the tenant.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use common::networks::Range;
 use domain::tenancy::tenant_security::{
     AbsoluteHours, Allowlist, ChangeSecurity, DOMAINS_MAX, EmailDomain, EmailDomains, IdleMinutes,
-    PasswordLength, RANGES_MAX, Security,
+    PasswordLength, RANGES_MAX, Security, SecurityError,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    etag::{self, IfMatch, IfNoneMatch},
+    answers::etag::{self, IfMatch, IfNoneMatch},
     extract::{Client, Fields, FromFields, Json, Recent, Requires, SecurityWrite},
-    problem::Problem,
+    problem::{Problem, Refusals},
     state::App,
 };
 
-/// A tenant's own rules for signing in. None of them is wider than what holds for everybody.
+/// Security settings of a tenant. They can only be stricter than those of the installation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Security)]
 pub(crate) struct SecurityView {
-    /// Whether its members must have a second factor.
+    /// Whether members must have a second factor.
     require_mfa: bool,
-    /// Sessions in it end when they are not used for so many minutes.
-    #[schema(value_type = Option<u32>, required = true, minimum = 5, maximum = 43_200, example = 30)]
+    /// Sessions end after so many minutes without use.
+    #[schema(required = true)]
     session_idle_minutes: Option<IdleMinutes>,
-    /// Sessions in it last for so many hours at most.
-    #[schema(value_type = Option<u32>, required = true, minimum = 1, maximum = 8_760, example = 12)]
+    /// Sessions end after so many hours.
+    #[schema(required = true)]
     session_absolute_hours: Option<AbsoluteHours>,
-    /// New passwords of its members have so many characters at least: of who belongs to several
-    /// tenants, the most that one asks for.
-    #[schema(value_type = Option<u32>, required = true, minimum = 8, maximum = 64, example = 12)]
+    /// Minimum length of members' new passwords. The strictest tenant of a member applies.
+    #[schema(required = true)]
     password_min_length: Option<PasswordLength>,
-    /// The domains whose addresses are invited, without their subdomains; all where none is named.
-    #[schema(value_type = Vec<String>, max_items = 100, example = json!(["example.com"]))]
+    /// Only email addresses at these domains can be invited. An empty list allows all. At most 100.
     allowed_email_domains: EmailDomains,
-    /// The addresses, or ranges of them, that one works in it from; any where none is named.
-    #[schema(value_type = Vec<String>, max_items = 100, example = json!(["192.0.2.0/24", "2001:db8::/32"]))]
+    /// Members can only work in the tenant from these IP addresses. An empty list allows all.
     ip_allowlist: Allowlist,
 }
 
@@ -62,7 +59,7 @@ impl From<Security> for SecurityView {
 }
 
 impl FromFields for Security {
-    /// All of them: one that is left out would be lost.
+    /// All fields are required: one that is left out would be reset.
     fn read(fields: &mut Fields) -> Option<Self> {
         let require_mfa = fields.required_bool("require_mfa");
         let session_idle_minutes = fields.nullable_number("session_idle_minutes");
@@ -82,12 +79,12 @@ impl FromFields for Security {
     }
 }
 
-/// See the tenant's rules for signing in.
+/// Get the security settings
 #[utoipa::path(
     get, path = "/api/tenant/security", tag = "Tenant",
     responses(
-        (status = 200, description = "The rules.", body = SecurityView, headers(("ETag" = String, description = "Names this state of them."))),
-        (status = 304, description = "They are what one has."),
+        (status = 200, description = "The settings.", body = SecurityView, headers(("ETag" = String, description = "Identifies the current state."))),
+        (status = 304, description = "The client has the current state."),
     )
 )]
 pub(crate) async fn see(
@@ -97,15 +94,17 @@ pub(crate) async fn see(
     if_none_match.answer(&SecurityView::from(access.caller.tenant.security.clone()))
 }
 
-/// Replace the tenant's rules for signing in, all of them.
+/// Replace the security settings
 ///
-/// They hold from the next request on, everywhere: for sessions that have begun, too. A list of
-/// addresses that lacks one's own is refused (422), so that nobody locks themselves out, and who
-/// demands a second factor has one (`mfa_enrollment_required`, 403). Refused as
-/// `precondition_failed` (412) when the rules are not what `If-Match` says any more.
+/// All settings are replaced, and they apply to all requests from now on, including those of
+/// existing sessions. The IP allowlist must include the caller's own address, and a caller who
+/// requires a second factor must have one, so that nobody locks themselves out.
 #[utoipa::path(
     put, path = "/api/tenant/security", tag = "Tenant", request_body = SecurityView,
-    responses((status = 200, description = "Replaced.", body = SecurityView, headers(("ETag" = String, description = "Names this state of them."))))
+    responses(
+        (status = 200, description = "Replaced.", body = SecurityView, headers(("ETag" = String, description = "Identifies the current state."))),
+        Refusals<SecurityError>,
+    )
 )]
 pub(crate) async fn change(
     Recent(access): Recent<Requires<SecurityWrite>>,

@@ -149,19 +149,19 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
     expect_page(
         world.client.post_form("/change-email", &form(&old)).await,
         StatusCode::BAD_REQUEST,
-        "The link is not valid",
+        "The link is invalid or has expired",
     );
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
     expect_page(
         world.client.post_form("/change-email", &form(&new)).await,
         StatusCode::OK,
-        "Your address is changed",
+        "Your email address has changed",
     );
     for path in [&old, &new] {
         expect_page(
             world.client.post_form("/change-email", &form(path)).await,
             StatusCode::BAD_REQUEST,
-            "The link is not valid",
+            "The link is invalid or has expired",
         );
     }
 
@@ -267,9 +267,9 @@ async fn the_old_address_refuses_and_the_new_one_cannot() {
 
     let links = asked(&world, &token, NEW).await;
     for (link, status, words) in [
-        (&links.new, StatusCode::BAD_REQUEST, "The link is not valid"),
-        (&links.old, StatusCode::OK, "Your address stays as it is"),
-        (&links.old, StatusCode::BAD_REQUEST, "The link is not valid"),
+        (&links.new, StatusCode::BAD_REQUEST, "The link is invalid or has expired"),
+        (&links.old, StatusCode::OK, "Your email address stays the same"),
+        (&links.old, StatusCode::BAD_REQUEST, "The link is invalid or has expired"),
     ] {
         expect_page(
             world.client.post_form("/change-email/cancel", &format!("token={link}")).await,
@@ -310,18 +310,22 @@ async fn a_superseded_expired_or_forged_link_is_refused() {
         "/change-email?token=x",
         &format!("/change-email?token={}", "x".repeat(300)),
     ] {
-        expect_page(world.client.get(path).await, StatusCode::BAD_REQUEST, "The link is not valid");
+        expect_page(
+            world.client.get(path).await,
+            StatusCode::BAD_REQUEST,
+            "The link is invalid or has expired",
+        );
     }
     for form in ["", "token=x", "other=1"] {
         expect_page(
             world.client.post_form("/change-email", form).await,
             StatusCode::BAD_REQUEST,
-            "The link is not valid",
+            "The link is invalid or has expired",
         );
         expect_page(
             world.client.post_form("/change-email/cancel", form).await,
             StatusCode::BAD_REQUEST,
-            "The link is not valid",
+            "The link is invalid or has expired",
         );
     }
 

@@ -484,7 +484,7 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
         .expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     let form = format!("token={link}&password={}", PASSWORD.replace(' ', "+"));
     let page = world.client.post_form("/invitations/accept", &form).await;
-    pages::expect_page(page, StatusCode::UNAUTHORIZED, "A second factor is needed");
+    pages::expect_page(page, StatusCode::UNAUTHORIZED, "A second factor is required");
     // Nothing happened, and whoever is signed in with the second factor joins.
     world
         .client

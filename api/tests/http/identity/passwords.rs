@@ -116,12 +116,12 @@ async fn the_path_from_forgetting_a_password_to_signing_in_with_a_new_one() {
     expect_page(
         world.client.post_form("/reset-password", &form).await,
         StatusCode::OK,
-        "Your password is set",
+        "Your password has changed",
     );
     expect_page(
         world.client.post_form("/reset-password", &form).await,
         StatusCode::BAD_REQUEST,
-        "The link is not valid",
+        "The link is invalid or has expired",
     );
 
     world
@@ -150,13 +150,17 @@ async fn a_link_without_a_usable_token_says_so() {
         "/reset-password?token=",
         &format!("/reset-password?token={}", "x".repeat(300)),
     ] {
-        expect_page(world.client.get(path).await, StatusCode::BAD_REQUEST, "The link is not valid");
+        expect_page(
+            world.client.get(path).await,
+            StatusCode::BAD_REQUEST,
+            "The link is invalid or has expired",
+        );
     }
     for form in ["", "token=x", "password=x", "token=x&password=a+quite+different+set+of+words"] {
         expect_page(
             world.client.post_form("/reset-password", form).await,
             StatusCode::BAD_REQUEST,
-            "The link is not valid",
+            "The link is invalid or has expired",
         );
     }
     let hostile = world.client.get("/reset-password?token=%22%3E%3Cscript%3E").await;

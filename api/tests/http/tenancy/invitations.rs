@@ -601,9 +601,9 @@ async fn the_mailed_link_opens_a_page_whose_form_joins_once() {
     let joined = world.client.post_form("/invitations/accept", &form).await;
     expect_page(joined, StatusCode::OK, "You have joined Tenant of ADA");
     let again = world.client.post_form("/invitations/accept", &form).await;
-    expect_page(again, StatusCode::BAD_REQUEST, "The link is not valid");
+    expect_page(again, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
     let late = world.client.get(&format!("/invitations/accept?token={token}")).await;
-    expect_page(late, StatusCode::BAD_REQUEST, "The link is not valid");
+    expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
     world.login(NEWCOMER, PASSWORD).await.expect(StatusCode::OK);
     assert!(!worker.log().contains(token) && !worker.log().contains(NEWCOMER), "{}", worker.log());
 }

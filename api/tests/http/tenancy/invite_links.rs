@@ -645,17 +645,17 @@ async fn the_link_opens_a_page_whose_form_asks_for_the_address() {
         assert!(refused.body.contains("role=\"alert\""), "{}", refused.body);
     }
     let without = world.client.post_form(page, &format!("token={link}")).await;
-    expect_page(without, StatusCode::UNPROCESSABLE_ENTITY, "must be an e-mail address");
+    expect_page(without, StatusCode::UNPROCESSABLE_ENTITY, "must be an email address");
     let sent = world.client.post_form(page, &format!("token={link}&email=new%40example.com")).await;
-    expect_page(sent, StatusCode::OK, "Look into your mailbox");
+    expect_page(sent, StatusCode::OK, "Check your email");
     assert_eq!(world.count::<OutboxRow>().await, 1);
     let path = format!("{LINKS}/{}", made["id"].as_str().unwrap());
     world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
     for void in [link.as_str(), "x", ""] {
         let late = world.client.get(&format!("{page}?token={void}")).await;
-        expect_page(late, StatusCode::BAD_REQUEST, "The link is not valid");
+        expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
         let late =
             world.client.post_form(page, &format!("token={void}&email=new%40example.com")).await;
-        expect_page(late, StatusCode::BAD_REQUEST, "The link is not valid");
+        expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
     }
 }

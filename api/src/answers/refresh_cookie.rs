@@ -1,5 +1,5 @@
-//! The refresh token as a cookie, for browsers: scripts cannot read it, other sites cannot have it
-//! sent.
+//! The refresh token as a cookie for browsers: scripts cannot read it, and other sites cannot make
+//! browsers send it.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use common::{clock::between, crypto::RefreshToken};
@@ -8,11 +8,11 @@ use domain::identity::sessions::Session;
 use mongodb::bson::DateTime;
 
 const NAME: &str = "refresh_token";
-/// The only routes that it is sent to.
+/// Browsers send it to these routes only.
 const PATH: &str = "/api/auth";
 
-/// The header that hands `session`'s token to a browser, which keeps it for as long as the session
-/// may last, or until it is closed where the person does not want to stay signed in.
+/// The header that sets the cookie. Browsers keep it for as long as the session can last, or until
+/// they are closed if the user does not want to stay signed in.
 pub(crate) fn set(session: &Session, token: &RefreshToken, now: DateTime) -> HeaderValue {
     let mut cookie = ours(token.expose().to_owned());
     if session.remembered {
@@ -24,14 +24,14 @@ pub(crate) fn set(session: &Session, token: &RefreshToken, now: DateTime) -> Hea
     header_of(&cookie)
 }
 
-/// The header that takes it back.
+/// The header that deletes the cookie.
 pub(crate) fn clear() -> HeaderValue {
     let mut cookie = ours(String::new());
     cookie.set_max_age(cookie::time::Duration::ZERO);
     header_of(&cookie)
 }
 
-/// The token that a browser sent.
+/// The token in the cookie of a request.
 pub(crate) fn sent(headers: &HeaderMap) -> Option<String> {
     let texts = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut cookies = texts.flat_map(Cookie::split_parse).filter_map(Result::ok);
@@ -48,6 +48,6 @@ fn ours(value: String) -> Cookie<'static> {
 }
 
 fn header_of(cookie: &Cookie<'_>) -> HeaderValue {
-    // Tokens are letters, digits, hyphens and underscores: always a valid header.
+    // Tokens have only letters, digits, hyphens and underscores: always a valid header.
     HeaderValue::from_str(&cookie.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

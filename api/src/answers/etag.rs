@@ -1,5 +1,5 @@
-//! `ETag`s (RFC 9110 §8.8.3): a resource's state, named by a hash of how it is written. A change
-//! that names the state it was made from ([`IfMatch`]) is refused when that is another one by now.
+//! `ETag`s (RFC 9110 §8.8.3): hashes of the state of a resource. A change that states which state
+//! it is based on ([`IfMatch`]) is refused if the resource has changed since.
 
 use std::convert::Infallible;
 
@@ -17,9 +17,12 @@ use utoipa::{
     openapi::path::{Parameter, ParameterBuilder, ParameterIn},
 };
 
-use crate::{extract::Argument, problem::Problem};
+use crate::{
+    extract::Argument,
+    problem::{Code, Problem},
+};
 
-/// Bytes of the hash that are kept: nobody forges an `ETag`, it must only not collide by chance.
+/// Bytes of the hash that are used: an `ETag` must not collide by chance, but need not resist forgery.
 const HASH_BYTES: usize = 16;
 
 /// The states of a resource that the client has (`If-None-Match`, §13.1.2).
@@ -56,7 +59,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
     }
 }
 
-/// `resource`, as it was just made or changed, with its `ETag`.
+/// `resource`, which was just created or changed, with its `ETag`.
 pub(crate) fn tagged(status: StatusCode, resource: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
     let etag = HeaderValue::from_str(&etag_of(&body)).map_err(|error| Problem::internal(&error))?;
@@ -71,13 +74,13 @@ pub(crate) fn tagged(status: StatusCode, resource: &impl Serialize) -> Result<Re
         .into_response())
 }
 
-/// The states of a resource that a change was made from (`If-Match`, §13.1.1): any, where a client
-/// does not say.
+/// The states of a resource that a change is based on (`If-Match`, §13.1.1); any state if the client
+/// does not send the header.
 #[derive(Debug)]
 pub(crate) struct IfMatch(Option<Vec<String>>);
 
 impl IfMatch {
-    /// Whether `resource` is in one of them; compared strongly, as a change must be.
+    /// Whether `resource` is in one of them; compared strongly, as changes require.
     pub(crate) fn holds(&self, resource: &impl Serialize) -> bool {
         let Some(tags) = &self.0 else { return true };
         let etag = serde_json::to_vec(resource).ok().map(|body| etag_of(&body));
@@ -86,6 +89,10 @@ impl IfMatch {
 }
 
 impl Argument for IfMatch {
+    fn refusals() -> Vec<Code> {
+        vec![Code::PreconditionFailed]
+    }
+
     fn parameters() -> Vec<Parameter> {
         vec![parameter("If-Match", "The `ETag` of the state that the change was made from.")]
     }
