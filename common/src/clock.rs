@@ -74,9 +74,10 @@ impl Clock {
         let millis = u64::try_from(self.now().timestamp_millis()).unwrap_or_default();
         let mut bytes = self.random::<10>();
         let random = u16::from_be_bytes([bytes[0], bytes[1]]);
-        let last = self.0.last_tick.update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-            next_tick(last, millis, random)
-        });
+        let last = self
+            .0
+            .last_tick
+            .update(Ordering::Relaxed, Ordering::Relaxed, |last| next_tick(last, millis, random));
         let tick = next_tick(last, millis, random);
         // The builder replaces the 4 bits above the counter by the version.
         bytes[..2].copy_from_slice(&tick.to_be_bytes()[6..]);

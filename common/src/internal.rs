@@ -1,5 +1,5 @@
-//! The internal listener of a process: metrics, health and what else a process shows, for operators
-//! and never for clients: it has no login and must not be reachable from outside.
+//! The internal listener of a process: metrics and health, for operators and never for
+//! clients: it has no login and must not be reachable from outside.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -45,27 +45,12 @@ pub async fn serve(
     readiness: Readiness,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_with(listen, readiness, Router::new(), stop).await
-}
-
-/// As [`serve`], with pages of the process' own beside them. There is no login here: they may show
-/// things to operators and change nothing.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub async fn serve_with(
-    listen: SocketAddr,
-    readiness: Readiness,
-    pages: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     let routes = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(show_readiness))
-        .with_state(readiness)
-        .merge(pages);
+        .with_state(readiness);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
 }
 

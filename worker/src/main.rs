@@ -1,7 +1,6 @@
 //! The worker: runs jobs, and nothing else.
 
 mod app;
-mod board;
 mod devices;
 mod dns;
 mod handlers;

@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::{Broker, EntryId, GROUP, LOOK, id_bytes};
 use crate::{Queue, queue::entry::Entry};
 
-/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
-/// at What the scripts add to the length of a delayed job's group when its row is to be looked at.
+/// What the scripts add to the length of a delayed job's group when its row is to be looked at.
 const AGAIN: u8 = 128;
-/// here.
+/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
+/// at here.
 const ID_BYTES: usize = 16;
 const ITEM_HEAD_BYTES: usize = ID_BYTES + 1;
 
@@ -108,14 +108,6 @@ pub struct ConsumerStats {
     pub running: u64,
     /// Milliseconds since it last read or renewed a lease.
     pub silence_ms: u64,
-}
-
-impl ConsumerStats {
-    /// When the process began to read, milliseconds since the epoch: its name is a `UUIDv7`.
-    pub fn started_at_ms(&self) -> Option<u64> {
-        let (seconds, nanos) = Uuid::try_parse(&self.name).ok()?.get_timestamp()?.to_unix();
-        Some(seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000)))
-    }
 }
 
 impl Broker {
