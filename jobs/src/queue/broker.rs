@@ -46,26 +46,28 @@ macro_rules! script {
     };
 }
 
-static PUSH: LazyLock<Script> = script!("groups" "push");
-static PROMOTE: LazyLock<Script> = script!("groups" "promote");
-static FINISH: LazyLock<Script> = script!("groups" "held" "finish");
-static DELAY: LazyLock<Script> = script!("groups" "held" "delay");
-static BURY: LazyLock<Script> = script!("groups" "held" "bury");
-static REPLAY: LazyLock<Script> = script!("groups" "replay");
-static CANCEL: LazyLock<Script> = script!("groups" "held" "cancel");
-static HAND_BACK: LazyLock<Script> = script!("groups" "held" "hand_back");
-static RENEW: LazyLock<Script> = script!("held" "renew");
+static PUSH: LazyLock<Script> = script!("unique" "groups" "delayed" "push");
+static PROMOTE: LazyLock<Script> = script!("unique" "groups" "delayed" "promote");
+static FINISH: LazyLock<Script> = script!("unique" "groups" "entry" "held" "finished" "finish");
+static DELAY: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "forget" "delayed" "delay");
+static BURY: LazyLock<Script> = script!("unique" "groups" "entry" "held" "bury");
+static REPLAY: LazyLock<Script> = script!("unique" "groups" "replay");
+static CANCEL: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "forget" "delayed" "cancel");
+static HAND_BACK: LazyLock<Script> = script!("unique" "groups" "entry" "held" "forget" "hand_back");
+static RENEW: LazyLock<Script> = script!("entry" "held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
-static OPEN: LazyLock<Script> = script!("open");
-static CHECK: LazyLock<Script> = script!("groups" "present" "check");
-static SWEEP: LazyLock<Script> = script!("groups" "present" "sweep");
-static DROP: LazyLock<Script> = script!("drop");
+static OPEN: LazyLock<Script> = script!("entry" "open");
+static CHECK: LazyLock<Script> = script!("unique" "groups" "entry" "present" "check");
+static SWEEP: LazyLock<Script> = script!("unique" "groups" "entry" "present" "sweep");
+static DROP: LazyLock<Script> = script!("finished" "drop");
 static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
 static STATS: LazyLock<Script> = script!("stats");
 static EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/epoch.lua")));
-static LOOK: LazyLock<Script> = script!("look");
+static LOOK: LazyLock<Script> = script!("entry" "delayed" "look");
 static HASTEN: LazyLock<Script> = script!("hasten");
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which

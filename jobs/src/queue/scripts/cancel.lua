@@ -24,7 +24,7 @@ for i = 5, #ARGV do
   elseif kind == 'w' then
     -- Passed over when its turn comes: a list is not searched.
     redis.call('HDEL', JOBS, id)
-    redis.call('HINCRBY', WITHDRAWN, id, 1)
+    redis.call('HINCRBY', base .. 'withdrawn', id, 1)
   elseif place then
     local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
     if pending.err or #pending == 0 then

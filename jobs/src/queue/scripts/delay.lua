@@ -23,7 +23,7 @@ for n, id in ipairs(ids) do
     else
       -- What it is to know about its row is in its envelope by now.
       redis.call('HSET', BODIES, id, pack_delayed(name, ARGV[i + 4], false))
-      redis.call('ZADD', DELAYED, at + delay, id)
+      redis.call('ZADD', DELAYED, now() + delay, id)
       redis.call('HSET', JOBS, id, 'd')
       if not earliest or delay < earliest then earliest = delay end
     end

@@ -1,10 +1,10 @@
 -- Makes delayed jobs due at once.
 -- ARGV: wake channel, then per job: id
 -- Returns how many were delayed.
-local at, hastened = milliseconds(), 0
+local DELAYED, hastened = base .. 'delayed', 0
 for i = 2, #ARGV do
   if redis.call('HGET', JOBS, ARGV[i]) == 'd' then
-    redis.call('ZADD', DELAYED, 'XX', 'LT', at, ARGV[i])
+    redis.call('ZADD', DELAYED, 'XX', 'LT', now(), ARGV[i])
     hastened = hastened + 1
   end
 end

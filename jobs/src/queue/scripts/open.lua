@@ -2,11 +2,13 @@
 -- held. Then places are made to agree with what is there: jobs that are gone are forgotten, so that the
 -- outbox hands them over again.
 -- Returns 1, for jobs may have been lost; fails where the group is there.
-local REBUILT = base .. 'rebuilt'
+local REBUILT, DELAYED = base .. 'rebuilt', base .. 'delayed'
+local GROUPS, HELD, WITHDRAWN = base .. 'groups', base .. 'held', base .. 'withdrawn'
+local CANCELLED, UNIQUE = base .. 'cancelled', base .. 'unique'
 local PAGE = 1000
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
 -- Nobody holds anything any more.
-redis.call('UNLINK', TAKEN)
+redis.call('UNLINK', base .. 'taken')
 
 -- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
 local function each(read, visit)

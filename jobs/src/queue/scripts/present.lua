@@ -23,6 +23,6 @@ local function is_present(place)
   local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
   if pending.err or #pending == 1 then return true end
   redis.call('XDEL', STREAM, place)
-  redis.call('HDEL', TAKEN, place)
+  redis.call('HDEL', base .. 'taken', place)
   return false, field(found[1][2], 'g')
 end

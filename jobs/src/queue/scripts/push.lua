@@ -24,14 +24,14 @@ local function take_unique(unique, id)
   if holder then
     local owner, ends = string.sub(holder, 1, 16), tonumber(string.sub(holder, 17))
     if owner ~= id then
-      if ends and ends > at then return false end
+      if ends and ends > now() then return false end
       if not ends and (known[owner] or redis.call('HEXISTS', JOBS, owner) == 1) then return false end
     end
   end
   local span = tonumber(window)
   if span then
-    redis.call('HSET', UNIQUE, key, id .. (at + span))
-    redis.call('ZADD', UNIQUE_UNTIL, at + span, key)
+    redis.call('HSET', UNIQUE, key, id .. (now() + span))
+    redis.call('ZADD', base .. 'unique_until', now() + span, key)
   else
     redis.call('HSET', UNIQUE, key, id)
   end
@@ -49,7 +49,7 @@ for n, id in ipairs(ids) do
       new[#new + 1] = id
       if delay > 0 then
         redis.call('HSET', BODIES, id, pack_delayed(name, body, again))
-        redis.call('ZADD', DELAYED, at + delay, id)
+        redis.call('ZADD', DELAYED, now() + delay, id)
         new[#new + 1] = 'd'
         if not earliest or delay < earliest then earliest = delay end
       else
