@@ -33,10 +33,7 @@ pub(crate) use self::{
     settle::{Bury, Delay, Done},
     steer::Cancelled,
 };
-use super::{
-    group::limit_args,
-    keys::{GROUP, Keys},
-};
+use super::group::limit_args;
 use crate::Queue;
 
 /// A script with what stands before it.
@@ -79,6 +76,9 @@ pub struct Broker {
     jobs: config::Jobs,
     loss_suspected: Arc<Notify>,
 }
+
+/// The consumer group that every worker reads in.
+pub(crate) const GROUP: &str = "workers";
 
 /// An entry of a stream: what Redis calls the job while it waits to be fetched or runs.
 pub(crate) type EntryId = String;
@@ -125,8 +125,10 @@ impl Broker {
         &self.prefix
     }
 
-    pub(crate) fn keys(&self, queue: Queue) -> Keys {
-        Keys::new(&self.prefix, queue)
+    /// The name of one of `queue`'s keys. All carry the same hash tag, so a queue lives in one slot
+    /// of a cluster and a script, which makes the names from the stream's, may touch all of them.
+    pub(crate) fn key(&self, queue: Queue, name: &str) -> String {
+        format!("{{{}:{queue}}}:{name}", self.prefix)
     }
 
     pub(crate) fn connection(&self) -> Shared {
@@ -136,16 +138,15 @@ impl Broker {
     /// A call of `script` on `queue`; the script knows the other keys by the stream's.
     fn call<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = script.prepare_invoke();
-        call.key(self.keys(queue).stream);
+        call.key(self.key(queue, "stream"));
         call
     }
 
     /// A call of a script that lets jobs into the stream.
     fn call_admitting<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = self.call(script, queue);
-        for limit in limit_args(self.limits(queue)) {
-            call.arg(limit);
-        }
+        let (at_once, interval_ms, burst) = limit_args(self.limits(queue));
+        call.arg(at_once).arg(interval_ms).arg(burst);
         call
     }
 
@@ -153,15 +154,11 @@ impl Broker {
     /// whichever leads when it next compares epochs.
     pub(crate) async fn suspect_loss(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("DEL")
-            .arg(self.epoch_key(queue))
+            .arg(self.key(queue, "epoch"))
             .query_async(&mut self.connection())
             .await?;
         self.loss_suspected.notify_one();
         Ok(())
-    }
-
-    fn epoch_key(&self, queue: Queue) -> String {
-        format!("{{{}:{queue}}}:epoch", self.prefix)
     }
 
     /// Resolves when somebody in this process suspects that Redis lost jobs.
@@ -177,7 +174,7 @@ impl Broker {
         for queue in Queue::ALL {
             // By key: without one, a cluster's client leaves out the nodes that it has lost.
             let _: bool = redis::cmd("EXISTS")
-                .arg(self.epoch_key(*queue))
+                .arg(self.key(*queue, "epoch"))
                 .query_async(&mut self.connection())
                 .await?;
         }
@@ -196,7 +193,7 @@ impl Broker {
     /// What tells one life of `queue`'s data from the next: changes when its server restarts, fails
     /// over or is flushed. `fresh` is what it is made of if it is not there.
     pub(crate) async fn epoch(&self, queue: Queue, fresh: &str) -> RedisResult<String> {
-        EPOCH.key(self.epoch_key(queue)).arg(fresh).invoke_async(&mut self.connection()).await
+        EPOCH.key(self.key(queue, "epoch")).arg(fresh).invoke_async(&mut self.connection()).await
     }
 }
 

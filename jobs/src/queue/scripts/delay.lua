@@ -1,8 +1,8 @@
 -- Puts running jobs back to run later: a retry, or a kind this worker does not know. One that was asked
 -- to stop is not put back.
--- ARGV: the groups' limits, consumer, wake channel, then per job: entry, id, group, delay in ms, envelope
+-- ARGV: the groups' limits, consumer, then per job: entry, id, group, delay in ms, envelope
 -- Returns how many were held.
-local consumer, wake, first = ARGV[4], ARGV[5], 6
+local consumer, first = ARGV[4], 5
 local entries, ids = {}, {}
 for i = first, #ARGV, 5 do
   entries[#entries + 1], ids[#ids + 1] = ARGV[i], ARGV[i + 1]
@@ -30,5 +30,5 @@ for n, id in ipairs(ids) do
   end
 end
 save()
-if earliest then redis.call('PUBLISH', wake, earliest) end
+if earliest then redis.call('PUBLISH', base .. 'wake', earliest) end
 return #delayed

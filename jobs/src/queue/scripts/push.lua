@@ -1,11 +1,11 @@
 -- Takes jobs in: to the stream or behind their group, or to the delayed set until they are due. An
 -- id that has a place is dropped, and so is, unless it is handed in directly, one that finished a
 -- while ago.
--- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), wake channel, then per job: id, group, delay
--- in ms, what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
+-- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), then per job: id, group, delay in ms,
+-- what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
 -- Returns how many were taken, then the numbers, from 1, of those that were dropped as not unique.
 -- The first write needs memory: at maxmemory it fails and nothing has happened.
-local how, wake, first = ARGV[4], ARGV[5], 6
+local how, first = ARGV[4], 5
 local again = how == 'again' or how == 'lost'
 local ids = {}
 for i = first, #ARGV, 5 do ids[#ids + 1] = ARGV[i] end
@@ -69,5 +69,5 @@ if again and #new > 0 then
   redis.call('HDEL', base .. 'dead_bodies', unpack(alive))
 end
 save()
-if earliest then redis.call('PUBLISH', wake, earliest) end
+if earliest then redis.call('PUBLISH', base .. 'wake', earliest) end
 return answer
