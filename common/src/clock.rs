@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 use std::time::Duration;
 
@@ -17,7 +17,14 @@ use crate::id::{Id, Prefix};
 
 /// The source of time and randomness. Cheap to clone; clones share one clock.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Source>);
+pub struct Clock(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    /// Time and counter of the last id, as [`next_tick`] makes them.
+    last_tick: AtomicU64,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -25,41 +32,58 @@ enum Source {
     Manual(AtomicI64),
 }
 
+/// Bits of a `UUIDv7` that count the ids of one millisecond.
+const COUNTER_BITS: u32 = 12;
+
 impl Clock {
     /// The machine's clock and the operating system's randomness.
     pub fn system() -> Self {
-        Self(Arc::new(Source::System))
+        Self::new(Source::System)
     }
 
     /// A clock that stays at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: DateTime) -> Self {
-        Self(Arc::new(Source::Manual(AtomicI64::new(now.timestamp_millis()))))
+        Self::new(Source::Manual(AtomicI64::new(now.timestamp_millis())))
+    }
+
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Shared { source, last_tick: AtomicU64::new(0) }))
     }
 
     /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(millis) = &*self.0 {
+        if let Source::Manual(millis) = &self.0.source {
             millis.fetch_add(millis_of(by), Ordering::Relaxed);
         }
     }
 
     /// The current time, to the millisecond.
     pub fn now(&self) -> DateTime {
-        match &*self.0 {
+        match &self.0.source {
             Source::System => DateTime::now(),
             Source::Manual(millis) => DateTime::from_millis(millis.load(Ordering::Relaxed)),
         }
     }
 
-    /// A new time-ordered id (`UUIDv7`, RFC 9562) of kind `P`.
+    /// A new time-ordered id (`UUIDv7`, RFC 9562) of kind `P`; see [`Clock::uuid`].
     pub fn id<P: Prefix>(&self) -> Id<P> {
         Id::from_uuid(self.uuid())
     }
 
-    /// A new time-ordered `UUIDv7`.
+    /// A new `UUIDv7`, greater than every earlier one of this clock: a counter orders those of one
+    /// millisecond (RFC 9562, section 6.2, method 1).
     pub fn uuid(&self) -> Uuid {
         let millis = u64::try_from(self.now().timestamp_millis()).unwrap_or_default();
-        uuid::Builder::from_unix_timestamp_millis(millis, &self.random()).into_uuid()
+        let mut bytes = self.random::<10>();
+        let random = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let last = self
+            .0
+            .last_tick
+            .update(Ordering::Relaxed, Ordering::Relaxed, |last| next_tick(last, millis, random));
+        let tick = next_tick(last, millis, random);
+        // The builder replaces the 4 bits above the counter by the version.
+        bytes[..2].copy_from_slice(&tick.to_be_bytes()[6..]);
+        uuid::Builder::from_unix_timestamp_millis(tick >> COUNTER_BITS, &bytes).into_uuid()
     }
 
     /// `N` random bytes from the operating system.
@@ -71,6 +95,14 @@ impl Clock {
         aws_lc_rs::rand::fill(&mut bytes).expect("the operating system provides randomness");
         bytes
     }
+}
+
+/// Time in milliseconds and counter of the id after `last`. The counter of a new millisecond starts
+/// at a random number in its lower half, which leaves room for 2,048 ids. If there are more, or the
+/// clock was set back, the time in the ids runs ahead of the clock.
+fn next_tick(last: u64, millis: u64, random: u16) -> u64 {
+    let first = (millis << COUNTER_BITS) | u64::from(random >> 5);
+    first.max(last.saturating_add(1))
 }
 
 /// A duration in whole milliseconds, saturating.
@@ -141,6 +173,31 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         let second: UserId = clock.id();
         assert!(first.to_string() < second.to_string());
+    }
+
+    #[test]
+    fn ids_of_one_millisecond_are_in_the_order_they_were_made() {
+        let clock = Clock::manual(DateTime::from_millis(1_700_000_000_000));
+        // More than the counter of one millisecond holds.
+        let ids: Vec<Uuid> = (0..10_000).map(|_| clock.uuid()).collect();
+        assert!(ids.is_sorted_by(|earlier, later| earlier < later));
+        assert!(ids.iter().all(|id| id.get_version_num() == 7));
+    }
+
+    #[test]
+    fn ids_of_threads_that_share_a_clock_differ() {
+        let clock = Clock::system();
+        let ids = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..5_000).map(|_| clock.uuid()).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(ids.iter().all(|own| own.is_sorted_by(|earlier, later| earlier < later)));
+        // Without the random half.
+        let ticks: std::collections::HashSet<u64> =
+            ids.iter().flatten().map(|id| id.as_u64_pair().0).collect();
+        assert_eq!(ticks.len(), 20_000);
     }
 
     #[test]

@@ -43,24 +43,12 @@ pub async fn serve(
     readiness: Readiness,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_with(listen, readiness, Router::new(), stop).await
-}
-
-/// As [`serve`], with additional pages of the process. They have no authentication, so they must
-/// only read.
-pub async fn serve_with(
-    listen: SocketAddr,
-    readiness: Readiness,
-    pages: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     let routes = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(show_readiness))
-        .with_state(readiness)
-        .merge(pages);
+        .with_state(readiness);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
 }
 

@@ -1,7 +1,6 @@
 //! The worker process, which runs jobs.
 
 mod app;
-mod board;
 mod commands;
 mod devices;
 mod dns;

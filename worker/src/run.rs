@@ -20,7 +20,6 @@ use jobs::{
 
 use crate::{
     app::{App, registry},
-    board,
     schedules::schedules,
 };
 
@@ -48,15 +47,10 @@ async fn work(config: Config) -> anyhow::Result<()> {
 
 async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<()> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
-    let internal = internal::serve_with(
-        config.worker.internal_listen,
-        readiness(&jobs, &drain),
-        board::routes(&jobs),
-        {
-            let drain = drain.clone();
-            async move { drain.over().await }
-        },
-    );
+    let internal = internal::serve(config.worker.internal_listen, readiness(&jobs, &drain), {
+        let drain = drain.clone();
+        async move { drain.over().await }
+    });
     let internal = tokio::spawn(internal);
     if !schema_is_ready(&store, &drain).await? {
         return Ok(());

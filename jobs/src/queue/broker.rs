@@ -33,10 +33,7 @@ pub(crate) use self::{
     settle::{Bury, Delay, Done},
     steer::Cancelled,
 };
-use super::{
-    group::limit_args,
-    keys::{GROUP, Keys},
-};
+use super::group::limit_args;
 use crate::Queue;
 
 /// A script with what stands before it.
@@ -46,26 +43,28 @@ macro_rules! script {
     };
 }
 
-static PUSH: LazyLock<Script> = script!("groups" "push");
-static PROMOTE: LazyLock<Script> = script!("groups" "promote");
-static FINISH: LazyLock<Script> = script!("groups" "held" "finish");
-static DELAY: LazyLock<Script> = script!("groups" "held" "delay");
-static BURY: LazyLock<Script> = script!("groups" "held" "bury");
-static REPLAY: LazyLock<Script> = script!("groups" "replay");
-static CANCEL: LazyLock<Script> = script!("groups" "held" "cancel");
-static HAND_BACK: LazyLock<Script> = script!("groups" "held" "hand_back");
-static RENEW: LazyLock<Script> = script!("held" "renew");
+static PUSH: LazyLock<Script> = script!("unique" "groups" "delayed" "push");
+static PROMOTE: LazyLock<Script> = script!("unique" "groups" "delayed" "promote");
+static FINISH: LazyLock<Script> = script!("unique" "groups" "entry" "held" "finished" "finish");
+static DELAY: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "forget" "delayed" "delay");
+static BURY: LazyLock<Script> = script!("unique" "groups" "entry" "held" "bury");
+static REPLAY: LazyLock<Script> = script!("unique" "groups" "replay");
+static CANCEL: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "forget" "delayed" "cancel");
+static HAND_BACK: LazyLock<Script> = script!("unique" "groups" "entry" "held" "forget" "hand_back");
+static RENEW: LazyLock<Script> = script!("entry" "held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
-static OPEN: LazyLock<Script> = script!("open");
-static CHECK: LazyLock<Script> = script!("groups" "present" "check");
-static SWEEP: LazyLock<Script> = script!("groups" "present" "sweep");
-static DROP: LazyLock<Script> = script!("drop");
+static OPEN: LazyLock<Script> = script!("entry" "counts" "open");
+static CHECK: LazyLock<Script> = script!("unique" "groups" "entry" "present" "check");
+static SWEEP: LazyLock<Script> = script!("unique" "groups" "entry" "present" "counts" "sweep");
+static DROP: LazyLock<Script> = script!("finished" "drop");
 static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
 static STATS: LazyLock<Script> = script!("stats");
 static EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/epoch.lua")));
-static LOOK: LazyLock<Script> = script!("look");
+static LOOK: LazyLock<Script> = script!("entry" "delayed" "look");
 static HASTEN: LazyLock<Script> = script!("hasten");
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which
@@ -77,6 +76,9 @@ pub struct Broker {
     jobs: config::Jobs,
     loss_suspected: Arc<Notify>,
 }
+
+/// The consumer group that every worker reads in.
+pub(crate) const GROUP: &str = "workers";
 
 /// An entry of a stream: what Redis calls the job while it waits to be fetched or runs.
 pub(crate) type EntryId = String;
@@ -123,8 +125,10 @@ impl Broker {
         &self.prefix
     }
 
-    pub(crate) fn keys(&self, queue: Queue) -> Keys {
-        Keys::new(&self.prefix, queue)
+    /// The name of one of `queue`'s keys. All carry the same hash tag, so a queue lives in one slot
+    /// of a cluster and a script, which makes the names from the stream's, may touch all of them.
+    pub(crate) fn key(&self, queue: Queue, name: &str) -> String {
+        format!("{{{}:{queue}}}:{name}", self.prefix)
     }
 
     pub(crate) fn connection(&self) -> Shared {
@@ -134,16 +138,15 @@ impl Broker {
     /// A call of `script` on `queue`; the script knows the other keys by the stream's.
     fn call<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = script.prepare_invoke();
-        call.key(self.keys(queue).stream);
+        call.key(self.key(queue, "stream"));
         call
     }
 
     /// A call of a script that lets jobs into the stream.
     fn call_admitting<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = self.call(script, queue);
-        for limit in limit_args(self.limits(queue)) {
-            call.arg(limit);
-        }
+        let (at_once, interval_ms, burst) = limit_args(self.limits(queue));
+        call.arg(at_once).arg(interval_ms).arg(burst);
         call
     }
 
@@ -151,15 +154,11 @@ impl Broker {
     /// whichever leads when it next compares epochs.
     pub(crate) async fn suspect_loss(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("DEL")
-            .arg(self.epoch_key(queue))
+            .arg(self.key(queue, "epoch"))
             .query_async(&mut self.connection())
             .await?;
         self.loss_suspected.notify_one();
         Ok(())
-    }
-
-    fn epoch_key(&self, queue: Queue) -> String {
-        format!("{{{}:{queue}}}:epoch", self.prefix)
     }
 
     /// Resolves when somebody in this process suspects that Redis lost jobs.
@@ -175,7 +174,7 @@ impl Broker {
         for queue in Queue::ALL {
             // By key: without one, a cluster's client leaves out the nodes that it has lost.
             let _: bool = redis::cmd("EXISTS")
-                .arg(self.epoch_key(*queue))
+                .arg(self.key(*queue, "epoch"))
                 .query_async(&mut self.connection())
                 .await?;
         }
@@ -194,7 +193,7 @@ impl Broker {
     /// What tells one life of `queue`'s data from the next: changes when its server restarts, fails
     /// over or is flushed. `fresh` is what it is made of if it is not there.
     pub(crate) async fn epoch(&self, queue: Queue, fresh: &str) -> RedisResult<String> {
-        EPOCH.key(self.epoch_key(queue)).arg(fresh).invoke_async(&mut self.connection()).await
+        EPOCH.key(self.key(queue, "epoch")).arg(fresh).invoke_async(&mut self.connection()).await
     }
 }
 

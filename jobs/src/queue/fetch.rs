@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use super::{
     ahead::{Ahead, Pace},
+    broker::GROUP,
     consumer::{Consumer, Delivery},
     entry::{Entries, Entry},
     finish::{Finished, Outcome},
-    keys::GROUP,
 };
 use crate::Envelope;
 
@@ -57,7 +57,7 @@ async fn read_until_error(
     ahead: &Ahead,
     failures: &mut u32,
 ) -> RedisResult<()> {
-    let stream = consumer.broker.keys(consumer.queue).stream;
+    let stream = consumer.broker.key(consumer.queue, "stream");
     let mut reader = consumer.broker.connections().reader(&stream).await?;
     metrics::REDIS_UP.set(1);
     let mut pace = Pace::new(&consumer.in_hand);

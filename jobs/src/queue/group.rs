@@ -25,9 +25,9 @@ impl Group {
 
 /// The limits as every script that admits jobs takes them: jobs of a group at once, the ms between
 /// two of them and how many after a pause.
-pub(crate) fn limit_args(limits: &QueueLimits) -> [String; 3] {
-    let (interval, burst) = limits
+pub(crate) fn limit_args(limits: &QueueLimits) -> (u32, f64, u32) {
+    let (interval_ms, burst) = limits
         .tenant_rate
         .map_or((0.0, 1), |rate| (rate.interval().as_secs_f64() * 1_000.0, rate.burst()));
-    [limits.tenant_concurrency.to_string(), interval.to_string(), burst.to_string()]
+    (limits.tenant_concurrency, interval_ms, burst)
 }

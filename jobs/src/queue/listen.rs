@@ -34,7 +34,7 @@ async fn listen_until_error(
     consumer: &Consumer,
     failures: &mut u32,
 ) -> RedisResult<std::convert::Infallible> {
-    let wake = consumer.broker.keys(consumer.queue).wake;
+    let wake = consumer.broker.key(consumer.queue, "wake");
     let mut subscriber = consumer.broker.connections().subscriber(&wake).await?;
     subscriber.subscribe(wake).await?;
     *failures = 0;

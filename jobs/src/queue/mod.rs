@@ -17,7 +17,6 @@ mod entry;
 mod fetch;
 mod finish;
 mod group;
-mod keys;
 mod lease;
 mod listen;
 mod pause;

@@ -150,7 +150,7 @@ impl Batch {
             }
         }
         for part in parts.values_mut() {
-            let entries = part.entries();
+            let entries: Vec<EntryId> = part.entries().cloned().collect();
             part.suspects
                 .extend(self.suspects.extract_if(.., |(entry, _)| entries.contains(entry)));
         }
@@ -166,11 +166,11 @@ impl Batch {
         self.suspects.extend(other.suspects);
     }
 
-    fn entries(&self) -> Vec<EntryId> {
+    fn entries(&self) -> impl Iterator<Item = &EntryId> {
         let done = self.done_staged.iter().chain(&self.done_direct).map(|job| &job.entry);
         let delayed = self.delayed.iter().map(|job| &job.entry);
         let buried = self.buried.iter().map(|job| &job.entry);
-        done.chain(delayed).chain(buried).chain(&self.handed_back).cloned().collect()
+        done.chain(delayed).chain(buried).chain(&self.handed_back)
     }
 }
 
@@ -266,7 +266,7 @@ async fn settle_members(consumer: Arc<Consumer>, id: BatchId, batch: Batch) {
 /// Settles every entry in Redis.
 async fn settle_entries(consumer: &Consumer, batch: &Batch) {
     let (broker, queue, name) = (&consumer.broker, consumer.queue, consumer.name.as_str());
-    let mut held = batch.entries().len();
+    let mut held = batch.entries().count();
     for (entries, call) in [
         (batch.done_staged.len(), Call::FinishStaged),
         (batch.done_direct.len(), Call::FinishDirect),
@@ -292,9 +292,8 @@ async fn settle_entries(consumer: &Consumer, batch: &Batch) {
         // Another process took them over while this one stood still; it settles them.
         tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
     }
-    let entries = batch.entries();
-    consumer.in_hand.remove(&entries);
-    consumer.cancels.remove(&entries);
+    consumer.in_hand.remove(batch.entries());
+    consumer.cancels.remove(batch.entries());
 }
 
 /// Members of batches on their way to be settled, each batch on its own: a batch whose document is

@@ -174,7 +174,6 @@ fn table(plan: &Plan) -> String {
         ("Redis", format!("redis://127.0.0.1:{redis}")),
         ("API metrics", format!("http://127.0.0.1:{api_internal}/metrics")),
         ("Worker metrics", format!("http://127.0.0.1:{worker_internal}/metrics")),
-        ("Board of the jobs", format!("http://127.0.0.1:{worker_internal}/board")),
     ];
     rows.extend(
         plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))),

@@ -10,7 +10,7 @@ impl Broker {
     /// Which of `ids` are dead letters.
     pub(crate) async fn has_dead(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<bool>> {
         let mut command = redis::cmd("ZMSCORE");
-        command.arg(self.keys(queue).dead);
+        command.arg(self.key(queue, "dead"));
         for id in ids {
             command.arg(id_bytes(*id).as_slice());
         }
@@ -26,10 +26,9 @@ impl Broker {
         died_at_ms: i64,
         letter: &[u8],
     ) -> RedisResult<()> {
-        let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        pipe.atomic().zadd(&keys.dead, id_bytes(id).as_slice(), died_at_ms).hset(
-            &keys.dead_bodies,
+        pipe.atomic().zadd(self.key(queue, "dead"), id_bytes(id).as_slice(), died_at_ms).hset(
+            self.key(queue, "dead_bodies"),
             id_bytes(id).as_slice(),
             letter,
         );
@@ -57,14 +56,13 @@ impl Broker {
         if members.is_empty() {
             return Ok(0);
         }
-        let keys = self.keys(queue);
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("ZREM")
-            .arg(&keys.dead)
+            .arg(self.key(queue, "dead"))
             .arg(members)
             .cmd("HDEL")
-            .arg(&keys.dead_bodies)
+            .arg(self.key(queue, "dead_bodies"))
             .arg(members)
             .ignore();
         let (deleted,): (usize,) = pipe.query_async(&mut self.connection()).await?;

@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::{Broker, EntryId, GROUP, LOOK, id_bytes};
 use crate::{Queue, queue::entry::Entry};
 
-/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
-/// at What the scripts add to the length of a delayed job's group when its row is to be looked at.
+/// What the scripts add to the length of a delayed job's group when its row is to be looked at.
 const AGAIN: u8 = 128;
-/// here.
+/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
+/// at here.
 const ID_BYTES: usize = 16;
 const ITEM_HEAD_BYTES: usize = ID_BYTES + 1;
 
@@ -110,14 +110,6 @@ pub struct ConsumerStats {
     pub silence_ms: u64,
 }
 
-impl ConsumerStats {
-    /// When the process began to read, milliseconds since the epoch: its name is a `UUIDv7`.
-    pub fn started_at_ms(&self) -> Option<u64> {
-        let (seconds, nanos) = Uuid::try_parse(&self.name).ok()?.get_timestamp()?.to_unix();
-        Some(seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000)))
-    }
-}
-
 impl Broker {
     /// Jobs that wait to be fetched, in the order in which they will be.
     pub(crate) async fn list_ready(
@@ -126,7 +118,7 @@ impl Broker {
         after: Option<&Cursor>,
         count: usize,
     ) -> RedisResult<Chunk> {
-        let stream = self.keys(queue).stream;
+        let stream = self.key(queue, "stream");
         let groups = redis::cmd("XINFO")
             .arg("GROUPS")
             .arg(&stream)
@@ -159,7 +151,7 @@ impl Broker {
         after: Option<&Cursor>,
         count: usize,
     ) -> RedisResult<Chunk> {
-        let stream = self.keys(queue).stream;
+        let stream = self.key(queue, "stream");
         let start = match after {
             Some(Cursor::Entry(entry)) => format!("({entry}"),
             _ => "-".to_owned(),
@@ -207,7 +199,7 @@ impl Broker {
         count: usize,
     ) -> RedisResult<Chunk> {
         // 16 bytes for each tenant that has a backlog.
-        let key = self.keys(queue).named(b"held");
+        let key = self.key(queue, "held");
         let mut names: Vec<Vec<u8>> = redis::cmd("ZRANGE")
             .arg(key)
             .arg(0)
@@ -238,7 +230,7 @@ impl Broker {
         seen: usize,
         count: usize,
     ) -> RedisResult<Chunk> {
-        let key = self.keys(queue).named(&[b"waiting:", name].concat());
+        let key = [self.key(queue, "waiting:").as_bytes(), name].concat();
         let back = |steps: usize| -i64::try_from(steps).unwrap_or(i64::MAX);
         let mut command = redis::cmd("LRANGE");
         command.arg(key).arg(back(seen.saturating_add(count))).arg(back(seen.saturating_add(1)));
@@ -281,10 +273,8 @@ impl Broker {
         after: Option<&Cursor>,
         count: usize,
     ) -> RedisResult<Chunk> {
-        let keys = self.keys(queue);
-        let chunk = self
-            .list_ranked(&keys.named(b"delayed"), &keys.named(b"bodies"), false, after, count)
-            .await?;
+        let (delayed, bodies) = (self.key(queue, "delayed"), self.key(queue, "bodies"));
+        let chunk = self.list_ranked(&delayed, &bodies, false, after, count).await?;
         let found = chunk.found.into_iter().map(|mut found| {
             let group_bytes = found.body.first().map_or(0, |length| usize::from(length & !AGAIN));
             found.body = found.body.get(1 + group_bytes..).unwrap_or_default().to_vec();
@@ -300,17 +290,16 @@ impl Broker {
         after: Option<&Cursor>,
         count: usize,
     ) -> RedisResult<Chunk> {
-        let keys = self.keys(queue);
-        self.list_ranked(keys.dead.as_bytes(), keys.dead_bodies.as_bytes(), true, after, count)
-            .await
+        let (dead, bodies) = (self.key(queue, "dead"), self.key(queue, "dead_bodies"));
+        self.list_ranked(&dead, &bodies, true, after, count).await
     }
 
     /// What a sorted set by time and a hash hold. A page goes on by score and member, not by rank,
     /// so that what comes and goes meanwhile neither hides others nor shows them twice.
     async fn list_ranked(
         &self,
-        set: &[u8],
-        bodies: &[u8],
+        set: &str,
+        bodies: &str,
         newest_first: bool,
         after: Option<&Cursor>,
         count: usize,
@@ -363,7 +352,7 @@ impl Broker {
 
     async fn read_ranked(
         &self,
-        set: &[u8],
+        set: &str,
         newest_first: bool,
         from: Option<i64>,
         skip: usize,
@@ -442,7 +431,7 @@ impl Broker {
     /// When Redis fails.
     pub async fn consumers(&self, queue: Queue) -> RedisResult<Vec<ConsumerStats>> {
         let mut command = redis::cmd("XINFO");
-        command.arg("CONSUMERS").arg(self.keys(queue).stream).arg(GROUP);
+        command.arg("CONSUMERS").arg(self.key(queue, "stream")).arg(GROUP);
         let consumers: StreamInfoConsumersReply =
             match command.query_async(&mut self.connection()).await {
                 Err(error) if is_missing(&error) => return Ok(Vec::new()),

@@ -53,7 +53,7 @@ impl Broker {
         let start = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
         let mut command = redis::cmd("XPENDING");
         command
-            .arg(self.keys(queue).stream)
+            .arg(self.key(queue, "stream"))
             .arg(GROUP)
             .arg("IDLE")
             .arg(millis(self.jobs.lease))
@@ -71,7 +71,7 @@ impl Broker {
     /// How many entries `consumer` holds, and how many others do.
     pub(crate) async fn held(&self, queue: Queue, consumer: &str) -> RedisResult<(usize, usize)> {
         let mut command = redis::cmd("XPENDING");
-        command.arg(self.keys(queue).stream).arg(GROUP);
+        command.arg(self.key(queue, "stream")).arg(GROUP);
         let summary: StreamPendingReply = command.query_async(&mut self.connection()).await?;
         let StreamPendingReply::Data(data) = summary else { return Ok((0, 0)) };
         let ours =

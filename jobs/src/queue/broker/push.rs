@@ -120,7 +120,7 @@ impl Broker {
 
     async fn push_batch(&self, queue: Queue, jobs: &[Push], how: HandIn) -> RedisResult<Pushed> {
         let mut call = self.call_admitting(&PUSH, queue);
-        call.arg(how.name()).arg(self.keys(queue).wake);
+        call.arg(how.name());
         for job in jobs {
             call.arg(id_bytes(job.id).as_slice()).arg(job.group.bytes()).arg(millis(job.delay));
             call.arg(&job.unique).arg(job.body.as_slice());
@@ -193,7 +193,7 @@ impl Broker {
         ids: &[JobId],
     ) -> RedisResult<Vec<Option<Place>>> {
         let mut command = redis::cmd("HMGET");
-        command.arg(self.keys(queue).jobs);
+        command.arg(self.key(queue, "jobs"));
         for id in ids {
             command.arg(id_bytes(*id).as_slice());
         }

@@ -67,7 +67,7 @@ impl Broker {
         jobs: &[Delay],
     ) -> RedisResult<usize> {
         let mut call = self.call_admitting(&DELAY, queue);
-        call.arg(consumer).arg(self.keys(queue).wake);
+        call.arg(consumer);
         for job in jobs {
             call.arg(&job.entry).arg(id_bytes(job.id).as_slice()).arg(job.group.bytes());
             call.arg(millis(job.wait)).arg(job.body.as_slice());

@@ -58,7 +58,7 @@ impl Broker {
     /// Tells every worker to look whether `queue` is paused.
     pub(crate) async fn announce_pause(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("PUBLISH")
-            .arg(self.keys(queue).wake)
+            .arg(self.key(queue, "wake"))
             .arg(PAUSE)
             .query_async(&mut self.connection())
             .await?;
@@ -68,7 +68,6 @@ impl Broker {
     /// Makes delayed jobs due at once; answers how many were delayed.
     pub(crate) async fn hasten(&self, queue: Queue, ids: &[JobId]) -> RedisResult<usize> {
         let mut call = self.call(&HASTEN, queue);
-        call.arg(self.keys(queue).wake);
         for id in ids {
             call.arg(id_bytes(*id).as_slice());
         }
@@ -81,7 +80,7 @@ impl Broker {
             return Ok(());
         }
         let mut command = redis::cmd("SADD");
-        command.arg(self.keys(queue).named(b"finished"));
+        command.arg(self.key(queue, "finished"));
         for id in ids {
             command.arg(id_bytes(*id).as_slice());
         }
@@ -92,7 +91,6 @@ impl Broker {
     /// Takes jobs out wherever they wait, and asks those who run them to stop; answers in order.
     pub(crate) async fn cancel(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<Cancelled>> {
         let mut call = self.call_admitting(&CANCEL, queue);
-        call.arg(self.keys(queue).wake);
         for id in ids {
             call.arg(id_bytes(*id).as_slice());
         }

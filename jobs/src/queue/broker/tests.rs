@@ -72,7 +72,7 @@ pub(super) async fn read_all(broker: &Broker, consumer: &str, count: usize) -> V
         .arg("COUNT")
         .arg(count)
         .arg("STREAMS")
-        .arg(broker.keys(QUEUE).stream)
+        .arg(broker.key(QUEUE, "stream"))
         .arg(">");
     let entries: Entries = command.query_async(&mut broker.connections.shared()).await.unwrap();
     entries.0
@@ -227,7 +227,7 @@ async fn dead_letters_are_bounded_in_number() {
     let env = TestEnv::new().await;
     let mut broker = broker(&env).await;
     broker.jobs.dead_max = 5;
-    let dead = broker.keys(QUEUE).dead;
+    let dead = broker.key(QUEUE, "dead");
     let a_minute_ago = Clock::system().now().timestamp_millis() - 60_000;
     let mut letters = Vec::new();
     for n in 0..20 {
@@ -262,7 +262,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
     let (ready_id, later_id) = (ready.id, later.id);
     push(&broker, &[ready, later]).await;
     let _: usize = redis::cmd("DEL")
-        .arg(broker.keys(QUEUE).stream)
+        .arg(broker.key(QUEUE, "stream"))
         .query_async(&mut broker.connections.shared())
         .await
         .unwrap();
@@ -279,7 +279,7 @@ async fn what_redis_refuses_is_not_known_afterwards() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let connection = &mut broker.connections.shared();
-    let stream = broker.keys(QUEUE).stream;
+    let stream = broker.key(QUEUE, "stream");
     let _: usize = redis::cmd("DEL").arg(&stream).query_async(connection).await.unwrap();
     let _: () =
         redis::cmd("SET").arg(&stream).arg("not a stream").query_async(connection).await.unwrap();
@@ -399,7 +399,7 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
     let ids: Vec<JobId> = flood.iter().map(|job| job.id).collect();
     push(&broker, &flood).await;
     let _: usize = redis::cmd("DEL")
-        .arg(broker.keys(QUEUE).stream)
+        .arg(broker.key(QUEUE, "stream"))
         .query_async(&mut broker.connections.shared())
         .await
         .unwrap();
@@ -537,7 +537,7 @@ async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share(
     assert_eq!(read(&broker, "removed").await.unwrap().job, Some(first_id));
     assert_eq!(broker.present(QUEUE, &[(first_id, Some(a))]).await.unwrap(), [true]);
     let mut remove = redis::cmd("XGROUP");
-    remove.arg("DELCONSUMER").arg(broker.keys(QUEUE).stream).arg(GROUP).arg("removed");
+    remove.arg("DELCONSUMER").arg(broker.key(QUEUE, "stream")).arg(GROUP).arg("removed");
     let _: usize = remove.query_async(&mut broker.connections.shared()).await.unwrap();
     assert_eq!(
         broker.present(QUEUE, &[(first_id, Some(a)), (second_id, Some(a))]).await.unwrap(),
@@ -551,7 +551,7 @@ async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share(
 }
 
 fn key_of(broker: &Broker, name: &str) -> String {
-    broker.keys(QUEUE).stream.replace("stream", name)
+    broker.key(QUEUE, name)
 }
 
 async fn lose_stream(broker: &Broker) {

@@ -27,7 +27,7 @@ for n, entry in ipairs(entries) do
       redis.call('SREM', CANCELLED, id)
     end
     redis.call('HSET', DEAD_BODIES, id, ARGV[i + 3])
-    redis.call('ZADD', DEAD, at, id)
+    redis.call('ZADD', DEAD, now(), id)
   end
 end
 for i = first + count * 4, #ARGV, 2 do
@@ -35,7 +35,7 @@ for i = first + count * 4, #ARGV, 2 do
 end
 save()
 local excess = redis.call('ZCARD', DEAD) - most
-local gone = redis.call('ZRANGEBYSCORE', DEAD, '-inf', at - retention, 'LIMIT', 0, 100)
+local gone = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now() - retention, 'LIMIT', 0, 100)
 if excess > 0 and #gone == 0 then
   gone = redis.call('ZRANGE', DEAD, 0, math.min(excess, 100) - 1)
 end

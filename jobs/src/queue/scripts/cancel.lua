@@ -1,7 +1,7 @@
 -- Takes jobs out wherever they wait; whoever runs one is asked to stop.
--- ARGV: the groups' limits, wake channel, then per job: id
+-- ARGV: the groups' limits, then per job: id
 -- Returns per job: 0 for one that has no place, 1 for one taken out, 2 for one whose worker was asked.
-local wake, answers = ARGV[4], {}
+local answers = {}
 
 local function take_out(entry, id)
   local found = redis.call('XRANGE', STREAM, entry, entry)
@@ -11,7 +11,7 @@ local function take_out(entry, id)
   forget(id, field(fields, 'e') or '')
 end
 
-for i = 5, #ARGV do
+for i = 4, #ARGV do
   local id = ARGV[i]
   local place = redis.call('HGET', JOBS, id)
   local kind = place and string.sub(place, 1, 1)
@@ -24,14 +24,14 @@ for i = 5, #ARGV do
   elseif kind == 'w' then
     -- Passed over when its turn comes: a list is not searched.
     redis.call('HDEL', JOBS, id)
-    redis.call('HINCRBY', WITHDRAWN, id, 1)
+    redis.call('HINCRBY', base .. 'withdrawn', id, 1)
   elseif place then
     local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
     if pending.err or #pending == 0 then
       take_out(place, id)
     else
       redis.call('SADD', CANCELLED, id)
-      redis.call('PUBLISH', wake, 'cancel:' .. place)
+      redis.call('PUBLISH', base .. 'wake', 'cancel:' .. place)
       answer = 2
     end
   end

@@ -6,5 +6,5 @@ local consumer, lease = ARGV[1], ARGV[2]
 local entries = {}
 for i = 3, #ARGV do entries[#entries + 1] = ARGV[i] end
 local claimed = redis.call('XCLAIM', STREAM, 'workers', consumer, lease, unpack(entries))
-for _, entry in ipairs(claimed) do redis.call('HSET', TAKEN, entry[1], consumer) end
+for _, entry in ipairs(claimed) do redis.call('HSET', base .. 'taken', entry[1], consumer) end
 return claimed

@@ -1,8 +1,8 @@
 -- Puts running jobs back to run later: a retry, or a kind this worker does not know. One that was asked
 -- to stop is not put back.
--- ARGV: the groups' limits, consumer, wake channel, then per job: entry, id, group, delay in ms, envelope
+-- ARGV: the groups' limits, consumer, then per job: entry, id, group, delay in ms, envelope
 -- Returns how many were held.
-local consumer, wake, first = ARGV[4], ARGV[5], 6
+local consumer, first = ARGV[4], 5
 local entries, ids = {}, {}
 for i = first, #ARGV, 5 do
   entries[#entries + 1], ids[#ids + 1] = ARGV[i], ARGV[i + 1]
@@ -23,12 +23,12 @@ for n, id in ipairs(ids) do
     else
       -- What it is to know about its row is in its envelope by now.
       redis.call('HSET', BODIES, id, pack_delayed(name, ARGV[i + 4], false))
-      redis.call('ZADD', DELAYED, at + delay, id)
+      redis.call('ZADD', DELAYED, now() + delay, id)
       redis.call('HSET', JOBS, id, 'd')
       if not earliest or delay < earliest then earliest = delay end
     end
   end
 end
 save()
-if earliest then redis.call('PUBLISH', wake, earliest) end
+if earliest then redis.call('PUBLISH', base .. 'wake', earliest) end
 return #delayed

@@ -8,7 +8,7 @@ local HELD_LOOK = 5000
 -- Cancelled jobs that one call takes out of a list; the next look at the list goes on at once.
 local WITHDRAWN_MAX = 500
 local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local at = milliseconds()
+local GROUPS = base .. 'groups'
 local touched = {}
 
 -- The group as this call sees and changes it; written back by save().
@@ -25,12 +25,11 @@ end
 
 -- When the group's rate lets its next job in (GCRA: `next` is when the bucket is full again).
 local function admitted_at(found)
-  if interval == 0 then return 0 end
   return found.next - interval * (burst - 1)
 end
 
 local function has_room(found)
-  return found.running < limit and admitted_at(found) <= at
+  return found.running < limit and (interval == 0 or admitted_at(found) <= now())
 end
 
 -- Adds a job to the stream; its place is the new entry.
@@ -38,7 +37,7 @@ local function enter(id, name, body, again)
   if name ~= '' then
     local found = group(name)
     found.running = found.running + 1
-    if interval > 0 then found.next = math.max(found.next, at) + interval end
+    if interval > 0 then found.next = math.max(found.next, now()) + interval end
     if again then return redis.call('XADD', STREAM, '*', 'i', id, 'e', body, 'g', name, 'r', '1') end
     return redis.call('XADD', STREAM, '*', 'i', id, 'e', body, 'g', name)
   end
@@ -67,64 +66,50 @@ local function leave(name)
   end
 end
 
--- Lets go of a unique key that this job holds until it has started or finished.
-local function release(key, id)
-  if redis.call('HGET', UNIQUE, key) == id then redis.call('HDEL', UNIQUE, key) end
-end
-
--- The same where only the job's envelope tells what it is unique by.
-local function release_of(id, body)
-  local read, envelope = pcall(cjson.decode, body)
-  local unique = read and type(envelope) == 'table' and envelope.unique
-  local key = type(unique) == 'string' and string.match(unique, '^[sf]:(.*)$')
-  if key then release(key, id) end
-end
-
--- A cancelled job is nowhere any more.
-local function forget(id, body)
-  redis.call('HDEL', JOBS, id)
-  redis.call('SREM', CANCELLED, id)
-  release_of(id, body)
-end
-
 -- Whether a job that comes out of a list was cancelled while it waited there. One that was handed in
 -- anew since then stands behind it, has a place and keeps its key.
 local function was_withdrawn(id, body)
-  if not redis.call('HGET', WITHDRAWN, id) then return false end
-  if redis.call('HINCRBY', WITHDRAWN, id, -1) == 0 then redis.call('HDEL', WITHDRAWN, id) end
+  local withdrawn = base .. 'withdrawn'
+  if not redis.call('HGET', withdrawn, id) then return false end
+  if redis.call('HINCRBY', withdrawn, id, -1) == 0 then redis.call('HDEL', withdrawn, id) end
   if redis.call('HEXISTS', JOBS, id) == 0 then release_of(id, body) end
   return true
+end
+
+-- Lets in what waits for a group; answers whether cancelled jobs have used up the call before.
+local function let_in(name, found)
+  local withdrawn = 0
+  while found.waiting > 0 and has_room(found) and withdrawn < WITHDRAWN_MAX do
+    local job = redis.call('LPOP', base .. 'waiting:' .. name)
+    found.waiting = found.waiting - 1
+    local id, body = string.sub(job, 1, 16), string.sub(job, 18)
+    if was_withdrawn(id, body) then
+      withdrawn = withdrawn + 1
+    else
+      redis.call('HSET', JOBS, id, enter(id, name, body, string.sub(job, 17, 17) == '1'))
+    end
+  end
+  return withdrawn >= WITHDRAWN_MAX
 end
 
 -- Lets in what waits for the groups that this call touched, and writes them back.
 local function save()
   for name, found in pairs(touched) do
-    local withdrawn = 0
-    while found.waiting > 0 and has_room(found) and withdrawn < WITHDRAWN_MAX do
-      local job = redis.call('LPOP', base .. 'waiting:' .. name)
-      found.waiting = found.waiting - 1
-      local id, body = string.sub(job, 1, 16), string.sub(job, 18)
-      if was_withdrawn(id, body) then
-        withdrawn = withdrawn + 1
-      else
-        redis.call('HSET', JOBS, id, enter(id, name, body, string.sub(job, 17, 17) == '1'))
-      end
-    end
+    local look_at_once = let_in(name, found)
     if found.running == 0 then
       if found.running_before > 0 then redis.call('HDEL', GROUPS, name) end
     elseif found.running ~= found.running_before then
       redis.call('HSET', GROUPS, name, found.running)
     end
-    if interval > 0 and found.next > at then
-      redis.call('SET', base .. 'rate:' .. name, found.next, 'PX', math.ceil(found.next - at))
+    if interval > 0 and found.next > now() then
+      redis.call('SET', base .. 'rate:' .. name, found.next, 'PX', math.ceil(found.next - now()))
     end
     if found.waiting > 0 then
-      local look = at + HELD_LOOK
-      if withdrawn >= WITHDRAWN_MAX then look = at end
-      if found.running < limit then look = math.min(look, admitted_at(found)) end
-      redis.call('ZADD', HELD, look, name)
+      local look = look_at_once and now() or now() + HELD_LOOK
+      if found.running < limit then look = math.min(look, interval == 0 and 0 or admitted_at(found)) end
+      redis.call('ZADD', base .. 'held', look, name)
     elseif found.waiting_before > 0 then
-      redis.call('ZREM', HELD, name)
+      redis.call('ZREM', base .. 'held', name)
     end
   end
 end

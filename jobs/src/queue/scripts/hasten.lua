@@ -1,12 +1,12 @@
 -- Makes delayed jobs due at once.
--- ARGV: wake channel, then per job: id
+-- ARGV: per job: id
 -- Returns how many were delayed.
-local at, hastened = milliseconds(), 0
-for i = 2, #ARGV do
+local DELAYED, hastened = base .. 'delayed', 0
+for i = 1, #ARGV do
   if redis.call('HGET', JOBS, ARGV[i]) == 'd' then
-    redis.call('ZADD', DELAYED, 'XX', 'LT', at, ARGV[i])
+    redis.call('ZADD', DELAYED, 'XX', 'LT', now(), ARGV[i])
     hastened = hastened + 1
   end
 end
-if hastened > 0 then redis.call('PUBLISH', ARGV[1], 0) end
+if hastened > 0 then redis.call('PUBLISH', base .. 'wake', 0) end
 return hastened

@@ -2,6 +2,8 @@
 -- taken over after its lease ran out is left to its new holder (fencing): its entry stands in TAKEN
 -- with who holds it now, or it has another place, or none.
 
+local TAKEN, CANCELLED = base .. 'taken', base .. 'cancelled'
+
 -- Who took over each of `entries`. That is rare, so most calls only ask whether any was.
 local function takers(entries)
   if #entries == 0 or redis.call('EXISTS', TAKEN) == 0 then return {} end

@@ -2,26 +2,11 @@
 -- held. Then places are made to agree with what is there: jobs that are gone are forgotten, so that the
 -- outbox hands them over again.
 -- Returns 1, for jobs may have been lost; fails where the group is there.
-local REBUILT = base .. 'rebuilt'
-local PAGE = 1000
+local REBUILT, GROUPS = base .. 'rebuilt', base .. 'groups'
+local CANCELLED, UNIQUE = base .. 'cancelled', base .. 'unique'
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
 -- Nobody holds anything any more.
-redis.call('UNLINK', TAKEN)
-
--- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
-local function each(read, visit)
-  local start = 0
-  while true do
-    local members = read(start, start + PAGE - 1)
-    if #members == 0 then return end
-    for _, member in ipairs(members) do visit(member) end
-    start = start + PAGE
-  end
-end
-
-local function each_group(visit)
-  each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, visit)
-end
+redis.call('UNLINK', base .. 'taken')
 
 local function each_entry(visit)
   local start = '-'
@@ -33,13 +18,6 @@ local function each_entry(visit)
   end
 end
 
--- As many places as jobs: nothing is missing, as when jobs came before the first worker.
-local function nothing_is_missing()
-  local jobs = redis.call('XLEN', STREAM) + redis.call('ZCARD', DELAYED)
-  each_group(function(name) jobs = jobs + redis.call('LLEN', base .. 'waiting:' .. name) end)
-  for _, count in ipairs(redis.call('HVALS', WITHDRAWN)) do jobs = jobs - tonumber(count) end
-  return jobs == redis.call('HLEN', JOBS)
-end
 if nothing_is_missing() then return 1 end
 
 redis.call('UNLINK', REBUILT, GROUPS)

@@ -1,14 +1,16 @@
 -- Stands before the scripts that compare places with what is there.
-local group_info = redis.pcall('XINFO', 'GROUPS', STREAM)
-local delivered_ms, delivered_seq = 0, 0
-if not group_info.err and group_info[1] then
-  for i = 1, #group_info[1], 2 do
-    if group_info[1][i] == 'last-delivered-id' then
-      local ms, seq = string.match(group_info[1][i + 1], '^(%d+)-(%d+)$')
-      delivered_ms, delivered_seq = tonumber(ms), tonumber(seq)
-    end
-  end
+-- What XINFO tells of the consumer group; nothing where there is none.
+local info = {}
+local infos = redis.pcall('XINFO', 'GROUPS', STREAM)
+if not infos.err and infos[1] then
+  for i = 1, #infos[1], 2 do info[infos[1][i]] = infos[1][i + 1] end
 end
+
+local function order(entry)
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+local delivered_ms, delivered_seq = order(info['last-delivered-id'] or '0-0')
 
 -- Whether a job is where its place says, and its group where that can be told. An entry that was
 -- delivered to a consumer that somebody removed will not be delivered again; it is taken out, so that
@@ -17,12 +19,11 @@ local function is_present(place)
   if string.find(place, '^[dw]') then return true end
   local found = redis.call('XRANGE', STREAM, place, place)
   if #found == 0 then return false end
-  local ms, seq = string.match(place, '^(%d+)-(%d+)$')
-  ms, seq = tonumber(ms), tonumber(seq)
+  local ms, seq = order(place)
   if ms > delivered_ms or (ms == delivered_ms and seq > delivered_seq) then return true end
   local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)
   if pending.err or #pending == 1 then return true end
   redis.call('XDEL', STREAM, place)
-  redis.call('HDEL', TAKEN, place)
+  redis.call('HDEL', base .. 'taken', place)
   return false, field(found[1][2], 'g')
 end

@@ -2,8 +2,9 @@
 -- forgets unique keys whose time is over: a bounded batch a call.
 -- ARGV: the groups' limits, batch size
 -- Returns how many moved, and the ms until the next look is needed (-1 when none is).
+local HELD, UNIQUE_UNTIL = base .. 'held', base .. 'unique_until'
 local batch = tonumber(ARGV[4])
-local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', at, 'LIMIT', 0, batch)
+local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now(), 'LIMIT', 0, batch)
 if #due > 0 then
   local bodies = redis.call('HMGET', BODIES, unpack(due))
   -- Needs no memory, so that at maxmemory too what is due runs and makes room.
@@ -18,15 +19,15 @@ if #due > 0 then
     end
   end
 end
-local held = redis.call('ZRANGEBYSCORE', HELD, '-inf', at, 'LIMIT', 0, batch)
+local held = redis.call('ZRANGEBYSCORE', HELD, '-inf', now(), 'LIMIT', 0, batch)
 -- Needs no memory either; those that go on waiting are put back.
 if #held > 0 then redis.call('ZREM', HELD, unpack(held)) end
 for _, name in ipairs(held) do group(name) end
 save()
-local over = redis.call('ZRANGEBYSCORE', UNIQUE_UNTIL, '-inf', at, 'LIMIT', 0, batch)
+local over = redis.call('ZRANGEBYSCORE', UNIQUE_UNTIL, '-inf', now(), 'LIMIT', 0, batch)
 for _, key in ipairs(over) do
   local ends = tonumber(string.sub(redis.call('HGET', UNIQUE, key) or '', 17))
-  if ends and ends <= at then redis.call('HDEL', UNIQUE, key) end
+  if ends and ends <= now() then redis.call('HDEL', UNIQUE, key) end
   redis.call('ZREM', UNIQUE_UNTIL, key)
 end
 local moved = math.max(#due, #held, #over)
@@ -34,7 +35,7 @@ local wait = -1
 for _, key in ipairs({ DELAYED, HELD }) do
   local next = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   if #next == 2 then
-    local left = math.max(0, math.ceil(tonumber(next[2]) - at))
+    local left = math.max(0, math.ceil(tonumber(next[2]) - now()))
     if wait < 0 or left < wait then wait = left end
   end
 end

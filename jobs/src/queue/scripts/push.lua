@@ -1,11 +1,11 @@
 -- Takes jobs in: to the stream or behind their group, or to the delayed set until they are due. An
 -- id that has a place is dropped, and so is, unless it is handed in directly, one that finished a
 -- while ago.
--- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), wake channel, then per job: id, group, delay
--- in ms, what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
+-- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), then per job: id, group, delay in ms,
+-- what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
 -- Returns how many were taken, then the numbers, from 1, of those that were dropped as not unique.
 -- The first write needs memory: at maxmemory it fails and nothing has happened.
-local how, wake, first = ARGV[4], ARGV[5], 6
+local how, first = ARGV[4], 5
 local again = how == 'again' or how == 'lost'
 local ids = {}
 for i = first, #ARGV, 5 do ids[#ids + 1] = ARGV[i] end
@@ -24,14 +24,14 @@ local function take_unique(unique, id)
   if holder then
     local owner, ends = string.sub(holder, 1, 16), tonumber(string.sub(holder, 17))
     if owner ~= id then
-      if ends and ends > at then return false end
+      if ends and ends > now() then return false end
       if not ends and (known[owner] or redis.call('HEXISTS', JOBS, owner) == 1) then return false end
     end
   end
   local span = tonumber(window)
   if span then
-    redis.call('HSET', UNIQUE, key, id .. (at + span))
-    redis.call('ZADD', UNIQUE_UNTIL, at + span, key)
+    redis.call('HSET', UNIQUE, key, id .. (now() + span))
+    redis.call('ZADD', base .. 'unique_until', now() + span, key)
   else
     redis.call('HSET', UNIQUE, key, id)
   end
@@ -49,7 +49,7 @@ for n, id in ipairs(ids) do
       new[#new + 1] = id
       if delay > 0 then
         redis.call('HSET', BODIES, id, pack_delayed(name, body, again))
-        redis.call('ZADD', DELAYED, at + delay, id)
+        redis.call('ZADD', DELAYED, now() + delay, id)
         new[#new + 1] = 'd'
         if not earliest or delay < earliest then earliest = delay end
       else
@@ -69,5 +69,5 @@ if again and #new > 0 then
   redis.call('HDEL', base .. 'dead_bodies', unpack(alive))
 end
 save()
-if earliest then redis.call('PUBLISH', wake, earliest) end
+if earliest then redis.call('PUBLISH', base .. 'wake', earliest) end
 return answer

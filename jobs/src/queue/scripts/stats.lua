@@ -11,7 +11,7 @@ if not groups.err and #groups > 0 then
 end
 local oldest = redis.call('XRANGE', STREAM, '(' .. last, '+', 'COUNT', 1)
 local age = 0
-if #oldest == 1 then age = math.max(0, milliseconds() - tonumber(string.match(oldest[1][1], '^%d+'))) end
-local delayed = redis.call('ZCARD', DELAYED)
+if #oldest == 1 then age = math.max(0, now() - tonumber(string.match(oldest[1][1], '^%d+'))) end
+local delayed = redis.call('ZCARD', base .. 'delayed')
 local held = math.max(0, redis.call('HLEN', JOBS) - length - delayed)
 return { length - running, running, delayed, held, redis.call('ZCARD', base .. 'dead'), age }

@@ -2,11 +2,11 @@
 -- ARGV: ms a token, tokens at once at most, tokens wanted
 -- Returns how many were taken, and the ms until the next one is there when none was.
 local interval, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local at, key = milliseconds(), base .. 'rate'
-local next = math.max(tonumber(redis.call('GET', key)) or 0, at)
-local free = math.floor((at + interval * burst - next) / interval)
+local key = base .. 'rate'
+local next = math.max(tonumber(redis.call('GET', key)) or 0, now())
+local free = math.floor((now() + interval * burst - next) / interval)
 local taken = math.min(free, wanted)
-if taken <= 0 then return { 0, math.max(1, math.ceil(next + interval - interval * burst - at)) } end
+if taken <= 0 then return { 0, math.max(1, math.ceil(next + interval - interval * burst - now())) } end
 next = next + taken * interval
-redis.call('SET', key, next, 'PX', math.ceil(next - at) + 1)
+redis.call('SET', key, next, 'PX', math.ceil(next - now()) + 1)
 return { taken, 0 }

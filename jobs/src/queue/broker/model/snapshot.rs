@@ -44,8 +44,7 @@ pub(super) struct Snapshot {
 
 /// The name of one of the queue's keys.
 pub(super) fn key(broker: &Broker, name: &str) -> Bytes {
-    let stream = broker.keys(QUEUE).stream;
-    [stream.trim_end_matches("stream").as_bytes(), name.as_bytes()].concat()
+    broker.key(QUEUE, name).into_bytes()
 }
 
 pub(super) fn list_key(broker: &Broker, group: &[u8]) -> Bytes {

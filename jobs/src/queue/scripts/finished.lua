@@ -1,0 +1,10 @@
+-- Remembers ids for a while, in two generations of which the older is forgotten: needs no memory to begin with.
+local function remember(ids, memory, most)
+  local finished, before, since = base .. 'finished', base .. 'finished_before', base .. 'finished_since'
+  if redis.call('EXISTS', since) == 0 or redis.call('SCARD', finished) * 2 >= most then
+    redis.call('UNLINK', before)
+    if redis.call('EXISTS', finished) == 1 then redis.call('RENAME', finished, before) end
+    redis.pcall('SET', since, '1', 'PX', memory)
+  end
+  redis.pcall('SADD', finished, unpack(ids))
+end

@@ -1,0 +1,6 @@
+-- A cancelled job is nowhere any more.
+local function forget(id, body)
+  redis.call('HDEL', JOBS, id)
+  redis.call('SREM', CANCELLED, id)
+  release_of(id, body)
+end
