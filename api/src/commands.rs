@@ -45,7 +45,7 @@ pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
         match store.check_schema(release.generation).await {
             Err(error) => println!("this release cannot serve: {error}"),
             Ok(()) if pending > 0 => {
-                println!("{pending} changes are pending: run `api migrate plan`")
+                println!("{pending} changes are pending: run `api migrate plan`");
             }
             Ok(()) => println!("no changes are pending"),
         }

@@ -178,7 +178,7 @@ kinds! {
     MfaChallengeId = MfaChallenge("mfc");
     /// Id of a passkey.
     PasskeyId = Passkey("pky");
-    /// Id of a WebAuthn ceremony.
+    /// Id of a `WebAuthn` ceremony.
     PasskeyCeremonyId = PasskeyCeremony("pkc");
     /// Id of a change of an account's email address.
     EmailChangeId = EmailChange("emc");

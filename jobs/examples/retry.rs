@@ -80,8 +80,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let alone = postman.run(None, &DeliverLetter { to: LetterBox::Gone }).await;
     println!("{}", alone.err().map_or_else(|| "delivered".to_owned(), |error| error.to_string()));
 
-    // Staged jobs run until they end. The store's own commit does not enqueue them in Redis.
-    store.commit(&Origin::system(), &Post).await?;
+    // Staged jobs run until they end.
+    jobs.commit(&Origin::system(), &Post).await?;
     let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
     println!("{} delivered, {} dead, {} retries", drained.succeeded, drained.dead, drained.retried);
     store.close().await;

@@ -125,6 +125,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// `action` was done to `target`.
+    #[expect(clippy::needless_pass_by_value, reason = "targets are ids, which are copied")]
     pub(crate) fn new(action: Action, target: impl ToString) -> Self {
         let targets = vec![target.to_string()];
         Self { action, targets, changes: Vec::new(), actor: None, name: None }

@@ -308,8 +308,8 @@ impl Change for VerifyEmail {
         let now = txn.clock().now();
         let filter =
             doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
-        let used = txn.records::<Registration>(PlatformScope).take(filter).await?;
-        let registration = used.ok_or(VerifyError::TokenInvalid)?;
+        let registration = txn.records::<Registration>(PlatformScope).take(filter).await?;
+        let registration = registration.ok_or(VerifyError::TokenInvalid)?;
         let account = NewAccount {
             email: registration.email,
             name: registration.name,

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 #![expect(clippy::disallowed_methods, reason = "tests stage what the fast path does not know")]
-#![expect(clippy::disallowed_methods, reason = "tests stage what the fast path does not know")]
 
 mod batches;
 mod control;

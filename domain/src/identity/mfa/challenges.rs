@@ -238,13 +238,13 @@ impl Change for AnswerChallenge<'_> {
             .take(filter)
             .await?
             .ok_or(SignInError::ChallengeInvalid)?;
-        let Some(used) = self.accepted(txn, challenge.user_id).await? else {
+        let Some(method) = self.accepted(txn, challenge.user_id).await? else {
             let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
             return Ok(Outcome::Wrong);
         };
         let (purpose, user) = (challenge.purpose, challenge.user_id);
-        if used == Method::RecoveryCode {
+        if method == Method::RecoveryCode {
             let change = MfaChange::RecoveryCodeUsed;
             Entry::new(change.action(), user).by(user).record_on_platform(txn).await?;
             stage(txn, None, &SendMfaChanged { user, change }).await?;
