@@ -1,7 +1,8 @@
 //! Signing in and out, and what one sees then.
 
-use common::{db::PlatformScope, revocations::Revoked};
+use common::{db::PlatformScope, origin::Principal, revocations::Revoked};
 use domain::{
+    activity::{AuditContext, Event},
     identity::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
@@ -9,7 +10,7 @@ use domain::{
         tenants::Tenant,
     },
 };
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -63,6 +64,26 @@ async fn after_verification_the_right_password_opens_a_session() {
     assert_eq!(sessions.len(), 1);
     let event = doc! { "action": "session.created", "targets": sessions[0].id, "actor": sessions[0].user_id, "tenant_id": sessions[0].tenant_id };
     assert_eq!(world.events(event).await, 1);
+}
+
+#[tokio::test]
+async fn an_event_names_its_request_and_keeps_the_person_s_data_apart() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+    let created = doc! { "action": "session.created" };
+    let event: Event = world.store.records(PlatformScope).find(created).await.unwrap().unwrap();
+    assert!(event.deed.request_id.is_some_and(|id| !id.is_empty()));
+    assert_eq!(event.deed.job_id, None);
+    let kept = world.store.records::<AuditContext>(PlatformScope);
+    let context = kept.find(doc! { "_id": event.id }).await.unwrap().unwrap();
+    assert_eq!(context.user_id.map(Principal::User), event.deed.actor);
+    assert_eq!(context.ip.as_deref(), Some("127.0.0.1"));
+    let row: Document =
+        world.raw().await.collection("activity_events").find_one(doc! {}).await.unwrap().unwrap();
+    assert!(!row.to_string().contains("127.0.0.1"), "{row}");
+    let name = context.name.unwrap();
+    assert!(!name.is_empty() && !row.to_string().contains(&name), "{row}");
 }
 
 #[tokio::test]
