@@ -95,7 +95,7 @@ impl<'a> Guard<'a> {
     }
 
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
-        if counted.fills_account && self.app.throttle.may_tell(self.tried()).await {
+        if counted.fills_account && self.app.throttle.may_notify(self.tried()).await {
             let address = SealedEmail::seal(&self.app.key, address)
                 .map_err(|error| Problem::internal(&error))?;
             self.app.jobs.commit(&self.client.origin(), &Throttled { address }).await?;

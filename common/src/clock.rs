@@ -115,7 +115,7 @@ pub fn later(at: DateTime, by: Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_add(millis_of(by)))
 }
 
-/// `at` moved `by` into the past.
+/// The time `by` before `at`.
 pub fn earlier(at: DateTime, by: Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_sub(millis_of(by)))
 }
@@ -126,7 +126,7 @@ pub fn between(from: DateTime, to: DateTime) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }
 
-/// A time as the API answers it.
+/// A time in the API's responses.
 #[derive(Debug, Clone, Copy, ToSchema)]
 #[schema(
     value_type = String,

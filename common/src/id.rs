@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub trait Prefix: Send + Sync + 'static {
     /// The part before the underscore, such as `usr`.
     const PREFIX: &'static str;
-    /// What the API's document calls such ids, for instance `UserId`.
+    /// Name of such ids in the OpenAPI document, such as `UserId`.
     const NAME: &'static str;
 }
 
@@ -27,7 +27,7 @@ pub struct Id<P> {
 }
 
 impl<P: Prefix> Id<P> {
-    /// The id of nothing: no id is ever generated with these bits.
+    /// An id that is never generated.
     pub const NIL: Self = Self::from_uuid(Uuid::nil());
 
     /// An id of kind `P` from a `UUID`.
@@ -198,7 +198,7 @@ kinds! {
     BatchId = Batch("bat");
     /// Id of a token-signing key (`kid`).
     SigningKeyId = SigningKey("sig");
-    /// Names a running process.
+    /// Id of a running process.
     ProcessId = Process("prc");
 }
 

@@ -1,7 +1,7 @@
-//! Who commits a change, and by what.
+//! The origin of a change: who makes it, and through what.
 //!
-//! Whoever commits says it once, on the transaction; every event that the change writes carries
-//! it. So a change need not pass it on, and none can forget it.
+//! The origin is set once, on the transaction, and every event of the change carries it. So no
+//! change needs to pass it on or can forget it.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -14,32 +14,32 @@ use utoipa::{
 
 use crate::id::{AdminId, ApiKeyId, JobId, UserId};
 
-/// The longest reason, in characters.
+/// Maximum length of a reason in characters.
 const REASON_CHARS_MAX: usize = 500;
 
-/// Somebody or something that acts.
+/// A person or program that acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// A person, signed in.
+    /// A signed-in user.
     User(UserId),
-    /// A customer's program, by an API key.
+    /// A customer's program with an API key.
     ApiKey(ApiKeyId),
-    /// An administrator of the platform, signed in.
+    /// A signed-in administrator of the platform.
     Admin(AdminId),
-    /// Somebody with a shell on the installation. They have no account here; [`Via::Command`] names
+    /// A person with shell access to the installation. They have no account; [`Via::Command`] names
     /// them.
     Operator,
     /// The installation itself.
     System,
 }
 
-/// A text that names no principal.
+/// The text is not a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected the id of a user, an API key or an administrator, `operator`, or `system`")]
+#[error("must be the id of a user, an API key or an administrator, `operator`, or `system`")]
 pub struct InvalidPrincipal;
 
 impl Principal {
-    /// The person, if it is one.
+    /// The user, if it is one.
     pub const fn user(self) -> Option<UserId> {
         match self {
             Self::User(user) => Some(user),
@@ -69,7 +69,7 @@ impl fmt::Display for Principal {
 impl FromStr for Principal {
     type Err = InvalidPrincipal;
 
-    /// Ids tell by their prefix whose they are, so the text of an id alone is enough.
+    /// The prefix of an id shows its kind, so the id alone is enough.
     fn from_str(text: &str) -> Result<Self, InvalidPrincipal> {
         match text {
             "operator" => Ok(Self::Operator),
@@ -112,49 +112,49 @@ impl<'de> Deserialize<'de> for Principal {
     }
 }
 
-/// Who commits a change, and by what.
+/// Who makes a change, and through what.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// Who acts; none where a stranger does, such as somebody who registers.
+    /// Who acts; none for an unknown person, such as one who registers.
     pub principal: Option<Principal>,
-    /// What the principal is called, if that is known.
+    /// Name of the principal, if known.
     pub name: Option<String>,
-    /// The administrator who acts as the principal, if one does.
+    /// The administrator who impersonates the principal, if any.
     pub impersonator: Option<AdminId>,
-    /// By what.
+    /// Through what they act.
     pub via: Via,
 }
 
-/// By what a change is committed.
+/// Through what a change is made.
 #[derive(Debug, Clone)]
 pub enum Via {
     /// A request over HTTP.
     Request(Request),
     /// A job, by its id.
     Job(JobId),
-    /// A command of somebody with a shell on the installation.
+    /// A command of a person with shell access to the installation.
     Command(Operator),
-    /// A process on its own account, as at its start.
+    /// A process itself, for instance at its start.
     Process,
 }
 
-/// What is known of a request beside who makes it.
+/// Details of a request, besides its principal.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its `X-Request-Id`.
     pub id: String,
-    /// Where the client is, if that is known.
+    /// IP address of the client, if known.
     pub ip: Option<IpAddr>,
-    /// What the client says it is.
+    /// Name of the client (`User-Agent`).
     pub user_agent: String,
 }
 
-/// Somebody with a shell on the installation.
+/// A person with shell access to the installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     /// Name of the operating system's user.
     pub name: String,
-    /// Why they act, in their words.
+    /// The reason they gave.
     pub reason: Option<Reason>,
 }
 
@@ -163,7 +163,7 @@ impl Origin {
         Self { principal, name: None, impersonator: None, via }
     }
 
-    /// The process on its own account.
+    /// The process itself.
     pub const fn system() -> Self {
         Self::new(Some(Principal::System), Via::Process)
     }
@@ -178,26 +178,26 @@ impl Origin {
         Self::new(Some(Principal::Operator), Via::Command(operator))
     }
 
-    /// A request of a stranger.
+    /// A request of an unknown person.
     pub const fn request(request: Request) -> Self {
         Self::new(None, Via::Request(request))
     }
 
-    /// It is `principal` who acts, called `name`.
+    /// Sets the principal and its name.
     #[must_use]
     pub fn by(self, principal: Principal, name: impl Into<String>) -> Self {
         Self { principal: Some(principal), name: Some(name.into()), ..self }
     }
 }
 
-/// Why an operator or administrator acts: something visible on one line.
+/// The reason of an operator or administrator: visible text on one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Reason(String);
 
-/// A text that cannot be a reason.
+/// The text is not a valid reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1 to {REASON_CHARS_MAX} characters on one line")]
+#[error("must be one line of 1 to {REASON_CHARS_MAX} visible characters")]
 pub struct InvalidReason;
 
 impl FromStr for Reason {

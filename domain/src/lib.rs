@@ -1,9 +1,9 @@
-//! The business of Tenantry, one module a noun: its types, rules and queries, its job structs and
-//! the changes that stage them.
+//! The business of Tenantry, one module per noun: its types, rules and queries, its jobs and the
+//! changes that stage them.
 //!
-//! Nouns are grouped by area: [`identity`] (who somebody is), [`tenancy`] (tenants and their
-//! people), [`activity`] (who did what), [`access`] (limits on what may be tried) and [`platform`]
-//! (the installation's own upkeep).
+//! Nouns are grouped by area: [`identity`] (accounts and sign-in), [`tenancy`] (tenants and their
+//! members), [`activity`] (who did what), [`access`] (rate limits) and [`platform`] (maintenance of
+//! the installation).
 
 pub mod access;
 pub mod activity;

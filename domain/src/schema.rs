@@ -1,4 +1,4 @@
-//! The schema of this release, and waiting for a database that a process can work with.
+//! The schema of this release, and waiting for a usable database.
 
 use std::time::Duration;
 
@@ -86,10 +86,10 @@ pub fn schema() -> Declaration {
     }
 }
 
-/// The pause between two looks for a database that does not answer yet.
+/// Pause between two attempts to reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until the database answers; returns whether it did before the process was told to stop.
+/// Waits until the database answers; returns whether it did before shutdown.
 ///
 /// # Errors
 /// If this release cannot work with its schema, which waiting would not change.
@@ -97,7 +97,7 @@ pub async fn schema_is_ready(store: &Store, drain: &Drain) -> Result<bool, DbErr
     loop {
         match store.check_schema(GENERATION).await {
             Ok(()) => return Ok(true),
-            Err(error) if error.is_outage() => tracing::warn!(%error, "database_awaited"),
+            Err(error) if error.is_outage() => tracing::warn!(%error, "waiting_for_database"),
             Err(error) => return Err(error),
         }
         tokio::select! {
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Everything that is declared, in an order that does not depend on the order of the lists.
+    /// A digest of the declaration that does not depend on the order of its lists.
     fn fingerprint() -> String {
         let Declaration { readable_from, collections, data_changes, .. } = schema();
         let collections: BTreeSet<String> =

@@ -36,7 +36,7 @@ async fn a_cluster_counts_attempts() {
     assert_eq!((first.fills_account, second.fills_account), (false, true));
     let TooMany(wait) = throttle.admit(ada, limits).await.unwrap_err();
     assert!(wait > Duration::from_mins(4) && wait <= limits.window, "{wait:?}");
-    assert_eq!((throttle.may_tell(eve).await, throttle.may_tell(ada).await), (true, false));
+    assert_eq!((throttle.may_notify(eve).await, throttle.may_notify(ada).await), (true, false));
     throttle.take_back(second).await;
     let own = throttle.admit(ada, limits).await.unwrap();
     throttle.succeeded(own).await;

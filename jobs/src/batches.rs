@@ -399,8 +399,7 @@ pub(crate) async fn revive_members(
     Ok(())
 }
 
-/// Commits a change of the engine's own rows. The job that it may release is handed over by whoever
-/// asked for the change.
+/// Commits a change of the engine's own rows. The caller enqueues the follow-up job, if any.
 #[expect(clippy::disallowed_methods, reason = "the change stages nothing and revokes nothing")]
 async fn commit<C: Change>(store: &Store, change: &C) -> Result<C::Output, C::Error> {
     let (output, _) = store.commit(&Origin::system(), change).await?;

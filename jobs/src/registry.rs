@@ -50,15 +50,15 @@ pub struct Running<C> {
 }
 
 impl<C> Running<C> {
-    /// Who commits what the job changes.
+    /// The origin of the job's changes.
     pub fn origin(&self) -> Origin {
         Origin::job(self.id)
     }
 
-    /// The right to touch the rows of the tenant that the job is done for.
+    /// The scope of the tenant that the job belongs to.
     ///
     /// # Errors
-    /// [`JobError::Fail`] when it is done for none.
+    /// [`JobError::Fail`] if it belongs to no tenant.
     #[expect(clippy::disallowed_methods, reason = "the tenant is that of the job's envelope")]
     pub fn scope(&self) -> Result<TenantScope, JobError> {
         self.tenant

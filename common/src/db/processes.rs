@@ -1,5 +1,4 @@
-//! Processes at work: a row for each that is running, so that a migration knows whom it would
-//! disturb.
+//! Running processes: a row for each, so that a migration knows which ones it would affect.
 
 use std::{fmt, time::Duration};
 
@@ -10,32 +9,31 @@ use tokio::{sync::oneshot, task::JoinHandle, time};
 use super::{Data, DbError, PlatformScope, Record, Store, schema::Index};
 use crate::{clock::earlier, config, id::ProcessId};
 
-/// A process that was not seen for this long is taken for dead. Some heartbeats may be missed.
+/// A process without a heartbeat for this long is considered dead. Some heartbeats may fail.
 const ALIVE_WITHIN: Duration = Duration::from_mins(1);
-/// How long the row of a process is kept that ended without removing it.
+/// How long the row of a process that ended without removing it is kept.
 const KEPT_FOR: Duration = Duration::from_hours(1);
-/// How long a stopping process tries to remove its row.
+/// Timeout for removing the row when the process stops.
 const REMOVED_WITHIN: Duration = Duration::from_secs(2);
-/// More processes than an installation has.
+/// Maximum number of listed processes, more than any installation has.
 const LISTED_MAX: i64 = 10_000;
 
-/// A process at work.
+/// A running process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: ProcessId,
-    /// What it does: `api` or `worker`.
+    /// Its kind: `api` or `worker`.
     pub kind: String,
     /// Its release.
     pub version: String,
     /// The generation of the schema that its release declares.
     pub generation: i32,
-    /// The revision that it was built from; empty if that is not known.
+    /// The source revision it was built from; empty if unknown.
     pub revision: String,
     /// When it started.
     pub started_at: DateTime,
-    /// When it last said that it is running.
+    /// When its last heartbeat was.
     pub seen_at: DateTime,
 }
 
@@ -58,7 +56,7 @@ impl fmt::Display for Process {
 }
 
 impl Store {
-    /// The processes that are running, by the time when they started.
+    /// The running processes, in the order in which they started.
     pub async fn living_processes(&self) -> Result<Vec<Process>, DbError> {
         let since = earlier(self.clock().now(), ALIVE_WITHIN);
         let seen = doc! { "seen_at": { "$gte": since } };
@@ -67,7 +65,7 @@ impl Store {
     }
 }
 
-/// Says again and again that this process is running, until it is stopped or dropped.
+/// Sends heartbeats of this process until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Heartbeat {
     id: ProcessId,
@@ -77,8 +75,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Announces a process of this kind, whose release declares this generation of the schema. A
-    /// heartbeat that fails is only logged.
+    /// Registers a process of this kind and generation of the schema, and starts its heartbeats. A
+    /// failed heartbeat is only logged.
     pub async fn start(store: &Store, kind: &str, generation: i32, config: &config::App) -> Self {
         let now = store.clock().now();
         let mut process = Process {
@@ -106,15 +104,15 @@ impl Heartbeat {
         Self { id, running, task }
     }
 
-    /// The id of this process, which log lines and `api migrate status` name.
+    /// The id of this process, as shown in logs and by `api migrate status`.
     pub const fn id(&self) -> ProcessId {
         self.id
     }
 
-    /// Removes the process' row, because it stops.
+    /// Removes the row of the process, which is shutting down.
     pub async fn stop(self) {
         drop(self.running);
-        // A row that stays counts as a running process for a minute more.
+        // Otherwise the process would be considered running for another minute.
         if time::timeout(REMOVED_WITHIN, self.task).await.is_err() {
             tracing::warn!("process_row_not_removed");
         }

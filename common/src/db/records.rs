@@ -115,7 +115,6 @@ impl<'s, T: Record> Records<'s, T> {
     }
 
     /// Inserts rows; skips those whose key already exists.
-    ///
     pub async fn insert_missing(self, rows: &[T]) -> Result<(), DbError> {
         if rows.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Whose rows a handle may touch, decided by type.
+//! Scopes: which rows a handle may access, enforced by type.
 
 use mongodb::bson::{Document, doc};
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,16 +13,16 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static {
     const COLLECTION: &'static str;
     /// Indexes of the collection.
     const INDEXES: &'static [Index] = &[];
-    /// Fields that MongoDB demands of every row; none if it does not check rows.
+    /// Fields that MongoDB requires of every row; none if it does not check rows.
     const REQUIRED: &'static [Field] = &[];
-    /// Whose the rows are, and what becomes of them when their owner asks for a copy or leaves.
+    /// Who owns the rows, and how they are exported and erased.
     const DATA: Data;
 }
 
-/// Whose rows are, and what becomes of them when their owner asks for a copy or leaves.
+/// Who owns rows, and how they are exported and erased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Data {
-    /// Whose they are.
+    /// The owner of the rows.
     pub owner: Owner,
     /// How they are exported to their owner.
     pub export: Export,
@@ -30,7 +30,7 @@ pub struct Data {
     pub erasure: Erasure,
 }
 
-/// Whose rows are.
+/// The owner of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// A tenant, named by this field.
@@ -60,13 +60,14 @@ pub enum Erasure {
 }
 
 impl Data {
-    /// Rows of a tenant that name it by `tenant_id`: exported whole, and deleted with it.
+    /// Rows of the tenant in their `tenant_id`: exported completely, and deleted with it.
     pub const fn of_tenant() -> Self {
         let owner = Owner::Tenant("tenant_id");
         Self { owner, export: Export::Without(&[]), erasure: Erasure::Delete }
     }
 
-    /// Rows of the person that `field` names, by id or address: exported whole, and deleted with their account.
+    /// Rows of the person that `field` identifies by id or email address: exported completely, and
+    /// deleted with their account.
     pub const fn of_person(field: &'static str) -> Self {
         let owner = Owner::Person(field);
         Self { owner, export: Export::Without(&[]), erasure: Erasure::Delete }
@@ -77,7 +78,7 @@ impl Data {
         Self { owner: Owner::Tenant("_id"), ..Self::of_tenant() }
     }
 
-    /// Rows of the installation: nobody else's, so that nobody is given a copy.
+    /// Rows of the installation, which nobody else owns or can export.
     pub const fn of_platform() -> Self {
         let export = Export::Never("it is the installation's own");
         let erasure = Erasure::Keep("it is the installation's own");
@@ -102,10 +103,11 @@ impl Data {
         Self { erasure: Erasure::Keep(reason), ..self }
     }
 
-    /// The field that names the tenant that the rows belong to.
+    /// The field that contains the owning tenant.
     ///
     /// # Panics
-    /// When they belong to no tenant; while compiling, since it is only asked in constants.
+    /// If they belong to no tenant. This happens at compile time, because it is only called in
+    /// constants.
     const fn tenant_field(self) -> &'static str {
         match self.owner {
             Owner::Tenant(field) => field,
@@ -114,57 +116,58 @@ impl Data {
     }
 }
 
-/// A row that names a tenant that it belongs to.
+/// A row that belongs to a tenant.
 pub trait OfTenant: Record {
-    /// The tenant.
+    /// The tenant that owns the row.
     fn tenant_id(&self) -> TenantId;
 }
 
-/// The right to touch one tenant's rows.
+/// Permission to access one tenant's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantScope(TenantId);
 
 impl TenantScope {
-    /// That of a row, which whoever has it was allowed to read.
+    /// The scope of a row's tenant: the caller was allowed to read the row.
     pub fn of_row(row: &impl OfTenant) -> Self {
         Self(row.tenant_id())
     }
 
-    /// That of a caller. For the authenticated extractor alone, which vouches that the caller
-    /// belongs to the tenant.
+    /// The scope of a caller's tenant. Only for the authenticated extractor, which has verified
+    /// that the caller belongs to the tenant.
     pub const fn of_caller(tenant: TenantId) -> Self {
         Self(tenant)
     }
 
-    /// That of a job. For the job engine alone: the tenant is that of the job's envelope.
+    /// The scope of a job's tenant. Only for the job engine, which takes it from the job's
+    /// envelope.
     pub const fn of_job(tenant: TenantId) -> Self {
         Self(tenant)
     }
 
-    /// The tenant.
+    /// The tenant of the scope.
     pub const fn tenant_id(self) -> TenantId {
         self.0
     }
 }
 
-/// The right to touch rows of every tenant and of none. Anything that answers a tenant's request
-/// with rows read through it must say why that is safe.
+/// Permission to access the rows of every tenant, and those of none. Code that returns rows read
+/// with it in answer to a tenant's request must explain why that is safe.
 #[derive(Debug, Clone, Copy)]
 pub struct PlatformScope;
 
-/// How a scope narrows the rows of `T`.
+/// How a scope restricts the rows of `T`.
 pub trait Scope<T> {
-    /// What is added to every filter and demanded of every insert.
+    /// The restriction to apply.
     fn narrowing(self) -> Narrowing<T>;
 }
 
-/// What a scope adds to every filter and demands of every insert.
+/// What a scope adds to every filter and requires of every insert.
 pub struct Narrowing<T> {
     pub(super) filter: Document,
     pub(super) admits: Admits<T>,
 }
 
-/// Whether a row may be written.
+/// Decides whether a row may be written.
 pub(super) type Admits<T> = Box<dyn Fn(&T) -> bool + Send + Sync>;
 
 impl<T: OfTenant> Scope<T> for TenantScope {

@@ -57,7 +57,7 @@ pub struct Txn {
     notes: Notes,
 }
 
-/// What a change noted for whoever commits it, such as the jobs that it staged.
+/// What a change noted for the code that commits it, such as the jobs that it staged.
 pub type Notes = Vec<Box<dyn Any + Send>>;
 
 impl Txn {
@@ -71,7 +71,7 @@ impl Txn {
         &self.clock
     }
 
-    /// Who commits this, and by what.
+    /// Who makes the change, and through what.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }

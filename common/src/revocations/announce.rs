@@ -116,7 +116,7 @@ impl Voice {
     /// Queues a message; returns whether it is the last.
     fn add(&mut self, said: Said) -> bool {
         let is_last = said == Said::Bye;
-        // Nobody waits for a process that does not beat, so it need not say goodbye.
+        // A process without heartbeats is not awaited, so it needs no farewell.
         if is_last && !*self.beats.borrow() {
             return true;
         }

@@ -1,3 +1,3 @@
-//! Limits on what may be tried, and how often.
+//! Limits on how often something may be attempted.
 
 pub mod throttle;

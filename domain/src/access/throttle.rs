@@ -1,14 +1,14 @@
-//! Bounds how often something may be tried, over all processes, so that nobody guesses for long.
+//! Rate limits on attempts, shared by all processes, so that nobody can keep guessing.
 //!
-//! Tries are counted in Redis in two buckets, one of the account that they are about and one of the
-//! network they come from; a try is counted before it is made and taken back when it was no
-//! failure, so that many at once are no way around. A stranger who fills the account's bucket must
-//! not shut its owner out: whoever succeeded from a network is familiar there for a while, and
-//! their tries count in a bucket of their own.
+//! Attempts are counted in Redis in two buckets: one for the account they concern, one for the
+//! network they come from. An attempt is counted before it is made and taken back if it did not
+//! fail, so that concurrent attempts cannot exceed the limit. An attacker who fills the account's
+//! bucket must not lock out its owner: a network from which someone signed in successfully is
+//! familiar for a while, and its attempts count in a bucket of their own.
 //!
-//! Redis holds nothing but counts under pseudonyms, each for one window. When it does not answer,
-//! everything is let through and that is counted: a store of work in motion must not decide over
-//! who can sign in.
+//! Redis stores only counts under pseudonyms, each for one window. While Redis does not answer,
+//! every attempt is allowed and counted in a metric, because an outage of Redis must not decide who
+//! can sign in.
 
 use std::{
     sync::{LazyLock, Mutex, PoisonError},
@@ -25,91 +25,92 @@ use common::{
 use redis::{RedisResult, Script};
 use tokio::time::Instant;
 
-/// What the master key makes pseudonyms for.
+/// Purpose of the key that makes pseudonyms.
 const PURPOSE: &str = "throttle";
 /// How long a network stays familiar after a success.
 pub const FAMILIAR_FOR: Duration = Duration::from_hours(30 * 24);
-/// An account's owner is told at most this often that it is throttled.
+/// Minimum time between two notifications to an owner that their account is throttled.
 const TOLD_FOR: Duration = Duration::from_hours(1);
-/// While Redis does not answer it is asked this often, so that not everybody waits for it.
+/// While Redis does not answer, it is queried only this often, so that not every request waits for
+/// it.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/admit.lua")));
 static GIVE_BACK: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("throttle/give_back.lua")));
 
-/// What is tried.
+/// What is attempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// To sign in, or to show the password again while one is signed in.
+    /// Signing in, or giving the password again in a session.
     SignIn,
-    /// To show a second factor.
+    /// Presenting a second factor.
     SecondFactor,
-    /// To have a link mailed that sets a new password.
+    /// Requesting a password reset link.
     ForgetPassword,
-    /// To have an account made, which mails a link.
+    /// Registering, which mails a link.
     Register,
-    /// To have somebody mailed an invitation.
+    /// Inviting a person, which mails a link.
     Invite,
-    /// To have a verification mailed again.
+    /// Requesting the verification mail again.
     ResendVerification,
-    /// To set a password by a link.
+    /// Setting a password with a link.
     ResetPassword,
-    /// To follow the link of an invitation.
+    /// Following the link of an invitation.
     FollowInvitation,
-    /// To have an invitation mailed by an invite link.
+    /// Requesting an invitation with an invite link.
     FollowInviteLink,
-    /// To have a domain's record looked for.
+    /// Requesting a check of a domain's record.
     CheckDomain,
-    /// To have links mailed that confirm another address.
+    /// Requesting a change of the email address, which mails links.
     ChangeEmail,
 }
 
-/// How many tries are let through in a time.
+/// How many attempts are allowed in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// About one account.
+    /// Attempts concerning one account.
     pub per_account: u32,
-    /// From one network.
+    /// Attempts from one network.
     pub per_network: u32,
-    /// In this time, from the first on.
+    /// Length of the window, which starts with the first attempt.
     pub window: Duration,
 }
 
-/// A try.
+/// An attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Try<'a> {
-    /// What is tried.
+    /// What is attempted.
     pub act: Act,
-    /// The pseudonym of the account it is about, if it is about one.
+    /// Pseudonym of the account it concerns, if any.
     pub account: Option<&'a str>,
-    /// Where it comes from, if that is known.
+    /// The network it comes from, if known.
     pub network: Option<Network>,
 }
 
-/// A try that was let through and counted.
+/// An attempt that was allowed and counted.
 #[derive(Debug)]
-#[must_use = "a try that was no failure is to be taken back"]
+#[must_use = "an attempt that did not fail must be taken back"]
 pub struct Admission {
     mark: String,
     counted: Vec<String>,
-    /// Whether, if it fails, the account is throttled from now on.
+    /// Whether the account is throttled if this attempt fails.
     pub fills_account: bool,
 }
 
-/// Too many tries; the next is let through after this long.
+/// The limit is reached; the next attempt is allowed after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many tries")]
+#[error("too many attempts")]
 pub struct TooMany(pub Duration);
 
-/// Where tries are counted.
+/// Counts attempts.
 pub struct Throttle {
     redis: Connections,
     key: MasterKey,
     asked_again_at: Mutex<Option<Instant>>,
 }
 
-/// The names of one try's keys. All carry one hash tag, so that a script may touch them together.
+/// The keys of an attempt. All share a hash tag, so that a script may access them together.
 struct Keys {
     mark: String,
     own: String,
@@ -143,10 +144,7 @@ impl Throttle {
         Self { redis, key, asked_again_at: Mutex::default() }
     }
 
-    /// Lets a try through, or tells how long to wait.
-    ///
-    /// # Errors
-    /// [`TooMany`] when there were too many.
+    /// Allows and counts an attempt, or fails with the time to wait.
     pub async fn admit(&self, tried: Try<'_>, limits: Limits) -> Result<Admission, TooMany> {
         let keys = self.keys(tried);
         let others: Vec<(&String, u32)> = keys
@@ -174,12 +172,12 @@ impl Throttle {
         Ok(Admission { mark: keys.mark, counted, fills_account: filled && tried.account.is_some() })
     }
 
-    /// Takes a try back that was neither a success nor a failure.
+    /// Takes back an attempt that neither succeeded nor failed.
     pub async fn take_back(&self, admission: Admission) {
         self.give_back(admission, Duration::ZERO).await;
     }
 
-    /// Takes a try back that succeeded: its network is familiar to the account from now on.
+    /// Takes back an attempt that succeeded, and makes its network familiar to the account.
     pub async fn succeeded(&self, admission: Admission) {
         self.give_back(admission, FAMILIAR_FOR).await;
     }
@@ -194,8 +192,8 @@ impl Throttle {
             self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
     }
 
-    /// Forgets the failures about an account whose owner showed by other means who they are, and
-    /// makes them familiar where they are.
+    /// Clears the failures of an account whose owner proved their identity by other means, and
+    /// makes their network familiar.
     pub async fn forgive(&self, tried: Try<'_>) {
         let keys = self.keys(tried);
         let familiar = millis_of(FAMILIAR_FOR);
@@ -218,8 +216,9 @@ impl Throttle {
         let _: Option<()> = self.ask(forgiving).await;
     }
 
-    /// Whether the account's owner is to be told now that it is throttled: once in a while.
-    pub async fn may_tell(&self, tried: Try<'_>) -> bool {
+    /// Whether the owner should now be notified that the account is throttled; at most once in a
+    /// while.
+    pub async fn may_notify(&self, tried: Try<'_>) -> bool {
         let told = self.keys(tried).told;
         let mut claim = redis::cmd("SET");
         claim.arg(told).arg(1).arg("NX").arg("PX").arg(millis_of(TOLD_FOR));
@@ -228,7 +227,7 @@ impl Throttle {
         claimed.flatten().is_some()
     }
 
-    /// What Redis answers; none when it does not.
+    /// The answer of Redis; none if it does not answer.
     async fn ask<T>(&self, question: impl AsyncFnOnce(Shared) -> RedisResult<T>) -> Option<T> {
         if self.asked_again_at().is_some_and(|at| Instant::now() < at) {
             metrics::AUTH_THROTTLE_OUTAGES.inc();
@@ -240,7 +239,7 @@ impl Throttle {
                 Some(answer)
             }
             Err(error) => {
-                tracing::warn!(%error, "throttle_let_everything_through");
+                tracing::warn!(%error, "throttle_bypassed");
                 metrics::AUTH_THROTTLE_OUTAGES.inc();
                 *self.asked_again_at() = Some(Instant::now() + OUTAGE_PAUSE);
                 None
@@ -263,7 +262,8 @@ impl Throttle {
         };
         let pair = format!("{account} {network}");
         Keys {
-            // The same for every act: who signed in somewhere may also ask for a mail there.
+            // The same for every kind of attempt: a network familiar from signing in may also
+            // request mails.
             mark: key("familiar", &pair),
             own: key(&format!("{act}:own"), &pair),
             account: tried.account.map(|account| key(&format!("{act}:account"), account)),

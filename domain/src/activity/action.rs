@@ -1,8 +1,8 @@
-//! Everything that is written down when it is done.
+//! The actions that events record.
 
 use serde::{Deserialize, Serialize};
 
-/// What was done, as `noun.verb`. An action keeps its name for as long as events name it.
+/// What was done, as `noun.verb`. An action keeps its name as long as events contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     #[serde(rename = "domain.added")]
@@ -111,27 +111,27 @@ pub enum Action {
     UserPasswordReset,
 }
 
-/// A property that an event may show before and after. The list is what is allowed to be shown:
-/// nothing on it is a secret, an address or a person's name.
+/// A property whose values an event may contain, before and after the change. Only these are
+/// allowed: none of them is a secret, an email or IP address, or a person's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Property {
     /// The role of a member.
     Role,
-    /// The permissions of a role that a tenant made.
+    /// The permissions of a custom role.
     Permissions,
-    /// The role that people of a domain are invited to.
+    /// The role in which people of a domain are invited.
     AutoInviteRole,
-    /// Whether a tenant asks its members for a second factor.
+    /// Whether a tenant requires a second factor of its members.
     RequireMfa,
-    /// After how many idle minutes a tenant's sessions end.
+    /// Minutes without use after which a tenant's sessions end.
     SessionIdleMinutes,
-    /// After how many hours a tenant's sessions end.
+    /// Hours after which a tenant's sessions end.
     SessionAbsoluteHours,
-    /// How long passwords of a tenant's members must be.
+    /// Minimum length of the passwords of a tenant's members.
     PasswordMinLength,
-    /// The domains of whose addresses a tenant invites people.
+    /// The email domains that a tenant invites.
     AllowedEmailDomains,
-    /// The networks from which a tenant may be accessed.
+    /// The IP addresses from which a tenant can be accessed.
     IpAllowlist,
 }

@@ -1,4 +1,4 @@
-//! What an event shows of the person who acted, kept apart from it so that it can be erased.
+//! Personal data of the people who acted, kept apart from the events so that it can be erased.
 
 use common::{
     db::{
@@ -11,21 +11,20 @@ use common::{
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-/// From where somebody acted, and what they were called then.
+/// The name and client of the person who caused an event, at that time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuditContext {
-    /// The event.
     #[serde(rename = "_id")]
     pub event_id: EventId,
-    /// The tenant of the event, if it is that of one.
+    /// The tenant of the event, if any.
     pub tenant_id: Option<TenantId>,
-    /// The person, if it was one who is known.
+    /// The user, if known.
     pub user_id: Option<UserId>,
-    /// Name of the person or of the operating system's user.
+    /// Name of the user, or of the operating system's user.
     pub name: Option<String>,
-    /// Address of the client.
+    /// IP address of the client.
     pub ip: Option<String>,
-    /// What the client said it is.
+    /// Name of the client (`User-Agent`).
     pub user_agent: Option<String>,
     /// When the event happened.
     pub at: DateTime,
@@ -40,7 +39,7 @@ impl Record for AuditContext {
 }
 
 impl AuditContext {
-    /// Writes what the transaction's origin shows of who acts, where it shows anything.
+    /// Stores the personal data in the transaction's origin, if there is any.
     pub(super) async fn write(
         txn: &mut Txn,
         event: EventId,

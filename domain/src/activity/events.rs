@@ -14,52 +14,48 @@ use serde::{Deserialize, Serialize};
 use super::{Action, AuditContext, Property};
 use crate::identity::users::User;
 
-/// The shape of what is written today.
+/// The current format of events.
 const SCHEMA_VERSION: i32 = 1;
 
-/// What every event tells.
+/// The content of an event.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Deed {
-    /// Who acted; none for a stranger, such as somebody who registers.
+    /// Who acted; none for an unknown person, such as one who registers.
     pub actor: Option<Principal>,
-    /// The administrator who acted as the actor, if one did.
+    /// The administrator who impersonated the actor, if any.
     pub impersonator: Option<AdminId>,
     /// What was done.
     pub action: Action,
-    /// To what: ids, whose prefixes tell what they name.
+    /// Ids of the objects of the action, whose prefixes identify their kind.
     pub targets: Vec<String>,
-    /// What is different since.
+    /// The properties that changed.
     pub changes: Vec<Delta>,
-    /// Why, in the words of an operator or administrator.
+    /// The reason given by an operator or administrator.
     pub reason: Option<Reason>,
-    /// The request that did it.
+    /// The request that caused it.
     pub request_id: Option<String>,
-    /// The job that did it.
+    /// The job that caused it.
     pub job_id: Option<JobId>,
-    /// The shape of this row.
+    /// The format of this row.
     pub schema_version: i32,
-    /// When.
     pub at: DateTime,
 }
 
-/// A property before and after.
+/// The change of a property.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    /// Which.
     pub property: Property,
-    /// What it was.
+    /// Its previous value.
     pub before: Bson,
-    /// What it is.
+    /// Its new value.
     pub after: Bson,
 }
 
-/// Something that happened in a tenant.
+/// An event in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: EventId,
-    /// The tenant.
     pub tenant_id: TenantId,
     /// What happened.
     #[serde(flatten)]
@@ -87,10 +83,9 @@ impl OfTenant for Event {
     }
 }
 
-/// Something that happened outside of every tenant: to an account, or to the installation.
+/// An event outside of all tenants: of an account, or of the installation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlatformEvent {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: EventId,
     /// What happened.
@@ -113,7 +108,7 @@ impl Record for PlatformEvent {
     ];
 }
 
-/// An event to be written. Who acts is the transaction's origin, unless it names somebody.
+/// An event to be recorded. Its actor is that of the transaction's origin, unless it names another.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     action: Action,
@@ -124,36 +119,36 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// `action` was done to `target`.
+    /// An event for `action` on `target`.
     #[expect(clippy::needless_pass_by_value, reason = "targets are ids, which are copied")]
     pub(crate) fn new(action: Action, target: impl ToString) -> Self {
         let targets = vec![target.to_string()];
         Self { action, targets, changes: Vec::new(), actor: None, name: None }
     }
 
-    /// It was done by this person: they showed who they are in the change itself, as by a password
-    /// or a mailed link.
+    /// Sets the actor: a user who proved their identity in the change itself, for instance with a
+    /// password or a mailed link.
     #[must_use]
     pub(crate) fn by(self, user: UserId) -> Self {
         Self { actor: Some(user.into()), ..self }
     }
 
-    /// It was done by this principal, on whose word a job or a stranger's request acts.
+    /// Sets the actor: a principal on whose behalf a job or an unknown person's request acts.
     #[must_use]
     pub(crate) fn by_principal(self, principal: Principal) -> Self {
         Self { actor: Some(principal), ..self }
     }
 
-    /// As [`Entry::by`], of somebody whose name is known.
+    /// As [`Entry::by`], for a user whose name is known.
     #[must_use]
     pub(crate) fn by_user(self, user: &User) -> Self {
         Self { name: Some(user.name.clone()), ..self.by(user.id) }
     }
 
-    /// Shows a property before and after, where it is another one.
+    /// Records the change of a property, if it changed.
     ///
     /// # Errors
-    /// [`DbError::Shape`] when a value cannot be written as BSON.
+    /// [`DbError::Shape`] if a value cannot be serialized as BSON.
     pub(crate) fn changed<T: Serialize + PartialEq>(
         mut self,
         property: Property,
@@ -170,10 +165,7 @@ impl Entry {
         Ok(self)
     }
 
-    /// Writes it as an event of the scope's tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Records it as an event of the scope's tenant.
     pub(crate) async fn record(self, txn: &mut Txn, scope: TenantScope) -> Result<(), DbError> {
         let (id, tenant_id, name) = (txn.clock().id(), scope.tenant_id(), self.name.clone());
         let event = Event { id, tenant_id, deed: self.deed(txn) };
@@ -182,10 +174,7 @@ impl Entry {
         AuditContext::write(txn, id, Some(tenant_id), user, name).await
     }
 
-    /// Writes it as an event of the platform.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Records it as an event of the platform.
     pub(crate) async fn record_on_platform(self, txn: &mut Txn) -> Result<(), DbError> {
         let (id, name) = (txn.clock().id(), self.name.clone());
         let event = PlatformEvent { id, deed: self.deed(txn) };

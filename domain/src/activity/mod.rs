@@ -1,8 +1,8 @@
-//! Who did what to what: events, written in the transaction of the change that they tell of.
+//! Activity: events that record who did what, written in the transaction of the change.
 //!
-//! [`Event`] is what happened in a tenant and belongs to it; [`PlatformEvent`] is what happened
-//! outside of every tenant. Events hold ids, never addresses or names, so that erasing a person
-//! leaves them intact; what tells of a person stands beside them in an [`AuditContext`].
+//! An [`Event`] happened in a tenant and belongs to it; a [`PlatformEvent`] happened outside of all
+//! tenants. Events contain ids, never email or IP addresses or names, so that erasing a person
+//! leaves them intact; personal data is stored separately in an [`AuditContext`].
 
 mod action;
 mod contexts;

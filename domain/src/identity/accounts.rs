@@ -1,5 +1,5 @@
-//! Where an account begins: the one place where an address becomes verified for the first time,
-//! whether its person followed the link of a registration or of an invitation.
+//! Creation of accounts: the only place where an email address is verified for the first time,
+//! through the link of a registration or of an invitation.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     tenancy::tenant_domains,
 };
 
-/// An account to be made for somebody who has shown that they read the mail of its address.
+/// A new account for a person who has shown that they read the mail of its email address.
 #[derive(Debug)]
 pub(crate) struct NewAccount {
     pub(crate) email: Email,
@@ -26,12 +26,9 @@ pub(crate) struct NewAccount {
 }
 
 impl NewAccount {
-    /// Makes the account, and invites its person to the tenant that is open to their address'
-    /// domain, if one is; within `cooldown` once at most.
-    ///
-    /// # Errors
-    /// [`DbError::Duplicate`] of [`EMAIL_INDEX`](super::users::EMAIL_INDEX) when the address has an
-    /// account.
+    /// Creates the account, and invites its owner to the tenant that admits their email domain, if
+    /// any, at most once within `cooldown`. Fails with [`DbError::Duplicate`] of
+    /// [`EMAIL_INDEX`](super::users::EMAIL_INDEX) if the email address has an account.
     pub(crate) async fn create(self, txn: &mut Txn, cooldown: Duration) -> Result<User, DbError> {
         let now = txn.clock().now();
         let user = User {
@@ -48,7 +45,7 @@ impl NewAccount {
             created_at: now,
         };
         user.insert(txn).await?;
-        // Links of other registrations of this address are of no use any more.
+        // Other registrations of this email address are no longer needed.
         txn.records::<Registration>(PlatformScope)
             .delete_all(doc! { "email_norm": &user.email_norm })
             .await?;

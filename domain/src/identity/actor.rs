@@ -1,4 +1,4 @@
-//! Who acts in a tenant.
+//! Actors: who makes changes in a tenant.
 
 use common::{
     db::{Change, DbError, TenantScope, Txn},
@@ -15,18 +15,17 @@ use crate::{
     },
 };
 
-/// A principal that changes something in a tenant.
+/// A principal that makes changes in a tenant.
 #[derive(Debug, Clone, Copy)]
 pub struct Actor {
-    /// The rows that they may touch.
+    /// The rows that they may access.
     pub scope: TenantScope,
-    /// Who.
     pub principal: Principal,
 }
 
 impl Actor {
-    /// What they may do as `txn` sees it, which may be less than when they asked: nothing when they
-    /// are no member of the tenant any more, or their account is disabled.
+    /// What they may do, within a transaction, which may be less than at the time of the request:
+    /// nothing if they are no longer a member of the tenant, or their account is disabled.
     pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
         let nothing = Grant {
             role: Role::Viewer.into(),
@@ -42,12 +41,12 @@ impl Actor {
         Ok(grant.unwrap_or(nothing))
     }
 
-    /// An event that tells what they did.
+    /// An event for something they did.
     pub(crate) fn did(&self, action: Action, target: impl ToString) -> Entry {
         Entry::new(action, target).by_principal(self.principal)
     }
 
-    /// Records what they did.
+    /// Records an event for something they did.
     pub(crate) async fn record(
         &self,
         txn: &mut Txn,
@@ -58,21 +57,19 @@ impl Actor {
     }
 }
 
-/// A change made in a session; none where that is over.
+/// A change made in a session; its output is none if the session is over.
 ///
-/// A request is authorised by what is known of its caller when it arrives; its body may take seconds
-/// more, and meanwhile they may have signed out, been disabled, or set up a second factor. So the
-/// change is made together with a write of their session, which ending it writes too: of the two one
-/// comes first.
+/// A request is authorised when it arrives, but its body may take seconds more, during which the
+/// user may sign out, be disabled, or set up a second factor. So the change also writes the
+/// session's row, as ending the session does, and the database orders the two.
 #[derive(Debug)]
 pub struct Acting<'a, C> {
-    /// The session.
     pub session: SessionId,
-    /// Whose it is.
+    /// The owner of the session.
     pub user: UserId,
-    /// Where they are at work.
+    /// The tenant they are working in.
     pub tenant: TenantId,
-    /// What they do.
+    /// The change to make.
     pub change: &'a C,
 }
 

@@ -1,7 +1,7 @@
-//! Where people have signed in from: a device on a network.
+//! Devices and networks from which users have signed in.
 //!
-//! Sessions vanish when they are over, so they cannot tell for long what is new; places are kept
-//! for months, and hold no more than hashes of what they are told apart by.
+//! Sessions are removed after they end, so they cannot tell for long what is new. These rows are
+//! kept for months and contain only hashes.
 
 use std::time::Duration;
 
@@ -20,24 +20,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{sessions::Device, users::User};
 
-/// How long a place is remembered that nobody signs in from.
+/// How long a device is remembered after its last sign-in.
 const REMEMBERED_FOR: Duration = Duration::from_hours(90 * 24);
-/// A place is noted anew this often at most.
+/// A device is recorded again at most this often.
 const NOTED_EVERY: Duration = Duration::from_hours(24);
-/// An account's first place is no news, for this long after it was made.
+/// An account's first device is not reported as new within this time after its creation.
 const FIRST_WITHIN: Duration = Duration::from_hours(24);
 
-/// A device on a network that somebody signed in from.
+/// A device on a network from which a user signed in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KnownDevice {
-    /// Tells whose, which device and which network, and shows none of it.
+    /// Hash of user, device and network.
     #[serde(rename = "_id")]
     pub id: String,
-    /// Whose.
     pub user_id: UserId,
-    /// When they last did, give or take a day.
+    /// When the user last signed in from it, to within a day.
     pub seen_at: DateTime,
-    /// Forgotten from then on.
+    /// When it is forgotten.
     pub expires_at: DateTime,
 }
 
@@ -57,10 +56,7 @@ impl Record for KnownDevice {
 }
 
 impl KnownDevice {
-    /// Notes that `user` signs in from `device`; tells whether that is news to them.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Records that `user` signs in from `device`; returns whether it is new to them.
     pub(crate) async fn note(
         txn: &mut Txn,
         user: UserId,
@@ -81,7 +77,7 @@ impl KnownDevice {
     }
 }
 
-/// Whether the account is fresh and was never signed in to.
+/// Whether the account is new and was never signed in to.
 async fn is_first(txn: &mut Txn, user: UserId) -> Result<bool, DbError> {
     let now = txn.clock().now();
     if txn.records::<KnownDevice>(PlatformScope).find(doc! { "user_id": user }).await?.is_some() {
@@ -92,7 +88,7 @@ async fn is_first(txn: &mut Txn, user: UserId) -> Result<bool, DbError> {
 }
 
 fn id(user: UserId, device: &Device) -> String {
-    // Without digits, so that a browser stays the same when it is updated.
+    // Without digits, so that updating a browser does not make a new device.
     let name: String = device.name.chars().filter(|c| !c.is_ascii_digit()).collect();
     let network =
         Network::of_text(&device.ip).map(|network| network.to_string()).unwrap_or_default();
@@ -106,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_updated_browser_is_the_same_device_and_a_neighbour_in_a_network_the_same_place() {
+    fn an_updated_browser_and_a_neighbour_in_the_network_are_the_same_device() {
         let (ada, eve): (UserId, UserId) = (Clock::system().id(), Clock::system().id());
         let device = |name: &str, ip: &str| Device { name: name.to_owned(), ip: ip.to_owned() };
         let place = id(ada, &device("Mozilla/5.0 Firefox/130.0", "2001:db8::1"));

@@ -1,10 +1,11 @@
-//! Changes of an account's address, confirmed by whoever reads the mail of both.
+//! Changes of an account's email address, confirmed from both mailboxes.
 //!
-//! Asking makes a change that waits, whether or not the new address has an account: the same rows,
-//! the same mails to stage, the same answer. It happens when both links were followed, the old
-//! address's (whoever is signed in is who they were) and the new one's (its mailbox is theirs). An
-//! account has one change at most that waits: a newer one voids it, and so does a new password. A
-//! new address that has an account is mailed no link, so its change never happens.
+//! Requesting a change creates a pending one, whether or not the new email address has an account:
+//! the same rows, the same staged mails, the same response. The change takes effect when both links
+//! have been followed, the one to the old address (the caller is the account's owner) and the one
+//! to the new address (its mailbox is theirs). An account has at most one pending change: a newer
+//! one revokes it, and so does a new password. A new address that already has an account is mailed
+//! no link, so its change never takes effect.
 
 use std::time::Duration;
 
@@ -38,48 +39,46 @@ use crate::{
     },
 };
 
-/// A change of an address that waits to be confirmed.
+/// A pending change of an email address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EmailChange {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: EmailChangeId,
-    /// Whose address it changes.
+    /// The account whose address it changes.
     pub user_id: UserId,
-    /// Where they asked for it: the session that goes on.
+    /// The session that requested it, which survives the change.
     pub session_id: SessionId,
-    /// Where they were at work.
+    /// The tenant they were working in.
     pub tenant_id: TenantId,
-    /// The address there is.
+    /// The current email address.
     pub old: Half,
-    /// The address there is to be.
+    /// The new email address.
     pub new: Half,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: DateTime,
-    /// When its mails are due: a while after those of the change before it.
+    /// When its mails are due: a cooldown after those of the previous change.
     pub mail_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
-/// One of its two addresses.
+/// One of its two email addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Half {
-    /// The address.
     pub email: Email,
-    /// The token of the link that it is mailed, hashed.
+    /// Hash of the token in the link mailed to it.
     token_hash: TokenHash,
-    /// When that was followed.
+    /// When that link was followed.
     confirmed_at: Option<DateTime>,
 }
 
-/// Which of the two addresses.
+/// One of the two email addresses of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// The one there is.
+    /// The current one.
     Old,
-    /// The one there is to be.
+    /// The new one.
     New,
 }
 
@@ -109,10 +108,10 @@ impl OfTenant for EmailChange {
 }
 
 impl Side {
-    /// Both.
+    /// Both sides.
     pub const ALL: [Self; 2] = [Self::Old, Self::New];
 
-    /// The token of the link that this side of a change is mailed.
+    /// The token in the link mailed to this side of a change.
     fn token(self, key: &MasterKey, change: EmailChangeId) -> LinkToken {
         match self {
             Self::Old => LinkToken::issue(key, OldAddressLinkId::from_uuid(change.uuid())),
@@ -120,7 +119,7 @@ impl Side {
         }
     }
 
-    /// The change that `token` was issued for to this side, if it was.
+    /// The change for which `token` was issued to this side, if any.
     fn redeem(self, key: &MasterKey, token: &str) -> Option<EmailChangeId> {
         let uuid = match self {
             Self::Old => {
@@ -133,7 +132,7 @@ impl Side {
         uuid.map(Id::from_uuid)
     }
 
-    /// Where a row has it.
+    /// Field of the row that holds this side.
     const fn field(self) -> &'static str {
         match self {
             Self::Old => "old",
@@ -143,21 +142,18 @@ impl Side {
 }
 
 impl EmailChange {
-    /// The change with this id, if it waits.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The change with this id, if it is pending.
     pub async fn pending(store: &Store, id: EmailChangeId) -> Result<Option<Self>, DbError> {
         let filter = doc! { "_id": id, "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
-    /// The token of the link that one side is mailed.
+    /// The token in the link mailed to one side.
     pub fn link_token(&self, key: &MasterKey, side: Side) -> LinkToken {
         side.token(key, self.id)
     }
 
-    /// Voids whatever change of `user` waits.
+    /// Revokes the pending change of `user`, if any.
     pub(crate) async fn forget_of(txn: &mut Txn, user: UserId) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).delete_all(doc! { "user_id": user }).await.map(drop)
     }
@@ -167,42 +163,41 @@ impl EmailChange {
     }
 }
 
-/// Why an address was not changed.
+/// Why an email address was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EmailChangeError {
-    /// The link is wrong, used, superseded or expired: which of them is nobody's business.
+    /// The link is wrong, used, superseded or expired; callers do not learn which.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
-    /// The account has that address already.
-    #[error("the account has that address already")]
+    /// The new email address is the current one.
+    #[error("the account already has this email address")]
     Unchanged,
-    /// The account is gone.
-    #[error("there is no such account")]
+    /// The account no longer exists.
+    #[error("the account does not exist")]
     AccountGone,
-    /// An address could not be hidden in the payload of a job.
+    /// An email address could not be encrypted for the payload of a job.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Asks for another address, and mails a link to both.
+/// Requests a change of the email address, and mails a link to both addresses.
 #[derive(Debug)]
 pub struct AskEmailChange<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Who asks.
+    /// The user who requests it.
     pub user: UserId,
-    /// Their session.
     pub session: SessionId,
-    /// The tenant they are signed in to.
+    /// The tenant they are working in.
     pub scope: TenantScope,
-    /// The address there is to be.
+    /// The new email address.
     pub new: Email,
-    /// How long the links are good for.
+    /// Lifetime of the links.
     pub ttl: Duration,
-    /// Mails about one account are at least this far apart.
+    /// Minimum time between two mails about one account.
     pub cooldown: Duration,
 }
 
@@ -243,8 +238,9 @@ impl Change for AskEmailChange<'_> {
     }
 }
 
-/// When mails are due that are asked for at `now`, where others are or were due at `before`. Those
-/// that wait still are sent no more, so that these take their place.
+/// When the mails of a change requested at `now` are due, if those of the previous change are or
+/// were due at `before`. Mails of the previous change that are still pending will not be sent, so
+/// these take their place.
 fn mail_at(before: Option<DateTime>, now: DateTime, cooldown: Duration) -> DateTime {
     match before {
         Some(before) if before > now => before,
@@ -253,20 +249,18 @@ fn mail_at(before: Option<DateTime>, now: DateTime, cooldown: Duration) -> DateT
     }
 }
 
-/// A link that somebody followed: one of ours, though it may be over.
+/// A link that was followed: issued by us, but possibly no longer valid.
 #[derive(Debug, Clone)]
 pub struct FollowedLink {
     change: EmailChangeId,
-    /// Whose mail it was in.
+    /// The mailbox it was mailed to.
     pub side: Side,
     token: TokenHash,
 }
 
 impl FollowedLink {
-    /// Checks that `token` is one of ours before anything is looked up.
-    ///
-    /// # Errors
-    /// [`EmailChangeError::TokenInvalid`] when it is not.
+    /// Checks that we issued `token` before querying anything. Fails with
+    /// [`EmailChangeError::TokenInvalid`] otherwise.
     pub fn with_token(key: &MasterKey, token: &str) -> Result<Self, EmailChangeError> {
         let link = |side: Side| {
             let change = side.redeem(key, token)?;
@@ -275,7 +269,7 @@ impl FollowedLink {
         Side::ALL.into_iter().find_map(link).ok_or(EmailChangeError::TokenInvalid)
     }
 
-    /// Uses the link up; answers the change as it is then.
+    /// Uses the link; returns the change in its new state.
     async fn confirm(&self, txn: &mut Txn) -> Result<EmailChange, EmailChangeError> {
         let confirm =
             doc! { "$set": { format!("{}.confirmed_at", self.side.field()): txn.clock().now() } };
@@ -286,7 +280,7 @@ impl FollowedLink {
             .ok_or(EmailChangeError::TokenInvalid)
     }
 
-    /// Finds its change, while it is good.
+    /// Matches its change while the link is valid.
     fn filter(&self, txn: &Txn) -> mongodb::bson::Document {
         let half = self.side.field();
         doc! {
@@ -298,30 +292,31 @@ impl FollowedLink {
     }
 }
 
-/// Confirms one side of a change; the second to do so makes it happen. Whom it concerns is mailed.
+/// Confirms one side of a change; the second confirmation makes it take effect. Notifies the users
+/// concerned.
 #[derive(Debug)]
 pub struct ConfirmEmailChange<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The link that is followed.
+    /// The link that was followed.
     pub link: FollowedLink,
 }
 
-/// What a confirmation led to.
+/// Result of a confirmation.
 #[derive(Debug)]
 pub enum Confirmed {
-    /// The other side is waited for.
+    /// The other side has not confirmed yet.
     First,
-    /// The account has another address.
+    /// The email address was changed.
     Changed {
-        /// The account as it is now.
+        /// The account in its new state.
         user: Box<User>,
-        /// The address it had.
+        /// Its previous email address.
         old: Email,
     },
-    /// Nothing, and nothing will: an account of the new address came to be in between.
+    /// The change failed: the new email address got an account in the meantime.
     Taken {
-        /// Whose.
+        /// The owner of that account.
         owner: UserId,
     },
 }
@@ -382,27 +377,28 @@ async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, Email
     let replaced =
         User::replace_email(txn, change.user_id, &change.old.email, &change.new.email).await;
     let user = replaced.map_err(|error| match error {
-        // Made at the same moment: as if it had been before.
+        // Created at the same moment: treated as if it had existed before.
         error if is_duplicate(&error, users::EMAIL_INDEX) => EmailChangeError::TokenInvalid,
         error => error.into(),
     })?;
     let user = user.ok_or(EmailChangeError::TokenInvalid)?;
-    // Links on their way were mailed to the old address, or make an account of the new one.
+    // Pending links were mailed to the old email address, or would create an account for the new
+    // one.
     PasswordReset::forget_of(txn, user.id).await?;
     txn.records::<Registration>(PlatformScope)
         .delete_all(doc! { "email_norm": &user.email_norm })
         .await?;
     Session::revoke_all(txn, user.id, Some(change.session_id)).await?;
-    // Also where no session ended: the one that goes on has another address.
+    // Even if no session ended: the remaining one has another email address.
     revocations::note(txn, Revoked::User(user.id));
     Entry::new(Action::UserEmailChanged, user.id).by(change.user_id).record(txn, scope).await?;
     Ok(Confirmed::Changed { user: Box::new(user), old: change.old.email })
 }
 
-/// Whoever reads the old address's mail says that it was not them: the change will not happen.
+/// Cancels the change on behalf of the old address: its owner did not request it.
 #[derive(Debug)]
 pub struct CancelEmailChange {
-    /// The link that is followed.
+    /// The link that was followed.
     pub link: FollowedLink,
 }
 
@@ -410,7 +406,7 @@ impl Change for CancelEmailChange {
     type Output = ();
     type Error = EmailChangeError;
 
-    /// Refused as [`EmailChangeError::TokenInvalid`] to whoever follows the new address's link.
+    /// Fails with [`EmailChangeError::TokenInvalid`] for the link to the new address.
     async fn apply(&self, txn: &mut Txn) -> Result<(), EmailChangeError> {
         if self.link.side == Side::New {
             return Err(EmailChangeError::TokenInvalid);
@@ -429,12 +425,12 @@ impl Change for CancelEmailChange {
     }
 }
 
-/// Mails one of the two links; or, when the new address has an account, word of it to its owner.
+/// Mails one of the two links, or notifies the owner if the new address has an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendEmailChangeLink {
-    /// The change; one that was superseded meanwhile is not mailed.
+    /// The change; one that was superseded in the meantime is not mailed.
     pub change: EmailChangeId,
-    /// To which of its addresses.
+    /// The side to mail.
     pub side: Side,
 }
 
@@ -443,10 +439,10 @@ impl Job for SendEmailChangeLink {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Tells a person that somebody wants their address for another account.
+/// Notifies a user that someone tried to use their email address for another account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendEmailTaken {
-    /// Whose address it is.
+    /// The owner of the email address.
     pub owner: UserId,
 }
 
@@ -455,14 +451,13 @@ impl Job for SendEmailTaken {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Tells a person, at one of the two addresses, that their account has another now.
+/// Notifies a user, at the old or new email address, that it was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendEmailChanged {
-    /// Whose.
     pub user: UserId,
-    /// Which of the two it is.
+    /// The side to mail.
     pub side: Side,
-    /// That address.
+    /// That side's email address.
     pub to: SealedEmail,
 }
 
@@ -478,7 +473,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mails_are_a_cooldown_apart_and_those_that_wait_are_replaced_in_their_place() {
+    fn mails_are_a_cooldown_apart_and_pending_ones_are_replaced() {
         let due = |before: Option<i64>, now| {
             let cooldown = Duration::from_millis(60);
             mail_at(before.map(DateTime::from_millis), DateTime::from_millis(now), cooldown)
@@ -497,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_tells_whose_mail_it_was_in_and_one_of_another_kind_is_none() {
+    fn a_link_identifies_its_mailbox_and_other_kinds_are_rejected() {
         let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let id: EmailChangeId = Clock::system().id();
         for side in Side::ALL {

@@ -1,4 +1,4 @@
-//! People and how they prove who they are.
+//! Accounts, and how people sign in to them.
 
 pub(crate) mod accounts;
 pub mod actor;

@@ -1,8 +1,8 @@
 //! Password resets: links that set a new password for an account.
 //!
-//! Asking makes no row, so asking for an address without an account, or again and again, costs the
-//! same and leaves the same behind; the row comes into being when the mail is about to go out. An
-//! account has one link at most: a new one voids the one before it.
+//! A request creates no row, so requests for an email address without an account, or repeated
+//! requests, cost the same and leave the same behind; the row is created when the mail is about to
+//! be sent. An account has at most one link: a new one revokes the previous one.
 
 use std::time::Duration;
 
@@ -32,27 +32,26 @@ use crate::{
     },
 };
 
-/// A link that sets a new password.
+/// A password reset link.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PasswordReset {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: PasswordResetId,
-    /// Whose password it sets.
+    /// The account whose password it sets.
     pub user_id: UserId,
-    /// The address that it is mailed to, as it is compared: void once the account has another. None
-    /// of a link that an older release made.
+    /// The normalized email address that it is mailed to; the link is invalid once the account has
+    /// another one. None for a link created by an older release.
     #[serde(default)]
     pub email_norm: Option<String>,
-    /// The link's token, hashed.
+    /// Hash of the token in the link.
     pub token_hash: TokenHash,
     /// The job that mails it.
     pub job_id: JobId,
-    /// When the mail went out.
+    /// When the mail was sent.
     pub mailed_at: Option<DateTime>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -74,54 +73,48 @@ impl Record for PasswordReset {
 }
 
 impl PasswordReset {
-    /// Whose link `token` is and still good, if it is one of ours; forged ones are not looked up.
-    ///
-    /// # Errors
-    /// [`ResetError::TokenInvalid`] when it is not, [`ResetError::Db`] when the store fails.
+    /// The link with this `token`, if it is valid. Forged tokens are rejected without a query.
+    /// Fails with [`ResetError::TokenInvalid`].
     pub async fn pending(store: &Store, key: &MasterKey, token: &str) -> Result<Self, ResetError> {
         let id: PasswordResetId = LinkToken::redeem(key, token).ok_or(ResetError::TokenInvalid)?;
         let filter = doc! { "_id": id, "token_hash": LinkToken::issue(key, id).hash(), "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(PlatformScope).find(filter).await?.ok_or(ResetError::TokenInvalid)
     }
 
-    /// Notes that the mail has gone out.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Records that the mail was sent.
     pub async fn mailed(store: &Store, id: PasswordResetId) -> Result<(), DbError> {
         let update = doc! { "$set": { "mailed_at": store.clock().now() } };
         store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
-    /// Whether it is of the address that `user` has.
+    /// Whether it was mailed to the current email address of `user`.
     pub fn is_for(&self, user: &User) -> bool {
         self.email_norm.as_ref().is_none_or(|email_norm| *email_norm == user.email_norm)
     }
 
-    /// Voids the link of `user`, if there is one.
+    /// Revokes the link of `user`, if any.
     pub(crate) async fn forget_of(txn: &mut Txn, user: UserId) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).delete_all(doc! { "user_id": user }).await.map(drop)
     }
 
-    /// The token of its link.
+    /// The token in its link.
     pub fn link_token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.id)
     }
 }
 
-/// A job is about to mail a link: makes it, unless the address was mailed one a moment ago. The
-/// same job is given the same link again.
+/// Prepares the mailing of a link by a job: creates the link, unless one was mailed to the account
+/// recently. The same job receives the same link again.
 #[derive(Debug)]
 pub struct Prepare<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Whose password the link sets.
+    /// The account whose password the link sets.
     pub user: UserId,
-    /// The job.
     pub job: JobId,
-    /// How long the link is good for.
+    /// Lifetime of the link.
     pub ttl: Duration,
-    /// Links of one account are at least this far apart.
+    /// Minimum time between two links for one account.
     pub cooldown: Duration,
 }
 
@@ -139,7 +132,7 @@ impl Change for Prepare<'_> {
                     if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
                 return Ok((mailing, Some(before)));
             }
-            // A job that was asked for earlier and comes late must not void a later one's link.
+            // A job that was staged earlier but runs late must not revoke the link of a later one.
             if before.job_id > self.job {
                 return Ok((Mailing::Done, None));
             }
@@ -170,19 +163,19 @@ impl Change for Prepare<'_> {
 /// Why a password was not set.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    /// Wrong, used, superseded or expired: which of them is nobody's business.
+    /// The link is wrong, used, superseded or expired; callers do not learn which.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Following the link: uses it up, sets the password, ends every session of the account, and mails
-/// its owner.
+/// Follows a link: uses it, sets the password, ends every session of the account, and notifies its
+/// owner.
 #[derive(Debug)]
 pub struct ResetPassword {
-    /// The link, as it was found.
+    /// The link, as found.
     pub reset: PasswordReset,
     /// The new password.
     pub password_hash: PasswordHash,
@@ -209,11 +202,11 @@ impl Change for ResetPassword {
     }
 }
 
-/// Mails a link that sets a new password. Staged whether or not the address has an account, so that
-/// asking tells nothing.
+/// Mails a password reset link. Staged whether or not the email address has an account, so that the
+/// response does not reveal it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendPasswordReset {
-    /// Whoever it was asked for.
+    /// The email address for which it was requested.
     pub address: SealedEmail,
 }
 
@@ -222,9 +215,9 @@ impl Job for SendPasswordReset {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Someone says that they have forgotten their password.
+/// Requests a password reset link.
 pub struct ForgotPassword {
-    /// The address they give.
+    /// The email address given by the caller.
     pub address: SealedEmail,
 }
 

@@ -1,8 +1,9 @@
-//! Which passwords may be set.
+//! The password policy.
 //!
-//! Length is all that a [`Password`] itself asks for, and no mixture of characters (OWASP ASVS
-//! 6.2.5, NIST SP 800-63B §3.1.1.2). What it must not be is known to who guesses: common, made of
-//! what everybody knows of the person (ASVS 6.2.4, 6.2.11), or in a list of breached ones (6.2.12).
+//! [`Password`] itself requires only a minimum length, and no mixture of characters (OWASP ASVS
+//! 6.2.5, NIST SP 800-63B §3.1.1.2). This policy rejects what attackers try first: common
+//! passwords, those made of the person's own data (ASVS 6.2.4, 6.2.11), and those in a list of
+//! breached ones (6.2.12).
 
 use std::{fmt::Display, path::Path, sync::Arc};
 
@@ -30,34 +31,34 @@ mod breached;
 
 pub use breached::{BreachList, BuiltList, ListError};
 
-/// The fewest characters of a word that is looked for in passwords; shorter ones are in many.
+/// Minimum length of words that are searched for in passwords; shorter ones occur in many.
 const WORD_CHARS_MIN: usize = 3;
-/// As far as it is looked how hard a password is to guess: who gets there has words enough, and the
-/// time that looking takes grows with the square of the length.
+/// Length up to which a password's strength is estimated: a longer one is strong enough, and the
+/// cost of the estimate grows with the square of the length.
 const EXAMINED_CHARS_MAX: usize = 40;
 
-/// The strictness that a password is looked at with.
+/// The strictness of the checks.
 #[derive(Debug)]
 pub struct Policy {
     score_min: u8,
     breached: Option<BreachList>,
 }
 
-/// Whoever sets a password: what is known of them, and so to who guesses it, and what their tenants
-/// ask for.
+/// What is known about the person who sets a password, and thus to an attacker, and what their
+/// tenants require.
 #[derive(Debug, Default)]
 pub struct Context {
     words: Vec<String>,
     chars_min: usize,
 }
 
-/// Why a password was not hashed to be set.
+/// Why a password was not hashed.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSet {
     /// It is too short for one of their tenants.
     #[error(transparent)]
     Invalid(#[from] InvalidPassword),
-    /// It may not be set.
+    /// The policy rejects it.
     #[error(transparent)]
     TooWeak(#[from] TooWeak),
     /// It could not be hashed.
@@ -65,21 +66,21 @@ pub enum NotSet {
     Hash(#[from] HashError),
 }
 
-/// Why a password may not be set, in words for the person.
+/// Why the policy rejects a password, in words for the person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooWeak {
-    /// Few guesses find it.
+    /// It can be found with few guesses.
     #[error("is easy to guess. {0}")]
     Guessable(String),
-    /// It is known to many.
+    /// It is on the list of breached passwords.
     #[error(
-        "was stolen from another service and is on the lists that guessing begins with. Choose one that you use nowhere else."
+        "appears in a list of passwords stolen from other services, which attackers try first. Choose one that you use nowhere else."
     )]
     Breached,
 }
 
 impl Context {
-    /// What an address tells.
+    /// Adds the parts of an email address.
     #[must_use]
     pub fn with_email(mut self, email: &Email) -> Self {
         self.add(email.as_str());
@@ -87,14 +88,14 @@ impl Context {
         self
     }
 
-    /// What a name of a person or of a tenant tells.
+    /// Adds the parts of a name of a person or a tenant.
     #[must_use]
     pub fn with_name(mut self, name: &impl Display) -> Self {
         self.add(&name.to_string());
         self
     }
 
-    /// A tenant of theirs: what its name tells, and how long it wants passwords to be.
+    /// Adds a tenant of theirs: the parts of its name, and the length that it requires.
     #[must_use]
     pub fn with_tenant(mut self, tenant: &Tenant) -> Self {
         let asked = tenant
@@ -105,7 +106,7 @@ impl Context {
         self.with_name(&tenant.name)
     }
 
-    /// The whole, its words one by one, and all of them in a row.
+    /// Adds the whole text, its words, and all its words joined.
     fn add(&mut self, text: &str) {
         let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
         let joined = words.concat();
@@ -117,19 +118,13 @@ impl Context {
 }
 
 impl Policy {
-    /// With `score_min` of zxcvbn's scores 0 to 4, and the list in the file of breached passwords,
-    /// if there is one.
-    ///
-    /// # Errors
-    /// When the list cannot be read.
+    /// A policy with a minimum zxcvbn score (0 to 4), and the list of breached passwords in a file,
+    /// if any. Fails if the list cannot be read.
     pub fn new(score_min: u8, breached: Option<&Path>) -> Result<Self, ListError> {
         Ok(Self { score_min, breached: breached.map(BreachList::read).transpose()? })
     }
 
-    /// The hash of a password that whom `context` tells of may set.
-    ///
-    /// # Errors
-    /// When they may not, or the turn to hash does not come in time.
+    /// Checks a password for the person of `context`, and hashes it.
     pub async fn hash(
         self: &Arc<Self>,
         hasher: &Hasher,
@@ -138,13 +133,13 @@ impl Policy {
     ) -> Result<PasswordHash, NotSet> {
         password.at_least(context.chars_min)?;
         let policy = Arc::clone(self);
-        // Looking takes its time too, so it happens where hashing is bounded.
+        // Checking takes time too, so it runs where concurrency is bounded.
         let checked =
             hasher.hash_if(password, move |password| policy.check(password, &context)).await?;
         Ok(checked?)
     }
 
-    /// Whether `password` may be set by whom `context` tells of.
+    /// Whether the person of `context` may set `password`.
     fn check(&self, password: &Password, context: &Context) -> Result<(), TooWeak> {
         let known: Vec<&str> = context.words.iter().map(String::as_str).collect();
         let examined: String = password.expose().chars().take(EXAMINED_CHARS_MAX).collect();
@@ -159,7 +154,7 @@ impl Policy {
     }
 }
 
-/// What to do about it; nothing of the password itself.
+/// Advice for a better password, which reveals nothing of this one.
 fn advice(feedback: Option<&zxcvbn::feedback::Feedback>) -> String {
     let told = feedback.map(|feedback| {
         let warning = feedback.warning().map(|warning| warning.to_string());
@@ -170,22 +165,21 @@ fn advice(feedback: Option<&zxcvbn::feedback::Feedback>) -> String {
         .unwrap_or_else(|| "Use a few words that do not belong together.".to_owned())
 }
 
-/// Tells a person that their password is another one now.
+/// Notifies a user that their password was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendPasswordChanged {
-    /// Whose.
     pub user: UserId,
-    /// How it came about.
+    /// How it was changed.
     pub by: ChangedBy,
 }
 
-/// How a password came to be another one.
+/// How a password was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangedBy {
-    /// By a mailed link.
+    /// With a password reset link.
     Reset,
-    /// By someone who was signed in and knew the one before it.
+    /// By the signed-in user, who knew the previous one.
     Owner,
 }
 
@@ -194,18 +188,17 @@ impl Job for SendPasswordChanged {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Changing the password while signed in: whoever does knows the one before it.
+/// Changes the password of a signed-in user, who knows the previous one.
 #[derive(Debug)]
 pub struct ChangePassword {
-    /// Whose.
     pub user: UserId,
-    /// When the password was set that it was checked against.
+    /// When the password that the caller gave was set.
     pub before: Option<DateTime>,
     /// The new password.
     pub after: PasswordHash,
-    /// The session that goes on.
+    /// The session that survives.
     pub kept: SessionId,
-    /// The tenant they are signed in to.
+    /// The tenant they are working in.
     pub scope: TenantScope,
 }
 
@@ -213,15 +206,15 @@ impl Change for ChangePassword {
     type Output = bool;
     type Error = DbError;
 
-    /// False when another password was set since it was checked.
+    /// False if another password was set since the check.
     async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
         let Some(user) = User::replace_password(txn, self.user, self.before, &self.after).await?
         else {
             return Ok(false);
         };
-        // Also where no session ends: the one that goes on is of somebody with another password.
+        // Even if no session ends: the remaining one belongs to a user with another password.
         revocations::note(txn, Revoked::User(user.id));
-        // Links that are on their way were asked for under the old password.
+        // Pending links were requested under the old password.
         PasswordReset::forget_of(txn, user.id).await?;
         EmailChange::forget_of(txn, user.id).await?;
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
@@ -249,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_guessing_begins_with_is_refused_with_what_to_do() {
+    fn common_passwords_are_rejected_with_advice() {
         for common in [
             "password",
             "password123",
@@ -269,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_knows_of_the_person_is_refused() {
+    fn passwords_made_of_personal_data_are_rejected() {
         for known in [
             "ada.lovelace@engines.example",
             "adalovelace1",
@@ -284,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn long_passwords_of_any_characters_are_fine() {
+    fn long_passwords_of_any_characters_are_accepted() {
         for fine in [
             "correct horse battery staple",
             "correct horse battery",
@@ -297,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hardest_to_look_at_does_not_take_long() {
+    fn the_slowest_passwords_are_checked_quickly() {
         let longest = |unit: &str| unit.chars().cycle().take(1000).collect::<String>();
         for unit in [
             "4@8({[<369!1|i0$5+7%2z",
@@ -309,7 +302,8 @@ mod tests {
         ] {
             let begun = std::time::Instant::now();
             let _ = verdict(&longest(unit));
-            // Of an unoptimised build on a busy machine; a hundredth of it is usual.
+            // Limit for an unoptimised build on a busy machine; usually it takes a hundredth of
+            // that.
             assert!(
                 begun.elapsed() < std::time::Duration::from_secs(2),
                 "{unit}: {:?}",

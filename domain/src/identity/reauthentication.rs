@@ -1,5 +1,5 @@
-//! Proving anew who one is, in the middle of a session: for what a stolen session must not be
-//! enough for.
+//! Authenticating again within a session, for actions for which a stolen session must not be
+//! enough.
 
 use common::{
     db::{Change, DbError, TenantScope, Txn},
@@ -14,16 +14,15 @@ use crate::{
     tenancy::tenants::Tenant,
 };
 
-/// Notes that the person of a session proved who they are just now.
+/// Records that the user of a session has just authenticated.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Reauthenticate {
-    /// The session.
     pub session: SessionId,
-    /// Whose it is.
+    /// The owner of the session.
     pub user: UserId,
-    /// When the password was set that they gave, or that was theirs when they used a passkey.
+    /// When the password they gave was set, or, with a passkey, their current one.
     pub password_set_at: Option<DateTime>,
-    /// Whether they showed a second factor.
+    /// Whether they presented a second factor.
     pub second_factor: bool,
 }
 
@@ -31,7 +30,8 @@ impl Change for Reauthenticate {
     type Output = Session;
     type Error = SignInError;
 
-    /// Refused as [`SignInError::SecondFactorRequired`] when they have one and did not show it.
+    /// Fails with [`SignInError::SecondFactorRequired`] if they have a second factor and did not
+    /// present it.
     async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
         let user = User::within(txn, self.user).await?;
         let user = user
@@ -52,7 +52,7 @@ impl Change for Reauthenticate {
 }
 
 impl Reauthenticate {
-    /// Their session, unless it is over, also by the rules of the tenant that it is in.
+    /// Their session, unless it is over, also by the rules of its tenant.
     async fn live_session(&self, txn: &mut Txn) -> Result<Option<Session>, DbError> {
         let Some(session) = Session::within(txn, self.session)
             .await?

@@ -1,9 +1,9 @@
-//! Refreshing: from a refresh token to the next one.
+//! Exchange of refresh tokens for the next ones.
 //!
-//! Every use supersedes the token by its successor. Whoever shows a superseded one within
-//! [`RefreshSession::grace`] is taken for the client that did not get the answer, or for its second tab,
-//! and is told the same successor; after that it is taken for a thief or the thief's victim, nobody
-//! can tell which, and the session ends for both (RFC 9700 §4.14.2).
+//! Every use supersedes the token by its successor. A superseded token used within
+//! [`RefreshSession::grace`] is assumed to come from a client that did not receive the response, or
+//! from its second tab, and is answered with the same successor. After that it is assumed to be
+//! stolen, from whichever side, and the session ends for both (RFC 9700 §4.14.2).
 
 use std::{net::IpAddr, time::Duration};
 
@@ -22,46 +22,44 @@ use crate::{
     tenancy::tenants::{Tenant, TenantStatus},
 };
 
-/// A client shows a refresh token. Where it was used twice, its person is mailed an alarm.
+/// Exchanges a refresh token. If it was used twice, its user is notified.
 #[derive(Debug)]
 pub struct RefreshSession<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The token.
     pub token: PresentedToken,
     /// How long a superseded token is answered with its successor.
     pub grace: Duration,
-    /// Where the client is.
+    /// IP address of the client.
     pub address: Option<IpAddr>,
 }
 
-/// What a refresh token was good for.
+/// Result of presenting a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// The session goes on with its next token.
+    /// The session continues with its next token.
     Next(Session),
-    /// The token was superseded too long ago: it was stolen, or its successor was. The session is
-    /// over.
+    /// The token was superseded too long ago: it or its successor was stolen. The session is over.
     Reused(Session),
 }
 
-/// Why a refresh token was refused.
+/// Why a refresh token was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// Not one of ours, or its session is over.
+    /// We did not issue it, or its session is over.
     #[error("the refresh token is not valid or its session is over")]
     Invalid,
-    /// Others refresh the same session at this moment and are further already; who asks again with
-    /// what they were given will succeed.
-    #[error("the session was refreshed by others meanwhile")]
+    /// Concurrent requests refreshed the same session and are ahead; retrying with the token that
+    /// they received succeeds.
+    #[error("the session was refreshed concurrently")]
     Raced,
-    /// The tenant is not worked in from the client's address.
-    #[error("the tenant does not allow the address")]
+    /// The tenant does not allow access from the client's IP address.
+    #[error("the tenant does not allow access from this IP address")]
     IpNotAllowed,
-    /// An operator stopped the tenant.
+    /// An operator suspended the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -96,8 +94,8 @@ impl Change for RefreshSession<'_> {
             stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
             return Ok(Refreshed::Reused(session));
         }
-        // Before it is superseded: who comes back to an address that is allowed, or when the tenant
-        // goes on, goes on with it.
+        // Before it is superseded, so that the token still works from an allowed IP address, or
+        // once the tenant is active again.
         if !tenant.security.ip_allowlist.admits(self.address) {
             return Err(RefreshError::IpNotAllowed);
         }
@@ -115,7 +113,7 @@ impl Change for RefreshSession<'_> {
     }
 }
 
-/// Mails the person whose refresh token was used twice: somebody else may have it.
+/// Notifies the user whose refresh token was used twice: someone else may have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendReuseAlarm {
     /// The session, which is over.

@@ -1,9 +1,9 @@
-//! Registrations: people who asked for an account and have yet to verify their address.
+//! Registrations: accounts that were requested and whose email address is not verified yet.
 //!
-//! Asking creates nothing but a registration, whether or not the address has an account: the same
-//! rows, the same work, the same answer, so nobody learns who is a customer (OWASP ASVS 6.3.8).
-//! The worker decides which mail goes out. User, tenant and ownership come into being together
-//! when the link is followed, so an address nobody verified can never squat on an account.
+//! A request creates only a registration, whether or not the email address has an account: the same
+//! rows, the same work, the same response, so that nobody learns who is a customer (OWASP ASVS
+//! 6.3.8). The worker decides which mail to send. User, tenant and ownership are created together
+//! when the link is followed, so that an unverified email address can never occupy an account.
 
 use std::time::Duration;
 
@@ -32,43 +32,42 @@ use crate::{
     tenancy::{memberships::Membership, roles::Role, tenants::Tenant},
 };
 
-/// What the master key makes pseudonyms of addresses for.
+/// Purpose of the key that makes pseudonyms of email addresses.
 const DIGEST_PURPOSE: &str = "address-digest";
 
-/// Someone who asked for an account.
+/// A request for an account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Registration {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: RegistrationId,
-    /// The address to verify.
+    /// The email address to verify.
     pub email: Email,
-    /// What the address is compared by.
+    /// The normalized email address, for comparisons.
     pub email_norm: String,
-    /// A pseudonym of the address, for jobs' payloads.
+    /// Pseudonym of the email address, for the payloads of jobs.
     pub email_digest: AddressDigest,
-    /// What the person is called.
+    /// Name of the person.
     pub name: Name,
-    /// What their tenant will be called.
+    /// Name of their future tenant.
     pub tenant_name: Name,
-    /// argon2id.
+    /// Hash of the chosen password.
     pub password_hash: PasswordHash,
-    /// The link's token, hashed.
+    /// Hash of the token in the link.
     pub token_hash: TokenHash,
-    /// When a mail about it last went out.
+    /// When the last mail about it was sent.
     pub mailed_at: Option<DateTime>,
     /// The job that sent it.
     #[serde(default)]
     pub mailed_by: Option<JobId>,
-    /// When a job last set about mailing it.
+    /// When a job last claimed the mailing.
     #[serde(default)]
     pub claimed_at: Option<DateTime>,
-    /// That job.
+    /// The job that claimed it.
     #[serde(default)]
     pub claimed_by: Option<JobId>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -93,7 +92,7 @@ impl Record for Registration {
     ];
 }
 
-/// A pseudonym of an address: what a job's payload carries instead of it.
+/// Pseudonym of an email address, which the payload of a job carries instead of the address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AddressDigest(String);
@@ -110,35 +109,32 @@ impl AddressDigest {
     }
 }
 
-/// Whether a job may mail an address.
+/// Whether a job may mail an email address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mailing {
-    /// It may, and nobody else for a while.
+    /// It may, and no other job for a while.
     Granted,
-    /// It has already: the job died before it could say so.
+    /// It has already: the job died before it could finish.
     Done,
-    /// Somebody else did, or is about to; not before this long.
+    /// Another job did, or is about to; it must wait at least this long.
     NotBefore(Duration),
 }
 
-/// What someone who asks for an account tells.
+/// A request for an account.
 #[derive(Debug, Clone)]
 pub struct NewRegistration {
-    /// The address to verify.
+    /// The email address to verify.
     pub email: Email,
-    /// What the person is called.
+    /// Name of the person.
     pub name: Name,
-    /// What their tenant will be called.
+    /// Name of their future tenant.
     pub tenant_name: Name,
-    /// argon2id.
+    /// Hash of the chosen password.
     pub password_hash: PasswordHash,
 }
 
 impl Registration {
-    /// Notes that someone asks for an account.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Creates a registration.
     pub async fn create(
         txn: &mut Txn,
         key: &MasterKey,
@@ -167,40 +163,28 @@ impl Registration {
         Ok(registration)
     }
 
-    /// The registration with this id, unless it expired.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The registration with this id, unless it has expired.
     pub async fn pending(store: &Store, id: RegistrationId) -> Result<Option<Self>, DbError> {
         let filter = doc! { "_id": id, "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
-    /// The newest registration of an address that has not expired.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The newest unexpired registration of an email address.
     pub async fn newest_of(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
         let filter =
             doc! { "email_norm": email.normalized(), "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
-    /// Whether more than one registration of an address waits: perhaps of more than one person, and
-    /// only one of them can read the mail.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Whether several registrations of an email address are pending: perhaps of several people,
+    /// only one of whom can read the mail.
     pub async fn is_contested(store: &Store, email: &Email) -> Result<bool, DbError> {
         let filter =
             doc! { "email_norm": email.normalized(), "expires_at": { "$gt": store.clock().now() } };
         Ok(store.records::<Self>(PlatformScope).count(filter).await? > 1)
     }
 
-    /// The newest registration under a pseudonym that has not expired.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The newest unexpired registration under a pseudonym.
     pub async fn newest_under(
         store: &Store,
         digest: &AddressDigest,
@@ -210,11 +194,8 @@ impl Registration {
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
-    /// Whether `job` may mail the address about it now. Of several jobs at once one may, so that
-    /// asking again and again does not fill a stranger's inbox.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Whether `job` may now mail the email address. Only one of several concurrent jobs may, so
+    /// that repeated requests do not flood a stranger's inbox.
     pub async fn claim_mailing(
         &self,
         store: &Store,
@@ -249,34 +230,31 @@ impl Registration {
         Ok(if claimed { Mailing::Granted } else { Mailing::NotBefore(cooldown) })
     }
 
-    /// Notes that `job` has mailed the address about it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Records that `job` has mailed the email address.
     pub async fn mailed(store: &Store, id: RegistrationId, job: JobId) -> Result<(), DbError> {
         let update = doc! { "$set": { "mailed_at": store.clock().now(), "mailed_by": job } };
         store.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
-    /// The token of its link.
+    /// The token in its link.
     pub fn link_token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.id)
     }
 }
 
-/// Why an address could not be verified.
+/// Why an email address could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Wrong, used or expired: which of them is nobody's business.
+    /// The link is wrong, used or expired; callers do not learn which.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Following the link: uses up the registration, and makes the user, their tenant and its owner.
-/// They are invited to the tenant that is open to their address' domain, if one is.
+/// Follows the link: uses the registration, and creates the user, their tenant and its ownership.
+/// Invites them to the tenant that admits their email domain, if any.
 #[derive(Debug)]
 pub struct VerifyEmail {
     id: RegistrationId,
@@ -285,11 +263,8 @@ pub struct VerifyEmail {
 }
 
 impl VerifyEmail {
-    /// Checks that `token` is one of ours before anything is looked up. Within `cooldown` its
-    /// person is invited once at most.
-    ///
-    /// # Errors
-    /// [`VerifyError::TokenInvalid`] when it is not.
+    /// Checks that we issued `token` before querying anything. The user is invited at most once
+    /// within `cooldown`. Fails with [`VerifyError::TokenInvalid`].
     pub fn with_token(
         key: &MasterKey,
         token: &str,
@@ -327,11 +302,10 @@ impl Change for VerifyEmail {
     }
 }
 
-/// Mails the person who asked for an account: a verification link, or, when the address has an
-/// account already, word that somebody tried.
+/// Mails a person who registered: a verification link, or, if the email address has an account, a
+/// notice to its owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendVerification {
-    /// What was asked for.
     pub registration: RegistrationId,
 }
 
@@ -340,11 +314,11 @@ impl Job for SendVerification {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Mails the verification link of an address again. Staged whether or not the address is known,
-/// so that asking tells nothing.
+/// Mails the verification link again. Staged whether or not the email address is known, so that the
+/// response does not reveal it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResendVerification {
-    /// The address' pseudonym.
+    /// Pseudonym of the email address.
     pub address: AddressDigest,
 }
 
@@ -353,13 +327,13 @@ impl Job for ResendVerification {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Someone asks for an account: notes it and stages the mail.
+/// Creates a registration and stages its mail.
 pub struct Register<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// What they tell.
+    /// The request.
     pub new: NewRegistration,
-    /// How long the link is good for.
+    /// Lifetime of the link.
     pub ttl: Duration,
 }
 
@@ -374,9 +348,9 @@ impl Change for Register<'_> {
     }
 }
 
-/// Someone asks for the verification mail again.
+/// Requests the verification mail again.
 pub struct AskAgain {
-    /// The address' pseudonym.
+    /// Pseudonym of the email address.
     pub address: AddressDigest,
 }
 

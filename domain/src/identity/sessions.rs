@@ -1,4 +1,4 @@
-//! Signed-in sessions.
+//! Sessions of signed-in users.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -18,86 +18,85 @@ use serde::{Deserialize, Serialize};
 
 use crate::tenancy::{tenant_security::Security, tenants::Tenant};
 
-/// The most of a client's self-description that is kept, in characters.
+/// Maximum length of a stored `User-Agent`, in characters.
 const DEVICE_CHARS_MAX: usize = 200;
 
-/// The most sessions of one person that are listed or ended at once.
+/// Maximum number of a user's sessions listed or ended at once.
 const LISTED_MAX: i64 = 1_000;
-/// Sessions noted as in use in one call.
+/// Sessions recorded as in use in one call.
 const SEEN_PAGE: usize = 1_000;
-/// How many superseded refresh tokens are remembered by when they were; older ones are long out of
-/// their grace.
+/// Number of superseded refresh tokens whose times are remembered; older ones are long past their
+/// grace period.
 const SUPERSEDED_MAX: i32 = 8;
 
-/// One sign-in of one person in one tenant.
+/// A sign-in of a user in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Session {
-    /// Its id, the token's `sid`.
+    /// Its id, the `sid` of its tokens.
     #[serde(rename = "_id")]
     pub id: SessionId,
-    /// Who signed in.
     pub user_id: UserId,
-    /// The tenant they work in.
+    /// The tenant they are working in.
     pub tenant_id: TenantId,
-    /// What the client says it is (`User-Agent`).
+    /// Name of the client (`User-Agent`).
     pub device: String,
-    /// The address it came from; empty when unknown.
+    /// IP address of the client; empty if unknown.
     #[serde(default)]
     pub ip: String,
-    /// Whether the person wanted to stay signed in.
+    /// Whether the user asked to stay signed in.
     #[serde(default)]
     pub remembered: bool,
-    /// Since when.
+    /// When it began.
     pub created_at: DateTime,
-    /// When the person last proved who they are: at sign-in, or since.
+    /// When the user last authenticated: at sign-in, or again since.
     #[serde(default)]
     pub authenticated_at: Option<DateTime>,
-    /// When it was last used, give or take a minute.
+    /// When it was last used, to within a minute.
     #[serde(default)]
     pub last_seen_at: Option<DateTime>,
-    /// It ends when it is not used for this long, in milliseconds.
+    /// It ends after this long without use, in milliseconds.
     #[serde(default)]
     pub idle_ms: Option<i64>,
-    /// Ended from then on; the row vanishes a while later.
+    /// When it ends; the row is removed some time later.
     pub expires_at: DateTime,
     /// When it was ended early.
     pub revoked_at: Option<DateTime>,
-    /// Its refresh tokens; none for one that began before there were any.
+    /// Its refresh tokens; none if it began before they were introduced.
     #[serde(default)]
     pub refresh: Option<Refreshing>,
 }
 
-/// What is known of a session's refresh tokens, which is not enough to make one.
+/// State of a session's refresh tokens, which is not enough to forge one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Refreshing {
-    /// Part of what each is made of.
+    /// Part of every token.
     salt: Binary,
-    /// Counts them; the good one is this.
+    /// Number of the current token.
     pub generation: i64,
-    /// When the last few were superseded, the latest last.
+    /// When the last few tokens were superseded, latest last.
     superseded_at: Vec<DateTime>,
 }
 
 /// How long a session lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifetime {
-    /// At most, however busy it is.
+    /// At most, even if in use.
     pub absolute: Duration,
-    /// Unless it is used.
+    /// Without use.
     pub idle: Duration,
 }
 
-/// What a client tells of itself when it signs in.
+/// What is known of a client that signs in.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Device {
-    /// What it says it is (`User-Agent`).
+    /// Name of the client (`User-Agent`).
     pub name: String,
-    /// The address it came from; empty when unknown.
+    /// IP address of the client; empty if unknown.
     pub ip: String,
 }
 
 impl Device {
-    /// The address it came from, if it is known.
+    /// IP address of the client, if known.
     pub fn address(&self) -> Option<IpAddr> {
         self.ip.parse().ok()
     }
@@ -109,7 +108,7 @@ impl Record for Session {
     const INDEXES: &'static [Index] = &[
         Index::on("sessions_user", &[("user_id", 1), ("_id", -1)]),
         Index::expiring("sessions_ttl", &[("expires_at", 1)], PURGE_AFTER_MAX),
-        // What the purge finds ended sessions by.
+        // For the purge of ended sessions.
         Index::on("sessions_revoked", &[("revoked_at", 1)]),
     ];
     const REQUIRED: &'static [Field] = &[
@@ -138,7 +137,7 @@ impl Refreshing {
         (1..=self.generation).contains(&token.generation) && token.is_genuine(key, &self.salt.bytes)
     }
 
-    /// When the token of a generation was superseded, if that is not too long ago to be remembered.
+    /// When the token of a generation was superseded, if that is still remembered.
     pub fn superseded_at(&self, generation: i64) -> Option<DateTime> {
         let back = usize::try_from(self.generation.checked_sub(generation)?).ok()?;
         self.superseded_at.get(self.superseded_at.len().checked_sub(back)?).copied()
@@ -146,10 +145,7 @@ impl Refreshing {
 }
 
 impl Session {
-    /// Signs `user` in to `tenant`.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Creates a session of `user` in `tenant`.
     pub async fn create(
         txn: &mut Txn,
         user: UserId,
@@ -183,18 +179,12 @@ impl Session {
         Ok(session)
     }
 
-    /// The session, whatever became of it, until its row vanishes.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The session, in any state, until its row is removed.
     pub async fn by_id(store: &Store, id: SessionId) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
     /// The session, if it is neither ended nor expired.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn live(store: &Store, id: SessionId) -> Result<Option<Self>, DbError> {
         let found = store
             .records::<Self>(PlatformScope)
@@ -203,10 +193,7 @@ impl Session {
         Ok(found.filter(|session| session.is_live(store.clock().now())))
     }
 
-    /// The live sessions of `user`, newest first, each under the rules of its tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The live sessions of `user`, newest first, each limited by the rules of its tenant.
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         let now = store.clock().now();
         let filter = doc! { "user_id": user, "revoked_at": null };
@@ -227,8 +214,7 @@ impl Session {
         Ok(found.into_iter().filter_map(under).filter(|session| session.is_live(now)).collect())
     }
 
-    /// As long as the rules of the tenant that it is in let it last, where those are tighter than
-    /// its own.
+    /// Limits it to the rules of its tenant, where those are stricter.
     #[must_use]
     pub fn under(self, rules: &Security) -> Self {
         let absolute = rules.session_absolute().map(|limit| later(self.created_at, limit));
@@ -244,7 +230,7 @@ impl Session {
         self.revoked_at.is_none() && self.expires_at > now && self.idle_expires_at() > now
     }
 
-    /// When it ends unless it is used before.
+    /// When it ends unless used before.
     pub fn idle_expires_at(&self) -> DateTime {
         let seen = self.last_seen_at.unwrap_or(self.created_at);
         let idle = self
@@ -253,18 +239,18 @@ impl Session {
         idle.map_or(self.expires_at, |idle| idle.min(self.expires_at))
     }
 
-    /// When the person last proved who they are.
+    /// When the user last authenticated.
     pub fn authenticated_at(&self) -> DateTime {
         self.authenticated_at.unwrap_or(self.created_at)
     }
 
-    /// The refresh token that is good now; none for a session that began before there were any.
+    /// The current refresh token; none if the session began before they were introduced.
     pub fn refresh_token(&self, key: &MasterKey) -> Option<RefreshToken> {
         let refresh = self.refresh.as_ref()?;
         Some(RefreshToken::issue(key, self.id, &refresh.salt.bytes, refresh.generation))
     }
 
-    /// Supersedes the good refresh token by the next; none when another has done that already.
+    /// Supersedes the current refresh token by the next; none if a concurrent request already has.
     pub(crate) async fn rotate(&self, txn: &mut Txn) -> Result<Option<Self>, DbError> {
         let (now, generation) =
             (txn.clock().now(), self.refresh.as_ref().map(|refresh| refresh.generation));
@@ -278,13 +264,12 @@ impl Session {
         txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
-    /// The session whatever became of it, to be changed by `txn`.
+    /// The session in any state, within a transaction.
     pub(crate) async fn within(txn: &mut Txn, id: SessionId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// Notes that its person does something with it; none when it is over, or is another's or
-    /// elsewhere.
+    /// Records that its user acts in it; none if it is over, or belongs to another user or tenant.
     pub(crate) async fn act(
         txn: &mut Txn,
         id: SessionId,
@@ -298,8 +283,7 @@ impl Session {
             .await
     }
 
-    /// As if its person had proved who they are when they did so in `other`, and with no longer a
-    /// life.
+    /// Inherits the time of authentication of `other`, and does not outlive it.
     pub(crate) async fn follow(self, txn: &mut Txn, other: &Self) -> Result<Self, DbError> {
         let (authenticated_at, expires_at) =
             (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
@@ -309,7 +293,7 @@ impl Session {
         Ok(Self { authenticated_at, expires_at, ..self })
     }
 
-    /// Notes that its person proved who they are just now; none when it was ended.
+    /// Records that its user has just authenticated; none if it was ended.
     pub(crate) async fn authenticated(
         txn: &mut Txn,
         id: SessionId,
@@ -324,7 +308,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Goes on in another tenant, which is to use it; none when it was ended.
+    /// Continues in another tenant; none if it was ended.
     pub(crate) async fn move_to(
         txn: &mut Txn,
         id: SessionId,
@@ -337,10 +321,7 @@ impl Session {
         Ok(moved)
     }
 
-    /// Ends the session; tells whether it was not ended before.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Ends the session; returns whether it was live.
     pub async fn revoke(txn: &mut Txn, id: SessionId) -> Result<bool, DbError> {
         let update = doc! { "$set": { "revoked_at": txn.clock().now() } };
         let revoked = txn
@@ -353,10 +334,7 @@ impl Session {
         Ok(revoked)
     }
 
-    /// Ends every session of `user` but `kept`; answers how many.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Ends every session of `user` except `kept`; returns how many.
     pub async fn revoke_all(
         txn: &mut Txn,
         user: UserId,
@@ -371,7 +349,7 @@ impl Session {
         Ok(revoked)
     }
 
-    /// Ends every session of `user` in `tenant`. Whoever makes them leave notes what is revoked.
+    /// Ends every session of `user` in `tenant`. The caller must note the revocation.
     pub(crate) async fn revoke_in_tenant(
         txn: &mut Txn,
         user: UserId,
@@ -382,10 +360,7 @@ impl Session {
         txn.records::<Self>(PlatformScope).update_all(filter, update).await.map(drop)
     }
 
-    /// Notes that sessions have just been in use.
-    ///
-    /// # Errors
-    /// When the store fails; what was noted until then stays noted.
+    /// Records that sessions have just been in use. On error, some may be recorded already.
     pub async fn seen(store: &Store, sessions: &[SessionId]) -> Result<(), DbError> {
         let update = doc! { "$max": { "last_seen_at": store.clock().now() } };
         for page in sessions.chunks(SEEN_PAGE) {
@@ -410,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_token_was_superseded_is_known_of_the_last_few() {
+    fn the_times_of_the_last_few_superseded_tokens_are_known() {
         let refresh = refreshing(5, &[30, 40]);
         let superseded =
             |generation| refresh.superseded_at(generation).map(DateTime::timestamp_millis);
@@ -425,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tighter_of_the_sessions_own_limits_and_the_tenants_holds() {
+    fn the_stricter_of_the_sessions_and_the_tenants_limits_applies() {
         let (minute, hour) = (60_000, 3_600_000);
         let lasts = |idle_ms: Option<i64>, rules: serde_json::Value| {
             let session = Session {

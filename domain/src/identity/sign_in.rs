@@ -1,8 +1,9 @@
-//! Signing in and out: from an address and a password to a session, and back.
+//! Signing in and out: from an email address and a password to a session, and back.
 //!
-//! An attempt does the same work whether or not the address has an account, so neither the answer
-//! nor its time tells who is a customer (OWASP ASVS 6.3.8). Only whoever knows the password learns
-//! more: that the address still waits to be verified, or that the tenant is suspended.
+//! An attempt does the same work whether or not the email address has an account, so neither the
+//! response nor its timing reveals who is a customer (OWASP ASVS 6.3.8). Only a caller who knows
+//! the password learns more: that the email address is not verified yet, or that the tenant is
+//! suspended.
 
 use std::net::IpAddr;
 
@@ -33,107 +34,102 @@ use crate::{
     },
 };
 
-/// Someone asks to be signed in.
+/// A request to sign in.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The address they give.
+    /// The email address given.
     pub email: Email,
-    /// The password they give.
+    /// The password given.
     pub password: Password,
-    /// The tenant they want to work in; any of theirs when they do not say.
+    /// The tenant to work in; by default any of the user's.
     pub tenant: Option<TenantId>,
-    /// What their client tells of itself.
+    /// What is known of the client.
     pub device: Device,
-    /// Whether they want to stay signed in.
+    /// Whether the user asked to stay signed in.
     pub remember: bool,
     /// How long the session lasts.
     pub lifetime: Lifetime,
 }
 
-/// A tenant that someone belongs to, and as what.
+/// A tenant of a user, and their role in it.
 #[derive(Debug, Clone)]
 pub struct Belonging {
-    /// The tenant.
     pub tenant: Tenant,
-    /// What they may do there.
+    /// The user's role there.
     pub role: RoleRef,
 }
 
-/// Someone who may sign in: what is left is to begin their session.
+/// A user who may sign in; their session is yet to begin.
 #[derive(Debug, Clone)]
 pub struct Admitted {
-    /// Begins it.
+    /// Begins the session.
     pub begin: Begin,
     user: User,
     current: Belonging,
     belongings: Vec<Belonging>,
 }
 
-/// Someone who is signed in.
+/// A signed-in user.
 #[derive(Debug, Clone)]
 pub struct SignedIn {
-    /// Who.
     pub user: User,
-    /// Until when, among others: under the rules of the tenant they work in.
+    /// Their session, limited by the rules of its tenant.
     pub session: Session,
-    /// Where they work now.
+    /// The tenant they are working in.
     pub current: Belonging,
-    /// Everywhere they could work, this tenant included.
+    /// Every tenant they could work in, including this one.
     pub belongings: Vec<Belonging>,
 }
 
-/// Why someone was not signed in.
+/// Why a user was not signed in.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
-    /// The address or the password is wrong: which of them is nobody's business.
-    #[error("the address or the password is wrong")]
+    /// The email address or the password is wrong; callers do not learn which.
+    #[error("the email address or the password is wrong")]
     InvalidCredentials,
-    /// The password is right, and the address waits to be verified.
-    #[error("the address has not been verified yet")]
+    /// The password is right, but the email address is not verified yet.
+    #[error("the email address has not been verified yet")]
     EmailNotVerified,
-    /// What they gave is right, and a second factor is wanted beside it.
-    #[error("a second factor is needed")]
+    /// The credentials are right, but a second factor is required as well.
+    #[error("a second factor is required")]
     SecondFactorRequired,
-    /// The second factor is not accepted.
+    /// The second factor was not accepted.
     #[error("the second factor is wrong")]
     SecondFactorInvalid,
-    /// The passkey, or the ceremony that it is shown in, is not good.
-    #[error("the passkey is not accepted")]
+    /// The passkey, or its ceremony, was not accepted.
+    #[error("the passkey was not accepted")]
     PasskeyInvalid,
-    /// What was begun with the password is over.
-    #[error("the password is to be given again")]
+    /// The challenge that began with the password is over.
+    #[error("the sign-in has expired; the password is required again")]
     ChallengeInvalid,
-    /// The password is right, and an operator stopped the account.
+    /// The password is right, but an operator disabled the account.
     #[error("the account is disabled")]
     AccountDisabled,
-    /// They do not belong to the tenant they asked for, or to none at all.
-    #[error("there is no such tenant")]
+    /// The user does not belong to the requested tenant, or to any.
+    #[error("the tenant does not exist")]
     TenantNotFound,
-    /// An operator stopped the tenant.
+    /// An operator suspended the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
-    /// The tenant is not worked in from their address.
-    #[error("the tenant does not allow the address")]
+    /// The tenant does not allow access from the client's IP address.
+    #[error("the tenant does not allow access from this IP address")]
     IpNotAllowed,
-    /// Sessions in the tenant do not last for as long as theirs has.
+    /// The session is older than the tenant allows.
     #[error("the session is too old for the tenant")]
     SessionTooOld,
-    /// The password could not be checked.
+    /// The password could not be verified.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// A secret could not be sealed or opened.
+    /// A secret could not be encrypted or decrypted.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
 impl Attempt {
-    /// Checks the password, and that there is a tenant to work in.
-    ///
-    /// # Errors
-    /// See [`SignInError`].
+    /// Verifies the password, and chooses a tenant to work in.
     pub async fn check(self, store: &Store, hasher: &Hasher) -> Result<Admitted, SignInError> {
         let user = authenticate(store, hasher, &self.email, self.password).await?;
         let Self { tenant, device, remember, lifetime, .. } = self;
@@ -158,11 +154,8 @@ impl Admitted {
         Ok(Self { begin, user, current, belongings })
     }
 
-    /// Somebody who used a passkey, which is two factors in one: they had it, and their device saw
-    /// them.
-    ///
-    /// # Errors
-    /// See [`SignInError`].
+    /// Admits a user with a passkey, which counts as two factors: possession, and verification of
+    /// the user by the device.
     pub async fn by_passkey(
         store: &Store,
         passkey: &Used,
@@ -173,7 +166,7 @@ impl Admitted {
         Self::new(store, user, tenant, start, true).await
     }
 
-    /// Signed in by the session that was begun for them.
+    /// The signed-in user of the session that was begun.
     pub fn signed_in(self, session: Session) -> SignedIn {
         let Self { user, current, belongings, .. } = self;
         SignedIn { user, session: session.under(&current.tenant.security), current, belongings }
@@ -181,11 +174,8 @@ impl Admitted {
 }
 
 impl SignedIn {
-    /// Whoever `session` belongs to, as things are now. They are where they may work already, so it
-    /// is not asked where they come from.
-    ///
-    /// # Errors
-    /// See [`SignInError`]; [`SignInError::TenantNotFound`] also where the account is gone.
+    /// The user of an existing session, as things are now. Their IP address was already checked.
+    /// Fails with [`SignInError::TenantNotFound`] also if the account no longer exists.
     pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
         let (user, belongings) = futures::try_join!(
             User::by_id(store, session.user_id),
@@ -200,7 +190,7 @@ impl SignedIn {
     }
 }
 
-/// Both reads and one hash happen whatever is found.
+/// Both queries and one hash happen in every case.
 async fn authenticate(
     store: &Store,
     hasher: &Hasher,
@@ -218,13 +208,13 @@ async fn authenticate(
     if user.password_hash.is_outdated()
         && let Err(error) = renew_hash(store, hasher, &user, password).await
     {
-        // The next sign-in tries again; this one has what it needs.
+        // The next sign-in retries; this one need not wait for it.
         tracing::warn!(%error, user = %user.id, "password_not_rehashed");
     }
     Ok(user)
 }
 
-/// Hashes a password as today's are, unless it was changed in the meantime.
+/// Hashes a password with today's parameters, unless it was changed in the meantime.
 async fn renew_hash(
     store: &Store,
     hasher: &Hasher,
@@ -238,10 +228,7 @@ async fn renew_hash(
     Ok(())
 }
 
-/// Everywhere that someone may work.
-///
-/// # Errors
-/// When the store fails.
+/// The tenants in which a user may work.
 pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
     let memberships = Membership::all_of(store, user).await?;
     let ids: Vec<TenantId> = memberships.iter().map(|membership| membership.tenant_id).collect();
@@ -253,7 +240,7 @@ pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>
     Ok(memberships.iter().filter_map(belonging).collect())
 }
 
-/// The tenant asked for, or all, less those that are not in use. Never empty.
+/// The requested tenant, or all, without those that are suspended. Never empty.
 fn in_use(
     belongings: &[Belonging],
     wanted: Option<TenantId>,
@@ -268,7 +255,7 @@ fn in_use(
     if active.is_empty() { Err(SignInError::TenantSuspended) } else { Ok(active) }
 }
 
-/// The tenant asked for, or the first that is in use and is worked in from `address`.
+/// The requested tenant, or the first active one that allows `address`.
 fn choose(
     belongings: &[Belonging],
     wanted: Option<TenantId>,
@@ -283,29 +270,29 @@ fn choose(
 /// How a session begins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
-    /// What their client tells of itself.
+    /// What is known of the client.
     pub device: Device,
-    /// Whether they want to stay signed in.
+    /// Whether the user asked to stay signed in.
     pub remember: bool,
     /// How long the session lasts.
     pub lifetime: Lifetime,
 }
 
-/// Begins a session. Its person is mailed where they never signed in from that device on that
-/// network before.
+/// Begins a session. Notifies the user if they never signed in from this device on this network
+/// before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,
     pub(crate) email_norm: String,
     pub(crate) password_set_at: Option<DateTime>,
-    /// Whether a second factor was shown.
+    /// Whether a second factor was presented.
     pub(crate) second_factor: bool,
     pub(crate) tenant: TenantId,
     pub(crate) start: Start,
 }
 
 impl Begin {
-    /// Of someone who has shown that the account, as it was then, is theirs.
+    /// For a user who has proven that the account, in its present state, is theirs.
     pub(crate) fn new(user: &User, second_factor: bool, tenant: TenantId, start: Start) -> Self {
         let (email_norm, password_set_at) = (user.email_norm.clone(), user.password_set_at);
         Self { user: user.id, email_norm, password_set_at, second_factor, tenant, start }
@@ -316,11 +303,11 @@ impl Change for Begin {
     type Output = Session;
     type Error = SignInError;
 
-    /// Refused as [`SignInError::InvalidCredentials`] when another password was set since it was
-    /// checked or the account has another address, as [`SignInError::SecondFactorRequired`] when
-    /// the person has a second factor that was not shown, as [`SignInError::AccountDisabled`] when
-    /// the account was stopped, and as [`SignInError::TenantNotFound`] when they are no member any
-    /// more.
+    /// Fails with [`SignInError::InvalidCredentials`] if another password was set since the check
+    /// or the account has another email address, with [`SignInError::SecondFactorRequired`] if the
+    /// user has a second factor that was not presented, with [`SignInError::AccountDisabled`] if
+    /// the account was disabled, and with [`SignInError::TenantNotFound`] if they are no longer a
+    /// member.
     async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
         let user =
             User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
@@ -348,14 +335,13 @@ impl Change for Begin {
     }
 }
 
-/// Signing out: ends a session. Ending it twice is as good as once.
+/// Signs out: ends a session. Ending it twice is harmless.
 #[derive(Debug, Clone, Copy)]
 pub struct SignOut {
-    /// The session.
     pub session: SessionId,
-    /// Whose it is.
+    /// The owner of the session.
     pub user: UserId,
-    /// The tenant that the caller is signed in to.
+    /// The tenant that the caller is working in.
     pub scope: TenantScope,
 }
 
@@ -374,14 +360,13 @@ impl Change for SignOut {
     }
 }
 
-/// Ends one of a person's own sessions; tells whether it was not over.
+/// Ends one of a user's own sessions; returns whether it was live.
 #[derive(Debug, Clone, Copy)]
 pub struct EndSession {
-    /// The session.
     pub session: SessionId,
-    /// Whose it is to be.
+    /// The owner of the session.
     pub user: UserId,
-    /// The tenant that the caller is signed in to.
+    /// The tenant that the caller is working in.
     pub scope: TenantScope,
 }
 
@@ -404,14 +389,13 @@ impl Change for EndSession {
     }
 }
 
-/// Ends sessions of one person but the one they keep, if any.
+/// Ends the sessions of a user except the one they keep, if any.
 #[derive(Debug, Clone, Copy)]
 pub struct SignOutAll {
-    /// Whose.
     pub user: UserId,
-    /// The tenant that the caller is signed in to.
+    /// The tenant that the caller is working in.
     pub scope: TenantScope,
-    /// The session that goes on.
+    /// The session that survives.
     pub kept: Option<SessionId>,
 }
 
@@ -430,16 +414,15 @@ impl Change for SignOutAll {
     }
 }
 
-/// Goes on in another tenant of one's own.
+/// Moves a session to another tenant of its user.
 #[derive(Debug, Clone, Copy)]
 pub struct SwitchTenant {
-    /// The session.
     pub session: SessionId,
-    /// Whose it is.
+    /// The owner of the session.
     pub user: UserId,
-    /// Where to go.
+    /// The tenant to move to.
     pub tenant: TenantId,
-    /// From which address.
+    /// IP address of the client.
     pub address: Option<IpAddr>,
 }
 
@@ -474,10 +457,9 @@ impl Change for SwitchTenant {
     }
 }
 
-/// Tells a person that they, or somebody else, signed in from where they never did before.
+/// Notifies a user of a sign-in from a device or network that is new to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendNewSignIn {
-    /// The session.
     pub session: SessionId,
 }
 
@@ -486,10 +468,9 @@ impl Job for SendNewSignIn {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Tells whoever owns an address, if anybody does, that signing in to their account is throttled.
+/// Notifies the owner of an email address, if any, that sign-ins to their account are throttled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendThrottled {
-    /// The address.
     pub address: SealedEmail,
 }
 
@@ -498,9 +479,9 @@ impl Job for SendThrottled {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Signing in to the account of an address became throttled.
+/// Records that sign-ins to the account of an email address are now throttled.
 pub struct Throttled {
-    /// The address, whether or not it has an account.
+    /// The email address, which may have no account.
     pub address: SealedEmail,
 }
 
@@ -539,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_say_works_in_their_first_tenant_in_use() {
+    fn the_first_active_tenant_is_the_default() {
         let mine = [
             belonging(TenantStatus::Suspended),
             belonging(TenantStatus::Active),
@@ -553,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_tenant_and_one_of_others_are_refused_each_in_its_way() {
+    fn suspended_and_foreign_tenants_are_rejected_differently() {
         let mine = [belonging(TenantStatus::Suspended)];
         assert!(matches!(choose(&mine, None, None), Err(SignInError::TenantSuspended)));
         assert!(matches!(
@@ -568,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_is_not_worked_in_from_here_is_refused_when_asked_for_and_else_passed_over() {
+    fn a_tenant_that_disallows_the_ip_address_is_rejected_or_skipped() {
         let mut mine = [belonging(TenantStatus::Active), belonging(TenantStatus::Active)];
         mine[0].tenant.security.ip_allowlist =
             ["10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();

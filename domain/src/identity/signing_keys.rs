@@ -1,8 +1,8 @@
-//! Access tokens: JWTs (RFC 7519) signed with `Ed25519` (`EdDSA`, RFC 8037), and the `JWKS` that
-//! lets others verify them.
+//! Access tokens: JWTs (RFC 7519) signed with `Ed25519` (`EdDSA`, RFC 8037), and the `JWKS` with
+//! which others verify them.
 //!
-//! A token's header never chooses how it is checked: the algorithm is fixed and the key is one of
-//! ours, found by `kid`. `jwk`, `jku` and `x5u` headers are not looked at.
+//! A token's header never decides how it is verified: the algorithm is fixed, and the key is one of
+//! ours, found by `kid`. The headers `jwk`, `jku` and `x5u` are ignored.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,18 +21,18 @@ use serde_json::json;
 
 use crate::activity::{Action, Entry};
 
-/// Clocks of two machines may differ by this much before a fresh token is refused.
+/// Tolerated difference between the clocks of two machines.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
-/// What the master key seals signing keys for.
+/// Purpose of the key that encrypts signing keys.
 const SEAL_PURPOSE: &str = "signing-key";
-/// A process goes on with the key it has for this long at most after another is active.
+/// How long a process may keep using its key after another one became active.
 const ROTATION_SLACK: Duration = Duration::from_mins(1);
-/// Keys that are looked at; one is made in a rotation and vanishes after the next.
+/// Maximum number of keys; a rotation creates one, which is removed after the next rotation.
 const KEYS_MAX: i64 = 100;
-/// Who access tokens are for (`aud`).
+/// Audience of access tokens (`aud`).
 const AUDIENCE: &str = "tenantry-api";
 
-/// What an access token says.
+/// The claims of an access token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessClaims {
     /// Issuer: the installation's public URL.
@@ -45,30 +45,30 @@ pub struct AccessClaims {
     pub sid: SessionId,
     /// The tenant.
     pub tid: TenantId,
-    /// Issued at, seconds since the epoch.
+    /// Time of issue, in seconds since the epoch.
     pub iat: i64,
-    /// Good until, seconds since the epoch.
+    /// Expiry, in seconds since the epoch.
     pub exp: i64,
 }
 
-/// A key pair as stored: the private half sealed with the master key.
+/// A key pair as stored, the private half encrypted with the master key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SigningKey {
     /// The `kid`.
     #[serde(rename = "_id")]
     pub id: SigningKeyId,
-    /// PKCS#8, sealed.
+    /// PKCS#8, encrypted.
     sealed_private: Binary,
     /// 32 bytes.
     public: Binary,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Signs from then on; published before, so that every verifier knows it by then. At once
-    /// without.
+    /// When it starts to sign, after it has been published for long enough that every verifier
+    /// knows it. Immediately if none.
     #[serde(default)]
     pub activates_at: Option<DateTime>,
-    /// Verifies nothing from then on: the last token that it signed has expired. The row vanishes a
-    /// while later.
+    /// When it stops to verify, because the last token that it signed has expired. The row is
+    /// removed some time later.
     #[serde(default)]
     pub retires_at: Option<DateTime>,
 }
@@ -76,26 +76,26 @@ pub struct SigningKey {
 impl Record for SigningKey {
     const COLLECTION: &'static str = "signing_keys";
     const DATA: Data = Data::of_platform();
-    /// A key that is not needed any more vanishes.
+    /// Removes keys that are no longer needed.
     const INDEXES: &'static [Index] =
         &[Index::expiring("signing_keys_ttl", &[("retires_at", 1)], Duration::ZERO)];
 }
 
-/// What a key is good for.
+/// What a key is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyState {
-    /// Published, and does not sign yet.
+    /// Published, but does not sign yet.
     Pending,
-    /// Signs, and verifies.
+    /// Signs and verifies.
     Active,
-    /// Verifies what it signed before its successor.
+    /// Verifies what it signed before its successor took over.
     Retiring,
-    /// Verifies nothing.
+    /// No longer verifies.
     Retired,
 }
 
 impl KeyState {
-    /// As commands write it.
+    /// Its name in commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -106,17 +106,17 @@ impl KeyState {
     }
 }
 
-/// Why a token could not be signed or a key not be had.
+/// Why a token could not be signed, or a key not obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
-    /// The stored key was sealed with another master key.
-    #[error("a signing key in the database does not open with auth.master_key: {0}")]
+    /// The stored key was encrypted with another master key.
+    #[error("a signing key in the database cannot be decrypted with auth.master_key: {0}")]
     Seal(#[from] SealError),
-    /// The key pair could not be made or read.
-    #[error("a signing key could not be made or read: {0}")]
+    /// The key pair could not be created or parsed.
+    #[error("a signing key could not be created or parsed: {0}")]
     Key(String),
 }
 
@@ -140,7 +140,7 @@ impl SigningKey {
         })
     }
 
-    /// What the key is good for at `now`, beside the others of `all`.
+    /// The state of the key at `now`, given all keys.
     pub fn state(&self, all: &[Self], now: DateTime) -> KeyState {
         if self.is_retired(now) {
             KeyState::Retired
@@ -153,7 +153,7 @@ impl SigningKey {
         }
     }
 
-    /// The one of `all` that signs at `now`: the last that was activated.
+    /// The one of `all` that signs at `now`: the last to be activated.
     fn active(all: &[Self], now: DateTime) -> Option<&Self> {
         let good = all.iter().filter(|key| key.is_activated(now) && !key.is_retired(now));
         good.max_by_key(|key| (key.activates_at, key.id.uuid()))
@@ -167,19 +167,13 @@ impl SigningKey {
         self.retires_at.is_some_and(|at| at <= now)
     }
 
-    /// Every key that tokens may be signed with, oldest first.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Every stored key, oldest first.
     pub async fn all(store: &Store) -> Result<Vec<Self>, DbError> {
         store.records::<Self>(PlatformScope).list(doc! {}, doc! { "_id": 1 }, KEYS_MAX).await
     }
 
-    /// Makes the first key when there is none. Processes that start together may each make one;
-    /// all are published and any verifies.
-    ///
-    /// # Errors
-    /// When the store or the generator fails.
+    /// Creates the first key if there is none. Processes that start together may each create one;
+    /// all are published and verify.
     pub async fn ensure(store: &Store, master: &MasterKey) -> Result<Vec<Self>, SigningError> {
         let keys = Self::all(store).await?;
         if !keys.is_empty() {
@@ -191,15 +185,15 @@ impl SigningKey {
     }
 }
 
-/// Makes the next key, which signs after a while; the others verify for as long as what they
-/// signed.
+/// Creates the next key, which signs after a while; the others verify until their last tokens have
+/// expired.
 #[derive(Debug)]
 pub struct RotateSigningKey<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub master: &'a MasterKey,
     /// How long the key is published before it signs.
     pub lead: Duration,
-    /// How long a token is good for.
+    /// Lifetime of a token.
     pub token_ttl: Duration,
 }
 
@@ -210,7 +204,7 @@ impl Change for RotateSigningKey<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<SigningKey, SigningError> {
         let activates_at = later(txn.clock().now(), self.lead);
         let key = SigningKey::generate(txn.clock(), self.master, activates_at)?;
-        // Other processes sign with the old one until they have looked again.
+        // Other processes sign with the old one until they reload the keys.
         let retires_at = later(activates_at, self.token_ttl + CLOCK_SKEW + ROTATION_SLACK);
         let retire = doc! { "$set": { "retires_at": retires_at } };
         txn.records::<SigningKey>(PlatformScope)
@@ -222,18 +216,17 @@ impl Change for RotateSigningKey<'_> {
     }
 }
 
-/// Forgets a key that may be known to others: whatever it signed is worth nothing any more. Where
-/// it was the one that signs, a new one does from now on.
+/// Revokes a key that may be known to others: tokens that it signed become invalid. If it was the
+/// active one, a new one signs immediately.
 #[derive(Debug)]
 pub struct RevokeSigningKey<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub master: &'a MasterKey,
-    /// Which.
     pub key: SigningKeyId,
 }
 
 impl Change for RevokeSigningKey<'_> {
-    /// The key that signs now; none when there was none to revoke.
+    /// The key that signs now; none if there was none to revoke.
     type Output = Option<SigningKeyId>;
     type Error = SigningError;
 
@@ -250,7 +243,7 @@ impl Change for RevokeSigningKey<'_> {
         {
             return Ok(Some(active));
         }
-        // One that was to sign later signs now; verifiers that do not know it yet look for it.
+        // A pending key signs now; verifiers that do not know it yet will look it up.
         let (staying, activate) =
             (doc! { "retires_at": null }, doc! { "$min": { "activates_at": now } });
         if let Some(next) =
@@ -265,7 +258,7 @@ impl Change for RevokeSigningKey<'_> {
     }
 }
 
-/// The key that signs goes on, for good where no other is to follow it any more.
+/// The active key stays active, permanently if no other one follows.
 async fn keep_active(txn: &mut Txn, now: DateTime) -> Result<Option<SigningKeyId>, DbError> {
     let left = txn.records::<SigningKey>(PlatformScope).list(doc! {}, doc! {}, KEYS_MAX).await?;
     let Some(active) = SigningKey::active(&left, now).map(|key| key.id) else { return Ok(None) };
@@ -285,10 +278,8 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Signs with the one of `keys` that is active at `now`.
-    ///
-    /// # Errors
-    /// When there is none, or it does not open with `master`.
+    /// Signs with the one of `keys` that is active at `now`. Fails if there is none, or it cannot
+    /// be decrypted with `master`.
     pub fn new(
         keys: &[SigningKey],
         master: &MasterKey,
@@ -297,7 +288,7 @@ impl Issuer {
         now: DateTime,
     ) -> Result<Self, SigningError> {
         let active = SigningKey::active(keys, now)
-            .ok_or_else(|| SigningError::Key("there is none".to_owned()))?;
+            .ok_or_else(|| SigningError::Key("no key is active".to_owned()))?;
         let private = master.open(SEAL_PURPOSE, &active.sealed_private.bytes)?;
         Ok(Self {
             id: active.id,
@@ -307,15 +298,12 @@ impl Issuer {
         })
     }
 
-    /// How long a token is good for.
+    /// Lifetime of a token.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// A token for one session.
-    ///
-    /// # Errors
-    /// When the key refuses to sign.
+    /// A token for a session.
     pub fn issue(
         &self,
         now: DateTime,
@@ -340,7 +328,7 @@ impl Issuer {
     }
 }
 
-/// Checks access tokens; needs no secret.
+/// Verifies access tokens; needs no secret.
 pub struct Verifier {
     keys: HashMap<String, DecodingKey>,
     jwks: serde_json::Value,
@@ -348,10 +336,8 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts tokens of `issuer` signed with any of `keys` that is not retired at `now`.
-    ///
-    /// # Errors
-    /// When a public key is not one.
+    /// Accepts tokens of `issuer` signed with any of `keys` that is not retired at `now`. Fails if
+    /// a public key is invalid.
     pub fn new(keys: &[SigningKey], issuer: &str, now: DateTime) -> Result<Self, SigningError> {
         let keys: Vec<&SigningKey> = keys.iter().filter(|key| !key.is_retired(now)).collect();
         let mut validation = Validation::new(Algorithm::EdDSA);
@@ -359,9 +345,9 @@ impl Verifier {
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.leeway = CLOCK_SKEW.as_secs();
-        // Expiry is checked against our own clock handle, in `verify`.
+        // Expiry is checked against our own clock, in `verify`.
         validation.validate_exp = false;
-        // None of ours has one, but whoever writes one means it.
+        // Ours have none, but it must be respected if present.
         validation.validate_nbf = true;
         let public = |key: &SigningKey| URL_SAFE_NO_PAD.encode(&key.public.bytes);
         let decoding = |key: &SigningKey| {
@@ -377,7 +363,7 @@ impl Verifier {
         })
     }
 
-    /// What `token` says, if we signed it and it is good at `now`.
+    /// The claims of `token`, if we signed it and it is valid at `now`.
     pub fn verify(&self, token: &str, now: DateTime) -> Option<AccessClaims> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         let right_kind = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some("at+jwt");
@@ -389,7 +375,7 @@ impl Verifier {
         (claims.exp > now && claims.iat <= now + skew).then_some(claims)
     }
 
-    /// Whether a token names a key that is not known here: one made by another process since.
+    /// Whether a token names an unknown key, such as one that another process has since created.
     pub fn names_unknown_key(&self, token: &str) -> bool {
         let header = jsonwebtoken::decode_header(token);
         header.is_ok_and(|header| header.kid.is_some_and(|kid| !self.keys.contains_key(&kid)))

@@ -1,4 +1,4 @@
-//! People's accounts. Global: one person may belong to several tenants.
+//! Accounts of people. They are global: one person may belong to several tenants.
 
 use std::{collections::HashMap, str::FromStr};
 
@@ -21,50 +21,50 @@ use crate::{
     identity::sessions::Session,
 };
 
-/// A person's account. Exists only once its address was verified.
+/// An account. Exists only once its email address was verified.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct User {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: UserId,
-    /// The address as the person wrote it.
+    /// The email address as the person wrote it.
     pub email: Email,
-    /// What the address is compared by; unique.
+    /// The normalized email address, for comparisons; unique.
     pub email_norm: String,
-    /// What the person is called.
+    /// Name of the person.
     pub name: String,
-    /// argon2id.
+    /// Hash of the password.
     pub password_hash: PasswordHash,
-    /// When another password was set than the first; tells passwords apart, however each is hashed.
+    /// When the password was last changed; none for the first one. Identifies a password, however
+    /// it is hashed.
     #[serde(default)]
     pub password_set_at: Option<DateTime>,
-    /// Since when a second factor is asked for; none where the password is enough.
+    /// Since when a second factor is required; none if the password is enough.
     #[serde(default)]
     pub second_factor_since: Option<DateTime>,
-    /// Since when an operator stops it, if one does.
+    /// When an operator disabled it, if it is disabled.
     #[serde(default)]
     pub disabled_at: Option<DateTime>,
-    /// When they last signed in.
+    /// When its owner last signed in.
     #[serde(default)]
     pub last_sign_in_at: Option<DateTime>,
-    /// When the address was verified.
+    /// When the email address was verified.
     pub email_verified_at: DateTime,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: DateTime,
 }
 
-/// An account as an operator names it.
+/// How an operator refers to an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserRef {
     /// By its id.
     Id(UserId),
-    /// By its address.
+    /// By its email address.
     Address(Email),
 }
 
-/// A text that names no account.
+/// The text does not refer to an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected an id such as usr_0192a0b8c0de7000800000000000cafe, or an e-mail address")]
+#[error("must be an id such as usr_0192a0b8c0de7000800000000000cafe, or an email address")]
 pub struct InvalidUserRef;
 
 impl FromStr for UserRef {
@@ -90,27 +90,21 @@ impl Record for User {
     ];
 }
 
-/// Unique: an address has one account.
+/// Unique index: an email address has one account.
 pub const EMAIL_INDEX: &str = "users_email";
 
 impl User {
-    /// The account of an address. Platform-wide, because at login no tenant is known yet.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The account of an email address. Platform-wide, because no tenant is known yet at sign-in.
     pub async fn by_email(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await
     }
 
     /// The account with this id.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn by_id(store: &Store, id: UserId) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// The account of a principal, if it is a person.
+    /// The account of a principal, if it is a user.
     pub async fn of_principal(
         store: &Store,
         principal: Principal,
@@ -121,10 +115,7 @@ impl User {
         }
     }
 
-    /// The account that is named.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The account that `name` refers to.
     pub async fn named(store: &Store, name: &UserRef) -> Result<Option<Self>, DbError> {
         match name {
             UserRef::Id(id) => Self::by_id(store, *id).await,
@@ -132,18 +123,15 @@ impl User {
         }
     }
 
-    /// Up to `limit` accounts whose addresses begin with `prefix`, by address.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` accounts whose email addresses start with `prefix`, ordered by email address.
     pub async fn beginning_with(
         store: &Store,
         prefix: &str,
         limit: usize,
     ) -> Result<Vec<Self>, DbError> {
         let from = prefix.to_lowercase();
-        // Addresses are visible ASCII, so none that begins so comes after this, and the index finds
-        // them.
+        // Email addresses are visible ASCII, so none with this prefix sorts after this bound, and
+        // the index can be used.
         let to = format!("{from}\u{7f}");
         let filter = doc! { "email_norm": { "$gte": from, "$lt": to } };
         store
@@ -153,9 +141,6 @@ impl User {
     }
 
     /// The accounts with these ids.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn by_ids(store: &Store, ids: &[UserId]) -> Result<HashMap<UserId, Self>, DbError> {
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
         let found = store
@@ -165,15 +150,12 @@ impl User {
         Ok(found.into_iter().map(|user| (user.id, user)).collect())
     }
 
-    /// The account with this id as `txn` sees it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The account with this id, within a transaction.
     pub async fn within(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
-    /// The account of an address as `txn` sees it.
+    /// The account of an email address, within a transaction.
     pub(crate) async fn by_email_within(
         txn: &mut Txn,
         email: &Email,
@@ -181,11 +163,9 @@ impl User {
         txn.records::<Self>(PlatformScope).find(doc! { "email_norm": email.normalized() }).await
     }
 
-    /// Gives the account another address, which was verified just now; none where it has not the
-    /// address `before` any more.
-    ///
-    /// # Errors
-    /// [`DbError::Duplicate`] of [`EMAIL_INDEX`] when the address has an account already.
+    /// Sets a new email address, which was just verified; none if the account no longer has the
+    /// address `before`. Fails with [`DbError::Duplicate`] of [`EMAIL_INDEX`] if the email address
+    /// has an account.
     pub(crate) async fn replace_email(
         txn: &mut Txn,
         id: UserId,
@@ -198,7 +178,7 @@ impl User {
         txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
-    /// Sets another password; none when the account is gone.
+    /// Sets a new password; none if the account no longer exists.
     pub(crate) async fn set_password(
         txn: &mut Txn,
         id: UserId,
@@ -209,8 +189,7 @@ impl User {
         txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
     }
 
-    /// As [`User::set_password`], where it is still the one that was set at `before`; none when it
-    /// is not.
+    /// As [`User::set_password`], if the password is still the one set at `before`; otherwise none.
     pub(crate) async fn replace_password(
         txn: &mut Txn,
         id: UserId,
@@ -225,9 +204,9 @@ impl User {
         if is_same { Self::set_password(txn, id, hash).await } else { Ok(None) }
     }
 
-    /// Notes that they sign in with the address and the password that was set at `set_at`; none
-    /// when either is another one by now. It is a write, so that no sign-in passes a new password,
-    /// address or second factor unnoticed.
+    /// Records a sign-in with the email address and the password set at `set_at`; none if either
+    /// has changed. This is a write, so that no sign-in can race with a new password, email address
+    /// or second factor.
     pub(crate) async fn note_sign_in(
         txn: &mut Txn,
         id: UserId,
@@ -239,14 +218,14 @@ impl User {
         txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
-    /// Notes that their second factors change. It is a write, so that changes of one person's
-    /// factors come one after the other, and see each other.
+    /// Records that the second factors change. This is a write, so that changes of one user's
+    /// factors are serialized and see each other.
     pub(crate) async fn note_factors(txn: &mut Txn, id: UserId) -> Result<(), DbError> {
         let update = doc! { "$set": { "factors_changed_at": txn.clock().now() } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
-    /// From now on a second factor is asked for; tells whether none was before.
+    /// Requires a second factor from now on; returns whether none was required before.
     pub(crate) async fn has_second_factor_from_now(
         txn: &mut Txn,
         id: UserId,
@@ -257,14 +236,14 @@ impl User {
             .await
     }
 
-    /// The password is enough again; tells whether it was not.
+    /// Requires the password only; returns whether a second factor was required.
     pub(crate) async fn has_no_second_factor(txn: &mut Txn, id: UserId) -> Result<bool, DbError> {
         let filter = doc! { "_id": id, "second_factor_since": { "$ne": null } };
         let update = doc! { "$set": { "second_factor_since": null } };
         txn.records::<Self>(PlatformScope).update(filter, update).await
     }
 
-    /// Stops it from then on, or lets it go on.
+    /// Disables it from `since` on, or enables it.
     pub(crate) async fn set_disabled(
         txn: &mut Txn,
         id: UserId,
@@ -277,9 +256,6 @@ impl User {
     }
 
     /// Replaces the hash `before` of a password by another hash of the same password.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn rehash(
         store: &Store,
         id: UserId,
@@ -293,31 +269,28 @@ impl User {
             .await
     }
 
-    /// Adds the account.
-    ///
-    /// # Errors
-    /// [`DbError::Duplicate`] of [`EMAIL_INDEX`] when the address has one already.
+    /// Inserts the account. Fails with [`DbError::Duplicate`] of [`EMAIL_INDEX`] if the email
+    /// address has one.
     pub async fn insert(&self, txn: &mut Txn) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).insert(self).await
     }
 }
 
-/// Why an account was not stopped, or does not go on.
+/// Why an account was not disabled or enabled.
 #[derive(Debug, thiserror::Error)]
 pub enum DisableError {
-    /// There is no such account.
-    #[error("there is no such account")]
+    /// The account does not exist.
+    #[error("the account does not exist")]
     NotFound,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Stops an account, and ends every session of it; tells whether it was not stopped before. Doing
-/// it once more tells every process once more.
+/// Disables an account and ends all its sessions; returns whether it was enabled. Repeating it
+/// publishes the revocation again.
 #[derive(Debug)]
 pub struct DisableUser {
-    /// Whose.
     pub user: UserId,
 }
 
@@ -339,10 +312,9 @@ impl Change for DisableUser {
     }
 }
 
-/// Lets an account go on, which begins with signing in; tells whether it was stopped.
+/// Enables an account, whose owner must then sign in; returns whether it was disabled.
 #[derive(Debug)]
 pub struct EnableUser {
-    /// Whose.
     pub user: UserId,
 }
 

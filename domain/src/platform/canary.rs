@@ -1,13 +1,13 @@
-//! The canary: a job every minute that shows that scheduled jobs still run.
+//! The canary: a job every minute which shows that scheduled jobs still run.
 
 use jobs::{Job, Queue};
 use serde::{Deserialize, Serialize};
 
-/// Shows that scheduled jobs still run: goes the whole way from a tick over the outbox and Redis
-/// to a worker, and leaves word there of when it came.
+/// Shows that scheduled jobs still run: it passes from a tick through the outbox and Redis to a
+/// worker, which records when it ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
-    /// The tick it is of, milliseconds since the epoch.
+    /// The tick that staged it, in milliseconds since the epoch.
     pub tick_ms: i64,
 }
 

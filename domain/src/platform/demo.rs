@@ -1,5 +1,5 @@
-//! The demo account of a development installation: weak on purpose, and made by the ordinary
-//! path, a registration that is verified at once.
+//! The demo account of a development installation: deliberately weak, and created in the ordinary
+//! way by a registration that is verified at once.
 
 use std::time::Duration;
 
@@ -17,42 +17,39 @@ use crate::identity::{
     users::User,
 };
 
-/// Its address.
+/// Email address of the demo account.
 pub const EMAIL: &str = "test@example.com";
-/// Its password.
+/// Password of the demo account.
 pub const PASSWORD: &str = "password123";
-/// What its tenant is called.
+/// Name of its tenant.
 pub const TENANT: &str = "Demo";
-/// What its person is called.
+/// Name of its user.
 const NAME: &str = "Demo User";
 
-/// Why the demo account could not be made.
+/// Why the demo account could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
-    /// The address above is not one.
+    /// The email address is invalid.
     #[error(transparent)]
     Email(#[from] InvalidEmail),
-    /// The names above are none.
+    /// A name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The password above is not acceptable.
+    /// The password is not acceptable.
     #[error(transparent)]
     Password(#[from] InvalidPassword),
     /// The password could not be hashed.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// The account could not be made.
+    /// The account could not be created.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Makes the demo account; tells whether it was missing.
-///
-/// # Errors
-/// See [`SeedError`].
+/// Creates the demo account; returns whether it was missing.
 pub async fn seed(jobs: &Jobs, key: &MasterKey, hasher: &Hasher) -> Result<bool, SeedError> {
     let email: Email = EMAIL.parse()?;
     if User::by_email(jobs.store(), &email).await?.is_some() {
@@ -63,7 +60,7 @@ pub async fn seed(jobs: &Jobs, key: &MasterKey, hasher: &Hasher) -> Result<bool,
     let new = NewRegistration { email, name, tenant_name, password_hash };
     match jobs.commit(&Origin::system(), &RegisterVerified { key, new: &new }).await {
         Ok(_) => Ok(true),
-        // Another process made it in the meantime.
+        // Another process created it in the meantime.
         Err(VerifyError::TokenInvalid) => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! The upkeep of the installation itself.
+//! Maintenance of the installation.
 
 pub mod canary;
 pub mod demo;

@@ -1,10 +1,10 @@
-//! What is over and nobody needs any more, removed a batch at a time: links that were never
-//! followed, invitations that were never accepted, sessions that ended.
+//! Removal of rows that are no longer needed, in batches: links that were never followed,
+//! invitations that were never accepted, sessions that ended.
 //!
-//! A job does it ([`Purge`]), at a time and a pace that an installation chooses,
-//! and counts what it removes. The TTL indexes of these collections are the net beneath it: they
-//! remove whatever no job did within [`PURGE_AFTER_MAX`](common::config::PURGE_AFTER_MAX). Whoever reads a row looks at its times, so it does
-//! not matter when it goes. What is used up is removed by its use.
+//! A job ([`Purge`]) removes them on the installation's schedule and counts them. TTL indexes on
+//! these collections are the fallback: they remove whatever no job has removed within
+//! [`PURGE_AFTER_MAX`](common::config::PURGE_AFTER_MAX). Code that reads a row checks its times, so
+//! it does not matter when the row is removed. Rows that are used up are removed by their use.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use crate::{
     tenancy::invitations::Invitation,
 };
 
-/// A kind of what is left over.
+/// A kind of row that can be purged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftover {
-    /// Registrations whose address was not verified in time.
+    /// Registrations whose email address was not verified in time.
     Registrations,
-    /// Links for a new password that were not followed in time.
+    /// Password reset links that were not followed in time.
     PasswordResets,
-    /// Changes of an address that were not confirmed in time.
+    /// Changes of an email address that were not confirmed in time.
     EmailChanges,
     /// Invitations that were not accepted in time.
     Invitations,
@@ -37,7 +37,7 @@ pub enum Leftover {
 }
 
 impl Leftover {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: &'static [Self] = &[
         Self::Registrations,
         Self::PasswordResets,
@@ -57,10 +57,7 @@ impl Leftover {
         }
     }
 
-    /// Removes up to `limit` that were over before `before`; tells how many.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Removes up to `limit` rows that expired before `before`; returns how many.
     pub async fn purge(self, store: &Store, before: DateTime, limit: u32) -> Result<u64, DbError> {
         let expired = doc! { "expires_at": { "$lt": before } };
         match self {
@@ -76,22 +73,22 @@ impl Leftover {
     }
 }
 
-/// Across all tenants: nothing of the rows is shown to anybody.
+/// Across all tenants: the rows are not shown to anybody.
 async fn purge<T: Record>(store: &Store, over: Document, limit: u32) -> Result<u64, DbError> {
     store.records::<T>(PlatformScope).delete_some(over, limit).await
 }
 
-/// Removes what is over and nobody needs any more.
+/// Removes expired rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Purge {}
 
 impl Job for Purge {
     const KIND: &'static str = "maintenance.purge";
     const QUEUE: Queue = Queue::Maintenance;
-    /// Backlogs are long when it was away for long; what is left is for the next attempt.
+    /// Backlogs are long after an outage; the next attempt continues.
     const TIMEOUT: Duration = Duration::from_mins(10);
 
-    /// One that takes longer than to the next tick is not joined by another.
+    /// At most one runs at a time, even if it takes longer than the interval.
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: String::new(), window: Window::UntilFinished })
     }

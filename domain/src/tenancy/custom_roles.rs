@@ -1,8 +1,8 @@
-//! Roles that a tenant makes itself.
+//! Custom roles of a tenant.
 //!
-//! Every change here, as every change of who may what in a tenant, begins by holding the tenant
-//! (`Tenant::hold`): they happen one after another, so a role cannot be deleted while it is being
-//! given to somebody, and of many made at once none is too many.
+//! Every change here, like every change of access within a tenant, first locks the tenant
+//! (`Tenant::lock`): such changes are serialized, so a role cannot be deleted while it is being
+//! assigned, and concurrent creations cannot exceed the limit.
 
 use common::{
     db::{
@@ -29,26 +29,25 @@ use crate::{
     },
 };
 
-/// The most roles that are listed; more than a tenant may be allowed to have.
+/// Maximum number of roles in a listing; more than a tenant may have.
 const LISTED_MAX: i64 = 1_000;
-/// Unique: a tenant's roles are told apart by their names.
+/// Unique index: the names of a tenant's roles are distinct.
 const NAME_INDEX: &str = "roles_tenant_name";
 
-/// A role that a tenant made.
+/// A custom role.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CustomRole {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: RoleId,
-    /// Whose it is.
+    /// The tenant that it belongs to.
     pub tenant_id: TenantId,
-    /// What it is called.
+    /// Name of the role.
     pub name: Name,
-    /// What names are compared by.
+    /// The normalized name, for comparisons.
     name_norm: String,
     /// What its holders may do.
     pub permissions: Permissions,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
     /// When it last changed.
     pub updated_at: DateTime,
@@ -76,18 +75,12 @@ impl OfTenant for CustomRole {
 }
 
 impl CustomRole {
-    /// The tenant's own roles, by name.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The custom roles of the tenant, by name.
     pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
         store.records::<Self>(scope).list(doc! {}, doc! { "name_norm": 1 }, LISTED_MAX).await
     }
 
-    /// The role of the tenant's own with this id.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The custom role of the tenant with this id.
     pub async fn of(
         store: &Store,
         scope: TenantScope,
@@ -108,8 +101,8 @@ impl CustomRole {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Whether a member has it, or somebody may come to have it: by an invitation, an invite link
-    /// or their address.
+    /// Whether a member has it, or someone may receive it through an invitation, an invite link or
+    /// an email domain.
     async fn is_in_use(txn: &mut Txn, scope: TenantScope, id: RoleId) -> Result<bool, DbError> {
         let filter = doc! { "role": RoleRef::from(id) };
         Ok(txn.records::<Membership>(scope).find(filter).await?.is_some()
@@ -120,17 +113,14 @@ impl CustomRole {
 }
 
 impl Grant {
-    /// What `role` is good for in the scope's tenant; nothing when there is no such role.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The grant of `role` in the scope's tenant; without permissions if the role does not exist.
     pub async fn of(store: &Store, scope: TenantScope, role: RoleRef) -> Result<Self, DbError> {
         let RoleRef::Custom(id) = role else { return Ok(Self::built_in(role)) };
         let found = CustomRole::of(store, scope, id).await?;
         Ok(found.map_or_else(|| Self::built_in(role), CustomRole::grant))
     }
 
-    /// What `role` is good for as `txn` sees it; none when there is no such role.
+    /// The grant of `role`, within a transaction; none if the role does not exist.
     pub(crate) async fn within(
         txn: &mut Txn,
         scope: TenantScope,
@@ -144,7 +134,7 @@ impl Grant {
         }
     }
 
-    /// What the role is good for by itself: nothing, for one of a tenant's own.
+    /// The grant of a role without a lookup: a custom role grants nothing.
     pub(crate) fn built_in(role: RoleRef) -> Self {
         match role {
             RoleRef::BuiltIn(role) => role.into(),
@@ -156,7 +146,7 @@ impl Grant {
 }
 
 impl RoleRef {
-    /// Name of the role; `own` are the tenant's own roles.
+    /// Name of the role; `own` are the tenant's custom roles.
     pub fn label(self, own: &[CustomRole]) -> String {
         match self {
             Self::BuiltIn(role) => role.label().to_owned(),
@@ -168,31 +158,31 @@ impl RoleRef {
     }
 }
 
-/// Why a role was not made, changed or deleted.
+/// Why a role was not created, changed or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
     /// The tenant has no such role.
-    #[error("there is no such role")]
+    #[error("the role does not exist")]
     NotFound,
-    /// Every tenant has it, as it is.
-    #[error("the role is built in")]
+    /// The role is built in and cannot be changed.
+    #[error("the role is built in and cannot be changed")]
     BuiltIn,
-    /// It is what another role is called.
+    /// Another role has this name.
     #[error("another role has this name")]
     NameTaken,
-    /// It would hold, or holds, what the one who asks lacks.
-    #[error("the role may do more than the one who asks")]
+    /// The role has, or would have, permissions that the caller lacks.
+    #[error("the role has permissions that the caller does not have")]
     TooHigh,
-    /// It is not what the one who asks has seen.
-    #[error("the role was changed meanwhile")]
+    /// The role is not as the caller last saw it.
+    #[error("the role has been changed in the meantime")]
     Changed,
     /// Members or invitations have it.
     #[error("the role is in use")]
     InUse,
-    /// The tenant has as many as it may.
-    #[error("the tenant has as many roles as it may have")]
+    /// The tenant has reached its limit of roles.
+    #[error("the tenant has reached its limit of custom roles")]
     TooMany,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -201,7 +191,7 @@ fn name_taken(error: DbError) -> RoleError {
     if is_duplicate(&error, NAME_INDEX) { RoleError::NameTaken } else { error.into() }
 }
 
-/// What names are compared by; the built-in roles' names are taken from the start.
+/// The normalized form of a name; the names of built-in roles are reserved.
 fn normalized(name: &Name) -> Result<String, RoleError> {
     let norm = name.to_string().to_lowercase();
     if Role::ALL.iter().any(|role| role.as_str() == norm) {
@@ -211,16 +201,16 @@ fn normalized(name: &Name) -> Result<String, RoleError> {
     }
 }
 
-/// Makes a role.
+/// Creates a role.
 #[derive(Debug)]
 pub struct CreateRole {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// What it is to be called.
+    /// Name of the role.
     pub name: Name,
     /// What its holders may do.
     pub permissions: Permissions,
-    /// The most roles that a tenant may have.
+    /// Maximum number of roles per tenant.
     pub max: u64,
 }
 
@@ -231,7 +221,7 @@ impl Change for CreateRole {
     async fn apply(&self, txn: &mut Txn) -> Result<CustomRole, RoleError> {
         let scope = self.actor.scope;
         let name_norm = normalized(&self.name)?;
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         if !self.actor.grant(txn).await?.permissions.covers(self.permissions) {
             return Err(RoleError::TooHigh);
         }
@@ -255,17 +245,16 @@ impl Change for CreateRole {
     }
 }
 
-/// Changes a role, for everybody who has it, at once.
+/// Changes a role, with immediate effect for everyone who has it.
 pub struct UpdateRole<'a> {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub role: RoleId,
-    /// What it is to be called.
+    /// The new name.
     pub name: Name,
     /// What its holders may do from now on.
     pub permissions: Permissions,
-    /// Whether it still is what the one who asks has seen.
+    /// Whether the role is still as the caller last saw it.
     pub unchanged: Unchanged<'a, CustomRole>,
 }
 
@@ -276,7 +265,7 @@ impl Change for UpdateRole<'_> {
     async fn apply(&self, txn: &mut Txn) -> Result<CustomRole, RoleError> {
         let scope = self.actor.scope;
         let name_norm = normalized(&self.name)?;
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         let before = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
         let mine = self.actor.grant(txn).await?.permissions;
         if !mine.covers(before.permissions) || !mine.covers(self.permissions) {
@@ -307,12 +296,11 @@ impl Change for UpdateRole<'_> {
     }
 }
 
-/// Deletes a role that nobody has.
+/// Deletes a role that is not in use.
 #[derive(Debug)]
 pub struct DeleteRole {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub role: RoleId,
 }
 
@@ -322,7 +310,7 @@ impl Change for DeleteRole {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), RoleError> {
         let scope = self.actor.scope;
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         let role = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
         if !self.actor.grant(txn).await?.permissions.covers(role.permissions) {
             return Err(RoleError::TooHigh);

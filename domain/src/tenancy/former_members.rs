@@ -1,8 +1,7 @@
-//! Who was a member once: they come back when somebody of the tenant asks them to, and not by
-//! themselves.
+//! Former members, who return only if a member of the tenant invites them.
 //!
-//! Otherwise whoever was removed, or given less than what a link or an address gives, would leave
-//! and be let in again.
+//! Otherwise a person who was removed, or has a lower role than a link or an email domain gives,
+//! could leave and join again.
 
 use common::{
     crypto::fingerprint,
@@ -16,17 +15,16 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-/// Somebody whose membership ended.
+/// A user whose membership ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FormerMember {
-    /// Tenant and user, with a slash between.
+    /// Tenant and user, separated by a slash.
     #[serde(rename = "_id")]
     id: String,
-    /// Of which tenant.
     tenant_id: TenantId,
-    /// The address that they had then, hashed.
+    /// Hash of the email address that they had then.
     email_print: String,
-    /// When it ended.
+    /// When the membership ended.
     left_at: DateTime,
 }
 
@@ -57,8 +55,8 @@ fn print_of(email: &Email) -> String {
 }
 
 impl FormerMember {
-    /// Whether somebody was a member of the scope's tenant, and is none: whose account it is, if
-    /// there is one, or who had the address then.
+    /// Whether someone is a former member of the scope's tenant: the owner of `account`, if any, or
+    /// whoever had this email address then.
     pub(crate) async fn is(
         txn: &mut Txn,
         scope: TenantScope,
@@ -70,14 +68,14 @@ impl FormerMember {
         Ok(txn.records::<Self>(scope).find(doc! { "$or": either }).await?.is_some())
     }
 
-    /// Notes that a membership ends.
+    /// Records the end of a membership.
     pub(crate) async fn note(
         txn: &mut Txn,
         scope: TenantScope,
         user: UserId,
         email: &Email,
     ) -> Result<(), DbError> {
-        // A row that is there would not let them go.
+        // An existing row must not prevent them from leaving.
         Self::forget(txn, scope, user).await?;
         let former = Self {
             id: id_of(scope, user),
@@ -88,7 +86,7 @@ impl FormerMember {
         txn.records::<Self>(scope).insert(&former).await
     }
 
-    /// Forgets it, for they are a member again.
+    /// Forgets it, because they are a member again.
     pub(crate) async fn forget(
         txn: &mut Txn,
         scope: TenantScope,

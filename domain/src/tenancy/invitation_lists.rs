@@ -1,7 +1,7 @@
-//! Lists of people to invite: many at once, with what became of each.
+//! Lists of people to invite, with the outcome for each.
 //!
-//! A list is worked through in chunks. Each is one transaction that invites its lines and writes
-//! down what became of them, so a chunk that runs again finds them done.
+//! A list is processed in chunks. Each chunk is one transaction that invites its lines and records
+//! the outcomes, so a chunk that runs again finds them done.
 
 use std::{collections::HashSet, ops::Range, time::Duration};
 
@@ -24,74 +24,73 @@ use crate::{
     tenancy::invitations::{Invitation, InviteError, Inviting},
 };
 
-/// The most lines of a list.
+/// Maximum number of lines in a list.
 pub const LINES_MAX: usize = 1_000;
-/// How many lines are invited together: few enough that others may change the tenant meanwhile.
+/// Lines invited in one transaction: few enough not to block other changes of the tenant.
 pub const CHUNK_LINES: usize = 25;
-/// The most characters of a line's texts that are kept; what is longer is no address and no role.
+/// Maximum stored length of a line's texts; anything longer is neither an email address nor a role.
 const TEXT_CHARS_MAX: usize = 254;
-/// How long one can see what became of a list.
+/// How long the outcomes can be viewed.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// A list of people to invite.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InvitationList {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: InvitationListId,
-    /// Into which tenant.
+    /// The tenant to join.
     pub tenant_id: TenantId,
-    /// Who invites.
+    /// The member who invites.
     pub by: Principal,
-    /// Whom, in the order given.
+    /// The people to invite, in the order given.
     pub lines: Vec<Line>,
-    /// When it was given.
+    /// When it was submitted.
     pub created_at: DateTime,
-    /// When nothing was left to do.
+    /// When it was completed.
     pub completed_at: Option<DateTime>,
-    /// When it is forgotten.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
-/// One of a list.
+/// A line of a list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line {
-    /// Who is to be invited, as it was given.
+    /// Email address, as submitted.
     pub email: String,
-    /// As what, as it was given.
+    /// Role, as submitted.
     pub role: String,
-    /// What became of it; none before its turn.
+    /// The outcome; none if not processed yet.
     pub outcome: Option<Outcome>,
-    /// The invitation, where there is one.
+    /// The invitation, if there is one.
     pub invitation: Option<InvitationId>,
 }
 
-/// What became of a line.
+/// The outcome for a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// They are invited.
+    /// The person was invited.
     Invited,
-    /// The address is none that can be mailed.
+    /// The email address is invalid.
     InvalidEmail,
-    /// The address stands further up in the list.
+    /// The email address occurs earlier in the list.
     Duplicate,
     /// The tenant has no such role.
     NoSuchRole,
-    /// The role may do more than whoever gave the list.
+    /// The role has permissions that the inviting member lacks.
     RoleTooHigh,
-    /// The address belongs to a member.
+    /// The email address belongs to a member.
     AlreadyMember,
-    /// As many invitations wait as may.
+    /// The tenant has reached its limit of pending invitations.
     TooManyInvitations,
-    /// The tenant does not invite addresses of the domain.
+    /// The tenant does not invite email addresses of this domain.
     EmailDomainNotAllowed,
-    /// It failed again and again; an operator knows why.
+    /// It failed repeatedly; the log contains the reason.
     Failed,
 }
 
 impl Outcome {
-    /// As written in rows and answers.
+    /// Its name in rows and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Invited => "invited",
@@ -131,7 +130,7 @@ impl OfTenant for InvitationList {
 }
 
 impl Line {
-    /// A line that waits.
+    /// A line that is not processed yet.
     pub fn new(email: &str, role: &str) -> Self {
         let kept = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect();
         Self { email: kept(email), role: kept(role), outcome: None, invitation: None }
@@ -139,10 +138,7 @@ impl Line {
 }
 
 impl InvitationList {
-    /// Writes a list down.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Stores a list.
     pub async fn create(txn: &mut Txn, actor: Actor, lines: &[Line]) -> Result<Self, DbError> {
         let (id, now) = (txn.clock().id(), txn.clock().now());
         let list = Self {
@@ -160,9 +156,6 @@ impl InvitationList {
     }
 
     /// The list with this id.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn of(
         store: &Store,
         scope: TenantScope,
@@ -171,16 +164,13 @@ impl InvitationList {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Who gave it.
+    /// The member who submitted it.
     pub fn actor(&self) -> Actor {
-        // The list lies in the tenant of whoever gave it.
+        // The list belongs to the tenant of that member.
         Actor { scope: TenantScope::of_row(self), principal: self.by }
     }
 
-    /// Invites the lines of `range` that wait; answers the invitations.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Invites the unprocessed lines in `range`; returns the invitations.
     pub async fn invite(
         &self,
         txn: &mut Txn,
@@ -214,10 +204,7 @@ impl InvitationList {
         Ok(invitations)
     }
 
-    /// Notes that nothing is left to do; what still waits has failed.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Marks the list as complete; lines that are still unprocessed have failed.
     pub async fn complete(&self, txn: &mut Txn) -> Result<(), DbError> {
         let waiting = self.lines.iter().enumerate().filter(|(_, line)| line.outcome.is_none());
         let mut set: Document = waiting
@@ -238,10 +225,7 @@ impl InvitationList {
             .map(drop)
     }
 
-    /// The list as `txn` sees it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The list, within a transaction.
     pub async fn within(
         txn: &mut Txn,
         scope: TenantScope,
@@ -251,7 +235,7 @@ impl InvitationList {
     }
 }
 
-/// Invites one line, or tells what else became of it.
+/// Invites one line, or returns why it could not be.
 async fn invite(
     txn: &mut Txn,
     inviting: &Inviting<'_>,
@@ -279,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_is_stored_as_it_is_answered() {
+    fn an_outcome_has_one_name_in_rows_and_responses() {
         for outcome in [
             Outcome::Invited,
             Outcome::InvalidEmail,

@@ -1,9 +1,9 @@
-//! Invitations: people whom a tenant asks to join it.
+//! Invitations of people to a tenant.
 //!
-//! An address has one invitation of a tenant at most. Inviting it again, or sending it again, gives
-//! the same invitation another link, which voids the one before; accepting uses it up
-//! ([`crate::tenancy::joining`]). An invitation is as good as the word of whoever gave it: it is void while
-//! they may not give that role.
+//! An email address has at most one invitation to a tenant. Inviting it again, or sending the
+//! invitation again, gives the same invitation a new link, which revokes the previous one;
+//! accepting uses it up ([`crate::tenancy::joining`]). An invitation depends on the member who gave
+//! it: it is invalid while they may not assign its role.
 
 mod sending;
 
@@ -42,31 +42,30 @@ pub use sending::{
     InviteSome, Resend, SendInvitation, SendInvitationReminder,
 };
 
-/// An invitation that waits to be accepted.
+/// A pending invitation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Invitation {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: InvitationId,
-    /// Into which tenant.
+    /// The tenant to join.
     pub tenant_id: TenantId,
-    /// Who is invited.
+    /// Email address of the invited person.
     pub email: Email,
-    /// What the address is compared by.
+    /// The normalized email address, for comparisons.
     pub email_norm: String,
-    /// As what.
+    /// The role they will have.
     pub role: RoleRef,
-    /// Whose word it is.
+    /// The member who invites them.
     pub invited_by: Principal,
-    /// Its link, which is another each time it is sent anew.
+    /// Its link, which changes each time it is sent.
     pub link: InvitationLinkId,
-    /// The link's token, hashed.
+    /// Hash of the token in the link.
     token_hash: TokenHash,
-    /// When it was first made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// When the link was made.
+    /// When the link was created.
     pub sent_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -99,21 +98,17 @@ impl OfTenant for Invitation {
     }
 }
 
-/// On which terms a tenant invites.
+/// Limits of a tenant's invitations.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// How long an invitation is good for.
+    /// Lifetime of an invitation.
     pub ttl: Duration,
-    /// The most that may wait to be accepted.
+    /// Maximum number of pending invitations.
     pub max: u64,
 }
 
 impl Invitation {
-    /// Up to `limit` invitations of the scope's tenant that wait, in the order in which they were
-    /// made.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` pending invitations of the scope's tenant, in the order of creation.
     pub async fn page(
         store: &Store,
         scope: TenantScope,
@@ -130,10 +125,7 @@ impl Invitation {
             .await
     }
 
-    /// The invitation with this id, if it waits under this link.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The invitation with this id, if it is pending and has this link.
     pub async fn under_link(
         store: &Store,
         scope: TenantScope,
@@ -144,11 +136,8 @@ impl Invitation {
         store.records::<Self>(scope).find(filter).await
     }
 
-    /// The invitation that a link's `token` is for, if it waits. Platform-wide: the bearer belongs
-    /// to no tenant yet, and is shown nothing but what they were invited to.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The pending invitation for the `token` of a link. Platform-wide, because the bearer belongs
+    /// to no tenant yet; they are shown only what they were invited to.
     pub async fn by_token(
         store: &Store,
         key: &MasterKey,
@@ -159,13 +148,13 @@ impl Invitation {
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
-    /// Uses the invitation up, if it waits under the same link still.
+    /// Uses the invitation, if it is pending and still has this link.
     pub(crate) async fn take(&self, txn: &mut Txn) -> Result<Option<Self>, DbError> {
         let filter = doc! { "_id": self.id, "token_hash": self.token_hash.clone(), "expires_at": { "$gt": txn.clock().now() } };
         txn.records::<Self>(self.scope()).take(filter).await
     }
 
-    /// What it gives, if whoever gave it may do so now.
+    /// What it grants, if the inviting member may still grant it.
     pub(crate) async fn vouched(&self, txn: &mut Txn) -> Result<Option<Grant>, DbError> {
         let inviter = Actor { scope: self.scope(), principal: self.invited_by }.grant(txn).await?;
         let given = Grant::within(txn, self.scope(), self.role).await?;
@@ -173,24 +162,21 @@ impl Invitation {
     }
 
     /// As `Invitation::vouched`, outside any transaction.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         vouched(store, Actor { scope: self.scope(), principal: self.invited_by }, self.role).await
     }
 
-    /// The tenant's rows, for whoever holds the link: vouched for by the invitation.
+    /// The scope of its tenant, justified by the invitation.
     pub(crate) fn scope(&self) -> TenantScope {
         TenantScope::of_row(self)
     }
 
-    /// The token of its link.
+    /// The token in its link.
     pub fn link_token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.link)
     }
 
-    /// Whether one that waits is to this role.
+    /// Whether a pending invitation has this role.
     pub(crate) async fn names_role(
         txn: &mut Txn,
         scope: TenantScope,
@@ -201,7 +187,7 @@ impl Invitation {
         Ok(txn.records::<Self>(scope).find(filter).await?.is_some())
     }
 
-    /// Voids the one of an address, if there is one.
+    /// Revokes the invitation of an email address, if any.
     pub(crate) async fn forget_of(
         txn: &mut Txn,
         scope: TenantScope,
@@ -213,8 +199,8 @@ impl Invitation {
             .map(drop)
     }
 
-    /// Gives it another link, and lets it wait for the whole time again.
-    async fn send_anew(
+    /// Gives it a new link and its full lifetime again.
+    async fn renew_link(
         self,
         txn: &mut Txn,
         key: &MasterKey,
@@ -246,7 +232,7 @@ impl Invitation {
     }
 }
 
-/// What `role` gives, if `inviter` may invite to it now.
+/// The grant of `role`, if `inviter` may assign it now.
 pub(crate) async fn vouched(
     store: &Store,
     inviter: Actor,
@@ -262,7 +248,7 @@ pub(crate) async fn vouched(
     Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
 }
 
-/// Those that wait at `now`.
+/// Matches invitations that are pending at `now`.
 fn pending(now: DateTime) -> Document {
     doc! { "expires_at": { "$gt": now } }
 }
@@ -272,33 +258,33 @@ fn hash_of(key: &MasterKey, token: &str) -> Option<TokenHash> {
     Some(LinkToken::issue(key, link).hash())
 }
 
-/// Why somebody was not invited, or an invitation not changed.
+/// Why a person was not invited, or an invitation not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum InviteError {
-    /// There is no such invitation, or it does not wait any more.
-    #[error("there is no such invitation")]
+    /// The invitation does not exist or is no longer pending.
+    #[error("the invitation does not exist")]
     NotFound,
     /// The tenant has no such role.
-    #[error("there is no such role")]
+    #[error("the role does not exist")]
     NoSuchRole,
-    /// The role may do more than the one who asks.
-    #[error("the role may do more than the one who asks")]
+    /// The role has permissions that the caller lacks.
+    #[error("the role has permissions that the caller does not have")]
     TooHigh,
-    /// The address belongs to a member.
-    #[error("the address belongs to a member")]
+    /// The email address belongs to a member.
+    #[error("the email address belongs to a member")]
     AlreadyMember,
-    /// The tenant has as many as it may.
-    #[error("as many invitations wait as may")]
+    /// The tenant has reached its limit of pending invitations.
+    #[error("the tenant has reached its limit of pending invitations")]
     TooMany,
-    /// The tenant does not invite addresses of the domain.
-    #[error("the tenant does not invite addresses of the domain")]
+    /// The tenant does not invite email addresses of this domain.
+    #[error("the tenant does not invite email addresses of this domain")]
     DomainNotAllowed,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Someone who invites, within a transaction that holds the tenant.
+/// A member who invites, within a transaction that has locked the tenant.
 #[derive(Debug)]
 pub struct Inviting<'a> {
     key: &'a MasterKey,
@@ -309,31 +295,28 @@ pub struct Inviting<'a> {
     terms: Terms,
 }
 
-/// What became of somebody who asks to be invited.
+/// Result of a request for an invitation.
 #[derive(Debug)]
 pub enum Request {
-    /// They are invited.
+    /// The person is invited.
     Granted(Invitation),
-    /// They had been invited before, by whomever and as whatever.
+    /// They had already been invited, by any member and with any role.
     GrantedBefore(Invitation),
-    /// They were a member once, and come back when they are asked to.
+    /// They are a former member, who must be invited by a member.
     FormerMember,
-    /// An operator stopped the tenant.
+    /// An operator suspended the tenant.
     TenantSuspended,
 }
 
 impl<'a> Inviting<'a> {
-    /// Holds the tenant, and looks whom it invites and what the actor may give.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Locks the tenant, and reads whom it invites and what the actor may grant.
     pub async fn begin(
         txn: &mut Txn,
         key: &'a MasterKey,
         actor: Actor,
         terms: Terms,
     ) -> Result<Self, DbError> {
-        let tenant = Tenant::hold(txn, actor.scope).await?;
+        let tenant = Tenant::lock(txn, actor.scope).await?;
         let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
         let domains =
             tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
@@ -341,11 +324,8 @@ impl<'a> Inviting<'a> {
         Ok(Self { key, actor, grant, domains, is_active, terms })
     }
 
-    /// Invites an address. One that waits already has the same invitation, under another link and
-    /// these terms.
-    ///
-    /// # Errors
-    /// See [`InviteError`].
+    /// Invites an email address. An existing invitation gets a new link and these terms. Fails with
+    /// [`InviteError`].
     pub async fn invite(
         &self,
         txn: &mut Txn,
@@ -369,7 +349,7 @@ impl<'a> Inviting<'a> {
         let invitation = match before {
             Some(before) => {
                 self.may_replace(txn, &before).await?;
-                before.send_anew(txn, self.key, role, self.actor.principal, self.terms.ttl).await?
+                before.renew_link(txn, self.key, role, self.actor.principal, self.terms.ttl).await?
             }
             None => self.insert(txn, email, role).await?,
         };
@@ -377,12 +357,9 @@ impl<'a> Inviting<'a> {
         Ok(invitation)
     }
 
-    /// Invites an address that asks for it: by a link, or because of its domain. Nobody changes so
-    /// what somebody was invited to in person, nor voids what they were mailed; and half of the
-    /// invitations that may wait are left to those in person.
-    ///
-    /// # Errors
-    /// See [`InviteError`].
+    /// Invites an email address on its own request: with an invite link, or because of its domain.
+    /// This neither changes a personal invitation nor revokes its link, and leaves half of the
+    /// limit of pending invitations to personal ones.
     pub async fn invite_on_request(
         mut self,
         txn: &mut Txn,
@@ -410,7 +387,7 @@ impl<'a> Inviting<'a> {
         self.invite(txn, email, role).await.map(Request::Granted)
     }
 
-    /// Whose the address is, if anybody's, and whether they are a member.
+    /// The account of the email address, if any, and whether its owner is a member.
     async fn account(
         &self,
         txn: &mut Txn,
@@ -424,10 +401,7 @@ impl<'a> Inviting<'a> {
         Ok(Some((id, Membership::within(txn, self.actor.scope, id).await?.is_some())))
     }
 
-    /// Sends an invitation again, under another link; from now on it is the actor's word.
-    ///
-    /// # Errors
-    /// See [`InviteError`].
+    /// Sends an invitation again, with a new link; from now on it depends on the actor.
     pub async fn resend(&self, txn: &mut Txn, id: InvitationId) -> Result<Invitation, InviteError> {
         let mut filter = pending(txn.clock().now());
         filter.insert("_id", id);
@@ -439,8 +413,9 @@ impl<'a> Inviting<'a> {
         let role = invitation.role;
         self.may_give(txn, role).await?;
         self.may_invite(&invitation.email)?;
-        let invitation =
-            invitation.send_anew(txn, self.key, role, self.actor.principal, self.terms.ttl).await?;
+        let invitation = invitation
+            .renew_link(txn, self.key, role, self.actor.principal, self.terms.ttl)
+            .await?;
         self.actor.record(txn, Action::InvitationResent, id).await?;
         Ok(invitation)
     }
@@ -456,8 +431,8 @@ impl<'a> Inviting<'a> {
         if may { Ok(()) } else { Err(InviteError::TooHigh) }
     }
 
-    /// Whether they may void an invitation that somebody gave: only of what they may give
-    /// themselves, or where it is void.
+    /// Whether the actor may replace an existing invitation: only if they may grant its role
+    /// themselves, or it is invalid.
     async fn may_replace(&self, txn: &mut Txn, before: &Invitation) -> Result<(), InviteError> {
         if before.expires_at <= txn.clock().now() || before.vouched(txn).await?.is_none() {
             return Ok(());
@@ -490,7 +465,7 @@ impl<'a> Inviting<'a> {
     }
 }
 
-/// Whether whoever holds `grant` may void what an invitation gives; a role that is gone gives
+/// Whether the holder of `grant` may revoke what an invitation grants; a deleted role grants
 /// nothing.
 async fn may_take(
     txn: &mut Txn,
@@ -501,12 +476,11 @@ async fn may_take(
     if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
 }
 
-/// Takes an invitation back.
+/// Revokes an invitation.
 #[derive(Debug, Clone, Copy)]
 pub struct CancelInvitation {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub invitation: InvitationId,
 }
 

@@ -1,10 +1,10 @@
-//! Invite links: one link by which the people of some domains have themselves invited to a tenant.
+//! Invite links, with which people of certain email domains request an invitation to a tenant.
 //!
-//! Not to be mixed up with the link of an invitation, which is one person's. Whoever has an invite
-//! link gives their address, and if it is of one of the link's domains they are mailed an ordinary
-//! invitation ([`crate::tenancy::invitations`]): so nobody joins who has not shown that the mailbox is
-//! theirs, and what holds for invitations holds for theirs. As an invitation is, a link is as good
-//! as the word of whoever made it.
+//! Not to be confused with the link of an invitation, which belongs to one person. The bearer of an
+//! invite link enters their email address, and, if it is of one of the link's domains, receives an
+//! ordinary invitation by mail ([`crate::tenancy::invitations`]): so nobody joins who has not
+//! proven ownership of the mailbox, and the rules of invitations apply. Like an invitation, a link
+//! depends on the member who created it.
 
 use std::time::Duration;
 
@@ -35,28 +35,28 @@ use crate::{
     },
 };
 
-/// The most links that are listed; more than a tenant may be allowed to have.
+/// Maximum number of links in a listing; more than a tenant may have.
 const LISTED_MAX: i64 = 1_000;
-/// The most domains that a link is for.
+/// Maximum number of domains of a link.
 pub const LINK_DOMAINS_MAX: usize = 20;
 
-/// A link by which people have themselves invited.
+/// A link with which people request an invitation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InviteLink {
-    /// Its id, which its token is made of.
+    /// Its id, from which its token is derived.
     #[serde(rename = "_id")]
     pub id: InviteLinkId,
-    /// Into which tenant.
+    /// The tenant to join.
     pub tenant_id: TenantId,
-    /// As what.
+    /// The role that invited people will have.
     pub role: RoleRef,
-    /// Whom: at least one domain.
+    /// The email domains that it invites, at least one.
     pub domains: EmailDomains,
-    /// Whose word it is.
+    /// The member who created it.
     pub created_by: Principal,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -84,10 +84,7 @@ impl OfTenant for InviteLink {
 }
 
 impl InviteLink {
-    /// Every link of the scope's tenant that is good, in the order in which they were made.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Every valid link of the scope's tenant, in the order of creation.
     pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
         store
             .records::<Self>(scope)
@@ -95,11 +92,8 @@ impl InviteLink {
             .await
     }
 
-    /// The link that `token` is of, if it is good. Platform-wide: the bearer belongs to no tenant
-    /// yet, and is shown nothing but what they may be invited to.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The valid link with this `token`. Platform-wide, because the bearer belongs to no tenant
+    /// yet; they are shown only what they may be invited to.
     pub async fn by_token(
         store: &Store,
         key: &MasterKey,
@@ -109,10 +103,7 @@ impl InviteLink {
         store.records::<Self>(PlatformScope).find(good_one(id, store.clock().now())).await
     }
 
-    /// The link of the scope's tenant with this id, if it is good.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The valid link of the scope's tenant with this id.
     pub async fn within(
         txn: &mut Txn,
         scope: TenantScope,
@@ -122,30 +113,27 @@ impl InviteLink {
         txn.records::<Self>(scope).find(filter).await
     }
 
-    /// Whoever made it, whose word it is.
+    /// The member who created it, on whose behalf it invites.
     pub fn actor(&self) -> Actor {
         Actor { scope: TenantScope::of_row(self), principal: self.created_by }
     }
 
-    /// What it gives, if whoever made it may do so now.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// What it grants, if its creator may still grant it.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         vouched(store, self.actor(), self.role).await
     }
 
-    /// Whether an address is of one of its domains.
+    /// Whether an email address is of one of its domains.
     pub fn is_for(&self, email: &Email) -> bool {
         self.domains.name(email)
     }
 
-    /// Its token. Made of its id, so that it can be shown again; nothing that is stored tells it.
+    /// Its token, derived from its id, so that it can be shown again; nothing stored reveals it.
     pub fn token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.id)
     }
 
-    /// Whether one that is good is to this role.
+    /// Whether a valid link has this role.
     pub(crate) async fn names_role(
         txn: &mut Txn,
         scope: TenantScope,
@@ -157,7 +145,7 @@ impl InviteLink {
     }
 }
 
-/// Those that are good at `now`.
+/// Matches links that are valid at `now`.
 fn good(now: DateTime) -> Document {
     doc! { "expires_at": { "$gt": now } }
 }
@@ -168,44 +156,44 @@ fn good_one(id: InviteLinkId, now: DateTime) -> Document {
     filter
 }
 
-/// Why a link was not made or deleted.
+/// Why a link was not created or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum InviteLinkError {
-    /// There is no such link, or it has expired.
-    #[error("there is no such invite link")]
+    /// The link does not exist or has expired.
+    #[error("the invite link does not exist")]
     NotFound,
     /// The tenant has no such role.
-    #[error("there is no such role")]
+    #[error("the role does not exist")]
     NoSuchRole,
-    /// The role may do more than the one who asks.
-    #[error("the role may do more than the one who asks")]
+    /// The role has permissions that the caller lacks.
+    #[error("the role has permissions that the caller does not have")]
     TooHigh,
-    /// Whoever has the link would own the tenant.
-    #[error("owners are invited one by one")]
+    /// Every bearer of the link would own the tenant.
+    #[error("owners can only be invited individually")]
     OwnerRole,
-    /// The tenant has as many as it may.
-    #[error("the tenant has as many invite links as it may")]
+    /// The tenant has reached its limit of invite links.
+    #[error("the tenant has reached its limit of invite links")]
     TooMany,
-    /// The tenant does not invite addresses of one of the domains.
-    #[error("the tenant does not invite addresses of one of the domains")]
+    /// The tenant does not invite email addresses of one of the domains.
+    #[error("the tenant does not invite email addresses of one of the domains")]
     DomainNotAllowed,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Makes a link.
+/// Creates a link.
 #[derive(Debug)]
 pub struct CreateInviteLink {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// As what it invites.
+    /// The role that invited people will have.
     pub role: RoleRef,
-    /// Whom it invites: at least one domain.
+    /// The email domains that it invites, at least one.
     pub domains: EmailDomains,
-    /// How long it is good for.
+    /// Lifetime of the link.
     pub ttl: Duration,
-    /// The most that the tenant may have.
+    /// Maximum number of links per tenant.
     pub max: u64,
 }
 
@@ -215,7 +203,7 @@ impl Change for CreateInviteLink {
 
     async fn apply(&self, txn: &mut Txn) -> Result<InviteLink, InviteLinkError> {
         let (scope, now) = (self.actor.scope, txn.clock().now());
-        let tenant = Tenant::hold(txn, scope).await?;
+        let tenant = Tenant::lock(txn, scope).await?;
         if self.role == Role::Owner.into() {
             return Err(InviteLinkError::OwnerRole);
         }
@@ -225,7 +213,7 @@ impl Change for CreateInviteLink {
         if !grant.may(Permission::UsersInvite) || !grant.reaches(&given) {
             return Err(InviteLinkError::TooHigh);
         }
-        if !tenant.is_none_or(|tenant| tenant.security.allowed_email_domains.hold(&self.domains)) {
+        if !tenant.is_none_or(|tenant| tenant.security.allowed_email_domains.cover(&self.domains)) {
             return Err(InviteLinkError::DomainNotAllowed);
         }
         if txn.records::<InviteLink>(scope).count(good(now)).await? >= self.max {
@@ -246,12 +234,11 @@ impl Change for CreateInviteLink {
     }
 }
 
-/// Voids a link. Invitations that it led to stay.
+/// Deletes a link. Invitations that resulted from it stay.
 #[derive(Debug, Clone, Copy)]
 pub struct DeleteInviteLink {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub link: InviteLinkId,
 }
 
@@ -267,8 +254,8 @@ impl Change for DeleteInviteLink {
             .take(filter)
             .await?
             .ok_or(InviteLinkError::NotFound)?;
-        // As with an invitation: one takes what one may give, and a role that is gone gives
-        // nothing.
+        // As with an invitation: the caller must be able to grant its role, and a deleted role
+        // grants nothing.
         let (grant, given) =
             (self.actor.grant(txn).await?, Grant::within(txn, scope, link.role).await?);
         if given.is_some_and(|given| !grant.reaches(&given)) {
@@ -279,18 +266,17 @@ impl Change for DeleteInviteLink {
     }
 }
 
-/// Invites whoever followed an invite link. Staged whether or not they are a member or invited
-/// already, so that following one with another's address tells nothing.
+/// Invites a person who followed an invite link. Staged whether or not they are a member or already
+/// invited, so that following one with another person's email address reveals nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteByLink {
-    /// The link.
     pub link: InviteLinkId,
-    /// The address they gave.
+    /// The email address they entered.
     pub address: SealedEmail,
-    /// Its pseudonym: for a while after it was asked for, the address is not mailed again by the
-    /// tenant's links.
+    /// Its pseudonym: within the cooldown, the email address is not mailed again by the tenant's
+    /// links.
     pub digest: AddressDigest,
-    /// For how long, in milliseconds.
+    /// The cooldown in milliseconds.
     pub cooldown_ms: u64,
 }
 
@@ -306,17 +292,14 @@ impl Job for InviteByLink {
     }
 }
 
-/// Somebody follows an invite link.
+/// Follows an invite link.
 pub struct FollowInviteLink {
     tenant: TenantId,
     job: InviteByLink,
 }
 
 impl FollowInviteLink {
-    /// By `link`, with this address; asked for again within `cooldown` it is not mailed again.
-    ///
-    /// # Errors
-    /// When the cipher refuses, which a healthy system does not do.
+    /// Follows `link` with this email address, which is mailed at most once within `cooldown`.
     pub fn new(
         key: &MasterKey,
         link: &InviteLink,
@@ -341,22 +324,20 @@ impl Change for FollowInviteLink {
     }
 }
 
-/// Invites somebody who followed an invite link, on the word of whoever made it.
+/// Invites a person who followed an invite link, on behalf of the link's creator.
 pub struct InviteFollower<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The tenant whose link it is.
+    /// The tenant of the link.
     pub scope: TenantScope,
-    /// Which.
     pub link: InviteLinkId,
-    /// The address they gave.
+    /// The email address they entered.
     pub email: &'a Email,
-    /// How.
     pub conditions: Conditions,
 }
 
 impl Change for InviteFollower<'_> {
-    /// None where the link was deleted or has expired.
+    /// None if the link was deleted or has expired.
     type Output = Option<Answered>;
     type Error = InviteError;
 

@@ -1,8 +1,8 @@
-//! Joining a tenant: from an invitation's link to a membership.
+//! Joining a tenant: from the link of an invitation to a membership.
 //!
-//! Whoever follows the link has shown that the mailbox is theirs, so an account that is made on the
-//! way needs no other verification. An account that exists is not opened by the link alone: its
-//! person is signed in, or gives its password.
+//! Following the link proves ownership of the mailbox, so an account created on the way needs no
+//! other verification. The link alone does not give access to an existing account: its owner must
+//! be signed in, or give its password.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -30,108 +30,105 @@ use crate::{
     },
 };
 
-/// Who follows an invitation's link.
+/// A person who follows the link of an invitation.
 #[derive(Debug)]
 pub enum Guest {
-    /// The invited person, signed in by a session.
+    /// The invited person, who is signed in.
     SignedIn(Box<User>, Box<Session>),
-    /// Somebody who has yet to show by its password that the account of the invited address is
-    /// theirs.
+    /// A person who has yet to prove, with its password, that the account of the invited email
+    /// address is theirs.
     Claimant(Box<User>),
-    /// Somebody whose address has no account.
+    /// A person without an account.
     Newcomer,
 }
 
-/// Someone who accepts an invitation.
+/// A person who accepts an invitation.
 #[derive(Debug)]
 pub struct Joining {
-    /// The invitation.
     pub invitation: Invitation,
-    /// Who they are.
     pub guest: Guest,
-    /// What a new account's person is called.
+    /// Name for a new account.
     pub name: Option<Name>,
-    /// The password of their account, or of the one to be made.
+    /// Password of the existing account, or for a new one.
     pub password: Option<Password>,
-    /// The session that they begin, if they do.
+    /// The session to begin, if any.
     pub start: Option<Start>,
-    /// Where they are.
+    /// Their IP address.
     pub address: Option<IpAddr>,
-    /// Whose account is made is invited by their domain once in this time at most.
+    /// Minimum time between two invitations of a new account because of its email domain.
     pub cooldown: Duration,
 }
 
-/// Someone who has joined.
+/// Result of joining.
 #[derive(Debug)]
 pub struct Joined {
-    /// The tenant.
     pub tenant: Tenant,
-    /// The session that was begun.
+    /// The session that was begun, if any.
     pub session: Option<Session>,
 }
 
-/// Why somebody did not join.
+/// Why a person did not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The link is wrong, used or expired, or the invitation was taken back: which is nobody's
-    /// business.
+    /// The link is wrong, used or expired, or the invitation was revoked; callers do not learn
+    /// which.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
-    /// Somebody else is signed in than the one who is invited.
-    #[error("the invitation is for somebody else")]
+    /// A user other than the invited person is signed in.
+    #[error("the invitation is for another email address")]
     NotYours,
     /// The password of the account is wrong.
     #[error("the password is wrong")]
     InvalidCredentials,
-    /// They are not signed in any more.
+    /// Their session is over.
     #[error("the session is over")]
     SignedOut,
-    /// The account has a second factor, so its person signs in first.
-    #[error("a second factor is needed")]
+    /// The account has a second factor, so its owner must sign in first.
+    #[error("a second factor is required")]
     SecondFactorRequired,
-    /// What is needed of them, and was not told.
-    #[error("something is missing")]
+    /// Required information is missing.
+    #[error("the name or the password is missing")]
     Missing {
-        /// The name.
+        /// Whether the name is missing.
         name: bool,
-        /// The password.
+        /// Whether the password is missing.
         password: bool,
     },
     /// The password of a new account is not acceptable.
     #[error(transparent)]
     Password(#[from] InvalidPassword),
-    /// The password of a new account is easy to guess, or known.
+    /// The password of a new account is easy to guess, or breached.
     #[error(transparent)]
     TooWeak(TooWeak),
-    /// An operator stopped their account.
+    /// An operator disabled their account.
     #[error("the account is disabled")]
     AccountDisabled,
-    /// They are a member already.
-    #[error("they are a member already")]
+    /// They are already a member.
+    #[error("the user is already a member")]
     AlreadyMember,
-    /// An operator stopped the tenant.
+    /// An operator suspended the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
-    /// The tenant is not worked in from their address.
-    #[error("the tenant does not allow the address")]
+    /// The tenant does not allow access from their IP address.
+    #[error("the tenant does not allow access from this IP address")]
     IpNotAllowed,
-    /// The tenant invites nobody any more who has an address such as theirs.
-    #[error("the tenant does not invite such addresses any more")]
+    /// The tenant no longer invites email addresses of this domain.
+    #[error("the tenant no longer invites email addresses of this domain")]
     DomainNotAllowed,
-    /// An account of the address was made at the same moment.
-    #[error("an account of the address was made meanwhile")]
+    /// An account of this email address was created concurrently.
+    #[error("an account with this email address was created in the meantime")]
     AccountMade,
-    /// The password could not be hashed or checked.
+    /// The password could not be hashed or verified.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
 impl From<SignInError> for JoinError {
-    /// A session is only ever refused to somebody whose password is another one by now, or who was
-    /// stopped.
+    /// A session is refused here only if the password was changed in the meantime or the account
+    /// disabled.
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Db(error) => Self::Db(error),
@@ -144,11 +141,8 @@ impl From<SignInError> for JoinError {
 }
 
 impl Guest {
-    /// Who follows the link of `invitation`, signed in or not.
-    ///
-    /// # Errors
-    /// [`JoinError::NotYours`] when somebody else is signed in, [`JoinError::Db`] when the store
-    /// fails.
+    /// The guest who follows the link of `invitation`, signed in or not. Fails with
+    /// [`JoinError::NotYours`] if another user is signed in.
     pub async fn of(
         store: &Store,
         invitation: &Invitation,
@@ -168,10 +162,7 @@ impl Guest {
 }
 
 impl Joining {
-    /// Makes them a member, with an account where they have none.
-    ///
-    /// # Errors
-    /// See [`JoinError`].
+    /// Makes them a member, with a new account if they have none.
     pub async fn join(
         self,
         jobs: &Jobs,
@@ -231,21 +222,21 @@ async fn newcomer(
     Ok(Person::New { name, password_hash })
 }
 
-/// Who joins.
+/// The person who joins.
 #[derive(Debug)]
 enum Person {
-    /// Somebody with an account, as it was when they showed that it is theirs.
+    /// A person with an account, as it was when they proved that it is theirs.
     Known {
         user: Box<User>,
-        /// By which session they are signed in. Then they showed their second factor, if they have
-        /// one.
+        /// The session in which they are signed in. They have then presented their second factor,
+        /// if any.
         signed_in: Option<Box<Session>>,
     },
-    /// Somebody who gets one.
+    /// A person who gets a new account.
     New { name: Name, password_hash: PasswordHash },
 }
 
-/// Uses an invitation up.
+/// Accepts an invitation.
 #[derive(Debug)]
 struct Accept {
     invitation: Invitation,
@@ -261,7 +252,7 @@ impl Change for Accept {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Joined, JoinError> {
         let scope = self.invitation.scope();
-        let tenant = Tenant::hold(txn, scope).await?.ok_or(JoinError::TokenInvalid)?;
+        let tenant = Tenant::lock(txn, scope).await?.ok_or(JoinError::TokenInvalid)?;
         let invitation = self.invitation.take(txn).await?.ok_or(JoinError::TokenInvalid)?;
         if tenant.status != TenantStatus::Active {
             return Err(JoinError::TenantSuspended);
@@ -289,8 +280,8 @@ impl Change for Accept {
                     .apply(txn)
                     .await?;
                 Some(match &signed_in {
-                    // It was no proof of anything: the new session is as good as the one that it
-                    // comes from.
+                    // Joining proved nothing new: the new session has the authentication of the one
+                    // that it comes from.
                     Some(before) => session.follow(txn, before).await?,
                     None => session,
                 })
@@ -302,7 +293,7 @@ impl Change for Accept {
 }
 
 impl Accept {
-    /// Their session, if they are signed in by one, which is not over.
+    /// Their session, if they are signed in and it is not over.
     async fn signed_in(&self, txn: &mut Txn) -> Result<Option<Session>, JoinError> {
         let Person::Known { user, signed_in: Some(session) } = &self.person else {
             return Ok(None);
@@ -311,22 +302,23 @@ impl Accept {
         live.map(Some).ok_or(JoinError::SignedOut)
     }
 
-    /// Their account, made where there is none.
+    /// Their account, created if they have none.
     async fn user(&self, txn: &mut Txn, invitation: &Invitation) -> Result<User, JoinError> {
         let (name, password_hash) = match &self.person {
-            // An account that is gone meanwhile is nobody's.
+            // An account deleted in the meantime belongs to nobody.
             Person::Known { user, signed_in } => {
                 let current =
                     User::within(txn, user.id).await?.ok_or(JoinError::InvalidCredentials)?;
                 if current.disabled_at.is_some() {
                     return Err(JoinError::AccountDisabled);
                 }
-                // Their address may be another one by now, and another's than the invited one.
+                // Their email address may have changed, and the invited one may now belong to
+                // another account.
                 let is_invited = current.email_norm == invitation.email_norm;
                 if !is_invited {
                     return Err(JoinError::NotYours);
                 }
-                // Whoever gave a password gave that of the account as it was then.
+                // A password given was that of the account as it was then.
                 return Ok(if signed_in.is_some() { current } else { User::clone(user) });
             }
             Person::New { name, password_hash } => (name, password_hash),

@@ -1,8 +1,7 @@
-//! The members of a tenant: who they are, and changes of what they may do.
+//! The members of a tenant, and changes of their access.
 //!
-//! Every change holds the tenant (`Tenant::hold`), so that two owners who remove or demote each
-//! other, or leave, at the same moment do so one after the other, and the second one finds that it
-//! may not.
+//! Every change locks the tenant (`Tenant::lock`), so that two owners who remove or demote each
+//! other, or leave, at the same moment do so one after the other, and the second one is rejected.
 
 use std::time::Duration;
 
@@ -29,46 +28,41 @@ use crate::{
     },
 };
 
-/// Memberships read in one go while somebody is looked for.
+/// Memberships read per query during a search.
 const SCAN_PAGE: i64 = 500;
-/// The most memberships looked through for one page, so that looking for nobody in a large tenant
-/// is bounded; the page is short then, and the next one goes on from there.
+/// Maximum number of memberships scanned for one page, so that an unsuccessful search in a large
+/// tenant is bounded; the page is then short, and the next one continues there.
 const SCAN_MAX: i64 = 10_000;
 
-/// Someone who belongs to a tenant.
+/// A member of a tenant.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Their belonging.
     pub membership: Membership,
-    /// Who they are.
     pub user: User,
 }
 
-/// Which members are looked for.
+/// Filters for members.
 #[derive(Debug, Clone, Default)]
 pub struct MemberFilter {
-    /// A part of their name or address, whatever its case.
+    /// Part of their name or email address, ignoring case.
     pub text: Option<String>,
     /// Their role.
     pub role: Option<RoleRef>,
-    /// Only those after this one.
+    /// Only members after this one.
     pub after: Option<MembershipId>,
 }
 
-/// Some of the members that are looked for.
+/// A page of members.
 #[derive(Debug, Clone)]
 pub struct MemberPage {
-    /// They, in the order in which they joined.
+    /// The members, in the order in which they joined.
     pub members: Vec<Member>,
-    /// Where to go on, if there may be more.
+    /// Where to continue, if there may be more.
     pub next: Option<MembershipId>,
 }
 
 impl Member {
     /// Up to `limit` members of the scope's tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn page(
         store: &Store,
         scope: TenantScope,
@@ -122,7 +116,7 @@ async fn memberships(
     store.records::<Membership>(scope).list(filter, doc! { "_id": 1 }, SCAN_PAGE).await
 }
 
-/// The memberships with whom they are of.
+/// The memberships with their users.
 async fn with_users(store: &Store, memberships: Vec<Membership>) -> Result<Vec<Member>, DbError> {
     let ids: Vec<UserId> = memberships.iter().map(|membership| membership.user_id).collect();
     let users = User::by_ids(store, &ids).await?;
@@ -136,42 +130,41 @@ async fn with_users(store: &Store, memberships: Vec<Membership>) -> Result<Vec<M
 /// Why a member was not changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum MemberError {
-    /// Nobody of this id belongs to the tenant.
-    #[error("there is no such member")]
+    /// The user is not a member of the tenant.
+    #[error("the member does not exist")]
     NotFound,
     /// The tenant has no such role.
-    #[error("there is no such role")]
+    #[error("the role does not exist")]
     NoSuchRole,
-    /// They have, or would get, what the one who asks lacks.
-    #[error("the member may do more than the one who asks, or would")]
+    /// The member has, or would get, permissions that the caller lacks.
+    #[error("the member has, or would get, permissions that the caller does not have")]
     TooHigh,
-    /// A tenant has an owner.
-    #[error("they are the last owner")]
+    /// A tenant must have an owner.
+    #[error("the member is the last owner")]
     LastOwner,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// A member who was given a role.
+/// Result of giving a member a role.
 #[derive(Debug, Clone)]
 pub struct Given {
-    /// They, as they are now.
+    /// The member in their new state.
     pub member: Member,
-    /// Whether it is another than they had.
+    /// Whether the role is different from before.
     pub is_new: bool,
 }
 
-/// Gives a member another role, and mails them.
+/// Gives a member another role, and notifies them.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeRole {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Whose.
     pub user: UserId,
-    /// Which from now on.
+    /// The new role.
     pub role: RoleRef,
-    /// They are mailed after this time, so that mails are at least this far apart.
+    /// Delay of the notification, so that several changes cause one mail.
     pub cooldown: Duration,
 }
 
@@ -190,7 +183,7 @@ impl Change for ChangeRole {
         if membership.role == self.role {
             return Ok(Given { member: Member { membership, user }, is_new: false });
         }
-        spare_last_owner(txn, &membership).await?;
+        require_another_owner(txn, &membership).await?;
         let owner = RoleRef::from(Role::Owner);
         if membership.role == owner || self.role == owner {
             OwnershipTransfer::forget_all_of(txn, scope, self.user).await?;
@@ -205,12 +198,11 @@ impl Change for ChangeRole {
     }
 }
 
-/// Removes a member, ends their sessions in the tenant, and mails them.
+/// Removes a member, ends their sessions in the tenant, and notifies them.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoveMember {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Whom.
     pub user: UserId,
 }
 
@@ -228,12 +220,11 @@ impl Change for RemoveMember {
     }
 }
 
-/// Leaves a tenant, and ends one's sessions in it.
+/// Leaves a tenant, and ends the member's own sessions in it.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaveTenant {
-    /// Rows of the tenant.
     pub scope: TenantScope,
-    /// Who leaves.
+    /// The member who leaves.
     pub user: UserId,
 }
 
@@ -243,7 +234,7 @@ impl Change for LeaveTenant {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
         let (scope, user) = (self.scope, self.user);
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         let membership =
             Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
         end(txn, &membership).await?;
@@ -252,14 +243,14 @@ impl Change for LeaveTenant {
     }
 }
 
-/// Ends a membership with what belongs to it, unless it is that of the last owner.
+/// Ends a membership with everything that depends on it, unless it is that of the last owner.
 async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
-    spare_last_owner(txn, membership).await?;
+    require_another_owner(txn, membership).await?;
     let (scope, user) = (TenantScope::of_row(membership), membership.user_id);
     txn.records::<Membership>(scope).take(doc! { "_id": membership.id }).await?;
     if let Some(User { email, .. }) = User::within(txn, user).await? {
         FormerMember::note(txn, scope, user, &email).await?;
-        // What they were invited to before must not let them in again.
+        // An earlier invitation must not let them join again.
         Invitation::forget_of(txn, scope, &email).await?;
     }
     OwnershipTransfer::forget_all_of(txn, scope, user).await?;
@@ -268,13 +259,13 @@ async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> 
     Ok(())
 }
 
-/// Holds the tenant, and finds a member whom the actor may change.
+/// Locks the tenant, and finds a member whom the actor may change.
 async fn reach(
     txn: &mut Txn,
     actor: Actor,
     user: UserId,
 ) -> Result<(Grant, Membership), MemberError> {
-    Tenant::hold(txn, actor.scope).await?;
+    Tenant::lock(txn, actor.scope).await?;
     let mine = actor.grant(txn).await?;
     let membership =
         Membership::within(txn, actor.scope, user).await?.ok_or(MemberError::NotFound)?;
@@ -284,8 +275,8 @@ async fn reach(
     if mine.reaches(&theirs) { Ok((mine, membership)) } else { Err(MemberError::TooHigh) }
 }
 
-/// Refuses when `membership` is that of the only owner, who is about to be one no more.
-async fn spare_last_owner(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
+/// Fails if `membership` is that of the only owner, who is about to lose that role.
+async fn require_another_owner(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> {
     let owner = RoleRef::from(Role::Owner);
     if membership.role != owner {
         return Ok(());
@@ -298,29 +289,27 @@ async fn spare_last_owner(txn: &mut Txn, membership: &Membership) -> Result<(), 
     another.map(drop).ok_or(MemberError::LastOwner)
 }
 
-/// Tells a member that they have another role: the one that they have by then.
+/// Notifies a member that their role was changed, and names their role at that time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendRoleChanged {
-    /// Whom.
     pub user: UserId,
 }
 
 impl Job for SendRoleChanged {
     const KIND: &'static str = "member.send_role_changed";
     const QUEUE: Queue = Queue::Email;
-    /// The first carried the role, and told nobody of one that they had no more.
+    /// Version 1 carried the role, and sent nothing if it was no longer current.
     const VERSION: u16 = 2;
 
-    /// Whoever is given one role after the other is told once.
+    /// Several changes in a row cause one mail.
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: self.user.to_string(), window: Window::UntilStarted })
     }
 }
 
-/// Tells somebody that they were removed from a tenant.
+/// Notifies a person that they were removed from a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendRemoved {
-    /// Whom.
     pub user: UserId,
 }
 

@@ -1,4 +1,4 @@
-//! Who belongs to which tenant, and as what.
+//! Memberships: which user belongs to which tenant, and with which role.
 
 use common::{
     db::{
@@ -13,24 +13,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::tenancy::{former_members::FormerMember, roles::RoleRef};
 
-/// The most tenants listed for one person at login.
+/// Maximum number of tenants listed for one user at sign-in.
 const LISTED_MAX: i64 = 100;
 
-/// The belonging of a user to a tenant.
+/// The membership of a user in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Membership {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: MembershipId,
-    /// The tenant.
     pub tenant_id: TenantId,
-    /// The user.
     pub user_id: UserId,
-    /// What the user may do there.
+    /// The user's role.
     pub role: RoleRef,
-    /// Counts up at every change of the role, so that caches notice.
+    /// Increases with every change of the role, so that caches notice.
     pub version: i64,
-    /// Since when.
+    /// When it began.
     pub created_at: DateTime,
 }
 
@@ -40,7 +37,7 @@ impl Record for Membership {
     const INDEXES: &'static [Index] = &[
         Index::unique("memberships_tenant_user", &[("tenant_id", 1), ("user_id", 1)]),
         Index::on("memberships_user", &[("user_id", 1), ("_id", 1)]),
-        // What the members of a tenant are listed by, and the holders of a role found by.
+        // For listing the members of a tenant, and finding the holders of a role.
         Index::on("memberships_tenant", &[("tenant_id", 1), ("_id", 1)]),
         Index::on("memberships_tenant_role", &[("tenant_id", 1), ("role", 1), ("_id", 1)]),
     ];
@@ -60,10 +57,7 @@ impl OfTenant for Membership {
 }
 
 impl Membership {
-    /// Makes `user` a member of the scope's tenant.
-    ///
-    /// # Errors
-    /// When the store fails, or the user is one already.
+    /// Makes `user` a member of the scope's tenant. Fails if they already are.
     pub async fn create(
         txn: &mut Txn,
         scope: TenantScope,
@@ -79,9 +73,6 @@ impl Membership {
     }
 
     /// The membership of `user` in the scope's tenant.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn of(
         store: &Store,
         scope: TenantScope,
@@ -90,7 +81,7 @@ impl Membership {
         store.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
-    /// The membership of `user` in the scope's tenant as `txn` sees it.
+    /// The membership of `user` in the scope's tenant, within a transaction.
     pub(crate) async fn within(
         txn: &mut Txn,
         scope: TenantScope,
@@ -99,11 +90,8 @@ impl Membership {
         txn.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
-    /// The membership of `user` in a tenant that they name themselves. Platform-wide, because it is
-    /// what tells whether the tenant is theirs; answers nothing of anybody else.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The membership of `user` in a tenant that they name. Platform-wide, because it decides
+    /// whether they belong to the tenant; returns nothing about other users.
     pub async fn of_person(
         store: &Store,
         tenant: TenantId,
@@ -113,10 +101,10 @@ impl Membership {
         store.records::<Self>(PlatformScope).find(theirs).await
     }
 
-    /// Notes that `user` enters a tenant that they name; none when they are no member. Platform-wide,
-    /// because it is what tells whether the tenant is theirs. It writes the row, as the end of a
-    /// membership does, so that of the two one comes first and no session is left where its person
-    /// is no member.
+    /// Records that `user` starts to work in a tenant that they name; none if they are not a
+    /// member. Platform-wide, because it decides whether they belong to the tenant. This writes the
+    /// row, as the end of a membership does, so that the two are serialized and no session is left
+    /// in a tenant whose member the user no longer is.
     pub(crate) async fn enter(
         txn: &mut Txn,
         tenant: TenantId,
@@ -127,7 +115,7 @@ impl Membership {
         txn.records::<Self>(PlatformScope).find_and_update(theirs, entered).await
     }
 
-    /// Gives it another role, effective at the next request everywhere; none when it is gone.
+    /// Gives it another role, effective at the next request everywhere; none if it has ended.
     pub(crate) async fn give(&self, txn: &mut Txn, role: RoleRef) -> Result<Option<Self>, DbError> {
         let scope = TenantScope::of_row(self);
         let update = doc! { "$set": { "role": role }, "$inc": { "version": 1_i64 } };
@@ -137,11 +125,8 @@ impl Membership {
         Ok(given)
     }
 
-    /// Every membership of `user`, oldest first. Platform-wide, because a person chooses among
-    /// their own tenants at login; answers nothing of anybody else.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Every membership of `user`, oldest first. Platform-wide, because a user chooses among their
+    /// own tenants at sign-in; returns nothing about other users.
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         store
             .records::<Self>(PlatformScope)

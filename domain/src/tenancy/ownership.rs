@@ -1,8 +1,8 @@
-//! Handing the ownership of a tenant on, by acceptance.
+//! Transfers of a tenant's ownership, which must be accepted.
 //!
-//! An owner offers it to a member; until that one accepts nothing changes. Accepting makes the one
-//! owner and the other an admin in one transaction that holds the tenant, so there is no moment
-//! without an owner, and none in which the same ownership is held twice.
+//! An owner offers it to a member; nothing changes until the member accepts. Accepting makes the
+//! member an owner and the previous owner an admin, in one transaction that locks the tenant, so
+//! there is always an owner, and the same ownership is never held twice.
 
 use std::time::Duration;
 
@@ -28,24 +28,22 @@ use crate::{
     },
 };
 
-/// The most offers that are listed; a tenant has one an owner at most.
+/// Maximum number of offers in a listing; each owner has at most one.
 const LISTED_MAX: i64 = 100;
 
-/// An offer of ownership that waits to be accepted.
+/// A pending offer of ownership.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnershipTransfer {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: OwnershipTransferId,
-    /// Of which tenant.
     pub tenant_id: TenantId,
-    /// The owner who offers it, and who will be an admin.
+    /// The owner who offers it, and who will become an admin.
     pub from: UserId,
     /// The member who may accept it.
     pub to: UserId,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -72,19 +70,13 @@ impl OfTenant for OwnershipTransfer {
 }
 
 impl OwnershipTransfer {
-    /// The offers that wait in the scope's tenant, newest first.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The pending offers in the scope's tenant, newest first.
     pub async fn pending(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
         let filter = doc! { "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(scope).list(filter, doc! { "_id": -1 }, LISTED_MAX).await
     }
 
-    /// The offer with this id, if it waits.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The offer with this id, if it is pending.
     pub async fn of(
         store: &Store,
         scope: TenantScope,
@@ -96,7 +88,7 @@ impl OwnershipTransfer {
             .await
     }
 
-    /// Takes back every offer to or of someone who leaves, or becomes an owner or is one no more.
+    /// Revokes every offer to or from a member who leaves, or becomes or ceases to be an owner.
     pub(crate) async fn forget_all_of(
         txn: &mut Txn,
         scope: TenantScope,
@@ -106,7 +98,7 @@ impl OwnershipTransfer {
         txn.records::<Self>(scope).delete_all(filter).await.map(drop)
     }
 
-    /// Uses the offer up, if it waits and `filter` fits.
+    /// Uses the offer, if it is pending and matches `filter`.
     async fn take(
         txn: &mut Txn,
         scope: TenantScope,
@@ -119,37 +111,36 @@ impl OwnershipTransfer {
     }
 }
 
-/// Why ownership was not offered or handed on.
+/// Why ownership was not offered or transferred.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// There is no such offer, or not one that concerns the one who asks; it expired, or whoever
-    /// made it is no owner any more.
-    #[error("there is no such offer of ownership")]
+    /// The offer does not exist, does not concern the caller, or has expired, or its giver is no
+    /// longer an owner.
+    #[error("the offer of ownership does not exist")]
     NotFound,
-    /// The one it is offered to does not belong to the tenant.
-    #[error("there is no such member")]
+    /// The receiver does not belong to the tenant.
+    #[error("the member does not exist")]
     NoSuchMember,
-    /// The one it is offered to is an owner already.
-    #[error("they are an owner already")]
+    /// The receiver is already an owner.
+    #[error("the member is already an owner")]
     OwnerAlready,
-    /// The one who offers it is not an owner.
-    #[error("only an owner hands ownership on")]
+    /// The caller is not an owner.
+    #[error("only an owner can offer ownership")]
     NotOwner,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Offers the ownership to a member, in place of whoever it was offered to before.
+/// Offers ownership to a member, replacing an earlier offer of the same owner.
 #[derive(Debug, Clone, Copy)]
 pub struct OfferOwnership {
-    /// Rows of the tenant.
     pub scope: TenantScope,
-    /// The owner who asks.
+    /// The owner who offers it.
     pub user: UserId,
-    /// To whom.
+    /// The member who receives the offer.
     pub to: UserId,
-    /// How long it is good for.
+    /// Lifetime of the offer.
     pub ttl: Duration,
 }
 
@@ -159,7 +150,7 @@ impl Change for OfferOwnership {
 
     async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
         let (scope, from) = (self.scope, self.user);
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         owner(txn, scope, from).await?.ok_or(TransferError::NotOwner)?;
         let nominee =
             Membership::within(txn, scope, self.to).await?.ok_or(TransferError::NoSuchMember)?;
@@ -183,14 +174,12 @@ impl Change for OfferOwnership {
     }
 }
 
-/// The member it is offered to accepts; answers what they accepted.
+/// Accepts an offer as the member who received it; returns the offer.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptOwnership {
-    /// Rows of the tenant.
     pub scope: TenantScope,
-    /// The member.
+    /// The member who accepts.
     pub user: UserId,
-    /// The offer.
     pub offer: OwnershipTransferId,
 }
 
@@ -200,16 +189,16 @@ impl Change for AcceptOwnership {
 
     async fn apply(&self, txn: &mut Txn) -> Result<OwnershipTransfer, TransferError> {
         let (scope, user) = (self.scope, self.user);
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         let offer = OwnershipTransfer::take(txn, scope, self.offer, doc! { "to": user }).await?;
         let before = owner(txn, scope, offer.from).await?.ok_or(TransferError::NotFound)?;
-        // The word of whom an operator stopped is none.
+        // An offer of a disabled user is invalid.
         let giver = User::within(txn, offer.from).await?;
         giver.filter(|giver| giver.disabled_at.is_none()).ok_or(TransferError::NotFound)?;
         let next = Membership::within(txn, scope, user).await?.ok_or(TransferError::NotFound)?;
         next.give(txn, Role::Owner.into()).await?;
         before.give(txn, Role::Admin.into()).await?;
-        // Another owner may have offered theirs, too.
+        // Another owner may have made an offer, too.
         OwnershipTransfer::forget_all_of(txn, scope, user).await?;
         Entry::new(Action::OwnershipTransferred, offer.from)
             .by(self.user)
@@ -223,14 +212,12 @@ impl Change for AcceptOwnership {
     }
 }
 
-/// Takes an offer back, or declines it.
+/// Revokes or declines an offer.
 #[derive(Debug, Clone, Copy)]
 pub struct CancelOwnership {
-    /// Rows of the tenant.
     pub scope: TenantScope,
-    /// An owner, or the one it is offered to.
+    /// An owner, or the member who received the offer.
     pub user: UserId,
-    /// The offer.
     pub offer: OwnershipTransferId,
 }
 
@@ -240,7 +227,7 @@ impl Change for CancelOwnership {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), TransferError> {
         let (scope, user) = (self.scope, self.user);
-        Tenant::hold(txn, scope).await?;
+        Tenant::lock(txn, scope).await?;
         let concerns = if owner(txn, scope, user).await?.is_some() {
             doc! {}
         } else {
@@ -265,10 +252,9 @@ async fn owner(
     Ok(membership.filter(|membership| membership.role == RoleRef::from(Role::Owner)))
 }
 
-/// Mails the member who is offered the ownership.
+/// Mails the member to whom ownership is offered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendOwnershipOffer {
-    /// The offer.
     pub offer: OwnershipTransferId,
 }
 
@@ -277,29 +263,29 @@ impl Job for SendOwnershipOffer {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Which of the two between whom ownership is handed on.
+/// The two parties of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Party {
-    /// The one who was an owner, and is an admin.
+    /// The previous owner, who is now an admin.
     Giver,
-    /// The one who is an owner.
+    /// The new owner.
     Taker,
 }
 
 impl Party {
-    /// Both.
+    /// Both parties.
     const ALL: [Self; 2] = [Self::Giver, Self::Taker];
 }
 
-/// Tells one of the two that ownership was handed on.
+/// Notifies one of the two that ownership was transferred.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendOwnershipTransferred {
-    /// Who was an owner.
+    /// The previous owner.
     pub from: UserId,
-    /// Who is one.
+    /// The new owner.
     pub to: UserId,
-    /// Which of them is told.
+    /// The party to notify.
     pub party: Party,
 }
 

@@ -1,8 +1,8 @@
-//! Roles and what each may do: the one table of permissions.
+//! Roles and their permissions, in one table.
 //!
-//! A membership names its role ([`RoleRef`]): one of the built-in ones, or one that the tenant made
-//! itself ([`crate::tenancy::custom_roles`]). What a role is good for is a [`Grant`]; whoever has one never
-//! gives away more than it.
+//! A membership has a role ([`RoleRef`]): a built-in one, or a custom one of the tenant
+//! ([`crate::tenancy::custom_roles`]). What a role allows is a [`Grant`]; nobody can grant more
+//! than their own.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -15,23 +15,23 @@ use utoipa::{
     openapi::{ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema, Type},
 };
 
-/// The table: each permission, how it is written, and the built-in roles that hold it.
+/// The table: each permission, its name, and the built-in roles that have it.
 macro_rules! permissions {
     ($($(#[$doc:meta])+ $variant:ident = $text:literal for $($role:ident)+;)+) => {
-        /// A right, written `resource:action`.
+        /// A permission, written `resource:action`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Permission { $($(#[$doc])+ $variant,)+ }
 
         impl Permission {
-            /// Every permission there is.
+            /// All permissions.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// As written in answers and tokens, for instance `tenant:read`.
+            /// Its name in responses and tokens, such as `tenant:read`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// The built-in roles that hold it.
+            /// The built-in roles that have it.
             const fn holders(self) -> &'static [Role] {
                 match self { $(Self::$variant => &[$(Role::$role,)+],)+ }
             }
@@ -40,49 +40,49 @@ macro_rules! permissions {
 }
 
 permissions! {
-    /// See the tenant itself.
+    /// View the tenant.
     TenantRead = "tenant:read" for Owner Admin Member Billing Viewer;
     /// Change the tenant's name, slug and settings.
     TenantWrite = "tenant:write" for Owner Admin;
     /// Delete the tenant.
     TenantDelete = "tenant:delete" for Owner;
-    /// Hand the ownership of the tenant on.
+    /// Transfer the ownership of the tenant.
     TenantTransfer = "tenant:transfer" for Owner;
-    /// See who belongs to the tenant.
+    /// View the members of the tenant.
     UsersRead = "users:read" for Owner Admin Member Viewer;
-    /// Invite people into the tenant.
+    /// Invite people to the tenant.
     UsersInvite = "users:invite" for Owner Admin;
-    /// Change what members may do.
+    /// Change the roles of members.
     UsersWrite = "users:write" for Owner Admin;
     /// Remove members.
     UsersDelete = "users:delete" for Owner Admin;
-    /// See, make and change the tenant's own roles.
+    /// View, create and change custom roles.
     RolesWrite = "roles:write" for Owner Admin;
-    /// See who did what.
+    /// View the activity of members.
     ActivityRead = "activity:read" for Owner Admin;
-    /// See and change the tenant's rules for signing in.
+    /// View and change the tenant's security rules.
     SecurityWrite = "security:write" for Owner Admin;
-    /// Change how the tenant looks.
+    /// Change the tenant's branding.
     BrandingWrite = "branding:write" for Owner Admin;
-    /// See, make and withdraw API keys.
+    /// View, create and revoke API keys.
     ApiKeysWrite = "api_keys:write" for Owner Admin;
-    /// See the subscription and its invoices.
+    /// View the subscription and its invoices.
     BillingRead = "billing:read" for Owner Admin Billing;
     /// Change the subscription.
     BillingWrite = "billing:write" for Owner Admin Billing;
-    /// See what was used.
+    /// View usage.
     UsageRead = "usage:read" for Owner Admin Member Billing Viewer;
-    /// Report what was used, and set the alerts for it.
+    /// Report usage, and set usage alerts.
     UsageWrite = "usage:write" for Owner Admin;
 }
 
-/// A text that is no permission.
+/// The text is not a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a permission such as `users:read`")]
 pub struct UnknownPermission;
 
 impl Permission {
-    /// Its place in a set.
+    /// Position of its bit in a set.
     const fn bit(self) -> u32 {
         1 << self as u32
     }
@@ -129,20 +129,20 @@ const _: () = assert!(
 );
 
 impl Permissions {
-    /// None at all.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// Whether `permission` is among them.
+    /// Whether it contains `permission`.
     pub const fn contains(self, permission: Permission) -> bool {
         self.0 & permission.bit() != 0
     }
 
-    /// Whether all of `others` are among them.
+    /// Whether it contains all of `others`.
     pub const fn covers(self, others: Self) -> bool {
         others.0 & !self.0 == 0
     }
 
-    /// Each of them, in the order of the table.
+    /// Its permissions, in the order of the table.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.iter().copied().filter(move |permission| self.contains(*permission))
     }
@@ -176,7 +176,7 @@ impl Serialize for Permissions {
 }
 
 impl<'de> Deserialize<'de> for Permissions {
-    /// A permission that this release does not know grants nothing here.
+    /// Ignores permissions that this release does not know.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
         Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
@@ -194,22 +194,22 @@ impl From<Permissions> for Bson {
 pub enum Role {
     /// May do everything; every tenant has at least one.
     Owner,
-    /// Runs the tenant, short of deleting it or handing it on.
+    /// Manages the tenant, but cannot delete or transfer it.
     Admin,
-    /// Works in it.
+    /// Works in the tenant.
     Member,
-    /// Sees and changes billing.
+    /// Views and changes billing.
     Billing,
-    /// Looks only.
+    /// Views only.
     Viewer,
 }
 
 impl Role {
-    /// Every built-in role, the mightiest first.
+    /// All built-in roles, most powerful first.
     pub const ALL: &'static [Self] =
         &[Self::Owner, Self::Admin, Self::Member, Self::Billing, Self::Viewer];
 
-    /// As written in answers and rows.
+    /// Its name in responses and rows.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Owner => "owner",
@@ -220,7 +220,7 @@ impl Role {
         }
     }
 
-    /// As people read it.
+    /// Its name for people.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Owner => "Owner",
@@ -231,7 +231,7 @@ impl Role {
         }
     }
 
-    /// What the role may do.
+    /// The permissions of the role.
     pub fn permissions(self) -> Permissions {
         Permission::ALL
             .iter()
@@ -241,18 +241,18 @@ impl Role {
     }
 }
 
-/// The role of a member: a built-in one by its word, or one of the tenant's own by its id.
+/// The role of a member: a built-in one by name, or a custom one by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleRef {
-    /// One that every tenant has.
+    /// A role that every tenant has.
     BuiltIn(Role),
-    /// One that the tenant made.
+    /// A custom role of the tenant.
     Custom(RoleId),
 }
 
-/// A text that names no role.
+/// The text is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be owner, admin, member, billing, viewer or the id of a role of the tenant's own")]
+#[error("must be owner, admin, member, billing, viewer or the id of a custom role")]
 pub struct InvalidRole;
 
 impl From<InvalidId> for InvalidRole {
@@ -334,12 +334,11 @@ impl From<RoleRef> for Bson {
     }
 }
 
-/// What a role is good for, and so why its holder may do what they may.
+/// A role with its name and permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The role.
     pub role: RoleRef,
-    /// What it is called.
+    /// Name of the role.
     pub name: String,
     /// What its holder may do.
     pub permissions: Permissions,
@@ -352,13 +351,13 @@ impl From<Role> for Grant {
 }
 
 impl Grant {
-    /// Whether it holds `permission`.
+    /// Whether it includes `permission`.
     pub const fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(permission)
     }
 
-    /// Whether its holder may give `other` to somebody or take it from them: nobody gives what they
-    /// lack, and owners alone make and unmake owners.
+    /// Whether its holder may assign or revoke `other`: nobody can assign permissions that they
+    /// lack, and only owners can appoint and remove owners.
     pub fn reaches(&self, other: &Self) -> bool {
         let owner = RoleRef::BuiltIn(Role::Owner);
         self.permissions.covers(other.permissions) && (other.role != owner || self.role == owner)
@@ -372,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_permission_reads_the_same_everywhere() {
+    fn a_permission_has_one_name_everywhere() {
         for permission in Permission::ALL {
             assert_eq!(serde_json::to_value(permission).unwrap(), permission.as_str());
             assert_eq!(permission.as_str().parse(), Ok(*permission));
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_knows_what_is_in_it_and_forgets_what_it_does_not_know() {
+    fn a_set_contains_its_permissions_and_ignores_unknown_ones() {
         let set: Permissions =
             serde_json::from_str(r#"["users:read","moon:landing","tenant:read"]"#).unwrap();
         assert_eq!(set.iter().collect::<Vec<_>>(), [Permission::TenantRead, Permission::UsersRead]);
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_hold_everything_and_admins_all_but_the_tenants_end() {
+    fn owners_have_all_permissions_and_admins_cannot_delete_or_transfer() {
         assert!(
             Permission::ALL
                 .iter()
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_reads_as_it_was_written() {
+    fn a_role_parses_from_its_own_text() {
         let custom: RoleId = Clock::system().id();
         for role in [Role::Owner.into(), Role::Viewer.into(), RoleRef::Custom(custom)] {
             assert_eq!(role.to_string().parse(), Ok(role));
@@ -432,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gives_what_they_lack() {
+    fn nobody_can_assign_permissions_they_lack() {
         let grant = |role: Role| Grant::from(role);
         assert!(
             grant(Role::Owner).reaches(&grant(Role::Owner))
@@ -446,7 +445,10 @@ mod tests {
             role: Clock::system().id::<common::id::CustomRole>().into(),
             ..grant(Role::Owner)
         };
-        assert!(!everything.reaches(&grant(Role::Owner)), "all permissions do not make an owner");
+        assert!(
+            !everything.reaches(&grant(Role::Owner)),
+            "having all permissions does not make an owner"
+        );
         assert!(
             grant(Role::Owner).reaches(&everything) && !grant(Role::Admin).reaches(&everything)
         );

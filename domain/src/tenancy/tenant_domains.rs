@@ -1,11 +1,12 @@
-//! The domains of a tenant's people: proved by a DNS record, and who has an address there is
-//! invited by themselves.
+//! Email domains of a tenant, verified by a DNS record; people with an email address there can be
+//! invited automatically.
 //!
-//! A tenant adds a domain and publishes a TXT record under it that nobody else is given (the way of
-//! RFC 8555 §8.4, `dns-01`). While the record is there, one tenant alone holds the domain. It may
-//! say as what its people are invited: those who register are when their address is verified, and
-//! those who have an account when they ask. It is an ordinary invitation ([`crate::tenancy::invitations`]):
-//! nobody gets in by an account's password alone, nor into an account by its mailbox alone.
+//! A tenant adds a domain and publishes a TXT record under it whose value is unique to the tenant
+//! (as in RFC 8555 §8.4, `dns-01`). While the record exists, only this tenant holds the domain. The
+//! tenant may choose a role in which people of the domain are invited: new users when their email
+//! address is verified, existing users when they request it. It is an ordinary invitation
+//! ([`crate::tenancy::invitations`]), so nobody joins with an account's password alone, or enters
+//! an account with its mailbox alone.
 
 use std::time::Duration;
 
@@ -36,80 +37,80 @@ use crate::{
     },
 };
 
-/// The most domains that are listed; more than a tenant may be allowed to have.
+/// Maximum number of domains in a listing; more than a tenant may have.
 const LISTED_MAX: i64 = 1_000;
-/// A domain whose name servers do not answer is let go of after so many times the grace of one
-/// whose record is gone.
+/// A domain whose name servers do not answer is lost after this many times the grace period of a
+/// missing record.
 const NO_ANSWER_GRACES: u32 = 4;
-/// Unique: a tenant has a domain once.
+/// Unique index: a tenant has a domain once.
 const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
 
-/// A domain that a tenant says is its people's.
+/// A domain that a tenant claims.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TenantDomain {
-    /// Its id, which its proof is made of.
+    /// Its id, from which its record is derived.
     #[serde(rename = "_id")]
     pub id: TenantDomainId,
-    /// Which tenant.
     pub tenant_id: TenantId,
     /// The domain, without its subdomains.
     pub domain: EmailDomain,
-    /// Unique over all tenants: the domain behind an `@` while it is verified, otherwise its id.
+    /// Unique over all tenants: `@` and the domain while it is verified, otherwise its id.
     held_as: String,
-    /// How far it is.
+    /// State of its verification.
     pub status: Status,
-    /// As what its people are invited by themselves, and on whose word; none when they are not.
+    /// The role in which its people are invited automatically; none if they are not.
     pub auto_invite: Option<AutoInvite>,
-    /// Who added it.
+    /// The member who added it.
     pub added_by: Principal,
     /// When it was added.
     pub created_at: DateTime,
-    /// When its record was last looked for.
+    /// When its record was last checked.
     pub checked_at: Option<DateTime>,
-    /// Since when it is verified.
+    /// When it was verified.
     pub verified_at: Option<DateTime>,
-    /// Since when its record is gone, of one that is verified still.
+    /// Since when the record of a verified domain has been missing.
     pub missing_since: Option<DateTime>,
 }
 
-/// As what people are invited by themselves.
+/// Automatic invitations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AutoInvite {
-    /// The role.
+    /// The role of the invited people.
     pub role: RoleRef,
-    /// Whose word it is: void while they may not invite to it.
+    /// The member on whose behalf they are invited: invalid while that member may not assign the
+    /// role.
     pub by: Principal,
 }
 
-/// How far the verification of a domain is.
+/// State of a domain's verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Its record was not looked for yet.
+    /// Its record was not checked yet.
     Pending,
-    /// Its record is there, or was until a short time ago.
+    /// Its record exists, or did until recently.
     Verified,
-    /// Its record is not there.
+    /// Its record does not exist.
     RecordMissing,
-    /// Its record is there, and so is that of another tenant, which was first.
+    /// Its record exists, but another tenant already holds the domain.
     HeldByAnother,
     /// Its name servers did not answer.
     NoAnswer,
 }
 
-/// What was found where a domain's record is looked for.
+/// Result of looking up a domain's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// The record.
+    /// The expected record.
     Record,
-    /// Others, or none.
+    /// Other records, or none.
     Nothing,
     /// Its name servers did not answer, several times.
     NoAnswer,
 }
 
 impl Status {
-    /// As written in rows, answers and metrics.
+    /// Its name in rows, responses and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -155,18 +156,12 @@ impl OfTenant for TenantDomain {
 }
 
 impl TenantDomain {
-    /// Every domain of the scope's tenant, in the order in which they were added.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Every domain of the scope's tenant, in the order of creation.
     pub async fn all(store: &Store, scope: TenantScope) -> Result<Vec<Self>, DbError> {
         store.records::<Self>(scope).list(doc! {}, doc! { "_id": 1 }, LISTED_MAX).await
     }
 
     /// The domain of the scope's tenant with this id.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn of(
         store: &Store,
         scope: TenantScope,
@@ -175,38 +170,26 @@ impl TenantDomain {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Up to `limit` that are verified, or would be if another tenant let go, and were not looked
-    /// at since `before`, the longest ago first. Across all tenants, for upkeep: nothing of them is
-    /// shown to anybody.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Up to `limit` domains that are verified, or would be without another tenant, and were not
+    /// checked since `before`, longest ago first. Across all tenants, for maintenance: nothing of
+    /// them is shown to anybody.
     pub async fn stale(store: &Store, before: DateTime, limit: i64) -> Result<Vec<Self>, DbError> {
         let filter = doc! { "status": { "$in": [Status::Verified, Status::HeldByAnother] }, "checked_at": { "$lt": before } };
         store.records::<Self>(PlatformScope).list(filter, doc! { "checked_at": 1 }, limit).await
     }
 
-    /// The one by which somebody of this address may be invited, if there is one. Platform-wide:
-    /// they do not belong to its tenant yet.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The domain through which a person with this email address can be invited, if any.
+    /// Platform-wide, because they do not belong to its tenant yet.
     pub async fn open_to(store: &Store, email: &Email) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(open_to(email)).await
     }
 
-    /// As `TenantDomain::open_to`, as `txn` sees it.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// As `TenantDomain::open_to`, within a transaction.
     async fn open_within(txn: &mut Txn, email: &Email) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(open_to(email)).await
     }
 
-    /// What its people are invited to, if whoever said so may invite to it now.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// What its people are granted, if the member who chose the role may still assign it.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         match self.auto_invite {
             Some(AutoInvite { role, by }) => {
@@ -224,22 +207,22 @@ impl TenantDomain {
         txn.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    /// Its tenant's rows, for whoever is invited by it.
+    /// The scope of its tenant, for a person who is invited through it.
     pub fn scope(&self) -> TenantScope {
         TenantScope::of_row(self)
     }
 
-    /// Under which name its record is looked for.
+    /// The DNS name of its record.
     pub fn record_name(&self) -> String {
         format!("_tenantry.{}", self.domain)
     }
 
-    /// What its record says: different for every tenant, and the same whenever it is asked for.
+    /// The value of its record: different for every tenant, and always the same.
     pub fn record_value(&self, key: &MasterKey) -> String {
         format!("tenantry-verification={}", LinkToken::issue(key, self.id).expose())
     }
 
-    /// Whether people of one of the tenant's domains are invited to this.
+    /// Whether one of the tenant's domains has automatic invitations with this role.
     pub(crate) async fn names_role(
         txn: &mut Txn,
         scope: TenantScope,
@@ -249,12 +232,12 @@ impl TenantDomain {
     }
 }
 
-/// Those that people of an address' domain are invited by.
+/// Matches the domain through which people with this email address are invited.
 fn open_to(email: &Email) -> Document {
     doc! { "held_as": held(&EmailDomain::of(email)), "auto_invite": { "$ne": null } }
 }
 
-/// What a verified domain is held as.
+/// The value of `held_as` for a verified domain.
 fn held(domain: &EmailDomain) -> String {
     format!("@{domain}")
 }
@@ -265,44 +248,43 @@ pub enum DomainError {
     /// The tenant has no such domain.
     #[error("the tenant has no such domain")]
     NotFound,
-    /// The tenant has it already.
-    #[error("the tenant has the domain already")]
+    /// The tenant already has this domain.
+    #[error("the tenant already has this domain")]
     AddedAlready,
-    /// The tenant has as many as it may.
-    #[error("the tenant has as many domains as it may")]
+    /// The tenant has reached its limit of domains.
+    #[error("the tenant has reached its limit of domains")]
     TooMany,
-    /// The one who asks may not do this any more.
-    #[error("the role does not hold the permission any more")]
+    /// The caller no longer has the permission.
+    #[error("the caller no longer has the permission")]
     NotAllowed,
     /// The tenant has no such role.
-    #[error("there is no such role")]
+    #[error("the role does not exist")]
     NoSuchRole,
-    /// The role may do more than the one who asks.
-    #[error("the role may do more than the one who asks")]
+    /// The role has permissions that the caller lacks.
+    #[error("the role has permissions that the caller does not have")]
     TooHigh,
-    /// Whoever has an address of the domain would own the tenant.
-    #[error("owners are invited one by one")]
+    /// Everyone with an email address of the domain would own the tenant.
+    #[error("owners can only be invited individually")]
     OwnerRole,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// What the actor may do, who must hold the permission still.
+/// What the actor may do, if they still have the permission.
 async fn permitted(txn: &mut Txn, actor: Actor) -> Result<Grant, DomainError> {
-    Tenant::hold(txn, actor.scope).await?;
+    Tenant::lock(txn, actor.scope).await?;
     let grant = actor.grant(txn).await?;
     if grant.may(Permission::SecurityWrite) { Ok(grant) } else { Err(DomainError::NotAllowed) }
 }
 
-/// Adds a domain, which is to be verified then.
+/// Adds a domain, which must then be verified.
 #[derive(Debug)]
 pub struct AddDomain {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub domain: EmailDomain,
-    /// The most that the tenant may have.
+    /// Maximum number of domains per tenant.
     pub max: u64,
 }
 
@@ -342,14 +324,13 @@ impl Change for AddDomain {
     }
 }
 
-/// Says as what people of a domain are invited by themselves, once it is verified.
+/// Sets the role in which people of a domain are invited automatically, once it is verified.
 #[derive(Debug, Clone, Copy)]
 pub struct SetAutoInvite {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which domain.
     pub domain: TenantDomainId,
-    /// As what; none when they are not to.
+    /// The role; none to stop inviting automatically.
     pub role: Option<RoleRef>,
 }
 
@@ -386,12 +367,11 @@ impl Change for SetAutoInvite {
     }
 }
 
-/// Removes a domain. Who was invited because of it stays invited.
+/// Removes a domain. Invitations that resulted from it stay.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoveDomain {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub domain: TenantDomainId,
 }
 
@@ -411,23 +391,22 @@ impl Change for RemoveDomain {
     }
 }
 
-/// Notes whether a domain's record is there. One that was is not let go of at once when it is not
-/// any more: zones have their bad days.
+/// Records the result of a check. A verified domain is not lost immediately when its record is
+/// missing, because DNS zones have temporary failures.
 #[derive(Debug, Clone, Copy)]
 pub struct NoteRecord {
-    /// The tenant whose domain it is.
+    /// The tenant of the domain.
     pub scope: TenantScope,
-    /// Which.
     pub domain: TenantDomainId,
-    /// What was found.
+    /// Result of the lookup.
     pub found: Found,
-    /// How long a verified domain stays so without its record; four times as long where its name
+    /// How long a verified domain stays verified without its record; four times as long if its name
     /// servers do not answer.
     pub grace: Duration,
 }
 
 impl Change for NoteRecord {
-    /// How far it is now; none when it was removed.
+    /// The new state; none if the domain was removed.
     type Output = Option<Status>;
     type Error = DbError;
 
@@ -472,7 +451,7 @@ impl Change for NoteRecord {
 }
 
 impl NoteRecord {
-    /// Platform-wide: nothing of the other tenant is told.
+    /// Platform-wide: nothing of the other tenant is revealed.
     async fn is_held_by_another(
         &self,
         txn: &mut Txn,
@@ -483,10 +462,9 @@ impl NoteRecord {
     }
 }
 
-/// Looks whether a domain's record is there.
+/// Checks whether a domain's record exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckDomain {
-    /// Which.
     pub domain: TenantDomainId,
 }
 
@@ -494,13 +472,13 @@ impl Job for CheckDomain {
     const KIND: &'static str = "tenant_domain.check";
     const QUEUE: Queue = Queue::Maintenance;
 
-    /// Whoever asks again and again waits for one look, which finds what is there by then.
+    /// Repeated requests wait for one check, which finds the current state.
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: self.domain.to_string(), window: Window::UntilStarted })
     }
 }
 
-/// Has the records looked for of domains that were verified a while ago.
+/// Stages checks of domains that were verified long ago.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecheckDomains {}
 
@@ -513,12 +491,11 @@ impl Job for RecheckDomains {
     }
 }
 
-/// Invites somebody to the tenant that is open to their address' domain.
+/// Invites a user to the tenant that admits their email domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteByDomain {
-    /// Whom.
     pub user: UserId,
-    /// For how long after it was asked for it is not done again, in milliseconds.
+    /// Time within which another request has no effect, in milliseconds.
     pub cooldown_ms: u64,
 }
 
@@ -534,12 +511,11 @@ impl Job for InviteByDomain {
     }
 }
 
-/// Somebody wants domains to be looked at.
+/// Requests checks of domains.
 #[derive(Debug)]
 pub struct CheckDomains(pub Vec<(TenantId, TenantDomainId)>);
 
 impl CheckDomains {
-    /// These.
     pub fn of<'a>(domains: impl IntoIterator<Item = &'a TenantDomain>) -> Self {
         Self(domains.into_iter().map(|domain| (domain.tenant_id, domain.id)).collect())
     }
@@ -557,14 +533,12 @@ impl Change for CheckDomains {
     }
 }
 
-/// Somebody asks to be invited to a tenant that is open to their address.
+/// Requests an invitation to the tenant that admits the user's email domain.
 #[derive(Debug, Clone, Copy)]
 pub struct AskByDomain {
-    /// The tenant.
     pub tenant: TenantId,
-    /// Who.
     pub user: UserId,
-    /// Asked for again within this time it is not done again.
+    /// Time within which another request has no effect.
     pub cooldown: Duration,
 }
 
@@ -577,8 +551,8 @@ impl Change for AskByDomain {
     }
 }
 
-/// Has `user` invited to the tenant that is open to their address' domain, if one is; within
-/// `cooldown` once at most.
+/// Stages the invitation of `user` to the tenant that admits their email domain, if any; at most
+/// once within `cooldown`.
 pub(crate) async fn invite_by_domain(
     txn: &mut Txn,
     user: &User,
@@ -600,20 +574,18 @@ async fn stage_invitation(
     stage(txn, Some(tenant), &InviteByDomain { user, cooldown_ms }).await.map(drop)
 }
 
-/// Invites somebody to the tenant that is open to their address, on the word of whoever opened it.
+/// Invites a user to the tenant that admits their email domain, on behalf of the member who enabled
+/// it.
 pub struct InviteColleague<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The tenant.
     pub scope: TenantScope,
-    /// Whom.
     pub user: UserId,
-    /// How.
     pub conditions: Conditions,
 }
 
 impl Change for InviteColleague<'_> {
-    /// None where the tenant is not open to them any more.
+    /// None if the tenant no longer admits their domain.
     type Output = Option<Answered>;
     type Error = InviteError;
 

@@ -1,9 +1,9 @@
-//! A tenant's own rules for signing in: how long sessions last in it, from where one works in it,
-//! whom it invites, and which passwords its members set.
+//! A tenant's security rules: how long its sessions last, from where it can be accessed, whom it
+//! invites, and which passwords its members may set.
 //!
-//! They lie in the tenant's row, which is read with every caller, so they hold from the next
-//! request on. Sessions move between tenants, so it is not written into them what a tenant allows:
-//! whoever reads one holds it against the rules of the tenant it is in
+//! They are stored in the tenant's row, which is read with every caller, so they apply from the
+//! next request on. Sessions move between tenants, so the rules are not copied into them: code that
+//! reads a session applies the rules of its tenant
 //! ([`Session::under`](crate::identity::sessions::Session::under)).
 
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time::Duration};
@@ -28,34 +28,34 @@ use crate::{
     tenancy::{roles::Permission, tenants::Tenant},
 };
 
-/// The most domains that a tenant names.
+/// Maximum number of email domains.
 pub const DOMAINS_MAX: usize = 100;
-/// The most ranges of addresses that a tenant names.
+/// Maximum number of IP address ranges.
 pub const RANGES_MAX: usize = 100;
 
-/// For how long a session may go unused, in minutes. Not for less than five: it is written once a
-/// minute that a session is in use.
+/// How long a session may be unused, in minutes. At least five, because its last use is recorded
+/// only once per minute.
 pub type IdleMinutes = Bounded<5, 43_200>;
 /// How long a session may last, in hours.
 pub type AbsoluteHours = Bounded<1, 8_760>;
-/// The fewest characters of a password.
+/// Minimum length of a password.
 pub type PasswordLength = Bounded<8, 64>;
 
-/// The rules. None of them is wider than what holds for everybody.
+/// The rules. None of them is weaker than those of the installation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Security {
     /// Whether its members must have a second factor.
     pub require_mfa: bool,
-    /// Sessions in it end when they are not used for this long.
+    /// Its sessions end after this long without use.
     pub session_idle_minutes: Option<IdleMinutes>,
-    /// Sessions in it last for this long at most.
+    /// Its sessions last at most this long.
     pub session_absolute_hours: Option<AbsoluteHours>,
-    /// New passwords of its members are this long at least.
+    /// Minimum length of its members' new passwords.
     pub password_min_length: Option<PasswordLength>,
-    /// Who may be invited.
+    /// The email domains that may be invited.
     pub allowed_email_domains: EmailDomains,
-    /// From where one works in it.
+    /// The IP addresses from which it can be accessed.
     pub ip_allowlist: Allowlist,
 }
 
@@ -76,7 +76,7 @@ impl<const MIN: u32, const MAX: u32> ToSchema for Bounded<MIN, MAX> {
     }
 }
 
-/// A number that is too small or too large.
+/// The number is too small or too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a whole number from {min} to {max}")]
 pub struct OutOfRange {
@@ -84,7 +84,7 @@ pub struct OutOfRange {
     max: u32,
 }
 
-/// What stands behind the `@` of addresses. Its subdomains are others.
+/// The part of an email address after the `@`. Its subdomains are different domains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(
@@ -93,30 +93,30 @@ pub struct OutOfRange {
 )]
 pub struct EmailDomain(String);
 
-/// A text that is not the domain of an address that can be mailed.
+/// The text is not the domain of an email address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be domains such as example.com, in their ASCII form and without @")]
+#[error("must be a domain such as example.com, in its ASCII form and without @")]
 pub struct InvalidDomain;
 
-/// The domains whose addresses may be invited; where none is named, all.
+/// The email domains that may be invited; all if empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(description = "Domains of email addresses.")]
 pub struct EmailDomains(Vec<EmailDomain>);
 
-/// The ranges of addresses that one may come from; where none is named, all.
+/// The IP address ranges from which access is allowed; all if empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(description = "IP addresses and ranges of them.", max_items = 100)]
 pub struct Allowlist(Vec<Range>);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
-    /// The smallest.
+    /// The smallest value.
     pub const MIN: u32 = MIN;
-    /// The largest.
+    /// The largest value.
     pub const MAX: u32 = MAX;
 
-    /// The number.
+    /// The value.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -142,7 +142,7 @@ impl FromStr for EmailDomain {
 
     fn from_str(text: &str) -> Result<Self, InvalidDomain> {
         let domain = text.trim().to_ascii_lowercase();
-        // A domain is what an address can have.
+        // A domain is valid if an email address can have it.
         format!("somebody@{domain}").parse::<Email>().map_err(|_| InvalidDomain)?;
         Ok(Self(domain))
     }
@@ -162,7 +162,7 @@ impl From<EmailDomain> for String {
 }
 
 impl EmailDomain {
-    /// That of an address.
+    /// The domain of an email address.
     pub(crate) fn of(email: &Email) -> Self {
         Self(email.domain().to_ascii_lowercase())
     }
@@ -175,18 +175,18 @@ impl fmt::Display for EmailDomain {
 }
 
 impl EmailDomains {
-    /// Whether an address may be invited.
+    /// Whether an email address may be invited.
     pub fn admit(&self, email: &Email) -> bool {
         self.0.is_empty() || self.name(email)
     }
 
-    /// Whether the address is of one of them.
+    /// Whether the email address is of one of them.
     pub(crate) fn name(&self, email: &Email) -> bool {
         self.0.iter().any(|domain| domain.0.eq_ignore_ascii_case(email.domain()))
     }
 
-    /// Whether addresses of all `others` may be invited.
-    pub(crate) fn hold(&self, others: &Self) -> bool {
+    /// Whether email addresses of all `others` may be invited.
+    pub(crate) fn cover(&self, others: &Self) -> bool {
         self.0.is_empty() || others.0.iter().all(|domain| self.0.contains(domain))
     }
 }
@@ -198,12 +198,12 @@ impl FromIterator<EmailDomain> for EmailDomains {
 }
 
 impl Allowlist {
-    /// Whether one may come from anywhere.
+    /// Whether access is allowed from everywhere.
     pub const fn is_everywhere(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one may come from `address`; from an unknown one only where any is allowed.
+    /// Whether access is allowed from `address`; an unknown one is allowed only if every one is.
     pub fn admits(&self, address: Option<IpAddr>) -> bool {
         self.0.is_empty()
             || address.is_some_and(|address| self.0.iter().any(|range| range.contains(address)))
@@ -216,7 +216,7 @@ impl FromIterator<Range> for Allowlist {
     }
 }
 
-/// Each once, where it stood first.
+/// Removes duplicates, keeping the first of each.
 fn distinct<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     items.into_iter().fold(Vec::new(), |mut kept, item| {
         if !kept.contains(&item) {
@@ -227,7 +227,7 @@ fn distinct<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<T> {
 }
 
 impl Security {
-    /// Adds to `event` what is different `after`.
+    /// Adds the changes from `self` to `after` to an event.
     fn differing(&self, event: Entry, after: &Self) -> Result<Entry, DbError> {
         event
             .changed(Property::RequireMfa, &self.require_mfa, &after.require_mfa)?
@@ -254,17 +254,17 @@ impl Security {
             .changed(Property::IpAllowlist, &self.ip_allowlist, &after.ip_allowlist)
     }
 
-    /// Sessions end when they are not used for this long.
+    /// Sessions end after this long without use.
     pub fn session_idle(&self) -> Option<Duration> {
         self.session_idle_minutes.map(|minutes| Duration::from_mins(minutes.get().into()))
     }
 
-    /// Sessions last for this long at most.
+    /// Sessions last at most this long.
     pub fn session_absolute(&self) -> Option<Duration> {
         self.session_absolute_hours.map(|hours| Duration::from_hours(hours.get().into()))
     }
 
-    /// As it is stored.
+    /// The stored form.
     fn bson(&self) -> Result<Bson, DbError> {
         bson::serialize_to_bson(self).map_err(|error| DbError::Shape(error.to_string()))
     }
@@ -273,32 +273,32 @@ impl Security {
 /// Why the rules were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
-    /// The one who asks may not change them any more.
-    #[error("the role does not hold the permission any more")]
+    /// The caller no longer has the permission.
+    #[error("the caller no longer has the permission")]
     NotAllowed,
-    /// They are not what the one who asks has seen.
-    #[error("the rules were changed meanwhile")]
+    /// The rules are not as the caller last saw them.
+    #[error("the rules have been changed in the meantime")]
     Changed,
-    /// The one who asks could not work in the tenant any more.
-    #[error("the rules would lock out the one who asks")]
+    /// The caller could no longer access the tenant.
+    #[error("the rules would lock out the caller")]
     LocksOut,
-    /// The one who demands a second factor has none.
-    #[error("whoever demands a second factor has one")]
+    /// The caller requires a second factor of others, but has none.
+    #[error("requiring a second factor is possible only with a second factor of one's own")]
     NoSecondFactor,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
 /// Replaces the rules of a tenant, effective at the next request everywhere.
 pub struct ChangeSecurity<'a> {
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// From where.
+    /// Their IP address.
     pub address: Option<IpAddr>,
-    /// The rules from now on.
+    /// The new rules.
     pub security: Security,
-    /// Whether they still are what the one who asks has seen.
+    /// Whether the rules are still as the caller last saw them.
     pub unchanged: Unchanged<'a, Security>,
 }
 
@@ -308,7 +308,7 @@ impl Change for ChangeSecurity<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Security, SecurityError> {
         let scope = self.actor.scope;
-        let tenant = Tenant::hold(txn, scope).await?.ok_or(SecurityError::NotAllowed)?;
+        let tenant = Tenant::lock(txn, scope).await?.ok_or(SecurityError::NotAllowed)?;
         if !self.actor.grant(txn).await?.may(Permission::SecurityWrite) {
             return Err(SecurityError::NotAllowed);
         }
@@ -337,22 +337,21 @@ impl ChangeSecurity<'_> {
     }
 }
 
-/// Why a tenant is not worked in from everywhere.
+/// Why a tenant's IP allowlist was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum AllowError {
-    /// There is no such tenant.
-    #[error("there is no such tenant")]
+    /// The tenant does not exist.
+    #[error("the tenant does not exist")]
     NotFound,
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Takes a tenant's list of addresses away, for one that locks its members out; tells whether there
-/// was one. The other rules stay. Doing it once more tells every process once more.
+/// Removes a tenant's IP allowlist, in case it locks its members out; returns whether there was
+/// one. The other rules stay. Repeating it publishes the revocation again.
 #[derive(Debug)]
 pub struct AllowAllAddresses {
-    /// Whose.
     pub tenant: TenantId,
 }
 
@@ -363,7 +362,7 @@ impl Change for AllowAllAddresses {
     async fn apply(&self, txn: &mut Txn) -> Result<bool, AllowError> {
         let tenant = Tenant::by_operator(txn, self.tenant).await?.ok_or(AllowError::NotFound)?;
         let scope = TenantScope::of_row(&tenant);
-        let tenant = Tenant::hold(txn, scope).await?.ok_or(AllowError::NotFound)?;
+        let tenant = Tenant::lock(txn, scope).await?.ok_or(AllowError::NotFound)?;
         revocations::note(txn, Revoked::Tenant(tenant.id));
         if tenant.security.ip_allowlist.is_everywhere() {
             return Ok(false);
@@ -371,7 +370,7 @@ impl Change for AllowAllAddresses {
         let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
         Tenant::set_security(txn, scope, security.bson()?).await?;
         let event = Entry::new(Action::TenantAllAddressesAllowed, tenant.id);
-        // The tenant sees what was done to it; the platform sees what its operators do.
+        // Recorded twice: for the tenant, and for the platform whose operator did it.
         event.clone().record(txn, scope).await?;
         event.record_on_platform(txn).await?;
         Ok(true)
@@ -383,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_bounds() {
+    fn numbers_are_bounded() {
         for (minutes, fits) in [
             (i64::MIN, false),
             (-5, false),
@@ -402,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_what_stands_behind_the_at() {
+    fn a_domain_is_the_part_after_the_at_sign() {
         let domains: EmailDomains = ["Example.com", "example.com", "sub.example.org"]
             .iter()
             .map(|text| text.parse().unwrap())
@@ -438,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn where_ranges_are_named_one_comes_from_one_of_them() {
+    fn access_is_limited_to_the_given_ranges() {
         let list: Allowlist =
             ["10.0.0.0/8", "2001:db8::/32"].iter().map(|text| text.parse().unwrap()).collect();
         let admits = |text: &str| list.admits(Some(text.parse().unwrap()));
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_stored_as_they_are_answered_and_a_tenant_without_any_has_none() {
+    fn rules_have_one_format_in_rows_and_responses_and_default_to_none() {
         let rules = r#"{"require_mfa":true,"session_idle_minutes":15,"session_absolute_hours":null,"password_min_length":12,"allowed_email_domains":["example.com"],"ip_allowlist":["10.0.0.0/8"]}"#;
         let security: Security = serde_json::from_str(rules).unwrap();
         assert_eq!(serde_json::to_string(&security).unwrap(), rules);

@@ -1,4 +1,4 @@
-//! Tenants: the customers, each a world of its own.
+//! Tenants: the customers, isolated from each other.
 
 use std::{fmt, str::FromStr};
 
@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 use crate::tenancy::tenant_security::Security;
 
 const SLUG_CHARS_MAX: usize = 48;
-/// How many numbered slugs are tried before a random one is taken.
+/// Number of numbered slugs to try before a random one is used.
 const SLUG_SUFFIX_MAX: u32 = 5;
 
-/// A tenant's short name in addresses: lower-case letters, digits and single hyphens.
+/// A tenant's short name in URLs: lower-case letters, digits and single hyphens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(
@@ -30,7 +30,7 @@ const SLUG_SUFFIX_MAX: u32 = 5;
 pub struct Slug(String);
 
 impl Slug {
-    /// The slug that a name suggests; `tenant` when it has no letter or digit we can use.
+    /// The slug for a name; `tenant` if the name has no usable letter or digit.
     pub fn suggested_by(name: &Name) -> Self {
         let mut slug = String::new();
         for c in name.as_str().chars() {
@@ -48,9 +48,9 @@ impl Slug {
     }
 }
 
-/// A text that cannot be a slug.
+/// The text is not a valid slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be lower-case letters, digits and single hyphens between them")]
+#[error("must consist of lower-case letters and digits, separated by single hyphens")]
 pub struct InvalidSlug;
 
 impl FromStr for Slug {
@@ -65,18 +65,18 @@ impl FromStr for Slug {
     }
 }
 
-/// A tenant as an operator names it.
+/// How an operator refers to a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantRef {
     /// By its id.
     Id(TenantId),
-    /// By its short name.
+    /// By its slug.
     Slug(Slug),
 }
 
-/// A text that names no tenant.
+/// The text does not refer to a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected an id such as ten_0192a0b8c0de7000800000000000cafe, or a tenant's short name")]
+#[error("must be an id such as ten_0192a0b8c0de7000800000000000cafe, or a tenant's slug")]
 pub struct InvalidTenantRef;
 
 impl FromStr for TenantRef {
@@ -94,41 +94,39 @@ impl fmt::Display for Slug {
     }
 }
 
-/// Where a tenant is in its life.
+/// State of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(description = "`active`, or `suspended` by an operator.")]
 pub enum TenantStatus {
     /// In use.
     Active,
-    /// Stopped by an operator; its people cannot sign in.
+    /// Suspended by an operator; its members cannot sign in.
     Suspended,
 }
 
 /// A customer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tenant {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: TenantId,
-    /// What it is called.
+    /// Name of the tenant.
     pub name: Name,
-    /// Its short name; unique.
+    /// Its slug; unique.
     pub slug: Slug,
-    /// Where it is in its life.
     pub status: TenantStatus,
-    /// The code of its plan.
+    /// Code of its plan.
     pub plan: String,
-    /// What it configured for itself.
+    /// Its settings.
     pub settings: Document,
-    /// How it wants to look.
+    /// Its branding.
     pub branding: Document,
-    /// Its own rules for signing in.
+    /// Its security rules.
     #[serde(default)]
     pub security: Security,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime,
-    /// Counts the changes of who may what in it.
+    /// Counts the changes of its members' access.
     #[serde(default)]
     pub members_version: i64,
 }
@@ -155,11 +153,8 @@ impl OfTenant for Tenant {
 }
 
 impl Tenant {
-    /// A new tenant on the free plan, under the first free slug that its name suggests. The
-    /// unique index settles a race: the loser's whole change is refused and may be tried again.
-    ///
-    /// # Errors
-    /// When the store fails, or another took the slug at this moment.
+    /// Creates a tenant on the free plan, with the first free slug for its name. The unique index
+    /// settles races: the change of the loser fails and can be retried.
     pub async fn create(txn: &mut Txn, name: &Name) -> Result<Self, DbError> {
         let tenant = Self {
             id: txn.clock().id(),
@@ -177,18 +172,12 @@ impl Tenant {
         Ok(tenant)
     }
 
-    /// The tenant a scope stands for. Reads its one row by id.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The tenant of a scope.
     pub async fn of(store: &Store, scope: TenantScope) -> Result<Option<Self>, DbError> {
         store.records::<Self>(scope).find(doc! {}).await
     }
 
-    /// The tenant that an operator names.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The tenant that `name` refers to.
     pub async fn named(store: &Store, name: &TenantRef) -> Result<Option<Self>, DbError> {
         let filter = match name {
             TenantRef::Id(id) => doc! { "_id": id },
@@ -197,17 +186,16 @@ impl Tenant {
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
-    /// Begins a change of who may what in the scope's tenant. It writes the tenant's row, so that
-    /// such changes conflict and happen one after another: each sees what those before it left, and
-    /// what must hold of all members together (there is an owner, a role in use exists, no more
-    /// than so many) cannot be undone by two changes that each look harmless. None when there is no
-    /// such tenant.
-    pub(crate) async fn hold(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
+    /// Begins a change of access in the scope's tenant. It writes the tenant's row, so that such
+    /// changes are serialized: each sees the result of those before it, and rules about all members
+    /// together (there is an owner, a role in use exists, limits hold) cannot be broken by two
+    /// changes that are harmless individually. None if the tenant does not exist.
+    pub(crate) async fn lock(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
         let update = doc! { "$inc": { "members_version": 1_i64 } };
         txn.records::<Self>(scope).find_and_update(doc! {}, update).await
     }
 
-    /// Replaces its rules for signing in, within a change that holds it.
+    /// Replaces its security rules, within a change that has locked it.
     pub(crate) async fn set_security(
         txn: &mut Txn,
         scope: TenantScope,
@@ -220,20 +208,17 @@ impl Tenant {
             .map(drop)
     }
 
-    /// The tenant with this id as `txn` sees it.
+    /// The tenant with this id, within a transaction.
     pub(crate) async fn within(txn: &mut Txn, scope: TenantScope) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(scope).find(doc! {}).await
     }
 
-    /// The tenant with this id, for an operator, who works on the whole installation.
+    /// The tenant with this id, for operators of the installation.
     pub(crate) async fn by_operator(txn: &mut Txn, id: TenantId) -> Result<Option<Self>, DbError> {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
     /// The tenants with these ids.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn by_ids(store: &Store, ids: &[TenantId]) -> Result<Vec<Self>, DbError> {
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX).max(1);
         store
@@ -274,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_names_a_tenant_by_its_id_or_its_slug() {
+    fn an_operator_refers_to_a_tenant_by_id_or_slug() {
         for slug in ["demo", "rzte-s-hne-gmbh", "7"] {
             assert_eq!(slug.parse(), Ok(TenantRef::Slug(Slug(slug.to_owned()))));
         }

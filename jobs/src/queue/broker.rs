@@ -167,9 +167,6 @@ impl Broker {
     }
 
     /// Whether Redis answers for every queue; they may lie on different servers.
-    ///
-    /// # Errors
-    /// When it does not.
     pub async fn ping(&self) -> RedisResult<()> {
         for queue in Queue::ALL {
             // By key: without one, a cluster's client leaves out the nodes that it has lost.

@@ -38,9 +38,6 @@ impl Record for Pause {
 
 impl Pause {
     /// The pause of `queue`, if it is paused.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub(crate) async fn of(store: &Store, queue: Queue) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": queue.name() }).await
     }

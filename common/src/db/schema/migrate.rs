@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::{DataChange, Declaration, Step};
 use crate::db::{Data, DbError, Lease, PlatformScope, Process, Record, Store};
 
-/// How long a migrating process may fall silent before another takes over.
+/// How long a migrating process may stop responding before another one takes over.
 const LEASE_TTL: Duration = Duration::from_mins(1);
 const LEASE_NAME: &str = "migrations";
-/// How often a process looks whether another has finished migrating.
+/// How often a waiting process checks whether another one has finished migrating.
 const LEASE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Where a database stands.
+/// The state of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchemaState {
     /// The generation of the declaration that it was last prepared for; 0 for an empty database.
@@ -57,10 +57,10 @@ impl Record for Applied {
     const DATA: Data = Data::of_platform();
 }
 
-/// What lies between a database and a declaration.
+/// The difference between a database and a declaration.
 #[derive(Clone)]
 pub struct Plan {
-    /// Where the database stands.
+    /// The state of the database.
     pub found: SchemaState,
     /// The steps of the schema; none if the database is of a newer generation.
     pub steps: Vec<Step>,
@@ -73,7 +73,7 @@ pub struct Plan {
 /// What [`Store::migrate`] did.
 #[derive(Debug, Clone)]
 pub struct Migrated {
-    /// Where the database stood before.
+    /// The previous state of the database.
     pub found: SchemaState,
     /// The steps that were carried out.
     pub steps: Vec<Step>,
@@ -119,7 +119,7 @@ impl Store {
         }
         let steps = self.steps(&declaration.collections).await?;
         let mut older = Vec::new();
-        // Nobody can be at work in an empty database.
+        // No process can use an empty database.
         if found != SchemaState::default() {
             older = self.living_processes().await?;
             older.retain(|process| process.generation < declaration.generation);
@@ -143,7 +143,7 @@ impl Store {
     /// carries out the data changes, and then contracts the schema unless processes of an older
     /// generation are running. Changes nothing if the database is of a newer generation.
     ///
-    /// Waits while another process migrates. What was cut short is finished by the next call.
+    /// Waits while another process migrates. The next call completes an interrupted migration.
     ///
     /// # Errors
     /// [`DbError::NewerSchema`] if this release cannot work with the database,
@@ -152,7 +152,7 @@ impl Store {
         self.migrate_with(declaration, false).await
     }
 
-    /// As [`Store::migrate`], whatever processes are running.
+    /// As [`Store::migrate`], but ignores running processes.
     ///
     /// # Errors
     /// [`DbError::NewerSchema`] if this release cannot work with the database.
@@ -167,7 +167,7 @@ impl Store {
     ) -> Result<Migrated, DbError> {
         let holder = self.clock().uuid().to_string();
         while !Lease::acquire(self, LEASE_NAME, &holder, LEASE_TTL).await? {
-            tracing::info!("migrations_wait_for_another_process");
+            tracing::info!("migrations_locked_by_another_process");
             tokio::time::sleep(LEASE_PAUSE).await;
         }
         let migrated = tokio::select! {
@@ -235,7 +235,7 @@ impl Store {
     }
 
     async fn apply(&self, found: SchemaState, change: &DataChange) -> Result<(), DbError> {
-        // Half of it may already be too much for an older release.
+        // An older release may fail even while it is incomplete.
         self.raise_readable_from(found, change.readable_from).await?;
         tracing::info!(version = change.version, name = change.name, "data_change_started");
         (change.code)(self).await?;
@@ -247,7 +247,7 @@ impl Store {
         self.records::<Applied>(PlatformScope).insert_missing(&[row]).await
     }
 
-    /// Keeps releases from starting that could not work with what is about to be changed.
+    /// Prevents releases that could not work with the changed data from starting.
     async fn raise_readable_from(&self, found: SchemaState, to: i32) -> Result<(), DbError> {
         if to <= found.readable_from {
             return Ok(());
@@ -265,7 +265,7 @@ impl Store {
     }
 }
 
-/// Refuses a database that releases of this generation cannot work with any more.
+/// Fails for a database that releases of this generation cannot work with any more.
 fn refuse_too_new(found: SchemaState, generation: i32) -> Result<(), DbError> {
     if generation < found.readable_from {
         return Err(DbError::NewerSchema { readable_from: found.readable_from, known: generation });
@@ -273,7 +273,7 @@ fn refuse_too_new(found: SchemaState, generation: i32) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Refuses data changes whose result a running process could not work with.
+/// Fails for data changes whose result a running process could not work with.
 fn refuse_breaking(changes: &[DataChange], older: &[Process]) -> Result<(), DbError> {
     for change in changes {
         let broken: Vec<String> = older

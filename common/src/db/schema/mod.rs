@@ -58,13 +58,13 @@ impl Index {
         Self { name, keys, unique: false, expire_after: None }
     }
 
-    /// An index that refuses a second row with the same key ([`DbError::Duplicate`]).
+    /// An index that rejects a second row with the same key ([`DbError::Duplicate`]).
     pub const fn unique(name: &'static str, keys: Keys) -> Self {
         Self { name, keys, unique: true, expire_after: None }
     }
 
-    /// An index by which MongoDB removes rows, `after` the time in their indexed field. MongoDB
-    /// looks for them about once a minute, so every reader checks the time as well.
+    /// A TTL index: MongoDB removes rows `after` the time in their indexed field. It checks only
+    /// about once a minute, so every reader checks the time as well.
     pub const fn expiring(name: &'static str, keys: Keys, after: Duration) -> Self {
         Self { name, keys, unique: false, expire_after: Some(after) }
     }
@@ -99,7 +99,7 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// The collection of the rows of `T`.
+    /// The collection of `T`.
     pub const fn of<T: Record>() -> Self {
         Self { name: T::COLLECTION, indexes: T::INDEXES, required: T::REQUIRED }
     }
@@ -127,7 +127,7 @@ impl Collection {
     }
 }
 
-/// A data change's code at work.
+/// The running code of a data change.
 pub type Applying<'s> = Pin<Box<dyn Future<Output = Result<(), DbError>> + Send + 's>>;
 
 /// A numbered change of stored rows, carried out once and in order by `api migrate up`.
@@ -142,7 +142,7 @@ pub struct DataChange {
     pub name: &'static str,
     /// The oldest generation of the schema whose release can work with the changed rows.
     pub readable_from: i32,
-    /// The change. It may be cut short and run again, so it must go on where it stopped.
+    /// The change. It may be interrupted and run again, so it must continue where it stopped.
     pub code: for<'s> fn(&'s Store) -> Applying<'s>,
 }
 

@@ -12,13 +12,13 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{Collection, Field, Index};
 use crate::db::{DbError, Store};
 
-/// Commands that one process has under way at once.
+/// Number of concurrent commands.
 const CONCURRENCY: usize = 8;
-/// More collections than a database has: the server answers them in one batch.
+/// Batch size that returns all collections at once.
 const COLLECTIONS_MAX: i32 = 10_000;
-/// A row that broke the rules before they were made can still be updated.
+/// Rows that violated the rules before they were declared can still be updated.
 const VALIDATION_LEVEL: &str = "moderate";
-/// What an index may say beside its name; anything else makes it another index.
+/// The options that identify an index, besides its name.
 const INDEX_OPTIONS: &[&str] =
     &["v", "ns", "background", "name", "key", "unique", "expireAfterSeconds"];
 
@@ -27,11 +27,11 @@ const INDEX_OPTIONS: &[&str] =
 pub enum Step {
     /// Create a collection with its validator and indexes.
     CreateCollection(Collection),
-    /// Replace what a collection demands of its rows.
+    /// Replace the validator of a collection.
     SetValidator {
         /// The declared collection.
         collection: Collection,
-        /// Whether rows may be refused that were accepted before.
+        /// Whether it may reject rows that were accepted before.
         tightens: bool,
     },
     /// Create an index of a collection that exists.
@@ -150,10 +150,10 @@ impl fmt::Display for Step {
     }
 }
 
-/// What the database has of a declared collection.
+/// The state of a declared collection in the database.
 #[derive(Debug, Default)]
 struct Found {
-    /// The options that the collection was created with or got since.
+    /// The current options of the collection.
     options: Document,
     indexes: Vec<Document>,
 }
@@ -174,7 +174,7 @@ impl Store {
         Ok(collections.iter().flat_map(steps).collect())
     }
 
-    /// Carries out steps, those of different collections beside each other.
+    /// Carries out steps, concurrently for different collections.
     pub(super) async fn carry_out(&self, steps: &[Step]) -> Result<(), DbError> {
         stream::iter(steps.iter().map(Ok))
             .try_for_each_concurrent(CONCURRENCY, async |step: &Step| {
@@ -221,7 +221,7 @@ fn unexpected(what: &str) -> DbError {
     DbError::Shape(format!("MongoDB answered with {what}"))
 }
 
-/// The steps that give one collection what it declares.
+/// The steps for one collection.
 fn steps(declared: &Collection, found: Option<&Found>) -> Vec<Step> {
     let Some(found) = found else { return vec![Step::CreateCollection(*declared)] };
     let mut steps: Vec<Step> = validator_step(declared, &found.options).into_iter().collect();
@@ -282,7 +282,7 @@ fn has_keys(found: &Document, index: &Index) -> bool {
         .eq(index.keys.iter().map(|(field, order)| (*field, Some(i64::from(*order)))))
 }
 
-/// MongoDB answers with the type of number that it was given.
+/// MongoDB returns numbers in the type in which they were sent.
 fn whole_number(number: &Bson) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "compared with whole numbers only")]
     match number {
@@ -293,7 +293,7 @@ fn whole_number(number: &Bson) -> Option<i64> {
     }
 }
 
-/// The step that makes a collection demand what is declared, unless it does.
+/// The step that replaces a collection's validator by the declared one, unless they are equal.
 fn validator_step(declared: &Collection, options: &Document) -> Option<Step> {
     let found = options.get_document("validator").ok().filter(|validator| !validator.is_empty());
     let shape = match found {
@@ -323,7 +323,7 @@ impl Shape {
         Self(required.iter().map(|(name, of)| ((*name).to_owned(), types(of))).collect())
     }
 
-    /// What a validator demands, if it is one of those that are made from a declaration.
+    /// The requirements of a validator, if it was created from a declaration.
     fn of(validator: &Document) -> Option<Self> {
         let schema = validator.get_document("$jsonSchema").ok()?;
         let properties = schema.get_document("properties").ok()?;

@@ -1,8 +1,8 @@
--- Counts a try unless there were too many.
--- KEYS: mark of who is familiar, their bucket, the buckets of everybody else
--- ARGV: window in milliseconds, then the limit of each bucket
--- Answers how long to wait in milliseconds, or that it was counted in the familiar bucket or in the others,
--- and whether that filled the first of them.
+-- Counts an attempt, unless the limit is reached.
+-- KEYS: the mark of a familiar network, the bucket of familiar networks, the other buckets
+-- ARGV: the window in milliseconds, then the limit of each bucket
+-- Returns the time to wait in milliseconds (0 if the attempt was counted), the index of the first bucket used,
+-- and whether this attempt reached the limit of the account's bucket.
 local window = tonumber(ARGV[1])
 local first, last = 3, #KEYS
 if redis.call('EXISTS', KEYS[1]) == 1 then first, last = 2, 2 end

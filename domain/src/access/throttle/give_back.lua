@@ -1,6 +1,6 @@
--- Takes back tries that were no failures, and marks who made them as familiar.
--- KEYS: the mark, buckets
--- ARGV: how long they are familiar in milliseconds; 0 for not at all
+-- Takes back an attempt that did not fail, and marks its network as familiar.
+-- KEYS: the mark of a familiar network, the buckets
+-- ARGV: how long the network stays familiar in milliseconds; 0 to not mark it
 for at = 2, #KEYS do
   if tonumber(redis.call('GET', KEYS[at]) or '0') > 0 then redis.call('DECR', KEYS[at]) end
 end

@@ -1,4 +1,4 @@
-//! From a password to a second factor: what is begun with the one waits for the other.
+//! Challenges: sign-ins that gave a password and await a second factor.
 
 use std::time::Duration;
 
@@ -31,16 +31,16 @@ use crate::{
     },
 };
 
-/// After so many wrong codes the password is wanted again.
+/// After this many wrong codes the password is required again.
 const FAILURES_MAX: i32 = 5;
 
-/// What waits for a second factor.
+/// What happens after the second factor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// A session is to begin.
+    /// A session begins.
     SignIn(Begin),
-    /// The person of a session proves anew who they are.
+    /// The user of a session has authenticated again.
     Reauthenticate(Reauthenticate),
 }
 
@@ -53,23 +53,21 @@ impl Purpose {
     }
 }
 
-/// Someone who gave their password, and not yet a second factor.
+/// A user who gave their password, but not yet a second factor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MfaChallenge {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: MfaChallengeId,
-    /// Who.
     pub user_id: UserId,
-    /// What waits.
+    /// What happens after the second factor.
     purpose: Purpose,
-    /// What their authenticators were asked, where they have passkeys.
+    /// State of the passkey ceremony, if the user has passkeys.
     passkey: Option<Binary>,
-    /// Wrong answers so far.
+    /// Number of wrong answers.
     failures: i32,
     /// When the password was given.
     pub created_at: DateTime,
-    /// Void from then on.
+    /// When it expires.
     pub expires_at: DateTime,
 }
 
@@ -98,7 +96,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As written in answers.
+    /// Its name in responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Totp => "totp",
@@ -108,21 +106,18 @@ impl Method {
     }
 }
 
-/// What somebody is told who has to show a second factor.
+/// What a user who must present a second factor receives.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Names the challenge.
+    /// Identifies the challenge.
     pub token: LinkToken,
     /// How it can be answered.
     pub methods: Vec<Method>,
-    /// Options for the authenticator, where the person has passkeys.
+    /// Options for the authenticator, if the user has passkeys.
     pub passkey: Option<Options>,
 }
 
-/// Asks for a second factor.
-///
-/// # Errors
-/// When the store fails, or the library of passkeys refuses.
+/// Creates a challenge. Fails if the passkey library does.
 pub async fn ask(
     store: &Store,
     key: &MasterKey,
@@ -164,10 +159,8 @@ fn kept(state: &PasskeyAuthentication) -> Result<Binary, DbError> {
 }
 
 impl MfaChallenge {
-    /// The challenge that `token` names, if it is not over; forged tokens are not looked up.
-    ///
-    /// # Errors
-    /// [`SignInError::ChallengeInvalid`] when it is none.
+    /// The challenge that `token` identifies. Forged tokens are rejected without a query. Fails
+    /// with [`SignInError::ChallengeInvalid`] if there is none or it is over.
     pub async fn pending(store: &Store, key: &MasterKey, token: &str) -> Result<Self, SignInError> {
         let id: MfaChallengeId =
             LinkToken::redeem(key, token).ok_or(SignInError::ChallengeInvalid)?;
@@ -179,10 +172,7 @@ impl MfaChallenge {
             .ok_or(SignInError::ChallengeInvalid)
     }
 
-    /// The passkey that answers it.
-    ///
-    /// # Errors
-    /// [`MfaError::PasskeyInvalid`], or when the store fails.
+    /// The passkey that answers it. Fails with [`MfaError::PasskeyInvalid`].
     pub async fn used_passkey(
         &self,
         store: &Store,
@@ -196,34 +186,33 @@ impl MfaChallenge {
     }
 }
 
-/// What somebody shows.
+/// What a user presents.
 #[derive(Debug)]
 pub enum Shown {
-    /// A code: of an authenticator app when it is six digits, a recovery code otherwise.
+    /// A code: of an authenticator app if it has six digits, otherwise a recovery code.
     Code(String),
     /// A passkey.
     Passkey(Box<Used>),
 }
 
-/// Answers a challenge. Its person is mailed where a recovery code was used.
+/// Answers a challenge. The user is notified if they used a recovery code.
 #[derive(Debug)]
 pub struct AnswerChallenge<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The challenge.
     pub challenge: MfaChallengeId,
-    /// What was shown.
+    /// What was presented.
     pub shown: Shown,
 }
 
-/// What came of an answer.
+/// Result of an answer.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was wrong, which is counted.
+    /// It was wrong, and was counted.
     Wrong,
     /// A session began.
     Begun(Session),
-    /// The person of a session proved anew who they are.
+    /// The user of a session has authenticated again.
     Reauthenticated(Session),
 }
 
@@ -262,7 +251,7 @@ impl Change for AnswerChallenge<'_> {
 }
 
 impl AnswerChallenge<'_> {
-    /// By which method what was shown is accepted, if it is.
+    /// The method by which the answer is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {
             Shown::Code(code) if is_totp(code) => {

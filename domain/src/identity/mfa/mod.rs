@@ -1,10 +1,11 @@
-//! Second factors (multi-factor authentication): what a person shows beside their password.
+//! Second factors (multi-factor authentication), presented in addition to the password.
 //!
-//! A code of an authenticator app ([`totp`]), a passkey ([`passkeys`]), or, when both are lost, one
-//! of the [`recovery_codes`] that come with the first of them. Whoever has one is asked for it at
-//! every sign-in, also after a new password was set by mail: [`challenges`] lead from the one to
-//! the other. Whether they have one stands in the account ([`User::second_factor_since`]), written
-//! with the factor itself, and no session begins without looking there (`sign_in::Begin`).
+//! A second factor is a code of an authenticator app ([`totp`]), a passkey ([`passkeys`]), or, if
+//! both are lost, one of the [`recovery_codes`] that come with the first of them. A user who has
+//! one must present it at every sign-in, even after setting a new password by mail; [`challenges`]
+//! connect the two steps. The account records whether its owner has one
+//! ([`User::second_factor_since`]), in the transaction of the factor itself, and no session begins
+//! without checking it (`sign_in::Begin`).
 
 use common::{
     crypto::{MasterKey, SealError},
@@ -29,21 +30,21 @@ pub mod passkeys;
 pub mod recovery_codes;
 pub mod totp;
 
-/// What changed of a person's second factors; they are told of each.
+/// A change of a user's second factors; they are notified of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MfaChange {
     /// An authenticator app was set up.
     TotpAdded,
-    /// The authenticator app is not asked any more.
+    /// The authenticator app was removed.
     TotpRemoved,
     /// A passkey was added.
     PasskeyAdded,
     /// A passkey was removed.
     PasskeyRemoved,
-    /// There are new recovery codes, and the ones before are void.
+    /// New recovery codes were created, which revoked the previous ones.
     RecoveryCodesReplaced,
-    /// A recovery code was used up.
+    /// A recovery code was used.
     RecoveryCodeUsed,
     /// An operator removed all second factors.
     Reset,
@@ -64,65 +65,61 @@ impl MfaChange {
     }
 }
 
-/// Why something about second factors was refused.
+/// Why an operation on second factors failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MfaError {
-    /// The code is wrong, too old, or was used before.
-    #[error("the code is wrong, too old, or was used before")]
+    /// The code is wrong, expired, or was used before.
+    #[error("the code is wrong, expired, or was used before")]
     CodeInvalid,
-    /// There is an authenticator app already.
-    #[error("an authenticator app is set up already")]
+    /// An authenticator app is already set up.
+    #[error("an authenticator app is already set up")]
     EnrolledAlready,
-    /// There is nothing of that kind.
-    #[error("there is no such second factor")]
+    /// The user has no such second factor.
+    #[error("the second factor does not exist")]
     NotEnrolled,
-    /// They have no such passkey.
-    #[error("there is no such passkey")]
+    /// The user has no such passkey.
+    #[error("the passkey does not exist")]
     NoSuchPasskey,
-    /// They have as many passkeys as they may.
-    #[error("there are too many passkeys")]
+    /// The user has reached the limit of passkeys.
+    #[error("the limit of passkeys is reached")]
     TooManyPasskeys,
-    /// The ceremony is over, or what the authenticator made does not belong to it.
-    #[error("the ceremony with the authenticator is not valid")]
+    /// The ceremony is over, or the authenticator's response does not belong to it.
+    #[error("the passkey ceremony is not valid")]
     CeremonyInvalid,
-    /// The passkey that was used is not accepted.
-    #[error("the passkey is not accepted")]
+    /// The passkey was not accepted.
+    #[error("the passkey was not accepted")]
     PasskeyInvalid,
-    /// A secret could not be sealed or opened.
+    /// A secret could not be encrypted or decrypted.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The store failed.
+    /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// Whoever changes their own second factors.
+/// A user who changes their own second factors.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
-    /// Who.
     pub user: UserId,
-    /// Their session, which goes on when the others end.
+    /// Their session, which survives when the others end.
     pub session: SessionId,
-    /// The tenant they are signed in to.
+    /// The tenant they are working in.
     pub scope: TenantScope,
 }
 
-/// What a person can show beside their password.
+/// The second factors of a user.
 #[derive(Debug, Clone)]
 pub struct Factors {
-    /// Since when an authenticator app is asked.
+    /// When the authenticator app was set up, if any.
     pub totp_since: Option<DateTime>,
-    /// Their passkeys, the oldest first.
+    /// Their passkeys, oldest first.
     pub passkeys: Vec<Passkey>,
-    /// Recovery codes that were not used.
+    /// Number of unused recovery codes.
     pub recovery_codes_left: usize,
 }
 
 impl Factors {
-    /// Those of `user`.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The second factors of `user`.
     pub async fn of(store: &Store, user: UserId) -> Result<Self, DbError> {
         let (totp, passkeys, codes) = futures::try_join!(
             store.records::<Totp>(PlatformScope).find(doc! { "_id": user }),
@@ -138,8 +135,8 @@ impl Factors {
     }
 }
 
-/// A factor was added: whoever has the password alone gets in no more. Answers recovery codes where
-/// these are the person's first.
+/// Records a new factor: the password alone is no longer enough. Returns recovery codes if it is
+/// the user's first.
 async fn added(
     txn: &mut Txn,
     key: &MasterKey,
@@ -148,7 +145,7 @@ async fn added(
 ) -> Result<Option<Vec<String>>, MfaError> {
     User::note_factors(txn, owner.user).await?;
     let is_first = User::has_second_factor_from_now(txn, owner.user).await?;
-    // Those were begun with the password alone.
+    // They were begun with the password alone.
     Session::revoke_all(txn, owner.user, Some(owner.session)).await?;
     changed(txn, owner, what).await?;
     if is_first {
@@ -158,7 +155,7 @@ async fn added(
     }
 }
 
-/// A factor was removed; without any the password alone is enough again.
+/// Records the removal of a factor; without any, the password alone is enough again.
 async fn removed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbError> {
     User::note_factors(txn, owner.user).await?;
     let has_totp = txn
@@ -182,11 +179,10 @@ async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
     stage(txn, Some(owner.scope.tenant_id()), &job).await.map(drop)
 }
 
-/// Removes every second factor of a person who lost theirs: an operator's doing. Their sessions
-/// end.
+/// Removes every second factor of a user who lost them, on behalf of an operator. Ends their
+/// sessions.
 #[derive(Debug)]
 pub struct ResetMfa {
-    /// Whose.
     pub user: UserId,
 }
 
@@ -211,7 +207,7 @@ impl Change for ResetMfa {
 }
 
 impl From<MfaError> for SignInError {
-    /// While signing in, all that can be wrong with a second factor is that it is not accepted.
+    /// During sign-in, any problem with a second factor means that it is not accepted.
     fn from(error: MfaError) -> Self {
         match error {
             MfaError::Db(error) => Self::Db(error),
@@ -222,12 +218,10 @@ impl From<MfaError> for SignInError {
     }
 }
 
-/// Tells a person that their second factors changed, or that a recovery code was used.
+/// Notifies a user that their second factors changed, or that a recovery code was used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendMfaChanged {
-    /// Whose.
     pub user: UserId,
-    /// What changed.
     pub change: MfaChange,
 }
 

@@ -1,11 +1,11 @@
-//! Passkeys (Web Authentication, W3C): keys that a person's device holds and uses after it has seen
-//! that it is them. So one is a second factor beside the password, and enough to sign in without
-//! any.
+//! Passkeys (Web Authentication, W3C): keys on a user's device, which the device uses only after it
+//! has verified the user. So a passkey is a second factor in addition to the password, and enough
+//! to sign in without one.
 //!
-//! A ceremony has two halves: options for the authenticator, and its answer. What has to be
-//! remembered between them travels with the client, sealed ([`Ceremony`]): so asking for options
-//! writes nothing, and who has the database cannot answer. A ceremony that led to something is
-//! remembered until it would be void anyway, so that its answer is good once.
+//! A ceremony has two halves: options for the authenticator, and its response. The state between
+//! them is encrypted and kept by the client ([`Ceremony`]), so that requesting options writes
+//! nothing and access to the database is not enough to answer. A completed ceremony is remembered
+//! until it would have expired, so that its response can be used only once.
 
 use std::time::Duration;
 
@@ -35,29 +35,27 @@ use webauthn_rs::{
 use super::{MfaChange, MfaError, Owner};
 use crate::identity::{sign_in::SignInError, users::User};
 
-/// What ceremonies are sealed for.
+/// Purpose of the key that encrypts ceremonies.
 const PURPOSE: &str = "passkey-ceremony";
-/// The most passkeys of a person.
+/// Maximum number of passkeys per user.
 pub const PASSKEYS_MAX: usize = 20;
 
-/// What an authenticator answers to the options for adding one.
+/// An authenticator's response to the options for adding a passkey.
 pub type Attestation = RegisterPublicKeyCredential;
-/// What an authenticator answers to the options for using one.
+/// An authenticator's response to the options for using a passkey.
 pub type Assertion = PublicKeyCredential;
 
-/// A passkey of a person.
+/// A passkey of a user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Passkey {
-    /// Its id.
     #[serde(rename = "_id")]
     pub id: PasskeyId,
-    /// Whose.
     pub user_id: UserId,
-    /// What authenticators call it; unique.
+    /// Id of the credential at the authenticator; unique.
     credential_id: String,
-    /// Its public key and what is known of it, as the library keeps it.
+    /// Public key and state, as serialized by the library.
     credential: Binary,
-    /// What the person calls it.
+    /// Name given by the user.
     pub name: Name,
     /// When it was added.
     pub created_at: DateTime,
@@ -81,7 +79,7 @@ impl Record for Passkey {
     ];
 }
 
-/// A ceremony that led to something, until it would be void anyway.
+/// A completed ceremony, until it would have expired.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct UsedCeremony {
     #[serde(rename = "_id")]
@@ -102,7 +100,7 @@ const CREDENTIAL_INDEX: &str = "passkeys_credential";
 #[derive(Debug)]
 pub struct RelyingParty(Webauthn);
 
-/// What an authenticator is to be asked: the `publicKey` of the browser's call.
+/// Options for the authenticator: the `publicKey` of the browser's call.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct Options(Value);
@@ -113,7 +111,7 @@ impl Options {
     }
 }
 
-/// Half a ceremony: what has to be remembered until the authenticator answers.
+/// The state of a ceremony until the authenticator responds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ceremony<S> {
     id: PasskeyCeremonyId,
@@ -131,7 +129,7 @@ pub struct Adding {
 /// Using a passkey that the authenticator finds by itself.
 pub type Using = DiscoverableAuthentication;
 
-/// A ceremony that the authenticator answered well.
+/// A ceremony that the authenticator completed.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
     id: PasskeyCeremonyId,
@@ -143,19 +141,14 @@ impl<S: Serialize + DeserializeOwned> Ceremony<S> {
         Self { id: clock.id(), expires_at: later(clock.now(), ttl), state }
     }
 
-    /// As the client keeps it.
-    ///
-    /// # Errors
-    /// When the cipher refuses.
+    /// Encrypts it for the client.
     pub fn seal(&self, key: &MasterKey) -> Result<String, SealError> {
         let plain = serde_json::to_vec(self).map_err(|_| SealError)?;
         Ok(URL_SAFE_NO_PAD.encode(key.seal(&purpose::<S>(), &plain)?))
     }
 
-    /// The ceremony that `text` is, if it is ours, of this kind, and not over.
-    ///
-    /// # Errors
-    /// [`MfaError::CeremonyInvalid`].
+    /// Decrypts a ceremony. Fails with [`MfaError::CeremonyInvalid`] if we did not issue `text` for
+    /// this kind of ceremony, or it has expired.
     pub fn open(key: &MasterKey, text: &str, now: DateTime) -> Result<Self, MfaError> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| MfaError::CeremonyInvalid)?;
         let plain = key.open(&purpose::<S>(), &sealed).map_err(|_| MfaError::CeremonyInvalid)?;
@@ -165,14 +158,14 @@ impl<S: Serialize + DeserializeOwned> Ceremony<S> {
     }
 }
 
-/// One kind of ceremony never passes for another.
+/// A ceremony of one kind is never accepted for another.
 fn purpose<S>() -> String {
     format!("{PURPOSE}/{}", std::any::type_name::<S>())
 }
 
 impl RelyingParty {
-    /// That of the pages at `public_url`; none where that names no domain but an address, to which
-    /// no passkey can be bound.
+    /// The relying party for the pages at `public_url`; none if its host is an IP address, to which
+    /// passkeys cannot be bound.
     pub fn of(public_url: &str, name: &str) -> Option<Self> {
         let url = Url::parse(public_url).ok()?;
         let domain = url.domain()?;
@@ -181,10 +174,8 @@ impl RelyingParty {
         built.ok().map(Self)
     }
 
-    /// Options for adding a passkey of `user`, who has `others`.
-    ///
-    /// # Errors
-    /// [`MfaError::TooManyPasskeys`], or [`MfaError::CeremonyInvalid`] when the library refuses.
+    /// Options for adding a passkey of `user`, who has `others`. Fails with
+    /// [`MfaError::TooManyPasskeys`], or with [`MfaError::CeremonyInvalid`] if the library does.
     pub fn begin_adding(
         &self,
         clock: &Clock,
@@ -207,15 +198,13 @@ impl RelyingParty {
         );
         let (options, state) = begun.map_err(|error| refused(&error, MfaError::CeremonyInvalid))?;
         let mut options = Options::new(&options.public_key)?;
-        // Found by the authenticator alone, it signs in without an address; where it has no room it
-        // is a second factor still.
+        // A discoverable passkey can sign in without an email address; if the authenticator has no
+        // room for one, it is still a second factor.
         options.0["authenticatorSelection"]["residentKey"] = "preferred".into();
         Ok((options, Ceremony::new(clock, ttl, Adding { user: user.id, state })))
     }
 
-    /// The passkey that an authenticator made for `owner`, to be [added](Add).
-    ///
-    /// # Errors
+    /// Verifies a new passkey for `owner`, to be [added](Add). Fails with
     /// [`MfaError::CeremonyInvalid`].
     pub fn finish_adding(
         &self,
@@ -233,10 +222,8 @@ impl RelyingParty {
         Ok((ceremony.answered(), NewPasskey(credential)))
     }
 
-    /// Options for using any passkey of anybody.
-    ///
-    /// # Errors
-    /// [`MfaError::PasskeyInvalid`] when the library refuses.
+    /// Options for using any passkey of any user. Fails with [`MfaError::PasskeyInvalid`] if the
+    /// library does.
     pub fn begin_using(
         &self,
         clock: &Clock,
@@ -249,10 +236,7 @@ impl RelyingParty {
         Ok((Options::new(&options.public_key)?, Ceremony::new(clock, ttl, state)))
     }
 
-    /// The passkey that was used, if it is one of ours and was used well.
-    ///
-    /// # Errors
-    /// [`MfaError::PasskeyInvalid`], or when the store fails.
+    /// Verifies the use of a passkey and finds its row. Fails with [`MfaError::PasskeyInvalid`].
     pub async fn finish_using(
         &self,
         store: &Store,
@@ -277,10 +261,8 @@ impl RelyingParty {
         Ok(Used { passkey, result, ceremony: Some(answered) })
     }
 
-    /// Options for using one of `passkeys`, beside a password.
-    ///
-    /// # Errors
-    /// [`MfaError::PasskeyInvalid`] when the library refuses.
+    /// Options for using one of `passkeys` in addition to a password. Fails with
+    /// [`MfaError::PasskeyInvalid`] if the library does.
     pub fn begin_second(
         &self,
         passkeys: &[Passkey],
@@ -294,10 +276,7 @@ impl RelyingParty {
         Ok((Options::new(&options.public_key)?, state))
     }
 
-    /// The passkey of `passkeys` that was used, if it was used well.
-    ///
-    /// # Errors
-    /// [`MfaError::PasskeyInvalid`].
+    /// Verifies the use of one of `passkeys`. Fails with [`MfaError::PasskeyInvalid`].
     pub fn finish_second(
         &self,
         passkeys: Vec<Passkey>,
@@ -317,7 +296,7 @@ impl RelyingParty {
     }
 }
 
-/// Why the library refuses is for the operator: who tries is told that it was refused.
+/// The library's reason is only logged; the user just learns that the passkey was not accepted.
 fn refused(error: &WebauthnError, told: MfaError) -> MfaError {
     tracing::info!(%error, "passkey_refused");
     told
@@ -330,7 +309,7 @@ impl<S> Ceremony<S> {
 }
 
 impl Answered {
-    /// Uses the ceremony up.
+    /// Marks the ceremony as used.
     pub(crate) async fn take(self, txn: &mut Txn) -> Result<(), MfaError> {
         let used = UsedCeremony { id: self.id, expires_at: self.expires_at };
         txn.records::<UsedCeremony>(PlatformScope).insert(&used).await.map_err(
@@ -342,27 +321,27 @@ impl Answered {
     }
 }
 
-/// A passkey that an authenticator made.
+/// A verified new passkey, not stored yet.
 #[derive(Debug, Clone)]
 pub struct NewPasskey(Credential);
 
-/// A passkey that was used.
+/// A passkey whose use was verified.
 #[derive(Debug, Clone)]
 pub struct Used {
     passkey: Passkey,
     result: AuthenticationResult,
-    /// None where what it belongs to is used up otherwise.
+    /// None if the state of the ceremony is used up elsewhere.
     ceremony: Option<Answered>,
 }
 
 impl Used {
-    /// Whose it is.
+    /// The owner of the passkey.
     pub fn user(&self) -> UserId {
         self.passkey.user_id
     }
 
-    /// Notes that it was used, and uses its ceremony up. Refused where it was removed meanwhile, or
-    /// used beside itself: then one of the two is a copy.
+    /// Records the use and marks its ceremony as used. Fails if the passkey was removed in the
+    /// meantime, or used concurrently: then one of the two is a copy.
     pub(crate) async fn take(&self, txn: &mut Txn) -> Result<(), MfaError> {
         if let Some(ceremony) = self.ceremony {
             ceremony.take(txn).await?;
@@ -377,12 +356,10 @@ impl Used {
     }
 }
 
-/// What somebody does who used a passkey for it: it is noted, together with what they do.
+/// A change authorised by a passkey, whose use is recorded together with it.
 #[derive(Debug)]
 pub struct ByPasskey<C> {
-    /// The passkey.
     pub used: Used,
-    /// What they do.
     pub change: C,
 }
 
@@ -397,10 +374,7 @@ impl<C: Change<Error = SignInError>> Change for ByPasskey<C> {
 }
 
 impl Passkey {
-    /// Those of `user`, the oldest first.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// The passkeys of `user`, oldest first.
     pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         let limit = i64::try_from(PASSKEYS_MAX).unwrap_or(i64::MAX);
         store
@@ -421,19 +395,15 @@ fn encoded(credential: &Credential) -> Result<Binary, DbError> {
     Ok(Binary { subtype: BinarySubtype::Generic, bytes })
 }
 
-/// Adds a passkey that an authenticator made. Answers recovery codes where it is the person's first
-/// second factor.
+/// Adds a verified new passkey. Returns recovery codes if it is the user's first second factor.
 #[derive(Debug)]
 pub struct Add<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Whose.
     pub owner: Owner,
-    /// The ceremony.
     pub ceremony: Answered,
-    /// What the authenticator made.
     pub passkey: NewPasskey,
-    /// What the person calls it.
+    /// Name given by the user.
     pub name: Name,
 }
 
@@ -459,7 +429,8 @@ impl Change for Add<'_> {
                 error => error.into(),
             },
         )?;
-        // The account's row is written by this, so two additions at once cannot both be the last.
+        // This writes the account's row, so two concurrent additions cannot both be the last
+        // allowed one.
         let codes = super::added(txn, self.key, self.owner, MfaChange::PasskeyAdded).await?;
         let count = txn
             .records::<Passkey>(PlatformScope)
@@ -476,9 +447,7 @@ impl Change for Add<'_> {
 /// Removes a passkey.
 #[derive(Debug, Clone, Copy)]
 pub struct Remove {
-    /// Whose.
     pub owner: Owner,
-    /// Which.
     pub passkey: PasskeyId,
 }
 
@@ -502,14 +471,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_no_relying_party() {
+    fn an_ip_address_cannot_be_a_relying_party() {
         assert!(RelyingParty::of("http://127.0.0.1:4000", "Tenantry").is_none());
         assert!(RelyingParty::of("http://localhost:4000", "Tenantry").is_some());
         assert!(RelyingParty::of("https://app.example.com", "Tenantry").is_some());
     }
 
     #[test]
-    fn a_ceremony_is_good_for_what_it_was_begun_for_and_for_a_time() {
+    fn a_ceremony_is_valid_for_its_kind_and_for_a_limited_time() {
         let clock = Clock::manual(DateTime::from_millis(0));
         let party = RelyingParty::of("https://app.example.com", "Tenantry").unwrap();
         let (_, ceremony) = party.begin_using(&clock, Duration::from_mins(1)).unwrap();

@@ -1,4 +1,4 @@
-//! Recovery codes: each stands in once for a second factor that was lost.
+//! Recovery codes: each replaces a lost second factor once.
 
 use common::{
     clock::Clock,
@@ -15,27 +15,26 @@ use serde::{Deserialize, Serialize};
 use super::{MfaChange, MfaError, Owner};
 use crate::identity::users::User;
 
-/// What the codes are digested for.
+/// Purpose of the key that hashes the codes.
 const PURPOSE: &str = "recovery-code";
-/// How many there are.
+/// Number of codes.
 const COUNT: usize = 10;
-/// Characters of one, each of five bits: with the key's digest, too many to try even for who has
-/// the database.
+/// Characters per code, of five bits each: because hashing needs the master key, too many to guess
+/// even with access to the database.
 const CHARS: usize = 10;
-/// After so many characters there is a hyphen.
+/// A hyphen follows after this many characters.
 const GROUP: usize = 5;
-/// Crockford's base 32: nothing that looks like something else.
+/// Crockford's base 32: no characters that look alike.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// The recovery codes of a person, none of which can be read from it.
+/// The recovery codes of a user, as hashes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecoveryCodes {
-    /// Whose.
     #[serde(rename = "_id")]
     pub user_id: UserId,
-    /// Digests of those that were not used.
+    /// Hashes of the unused codes.
     digests: Vec<String>,
-    /// When they were made.
+    /// When they were created.
     pub made_at: DateTime,
 }
 
@@ -46,12 +45,12 @@ impl Record for RecoveryCodes {
 }
 
 impl RecoveryCodes {
-    /// How many were not used.
+    /// Number of unused codes.
     pub fn left(&self) -> usize {
         self.digests.len()
     }
 
-    /// Makes new ones, which voids those before; answers them, this once.
+    /// Creates new codes, which revokes the previous ones; returns them this one time.
     pub(super) async fn replace(
         txn: &mut Txn,
         key: &MasterKey,
@@ -65,7 +64,7 @@ impl RecoveryCodes {
         Ok(codes)
     }
 
-    /// Uses up `code`; tells whether it was there.
+    /// Uses `code`; returns whether it was valid.
     pub(super) async fn take(
         txn: &mut Txn,
         key: &MasterKey,
@@ -86,7 +85,7 @@ fn generate(clock: &Clock) -> String {
     format!("{}-{}", String::from_iter(first), String::from_iter(second))
 }
 
-/// Whatever people make of a code when they write it down.
+/// Tolerates the ways in which people write codes down.
 fn normalized(code: &str) -> String {
     let plain = |c: char| match c.to_ascii_lowercase() {
         'o' => Some('0'),
@@ -101,12 +100,11 @@ fn digest(key: &MasterKey, user: UserId, code: &str) -> String {
     key.digest(PURPOSE, &format!("{user} {}", normalized(code)))
 }
 
-/// Makes new recovery codes, which voids those before.
+/// Creates new recovery codes, which revokes the previous ones.
 #[derive(Debug)]
 pub struct Replace<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Whose.
     pub owner: Owner,
 }
 
@@ -128,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_known_however_it_is_written() {
+    fn a_code_is_recognised_in_every_spelling() {
         let clock = Clock::system();
         let (key, user) =
             (MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap(), clock.id());
@@ -143,11 +141,15 @@ mod tests {
         for written in same {
             assert_eq!(digest(&key, user, &written), digest(&key, user, &code), "{written}");
         }
-        assert_ne!(digest(&key, clock.id(), &code), digest(&key, user, &code), "another person's");
+        assert_ne!(
+            digest(&key, clock.id(), &code),
+            digest(&key, user, &code),
+            "another user's code"
+        );
         assert_ne!(
             digest(&key, user, &format!("{code}0")),
             digest(&key, user, &code),
-            "one that goes on"
+            "a longer code"
         );
     }
 }

@@ -1,7 +1,6 @@
 //! Codes of authenticator apps (RFC 6238): SHA-1, six digits, thirty seconds, as the apps expect.
 //!
-//! A code is good once: the step it belongs to is kept, and only later ones are accepted (RFC 6238
-//! §5.2).
+//! A code is valid once: its time step is stored, and only later ones are accepted (RFC 6238 §5.2).
 
 use std::fmt;
 
@@ -19,26 +18,25 @@ use totp_rs::{Builder, Secret, Totp as Generator};
 
 use super::{MfaChange, MfaError, Owner};
 
-/// What the secrets are sealed for.
+/// Purpose of the key that encrypts the secrets.
 const PURPOSE: &str = "totp";
 /// 160 bits, as RFC 4226 §4 recommends.
 const SECRET_BYTES: usize = 20;
 /// Digits of a code.
 pub const DIGITS: usize = 6;
 
-/// An authenticator app of a person; asked for once it is confirmed.
+/// An authenticator app of a user; in use once it is confirmed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Totp {
-    /// Whose.
     #[serde(rename = "_id")]
     pub user_id: UserId,
-    /// What its codes are made of, sealed.
+    /// The secret behind its codes, encrypted.
     secret: Binary,
-    /// When it was begun to set it up.
+    /// When its setup began.
     pub created_at: DateTime,
-    /// When it showed that its codes are right.
+    /// When its first correct code completed the setup.
     pub confirmed_at: Option<DateTime>,
-    /// The step of the last code that was used.
+    /// The time step of the last code that was used.
     last_step: i64,
 }
 
@@ -52,19 +50,19 @@ impl Record for Totp {
     ];
 }
 
-/// What an app is told once, to make codes of. Not printable by accident.
+/// The secret that the app receives once. Its `Debug` output is redacted.
 #[derive(Clone)]
 pub struct TotpSecret(Vec<u8>);
 
 impl TotpSecret {
-    /// As people type it into an app.
+    /// As typed into an app.
     pub fn to_base32(&self) -> String {
         Secret::from(self.0.clone()).to_base32()
     }
 
-    /// As apps scan it (Key URI Format), shown there as `account` of `issuer`.
+    /// As scanned by an app (Key URI Format), which shows it as `account` of `issuer`.
     pub fn otpauth_url(&self, issuer: &str, account: &str) -> String {
-        // A colon parts the two; without one nothing is refused.
+        // A colon separates the two, so they must not contain any.
         let plain = |text: &str| text.replace(':', " ");
         self.generator(Some(plain(issuer)), &plain(account)).to_url().unwrap_or_default()
     }
@@ -77,7 +75,7 @@ impl TotpSecret {
             .build_noncompliant()
     }
 
-    /// The step that `code` belongs to, at `now` or a step away.
+    /// The time step of `code`, at most one step from `now`.
     fn step_of(&self, code: &str, now: DateTime) -> Option<i64> {
         let seconds = u64::try_from(now.timestamp_millis() / 1000).ok()?;
         self.generator(None, "").check(code, seconds).and_then(|step| i64::try_from(step).ok())
@@ -95,7 +93,7 @@ impl Totp {
         key.open(PURPOSE, &self.secret.bytes).map(TotpSecret)
     }
 
-    /// Whether `code` is good now; it is not a second time.
+    /// Uses `code`; returns whether it is valid and was not used before.
     pub(super) async fn take(
         txn: &mut Txn,
         key: &MasterKey,
@@ -118,12 +116,11 @@ impl Totp {
     }
 }
 
-/// Begins to set up an authenticator app; beginning again voids the secret before.
+/// Begins the setup of an authenticator app; beginning again revokes the previous secret.
 #[derive(Debug)]
 pub struct Enroll<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Whose.
     pub user: UserId,
 }
 
@@ -150,15 +147,14 @@ impl Change for Enroll<'_> {
     }
 }
 
-/// Finishes to set up an authenticator app: it makes the right codes. Answers recovery codes where
-/// it is the person's first second factor.
+/// Completes the setup of an authenticator app with a correct code. Returns recovery codes if it is
+/// the user's first second factor.
 #[derive(Debug)]
 pub struct Confirm<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Whose.
     pub owner: Owner,
-    /// What the app shows.
+    /// The code that the app shows.
     pub code: String,
 }
 
@@ -186,10 +182,9 @@ impl Change for Confirm<'_> {
     }
 }
 
-/// The authenticator app is not asked any more.
+/// Removes the authenticator app.
 #[derive(Debug, Clone, Copy)]
 pub struct Remove {
-    /// Whose.
     pub owner: Owner,
 }
 
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_is_told_who_and_of_what() {
+    fn an_app_receives_the_account_and_the_issuer() {
         let secret = TotpSecret(b"12345678901234567890".to_vec());
         let url = secret.otpauth_url("Ten: antry", "ada@example.com");
         assert!(

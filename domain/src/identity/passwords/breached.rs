@@ -1,8 +1,8 @@
 //! An offline list of breached passwords, as a Bloom filter.
 //!
-//! A file of a few bytes a password says of each whether it is on the list, at no cost and without
-//! telling anybody; of those that are not it says so of one in a thousand too. It is made of SHA-1
-//! hashes, the form in which "Have I Been Pwned" gives its list away.
+//! A file of a few bytes per password answers whether a password is on the list, quickly and
+//! without telling anyone; about one in a thousand others is also reported. It is built from SHA-1
+//! hashes, the form in which "Have I Been Pwned" publishes its list.
 
 use std::{
     fs::File,
@@ -14,62 +14,59 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use common::crypto::Password;
 use fastbloom::BloomFilter;
 
-/// What the file begins with.
+/// First bytes of the file.
 const MAGIC: &[u8; 8] = b"TNTRYBL1";
-/// How many of those that are not on the list are taken for being on it.
+/// Share of other passwords that are reported as breached.
 const FALSE_POSITIVES: f64 = 0.001;
 /// Hexadecimal digits of a SHA-1.
 const SHA1_DIGITS: usize = 40;
-/// Made-up entries: a filter that does not know them places its entries differently than this
+/// Artificial entries: a filter in which they are missing places its entries differently than this
 /// release.
 const CANARIES: u64 = 64;
-/// The largest filter that is read: 16 GiB, ten times what the whole known list needs.
+/// Maximum size of a filter: 16 GiB, ten times what the whole known list needs.
 const WORDS_MAX: u64 = 1 << 31;
 
 /// A list of breached passwords.
 pub struct BreachList(BloomFilter);
 
-/// A list that was made.
+/// The result of building a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuiltList {
-    /// Passwords on it.
+    /// Number of passwords on it.
     pub passwords: usize,
-    /// Bytes of its file.
+    /// Size of its file in bytes.
     pub bytes: u64,
 }
 
-/// Why a list cannot be read or made.
+/// Why a list cannot be read or built.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The source has a line that is no hash.
-    #[error("line {0} does not begin with a SHA-1 in hexadecimal")]
+    /// A line of the source is not a hash.
+    #[error("line {0} does not start with a hexadecimal SHA-1 hash")]
     Line(usize),
-    /// The source has no hash.
-    #[error("there is no hash in it")]
+    /// The source has no hashes.
+    #[error("the source contains no hashes")]
     Empty,
-    /// Not a list of this release.
+    /// The file was not built by this release.
     #[error(
-        "is no list of breached passwords that this release can use; make one with `api breached-passwords build`"
+        "is not a list of breached passwords that this release can use; build one with `api breached-passwords build`"
     )]
     Unknown,
 }
 
 impl BreachList {
-    /// Whether `password` is on the list, or one in a thousand that is not.
+    /// Whether `password` is on the list, or one of a thousand others.
     pub fn contains(&self, password: &Password) -> bool {
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, password.expose().as_bytes());
         let first = hash.as_ref().first_chunk().copied().unwrap_or_default();
         self.0.contains_hash(u64::from_be_bytes(first))
     }
 
-    /// Makes a list of a text of SHA-1 hashes, one a line; what follows a hash (`:` and how often
-    /// it was seen) is not looked at.
-    ///
-    /// # Errors
-    /// See [`ListError`].
+    /// Builds a list from a file of SHA-1 hashes, one per line; anything after a hash (`:` and a
+    /// count) is ignored.
     pub fn build(from: &Path, to: &Path) -> Result<BuiltList, ListError> {
         let mut passwords = 0;
         for_each_hash(from, |_| passwords += 1)?;
@@ -100,10 +97,7 @@ impl BreachList {
         file.into_inner()?.sync_all()
     }
 
-    /// Reads a list that [`BreachList::build`] made.
-    ///
-    /// # Errors
-    /// See [`ListError`].
+    /// Reads a list that [`BreachList::build`] wrote.
     pub fn read(from: &Path) -> Result<Self, ListError> {
         let mut file = BufReader::new(File::open(from)?);
         let (mut magic, mut hashes, mut words) = ([0; 8], [0; 4], [0; 8]);
@@ -137,11 +131,11 @@ impl std::fmt::Debug for BreachList {
 }
 
 fn canaries() -> impl Iterator<Item = u64> {
-    // Spread over all numbers by the golden ratio.
+    // Distributed over all numbers by the golden ratio.
     (1..=CANARIES).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// Tells the first eight bytes of each hash, which are as good as all of it here.
+/// Calls `tell` with the first eight bytes of each hash, which are enough to distinguish them here.
 fn for_each_hash(from: &Path, mut tell: impl FnMut(u64)) -> Result<(), ListError> {
     let mut file = BufReader::new(File::open(from)?);
     let (mut line, mut number) = (String::new(), 0);
@@ -189,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_every_password_of_its_source_and_few_others() {
+    fn contains_every_password_of_its_source_and_few_others() {
         let source: Vec<String> =
             (0..2000).map(|n| format!("{}:{n}\r\n", sha1(&format!("breached {n}")))).collect();
         let (folder, built) = built(&source.concat());
@@ -204,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_none_is_refused_with_its_line() {
+    fn an_invalid_source_is_rejected_with_its_line() {
         let good = sha1("a");
         for (source, line) in
             [(format!("{good}\nnothing\n"), 2), ("é".repeat(40), 1), (format!("{good}x"), 1)]
@@ -218,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused() {
+    fn an_invalid_list_is_rejected() {
         let (folder, built) = built(&sha1("a"));
         built.unwrap();
         let path = folder.path().join("list");

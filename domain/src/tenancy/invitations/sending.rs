@@ -26,12 +26,11 @@ use crate::{
     },
 };
 
-/// Mails the invited person the link.
+/// Mails the invitation link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendInvitation {
-    /// The invitation.
     pub invitation: InvitationId,
-    /// The link; one that was replaced meanwhile is not mailed.
+    /// The link; one that was replaced in the meantime is not mailed.
     pub link: InvitationLinkId,
 }
 
@@ -43,9 +42,8 @@ impl Job for SendInvitation {
 /// Reminds the invited person before the link expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendInvitationReminder {
-    /// The invitation.
     pub invitation: InvitationId,
-    /// The link; nobody is reminded of one that was used or replaced.
+    /// The link; no reminder is sent for one that was used or replaced.
     pub link: InvitationLinkId,
 }
 
@@ -54,12 +52,11 @@ impl Job for SendInvitationReminder {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Invites some of a list.
+/// Invites a part of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteChunk {
-    /// The list.
     pub list: InvitationListId,
-    /// Its first line.
+    /// Number of its first line.
     pub from: usize,
 }
 
@@ -68,10 +65,9 @@ impl Job for InviteChunk {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// Notes that a list is done with.
+/// Marks a list as complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompleteInvitationList {
-    /// The list.
     pub list: InvitationListId,
 }
 
@@ -80,26 +76,24 @@ impl Job for CompleteInvitationList {
     const QUEUE: Queue = Queue::Email;
 }
 
-/// On which terms a tenant invites, and when the invited are reminded.
+/// Limits of invitations, and when to remind the invited people.
 #[derive(Debug, Clone, Copy)]
 pub struct Conditions {
-    /// The terms.
     pub terms: Terms,
-    /// How long before an invitation expires its person is reminded.
+    /// How long before an invitation expires its reminder is sent.
     pub reminder: Duration,
 }
 
-/// Invites somebody.
+/// Invites a person.
 pub struct Invite<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Who invites.
+    /// The member who invites.
     pub actor: Actor,
-    /// Whom.
+    /// Email address of the person.
     pub email: Email,
-    /// As what.
+    /// The role they will have.
     pub role: RoleRef,
-    /// How.
     pub conditions: Conditions,
 }
 
@@ -115,15 +109,13 @@ impl Change for Invite<'_> {
     }
 }
 
-/// Sends an invitation again, under another link.
+/// Sends an invitation again, with a new link.
 pub struct Resend<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// Who asks.
+    /// The caller.
     pub actor: Actor,
-    /// Which.
     pub invitation: InvitationId,
-    /// How.
     pub conditions: Conditions,
 }
 
@@ -139,18 +131,18 @@ impl Change for Resend<'_> {
     }
 }
 
-/// What became of somebody who asked to be invited.
+/// Result of a request for an invitation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered {
-    /// They are invited.
+    /// The person was invited.
     Invited,
-    /// They had been invited before, and are mailed that link again.
+    /// They had already been invited, and the link is mailed again.
     InvitedBefore,
-    /// They are not: they were a member once, or the tenant is suspended.
+    /// They were not invited: they are a former member, or the tenant is suspended.
     Refused,
 }
 
-/// Invites an address that asks for it, on the word of `actor`, and stages the mail.
+/// Invites an email address on its own request, on behalf of `actor`, and stages the mail.
 pub(crate) async fn invite_on_request(
     txn: &mut Txn,
     key: &MasterKey,
@@ -178,7 +170,7 @@ pub(crate) async fn invite_on_request(
     }
 }
 
-/// Stages the mail with the link, and the one that reminds of it.
+/// Stages the mail with the link, and its reminder.
 async fn stage_mails(
     txn: &mut Txn,
     invitation: &Invitation,
@@ -192,19 +184,19 @@ async fn stage_mails(
     Ok(())
 }
 
-/// When to remind of what is good from `sent_at` to `expires_at`; not at all when that would be at
-/// once.
+/// When to send the reminder for a link valid from `sent_at` to `expires_at`; none if that would be
+/// immediately.
 fn reminder_at(sent_at: DateTime, expires_at: DateTime, reminder: Duration) -> Option<DateTime> {
     let wait = between(sent_at, expires_at).checked_sub(reminder)?;
     (!wait.is_zero()).then(|| later(sent_at, wait))
 }
 
-/// Somebody gives a list of people to invite.
+/// Submits a list of people to invite.
 #[derive(Debug)]
 pub struct InviteList {
-    /// Who.
+    /// The member who invites.
     pub actor: Actor,
-    /// Whom.
+    /// The people to invite.
     pub lines: Vec<Line>,
 }
 
@@ -223,15 +215,13 @@ impl Change for InviteList {
     }
 }
 
-/// Invites some of a list; lines that were invited already are left alone.
+/// Invites a part of a list; lines that are already processed are skipped.
 pub struct InviteSome<'a> {
-    /// The installation's key.
+    /// The installation's master key.
     pub key: &'a MasterKey,
-    /// The tenant whose list it is.
+    /// The tenant of the list.
     pub scope: TenantScope,
-    /// Which.
     pub chunk: InviteChunk,
-    /// How.
     pub conditions: Conditions,
 }
 
@@ -252,12 +242,11 @@ impl Change for InviteSome<'_> {
     }
 }
 
-/// Notes that a list is done with.
+/// Marks a list as complete.
 #[derive(Debug, Clone, Copy)]
 pub struct CompleteList {
-    /// The tenant whose list it is.
+    /// The tenant of the list.
     pub scope: TenantScope,
-    /// Which.
     pub list: InvitationListId,
 }
 
@@ -278,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_invited_for_long_is_reminded_in_time() {
+    fn long_invitations_have_a_reminder() {
         let at = |sent, expires, reminder| {
             let due = reminder_at(
                 DateTime::from_millis(sent),
