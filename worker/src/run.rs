@@ -14,7 +14,7 @@ use common::{
 use domain::schema_is_ready;
 use jobs::{
     Drain, Jobs, Queue, Relay,
-    queue::{QueueBackend, Seats},
+    queue::{Permits, QueueBackend},
     schedules::Scheduler,
 };
 
@@ -60,14 +60,14 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
-    let seats = Seats::new(config.worker.concurrency);
+    let permits = Permits::new(config.worker.concurrency);
     let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
-        let (jobs, drain, dispatch, seats) =
-            (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
+        let (jobs, drain, dispatch, permits) =
+            (jobs.clone(), drain.clone(), dispatch.clone(), permits.clone());
         let concurrency = concurrency(&config.worker, *queue);
         monitor.register(move |_| {
             WorkerBuilder::new(queue.name())
-                .backend(QueueBackend::start_among(&jobs, *queue, concurrency, &seats, &drain))
+                .backend(QueueBackend::start_among(&jobs, *queue, concurrency, &permits, &drain))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
         })

@@ -55,11 +55,15 @@ pub(super) fn ahead() -> (Ahead, Next) {
 }
 
 impl Ahead {
-    pub(super) fn put(&self, delivery: Delivery) {
-        self.waiting.count.fetch_add(1, Ordering::Relaxed);
-        // The other end is dropped only after this one.
-        if self.jobs.send(delivery).is_err() {
-            tracing::error!("delivery_ended_early");
+    /// Counts all of them before the first is delivered, so that the other end knows that more
+    /// follow.
+    pub(super) fn put(&self, deliveries: Vec<Delivery>) {
+        self.waiting.count.fetch_add(deliveries.len(), Ordering::Relaxed);
+        for delivery in deliveries {
+            // The other end is dropped only after this one.
+            if self.jobs.send(delivery).is_err() {
+                tracing::error!("delivery_ended_early");
+            }
         }
     }
 

@@ -28,9 +28,9 @@ use super::{
     consumer::{Consumer, Delivery},
     deliver, fetch,
     finish::{FinishLayer, Finished},
-    lease, listen, promote, recover,
-    seats::Seats,
-    settle, stats,
+    lease, listen,
+    permits::Permits,
+    promote, recover, settle, stats,
 };
 use crate::{Drain, Jobs, Queue};
 
@@ -53,10 +53,10 @@ impl QueueBackend {
     /// # Panics
     /// Outside a `tokio` runtime.
     pub fn start(jobs: &Jobs, queue: Queue, concurrency: usize, drain: &Drain) -> Self {
-        Self::start_among(jobs, queue, concurrency, &Seats::new(concurrency), drain)
+        Self::start_among(jobs, queue, concurrency, &Permits::new(concurrency), drain)
     }
 
-    /// As [`QueueBackend::start`] in a process whose queues share `seats`: while all are taken, the
+    /// As [`QueueBackend::start`] in a process whose queues share `permits`: while all are taken, the
     /// next one goes to the queue of the highest [`Queue::priority`] that waits.
     ///
     /// # Panics
@@ -65,7 +65,7 @@ impl QueueBackend {
         jobs: &Jobs,
         queue: Queue,
         concurrency: usize,
-        seats: &Seats,
+        permits: &Permits,
         drain: &Drain,
     ) -> Self {
         let consumer = Arc::new(Consumer {
@@ -74,7 +74,7 @@ impl QueueBackend {
             queue,
             name: jobs.store().clock().uuid().to_string(),
             slots: Arc::new(Semaphore::new(concurrency)),
-            seats: seats.clone(),
+            permits: permits.clone(),
             suspect_done: Arc::default(),
             calm: super::consumer::Calm::from_now(),
             inbox: super::consumer::Inbox::default(),

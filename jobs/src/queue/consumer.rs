@@ -20,7 +20,7 @@ use super::{
     cancel::Cancels,
     entry::Entry,
     pause::Gate,
-    seats::{Seat, Seats},
+    permits::{Permit, Permits},
 };
 use crate::{Drain, Envelope, Queue};
 
@@ -34,12 +34,12 @@ pub struct Delivery {
     pub(crate) cancels: Arc<Cancels>,
 }
 
-/// The right to have one more job in hand; given back when dropped.
+/// The right to run one more job, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) _permit: OwnedSemaphorePermit,
-    /// The job's seat among all queues of the process.
-    pub(crate) _seat: Seat,
+    pub(crate) _queue: OwnedSemaphorePermit,
+    /// The permit that all queues of the process share.
+    pub(crate) _process: Permit,
     /// Held by a job that ended its worker more than once: such jobs run one at a time and alone,
     /// so that the guilty one takes no others along.
     pub(crate) suspect: Option<Turn>,
@@ -90,7 +90,7 @@ pub(crate) struct Consumer {
     pub(crate) name: String,
     pub(crate) slots: Arc<Semaphore>,
     /// Shared with the other queues of the process.
-    pub(crate) seats: Seats,
+    pub(crate) permits: Permits,
     pub(crate) suspect_done: Arc<Notify>,
     pub(crate) calm: Calm,
     pub(crate) inbox: Inbox,

@@ -1,4 +1,4 @@
-//! From what was read to what runs: each job gets a slot of its queue, a seat in the process and,
+//! From what was read to what runs: each job gets a slot of its queue, a permit of the process and,
 //! where the queue's rate is limited, its turn; then `apalis` takes it.
 
 use std::{
@@ -14,10 +14,10 @@ use super::{
     consumer::{Consumer, Slot},
     fetch::{IN_LINE, hand_back},
     finish::Finished,
-    seats::{Guest, Seat},
+    permits::{Permit, Request, Source},
 };
 
-/// The longest that jobs which were read ahead wait here for a slot or a seat: jobs have become
+/// The longest that jobs which were read ahead wait here for a slot or a permit: jobs have become
 /// longer than it looked, and another worker may have a free one.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long a turn of the queue's rate can be used.
@@ -33,9 +33,14 @@ struct Turns {
 /// Delivers until the reader has ended; what has no slot by then goes back.
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>, mut next: Next) {
     let mut turns = Turns::default();
+    let mut request = None;
     while let Some(mut delivery) = next.next().await {
-        delivery.slot = slot(&consumer, &finished, &mut next, &mut turns).await;
+        delivery.slot = slot(&consumer, &finished, &mut next, &mut turns, request.take()).await;
         if delivery.slot.is_some() {
+            // The next job is in line before this one starts. Otherwise a queue of lower priority
+            // could take the permit of a short job as soon as it ends.
+            request = (next.len() > 1 && can_start(&consumer))
+                .then(|| consumer.permits.request(consumer.queue.priority()));
             consumer.inbox.put([delivery]);
         } else {
             hand_back(&finished, delivery).await;
@@ -54,12 +59,18 @@ async fn hand_back_all_but(finished: &mpsc::Sender<Finished>, next: &mut Next, k
     }
 }
 
+/// Whether a job needs only a permit of the process to start.
+fn can_start(consumer: &Consumer) -> bool {
+    consumer.slots.available_permits() > 0 && consumer.broker.limits(consumer.queue).rate.is_none()
+}
+
 /// What a job needs to start; none when it is to go back.
 async fn slot(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
     next: &mut Next,
     turns: &mut Turns,
+    request: Option<Request>,
 ) -> Option<Slot> {
     if consumer.drain.has_begun() || !consumer.gate.is_open() {
         return None;
@@ -67,27 +78,30 @@ async fn slot(
     tokio::select! {
         biased;
         slot = async {
-            let permit = tokio::time::timeout(ROOM_WAIT_MAX, Arc::clone(&consumer.slots).acquire_owned()).await;
-            let permit = permit.ok()?.ok()?;
-            // So many jobs, this one included, will want a turn. Before the seat, which others
-            // could use.
+            let queue = tokio::time::timeout(ROOM_WAIT_MAX, Arc::clone(&consumer.slots).acquire_owned()).await;
+            let queue = queue.ok()?.ok()?;
+            // So many jobs, this one included, will want a turn. Before the permit, which other
+            // queues could use.
             turns.take(consumer, next.len().min(consumer.slots.available_permits() + 1)).await;
-            Some(Slot { _permit: permit, _seat: seat(consumer, finished, next).await, suspect: None })
+            let request =
+                request.unwrap_or_else(|| consumer.permits.request(consumer.queue.priority()));
+            let process = permit(finished, next, request).await;
+            Some(Slot { _queue: queue, _process: process, suspect: None })
         } => slot,
         () = consumer.drain.begun() => None,
         () = consumer.gate.shut() => None,
     }
 }
 
-/// A seat, however long it takes: a queue whose jobs all went back would never be the next in line.
-/// What was read beyond the line goes back.
-async fn seat(consumer: &Consumer, finished: &mpsc::Sender<Finished>, next: &mut Next) -> Seat {
-    let mut seat = std::pin::pin!(consumer.seats.take(consumer.queue.priority(), Guest::Fetched));
-    if let Ok(seat) = tokio::time::timeout(ROOM_WAIT_MAX, &mut seat).await {
-        return seat;
+/// A permit, however long it takes: a queue whose jobs all went back would never be the next in
+/// line. What was read beyond the line goes back.
+async fn permit(finished: &mpsc::Sender<Finished>, next: &mut Next, request: Request) -> Permit {
+    let mut permit = std::pin::pin!(request.granted(Source::Fetched));
+    if let Ok(permit) = tokio::time::timeout(ROOM_WAIT_MAX, &mut permit).await {
+        return permit;
     }
     hand_back_all_but(finished, next, IN_LINE - 1).await;
-    seat.await
+    permit.await
 }
 
 impl Turns {

@@ -25,7 +25,7 @@ const BLOCK: Duration = Duration::from_secs(5);
 const BLOCK_GRACE: Duration = Duration::from_secs(2);
 /// Jobs taken in one read.
 const READ_MAX: usize = 500;
-/// Jobs that wait here for a seat while none is free, so that this queue is in line for it: one for
+/// Jobs that wait here for a permit while none is free, so that this queue is in line for it: one for
 /// the next and one for the one after that.
 pub(super) const IN_LINE: usize = 2;
 /// The pause between two tries to end a blocking read.
@@ -77,11 +77,11 @@ async fn read_until_error(
         *failures = 0;
         // All of them at once: their leases run from now on, however long slots are waited for.
         consumer.in_hand.add(&read);
+        let mut deliveries = Vec::with_capacity(read.len());
         for entry in read {
-            if let Some(delivery) = understand(consumer, finished, entry, false).await {
-                ahead.put(delivery);
-            }
+            deliveries.extend(understand(consumer, finished, entry, false).await);
         }
+        ahead.put(deliveries);
         if consumer.drain.has_begun() {
             return Ok(());
         }
@@ -89,7 +89,7 @@ async fn read_until_error(
 }
 
 /// How many jobs there is room for, once there is and the queue is open; none when the drain
-/// begins. Slots and seats are not held while the read blocks, so that `recover` and other queues
+/// begins. Slots and permits are not held while the read blocks, so that `recover` and other queues
 /// can have them.
 async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usize> {
     loop {
@@ -99,7 +99,8 @@ async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usi
         let limit = pace.ahead(&consumer.in_hand);
         let (slots, waiting, low) =
             (consumer.slots.available_permits(), ahead.len(), (limit / 2).max(IN_LINE - 1));
-        let room = (slots.min(consumer.seats.free().max(IN_LINE)) + limit).saturating_sub(waiting);
+        let room =
+            (slots.min(consumer.permits.free().max(IN_LINE)) + limit).saturating_sub(waiting);
         let is_low = room > 0 && waiting <= low;
         if is_low && consumer.gate.is_open() {
             return Some(room);

@@ -76,7 +76,7 @@ pub(super) struct Finished {
     pub(super) entry: EntryId,
     pub(super) envelope: Option<Arc<Envelope>>,
     pub(super) outcome: Outcome,
-    /// A suspect's slot, seat and turn are given back only once it is settled: were the next one to
+    /// A suspect's slot, permit and turn are given back only once it is settled: were the next one to
     /// end the process before that, this one would be blamed for it.
     pub(super) suspect: Option<Slot>,
 }

@@ -20,9 +20,9 @@ mod group;
 mod lease;
 mod listen;
 mod pause;
+mod permits;
 mod promote;
 mod recover;
-mod seats;
 mod settle;
 mod stats;
 
@@ -32,6 +32,6 @@ pub use consumer::Delivery;
 pub use dead_letter::DeadLetter;
 pub use finish::Verdict;
 pub use pause::Pause;
-pub use seats::Seats;
+pub use permits::Permits;
 
 pub(crate) use broker::{Cancelled, Found, HandIn, PlaceCursor, Push, Spot, entry_millis};

@@ -20,7 +20,7 @@ use super::{
     fetch::{hand_back, settle, understand},
     finish::{Finished, Outcome},
     lease::RENEWALS_PER_LEASE,
-    seats::{Guest, Seat},
+    permits::{Permit, Source},
 };
 use crate::{Envelope, outbox::RowState};
 
@@ -99,7 +99,7 @@ async fn recover(
                 suspect.get_or_insert(abandoned);
                 continue;
             }
-            let Some((permit, seat)) = room(consumer).await else {
+            let Some((queue, process)) = room(consumer).await else {
                 return told(consumer, taken_over);
             };
             taken_over += u64::from(
@@ -107,7 +107,7 @@ async fn recover(
                     consumer,
                     finished,
                     abandoned,
-                    Slot { _permit: permit, _seat: seat, suspect: None },
+                    Slot { _queue: queue, _process: process, suspect: None },
                 )
                 .await?,
             );
@@ -116,9 +116,9 @@ async fn recover(
             break;
         }
     }
-    // Beside the rounds, and one at a time: it may take a while until it is alone.
+    // One at a time, beside the rounds: it may take a while until no other job runs.
     if let Some(abandoned) = suspect
-        && let Some(turn) = consumer.seats.suspect()
+        && let Some(turn) = consumer.permits.suspect()
     {
         while suspects.try_join_next().is_some() {}
         let turn = Turn { _turn: turn, done: Arc::clone(&consumer.suspect_done) };
@@ -131,21 +131,21 @@ fn is_suspect(consumer: &Consumer, abandoned: &Abandoned) -> bool {
     (SUSPECT_FROM..u64::from(consumer.broker.config().crashes_max)).contains(&abandoned.deliveries)
 }
 
-/// Gives a suspect another try, alone in the process.
+/// Gives a suspect another attempt while no other job of the process runs.
 async fn try_suspect(
     consumer: Arc<Consumer>,
     finished: mpsc::Sender<Finished>,
     abandoned: Abandoned,
     turn: Turn,
 ) {
-    let Some((permit, seat)) = room(&consumer).await else { return };
-    // Before it is claimed: meanwhile another worker may have it.
-    let seat = tokio::select! {
-        seat = seat.alone() => seat,
+    let Some((queue, process)) = room(&consumer).await else { return };
+    // Before it is claimed, so that another worker can take it in the meantime.
+    let process = tokio::select! {
+        process = process.exclusive() => process,
         () = consumer.drain.begun() => return,
         () = consumer.gate.shut() => return,
     };
-    let slot = Slot { _permit: permit, _seat: seat, suspect: Some(turn) };
+    let slot = Slot { _queue: queue, _process: process, suspect: Some(turn) };
     match take_over(&consumer, &finished, abandoned, slot).await {
         Ok(taken_over) => drop(told(&consumer, u64::from(taken_over))),
         Err(error) => tracing::warn!(queue = %consumer.queue, %error, "suspect_not_taken_over"),
@@ -162,12 +162,13 @@ fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
     Ok(LOOK)
 }
 
-/// A slot and a seat for a job of somebody else. Waited for in line with what is fetched: under a
-/// backlog none is ever free, and those jobs have waited longest.
-async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Seat)> {
+/// A slot of the queue and a permit of the process for a job that another worker left. It waits in
+/// line with fetched jobs, because under a backlog no permit is ever free.
+async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Permit)> {
     let waiting = async {
-        let permit = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
-        Some((permit, consumer.seats.take(consumer.queue.priority(), Guest::TakenOver).await))
+        let queue = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
+        let request = consumer.permits.request(consumer.queue.priority());
+        Some((queue, request.granted(Source::TakenOver).await))
     };
     tokio::select! {
         room = tokio::time::timeout(ROOM_WAIT_MAX, waiting) => room.ok().flatten(),

@@ -164,14 +164,9 @@ async fn a_full_process_starts_the_queue_with_the_highest_priority_first() {
     let worker = world.work_on(&registry, &[(Queue::Maintenance, 4), (Queue::Email, 4)], 1);
     until("the only permit is taken", || async { app.order.lock().unwrap().len() == 1 }).await;
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
-    let waiting = |queue| {
-        let jobs = world.jobs.clone();
-        async move { jobs.broker().stats(queue).await.unwrap().running }
-    };
-    until("maintenance waits for a permit", || async { waiting(Queue::Maintenance).await == 3 })
-        .await;
+    until("maintenance waits for a permit", || async { worker.permits.in_line() == 1 }).await;
     world.jobs.enqueue_all_unstaged(None, &[Probe { n: 1 }, Probe { n: 2 }]).await.unwrap();
-    until("mail waits for a permit", || async { waiting(Queue::Email).await == 2 }).await;
+    until("mail waits for a permit", || async { worker.permits.in_line() == 2 }).await;
     app.gate.add_permits(5);
     until("all have run", || async { app.order.lock().unwrap().len() == 5 }).await;
     let order = app.order.lock().unwrap().clone();

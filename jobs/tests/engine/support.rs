@@ -18,7 +18,7 @@ use common::{
 use jobs::{
     Drain, Job, JobError, JobFilter, Jobs, Queue, Registry, Relay, Running,
     outbox::OutboxRow,
-    queue::{DeadLetter, QueueBackend, Seats},
+    queue::{DeadLetter, Permits, QueueBackend},
     stage,
 };
 use mongodb::bson::doc;
@@ -181,23 +181,24 @@ impl World {
         self.work_on(registry, &queues, queues.len() * concurrency)
     }
 
-    /// As [`World::work`] on several queues, each with its slots, which share `seats` permits.
+    /// As [`World::work`] on several queues, each with its slots, which share `permits` permits.
     pub(crate) fn work_on<C: Send + Sync + 'static>(
         &self,
         registry: &Registry<C>,
         queues: &[(Queue, usize)],
-        seats: usize,
+        permits: usize,
     ) -> Worker {
-        let (jobs, drain, seats) = (self.another(), Drain::new(), Seats::new(seats));
+        let (jobs, drain, permits) = (self.another(), Drain::new(), Permits::new(permits));
+        let shared = permits.clone();
         let dispatch = registry.dispatch(&jobs, &drain);
         let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
         let monitor = queues.iter().fold(Monitor::new(), |monitor, (queue, concurrency)| {
             let (queue, concurrency) = (*queue, *concurrency);
-            let (jobs, drain, dispatch, seats) =
-                (jobs.clone(), drain.clone(), dispatch.clone(), seats.clone());
+            let (jobs, drain, dispatch, permits) =
+                (jobs.clone(), drain.clone(), dispatch.clone(), permits.clone());
             monitor.register(move |_| {
                 WorkerBuilder::new(queue.name())
-                    .backend(QueueBackend::start_among(&jobs, queue, concurrency, &seats, &drain))
+                    .backend(QueueBackend::start_among(&jobs, queue, concurrency, &permits, &drain))
                     .parallelize(tokio::spawn)
                     .build(dispatch.clone())
             })
@@ -211,7 +212,7 @@ impl World {
             monitor.run_with_signal(stopped).await.unwrap();
             relay.await.unwrap();
         });
-        Worker { drain, running }
+        Worker { drain, running, permits: shared }
     }
 
     pub(crate) async fn rows(&self) -> u64 {
@@ -259,6 +260,7 @@ impl World {
 
 pub(crate) struct Worker {
     pub(crate) drain: Drain,
+    pub(crate) permits: Permits,
     running: JoinHandle<()>,
 }
 
