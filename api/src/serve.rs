@@ -33,20 +33,24 @@ const LINGER: Duration = Duration::from_secs(1);
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     metrics::expose_api();
     // Starts at zero, so that already the first event is an increase.
     metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
     let telemetry =
         telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
-    let ended = serve_clients(config).await;
+    let drain = Drain::new();
+    drain.begin_on_signals(config.api.drain_timeout)?;
+    let ended = serve(config, drain).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     ended
 }
 
-async fn serve_clients(config: Config) -> anyhow::Result<()> {
-    let drain = Drain::new();
-    drain.begin_on_signals(config.api.drain_timeout)?;
+/// Serves until `drain` begins, without logs of its own.
+///
+/// # Errors
+/// When it cannot start: a server cannot be reached, the schema is another, a port is taken.
+pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let listening = Arc::new(AtomicBool::new(false));
     let ready = readiness(&store, &drain, &listening);

@@ -5,6 +5,7 @@
 //! once and says where they are in two environment variables; without those, the first test of a
 //! process starts them and the last one that ends stops them and removes their data.
 
+mod prepared;
 mod service;
 mod shared;
 
@@ -16,7 +17,8 @@ use std::{
     },
 };
 
-pub use service::Service;
+use prepared::Claim;
+pub use service::{Instance, Service, is_ready, ready};
 use shared::Servers;
 
 use programs::{Wiring, free_port};
@@ -27,7 +29,10 @@ use crate::servers::{MailCatcher, Mongod, Redis};
 #[derive(Debug)]
 pub struct TestEnv {
     servers: Arc<Servers>,
-    name: String,
+    /// Instead of the shared one.
+    own_redis: Option<OwnRedis>,
+    database: String,
+    key_prefix: String,
     mail: MailCatcher,
     ports: Ports,
     /// Holds the logs of the programs.
@@ -35,6 +40,14 @@ pub struct TestEnv {
     /// How many of each were started.
     apis: AtomicU32,
     workers: AtomicU32,
+}
+
+/// Fields are dropped in order: the program before its data.
+#[derive(Debug)]
+struct OwnRedis {
+    url: String,
+    redis: Redis,
+    _folder: tempfile::TempDir,
 }
 
 /// Where the first api and worker of a test listen.
@@ -57,7 +70,26 @@ impl TestEnv {
     /// # Panics
     /// When the servers cannot be started.
     pub async fn new() -> Self {
-        Self::on(shared::servers().await.expect("the shared servers start")).await
+        Self::on(shared::servers().await.expect("the shared servers start"), unique_name()).await
+    }
+
+    /// As [`TestEnv::new`], with a database that has a schema and is otherwise empty. `prepare`
+    /// creates the schema; a database that an earlier test with this schema used is used again.
+    ///
+    /// # Panics
+    /// When the servers cannot be started or do not answer.
+    pub async fn prepared(schema: &str, prepare: impl AsyncFnOnce(&Self)) -> Self {
+        let servers = shared::servers().await.expect("the shared servers start");
+        let claim = Claim::of(schema, &servers.mongodb_uri).await.expect("a database can be had");
+        let env = Self::on(servers, claim.name().to_owned()).await;
+        if claim.clean().await.expect("the server answers") {
+            claim.hold();
+        } else {
+            claim.drop().await.expect("the database can be dropped");
+            prepare(&env).await;
+            claim.keep().await.expect("the server answers");
+        }
+        env
     }
 
     /// The same on a MongoDB and a Redis that no other test uses, for tests that stop or flush
@@ -66,13 +98,28 @@ impl TestEnv {
     /// # Panics
     /// When the servers cannot be started.
     pub async fn private() -> Self {
-        Self::on(Arc::new(Servers::start().await.expect("servers for one test start"))).await
+        let servers = Servers::start().await.expect("servers for one test start");
+        Self::on(Arc::new(servers), unique_name()).await
     }
 
-    async fn on(servers: Arc<Servers>) -> Self {
+    /// The same with a Redis that no other test uses, for tests that stop or flush it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub async fn with_own_redis(self) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let redis = Redis::start(folder.path(), None).await.expect("a Redis for one test starts");
+        let own_redis = OwnRedis { url: redis.url(), redis, _folder: folder };
+        Self { own_redis: Some(own_redis), ..self }
+    }
+
+    async fn on(servers: Arc<Servers>, database: String) -> Self {
         Self {
             servers,
-            name: unique_name(),
+            own_redis: None,
+            database,
+            key_prefix: unique_name(),
             mail: MailCatcher::start(None).await.expect("a mail catcher starts"),
             ports: Ports::fresh().expect("ports are free"),
             folder: tempfile::tempdir().expect("a temporary folder can be made"),
@@ -88,17 +135,17 @@ impl TestEnv {
 
     /// Name of this test's database.
     pub fn database(&self) -> &str {
-        &self.name
+        &self.database
     }
 
     /// Address of Redis.
     pub fn redis_url(&self) -> &str {
-        &self.servers.redis_url
+        self.own_redis.as_ref().map_or(&self.servers.redis_url, |own| &own.url)
     }
 
     /// Stands before this test's keys.
     pub fn key_prefix(&self) -> &str {
-        &self.name
+        &self.key_prefix
     }
 
     /// This test's mailbox.
@@ -114,12 +161,14 @@ impl TestEnv {
         &self.servers.own.as_ref().expect("only TestEnv::private() may touch the server").mongod
     }
 
-    /// The Redis of a private environment.
+    /// The Redis of a private environment, or of one that has its own.
     ///
     /// # Panics
     /// When it is shared: stopping it would break other tests.
     pub fn redis(&self) -> &Redis {
-        &self.servers.own.as_ref().expect("only TestEnv::private() may touch the server").redis
+        let own = self.own_redis.as_ref().map(|own| &own.redis);
+        own.or_else(|| self.servers.own.as_ref().map(|own| &own.redis))
+            .expect("only a Redis of its own may be touched by a test")
     }
 
     /// Environment variables that make our programs use this environment.
@@ -134,9 +183,9 @@ impl TestEnv {
             api_internal_port: ports.api_internal,
             worker_internal_port: ports.worker_internal,
             mongodb_uri: self.mongodb_uri().to_owned(),
-            database: self.name.clone(),
+            database: self.database.clone(),
             redis_url: self.redis_url().to_owned(),
-            key_prefix: self.name.clone(),
+            key_prefix: self.key_prefix.clone(),
             smtp_port: self.mail.port(),
         };
         wiring.env()
@@ -151,7 +200,7 @@ impl TestEnv {
         let client = mongodb::Client::with_uri_str(self.mongodb_uri())
             .await
             .expect("the server's address is valid");
-        client.database(&self.name).drop().await.expect("the database can be dropped");
+        client.database(&self.database).drop().await.expect("the database can be dropped");
     }
 }
 

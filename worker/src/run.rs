@@ -27,18 +27,23 @@ use crate::{
 const READY_MAX: Duration = Duration::from_secs(1);
 
 /// Runs jobs until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     metrics::expose_worker();
     let telemetry =
         telemetry::start(&config.telemetry, "worker").map_err(anyhow::Error::from_boxed)?;
-    let ended = work(config).await;
+    let drain = Drain::new();
+    drain.begin_on_signals(config.worker.drain_timeout)?;
+    let ended = run(config, drain).await;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     ended
 }
 
-async fn work(config: Config) -> anyhow::Result<()> {
-    let drain = Drain::new();
-    drain.begin_on_signals(config.worker.drain_timeout)?;
+/// Runs jobs until `drain` begins, and those that it has begun to their end; without logs of its
+/// own.
+///
+/// # Errors
+/// When it cannot start: a server cannot be reached, the schema is another, a port is taken.
+pub async fn run(config: Config, drain: Drain) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let ended = work_on(config, store.clone(), drain).await;
     store.close().await;

@@ -36,12 +36,18 @@ pub(crate) struct DemoWorld {
 impl DemoWorld {
     /// An installation with this clock.
     pub(crate) async fn new(clock: Clock) -> Self {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
+        let config = |env: &TestEnv| {
+            let mut sources = Sources::default();
+            sources.add_environment(env.config_env());
+            Config::load(sources).unwrap()
+        };
+        let migrate = async |env: &TestEnv| {
+            let store = Store::connect(&config(env).mongodb, Clock::system()).await.unwrap();
+            store.migrate(&domain::schema()).await.unwrap();
+        };
+        let env = TestEnv::prepared("domain", migrate).await;
+        let config = config(&env);
         let store = Store::connect(&config.mongodb, clock).await.unwrap();
-        store.migrate(&domain::schema()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         demo::seed(&jobs, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();

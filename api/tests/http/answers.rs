@@ -27,7 +27,7 @@ async fn a_sane_request_id_is_echoed_and_any_other_replaced() {
 
 #[tokio::test]
 async fn the_log_line_of_a_request_has_its_route_and_ids_and_no_secret() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let request = world
         .client
         .request(Method::GET, "/verify-email?token=canary-token")
@@ -39,6 +39,7 @@ async fn the_log_line_of_a_request_has_its_route_and_ids_and_no_secret() {
     let line = crate::support::eventually("the log line", async || {
         world
             .api
+            .process()
             .log()
             .lines()
             .find(|line| line.contains("find-me") && line.contains("request_answered"))
@@ -54,19 +55,19 @@ async fn the_log_line_of_a_request_has_its_route_and_ids_and_no_secret() {
     ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    assert!(!world.api.log().contains("canary-token"));
+    assert!(!world.api.process().log().contains("canary-token"));
 }
 
 #[tokio::test]
 async fn requests_are_counted_by_route_template() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
     world.client.get("/no/such/path/4711").await.expect(StatusCode::NOT_FOUND);
     let odd = Method::from_bytes(b"BREW").unwrap();
     Answer::of(world.client.request(odd, "/api/auth/me"))
         .await
         .expect(StatusCode::METHOD_NOT_ALLOWED);
-    let metrics = reqwest::get(format!("{}/metrics", world.api.internal_url()))
+    let metrics = reqwest::get(format!("{}/metrics", world.api.process().internal_url()))
         .await
         .unwrap()
         .text()

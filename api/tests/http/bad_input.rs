@@ -206,7 +206,7 @@ async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announc
 
 #[tokio::test]
 async fn an_endless_password_is_refused_before_it_is_hashed() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let hashed = |metrics: &str| {
         metrics
             .lines()
@@ -214,7 +214,7 @@ async fn an_endless_password_is_refused_before_it_is_hashed() {
             .map(str::to_owned)
     };
     let metrics = async || {
-        reqwest::get(format!("{}/metrics", world.api.internal_url()))
+        reqwest::get(format!("{}/metrics", world.api.process().internal_url()))
             .await
             .unwrap()
             .text()

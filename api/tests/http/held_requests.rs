@@ -56,7 +56,7 @@ async fn in_work(world: &World, count: usize) {
 
 #[tokio::test]
 async fn what_was_begun_before_signing_out_is_not_done_after_it() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
     let bob = people.join(&ada, "bob@example.com", domain::tenancy::roles::Role::Member).await;
@@ -108,7 +108,7 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
 /// around that.
 #[tokio::test]
 async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let (ada, owner) =
         (people.founder("ada@example.com").await, people.founder("owner@example.com").await);

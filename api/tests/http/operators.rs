@@ -24,7 +24,6 @@ use domain::{
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use testkit::testing::TestEnv;
 
 use crate::{
     people::{People, absent},
@@ -478,7 +477,7 @@ fn rfc3339(user: &User) -> String {
 
 #[tokio::test]
 async fn without_redis_it_is_said_so_and_holds_at_once() {
-    let world = World::on(Database::prepared_on(TestEnv::private().await).await, &[]).await;
+    let world = World::on(Database::with_own_redis().await, &[]).await;
     world.make_account(ADA).await;
     let ada = login(&world).await;
     world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
@@ -498,7 +497,7 @@ async fn without_redis_it_is_said_so_and_holds_at_once() {
 
 #[tokio::test]
 async fn where_redis_answers_the_api_but_not_the_operator_it_holds_within_half_a_minute() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     world.make_account(ADA).await;
     let ada = login(&world).await;
     let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;

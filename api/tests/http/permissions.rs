@@ -365,7 +365,7 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
 /// Row 17 of the attacks: a tenant's keys are in no metric, whatever was done with them.
 #[tokio::test]
 async fn metrics_tell_nothing_of_any_tenant() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let worker = world.env.spawn_worker().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -388,7 +388,7 @@ async fn metrics_tell_nothing_of_any_tenant() {
         told.contains("kind=\"invitation.send\",outcome=\"success\"").then_some(told)
     })
     .await;
-    let of_api = metrics(&world.api).await;
+    let of_api = metrics(world.api.process()).await;
     assert!(of_api.contains("route=\"/api/tenant/users/{id}\""), "{of_api}");
     let secrets = [
         &tenant,

@@ -148,7 +148,7 @@ async fn migrating_is_idempotent_and_told() {
 
 #[tokio::test]
 async fn contracting_waits_for_older_processes_unless_forced() {
-    let database = Database::prepared().await;
+    let database = Database::fresh().await;
     let obsolete = doc! { "name": "users_obsolete", "key": { "obsolete": 1 } };
     let create = doc! { "createIndexes": "users", "indexes": [obsolete] };
     database.raw().await.run_command(create).await.unwrap();
@@ -179,7 +179,7 @@ async fn an_older_schema_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn a_schema_that_this_release_cannot_read_is_refused_with_what_to_do() {
-    let database = Database::prepared().await;
+    let database = Database::fresh().await;
     prepared_by_newer(&database, domain::GENERATION + 1).await;
     for args in [&["serve"][..], &["migrate", "up"]] {
         let refused = database.run(args, &[]).await;
@@ -193,29 +193,29 @@ async fn a_schema_that_this_release_cannot_read_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn a_release_serves_restarts_and_rolls_back_on_the_schema_of_the_next() {
-    let world = World::new().await;
+    let world = World::spawned_on(Database::fresh().await, &[]).await;
     prepared_by_newer(&world, domain::GENERATION).await;
     let ready = |url: String| async move {
         reqwest::get(format!("{url}/health/ready")).await.unwrap().status()
     };
-    assert_eq!(ready(world.api.internal_url()).await, StatusCode::OK);
+    assert_eq!(ready(world.api.process().internal_url()).await, StatusCode::OK);
     let up = world.run(&["migrate", "up"], &[]).await;
     assert!(up.status.success());
     assert!(text(&up.stdout).contains("nothing to do"), "{}", text(&up.stdout));
     // It waits until the process is ready.
-    world.another_api().await;
+    world.another_process().await;
 }
 
 #[tokio::test]
 async fn a_process_is_listed_while_it_runs() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let living = async || world.store.living_processes().await.unwrap();
     let processes = living().await;
     let [process] = &processes[..] else { panic!("{processes:?}") };
     assert_eq!((process.kind.as_str(), process.generation), ("api", domain::GENERATION));
     let status = text(&world.run(&["migrate", "status"], &[]).await.stdout);
     assert!(status.contains(&process.id.to_string()), "{status}");
-    world.api.stop().await;
+    world.api.process().stop().await;
     assert_eq!(living().await, []);
 }
 
@@ -235,9 +235,9 @@ async fn a_taken_port_is_told_by_its_key() {
 
 #[tokio::test]
 async fn health_tells_whether_the_process_lives() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     assert!(world.run(&["health"], &[]).await.status.success());
-    world.api.kill().await;
+    world.api.process().kill().await;
     assert_eq!(world.run(&["health"], &[]).await.status.code(), Some(1));
 }
 

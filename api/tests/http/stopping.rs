@@ -38,7 +38,7 @@ async fn ask_until_closed(client: &Client, number: usize, answered: &AtomicUsize
 
 #[tokio::test]
 async fn under_load_a_stop_fails_no_request_and_exits_0() {
-    let world = World::with(UNTHROTTLED).await;
+    let world = World::spawned(UNTHROTTLED).await;
     let answered = AtomicUsize::new(0);
     let clients =
         join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
@@ -48,19 +48,20 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
         })
         .await;
         let begun = Instant::now();
-        world.api.terminate();
+        world.api.process().terminate();
         crate::support::eventually("it says that it is not ready", async || {
             (!world.api.is_ready().await).then_some(())
         })
         .await;
-        let readiness = reqwest::get(format!("{}/health/ready", world.api.internal_url())).await;
+        let readiness =
+            reqwest::get(format!("{}/health/ready", world.api.process().internal_url())).await;
         // Unless it has gone already, it says why.
         if let Ok(readiness) = readiness {
             assert_eq!(readiness.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(readiness.text().await.unwrap(), "stopping\n");
         }
-        let status = world.api.wait(DEADLINE).await.unwrap();
-        assert_eq!(status.code(), Some(0), "{}", world.api.log_tail(20));
+        let status = world.api.process().wait(DEADLINE).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{}", world.api.process().log_tail(20));
         assert!(begun.elapsed() < Duration::from_secs(30));
     };
     tokio::join!(clients, stop);
@@ -68,10 +69,10 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
 
 #[tokio::test]
 async fn what_was_committed_is_handed_over_before_the_exit() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
-    world.api.terminate();
-    assert_eq!(world.api.wait(DEADLINE).await.unwrap().code(), Some(0));
+    world.api.process().terminate();
+    assert_eq!(world.api.process().wait(DEADLINE).await.unwrap().code(), Some(0));
     let _worker = world.env.spawn_worker().await;
     world
         .env

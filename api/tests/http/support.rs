@@ -1,4 +1,4 @@
-//! A world for one test: its own database, one API process, and a client that tells everything.
+//! A world for one test: its own database, an API, and a client that tells everything.
 
 use std::{
     ops::{AsyncFnMut, Deref},
@@ -19,12 +19,13 @@ use domain::{
     activity::{Event, PlatformEvent},
     identity::registrations::Registration,
 };
-use jobs::Jobs;
+use jobs::{Drain, Jobs};
 use mongodb::bson::{Document, doc};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use testkit::testing::{Service, TestEnv};
+use testkit::testing::{Instance, Service, TestEnv, is_ready, ready};
+use tokio::task::JoinHandle;
 
 use crate::document;
 
@@ -56,20 +57,25 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    /// One that other tests use too, each when the one before it has ended.
     pub(crate) async fn prepared() -> Self {
-        Self::prepared_on(TestEnv::new().await).await
+        Self::empty(prepared().await).await
     }
 
-    pub(crate) async fn prepared_on(env: TestEnv) -> Self {
-        let database = Self::empty(env).await;
+    /// As [`Database::prepared`], with a Redis of its own, which the test may stop.
+    pub(crate) async fn with_own_redis() -> Self {
+        Self::empty(prepared().await.with_own_redis().await).await
+    }
+
+    /// As [`Database::prepared`], for a test that changes the schema.
+    pub(crate) async fn fresh() -> Self {
+        let database = Self::empty(TestEnv::new().await).await;
         database.store.migrate(&domain::schema()).await.unwrap();
         database
     }
 
     pub(crate) async fn empty(env: TestEnv) -> Self {
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
+        let config = config_of(&env);
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
         let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
         Self { env, config, store, key }
@@ -122,6 +128,21 @@ impl Database {
     }
 }
 
+/// An environment whose database has our collections.
+async fn prepared() -> TestEnv {
+    let migrate = async |env: &TestEnv| {
+        let store = Store::connect(&config_of(env).mongodb, Clock::system()).await.unwrap();
+        store.migrate(&domain::schema()).await.unwrap();
+    };
+    TestEnv::prepared("domain", migrate).await
+}
+
+fn config_of(env: &TestEnv) -> Config {
+    let mut sources = Sources::default();
+    sources.add_environment(env.config_env());
+    Config::load(sources).unwrap()
+}
+
 /// Runs the program to its end.
 pub(crate) async fn run<'a>(
     args: &[&str],
@@ -136,10 +157,65 @@ pub(crate) async fn run<'a>(
         .unwrap()
 }
 
-/// A database and an API process on it.
+/// A running API. Dropping it ends it.
+pub(crate) enum Api {
+    /// In the test's own process, without logs and metrics.
+    Task { instance: Instance, serving: JoinHandle<anyhow::Result<()>> },
+    /// A process of its own, for tests of its start and end, its logs and its metrics.
+    Process(Box<Service>),
+}
+
+impl Api {
+    async fn serve(env: &TestEnv, settings: &[(&str, &str)]) -> Self {
+        let instance = env.another_api();
+        let mut sources = Sources::default();
+        sources.add_environment(instance.env().to_vec());
+        sources.add_environment(
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        let config = Config::load(sources).unwrap();
+        let mut serving = tokio::spawn(api::serve(config, Drain::new()));
+        ready(instance.api_health_port(), async { (&mut serving).await.unwrap() }).await;
+        Self::Task { instance, serving }
+    }
+
+    /// Where clients connect, without a trailing slash.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Task { instance, .. } => instance.url(),
+            Self::Process(service) => service.url(),
+        }
+    }
+
+    pub(crate) async fn is_ready(&self) -> bool {
+        match self {
+            Self::Task { instance, .. } => is_ready(instance.api_health_port()).await,
+            Self::Process(service) => service.is_ready().await,
+        }
+    }
+
+    /// The process.
+    #[track_caller]
+    pub(crate) fn process(&self) -> &Service {
+        match self {
+            Self::Task { .. } => panic!("this API has no process; start it with World::spawned"),
+            Self::Process(service) => service,
+        }
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        if let Self::Task { serving, .. } = self {
+            serving.abort();
+        }
+    }
+}
+
+/// A database and an API on it.
 pub(crate) struct World {
     database: Database,
-    pub(crate) api: Service,
+    pub(crate) api: Api,
     pub(crate) client: Client,
 }
 
@@ -161,21 +237,46 @@ impl World {
     }
 
     pub(crate) async fn on(database: Database, settings: &[(&str, &str)]) -> Self {
+        let api = Api::serve(&database.env, &[PATIENT, settings].concat()).await;
+        Self::of(database, api)
+    }
+
+    /// As [`World::with`], the API being a process of its own.
+    pub(crate) async fn spawned(settings: &[(&str, &str)]) -> Self {
+        Self::spawned_on(Database::prepared().await, settings).await
+    }
+
+    pub(crate) async fn spawned_on(database: Database, settings: &[(&str, &str)]) -> Self {
         let api = database.env.spawn_api_with(&[PATIENT, settings].concat()).await;
+        Self::of(database, Api::Process(Box::new(api)))
+    }
+
+    fn of(database: Database, api: Api) -> Self {
         let client = Client::of(&api);
         Self { database, api, client }
     }
 
-    /// Another API process on the same database.
-    pub(crate) async fn another_api(&self) -> (Service, Client) {
-        let api = self.env.spawn_api_with(PATIENT).await;
+    /// Another API on the same database.
+    pub(crate) async fn another_api(&self) -> (Api, Client) {
+        self.another_api_with(&[]).await
+    }
+
+    pub(crate) async fn another_api_with(&self, settings: &[(&str, &str)]) -> (Api, Client) {
+        let api = Api::serve(&self.env, &[PATIENT, settings].concat()).await;
+        let client = Client::of(&api);
+        (api, client)
+    }
+
+    /// As [`World::another_api`], a process of its own.
+    pub(crate) async fn another_process(&self) -> (Api, Client) {
+        let api = Api::Process(Box::new(self.env.spawn_api_with(PATIENT).await));
         let client = Client::of(&api);
         (api, client)
     }
 
     /// What the API says that a metric is; zero before it is there.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let metrics = reqwest::get(format!("{}/metrics", self.api.internal_url()))
+        let metrics = reqwest::get(format!("{}/metrics", self.api.process().internal_url()))
             .await
             .unwrap()
             .text()
@@ -232,7 +333,7 @@ impl Change for Announce {
     }
 }
 
-/// Speaks HTTP to one API process. Does not follow redirects.
+/// Speaks HTTP to one API. Does not follow redirects.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -240,7 +341,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn of(api: &Service) -> Self {
+    pub(crate) fn of(api: &Api) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(DEADLINE)

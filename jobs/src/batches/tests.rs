@@ -70,13 +70,17 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.reconcile(crate::COLLECTIONS).await.unwrap();
-        Self { store, _env: env }
+        let store_in = async |env: &TestEnv| {
+            let mut sources = Sources::default();
+            sources.add_environment(env.config_env());
+            let config = Config::load(sources).unwrap();
+            Store::connect(&config.mongodb, Clock::system()).await.unwrap()
+        };
+        let migrate = async |env: &TestEnv| {
+            store_in(env).await.reconcile(crate::COLLECTIONS).await.unwrap();
+        };
+        let env = TestEnv::prepared("jobs", migrate).await;
+        Self { store: store_in(&env).await, _env: env }
     }
 
     async fn batch(&self, id: BatchId) -> Batch {

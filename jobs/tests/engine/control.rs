@@ -136,7 +136,7 @@ async fn a_paused_queue_starts_nothing_in_any_worker_until_it_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_survives_a_wiped_redis() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     let registry = Registry::sharing(Arc::clone(&notes)).on(note);
     world.jobs.pause(QUEUE, "nothing may go out").await.unwrap();
     let worker = world.work(&registry, 4);

@@ -71,7 +71,7 @@ async fn a_past_due_time_means_now_and_an_earlier_job_wakes_the_workers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_jobs_due_at_once_all_run() {
     const JOBS: u32 = 100_000;
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     let sleeper = Sleeper::start();
     let jobs: Vec<Probe> = (0..JOBS).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged_in(None, &jobs, Duration::from_secs(2)).await.unwrap();

@@ -14,7 +14,7 @@ fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_staged_while_redis_is_down_run_when_it_is_back() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     let worker = world.work(&registry(&notes), 4);
     world.stage(0).await;
     world.until_idle().await;
@@ -31,7 +31,7 @@ async fn jobs_staged_while_redis_is_down_run_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_waiting_when_redis_is_flushed_still_run() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     for n in 0..500 {
         world.stage(n).await;
     }
@@ -49,7 +49,7 @@ async fn jobs_waiting_when_redis_is_flushed_still_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn marked_jobs_lost_to_a_flush_under_a_running_worker_are_rebuilt() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     // A worker that relays but whose only slot is occupied, so that all jobs wait in Redis.
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let handler = {
@@ -83,7 +83,7 @@ async fn marked_jobs_lost_to_a_flush_under_a_running_worker_are_rebuilt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_redis_ends_no_worker() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     let worker = world.work(&registry(&notes), 4);
     for round in 0..3 {
         world.stage(round).await;
@@ -105,7 +105,7 @@ async fn dead_letters_of_staged_jobs_survive_a_flush() {
     ) -> Result<(), jobs::JobError> {
         Err(jobs::JobError::fail("hopeless"))
     }
-    let world = World::private().await;
+    let world = World::with_own_redis(&[]).await;
     let worker = world.work(&Registry::new(()).on(hopeless), 4);
     let id = world.stage(1).await;
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
@@ -125,7 +125,7 @@ async fn a_flush_restores_no_more_dead_letters_than_are_kept() {
     ) -> Result<(), jobs::JobError> {
         Err(jobs::JobError::fail("hopeless"))
     }
-    let world = World::private_with(&[("JOBS__DEAD_MAX", "3")]).await;
+    let world = World::with_own_redis(&[("JOBS__DEAD_MAX", "3")]).await;
     let worker = world.work(&Registry::new(()).on(hopeless), 1);
     let mut ids = Vec::new();
     for n in 1..=5 {
@@ -172,7 +172,7 @@ async fn jobs_of_a_deleted_stream_still_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_maxmemory_a_new_worker_drains_the_backlog() {
-    let (world, notes) = (World::private().await, Arc::new(Notes::default()));
+    let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     // The group exists already.
     let before = world.work(&registry(&notes), 8);
     world.stage(0).await;
@@ -283,7 +283,7 @@ async fn after_an_outage_no_job_of_a_live_worker_is_taken_over() {
         begun: std::sync::Mutex<Vec<u32>>,
         gate: tokio::sync::Semaphore,
     }
-    let world = World::private_with(&[("JOBS__LEASE", "3s")]).await;
+    let world = World::with_own_redis(&[("JOBS__LEASE", "3s")]).await;
     let app =
         Arc::new(Held { begun: std::sync::Mutex::default(), gate: tokio::sync::Semaphore::new(0) });
     let registry = Registry::sharing(Arc::clone(&app)).on(hold);

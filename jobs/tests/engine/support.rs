@@ -118,13 +118,30 @@ const QUICK: &[(&str, &str)] = &[
     ("REDIS__TIMEOUT", "1s"),
 ];
 
+/// An environment whose database has the engine's collections.
+pub(crate) async fn prepared() -> TestEnv {
+    let migrate = async |env: &TestEnv| {
+        let mut sources = Sources::default();
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.reconcile(jobs::COLLECTIONS).await.unwrap();
+    };
+    TestEnv::prepared("jobs", migrate).await
+}
+
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::on(TestEnv::new().await, &[]).await
+        Self::with(&[]).await
     }
 
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::on(TestEnv::new().await, settings).await
+        Self::on(prepared().await, settings).await
+    }
+
+    /// With a Redis of its own, which the test may stop and wipe.
+    pub(crate) async fn with_own_redis(settings: &[(&str, &str)]) -> Self {
+        Self::on(prepared().await.with_own_redis().await, settings).await
     }
 
     /// On dedicated servers, which the test may stop and wipe.

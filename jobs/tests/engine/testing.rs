@@ -16,9 +16,8 @@ use jobs::{
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
-use testkit::testing::TestEnv;
 
-use crate::support::{Notes, Probe, Stage, World, note};
+use crate::support::{Notes, Probe, Stage, World, note, prepared};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -219,7 +218,7 @@ async fn a_job_that_is_not_due_waits_for_the_clock() {
 
 #[tokio::test]
 async fn redis_is_not_needed() {
-    let env = TestEnv::private().await;
+    let env = prepared().await.with_own_redis().await;
     env.redis().stop().await;
     let world = World::on(env, &[]).await;
     let notes = Arc::new(Notes::default());

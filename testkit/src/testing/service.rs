@@ -1,10 +1,15 @@
 //! The product's own programs, started by a test.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use programs::{Process, ProcessSpec};
+use programs::{Process, ProcessSpec, http::Request};
 
 use super::{Ports, TestEnv, folder};
+
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// A running `api` or `worker`. Dropping it kills it.
 #[derive(Debug)]
@@ -27,6 +32,61 @@ impl Service {
     pub fn internal_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.internal_port)
     }
+}
+
+/// What another API or worker of a test is told, and where it listens then.
+#[derive(Debug)]
+pub struct Instance {
+    number: u32,
+    ports: Ports,
+    env: Vec<(String, String)>,
+}
+
+impl Instance {
+    /// Its environment variables.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    /// Where clients of an API connect, without a trailing slash.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.api)
+    }
+
+    /// The port where an API tells its health.
+    pub fn api_health_port(&self) -> u16 {
+        self.ports.api_internal
+    }
+
+    /// The port where a worker tells its health.
+    pub fn worker_health_port(&self) -> u16 {
+        self.ports.worker_internal
+    }
+}
+
+/// Waits until what runs in the test's own process says that it can work.
+///
+/// # Panics
+/// When `running` ends first, or it takes longer than a minute.
+pub async fn ready<E: std::fmt::Debug>(
+    health_port: u16,
+    running: impl Future<Output = Result<(), E>>,
+) {
+    let ready = async {
+        while !is_ready(health_port).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        ended = running => panic!("it ended before it was ready: {ended:?}"),
+        ready = tokio::time::timeout(READY_WITHIN, ready) => ready.expect("it is ready in time"),
+    }
+}
+
+/// Whether what tells its health on this port says that it can work.
+pub async fn is_ready(health_port: u16) -> bool {
+    let answer = Request::new("GET", health_port, "/health/ready").send().await;
+    answer.is_ok_and(|answer| answer.status == 200)
 }
 
 impl std::ops::Deref for Service {
@@ -54,7 +114,7 @@ impl TestEnv {
     /// # Panics
     /// As [`TestEnv::spawn_api`].
     pub async fn spawn_api_with(&self, env: &[(&str, &str)]) -> Service {
-        ready(self.launch_api_with(env)).await
+        until_ready(self.launch_api_with(env)).await
     }
 
     /// As [`TestEnv::spawn_api_with`], without waiting until it is ready.
@@ -80,7 +140,7 @@ impl TestEnv {
     /// # Panics
     /// As [`TestEnv::spawn_worker`].
     pub async fn spawn_worker_with(&self, env: &[(&str, &str)]) -> Service {
-        ready(self.launch_worker_with(env)).await
+        until_ready(self.launch_worker_with(env)).await
     }
 
     /// As [`TestEnv::spawn_worker_with`], without waiting until it is ready.
@@ -91,12 +151,32 @@ impl TestEnv {
         self.launch("worker", "run", env)
     }
 
-    /// The first program of a test listens where [`TestEnv::config_env`] says, further ones
-    /// elsewhere.
-    fn launch(&self, name: &str, subcommand: &str, env: &[(&str, &str)]) -> Service {
-        let count = if name == "api" { &self.apis } else { &self.workers };
+    /// Makes room for another API, which may run in the test's own process.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn another_api(&self) -> Instance {
+        self.instance(&self.apis)
+    }
+
+    /// As [`TestEnv::another_api`], for a worker.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn another_worker(&self) -> Instance {
+        self.instance(&self.workers)
+    }
+
+    /// The first of a kind listens where [`TestEnv::config_env`] says, further ones elsewhere.
+    fn instance(&self, count: &AtomicU32) -> Instance {
         let number = count.fetch_add(1, Ordering::Relaxed);
         let ports = if number == 0 { self.ports } else { Ports::fresh().expect("ports are free") };
+        Instance { number, ports, env: self.config_env_on(ports) }
+    }
+
+    fn launch(&self, name: &str, subcommand: &str, env: &[(&str, &str)]) -> Service {
+        let count = if name == "api" { &self.apis } else { &self.workers };
+        let Instance { number, ports, env: usual } = self.instance(count);
         let program = folder().join(name);
         assert!(
             program.exists(),
@@ -110,7 +190,7 @@ impl TestEnv {
         };
         let log = self.folder.path().join(format!("{name}-{number}.log"));
         let mut spec = ProcessSpec::new(name, program, &[subcommand], log, internal_port)
-            .envs(self.config_env_on(ports))
+            .envs(usual)
             .envs(env.to_vec());
         // What a developer has set in the shell is not what the test means.
         spec.spec.env_hidden = Some("TENANTRY_".to_owned());
@@ -119,7 +199,7 @@ impl TestEnv {
     }
 }
 
-async fn ready(service: Service) -> Service {
+async fn until_ready(service: Service) -> Service {
     service.ready().await.unwrap_or_else(|error| panic!("{error:#}"));
     service
 }

@@ -59,7 +59,11 @@ async fn tests(options: &Options) -> anyhow::Result<Outcome> {
     let servers = servers(folder.path());
     let (mongod, redis) = progress("starting the servers that the tests share", servers).await?;
     let mut command = if has_nextest {
-        cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+        let mut nextest = cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]);
+        // Tests wait more than they compute.
+        let threads = std::thread::available_parallelism()?.get() * 2;
+        nextest.args(["--test-threads", &threads.to_string()]);
+        nextest
     } else {
         say(
             "  cargo-nextest is not installed, so `cargo test` runs the tests (`--install` installs it)",

@@ -19,12 +19,11 @@ use jobs::testing;
 use mongodb::bson::doc;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use testkit::testing::TestEnv;
 
 use crate::{
     pages::expect_page,
     people::{People, Person},
-    support::{Answer, Client, Database, PASSWORD, World, eventually},
+    support::{Answer, Database, PASSWORD, World, eventually},
 };
 
 const ADA: &str = "ada@example.com";
@@ -112,7 +111,7 @@ async fn link_for(world: &World, email: &str) -> String {
 
 #[tokio::test]
 async fn a_throttled_try_is_refused_before_hashing_and_tells_nobody_who_has_an_account() {
-    let world = World::with(FEW).await;
+    let world = World::spawned(FEW).await;
     world.make_account(ADA).await;
     let mut refusals = Vec::new();
     for email in [ADA, "nobody@example.com"] {
@@ -152,8 +151,8 @@ async fn one_password_over_many_accounts_from_one_network_is_throttled() {
 async fn of_many_guesses_at_once_no_more_are_let_through_than_one_by_one() {
     let world = World::with(FEW).await;
     world.make_account(ADA).await;
-    let other = world.env.spawn_api_with(FEW).await;
-    let clients = [&world.client, &Client::of(&other)];
+    let (_second_api, second) = world.another_api_with(FEW).await;
+    let clients = [&world.client, &second];
     let body = json!({ "email": ADA, "password": WRONG });
     let answers =
         join_all((0..40).map(|number| clients[number % 2].post("/api/auth/login", &body))).await;
@@ -350,7 +349,7 @@ async fn accept_from(world: &World, address: &str, token: &str, password: &str) 
 
 #[tokio::test]
 async fn accepting_an_invitation_is_no_way_around_the_throttle_of_signing_in() {
-    let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
+    let world = World::spawned(&[FEW, BEHIND_PROXY].concat()).await;
     let people = People::of(&world).await;
     // The attacker runs a tenant, and reads the link in the victim's mail or was forwarded it.
     let (eve, bob) =
@@ -466,7 +465,7 @@ async fn made_up_links_of_invitations_are_throttled_and_good_ones_are_not_counte
 
 #[tokio::test]
 async fn without_redis_everybody_is_let_through_and_it_is_counted() {
-    let world = World::on(Database::prepared_on(TestEnv::private().await).await, FEW).await;
+    let world = World::spawned_on(Database::with_own_redis().await, FEW).await;
     world.make_account(ADA).await;
     world.env.redis().stop().await;
     for _ in 0..8 {

@@ -256,7 +256,7 @@ async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
 /// Row 17 of the attacks, for what is kept in memory.
 #[tokio::test]
 async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let ada = world.signed_in("ada@example.com").await;
     let eve = world.signed_in("eve@example.com").await;
     for token in [&ada, &eve] {

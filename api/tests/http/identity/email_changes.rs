@@ -688,7 +688,7 @@ async fn dump(world: &World) -> String {
 
 #[tokio::test]
 async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let token = world.signed_in("canary-old@example.com").await;
     let links = asked(&world, &token, "canary-new@example.com").await;
     let early = dump(&world).await;
@@ -703,9 +703,9 @@ async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
     let staged: Vec<OutboxRow> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 100).await.unwrap();
     assert!(!serde_json::to_string(&staged).unwrap().contains("canary"));
-    world.api.terminate();
-    world.api.wait(DEADLINE).await.unwrap();
-    let log = world.api.log();
+    world.api.process().terminate();
+    world.api.process().wait(DEADLINE).await.unwrap();
+    let log = world.api.process().log();
     for text in [&early, &halfway, &late, &log] {
         assert!(!text.contains(&links.old) && !text.contains(&links.new));
     }

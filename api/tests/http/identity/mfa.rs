@@ -112,7 +112,7 @@ async fn text_of_session(world: &World, token: &str) -> String {
 
 #[tokio::test]
 async fn an_authenticator_app_is_set_up_and_asked_for() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let token = world.signed_in(ADA).await;
     let other = text(&world.login(ADA, PASSWORD).await.expect(StatusCode::OK), "access_token");
     let told_app = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK);

@@ -344,7 +344,7 @@ async fn a_weak_password_is_refused_with_what_to_do_and_the_link_stays_good() {
 
 #[tokio::test]
 async fn a_megabyte_of_password_is_refused_before_it_is_hashed() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let hashed = "tenantry_password_hash_duration_seconds_count";
     let before = world.metric(hashed).await;
     let megabyte = "x".repeat(1_000_000);
@@ -579,7 +579,7 @@ async fn a_hash_of_other_parameters_is_renewed_by_the_next_sign_in_and_by_no_fai
 
 #[tokio::test]
 async fn neither_the_database_nor_the_log_holds_what_would_set_a_password() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     world.make_account("canary-address@example.com").await;
     let token = link_for(&world, "canary-address@example.com").await;
     world.client.get(&format!("/reset-password?token={token}")).await.expect(StatusCode::OK);
@@ -589,9 +589,9 @@ async fn neither_the_database_nor_the_log_holds_what_would_set_a_password() {
         .await
         .expect(StatusCode::ACCEPTED);
     reset(&world, &token, NEW).await.expect(StatusCode::NO_CONTENT);
-    world.api.terminate();
-    world.api.wait(DEADLINE).await.unwrap();
-    let log = world.api.log();
+    world.api.process().terminate();
+    world.api.process().wait(DEADLINE).await.unwrap();
+    let log = world.api.process().log();
     for secret in [NEW, token.as_str(), "canary-address"] {
         assert!(!log.contains(secret), "{log}");
     }

@@ -97,7 +97,7 @@ async fn whoever_lost_the_answer_is_told_the_same_successor_again() {
 #[tokio::test]
 async fn a_client_whose_api_was_killed_before_it_answered_recovers() {
     let (world, login) = account(&[]).await;
-    let (killed, client) = world.another_api().await;
+    let (killed, client) = world.another_process().await;
     let token = login["refresh_token"].clone();
     let asking = tokio::spawn(async move {
         let request =
@@ -109,7 +109,7 @@ async fn a_client_whose_api_was_killed_before_it_answered_recovers() {
         (generation == 2).then_some(())
     })
     .await;
-    killed.kill().await;
+    killed.process().kill().await;
     // Whether or not the answer made it.
     let _ = asking.await.unwrap();
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();

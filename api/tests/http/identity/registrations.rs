@@ -198,7 +198,7 @@ async fn asking_again_answers_the_same_and_stages_the_same_for_every_address() {
 
 #[tokio::test]
 async fn neither_the_database_nor_the_log_holds_what_would_open_an_account() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     world.register("canary-address@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("canary-address@example.com").await;
     let registration: Vec<Registration> =
@@ -213,9 +213,9 @@ async fn neither_the_database_nor_the_log_holds_what_would_open_an_account() {
         .post("/api/auth/verify-email", &json!({ "token": token }))
         .await
         .expect(StatusCode::OK);
-    world.api.terminate();
-    world.api.wait(DEADLINE).await.unwrap();
-    let log = world.api.log();
+    world.api.process().terminate();
+    world.api.process().wait(DEADLINE).await.unwrap();
+    let log = world.api.process().log();
     for secret in [PASSWORD, token.as_str()] {
         assert!(!stored.contains(secret) && !staged.contains(secret) && !log.contains(secret));
     }

@@ -6,7 +6,7 @@ use common::db::PlatformScope;
 use domain::identity::sessions::Session;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
-use testkit::{servers::Proxy, testing::TestEnv};
+use testkit::servers::Proxy;
 
 use crate::support::{Client, Database, World, eventually};
 
@@ -28,7 +28,7 @@ async fn end_all_sessions_silently(world: &World) {
 
 #[tokio::test]
 async fn without_redis_every_request_looks_into_the_store() {
-    let world = World::on(Database::prepared_on(TestEnv::private().await).await, &[]).await;
+    let world = World::spawned_on(Database::with_own_redis().await, &[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
     world.env.redis().stop().await;
@@ -52,7 +52,7 @@ async fn a_message_that_is_lost_is_noticed_within_a_second() {
         .unwrap();
     let proxy = Proxy::start(redis).await.unwrap();
     let url = format!("redis://{}", proxy.addr());
-    let world = World::on(database, &[("TENANTRY__REDIS__URL", &url)]).await;
+    let world = World::spawned_on(database, &[("TENANTRY__REDIS__URL", &url)]).await;
     let (_second_api, second) = world.another_api().await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
@@ -65,7 +65,7 @@ async fn a_message_that_is_lost_is_noticed_within_a_second() {
 
 #[tokio::test]
 async fn a_steady_caller_costs_the_store_nothing() {
-    let world = World::new().await;
+    let world = World::spawned(&[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
     let misses = async || world.metric("tenantry_api_identities_total{outcome=\"miss\"}").await;

@@ -100,7 +100,7 @@ async fn sign_in(client: &Client, email: &str, password: &str) -> f64 {
 
 #[tokio::test]
 async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
-    let world = World::with(UNTHROTTLED).await;
+    let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     for password in ["wrong horse", ""] {
         let answer = async |whose: Whose| world.login(&whose.address(0), password).await;
@@ -116,10 +116,10 @@ async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
 /// Whatever a process makes when it is first needed, it does not need for one of them alone.
 #[tokio::test]
 async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_address() {
-    let world = World::with(UNTHROTTLED).await;
+    let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     let first = async |whose: Whose, number: usize| {
-        let (_api, client) = world.another_api().await;
+        let (_api, client) = world.another_process().await;
         // The connection is not what is measured.
         client.get("/api/auth/me").await.expect(StatusCode::UNAUTHORIZED);
         sign_in(&client, &whose.address(number), "wrong horse").await
@@ -129,7 +129,7 @@ async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_addre
 
 #[tokio::test]
 async fn registering_takes_the_same_time_for_a_known_address() {
-    let world = World::with(UNTHROTTLED_MAILS).await;
+    let world = World::spawned(UNTHROTTLED_MAILS).await;
     world.make_account(KNOWN).await;
     let register = async |whose: Whose, number: usize| {
         let begun = Instant::now();
@@ -146,7 +146,7 @@ async fn registering_takes_the_same_time_for_a_known_address() {
 
 #[tokio::test]
 async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a_known_address() {
-    let world = World::with(UNTHROTTLED_MAILS).await;
+    let world = World::spawned(UNTHROTTLED_MAILS).await;
     let _worker = world.env.spawn_worker().await;
     world.make_account(KNOWN).await;
     world.env.mail().reply(Reply::Hold);
@@ -168,7 +168,7 @@ async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a
 #[tokio::test]
 #[should_panic(expected = "unknown ÷ known")]
 async fn a_hash_that_is_missing_is_noticed() {
-    let world = World::with(UNTHROTTLED).await;
+    let world = World::spawned(UNTHROTTLED).await;
     let ask = async |whose: Whose, number: usize| match whose {
         Whose::Known => sign_in(&world.client, KNOWN, "wrong horse").await,
         Whose::Unknown => {

@@ -70,7 +70,10 @@ fn expect_invalid(answer: Answer) {
 
 /// One founder and their world.
 async fn founded(settings: &[(&str, &str)]) -> (World, Person) {
-    let world = World::with(settings).await;
+    founded_in(World::with(settings).await).await
+}
+
+async fn founded_in(world: World) -> (World, Person) {
     let ada = People::of(&world).await.founder("ada@example.com").await;
     (world, ada)
 }
@@ -410,7 +413,7 @@ async fn invitations_are_listed_in_pages() {
 
 #[tokio::test]
 async fn the_invited_are_mailed_and_reminded_by_id_and_the_link_is_nowhere_else() {
-    let (world, ada) = founded(&[]).await;
+    let (world, ada) = founded_in(World::spawned(&[]).await).await;
     let token = invited(&world, &ada, "canary-address@example.com", "viewer").await;
     let invitation =
         world.store.records::<Invitation>(PlatformScope).find(doc! {}).await.unwrap().unwrap();
@@ -428,9 +431,9 @@ async fn the_invited_are_mailed_and_reminded_by_id_and_the_link_is_nowhere_else(
     world.client.get(&format!("/api/invitations/{token}")).await.expect(StatusCode::OK);
     world.client.get(&format!("/invitations/accept?token={token}")).await.expect(StatusCode::OK);
     accept(&world, &token).await.expect(StatusCode::OK);
-    world.api.terminate();
-    world.api.wait(DEADLINE).await.unwrap();
-    let log = world.api.log();
+    world.api.process().terminate();
+    world.api.process().wait(DEADLINE).await.unwrap();
+    let log = world.api.process().log();
     for text in [&staged, &stored, &log] {
         assert!(!text.contains(&token) && !text.contains(PASSWORD));
     }

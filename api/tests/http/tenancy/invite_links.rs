@@ -30,7 +30,10 @@ const JOIN: &str = "/api/invite-links/join";
 const NEWCOMER: &str = "new@example.com";
 
 async fn founded(settings: &[(&str, &str)]) -> (World, Person) {
-    let world = World::with(settings).await;
+    founded_in(World::with(settings).await).await
+}
+
+async fn founded_in(world: World) -> (World, Person) {
     let ada = People::of(&world).await.founder("ada@example.com").await;
     (world, ada)
 }
@@ -603,7 +606,7 @@ async fn a_void_invitation_stands_in_nobodys_way() {
 
 #[tokio::test]
 async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
-    let (world, ada) = founded(&[]).await;
+    let (world, ada) = founded_in(World::spawned(&[]).await).await;
     let link = token(&make(&world, &ada, "viewer").await);
     join(&world, &link, "canary-address@example.com").await.expect(StatusCode::ACCEPTED);
     world.client.get(&format!("/invite-links/join?token={link}")).await.expect(StatusCode::OK);
@@ -615,12 +618,12 @@ async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
     let links: Vec<InviteLink> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
-    world.api.terminate();
-    world.api.wait(DEADLINE).await.unwrap();
+    world.api.process().terminate();
+    world.api.process().wait(DEADLINE).await.unwrap();
     for text in [
         serde_json::to_string(&rows).unwrap(),
         serde_json::to_string(&links).unwrap(),
-        world.api.log(),
+        world.api.process().log(),
     ] {
         assert!(!text.contains(&link) && !text.contains("canary-address"), "{text}");
     }

@@ -466,8 +466,7 @@ async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
 async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_process() {
     let world = World::with(PROXIED).await;
     let ada = People::of(&world).await.founder("ada@example.com").await;
-    let second_api = world.env.spawn_api_with(PROXIED).await;
-    let second = Client::of(&second_api);
+    let (_second_api, second) = world.another_api_with(PROXIED).await;
     for client in [&world.client, &second] {
         get_from(client, OUTSIDE, &ada.token).await.expect(StatusCode::OK);
     }

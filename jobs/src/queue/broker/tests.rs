@@ -178,7 +178,7 @@ async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
 
 #[tokio::test]
 async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
-    let env = TestEnv::private().await;
+    let env = TestEnv::new().await.with_own_redis().await;
     let broker = broker_sharing(&env, 1, None).await;
     push(&broker, &[job(), job(), job(), job_in(Duration::from_millis(1))]).await;
     let entries = read_all(&broker, "a", 3).await;

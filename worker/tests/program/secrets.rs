@@ -1,19 +1,13 @@
 //! Secrets of people and their clients are stored nowhere else: several people go through every flow,
 //! then every place that could contain a secret is searched.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
-mod collector;
 use std::{
     process::Command,
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{
-    clock::Clock,
-    config::{Config, Sources},
-    db::Store,
-};
+use common::clock::Clock;
 use futures::TryStreamExt;
 use mongodb::bson::{RawDocumentBuf, doc};
 use reqwest::{Method, StatusCode};
@@ -24,7 +18,10 @@ use testkit::{
 };
 use totp_rs::{Builder, Secret, Totp};
 
-use self::collector::Exports;
+use crate::{
+    collector::{self, Exports},
+    support::prepared,
+};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 /// Our own programs log everything, and the history of jobs is kept.
@@ -86,16 +83,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        Store::connect(&config.mongodb, Clock::system())
-            .await
-            .unwrap()
-            .migrate(&domain::schema())
-            .await
-            .unwrap();
+        let env = prepared().await;
         let (address, exports) = collector::start().await;
         let endpoint = format!("http://{address}");
         let settings =

@@ -1,25 +1,15 @@
 //! Expired rows are purged on the configured schedule, with TTL indexes of MongoDB as a fallback.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::time::Duration;
 
 use common::{
-    clock::Clock,
-    config::{Config, PURGE_AFTER_MAX, Sources},
+    config::PURGE_AFTER_MAX,
     db::{Change, DbError, PlatformScope, Store, Txn},
     origin::Origin,
 };
 use domain::identity::sessions::{Device, Lifetime, Session};
 use mongodb::bson::{DateTime, Document, doc};
-use testkit::testing::TestEnv;
 
-async fn prepared(env: &TestEnv) -> Store {
-    let mut sources = Sources::default();
-    sources.add_environment(env.config_env());
-    let config = Config::load(sources).unwrap();
-    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-    store.migrate(&domain::schema()).await.unwrap();
-    store
-}
+use crate::support::{prepared, store};
 
 struct SignIn;
 
@@ -42,8 +32,8 @@ async fn sign_in(store: &Store) -> Session {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_purges_expired_rows_on_schedule_and_counts_them() {
-    let env = TestEnv::new().await;
-    let store = prepared(&env).await;
+    let env = prepared().await;
+    let store = store(&env).await;
     let (over, live) = (sign_in(&store).await, sign_in(&store).await);
     // Longer ago than the retention, but not long enough for MongoDB to remove it first.
     let ago = DateTime::from_millis(store.clock().now().timestamp_millis() - 2 * 86_400_000);
@@ -79,8 +69,7 @@ async fn a_worker_purges_expired_rows_on_schedule_and_counts_them() {
 
 #[tokio::test]
 async fn mongodb_removes_rows_that_were_not_purged_for_a_week() {
-    let env = TestEnv::new().await;
-    prepared(&env).await;
+    let env = prepared().await;
     let client = mongodb::Client::with_uri_str(env.mongodb_uri()).await.unwrap();
     for collection in
         ["registrations", "password_resets", "email_changes", "invitations", "sessions"]

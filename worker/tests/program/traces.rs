@@ -1,21 +1,15 @@
 //! One trace from the request through the outbox to the job, exported to a collector.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
-mod collector;
 use std::time::Duration;
 
-use common::{
-    clock::Clock,
-    config::{Config, Sources},
-    db::Store,
-};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{ResourceSpans, Span, span::SpanKind},
 };
 use serde_json::json;
-use testkit::testing::TestEnv;
+
+use crate::{collector, support::prepared};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const TRACE: [u8; 16] = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
@@ -49,16 +43,7 @@ fn spans(exports: &[ExportTraceServiceRequest], service: &str, name: &str) -> Ve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_and_its_job_are_exported_in_the_callers_trace() {
-    let env = TestEnv::new().await;
-    let mut sources = Sources::default();
-    sources.add_environment(env.config_env());
-    let config = Config::load(sources).unwrap();
-    Store::connect(&config.mongodb, Clock::system())
-        .await
-        .unwrap()
-        .migrate(&domain::schema())
-        .await
-        .unwrap();
+    let env = prepared().await;
     let (address, exports) = collector::start().await;
     let endpoint = format!("http://{address}");
     let settings = [("TENANTRY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];

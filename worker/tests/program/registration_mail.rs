@@ -1,13 +1,8 @@
 //! The product's central path under faults: the mail arrives, whatever is stopped, killed or wiped
 //! between the request and the mail.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::time::Duration;
 
-use common::{
-    clock::Clock,
-    config::{Config, Sources},
-    db::{PlatformScope, Store},
-};
+use common::db::{PlatformScope, Store};
 use jobs::outbox::OutboxRow;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
@@ -16,6 +11,8 @@ use testkit::{
     servers::{Mail, Proxy, Reply},
     testing::{Service, TestEnv},
 };
+
+use crate::support::{prepared, store};
 
 /// Upper bound for every wait in a test, even on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -40,19 +37,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self::on(TestEnv::new().await).await
+        Self::on(prepared().await).await
     }
 
-    async fn private() -> Self {
-        Self::on(TestEnv::private().await).await
+    async fn with_own_redis() -> Self {
+        Self::on(prepared().await.with_own_redis().await).await
     }
 
     async fn on(env: TestEnv) -> Self {
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(&domain::schema()).await.unwrap();
+        let store = store(&env).await;
         Self { env, store, client: reqwest::Client::new() }
     }
 
@@ -175,7 +168,7 @@ async fn requesting_again_after_the_cooldown_sends_the_same_link() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registering_works_without_redis_and_the_mail_arrives_when_it_is_back() {
-    let world = World::private().await;
+    let world = World::with_own_redis().await;
     let (api, worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
     world.env.redis().stop().await;
     world.register(&api, ANN).await;
@@ -283,7 +276,7 @@ async fn a_permanently_rejected_mail_becomes_a_dead_letter_that_can_be_retried()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pending_mails_survive_a_flush_and_restart_of_redis_with_the_same_worker() {
-    let world = World::private().await;
+    let world = World::with_own_redis().await;
     let api = world.env.spawn_api_with(QUICK).await;
     let people: Vec<String> = (0..5).map(|n| format!("person{n}@example.com")).collect();
     for person in &people {

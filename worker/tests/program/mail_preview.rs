@@ -6,7 +6,6 @@
 //! ```sh
 //! cargo run -p worker -- mail preview --to worker/tests/snapshots
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 

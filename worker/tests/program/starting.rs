@@ -1,18 +1,15 @@
 //! How a worker begins, or refuses to.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::{
     process::{Command, Output},
     time::Duration,
 };
 
-use common::{
-    clock::Clock,
-    config::{Config, Sources},
-    db::{PlatformScope, Store},
-};
+use common::db::PlatformScope;
 use jobs::schedules::ScheduleRow;
 use mongodb::bson::DateTime;
 use testkit::testing::TestEnv;
+
+use crate::support::{prepared, store};
 
 fn worker(args: &[&str], env: &[(String, String)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
@@ -73,12 +70,8 @@ async fn an_unprepared_database_is_rejected_with_instructions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_readiness_report_the_state() {
-    let env = TestEnv::private().await;
-    let mut sources = Sources::default();
-    sources.add_environment(env.config_env());
-    let config = Config::load(sources).unwrap();
-    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-    store.migrate(&domain::schema()).await.unwrap();
+    let env = prepared().await.with_own_redis().await;
+    let store = store(&env).await;
     assert!(!worker(&["health"], &env.config_env()).status.success(), "no worker is running yet");
     let running = env.spawn_worker().await;
     let mut looks = tokio::time::interval(Duration::from_millis(20));
@@ -106,12 +99,8 @@ async fn health_and_readiness_report_the_state() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_canary_runs_and_its_schedule_is_shown() {
-    let env = TestEnv::new().await;
-    let mut sources = Sources::default();
-    sources.add_environment(env.config_env());
-    let config = Config::load(sources).unwrap();
-    let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-    store.migrate(&domain::schema()).await.unwrap();
+    let env = prepared().await;
+    let store = store(&env).await;
     // As if workers had stopped long ago, so that a tick is due at once.
     let (name, long_ago) =
         ("maintenance.canary".to_owned(), DateTime::from_millis(1_700_000_000_000));

@@ -1,5 +1,4 @@
 //! `worker queues`, `worker jobs` and `worker batches` against a running worker.
-#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 use std::{
     process::{Command, Output},
     time::Duration,
@@ -7,8 +6,7 @@ use std::{
 
 use common::{
     clock::Clock,
-    config::{Config, Sources},
-    db::{Change, PlatformScope, Store, Txn},
+    db::{Change, PlatformScope, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
     origin::Origin,
 };
@@ -21,6 +19,8 @@ use jobs::{
 use mongodb::bson::doc;
 use serde_json::Value;
 use testkit::testing::TestEnv;
+
+use crate::support::{config, prepared, store};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const KIND: &str = "registration.send_verification";
@@ -40,12 +40,8 @@ impl Shell {
     }
 
     async fn with(settings: &'static [(&'static str, &'static str)]) -> Self {
-        let env = TestEnv::new().await;
-        let mut sources = Sources::default();
-        sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        store.migrate(&domain::schema()).await.unwrap();
+        let env = prepared().await;
+        let (config, store) = (config(&env), store(&env).await);
         let jobs = Jobs::start(store, &config.redis, &config.jobs).unwrap();
         Self { env, settings, jobs }
     }

@@ -1,0 +1,168 @@
+//! Databases with a product's collections and indexes, used by one test after another.
+//!
+//! Creating them takes a second and a hundred files. So it is done once, and before another test
+//! gets the database, what the one before it left is deleted. A lock file, held until the process
+//! ends, keeps other tests away.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, Write},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use futures::{
+    TryStreamExt,
+    future::{join_all, try_join_all},
+};
+use mongodb::{
+    Client, Database,
+    bson::{Document, doc},
+};
+use serde::{Deserialize, Serialize};
+
+/// How long what an earlier test asked of the server may still run.
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
+/// How long a deletion may wait for a transaction that nobody ends any more.
+const CLEANED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Held until this process ends: what a test leaves running may use its database until then.
+static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// A database that is this process's own.
+pub(super) struct Claim {
+    database: Database,
+    file: File,
+    /// What it had when it was prepared; `None` when it was not.
+    prepared: Option<Collections>,
+}
+
+/// Collections by name.
+type Collections = BTreeMap<String, Collection>;
+
+/// A collection.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Collection {
+    /// As the server lists them, in Extended JSON.
+    options: String,
+    rows: u64,
+}
+
+impl Claim {
+    /// A database with this schema that no living process uses; a new one when there is none.
+    pub(super) async fn of(schema: &str, mongodb_uri: &str) -> anyhow::Result<Self> {
+        let client = Client::with_uri_str(mongodb_uri).await?;
+        for number in 0.. {
+            let name = format!("test_{schema}_{number}");
+            let Some(mut file) = lock(mongodb_uri, &name)? else { continue };
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            let prepared = serde_json::from_str(&text).ok();
+            let database = client.database(&name);
+            return Ok(Self { database, file, prepared });
+        }
+        anyhow::bail!("every name is taken")
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.database.name()
+    }
+
+    /// Deletes what a test left; false when the database has to be prepared.
+    pub(super) async fn clean(&self) -> anyhow::Result<bool> {
+        let Some(prepared) = &self.prepared else { return Ok(false) };
+        self.quiet().await?;
+        let mut found = collections(&self.database).await?;
+        let mut used = Vec::new();
+        for (name, before) in prepared {
+            match found.remove(name) {
+                Some(now) if now == *before => {}
+                Some(now) if now.options == before.options && before.rows == 0 => used.push(name),
+                // What belongs to the schema was changed.
+                _ => return Ok(false),
+            }
+        }
+        let deleting = used.into_iter().map(|name| async move {
+            self.database.collection::<Document>(name).delete_many(doc! {}).await.map(drop)
+        });
+        let dropping = found
+            .keys()
+            .map(|name| async move { self.database.collection::<Document>(name).drop().await });
+        let cleaning = async { tokio::join!(join_all(deleting), join_all(dropping)) };
+        let cleaned = tokio::time::timeout(CLEANED_WITHIN, cleaning).await;
+        Ok(cleaned
+            .is_ok_and(|(deleted, dropped)| deleted.iter().chain(&dropped).all(Result::is_ok)))
+    }
+
+    /// Waits until the server does nothing here any more for a process that has ended.
+    async fn quiet(&self) -> anyhow::Result<()> {
+        let here = format!("^{}\\.", self.name());
+        let admin = self.database.client().database("admin");
+        let quiet = async {
+            loop {
+                let stages = [
+                    doc! { "$currentOp": { "allUsers": true } },
+                    doc! { "$match": { "active": true, "ns": { "$regex": &here } } },
+                ];
+                let running: Vec<Document> = admin.aggregate(stages).await?.try_collect().await?;
+                if running.is_empty() {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(QUIET_WITHIN, quiet).await.context("an earlier test still runs")?
+    }
+
+    /// Empties the database, so that it can be prepared.
+    pub(super) async fn drop(&self) -> anyhow::Result<()> {
+        Ok(self.database.drop().await?)
+    }
+
+    /// Notes what the database has now, for the next test, and keeps it until this process ends.
+    pub(super) async fn keep(mut self) -> anyhow::Result<()> {
+        let prepared = collections(&self.database).await?;
+        self.file.rewind()?;
+        self.file.set_len(0)?;
+        self.file.write_all(&serde_json::to_vec(&prepared)?)?;
+        self.hold();
+        Ok(())
+    }
+
+    /// Keeps the database until this process ends.
+    pub(super) fn hold(self) {
+        CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(self.file);
+    }
+}
+
+async fn collections(database: &Database) -> anyhow::Result<Collections> {
+    let listed: Vec<_> = database.list_collections().await?.try_collect().await?;
+    let counted = listed.into_iter().map(|listed| async move {
+        let collection = database.collection::<Document>(&listed.name);
+        let rows = collection.estimated_document_count().await?;
+        let options = serde_json::to_string(&listed.options)?;
+        anyhow::Ok((listed.name, Collection { options, rows }))
+    });
+    Ok(try_join_all(counted).await?.into_iter().collect())
+}
+
+/// The lock file of a database of this server; `None` when another process has it.
+fn lock(mongodb_uri: &str, database: &str) -> anyhow::Result<Option<File>> {
+    let server: String =
+        mongodb_uri.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let user = rustix::process::getuid().as_raw();
+    let folder: PathBuf =
+        std::env::temp_dir().join(format!("testkit-databases-{user}")).join(server);
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(folder.join(database))
+        .with_context(|| format!("claiming a database in {}", folder.display()))?;
+    Ok(file.try_lock().is_ok().then_some(file))
+}

@@ -1,0 +1,136 @@
+//! The subcommands of `worker`. One runs jobs; the others show and change them.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use common::{
+    config::{Config, EXIT_CONFIG, Mistakes, Sources},
+    internal,
+};
+
+use crate::{commands, preview, run, schedules};
+
+/// Exit status for ambiguous command lines; the same as for invalid ones.
+const EXIT_USAGE: u8 = 2;
+
+/// Run Tenantry's jobs.
+#[derive(Parser)]
+#[command(name = "worker", version)]
+struct Cli {
+    /// Print the effective configuration with secrets redacted, and exit.
+    #[arg(long, global = true)]
+    check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run jobs until SIGTERM or Ctrl-C (the default).
+    Run,
+    /// Show, pause and resume queues.
+    Queues {
+        #[command(subcommand)]
+        command: Option<commands::QueuesCommand>,
+    },
+    /// Show every schedule with its last and next tick.
+    Schedules,
+    /// Show, retry, cancel and delete jobs.
+    #[command(subcommand)]
+    Jobs(commands::JobsCommand),
+    /// Show batches of jobs.
+    #[command(subcommand)]
+    Batches(commands::BatchesCommand),
+    /// Preview mails.
+    #[command(subcommand)]
+    Mail(MailCommand),
+    /// Exit with status 0 if the worker at `worker.internal_listen` is alive.
+    Health,
+}
+
+#[derive(Subcommand)]
+enum MailCommand {
+    /// Render every mail with sample values into a folder.
+    Preview {
+        /// The folder to write to.
+        #[arg(long)]
+        to: PathBuf,
+    },
+}
+
+/// Runs the command that the command line names.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let loaded = Config::load(Sources::from_environment()).and_then(schedules::checked);
+    if cli.check_config {
+        return match loaded.and_then(|_| Config::describe(Sources::from_environment())) {
+            Ok(described) => {
+                print!("{described}");
+                ExitCode::SUCCESS
+            }
+            Err(mistakes) => misconfigured(&mistakes),
+        };
+    }
+    if let Some(Command::Mail(MailCommand::Preview { to })) = &cli.command {
+        return preview::write(to).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+    }
+    let config = match loaded {
+        Ok(config) => config,
+        Err(mistakes) => return misconfigured(&mistakes),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Run) {
+            Command::Run => run::process(config).await,
+            Command::Queues { command } => commands::queues(&config, command).await,
+            Command::Schedules => commands::schedules(&config).await,
+            Command::Jobs(command) => commands::jobs(&config, command).await,
+            Command::Batches(command) => commands::batches(&config, command).await,
+            // Handled above, because it needs no configuration.
+            Command::Mail(_) => Ok(()),
+            Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
+        }
+    });
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+/// The error with its causes, each once: many errors already include their cause in their text.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        text if text.is_empty() => cause,
+        text if text.contains(&cause) => text,
+        text => format!("{text}: {cause}"),
+    })
+}
+
+fn misconfigured(mistakes: &Mistakes) -> ExitCode {
+    eprint!("{mistakes}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("worker: {}", describe(error));
+    if error.is::<commands::UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+
+    #[test]
+    fn each_cause_is_shown_once() {
+        let error: anyhow::Result<()> = Err(io::Error::other(io::Error::other("timed out")))
+            .context("Redis: timed out")
+            .context("the queue");
+        assert_eq!(super::describe(&error.unwrap_err()), "the queue: Redis: timed out");
+        assert_eq!(
+            super::describe(&anyhow::anyhow!("closed").context("the outbox")),
+            "the outbox: closed"
+        );
+    }
+}
