@@ -10,6 +10,7 @@ use common::{
 };
 
 use crate::{commands, openapi, serve};
+use domain::queues;
 
 /// Tenantry's HTTP API.
 #[derive(Parser)]
@@ -106,7 +107,7 @@ enum BreachedPasswords {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.check_config {
-        let described = Config::describe(Sources::from_environment());
+        let described = Config::describe(Sources::from_environment(queues::ALL));
         return described
             .map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
     }
@@ -139,7 +140,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a command that needs the configuration.
 fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F) -> ExitCode {
-    let config = match Config::from_environment() {
+    let config = match Config::from_environment(queues::ALL) {
         Ok(config) => config,
         Err(mistakes) => return misconfigured(&mistakes),
     };

@@ -23,6 +23,7 @@ use domain::{
         signing_keys::{RevokeSigningKey, RotateSigningKey, SigningKey},
     },
     platform::demo,
+    queues,
 };
 use jobs::Jobs;
 use mongodb::bson::DateTime;
@@ -237,8 +238,8 @@ pub(crate) fn config_table() -> String {
     let mut table =
         "| key | environment variable | default | meaning |\n| --- | --- | --- | --- |\n"
             .to_owned();
-    for key in Config::keys() {
-        let default = match key.default {
+    for key in Config::keys(queues::ALL) {
+        let default = match &*key.default {
             "" => "empty".to_owned(),
             default => format!("`{default}`"),
         };

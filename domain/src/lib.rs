@@ -9,6 +9,7 @@ pub mod access;
 pub mod activity;
 pub mod identity;
 pub mod platform;
+pub mod queues;
 mod schema;
 pub mod tenancy;
 

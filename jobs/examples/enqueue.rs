@@ -9,8 +9,12 @@ use common::{
     db::{Change, Data, DbError, PlatformScope, Record, Store, Txn},
     origin::Origin,
 };
-use jobs::{Job, Jobs, Queue, stage, testing::staged};
+use jobs::{Job, Jobs, Queue, QueueDeclaration, QueueSettings, stage, testing::staged};
 use serde::{Deserialize, Serialize};
+
+/// The queue of the job.
+const EMAIL: Queue =
+    Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 
 /// The job, with ids as its payload.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,7 +24,7 @@ struct WelcomeGuest {
 
 impl Job for WelcomeGuest {
     const KIND: &'static str = "example.welcome_guest";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,7 +56,7 @@ impl Change for Arrive {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[EMAIL])?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
     store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
@@ -71,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Committed jobs are enqueued in Redis in the background.
     jobs.close(config.redis.timeout).await;
-    println!("{} jobs are ready for a worker", jobs.broker().stats(Queue::Email).await?.ready);
+    println!("{} jobs are ready for a worker", jobs.broker().stats(EMAIL).await?.ready);
     store.close().await;
     Ok(())
 }

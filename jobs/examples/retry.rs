@@ -13,10 +13,14 @@ use common::{
     origin::Origin,
 };
 use jobs::{
-    Job, JobError, Jobs, Queue, Registry, Running, stage,
+    Job, JobError, Jobs, Queue, QueueDeclaration, QueueSettings, Registry, Running, stage,
     testing::{Inline, Retries},
 };
 use serde::{Deserialize, Serialize};
+
+/// The queue of the job.
+const EMAIL: Queue =
+    Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum LetterBox {
@@ -32,7 +36,7 @@ struct DeliverLetter {
 
 impl Job for DeliverLetter {
     const KIND: &'static str = "example.deliver_letter";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
     /// After the last attempt the job becomes a dead letter, which an operator can inspect and
     /// retry.
     const MAX_ATTEMPTS: u32 = 5;
@@ -70,7 +74,7 @@ impl Change for Post {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[EMAIL])?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
     store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
@@ -82,7 +86,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Staged jobs run until they end.
     jobs.commit(&Origin::system(), &Post).await?;
-    let drained = postman.drain(Queue::Email, Retries::AtOnce).await?;
+    let drained = postman.drain(EMAIL, Retries::AtOnce).await?;
     println!("{} delivered, {} dead, {} retries", drained.succeeded, drained.dead, drained.retried);
     store.close().await;
     Ok(())

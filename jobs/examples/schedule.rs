@@ -14,12 +14,16 @@ use common::{
     id::JobId,
 };
 use jobs::{
-    Drain, Job, JobError, Jobs, Queue, Registry, Relay, Running,
+    Drain, Job, JobError, Jobs, Queue, QueueDeclaration, QueueSettings, Registry, Relay, Running,
     queue::QueueBackend,
     schedules::{Missed, Schedule, Scheduler},
 };
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
+
+/// The queue of the job.
+const MAINTENANCE: Queue =
+    Queue::new(&QueueDeclaration { name: "maintenance", defaults: QueueSettings::DEFAULT });
 
 /// At most a minute of missed reports is made up.
 const MADE_UP_MAX: NonZeroU16 = NonZeroU16::new(60).unwrap();
@@ -32,7 +36,7 @@ struct WriteReport {
 
 impl Job for WriteReport {
     const KIND: &'static str = "example.write_report";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = MAINTENANCE;
 }
 
 /// The effect of the job: one row per job, however often it runs.
@@ -56,7 +60,7 @@ async fn write_report(job: WriteReport, running: Running<Store>) -> Result<(), J
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[MAINTENANCE])?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
     store.reconcile(jobs::COLLECTIONS).await?;
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs)?;
@@ -72,8 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The rest is an ordinary worker: a relay, and the workers that run jobs.
     tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let dispatch = Registry::new(store.clone()).on(write_report).dispatch(&jobs, &drain);
-    let (backend, draining) =
-        (QueueBackend::start(&jobs, Queue::Maintenance, 4, &drain), drain.clone());
+    let (backend, draining) = (QueueBackend::start(&jobs, MAINTENANCE, 4, &drain), drain.clone());
     let worker =
         WorkerBuilder::new("example").backend(backend).parallelize(tokio::spawn).build(dispatch);
     let told_to_stop = async move {

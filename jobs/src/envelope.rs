@@ -235,7 +235,7 @@ mod tests {
 
     impl Job for Greet {
         const KIND: &'static str = "test.greet";
-        const QUEUE: crate::Queue = crate::Queue::Email;
+        const QUEUE: crate::Queue = crate::test_queues::EMAIL;
         const VERSION: u16 = 3;
 
         fn upcast(
@@ -292,7 +292,7 @@ mod tests {
         }
         impl Job for Verbatim {
             const KIND: &'static str = "test.verbatim";
-            const QUEUE: crate::Queue = crate::Queue::Email;
+            const QUEUE: crate::Queue = crate::test_queues::EMAIL;
 
             fn upcast(_: u16, _: serde_json::Value) -> Result<serde_json::Value, BoxError> {
                 Err("not called".into())

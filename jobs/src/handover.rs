@@ -7,7 +7,7 @@
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::{
-    config,
+    config::{self, Queues},
     db::{Change, Store},
     id::{JobId, TenantId},
     origin::Origin,
@@ -87,6 +87,11 @@ impl Jobs {
         &self.inner.broker
     }
 
+    /// The declared queues with their settings.
+    pub fn queues(&self) -> &Queues {
+        &self.inner.broker.config().queues
+    }
+
     /// The connections to Redis.
     pub fn redis(&self) -> &Connections {
         self.inner.broker.connections()
@@ -119,7 +124,7 @@ impl Jobs {
     fn hand_over(&self, note: Box<dyn Any + Send>) {
         let Ok(staged) = note.downcast::<Staged>() else { return };
         let now_ms = self.inner.store.clock().now().timestamp_millis();
-        let Some(push) = push_of(&staged.0, now_ms) else { return };
+        let Some(push) = push_of(&self.inner.broker, &staged.0, now_ms) else { return };
         if self.inner.fast_path.try_send(push).is_err() {
             tracing::debug!(job = %staged.0.id, "fast_path_full");
         }
@@ -265,13 +270,13 @@ pub(crate) async fn hand_over_rows(
     rows: &[OutboxRow],
     now_ms: i64,
 ) {
-    push_by_queue(store, broker, rows.iter().filter_map(|row| push_of(row, now_ms))).await;
+    push_by_queue(store, broker, rows.iter().filter_map(|row| push_of(broker, row, now_ms))).await;
 }
 
 /// How to enqueue the job of a row; none if this release does not know its queue.
-fn push_of(row: &OutboxRow, now_ms: i64) -> Option<(Queue, Push)> {
+fn push_of(broker: &Broker, row: &OutboxRow, now_ms: i64) -> Option<(Queue, Push)> {
     let push = row.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
-    row.queue().zip(push.ok())
+    broker.config().queues.named(&row.queue).zip(push.ok())
 }
 
 pub(crate) fn count_enqueued(queue: Queue, path: &str, jobs: usize) {

@@ -217,16 +217,17 @@ impl Jobs {
     /// All details of the job with this id, wherever it is; none if it has ended or never existed.
     pub async fn find(&self, id: JobId) -> Result<Option<JobView>, ControlError> {
         for _ in 0..LOOKS {
-            for queue in Queue::ALL {
-                if let Some(found) = self.broker().look(*queue, id).await? {
-                    return Ok(Some(JobView::of_found(*queue, found)));
+            for queue in self.queues().all() {
+                if let Some(found) = self.broker().look(queue, id).await? {
+                    return Ok(Some(JobView::of_found(queue, found)));
                 }
             }
             // Not in Redis, or just moving from one place to another.
             let rows = self.store().records::<OutboxRow>(PlatformScope);
             let Some(row) = rows.find(doc! { "_id": id }).await? else { continue };
-            let queue = row
-                .queue()
+            let queue = self
+                .queues()
+                .named(&row.queue)
                 .ok_or_else(|| ControlError::ForeignQueue { job: id, queue: row.queue.clone() })?;
             if self.broker().look(queue, id).await?.is_none() {
                 return Ok(Some(JobView::of_row(queue, &row)?));

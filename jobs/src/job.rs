@@ -1,61 +1,12 @@
 //! Jobs: plain structs whose policy is declared on their type.
 
-use std::{error::Error, fmt, str::FromStr, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
+use common::config::Queue;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::Unique;
-
-/// Queues of jobs, one per concern, so that a slow concern does not delay the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Queue {
-    /// Outgoing mail.
-    Email,
-    /// Maintenance of the installation: purges and self-checks.
-    Maintenance,
-}
-
-impl Queue {
-    /// All queues.
-    pub const ALL: &'static [Self] = &[Self::Email, Self::Maintenance];
-
-    /// Its name in keys, metrics and commands.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Email => "email",
-            Self::Maintenance => "maintenance",
-        }
-    }
-
-    /// Its priority: when a process runs as many jobs as it may, the next job comes from the
-    /// waiting queue with the highest priority.
-    pub const fn priority(self) -> u8 {
-        match self {
-            Self::Email => 200,
-            Self::Maintenance => 50,
-        }
-    }
-}
-
-impl fmt::Display for Queue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// The text is not the name of a queue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no queue of this name; `worker queues` lists them")]
-pub struct UnknownQueue;
-
-impl FromStr for Queue {
-    type Err = UnknownQueue;
-    fn from_str(text: &str) -> Result<Self, UnknownQueue> {
-        Self::ALL.iter().copied().find(|queue| queue.name() == text).ok_or(UnknownQueue)
-    }
-}
 
 /// A unit of work for later. Its payload contains ids, never secrets or copies of rows, and must
 /// stay readable: jobs that wait when a new release starts were staged by the old one.
@@ -153,15 +104,6 @@ impl From<common::db::DbError> for JobError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn queues_are_found_by_name() {
-        for queue in Queue::ALL {
-            assert_eq!(queue.name().parse(), Ok(*queue));
-            assert_eq!(serde_json::to_value(queue).unwrap(), queue.name());
-        }
-        assert_eq!("nowhere".parse::<Queue>(), Err(UnknownQueue));
-    }
 
     #[test]
     fn an_error_shows_each_cause_once() {

@@ -24,9 +24,12 @@ mod registry;
 mod relay;
 mod report;
 pub mod schedules;
+#[cfg(test)]
+mod test_queues;
 pub mod testing;
 mod unique;
 
+pub use common::config::{Queue, QueueDeclaration, QueueSettings};
 pub use control::{Cancelled, ControlError};
 pub use drain::Drain;
 pub use envelope::{Envelope, Failure, PAYLOAD_BYTES_MAX};
@@ -35,7 +38,7 @@ pub use inspect::{
     Content, Cursor, Details, JobFilter, JobState, JobStatus, JobView, PAGE_MAX, Page, Paused,
     QueueDetails, QueueView, UnknownState,
 };
-pub use job::{BoxError, Job, JobError, Queue, UnknownQueue};
+pub use job::{BoxError, Job, JobError};
 pub use outbox::{stage, stage_at};
 pub use registry::{Dispatch, Registry, Running};
 pub use relay::Relay;

@@ -234,11 +234,6 @@ impl OutboxRow {
         })
     }
 
-    /// Its queue, if this release knows it.
-    pub(crate) fn queue(&self) -> Option<Queue> {
-        self.queue.parse().ok()
-    }
-
     /// The envelope of its first attempt.
     pub(crate) fn envelope(&self) -> Result<Envelope, serde_json::Error> {
         Ok(Envelope {

@@ -87,6 +87,7 @@ type Run =
 /// The entry of a kind of job.
 #[derive(Clone)]
 struct Handler {
+    queue: Queue,
     version: u16,
     attempts_max: u32,
     timeout: Duration,
@@ -137,6 +138,7 @@ impl<C: Send + Sync + 'static> Registry<C> {
             }
         };
         let row = Handler {
+            queue: J::QUEUE,
             version: J::VERSION,
             attempts_max: J::MAX_ATTEMPTS,
             timeout: J::TIMEOUT,
@@ -148,7 +150,15 @@ impl<C: Send + Sync + 'static> Registry<C> {
     }
 
     /// The service that `apalis` calls for every job.
+    ///
+    /// # Panics
+    /// If a job belongs to a queue that the configuration does not declare: its rows would never
+    /// leave the outbox.
     pub fn dispatch(&self, jobs: &Jobs, drain: &Drain) -> Dispatch {
+        for (kind, Handler { queue, .. }) in &self.handlers {
+            let is_declared = jobs.queues().named(queue.name()).is_some();
+            assert!(is_declared, "the queue {queue} of {kind} is not declared");
+        }
         Dispatch {
             handlers: Arc::new(self.handlers.clone()),
             jobs: jobs.clone(),

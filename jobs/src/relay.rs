@@ -128,8 +128,8 @@ impl Relay {
         let waiting = doc! { "handed_at": null, "dead_at": null, "staged_at": { "$lte": before } };
         self.measure_outbox(&waiting).await?;
         let mut outcome = Ok(());
-        for queue in Queue::ALL {
-            outcome = outcome.and(self.relay(*queue, &waiting).await);
+        for queue in self.jobs.queues().clone().all() {
+            outcome = outcome.and(self.relay(queue, &waiting).await);
         }
         outcome
     }
@@ -154,8 +154,8 @@ impl Relay {
         }
         self.forget_dead().await?;
         let mut outcome = Ok(());
-        for queue in Queue::ALL {
-            outcome = outcome.and(self.compare_queue(*queue).await);
+        for queue in self.jobs.queues().clone().all() {
+            outcome = outcome.and(self.compare_queue(queue).await);
         }
         outcome
     }

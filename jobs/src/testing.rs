@@ -11,12 +11,13 @@
 //!
 //! ```
 //! # use common::db::{DbError, Store};
-//! use jobs::{Job, JobError, Jobs, Queue, Registry, Running, testing::{Drained, Inline, Retries, staged}};
+//! use jobs::{Job, JobError, Jobs, Queue, QueueDeclaration, QueueSettings, Registry, Running, testing::{Drained, Inline, Retries, staged}};
+//! # const EMAIL: Queue = Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 //! # #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 //! # struct Greet { name: String }
 //! # impl Job for Greet {
 //! #     const KIND: &'static str = "person.greet";
-//! #     const QUEUE: Queue = Queue::Email;
+//! #     const QUEUE: Queue = EMAIL;
 //! # }
 //! # async fn greet(_: Greet, _: Running<()>) -> Result<(), JobError> { Ok(()) }
 //!
@@ -26,7 +27,7 @@
 //!     assert_eq!(greetings[0].job, Greet { name: "Ann".to_owned() });
 //!
 //!     let worker = Inline::new(&Registry::new(()).on(greet), jobs);
-//!     let drained = worker.drain(Queue::Email, Retries::AtOnce).await?;
+//!     let drained = worker.drain(EMAIL, Retries::AtOnce).await?;
 //!     assert_eq!(drained, Drained { succeeded: 1, ..Drained::default() });
 //!
 //!     // Or one job by itself, without staging it:

@@ -9,6 +9,7 @@ use common::{
 };
 
 use crate::{commands, preview, run, schedules};
+use domain::queues;
 
 /// Exit status for ambiguous command lines; the same as for invalid ones.
 const EXIT_USAGE: u8 = 2;
@@ -61,9 +62,9 @@ enum MailCommand {
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = Config::load(Sources::from_environment()).and_then(schedules::checked);
+    let loaded = Config::load(Sources::from_environment(queues::ALL)).and_then(schedules::checked);
     if cli.check_config {
-        return match loaded.and_then(|_| Config::describe(Sources::from_environment())) {
+        return match loaded.and_then(|_| Config::describe(Sources::from_environment(queues::ALL))) {
             Ok(described) => {
                 print!("{described}");
                 ExitCode::SUCCESS

@@ -6,14 +6,14 @@ use anyhow::Context;
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     clock::Clock,
-    config::{self, Config},
+    config::Config,
     db::{Heartbeat, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
 use domain::schema_is_ready;
 use jobs::{
-    Drain, Jobs, Queue, Relay,
+    Drain, Jobs, Relay,
     queue::{Permits, QueueBackend},
     schedules::Scheduler,
 };
@@ -66,13 +66,13 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let permits = Permits::new(config.worker.concurrency);
-    let monitor = Queue::ALL.iter().fold(Monitor::new(), |monitor, queue| {
+    let monitor = jobs.queues().all().fold(Monitor::new(), |monitor, queue| {
         let (jobs, drain, dispatch, permits) =
             (jobs.clone(), drain.clone(), dispatch.clone(), permits.clone());
-        let concurrency = concurrency(&config.worker, *queue);
+        let concurrency = jobs.queues().settings(queue).concurrency;
         monitor.register(move |_| {
             WorkerBuilder::new(queue.name())
-                .backend(QueueBackend::start_among(&jobs, *queue, concurrency, &permits, &drain))
+                .backend(QueueBackend::start_among(&jobs, queue, concurrency, &permits, &drain))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
         })
@@ -91,14 +91,6 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     internal.abort();
     tracing::info!("worker_stopped");
     Ok(())
-}
-
-/// How many jobs of `queue` this process runs at once.
-const fn concurrency(worker: &config::Worker, queue: Queue) -> usize {
-    match queue {
-        Queue::Email => worker.email_concurrency,
-        Queue::Maintenance => worker.maintenance_concurrency,
-    }
 }
 
 fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {

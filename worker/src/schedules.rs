@@ -32,11 +32,13 @@ pub(crate) fn checked(config: Config) -> Result<Config, Mistakes> {
 
 #[cfg(test)]
 mod tests {
+    use domain::queues;
+
     use super::*;
 
     #[test]
     fn every_expression_is_valid() {
-        let mut sources = config::Sources::default();
+        let mut sources = config::Sources::new(queues::ALL);
         sources
             .add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);
         let config = Config::load(sources).unwrap();

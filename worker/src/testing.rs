@@ -13,6 +13,7 @@ use common::{
 use domain::{
     identity::{sign_in::belongings_of, users::User},
     platform::demo,
+    queues,
 };
 use jobs::{Jobs, testing::Inline};
 use secrecy::ExposeSecret;
@@ -37,7 +38,7 @@ impl DemoWorld {
     /// An installation with this clock.
     pub(crate) async fn new(clock: Clock) -> Self {
         let config = |env: &TestEnv| {
-            let mut sources = Sources::default();
+            let mut sources = Sources::new(queues::ALL);
             sources.add_environment(env.config_env());
             Config::load(sources).unwrap()
         };

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod database;
 mod down;
+mod renew;
 mod smoke;
 mod stack;
 mod up;
@@ -37,6 +38,9 @@ enum Command {
     },
     /// Check everything: format, lints, licences, tests on real servers, docs, alert rules.
     Test(check::Options),
+    /// Rewrite the generated files: the OpenAPI document, the table of configuration keys, and the
+    /// snapshots of mails.
+    Renew,
     /// Measure what the product can do on this machine, and print a table.
     #[command(disable_help_flag = true)]
     Bench {
@@ -60,6 +64,7 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(&options).await,
         Command::Down { wipe } => down::run(wipe).await,
         Command::Test(options) => check::run(&options).await,
+        Command::Renew => renew::run().await,
         Command::Bench { args } => bench::bench(&args).await.map(drop),
         Command::Chaos { args } => bench::chaos(&args).await.map(drop),
     };

@@ -21,10 +21,9 @@ async fn the_document_in_the_repository_is_that_of_the_code() {
     let changed = differences(&DOCUMENT, &serde_json::from_str(&printed).unwrap());
     assert!(
         printed == committed,
-        "api/openapi.json is not what the code says ({}). Write it anew with \
-         `cargo run -p api -- openapi > /tmp/openapi.json && cp /tmp/openapi.json api/openapi.json` \
-         and look at what changed:\n{changed}",
-        if changed.is_empty() { "it is formatted otherwise" } else { "+ is the code" },
+        "api/openapi.json differs from the code ({}). Run `cargo xtask renew` and review the \
+         difference:\n{changed}",
+        if changed.is_empty() { "only its format differs" } else { "+ is the code" },
     );
 }
 

@@ -18,6 +18,7 @@ use common::{
 use domain::{
     activity::{Event, PlatformEvent},
     identity::registrations::Registration,
+    queues,
 };
 use jobs::{Drain, Jobs};
 use mongodb::bson::{Document, doc};
@@ -138,7 +139,7 @@ async fn prepared() -> TestEnv {
 }
 
 fn config_of(env: &TestEnv) -> Config {
-    let mut sources = Sources::default();
+    let mut sources = Sources::new(queues::ALL);
     sources.add_environment(env.config_env());
     Config::load(sources).unwrap()
 }
@@ -168,7 +169,7 @@ pub(crate) enum Api {
 impl Api {
     async fn serve(env: &TestEnv, settings: &[(&str, &str)]) -> Self {
         let instance = env.another_api();
-        let mut sources = Sources::default();
+        let mut sources = Sources::new(queues::ALL);
         sources.add_environment(instance.env().to_vec());
         sources.add_environment(
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),

@@ -1,6 +1,7 @@
 //! Reads typed values by key and collects every mistake.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt,
@@ -12,26 +13,40 @@ use std::{
 
 use secrecy::SecretString;
 
+use super::queues::Queue;
+
 /// Prefix of the environment variables that configure a process.
 const ENV_PREFIX: &str = "TENANTRY__";
 
 /// The longest duration, ten years: far from where clocks and timers overflow.
 const PERIOD_MILLIS_MAX: u64 = 3650 * 86_400_000;
 
+/// A literal, or for the sections of queues a text made from the queue's name.
+type Text = Cow<'static, str>;
+
 /// One key, as the table in `docs/configuration.md` shows it.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// Dotted name as in the file, such as `smtp.port`.
-    pub name: &'static str,
+    pub name: Text,
     /// Value if none is given.
-    pub default: &'static str,
+    pub default: Text,
     /// What the key sets.
-    pub meaning: &'static str,
+    pub meaning: Text,
     /// Whether its value must never be printed.
     pub secret: bool,
 }
 
 impl Key {
+    fn new(
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
+        secret: bool,
+    ) -> Self {
+        Self { name: name.into(), default: default.into(), meaning: meaning.into(), secret }
+    }
+
     /// The environment variable that sets this key.
     pub fn variable(&self) -> String {
         format!("{ENV_PREFIX}{}", self.name.to_uppercase().replace('.', "__"))
@@ -64,14 +79,21 @@ impl fmt::Display for Mistakes {
 /// Raw values by dotted key, and the mistakes made while reading them.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
+    /// The queues, each with a section.
+    queues: &'static [Queue],
     values: BTreeMap<String, String>,
     mistakes: Vec<Mistake>,
 }
 
 impl Sources {
+    /// No values yet, for a product with these queues.
+    pub fn new(queues: &'static [Queue]) -> Self {
+        Self { queues, ..Self::default() }
+    }
+
     /// Reads the file named by `TENANTRY_CONFIG_FILE`, if any, then the environment.
-    pub fn from_environment() -> Self {
-        let mut sources = Self::default();
+    pub fn from_environment(queues: &'static [Queue]) -> Self {
+        let mut sources = Self::new(queues);
         if let Some(path) = super::config_file() {
             sources.add_file(&path);
         }
@@ -198,6 +220,18 @@ impl Rate {
     pub fn burst(self) -> u32 {
         let tenth = Duration::from_millis(100).as_nanos() / self.interval().as_nanos().max(1);
         u32::try_from(tenth).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl fmt::Display for Rate {
+    /// As it is configured, such as `14/s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            3_600 => "h",
+            60 => "m",
+            _ => "s",
+        };
+        write!(f, "{}/{unit}", self.permits)
     }
 }
 
@@ -337,12 +371,17 @@ impl Reader {
         Self { sources, keys: Vec::new(), mistakes }
     }
 
+    /// The queues that have a section.
+    pub(super) const fn queues(&self) -> &'static [Queue] {
+        self.sources.queues
+    }
+
     /// An address and port to listen on.
     pub(super) fn listen(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> SocketAddr {
         self.value::<Listen>(name, default, meaning).0
     }
@@ -361,52 +400,55 @@ impl Reader {
     /// and the default returned, so that reading continues and finds the next mistake too.
     pub(super) fn value<T: FromStr>(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> T
     where
         T::Err: fmt::Display,
     {
-        self.parsed(Key { name, default, meaning, secret: false })
+        self.parsed(Key::new(name, default, meaning, false))
     }
 
     /// As [`Reader::value`], for a secret: neither its value nor a parse error that quotes it is
     /// printed.
     pub(super) fn secret_value<T: FromStr>(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> T
     where
         T::Err: fmt::Display,
     {
-        self.parsed(Key { name, default, meaning, secret: true })
+        self.parsed(Key::new(name, default, meaning, true))
     }
 
     fn parsed<T: FromStr>(&mut self, key: Key) -> T
     where
         T::Err: fmt::Display,
     {
-        let Key { name, default, .. } = key;
+        let given = self.sources.values.get(&*key.name).map(|text| text.parse::<T>());
+        let parsed = match given {
+            Some(Ok(value)) => value,
+            other => {
+                if let Some(Err(problem)) = other {
+                    self.mistake(&key.name, &problem.to_string());
+                }
+                let parsed = key.default.parse::<T>().map_err(|error| error.to_string());
+                parsed.unwrap_or_else(|error| panic!("the default of {} parses: {error}", key.name))
+            }
+        };
         self.keys.push(key);
-        let given = self.sources.values.get(name).map(|text| text.parse::<T>());
-        match given {
-            Some(Ok(value)) => return value,
-            Some(Err(problem)) => self.mistake(name, &problem.to_string()),
-            None => {}
-        }
-        let parsed = default.parse::<T>().map_err(|error| error.to_string());
-        parsed.unwrap_or_else(|error| panic!("the default of {name} parses: {error}"))
+        parsed
     }
 
     /// A duration.
     pub(super) fn period(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> Duration {
         self.value::<Period>(name, default, meaning).0
     }
@@ -414,9 +456,9 @@ impl Reader {
     /// A duration, or `0` for none.
     pub(super) fn optional_period(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> Option<Duration> {
         self.value::<OptionalPeriod>(name, default, meaning).0
     }
@@ -424,9 +466,9 @@ impl Reader {
     /// A whole number greater than zero.
     pub(super) fn count<T: TryFrom<u64>>(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> T {
         self.value::<Count<T>>(name, default, meaning).0
     }
@@ -435,13 +477,14 @@ impl Reader {
     pub(super) fn count_up_to<T: TryFrom<u64> + PartialOrd>(
         &mut self,
         max: u64,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> T {
-        let number = self.count(name, default, meaning);
+        let name = name.into();
+        let number = self.count(name.clone(), default, meaning);
         if T::try_from(max).is_ok_and(|max| number > max) {
-            self.mistake(name, &format!("must be a whole number from 1 to {max}"));
+            self.mistake(&name, &format!("must be a whole number from 1 to {max}"));
         }
         number
     }
@@ -449,13 +492,15 @@ impl Reader {
     /// A secret, which is never printed.
     pub(super) fn secret(
         &mut self,
-        name: &'static str,
-        default: &'static str,
-        meaning: &'static str,
+        name: impl Into<Text>,
+        default: impl Into<Text>,
+        meaning: impl Into<Text>,
     ) -> SecretString {
-        self.keys.push(Key { name, default, meaning, secret: true });
-        let given = self.sources.values.get(name).map_or(default, String::as_str);
-        SecretString::from(given.to_owned())
+        let key = Key::new(name, default, meaning, true);
+        let given = self.sources.values.get(&*key.name).map_or(&*key.default, String::as_str);
+        let secret = SecretString::from(given.to_owned());
+        self.keys.push(key);
+        secret
     }
 
     pub(super) fn mistake(&mut self, key: &str, problem: &str) {
@@ -469,10 +514,10 @@ impl Reader {
     /// One line per key with its effective value.
     pub(super) fn describe(&self) -> String {
         let line = |key: &Key| {
-            let given = self.sources.values.get(key.name);
+            let given = self.sources.values.get(&*key.name);
             let (value, from) = match given {
                 // Defaults are public: they are part of the source.
-                None => (key.default, "default"),
+                None => (&*key.default, "default"),
                 Some(_) if key.secret => ("[redacted]", "given"),
                 Some(value) => (value.as_str(), "given"),
             };
@@ -483,28 +528,23 @@ impl Reader {
 
     /// Succeeds if no mistake was recorded and no unknown key given.
     pub(super) fn finish(mut self) -> Result<(), Mistakes> {
-        let known: BTreeSet<&str> = self.keys.iter().map(|key| key.name).collect();
-        let unknown: Vec<String> = self
-            .sources
-            .values
-            .keys()
-            .filter(|key| !known.contains(key.as_str()))
-            .cloned()
+        let known: BTreeSet<&str> = self.keys.iter().map(|key| &*key.name).collect();
+        let unknown = self.sources.values.keys().filter(|key| !known.contains(key.as_str()));
+        let unknown: Vec<Mistake> = unknown
+            .map(|key| Mistake { key: key.clone(), problem: unknown_key(key, &known) })
             .collect();
-        for key in unknown {
-            let section = key.split('.').next().unwrap_or_default();
-            let siblings: Vec<&str> = known
-                .iter()
-                .copied()
-                .filter(|known| known.split('.').next() == Some(section))
-                .collect();
-            let problem = if siblings.is_empty() {
-                "is not a known key".to_owned()
-            } else {
-                format!("is not a known key; the keys of this section are {}", siblings.join(", "))
-            };
-            self.mistake(&key, &problem);
-        }
+        self.mistakes.extend(unknown);
         if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+    }
+}
+
+fn unknown_key(key: &str, known: &BTreeSet<&str>) -> String {
+    let section = key.split('.').next();
+    let siblings: Vec<&str> =
+        known.iter().copied().filter(|known| known.split('.').next() == section).collect();
+    if siblings.is_empty() {
+        "is not a known key".to_owned()
+    } else {
+        format!("is not a known key; the keys of this section are {}", siblings.join(", "))
     }
 }

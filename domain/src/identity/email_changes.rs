@@ -37,6 +37,7 @@ use crate::{
         sessions::Session,
         users::{self, User},
     },
+    queues,
 };
 
 /// A pending change of an email address.
@@ -436,7 +437,7 @@ pub struct SendEmailChangeLink {
 
 impl Job for SendEmailChangeLink {
     const KIND: &'static str = "email_change.send_link";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Notifies a user that someone tried to use their email address for another account.
@@ -448,7 +449,7 @@ pub struct SendEmailTaken {
 
 impl Job for SendEmailTaken {
     const KIND: &'static str = "email_change.send_taken";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Notifies a user, at the old or new email address, that it was changed.
@@ -463,7 +464,7 @@ pub struct SendEmailChanged {
 
 impl Job for SendEmailChanged {
     const KIND: &'static str = "email_change.send_changed";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::{
         sessions::Session,
         users::User,
     },
+    queues,
 };
 
 /// A password reset link.
@@ -212,7 +213,7 @@ pub struct SendPasswordReset {
 
 impl Job for SendPasswordReset {
     const KIND: &'static str = "password.send_reset";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Requests a password reset link.

@@ -24,6 +24,7 @@ use crate::{
     identity::{
         email_changes::EmailChange, password_resets::PasswordReset, sessions::Session, users::User,
     },
+    queues,
     tenancy::tenants::Tenant,
 };
 
@@ -185,7 +186,7 @@ pub enum ChangedBy {
 
 impl Job for SendPasswordChanged {
     const KIND: &'static str = "password.send_changed";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Changes the password of a signed-in user, who knows the previous one.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::{Action, Entry},
     identity::sessions::Session,
+    queues,
     tenancy::tenants::{Tenant, TenantStatus},
 };
 
@@ -122,5 +123,5 @@ pub struct SendReuseAlarm {
 
 impl Job for SendReuseAlarm {
     const KIND: &'static str = "session.send_reuse_alarm";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }

@@ -29,6 +29,7 @@ use crate::{
         accounts::NewAccount,
         users::{self, User},
     },
+    queues,
     tenancy::{memberships::Membership, roles::Role, tenants::Tenant},
 };
 
@@ -311,7 +312,7 @@ pub struct SendVerification {
 
 impl Job for SendVerification {
     const KIND: &'static str = "registration.send_verification";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Mails the verification link again. Staged whether or not the email address is known, so that the
@@ -324,7 +325,7 @@ pub struct ResendVerification {
 
 impl Job for ResendVerification {
     const KIND: &'static str = "registration.resend_verification";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Creates a registration and stages its mail.

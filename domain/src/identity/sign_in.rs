@@ -27,6 +27,7 @@ use crate::{
         sessions::{Device, Lifetime, Session},
         users::User,
     },
+    queues,
     tenancy::{
         memberships::Membership,
         roles::RoleRef,
@@ -465,7 +466,7 @@ pub struct SendNewSignIn {
 
 impl Job for SendNewSignIn {
     const KIND: &'static str = "session.send_new_sign_in";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Notifies the owner of an email address, if any, that sign-ins to their account are throttled.
@@ -476,7 +477,7 @@ pub struct SendThrottled {
 
 impl Job for SendThrottled {
     const KIND: &'static str = "session.send_throttled";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Records that sign-ins to the account of an email address are now throttled.

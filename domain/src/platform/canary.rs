@@ -1,5 +1,6 @@
 //! The canary: a job every minute which shows that scheduled jobs still run.
 
+use crate::queues;
 use jobs::{Job, Queue};
 use serde::{Deserialize, Serialize};
 
@@ -13,5 +14,5 @@ pub struct Canary {
 
 impl Job for Canary {
     const KIND: &'static str = "maintenance.canary";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = queues::MAINTENANCE;
 }

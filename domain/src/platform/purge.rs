@@ -18,6 +18,7 @@ use crate::{
         email_changes::EmailChange, password_resets::PasswordReset, registrations::Registration,
         sessions::Session,
     },
+    queues,
     tenancy::invitations::Invitation,
 };
 
@@ -84,7 +85,7 @@ pub struct Purge {}
 
 impl Job for Purge {
     const KIND: &'static str = "maintenance.purge";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = queues::MAINTENANCE;
     /// Backlogs are long after an outage; the next attempt continues.
     const TIMEOUT: Duration = Duration::from_mins(10);
 

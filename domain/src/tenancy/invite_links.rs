@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::Action,
     identity::{actor::Actor, registrations::AddressDigest},
+    queues,
     tenancy::{
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
         roles::{Grant, Permission, Role, RoleRef},
@@ -282,7 +283,7 @@ pub struct InviteByLink {
 
 impl Job for InviteByLink {
     const KIND: &'static str = "invite_link.invite";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::{Action, Entry, Property},
     identity::{actor::Actor, sessions::Session, users::User},
+    queues,
     tenancy::{
         former_members::FormerMember,
         invitations::Invitation,
@@ -297,7 +298,7 @@ pub struct SendRoleChanged {
 
 impl Job for SendRoleChanged {
     const KIND: &'static str = "member.send_role_changed";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
     /// Version 1 carried the role, and sent nothing if it was no longer current.
     const VERSION: u16 = 2;
 
@@ -315,5 +316,5 @@ pub struct SendRemoved {
 
 impl Job for SendRemoved {
     const KIND: &'static str = "member.send_removed";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::{Action, Entry},
     identity::users::User,
+    queues,
     tenancy::{
         memberships::Membership,
         roles::{Role, RoleRef},
@@ -260,7 +261,7 @@ pub struct SendOwnershipOffer {
 
 impl Job for SendOwnershipOffer {
     const KIND: &'static str = "ownership.send_offer";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// The two parties of a transfer.
@@ -291,5 +292,5 @@ pub struct SendOwnershipTransferred {
 
 impl Job for SendOwnershipTransferred {
     const KIND: &'static str = "ownership.send_transferred";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }

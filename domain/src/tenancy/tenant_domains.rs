@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::{Action, Entry, Property},
     identity::{actor::Actor, users::User},
+    queues,
     tenancy::{
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
         roles::{Grant, Permission, Role, RoleRef},
@@ -470,7 +471,7 @@ pub struct CheckDomain {
 
 impl Job for CheckDomain {
     const KIND: &'static str = "tenant_domain.check";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = queues::MAINTENANCE;
 
     /// Repeated requests wait for one check, which finds the current state.
     fn unique(&self) -> Option<Unique> {
@@ -484,7 +485,7 @@ pub struct RecheckDomains {}
 
 impl Job for RecheckDomains {
     const KIND: &'static str = "tenant_domain.recheck";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = queues::MAINTENANCE;
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: String::new(), window: Window::UntilFinished })
@@ -501,7 +502,7 @@ pub struct InviteByDomain {
 
 impl Job for InviteByDomain {
     const KIND: &'static str = "tenant_domain.invite";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique {

@@ -11,11 +11,15 @@ mod starts;
 use std::{error::Error, time::Duration};
 
 use common::config::Config;
-use jobs::{Job, JobError, Queue, Running};
+use jobs::{Job, JobError, Queue, QueueDeclaration, QueueSettings, Running};
 use serde::{Deserialize, Serialize};
 use testkit::contest::serve;
 
 use self::{ours::Ours, raw::Raw, starts::Starts};
+
+/// The queue of the job.
+pub(crate) const EMAIL: Queue =
+    Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -26,7 +30,7 @@ struct Noop {
 
 impl Job for Noop {
     const KIND: &'static str = "bench.noop";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// The number of a job that only takes time.
@@ -43,7 +47,7 @@ async fn noop(job: Noop, running: Running<Starts>) -> Result<(), JobError> {
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[EMAIL])?;
     let _telemetry = common::telemetry::start(&config.telemetry, "bench-engine")?;
     let version = env!("CARGO_PKG_VERSION");
     match std::env::args().nth(1).as_deref() {

@@ -11,11 +11,11 @@ use common::{
     config::Config,
     db::{Change, DbError, Store, Txn},
 };
-use jobs::{Drain, Jobs, Queue, Registry, Relay, queue::QueueBackend, stage};
+use jobs::{Drain, Jobs, Registry, Relay, queue::QueueBackend, stage};
 use testkit::contest::{Task, Values, rate};
 use tokio::task::JoinHandle;
 
-use crate::{Noop, Outcome, Starts, noop, starts::DEADLINE};
+use crate::{EMAIL, Noop, Outcome, Starts, noop, starts::DEADLINE};
 
 /// Pause between two checks of the queue.
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
@@ -96,7 +96,7 @@ impl Ours {
         let draining = drain.clone();
         let monitor = Monitor::new().register(move |_| {
             WorkerBuilder::new("bench")
-                .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &draining))
+                .backend(QueueBackend::start(&jobs, EMAIL, concurrency, &draining))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
         });
@@ -117,7 +117,7 @@ impl Ours {
     pub(crate) async fn until(&self, ready: u64) -> Outcome<()> {
         let waiting = async {
             loop {
-                let stats = self.jobs.broker().stats(Queue::Email).await?;
+                let stats = self.jobs.broker().stats(EMAIL).await?;
                 if (stats.ready, stats.running, stats.delayed) == (ready, 0, 0) {
                     return Ok(());
                 }

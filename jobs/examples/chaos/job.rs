@@ -4,9 +4,13 @@ use common::{
     db::{Data, Record},
     id::JobId,
 };
-use jobs::{Job, Queue};
+use jobs::{Job, Queue, QueueDeclaration, QueueSettings};
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
+
+/// The queue of the job.
+pub(crate) const EMAIL: Queue =
+    Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +36,7 @@ pub(crate) struct Work {
 
 impl Job for Work {
     const KIND: &'static str = "chaos.work";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// A job whose kind no worker knows.
@@ -43,7 +47,7 @@ pub(crate) struct Strange {
 
 impl Job for Strange {
     const KIND: &'static str = "chaos.strange";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// An accepted job. For a staged job, the row is part of its transaction; for an enqueued one, it

@@ -31,7 +31,7 @@ impl FromStr for Role {
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let role: Role = std::env::args().nth(1).unwrap_or_default().parse()?;
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[job::EMAIL])?;
     let _telemetry = common::telemetry::start(&config.telemetry, "chaos")?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
     store.reconcile(jobs::COLLECTIONS).await?;

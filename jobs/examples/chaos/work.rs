@@ -7,12 +7,12 @@ use common::{
     config::Config,
     db::{DbError, PlatformScope, Store},
 };
-use jobs::{Drain, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
+use jobs::{Drain, JobError, Jobs, Registry, Relay, Running, queue::QueueBackend};
 use mongodb::bson::doc;
 
 use crate::{
     Outcome,
-    job::{Act, Effect, Work},
+    job::{Act, EMAIL, Effect, Work},
 };
 
 /// How long a slow job takes.
@@ -45,12 +45,12 @@ pub(crate) async fn run(config: &Config, store: Store, jobs: Jobs) -> Outcome<()
     drain.begin_on_signals(config.worker.drain_timeout)?;
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
     let dispatch = Registry::new(store).on(work).dispatch(&jobs, &drain);
-    let concurrency = config.worker.email_concurrency;
+    let concurrency = config.jobs.queues.settings(EMAIL).concurrency;
     let monitor = Monitor::new().register({
         let drain = drain.clone();
         move |_| {
             WorkerBuilder::new("chaos")
-                .backend(QueueBackend::start(&jobs, Queue::Email, concurrency, &drain))
+                .backend(QueueBackend::start(&jobs, EMAIL, concurrency, &drain))
                 .parallelize(tokio::spawn)
                 .build(dispatch.clone())
         }

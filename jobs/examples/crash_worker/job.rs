@@ -4,8 +4,12 @@ use common::{
     db::{Data, Record},
     id::JobId,
 };
-use jobs::{Job, Queue};
+use jobs::{Job, Queue, QueueDeclaration, QueueSettings};
 use serde::{Deserialize, Serialize};
+
+/// The queue of the job.
+pub(crate) const EMAIL: Queue =
+    Queue::new(&QueueDeclaration { name: "email", defaults: QueueSettings::DEFAULT });
 
 /// The effect of an attempt. One row per job, however often it ran.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,5 +42,5 @@ pub(crate) struct Crash {
 
 impl Job for Crash {
     const KIND: &'static str = "test.crash";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }

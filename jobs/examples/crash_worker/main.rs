@@ -11,8 +11,8 @@ use common::{
     config::Config,
     db::{PlatformScope, Store},
 };
-use job::{Act, Crash, Effect};
-use jobs::{Drain, JobError, Jobs, Queue, Registry, Relay, Running, queue::QueueBackend};
+use job::{Act, Crash, EMAIL, Effect};
+use jobs::{Drain, JobError, Jobs, Registry, Relay, Running, queue::QueueBackend};
 
 async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
     let effect = Effect { job: running.id, n: job.n, process: std::process::id() };
@@ -31,7 +31,7 @@ async fn act(job: Crash, running: Running<Store>) -> Result<(), JobError> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::from_environment()?;
+    let config = Config::from_environment(&[EMAIL])?;
     let _telemetry = common::telemetry::start(&config.telemetry, "crash-worker")
         .map_err(|error| error.to_string())?;
     let store = Store::connect(&config.mongodb, Clock::system()).await?;
@@ -43,8 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         WorkerBuilder::new("crash-worker")
             .backend(QueueBackend::start(
                 &jobs,
-                Queue::Email,
-                config.worker.email_concurrency,
+                EMAIL,
+                config.jobs.queues.settings(EMAIL).concurrency,
                 &drain,
             ))
             .parallelize(tokio::spawn)

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     PAYLOAD_BYTES_MAX, Queue,
     outbox::{mark_dead, remove_rows, revive_rows},
+    test_queues::{EMAIL, QUEUES},
 };
 
 #[derive(Serialize, Deserialize)]
@@ -15,7 +16,7 @@ struct Member;
 
 impl Job for Member {
     const KIND: &'static str = "test.member";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -25,7 +26,7 @@ struct Follows {
 
 impl Job for Follows {
     const KIND: &'static str = "test.follows";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// Stages a batch of this many jobs; returns its members.
@@ -48,7 +49,7 @@ struct Large(String);
 
 impl Job for Large {
     const KIND: &'static str = "test.large";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// Stages a job without a batch.
@@ -71,7 +72,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let store_in = async |env: &TestEnv| {
-            let mut sources = Sources::default();
+            let mut sources = Sources::new(QUEUES);
             sources.add_environment(env.config_env());
             let config = Config::load(sources).unwrap();
             Store::connect(&config.mongodb, Clock::system()).await.unwrap()

@@ -57,7 +57,7 @@ impl QueueBackend {
     }
 
     /// As [`QueueBackend::start`] in a process whose queues share `permits`: while all are taken, the
-    /// next one goes to the queue of the highest [`Queue::priority`] that waits.
+    /// next one goes to the waiting queue with the highest priority.
     ///
     /// # Panics
     /// Outside a `tokio` runtime.

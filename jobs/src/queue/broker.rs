@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{
-    config::{self, QueueLimits},
+    config::{self, QueueSettings},
     id::JobId,
     redis::{Connections, Shared},
     telemetry::metrics,
@@ -91,7 +91,7 @@ impl Broker {
     pub(crate) fn new(redis: &config::Redis, jobs: &config::Jobs) -> RedisResult<Self> {
         // A counter that first appears with its first event shows no rise; every process hands jobs
         // in.
-        for queue in Queue::ALL {
+        for queue in jobs.queues.all() {
             metrics::JOBS_DUPLICATES.with_label_values(&[queue.name()]).inc_by(0);
         }
         Ok(Self {
@@ -113,11 +113,8 @@ impl Broker {
     }
 
     /// How much of `queue` may run.
-    pub(crate) fn limits(&self, queue: Queue) -> &QueueLimits {
-        match queue {
-            Queue::Email => &self.jobs.email,
-            Queue::Maintenance => &self.jobs.maintenance,
-        }
+    pub(crate) fn settings(&self, queue: Queue) -> &QueueSettings {
+        self.jobs.queues.settings(queue)
     }
 
     /// What stands before every key.
@@ -145,7 +142,7 @@ impl Broker {
     /// A call of a script that lets jobs into the stream.
     fn call_admitting<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = self.call(script, queue);
-        let (at_once, interval_ms, burst) = limit_args(self.limits(queue));
+        let (at_once, interval_ms, burst) = limit_args(self.settings(queue));
         call.arg(at_once).arg(interval_ms).arg(burst);
         call
     }
@@ -168,10 +165,10 @@ impl Broker {
 
     /// Whether Redis answers for every queue; they may lie on different servers.
     pub async fn ping(&self) -> RedisResult<()> {
-        for queue in Queue::ALL {
+        for queue in self.jobs.queues.all() {
             // By key: without one, a cluster's client leaves out the nodes that it has lost.
             let _: bool = redis::cmd("EXISTS")
-                .arg(self.key(*queue, "epoch"))
+                .arg(self.key(queue, "epoch"))
                 .query_async(&mut self.connection())
                 .await?;
         }

@@ -106,6 +106,10 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
+    pub(crate) fn priority(&self) -> u8 {
+        self.broker.settings(self.queue).priority
+    }
+
     /// Stops the jobs of those of `entries` that are in hand.
     pub(crate) fn cancel(&self, entries: impl IntoIterator<Item = EntryId>) {
         for entry in entries {

@@ -40,7 +40,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
             // The next job is in line before this one starts. Otherwise a queue of lower priority
             // could take the permit of a short job as soon as it ends.
             request = (next.len() > 1 && can_start(&consumer))
-                .then(|| consumer.permits.request(consumer.queue.priority()));
+                .then(|| consumer.permits.request(consumer.priority()));
             consumer.inbox.put([delivery]);
         } else {
             hand_back(&finished, delivery).await;
@@ -61,7 +61,8 @@ async fn hand_back_all_but(finished: &mpsc::Sender<Finished>, next: &mut Next, k
 
 /// Whether a job needs only a permit of the process to start.
 fn can_start(consumer: &Consumer) -> bool {
-    consumer.slots.available_permits() > 0 && consumer.broker.limits(consumer.queue).rate.is_none()
+    consumer.slots.available_permits() > 0
+        && consumer.broker.settings(consumer.queue).rate.is_none()
 }
 
 /// What a job needs to start; none when it is to go back.
@@ -84,7 +85,7 @@ async fn slot(
             // queues could use.
             turns.take(consumer, next.len().min(consumer.slots.available_permits() + 1)).await;
             let request =
-                request.unwrap_or_else(|| consumer.permits.request(consumer.queue.priority()));
+                request.unwrap_or_else(|| consumer.permits.request(consumer.priority()));
             let process = permit(finished, next, request).await;
             Some(Slot { _queue: queue, _process: process, suspect: None })
         } => slot,
@@ -107,7 +108,7 @@ async fn permit(finished: &mpsc::Sender<Finished>, next: &mut Next, request: Req
 impl Turns {
     /// Waits for a turn of the queue's rate.
     async fn take(&mut self, consumer: &Consumer, waiting: usize) {
-        if consumer.broker.limits(consumer.queue).rate.is_none() {
+        if consumer.broker.settings(consumer.queue).rate.is_none() {
             return;
         }
         // Those that were not used then are void: they would let in a burst later.

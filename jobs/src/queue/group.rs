@@ -1,6 +1,6 @@
 //! What a job shares its part of a queue with: the other jobs of its tenant.
 
-use common::{config::QueueLimits, id::TenantId};
+use common::{config::QueueSettings, id::TenantId};
 
 /// The group of a job: its tenant, or none, which knows no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,9 +25,9 @@ impl Group {
 
 /// The limits as every script that admits jobs takes them: jobs of a group at once, the ms between
 /// two of them and how many after a pause.
-pub(crate) fn limit_args(limits: &QueueLimits) -> (u32, f64, u32) {
-    let (interval_ms, burst) = limits
+pub(crate) fn limit_args(settings: &QueueSettings) -> (u32, f64, u32) {
+    let (interval_ms, burst) = settings
         .tenant_rate
         .map_or((0.0, 1), |rate| (rate.interval().as_secs_f64() * 1_000.0, rate.burst()));
-    (limits.tenant_concurrency, interval_ms, burst)
+    (settings.tenant_concurrency, interval_ms, burst)
 }

@@ -167,7 +167,7 @@ fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
 async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Permit)> {
     let waiting = async {
         let queue = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
-        let request = consumer.permits.request(consumer.queue.priority());
+        let request = consumer.permits.request(consumer.priority());
         Some((queue, request.granted(Source::TakenOver).await))
     };
     tokio::select! {

@@ -135,7 +135,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::Queue;
+    use crate::{Queue, test_queues::MAINTENANCE};
 
     #[derive(Debug, Serialize, Deserialize)]
     struct Chore {
@@ -144,7 +144,7 @@ mod tests {
 
     impl Job for Chore {
         const KIND: &'static str = "test.chore";
-        const QUEUE: Queue = Queue::Maintenance;
+        const QUEUE: Queue = MAINTENANCE;
     }
 
     /// An hour in milliseconds.

@@ -21,7 +21,7 @@ use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::support::{Probe, Worker, World, until};
+use crate::support::{EMAIL, Probe, Worker, World, until};
 
 /// The follow-up job of a batch.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ struct Follows {
 
 impl Job for Follows {
     const KIND: &'static str = "test.follows";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// Stages a batch of `jobs` probes.
@@ -105,8 +105,8 @@ async fn the_follow_up_runs_once_after_all_jobs_on_several_workers() {
 
     // Retrying the dead jobs updates the counters; the follow-up does not run again.
     ward.healed.store(true, Ordering::Relaxed);
-    let letters = world.jobs.dead_letters(Queue::Email, &JobFilter::default(), 100).await.unwrap();
-    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 20);
+    let letters = world.jobs.dead_letters(EMAIL, &JobFilter::default(), 100).await.unwrap();
+    assert_eq!(world.jobs.replay(EMAIL, &letters).await.unwrap(), 20);
     world.until_idle().await;
     let healed = batch(&world, id).await;
     assert_eq!((healed.done, healed.dead, healed.completed_at), (1_000, 0, ended.completed_at));
@@ -242,7 +242,7 @@ async fn a_worker_killed_while_settling_a_batch_blocks_no_other_jobs() {
     let killed = tokio::spawn(async move { store.commit(&Origin::system(), &killed).await });
     holds.notified().await;
     let worker = work(&world, &ward, 4);
-    let running = async || world.jobs.broker().stats(Queue::Email).await.unwrap().running;
+    let running = async || world.jobs.broker().stats(EMAIL).await.unwrap().running;
     until("its member is being settled", || async { running().await == 1 }).await;
     let other =
         world.jobs.commit(&Origin::system(), &Stage { jobs: 1, tenant: None }).await.unwrap();

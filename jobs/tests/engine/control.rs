@@ -21,9 +21,9 @@ use jobs::{
 use mongodb::bson::DateTime;
 use tokio::sync::Semaphore;
 
-use crate::support::{Notes, Probe, World, note, until};
+use crate::support::{EMAIL, Notes, Probe, World, note, until};
 
-const QUEUE: Queue = Queue::Email;
+const QUEUE: Queue = EMAIL;
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Stages a probe for a tenant, or for later.
@@ -206,7 +206,7 @@ impl Everywhere {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_found_and_listed_in_every_state_with_its_details() {
     let (world, slow) =
-        (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
+        (World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
     let states = [
         (all.running, JobState::Running, 1),
@@ -344,7 +344,7 @@ async fn filters_require_every_condition_and_pages_continue_where_they_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
     let (world, slow) =
-        (World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
+        (World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());
     let (all, worker) = Everywhere::bring_about(&world, &slow).await;
     let outcome = metrics::JOBS_FINISHED.with_label_values(&["email", "test.probe", "cancelled"]);
     let before = outcome.get();

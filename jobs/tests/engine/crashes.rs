@@ -14,14 +14,14 @@ use common::{
     db::{Change, DbError, PlatformScope, Txn},
     origin::Origin,
 };
-use jobs::{JobError, Queue, Registry, Running, outbox::OutboxRow, stage};
+use jobs::{JobError, Registry, Running, outbox::OutboxRow, stage};
 use mongodb::bson::doc;
 use testkit::servers::{Child, Spec};
 use tokio::sync::Semaphore;
 
 use crate::{
     examples::program,
-    support::{DEADLINE, Probe, World, until},
+    support::{DEADLINE, EMAIL, Probe, World, until},
 };
 
 #[path = "../../examples/crash_worker/job.rs"]
@@ -58,7 +58,7 @@ pub(crate) async fn effects(world: &World) -> BTreeMap<u32, u32> {
 pub(crate) fn crash_worker(world: &World, name: &str, crashes_max: u32) -> Child {
     let log = std::env::temp_dir().join(format!("{}-{name}.log", world.env.database()));
     let settings = [
-        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "8".to_owned()),
+        ("TENANTRY__QUEUES__EMAIL__CONCURRENCY", "8".to_owned()),
         ("TENANTRY__JOBS__CRASHES_MAX", crashes_max.to_string()),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
@@ -192,7 +192,7 @@ async fn jobs_of_a_dead_worker_are_taken_over_despite_a_backlog() {
         app.zero_ran.load(Ordering::SeqCst)
     })
     .await;
-    let left = world.jobs.broker().stats(Queue::Email).await.unwrap().ready;
+    let left = world.jobs.broker().stats(EMAIL).await.unwrap().ready;
     assert!(left > 0, "it ran only after the whole backlog");
     app.gate.add_permits(backlog.len());
     worker.stop(Duration::from_secs(5)).await;
@@ -235,7 +235,7 @@ async fn a_suspect_runs_alone() {
     .await;
     assert_eq!(app.beside_suspect.load(Ordering::SeqCst), 0);
     assert!(
-        world.jobs.broker().stats(Queue::Email).await.unwrap().ready > 0,
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready > 0,
         "it ran only after the whole backlog"
     );
     app.gate.add_permits(backlog.len());
@@ -324,7 +324,7 @@ async fn nothing_starts_beside_a_suspect_that_is_not_settled() {
         world.stage(n).await;
     }
     until("Redis has them", || async {
-        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 10
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 10
     })
     .await;
     suspect_all(&world, 10).await;
@@ -372,7 +372,7 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
     let begun = std::time::Instant::now();
     let waits = world.config.jobs.lease + Duration::from_secs(2);
     until("the suspect waits for the long job", || async { begun.elapsed() > waits }).await;
-    world.jobs.pause(Queue::Email, "hold it").await.unwrap();
+    world.jobs.pause(EMAIL, "hold it").await.unwrap();
     let paused = std::time::Instant::now();
     until("every worker knows of the pause", || async {
         paused.elapsed() > Duration::from_secs(1)
@@ -384,7 +384,7 @@ async fn a_suspect_does_not_start_on_a_paused_queue() {
     until("the suspect could have started", || async { ended.elapsed() > Duration::from_secs(2) })
         .await;
     assert!(!app.suspect_ran.load(Ordering::SeqCst));
-    world.jobs.resume(Queue::Email).await.unwrap();
+    world.jobs.resume(EMAIL).await.unwrap();
     until("it starts after the queue is resumed", || async {
         app.suspect_ran.load(Ordering::SeqCst)
     })

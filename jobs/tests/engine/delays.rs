@@ -12,10 +12,10 @@ use common::{
     db::{Change, DbError, Txn},
     origin::Origin,
 };
-use jobs::{Queue, Registry, stage_at};
+use jobs::{Registry, stage_at};
 use mongodb::bson::DateTime;
 
-use crate::support::{Notes, Probe, World, note, until};
+use crate::support::{EMAIL, Notes, Probe, World, note, until};
 
 struct StageAt {
     due: DateTime,
@@ -42,7 +42,7 @@ async fn a_staged_job_starts_when_it_is_due_and_not_before() {
     let due = DateTime::from_millis(now.timestamp_millis() + 1_500);
     world.jobs.commit(&Origin::system(), &StageAt { due, jobs: 1 }).await.unwrap();
     until("it waits for its time", || async {
-        world.jobs.broker().stats(Queue::Email).await.unwrap().delayed == 1
+        world.jobs.broker().stats(EMAIL).await.unwrap().delayed == 1
     })
     .await;
     until("it has run", || async { notes.all().len() == 1 }).await;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::support::{Notes, Probe, World, note, until};
+use crate::support::{EMAIL, Notes, Probe, World, note, until};
 use jobs::{JobError, Registry, Running};
 use tokio::sync::Semaphore;
 
@@ -35,7 +35,7 @@ async fn running_jobs_finish_and_no_new_ones_start() {
     gate.add_permits(2);
     worker.stop(Duration::from_secs(30)).await;
     assert_eq!(notes.all().len(), 2);
-    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
     assert_eq!((stats.ready, stats.running), (8, 0));
     assert_eq!(world.rows().await, 8);
 }
@@ -48,7 +48,7 @@ async fn a_job_beyond_the_grace_period_is_handed_back_without_counting_the_attem
     world.stage(1).await;
     until("it runs", || async { notes.all().len() == 1 }).await;
     worker.stop(Duration::from_millis(50)).await;
-    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
     assert_eq!((stats.ready, stats.running), (1, 0));
     let next = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 2);
     world.until_idle().await;
@@ -90,7 +90,7 @@ async fn a_job_that_arrives_while_a_worker_stops_does_not_stay_with_it() {
             worker.stop(Duration::from_secs(5))
         );
         enqueued.unwrap();
-        let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+        let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
         assert_eq!(stats.running, 0, "round {n}: it would wait for a lease to run out");
     }
     let last = world.work(&Registry::sharing(Arc::clone(&notes)).on(note), 4);

@@ -9,7 +9,7 @@ use common::{db::PlatformScope, origin::Origin};
 use jobs::{JobError, JobFilter, Queue, Registry, Running, outbox::OutboxRow};
 use mongodb::bson::doc;
 
-use crate::support::{Notes, Probe, World, note, until};
+use crate::support::{EMAIL, Notes, Probe, World, note, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_job_is_retried_until_it_succeeds() {
@@ -61,7 +61,7 @@ async fn a_dead_letter_without_a_row_can_be_retried() {
     until("it is dead", || async { world.dead().await.len() == 1 }).await;
     worker.stop(Duration::from_secs(5)).await;
     world.store.records::<OutboxRow>(PlatformScope).delete_all(doc! {}).await.unwrap();
-    let replayed = world.jobs.replay(Queue::Email, &world.dead().await).await.unwrap();
+    let replayed = world.jobs.replay(EMAIL, &world.dead().await).await.unwrap();
     assert_eq!(replayed, 1);
     // The row is queried when a job is redelivered.
     let mut read = redis::cmd("XREADGROUP");
@@ -170,7 +170,7 @@ async fn a_payload_of_another_format_is_dead_at_once() {
     }
     impl jobs::Job for Other {
         const KIND: &'static str = "test.probe";
-        const QUEUE: jobs::Queue = jobs::Queue::Email;
+        const QUEUE: jobs::Queue = EMAIL;
     }
     let (world, notes) = (World::new().await, Arc::new(Notes::default()));
     world.jobs.enqueue_unstaged(None, &Other { n: "not a number".to_owned() }).await.unwrap();
@@ -194,7 +194,7 @@ async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
     let old_release = world.work(&Registry::new(()), 4);
     world.stage(4).await;
     until("the old release has parked it", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
+        world.jobs.broker().stats(EMAIL).await.unwrap().delayed == 1
     })
     .await;
     assert_eq!(world.rows().await, 1);
@@ -247,18 +247,18 @@ async fn dead_letters_are_retried_by_filter() {
         kind: Some("test.probe".to_owned()),
         ..JobFilter::default()
     };
-    let letters = world.jobs.dead_letters(Queue::Email, &filter, 100).await.unwrap();
-    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 5);
+    let letters = world.jobs.dead_letters(EMAIL, &filter, 100).await.unwrap();
+    assert_eq!(world.jobs.replay(EMAIL, &letters).await.unwrap(), 5);
     // A second replay does nothing: they are no longer dead.
-    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
+    assert_eq!(world.jobs.replay(EMAIL, &letters).await.unwrap(), 0);
     world.until_idle().await;
     assert_eq!(notes.numbers(), [0, 1, 2, 3, 4]);
     assert_eq!(world.dead().await.len(), 3);
     assert_eq!(world.rows().await, 3);
 
     let one = JobFilter { ids: vec![world.dead().await[0].id.unwrap()], ..JobFilter::default() };
-    let letters = world.jobs.dead_letters(Queue::Email, &one, 100).await.unwrap();
-    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 1);
+    let letters = world.jobs.dead_letters(EMAIL, &one, 100).await.unwrap();
+    assert_eq!(world.jobs.replay(EMAIL, &letters).await.unwrap(), 1);
     world.until_idle().await;
     assert_eq!(notes.all().len(), 6);
     fixed.stop(Duration::from_secs(5)).await;
@@ -286,7 +286,7 @@ async fn an_interrupted_replay_runs_the_job_once() {
     until("the relay has enqueued it", || async { notes.all().len() == 2 }).await;
     world.until_idle().await;
     assert!(world.dead().await.is_empty(), "it is no longer a dead letter");
-    assert_eq!(world.jobs.replay(Queue::Email, &letters).await.unwrap(), 0);
+    assert_eq!(world.jobs.replay(EMAIL, &letters).await.unwrap(), 0);
     world.until_idle().await;
     assert_eq!(notes.all().len(), 2);
     worker.stop(Duration::from_secs(5)).await;
@@ -311,7 +311,7 @@ async fn a_payload_that_is_too_large_is_rejected_before_anything_happens() {
     struct Big(String);
     impl jobs::Job for Big {
         const KIND: &'static str = "test.big";
-        const QUEUE: Queue = Queue::Email;
+        const QUEUE: Queue = EMAIL;
     }
     struct StageBig(usize);
     impl common::db::Change for StageBig {

@@ -14,7 +14,7 @@ use jobs::{Job, JobError, Queue, Registry, Running};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Barrier, Semaphore};
 
-use crate::support::{Notes, Probe, World, note, until};
+use crate::support::{EMAIL, MAINTENANCE, Notes, Probe, World, note, until};
 
 /// How many jobs of each tenant have started; those of the tenant `held` wait for a permit.
 struct Starts {
@@ -38,11 +38,11 @@ async fn start(_: Probe, running: Running<Starts>) -> Result<(), JobError> {
 async fn one_tenants_flood_does_not_delay_another_tenant() {
     const FLOOD: u32 = 20_000;
     const SHARE: usize = 8;
-    let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "8")]).await;
+    let world = World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "8")]).await;
     let (a, b): (TenantId, TenantId) = (Clock::system().id(), Clock::system().id());
     let flood: Vec<Probe> = (0..FLOOD).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(Some(a), &flood).await.unwrap();
-    let queue = world.jobs.broker().stats(Queue::Email).await.unwrap();
+    let queue = world.jobs.broker().stats(EMAIL).await.unwrap();
     assert_eq!((queue.ready, queue.held), (SHARE as u64, u64::from(FLOOD) - SHARE as u64));
     let app = Starts {
         held: a,
@@ -91,7 +91,7 @@ async fn a_tenant_never_runs_more_jobs_than_its_limit() {
             Ok(())
         }
     }
-    let world = World::with(&[("JOBS__EMAIL__TENANT_CONCURRENCY", "3")]).await;
+    let world = World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "3")]).await;
     let tenant: TenantId = Clock::system().id();
     let gauge = Arc::new(Gauge {
         now: AtomicUsize::new(0),
@@ -108,13 +108,13 @@ async fn a_tenant_never_runs_more_jobs_than_its_limit() {
     for worker in workers {
         worker.stop(Duration::from_secs(5)).await;
     }
-    let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
+    let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
     assert_eq!((stats.ready, stats.running, stats.delayed, stats.held), (0, 0, 0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queues_rate_holds_over_all_workers() {
-    let world = World::with(&[("JOBS__EMAIL__RATE", "50/s")]).await;
+    let world = World::with(&[("QUEUES__EMAIL__RATE", "50/s")]).await;
     let notes = Arc::new(Notes::default());
     let registry = Registry::sharing(Arc::clone(&notes)).on(note);
     let jobs: Vec<Probe> = (0..40).map(|n| Probe { n }).collect();
@@ -134,7 +134,7 @@ struct Upkeep;
 
 impl Job for Upkeep {
     const KIND: &'static str = "test.upkeep";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = MAINTENANCE;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,18 +150,18 @@ async fn a_full_process_starts_the_queue_with_the_highest_priority_first() {
         }
     }
     async fn mail(_: Probe, running: Running<App>) -> Result<(), JobError> {
-        running.app.run(Queue::Email).await;
+        running.app.run(EMAIL).await;
         Ok(())
     }
     async fn upkeep(_: Upkeep, running: Running<App>) -> Result<(), JobError> {
-        running.app.run(Queue::Maintenance).await;
+        running.app.run(MAINTENANCE).await;
         Ok(())
     }
     let world = World::new().await;
     let app = Arc::new(App { order: Mutex::default(), gate: Semaphore::new(0) });
     let registry = Registry::sharing(Arc::clone(&app)).on(mail).on(upkeep);
     world.jobs.enqueue_unstaged(None, &Upkeep).await.unwrap();
-    let worker = world.work_on(&registry, &[(Queue::Maintenance, 4), (Queue::Email, 4)], 1);
+    let worker = world.work_on(&registry, &[(MAINTENANCE, 4), (EMAIL, 4)], 1);
     until("the only permit is taken", || async { app.order.lock().unwrap().len() == 1 }).await;
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
     until("maintenance waits for a permit", || async { worker.permits.in_line() == 1 }).await;
@@ -170,10 +170,7 @@ async fn a_full_process_starts_the_queue_with_the_highest_priority_first() {
     app.gate.add_permits(5);
     until("all have run", || async { app.order.lock().unwrap().len() == 5 }).await;
     let order = app.order.lock().unwrap().clone();
-    assert_eq!(
-        order,
-        [Queue::Maintenance, Queue::Email, Queue::Email, Queue::Maintenance, Queue::Maintenance]
-    );
+    assert_eq!(order, [MAINTENANCE, EMAIL, EMAIL, MAINTENANCE, MAINTENANCE]);
     worker.stop(Duration::from_secs(5)).await;
 }
 
@@ -195,7 +192,7 @@ async fn a_full_process_leaves_jobs_to_others() {
     let full = Arc::new(App { kept: AtomicUsize::new(0), gate: Semaphore::new(0) });
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
     let registry = Registry::sharing(Arc::clone(&full)).on(keep).on(mail);
-    let full_worker = world.work_on(&registry, &[(Queue::Maintenance, 2), (Queue::Email, 20)], 2);
+    let full_worker = world.work_on(&registry, &[(MAINTENANCE, 2), (EMAIL, 20)], 2);
     until("no permit is free", || async { full.kept.load(Ordering::SeqCst) == 2 }).await;
     let mails: Vec<Probe> = (0..20).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &mails).await.unwrap();
@@ -225,11 +222,11 @@ async fn a_queue_that_waits_for_its_rate_leaves_the_permit_to_others() {
         running.app.mails.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
-    let world = World::with(&[("JOBS__MAINTENANCE__RATE", "1/m")]).await;
+    let world = World::with(&[("QUEUES__MAINTENANCE__RATE", "1/m")]).await;
     let app = Arc::new(App { upkeeps: AtomicUsize::new(0), mails: AtomicUsize::new(0) });
     let registry = Registry::sharing(Arc::clone(&app)).on(mail).on(upkeep);
     world.jobs.enqueue_all_unstaged(None, &[Upkeep, Upkeep]).await.unwrap();
-    let worker = world.work_on(&registry, &[(Queue::Email, 4), (Queue::Maintenance, 4)], 1);
+    let worker = world.work_on(&registry, &[(EMAIL, 4), (MAINTENANCE, 4)], 1);
     until("the first has run", || async { app.upkeeps.load(Ordering::SeqCst) == 1 }).await;
     for n in 0..20 {
         world.jobs.enqueue_unstaged(None, &Probe { n }).await.unwrap();
@@ -255,8 +252,7 @@ async fn jobs_start_in_order_when_permits_are_scarce() {
     let app = Arc::new(App { order: Mutex::default(), gate: Semaphore::new(0) });
     let jobs: Vec<Probe> = (0..60).map(|n| Probe { n }).collect();
     world.jobs.enqueue_all_unstaged(None, &jobs).await.unwrap();
-    let worker =
-        world.work_on(&Registry::sharing(Arc::clone(&app)).on(gated), &[(Queue::Email, 8)], 4);
+    let worker = world.work_on(&Registry::sharing(Arc::clone(&app)).on(gated), &[(EMAIL, 8)], 4);
     let started = || app.order.lock().unwrap().len();
     let mut pause = tokio::time::interval(Duration::from_millis(60));
     for n in 4..=60 {

@@ -14,7 +14,7 @@ use common::{
     origin::Origin,
 };
 use jobs::{
-    Cancelled, JobError, JobFilter, JobState, Queue, RESULT_BYTES_MAX, Registry, Running,
+    Cancelled, JobError, JobFilter, JobState, RESULT_BYTES_MAX, Registry, Running,
     history::{Ended, HistoryEntry, HistoryFilter},
     stage,
 };
@@ -22,7 +22,7 @@ use mongodb::bson::{DateTime, doc};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::support::{Probe, Worker, World, until};
+use crate::support::{EMAIL, MAINTENANCE, Probe, Worker, World, until};
 
 const KEPT: &[(&str, &str)] = &[("JOBS__HISTORY_TTL", "1h")];
 const HOUR: Duration = Duration::from_hours(1);
@@ -116,8 +116,8 @@ async fn every_end_is_kept_with_its_result() {
     // A job that ends again replaces its entry.
     ward.healed.store(true, Ordering::Relaxed);
     let filter = JobFilter { ids: vec![dying], ..JobFilter::default() };
-    let letters = world.jobs.dead_letters(Queue::Email, &filter, 1).await.unwrap();
-    world.jobs.replay(Queue::Email, &letters).await.unwrap();
+    let letters = world.jobs.dead_letters(EMAIL, &filter, 1).await.unwrap();
+    world.jobs.replay(EMAIL, &letters).await.unwrap();
     world.until_idle().await;
     let healed = entry(&world, dying).await;
     assert_eq!((healed.outcome, healed.error), (Ended::Success, None));
@@ -126,7 +126,7 @@ async fn every_end_is_kept_with_its_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_leaves_an_entry_in_every_state() {
-    let settings = [KEPT, &[("JOBS__EMAIL__TENANT_CONCURRENCY", "1")]].concat();
+    let settings = [KEPT, &[("QUEUES__EMAIL__TENANT_CONCURRENCY", "1")]].concat();
     let (world, ward) = (World::with(&settings).await, Arc::new(Ward::default()));
     // One slot, occupied by the job that never ends.
     let worker = world.work(&Registry::sharing(Arc::clone(&ward)).on(act), 1);
@@ -155,7 +155,7 @@ async fn a_cancelled_job_leaves_an_entry_in_every_state() {
     let out = Cancelled::Removed;
     let all =
         [retried, running, ready, held, unstaged_held, unstaged, staged, world.store.clock().id()];
-    let cancelled = world.jobs.cancel(Queue::Email, &all).await.unwrap();
+    let cancelled = world.jobs.cancel(EMAIL, &all).await.unwrap();
     assert_eq!(
         cancelled,
         [out, Cancelled::StopRequested, out, out, out, out, out, Cancelled::Unknown]
@@ -235,7 +235,7 @@ async fn entries_are_filtered_by_content_and_tenant() {
             .unwrap()
             .is_empty()
     );
-    let elsewhere = HistoryFilter { queue: Some(Queue::Maintenance), ..any.clone() };
+    let elsewhere = HistoryFilter { queue: Some(MAINTENANCE), ..any.clone() };
     let unknown = HistoryFilter { kind: Some("test.other".to_owned()), ..any.clone() };
     for filter in [elsewhere, unknown] {
         assert!(history(&world, &filter).await.is_empty());
@@ -346,7 +346,7 @@ async fn rejected_history_entries_do_not_block_jobs() {
 async fn an_unavailable_store_delays_unstaged_jobs_for_a_bounded_time() {
     let (world, ward) = (World::private_with(KEPT).await, Arc::new(Ward::default()));
     let settled = || async {
-        let stats = world.jobs.broker().stats(Queue::Email).await.unwrap();
+        let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
         (stats.ready, stats.running) == (0, 0)
     };
     // A worker that has checked once whether its queue is paused.

@@ -14,7 +14,7 @@ use common::{
 use jobs::{JobError, Registry, Running, Step, progress::Progress, stage};
 use tokio::sync::Semaphore;
 
-use crate::support::{DEADLINE, Probe, World, until};
+use crate::support::{DEADLINE, EMAIL, Probe, World, until};
 
 /// Lets handlers continue, one permit per step.
 type Gate = Semaphore;
@@ -65,7 +65,7 @@ async fn progress_is_visible_between_attempts_and_deleted_at_the_end() {
     until("the first attempt reports", || shows(1, step(4, "uploading"))).await;
     gate.add_permits(1);
     until("it waits for the next", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().delayed == 1
+        world.jobs.broker().stats(EMAIL).await.unwrap().delayed == 1
     })
     .await;
     assert!(shows(1, step(4, "uploading")).await);

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use common::origin::Origin;
 use jobs::Registry;
 
-use crate::support::{Notes, World, note, until};
+use crate::support::{EMAIL, Notes, World, note, until};
 
 fn registry(notes: &Arc<Notes>) -> Registry<Notes> {
     Registry::sharing(Arc::clone(notes)).on(note)
@@ -36,7 +36,7 @@ async fn jobs_waiting_when_redis_is_flushed_still_run() {
         world.stage(n).await;
     }
     until("Redis has them", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 500
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 500
     })
     .await;
     let mut redis = world.redis().await;
@@ -151,7 +151,7 @@ async fn jobs_of_a_deleted_stream_still_run() {
         world.stage(n).await;
     }
     until("Redis has them", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 50
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 50
     })
     .await;
     // Marked, as after a round of the relay: only the comparison can find that they are lost.
@@ -182,7 +182,7 @@ async fn at_maxmemory_a_new_worker_drains_the_backlog() {
         world.stage(n).await;
     }
     until("Redis has them", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 20
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 20
     })
     .await;
     let mut redis = world.redis().await;
@@ -203,10 +203,8 @@ async fn at_maxmemory_a_new_worker_drains_the_backlog() {
 async fn a_job_that_died_before_redis_knew_stays_dead() {
     let world = World::new().await;
     let id = world.stage(1).await;
-    until("Redis has it", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().ready == 1
-    })
-    .await;
+    until("Redis has it", || async { world.jobs.broker().stats(EMAIL).await.unwrap().ready == 1 })
+        .await;
     // Its worker marked the row and was killed; another one takes the entry over.
     let rows = || world.store.records::<jobs::outbox::OutboxRow>(common::db::PlatformScope);
     let dead = mongodb::bson::doc! { "$set": { "dead_at": world.store.clock().now() } };
@@ -235,7 +233,7 @@ async fn a_job_that_died_before_redis_knew_stays_dead() {
     let worker = world.work(&registry(&notes), 4);
     until("it is a dead letter", || async { world.dead().await.len() == 1 }).await;
     until("its entry is removed", || async {
-        world.jobs.broker().stats(jobs::Queue::Email).await.unwrap().running == 0
+        world.jobs.broker().stats(EMAIL).await.unwrap().running == 0
     })
     .await;
     assert_eq!(notes.all().len(), 0);

@@ -23,7 +23,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     examples::program,
-    support::{DEADLINE, Notes, Probe, World, note, until},
+    support::{DEADLINE, EMAIL, Notes, Probe, World, note, until},
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -189,7 +189,7 @@ struct Unwritable(std::collections::BTreeMap<Vec<u8>, u8>);
 
 impl Job for Unwritable {
     const KIND: &'static str = "test.unwritable";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 #[tokio::test(flavor = "multi_thread")]

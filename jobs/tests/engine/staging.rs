@@ -3,7 +3,7 @@
 use common::origin::Origin;
 use jobs::Registry;
 
-use crate::support::{Notes, Probe, Stage, World, note, until};
+use crate::support::{EMAIL, Notes, Probe, Stage, World, note, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_job_runs_once_and_leaves_nothing() {
@@ -24,7 +24,7 @@ async fn a_change_that_fails_stages_nothing() {
     let failed = world.jobs.commit(&Origin::system(), &Stage { n: 1, then_fail: true }).await;
     assert!(failed.is_err());
     assert_eq!(world.rows().await, 0);
-    let stats = world.jobs.broker().stats(jobs::Queue::Email).await.unwrap();
+    let stats = world.jobs.broker().stats(EMAIL).await.unwrap();
     assert_eq!((stats.ready, stats.running, stats.delayed), (0, 0, 0));
 }
 

@@ -16,7 +16,8 @@ use common::{
     origin::Origin,
 };
 use jobs::{
-    Drain, Job, JobError, JobFilter, Jobs, Queue, Registry, Relay, Running,
+    Drain, Job, JobError, JobFilter, Jobs, Queue, QueueDeclaration, QueueSettings, Registry, Relay,
+    Running,
     outbox::OutboxRow,
     queue::{DeadLetter, Permits, QueueBackend},
     stage,
@@ -29,6 +30,21 @@ use tokio::task::JoinHandle;
 /// Upper bound for every wait in a test, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
+/// Like a product's queue of mails.
+pub(crate) const EMAIL: Queue = Queue::new(&QueueDeclaration {
+    name: "email",
+    defaults: QueueSettings { priority: 200, concurrency: 32, ..QueueSettings::DEFAULT },
+});
+
+/// Like a product's queue of maintenance jobs.
+pub(crate) const MAINTENANCE: Queue = Queue::new(&QueueDeclaration {
+    name: "maintenance",
+    defaults: QueueSettings { priority: 50, tenant_concurrency: 1, ..QueueSettings::DEFAULT },
+});
+
+/// Every queue of the tests.
+pub(crate) const QUEUES: &[Queue] = &[EMAIL, MAINTENANCE];
+
 /// The job of most tests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Probe {
@@ -37,7 +53,7 @@ pub(crate) struct Probe {
 
 impl Job for Probe {
     const KIND: &'static str = "test.probe";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
     const MAX_ATTEMPTS: u32 = 4;
     const TIMEOUT: Duration = Duration::from_secs(20);
 }
@@ -121,7 +137,7 @@ const QUICK: &[(&str, &str)] = &[
 /// An environment whose database has the engine's collections.
 pub(crate) async fn prepared() -> TestEnv {
     let migrate = async |env: &TestEnv| {
-        let mut sources = Sources::default();
+        let mut sources = Sources::new(QUEUES);
         sources.add_environment(env.config_env());
         let config = Config::load(sources).unwrap();
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
@@ -154,7 +170,7 @@ impl World {
     }
 
     pub(crate) async fn on(env: TestEnv, settings: &[(&str, &str)]) -> Self {
-        let mut sources = Sources::default();
+        let mut sources = Sources::new(QUEUES);
         let settings = QUICK
             .iter()
             .chain(settings)
@@ -185,7 +201,7 @@ impl World {
         registry: &Registry<C>,
         concurrency: usize,
     ) -> Worker {
-        self.work_on(registry, &[(Queue::Email, concurrency)], concurrency)
+        self.work_on(registry, &[(EMAIL, concurrency)], concurrency)
     }
 
     /// As [`World::work`] on every queue, with `concurrency` slots each.
@@ -194,7 +210,7 @@ impl World {
         registry: &Registry<C>,
         concurrency: usize,
     ) -> Worker {
-        let queues: Vec<_> = Queue::ALL.iter().map(|queue| (*queue, concurrency)).collect();
+        let queues: Vec<_> = QUEUES.iter().map(|queue| (*queue, concurrency)).collect();
         self.work_on(registry, &queues, queues.len() * concurrency)
     }
 
@@ -237,13 +253,13 @@ impl World {
     }
 
     pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
-        self.jobs.dead_letters(Queue::Email, &JobFilter::default(), 1_000).await.unwrap()
+        self.jobs.dead_letters(EMAIL, &JobFilter::default(), 1_000).await.unwrap()
     }
 
     /// Waits until nothing is left to do anywhere.
     pub(crate) async fn until_idle(&self) {
         until("nothing is left to do", || async {
-            for queue in Queue::ALL {
+            for queue in QUEUES {
                 let Ok(stats) = self.jobs.broker().stats(*queue).await else { return false };
                 if (stats.ready, stats.running, stats.delayed) != (0, 0, 0) {
                     return false;

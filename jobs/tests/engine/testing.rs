@@ -17,7 +17,7 @@ use jobs::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Notes, Probe, Stage, World, note, prepared};
+use crate::support::{EMAIL, MAINTENANCE, Notes, Probe, Stage, World, note, prepared};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ struct Other {
 
 impl Job for Other {
     const KIND: &'static str = Probe::KIND;
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ struct Unknown;
 
 impl Job for Unknown {
     const KIND: &'static str = "test.unknown";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_drain_retries_at_once_and_leaves_only_dead_jobs() {
     for n in [7, 1, 2, 3] {
         stage_probe(&world, n).await;
     }
-    let drained = inline(&world, &notes).drain(Queue::Email, Retries::AtOnce).await.unwrap();
+    let drained = inline(&world, &notes).drain(EMAIL, Retries::AtOnce).await.unwrap();
     // 2 succeeds at its third attempt, 3 dies at its fourth and last.
     assert_eq!(drained, Drained { succeeded: 2, retried: 2 + 3, dead: 2, ..Drained::default() });
     let ran: Vec<(u32, u32)> = notes.all().iter().map(|seen| (seen.n, seen.attempt)).collect();
@@ -121,7 +121,7 @@ async fn a_drain_may_leave_retries_for_later() {
     let id = stage_probe(&world, 2).await;
     let inline = inline(&world, &notes);
     for _ in 0..2 {
-        let drained = inline.drain(Queue::Email, Retries::Left).await.unwrap();
+        let drained = inline.drain(EMAIL, Retries::Left).await.unwrap();
         assert_eq!(drained, Drained { retried: 1, ..Drained::default() });
     }
     assert_eq!(staged::<Probe>(&world.store).await.unwrap()[0].id, id);
@@ -139,7 +139,7 @@ struct Elsewhere {
 
 impl Job for Elsewhere {
     const KIND: &'static str = "test.elsewhere";
-    const QUEUE: Queue = Queue::Maintenance;
+    const QUEUE: Queue = MAINTENANCE;
 }
 
 impl Change for StageSome {
@@ -167,7 +167,7 @@ async fn staged_jobs_are_listed_by_type_and_drained_by_queue() {
         [(Some(tenant), None, 7)]
     );
 
-    let drained = inline(&world, &notes).drain(Queue::Email, Retries::AtOnce).await.unwrap();
+    let drained = inline(&world, &notes).drain(EMAIL, Retries::AtOnce).await.unwrap();
     assert_eq!(drained, Drained { succeeded: 1, parked: 1, ..Drained::default() });
     assert_eq!(
         staged::<Elsewhere>(&world.store).await.unwrap()[0].job,
@@ -188,7 +188,7 @@ async fn a_drain_also_runs_jobs_staged_by_its_jobs() {
     let world = World::new().await;
     stage_probe(&world, 5).await;
     let inline = Inline::new(&Registry::new(world.store.clone()).on(count_down), &world.jobs);
-    let drained = inline.drain(Queue::Email, Retries::AtOnce).await.unwrap();
+    let drained = inline.drain(EMAIL, Retries::AtOnce).await.unwrap();
     assert_eq!(drained, Drained { succeeded: 6, ..Drained::default() });
 }
 
@@ -206,12 +206,12 @@ async fn a_job_that_is_not_due_waits_for_the_clock() {
 
     let inline = Inline::new(&Registry::new(Notes::default()).on(note), &jobs);
     assert_eq!(
-        inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
+        inline.drain(EMAIL, Retries::AtOnce).await.unwrap(),
         Drained { early: 1, ..Drained::default() }
     );
     clock.advance(SECOND);
     assert_eq!(
-        inline.drain(Queue::Email, Retries::AtOnce).await.unwrap(),
+        inline.drain(EMAIL, Retries::AtOnce).await.unwrap(),
         Drained { succeeded: 1, ..Drained::default() }
     );
 }
@@ -223,6 +223,6 @@ async fn redis_is_not_needed() {
     let world = World::on(env, &[]).await;
     let notes = Arc::new(Notes::default());
     stage_probe(&world, 7).await;
-    let drained = inline(&world, &notes).drain(Queue::Email, Retries::AtOnce).await.unwrap();
+    let drained = inline(&world, &notes).drain(EMAIL, Retries::AtOnce).await.unwrap();
     assert_eq!((drained.succeeded, notes.numbers()), (1, vec![7]));
 }

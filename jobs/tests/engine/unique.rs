@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use testkit::servers::Proxy;
 use tokio::sync::Semaphore;
 
-use crate::support::{DEADLINE, World, until};
+use crate::support::{DEADLINE, EMAIL, MAINTENANCE, World, until};
 
 /// Sums up an account; one run covers everything that happened before it started.
 #[derive(Serialize, Deserialize)]
@@ -22,7 +22,7 @@ struct SumUp {
 
 impl Job for SumUp {
     const KIND: &'static str = "test.sum_up";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: self.account.to_string(), window: Window::UntilStarted })
@@ -59,11 +59,8 @@ async fn a_staged_duplicate_is_dropped_with_its_row_until_the_first_has_started(
     let world = World::new().await;
     let app = Arc::new(App { runs: std::sync::Mutex::default(), gate: Semaphore::new(0) });
     // Its relay enqueues jobs that a busy Redis did not accept at once; it runs none of these jobs.
-    let relay = world.work_on(
-        &Registry::sharing(Arc::clone(&app)).on(sum_up),
-        &[(Queue::Maintenance, 1)],
-        1,
-    );
+    let relay =
+        world.work_on(&Registry::sharing(Arc::clone(&app)).on(sum_up), &[(MAINTENANCE, 1)], 1);
     world.jobs.commit(&Origin::system(), &StageSums(vec![1, 1, 2])).await.unwrap();
     world.jobs.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("the duplicates' rows are gone", || async { world.rows().await == 2 }).await;
@@ -95,16 +92,13 @@ async fn a_dropped_duplicate_is_rejected_if_it_reaches_redis_late() {
     let slow = Jobs::start(world.store.clone(), &redis, &world.config.jobs).unwrap();
     slow.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("Redis has the first", || async {
-        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 1
     })
     .await;
     proxy.blackhole();
     slow.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
-    let relay = world.work_on(
-        &Registry::sharing(Arc::clone(&app)).on(sum_up),
-        &[(Queue::Maintenance, 1)],
-        1,
-    );
+    let relay =
+        world.work_on(&Registry::sharing(Arc::clone(&app)).on(sum_up), &[(MAINTENANCE, 1)], 1);
     until("the relay has dropped the second", || async { world.rows().await == 1 }).await;
     relay.stop(Duration::from_secs(5)).await;
     let worker = world.work(&Registry::sharing(Arc::clone(&app)).on(sum_up), 1);
@@ -114,11 +108,11 @@ async fn a_dropped_duplicate_is_rejected_if_it_reaches_redis_late() {
     .await;
     proxy.restore().await.unwrap();
     slow.close(DEADLINE).await;
-    assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 0);
+    assert_eq!(world.jobs.broker().stats(EMAIL).await.unwrap().ready, 0);
     // If it were accepted, it would hold the key, and this job would be dropped.
     world.jobs.commit(&Origin::system(), &StageSums(vec![1])).await.unwrap();
     until("Redis has the third", || async {
-        world.jobs.broker().stats(Queue::Email).await.unwrap().ready == 1
+        world.jobs.broker().stats(EMAIL).await.unwrap().ready == 1
     })
     .await;
     app.gate.add_permits(2);
@@ -136,5 +130,5 @@ async fn jobs_of_different_tenants_do_not_drop_each_other() {
             world.jobs.enqueue_unstaged(Some(tenant), &SumUp { account: 1 }).await.unwrap();
         }
     }
-    assert_eq!(world.jobs.broker().stats(Queue::Email).await.unwrap().ready, 2);
+    assert_eq!(world.jobs.broker().stats(EMAIL).await.unwrap().ready, 2);
 }

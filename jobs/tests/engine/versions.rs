@@ -13,7 +13,7 @@ use jobs::{BoxError, Job, JobError, Queue, Registry, Running, stage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{World, until};
+use crate::support::{EMAIL, World, until};
 
 const KIND: &str = "test.greet";
 
@@ -25,7 +25,7 @@ struct First {
 
 impl Job for First {
     const KIND: &'static str = KIND;
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
 /// The payload of the new release.
@@ -37,7 +37,7 @@ struct Third {
 
 impl Job for Third {
     const KIND: &'static str = KIND;
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
     const VERSION: u16 = 3;
 
     fn upcast(from: u16, mut payload: Value) -> Result<Value, BoxError> {

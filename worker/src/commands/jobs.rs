@@ -7,6 +7,7 @@ use common::{
     config::Period,
     id::{JobId, TenantId},
 };
+use domain::queues;
 use jobs::{
     Cancelled, Cursor, JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue,
     progress::{Progress, ProgressError},
@@ -138,7 +139,7 @@ impl Filters {
     }
 
     fn queues(&self) -> Vec<Queue> {
-        self.queue.map_or_else(|| Queue::ALL.to_vec(), |queue| vec![queue])
+        self.queue.map_or_else(|| queues::ALL.to_vec(), |queue| vec![queue])
     }
 }
 

@@ -1,6 +1,7 @@
 //! `worker queues`: inspecting, pausing and resuming queues.
 
 use clap::Subcommand;
+use domain::queues;
 use jobs::{Jobs, Paused, Queue, QueueDetails, QueueView};
 
 use super::{
@@ -83,8 +84,8 @@ async fn pause(jobs: &Jobs, queue: Queue, reason: &str) -> anyhow::Result<()> {
 }
 
 async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
-    let mut views = Vec::with_capacity(Queue::ALL.len());
-    for queue in Queue::ALL {
+    let mut views = Vec::with_capacity(queues::ALL.len());
+    for queue in queues::ALL {
         views.push(jobs.queue(*queue).await?);
     }
     if !as_json {

@@ -4,7 +4,7 @@
 //! purpose, update them and review the difference:
 //!
 //! ```sh
-//! cargo run -p worker -- mail preview --to worker/tests/snapshots
+//! cargo xtask renew
 //! ```
 
 use std::{collections::BTreeMap, path::Path, process::Command};

@@ -25,7 +25,7 @@ fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
     let env = pairs(&[
         ("TENANTRY__AUTH__MASTER_KEY", "canary-not-a-key"),
         ("TENANTRY__REDIS__URL", "canary-no-redis"),
-        ("TENANTRY__WORKER__EMAIL_CONCURRENCY", "0"),
+        ("TENANTRY__QUEUES__EMAIL__CONCURRENCY", "0"),
         ("TENANTRY__JOBS__LEESE", "30s"),
     ]);
     for args in [&["run"][..], &["--check-config"], &["health"]] {
@@ -35,7 +35,7 @@ fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
         for key in [
             "auth.master_key",
             "redis.url",
-            "worker.email_concurrency",
+            "queues.email.concurrency",
             "jobs.leese",
             "app.public_url",
         ] {

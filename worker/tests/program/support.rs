@@ -5,6 +5,7 @@ use common::{
     config::{Config, Sources},
     db::Store,
 };
+use domain::queues;
 use testkit::testing::TestEnv;
 
 /// An environment with an empty database that a worker accepts.
@@ -17,7 +18,7 @@ pub(crate) async fn prepared() -> TestEnv {
 
 /// What a worker reads from the environment variables of `env`.
 pub(crate) fn config(env: &TestEnv) -> Config {
-    let mut sources = Sources::default();
+    let mut sources = Sources::new(queues::ALL);
     sources.add_environment(env.config_env());
     Config::load(sources).unwrap()
 }

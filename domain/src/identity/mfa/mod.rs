@@ -23,6 +23,7 @@ use totp::Totp;
 use crate::{
     activity::{Action, Entry},
     identity::{sessions::Session, sign_in::SignInError, users::User},
+    queues,
 };
 
 pub mod challenges;
@@ -227,5 +228,5 @@ pub struct SendMfaChanged {
 
 impl Job for SendMfaChanged {
     const KIND: &'static str = "mfa.send_changed";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::actor::Actor,
+    queues,
     tenancy::{
         invitation_lists::{CHUNK_LINES, InvitationList, Line},
         invitations::{Invitation, InviteError, Inviting, Request, Terms},
@@ -36,7 +37,7 @@ pub struct SendInvitation {
 
 impl Job for SendInvitation {
     const KIND: &'static str = "invitation.send";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Reminds the invited person before the link expires.
@@ -49,7 +50,7 @@ pub struct SendInvitationReminder {
 
 impl Job for SendInvitationReminder {
     const KIND: &'static str = "invitation.remind";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Invites a part of a list.
@@ -62,7 +63,7 @@ pub struct InviteChunk {
 
 impl Job for InviteChunk {
     const KIND: &'static str = "invitation_list.invite_chunk";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Marks a list as complete.
@@ -73,7 +74,7 @@ pub struct CompleteInvitationList {
 
 impl Job for CompleteInvitationList {
     const KIND: &'static str = "invitation_list.complete";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = queues::EMAIL;
 }
 
 /// Limits of invitations, and when to remind the invited people.

@@ -19,15 +19,21 @@ use self::{
     queue::{Cast, Twins},
 };
 use super::{Broker, tests};
-use crate::Queue;
+use crate::{Queue, QueueSettings, test_queues::EMAIL};
 
-const QUEUE: Queue = Queue::Email;
+const QUEUE: Queue = EMAIL;
 /// Sequences tried, unless `PROPTEST_CASES` says another number.
 const CASES: u32 = 96;
 /// Crowds tried, likewise.
 const CROWDS: u32 = 32;
 /// A failing sequence is shrunk for this long at most.
 const SHRINK_MS_MAX: u32 = 60_000;
+
+/// Sets how many jobs of one tenant may be ready or running at once.
+fn limit(broker: &mut Broker, tenant_concurrency: u32) {
+    let settings = QueueSettings { tenant_concurrency, ..*broker.settings(QUEUE) };
+    broker.jobs.queues = [(QUEUE, settings)].into_iter().collect();
+}
 
 /// Jobs that a sequence is about.
 const JOBS: usize = 10;

@@ -177,7 +177,7 @@ impl Broker {
         queue: Queue,
         wanted: usize,
     ) -> RedisResult<Result<usize, Duration>> {
-        let Some(rate) = self.limits(queue).rate else { return Ok(Ok(wanted)) };
+        let Some(rate) = self.settings(queue).rate else { return Ok(Ok(wanted)) };
         let mut call = self.call(&TAKE, queue);
         call.arg((rate.interval().as_secs_f64() * 1_000.0).to_string())
             .arg(rate.burst())

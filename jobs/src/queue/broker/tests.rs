@@ -3,11 +3,12 @@ use testkit::testing::TestEnv;
 
 use super::{lease::Renewed, *};
 use crate::{
-    Envelope, Job, Unique, Window,
+    Envelope, Job, QueueSettings, Unique, Window,
     queue::{
         entry::{Entries, Entry},
         group::Group,
     },
+    test_queues::{EMAIL, QUEUES},
     unique::UniqueKey,
 };
 
@@ -16,14 +17,14 @@ pub(super) struct Probe;
 
 impl Job for Probe {
     const KIND: &'static str = "test.probe";
-    const QUEUE: Queue = Queue::Email;
+    const QUEUE: Queue = EMAIL;
 }
 
-const QUEUE: Queue = Queue::Email;
+const QUEUE: Queue = EMAIL;
 
 /// A broker whose queues are not there yet.
 pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
-    let mut sources = config::Sources::default();
+    let mut sources = config::Sources::new(QUEUES);
     sources.add_environment(env.config_env());
     let config = config::Config::load(sources).unwrap();
     Broker::new(&config.redis, &config.jobs).unwrap()
@@ -296,8 +297,8 @@ async fn broker_sharing(
     tenant_rate: Option<config::Rate>,
 ) -> Broker {
     let mut broker = broker(env).await;
-    broker.jobs.email.tenant_concurrency = tenant_concurrency;
-    broker.jobs.email.tenant_rate = tenant_rate;
+    let settings = QueueSettings { tenant_concurrency, tenant_rate, ..*broker.settings(QUEUE) };
+    broker.jobs.queues = [(QUEUE, settings)].into_iter().collect();
     broker
 }
 
@@ -373,7 +374,9 @@ async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
 async fn the_queues_rate_is_one_for_all_workers() {
     let env = TestEnv::new().await;
     let mut broker = broker(&env).await;
-    broker.jobs.email.rate = Some(config::Rate { permits: 100, per: Duration::from_secs(1) });
+    let rate = Some(config::Rate { permits: 100, per: Duration::from_secs(1) });
+    let settings = QueueSettings { rate, ..*broker.settings(QUEUE) };
+    broker.jobs.queues = [(QUEUE, settings)].into_iter().collect();
     let begun = std::time::Instant::now();
     let mut taken = 0;
     while taken < 40 {

@@ -111,7 +111,7 @@ struct Member<'a> {
 
 /// Lets a crowd do `ops` at once, then runs what is left.
 pub(super) async fn crowd(mut broker: Broker, cast: Cast, ops: [Vec<Op>; 3]) -> Checked {
-    broker.jobs.email.tenant_concurrency = LIMIT;
+    super::limit(&mut broker, LIMIT);
     prop_assert!(broker.open(QUEUE).await.map_err(redis_failed)?);
     let members = ops.iter().enumerate().map(|(number, ops)| {
         let member = Member {

@@ -191,7 +191,7 @@ pub(super) struct Twins {
 
 impl Twins {
     pub(super) async fn new(mut broker: Broker, specs: Vec<Spec>) -> Checked<Self> {
-        broker.jobs.email.tenant_concurrency = LIMIT;
+        super::limit(&mut broker, LIMIT);
         prop_assert!(broker.open(QUEUE).await.map_err(redis_failed)?);
         let cast = Cast::new(&specs)?;
         let state = State::new(specs, LIMIT);
@@ -263,7 +263,7 @@ impl Twins {
             Op::SetLimit(limit) => {
                 self.state.room_unseen |= *limit > self.state.limit;
                 self.state.limit = *limit;
-                self.broker.jobs.email.tenant_concurrency = *limit;
+                super::limit(&mut self.broker, *limit);
             }
             Op::Pause(paused) => {
                 self.broker.announce_pause(QUEUE).await.map_err(redis_failed)?;

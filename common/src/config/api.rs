@@ -1,0 +1,43 @@
+//! Configuration of the API process.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{CONCURRENCY_MAX, TrustedProxies, reader::Reader};
+
+/// The `api` section.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Address and port for clients.
+    pub listen: SocketAddr,
+    /// Address and port for metrics and health; must not be reachable from outside.
+    pub internal_listen: SocketAddr,
+    /// Timeout of a request; it is then answered with 503.
+    pub request_timeout: Duration,
+    /// Timeout for receiving a request's head, and again for its body. Idle connections are also
+    /// closed after this time, so a proxy in front must close its idle connections sooner.
+    pub header_timeout: Duration,
+    /// Requests processed at once; further ones are answered with 503.
+    pub concurrency_max: usize,
+    /// How long running requests may continue after a stop signal.
+    pub drain_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` is trusted.
+    pub trusted_proxies: TrustedProxies,
+}
+
+impl Api {
+    pub(super) fn read(r: &mut Reader) -> Self {
+        Self {
+            listen: r.listen("api.listen", "127.0.0.1:4000", "Address and port for clients"),
+            internal_listen: r.listen("api.internal_listen", "127.0.0.1:4001", "Address and port for metrics and health; must not be reachable from outside"),
+            request_timeout: r.period("api.request_timeout", "15s", "Timeout of a request"),
+            header_timeout: r.period(
+                "api.header_timeout",
+                "10s",
+                "Timeout for receiving a request's head, then its body, and for idle connections",
+            ),
+            concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "Requests processed at once; further ones are answered with 503"),
+            drain_timeout: r.period("api.drain_timeout", "20s", "How long running requests may continue after a stop signal"),
+            trusted_proxies: r.value("api.trusted_proxies", "", "Proxies whose `X-Forwarded-For` is trusted: comma-separated IP addresses or networks (CIDR); empty for none"),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask renew`: rewrites the files in the repository that the programs generate.
+//!
+//! Each program prints into memory first, so that one that fails changes no file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use programs::{command::build, progress::say, workspace_root};
+use tokio::process::Command;
+
+/// The lines of `docs/configuration.md` between which the table of keys stands.
+const BEGIN: &str = "<!-- config:begin -->\n";
+const END: &str = "<!-- config:end -->";
+
+/// Rewrites the OpenAPI document, the table of configuration keys and the snapshots of mails.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let programs = build("the programs", &["--bin", "api", "--bin", "worker"], false).await?;
+    let root = workspace_root();
+    let (api, worker) = (programs.join("api"), programs.join("worker"));
+
+    let document = output(&api, &["openapi"]).await?;
+    write(&root.join("api/openapi.json"), &document)?;
+
+    let page = root.join("docs/configuration.md");
+    let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    let table = output(&api, &["config-table"]).await?;
+    write(&page, &with_table(&text, &table).context("docs/configuration.md has no markers")?)?;
+
+    let mails = root.join("worker/tests/snapshots");
+    output(&worker, &["mail", "preview", "--to", &mails.display().to_string()]).await?;
+    say("wrote worker/tests/snapshots; review the differences with `git diff`");
+    Ok(())
+}
+
+async fn output(program: &PathBuf, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(args).output().await?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("`{} {}` failed: {errors}", program.display(), args.join(" "));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    let shown = path.strip_prefix(workspace_root()).unwrap_or(path);
+    say(&format!("wrote {}", shown.display()));
+    Ok(())
+}
+
+/// `page` with `table` between the markers.
+fn with_table(page: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_replaces_the_lines_between_the_markers() {
+        let page = format!("before\n{BEGIN}old\n{END}\nafter\n");
+        assert_eq!(
+            with_table(&page, "| new |\n").unwrap(),
+            format!("before\n{BEGIN}| new |\n{END}\nafter\n")
+        );
+        assert_eq!(with_table("no markers", "| new |\n"), None);
+    }
+}
