@@ -1,6 +1,6 @@
 //! Mail templates: a subject, a text part and an HTML part.
 
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
 /// Name by which HTML parts extend the layout.
@@ -13,9 +13,7 @@ const HTML_PART: &str = "body.html";
 pub struct Template {
     /// Name of the template, also its label in metrics.
     pub name: &'static str,
-    /// Subject, on one line.
-    pub subject: &'static str,
-    /// Plain-text part.
+    /// Plain-text part: a line `Subject: …`, an empty line, and the text.
     pub text: &'static str,
     /// HTML part, in which values are escaped. May extend [`LAYOUT`].
     pub html: &'static str,
@@ -47,11 +45,22 @@ pub struct TemplateError {
 impl Template {
     /// Renders the mail with `values`. A missing value is an error and never renders as empty text.
     pub fn render(&self, values: &impl Serialize) -> Result<Rendered, TemplateError> {
+        let (subject, text) = self.subject_and_text()?;
         Ok(Rendered {
             template: self.name,
-            subject: self.part("subject.txt", self.subject, values)?,
-            text: self.part("body.txt", self.text, values)?,
+            subject: self.part("subject.txt", subject, values)?,
+            text: self.part("body.txt", text, values)?,
             html: self.part(HTML_PART, self.html, values)?,
+        })
+    }
+
+    /// Split before they are rendered, so that no value can end the subject.
+    fn subject_and_text(&self) -> Result<(&str, &str), TemplateError> {
+        let head = self.text.strip_prefix("Subject: ");
+        head.and_then(|head| head.split_once("\n\n")).ok_or_else(|| {
+            let problem = "the text must start with a line `Subject: …` and an empty line";
+            let source = minijinja::Error::new(ErrorKind::SyntaxError, problem);
+            TemplateError { name: self.name, source }
         })
     }
 
@@ -83,8 +92,7 @@ mod tests {
 
     const TEMPLATE: Template = Template {
         name: "test",
-        subject: "Hello {{ name }}",
-        text: "Hello {{ name }}",
+        text: "Subject: Hi {{ name }}\n\nHello {{ name }}\n",
         html: "{% extends 'layout.html' %}{% block body %}<p>Hello {{ name }}</p>{% endblock %}",
         layout: "<main>{% block body %}{% endblock %}</main>",
     };
@@ -92,8 +100,16 @@ mod tests {
     #[test]
     fn html_is_escaped_and_text_is_not() {
         let rendered = TEMPLATE.render(&serde_json::json!({ "name": "<b>&Co" })).unwrap();
+        assert_eq!(rendered.subject, "Hi <b>&Co");
         assert_eq!(rendered.text, "Hello <b>&Co");
         assert_eq!(rendered.html, "<main><p>Hello &lt;b&gt;&amp;Co</p></main>");
+    }
+
+    #[test]
+    fn a_text_without_a_subject_is_an_error() {
+        let template = Template { text: "Hello {{ name }}", ..TEMPLATE };
+        let error = template.render(&serde_json::json!({ "name": "Ada" })).unwrap_err();
+        assert!(error.to_string().contains("Subject: "), "{error}");
     }
 
     #[test]

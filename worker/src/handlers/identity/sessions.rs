@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::{
     app::App,
     devices::described,
-    templates::{NEW_SIGN_IN, REUSE_ALARM, SIGN_IN_THROTTLED},
+    templates::{NEW_SIGN_IN, SESSION_REUSE_ALARM, SIGN_IN_THROTTLED},
 };
 
 /// Notifies a user that one of their refresh tokens was used twice.
@@ -29,7 +29,7 @@ pub(crate) async fn send_reuse_alarm(
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
     let values = json!({ "name": user.name, "device": described(&session.device), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
-    app.send(running.id, &user.email, &user.name, &REUSE_ALARM, &values).await
+    app.send(running.id, &user.email, &user.name, &SESSION_REUSE_ALARM, &values).await
 }
 
 /// Notifies a user of a sign-in from a new device or network.
