@@ -2,13 +2,14 @@
 //!
 //! Each program prints into memory first, so that one that fails changes no file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context, bail};
-use programs::{command::build, progress::say, workspace_root};
+use anyhow::Context;
+use programs::{
+    command::{build, output},
+    progress::say,
+    workspace_root,
+};
 use tokio::process::Command;
 
 /// The lines of `docs/configuration.md` between which the table of keys stands.
@@ -21,27 +22,18 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let root = workspace_root();
     let (api, worker) = (programs.join("api"), programs.join("worker"));
 
-    let document = output(&api, &["openapi"]).await?;
+    let document = output(Command::new(&api).arg("openapi")).await?;
     write(&root.join("api/openapi.json"), &document)?;
 
     let page = root.join("docs/configuration.md");
     let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
-    let table = output(&api, &["config-table"]).await?;
+    let table = output(Command::new(&api).arg("config-table")).await?;
     write(&page, &with_table(&text, &table).context("docs/configuration.md has no markers")?)?;
 
     let mails = root.join("worker/tests/snapshots");
-    output(&worker, &["mail", "preview", "--to", &mails.display().to_string()]).await?;
+    output(Command::new(worker).args(["mail", "preview", "--to"]).arg(&mails)).await?;
     say("wrote worker/tests/snapshots; review the differences with `git diff`");
     Ok(())
-}
-
-async fn output(program: &PathBuf, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(args).output().await?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!("`{} {}` failed: {errors}", program.display(), args.join(" "));
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
