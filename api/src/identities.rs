@@ -15,7 +15,7 @@ use common::{
     revocations::{Forget, Listener, Revoked},
     telemetry::metrics,
 };
-use domain::identity::sessions::Session;
+use domain::people::sessions::Session;
 use jobs::Jobs;
 use moka::sync::Cache;
 use tokio::time::MissedTickBehavior;

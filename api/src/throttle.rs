@@ -2,14 +2,16 @@
 
 use std::future::Future;
 
-use common::{config, crypto::Password, email::Email, sealed_email::SealedEmail};
+use common::{
+    config,
+    crypto::Password,
+    email::Email,
+    sealed_email::{AddressDigest, SealedEmail},
+};
 use domain::{
     access::throttle::{Act, Admission, Limits, TooMany, Try},
-    identity::{
-        registrations::AddressDigest,
-        sign_in::{SignInError, Throttled},
-        users::User,
-    },
+    identity::sign_in::{SignInError, Throttled},
+    people::users::User,
 };
 
 use crate::{extract::Client, problem::Problem, state::App};

@@ -1,4 +1,4 @@
-//! An encrypted email address in the payload of a job.
+//! Email addresses in the payloads of jobs, encrypted or as a pseudonym.
 //!
 //! A job that is staged for the owner of an email address, who may not exist, has no user id to
 //! carry. Its payload is visible in the outbox, in Redis and to operators, so it must not show the
@@ -14,6 +14,9 @@ use crate::{
 
 /// Purpose of the key that encrypts email addresses.
 const PURPOSE: &str = "addressee";
+
+/// Purpose of the key that makes pseudonyms of email addresses.
+const DIGEST_PURPOSE: &str = "address-digest";
 
 /// An email address that only holders of the master key can read. Encrypting one address twice
 /// gives different results, so they do not show that the addresses are equal.
@@ -38,6 +41,23 @@ impl SealedEmail {
         let sealed = URL_SAFE_NO_PAD.decode(&self.0).map_err(|_| Unreadable)?;
         let plain = key.open(PURPOSE, &sealed).map_err(|_| Unreadable)?;
         String::from_utf8(plain).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable)
+    }
+}
+
+/// Pseudonym of an email address, which the payload of a job carries instead of the address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AddressDigest(String);
+
+impl AddressDigest {
+    /// The pseudonym of `email` under this installation's key.
+    pub fn of(key: &MasterKey, email: &Email) -> Self {
+        Self(key.digest(DIGEST_PURPOSE, &email.normalized()))
+    }
+
+    /// The pseudonym as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

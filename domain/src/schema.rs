@@ -21,10 +21,9 @@ use crate::{
         },
         password_resets::PasswordReset,
         registrations::Registration,
-        sessions::Session,
         signing_keys::SigningKey,
-        users::User,
     },
+    people::{sessions::Session, users::User},
     tenancy::{
         custom_roles::CustomRole, former_members::FormerMember, invitation_lists::InvitationList,
         invitations::Invitation, invite_links::InviteLink, memberships::Membership,

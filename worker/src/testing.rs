@@ -10,11 +10,7 @@ use common::{
     db::Store,
     id::TenantId,
 };
-use domain::{
-    identity::{sign_in::belongings_of, users::User},
-    platform::demo,
-    queues,
-};
+use domain::{identity::sign_in::belongings_of, people::users::User, platform::demo, queues};
 use jobs::{Jobs, testing::Inline};
 use secrecy::ExposeSecret;
 use testkit::testing::TestEnv;

@@ -4,7 +4,7 @@
 use axum::http::{HeaderMap, HeaderValue, header};
 use common::{clock::between, crypto::RefreshToken};
 use cookie::{Cookie, SameSite};
-use domain::identity::sessions::Session;
+use domain::people::sessions::Session;
 use mongodb::bson::DateTime;
 
 const NAME: &str = "refresh_token";

@@ -11,9 +11,9 @@ use common::{
     clock::{Timestamp, between},
     id::SessionId,
 };
-use domain::identity::{
-    sessions::{Lifetime, Session},
-    sign_in::SignedIn,
+use domain::{
+    identity::sign_in::SignedIn,
+    people::sessions::{Lifetime, Session},
 };
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -1,7 +1,7 @@
 //! User accounts in answers.
 
 use common::{clock::Timestamp, email::Email, id::UserId};
-use domain::identity::users::User;
+use domain::people::users::User;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -3,11 +3,13 @@
 use anyhow::Context;
 use clap::Subcommand;
 use common::{clock::rfc3339, config::Config, db::Store, email::Email, origin::Reason};
-use domain::identity::{
-    mfa::{MfaError, ResetMfa},
-    sessions::Session,
-    sign_in::belongings_of,
-    users::{DisableUser, EnableUser, User, UserRef},
+use domain::{
+    identity::{
+        mfa::{MfaError, ResetMfa},
+        sign_in::belongings_of,
+    },
+    people::users::{DisableUser, EnableUser, User, UserRef},
+    tenancy::tenant_security::sessions_of,
 };
 
 use super::{origin, with_jobs, with_store};
@@ -92,7 +94,7 @@ async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
 
 async fn line(store: &Store, user: &User) -> anyhow::Result<String> {
     let (belongings, sessions) =
-        futures::try_join!(belongings_of(store, user.id), Session::all_of(store, user.id))?;
+        futures::try_join!(belongings_of(store, user.id), sessions_of(store, user.id))?;
     let tenants: Vec<String> = belongings
         .iter()
         .map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role))

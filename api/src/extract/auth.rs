@@ -13,15 +13,10 @@ use common::{
     origin::Origin,
 };
 use domain::{
-    identity::{
-        actor::{Acting, Actor},
-        mfa::Owner,
-        sessions::Session,
-        sign_in::SignInError,
-        signing_keys::AccessClaims,
-        users::User,
-    },
+    identity::{mfa::Owner, sign_in::SignInError, signing_keys::AccessClaims},
+    people::{sessions::Session, users::User},
     tenancy::{
+        actor::{Acting, Actor},
         memberships::Membership,
         roles::Grant,
         tenants::{Tenant, TenantStatus},
@@ -191,7 +186,7 @@ async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Prob
     else {
         return Err(Problem::unauthenticated(true));
     };
-    let session = session.under(&tenant.security);
+    let session = tenant.security.limit(session);
     if !session.is_live(store.clock().now()) || user.disabled_at.is_some() {
         return Err(Problem::unauthenticated(true));
     }

@@ -10,7 +10,7 @@ use common::{
     networks::Network,
     origin::{Origin, Request},
 };
-use domain::identity::sessions::Device;
+use domain::people::sessions::Device;
 
 use super::Argument;
 use crate::{middleware::RequestId, state::App};

@@ -12,7 +12,7 @@ use axum::{
 };
 use common::clock::between;
 use domain::{
-    identity::sessions::Session,
+    people::sessions::Session,
     tenancy::roles::{Permission, Role},
 };
 use utoipa::openapi::path::Parameter;

@@ -6,6 +6,7 @@ use domain::{
     access::throttle::TooMany,
     identity::{
         email_changes::EmailChangeError,
+        joining::JoinError,
         mfa::{MfaError, challenges::Asked},
         password_resets::ResetError,
         passwords::NotSet,
@@ -16,7 +17,7 @@ use domain::{
     },
     tenancy::{
         custom_roles::RoleError, invitations::InviteError, invite_links::InviteLinkError,
-        joining::JoinError, members::MemberError, ownership::TransferError, roles::Permission,
+        members::MemberError, ownership::TransferError, roles::Permission,
         tenant_domains::DomainError, tenant_security::SecurityError,
     },
 };

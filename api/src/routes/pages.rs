@@ -20,12 +20,10 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{crypto::Password, email::Email, name::Name};
-use domain::{
-    identity::{
-        email_changes::{FollowedLink, Side},
-        registrations::VerifyError,
-    },
-    tenancy::joining::{JoinError, Joined},
+use domain::identity::{
+    email_changes::{FollowedLink, Side},
+    joining::{JoinError, Joined},
+    registrations::VerifyError,
 };
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
@@ -35,11 +33,12 @@ use crate::{
     middleware::limits,
     problem::{FieldError, Problem},
     routes::{
-        identity::{email_changes, passwords, registrations},
-        tenancy::{
-            invite_links,
+        identity::{
+            email_changes,
             joining::{Acceptance, Preview},
+            passwords, registrations,
         },
+        tenancy::invite_links,
     },
     state::App,
 };

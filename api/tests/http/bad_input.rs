@@ -6,7 +6,10 @@ use std::{
 };
 
 use axum::body::Bytes;
-use domain::identity::{registrations::Registration, sessions::Session, users::User};
+use domain::{
+    identity::registrations::Registration,
+    people::{sessions::Session, users::User},
+};
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;

@@ -125,6 +125,6 @@ async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
     world.client.post_as(&other, "/api/auth/logout-all").await.expect(StatusCode::NO_CONTENT);
     let (status, answer) = held.finish().await;
     assert_eq!(status, 401, "{answer}");
-    let live = domain::identity::sessions::Session::all_of(&world.store, ada.user).await.unwrap();
+    let live = domain::tenancy::tenant_security::sessions_of(&world.store, ada.user).await.unwrap();
     assert!(live.is_empty(), "{live:?}");
 }

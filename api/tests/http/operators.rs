@@ -14,11 +14,8 @@ use common::{
 };
 use domain::{
     activity::{Action, AuditContext, Deed, Event, PlatformEvent},
-    identity::{
-        password_resets::{PasswordReset, Prepare},
-        sessions::Session,
-        users::User,
-    },
+    identity::password_resets::{PasswordReset, Prepare},
+    people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
 use mongodb::bson::doc;

@@ -1,8 +1,7 @@
 //! The pages that links in mail open: without script, and leaking nothing.
 
 use domain::{
-    identity::{registrations::Registration, users::User},
-    tenancy::tenants::Tenant,
+    identity::registrations::Registration, people::users::User, tenancy::tenants::Tenant,
 };
 use reqwest::StatusCode;
 

@@ -10,9 +10,9 @@ use common::{
     id::{TenantId, UserId},
 };
 use domain::{
-    identity::{
+    identity::signing_keys::{Issuer, SigningKey},
+    people::{
         sessions::{Device, Lifetime, Session},
-        signing_keys::{Issuer, SigningKey},
         users::User,
     },
     tenancy::{

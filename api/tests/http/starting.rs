@@ -1,7 +1,7 @@
 //! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
 
 use common::db::{Data, PlatformScope, Process, Record};
-use domain::{identity::users::User, platform::demo, tenancy::tenants::Tenant};
+use domain::{people::users::User, platform::demo, tenancy::tenants::Tenant};
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};

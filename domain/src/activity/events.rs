@@ -12,7 +12,6 @@ use mongodb::bson::{self, Bson, DateTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Action, AuditContext, Property};
-use crate::identity::users::User;
 
 /// The current format of events.
 const SCHEMA_VERSION: i32 = 1;
@@ -141,8 +140,8 @@ impl Entry {
 
     /// As [`Entry::by`], for a user whose name is known.
     #[must_use]
-    pub(crate) fn by_user(self, user: &User) -> Self {
-        Self { name: Some(user.name.clone()), ..self.by(user.id) }
+    pub(crate) fn by_named(self, user: UserId, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..self.by(user) }
     }
 
     /// Records the change of a property, if it changed.

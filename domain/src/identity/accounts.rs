@@ -13,7 +13,8 @@ use mongodb::bson::doc;
 
 use crate::{
     activity::{Action, Entry},
-    identity::{registrations::Registration, users::User},
+    identity::registrations::Registration,
+    people::users::User,
     tenancy::tenant_domains,
 };
 
@@ -28,7 +29,7 @@ pub(crate) struct NewAccount {
 impl NewAccount {
     /// Creates the account, and invites its owner to the tenant that admits their email domain, if
     /// any, at most once within `cooldown`. Fails with [`DbError::Duplicate`] of
-    /// [`EMAIL_INDEX`](super::users::EMAIL_INDEX) if the email address has an account.
+    /// [`EMAIL_INDEX`](crate::people::users::EMAIL_INDEX) if the email address has an account.
     pub(crate) async fn create(self, txn: &mut Txn, cooldown: Duration) -> Result<User, DbError> {
         let now = txn.clock().now();
         let user = User {

@@ -18,7 +18,7 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{sessions::Device, users::User};
+use crate::people::{sessions::Device, users::User};
 
 /// How long a device is remembered after its last sign-in.
 const REMEMBERED_FOR: Duration = Duration::from_hours(90 * 24);

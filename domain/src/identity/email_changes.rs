@@ -31,9 +31,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::{
-        password_resets::PasswordReset,
-        registrations::Registration,
+    identity::{password_resets::PasswordReset, registrations::Registration},
+    people::{
         sessions::Session,
         users::{self, User},
     },

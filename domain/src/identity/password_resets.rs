@@ -27,9 +27,8 @@ use crate::{
         email_changes::EmailChange,
         passwords::{ChangedBy, SendPasswordChanged},
         registrations::Mailing,
-        sessions::Session,
-        users::User,
     },
+    people::{sessions::Session, users::User},
     queues,
 };
 

@@ -21,9 +21,8 @@ use zxcvbn::zxcvbn;
 
 use crate::{
     activity::{Action, Entry},
-    identity::{
-        email_changes::EmailChange, password_resets::PasswordReset, sessions::Session, users::User,
-    },
+    identity::{email_changes::EmailChange, password_resets::PasswordReset},
+    people::{sessions::Session, users::User},
     queues,
     tenancy::tenants::Tenant,
 };

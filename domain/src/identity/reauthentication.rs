@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::{sessions::Session, sign_in::SignInError, users::User},
+    identity::sign_in::SignInError,
+    people::{sessions::Session, users::User},
     tenancy::tenants::Tenant,
 };
 
@@ -62,7 +63,7 @@ impl Reauthenticate {
         };
         let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
         let (session, now) =
-            (tenant.map(|tenant| session.under(&tenant.security)), txn.clock().now());
+            (tenant.map(|tenant| tenant.security.limit(session)), txn.clock().now());
         Ok(session.filter(|session| session.is_live(now)))
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::sessions::Session,
+    people::sessions::Session,
     queues,
     tenancy::tenants::{Tenant, TenantStatus},
 };
@@ -75,7 +75,7 @@ impl Change for RefreshSession<'_> {
         let session = session.ok_or(RefreshError::Invalid)?;
         let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
         let tenant = tenant.ok_or(RefreshError::Invalid)?;
-        let session = session.under(&tenant.security);
+        let session = tenant.security.limit(session);
         if !session.is_live(now) {
             return Err(RefreshError::Invalid);
         }

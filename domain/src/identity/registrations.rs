@@ -18,6 +18,7 @@ use common::{
     email::Email,
     id::{JobId, RegistrationId},
     name::Name,
+    sealed_email::AddressDigest,
 };
 use jobs::{Job, Queue, stage};
 use mongodb::bson::{DateTime, doc};
@@ -25,16 +26,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::{
-        accounts::NewAccount,
-        users::{self, User},
-    },
+    identity::accounts::NewAccount,
+    people::users::{self, User},
     queues,
     tenancy::{memberships::Membership, roles::Role, tenants::Tenant},
 };
-
-/// Purpose of the key that makes pseudonyms of email addresses.
-const DIGEST_PURPOSE: &str = "address-digest";
 
 /// A request for an account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,23 +87,6 @@ impl Record for Registration {
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
     ];
-}
-
-/// Pseudonym of an email address, which the payload of a job carries instead of the address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct AddressDigest(String);
-
-impl AddressDigest {
-    /// The pseudonym of `email` under this installation's key.
-    pub fn of(key: &MasterKey, email: &Email) -> Self {
-        Self(key.digest(DIGEST_PURPOSE, &email.normalized()))
-    }
-
-    /// The pseudonym as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// Whether a job may mail an email address.
@@ -191,7 +170,7 @@ impl Registration {
         digest: &AddressDigest,
     ) -> Result<Option<Self>, DbError> {
         let filter =
-            doc! { "email_digest": &digest.0, "expires_at": { "$gt": store.clock().now() } };
+            doc! { "email_digest": digest.as_str(), "expires_at": { "$gt": store.clock().now() } };
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
@@ -298,7 +277,10 @@ impl Change for VerifyEmail {
         let tenant = Tenant::create(txn, &registration.tenant_name).await?;
         let scope = TenantScope::of_row(&tenant);
         Membership::create(txn, scope, user.id, Role::Owner).await?;
-        Entry::new(Action::TenantCreated, tenant.id).by_user(&user).record(txn, scope).await?;
+        Entry::new(Action::TenantCreated, tenant.id)
+            .by_named(user.id, &user.name)
+            .record(txn, scope)
+            .await?;
         Ok(user)
     }
 }

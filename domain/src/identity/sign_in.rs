@@ -20,10 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::{
-        devices::KnownDevice,
-        mfa::passkeys::Used,
-        registrations::Registration,
+    identity::{devices::KnownDevice, mfa::passkeys::Used, registrations::Registration},
+    people::{
         sessions::{Device, Lifetime, Session},
         users::User,
     },
@@ -170,7 +168,7 @@ impl Admitted {
     /// The signed-in user of the session that was begun.
     pub fn signed_in(self, session: Session) -> SignedIn {
         let Self { user, current, belongings, .. } = self;
-        SignedIn { user, session: session.under(&current.tenant.security), current, belongings }
+        SignedIn { user, session: current.tenant.security.limit(session), current, belongings }
     }
 }
 
@@ -187,7 +185,7 @@ impl SignedIn {
             return Err(SignInError::AccountDisabled);
         }
         let current = in_use(&belongings, Some(session.tenant_id))?[0].clone();
-        Ok(Self { user, session: session.under(&current.tenant.security), current, belongings })
+        Ok(Self { user, session: current.tenant.security.limit(session), current, belongings })
     }
 }
 
@@ -326,92 +324,13 @@ impl Change for Begin {
         let session =
             Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
         Entry::new(Action::SessionCreated, session.id)
-            .by_user(&user)
+            .by_named(user.id, &user.name)
             .record(txn, TenantScope::of_row(&session))
             .await?;
         if is_new_device {
             stage(txn, Some(self.tenant), &SendNewSignIn { session: session.id }).await?;
         }
         Ok(session)
-    }
-}
-
-/// Signs out: ends a session. Ending it twice is harmless.
-#[derive(Debug, Clone, Copy)]
-pub struct SignOut {
-    pub session: SessionId,
-    /// The owner of the session.
-    pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
-}
-
-impl Change for SignOut {
-    type Output = ();
-    type Error = DbError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        if Session::revoke(txn, self.session).await? {
-            Entry::new(Action::SessionRevoked, self.session)
-                .by(self.user)
-                .record(txn, self.scope)
-                .await?;
-        }
-        Ok(())
-    }
-}
-
-/// Ends one of a user's own sessions; returns whether it was live.
-#[derive(Debug, Clone, Copy)]
-pub struct EndSession {
-    pub session: SessionId,
-    /// The owner of the session.
-    pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
-}
-
-impl Change for EndSession {
-    type Output = bool;
-    type Error = DbError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<bool, DbError> {
-        let now = txn.clock().now();
-        let session = Session::within(txn, self.session).await?;
-        if !session.is_some_and(|session| session.user_id == self.user && session.is_live(now)) {
-            return Ok(false);
-        }
-        Session::revoke(txn, self.session).await?;
-        Entry::new(Action::SessionRevoked, self.session)
-            .by(self.user)
-            .record(txn, self.scope)
-            .await?;
-        Ok(true)
-    }
-}
-
-/// Ends the sessions of a user except the one they keep, if any.
-#[derive(Debug, Clone, Copy)]
-pub struct SignOutAll {
-    pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
-    /// The session that survives.
-    pub kept: Option<SessionId>,
-}
-
-impl Change for SignOutAll {
-    type Output = ();
-    type Error = DbError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        if Session::revoke_all(txn, self.user, self.kept).await? > 0 {
-            Entry::new(Action::SessionsRevoked, self.user)
-                .by(self.user)
-                .record(txn, self.scope)
-                .await?;
-        }
-        Ok(())
     }
 }
 
@@ -446,7 +365,7 @@ impl Change for SwitchTenant {
         let session = Session::move_to(txn, self.session, self.tenant)
             .await?
             .ok_or(SignInError::InvalidCredentials)?;
-        let session = session.under(&tenant.security);
+        let session = tenant.security.limit(session);
         if !session.is_live(now) {
             return Err(SignInError::SessionTooOld);
         }

@@ -12,9 +12,9 @@ use common::{
 };
 use jobs::Jobs;
 
-use crate::identity::{
-    registrations::{NewRegistration, Registration, VerifyEmail, VerifyError},
-    users::User,
+use crate::{
+    identity::registrations::{NewRegistration, Registration, VerifyEmail, VerifyError},
+    people::users::User,
 };
 
 /// Email address of the demo account.

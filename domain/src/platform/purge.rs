@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     identity::{
         email_changes::EmailChange, password_resets::PasswordReset, registrations::Registration,
-        sessions::Session,
     },
+    people::sessions::Session,
     queues,
     tenancy::invitations::Invitation,
 };

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Property},
-    identity::actor::Actor,
     tenancy::{
+        actor::Actor,
         invitations::Invitation,
         invite_links::InviteLink,
         memberships::Membership,

@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::Action,
-    identity::actor::Actor,
-    tenancy::invitations::{Invitation, InviteError, Inviting},
+    tenancy::{
+        actor::Actor,
+        invitations::{Invitation, InviteError, Inviting},
+    },
 };
 
 /// Maximum number of lines in a list.

@@ -2,7 +2,7 @@
 //!
 //! An email address has at most one invitation to a tenant. Inviting it again, or sending the
 //! invitation again, gives the same invitation a new link, which revokes the previous one;
-//! accepting uses it up ([`crate::tenancy::joining`]). An invitation depends on the member who gave
+//! accepting it uses it up (`identity::joining`). An invitation depends on the member who gave
 //! it: it is invalid while they may not assign its role.
 
 mod sending;
@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::Action,
-    identity::{actor::Actor, users::User},
+    people::users::User,
     tenancy::{
+        actor::Actor,
         former_members::FormerMember,
         memberships::Membership,
         roles::{Grant, Permission, RoleRef},

@@ -18,7 +18,7 @@ use common::{
     email::Email,
     id::{InviteLinkId, TenantId},
     origin::Principal,
-    sealed_email::SealedEmail,
+    sealed_email::{AddressDigest, SealedEmail},
 };
 use jobs::{Job, Queue, Unique, Window, stage};
 use mongodb::bson::{DateTime, Document, doc};
@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::Action,
-    identity::{actor::Actor, registrations::AddressDigest},
     queues,
     tenancy::{
+        actor::Actor,
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
         roles::{Grant, Permission, Role, RoleRef},
         tenant_security::EmailDomains,

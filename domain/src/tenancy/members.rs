@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry, Property},
-    identity::{actor::Actor, sessions::Session, users::User},
+    people::{sessions::Session, users::User},
     queues,
     tenancy::{
+        actor::Actor,
         former_members::FormerMember,
         invitations::Invitation,
         memberships::Membership,

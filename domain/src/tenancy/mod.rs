@@ -1,11 +1,11 @@
-//! Tenants, their members, and how people become members.
+//! Tenants, their members and roles, and whom they invite.
 
+pub mod actor;
 pub mod custom_roles;
 pub mod former_members;
 pub mod invitation_lists;
 pub mod invitations;
 pub mod invite_links;
-pub mod joining;
 pub mod members;
 pub mod memberships;
 pub mod ownership;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::users::User,
+    people::users::User,
     queues,
     tenancy::{
         memberships::Membership,

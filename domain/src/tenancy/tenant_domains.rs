@@ -28,9 +28,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry, Property},
-    identity::{actor::Actor, users::User},
+    people::users::User,
     queues,
     tenancy::{
+        actor::Actor,
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
         roles::{Grant, Permission, Role, RoleRef},
         tenant_security::EmailDomain,

@@ -4,14 +4,14 @@
 //! They are stored in the tenant's row, which is read with every caller, so they apply from the
 //! next request on. Sessions move between tenants, so the rules are not copied into them: code that
 //! reads a session applies the rules of its tenant
-//! ([`Session::under`](crate::identity::sessions::Session::under)).
+//! ([`Security::limit`]).
 
-use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use common::{
-    db::{Change, DbError, TenantScope, Txn, Unchanged},
+    db::{Change, DbError, Store, TenantScope, Txn, Unchanged},
     email::Email,
-    id::TenantId,
+    id::{TenantId, UserId},
     networks::Range,
     revocations::{self, Revoked},
 };
@@ -24,8 +24,8 @@ use utoipa::{
 
 use crate::{
     activity::{Action, Entry, Property},
-    identity::{actor::Actor, users::User},
-    tenancy::{roles::Permission, tenants::Tenant},
+    people::{sessions::Session, users::User},
+    tenancy::{actor::Actor, roles::Permission, tenants::Tenant},
 };
 
 /// Maximum number of email domains.
@@ -264,10 +264,30 @@ impl Security {
         self.session_absolute_hours.map(|hours| Duration::from_hours(hours.get().into()))
     }
 
+    /// Limits a session of the tenant to these rules, where they are stricter.
+    #[must_use]
+    pub fn limit(&self, session: Session) -> Session {
+        session.limited(self.session_absolute(), self.session_idle())
+    }
+
     /// The stored form.
     fn bson(&self) -> Result<Bson, DbError> {
         bson::serialize_to_bson(self).map_err(|error| DbError::Shape(error.to_string()))
     }
+}
+
+/// The live sessions of `user`, newest first, each limited by the rules of its tenant.
+pub async fn sessions_of(store: &Store, user: UserId) -> Result<Vec<Session>, DbError> {
+    let now = store.clock().now();
+    let found = Session::unrevoked_of(store, user).await?;
+    let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
+    tenants.sort_unstable();
+    tenants.dedup();
+    let tenants = Tenant::by_ids(store, &tenants).await?;
+    let rules: HashMap<TenantId, Security> =
+        tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
+    let limited = |session: Session| Some(rules.get(&session.tenant_id)?.limit(session));
+    Ok(found.into_iter().filter_map(limited).filter(|session| session.is_live(now)).collect())
 }
 
 /// Why the rules were not changed.

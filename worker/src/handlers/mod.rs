@@ -14,11 +14,12 @@ mod tests {
         db::{Change, DbError, PlatformScope, TenantScope, Txn},
         id::TenantId,
         origin::Origin,
-        sealed_email::SealedEmail,
+        sealed_email::{AddressDigest, SealedEmail},
     };
     use domain::{
-        identity::{actor::Actor, registrations::AddressDigest, users::User},
+        people::users::User,
         tenancy::{
+            actor::Actor,
             invitation_lists::{InvitationList, Line},
             invitations::{
                 CompleteInvitationList, Conditions, Invitation, Invite, InviteChunk, InviteList,

@@ -6,7 +6,7 @@ use common::{
     db::{Change, DbError, PlatformScope, Store, Txn},
     origin::Origin,
 };
-use domain::identity::sessions::{Device, Lifetime, Session};
+use domain::people::sessions::{Device, Lifetime, Session};
 use mongodb::bson::{DateTime, Document, doc};
 
 use crate::support::{prepared, store};

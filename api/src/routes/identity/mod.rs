@@ -1,6 +1,7 @@
 //! People and how they prove who they are.
 
 pub(crate) mod email_changes;
+pub(crate) mod joining;
 pub(crate) mod mfa;
 pub(crate) mod passkeys;
 pub(crate) mod passwords;

@@ -18,8 +18,8 @@ use domain::{
         password_resets::{ForgotPassword, PasswordReset, ResetError, ResetPassword},
         passwords::{ChangePassword, Context, NotSet},
         sign_in::{SignInError, belongings_of},
-        users::User,
     },
+    people::users::User,
 };
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -12,8 +12,8 @@ use domain::{
         },
         reauthentication::Reauthenticate,
         sign_in::{SignInError, SignedIn},
-        users::User,
     },
+    people::users::User,
 };
 use utoipa::ToSchema;
 

@@ -6,13 +6,13 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::{crypto::Password, email::Email, name::Name};
+use common::{crypto::Password, email::Email, name::Name, sealed_email::AddressDigest};
 use domain::{
     access::throttle::{Act, TooMany},
     identity::{
         passwords::{Context, NotSet},
         registrations as changes,
-        registrations::{AddressDigest, NewRegistration, VerifyError},
+        registrations::{NewRegistration, VerifyError},
     },
 };
 use serde::Serialize;

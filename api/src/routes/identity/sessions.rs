@@ -18,10 +18,14 @@ use domain::{
     identity::{
         mfa::challenges::Purpose,
         refresh::{RefreshError, RefreshSession, Refreshed},
-        sessions::Session,
-        sign_in::{Attempt, EndSession, SignInError, SignOut, SignOutAll, SignedIn, SwitchTenant},
+        sign_in::{Attempt, SignInError, SignedIn, SwitchTenant},
+        sign_out::{EndSession, SignOut, SignOutAll},
     },
-    tenancy::roles::{Grant, Permissions, RoleRef},
+    people::sessions::Session,
+    tenancy::{
+        roles::{Grant, Permissions, RoleRef},
+        tenant_security::sessions_of,
+    },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -298,7 +302,7 @@ pub(crate) async fn list(
     caller: Caller,
     State(app): State<App>,
 ) -> Result<Answer<List<SessionView>>, Problem> {
-    let sessions = Session::all_of(app.store(), caller.user.id).await?;
+    let sessions = sessions_of(app.store(), caller.user.id).await?;
     let views = sessions.iter().map(|session| SessionView::new(session, caller.session.id));
     Ok(Answer(views.collect()))
 }

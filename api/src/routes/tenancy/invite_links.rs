@@ -9,13 +9,13 @@ use axum::{
 use common::{clock::Timestamp, email::Email, id::InviteLinkId, name::Name, origin::Principal};
 use domain::{
     access::throttle::{Act, TooMany},
+    identity::joining::JoinError,
     tenancy::{
         custom_roles::CustomRole,
         invite_links::{
             CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, InviteLinkError,
             LINK_DOMAINS_MAX,
         },
-        joining::JoinError,
         roles::{Grant, RoleRef},
         tenant_security::{EmailDomain, EmailDomains},
         tenants::{Tenant, TenantStatus},

@@ -2,7 +2,6 @@
 
 pub(crate) mod invitations;
 pub(crate) mod invite_links;
-pub(crate) mod joining;
 pub(crate) mod members;
 pub(crate) mod ownership;
 pub(crate) mod roles;

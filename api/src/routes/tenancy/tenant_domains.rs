@@ -14,8 +14,8 @@ use common::{
 };
 use domain::{
     access::throttle::{Act, TooMany},
+    identity::joining::JoinError,
     tenancy::{
-        joining::JoinError,
         memberships::Membership,
         roles::{Grant, RoleRef},
         tenant_domains::{

@@ -8,10 +8,9 @@ use common::{
 use domain::{
     identity::{
         password_resets::Prepare,
-        sessions::Session,
         sign_in::{SendNewSignIn, SendThrottled},
-        users::User,
     },
+    people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership},
 };
 use futures::future::join_all;

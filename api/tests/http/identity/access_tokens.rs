@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::db::{Data, PlatformScope, Record};
-use domain::identity::{
-    sessions::Session,
-    signing_keys::{Issuer, SigningKey},
+use domain::{
+    identity::signing_keys::{Issuer, SigningKey},
+    people::sessions::Session,
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mongodb::bson::{Binary, DateTime, doc};

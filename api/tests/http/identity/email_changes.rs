@@ -13,8 +13,10 @@ use domain::{
         email_changes::{EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side},
         password_resets::{PasswordReset, Prepare},
         registrations::Registration,
-        sessions::{Device, Lifetime, Session},
         sign_in::{Attempt, SignInError},
+    },
+    people::{
+        sessions::{Device, Lifetime, Session},
         users::User,
     },
     tenancy::{invitations::Invitation, roles::Role},

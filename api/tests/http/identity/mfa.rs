@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use common::{clock::rfc3339, db::PlatformScope};
 use domain::{
-    identity::{
-        mfa::{MfaChange, SendMfaChanged},
-        sessions::Session,
-        users::User,
-    },
+    identity::mfa::{MfaChange, SendMfaChanged},
+    people::{sessions::Session, users::User},
     tenancy::memberships::Membership,
 };
 use futures::future::join_all;

@@ -12,8 +12,10 @@ use domain::{
         password_resets::{PasswordReset, SendPasswordReset},
         passwords::{ChangedBy, SendPasswordChanged},
         registrations::{Mailing, Registration},
-        sessions::{Device, Lifetime, Session},
         sign_in::{Attempt, SignInError},
+    },
+    people::{
+        sessions::{Device, Lifetime, Session},
         users::User,
     },
     tenancy::{memberships::Membership, tenants::Tenant},

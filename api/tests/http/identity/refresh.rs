@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::db::PlatformScope;
-use domain::identity::sessions::Session;
+use domain::people::sessions::Session;
 use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
@@ -323,7 +323,7 @@ async fn sessions_are_listed_and_ended_one_by_one_and_all_at_once() {
 async fn one_goes_on_in_another_tenant_of_ones_own_only() {
     use common::db::TenantScope;
     use domain::{
-        identity::users::User,
+        people::users::User,
         tenancy::{memberships::Membership, tenants::Tenant},
     };
     let (world, login) = account(&[]).await;

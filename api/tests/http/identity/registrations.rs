@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use common::{crypto::LinkToken, db::PlatformScope, id::RegistrationId};
+use common::{
+    crypto::LinkToken, db::PlatformScope, id::RegistrationId, sealed_email::AddressDigest,
+};
 use domain::{
-    identity::{
-        registrations::{AddressDigest, Registration, ResendVerification, SendVerification},
-        users::User,
-    },
+    identity::registrations::{Registration, ResendVerification, SendVerification},
+    people::users::User,
     tenancy::{memberships::Membership, tenants::Tenant},
 };
 use futures::future::join_all;

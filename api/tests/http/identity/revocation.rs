@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use common::db::PlatformScope;
-use domain::identity::sessions::Session;
+use domain::people::sessions::Session;
 use mongodb::bson::doc;
 use reqwest::StatusCode;
 use testkit::servers::Proxy;

@@ -3,7 +3,7 @@
 use common::{db::PlatformScope, origin::Principal, revocations::Revoked};
 use domain::{
     activity::{AuditContext, Event},
-    identity::{sessions::Session, users::User},
+    people::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
         roles::{Permission, Role},

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id};
 use domain::{
-    identity::{registrations::Registration, sessions::Session, users::User},
+    identity::registrations::Registration,
+    people::{sessions::Session, users::User},
     tenancy::{
         invitation_lists::InvitationList,
         invitations::{Invitation, SendInvitation, SendInvitationReminder},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id};
 use domain::{
-    identity::users::User,
+    people::users::User,
     tenancy::{
         invitations::Invitation,
         invite_links::{InviteByLink, InviteLink},

@@ -2,7 +2,7 @@
 
 use common::{db::PlatformScope, id};
 use domain::{
-    identity::sessions::Session,
+    people::sessions::Session,
     tenancy::{
         members::{SendRemoved, SendRoleChanged},
         memberships::Membership,

@@ -7,11 +7,8 @@ use common::{
     id::{TenantId, UserId},
 };
 use domain::{
-    identity::{
-        password_resets::{PasswordReset, Prepare},
-        sessions::Session,
-        users::User,
-    },
+    identity::password_resets::{PasswordReset, Prepare},
+    people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
 use jobs::outbox::OutboxRow;

@@ -26,9 +26,9 @@ use crate::{
     activity::Entry,
     identity::{
         reauthentication::Reauthenticate,
-        sessions::Session,
         sign_in::{Begin, SignInError},
     },
+    people::sessions::Session,
 };
 
 /// After this many wrong codes the password is required again.

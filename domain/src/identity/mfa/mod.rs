@@ -22,7 +22,8 @@ use totp::Totp;
 
 use crate::{
     activity::{Action, Entry},
-    identity::{sessions::Session, sign_in::SignInError, users::User},
+    identity::sign_in::SignInError,
+    people::{sessions::Session, users::User},
     queues,
 };
 

@@ -33,7 +33,7 @@ use webauthn_rs::{
 };
 
 use super::{MfaChange, MfaError, Owner};
-use crate::identity::{sign_in::SignInError, users::User};
+use crate::{identity::sign_in::SignInError, people::users::User};
 
 /// Purpose of the key that encrypts ceremonies.
 const PURPOSE: &str = "passkey-ceremony";

@@ -13,7 +13,7 @@ use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use super::{MfaChange, MfaError, Owner};
-use crate::identity::users::User;
+use crate::people::users::User;
 
 /// Purpose of the key that hashes the codes.
 const PURPOSE: &str = "recovery-code";

@@ -18,9 +18,9 @@ use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::actor::Actor,
     queues,
     tenancy::{
+        actor::Actor,
         invitation_lists::{CHUNK_LINES, InvitationList, Line},
         invitations::{Invitation, InviteError, Inviting, Request, Terms},
         roles::RoleRef,

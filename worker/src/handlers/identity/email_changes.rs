@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use common::id::JobId;
-use domain::identity::{
-    email_changes::{EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side},
-    users::User,
+use domain::{
+    identity::email_changes::{
+        EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side,
+    },
+    people::users::User,
 };
 use jobs::{JobError, Running};
 use serde_json::json;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use domain::identity::{
-    mfa::{MfaChange, SendMfaChanged},
-    users::User,
+use domain::{
+    identity::mfa::{MfaChange, SendMfaChanged},
+    people::users::User,
 };
 use jobs::{JobError, Running};
 use serde_json::json;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use domain::identity::{
-    password_resets::{PasswordReset, Prepare, SendPasswordReset},
-    passwords::{ChangedBy, SendPasswordChanged},
-    registrations::Mailing,
-    users::User,
+use domain::{
+    identity::{
+        password_resets::{PasswordReset, Prepare, SendPasswordReset},
+        passwords::{ChangedBy, SendPasswordChanged},
+        registrations::Mailing,
+    },
+    people::users::User,
 };
 use jobs::{JobError, Running};
 use serde_json::json;

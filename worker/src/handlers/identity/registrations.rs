@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use domain::identity::{
-    registrations::{Mailing, Registration, ResendVerification, SendVerification},
-    users::User,
+use domain::{
+    identity::registrations::{Mailing, Registration, ResendVerification, SendVerification},
+    people::users::User,
 };
 use jobs::{JobError, Running};
 use serde_json::json;

@@ -7,10 +7,9 @@ use domain::{
     access::throttle::FAMILIAR_FOR,
     identity::{
         refresh::SendReuseAlarm,
-        sessions::Session,
         sign_in::{SendNewSignIn, SendThrottled},
-        users::User,
     },
+    people::{sessions::Session, users::User},
 };
 use jobs::{JobError, Running};
 use serde_json::json;

@@ -56,16 +56,17 @@ mod tests {
         db::{Change, DbError, PlatformScope, Record, TenantScope, Txn},
         id::SessionId,
         origin::Origin,
+        sealed_email::AddressDigest,
     };
     use domain::{
         identity::{
-            actor::Actor,
             email_changes::{AskEmailChange, EmailChange},
             password_resets::{PasswordReset, Prepare},
-            registrations::{AddressDigest, Registration},
-            sessions::{Device, Lifetime, Session},
+            registrations::Registration,
         },
+        people::sessions::{Device, Lifetime, Session},
         tenancy::{
+            actor::Actor,
             invitations::{Conditions, Invitation, Invite, Terms},
             roles::Role,
         },

@@ -8,7 +8,7 @@ use common::{
     mail::Template,
 };
 use domain::{
-    identity::users::User,
+    people::users::User,
     tenancy::{
         invitations::{
             CompleteInvitationList, CompleteList, Invitation, InviteChunk, InviteSome,

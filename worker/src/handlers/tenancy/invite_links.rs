@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::{email::Email, telemetry::metrics};
 use domain::{
-    identity::users::User,
+    people::users::User,
     tenancy::{
         invitations::{Answered, InviteError},
         invite_links::{InviteByLink, InviteFollower},

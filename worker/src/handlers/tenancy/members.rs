@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::{
-    identity::users::User,
+    people::users::User,
     tenancy::{
         members::{SendRemoved, SendRoleChanged},
         memberships::Membership,

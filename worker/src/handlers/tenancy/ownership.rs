@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::clock::rfc3339;
 use domain::{
-    identity::users::User,
+    people::users::User,
     tenancy::{
         ownership::{OwnershipTransfer, Party, SendOwnershipOffer, SendOwnershipTransferred},
         tenants::Tenant,

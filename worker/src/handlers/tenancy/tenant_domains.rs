@@ -78,7 +78,7 @@ pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<
 #[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
 mod tests {
     use common::{clock::Clock, db::TenantScope, origin::Origin};
-    use domain::{identity::actor::Actor, tenancy::tenant_domains::AddDomain};
+    use domain::tenancy::{actor::Actor, tenant_domains::AddDomain};
     use jobs::testing;
 
     use super::*;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     activity::{Action, Entry},
-    identity::sessions::Session,
+    people::sessions::Session,
 };
 
 /// An account. Exists only once its email address was verified.

@@ -1,6 +1,6 @@
 //! Sessions of signed-in users.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use common::{
     clock::{Clock, later, millis_of},
@@ -15,8 +15,6 @@ use common::{
 };
 use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
-
-use crate::tenancy::{tenant_security::Security, tenants::Tenant};
 
 /// Maximum length of a stored `User-Agent`, in characters.
 const DEVICE_CHARS_MAX: usize = 200;
@@ -193,34 +191,18 @@ impl Session {
         Ok(found.filter(|session| session.is_live(store.clock().now())))
     }
 
-    /// The live sessions of `user`, newest first, each limited by the rules of its tenant.
-    pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
-        let now = store.clock().now();
+    /// The sessions of `user` that were not revoked, newest first.
+    pub(crate) async fn unrevoked_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
         let filter = doc! { "user_id": user, "revoked_at": null };
-        let found = store
-            .records::<Self>(PlatformScope)
-            .list(filter, doc! { "_id": -1 }, LISTED_MAX)
-            .await?;
-        let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
-        tenants.sort_unstable();
-        tenants.dedup();
-        let tenants = Tenant::by_ids(store, &tenants).await?;
-        let rules: HashMap<TenantId, Security> =
-            tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
-        let under = |session: Self| {
-            let rules = rules.get(&session.tenant_id)?;
-            Some(session.under(rules))
-        };
-        Ok(found.into_iter().filter_map(under).filter(|session| session.is_live(now)).collect())
+        store.records::<Self>(PlatformScope).list(filter, doc! { "_id": -1 }, LISTED_MAX).await
     }
 
-    /// Limits it to the rules of its tenant, where those are stricter.
+    /// Limits its duration and its idle time, where these are stricter.
     #[must_use]
-    pub fn under(self, rules: &Security) -> Self {
-        let absolute = rules.session_absolute().map(|limit| later(self.created_at, limit));
+    pub(crate) fn limited(self, absolute: Option<Duration>, idle: Option<Duration>) -> Self {
+        let absolute = absolute.map(|limit| later(self.created_at, limit));
         let expires_at = absolute.map_or(self.expires_at, |at| at.min(self.expires_at));
-        let idle_ms =
-            [self.idle_ms, rules.session_idle().map(millis_of)].into_iter().flatten().min();
+        let idle_ms = [self.idle_ms, idle.map(millis_of)].into_iter().flatten().min();
         Self { idle_ms, expires_at, ..self }
     }
 
@@ -400,9 +382,9 @@ mod tests {
     }
 
     #[test]
-    fn the_stricter_of_the_sessions_and_the_tenants_limits_applies() {
+    fn the_stricter_limit_applies() {
         let (minute, hour) = (60_000, 3_600_000);
-        let lasts = |idle_ms: Option<i64>, rules: serde_json::Value| {
+        let lasts = |idle_ms: Option<i64>, absolute: Option<Duration>, idle: Option<Duration>| {
             let session = Session {
                 id: Clock::system().id(),
                 user_id: Clock::system().id(),
@@ -418,20 +400,19 @@ mod tests {
                 revoked_at: None,
                 refresh: None,
             };
-            let session = session.under(&serde_json::from_value(rules).unwrap());
+            let session = session.limited(absolute, idle);
             (session.idle_expires_at().timestamp_millis(), session.expires_at.timestamp_millis())
         };
-        let (none, idle) = (
-            serde_json::json!({}),
-            |minutes: u32| serde_json::json!({ "session_idle_minutes": minutes }),
+        let (hours, minutes) = (
+            |hours| Some(Duration::from_hours(hours)),
+            |minutes| Some(Duration::from_mins(minutes)),
         );
-        assert_eq!(lasts(Some(2 * hour), none.clone()), (3 * hour, 12 * hour));
-        assert_eq!(lasts(None, none), (12 * hour, 12 * hour));
-        assert_eq!(lasts(Some(2 * hour), idle(30)), (hour + 30 * minute, 12 * hour));
-        assert_eq!(lasts(None, idle(30)), (hour + 30 * minute, 12 * hour));
-        assert_eq!(lasts(Some(2 * hour), idle(600)), (3 * hour, 12 * hour));
-        let absolute = |hours: u32| serde_json::json!({ "session_absolute_hours": hours });
-        assert_eq!(lasts(Some(2 * hour), absolute(2)), (2 * hour, 2 * hour));
-        assert_eq!(lasts(Some(2 * hour), absolute(24)), (3 * hour, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), None, None), (3 * hour, 12 * hour));
+        assert_eq!(lasts(None, None, None), (12 * hour, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), None, minutes(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(None, None, minutes(30)), (hour + 30 * minute, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), None, minutes(600)), (3 * hour, 12 * hour));
+        assert_eq!(lasts(Some(2 * hour), hours(2), None), (2 * hour, 2 * hour));
+        assert_eq!(lasts(Some(2 * hour), hours(24), None), (3 * hour, 12 * hour));
     }
 }

@@ -19,8 +19,10 @@ use crate::{
     identity::{
         accounts::NewAccount,
         passwords::{Context, NotSet, Policy, TooWeak},
-        sessions::Session,
         sign_in::{Begin, SignInError, Start},
+    },
+    people::{
+        sessions::Session,
         users::{self, User},
     },
     tenancy::{
@@ -273,7 +275,10 @@ impl Change for Accept {
             return Err(JoinError::AlreadyMember);
         }
         Membership::create(txn, scope, user.id, given.role).await?;
-        Entry::new(Action::MemberJoined, invitation.id).by_user(&user).record(txn, scope).await?;
+        Entry::new(Action::MemberJoined, invitation.id)
+            .by_named(user.id, &user.name)
+            .record(txn, scope)
+            .await?;
         let session = match &self.start {
             Some(start) => {
                 let session = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())

@@ -9,15 +9,11 @@ use common::{clock::Timestamp, crypto::Password, email::Email, name::Name};
 use domain::{
     access::throttle::{Act, TooMany},
     identity::{
-        sign_in::{SignedIn, Start},
-        users::User,
-    },
-    tenancy::{
-        invitations::Invitation,
         joining::{Guest, JoinError, Joined, Joining},
-        roles::RoleRef,
-        tenants::Tenant,
+        sign_in::{SignedIn, Start},
     },
+    people::users::User,
+    tenancy::{invitations::Invitation, roles::RoleRef, tenants::Tenant},
 };
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -8,7 +8,7 @@ use common::{
 
 use crate::{
     activity::{Action, Entry},
-    identity::{sessions::Session, users::User},
+    people::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
         roles::{Grant, Permissions, Role},
