@@ -214,10 +214,19 @@ fn unique_name() -> String {
     format!("test_{}_{count}_{}", std::process::id(), &tail[tail.len() - 12..])
 }
 
-/// The folder that cargo built this test's programs into.
-fn folder() -> PathBuf {
+/// The path of a program of the product, which cargo built beside this test.
+///
+/// # Panics
+/// When the program has not been built.
+pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     // `<target>/<profile>/deps/<test>`, and the programs one level up.
     let folder = test.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
-    folder.map(PathBuf::from).unwrap_or_default()
+    let program = folder.map(|folder| folder.join(name)).unwrap_or_default();
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --workspace --bins` first",
+        program.display()
+    );
+    program
 }

@@ -7,7 +7,7 @@ use std::{
 
 use programs::{Process, ProcessSpec, http::Request};
 
-use super::{Ports, TestEnv, folder};
+use super::{Ports, TestEnv, program};
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
@@ -177,12 +177,7 @@ impl TestEnv {
     fn launch(&self, name: &str, subcommand: &str, env: &[(&str, &str)]) -> Service {
         let count = if name == "api" { &self.apis } else { &self.workers };
         let Instance { number, ports, env: usual } = self.instance(count);
-        let program = folder().join(name);
-        assert!(
-            program.exists(),
-            "{} is missing: run `cargo build --workspace --bins` first",
-            program.display()
-        );
+        let program = program(name);
         let (port, internal_port) = if name == "api" {
             (Some(ports.api), ports.api_internal)
         } else {

@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{
     servers::{Mail, Reply},
-    testing::{Service, TestEnv},
+    testing::{Service, TestEnv, program},
 };
 use totp_rs::{Builder, Secret, Totp};
 
@@ -362,7 +362,7 @@ impl World {
 
     /// Output of an operator's command.
     fn worker_output(&self, args: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        let mut command = Command::new(program("worker"));
         let output = command
             .args(args)
             .env_clear()

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::{
     servers::{Mail, Proxy, Reply},
-    testing::{Service, TestEnv},
+    testing::{Service, TestEnv, program},
 };
 
 use crate::support::{prepared, store};
@@ -256,7 +256,7 @@ async fn a_permanently_rejected_mail_becomes_a_dead_letter_that_can_be_retried()
 
     // The operator inspects it, fixes the cause, and retries it.
     let run = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_worker"));
+        let mut command = std::process::Command::new(program("worker"));
         let ran = command.args(args).env_clear().envs(world.env.config_env()).output().unwrap();
         assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
