@@ -36,7 +36,7 @@
 //! }
 //! ```
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use apalis_core::task::Task;
 use common::{
@@ -83,6 +83,23 @@ pub async fn staged<J: Job>(store: &Store) -> Result<Vec<Staged<J>>, DbError> {
         Ok(Staged { id: row.id, tenant: row.tenant_id, due_at: row.due_at, job })
     };
     rows.into_iter().map(read).collect()
+}
+
+/// The staged jobs that should run now or already run, counted by kind. Jobs due in the future and
+/// dead letters are left out.
+pub async fn due(store: &Store) -> Result<BTreeMap<String, usize>, DbError> {
+    let now = store.clock().now();
+    let is_due = [doc! { "due_at": null }, doc! { "due_at": { "$lte": now } }];
+    let filter = doc! { "dead_at": null, "$or": is_due.to_vec() };
+    let rows = store
+        .records::<OutboxRow>(PlatformScope)
+        .list(filter, doc! { "_id": 1 }, STAGED_MAX)
+        .await?;
+    let mut kinds = BTreeMap::new();
+    for row in rows {
+        *kinds.entry(row.kind).or_default() += 1;
+    }
+    Ok(kinds)
 }
 
 /// What [`Inline::drain`] does with a job that must be retried.

@@ -39,7 +39,7 @@ enum Command {
     /// Check everything: format, lints, licences, tests on real servers, docs, alert rules.
     Test(check::Options),
     /// Rewrite the generated files: the OpenAPI document, the table of configuration keys, and the
-    /// snapshots of mails.
+    /// snapshots of mails and answers.
     Renew,
     /// Measure what the product can do on this machine, and print a table.
     #[command(disable_help_flag = true)]

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use programs::{
-    command::{build, output},
+    command::{build, cargo, output, succeed},
     progress::say,
     workspace_root,
 };
@@ -16,7 +16,8 @@ use tokio::process::Command;
 const BEGIN: &str = "<!-- config:begin -->\n";
 const END: &str = "<!-- config:end -->";
 
-/// Rewrites the OpenAPI document, the table of configuration keys and the snapshots of mails.
+/// Rewrites the OpenAPI document, the table of configuration keys, and the snapshots of mails and
+/// answers.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let programs = build("the programs", &["--bin", "api", "--bin", "worker"], false).await?;
     let root = workspace_root();
@@ -32,7 +33,11 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
     let mails = root.join("worker/tests/snapshots");
     output(Command::new(worker).args(["mail", "preview", "--to"]).arg(&mails)).await?;
-    say("wrote worker/tests/snapshots; review the differences with `git diff`");
+    say("wrote worker/tests/snapshots");
+
+    let mut answers = cargo(&["test", "--package", "api", "--test", "http", "snapshots::"]);
+    succeed(answers.env("INSTA_UPDATE", "always")).await?;
+    say("wrote api/tests/http/snapshots; review all differences with `git diff`");
     Ok(())
 }
 

@@ -51,6 +51,11 @@ impl Operation {
         operations.collect()
     }
 
+    /// Its name in generated clients.
+    pub(crate) fn id(&self) -> &'static str {
+        self.says["operationId"].as_str().unwrap()
+    }
+
     /// The operation that a request is for: of several that match, the one with most literal parts.
     fn at(method: &Method, path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();

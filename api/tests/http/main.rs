@@ -18,6 +18,7 @@ mod outage;
 mod pages;
 mod people;
 mod permissions;
+mod snapshots;
 mod starting;
 mod stopping;
 mod support;

@@ -114,6 +114,19 @@ impl Database {
         of_tenants.await.unwrap() + of_platform.await.unwrap()
     }
 
+    /// Waits until every job has finished, except those due in the future.
+    pub(crate) async fn until_nothing_is_due(&self) {
+        let begun = Instant::now();
+        loop {
+            let due = jobs::testing::due(&self.store).await.unwrap();
+            if due.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "still due after {DEADLINE:?}: {due:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(crate) async fn count<T: Record>(&self) -> u64 {
         self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
     }

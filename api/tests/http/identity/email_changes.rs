@@ -31,7 +31,7 @@ use testkit::servers::Mail;
 use crate::{
     pages::expect_page,
     people::{People, Person},
-    support::{Answer, DEADLINE, PASSWORD, World, eventually},
+    support::{Answer, DEADLINE, PASSWORD, World},
 };
 
 const ADA: &str = "ada@example.com";
@@ -768,10 +768,7 @@ async fn a_change_that_was_superseded_is_not_mailed() {
     }
     let _worker = world.env.spawn_worker().await;
     wait_for(&world, "ada3@example.org", "Confirm your new email address").await;
-    eventually("every job finishes", async || {
-        (world.count::<OutboxRow>().await == 0).then_some(())
-    })
-    .await;
+    world.until_nothing_is_due().await;
     let to: Vec<String> = world
         .env
         .mail()

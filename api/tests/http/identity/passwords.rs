@@ -28,7 +28,7 @@ use serde_json::json;
 
 use crate::{
     pages::expect_page,
-    support::{Answer, DEADLINE, PASSWORD, World, eventually},
+    support::{Answer, DEADLINE, PASSWORD, World},
 };
 
 const ADA: &str = "ada@example.com";
@@ -520,10 +520,7 @@ async fn an_address_that_waits_to_be_verified_is_mailed_no_link_for_a_new_passwo
     for email in ["waiting@example.com", "nobody@example.com"] {
         world.client.post(FORGOT, &json!({ "email": email })).await.expect(StatusCode::ACCEPTED);
     }
-    eventually("every job finishes", async || {
-        (world.count::<OutboxRow>().await == 0).then_some(())
-    })
-    .await;
+    world.until_nothing_is_due().await;
     let subjects: Vec<String> =
         world.env.mail().messages().into_iter().map(|mail| mail.subject).collect();
     assert_eq!(subjects, ["Confirm your email address"], "{}", worker.log_tail(20));
@@ -538,10 +535,7 @@ async fn links_are_mailed_as_far_apart_as_verifications_and_only_the_newest_work
     for _ in 0..3 {
         world.client.post(FORGOT, &json!({ "email": ADA })).await.expect(StatusCode::ACCEPTED);
     }
-    eventually("every job finishes", async || {
-        (world.count::<OutboxRow>().await == 0).then_some(())
-    })
-    .await;
+    world.until_nothing_is_due().await;
     let links = world
         .env
         .mail()

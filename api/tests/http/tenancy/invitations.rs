@@ -631,10 +631,7 @@ async fn who_has_not_answered_is_reminded_and_who_has_joined_is_not() {
         .mail()
         .wait_for(|mail| mail.subject == subject && mail.to == ["late@example.com"], DEADLINE)
         .await;
-    eventually("no mail is under way", async || {
-        (world.count::<OutboxRow>().await == 0).then_some(())
-    })
-    .await;
+    world.until_nothing_is_due().await;
     let mails = world.env.mail().messages();
     assert!(!mails.iter().any(|mail| mail.to == ["early@example.com"]), "{mails:?}");
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     pages::expect_page,
     people::{People, Person, absent},
-    support::{Answer, DEADLINE, PASSWORD, World, eventually},
+    support::{Answer, DEADLINE, PASSWORD, World},
     tenancy::invitations::link as invitation_link,
 };
 
@@ -69,15 +69,6 @@ async fn invitations(world: &World) -> Vec<Invitation> {
         .list(doc! {}, doc! { "_id": 1 }, 100)
         .await
         .unwrap()
-}
-
-async fn until_done(world: &World) {
-    eventually("nothing is under way", async || {
-        let waiting = doc! { "due_at": null };
-        (world.store.records::<OutboxRow>(PlatformScope).count(waiting).await.unwrap() == 0)
-            .then_some(())
-    })
-    .await;
 }
 
 fn expect_invalid(answer: Answer) {
@@ -142,13 +133,13 @@ async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
     let before = invitation_link(&world, "invited@example.com").await;
     let link = token(&make(&world, &ada, "viewer").await);
     let worker = world.env.spawn_worker().await;
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     world.env.mail().clear();
     for email in ["member@example.com", "elsewhere@example.com", "invited@example.com", NEWCOMER] {
         let answer = join(&world, &link, email).await.expect(StatusCode::ACCEPTED);
         assert_eq!(answer.json(), json!({ "status": "invitation_email_sent" }));
     }
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     let subject = |email: &str| {
         let to: Vec<String> = world
             .env
@@ -229,7 +220,7 @@ async fn a_link_invites_addresses_of_its_domains_alone() {
     );
     world.client.put_as(&ada.token, "/api/tenant/security", &rules).await.expect(StatusCode::OK);
     let _worker = world.env.spawn_worker().await;
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     let invited: Vec<String> =
         invitations(&world).await.into_iter().map(|invitation| invitation.email_norm).collect();
     assert_eq!(invited, ["new@example.org"]);
@@ -362,7 +353,7 @@ async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite()
         expect_invalid(join(&world, &void, NEWCOMER).await);
     }
     let _worker = world.env.spawn_worker().await;
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_eq!(world.count::<Invitation>().await, 0);
 
     let expired = make(&world, &ada, "viewer").await;
@@ -437,7 +428,7 @@ async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
     refused.for_each(|answer| {
         drop(answer.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts"));
     });
-    until_done(world).await;
+    world.until_nothing_is_due().await;
     assert_eq!(world.count::<Invitation>().await, 1);
     assert_eq!(
         world.env.mail().messages().into_iter().filter(|mail| mail.to == [NEWCOMER]).count(),
@@ -474,12 +465,12 @@ async fn who_was_a_member_once_comes_back_when_they_are_asked_to_and_not_by_a_li
     let accept = json!({ "token": stale.link_token(&world.key).expose(), "password": PASSWORD });
     expect_invalid(world.client.post("/api/invitations/accept", &accept).await);
     let _worker = world.env.spawn_worker().await;
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     world.env.mail().clear();
     for email in ["bob@example.com", "eve@example.com"] {
         join(&world, &link, email).await.expect(StatusCode::ACCEPTED);
     }
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_eq!((world.count::<Invitation>().await, world.env.mail().messages().len()), (0, 0));
     let invite = json!({ "email": "bob@example.com", "role": "viewer" });
     world
@@ -531,7 +522,7 @@ async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_so
         .unwrap();
     let _worker = world.env.spawn_worker().await;
     join(&world, &link, "bob@example.com").await.expect(StatusCode::ACCEPTED);
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_eq!(world.count::<Invitation>().await, 0);
 }
 
@@ -545,7 +536,7 @@ async fn links_fill_half_of_the_invitations_that_may_wait() {
     for n in 0..4 {
         join(&world, &link, &format!("p{n}@example.com")).await.expect(StatusCode::ACCEPTED);
     }
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_eq!(world.count::<Invitation>().await, 2);
     for (n, expected) in
         [(5, StatusCode::CREATED), (6, StatusCode::CREATED), (7, StatusCode::CONFLICT)]
@@ -572,7 +563,7 @@ async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
         .await
         .unwrap();
     let _worker = world.env.spawn_worker().await;
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_eq!((world.count::<Invitation>().await, world.env.mail().messages().len()), (0, 0));
 }
 
@@ -598,7 +589,7 @@ async fn a_void_invitation_stands_in_nobodys_way() {
     let link = token(&make(&world, &ada, "viewer").await);
     let _worker = world.env.spawn_worker().await;
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
-    until_done(&world).await;
+    world.until_nothing_is_due().await;
     assert_ne!(invitation_link(&world, NEWCOMER).await, void);
     assert_eq!(invitations(&world).await[0].role, Role::Viewer.into());
     world.env.mail().wait_for(|mail| mail.to == [NEWCOMER], DEADLINE).await;

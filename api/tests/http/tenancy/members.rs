@@ -336,10 +336,7 @@ async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
     let _worker = world.env.spawn_worker().await;
     let told = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
     assert!(told.text.contains("Admin"), "{}", told.text);
-    eventually("nothing is under way", async || {
-        (world.count::<OutboxRow>().await == 0).then_some(())
-    })
-    .await;
+    world.until_nothing_is_due().await;
     assert_eq!(world.env.mail().messages().len(), 1);
 }
 

@@ -96,17 +96,6 @@ impl Dns {
         self.world.client.get_as(&person.token, JOINABLE).await.expect(StatusCode::OK).json()["items"].clone()
     }
 
-    /// Until nothing is under way but what waits for its time.
-    async fn until_done(&self) {
-        eventually("nothing is under way", async || {
-            let waiting = doc! { "due_at": null };
-            (self.world.store.records::<OutboxRow>(PlatformScope).count(waiting).await.unwrap()
-                == 0)
-                .then_some(())
-        })
-        .await;
-    }
-
     fn mails_to(&self, email: &str) -> usize {
         self.world.env.mail().messages().into_iter().filter(|mail| mail.to == [email]).count()
     }
@@ -293,11 +282,11 @@ async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_tha
         ("new@Corp.Example", true),
     ] {
         world.register(email).await.expect(StatusCode::ACCEPTED);
-        dns.until_done().await;
+        dns.world.until_nothing_is_due().await;
         assert_eq!(world.count::<Invitation>().await, 0, "{email}: not before it is verified");
         let verify = json!({ "token": world.link_token(email).await });
         world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
-        dns.until_done().await;
+        dns.world.until_nothing_is_due().await;
         assert_eq!(world.count::<Invitation>().await, u64::from(is_invited), "{email}");
         // Whoever made the account may be another than who has the mailbox: the password alone
         // opens nothing.
@@ -365,7 +354,7 @@ async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
     for answer in refused {
         answer.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     }
-    dns.until_done().await;
+    dns.world.until_nothing_is_due().await;
     assert_eq!((dns.members(ada).await, dns.mails_to("bob@corp.example")), (1, 1));
     let token = crate::tenancy::invitations::link(&dns.world, "bob@corp.example").await;
     let joined = dns
@@ -396,7 +385,7 @@ async fn who_was_removed_is_not_invited_by_their_address_again() {
         .delete_as(&ada.token, &format!("/api/tenant/users/{}", carl.user))
         .await
         .expect(StatusCode::NO_CONTENT);
-    dns.until_done().await;
+    dns.world.until_nothing_is_due().await;
     dns.world.env.mail().clear();
     // They have another tenant to sign in to.
     dns.world.commit(&Belong(carl.user, founder.tenant)).await.unwrap();
@@ -406,7 +395,7 @@ async fn who_was_removed_is_not_invited_by_their_address_again() {
         ..carl
     };
     dns.join(&carl, &ada).await.expect(StatusCode::ACCEPTED);
-    dns.until_done().await;
+    dns.world.until_nothing_is_due().await;
     assert_eq!((dns.world.count::<Invitation>().await, dns.mails_to("carl@corp.example")), (0, 0));
 }
 
@@ -467,10 +456,10 @@ async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_n
     assert_eq!(dns.joinable(&bob).await, json!([]));
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     dns.world.register("new@corp.example").await.expect(StatusCode::ACCEPTED);
-    dns.until_done().await;
+    dns.world.until_nothing_is_due().await;
     let verify = json!({ "token": dns.world.link_token("new@corp.example").await });
     dns.world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
-    dns.until_done().await;
+    dns.world.until_nothing_is_due().await;
     assert_eq!(dns.world.count::<Invitation>().await, 0);
 }
 
