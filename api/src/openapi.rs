@@ -13,7 +13,7 @@ use utoipa::{
 };
 
 use crate::{
-    extract::{Access, Need, Stated},
+    extract::{Access, Need, Stated, query},
     problem::{self, Code, FieldError, Written},
     routes,
 };
@@ -79,9 +79,13 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// Describes the operation of a route: its id, what it requires of its caller, and what the
-/// arguments of its handler read and refuse.
-pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(path: &mut PathItem, id: &str) {
+/// Describes the operation of a route: its id, what it requires of its caller, what the arguments of
+/// its handler read and refuse, and whether it rejects all query parameters.
+pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
+    path: &mut PathItem,
+    id: &str,
+    rejects_query: bool,
+) {
     for operation in operations(path) {
         operation.operation_id = Some(id.to_owned());
         let parameters = H::parameters();
@@ -89,7 +93,9 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(path: &mut PathItem, id
             let parameters = parameters.into_iter().map(RefOr::T);
             operation.parameters.get_or_insert_default().extend(parameters);
         }
-        problem::declare(&mut operation.responses, H::refusals());
+        let rejected = query::REJECTED.into_iter().filter(|_| rejects_query);
+        let refusals = H::refusals().into_iter().chain(rejected).collect();
+        problem::declare(&mut operation.responses, refusals);
         if A::RECENT {
             extend(operation, "x-recent-authentication", true.into());
             add_text(

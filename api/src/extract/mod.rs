@@ -7,7 +7,7 @@ mod client;
 mod json;
 mod path;
 mod permission;
-mod query;
+pub(crate) mod query;
 
 pub(crate) use argument::Argument;
 pub(crate) use auth::{Caller, FromAnywhere, Identity};

@@ -2,8 +2,10 @@
 //! reported at once.
 
 use axum::{
-    extract::{self, FromRequestParts},
-    http::request::Parts,
+    extract::{FromRequestParts, Query, Request},
+    http::{Uri, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
 use common::id::{Id, Prefix};
 use serde_json::{Map, Value};
@@ -13,7 +15,7 @@ use utoipa::openapi::{
 };
 
 use super::{
-    Argument,
+    Argument, Need,
     json::{Fields, FromFields, Place, read},
 };
 use crate::{
@@ -66,22 +68,40 @@ impl<P: Prefix, F: Filter> FromFields for PageQuery<P, F> {
 impl<S: Send + Sync, P: Prefix, F: Filter> FromRequestParts<S> for PageQuery<P, F> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let pairs = extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
-        let extract::Query(pairs) = pairs.map_err(|_| {
-            Problem::new(Code::BadRequest, "The query string is not valid. Check its encoding.")
-        })?;
-        let mut given = Map::new();
-        for (name, value) in pairs {
-            if given.insert(name, Value::String(value)).is_some() {
-                return Err(Problem::new(
-                    Code::BadRequest,
-                    "A query parameter is given twice. Send each parameter once.",
-                ));
-            }
-        }
-        read(Place::Query, given)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parse(&parts.uri)
     }
+}
+
+/// Middleware of routes that read no query parameters: rejects requests that have some.
+pub(crate) async fn reject(need: Need, request: Request, next: Next) -> Response {
+    // The handler answers that authentication is required.
+    if need != Need::Nothing && !request.headers().contains_key(header::AUTHORIZATION) {
+        return next.run(request).await;
+    }
+    match parse::<Everything>(request.uri()) {
+        Ok(Everything) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Problems of [`reject`].
+pub(crate) const REJECTED: [Code; 2] = [Code::BadRequest, Code::UnknownField];
+
+fn parse<T: FromFields>(uri: &Uri) -> Result<T, Problem> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| {
+        Problem::new(Code::BadRequest, "The query string is not valid. Check its encoding.")
+    })?;
+    let mut given = Map::new();
+    for (name, value) in pairs.0 {
+        if given.insert(name, Value::String(value)).is_some() {
+            return Err(Problem::new(
+                Code::BadRequest,
+                "A query parameter is given twice. Send each parameter once.",
+            ));
+        }
+    }
+    read(Place::Query, given)
 }
 
 impl<P, F: Filter> Argument for PageQuery<P, F> {

@@ -5,13 +5,17 @@ use std::sync::LazyLock;
 use axum::{
     Router,
     http::{HeaderValue, header},
-    middleware::map_response,
+    middleware::{from_fn, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{openapi, state::App};
+use crate::{
+    extract::{Need, query},
+    openapi,
+    state::App,
+};
 
 const DOCUMENT: &str = "/api/openapi.json";
 const PAGE: &str = "/api/docs";
@@ -27,7 +31,10 @@ static JSON: LazyLock<String> = LazyLock::new(openapi::json);
 /// `GET /api/openapi.json` and `GET /api/docs`.
 pub(super) fn routes() -> Router<App> {
     let page: Router<App> = SwaggerUi::new(PAGE).config(Config::from(DOCUMENT)).into();
-    page.layer(map_response(with_policy)).route(DOCUMENT, get(document))
+    page.layer(map_response(with_policy)).route(
+        DOCUMENT,
+        get(document).layer(from_fn(|request, next| query::reject(Need::Nothing, request, next))),
+    )
 }
 
 async fn document() -> Response {

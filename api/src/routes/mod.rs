@@ -5,7 +5,12 @@ mod identity;
 mod pages;
 mod tenancy;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware::{from_fn, from_fn_with_state},
+};
+use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa_axum::{
     router::{OpenApiRouter, UtoipaMethodRouter},
     routes,
@@ -16,12 +21,15 @@ use crate::{
     extract::{
         Access, BODY_BYTES_MAX, Caller, FromAnywhere, Open, Perhaps, Recent, Requires, RolesWrite,
         SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead,
-        UsersWrite,
+        UsersWrite, query,
     },
     middleware::{headers, limits, observe},
     openapi,
     state::App,
 };
+
+/// Routes under this path reject query parameters that they do not read.
+const API: &str = "/api/";
 
 /// A handler with its path and its description.
 struct Route(UtoipaMethodRouter<App>);
@@ -36,9 +44,16 @@ impl Route {
         // Generated clients name the operation by the handler's module and function.
         let parts: Vec<&str> = name.split("::").map(str::trim).collect();
         let id = parts[parts.len().saturating_sub(2)..].join("_");
-        let (schemas, mut paths, handler) = documented;
-        for path in paths.paths.values_mut() {
-            openapi::describe::<A, Args, H>(path, &id);
+        let (schemas, mut paths, mut handler) = documented;
+        let is_query = |parameter: &Parameter| parameter.parameter_in == ParameterIn::Query;
+        let reads_query = H::parameters().iter().any(is_query);
+        for (path, item) in &mut paths.paths {
+            let rejects_query = path.starts_with(API) && !reads_query;
+            openapi::describe::<A, Args, H>(item, &id, rejects_query);
+            if rejects_query {
+                handler =
+                    handler.layer(from_fn(|request, next| query::reject(A::NEED, request, next)));
+            }
         }
         Self((schemas, paths, handler))
     }

@@ -18,7 +18,11 @@ use mongodb::bson::doc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, World};
+use crate::{
+    document::Operation,
+    people::People,
+    support::{Answer, World},
+};
 
 const JSON: &str = "application/json";
 const POSTS: &[&str] = &[
@@ -305,6 +309,28 @@ async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
         }
     }
     nothing_was_written(&world).await;
+}
+
+#[tokio::test]
+async fn unknown_query_parameters_are_rejected_on_every_route_of_the_api() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder("ada@example.com").await;
+    for operation in Operation::all() {
+        if !operation.path.starts_with("/api/") {
+            continue;
+        }
+        let path = format!("{}?utm_source=mail&limitt=5", operation.path);
+        let request = world.client.request(operation.method.clone(), &path);
+        let answer = Answer::of(request.bearer_auth(&ada.token)).await;
+        let answer = answer.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
+        assert_eq!(
+            answer.field_errors(),
+            ["utm_source:unknown_field", "limitt:unknown_field"],
+            "{operation}"
+        );
+    }
+    let rows = (world.count::<OutboxRow>().await, world.events(doc! {}).await);
+    assert_eq!(rows, (0, 0), "nothing was done");
 }
 
 #[tokio::test]
