@@ -88,7 +88,10 @@ pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
         println!("nothing to do");
     }
     if plan.steps.iter().any(Step::contracts) {
-        print_older("contracting changes wait for these processes to stop:", &plan.older);
+        print_older(
+            "contracting changes are made only after these processes have stopped:",
+            &plan.older,
+        );
     }
     Ok(())
 }

@@ -67,9 +67,13 @@ async fn levels(measure: &str, call: Call, time: Duration) -> anyhow::Result<Vec
     let best = ceilings.into_iter().max_by(|(_, one), (_, other)| {
         one.achieved_per_second.total_cmp(&other.achieved_per_second)
     });
-    let (connections, report) = best.context("a ceiling was looked for")?;
+    let (connections, report) = best.context("the ceiling was searched for")?;
     let ceiling = report.achieved_per_second;
-    ensure!(ceiling > 1.0, "{measure}: hardly an expected answer came, but {:?}", report.errors);
+    ensure!(
+        ceiling > 1.0,
+        "{measure}: hardly any response was the expected one: {:?}",
+        report.errors
+    );
     let row = Row::of(measure, format!("ceiling, {connections} connections"), report);
     let note = format!("closed loop; by connections: {}", all.join(", "));
     let mut rows = vec![Row { note, ..row }];

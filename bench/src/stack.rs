@@ -144,7 +144,7 @@ impl Stack {
         let mail = tokio::time::timeout(MAIL_WITHIN, self.inbox.wait_for(wanted)).await;
         mail.with_context(|| {
             format!(
-                "no mail came within {MAIL_WITHIN:?}; the worker says:\n{}",
+                "no mail arrived within {MAIL_WITHIN:?}; the log of the worker:\n{}",
                 self.worker.log_tail(20)
             )
         })

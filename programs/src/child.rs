@@ -155,7 +155,7 @@ impl Child {
     /// When it still runs then.
     pub async fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.ended()).await;
-        ended.with_context(|| format!("{} still runs after {deadline:?}", self.spec.name))
+        ended.with_context(|| format!("{} is still running after {deadline:?}", self.spec.name))
     }
 
     /// Waits until it ends, however long that takes.

@@ -79,11 +79,11 @@ impl<'a> Request<'a> {
 
 fn parse(answer: &[u8]) -> anyhow::Result<Answer> {
     let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").context("the answer ended too early")?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the response ended too early")?;
     let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
-    let status = status.context("the answer is not HTTP/1")?.parse()?;
+    let status = status.context("the response is not HTTP/1")?.parse()?;
     if head.to_ascii_lowercase().contains("\r\ntransfer-encoding:") {
-        bail!("the answer comes in chunks, which this client does not read");
+        bail!("the response is chunked, which this client does not support");
     }
     Ok(Answer { status, body: body.to_owned() })
 }

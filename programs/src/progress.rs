@@ -31,7 +31,7 @@ pub async fn step<T>(
             Err(_) => say(&news),
         }
         pause = HEARTBEAT;
-        news = format!("  {what} … still at it after {}", seconds(begun.elapsed() + HEARTBEAT));
+        news = format!("  {what} … still running after {}", seconds(begun.elapsed() + HEARTBEAT));
     };
     let mark = if result.is_ok() { paint("32", "✓") } else { paint("31", "✗") };
     say(&format!("{mark} {what} ({})", seconds(begun.elapsed())));

@@ -27,7 +27,7 @@ pub(crate) async fn run(wipe: bool) -> anyhow::Result<()> {
     if wipe {
         step("deleting data and logs", async { forget() }).await?;
     }
-    say("nothing of this workspace runs");
+    say("nothing of this workspace is running");
     Ok(())
 }
 
@@ -38,7 +38,7 @@ async fn released(lock: &File) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(STOPS_WITHIN, free).await.context("it does not stop; see its terminal")
+    tokio::time::timeout(STOPS_WITHIN, free).await.context("it did not stop; see its terminal")
 }
 
 /// Deletes everything but downloaded servers and the lock.

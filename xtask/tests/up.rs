@@ -110,7 +110,8 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success() && said.contains("already running"), "{said}");
 
-    until(state, "all to be started", || said_so_far(state).contains("Everything runs")).await;
+    until(state, "all to be started", || said_so_far(state).contains("Everything is running"))
+        .await;
     let before = running(state);
     assert!(
         ["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)),

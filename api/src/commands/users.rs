@@ -122,7 +122,7 @@ async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Res
     println!(
         "{} {}",
         user.id,
-        if is_new { "is disabled and signed out everywhere" } else { "is disabled already" }
+        if is_new { "is disabled and signed out everywhere" } else { "is already disabled" }
     );
     Ok(())
 }
@@ -150,7 +150,7 @@ async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::R
         }
     })
     .await?;
-    println!("{} has no second factor now and is signed out everywhere", user.id);
+    println!("{} no longer has a second factor and is signed out everywhere", user.id);
     Ok(())
 }
 

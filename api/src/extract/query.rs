@@ -76,7 +76,7 @@ impl<S: Send + Sync, P: Prefix, F: Filter> FromRequestParts<S> for PageQuery<P, 
             if given.insert(name, Value::String(value)).is_some() {
                 return Err(Problem::new(
                     Code::BadRequest,
-                    "A query parameter is given twice. Send each parameter once.",
+                    "A query parameter occurs twice. Send each parameter once.",
                 ));
             }
         }

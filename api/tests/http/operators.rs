@@ -259,7 +259,7 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
     let world = World::new().await;
     let ada = People::of(&world).await.founder(ADA).await;
     printed(&disable(&world, ADA).await);
-    assert_eq!(printed(&disable(&world, ADA).await), format!("{} is disabled already\n", ada.user));
+    assert_eq!(printed(&disable(&world, ADA).await), format!("{} is already disabled\n", ada.user));
     printed(&world.run(&["users", "enable", ADA], &[]).await);
     assert_eq!(
         printed(&world.run(&["users", "enable", ADA], &[]).await),

@@ -43,7 +43,7 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
         let page = expect_page(
             world.client.get(&format!("/verify-email?token={token}")).await,
             StatusCode::OK,
-            "Verify my address",
+            "Verify my email address",
         );
         assert!(page.body.contains(&format!("name=\"token\" value=\"{token}\"")), "{}", page.body);
         assert!(
@@ -106,6 +106,6 @@ async fn a_hostile_token_is_shown_as_text() {
     let world = World::new().await;
     let page =
         world.client.get("/verify-email?token=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").await;
-    let page = expect_page(page, StatusCode::OK, "Verify my address");
+    let page = expect_page(page, StatusCode::OK, "Verify my email address");
     assert!(page.body.contains("&quot;&gt;&lt;script&gt;"), "{}", page.body);
 }

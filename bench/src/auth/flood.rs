@@ -43,7 +43,7 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
 }
 
 fn answered(report: Report) -> anyhow::Result<Report> {
-    ensure!(report.errors.is_empty(), "not all the others were answered, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not all other requests succeeded: {:?}", report.errors);
     Ok(report)
 }
 

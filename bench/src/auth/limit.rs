@@ -26,10 +26,10 @@ impl Limit {
             .kill_on_drop(true);
         let output = tokio::time::timeout(time + GRACE, command.output())
             .await
-            .context("the bare hashes do not end")??;
+            .context("the bare hashes did not finish")??;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         ensure!(output.status.success(), "the bare hashes ended with {}: {said}", output.status);
-        said.trim().parse().with_context(|| format!("no number of hashes: {said}"))
+        said.trim().parse().with_context(|| format!("not a number of hashes: {said}"))
     }
 }

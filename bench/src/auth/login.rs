@@ -43,6 +43,6 @@ pub(super) async fn sign_ins(field: &Field<'_>, time: Duration) -> anyhow::Resul
     let report =
         closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * usize::from(field.limit.threads))
             .await?;
-    ensure!(report.errors.is_empty(), "not everybody was signed in, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not every sign-in succeeded: {:?}", report.errors);
     Ok(report.achieved_per_second)
 }

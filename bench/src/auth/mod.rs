@@ -93,7 +93,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let stack = Stack::start_with(&product().await?, &settings(threads)).await?;
     let mut results = Results::new(circumstances);
     let outcome = rounds(options, &stack, &limit, &mut results).await;
-    let outcome = outcome.with_context(|| format!("the API says:\n{}", stack.api_log()));
+    let outcome = outcome.with_context(|| format!("the log of the API:\n{}", stack.api_log()));
     stack.stop().await;
     // What was measured before something failed is still true.
     if results.any() {
@@ -139,7 +139,7 @@ impl<'a> Field<'a> {
             }
             Ok(())
         };
-        step(format!("signing {ACCOUNTS} people up"), signing_up).await?;
+        step(format!("signing up {ACCOUNTS} people"), signing_up).await?;
         let target = Target::new(&stack.url())?;
         let turn = AtomicUsize::new(0);
         let body = move || login(&address(turn.fetch_add(1, Ordering::Relaxed) % ACCOUNTS));

@@ -69,7 +69,7 @@ async fn watched(
     let requests = RATE * field.time.as_secs_f64();
     ensure!(
         hits + misses > requests * 0.9,
-        "only {hits} of {requests} callers were looked up from memory and {misses} from the store"
+        "only {hits} of {requests} callers were found in the cache and {misses} in the database"
     );
     results.add(Figure::Hits, hits);
     results.add(Figure::Misses, misses);
@@ -81,6 +81,6 @@ async fn watched(
 
 async fn ask(call: &Arc<Call>, time: Duration) -> anyhow::Result<Latency> {
     let report = open_loop(call, RATE, time, CONNECTIONS).await?;
-    ensure!(report.errors.is_empty(), "not everything was answered, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not every request succeeded: {:?}", report.errors);
     Ok(report.latency)
 }

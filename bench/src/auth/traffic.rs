@@ -36,7 +36,7 @@ async fn opcounters(uri: &str) -> anyhow::Result<BTreeMap<String, u64>> {
     let client = Client::with_uri_str(uri).await?;
     let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
     client.shutdown().immediate(true).await;
-    let counters = status.get_document("opcounters").context("MongoDB tells no opcounters")?;
+    let counters = status.get_document("opcounters").context("MongoDB reports no opcounters")?;
     let count = |value: &Bson| {
         value
             .as_i64()

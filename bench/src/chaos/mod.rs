@@ -61,7 +61,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let programs = build("the programs to disturb", &["--example", PROGRAM], false).await?;
     say(&format!(
-        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` makes the same faults",
+        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` repeats the same faults",
         options.minutes
     ));
     let time = Duration::from_secs_f64(options.minutes * 60.0);
@@ -93,8 +93,8 @@ async fn disturb(programs: &Path, seed: u64, time: Duration, keep: bool) -> anyh
         say(&format!("logs and data stay in {}", field.folder.path().display()));
     }
     settled?;
-    ensure!(verdict.is_clean(), "promises were broken");
-    ensure!(verdict.done > 0, "nothing was done at all");
+    ensure!(verdict.is_clean(), "guarantees were violated");
+    ensure!(verdict.done > 0, "no job was done");
     say(&format!("{} nothing staged was lost, every effect happened once", paint("1;32", "✓")));
     Ok(())
 }
@@ -122,17 +122,17 @@ fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     let Verdict { accepted, staged, done, dead, repeated, direct_lost, .. } = verdict;
     say(&format!("{} faults, {accepted} jobs accepted, {staged} of them staged", suffered.len()));
     say(&format!(
-        "{done} done, {repeated} of them run more than once; {dead} in the dead letters as they were to be"
+        "{done} done, {repeated} of them run more than once; {dead} dead-lettered as expected"
     ));
     say(&format!(
-        "{direct_lost} of {} enqueued without the outbox went with Redis",
+        "{direct_lost} of {} enqueued without the outbox were lost with Redis",
         accepted - staged
     ));
     for (what, ids) in [
         ("lost", &verdict.lost),
-        ("done, and still to be run", &verdict.stuck),
-        ("with an effect they were not to have", &verdict.wrong),
-        ("in the dead letters for what others did", &verdict.blamed),
+        ("done, but still queued", &verdict.stuck),
+        ("with an effect although they should have failed", &verdict.wrong),
+        ("dead-lettered although other jobs crashed the worker", &verdict.blamed),
     ] {
         say(&format!(
             "{} {what}{}{}",
@@ -145,7 +145,7 @@ fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     for Suffered { fault, ended } in suffered {
         times.entry(fault.name()).or_default().extend(ledger.recovered_after(*ended));
     }
-    say("from the end of a fault until a job that was accepted after it is done:");
+    say("time from the end of a fault until a job accepted after it is done:");
     for (name, mut times) in times {
         times.sort_unstable();
         let (median, longest) = (times.get(times.len() / 2), times.last());

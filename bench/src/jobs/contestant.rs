@@ -41,12 +41,12 @@ impl Running {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {who}"))?;
         let (Some(tasks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("{who} cannot be spoken to")
+            bail!("{who} has no standard input or output")
         };
         let mut running = Self { who, child, tasks, answers: BufReader::new(answers).lines(), log };
         match tokio::time::timeout(READY_WITHIN, running.answer()).await {
             Ok(Ok(Answer::Ready(versions))) => Ok((running, versions)),
-            Ok(Ok(answer)) => bail!("{who} was to be ready but says {answer:?}"),
+            Ok(Ok(answer)) => bail!("{who} should be ready but says {answer:?}"),
             Ok(Err(error)) => Err(error.context(running.log_tail())),
             Err(_) => bail!("{who} was not ready after {READY_WITHIN:?}\n{}", running.log_tail()),
         }
@@ -55,12 +55,15 @@ impl Running {
     /// Has it do a task.
     pub(super) async fn measure(&mut self, task: Task) -> anyhow::Result<Values> {
         let line = serde_json::to_string(&task)? + "\n";
-        self.tasks.write_all(line.as_bytes()).await.context("its program takes no task")?;
+        self.tasks
+            .write_all(line.as_bytes())
+            .await
+            .context("its program does not accept a task")?;
         let answer = tokio::time::timeout(TASK_WITHIN, self.answer()).await;
         match answer.with_context(|| format!("no answer within {TASK_WITHIN:?}"))?? {
             Answer::Values(values) => Ok(values),
             Answer::Error(error) => bail!(error),
-            Answer::Ready(_) => bail!("it says that it is ready when asked for a measure"),
+            Answer::Ready(_) => bail!("it reports that it is ready instead of a measurement"),
         }
     }
 

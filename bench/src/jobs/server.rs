@@ -56,7 +56,7 @@ impl Server {
         redis::cmd("BGREWRITEAOF")
             .exec_async(redis)
             .await
-            .context("having Redis write its file anew")?;
+            .context("making Redis rewrite its file")?;
         let written = async {
             while self
                 .info("persistence")
@@ -70,7 +70,7 @@ impl Server {
         };
         tokio::time::timeout(REWRITE_WITHIN, written)
             .await
-            .context("Redis did not write its file anew in time")?
+            .context("Redis did not rewrite its file in time")?
     }
 
     /// Has a contestant do a task on an empty server.
@@ -96,7 +96,7 @@ impl Server {
         let of = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             let value = line.and_then(|value| value.trim().parse::<f64>().ok());
-            value.with_context(|| format!("Redis tells no {name}"))
+            value.with_context(|| format!("Redis reports no {name}"))
         };
         Ok(of("used_memory")? - of("mem_clients_normal")? - of("mem_aof_buffer")?)
     }

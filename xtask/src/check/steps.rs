@@ -131,7 +131,7 @@ async fn rules() -> anyhow::Result<Outcome> {
             .await
             .map(|()| Outcome::Passed),
         Err(error) => Ok(Outcome::Skipped(format!(
-            "the rules are right, but Alertmanager's configuration was not looked at: {error:#}"
+            "the rules are correct, but Alertmanager's configuration was not checked: {error:#}"
         ))),
     }
 }
@@ -148,7 +148,7 @@ fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> =
         paths.filter(|path| path.extension().is_some_and(|extension| extension == "yml")).collect();
     files.sort_unstable();
-    anyhow::ensure!(!files.is_empty(), "{} holds no .yml file", folder.display());
+    anyhow::ensure!(!files.is_empty(), "{} contains no .yml file", folder.display());
     Ok(files)
 }
 

@@ -92,7 +92,11 @@ async fn keep(member: Member, ledger: Arc<Ledger>, mut resting: watch::Receiver<
         };
         match ready {
             Ok(()) => {
-                say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid()));
+                say(&format!(
+                    "{} {name} is running again as process {}",
+                    paint("32", "✓"),
+                    server.pid()
+                ));
             }
             Err(_) if server.status().is_some() => {} // The next round tells.
             Err(error) => warn(format!("{error:#}")),

@@ -97,7 +97,7 @@ impl Ledger {
         if let Some(killed) = supervisor {
             let names: Vec<&str> = leftovers.iter().map(|(name, _)| name.as_str()).collect();
             let rest = if names.is_empty() {
-                "what it ran ended with it".to_owned()
+                "its processes have ended too".to_owned()
             } else {
                 format!("stopping {}", names.join(", "))
             };
@@ -113,7 +113,7 @@ impl Ledger {
                 let killed = tokio::time::timeout(Duration::from_secs(5), entry.gone()).await;
                 if killed.is_err() {
                     bail!(
-                        "{name} (process {}) of an earlier `up` does not end; end it by hand",
+                        "{name} (process {}) of an earlier `up` did not stop; stop it manually",
                         entry.pid
                     );
                 }

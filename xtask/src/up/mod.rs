@@ -94,7 +94,7 @@ async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
     say("");
     let stopped = tokio::select! {
         () = stack.stop() => Ok(()),
-        () = signals.asked() => Err(anyhow::anyhow!("asked twice, so what still ran was killed")),
+        () = signals.asked() => Err(anyhow::anyhow!("interrupted again; the remaining processes were killed")),
     };
     drop(stack);
     outcome.and(stopped)?;
@@ -127,7 +127,7 @@ async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
     let installed = Tool::Prometheus.installed().await;
     if installed.is_none() {
         say(
-            "  prometheus is not installed and stays away; `--with-prometheus` installs and runs it",
+            "  Prometheus is not installed and will not run; `--with-prometheus` installs and runs it",
         );
     }
     Ok(installed)
@@ -184,5 +184,8 @@ fn table(plan: &Plan) -> String {
     let lines: Vec<String> =
         rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
-    format!("\n{rule}\n{}\n{rule}\nEverything runs. Ctrl-C stops it.\n", lines.join("\n"))
+    format!(
+        "\n{rule}\n{}\n{rule}\nEverything is running. Press Ctrl-C to stop.\n",
+        lines.join("\n")
+    )
 }

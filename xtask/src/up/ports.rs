@@ -13,7 +13,7 @@ pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let wanted = wanted(ports, with_prometheus);
     let taken = wanted.iter().filter(|(port, _)| !is_free(*port));
     let taken: Vec<String> = taken
-        .map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken"))
+        .map(|(port, purpose)| format!("\n  port {port}, needed for {purpose}, is taken"))
         .collect();
     if taken.is_empty() {
         return Ok(());
@@ -21,7 +21,7 @@ pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let offset =
         free_offset(with_prometheus).map_or_else(|| "N".to_owned(), |offset| offset.to_string());
     bail!(
-        "{} of the ports are not free:{}\nstop the programs that have them, or move all ports with `--port-offset {offset}`",
+        "{} of the ports are not free:{}\nstop the programs that use them, or move all ports with `--port-offset {offset}`",
         taken.len(),
         taken.concat()
     )

@@ -139,7 +139,7 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
             page.body
         );
         let page =
-            expect_page(world.client.get(&new).await, StatusCode::OK, "Confirm this address");
+            expect_page(world.client.get(&new).await, StatusCode::OK, "Confirm this email address");
         assert!(!page.body.contains("/change-email/cancel"), "{}", page.body);
     }
     let form = |path: &str| format!("token={}", path.split_once("token=").unwrap().1);

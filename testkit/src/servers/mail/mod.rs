@@ -100,7 +100,11 @@ impl MailCatcher {
             .iter()
             .map(|mail| format!("{:?} to {:?}", mail.subject, mail.to))
             .collect();
-        panic!("the mail did not come within {deadline:?}; {} did: {}", came.len(), came.join(", "))
+        panic!(
+            "the mail did not arrive within {deadline:?}; {} did: {}",
+            came.len(),
+            came.join(", ")
+        )
     }
 
     /// Changes how clients are answered from now on.

@@ -99,7 +99,7 @@ impl Handler for Letter {
 
     fn rcpt(&mut self, to: &str) -> Response {
         if let Reply::Refuse(code) = *self.reply.borrow() {
-            return Response::custom(code, "refused, as this server was told".to_owned());
+            return Response::custom(code, "rejected, as this server was configured to".to_owned());
         }
         if self.recipients.len() >= RECIPIENTS_MAX {
             return Response::custom(452, "too many recipients".to_owned());
