@@ -201,7 +201,7 @@ impl Jobs {
     }
 
     /// Enqueues and publishes what is left, for at most `limit` each. The relay enqueues the
-    /// remaining jobs; other processes notice that this one has gone. Returns whether every
+    /// remaining jobs; other processes notice that this one has stopped. Returns whether every
     /// revocation was published.
     pub async fn close(&self, limit: Duration) -> bool {
         let is_announced = tokio::time::timeout(limit, self.inner.announcer.close()).await.is_ok();

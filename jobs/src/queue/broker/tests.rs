@@ -22,7 +22,7 @@ impl Job for Probe {
 
 const QUEUE: Queue = EMAIL;
 
-/// A broker whose queues are not there yet.
+/// A broker with queues that do not exist yet.
 pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
     let mut sources = config::Sources::new(QUEUES);
     sources.add_environment(env.config_env());
@@ -30,7 +30,7 @@ pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
     Broker::new(&config.redis, &config.jobs).unwrap()
 }
 
-/// A broker with a lease that has run out as soon as it begins.
+/// A broker with leases that expire immediately.
 async fn broker(env: &TestEnv) -> Broker {
     let mut broker = unopened_broker(env);
     broker.jobs.lease = Duration::from_millis(1);
@@ -63,7 +63,7 @@ async fn push(broker: &Broker, jobs: &[Push]) -> usize {
     broker.push(QUEUE, jobs, HandIn::Staged).await.unwrap().taken
 }
 
-/// Up to `count` jobs for `consumer`.
+/// Fetches up to `count` jobs for `consumer`.
 pub(super) async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
     let mut command = redis::cmd("XREADGROUP");
     command
@@ -111,7 +111,7 @@ async fn knows(broker: &Broker, ids: &[JobId]) -> Vec<bool> {
     broker.places(QUEUE, ids).await.unwrap().iter().map(Option::is_some).collect()
 }
 
-/// `stale` reads the job, falls silent, and `fresh` takes it over.
+/// `stale` reads the job and stops responding; `fresh` takes it over.
 async fn taken_over(broker: &Broker) -> Entry {
     push(broker, &[job()]).await;
     let entry = read(broker, "stale").await.unwrap();
@@ -236,7 +236,7 @@ async fn dead_letters_are_bounded_in_number() {
         let entry = read(&broker, "a").await.unwrap();
         letters.push(entry.id.clone().into_bytes());
         broker.bury(QUEUE, "a", &[Bury { id: None, ..buried(&entry) }]).await.unwrap();
-        // One after the other, whatever the clock does meanwhile.
+        // In this order, regardless of the clock.
         let mut died_at = redis::cmd("ZADD");
         died_at.arg(&dead).arg("XX").arg(a_minute_ago + n).arg(&entry.id);
         let _: usize = died_at.query_async(&mut broker.connections.shared()).await.unwrap();
@@ -324,7 +324,8 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
     let first = read_all(&broker, "w", 10).await;
     let ids: Vec<JobId> = first.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(ids, [order[0], order[1], order[2], b_id]);
-    // However a job leaves, the next one of its tenant follows, and none of another's.
+    // Whichever way a job leaves the stream, the next one of its tenant follows, and none of
+    // another tenant's.
     broker.finish(QUEUE, "w", &[done(&first[3])], false).await.unwrap();
     assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
     broker.finish(QUEUE, "w", &[done(&first[0])], false).await.unwrap();
@@ -333,7 +334,7 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
     let next = read_all(&broker, "w", 10).await;
     let ids: Vec<JobId> = next.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(ids, order[3..6]);
-    // Handing back keeps the share.
+    // A job that is handed back still counts towards the limit.
     let entries: Vec<EntryId> = next.iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 3);
     let stats = broker.stats(QUEUE).await.unwrap();
@@ -366,7 +367,7 @@ async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
         }
         looks.tick().await;
     }
-    // Two at once after a pause, and one each 50 ms from then on.
+    // Two at once after a pause, then one every 50 ms.
     assert!(begun.elapsed() >= Duration::from_millis(6 * 50), "{:?}", begun.elapsed());
 }
 
@@ -385,7 +386,7 @@ async fn the_queues_rate_is_one_for_all_workers() {
             Err(wait) => tokio::time::sleep(wait).await,
         }
     }
-    // All but the first ten waited for their turn, 10 ms each.
+    // All but the first ten waited for the rate, 10 ms each.
     assert!(
         begun.elapsed() >= Duration::from_millis(10) * u32::try_from(taken - 10).unwrap(),
         "{taken} in {:?}",
@@ -463,7 +464,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
             let next = unique_job("k", window);
             let next_id = next.id;
             assert_eq!(push(&broker, &[next]).await, 1);
-            // The end of the first does not let go of what the next one holds.
+            // The end of the first job does not release the key of the next one.
             let settled = Done { unique: key(window), ..done(&entries[0]) };
             broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
             assert_eq!(push(&broker, &[unique_job("k", window)]).await, 0);
@@ -473,7 +474,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
             let settled = Done { unique: key(window), ..done(&entries[0]) };
             broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
         }
-        // Free again, also where its holder was cancelled.
+        // Also released if its holder was cancelled.
         let next = unique_job("k", window);
         let next_id = next.id;
         assert_eq!(push(&broker, &[next]).await, 1);
@@ -501,7 +502,7 @@ async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_
     );
     let pushed = broker.push(QUEUE, &[again(&holder), again(&late)], HandIn::Staged).await.unwrap();
     assert_eq!(pushed.duplicates, [late.id]);
-    // Its key was free when it came the second time: it is to run.
+    // Its key was free the second time, so it must run.
     assert_eq!(broker.push(QUEUE, &[again(&early)], HandIn::Again).await.unwrap().taken, 1);
     assert_eq!(broker.drop_for_good(QUEUE, &[early.id, late.id]).await.unwrap(), [late.id]);
     broker.release(QUEUE, "test.probe::k", holder.id).await.unwrap();
@@ -565,7 +566,7 @@ async fn lose_stream(broker: &Broker) {
         .unwrap();
 }
 
-/// Whether nothing is kept under `name`.
+/// Whether Redis stores nothing under `name`.
 async fn is_gone(broker: &Broker, name: &str) -> bool {
     let there: usize = redis::cmd("EXISTS")
         .arg(key_of(broker, name))
@@ -575,7 +576,7 @@ async fn is_gone(broker: &Broker, name: &str) -> bool {
     there == 0
 }
 
-/// Reads and finishes all there is, one by one; answers in which order.
+/// Reads and finishes all jobs, one by one. Returns them in that order.
 async fn run_all(broker: &Broker) -> Vec<JobId> {
     let mut ran = Vec::new();
     while let Some(entry) = read(broker, "w").await {
@@ -585,7 +586,7 @@ async fn run_all(broker: &Broker) -> Vec<JobId> {
     ran
 }
 
-/// Two jobs of one tenant that may have one in the stream.
+/// Two jobs of a tenant that may have one job in the stream.
 async fn one_before_another(broker: &Broker) -> (Push, Push) {
     let (a, _) = tenants();
     let both = (job_of(a), job_of(a));
@@ -637,7 +638,7 @@ async fn jobs_lost_before_others_came_in_are_forgotten() {
     let (first, second) = one_before_another(&broker).await;
     lose_stream(&broker).await;
     let other = job();
-    // Makes a stream, before a worker notices that there was none.
+    // Creates a stream before a worker notices that there was none.
     push(&broker, &[copy(&other)]).await;
     assert!(broker.open(QUEUE).await.unwrap());
     assert_eq!(knows(&broker, &[first.id, second.id, other.id]).await, [false, true, true]);
@@ -681,7 +682,7 @@ async fn a_job_asked_to_stop_is_not_put_back() {
     );
     assert_eq!(knows(&broker, &ids).await, [false, false]);
     assert!(is_gone(&broker, "cancelled").await);
-    // They were of their tenant's share, too.
+    // They counted towards their tenant's limit, too.
     assert_eq!(run_all(&broker).await.len(), 1);
     assert!(is_gone(&broker, "jobs").await && is_gone(&broker, "groups").await);
 }
@@ -830,7 +831,7 @@ async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
     assert_eq!(broker.bury(QUEUE, "w", &[buried(&running[1])]).await.unwrap(), 1);
     let entries: Vec<EntryId> = running[2..].iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 2);
-    // What is left is the one that was held and the one that was not cancelled.
+    // The one that was held back and the one that was not cancelled remain.
     let left = read_all(&broker, "w", 10).await.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(sorted(left), sorted(ids[3..].to_vec()));
     let stats = broker.stats(QUEUE).await.unwrap();
@@ -849,7 +850,7 @@ async fn a_job_cancelled_on_its_way_to_redis_is_not_taken() {
     assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
 }
 
-/// Ids of one millisecond sort by chance.
+/// Ids of one millisecond sort randomly.
 fn sorted(mut ids: Vec<JobId>) -> Vec<JobId> {
     ids.sort_unstable();
     ids
@@ -862,7 +863,7 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
     let ((a, b), hour) = (tenants(), Duration::from_hours(1));
     let ready: Vec<Push> = (0..5).map(|_| job()).collect();
     let held: Vec<Push> = [a, a, a, a, b, b].map(job_of).into_iter().collect();
-    // All of them due in the same millisecond, or nearly.
+    // All of them are due in the same millisecond, or nearly.
     let later: Vec<Push> = (0..7).map(|_| job_in(hour)).collect();
     let ids = |jobs: &[Push]| jobs.iter().map(|job| job.id).collect::<Vec<_>>();
     let (ready_ids, held_ids, later_ids) = (ids(&ready), ids(&held), ids(&later));
