@@ -1,7 +1,7 @@
-//! The little of HTTP that health checks and the smoke test need, to servers on this machine.
+//! A minimal HTTP client for health checks and the smoke test, for servers on this machine.
 //!
-//! Each request has a connection of its own. An HTTP client would be the largest dependency of
-//! `cargo xtask`, and its pooled connections would be bound to the runtime of the test that made
+//! Each request has its own connection. A full HTTP client would be the largest dependency of
+//! `cargo xtask`, and its pooled connections would be bound to the runtime of the test that opened
 //! them.
 
 use anyhow::{Context, bail};
@@ -22,12 +22,12 @@ pub struct Request<'a> {
     json: Option<String>,
 }
 
-/// What the server answered.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body; empty when there is none.
+    /// The body; empty if there is none.
     pub body: String,
 }
 
@@ -37,26 +37,24 @@ impl<'a> Request<'a> {
         Self { method, port, path, access_token: None, json: None }
     }
 
-    /// Sends this token in the `Authorization` header.
+    /// Adds an `Authorization` header with this token.
     #[must_use]
     pub fn access_token(self, token: &'a str) -> Self {
         Self { access_token: Some(token), ..self }
     }
 
-    /// Sends this body.
+    /// Adds this body.
     #[must_use]
     pub fn json(self, body: &serde_json::Value) -> Self {
         Self { json: Some(body.to_string()), ..self }
     }
 
-    /// Sends it and reads the whole answer.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or its answer is not one that this client understands.
+    /// Sends the request and reads the whole response. Fails if the server cannot be reached, or
+    /// the response has an unsupported form.
     pub async fn send(self) -> anyhow::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         stream.write_all(self.text().as_bytes()).await?;
-        // Read whole: closing earlier would look like a broken connection to the other side.
+        // Read completely: closing earlier would look like a broken connection to the server.
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
         parse(&answer)

@@ -1,4 +1,4 @@
-//! Programs become ready, die and come back.
+//! Programs become ready, die and return.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use programs::{Process, ProcessSpec, free_port, install::on_path};
 
-/// Python's web server in a folder with a file `health/ready` stands for one of our programs.
+/// Stands in for one of our programs: Python's web server in a folder with a file `health/ready`.
 fn program(folder: &std::path::Path) -> ProcessSpec {
     let port = free_port().unwrap();
     let python = on_path("python3").unwrap();

@@ -1,4 +1,4 @@
-//! The mail catcher speaks real SMTP, loses nothing and misbehaves on request.
+//! The mail catcher speaks real SMTP, loses no mail, and misbehaves on request.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 

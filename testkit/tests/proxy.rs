@@ -1,4 +1,4 @@
-//! The proxy is a good network, and each kind of bad one.
+//! The proxy forwards bytes, and simulates each kind of network fault.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A server that sends back what it gets, behind a proxy.
+/// A server that echoes what it receives, behind a proxy.
 async fn echo() -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap();

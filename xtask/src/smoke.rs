@@ -1,5 +1,5 @@
-//! `cargo xtask up --smoke`: the product's central path, once, over HTTP and SMTP, on a stack of
-//! its own.
+//! `cargo xtask up --smoke`: registers, signs in and signs out once, over HTTP and SMTP, on a
+//! temporary stack.
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,10 @@ const EMAIL: &str = "smoke@example.com";
 const PASSWORD: &str = "correct horse battery staple";
 const MAIL_WITHIN: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// Lines of each log shown when a step fails.
+/// Lines of each log shown if a step fails.
 const LOG_LINES: usize = 25;
 
-/// Starts a fresh stack in a temporary folder, walks the path and stops it.
+/// Starts a new stack in a temporary folder, runs the steps and stops it.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::new()?;
@@ -69,7 +69,7 @@ async fn start_and_walk(stack: &mut Stack) -> anyhow::Result<()> {
     Walk { api, inbox }.walk().await
 }
 
-/// The ports of the stack that the path leads through.
+/// The ports of the stack that the steps use.
 struct Walk {
     api: u16,
     inbox: u16,
@@ -134,7 +134,7 @@ impl Walk {
         answer(Request::new(method, self.api, path).access_token(access), status).await
     }
 
-    /// The link in the text of the mail to the person who registered, as soon as it is there.
+    /// Waits for the mail to the person who registered, and returns the link in its text.
     async fn mailed_link(&self) -> anyhow::Result<String> {
         let begun = Instant::now();
         loop {
@@ -171,7 +171,7 @@ async fn sent(request: Request<'_>) -> anyhow::Result<Answer> {
     sending.await.with_context(|| format!("no response within {REQUEST_TIMEOUT:?}"))?
 }
 
-/// The body of an answer, which must have this status.
+/// The body of a response, which must have this status.
 async fn answer(request: Request<'_>, status: u16) -> anyhow::Result<Value> {
     let Answer { status: got, body } = sent(request).await?;
     ensure!(got == status, "the response is {got} instead of {status}: {body}");
@@ -186,7 +186,7 @@ fn expect(answer: &Value, field: &str, wanted: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a step and tells how it went.
+/// Runs a step and prints its result.
 async fn told<T>(what: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let begun = Instant::now();
     let outcome = step.await;

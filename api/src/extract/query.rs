@@ -98,7 +98,7 @@ impl<P, F: Filter> Argument for PageQuery<P, F> {
             .default(Some(LIMIT.into()));
         let filters = F::PARAMETERS.iter().map(|(name, meaning)| parameter(name, meaning, text()));
         let page = [
-            parameter("limit", "The most items to return.", limit),
+            parameter("limit", "Maximum number of items to return.", limit),
             parameter("cursor", "The `next_cursor` of the previous page.", text()),
         ];
         filters.chain(page).collect()

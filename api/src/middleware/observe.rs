@@ -94,8 +94,8 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::defect().into_response()
 }
 
-/// Gives every refusal its body. One that is no problem yet comes from the HTTP machinery (a path
-/// or method that is not served) and becomes one; an error page keeps its own body.
+/// Writes the body of every problem. An error response without a problem comes from the HTTP layer
+/// (a path or method that is not served) and becomes one; an error page keeps its own body.
 fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
     let status = response.status();
     let known = response.extensions_mut().remove::<Problem>();
@@ -120,10 +120,10 @@ fn is_html(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
 }
 
-/// Answers what no route is for.
+/// Responds to requests without a route.
 pub(crate) async fn unmatched(method: Method) -> Response {
     if method == Method::TRACE || method == Method::CONNECT {
-        // Refused everywhere: what answers a TRACE (RFC 9110 §9.3.8) may repeat credentials.
+        // Rejected everywhere: the response to a TRACE may repeat credentials (RFC 9110 §9.3.8).
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "")]).into_response();
     }
     StatusCode::NOT_FOUND.into_response()

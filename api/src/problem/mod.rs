@@ -1,4 +1,4 @@
-//! Problem details (RFC 9457): the one form in which requests are refused.
+//! Problem details (RFC 9457), the format of every error response.
 //!
 //! One table lists every code with its status and title ([`codes`]), and every error of the domain
 //! becomes a problem in one place ([`mapping`]), which also lists its codes for the OpenAPI

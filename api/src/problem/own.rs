@@ -1,4 +1,4 @@
-//! Refusals of the API itself. Those of the domain are its errors ([`super::mapping`]).
+//! Problems of the API itself. Those of the domain are its errors ([`super::mapping`]).
 
 use super::{Code, Problem, Refusal};
 

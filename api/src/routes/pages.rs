@@ -154,8 +154,8 @@ async fn show_forgot_password() -> Result<Html<String>, Problem> {
     page("forgot_password.html", context! { style => STYLE })
 }
 
-/// The token shows which of the two addresses the link was sent to. It is checked when the form is
-/// sent.
+/// The token shows which of the two email addresses the link was sent to. It is checked when the
+/// form is sent.
 async fn show_change_email(
     State(app): State<App>,
     link: Result<Query<Link>, QueryRejection>,

@@ -1,11 +1,11 @@
-//! The report of a run: a page of Markdown for people, numbers for programs.
+//! The report of a run: a page of Markdown for people, and numbers for programs.
 
 use std::{fmt::Write, path::Path};
 
 use super::results::{Figure, Results};
 use crate::figures::{self, median, number};
 
-/// What stands below the numbers, whatever they are.
+/// Fixed text below the numbers.
 const HOW_TO_READ: &str = include_str!("how_to_read.md");
 
 /// Writes `auth.md` and `auth.json` into `folder`.
@@ -16,7 +16,7 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where, the numbers, and whether the targets were met.
+/// Circumstances, numbers, and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = format!(
         "# Cost of authentication\n\n- measured: {}\n{}\n",
@@ -38,7 +38,7 @@ fn line((figure, samples): (Figure, &[f64])) -> String {
         });
     let median = median(samples).map_or_else(String::new, number);
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         text,
         "| {name} | {unit} | {} | **{median}** | {} to {} |",

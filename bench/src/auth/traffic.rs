@@ -1,4 +1,4 @@
-//! What the stores have been asked so far, by their own count.
+//! The numbers of operations, as counted by the databases.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::stack::Stack;
 
-/// Counts since the servers' start.
+/// Counts since the servers started.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Traffic {
     /// `serverStatus.opcounters`.
@@ -21,7 +21,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// As it stands.
+    /// Reads the current counts.
     pub(super) async fn now(stack: &Stack) -> anyhow::Result<Self> {
         let servers = stack.servers();
         Ok(Self {
@@ -31,7 +31,7 @@ impl Traffic {
     }
 }
 
-/// Asked over a connection of its own, whose few commands are the same each time.
+/// Over its own connection, which always sends the same few commands.
 async fn opcounters(uri: &str) -> anyhow::Result<BTreeMap<String, u64>> {
     let client = Client::with_uri_str(uri).await?;
     let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
@@ -52,7 +52,7 @@ async fn commandstats(redis: &testkit::servers::Redis) -> anyhow::Result<BTreeMa
     Ok(info.lines().filter_map(calls).collect())
 }
 
-/// The command and how often it was called: of `cmdstat_get:calls=21,usec=175,…`.
+/// The command and its number of calls, from `cmdstat_get:calls=21,usec=175,…`.
 fn calls(line: &str) -> Option<(String, u64)> {
     let (command, told) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
     let (calls, _) = told.split_once(',')?;

@@ -1,4 +1,4 @@
-//! A contestant's running program, spoken to over its standard input and output.
+//! The running program of a contestant, controlled over its standard input and output.
 
 use std::{fs::File, path::PathBuf, process::Stdio, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::{
 
 use super::peers::Contestant;
 
-/// How long a program may take until it is ready.
+/// Maximum time until a program is ready.
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// The longest one task may take.
+/// Maximum duration of a task.
 const TASK_WITHIN: Duration = Duration::from_mins(5);
-/// How long a program may take to end by itself.
+/// Maximum time for a program to exit by itself.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// Lines of a log that are shown when something fails.
+/// Lines of a log that are shown after a failure.
 const LOG_LINES: usize = 15;
 
 /// A program that waits for tasks. Dropping it kills it.
@@ -31,7 +31,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts `command`, and answers what it says it is made of.
+    /// Starts `command`. Also returns the versions of its components.
     pub(super) async fn start(
         who: Contestant,
         mut command: Command,
@@ -52,7 +52,7 @@ impl Running {
         }
     }
 
-    /// Has it do a task.
+    /// Has it perform a task.
     pub(super) async fn measure(&mut self, task: Task) -> anyhow::Result<Values> {
         let line = serde_json::to_string(&task)? + "\n";
         self.tasks
@@ -72,25 +72,25 @@ impl Running {
             let line = self.answers.next_line().await?.context("its program has ended")?;
             match serde_json::from_str(&line) {
                 Ok(answer) => return Ok(answer),
-                // Its log, which is only of trouble.
+                // Its log, which contains only errors.
                 Err(_) => say(&format!("    {}: {line}", self.who)),
             }
         }
     }
 
-    /// The end of what it said of trouble.
+    /// The end of its log.
     pub(super) fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Lets it end.
+    /// Lets it exit.
     pub(super) async fn stop(self) {
         let Self { mut child, tasks, .. } = self;
         drop(tasks);
         if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
-            // It is of no further use, so nothing is lost with it.
+            // It is not needed any more, so killing it loses nothing.
             let _ = child.kill().await;
         }
     }

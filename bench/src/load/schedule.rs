@@ -1,4 +1,4 @@
-//! When each request is to leave.
+//! When each request leaves.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use anyhow::{Context, ensure};
 
 use super::TIME_MAX;
 
-/// Requests of one run at most.
+/// Maximum number of requests in a run.
 const REQUESTS_MAX: u32 = 5_000_000;
-/// The rates that make sense on one machine.
+/// The rates that are reasonable on one machine.
 const PER_SECOND_MIN: f64 = 0.1;
 const PER_SECOND_MAX: f64 = 100_000.0;
 
-/// Evenly spaced departures, numbered from 0, the first at once.
+/// Evenly spaced departures, numbered from 0; the first is at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
     interval: Duration,
@@ -20,7 +20,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// `per_second` departures a second, over `time`.
+    /// `per_second` departures per second, over `time`.
     pub(super) fn new(per_second: f64, time: Duration) -> anyhow::Result<Self> {
         let range = PER_SECOND_MIN..=PER_SECOND_MAX;
         ensure!(
@@ -38,24 +38,24 @@ impl Schedule {
         Ok(Self { interval, count: count.max(1) })
     }
 
-    /// How many there are.
+    /// Number of departures.
     pub(super) fn count(self) -> u32 {
         self.count
     }
 
-    /// When number `number` is to leave, counted from the start.
+    /// When number `number` leaves, counted from the start.
     pub(super) fn intended(self, number: u32) -> Duration {
         self.interval * number
     }
 
-    /// How many should have left, this long after the start.
+    /// How many should have left at this time after the start.
     pub(super) fn due(self, elapsed: Duration) -> u32 {
         let passed =
             u32::try_from(elapsed.as_nanos() / self.interval.as_nanos()).unwrap_or(u32::MAX);
         passed.saturating_add(1).min(self.count)
     }
 
-    /// The rate that the rounded interval gives.
+    /// The exact rate of the rounded interval.
     pub(super) fn per_second(self) -> f64 {
         self.interval.as_secs_f64().recip()
     }

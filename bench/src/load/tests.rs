@@ -9,7 +9,7 @@ use super::*;
 
 const STALL: Duration = Duration::from_millis(600);
 
-/// A server that answers at once, but for one stall that begins after `quiet`.
+/// A server that responds at once, except for one stall that begins after `quiet`.
 async fn stalling_server(quiet: Duration) -> Target {
     let door = Arc::new(RwLock::new(()));
     let stall = Arc::clone(&door);
@@ -28,8 +28,8 @@ async fn serve(router: Router) -> Target {
     target
 }
 
-/// In two seconds of 200 requests each, a stall of 0.6 s meets three of ten. Whoever waits politely
-/// for the stalled answer asks once in that time and finds the server quick.
+/// In two seconds of 200 requests each, a stall of 0.6 s affects three of ten. A client that waits
+/// for each response sends one request in that time, and finds the server quick.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_in_every_request_that_it_delayed() {
     let quiet = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Output for a terminal. Texts of jobs are untrusted, so they must neither control the terminal nor
+//! Output for a terminal. Texts of jobs are untrusted, so they must not control the terminal or
 //! imitate other lines.
 
 use std::time::Duration;

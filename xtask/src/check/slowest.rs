@@ -1,4 +1,4 @@
-//! Which tests took longest, from the report that nextest writes (`.config/nextest.toml`).
+//! The slowest tests, from the report of nextest (`.config/nextest.toml`).
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -8,7 +8,7 @@ use programs::{progress::seconds, workspace_root};
 const REPORT: &str = "target/nextest/default/junit.xml";
 const SHOWN: usize = 10;
 
-/// The slowest tests of the latest run, a line each.
+/// The slowest tests of the latest run, one per line.
 pub(super) fn shown() -> anyhow::Result<String> {
     let report = workspace_root().join(REPORT);
     let report = std::fs::read_to_string(&report)

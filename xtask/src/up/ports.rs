@@ -1,14 +1,14 @@
-//! Whether the ports that `up` wants are free and, where they are not, which others are.
+//! Checks that the ports of `up` are free, and suggests others if they are not.
 
 use anyhow::bail;
 use programs::is_free;
 
 use crate::stack::Ports;
 
-/// Offsets to suggest are multiples of this: ports moved by it are still recognised.
+/// Suggested offsets are multiples of this, so that moved ports are easy to recognise.
 const OFFSET_STEP: u16 = 1_000;
 
-/// Every port that is taken, at once, with what it is for, and the way out.
+/// Fails with a list of all ports that are taken, their purposes, and an offset that works.
 pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let wanted = wanted(ports, with_prometheus);
     let taken = wanted.iter().filter(|(port, _)| !is_free(*port));
@@ -27,7 +27,7 @@ pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     )
 }
 
-/// The first offset that makes all ports free.
+/// The first offset with which all ports are free.
 fn free_offset(with_prometheus: bool) -> Option<u16> {
     let offsets = (1..=u16::MAX / OFFSET_STEP).map(|step| step * OFFSET_STEP);
     let mut moved = offsets.map_while(|offset| Some((offset, Ports::documented(offset).ok()?)));
@@ -36,7 +36,7 @@ fn free_offset(with_prometheus: bool) -> Option<u16> {
     free.map(|(offset, _)| offset)
 }
 
-/// Each port with what it is for.
+/// Each port with its purpose.
 fn wanted(ports: Ports, with_prometheus: bool) -> Vec<(u16, &'static str)> {
     let mut wanted = vec![
         (ports.mongod, "MongoDB"),
