@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_is_called_what_the_system_calls_them() {
+    fn an_operator_has_the_name_of_the_system_user() {
         let accounts =
             "root:x:0:0:root:/root:/bin/sh\nbroken\n::\nann:x:1000:1000::/home/ann:/bin/sh\n";
         assert_eq!([0, 1000, 7].map(|id| name_of(id, accounts)), [Some("root"), Some("ann"), None]);

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_two() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!([&[1.0, 2.0][..], &[3.0], &[]].map(median), [Some(1.5), Some(3.0), None]);
     }
 

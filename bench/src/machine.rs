@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_words_of_what_programs_say() {
+    fn versions_are_parsed_from_the_output_of_programs() {
         assert_eq!(version("db version v6.0.5", "version v"), "6.0.5");
         assert_eq!(version("Redis server v=7.0.15 sha=00000000:0 bits=64", "v="), "7.0.15");
         assert_eq!(version("", "v="), UNKNOWN);

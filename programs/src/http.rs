@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_its_token_and_the_length_of_its_body() {
+    fn a_request_has_its_token_and_content_length() {
         let body = serde_json::json!({ "name": "Ada" });
         let request = Request::new("POST", 4000, "/things").access_token("secret").json(&body);
         let lines = [
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_its_status_and_its_body() {
+    fn a_response_is_parsed_into_status_and_body() {
         let answer = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (404, "no"));
         for refused in [

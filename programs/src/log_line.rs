@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_ours_is_its_time_level_event_and_fields() {
+    fn our_lines_are_shown_as_time_level_event_and_fields() {
         let line = r#"{"timestamp":"2025-11-24T22:07:01.123456Z","level":"WARN","message":"job_retried","error":"no \u001bsuch host","delay_ms":250,"target":"jobs::run","span":{"attempt":1,"kind":"email.verify","name":"job"}}"#;
         let shown = r#"22:07:01.123 WARN  job_retried delay_ms=250 error="no \u{1b}such host" (job attempt=1 kind=email.verify)"#;
         assert_eq!(readable(line, false), shown);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_stay_as_they_are() {
+    fn other_lines_are_not_changed() {
         for line in
             ["", "plain", "{not json", r#"{"t":{"$date":"…"},"s":"E","msg":"mongod's"}"#, "[1]"]
         {

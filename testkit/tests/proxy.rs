@@ -49,7 +49,7 @@ async fn a_cut_breaks_connections_and_refuses_new_ones_until_it_is_restored() {
 }
 
 #[tokio::test]
-async fn a_black_hole_keeps_connections_and_passes_nothing() {
+async fn a_black_hole_keeps_connections_and_forwards_nothing() {
     let proxy = echo().await;
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
     ask(&mut stream).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_black_hole_keeps_connections_and_passes_nothing() {
 }
 
 #[tokio::test]
-async fn a_delay_holds_each_direction() {
+async fn a_delay_applies_to_each_direction() {
     let proxy = echo().await;
     proxy.delay(Duration::from_millis(50));
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();

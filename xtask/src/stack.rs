@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_what_our_programs_are_told() {
+    fn a_shell_can_read_the_environment_file() {
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports::documented(1_000).unwrap();
         let plan = Plan {

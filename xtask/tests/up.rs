@@ -143,7 +143,7 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
 }
 
 #[tokio::test]
-async fn taken_ports_are_named_with_their_purpose_and_the_way_out() {
+async fn taken_ports_are_listed_with_their_purpose_and_an_offset() {
     let folder = tempfile::tempdir().unwrap();
     let offset = free_offset();
     let _taken = std::net::TcpListener::bind(("127.0.0.1", 4000 + offset)).unwrap();
@@ -187,7 +187,7 @@ async fn stopping_before_anything_was_started_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_up_that_was_killed_is_told_of() {
+async fn leftovers_of_a_killed_up_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut killed = building_forever(folder.path()).await;
     let pid = killed.id().unwrap();
@@ -201,7 +201,7 @@ async fn an_up_that_was_killed_is_told_of() {
 }
 
 #[tokio::test]
-async fn the_smoke_test_walks_the_central_path() {
+async fn the_smoke_test_succeeds() {
     let folder = tempfile::tempdir().unwrap();
     let (status, said) = run(folder.path(), &["up", "--smoke"]).await;
     assert!(status.success(), "{said}");

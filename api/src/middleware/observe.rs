@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_problem_that_tells_nothing_of_it() {
+    async fn a_panic_becomes_a_problem_without_its_message() {
         let panic = std::panic::catch_unwind(|| panic!("canary")).unwrap_err();
         let (status, _, body) = written(panicked(panic.as_ref())).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bare_refusal_becomes_a_problem_and_keeps_its_headers() {
+    async fn a_bare_error_status_becomes_a_problem_and_keeps_its_headers() {
         let bare =
             (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
         let (status, headers, body) = written(bare).await;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_refusal_or_a_page_is_left_alone() {
+    async fn successful_responses_and_pages_are_not_changed() {
         let page = (StatusCode::BAD_REQUEST, axum::response::Html("page")).into_response();
         assert_eq!(written(page).await.2, "page");
         assert_eq!(written("fine".into_response()).await.2, "fine");

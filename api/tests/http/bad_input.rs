@@ -47,7 +47,7 @@ async fn nothing_was_written(world: &World) {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_acceptable_is_named_with_a_code() {
+async fn an_invalid_field_is_reported_with_its_name_and_a_code() {
     let world = World::new().await;
     let long_address = format!("{}@example.com", "a".repeat(250));
     let cases = [
@@ -88,7 +88,7 @@ async fn a_field_that_is_not_acceptable_is_named_with_a_code() {
 }
 
 #[tokio::test]
-async fn every_mistake_is_told_at_once() {
+async fn every_mistake_is_reported_at_once() {
     let world = World::new().await;
     let missing = world.client.post("/api/auth/register", &json!({})).await;
     let missing = missing.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
@@ -113,7 +113,7 @@ async fn every_mistake_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn operators_of_the_database_are_no_values_at_login_either() {
+async fn database_operators_are_rejected_as_login_values() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     let sessions = world.count::<Session>().await;
@@ -136,7 +136,7 @@ async fn operators_of_the_database_are_no_values_at_login_either() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused_everywhere() {
+async fn every_route_rejects_a_body_that_is_not_json() {
     let world = World::new().await;
     let deep = format!("{{\"email\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
     let malformed: &[&[u8]] = &[
@@ -163,7 +163,7 @@ async fn what_is_not_json_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn another_content_type_is_refused_everywhere() {
+async fn every_route_rejects_another_content_type() {
     let world = World::new().await;
     let body = register_with("name", json!("Ada")).to_string();
     for path in POSTS {
@@ -186,7 +186,7 @@ async fn another_content_type_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announced() {
+async fn a_body_beyond_the_limit_is_rejected_with_or_without_a_content_length() {
     let world = World::new().await;
     let mut body = register_with("name", json!("Ada")).to_string().into_bytes();
     body.resize(1024 * 1024 + 1, b' ');
@@ -208,7 +208,7 @@ async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announc
 }
 
 #[tokio::test]
-async fn an_endless_password_is_refused_before_it_is_hashed() {
+async fn a_very_long_password_is_rejected_before_it_is_hashed() {
     let world = World::spawned(&[]).await;
     let hashed = |metrics: &str| {
         metrics
@@ -264,7 +264,7 @@ fn expect_refused_quickly(what: &str, (took, answer): (Duration, Answer)) {
 }
 
 #[tokio::test]
-async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
+async fn expensive_bodies_are_rejected_quickly() {
     let world = World::new().await;
     let almost = |text: &str, count: usize, end: &str| format!("{}{end}", text.repeat(count));
     let texts = [
@@ -308,7 +308,7 @@ async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_meant_to_keep_us_busy_is_refused_in_no_time() {
+async fn expensive_queries_are_rejected_quickly() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     for query in [

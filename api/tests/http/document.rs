@@ -289,7 +289,7 @@ fn differ(at: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut S
 }
 
 #[test]
-fn differences_are_told_and_nothing_else() {
+fn only_differences_from_the_document_are_reported() {
     let before = json!({ "same": 1, "gone": [1], "deep": { "a": [1, 2] } });
     let after = json!({ "same": 1, "new": "x", "deep": { "a": [1, 3] } });
     let told = "- › deep › a › 1: 2\n+ › deep › a › 1: 3\n- › gone: [1]\n+ › new: \"x\"\n";

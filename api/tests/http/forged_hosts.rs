@@ -46,7 +46,7 @@ async fn forged(world: &World, token: Option<&str>, path: &str, body: &Value) ->
 }
 
 #[tokio::test]
-async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_names() {
+async fn links_in_mails_use_the_configured_origin_despite_a_forged_host() {
     // Also where the one that says so is a proxy that is trusted for addresses.
     let world = World::with(&[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
     let _worker = world.env.spawn_worker().await;
@@ -95,7 +95,7 @@ async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_na
 }
 
 #[tokio::test]
-async fn a_next_that_leads_elsewhere_has_no_effect_on_any_page() {
+async fn a_next_parameter_cannot_redirect_a_page_elsewhere() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("ada@example.com").await;

@@ -55,7 +55,7 @@ async fn in_work(world: &World, count: usize) {
 }
 
 #[tokio::test]
-async fn what_was_begun_before_signing_out_is_not_done_after_it() {
+async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
     let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -107,7 +107,7 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
 /// A session with the password alone, held open while its owner sets up a second factor, is no way
 /// around that.
 #[tokio::test]
-async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
+async fn accepting_an_invitation_with_an_ended_session_starts_no_session() {
     let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let (ada, owner) =

@@ -29,7 +29,7 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
+async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
     let world = World::with(&[
         ("TENANTRY__AUTH__HASH_CONCURRENCY", "1"),
         ("TENANTRY__AUTH__HASH_WAIT", "1ms"),
@@ -49,7 +49,7 @@ async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
+async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
     let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
     // A request whose body never comes holds the only place. One that meets a look at the place is
     // shed itself.
@@ -74,7 +74,7 @@ async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_given_up() {
+async fn a_request_that_takes_too_long_times_out() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "200ms")]).await;
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
@@ -88,7 +88,7 @@ async fn a_request_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
+async fn a_client_that_sends_its_head_slowly_is_disconnected() {
     let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms")]).await;
     let begun = Instant::now();
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
@@ -107,7 +107,7 @@ fn head_of(path: &str, content_type: &str, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
+async fn a_client_that_sends_its_body_slowly_receives_408_and_is_disconnected() {
     let world = World::with(&[
         ("TENANTRY__API__HEADER_TIMEOUT", "300ms"),
         ("TENANTRY__API__CONCURRENCY_MAX", "1"),
@@ -147,7 +147,7 @@ async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
+async fn a_content_length_beyond_the_limit_is_rejected_before_the_body_arrives() {
     let world = World::new().await;
     let begun = Instant::now();
     let mut boaster = TcpStream::connect(address(&world)).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
 }
 
 #[tokio::test]
-async fn garbage_instead_of_http_harms_nobody() {
+async fn invalid_http_does_not_affect_other_clients() {
     let world = World::new().await;
     let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
     for garbage in [
@@ -212,7 +212,7 @@ async fn an_idle_connection_is_closed() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_client_that_reads_no_answers_is_cut_off() {
+async fn a_client_that_reads_no_responses_is_disconnected() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "1s")]).await;
     let mut deaf = TcpStream::connect(address(&world)).await.unwrap();
     let asking = async {

@@ -14,7 +14,7 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
+async fn a_hanging_database_causes_503_at_once_until_it_recovers() {
     let database = Database::empty(TestEnv::private().await).await;
     database.store.migrate(&domain::schema()).await.unwrap();
     let world = World::on(database, &[]).await;

@@ -70,7 +70,7 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
 }
 
 #[tokio::test]
-async fn a_link_without_a_usable_token_says_so() {
+async fn a_page_without_a_usable_token_reports_it() {
     let world = World::new().await;
     let endless = format!("/verify-email?token={}", "x".repeat(300));
     for path in [
@@ -102,7 +102,7 @@ async fn a_link_without_a_usable_token_says_so() {
 }
 
 #[tokio::test]
-async fn a_hostile_token_is_shown_as_text() {
+async fn a_hostile_token_is_escaped() {
     let world = World::new().await;
     let page =
         world.client.get("/verify-email?token=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").await;

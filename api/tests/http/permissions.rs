@@ -167,7 +167,7 @@ impl Things {
 }
 
 #[test]
-fn the_document_tells_people_which_permission_a_route_needs() {
+fn the_document_states_the_permission_of_each_route() {
     for operation in Operation::all() {
         let described = operation.says["description"].as_str().unwrap_or_default();
         if let Need::Permission(permission) = operation.need() {
@@ -183,7 +183,7 @@ fn the_document_tells_people_which_permission_a_route_needs() {
 }
 
 #[test]
-fn the_roles_hold_what_is_written_down() {
+fn built_in_roles_have_exactly_the_expected_permissions() {
     let (known, written): (BTreeSet<&str>, BTreeSet<&str>) = (
         Permission::ALL.iter().map(|permission| permission.as_str()).collect(),
         HOLDERS.iter().map(|(name, _)| *name).collect(),
@@ -205,7 +205,7 @@ fn the_roles_hold_what_is_written_down() {
 }
 
 #[tokio::test]
-async fn without_a_good_token_only_open_routes_answer() {
+async fn without_a_valid_token_only_open_routes_are_served() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -227,7 +227,7 @@ async fn without_a_good_token_only_open_routes_answer() {
 }
 
 #[tokio::test]
-async fn every_role_may_call_what_it_holds_the_permission_for_and_nothing_else() {
+async fn every_role_can_call_only_routes_of_its_permissions() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -261,7 +261,7 @@ async fn every_role_may_call_what_it_holds_the_permission_for_and_nothing_else()
 }
 
 #[tokio::test]
-async fn an_id_of_another_tenant_is_answered_as_one_that_names_nothing_and_changes_nothing() {
+async fn an_id_of_another_tenant_is_not_found_and_changes_nothing() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -307,7 +307,7 @@ async fn seen(world: &World, people: &People<'_>, owner: &Person) -> Vec<Value> 
 }
 
 #[tokio::test]
-async fn what_one_tenant_sees_tells_nothing_of_another() {
+async fn responses_contain_nothing_of_another_tenant() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -364,7 +364,7 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
 
 /// Row 17 of the attacks: a tenant's keys are in no metric, whatever was done with them.
 #[tokio::test]
-async fn metrics_tell_nothing_of_any_tenant() {
+async fn metrics_contain_nothing_of_any_tenant() {
     let world = World::spawned(&[]).await;
     let worker = world.env.spawn_worker().await;
     let people = People::of(&world).await;
@@ -409,7 +409,7 @@ async fn metrics_tell_nothing_of_any_tenant() {
 }
 
 #[tokio::test]
-async fn an_id_of_another_tenant_in_a_body_is_as_good_as_none() {
+async fn an_id_of_another_tenant_in_a_body_is_treated_as_unknown() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -464,7 +464,7 @@ async fn an_id_of_another_tenant_in_a_body_is_as_good_as_none() {
 }
 
 #[tokio::test]
-async fn nobody_says_their_role_tenant_or_plan_where_it_is_not_asked_for() {
+async fn a_body_cannot_set_role_tenant_or_plan_unless_documented() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;

@@ -63,7 +63,7 @@ async fn furnished(world: &World) -> (Person, String, String) {
 const BY_LINK: [&str; 2] = ["joining_preview", "invite_links_preview"];
 
 #[tokio::test]
-async fn everything_that_can_be_read() {
+async fn every_readable_resource_matches_its_snapshot() {
     let world = World::new().await;
     let (ada, role, list) = furnished(&world).await;
     let mut seen = BTreeSet::new();

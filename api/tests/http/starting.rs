@@ -49,7 +49,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
+async fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
     let canary = "canary-5d1c";
     let mistaken = [
         ("TENANTRY__APP__ENVIRONMENT", "prod"),
@@ -102,7 +102,7 @@ async fn the_effective_configuration_is_shown_without_secrets() {
 }
 
 #[tokio::test]
-async fn the_documented_configuration_is_that_of_the_code() {
+async fn the_documented_configuration_matches_the_code() {
     let table = run(&["config-table"], []).await;
     let table = text(&table.stdout);
     let page = include_str!("../../../docs/configuration.md");
@@ -122,7 +122,7 @@ async fn the_documented_configuration_is_that_of_the_code() {
 }
 
 #[tokio::test]
-async fn migrating_is_idempotent_and_told() {
+async fn migrating_is_idempotent_and_reported() {
     let database = Database::empty(TestEnv::new().await).await;
     let told = async |args: &[&str]| {
         let ended = database.run(args, &[]).await;
@@ -170,7 +170,7 @@ async fn contracting_waits_for_older_processes_unless_forced() {
 }
 
 #[tokio::test]
-async fn an_older_schema_is_refused_with_what_to_do() {
+async fn an_older_schema_is_rejected_with_instructions() {
     let database = Database::empty(TestEnv::new().await).await;
     let refused = database.run(&["serve"], &[]).await;
     assert_eq!(refused.status.code(), Some(1));
@@ -178,7 +178,7 @@ async fn an_older_schema_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_schema_that_this_release_cannot_read_is_refused_with_what_to_do() {
+async fn a_schema_that_this_release_cannot_read_is_rejected_with_instructions() {
     let database = Database::fresh().await;
     prepared_by_newer(&database, domain::GENERATION + 1).await;
     for args in [&["serve"][..], &["migrate", "up"]] {
@@ -220,7 +220,7 @@ async fn a_process_is_listed_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_by_its_key() {
+async fn a_taken_port_is_reported_with_its_key() {
     let world = World::new().await;
     // The world's own API has both ports; each attempt moves one out of the way.
     for (key, moved) in [
@@ -234,7 +234,7 @@ async fn a_taken_port_is_told_by_its_key() {
 }
 
 #[tokio::test]
-async fn health_tells_whether_the_process_lives() {
+async fn the_health_check_reports_whether_the_process_is_alive() {
     let world = World::spawned(&[]).await;
     assert!(world.run(&["health"], &[]).await.status.success());
     world.api.process().kill().await;
@@ -242,7 +242,7 @@ async fn health_tells_whether_the_process_lives() {
 }
 
 #[tokio::test]
-async fn the_demo_account_is_made_once_and_only_in_development() {
+async fn the_demo_account_is_created_once_and_only_in_development() {
     let world = World::new().await;
     for _ in 0..2 {
         let seeded = world.run(&["seed-demo"], &[]).await;

@@ -68,7 +68,7 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_handed_over_before_the_exit() {
+async fn committed_jobs_are_enqueued_before_the_exit() {
     let world = World::spawned(&[]).await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     world.api.process().terminate();

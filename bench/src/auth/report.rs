@@ -54,7 +54,7 @@ mod tests {
     use super::{super::results::tests::sample, *};
 
     #[test]
-    fn the_page_tells_medians_spreads_and_misses() {
+    fn the_page_contains_medians_spreads_and_missed_targets() {
         let page = markdown(&sample());
         for expected in [
             "- measured: 2026-01-02T03:04:05Z",

@@ -238,14 +238,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_the_stores_do_when_nobody_asks_does_not_count() {
+    fn operations_of_an_idle_database_do_not_count() {
         let (loaded, idle) = (window([100, 50], [1_100, 90]), window([1_100, 90], [1_130, 130]));
         assert!((loaded.mongodb_more_than(&idle) - 970.0).abs() < 1e-9);
         assert!(loaded.redis_more_than(&idle).abs() < 1e-9);
     }
 
     #[test]
-    fn programs_find_every_number_target_and_count() {
+    fn the_json_contains_every_number_target_and_count() {
         let mut results = sample();
         results.watched(window([1, 2], [3, 4]), window([5, 6], [7, 8]));
         let json = results.json();

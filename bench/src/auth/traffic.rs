@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_read_by_command() {
+    fn calls_are_counted_by_command() {
         let line = "cmdstat_client|setinfo:calls=12,usec=21,usec_per_call=1.75,rejected_calls=0,failed_calls=0";
         assert_eq!(calls(line), Some(("client|setinfo".to_owned(), 12)));
         assert_eq!(

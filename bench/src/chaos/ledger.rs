@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_promised_and_not_kept_is_seen() {
+    fn violated_guarantees_are_detected() {
         let (staged, direct, doomed) = ((true, false), (false, false), (true, true));
         assert!(verdict(&page(staged, 1, None)).is_clean());
         assert!(verdict(&page(doomed, 0, Some(true))).is_clean());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_until_a_later_job_is_done() {
+    fn recovery_ends_when_a_later_job_is_done() {
         let mut ledger = Ledger::default();
         *ledger.page("j".to_owned()) = page((true, false), 1, None);
         assert_eq!(

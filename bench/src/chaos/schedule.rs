@@ -135,14 +135,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_makes_one_schedule_and_another_seed_another() {
+    fn the_seed_determines_the_schedule() {
         let time = Duration::from_mins(3);
         assert_eq!(schedule(7, time), schedule(7, time));
         assert_ne!(schedule(7, time), schedule(8, time));
     }
 
     #[test]
-    fn every_kind_of_fault_comes_in_its_time() {
+    fn every_kind_of_fault_is_scheduled() {
         let planned = schedule(1, Duration::from_mins(2));
         let names: BTreeSet<&str> = planned.iter().map(|planned| planned.fault.name()).collect();
         assert_eq!(names.len(), 12);

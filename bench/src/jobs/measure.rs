@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_has_a_name_of_its_own() {
+    fn value_names_are_unique() {
         let mut names: Vec<&str> =
             Measure::all().flat_map(Measure::figures).map(|figure| figure.name).collect();
         let all = names.len();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_measured_in_everything() {
+    fn our_engine_takes_part_in_every_measurement() {
         for measure in Measure::all() {
             assert!(matches!(measure.plan(Contestant::Ours), Plan::Do(_)), "{measure}");
         }

@@ -81,7 +81,7 @@ mod tests {
     use super::{super::results::tests::sample, *};
 
     #[test]
-    fn the_page_names_the_machine_the_missing_and_the_misses() {
+    fn the_page_names_the_machine_skipped_peers_and_missed_targets() {
         let page = markdown(&sample());
         for expected in [
             "- measured: 2026-01-02T03:04:05Z",

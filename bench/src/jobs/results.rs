@@ -240,7 +240,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn medians_and_ratios_are_told() {
+    fn medians_and_ratios_are_computed() {
         let rows = sample().rows();
         assert_eq!(rows[0].median(Contestant::Ours), Some(61_000.0));
         assert_eq!(rows[0].spread(Contestant::Bullmq), Some((7_000.0, 9_000.0)));
@@ -256,7 +256,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn programs_find_every_number_and_who_is_missing() {
+    fn the_json_contains_every_number_and_skipped_peers() {
         let json = sample().json();
         assert_eq!(json["figures"][0]["median"], json!({ "ours": 61_000.0, "bullmq": 7_500.0 }));
         assert_eq!(

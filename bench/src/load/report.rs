@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_neither_flatter_the_latencies_nor_count_as_achieved() {
+    fn rejections_count_neither_in_latencies_nor_as_achieved() {
         let mut tally = Tally::new().unwrap();
         tally.note(Outcome::Answered, Duration::from_millis(100), Duration::ZERO);
         for _ in 0..9 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_got_no_answer_counts_as_slow() {
+    fn a_request_without_a_response_counts_as_slow() {
         let mut tally = Tally::new().unwrap();
         tally.note(Outcome::TimedOut, Duration::from_secs(10), Duration::ZERO);
         tally.unsent();

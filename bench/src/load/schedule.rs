@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_is_what_should_have_left() {
+    fn due_requests_are_those_that_should_have_left() {
         let schedule = Schedule::new(1_000.0, Duration::from_secs(2)).unwrap();
         let due = [0, 999, 1_000, 1_500, 60_000_000]
             .map(|micros| schedule.due(Duration::from_micros(micros)));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_bounds_is_refused() {
+    fn values_out_of_bounds_are_rejected() {
         for (per_second, seconds) in [
             (0.0, 1),
             (-5.0, 1),

@@ -62,7 +62,7 @@ async fn the_offered_rate_is_sent_and_its_number_is_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_are_told_by_status() {
+async fn errors_are_counted_by_status() {
     let told = || async { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]) };
     let router = Router::new()
         .route("/told", get(told))
@@ -81,7 +81,7 @@ async fn errors_are_told_by_status() {
 }
 
 #[tokio::test]
-async fn a_load_out_of_bounds_is_refused() {
+async fn a_load_out_of_bounds_is_rejected() {
     let call = Arc::new(Call::get(&Target::new("http://127.0.0.1:1").unwrap(), "/").unwrap());
     assert!(open_loop(&call, 10.0, Duration::from_secs(1), 0).await.is_err());
     assert!(open_loop(&call, 10.0, Duration::from_secs(1), 100_000).await.is_err());

@@ -148,7 +148,7 @@ mod tests {
     use super::{super::entry::Entry, *};
 
     #[test]
-    fn nothing_is_read_ahead_of_slow_jobs_and_a_bounded_number_of_fast_ones() {
+    fn slow_jobs_are_not_read_ahead_and_fast_ones_up_to_a_limit() {
         let in_hand = InHand::default();
         let mut pace = Pace::new(&in_hand);
         let settle = |count: usize| {

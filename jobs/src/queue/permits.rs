@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_with_long_jobs_is_not_held_up_again_and_again() {
+    async fn a_process_with_long_jobs_is_not_blocked_repeatedly() {
         let permits = Permits::with_exclusive_max(4, Duration::from_millis(10));
         let long = take(&permits, 0, FETCHED).await;
         drop(take(&permits, 0, FETCHED).await.exclusive().await);

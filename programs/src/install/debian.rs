@@ -118,13 +118,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_packages_are_read_from_the_simulation() {
+    fn missing_packages_are_parsed_from_the_simulation() {
         let simulated = "Reading package lists...\nInst libx1 (3.6-3 Debian:12 [amd64])\nInst prometheus [2.1] (2.42 Debian)\nConf libx1 (3.6-3)\n";
         assert_eq!(to_download("prometheus", simulated), ["libx1", "prometheus"].into());
     }
 
     #[test]
-    fn a_package_comes_with_what_its_links_lead_to_even_where_that_is_installed() {
+    fn packages_that_links_point_to_are_included_even_if_installed() {
         let without_tools = "Inst redis-server (7.0.15 Debian)\n";
         for simulated in [without_tools, ""] {
             assert_eq!(

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_is_told_by_recipient_and_subject_and_steers_no_terminal() {
+    fn the_log_line_of_a_mail_cannot_control_the_terminal() {
         let mail = Mail {
             id: String::new(),
             from: "no-reply@example.com".to_owned(),

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_mail_becomes_markup() {
+    fn no_text_of_a_mail_becomes_markup() {
         let mail = hostile();
         for page in [list(&[Arc::new(mail.clone())]), message(&mail)] {
             assert!(

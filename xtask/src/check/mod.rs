@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_step_brings_what_it_needs() {
+    fn one_step_includes_those_that_it_requires() {
         assert_eq!(chosen(Some(Step::Tests)), [Step::Build, Step::Tests]);
         assert_eq!(chosen(Some(Step::Docs)), [Step::Docs]);
         assert_eq!(chosen(None).len(), Step::value_variants().len());

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_names_each_test_with_its_time() {
+    fn a_report_lists_each_test_with_its_time() {
         let report = r#"<?xml version="1.0"?><testsuites time="9.0"><testsuite name="api">
             <testcase name="one" classname="api" timestamp="2025-01-01T00:00:00Z" time="0.25">
             </testcase><testcase name="mod::other" classname="api::http" timestamp="" time="12.5">

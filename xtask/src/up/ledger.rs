@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_file_is_no_obstacle() {
+    async fn a_damaged_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("run.json"), "{\"proc").unwrap();
         Ledger::at(folder.path()).stop_leftovers().await.unwrap();

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_read_and_a_log_begun_anew_is_read_whole() {
+    fn only_new_lines_are_read_and_an_emptied_log_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let mut position = 0;
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_heard_only_when_something_is_wrong() {
+    fn only_errors_of_servers_are_shown() {
         let quiet = [
             ("mongod", r#"{"s":"I"}"#),
             ("redis", "1:M 1 Jan # Server initialized"),

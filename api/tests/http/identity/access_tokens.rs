@@ -88,7 +88,7 @@ async fn refused(world: &World, what: &str, token: &str) {
 }
 
 #[tokio::test]
-async fn only_our_algorithm_and_our_keys_count() {
+async fn only_our_algorithm_and_our_keys_are_accepted() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -141,7 +141,7 @@ async fn only_our_algorithm_and_our_keys_count() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_hostile_kid_is_refused() {
+async fn an_unknown_or_hostile_kid_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -164,7 +164,7 @@ async fn an_unknown_or_hostile_kid_is_refused() {
 
 /// Were a key fetched, it would be before the answer; whoever connects after it has to wait behind.
 #[tokio::test]
-async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
+async fn a_key_url_in_a_token_is_not_fetched() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -201,7 +201,7 @@ async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
+async fn a_token_with_another_type_audience_issuer_or_time_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -241,7 +241,7 @@ async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
+async fn a_token_for_another_tenant_than_its_session_is_rejected() {
     let world = World::new().await;
     let ada = world.signed_in("ada@example.com").await;
     let eve = world.signed_in("eve@example.com").await;
@@ -255,7 +255,7 @@ async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
 
 /// Row 17 of the attacks, for what is kept in memory.
 #[tokio::test]
-async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
+async fn a_cached_caller_is_not_accepted_in_another_tenant() {
     let world = World::spawned(&[]).await;
     let ada = world.signed_in("ada@example.com").await;
     let eve = world.signed_in("eve@example.com").await;
@@ -278,7 +278,7 @@ async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
 }
 
 #[tokio::test]
-async fn an_ended_session_is_refused_though_its_token_is_good() {
+async fn a_valid_token_of_an_ended_session_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let a_moment_ago = DateTime::from_millis(world.store.clock().now().timestamp_millis() - 1);
@@ -288,7 +288,7 @@ async fn an_ended_session_is_refused_though_its_token_is_good() {
 }
 
 #[tokio::test]
-async fn what_is_no_bearer_token_is_refused() {
+async fn anything_but_a_bearer_token_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let with = |values: &[&str]| {
@@ -313,7 +313,7 @@ async fn what_is_no_bearer_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
+async fn a_key_created_by_another_process_is_loaded_when_a_token_names_it() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -356,7 +356,7 @@ async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
 }
 
 #[tokio::test]
-async fn the_public_keys_are_published_and_nothing_else_of_them() {
+async fn only_the_public_parts_of_keys_are_published() {
     let world = World::new().await;
     let answer = world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
     assert_eq!(answer.header("cache-control"), "public, max-age=300");

@@ -117,7 +117,7 @@ fn path_of(world: &World, mail: &Mail) -> String {
 }
 
 #[tokio::test]
-async fn the_path_from_asking_to_signing_in_with_the_new_address() {
+async fn a_user_changes_the_email_and_signs_in_with_the_new_one() {
     let (world, token) = signed_in().await;
     let worker = world.env.spawn_worker().await;
     ask(&world, &token, NEW).await.expect(StatusCode::ACCEPTED);
@@ -184,7 +184,7 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
 }
 
 #[tokio::test]
-async fn either_side_confirms_first_and_one_alone_changes_nothing() {
+async fn both_emails_must_confirm_in_any_order() {
     for old_is_first in [true, false] {
         let (world, token) = signed_in().await;
         let links = asked(&world, &token, "Ada@Example.org").await;
@@ -221,7 +221,7 @@ async fn either_side_confirms_first_and_one_alone_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_fifty_uses_of_a_link_at_once_exactly_one_succeeds() {
+async fn of_fifty_concurrent_uses_of_a_link_one_succeeds() {
     let (world, token) = signed_in().await;
     let links = asked(&world, &token, NEW).await;
     let at_once = async |links: Vec<&String>| {
@@ -252,7 +252,7 @@ async fn of_fifty_uses_of_a_link_at_once_exactly_one_succeeds() {
 }
 
 #[tokio::test]
-async fn the_old_address_refuses_and_the_new_one_cannot() {
+async fn only_the_old_email_can_cancel_the_change() {
     let (world, token) = signed_in().await;
     let links = asked(&world, &token, NEW).await;
     follow(&world, CANCEL, &links.new)
@@ -283,7 +283,7 @@ async fn the_old_address_refuses_and_the_new_one_cannot() {
 }
 
 #[tokio::test]
-async fn a_superseded_expired_or_forged_link_is_refused() {
+async fn a_superseded_expired_or_forged_link_is_rejected() {
     let (world, token) = signed_in().await;
     let first = asked(&world, &token, "first@example.org").await;
     assert_eq!(confirm(&world, &first.old).await, "confirmed");
@@ -343,7 +343,7 @@ async fn a_superseded_expired_or_forged_link_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_of_late() {
+async fn a_change_requires_another_valid_email_and_recent_authentication() {
     let (world, token) = signed_in().await;
     let errors = async |email: Value| {
         world.client.post_body_as(&token, ASK, &json!({ "new_email": email })).await.field_errors()
@@ -367,7 +367,7 @@ async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_o
 }
 
 #[tokio::test]
-async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_never_changed_to() {
+async fn an_email_with_an_account_gets_the_same_response_and_its_owner_is_notified() {
     let (world, token) = signed_in().await;
     world.make_account("bob@example.com").await;
     let mut answers = Vec::new();
@@ -404,7 +404,7 @@ async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_
 }
 
 #[tokio::test]
-async fn asking_takes_the_same_time_whether_or_not_the_address_has_an_account() {
+async fn a_request_takes_the_same_time_with_or_without_an_account() {
     const SAMPLES: usize = 40;
     let world = World::with(&[
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"),
@@ -435,7 +435,7 @@ async fn asking_takes_the_same_time_whether_or_not_the_address_has_an_account() 
 }
 
 #[tokio::test]
-async fn an_account_that_came_to_be_in_between_keeps_its_address_and_its_owner_is_told() {
+async fn an_account_created_in_between_keeps_its_email_and_its_owner_is_notified() {
     let (world, token) = signed_in().await;
     for new_is_first in [true, false] {
         let email = format!("bob{new_is_first}@example.com");
@@ -463,7 +463,7 @@ async fn an_account_that_came_to_be_in_between_keeps_its_address_and_its_owner_i
 }
 
 #[tokio::test]
-async fn of_many_accounts_that_are_to_have_one_address_at_once_one_has_it() {
+async fn of_many_concurrent_changes_to_one_email_one_succeeds() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let mut second = Vec::new();
@@ -493,7 +493,7 @@ async fn of_many_accounts_that_are_to_have_one_address_at_once_one_has_it() {
 }
 
 #[tokio::test]
-async fn all_other_sessions_end_on_every_process_and_the_one_that_asked_has_the_new_address() {
+async fn all_other_sessions_end_on_every_process() {
     let (world, mine) = signed_in().await;
     let (_second_api, second) = world.another_api().await;
     let other = world
@@ -537,7 +537,7 @@ async fn all_other_sessions_end_on_every_process_and_the_one_that_asked_has_the_
 }
 
 #[tokio::test]
-async fn a_sign_in_that_a_change_overtakes_begins_no_session() {
+async fn a_sign_in_during_the_change_starts_no_session() {
     let (world, token) = signed_in().await;
     let (password, day) =
         (Password::presented(PASSWORD.to_owned()).unwrap(), Duration::from_hours(24));
@@ -568,7 +568,7 @@ async fn reset_link(world: &World, user: &User) -> PasswordReset {
 }
 
 #[tokio::test]
-async fn links_that_were_mailed_before_die_with_the_change_and_a_new_password_voids_it() {
+async fn the_change_revokes_earlier_links_and_a_new_password_revokes_the_change() {
     let (world, token) = signed_in().await;
     let ada = user(&world, ADA).await.unwrap();
     world.register(NEW).await.expect(StatusCode::ACCEPTED);
@@ -632,7 +632,7 @@ async fn invitation(world: &World, inviter: &Person, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_invitation_stays_with_the_mailbox_and_an_offer_of_ownership_with_the_person() {
+async fn an_invitation_stays_with_the_email_and_an_ownership_offer_with_the_person() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (eve, ada) = (people.founder("eve@example.com").await, people.founder(ADA).await);
@@ -689,7 +689,7 @@ async fn dump(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
+async fn neither_the_database_nor_the_log_contains_the_token_of_a_link() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in("canary-old@example.com").await;
     let links = asked(&world, &token, "canary-new@example.com").await;
@@ -715,7 +715,7 @@ async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
 }
 
 #[tokio::test]
-async fn mails_are_asked_for_a_few_times_and_are_a_cooldown_apart() {
+async fn requested_mails_are_limited_and_a_cooldown_apart() {
     let settings =
         [("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3"), ("TENANTRY__AUTH__MAILS_PER_NETWORK", "1000")];
     let world = World::with(&settings).await;
@@ -760,7 +760,7 @@ async fn mails_are_asked_for_a_few_times_and_are_a_cooldown_apart() {
 }
 
 #[tokio::test]
-async fn a_change_that_was_superseded_is_not_mailed() {
+async fn a_superseded_change_sends_no_mail() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "1s")]).await;
     let token = world.signed_in(ADA).await;
     for number in 0..4 {

@@ -108,7 +108,7 @@ async fn text_of_session(world: &World, token: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_authenticator_app_is_set_up_and_asked_for() {
+async fn signing_in_requires_the_authenticator_app_once_it_is_confirmed() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in(ADA).await;
     let other = text(&world.login(ADA, PASSWORD).await.expect(StatusCode::OK), "access_token");
@@ -196,7 +196,7 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
 }
 
 #[tokio::test]
-async fn a_recovery_code_stands_in_once() {
+async fn a_recovery_code_works_once() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let code = &enrolled.recovery_codes[3];
@@ -227,7 +227,7 @@ async fn a_recovery_code_stands_in_once() {
 
 /// Row 9 of the attacks: a code is good once, also for many at once.
 #[tokio::test]
-async fn fifty_parallel_uses_of_a_code_begin_one_session() {
+async fn of_fifty_concurrent_uses_of_a_code_one_starts_a_session() {
     let world = World::with(UNTHROTTLED).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     for code in [enrolled.app.code(0), enrolled.recovery_codes[0].clone()] {
@@ -250,7 +250,7 @@ async fn fifty_parallel_uses_of_a_code_begin_one_session() {
 }
 
 #[tokio::test]
-async fn who_guesses_codes_has_few_tries() {
+async fn guessing_codes_is_throttled() {
     let world = World::with(&[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")]).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let token = mfa_token(&world, ADA).await;
@@ -279,7 +279,7 @@ async fn who_guesses_codes_has_few_tries() {
 
 /// What is no code uses none of the account's tries up: it is nothing that anybody guesses.
 #[tokio::test]
-async fn who_stole_a_session_uses_up_no_tries_of_the_owners() {
+async fn guesses_in_a_stolen_session_do_not_use_up_the_owners_attempts() {
     let world = World::with(&[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")]).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let rubbish = json!({ "ceremony": "x", "credential": { "id": "x" } });
@@ -295,7 +295,7 @@ async fn who_stole_a_session_uses_up_no_tries_of_the_owners() {
 }
 
 #[tokio::test]
-async fn who_is_no_member_any_more_begins_no_session_and_keeps_their_code() {
+async fn a_removed_member_starts_no_session_and_keeps_the_code() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let (token, code) = (mfa_token(&world, ADA).await, &enrolled.recovery_codes[0]);
@@ -308,7 +308,7 @@ async fn who_is_no_member_any_more_begins_no_session_and_keeps_their_code() {
 
 /// Row 10: a link in a mail replaces the password, and nothing else.
 #[tokio::test]
-async fn after_a_password_reset_the_second_factor_is_still_asked_for() {
+async fn a_password_reset_keeps_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap();
@@ -339,7 +339,7 @@ async fn after_a_password_reset_the_second_factor_is_still_asked_for() {
 
 /// What was begun with a password is worth nothing once there is another one.
 #[tokio::test]
-async fn a_new_password_ends_sign_ins_that_wait_for_a_second_factor() {
+async fn a_new_password_ends_sign_ins_that_await_a_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let waiting = mfa_token(&world, ADA).await;
@@ -357,7 +357,7 @@ async fn a_new_password_ends_sign_ins_that_wait_for_a_second_factor() {
 
 /// Row 16: a session alone, however it was come by, changes nothing that matters.
 #[tokio::test]
-async fn sensitive_changes_need_recent_proof_of_who_one_is() {
+async fn sensitive_changes_require_recent_authentication() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
     grow_stale(&world, &token).await;
@@ -424,7 +424,7 @@ async fn sensitive_changes_need_recent_proof_of_who_one_is() {
 
 /// Row 16, for who has a second factor: the password alone is no proof.
 #[tokio::test]
-async fn whoever_has_a_second_factor_proves_who_they_are_with_it() {
+async fn reauthentication_requires_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     grow_stale(&world, &enrolled.token).await;
@@ -462,7 +462,7 @@ async fn whoever_has_a_second_factor_proves_who_they_are_with_it() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_no_way_around_the_second_factor() {
+async fn an_invitation_does_not_bypass_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let owner = world.signed_in("owner@example.com").await;
@@ -491,7 +491,7 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_demands_a_second_factor_waits_until_one_is_set_up() {
+async fn a_tenant_can_require_a_second_factor_of_its_members() {
     let world = World::new().await;
     let owner = Enrolled::new(&world, ADA).await;
     let invite = json!({ "email": "bob@example.com", "role": "admin" });
@@ -529,7 +529,7 @@ async fn a_tenant_that_demands_a_second_factor_waits_until_one_is_set_up() {
 }
 
 #[tokio::test]
-async fn an_operator_lets_someone_in_who_lost_everything() {
+async fn an_operator_restores_access_after_all_second_factors_are_lost() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let reset = || async {
@@ -549,7 +549,7 @@ async fn an_operator_lets_someone_in_who_lost_everything() {
 
 /// Row 8, of second factors: what the database holds is not enough.
 #[tokio::test]
-async fn a_dump_of_the_database_holds_no_secret_of_a_second_factor() {
+async fn the_database_contains_no_secret_of_a_second_factor() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
     let secret = text(&world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK), "secret");

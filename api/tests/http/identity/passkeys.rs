@@ -51,7 +51,7 @@ fn refused(answer: Answer) {
 }
 
 #[tokio::test]
-async fn a_passkey_signs_in_without_an_address_or_a_password() {
+async fn a_passkey_signs_in_without_an_email_or_a_password() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -114,7 +114,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
 }
 
 #[tokio::test]
-async fn a_passkey_proves_anew_who_one_is() {
+async fn a_passkey_reauthenticates() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let (mut device, mut others) = (Device::at(ORIGIN), Device::at(ORIGIN));
@@ -132,7 +132,7 @@ async fn a_passkey_proves_anew_who_one_is() {
 }
 
 #[tokio::test]
-async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
+async fn of_fifty_concurrent_uses_of_a_credential_one_starts_a_session() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -145,7 +145,7 @@ async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
 
 /// A copy of a passkey shows when both were used: their counters run apart.
 #[tokio::test]
-async fn a_copied_passkey_is_found_out() {
+async fn a_copied_passkey_is_rejected() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -158,7 +158,7 @@ async fn a_copied_passkey_is_found_out() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_together_is_refused() {
+async fn a_credential_is_valid_only_for_its_ceremony_and_account() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
     let mut device = Device::at(ORIGIN);
@@ -210,7 +210,7 @@ async fn what_does_not_fit_together_is_refused() {
 }
 
 #[tokio::test]
-async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
+async fn a_removed_passkey_is_rejected_and_users_remove_only_their_own() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
     let mut device = Device::at(ORIGIN);

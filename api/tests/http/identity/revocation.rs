@@ -27,7 +27,7 @@ async fn end_all_sessions_silently(world: &World) {
 }
 
 #[tokio::test]
-async fn without_redis_every_request_looks_into_the_store() {
+async fn without_redis_every_request_queries_the_database() {
     let world = World::spawned_on(Database::with_own_redis().await, &[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
@@ -41,7 +41,7 @@ async fn without_redis_every_request_looks_into_the_store() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_lost_is_noticed_within_a_second() {
+async fn a_lost_message_is_noticed_within_a_second() {
     let database = Database::prepared().await;
     let redis: std::net::SocketAddr = database
         .env
@@ -64,7 +64,7 @@ async fn a_message_that_is_lost_is_noticed_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_steady_caller_costs_the_store_nothing() {
+async fn repeated_requests_of_one_caller_cost_no_database_operation() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;

@@ -99,7 +99,7 @@ async fn sign_in(client: &Client, email: &str, password: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
+async fn signing_in_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     for password in ["wrong horse", ""] {
@@ -115,7 +115,7 @@ async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
 
 /// Whatever a process makes when it is first needed, it does not need for one of them alone.
 #[tokio::test]
-async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_address() {
+async fn the_first_sign_in_of_a_process_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     let first = async |whose: Whose, number: usize| {
@@ -128,7 +128,7 @@ async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_addre
 }
 
 #[tokio::test]
-async fn registering_takes_the_same_time_for_a_known_address() {
+async fn registering_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED_MAILS).await;
     world.make_account(KNOWN).await;
     let register = async |whose: Whose, number: usize| {
@@ -145,7 +145,7 @@ async fn registering_takes_the_same_time_for_a_known_address() {
 }
 
 #[tokio::test]
-async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a_known_address() {
+async fn requesting_a_link_takes_the_same_time_while_the_mail_server_hangs() {
     let world = World::spawned(UNTHROTTLED_MAILS).await;
     let _worker = world.env.spawn_worker().await;
     world.make_account(KNOWN).await;
@@ -167,7 +167,7 @@ async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a
 /// Something that is answered without a hash stands for an address whose password is not hashed.
 #[tokio::test]
 #[should_panic(expected = "unknown ÷ known")]
-async fn a_hash_that_is_missing_is_noticed() {
+async fn the_comparison_notices_a_missing_hash() {
     let world = World::spawned(UNTHROTTLED).await;
     let ask = async |whose: Whose, number: usize| match whose {
         Whose::Known => sign_in(&world.client, KNOWN, "wrong horse").await,

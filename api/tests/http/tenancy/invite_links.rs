@@ -76,7 +76,7 @@ fn expect_invalid(answer: Answer) {
 }
 
 #[tokio::test]
-async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
+async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
     let (world, ada) = founded(&[]).await;
     let made = make(&world, &ada, "member").await;
     assert_eq!(
@@ -119,7 +119,7 @@ async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
 /// Row 6 of the features: whoever has the link learns of nobody whether they are a member or
 /// invited.
 #[tokio::test]
-async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
+async fn the_response_does_not_reveal_who_is_a_member() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     people.join(&ada, "member@example.com", Role::Member).await;
@@ -177,7 +177,7 @@ async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
 }
 
 #[tokio::test]
-async fn a_link_invites_addresses_of_its_domains_alone() {
+async fn a_link_invites_only_emails_at_its_domains() {
     let (world, ada) = founded(&[]).await;
     let link = token(
         &ask(&world, &ada, "viewer", &["Example.com", "example.org"])
@@ -234,7 +234,7 @@ async fn a_link_invites_addresses_of_its_domains_alone() {
 }
 
 #[tokio::test]
-async fn nobody_makes_or_voids_a_link_above_themselves() {
+async fn a_link_beyond_the_callers_role_cannot_be_created_or_deleted() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let few = json!({ "name": "Inviter", "permissions": ["users:invite", "users:read"] });
@@ -299,7 +299,7 @@ async fn nobody_makes_or_voids_a_link_above_themselves() {
 }
 
 #[tokio::test]
-async fn a_link_that_makes_no_sense_is_refused() {
+async fn an_invalid_link_is_rejected() {
     let (world, ada) = founded(&[]).await;
     let many: Vec<String> = (0..21).map(|n| format!("d{n}.example.com")).collect();
     for (body, errors) in [
@@ -326,7 +326,7 @@ async fn a_link_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
-async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite() {
+async fn a_link_is_not_valid_if_deleted_expired_or_its_creator_may_not_invite() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -392,7 +392,7 @@ async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite()
 }
 
 #[tokio::test]
-async fn of_links_made_at_once_none_is_too_many() {
+async fn concurrent_links_do_not_exceed_the_limit() {
     let (world, ada) = founded(&[
         ("TENANTRY__MEMBERS__INVITE_LINKS_MAX", "3"),
         ("TENANTRY__MEMBERS__INVITE_LINK_TTL", "2h"),
@@ -413,7 +413,7 @@ async fn of_links_made_at_once_none_is_too_many() {
 }
 
 #[tokio::test]
-async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
+async fn many_concurrent_requests_create_one_invitation_and_one_mail() {
     let (world, ada) = founded(&[
         ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "5"),
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100"),
@@ -446,7 +446,7 @@ async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
 /// Otherwise whoever was removed, or given less than the link gives, would leave and be let in
 /// again.
 #[tokio::test]
-async fn who_was_a_member_once_comes_back_when_they_are_asked_to_and_not_by_a_link() {
+async fn a_former_member_can_rejoin_only_by_a_personal_invitation() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let (bob, eve) = (
@@ -503,7 +503,7 @@ async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitati
 
 /// Nor with another account: the address that they had is known, too.
 #[tokio::test]
-async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_somebody_new() {
+async fn a_removed_member_with_a_changed_email_cannot_rejoin_by_a_link() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let bob = people.join(&ada, "bob@example.com", Role::Viewer).await;
@@ -528,7 +528,7 @@ async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_so
 
 /// What links lead to leaves room for those who are invited in person.
 #[tokio::test]
-async fn links_fill_half_of_the_invitations_that_may_wait() {
+async fn links_use_at_most_half_of_the_pending_invitations() {
     let limit = [("TENANTRY__MEMBERS__INVITATIONS_MAX", "4")];
     let (world, ada) = founded(&limit).await;
     let link = token(&make(&world, &ada, "viewer").await);
@@ -552,7 +552,7 @@ async fn links_fill_half_of_the_invitations_that_may_wait() {
 
 /// Whom the tenant suspended by an operator meanwhile would have invited, it does not.
 #[tokio::test]
-async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
+async fn a_request_before_the_tenant_was_suspended_sends_no_invitation() {
     let (world, ada) = founded(&[]).await;
     let link = token(&make(&world, &ada, "viewer").await);
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
@@ -569,7 +569,7 @@ async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
 
 /// Whoever gave it may not any more: the link's maker may.
 #[tokio::test]
-async fn a_void_invitation_stands_in_nobodys_way() {
+async fn an_invitation_that_is_not_valid_does_not_block_a_new_one() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -596,7 +596,7 @@ async fn a_void_invitation_stands_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
+async fn neither_jobs_nor_logs_contain_the_email_or_the_token() {
     let (world, ada) = founded_in(World::spawned(&[]).await).await;
     let link = token(&make(&world, &ada, "viewer").await);
     join(&world, &link, "canary-address@example.com").await.expect(StatusCode::ACCEPTED);
@@ -621,7 +621,7 @@ async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
 }
 
 #[tokio::test]
-async fn the_link_opens_a_page_whose_form_asks_for_the_address() {
+async fn the_link_opens_a_page_with_a_form_for_the_email() {
     let (world, ada) = founded(&[]).await;
     let made = make(&world, &ada, "member").await;
     let (link, page) = (token(&made), "/invite-links/join");

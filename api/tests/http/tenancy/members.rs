@@ -49,7 +49,7 @@ fn emails(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
+async fn members_are_listed_in_pages_and_found_by_name_email_and_role() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -107,7 +107,7 @@ async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
 }
 
 #[tokio::test]
-async fn a_query_that_makes_no_sense_is_refused_at_once() {
+async fn an_invalid_query_is_rejected() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -140,7 +140,7 @@ async fn a_query_that_makes_no_sense_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
+async fn a_demoted_member_loses_permissions_at_the_next_request_on_every_process() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
@@ -182,7 +182,7 @@ async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Per
 }
 
 #[tokio::test]
-async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
+async fn a_removed_member_loses_only_this_tenant_at_once() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -204,7 +204,7 @@ async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_out_at_once_on_every_process_and_elsewhere_still_in() {
+async fn a_member_who_leaves_loses_only_this_tenant_on_every_process() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
@@ -244,7 +244,7 @@ async fn who_leaves_is_out_at_once_on_every_process_and_elsewhere_still_in() {
 }
 
 #[tokio::test]
-async fn an_owner_who_leaves_proved_of_late_who_they_are() {
+async fn an_owner_needs_recent_authentication_to_leave() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -269,7 +269,7 @@ async fn an_owner_who_leaves_proved_of_late_who_they_are() {
 }
 
 #[tokio::test]
-async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
+async fn role_changes_and_removals_send_a_mail() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "1s")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -319,7 +319,7 @@ async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
 
 /// An admin who cannot decide fills no inbox.
 #[tokio::test]
-async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
+async fn repeated_role_changes_send_one_mail_with_the_latest_role() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "3s")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -341,7 +341,7 @@ async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
 }
 
 #[tokio::test]
-async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
+async fn members_cannot_set_higher_roles_or_change_higher_members() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -361,7 +361,7 @@ async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
 }
 
 #[tokio::test]
-async fn the_last_owner_stays() {
+async fn the_last_owner_cannot_be_removed() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -373,7 +373,7 @@ async fn the_last_owner_stays() {
 }
 
 #[tokio::test]
-async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
+async fn one_owner_remains_if_two_remove_or_demote_each_other() {
     let world = World::new().await;
     let people = People::of(&world).await;
     for round in 0..15 {
@@ -393,7 +393,7 @@ async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
 }
 
 #[tokio::test]
-async fn two_owners_who_leave_at_once_leave_one() {
+async fn one_owner_remains_if_two_leave_at_once() {
     let world = World::new().await;
     let people = People::of(&world).await;
     for round in 0..15 {
@@ -414,7 +414,7 @@ async fn two_owners_who_leave_at_once_leave_one() {
 
 /// Neither by signing in there nor by coming from another tenant.
 #[tokio::test]
-async fn no_session_is_left_where_its_person_has_just_left() {
+async fn no_session_remains_in_a_tenant_after_leaving_it() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -451,7 +451,7 @@ async fn no_session_is_left_where_its_person_has_just_left() {
 }
 
 #[tokio::test]
-async fn who_became_an_owner_is_offered_no_ownership_any_more() {
+async fn becoming_an_owner_ends_pending_offers_of_ownership() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -476,7 +476,7 @@ async fn who_became_an_owner_is_offered_no_ownership_any_more() {
 }
 
 #[tokio::test]
-async fn nobody_is_mailed_offers_without_a_bound() {
+async fn mails_about_offers_of_ownership_are_limited() {
     let world = World::with(&[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "2")]).await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -496,7 +496,7 @@ async fn nobody_is_mailed_offers_without_a_bound() {
 }
 
 #[tokio::test]
-async fn ownership_is_handed_on_by_acceptance_alone() {
+async fn ownership_is_transferred_only_by_acceptance() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -549,7 +549,7 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
 }
 
 #[tokio::test]
-async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
+async fn an_offer_of_ownership_can_be_cancelled_declined_or_expire() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;

@@ -156,7 +156,7 @@ fn path(domain: &Value) -> String {
 const DAY_MS: i64 = 86_400_000;
 
 #[tokio::test]
-async fn a_domain_is_verified_by_its_record_and_by_no_other() {
+async fn a_domain_is_verified_only_by_its_own_record() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, eve) =
@@ -212,7 +212,7 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
 }
 
 #[tokio::test]
-async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while() {
+async fn unresponsive_name_servers_are_reported_and_do_not_end_the_verification_at_once() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "1d")]).await;
     let ada = People::of(&dns.world).await.founder("ada@example.com").await;
     let added = dns.add(&ada, "corp.example").await;
@@ -240,7 +240,7 @@ async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while
 }
 
 #[tokio::test]
-async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
+async fn a_domain_without_its_record_is_released_after_the_grace_period() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "3d")]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob) =
@@ -271,7 +271,7 @@ async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
 }
 
 #[tokio::test]
-async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_that() {
+async fn registering_with_an_email_of_the_domain_sends_an_invitation() {
     let dns = Dns::new(&[]).await;
     let world = &dns.world;
     let ada = People::of(world).await.founder("ada@example.com").await;
@@ -325,7 +325,7 @@ async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_tha
 }
 
 #[tokio::test]
-async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
+async fn an_existing_user_sees_joinable_tenants_and_is_invited_once() {
     let dns = Dns::new(&[
         ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "5"),
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100"),
@@ -373,7 +373,7 @@ async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
 }
 
 #[tokio::test]
-async fn who_was_removed_is_not_invited_by_their_address_again() {
+async fn a_removed_member_is_not_invited_by_the_domain_again() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, founder) =
@@ -412,7 +412,7 @@ impl Change for Belong {
 }
 
 #[tokio::test]
-async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_not() {
+async fn automatic_invitations_respect_the_rules_and_the_choosers_permission() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob) =
@@ -464,7 +464,7 @@ async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_n
 }
 
 #[tokio::test]
-async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
+async fn a_domain_cannot_invite_with_a_role_beyond_the_callers_own() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let ada = people.founder("ada@example.com").await;
@@ -524,7 +524,7 @@ async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
 }
 
 #[tokio::test]
-async fn a_domain_that_makes_no_sense_is_refused_and_of_many_none_is_too_many() {
+async fn an_invalid_domain_is_rejected_and_the_limit_is_not_exceeded() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAINS_MAX", "3")]).await;
     let ada = People::of(&dns.world).await.founder("ada@example.com").await;
     for wrong in [
@@ -555,7 +555,7 @@ async fn a_domain_that_makes_no_sense_is_refused_and_of_many_none_is_too_many() 
 }
 
 #[tokio::test]
-async fn many_who_ask_for_the_same_check_make_one() {
+async fn concurrent_requests_for_a_check_run_one_check() {
     let (world, server) = (World::new().await, NameServer::start().await.unwrap());
     let ada = People::of(&world).await.founder("ada@example.com").await;
     let added = add(&world, &ada, "corp.example").await.expect(StatusCode::CREATED).json();

@@ -89,7 +89,7 @@ async fn give_second_factor(world: &World, person: &Person) {
 }
 
 #[tokio::test]
-async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
+async fn the_rules_are_read_replaced_as_a_whole_and_recorded() {
     let (world, ada) = founded().await;
     let none = world.client.get_as(&ada.token, SECURITY).await.expect(StatusCode::OK);
     assert_eq!(none.json(), rules(&json!({})));
@@ -127,7 +127,7 @@ async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
 }
 
 #[tokio::test]
-async fn what_is_out_of_bounds_is_refused_field_by_field() {
+async fn values_out_of_bounds_are_rejected_for_each_field() {
     let (world, ada) = founded().await;
     let refused = async |some: Value| {
         let refused = put(&world, &ada.token, &some).await;
@@ -193,7 +193,7 @@ async fn what_is_out_of_bounds_is_refused_field_by_field() {
 }
 
 #[tokio::test]
-async fn a_member_without_the_permission_neither_sees_nor_changes_the_rules() {
+async fn a_member_without_the_permission_cannot_read_or_change_the_rules() {
     let (world, ada) = founded().await;
     let people = People::of(&world).await;
     for role in [Role::Member, Role::Billing, Role::Viewer] {
@@ -212,7 +212,7 @@ async fn a_member_without_the_permission_neither_sees_nor_changes_the_rules() {
 }
 
 #[tokio::test]
-async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
+async fn a_change_based_on_an_old_state_is_rejected_and_can_be_repeated() {
     let (world, ada) = founded().await;
     let bob = People::of(&world).await.join(&ada, "bob@example.com", Role::Admin).await;
     let put_if = async |person: &Person, etag: &str, some: Value| {
@@ -251,7 +251,7 @@ async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
 }
 
 #[tokio::test]
-async fn a_role_is_changed_from_the_state_that_was_seen() {
+async fn a_role_change_requires_the_state_that_was_read() {
     let (world, ada) = founded().await;
     let body = |name: &str| json!({ "name": name, "permissions": ["users:read"] });
     let made = world
@@ -317,7 +317,7 @@ async fn age(world: &World, login: &Value, begun: Duration, unused: Duration) {
 }
 
 #[tokio::test]
-async fn a_session_that_is_unused_for_longer_than_the_tenant_allows_is_over_at_once_everywhere() {
+async fn a_session_idle_for_longer_than_the_tenant_allows_ends_everywhere() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let (_second_api, second) = world.another_api().await;
@@ -338,7 +338,7 @@ async fn a_session_that_is_unused_for_longer_than_the_tenant_allows_is_over_at_o
 }
 
 #[tokio::test]
-async fn a_session_that_is_older_than_the_tenant_allows_is_over_at_once() {
+async fn a_session_older_than_the_tenant_allows_ends_at_once() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     age(&world, &bob, Duration::from_mins(90), Duration::ZERO).await;
@@ -365,7 +365,7 @@ fn seconds_between(from: &Value, to: &Value) -> i64 {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_told_when_the_session_ends_under_the_tenants_rules() {
+async fn responses_state_the_end_of_the_session_under_the_tenants_rules() {
     let world = World::new().await;
     let (ada, _) = signed_in(&world).await;
     set(&world, &ada, json!({ "session_idle_minutes": 10, "session_absolute_hours": 1 })).await;
@@ -426,7 +426,7 @@ fn user(login: &Value) -> UserId {
 }
 
 #[tokio::test]
-async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
+async fn a_session_follows_the_rules_of_its_current_tenant() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -459,7 +459,7 @@ async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_process() {
+async fn every_process_allows_access_only_from_the_tenants_ip_addresses() {
     let world = World::with(PROXIED).await;
     let ada = People::of(&world).await.founder("ada@example.com").await;
     let (_second_api, second) = world.another_api_with(PROXIED).await;
@@ -494,7 +494,7 @@ async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_proces
 }
 
 #[tokio::test]
-async fn without_a_trusted_proxy_nobody_says_where_they_come_from() {
+async fn without_a_trusted_proxy_forwarded_ip_addresses_are_ignored() {
     let (world, ada) = founded().await;
     set(&world, &ada, json!({ "ip_allowlist": ["127.0.0.1"] })).await;
     get_from(&world.client, OUTSIDE, &ada.token).await.expect(StatusCode::OK);
@@ -511,7 +511,7 @@ async fn without_a_trusted_proxy_nobody_says_where_they_come_from() {
 }
 
 #[tokio::test]
-async fn nobody_locks_themselves_out() {
+async fn a_change_that_locks_out_its_caller_is_rejected() {
     let (world, ada) = founded().await;
     for list in [json!(["192.0.2.0/24"]), json!(["::1", "10.0.0.0/8"]), json!(["127.0.0.2"])] {
         let refused = put(&world, &ada.token, &json!({ "ip_allowlist": list })).await;
@@ -527,7 +527,7 @@ async fn nobody_locks_themselves_out() {
 }
 
 #[tokio::test]
-async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_nothing_is_lost() {
+async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_without_loss() {
     let world = World::with(PROXIED).await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -610,7 +610,7 @@ async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_no
 }
 
 #[tokio::test]
-async fn new_passwords_are_as_long_as_the_strictest_of_ones_tenants_asks() {
+async fn new_passwords_must_satisfy_the_strictest_tenant_of_the_user() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -682,7 +682,7 @@ async fn link(world: &World, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
+async fn only_emails_at_the_allowed_domains_are_invited_and_join() {
     let (world, ada) = founded().await;
     let invite = async |email: &str| {
         let body = json!({ "email": email, "role": "viewer" });
@@ -722,7 +722,7 @@ async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
 }
 
 #[tokio::test]
-async fn of_a_list_each_line_is_held_against_the_domains() {
+async fn each_line_of_a_list_is_checked_against_the_allowed_domains() {
     let (world, ada) = founded().await;
     set(&world, &ada, json!({ "allowed_email_domains": ["example.com"] })).await;
     let lines = json!({ "invitations": [
@@ -750,7 +750,7 @@ async fn of_a_list_each_line_is_held_against_the_domains() {
 }
 
 #[tokio::test]
-async fn one_tenants_rules_are_nothing_to_another() {
+async fn the_rules_of_one_tenant_do_not_affect_another() {
     let world = World::with(PROXIED).await;
     let people = People::of(&world).await;
     let (ada, eve) =

@@ -491,7 +491,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_a_text_and_comes_back() {
+    fn a_cursor_parses_from_its_own_text() {
         let cursors = [
             Cursor::Entry("1700000000000-7".to_owned()),
             Cursor::Member { score: -3, member: vec![0, 255, b'.'] },

@@ -94,7 +94,7 @@ fn every_job_is_in_exactly_one_place_whatever_happens() {
 }
 
 #[test]
-fn a_crowd_loses_no_job_and_leaves_nothing_behind() {
+fn concurrent_consumers_lose_no_job_and_leave_nothing_behind() {
     let queues = Queues::new();
     let case = (specs(), ops_of(0), ops_of(1), ops_of(2));
     let tried = runner(CROWDS).run(&case, |(specs, first, second, third)| -> TestCaseResult {

@@ -127,7 +127,7 @@ async fn take_over(broker: &Broker, entry: &Entry) {
 }
 
 #[tokio::test]
-async fn a_stale_holder_cannot_settle_what_was_taken_over() {
+async fn a_stale_consumer_cannot_settle_a_job_that_was_taken_over() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -146,7 +146,7 @@ async fn a_stale_holder_cannot_settle_what_was_taken_over() {
 }
 
 #[tokio::test]
-async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
+async fn a_stale_consumer_cannot_settle_a_job_that_was_taken_over_and_put_back() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -160,7 +160,7 @@ async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
 }
 
 #[tokio::test]
-async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
+async fn an_id_is_enqueued_once_while_it_is_queued_running_or_recently_finished() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let first = job();
@@ -178,7 +178,7 @@ async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
 }
 
 #[tokio::test]
-async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
+async fn at_maxmemory_new_jobs_are_rejected_and_queued_ones_run() {
     let env = TestEnv::new().await.with_own_redis().await;
     let broker = broker_sharing(&env, 1, None).await;
     push(&broker, &[job(), job(), job(), job_in(Duration::from_millis(1))]).await;
@@ -256,7 +256,7 @@ async fn dead_letters_are_bounded_in_number() {
 }
 
 #[tokio::test]
-async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
+async fn the_ids_of_a_lost_stream_are_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (ready, later) = (job(), job_in(Duration::from_hours(1)));
@@ -276,7 +276,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
 }
 
 #[tokio::test]
-async fn what_redis_refuses_is_not_known_afterwards() {
+async fn a_job_that_redis_rejected_is_not_remembered() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let connection = &mut broker.connections.shared();
@@ -307,7 +307,7 @@ fn tenants() -> (TenantId, TenantId) {
 }
 
 #[tokio::test]
-async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
+async fn jobs_beyond_a_tenants_limit_wait_in_its_list() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 3, None).await;
     let (a, b) = tenants();
@@ -348,7 +348,7 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
 }
 
 #[tokio::test]
-async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
+async fn a_tenants_rate_admits_its_jobs_one_by_one() {
     let env = TestEnv::new().await;
     let rate = config::Rate { permits: 20, per: Duration::from_secs(1) };
     let broker = broker_sharing(&env, 100, Some(rate)).await;
@@ -372,7 +372,7 @@ async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
 }
 
 #[tokio::test]
-async fn the_queues_rate_is_one_for_all_workers() {
+async fn the_queues_rate_is_shared_by_all_workers() {
     let env = TestEnv::new().await;
     let mut broker = broker(&env).await;
     let rate = Some(config::Rate { permits: 100, per: Duration::from_secs(1) });
@@ -395,7 +395,7 @@ async fn the_queues_rate_is_one_for_all_workers() {
 }
 
 #[tokio::test]
-async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
+async fn jobs_lost_with_the_stream_do_not_block_their_tenant() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 2, None).await;
     let (a, _) = tenants();
@@ -414,7 +414,7 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
 }
 
 #[tokio::test]
-async fn a_job_is_cancelled_wherever_it_is() {
+async fn a_job_can_be_cancelled_in_every_place() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 2, None).await;
     let (a, _) = tenants();
@@ -484,8 +484,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_in_is_not_dropped()
-{
+async fn a_dropped_duplicate_is_rejected_later_unless_it_was_enqueued_in_the_meantime() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let again = |push: &Push| Push {
@@ -514,7 +513,7 @@ async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_
 }
 
 #[tokio::test]
-async fn a_key_held_for_a_time_is_free_afterwards() {
+async fn a_key_with_a_time_limit_is_free_afterwards() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let window = Window::For(Duration::from_millis(300));
@@ -531,7 +530,7 @@ async fn a_key_held_for_a_time_is_free_afterwards() {
 }
 
 #[tokio::test]
-async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share() {
+async fn jobs_of_a_removed_consumer_are_enqueued_again_within_the_tenants_limit() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (a, _) = tenants();
@@ -606,7 +605,7 @@ fn copy(push: &Push) -> Push {
 }
 
 #[tokio::test]
-async fn a_job_cancelled_twice_while_it_waited_does_not_run() {
+async fn a_job_cancelled_twice_while_waiting_does_not_run() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -618,7 +617,7 @@ async fn a_job_cancelled_twice_while_it_waited_does_not_run() {
 }
 
 #[tokio::test]
-async fn what_was_cancelled_in_a_list_is_not_known_once_the_stream_was_lost() {
+async fn a_job_cancelled_in_a_list_is_forgotten_with_a_lost_stream() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -632,7 +631,7 @@ async fn what_was_cancelled_in_a_list_is_not_known_once_the_stream_was_lost() {
 }
 
 #[tokio::test]
-async fn jobs_lost_before_others_came_in_are_forgotten() {
+async fn jobs_lost_before_others_were_enqueued_are_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -647,7 +646,7 @@ async fn jobs_lost_before_others_came_in_are_forgotten() {
 }
 
 #[tokio::test]
-async fn a_lost_group_delivers_everything_anew() {
+async fn a_lost_group_delivers_everything_again() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -688,7 +687,7 @@ async fn a_job_asked_to_stop_is_not_put_back() {
 }
 
 #[tokio::test]
-async fn a_job_that_died_before_it_stopped_runs_when_it_is_replayed() {
+async fn a_job_that_died_before_it_stopped_runs_when_it_is_retried() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let letter = envelope(None);
@@ -726,7 +725,7 @@ async fn a_cancelled_job_leaves_no_unique_key_behind() {
 }
 
 #[tokio::test]
-async fn a_stale_holder_does_not_let_go_of_a_unique_key() {
+async fn a_stale_consumer_does_not_release_a_unique_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let unique = Some(UniqueKey::new(
@@ -762,7 +761,7 @@ async fn add_entry(broker: &Broker, fields: &[(&str, &[u8])]) {
 }
 
 #[tokio::test]
-async fn poison_is_settled_by_its_holder_and_once() {
+async fn poison_is_settled_once_and_only_by_its_owner() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     add_entry(&broker, &[("e", b"not an envelope")]).await;
@@ -785,7 +784,7 @@ async fn an_entry_whose_job_has_no_place_does_not_loop() {
 }
 
 #[tokio::test]
-async fn a_delayed_job_that_is_handed_over_again_has_its_row_looked_at() {
+async fn a_delayed_job_that_is_enqueued_again_has_its_row_checked() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     broker.push(QUEUE, &[job_in(Duration::from_millis(1))], HandIn::Again).await.unwrap();
@@ -797,7 +796,7 @@ async fn a_delayed_job_that_is_handed_over_again_has_its_row_looked_at() {
 }
 
 #[tokio::test]
-async fn a_place_without_its_entry_is_swept_away() {
+async fn a_place_without_its_entry_is_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (gone, there, later) = (job(), job(), job_in(Duration::from_hours(1)));
@@ -818,7 +817,7 @@ async fn a_place_without_its_entry_is_swept_away() {
 }
 
 #[tokio::test]
-async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
+async fn a_cancelled_job_is_removed_however_its_attempt_ends() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 4, None).await;
     let (a, _) = tenants();
@@ -840,7 +839,7 @@ async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_job_cancelled_on_its_way_to_redis_is_not_taken() {
+async fn a_job_cancelled_before_it_reaches_redis_is_rejected() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let late = job();
@@ -908,7 +907,7 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
 }
 
 #[tokio::test]
-async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_now() {
+async fn a_lost_unique_job_is_enqueued_again_even_if_another_holds_its_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (lost, holder) =
@@ -924,7 +923,7 @@ async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_no
 }
 
 #[tokio::test]
-async fn what_is_swept_away_gives_back_its_tenants_share() {
+async fn a_forgotten_place_no_longer_counts_towards_the_tenants_limit() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -937,7 +936,7 @@ async fn what_is_swept_away_gives_back_its_tenants_share() {
 }
 
 #[tokio::test]
-async fn a_flood_that_was_cancelled_is_taken_out_of_its_list_in_steps() {
+async fn a_large_cancelled_backlog_is_removed_in_steps() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (a, _) = tenants();

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_sees_what_is_there_and_what_comes() {
+    async fn waiting_finds_existing_and_new_mails() {
         let inbox = Arc::new(Inbox::new(10));
         inbox.receive(mail("there")).unwrap();
         assert_eq!(inbox.wait_for(|mail| mail.subject == "there").await.subject, "there");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_cut_short_by_a_crash_costs_only_itself() {
+    fn a_line_cut_short_by_a_crash_loses_only_that_mail() {
         let folder = tempfile::tempdir().unwrap();
         let inbox = Inbox::open(folder.path(), 9).unwrap();
         inbox.receive(mail("whole")).unwrap();

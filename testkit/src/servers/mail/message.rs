@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_is_read_whole() {
+    fn a_mail_is_parsed_completely() {
         let raw = "From: Tenantry <no-reply@example.com>\r\nTo: a@example.com\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n\
             Message-ID: <1@example.com>\r\nReceived: one\r\nReceived: two\r\n three\r\nMIME-Version: 1.0\r\n\
             Content-Type: multipart/alternative; boundary=b\r\n\r\n\
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_of_one_kind_has_no_other() {
+    fn a_mail_with_one_part_has_no_other() {
         let text = Mail::read(b"Subject: x\r\n\r\nplain\r\n", "s@example.com", Vec::new());
         assert_eq!(
             (text.from.as_str(), text.text.as_str(), text.html.as_str()),
