@@ -1,4 +1,4 @@
-//! What every answer has in common: request ids, problem details, headers, paths and methods.
+//! What all responses have in common: request ids, problem details, headers, paths and methods.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Whatever is sent, the answer is a problem with a 4xx status, and nothing is written.
+//! Invalid input is answered with a problem with a 4xx status, and nothing is written.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ const POSTS: &[&str] = &[
     "/api/auth/login",
 ];
 
-/// A body that would be accepted, with `field` set to `value`.
+/// A valid body, except that `field` is set to `value`.
 fn register_with(field: &str, value: Value) -> Value {
     let mut body = json!({ "email": "ada@example.com", "password": "correct horse", "name": "Ada", "tenant_name": "Engines" });
     body[field] = value;
@@ -238,7 +238,7 @@ async fn a_very_long_password_is_rejected_before_it_is_hashed() {
     assert_eq!(hashed(&metrics().await), before);
 }
 
-/// The best of a few tries: what it costs, not what else the machine does.
+/// The fastest of a few attempts, which excludes other load on the machine.
 async fn quickest(mut ask: impl AsyncFnMut() -> Answer) -> (Duration, Answer) {
     let mut best: Option<(Duration, Answer)> = None;
     for _ in 0..5 {
@@ -329,7 +329,7 @@ async fn expensive_queries_are_rejected_quickly() {
             expect_refused_quickly(&format!("{path}?{query:.40}"), answer);
         }
     }
-    // What looks like a pattern is looked for as it is written.
+    // Characters of a pattern are searched for literally.
     for wanted in ["%5E(a%7Caa)%2B%24", ".*", &"a".repeat(6_000)] {
         let found = quickest(async || {
             world.client.get_as(&token, &format!("/api/tenant/users?q={wanted}")).await

@@ -1,5 +1,5 @@
-//! The OpenAPI document says what the code does, and can be read. That each answer is as it says is
-//! checked by the client of every test ([`crate::document::check`]).
+//! The OpenAPI document matches the code and can be read. The client of all tests checks every
+//! response against it ([`crate::document::check`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +80,7 @@ async fn bodies_are_parsed_as_documented() {
     }
 }
 
-/// What another specification describes is an object.
+/// An object that another specification describes.
 fn is_object(says: &'static Value) -> bool {
     let either = says["oneOf"].as_array().into_iter().flatten();
     either.chain([says]).map(resolved).any(|says| {

@@ -1,4 +1,4 @@
-//! Bounds: what is too much is refused early, with word when to come back.
+//! Limits: excess requests are rejected early, with the time to retry.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn address(world: &World) -> String {
     world.api.url().trim_start_matches("http://").to_owned()
 }
 
-/// Everything the server sends until it closes the connection.
+/// Everything that the server sends until it closes the connection.
 async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = timeout(DEADLINE, stream.read_to_end(&mut text))
@@ -51,8 +51,8 @@ async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
 #[tokio::test]
 async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
     let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    // A request whose body never comes holds the only place. One that meets a look at the place is
-    // shed itself.
+    // A request without its body occupies the only slot. A request that arrives during the check of
+    // the slot is shed itself.
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
     let mut holders = Vec::new();
     let shed = eventually("a request is shed", async || {
@@ -99,7 +99,7 @@ async fn a_client_that_sends_its_head_slowly_is_disconnected() {
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
 }
 
-/// A request whose head announces a body that does not follow.
+/// A request with a `Content-Length` but without the body.
 fn head_of(path: &str, content_type: &str, length: usize) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
@@ -183,7 +183,7 @@ async fn invalid_http_does_not_affect_other_clients() {
         endless.as_str(),
     ] {
         let mut stream = TcpStream::connect(address(&world)).await.unwrap();
-        // It may hang up on us before we are done: so much the better.
+        // The server may disconnect before everything is sent, which is fine.
         let _ = stream.write_all(garbage.as_bytes()).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();

@@ -1,5 +1,5 @@
-//! The API over HTTP, against real servers. One binary, so that it is linked once; each module is
-//! named by the rules it protects.
+//! The API over HTTP, against real servers. One binary, so that it is linked only once; each module
+//! is named after what it tests.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "tests prepare rows beside the API")]

@@ -1,5 +1,5 @@
-//! What operators do with people's accounts and with tenants, by the program's own commands:
-//! effective everywhere within a second, whether or not Redis is there, and written down.
+//! Operators' commands for accounts and tenants: effective everywhere within a second, with and
+//! without Redis, and recorded.
 
 use std::{
     process::Output,
@@ -34,14 +34,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// What a command prints that succeeds and complains of nothing.
+/// Output of a command that succeeds without errors.
 #[track_caller]
 fn printed(output: &Output) -> String {
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     text(&output.stdout)
 }
 
-/// What a command complains of that fails.
+/// Error output of a command that fails.
 #[track_caller]
 fn complaint(output: &Output, status: i32) -> String {
     assert!(output.status.code() == Some(status) && output.stdout.is_empty(), "{output:?}");
@@ -75,9 +75,9 @@ fn expect_disabled(answer: Answer) {
     answer.expect_problem(StatusCode::FORBIDDEN, "account_disabled");
 }
 
-/// What a hijacker prepared before an operator stopped the account.
+/// Prepared by an attacker before an operator disabled the account.
 #[tokio::test]
-async fn invitations_of_a_disabled_user_are_not_valid() {
+async fn invitations_and_ownership_offers_of_a_disabled_user_are_not_valid() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder(ADA).await;
@@ -203,7 +203,7 @@ async fn neither_a_new_password_nor_an_invitation_enables_an_account() {
         .expect(StatusCode::CREATED);
     printed(&disable(&world, &ada.user.to_string()).await);
 
-    // Who asks for a mail is told the same as everybody.
+    // The response to requests for mails is the same for every account.
     let asked = async |email: &str| {
         let answer =
             world.client.post("/api/auth/password/forgot", &json!({ "email": email })).await;
@@ -282,7 +282,7 @@ async fn an_operators_actions_are_recorded_with_operator_and_reason() {
     assert!(operator_of(&world, events[0].id).await.is_some_and(|name| !name.is_empty()));
 }
 
-/// The operating system's user who did it, by what is kept beside the event.
+/// The operating-system user in the context of the event.
 async fn operator_of(world: &World, event: EventId) -> Option<String> {
     let contexts = world.store.records::<AuditContext>(PlatformScope);
     contexts.find(doc! { "_id": event }).await.unwrap().and_then(|context| context.name)

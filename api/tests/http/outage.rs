@@ -1,4 +1,5 @@
-//! While the database is away requests are refused quickly, and once it is back all is as before.
+//! While the database is unavailable, requests are rejected quickly; afterwards everything works
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use testkit::testing::TestEnv;
 
 use crate::support::{Database, PASSWORD, World, eventually};
 
-/// Long enough for the outage to be noticed on a busy machine, and far from any request's timeout.
+/// Enough time to notice the outage on a busy machine, and much less than the timeout of a request.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
-/// What "at once" means on a busy machine.
+/// Upper bound of "at once" on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The pages that links in mail open: without script, and leaking nothing.
+//! The pages that links in mails open: without scripts, and without leaking the token.
 
 use domain::{
     identity::registrations::Registration, people::users::User, tenancy::tenants::Tenant,
@@ -82,7 +82,7 @@ async fn a_page_without_a_usable_token_reports_it() {
         &endless,
     ] {
         let answer = world.client.get(path).await;
-        // A lone wrong byte is replaced, as browsers do, and refused when the form is posted.
+        // A single invalid byte is replaced, as in browsers, and rejected when the form is sent.
         if path.ends_with("%ff") {
             answer.expect(StatusCode::OK);
         } else {

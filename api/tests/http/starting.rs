@@ -1,4 +1,4 @@
-//! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
+//! Starting: an invalid configuration or schema is reported in plain words and prevents the start.
 
 use common::db::{Data, PlatformScope, Process, Record};
 use domain::{people::users::User, platform::demo, tenancy::tenants::Tenant};
@@ -9,7 +9,7 @@ use testkit::testing::TestEnv;
 
 use crate::support::{Database, World, run};
 
-/// Where a database stands, as it is stored.
+/// The state of a database, as stored.
 #[derive(Serialize, Deserialize)]
 struct SchemaRow {
     #[serde(rename = "_id")]
@@ -23,14 +23,14 @@ impl Record for SchemaRow {
     const DATA: Data = Data::of_platform();
 }
 
-/// Lets the database look as if a newer release had prepared it.
+/// Makes the database look as if a newer release had prepared it.
 async fn prepared_by_newer(database: &Database, readable_from: i32) {
     let state = doc! { "$set": { "generation": 10_000, "readable_from": readable_from } };
     let rows = database.store.records::<SchemaRow>(PlatformScope);
     assert!(rows.update(doc! { "_id": "schema" }, state).await.unwrap());
 }
 
-/// A process that is running, or so it seems.
+/// Registers a running process.
 fn running(database: &Database, generation: i32) -> Process {
     let (id, now) = (database.store.clock().id(), database.store.clock().now());
     Process {
@@ -136,7 +136,7 @@ async fn migrating_is_idempotent_and_reported() {
     let users = "expand    create collection users with index users_email";
     assert!(plan.lines().any(|line| line == users), "{plan}");
     assert_eq!(plan.lines().count(), domain::schema().collections.len());
-    // The leases came with the lease.
+    // The lease collection was created by the lease.
     assert!(told(&["migrate", "up"]).await.contains(users));
     for again in ["plan", "up"] {
         assert_eq!(told(&["migrate", again]).await, "nothing to do\n");
@@ -202,7 +202,7 @@ async fn a_release_serves_restarts_and_rolls_back_on_the_schema_of_the_next() {
     let up = world.run(&["migrate", "up"], &[]).await;
     assert!(up.status.success());
     assert!(text(&up.stdout).contains("nothing to do"), "{}", text(&up.stdout));
-    // It waits until the process is ready.
+    // The command waits until the process is ready.
     world.another_process().await;
 }
 
@@ -222,7 +222,7 @@ async fn a_process_is_listed_while_it_runs() {
 #[tokio::test]
 async fn a_taken_port_is_reported_with_its_key() {
     let world = World::new().await;
-    // The world's own API has both ports; each attempt moves one out of the way.
+    // The API of the world uses both ports; each attempt changes one of them.
     for (key, moved) in [
         ("api.listen", "TENANTRY__API__INTERNAL_LISTEN"),
         ("api.internal_listen", "TENANTRY__API__LISTEN"),

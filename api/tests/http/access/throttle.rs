@@ -1,4 +1,4 @@
-//! Guessing passwords and flooding mailboxes comes to an end, and shuts nobody out.
+//! Limits on guessing passwords and requesting mails, which do not lock out the account's owner.
 
 use common::{
     crypto::LinkToken,
@@ -30,15 +30,15 @@ const WRONG: &str = "wrong horse";
 const FORGOT: &str = "/api/auth/password/forgot";
 const RESEND: &str = "/api/auth/verify-email/resend";
 
-/// Failures let through about an account, and from a network.
+/// Failures allowed per account, and per network.
 const FEW: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "5"),
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "12"),
 ];
-/// The tests' own address is that of a proxy, so that they can come from anywhere.
+/// The IP address of the tests is that of a trusted proxy, so that they can simulate any client.
 const BEHIND_PROXY: &[(&str, &str)] = &[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.0/8")];
 
-/// Signs in as a client that is (or says to be) at `address`.
+/// Signs in as a client that is (or claims to be) at the IP address `address`.
 async fn login_from(world: &World, address: &str, email: &str, password: &str) -> Answer {
     let request =
         world.client.request(Method::POST, "/api/auth/login").header("x-forwarded-for", address);
@@ -53,7 +53,7 @@ fn expect_throttled(answer: Answer) -> Answer {
     answer
 }
 
-/// Who stole a session guesses the password no further than at the door, wherever it is asked for.
+/// A stolen session allows no more guesses than the sign-in, on any route.
 #[tokio::test]
 async fn all_routes_that_check_a_password_share_one_count() {
     let world = World::with(FEW).await;
@@ -173,7 +173,7 @@ async fn a_stranger_cannot_lock_the_owner_out_of_known_networks() {
     }
     expect_throttled(login_from(&world, "198.51.100.99", ADA, PASSWORD).await);
     login_from(&world, "192.0.2.1", ADA, PASSWORD).await.expect(StatusCode::OK);
-    // Someone else there may guess as often as anybody, and no more.
+    // Someone else on that network has as many attempts as anyone, and no more.
     for _ in 0..5 {
         login_from(&world, "192.0.2.1", ADA, WRONG)
             .await
@@ -210,12 +210,12 @@ async fn a_spoofed_ip_address_does_not_bypass_the_throttle() {
 
     let world = World::with(&[few, BEHIND_PROXY].concat()).await;
     for number in 0..10 {
-        // What the client wrote itself stands before what the proxy added.
+        // Entries that the client wrote precede the one that the proxy added.
         guess(&world, number, format!("203.0.113.{number}, 192.0.2.1")).await;
     }
     expect_throttled(guess(&world, 11, "203.0.113.99, 192.0.2.1".to_owned()).await);
     guess(&world, 12, "192.0.2.2".to_owned()).await.expect(StatusCode::UNAUTHORIZED);
-    // A subscriber has all addresses of a /64.
+    // A subscriber has all IP addresses of a /64.
     for number in 0..5 {
         guess(&world, number, format!("2001:db8:0:1::{number}"))
             .await
@@ -249,7 +249,7 @@ async fn the_owner_is_notified_once_and_no_mail_is_sent_without_an_account() {
     world.make_account(ADA).await;
     for _ in 0..3 {
         for email in [ADA, "nobody@example.com"] {
-            // Filled anew in each window.
+            // Reset in each window.
             eventually("it is throttled", async || {
                 (world.login(email, WRONG).await.status == StatusCode::TOO_MANY_REQUESTS)
                     .then_some(())
@@ -320,7 +320,7 @@ async fn guessed_links_are_throttled() {
     expect_throttled(world.client.post("/api/auth/password/reset", &body).await);
 }
 
-/// The token of a fresh invitation into the tenant of `inviter`.
+/// The token of a new invitation to the tenant of `inviter`.
 async fn invited(world: &World, inviter: &Person, email: &str) -> String {
     let body = json!({ "email": email, "role": "viewer" });
     world
@@ -337,7 +337,7 @@ async fn invited(world: &World, inviter: &Person, email: &str) -> String {
     found.expect("the address is invited").link_token(&world.key).expose().to_owned()
 }
 
-/// Accepts as a client that is (or says to be) at `address`.
+/// Accepts as a client that is (or claims to be) at the IP address `address`.
 async fn accept_from(world: &World, address: &str, token: &str, password: &str) -> Answer {
     let request = world
         .client
@@ -350,7 +350,7 @@ async fn accept_from(world: &World, address: &str, token: &str, password: &str) 
 async fn accepting_an_invitation_does_not_bypass_the_throttle_of_sign_ins() {
     let world = World::spawned(&[FEW, BEHIND_PROXY].concat()).await;
     let people = People::of(&world).await;
-    // The attacker runs a tenant, and reads the link in the victim's mail or was forwarded it.
+    // The attacker owns a tenant, and knows the link in the victim's mail.
     let (eve, bob) =
         (people.founder("eve@example.com").await, people.founder("bob@example.com").await);
     let token = invited(&world, &eve, "bob@example.com").await;
@@ -377,7 +377,7 @@ async fn accepting_an_invitation_does_not_bypass_the_throttle_of_sign_ins() {
     let told = testing::staged::<SendThrottled>(&world.store).await.unwrap();
     assert_eq!(told.len(), 1, "the owner is told once");
 
-    // Where the owner signed in before they join, and signed in they do anywhere.
+    // From networks of earlier sign-ins the owner can join; signed in, from anywhere.
     accept_from(&world, "192.0.2.1", &token, PASSWORD).await.expect(StatusCode::OK);
     let token = invited(&world, &people.founder("carl@example.com").await, "bob@example.com").await;
     let joined = world
@@ -509,7 +509,7 @@ async fn only_a_sign_in_from_a_new_device_or_network_sends_a_mail() {
         4,
         "once each"
     );
-    // Also where nothing is left of its sessions.
+    // Also if all its sessions have been removed.
     world.store.records::<Session>(PlatformScope).delete_all(doc! {}).await.unwrap();
     assert_eq!(login(first, "192.0.2.1").await, 2);
 
@@ -521,7 +521,7 @@ async fn only_a_sign_in_from_a_new_device_or_network_sends_a_mail() {
         (mail.to, mail.subject.as_str()),
         (vec![ADA.to_owned()], "New sign-in to your account")
     );
-    // What a client says of itself may be written for the reader of the mail.
+    // Text of the client could mislead the reader of the mail.
     assert!(
         [&mail.html, &mail.text]
             .iter()

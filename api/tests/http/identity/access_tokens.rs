@@ -1,4 +1,4 @@
-//! Forged, borrowed and stale access tokens are refused, and none of them makes us fetch anything.
+//! Forged, foreign and expired access tokens are rejected, and none makes the API send a request.
 
 use std::net::Ipv4Addr;
 
@@ -21,7 +21,7 @@ use crate::{
     support::{Answer, World},
 };
 
-/// A signing key as it is stored.
+/// A signing key as stored.
 #[derive(Serialize, Deserialize)]
 struct StoredKey {
     #[serde(rename = "_id")]
@@ -35,7 +35,7 @@ impl Record for StoredKey {
     const DATA: Data = Data::of_platform();
 }
 
-/// Someone who has got hold of the real key, and so can say anything.
+/// An attacker with the real signing key, who can sign any claims.
 struct Forger {
     key: EncodingKey,
     public: Vec<u8>,
@@ -63,7 +63,7 @@ impl Forger {
         header
     }
 
-    /// The claims with one replaced, or taken away when `value` is null.
+    /// The claims with one replaced, or removed if `value` is null.
     fn claims_with(&self, name: &str, value: &Value) -> Value {
         let mut claims = self.claims.clone();
         match value {
@@ -94,7 +94,8 @@ async fn only_our_algorithm_and_our_keys_are_accepted() {
     let forger = Forger::with_claims_of(&world, &token).await;
     let (head, rest) = token.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
-    // The forger's own words are good: what follows is refused for its one flaw.
+    // The attacker's unchanged claims are accepted, so each token below is rejected for its one
+    // flaw.
     let honest = forger.sign(&forger.header(Algorithm::EdDSA), &forger.claims);
     world.client.get_as(&honest, "/api/auth/me").await.expect(StatusCode::OK);
 
@@ -162,7 +163,7 @@ async fn an_unknown_or_hostile_kid_is_rejected() {
     refused(&world, "no kid", &forger.sign(&header, &forger.claims)).await;
 }
 
-/// Were a key fetched, it would be before the answer; whoever connects after it has to wait behind.
+/// A key would be fetched before the response, so a connection from the API would be waiting here.
 #[tokio::test]
 async fn a_key_url_in_a_token_is_not_fetched() {
     let world = World::new().await;
@@ -253,7 +254,7 @@ async fn a_token_for_another_tenant_than_its_session_is_rejected() {
     }
 }
 
-/// Row 17 of the attacks, for what is kept in memory.
+/// Isolation of tenants in the cache.
 #[tokio::test]
 async fn a_cached_caller_is_not_accepted_in_another_tenant() {
     let world = World::spawned(&[]).await;
@@ -318,7 +319,7 @@ async fn a_key_created_by_another_process_is_loaded_when_a_token_names_it() {
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
     let id = |name: &str| forger.claims[name].as_str().unwrap().to_owned();
-    // A newer key, as a rotation makes it: ours again under another name.
+    // A newer key, as a rotation would create it: one of ours under another name.
     let stored: Vec<StoredKey> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 1).await.unwrap();
     let mut newer = mongodb::bson::serialize_to_document(&stored[0]).unwrap();

@@ -1,5 +1,5 @@
-//! Changing the address of an account: both addresses confirm, and nobody learns who has an
-//! account.
+//! Changing the email address of an account: both email addresses must confirm, and the responses
+//! do not reveal who has an account.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ const ASK: &str = "/api/auth/email/change";
 const CONFIRM: &str = "/api/auth/email/confirm";
 const CANCEL: &str = "/api/auth/email/cancel";
 
-/// The links of a change that waits.
+/// The links of a pending change.
 struct Links {
     old: String,
     new: String,
@@ -95,7 +95,7 @@ async fn shown_email(world: &World, token: &str) -> Value {
         .take()
 }
 
-/// A world with an account that is signed in to.
+/// A world with a signed-in account.
 async fn signed_in() -> (World, String) {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
@@ -106,7 +106,7 @@ async fn wait_for(world: &World, to: &str, subject: &str) -> Mail {
     world.env.mail().wait_for(|mail| mail.to == [to] && mail.subject == subject, DEADLINE).await
 }
 
-/// Where the link in a mail leads, without our own origin.
+/// The path of the link in a mail.
 fn path_of(world: &World, mail: &Mail) -> String {
     let link = mail
         .text
@@ -130,7 +130,7 @@ async fn a_user_changes_the_email_and_signs_in_with_the_new_one() {
     );
     let (old, new) = (path_of(&world, &to_old), path_of(&world, &to_new));
 
-    // Opening changes nothing, however often: mail scanners open links too.
+    // Opening has no effect, however often: mail scanners open links too.
     for _ in 0..2 {
         let page = expect_page(world.client.get(&old).await, StatusCode::OK, "That was not me");
         assert!(
@@ -387,7 +387,7 @@ async fn an_email_with_an_account_gets_the_same_response_and_its_owner_is_notifi
     wait_for(&world, "bob@example.com", "Someone tried to use your email address").await;
     wait_for(&world, "carl@example.com", "Confirm or reject a new email address for your account")
         .await;
-    // As it would be for any address.
+    // The same as for any email address.
     assert_eq!(confirm(&world, &links.old).await, "confirmed");
     assert_eq!(shown_email(&world, &carl).await, "carl@example.com");
     let to_bob: Vec<Mail> = world
@@ -418,7 +418,7 @@ async fn a_request_takes_the_same_time_with_or_without_an_account() {
         ask(&world, &token, email).await.expect(StatusCode::ACCEPTED);
         begun.elapsed().as_secs_f64()
     };
-    // The third are of the first kind again: what differs between equals is noise.
+    // The third kind repeats the first: differences between the two are noise.
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
     for number in 0..SAMPLES {
         samples[0].push(time("bob@example.com").await);
@@ -473,7 +473,7 @@ async fn of_many_concurrent_changes_to_one_email_one_succeeds() {
         assert_eq!(confirm(&world, &links.old).await, "confirmed");
         second.push(links.new);
     }
-    // And somebody registers it.
+    // Meanwhile someone registers it.
     world.register(NEW).await.expect(StatusCode::ACCEPTED);
     let registered = world.link_token(NEW).await;
     let (answers, verified) = futures::join!(
@@ -560,7 +560,7 @@ async fn a_sign_in_during_the_change_starts_no_session() {
     assert_eq!(world.count::<Session>().await, before);
 }
 
-/// A link for a new password, as the worker makes it.
+/// A password reset link, as the worker creates it.
 async fn reset_link(world: &World, user: &User) -> PasswordReset {
     let (job, ttl) = (world.store.clock().id(), world.config.auth.password_reset_ttl);
     let prepare = Prepare { key: &world.key, user: user.id, job, ttl, cooldown: Duration::ZERO };
@@ -587,7 +587,7 @@ async fn the_change_revokes_earlier_links_and_a_new_password_revokes_the_change(
     follow(&world, "/api/auth/verify-email", &registration)
         .await
         .expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
-    // Also one that was made for the old address by a job which the change overtook.
+    // Also a link that a job created for the old email address while the change was in progress.
     let late = PasswordReset { email_norm: Some(ADA.to_owned()), ..reset };
     world.store.records::<PasswordReset>(PlatformScope).put_all(&[late]).await.unwrap();
     world
@@ -660,7 +660,7 @@ async fn an_invitation_stays_with_the_email_and_an_ownership_offer_with_the_pers
         .post_body_as(&ada.token, accept, &json!({ "token": to_new }))
         .await
         .expect(StatusCode::OK);
-    // Whoever reads the old mailbox is somebody else to us now.
+    // The owner of the old mailbox may be someone else now.
     let newcomer = json!({ "token": to_old, "name": "New Comer", "password": PASSWORD });
     world.client.post(accept, &newcomer).await.expect(StatusCode::OK);
     assert_ne!(user(&world, ADA).await.unwrap().id, ada.user);
@@ -674,7 +674,7 @@ async fn an_invitation_stays_with_the_email_and_an_ownership_offer_with_the_pers
     assert_eq!(people.role(&colleague).await, Some(Role::Owner.into()));
 }
 
-/// Every row there is, as text.
+/// Every row of the database, as text.
 async fn dump(world: &World) -> String {
     let client = mongodb::Client::with_uri_str(world.env.mongodb_uri()).await.unwrap();
     let database = client.database(world.env.database());
@@ -737,7 +737,7 @@ async fn requested_mails_are_limited_and_a_cooldown_apart() {
                 .id,
         );
     }
-    // One person for many addresses, and many for one.
+    // One user for many email addresses, and many users for one.
     let refused = ask(&world, &ada.token, "another@example.org").await;
     refused.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     for number in 0..4 {

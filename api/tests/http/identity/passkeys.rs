@@ -1,5 +1,5 @@
-//! Passkeys: adding one, signing in with it, using it beside a password, and what is refused. The
-//! authenticator is software, and the real one's protocol.
+//! Passkeys: adding one, signing in with it, using it as a second factor, and what is rejected. The
+//! authenticator is software that implements the real protocol.
 
 use domain::identity::mfa::SendMfaChanged;
 use futures::future::join_all;
@@ -27,7 +27,7 @@ fn text(answer: &Answer, name: &str) -> String {
     answer.json()[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer:?}")).to_owned()
 }
 
-/// Adds the passkey of `device`; answers what was answered.
+/// Adds the passkey of `device` and returns the response.
 async fn add(world: &World, token: &str, device: &mut Device) -> Answer {
     let begun = world.client.post_as(token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = device.create(&begun["public_key"]).await;
@@ -36,7 +36,7 @@ async fn add(world: &World, token: &str, device: &mut Device) -> Answer {
     world.client.post_body_as(token, PASSKEYS, &body).await
 }
 
-/// What a client sends who signs in by `device`.
+/// The body of a sign-in with `device`.
 async fn using(world: &World, device: &mut Device) -> Value {
     let begun = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
     json!({ "ceremony": begun["ceremony"], "credential": device.get(&begun["public_key"]).await })
@@ -79,12 +79,12 @@ async fn a_passkey_signs_in_without_an_email_or_a_password() {
             .expect(StatusCode::OK)
             .json();
         assert_eq!(me["user"]["email"], ADA);
-        // Each answer of an authenticator is good once.
+        // Each response of an authenticator is valid once.
         refused(world.client.post(LOGIN, &body).await);
     }
     let factors = world.client.get_as(&token, "/api/auth/mfa").await.expect(StatusCode::OK).json();
     assert!(factors["passkeys"][0]["last_used_at"].is_string(), "{factors}");
-    // It is a second factor as well: the password alone is not enough any more.
+    // It is a second factor as well: the password alone is no longer enough.
     world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
 }
 
@@ -106,7 +106,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
 
-    // What was signed for another sign-in does not do.
+    // A credential that was created for another sign-in is not accepted.
     let asked =
         world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     let body = json!({ "mfa_token": text(&asked, "mfa_token"), "credential": credential });
@@ -143,7 +143,7 @@ async fn of_fifty_concurrent_uses_of_a_credential_one_starts_a_session() {
     assert_eq!(begun, 1, "{answers:?}");
 }
 
-/// A copy of a passkey shows when both were used: their counters run apart.
+/// A copy is detected once both were used, because their counters differ.
 #[tokio::test]
 async fn a_copied_passkey_is_rejected() {
     let world = world().await;
@@ -163,7 +163,7 @@ async fn a_credential_is_valid_only_for_its_ceremony_and_account() {
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
     let mut device = Device::at(ORIGIN);
 
-    // A ceremony of somebody else, of another kind, or none.
+    // The ceremony of another user, of another kind, or none.
     let begun = world.client.post_as(&eve, ENROLL).await.expect(StatusCode::OK).json();
     let credential = device.create(&begun["public_key"]).await;
     let using_one = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
@@ -171,19 +171,19 @@ async fn a_credential_is_valid_only_for_its_ceremony_and_account() {
         let body = json!({ "ceremony": ceremony, "credential": credential, "name": "My phone" });
         not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     }
-    // A page of another site.
+    // The page of another website.
     let mut elsewhere = Device::at("https://evil.app.example.com");
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = elsewhere.create(&begun["public_key"]).await;
     let body =
         json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
     not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
-    // One that nobody added.
+    // A passkey that was never added.
     let mut unknown = Device::at(ORIGIN);
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     unknown.create(&begun["public_key"]).await;
     refused(world.client.post(LOGIN, &using(&world, &mut unknown).await).await);
-    // One that was altered on the way.
+    // A credential that was altered.
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let mut altered = using(&world, &mut device).await;
     let signature = altered["credential"]["response"]["signature"].as_str().unwrap();

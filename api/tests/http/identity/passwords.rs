@@ -1,4 +1,4 @@
-//! Setting a new password by a mailed link, changing one's own, and which passwords may be.
+//! Resetting a password by an emailed link, changing it, and which passwords are accepted.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn user(world: &World, email: &str) -> User {
         .expect("there is an account")
 }
 
-/// A link as the worker makes it when it is about to mail it.
+/// A link, as the worker creates it before it sends the mail.
 async fn link_for(world: &World, email: &str) -> String {
     let prepare = domain::identity::password_resets::Prepare {
         key: &world.key,
@@ -93,7 +93,7 @@ async fn a_user_resets_a_forgotten_password_and_signs_in() {
         .expect("the mail has a link");
     let path = link.strip_prefix(&world.config.app.public_url).expect("it leads to our own origin");
 
-    // Opening changes nothing, however often: mail scanners open links too.
+    // Opening has no effect, however often: mail scanners open links too.
     for _ in 0..2 {
         let page = expect_page(world.client.get(path).await, StatusCode::OK, "Set a new password");
         assert!(
@@ -313,7 +313,7 @@ async fn a_weak_password_is_rejected_with_advice_and_the_link_stays_valid() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let token = link_for(&world, ADA).await;
-    // Of the address, the person, the tenant, and of everybody.
+    // Made of the email address, the person, the tenant, or common words.
     for weak in ["ada@example.com", "lovelace1", "analyticalengines", "password123", "12345678901"]
     {
         let refused = reset(&world, &token, weak)
@@ -459,7 +459,7 @@ async fn changing_the_password_requires_the_current_one_and_ends_all_other_sessi
     assert_eq!(told.iter().map(|staged| staged.job.by).collect::<Vec<_>>(), [ChangedBy::Owner]);
     assert_eq!(audited(&world, "user.password_changed").await, 1);
 
-    // At once, also where the caller was kept from before.
+    // At once, even if the caller was cached before.
     change(&world, &mine, PASSWORD, NEW)
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
@@ -474,7 +474,7 @@ async fn an_attackers_password_does_not_open_the_account_that_the_victim_verifie
         world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
         world.link_token(ADA).await
     };
-    // Before the victim and after: the newest link is the attacker's.
+    // Before the victim and again afterwards: the newest link is the attacker's.
     let attackers_first = register("an attackers set of words", "Eve").await;
     let victims = register(PASSWORD, "Ada").await;
     let attackers_last = register("another attackers set of words", "Eve").await;
@@ -548,7 +548,7 @@ async fn reset_links_are_a_cooldown_apart_and_only_the_newest_works() {
 
 #[tokio::test]
 async fn a_hash_with_outdated_parameters_is_renewed_at_the_next_successful_sign_in() {
-    // The reference implementation's own vector: argon2id, 64 MiB, of "password".
+    // Test vector of the reference implementation: argon2id, 64 MiB, of "password".
     const OLD: &str =
         "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
     let world = World::new().await;

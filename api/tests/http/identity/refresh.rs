@@ -1,4 +1,4 @@
-//! Going on with refresh tokens: one lineage, whoever races, and an end for whoever steals.
+//! Refreshing sessions: concurrent refreshes keep one session, and reuse of an old token ends it.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn session(world: &World) -> Session {
         .unwrap()
 }
 
-/// Moves the session's past back, as if that much time had gone by since.
+/// Moves the past of the session back by this time.
 async fn age(world: &World, by: Duration) {
     let session = session(world).await;
     let before = |at: DateTime| {
@@ -110,7 +110,7 @@ async fn a_client_recovers_if_the_api_is_killed_before_it_responds() {
     })
     .await;
     killed.process().kill().await;
-    // Whether or not the answer made it.
+    // Whether or not the response arrived.
     let _ = asking.await.unwrap();
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Asking for an account, and proving that an address is one's own.
+//! Registering, and verifying the email address.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn an_email_with_an_account_gets_the_same_response_and_rows() {
     let mails = testing::staged::<SendVerification>(&world.store).await.unwrap();
     let registrations: Vec<Registration> =
         world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10).await.unwrap();
-    // The first is of the account that was made.
+    // The first belongs to the account that was created.
     let of_mails: Vec<_> = mails.iter().skip(1).map(|mail| mail.job.registration).collect();
     assert_eq!(
         of_mails,
@@ -192,7 +192,7 @@ async fn resending_looks_the_same_with_or_without_a_registration() {
         let address = AddressDigest::of(&world.key, &email.parse().unwrap());
         assert_eq!(staged.last().unwrap().job, ResendVerification { address });
     }
-    // The two, and the mail of the registration.
+    // The two requests, and the mail of the registration.
     assert_eq!(world.count::<OutboxRow>().await, 3);
 }
 

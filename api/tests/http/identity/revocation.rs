@@ -1,4 +1,4 @@
-//! Revocation reaches every process within a second, also when a message is lost.
+//! A revocation reaches every process within a second, even if a message is lost.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use testkit::servers::Proxy;
 
 use crate::support::{Client, Database, World, eventually};
 
-/// Whether the process keeps callers: what it has counted says so.
+/// Whether the process caches callers, according to its metrics.
 pub(crate) async fn keeps(world: &World, client: &Client, token: &str) {
     eventually("callers are kept", async || {
         let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
@@ -36,7 +36,7 @@ async fn without_redis_every_request_queries_the_database() {
     end_all_sessions_silently(&world).await;
     world.client.expect_refused_within_a_second(&token).await;
     assert!(stopped.elapsed() < Duration::from_secs(3));
-    // Which an operator is told apart from callers who come seldom.
+    // The metric distinguishes this from callers who send few requests.
     assert!(world.metric("tenantry_api_identities_total{outcome=\"distrusted\"}").await > 0.0);
 }
 
@@ -56,8 +56,7 @@ async fn a_lost_message_is_noticed_within_a_second() {
     let (_second_api, second) = world.another_api().await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
-    // Everything that is said from now on is held up on its way to the first process, and nothing
-    // breaks.
+    // From now on all messages to the first process are delayed, without an error.
     proxy.blackhole();
     second.post_as(&token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
     world.client.expect_refused_within_a_second(&token).await;

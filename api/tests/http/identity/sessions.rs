@@ -1,4 +1,4 @@
-//! Signing in and out, and what one sees then.
+//! Signing in and out, and reading one's own data.
 
 use common::{db::PlatformScope, origin::Principal, revocations::Revoked};
 use domain::{

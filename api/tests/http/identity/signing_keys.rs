@@ -1,5 +1,5 @@
-//! Keys are rotated without anybody noticing, and a key that is known to others is worth nothing
-//! within five seconds.
+//! Keys are rotated without interruption, and a leaked key is useless within five seconds of its
+//! revocation.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{PASSWORD, World, eventually};
 
-/// What `api keys list` says of each key: its id and its state.
+/// Id and state of each key, from `api keys list`.
 async fn keys(world: &World) -> Vec<(String, String)> {
     let listed = world.run(&["keys", "list"], &[]).await;
     assert!(listed.status.success(), "{listed:?}");
@@ -110,7 +110,7 @@ async fn revoking_a_pending_key_changes_nothing_else() {
         let now = keys(&world).await;
         assert!(now.len() == left && now[0] == (kid(&token), "active".to_owned()), "{now:?}");
     }
-    // It goes on for good: nothing is left to follow it.
+    // It stays active: no other key follows.
     let row = world
         .raw()
         .await

@@ -38,7 +38,7 @@ async fn invite(world: &World, inviter: &Person, email: &str, role: &str) -> Ans
         .await
 }
 
-/// The token that the address was mailed last.
+/// The token in the latest mail to the email address.
 pub(crate) async fn link(world: &World, email: &str) -> String {
     let found = world
         .store
@@ -69,7 +69,7 @@ fn expect_invalid(answer: Answer) {
     answer.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
 }
 
-/// One founder and their world.
+/// A tenant with its founder.
 async fn founded(settings: &[(&str, &str)]) -> (World, Person) {
     founded_in(World::with(settings).await).await
 }
@@ -89,7 +89,7 @@ async fn a_new_person_previews_an_invitation_and_joins_with_a_new_account() {
         (&json!("New@example.com"), &json!("Member"))
     );
     let token = link(&world, NEWCOMER).await;
-    // A registration of the address waits as well; the link proves the mailbox, and voids it.
+    // A registration of the email address is pending too; the link proves the mailbox, and ends it.
     world.register(NEWCOMER).await.expect(StatusCode::ACCEPTED);
     let preview =
         world.client.get(&format!("/api/invitations/{token}")).await.expect(StatusCode::OK).json();
@@ -280,7 +280,7 @@ async fn an_invitation_is_not_valid_while_its_inviter_may_not_grant_the_role() {
     expect_invalid(world.client.get(&format!("/api/invitations/{token}")).await);
     expect_invalid(accept(&world, &token).await);
     assert_eq!(world.count::<User>().await, 2, "no account was made");
-    // Somebody who may gives it again.
+    // Someone with the permission sends it again.
     let listed = world.client.get_as(&ada.token, INVITATIONS).await.expect(StatusCode::OK).json();
     let path = format!("{INVITATIONS}/{}/resend", listed["items"][0]["id"].as_str().unwrap());
     world.client.post_as(&ada.token, &path).await.expect(StatusCode::OK);
@@ -466,7 +466,7 @@ async fn an_invitation_of_another_tenant_is_not_found() {
         assert_eq!(tried("inv_1").await, tried(&none).await);
     }
     assert_eq!(world.client.get_as(&eve.token, INVITATIONS).await.json()["items"], json!([]));
-    // Each tenant has an invitation of its own for the same address.
+    // Each tenant has its own invitation for the same email address.
     invited(&world, &eve, NEWCOMER, "viewer").await;
     accept(&world, &token).await.expect(StatusCode::OK);
     assert_eq!(world.count::<Invitation>().await, 1);
@@ -636,10 +636,9 @@ async fn only_pending_invitations_are_reminded() {
     assert!(!mails.iter().any(|mail| mail.to == ["early@example.com"]), "{mails:?}");
 }
 
-/// Nobody voids, by another of their own or by taking it back, an invitation that they could not
-/// give.
+/// An invitation that the caller could not grant must not be replaced or cancelled by the caller.
 #[tokio::test]
-async fn an_invitation_beyond_the_callers_role_cannot_be_cancelled() {
+async fn an_invitation_beyond_the_callers_role_cannot_be_replaced_or_cancelled() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -660,9 +659,10 @@ async fn an_invitation_beyond_the_callers_role_cannot_be_cancelled() {
     world.client.get(&format!("/api/invitations/{link}")).await.expect(StatusCode::OK);
 }
 
-/// Accepting is no proof of who one is: what a stale session begins is stale, and ends with it.
+/// Accepting is not an authentication: the new session is as old as the previous one, and ends with
+/// it.
 #[tokio::test]
-async fn accepting_an_invitation_keeps_recent_authentication() {
+async fn a_session_from_an_invitation_keeps_authentication_time_and_expiry() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let owner = people.founder("owner@example.com").await;

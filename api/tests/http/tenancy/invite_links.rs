@@ -1,4 +1,4 @@
-//! Invite links: making them, and having oneself invited by one.
+//! Invite links: creating them, and requesting an invitation with one.
 
 use std::time::Duration;
 
@@ -116,8 +116,7 @@ async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
     assert_eq!((audited("invite_link.created").await, audited("invitation.created").await), (1, 1));
 }
 
-/// Row 6 of the features: whoever has the link learns of nobody whether they are a member or
-/// invited.
+/// The link does not reveal who is a member or has been invited.
 #[tokio::test]
 async fn the_response_does_not_reveal_who_is_a_member() {
     let (world, ada) = founded(&[]).await;
@@ -155,7 +154,7 @@ async fn the_response_does_not_reveal_who_is_a_member() {
     for email in ["elsewhere@example.com", "invited@example.com", NEWCOMER] {
         assert_eq!(subject(email), "ADA invites you to Tenant of ADA");
     }
-    // What somebody was invited to stays, and so does the link that they were mailed.
+    // An existing invitation keeps its role, and its link remains valid.
     assert_eq!(invitation_link(&world, "invited@example.com").await, before);
     let roles: Vec<String> = invitations(&world)
         .await
@@ -212,7 +211,7 @@ async fn a_link_invites_only_emails_at_its_domains() {
         .await
         .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
     assert_eq!(world.count::<OutboxRow>().await, 0);
-    // The tenant's rules have the last word.
+    // The rules of the tenant take precedence.
     join(&world, &link, "new@example.org").await.expect(StatusCode::ACCEPTED);
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
     let rules = crate::tenancy::tenant_security::rules(
@@ -267,7 +266,7 @@ async fn a_link_beyond_the_callers_role_cannot_be_created_or_deleted() {
         .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_role");
     let own = make(&world, &inviter, &role.to_string()).await;
     let high = make(&world, &ada, "admin").await;
-    // Whoever may not invite to a role does not get hold of a link that does.
+    // A caller who may not invite people with the role does not see the link.
     let listed = world.client.get_as(&inviter.token, LINKS).await.expect(StatusCode::OK).json();
     assert_eq!(
         (&listed["items"][0]["url"], &listed["items"][1]["url"]),
@@ -283,7 +282,7 @@ async fn a_link_beyond_the_callers_role_cannot_be_created_or_deleted() {
     preview(&world, &token(&high)).await.expect(StatusCode::OK);
     let role = format!("/api/tenant/roles/{role}");
     world.client.delete_as(&inviter.token, &path(&own)).await.expect(StatusCode::NO_CONTENT);
-    // A role that a link is to is in use.
+    // A role that a link grants is in use.
     let by_link = make(&world, &ada, own["role"].as_str().unwrap()).await;
     people.join(&ada, "other@example.com", Role::Viewer).await;
     let removed =
@@ -333,7 +332,7 @@ async fn a_link_is_not_valid_if_deleted_expired_or_its_creator_may_not_invite() 
     let (deleted, made) =
         (make(&world, &ada, "viewer").await, make(&world, &admin, "viewer").await);
     let path = format!("{LINKS}/{}", deleted["id"].as_str().unwrap());
-    // What was asked for by then is not done either.
+    // Requests from before the deletion have no effect either.
     join(&world, &token(&deleted), "early@example.com").await.expect(StatusCode::ACCEPTED);
     join(&world, &token(&made), "early@example.com").await.expect(StatusCode::ACCEPTED);
     world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
@@ -434,7 +433,7 @@ async fn many_concurrent_requests_create_one_invitation_and_one_mail() {
         world.env.mail().messages().into_iter().filter(|mail| mail.to == [NEWCOMER]).count(),
         1
     );
-    // The tenant's own word does not count with theirs.
+    // An invitation by a member is not subject to the cooldown of links.
     let invite = json!({ "email": NEWCOMER, "role": "member" });
     world
         .client
@@ -443,8 +442,7 @@ async fn many_concurrent_requests_create_one_invitation_and_one_mail() {
         .expect(StatusCode::CREATED);
 }
 
-/// Otherwise whoever was removed, or given less than the link gives, would leave and be let in
-/// again.
+/// Otherwise removed or demoted members could leave and rejoin with the role of the link.
 #[tokio::test]
 async fn a_former_member_can_rejoin_only_by_a_personal_invitation() {
     let (world, ada) = founded(&[]).await;
@@ -454,7 +452,7 @@ async fn a_former_member_can_rejoin_only_by_a_personal_invitation() {
         people.join(&ada, "eve@example.com", Role::Viewer).await,
     );
     let link = token(&make(&world, &ada, "member").await);
-    // What somebody was invited to before they were a member lets nobody in again.
+    // Invitations from before the membership do not work again.
     let stale = stale_invitation(&world, &ada, &bob).await;
     world
         .client
@@ -484,7 +482,7 @@ async fn a_former_member_can_rejoin_only_by_a_personal_invitation() {
     assert_eq!(people.role(&bob).await, Some(Role::Viewer.into()));
 }
 
-/// An invitation of somebody who is a member by now.
+/// An invitation of someone who is a member now.
 async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitation {
     let invite = json!({ "email": "stale@example.com", "role": "admin" });
     world
@@ -501,7 +499,7 @@ async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitati
         .unwrap()
 }
 
-/// Nor with another account: the address that they had is known, too.
+/// Nor with another account: the email address that they had is known too.
 #[tokio::test]
 async fn a_removed_member_with_a_changed_email_cannot_rejoin_by_a_link() {
     let (world, ada) = founded(&[]).await;
@@ -526,7 +524,7 @@ async fn a_removed_member_with_a_changed_email_cannot_rejoin_by_a_link() {
     assert_eq!(world.count::<Invitation>().await, 0);
 }
 
-/// What links lead to leaves room for those who are invited in person.
+/// Invitations by links leave room for personal ones.
 #[tokio::test]
 async fn links_use_at_most_half_of_the_pending_invitations() {
     let limit = [("TENANTRY__MEMBERS__INVITATIONS_MAX", "4")];
@@ -550,7 +548,7 @@ async fn links_use_at_most_half_of_the_pending_invitations() {
     }
 }
 
-/// Whom the tenant suspended by an operator meanwhile would have invited, it does not.
+/// If an operator suspends the tenant after the request, no invitation is sent.
 #[tokio::test]
 async fn a_request_before_the_tenant_was_suspended_sends_no_invitation() {
     let (world, ada) = founded(&[]).await;
@@ -567,7 +565,7 @@ async fn a_request_before_the_tenant_was_suspended_sends_no_invitation() {
     assert_eq!((world.count::<Invitation>().await, world.env.mail().messages().len()), (0, 0));
 }
 
-/// Whoever gave it may not any more: the link's maker may.
+/// The inviter has lost the permission, but the creator of the link has it.
 #[tokio::test]
 async fn an_invitation_that_is_not_valid_does_not_block_a_new_one() {
     let (world, ada) = founded(&[]).await;

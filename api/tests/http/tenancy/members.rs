@@ -1,4 +1,4 @@
-//! Who belongs to a tenant: seeing, changing and removing them, and handing ownership on.
+//! Members of a tenant: listing, changing and removing them, and transferring ownership.
 
 use common::{db::PlatformScope, id};
 use domain::{
@@ -87,7 +87,7 @@ async fn members_are_listed_in_pages_and_found_by_name_email_and_role() {
     loop {
         let page = list(&query).await;
         found.extend(emails(&page));
-        // Whoever joins meanwhile moves nobody to another page.
+        // A member who joins meanwhile does not move others to another page.
         if found.len() == 2 {
             people.join(&ada, "late@example.com", Role::Viewer).await;
         }
@@ -125,7 +125,7 @@ async fn an_invalid_query_is_rejected() {
         let refused = world.client.get_as(&ada.token, &format!("{MEMBERS}?{query}")).await;
         assert_eq!(refused.expect(StatusCode::UNPROCESSABLE_ENTITY).field_errors(), [field]);
     }
-    // What is not asked for is said of the query, and of nothing else.
+    // An unknown parameter is reported for the query only.
     let unknown = world.client.get_as(&ada.token, &format!("{MEMBERS}?limit=0&sort=name")).await;
     let unknown = unknown.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
     assert_eq!(unknown.field_errors(), ["limit:out_of_range", "sort:unknown_field"]);
@@ -152,7 +152,7 @@ async fn a_demoted_member_loses_permissions_at_the_next_request_on_every_process
     }
     let changed = give(&world, &ada, &bob, "viewer").await.expect(StatusCode::OK).json();
     assert_eq!((&changed["role"], &changed["role_name"]), (&json!("viewer"), &json!("Viewer")));
-    // The process that did it knows at once.
+    // The process that made the change applies it at once.
     world.client.get_as(&bob.token, roles).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
     second.expect_within_a_second(&bob.token, roles, StatusCode::FORBIDDEN).await;
     let membership = world
@@ -167,7 +167,7 @@ async fn a_demoted_member_loses_permissions_at_the_next_request_on_every_process
     assert_eq!(world.events(event).await, 1);
 }
 
-/// Makes somebody a member of another's tenant, too; their token there.
+/// Makes a user a member of another tenant too, and returns their token there.
 async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Person) -> String {
     let elsewhere = Membership {
         id: absent(),
@@ -317,7 +317,7 @@ async fn role_changes_and_removals_send_a_mail() {
     }
 }
 
-/// An admin who cannot decide fills no inbox.
+/// Repeated changes of mind do not fill the member's inbox.
 #[tokio::test]
 async fn repeated_role_changes_send_one_mail_with_the_latest_role() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "3s")]).await;
@@ -361,7 +361,7 @@ async fn members_cannot_set_higher_roles_or_change_higher_members() {
 }
 
 #[tokio::test]
-async fn the_last_owner_cannot_be_removed() {
+async fn the_last_owner_cannot_be_removed_demoted_or_leave() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -412,7 +412,7 @@ async fn one_owner_remains_if_two_leave_at_once() {
     }
 }
 
-/// Neither by signing in there nor by coming from another tenant.
+/// Neither by signing in nor by switching from another tenant.
 #[tokio::test]
 async fn no_session_remains_in_a_tenant_after_leaving_it() {
     let world = World::new().await;
@@ -485,7 +485,7 @@ async fn mails_about_offers_of_ownership_are_limited() {
     let offer = async |from: &Person| {
         world.client.post_body_as(&from.token, TRANSFERS, &json!({ "user_id": bob.user })).await
     };
-    // Whoever is elsewhere uses nothing of it up.
+    // Offers in another tenant do not count towards the limit.
     for _ in 0..2 {
         offer(&eve).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member");
     }
@@ -597,7 +597,7 @@ async fn an_offer_of_ownership_can_be_cancelled_declined_or_expire() {
         .without_id();
     assert_eq!(foreign, nobody);
     offer(ada.user).await.expect_problem(StatusCode::CONFLICT, "owner_already");
-    // Whoever is an owner already has nothing to accept.
+    // An owner cannot accept another offer.
     let path = made().await;
     give(&world, &ada, &bob, "owner").await.expect(StatusCode::OK);
     world
@@ -606,7 +606,7 @@ async fn an_offer_of_ownership_can_be_cancelled_declined_or_expire() {
         .await
         .expect_problem(StatusCode::NOT_FOUND, "not_found");
     give(&world, &ada, &bob, "member").await.expect(StatusCode::OK);
-    // Whoever leaves takes nothing along.
+    // An offer ends when its recipient is removed.
     let path = made().await;
     remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);
     world

@@ -1,4 +1,4 @@
-//! The tenant's own roles, and what follows from them.
+//! Custom roles of a tenant, and their effects.
 
 use common::id::{self, RoleId};
 use domain::tenancy::{
@@ -159,7 +159,7 @@ async fn a_built_in_role_can_be_read_but_not_changed_or_deleted() {
         ] {
             refused.expect_problem(StatusCode::CONFLICT, "role_built_in");
         }
-        // Who may not touch roles at all is told that first.
+        // A caller without the permission for roles gets that error first.
         world
             .client
             .delete_as(&viewer.token, &path)

@@ -1,4 +1,4 @@
-//! The tenant's own rules for signing in: each holds at once, in that tenant and in no other.
+//! Security rules of a tenant: each applies at once, in that tenant only.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const PROXIED: &[(&str, &str)] = &[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1
 const INSIDE: &str = "192.0.2.7";
 const OUTSIDE: &str = "198.51.100.7";
 
-/// No rules but these.
+/// Only these rules.
 pub(crate) fn rules(some: &Value) -> Value {
     let mut rules = json!({
         "require_mfa": false,
@@ -58,7 +58,7 @@ async fn tenant(world: &World, id: TenantId) -> Tenant {
     world.store.records::<Tenant>(PlatformScope).find(doc! { "_id": id }).await.unwrap().unwrap()
 }
 
-/// A request as a proxy that is trusted hands it in.
+/// A request as a trusted proxy forwards it.
 fn from(client: &Client, address: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
     client.request(method, path).header("x-forwarded-for", address)
 }
@@ -180,7 +180,7 @@ async fn values_out_of_bounds_are_rejected_for_each_field() {
     );
     let both = refused(json!({ "require_mfa": null, "password_min_length": 1 })).await;
     assert_eq!(both, ["require_mfa:required", "password_min_length:out_of_range"]);
-    // What is left out would be lost.
+    // A field that is left out would be reset.
     let partial = world.client.put_as(&ada.token, SECURITY, &json!({ "require_mfa": true })).await;
     assert_eq!(
         partial
@@ -234,7 +234,7 @@ async fn a_change_based_on_an_old_state_is_rejected_and_can_be_repeated() {
     );
     let both = json!({ "password_min_length": 12, "session_idle_minutes": 60 });
     let made = put_if(&ada, changed.header("etag"), both.clone()).await.expect(StatusCode::OK);
-    // Of many at once from one state, one is made.
+    // Of many concurrent changes based on one state, one succeeds.
     let etag = made.header("etag");
     let racing =
         (12..20).map(|length| put_if(&ada, etag, json!({ "password_min_length": length })));
@@ -286,7 +286,7 @@ async fn a_role_change_requires_the_state_that_was_read() {
     assert_eq!((&built_in["name"], &built_in["built_in"]), (&json!("Viewer"), &json!(true)));
 }
 
-/// Someone signed in as people are, and the founder of the tenant they are in.
+/// A signed-in user, and the founder of their tenant.
 async fn signed_in(world: &World) -> (Person, Value) {
     let people = People::of(world).await;
     let ada = people.founder("ada@example.com").await;
@@ -307,7 +307,7 @@ async fn refresh(world: &World, login: &Value) -> Answer {
         .await
 }
 
-/// As if the session had begun, and had last been used, that much earlier.
+/// Moves the start and the last use of the session back by this time.
 async fn age(world: &World, login: &Value, begun: Duration, unused: Duration) {
     let id = login["session"]["id"].as_str().unwrap();
     let now = world.store.clock().now().timestamp_millis();
@@ -325,7 +325,7 @@ async fn a_session_idle_for_longer_than_the_tenant_allows_ends_everywhere() {
     for client in [&world.client, &second] {
         client.get_as(token(&bob), ME).await.expect(StatusCode::OK);
     }
-    // That it was used just now may have been written down meanwhile.
+    // The use of a moment ago may be stored in the meantime.
     age(&world, &bob, Duration::from_mins(20), Duration::from_mins(20)).await;
     set(&world, &ada, json!({ "session_idle_minutes": 15 })).await;
     for client in [&world.client, &second] {
@@ -353,7 +353,7 @@ async fn a_session_older_than_the_tenant_allows_ends_at_once() {
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
     refresh(&world, &next).await.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
-    // What was told before was what held then.
+    // Earlier responses were correct when they were sent.
     assert_eq!(me["session"]["expires_at"], next["session"]["expires_at"]);
 }
 
@@ -392,7 +392,7 @@ async fn responses_state_the_end_of_the_session_under_the_tenants_rules() {
         );
     }
     assert_eq!(bob["session"]["expires_at"], me["session"]["expires_at"]);
-    // Rules that are wider than the session's own change nothing.
+    // Rules that are looser than the limits of the session have no effect.
     set(&world, &ada, json!({ "session_idle_minutes": 43_200, "session_absolute_hours": 8_760 }))
         .await;
     let plain = world.login("bob@example.com", PASSWORD).await.expect(StatusCode::OK).json();
@@ -439,7 +439,7 @@ async fn a_session_follows_the_rules_of_its_current_tenant() {
             .post_body_as(token(login), "/api/auth/switch-tenant", &json!({ "tenant_id": tenant }))
             .await
     };
-    // Unused for half an hour, which is fine where it is; going is using it.
+    // Unused for half an hour, which its tenant allows; switching counts as use.
     let there = switch(&bob, eve.tenant).await.expect(StatusCode::OK).json();
     let me = world.client.get_as(token(&there), ME).await.expect(StatusCode::OK).json();
     assert_eq!(
@@ -488,7 +488,7 @@ async fn every_process_allows_access_only_from_the_tenants_ip_addresses() {
         {
             get_from(client, address, &ada.token).await.expect(StatusCode::OK);
         }
-        // Only the last hop is the proxy's word.
+        // Only the last entry comes from the proxy.
         expect_elsewhere(get_from(client, &format!("{INSIDE}, {OUTSIDE}"), &ada.token).await);
     }
 }
@@ -570,7 +570,7 @@ async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_wi
     expect_elsewhere(post_from(&world, OUTSIDE, "/api/invitations/accept", &accept).await);
     post_from(&world, INSIDE, "/api/invitations/accept", &accept).await.expect(StatusCode::OK);
 
-    // Whoever belongs to another tenant too signs in to that one, and stays there.
+    // A member of another tenant signs in to that one, and stays there.
     add_to(&world, eve.tenant, user(&bob)).await;
     let elsewhere =
         post_from(&world, OUTSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json();
@@ -584,7 +584,8 @@ async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_wi
     get_from(&world.client, OUTSIDE, token(&elsewhere)).await.expect(StatusCode::OK);
     let here = switch(INSIDE).await.expect(StatusCode::OK).json();
 
-    // The list keeps nobody in: whoever is outside goes elsewhere, and signs out.
+    // The list does not lock anyone in: from outside, users can switch to another tenant and sign
+    // out.
     get_from(&world.client, OUTSIDE, token(&here))
         .await
         .expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
@@ -659,7 +660,7 @@ async fn new_passwords_must_satisfy_the_strictest_tenant_of_the_user() {
     too_short(accept(fifteen).await, "password");
     accept(sixteen).await.expect(StatusCode::OK);
 
-    // A password that is in use stays good, and people of other tenants are not concerned.
+    // Existing passwords remain valid, and users of other tenants are not affected.
     let dan = People::of(&world).await.founder("dan@example.com").await;
     let body = json!({ "current_password": PASSWORD, "new_password": "k7!vq-Zr2" });
     world
@@ -670,7 +671,7 @@ async fn new_passwords_must_satisfy_the_strictest_tenant_of_the_user() {
     world.login("eve@example.com", PASSWORD).await.expect(StatusCode::OK);
 }
 
-/// The token that the address was mailed last.
+/// The token in the latest mail to the email address.
 async fn link(world: &World, email: &str) -> String {
     let found = world
         .store
@@ -698,7 +699,7 @@ async fn only_emails_at_the_allowed_domains_are_invited_and_join() {
         assert_eq!(refused.field_errors(), ["email:email_domain_not_allowed"]);
     }
     invite("bob@EXAMPLE.com").await.expect(StatusCode::CREATED);
-    // Nor is the link mailed that they were invited by before.
+    // The link of an earlier invitation is not sent either.
     let _worker = world.env.spawn_worker().await;
     world.until_nothing_is_due().await;
     let mailed: Vec<Vec<String>> =
@@ -710,14 +711,14 @@ async fn only_emails_at_the_allowed_domains_are_invited_and_join() {
     let resent = world.client.post_as(&ada.token, &path).await;
     resent.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");
 
-    // One that was invited before does not join, and may once the rule is another.
+    // A person who was invited before cannot join, unless the rule changes.
     let token = link(&world, "early@elsewhere.example").await;
     let body = json!({ "token": token, "name": "Early", "password": PASSWORD });
     let accept = async || world.client.post("/api/invitations/accept", &body).await;
     accept().await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");
     set(&world, &ada, json!({ "allowed_email_domains": ["elsewhere.example"] })).await;
     accept().await.expect(StatusCode::OK);
-    // Who is a member already stays one.
+    // Existing members remain.
     world.client.get_as(&ada.token, ME).await.expect(StatusCode::OK);
 }
 
