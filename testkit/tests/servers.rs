@@ -125,7 +125,7 @@ async fn a_server_ends_with_an_owner_that_is_killed() {
     let mut owner = owner.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
     let port: u16 = loop {
-        let line = lines.next_line().await.unwrap().expect("the owner tells its port");
+        let line = lines.next_line().await.unwrap().expect("the owner prints its port");
         if let Some((_, port)) = line.split_once("port ") {
             break port.parse().unwrap();
         }

@@ -292,7 +292,10 @@ async fn expensive_bodies_are_rejected_quickly() {
         ("deep lists", deep("[", "]")),
         ("deep objects", deep("{\"a\":", "}")),
         ("many fields", format!("{{{}}}", many.join(","))),
-        ("one field again and again", format!("{{{}\"email\":1}}", "\"email\":1,".repeat(60_000))),
+        (
+            "one field repeated many times",
+            format!("{{{}\"email\":1}}", "\"email\":1,".repeat(60_000)),
+        ),
         ("a long number", format!("{{\"email\":{}}}", "9".repeat(500_000))),
         ("a large exponent", "{\"email\":1e999999999}".to_owned()),
         ("escapes", format!("{{\"email\":\"{}\"}}", "\\u0061".repeat(100_000))),

@@ -168,7 +168,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     let status = answer.status.as_str();
     let declared = operation.says["responses"].get(status).unwrap_or_else(|| {
         panic!(
-            "{operation} answers {status}, which it does not declare: add its error to \
+            "{operation} returns {status}, which it does not declare: add its error to \
              `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or to the codes of \
              the error (api/src/problem/mapping.rs). {answer:?}"
         )
@@ -182,7 +182,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
         let mut codes = codes.filter_map(|part| part["properties"]["code"]["enum"].as_array());
         assert!(
             codes.any(|codes| codes.contains(&problem["code"])),
-            "{operation} answers {status} {}, which it does not declare: add its error to \
+            "{operation} returns {status} {}, which it does not declare: add its error to \
              `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or the code to those \
              of the error (api/src/problem/mapping.rs). {answer:?}",
             problem["code"]

@@ -33,7 +33,7 @@ async fn every_documented_operation_is_served_to_the_documented_callers() {
     let served = world.client.get("/api/openapi.json").await.expect(StatusCode::OK).json();
     assert_eq!(served["openapi"], "3.1.0");
     let changed = differences(&DOCUMENT, &served);
-    assert!(changed.is_empty(), "another document is served than printed:\n{changed}");
+    assert!(changed.is_empty(), "the served document differs from the printed one:\n{changed}");
     for operation in Operation::all() {
         let request = world.client.request(operation.method.clone(), operation.path);
         let answer = Answer::of(request).await;
@@ -47,7 +47,7 @@ async fn every_documented_operation_is_served_to_the_documented_callers() {
         assert_eq!(
             code == "unauthenticated",
             !operation.is_open(),
-            "{operation} says {:?}, and answers: {answer:?}",
+            "{operation} declares {:?}, and returns: {answer:?}",
             operation.need()
         );
     }

@@ -47,7 +47,7 @@ impl Held {
 
 /// Waits until this many requests are in progress.
 async fn in_work(world: &World, count: usize) {
-    eventually("all are held", async || {
+    eventually("all requests are in progress", async || {
         let now = world.metric("tenantry_http_requests_in_flight").await;
         (now >= f64::from(u32::try_from(count).unwrap())).then_some(())
     })

@@ -41,7 +41,7 @@ async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
         answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
     assert!(!accepted.is_empty() && !shed.is_empty());
     let accepted = u64::try_from(accepted.len()).unwrap();
-    assert_eq!(world.count::<Registration>().await, accepted, "what was shed left nothing behind");
+    assert_eq!(world.count::<Registration>().await, accepted, "shed requests leave no rows");
     for answer in shed {
         let answer = answer.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
         assert_eq!(answer.header("retry-after"), "1");
@@ -67,7 +67,7 @@ async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_no
     assert_eq!(shed.header("retry-after"), "1");
     assert!(world.api.is_ready().await, "operators still get through");
     drop(holders);
-    eventually("the place is free again", async || {
+    eventually("the slot is free again", async || {
         (world.client.get("/.well-known/jwks.json").await.status == StatusCode::OK).then_some(())
     })
     .await;
@@ -139,8 +139,8 @@ async fn a_client_that_sends_its_body_slowly_receives_408_and_is_disconnected() 
     };
     let mut status = [0; 13];
     tokio::select! {
-        read = timeout(DEADLINE, answers.read_exact(&mut status)) => read.expect("it is told in time").unwrap(),
-        () = trickling => panic!("it was cut off without an answer"),
+        read = timeout(DEADLINE, answers.read_exact(&mut status)) => read.expect("the response arrives in time").unwrap(),
+        () = trickling => panic!("it was disconnected without a response"),
     };
     assert_eq!(&status, b"HTTP/1.1 408 ");
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);

@@ -273,7 +273,7 @@ async fn an_operators_actions_are_recorded_with_operator_and_reason() {
     assert_eq!(
         actions,
         [Action::UserDisabled, Action::UserEnabled],
-        "what changes nothing is no event"
+        "commands without effect record no event"
     );
     let reasons: Vec<Option<String>> =
         deeds.iter().map(|deed| deed.reason.as_ref().map(ToString::to_string)).collect();
@@ -375,7 +375,11 @@ async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
         world.store.records(PlatformScope).list(filter.clone(), doc! {}, 10).await.unwrap();
     let of_platform: Vec<PlatformEvent> =
         world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
-    assert_eq!((of_tenant.len(), of_platform.len()), (1, 1), "what changes nothing is no event");
+    assert_eq!(
+        (of_tenant.len(), of_platform.len()),
+        (1, 1),
+        "commands without effect record no event"
+    );
     assert_eq!(of_tenant[0].tenant_id, ada.tenant);
     for deed in [&of_tenant[0].deed, &of_platform[0].deed] {
         assert_eq!(deed.reason.as_ref().map(ToString::to_string).unwrap(), "Their office moved");
@@ -498,7 +502,7 @@ async fn disabling_without_redis_for_the_operator_takes_effect_within_half_a_min
     world.make_account(ADA).await;
     let ada = login(&world).await;
     let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
-    eventually("callers are kept", async || {
+    eventually("callers are cached", async || {
         let before = hits().await;
         world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
         (hits().await > before).then_some(())

@@ -63,7 +63,7 @@ async fn a_process_that_starts_before_its_database_waits_for_it() {
     database.store.migrate(&domain::schema()).await.unwrap();
     database.env.mongod().kill().await;
     let api = database.env.launch_api_with(&[("TENANTRY__MONGODB__TIMEOUT", "500ms")]);
-    eventually("it says that it waits", async || {
+    eventually("it logs that it waits", async || {
         api.log().contains("waiting_for_database").then_some(())
     })
     .await;

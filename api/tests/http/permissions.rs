@@ -40,7 +40,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
 
 fn holds(role: Role, permission: &str) -> bool {
     let (_, holders) = HOLDERS.iter().find(|(name, _)| *name == permission).unwrap_or_else(|| {
-        panic!("say in HOLDERS (api/tests/http/permissions.rs) who holds `{permission}`")
+        panic!("add the roles with `{permission}` to HOLDERS (api/tests/http/permissions.rs)")
     });
     holders.contains(&role.as_str())
 }
@@ -287,7 +287,7 @@ async fn an_id_of_another_tenant_is_not_found_and_changes_nothing() {
     assert!(tried >= 10, "{tried}");
     let after = seen(&world, &people, &ada).await;
     let changed = differences(&json!(before), &json!(after));
-    assert!(changed.is_empty(), "what the tenant's owner sees has changed:\n{changed}");
+    assert!(changed.is_empty(), "data of the tenant has changed:\n{changed}");
 }
 
 /// Everything that the owner of a tenant can read.
@@ -357,7 +357,7 @@ async fn responses_contain_nothing_of_another_tenant() {
         let token = people.token(eve.user, eve.tenant).await;
         let answer = send(&world, &operation, Some(&token), "").await;
         for secret in secrets.into_iter().chain(things.all()) {
-            assert!(!answer.body.contains(secret), "{operation} tells {secret}: {answer:?}");
+            assert!(!answer.body.contains(secret), "{operation} reveals {secret}: {answer:?}");
         }
     }
 }

@@ -43,13 +43,13 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
     let clients =
         join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
     let stop = async {
-        crate::support::eventually("load is on", async || {
+        crate::support::eventually("clients send requests", async || {
             (answered.load(Ordering::Relaxed) > 100).then_some(())
         })
         .await;
         let begun = Instant::now();
         world.api.process().terminate();
-        crate::support::eventually("it says that it is not ready", async || {
+        crate::support::eventually("it reports that it is not ready", async || {
             (!world.api.is_ready().await).then_some(())
         })
         .await;

@@ -137,7 +137,7 @@ impl Database {
         let registration = Registration::newest_of(&self.store, &email)
             .await
             .unwrap()
-            .expect("the address waits to be verified");
+            .expect("the email address has a pending registration");
         registration.link_token(&self.key).expose().to_owned()
     }
 }
@@ -407,7 +407,7 @@ impl Client {
             }
             assert!(
                 begun.elapsed() < Duration::from_secs(1),
-                "still welcome after {:?}",
+                "still accepted after {:?}",
                 begun.elapsed()
             );
         }

@@ -372,10 +372,10 @@ async fn accepting_an_invitation_does_not_bypass_the_throttle_of_sign_ins() {
     expect_page(page, StatusCode::TOO_MANY_REQUESTS, "Too many attempts");
     assert!(
         (world.metric(hashed).await - before).abs() < f64::EPSILON,
-        "nothing is hashed for who is throttled"
+        "a throttled attempt hashes nothing"
     );
     let told = testing::staged::<SendThrottled>(&world.store).await.unwrap();
-    assert_eq!(told.len(), 1, "the owner is told once");
+    assert_eq!(told.len(), 1, "the owner is notified once");
 
     // From networks of earlier sign-ins the owner can join; signed in, from anywhere.
     accept_from(&world, "192.0.2.1", &token, PASSWORD).await.expect(StatusCode::OK);
@@ -499,7 +499,7 @@ async fn only_a_sign_in_from_a_new_device_or_network_sends_a_mail() {
     };
     let (first, updated, other) =
         ("Mozilla/5.0 Firefox/130.0", "Mozilla/5.0 Firefox/131.0", "curl/8.0");
-    assert_eq!(login(first, "192.0.2.1").await, 0, "whoever has just made an account knows");
+    assert_eq!(login(first, "192.0.2.1").await, 0, "no mail for the device that registered");
     assert_eq!(login(first, "192.0.2.1").await, 0);
     assert_eq!(login(updated, "192.0.2.1").await, 0);
     assert_eq!(login(other, "192.0.2.1").await, 1);
@@ -507,7 +507,7 @@ async fn only_a_sign_in_from_a_new_device_or_network_sends_a_mail() {
     assert_eq!(
         login(other, "192.0.2.1").await + login(first, "198.51.100.1").await,
         4,
-        "once each"
+        "one mail each"
     );
     // Also if all its sessions have been removed.
     world.store.records::<Session>(PlatformScope).delete_all(doc! {}).await.unwrap();

@@ -198,7 +198,7 @@ async fn a_key_url_in_a_token_is_not_fetched() {
     }
     let own = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (_, first) = listener.accept().await.unwrap();
-    assert_eq!(first, own.local_addr().unwrap(), "somebody else was first");
+    assert_eq!(first, own.local_addr().unwrap(), "the API connected first");
 }
 
 #[tokio::test]

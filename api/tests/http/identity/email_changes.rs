@@ -126,7 +126,7 @@ async fn a_user_changes_the_email_and_signs_in_with_the_new_one() {
     let to_new = wait_for(&world, NEW, "Confirm your new email address").await;
     assert!(
         to_old.text.contains(NEW) && !to_new.text.contains(ADA),
-        "the new address is not told the old one"
+        "the mail to the new email does not contain the old one"
     );
     let (old, new) = (path_of(&world, &to_old), path_of(&world, &to_new));
 
@@ -399,7 +399,7 @@ async fn an_email_with_an_account_gets_the_same_response_and_its_owner_is_notifi
         .collect();
     assert!(
         to_bob.iter().all(|mail| !mail.text.contains("/change-email")),
-        "no link of his mailbox was made"
+        "no link to his mailbox was created"
     );
 }
 

@@ -452,7 +452,7 @@ async fn reauthentication_requires_the_second_factor() {
     assert_eq!(
         session(&proved),
         Value::String(text_of_session(&world, &enrolled.token).await),
-        "the same session goes on"
+        "the session continues"
     );
     world
         .client

@@ -62,11 +62,7 @@ async fn a_passkey_signs_in_without_an_email_or_a_password() {
         "{added}"
     );
     let begun = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
-    assert_eq!(
-        begun["public_key"]["allowCredentials"],
-        json!([]),
-        "the options say nothing of anybody"
-    );
+    assert_eq!(begun["public_key"]["allowCredentials"], json!([]), "the options reveal no user");
     assert_eq!(begun["public_key"]["userVerification"], "required");
     for _ in 0..2 {
         let body = using(&world, &mut device).await;

@@ -193,7 +193,7 @@ async fn a_reset_request_looks_the_same_with_or_without_an_account() {
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     assert_eq!(world.count::<OutboxRow>().await - before, 3);
-    assert_eq!(world.count::<PasswordReset>().await, 0, "asking makes no rows of its own");
+    assert_eq!(world.count::<PasswordReset>().await, 0, "a request creates no rows");
     let staged: Vec<OutboxRow> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
     assert!(!serde_json::to_string(&staged).unwrap().contains("example.com"));
@@ -224,7 +224,7 @@ async fn a_used_superseded_expired_or_forged_link_is_rejected() {
     assert_eq!(Duration::from_millis(span.unsigned_abs()), Duration::from_hours(1));
     assert!(
         !serde_json::to_string(&row).unwrap().contains(&third),
-        "the database does not hold the token"
+        "the database does not contain the token"
     );
     let a_moment_ago = DateTime::from_millis(world.store.clock().now().timestamp_millis() - 1);
     let expire = doc! { "$set": { "expires_at": a_moment_ago } };

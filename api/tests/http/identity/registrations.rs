@@ -105,7 +105,7 @@ async fn verifying_creates_the_user_the_tenant_its_ownership_and_an_event() {
     assert_eq!(
         (world.count::<User>().await, world.count::<Tenant>().await),
         (0, 0),
-        "an unverified address owns nothing"
+        "an unverified email owns nothing"
     );
     let token = world.link_token("ada@example.com").await;
     let verified = world

@@ -12,7 +12,7 @@ use crate::support::{Client, Database, World, eventually};
 
 /// Whether the process caches callers, according to its metrics.
 pub(crate) async fn keeps(world: &World, client: &Client, token: &str) {
-    eventually("callers are kept", async || {
+    eventually("callers are cached", async || {
         let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
         let before = hits().await;
         client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK);

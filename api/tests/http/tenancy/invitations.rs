@@ -279,7 +279,7 @@ async fn an_invitation_is_not_valid_while_its_inviter_may_not_grant_the_role() {
     removed.expect(StatusCode::NO_CONTENT);
     expect_invalid(world.client.get(&format!("/api/invitations/{token}")).await);
     expect_invalid(accept(&world, &token).await);
-    assert_eq!(world.count::<User>().await, 2, "no account was made");
+    assert_eq!(world.count::<User>().await, 2, "no account was created");
     // Someone with the permission sends it again.
     let listed = world.client.get_as(&ada.token, INVITATIONS).await.expect(StatusCode::OK).json();
     let path = format!("{INVITATIONS}/{}/resend", listed["items"][0]["id"].as_str().unwrap());
@@ -329,9 +329,9 @@ async fn a_replaced_used_expired_or_cancelled_link_is_rejected() {
     let path = format!("{INVITATIONS}/{}", listed["items"][0]["id"].as_str().unwrap());
     world.client.post_as(&ada.token, &format!("{path}/resend")).await.expect(StatusCode::OK);
     let third = link(&world, NEWCOMER).await;
-    for void in [&first, &second] {
-        expect_invalid(accept(&world, void).await);
-        expect_invalid(world.client.get(&format!("/api/invitations/{void}")).await);
+    for invalid in [&first, &second] {
+        expect_invalid(accept(&world, invalid).await);
+        expect_invalid(world.client.get(&format!("/api/invitations/{invalid}")).await);
     }
     let set = async |at: i64| {
         let expire = doc! { "$set": { "expires_at": DateTime::from_millis(at) } };
@@ -515,7 +515,7 @@ async fn a_list_is_processed_with_a_result_for_each_line() {
     let path = format!("{path}/{}", given["id"].as_str().unwrap());
     let _worker =
         world.env.spawn_worker_with(&[("TENANTRY__MEMBERS__INVITATIONS_MAX", "60")]).await;
-    let done = eventually("the list is done with", async || {
+    let done = eventually("the list is complete", async || {
         let list = world.client.get_as(&admin.token, &path).await.expect(StatusCode::OK).json();
         list["completed_at"].is_string().then_some(list)
     })

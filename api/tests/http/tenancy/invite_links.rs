@@ -91,7 +91,7 @@ async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
         (&seen["tenant_name"], &seen["role"], &seen["domains"]),
         (&json!("Tenant of ADA"), &json!("member"), &json!(["example.com"]))
     );
-    assert!(seen.get("created_by").is_none(), "whose it is is the tenant's business");
+    assert!(seen.get("created_by").is_none(), "the preview does not name the creator");
 
     let _worker = world.env.spawn_worker().await;
     let sent = join(&world, &token, "New@EXAMPLE.com").await.expect(StatusCode::ACCEPTED).json();
@@ -347,9 +347,9 @@ async fn a_link_is_not_valid_if_deleted_expired_or_its_creator_may_not_invite() 
         .put_as(&ada.token, &format!("/api/tenant/users/{}", admin.user), &demote)
         .await
         .expect(StatusCode::OK);
-    for void in [token(&deleted), token(&made)] {
-        expect_invalid(preview(&world, &void).await);
-        expect_invalid(join(&world, &void, NEWCOMER).await);
+    for invalid in [token(&deleted), token(&made)] {
+        expect_invalid(preview(&world, &invalid).await);
+        expect_invalid(join(&world, &invalid, NEWCOMER).await);
     }
     let _worker = world.env.spawn_worker().await;
     world.until_nothing_is_due().await;
@@ -362,9 +362,9 @@ async fn a_link_is_not_valid_if_deleted_expired_or_its_creator_may_not_invite() 
     world.store.records::<InviteLink>(PlatformScope).update(of_it, expire).await.unwrap();
     expect_invalid(join(&world, &token(&expired), NEWCOMER).await);
     let listed = world.client.get_as(&ada.token, LINKS).await.expect(StatusCode::OK).json();
-    let void = listed["items"].as_array().unwrap();
+    let invalid = listed["items"].as_array().unwrap();
     assert_eq!(
-        void.iter().map(|link| (&link["id"], &link["status"])).collect::<Vec<_>>(),
+        invalid.iter().map(|link| (&link["id"], &link["status"])).collect::<Vec<_>>(),
         [(&made["id"], &json!("void"))]
     );
     let suspended = make(&world, &ada, "viewer").await;
@@ -577,7 +577,7 @@ async fn an_invitation_that_is_not_valid_does_not_block_a_new_one() {
         .post_body_as(&admin.token, "/api/tenant/users/invite", &invite)
         .await
         .expect(StatusCode::CREATED);
-    let void = invitation_link(&world, NEWCOMER).await;
+    let invalid = invitation_link(&world, NEWCOMER).await;
     let demote = json!({ "role": "member" });
     world
         .client
@@ -588,7 +588,7 @@ async fn an_invitation_that_is_not_valid_does_not_block_a_new_one() {
     let _worker = world.env.spawn_worker().await;
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
     world.until_nothing_is_due().await;
-    assert_ne!(invitation_link(&world, NEWCOMER).await, void);
+    assert_ne!(invitation_link(&world, NEWCOMER).await, invalid);
     assert_eq!(invitations(&world).await[0].role, Role::Viewer.into());
     world.env.mail().wait_for(|mail| mail.to == [NEWCOMER], DEADLINE).await;
 }
@@ -630,7 +630,7 @@ async fn the_link_opens_a_page_with_a_form_for_the_email() {
         "{}",
         shown.body
     );
-    assert_eq!(world.count::<OutboxRow>().await, 0, "opening it mails nobody");
+    assert_eq!(world.count::<OutboxRow>().await, 0, "opening the page sends no mail");
     for wrong in ["eve%40evil.com", "nobody", ""] {
         let refused = world.client.post_form(page, &format!("token={link}&email={wrong}")).await;
         let refused = expect_page(refused, StatusCode::UNPROCESSABLE_ENTITY, "Join Tenant of ADA");
@@ -643,11 +643,11 @@ async fn the_link_opens_a_page_with_a_form_for_the_email() {
     assert_eq!(world.count::<OutboxRow>().await, 1);
     let path = format!("{LINKS}/{}", made["id"].as_str().unwrap());
     world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
-    for void in [link.as_str(), "x", ""] {
-        let late = world.client.get(&format!("{page}?token={void}")).await;
+    for invalid in [link.as_str(), "x", ""] {
+        let late = world.client.get(&format!("{page}?token={invalid}")).await;
         expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
         let late =
-            world.client.post_form(page, &format!("token={void}&email=new%40example.com")).await;
+            world.client.post_form(page, &format!("token={invalid}&email=new%40example.com")).await;
         expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
     }
 }

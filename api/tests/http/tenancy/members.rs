@@ -80,7 +80,7 @@ async fn members_are_listed_in_pages_and_found_by_name_email_and_role() {
     );
     assert_eq!(emails(&list("?q=EXAMPLE.ORG").await), ["carl@example.org", "b.ob2@example.org"]);
     assert_eq!(emails(&list("?q=bOb&role=member&status=active").await), ["bob@example.com"]);
-    assert_eq!(emails(&list("?q=.*").await), [""; 0], "a pattern is a text");
+    assert_eq!(emails(&list("?q=.*").await), [""; 0], "patterns are searched for literally");
 
     let mut found = Vec::new();
     let mut query = "?limit=1".to_owned();
@@ -294,7 +294,7 @@ async fn role_changes_and_removals_send_a_mail() {
     assert_eq!(
         changed.iter().map(|staged| staged.job.user).collect::<Vec<_>>(),
         [bob.user],
-        "what changes nothing is no news"
+        "an unchanged role sends no mail"
     );
     let removed = testing::staged::<SendRemoved>(&world.store).await.unwrap();
     assert_eq!(
@@ -332,7 +332,7 @@ async fn repeated_role_changes_send_one_mail_with_the_latest_role() {
     })
     .await;
     let staged = testing::staged::<SendRoleChanged>(&world.store).await.unwrap();
-    assert!(staged[0].due_at.is_some(), "nobody is told at once");
+    assert!(staged[0].due_at.is_some(), "the mail is delayed");
     let _worker = world.env.spawn_worker().await;
     let told = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
     assert!(told.text.contains("Admin"), "{}", told.text);

@@ -65,7 +65,7 @@ impl Dns {
             .post_as(&person.token, &format!("{}/verify", path(domain)))
             .await
             .expect(StatusCode::ACCEPTED);
-        eventually("it was looked for", async || {
+        eventually("the record was checked", async || {
             let now = self.see(person, domain).await;
             (now["checked_at"] != before).then_some(now)
         })

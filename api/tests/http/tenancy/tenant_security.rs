@@ -375,7 +375,7 @@ async fn responses_state_the_end_of_the_session_under_the_tenants_rules() {
         login.header("set-cookie").split("Max-Age=").nth(1).unwrap().split(';').next().unwrap();
     assert!((3_500..=3_600).contains(&max_age.parse::<u32>().unwrap()), "{login:?}");
     let bob = login.json();
-    assert_eq!(bob["session"]["refresh_in"], 480, "in time for what ends after ten minutes");
+    assert_eq!(bob["session"]["refresh_in"], 480, "before the idle limit of ten minutes");
     let me = world.client.get_as(token(&bob), ME).await.expect(StatusCode::OK).json();
     let listed =
         world.client.get_as(token(&bob), "/api/auth/sessions").await.expect(StatusCode::OK).json();
@@ -471,7 +471,7 @@ async fn every_process_allows_access_only_from_the_tenants_ip_addresses() {
         .await
         .expect(StatusCode::OK);
     let begun = std::time::Instant::now();
-    eventually("the second process knows", async || {
+    eventually("the second process applies the change", async || {
         let answer = get_from(&second, OUTSIDE, &ada.token).await;
         (answer.status == StatusCode::FORBIDDEN).then_some(())
     })
@@ -739,7 +739,7 @@ async fn each_line_of_a_list_is_checked_against_the_allowed_domains() {
         .json();
     let path = format!("{bulk}/{}", given["id"].as_str().unwrap());
     let _worker = world.env.spawn_worker().await;
-    let done = eventually("the list is done with", async || {
+    let done = eventually("the list is complete", async || {
         let list = world.client.get_as(&ada.token, &path).await.expect(StatusCode::OK).json();
         list["completed_at"].is_string().then_some(list)
     })
