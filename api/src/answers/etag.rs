@@ -106,7 +106,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// The tags that a header lists, if it is there. What cannot be read names no state.
+/// The tags that a header lists, if it is there. Tags that cannot be parsed are ignored.
 fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;

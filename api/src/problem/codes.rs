@@ -18,12 +18,12 @@ macro_rules! codes {
         impl Code {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The code as it is written in answers.
+            /// The code as it is written in responses.
             pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            /// The HTTP status that it is answered with.
+            /// The HTTP status of the response.
             pub(crate) const fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)+ }
             }

@@ -74,8 +74,7 @@ impl Calm {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// How much longer Redis must stay available until that lasted for `span`; none if it already
-    /// has.
+    /// How much longer Redis must stay available to have been so for `span`; none if it has been.
     pub(crate) fn wanting(&self, span: Duration) -> Option<Duration> {
         span.checked_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
             .filter(|left| !left.is_zero())
