@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where to write")]
+#[expect(clippy::disallowed_methods, reason = "cargo sets the output folder of build scripts")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=templates");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");

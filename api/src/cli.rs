@@ -74,7 +74,7 @@ enum Migrate {
 enum Keys {
     /// List all keys and their states.
     List,
-    /// Create the next key. It is published at once and starts to sign after the lead time. Nobody
+    /// Create the next key. It is published at once and starts to sign after the lead time. No user
     /// is signed out.
     Rotate {
         /// Time between publishing and signing. Verifiers may cache keys for 5 minutes.
@@ -149,7 +149,7 @@ fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F
         Err(error) => return failed(&error.into()),
     };
     let result = runtime.block_on(command(config));
-    // Work that nobody waits for, such as a hash, does not delay the exit.
+    // Unfinished background work, such as a hash, does not delay the exit.
     runtime.shutdown_background();
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

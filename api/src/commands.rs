@@ -88,7 +88,10 @@ pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
         println!("nothing to do");
     }
     if plan.steps.iter().any(Step::contracts) {
-        print_older("contracting changes wait for these processes to stop:", &plan.older);
+        print_older(
+            "contracting changes are made only after these processes have stopped:",
+            &plan.older,
+        );
     }
     Ok(())
 }
@@ -308,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_is_called_what_the_system_calls_them() {
+    fn an_operator_has_the_name_of_the_system_user() {
         let accounts =
             "root:x:0:0:root:/root:/bin/sh\nbroken\n::\nann:x:1000:1000::/home/ann:/bin/sh\n";
         assert_eq!([0, 1000, 7].map(|id| name_of(id, accounts)), [Some("root"), Some("ann"), None]);

@@ -1,6 +1,6 @@
 //! The HTTP API.
 //!
-//! [`serve`] answers clients, in the program `api` and in tests; [`cli`] is the program.
+//! [`serve`] serves clients, in the program `api` and in tests; [`cli`] is the program.
 
 mod answers;
 pub mod cli;

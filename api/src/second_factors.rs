@@ -25,7 +25,7 @@ pub(crate) fn relying_party(app: &App) -> Result<&RelyingParty, NoPasskeys> {
     app.passkeys.as_ref().ok_or(NoPasskeys)
 }
 
-/// The passkey that a credential belongs to, if it is valid and answers the `ceremony`.
+/// The passkey that a credential belongs to, if it is valid and belongs to the `ceremony`.
 pub(crate) async fn used_passkey(
     app: &App,
     ceremony: &str,

@@ -1,4 +1,4 @@
-//! The life of an API process: start, serve until it is told to stop, drain, exit.
+//! The life of an API process: start, serve until a stop signal, drain, exit.
 
 use std::{
     sync::{
@@ -46,10 +46,8 @@ pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-/// Serves until `drain` begins, without logs of its own.
-///
-/// # Errors
-/// When it cannot start: a server cannot be reached, the schema is another, a port is taken.
+/// Serves until `drain` begins, without setting up logs. Fails if it cannot start: a server cannot
+/// be reached, the schema does not match, or a port is in use.
 pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let listening = Arc::new(AtomicBool::new(false));

@@ -1,10 +1,10 @@
-//! What every report tells in the same way: medians, numbers, and whether targets were met.
+//! Shared by all reports: medians, formatted numbers, and whether targets were met.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// What is to be reached, and whether it was.
+/// A target, and whether it was met.
 #[derive(Debug, Serialize)]
 pub(super) struct Target {
     pub(super) wanted: String,
@@ -12,12 +12,12 @@ pub(super) struct Target {
     pub(super) met: bool,
 }
 
-/// A target of something that may not have been measured.
+/// A minimum for a value that may not have been measured.
 pub(super) fn at_least(wanted: &str, measured: Option<f64>, bound: f64) -> Option<Target> {
     target(wanted, measured, |measured| measured >= bound)
 }
 
-/// A target of something that may not have been measured.
+/// A maximum for a value that may not have been measured.
 pub(super) fn at_most(wanted: &str, measured: Option<f64>, bound: f64) -> Option<Target> {
     target(wanted, measured, |measured| measured <= bound)
 }
@@ -27,14 +27,14 @@ fn target(wanted: &str, measured: Option<f64>, met: impl Fn(f64) -> bool) -> Opt
     Some(Target { wanted: wanted.to_owned(), measured: number(measured), met: met(measured) })
 }
 
-/// The targets as a table in Markdown, where there are any.
+/// The targets as a Markdown table, if there are any.
 pub(super) fn targets(targets: &[Target]) -> String {
     if targets.is_empty() {
         return String::new();
     }
     let mut text = String::from("\n| target | measured | met |\n| --- | --: | --- |\n");
     for target in targets {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "| {} | {} | {} |",
@@ -46,7 +46,7 @@ pub(super) fn targets(targets: &[Target]) -> String {
     text
 }
 
-/// The middle one, or the middle of the middle two.
+/// The median: the middle value, or the mean of the two middle ones.
 pub(super) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -55,7 +55,7 @@ pub(super) fn median(samples: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*low, *high))
 }
 
-/// A number to about three digits, thousands apart.
+/// A number with about three significant digits and separated thousands.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => thousands(&format!("{value:.0}")),
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_two() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!([&[1.0, 2.0][..], &[3.0], &[]].map(median), [Some(1.5), Some(3.0), None]);
     }
 

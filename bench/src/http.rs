@@ -1,4 +1,4 @@
-//! The measures of the API: what registering and asking who one is cost over HTTP.
+//! Measurements of the API over HTTP: registration, and the current user.
 
 use std::{
     sync::{
@@ -20,14 +20,14 @@ use super::{
 };
 
 const EMAIL: &str = "bench@example.com";
-/// The ceiling is the best that one of these reaches.
+/// The capacity is the best result with these numbers of connections.
 const CEILING_CONNECTIONS: [usize; 3] = [4, 16, 64];
 const PERCENTS: [u32; 3] = [25, 50, 75];
 /// Connections of an open loop: more than are busy while the server keeps up.
 const CONNECTIONS: usize = 128;
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Measures `POST /api/auth/register`, each with an address of its own.
+/// Measures `POST /api/auth/register`, each with another email address.
 pub(super) async fn register(stack: &Stack, time: Duration) -> anyhow::Result<Vec<Row>> {
     let count = AtomicU64::new(0);
     let body = move || {
@@ -49,7 +49,7 @@ pub(super) async fn me(stack: &Stack, time: Duration) -> anyhow::Result<Vec<Row>
         .await
 }
 
-/// Finds the ceiling, then looks at latencies at parts of it.
+/// Finds the capacity, then measures latencies at fractions of it.
 async fn levels(measure: &str, call: Call, time: Duration) -> anyhow::Result<Vec<Row>> {
     let call = Arc::new(call);
     closed_loop(&call, WARM_UP, CEILING_CONNECTIONS[0]).await?;
@@ -67,9 +67,13 @@ async fn levels(measure: &str, call: Call, time: Duration) -> anyhow::Result<Vec
     let best = ceilings.into_iter().max_by(|(_, one), (_, other)| {
         one.achieved_per_second.total_cmp(&other.achieved_per_second)
     });
-    let (connections, report) = best.context("a ceiling was looked for")?;
+    let (connections, report) = best.context("the ceiling was searched for")?;
     let ceiling = report.achieved_per_second;
-    ensure!(ceiling > 1.0, "{measure}: hardly an expected answer came, but {:?}", report.errors);
+    ensure!(
+        ceiling > 1.0,
+        "{measure}: hardly any response was the expected one: {:?}",
+        report.errors
+    );
     let row = Row::of(measure, format!("ceiling, {connections} connections"), report);
     let note = format!("closed loop; by connections: {}", all.join(", "));
     let mut rows = vec![Row { note, ..row }];

@@ -1,4 +1,4 @@
-//! Where and on what was measured: a number without it says nothing.
+//! The circumstances of a run, without which its numbers mean nothing.
 
 use std::{fmt, process::Stdio};
 
@@ -14,7 +14,7 @@ pub(super) struct Circumstances {
     pub(super) cores: usize,
     pub(super) cpu: String,
     pub(super) kernel: String,
-    /// Runnable tasks over the last minute before the run: what else was going on.
+    /// Load average over the last minute before the run: what else was running.
     pub(super) load_average: String,
     pub(super) commit: String,
     pub(super) rustc: String,
@@ -23,7 +23,7 @@ pub(super) struct Circumstances {
 }
 
 impl Circumstances {
-    /// Looks around.
+    /// Collects the circumstances.
     pub(super) async fn now() -> anyhow::Result<Self> {
         let mongod = Tool::Mongod.find().await?.command(&["--version"]);
         let redis = Tool::Redis.find().await?.command(&["--version"]);
@@ -53,7 +53,7 @@ impl Circumstances {
 }
 
 impl Circumstances {
-    /// For programs: the top of a report of what was measured from `measured_at` on.
+    /// The head of a report for programs, about a run that began at `measured_at`.
     pub(super) fn json(&self, measured_at: &str) -> Value {
         let Self { command, cores, cpu, kernel, load_average, commit, rustc, mongodb, redis } =
             self;
@@ -66,7 +66,7 @@ impl Circumstances {
     }
 }
 
-/// Now, as RFC 3339 in UTC.
+/// The current time (RFC 3339, UTC).
 pub(super) fn now() -> String {
     mongodb::bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default()
 }
@@ -111,7 +111,7 @@ fn program(name: &str, args: &[&str]) -> Command {
     command
 }
 
-/// The first line that a command says; a fact that is missing is no reason not to measure.
+/// The first line that a command prints. A missing fact does not prevent the measurement.
 async fn first_line(mut command: Command) -> String {
     let output =
         command.stdin(Stdio::null()).output().await.ok().filter(|output| output.status.success());
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_words_of_what_programs_say() {
+    fn versions_are_parsed_from_the_output_of_programs() {
         assert_eq!(version("db version v6.0.5", "version v"), "6.0.5");
         assert_eq!(version("Redis server v=7.0.15 sha=00000000:0 bits=64", "v="), "7.0.15");
         assert_eq!(version("", "v="), UNKNOWN);

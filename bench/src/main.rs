@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: what the product can do on this machine, measured on released programs and
-//! real servers. Requests are offered at a fixed rate ([`load`]); `bench jobs` compares the engine
-//! with its peers ([`jobs`]); `bench auth` measures what it costs to know the caller ([`auth`]);
-//! `chaos` disturbs the engine ([`chaos`]).
+//! `cargo xtask bench`: measures the product on this machine, with release builds and real servers.
+//! Requests are sent at a fixed rate ([`load`]). `bench jobs` compares the engine with its peers
+//! ([`jobs`]); `bench auth` measures the cost of authentication ([`auth`]); `chaos` tests the
+//! engine under faults ([`chaos`]).
 
 mod accounts;
 mod auth;
@@ -34,7 +34,7 @@ use self::{
     table::{Row, markdown},
 };
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask bench",
@@ -44,26 +44,25 @@ use self::{
 struct Options {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Seconds each load lasts.
+    /// Duration of each load in seconds.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=120))]
     seconds: u16,
     /// Measure only this; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<Measure>,
-    /// Also write everything to this file.
+    /// Also write all output to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What is measured apart from the product as a whole.
+/// Separate measurements.
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// Hold the job engine against its peers, on one Redis in one run.
+    /// Compare the job engine with its peers, on one Redis in one run.
     Jobs(jobs::Options),
-    /// Measure what signing in costs, what knowing a caller adds to a request, and a flood of
-    /// sign-ins.
+    /// Measure the cost of signing in, of authenticating a request, and of a flood of sign-ins.
     Auth(auth::Options),
-    /// Disturb the job engine in every way for a while, and prove that nothing was lost.
+    /// Run the job engine under faults for a while, and prove that no job is lost.
     Chaos(chaos::Options),
 }
 
@@ -80,9 +79,9 @@ impl Part {
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Measure {
-    /// Who one is, over HTTP.
+    /// The current user, over HTTP.
     Me,
-    /// Registering, over HTTP.
+    /// Registration, over HTTP.
     Register,
 }
 
@@ -103,7 +102,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Measures, and prints a table.
+/// Measures and prints a table.
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     if let Some(part) = &options.part {
@@ -117,10 +116,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let outcome = tokio::select! {
         outcome = measure(options, &programs, &mut rows) => outcome,
-        // The servers go with what uses them, and their folders too.
+        // The servers and their folders end with this value.
         () = signals.asked() => Err(anyhow::anyhow!("stopped")),
     };
-    // What was measured before something failed is still true.
+    // Results from before a failure are still valid.
     if !rows.is_empty() {
         println!("{circumstances}\n{}", markdown(&rows));
     }

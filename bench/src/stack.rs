@@ -1,5 +1,5 @@
-//! A fresh stack for one measurement: real servers in a temporary folder, our programs as released,
-//! and logs that only tell of trouble, so that writing them is not what is measured.
+//! A new stack for one measurement: real servers in a temporary folder, release builds of our
+//! programs, and logs with errors only, so that logging is not measured.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use programs::{Process, ProcessSpec, Wiring, command::run_once, free_port, progr
 use tempfile::TempDir;
 use testkit::servers::{Inbox, Mail, MailCatcher, Mongod, Redis};
 
-/// Mails kept; the oldest go first.
+/// Maximum number of mails; the oldest are deleted first.
 const MAILS_MAX: usize = 1_000;
 const MAIL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -29,7 +29,7 @@ impl Servers {
         Ok(Self { mongod, redis, folder })
     }
 
-    /// What our programs are told: `name` is their database and key prefix.
+    /// Environment variables of our programs; `name` is their database and key prefix.
     pub(super) fn env(&self, name: &str, ports: Ports) -> Vec<(String, String)> {
         let wiring = Wiring {
             public_url: format!("http://127.0.0.1:{}", ports.api),
@@ -44,13 +44,13 @@ impl Servers {
         };
         let mut env = wiring.env();
         env.push(("TENANTRY__TELEMETRY__FILTER".to_owned(), "warn".to_owned()));
-        // Everything comes from one network here.
+        // All requests come from one network.
         env.push(("TENANTRY__AUTH__MAILS_PER_NETWORK".to_owned(), "1000000".to_owned()));
         env
     }
 }
 
-/// Where our programs listen, and where mails go.
+/// The ports of our programs and of the mail catcher.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
     pub(super) api: u16,
@@ -85,7 +85,7 @@ impl Stack {
         Self::start_with(programs, &[]).await
     }
 
-    /// With environment variables that add to the usual ones.
+    /// As `start`, with further environment variables.
     pub(super) async fn start_with(
         programs: &Path,
         settings: &[(&str, String)],
@@ -116,12 +116,12 @@ impl Stack {
         Ok(Self { api, worker, mail, inbox, ports, servers })
     }
 
-    /// Where clients connect.
+    /// URL for clients.
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.api)
     }
 
-    /// What the API's own metric of this name and labels is.
+    /// The value of the API's metric with this name and labels.
     pub(super) async fn api_metric(&self, series: &str) -> anyhow::Result<f64> {
         let text = reqwest::get(format!("http://127.0.0.1:{}/metrics", self.ports.api_internal))
             .await?
@@ -134,7 +134,7 @@ impl Stack {
             .context("metrics are numbers")
     }
 
-    /// What the product stands on.
+    /// The versions of the servers.
     pub(super) fn servers(&self) -> &Servers {
         &self.servers
     }
@@ -144,18 +144,18 @@ impl Stack {
         let mail = tokio::time::timeout(MAIL_WITHIN, self.inbox.wait_for(wanted)).await;
         mail.with_context(|| {
             format!(
-                "no mail came within {MAIL_WITHIN:?}; the worker says:\n{}",
+                "no mail arrived within {MAIL_WITHIN:?}; the log of the worker:\n{}",
                 self.worker.log_tail(20)
             )
         })
     }
 
-    /// The end of the API's log.
+    /// The end of the log of the API.
     pub(super) fn api_log(&self) -> String {
         self.api.log_tail(20)
     }
 
-    /// Stops everything, those that use others first.
+    /// Stops everything: first the programs, then the servers.
     pub(super) async fn stop(self) {
         self.api.stop().await;
         self.worker.stop().await;

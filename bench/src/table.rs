@@ -1,4 +1,4 @@
-//! What was measured, as rows of one Markdown table.
+//! Results as rows of one Markdown table.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -6,30 +6,30 @@ use serde::Serialize;
 
 use super::load::{Latency, Report};
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
     /// What was measured.
     pub(super) measure: String,
     /// Under which load.
     pub(super) load: String,
-    /// How many a second were to happen, where that was ours to say.
+    /// Requested rate per second, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offered_per_second: Option<f64>,
-    /// How many a second succeeded.
+    /// Achieved rate per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) achieved_per_second: Option<f64>,
-    /// How long they took.
+    /// Latencies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) latency: Option<Latency>,
-    /// What failed, by status or kind.
+    /// Failures, by status or kind.
     pub(super) errors: BTreeMap<String, u64>,
-    /// What else is to be known.
+    /// Remarks.
     pub(super) note: String,
 }
 
 impl Row {
-    /// The row of a load that was offered or, without latencies that mean anything, of a ceiling.
+    /// The row of a load, or of a capacity, which has no meaningful latencies.
     pub(super) fn of(measure: &str, load: String, report: Report) -> Self {
         let offered = report.offered_per_second;
         let note = offered.map_or_else(String::new, |_| {
@@ -78,10 +78,10 @@ const HEAD: [&str; 10] = [
     "errors",
     "note",
 ];
-/// The columns of numbers, which are set to the right.
+/// The columns with numbers, which are right-aligned.
 const NUMBERS: std::ops::Range<usize> = 2..8;
 
-/// The table in Markdown, its columns aligned for the terminal too.
+/// The table in Markdown, with columns that are also aligned in a terminal.
 pub(super) fn markdown(rows: &[Row]) -> String {
     let cells: Vec<[String; 10]> = rows.iter().map(Row::cells).collect();
     let width = |column: usize| {
@@ -106,7 +106,7 @@ pub(super) fn markdown(rows: &[Row]) -> String {
 
 fn line(table: &mut String, cells: &[String; 10], widths: &[usize; 10]) {
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = if NUMBERS.contains(&column) {
             write!(table, "| {cell:>width$} ")
         } else {
@@ -116,7 +116,7 @@ fn line(table: &mut String, cells: &[String; 10], widths: &[usize; 10]) {
     table.push_str("|\n");
 }
 
-/// A number to three digits, which is more than one run can tell.
+/// A number with three significant digits, which is more than one run can show.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

@@ -1,11 +1,12 @@
-//! A short run of the fault suite: every promise is kept, whatever the machine is busy with.
+//! A short run of the fault suite: all guarantees hold, even on a busy machine.
 
 use std::process::Stdio;
 
 #[tokio::test]
 async fn a_short_run_of_faults_loses_nothing() {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bench"));
-    // The programs are there already; a cargo within cargo's tests would wait for its lock.
+    // The programs are already built; a cargo process inside a test of cargo would wait for its
+    // lock.
     command
         .args(["chaos", "--seed", "1", "--minutes", "0.5"])
         .env("CARGO", "true")

@@ -162,7 +162,7 @@ const CONTRACTION: [&str; 3] = [
 ];
 
 #[tokio::test]
-async fn a_fresh_database_gets_everything_and_then_nothing_more() {
+async fn a_new_database_is_prepared_once() {
     let world = World::new().await;
     let migrated = world.store.migrate(&first()).await.unwrap();
     assert_eq!(migrated.found, SchemaState::default());
@@ -182,7 +182,7 @@ async fn a_fresh_database_gets_everything_and_then_nothing_more() {
 }
 
 #[tokio::test]
-async fn what_is_not_declared_is_left_alone_beside_declared_collections() {
+async fn undeclared_collections_are_not_changed() {
     let world = World::new().await;
     let index = doc! { "name": "theirs_at", "key": { "at": 1 } };
     world.raw(doc! { "createIndexes": "theirs", "indexes": [index] }).await;
@@ -191,7 +191,7 @@ async fn what_is_not_declared_is_left_alone_beside_declared_collections() {
 }
 
 #[tokio::test]
-async fn the_release_before_goes_on_restarts_and_rolls_back_on_an_expanded_schema() {
+async fn the_previous_release_serves_restarts_and_rolls_back_on_an_expanded_schema() {
     let world = World::prepared().await;
     let running = world.process(1).await;
     world.store.check_schema(2).await.unwrap_err();
@@ -267,7 +267,7 @@ async fn contracting_can_be_forced() {
 }
 
 #[tokio::test]
-async fn a_process_that_fell_silent_holds_nothing_back() {
+async fn a_dead_process_does_not_delay_contracting() {
     let world = World::prepared().await;
     let _frozen = world.process(1).await;
     world.clock.advance(Duration::from_secs(59));
@@ -295,7 +295,7 @@ const TITLES: &[DataChange] =
     &[DataChange { version: 40, name: "titles", readable_from: 2, code: add_titles }];
 
 #[tokio::test]
-async fn a_data_change_that_older_processes_cannot_read_is_refused_and_goes_on_where_it_stopped() {
+async fn a_data_change_that_older_processes_cannot_read_is_rejected_and_can_be_resumed() {
     let world = World::prepared().await;
     for id in ["one", "two", "three"] {
         world.write_as_first(id).await.unwrap();
@@ -325,7 +325,7 @@ async fn a_data_change_that_older_processes_cannot_read_is_refused_and_goes_on_w
 }
 
 #[tokio::test]
-async fn a_heartbeat_goes_on_until_its_process_stops() {
+async fn heartbeats_continue_until_the_process_stops() {
     let mut world = World::prepared().await;
     world.config.app.heartbeat_interval = Duration::from_millis(10);
     world.config.app.revision = "abc123".to_owned();
@@ -352,7 +352,7 @@ async fn a_heartbeat_goes_on_until_its_process_stops() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_that_fails_harms_nobody() {
+async fn a_failed_heartbeat_is_harmless() {
     let mut world = World::new().await;
     world.config.mongodb.uri = "mongodb://127.0.0.1:1/?replicaSet=rs0".into();
     world.config.mongodb.timeout = Duration::from_millis(50);

@@ -43,7 +43,7 @@ async fn at_39(database: &mongodb::Database) {
 }
 
 #[tokio::test]
-async fn a_database_at_version_39_is_adopted_without_touching_what_is_the_same() {
+async fn a_database_at_version_39_is_adopted_with_only_the_differences_changed() {
     let env = TestEnv::new().await;
     let mut sources = Sources::default();
     sources.add_environment(env.config_env());

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Tells every part of a worker process how far its shutdown is. Cheap to clone.
+/// Notifies every part of a worker process of the progress of its shutdown. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     stop: CancellationToken,

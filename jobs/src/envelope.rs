@@ -97,14 +97,14 @@ pub(crate) fn bounded(error: &str) -> String {
 const fn first() -> u16 {
     1
 }
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_first(version: &u16) -> bool {
     *version == 1
 }
 const fn first_attempt() -> u32 {
     1
 }
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_first_attempt(attempt: &u32) -> bool {
     *attempt == 1
 }

@@ -105,7 +105,10 @@ impl Jobs {
     /// Commits `change` on behalf of `origin`, publishes what it revoked, then enqueues the jobs it
     /// staged. The jobs run even if this process or Redis fails in between. On error, neither the
     /// change nor its jobs took effect.
-    #[expect(clippy::disallowed_methods, reason = "this is what everybody else is to use")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the only place that may call it; all other code uses Jobs::commit"
+    )]
     pub async fn commit<C: Change>(
         &self,
         origin: &Origin,
@@ -198,7 +201,7 @@ impl Jobs {
     }
 
     /// Enqueues and publishes what is left, for at most `limit` each. The relay enqueues the
-    /// remaining jobs; other processes notice that this one has gone. Returns whether every
+    /// remaining jobs; other processes notice that this one has stopped. Returns whether every
     /// revocation was published.
     pub async fn close(&self, limit: Duration) -> bool {
         let is_announced = tokio::time::timeout(limit, self.inner.announcer.close()).await.is_ok();

@@ -133,7 +133,7 @@ impl Record for HistoryEntry {
     ];
 }
 
-/// An attempt whose handler ended.
+/// An attempt that reached the end of its handler.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// When it started.

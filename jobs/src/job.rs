@@ -1,4 +1,4 @@
-//! Jobs: plain structs whose policy is declared on their type.
+//! Jobs: plain structs with their policy declared on the type.
 
 use std::{error::Error, fmt, time::Duration};
 

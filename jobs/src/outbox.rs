@@ -255,8 +255,8 @@ impl OutboxRow {
     }
 }
 
-/// Removes the rows of jobs that were dropped because another job holds their unique key, after
-/// telling Redis to reject them: a job that arrived after its row was removed would block others
+/// Removes the rows of jobs that were dropped because another job holds their unique key. Redis is
+/// first instructed to reject them: a job that arrived after its row was removed would block others
 /// and perhaps not run itself. On error the relay enqueues the jobs again, at once if Redis did not
 /// remember them, otherwise once Redis has forgotten them; then such a job runs once more.
 pub(crate) async fn forget_duplicates(

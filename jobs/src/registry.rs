@@ -101,7 +101,7 @@ pub struct Registry<C> {
 }
 
 impl<C: Send + Sync + 'static> Registry<C> {
-    /// An empty table whose handlers share `app`.
+    /// An empty table for handlers that share `app`.
     pub fn new(app: C) -> Self {
         Self::sharing(Arc::new(app))
     }

@@ -1,9 +1,9 @@
 //! A child process that never outlives its owner.
 //!
-//! Each child has a thread that starts it and waits for it. That thread lives exactly as long as
-//! the child, which lets the kernel be asked (through `setpriv --pdeathsig`, where there is one) to
-//! kill the child when that thread, and so this process, is gone, even by SIGKILL. Children lead
-//! their own process group: Ctrl-C at the terminal reaches only us, and we stop them in order.
+//! Each child has a thread that starts it and waits for it, and that lives exactly as long as the
+//! child. So the kernel can be asked (with `setpriv --pdeathsig`, if available) to kill the child
+//! when that thread, and therefore this process, ends, even by SIGKILL. Children lead their own
+//! process groups: Ctrl-C in the terminal reaches only this process, which stops them in order.
 
 use std::{
     ffi::OsString,
@@ -27,22 +27,22 @@ use crate::log_line::readable_text;
 /// How to start a program.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: String,
-    /// The program file.
+    /// The executable.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
     /// Environment variables added to ours.
     pub env: Vec<(String, String)>,
-    /// Environment variables of ours that it must not see are those that start like this.
+    /// Prefix of those of our environment variables that it must not see.
     pub env_hidden: Option<String>,
-    /// Receives standard output and standard error; appended to.
+    /// The file to which standard output and standard error are appended.
     pub log: PathBuf,
 }
 
 impl Spec {
-    /// A program without arguments whose output goes to `log`.
+    /// A program without arguments that logs to `log`.
     pub fn new(name: &str, program: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
         Self {
             name: name.to_owned(),
@@ -61,7 +61,7 @@ impl Spec {
         self
     }
 
-    /// Adds environment variables; a later one wins.
+    /// Adds environment variables; later ones override earlier ones.
     #[must_use]
     pub fn envs<K: Into<String>, V: Into<String>>(
         mut self,
@@ -95,7 +95,7 @@ impl Spec {
     }
 }
 
-/// `setpriv` of util-linux, when it knows `--pdeathsig`.
+/// `setpriv` of util-linux, if it supports `--pdeathsig`.
 static SETPRIV: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let setpriv = crate::install::on_path("setpriv")?;
     let mut probe = Command::new(&setpriv);
@@ -107,7 +107,7 @@ static SETPRIV: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     probe.status().is_ok_and(|status| status.success()).then_some(setpriv)
 });
 
-/// A running (or ended) program that can be signalled and started again. Dropping it kills it.
+/// A running (or ended) program, which can be sent signals and started again. Dropping it kills it.
 #[derive(Debug)]
 pub struct Child {
     spec: Spec,
@@ -118,17 +118,15 @@ pub struct Child {
 #[derive(Debug)]
 struct Life {
     pid: Pid,
-    /// True once the process id may belong to another process. Signals are sent under this lock.
+    /// Whether the process id may belong to another process by now. Signals are sent under this
+    /// lock.
     reaped: Arc<Mutex<bool>>,
     ended: watch::Receiver<Option<ExitStatus>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Child {
-    /// Starts the program.
-    ///
-    /// # Errors
-    /// When the log cannot be written or the program cannot be run.
+    /// Starts the program. Fails if the log cannot be written or the program cannot be run.
     pub fn spawn(spec: Spec) -> anyhow::Result<Self> {
         let life = Mutex::new(Life::begin(&spec)?);
         Ok(Self { spec, life })
@@ -144,24 +142,21 @@ impl Child {
         locked(&self.life).pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// How it ended; `None` while it runs.
+    /// Its exit status; none while it runs.
     pub fn status(&self) -> Option<ExitStatus> {
         *locked(&self.life).ended.borrow()
     }
 
-    /// Waits until it ends, at most for `deadline`.
-    ///
-    /// # Errors
-    /// When it still runs then.
+    /// Waits until it ends. Fails if it is still running after `deadline`.
     pub async fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.ended()).await;
-        ended.with_context(|| format!("{} still runs after {deadline:?}", self.spec.name))
+        ended.with_context(|| format!("{} is still running after {deadline:?}", self.spec.name))
     }
 
-    /// Waits until it ends, however long that takes.
+    /// Waits until it ends.
     pub async fn ended(&self) -> ExitStatus {
         let mut ended = locked(&self.life).ended.clone();
-        // The sender speaks before it goes, so an error cannot happen; killed is the safe guess.
+        // The sender sends before it is dropped, so this cannot fail; killed is a safe default.
         ended
             .wait_for(Option::is_some)
             .await
@@ -170,21 +165,21 @@ impl Child {
             .unwrap_or_else(|| ExitStatus::from_raw(9))
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits until the program has ended.
     pub async fn kill(&self) -> ExitStatus {
         locked(&self.life).signal_group(Signal::KILL);
         self.ended().await
     }
 
-    /// SIGTERM, without waiting.
+    /// Sends SIGTERM without waiting.
     pub fn terminate(&self) {
         locked(&self.life).signal(Signal::TERM);
     }
 
-    /// SIGTERM, and waits until it is gone; SIGKILL when that takes longer than `deadline`.
+    /// Sends SIGTERM and waits until the program has ended; sends SIGKILL after `deadline`.
     pub async fn stop_within(&self, deadline: Duration) -> ExitStatus {
         self.terminate();
-        // A paused process would not hear it.
+        // A paused process would not receive it.
         self.resume();
         match self.wait(deadline).await {
             Ok(status) => status,
@@ -192,47 +187,42 @@ impl Child {
         }
     }
 
-    /// SIGTERM, and waits until it is gone; SIGKILL after half a minute.
+    /// Sends SIGTERM and waits until the program has ended; sends SIGKILL after half a minute.
     pub async fn stop(&self) -> ExitStatus {
         self.stop_within(Duration::from_secs(30)).await
     }
 
-    /// SIGSTOP: it keeps its connections and answers nothing.
+    /// Sends SIGSTOP: the program keeps its connections but does not respond.
     pub fn pause(&self) {
         locked(&self.life).signal(Signal::STOP);
     }
 
-    /// SIGCONT: it goes on after [`Child::pause`].
+    /// Sends SIGCONT, which ends [`Child::pause`].
     pub fn resume(&self) {
         locked(&self.life).signal(Signal::CONT);
     }
 
-    /// Starts the program anew with the same arguments; kills it first when it still runs.
-    ///
-    /// # Errors
-    /// As [`Child::spawn`].
+    /// Starts the program again with the same arguments; kills it first if it is still running.
     pub async fn respawn(&self) -> anyhow::Result<()> {
         self.kill().await;
         *locked(&self.life) = Life::begin(&self.spec)?;
         Ok(())
     }
 
-    /// All it has written so far, earlier runs included.
+    /// Everything in its log, including earlier runs.
     pub fn log(&self) -> String {
         std::fs::read(&self.spec.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    /// The last lines it has written.
+    /// The last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         tail(&self.log(), lines)
     }
 
-    /// Waits for `readiness`, but no longer than `within` and not when the program ends first.
-    ///
-    /// # Errors
-    /// When it does not become ready; the message holds the end of its log.
+    /// Waits for `readiness`. Fails if that takes longer than `within`, or the program ends first;
+    /// the message includes the end of its log.
     pub async fn ready_when(
         &self,
         readiness: impl Future<Output = anyhow::Result<()>>,
@@ -268,7 +258,7 @@ impl Life {
             };
             let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
             let _ = pid_sender.send(Ok(pid));
-            // Wait without reaping: until the lock is held, the process id stays ours.
+            // Waits without reaping: until the lock is taken, the process id is not reused.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             let mut reaped = locked(&reaping);
             *reaped = true;
@@ -282,7 +272,7 @@ impl Life {
         Ok(Self { pid, reaped, ended, thread: Some(thread) })
     }
 
-    /// A process that has ended needs no signal, so a failure to deliver one is none.
+    /// A process that has ended needs no signal, so a failure to send one is not an error.
     fn signal(&self, signal: Signal) {
         if !*locked(&self.reaped) {
             let _ = kill_process(self.pid, signal);
@@ -300,7 +290,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.signal_group(Signal::KILL);
         if let Some(thread) = self.thread.take() {
-            // After SIGKILL it ends at once; waiting lets the owner delete its data.
+            // After SIGKILL it ends at once; afterwards the owner can delete its data.
             let _ = thread.join();
         }
     }
@@ -312,12 +302,12 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Nothing is left half done under these locks, so a panic elsewhere does not spoil them.
+/// No data is left inconsistent under these locks, so a panic of another thread does no harm.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The log of a server that keeps its data in `dir`.
+/// The log of a server with its data in `dir`.
 pub fn log_in(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.log"))
 }

@@ -1,4 +1,4 @@
-//! Commands that run to their end: `cargo`, and our own programs.
+//! Commands that run to completion: `cargo`, and our own programs.
 
 use std::{
     ffi::OsString,
@@ -11,20 +11,17 @@ use tokio::process::Command;
 
 use crate::{log_line::readable_text, progress::step, variable, workspace_root};
 
-/// `cargo` with arguments, to be run at the workspace's root; what it says goes to the terminal.
+/// `cargo` with arguments, in the root of the workspace; its output goes to the terminal.
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(variable("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     command.args(args).current_dir(workspace_root()).kill_on_drop(true);
     command
 }
 
-/// Builds the targets that these arguments name (`--bin api`); answers the folder of the programs.
-///
-/// # Errors
-/// When they cannot be built.
+/// Builds the targets that these arguments name (`--bin api`). Returns the folder of the programs.
 pub async fn build(what: &str, targets: &[&str], release: bool) -> anyhow::Result<PathBuf> {
-    // `--workspace` decides on the features of what the targets share with others, so that no
-    // other build has to compile it again.
+    // With `--workspace`, shared dependencies get the features of the whole workspace, so that no
+    // other build has to compile them again.
     let mut args = vec!["build", "--workspace"];
     args.extend(targets);
     args.extend(release.then_some("--release"));
@@ -33,20 +30,14 @@ pub async fn build(what: &str, targets: &[&str], release: bool) -> anyhow::Resul
     folder(release)
 }
 
-/// The folder of our programs: this one's own, or `release` beside it.
-///
-/// # Errors
-/// When the system does not say where this program is.
+/// The folder of our programs: that of this program, or `release` beside it.
 pub fn folder(release: bool) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     let own = own.parent().context("this program is in a folder")?;
     Ok(if release { own.with_file_name("release") } else { own.to_owned() })
 }
 
-/// Runs a command to its end, which must be a success.
-///
-/// # Errors
-/// When it cannot be run or fails.
+/// Runs a command to completion. Fails if it does not succeed.
 pub async fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let shown = shown(command);
     let status = command
@@ -60,10 +51,7 @@ pub async fn succeed(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end, which must be a success; answers what it said on standard output.
-///
-/// # Errors
-/// When it cannot be run or fails.
+/// Runs a command to completion and returns its standard output. Fails if it does not succeed.
 pub async fn output(command: &mut Command) -> anyhow::Result<String> {
     let shown = shown(command);
     let output = command
@@ -78,11 +66,8 @@ pub async fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs one of our programs to its end; what it says goes to `log`, and into the error when it
-/// fails.
-///
-/// # Errors
-/// When it cannot be run or fails, or the log cannot be written.
+/// Runs one of our programs to completion with its output in `log`. If it fails, the error includes
+/// the output.
 pub async fn run_once(
     program: &Path,
     args: &[&str],

@@ -1,7 +1,7 @@
-//! The little of HTTP that health checks and the smoke test need, to servers on this machine.
+//! A minimal HTTP client for health checks and the smoke test, for servers on this machine.
 //!
-//! Each request has a connection of its own. An HTTP client would be the largest dependency of
-//! `cargo xtask`, and its pooled connections would be bound to the runtime of the test that made
+//! Each request has its own connection. A full HTTP client would be the largest dependency of
+//! `cargo xtask`, and its pooled connections would be bound to the runtime of the test that opened
 //! them.
 
 use anyhow::{Context, bail};
@@ -22,12 +22,12 @@ pub struct Request<'a> {
     json: Option<String>,
 }
 
-/// What the server answered.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body; empty when there is none.
+    /// The body; empty if there is none.
     pub body: String,
 }
 
@@ -37,26 +37,24 @@ impl<'a> Request<'a> {
         Self { method, port, path, access_token: None, json: None }
     }
 
-    /// Sends this token in the `Authorization` header.
+    /// Adds an `Authorization` header with this token.
     #[must_use]
     pub fn access_token(self, token: &'a str) -> Self {
         Self { access_token: Some(token), ..self }
     }
 
-    /// Sends this body.
+    /// Adds this body.
     #[must_use]
     pub fn json(self, body: &serde_json::Value) -> Self {
         Self { json: Some(body.to_string()), ..self }
     }
 
-    /// Sends it and reads the whole answer.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or its answer is not one that this client understands.
+    /// Sends the request and reads the whole response. Fails if the server cannot be reached, or
+    /// the response has an unsupported form.
     pub async fn send(self) -> anyhow::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         stream.write_all(self.text().as_bytes()).await?;
-        // Read whole: closing earlier would look like a broken connection to the other side.
+        // Read completely: closing earlier would look like a broken connection to the server.
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
         parse(&answer)
@@ -79,11 +77,11 @@ impl<'a> Request<'a> {
 
 fn parse(answer: &[u8]) -> anyhow::Result<Answer> {
     let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").context("the answer ended too early")?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the response ended too early")?;
     let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
-    let status = status.context("the answer is not HTTP/1")?.parse()?;
+    let status = status.context("the response is not HTTP/1")?.parse()?;
     if head.to_ascii_lowercase().contains("\r\ntransfer-encoding:") {
-        bail!("the answer comes in chunks, which this client does not read");
+        bail!("the response is chunked, which this client does not support");
     }
     Ok(Answer { status, body: body.to_owned() })
 }
@@ -93,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_its_token_and_the_length_of_its_body() {
+    fn a_request_has_its_token_and_content_length() {
         let body = serde_json::json!({ "name": "Ada" });
         let request = Request::new("POST", 4000, "/things").access_token("secret").json(&body);
         let lines = [
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_its_status_and_its_body() {
+    fn a_response_is_parsed_into_status_and_body() {
         let answer = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (404, "no"));
         for refused in [

@@ -1,8 +1,8 @@
 //! Programs on this machine: found or installed, started, watched and stopped.
 //!
-//! `xtask`, `testkit` and `bench` share this crate. It knows how MongoDB and Redis are started and
-//! how the product's own programs are configured, but it links no database driver, so that
-//! `cargo xtask` builds in seconds.
+//! Shared by `xtask`, `testkit` and `bench`. This crate can start MongoDB and Redis and configure
+//! the programs of the product, but it depends on no database driver, so that `cargo xtask` builds
+//! in seconds.
 
 mod child;
 pub mod command;

@@ -1,14 +1,13 @@
-//! What a person sees of our programs' logs. They write a JSON object a line, for `jq`; here such a
-//! line becomes the time of day, the level, the event and its fields. Any other line stays as it
-//! is.
+//! Readable log lines. Our programs write one JSON object per line, for `jq`; on a terminal such a
+//! line is shown as the time of day, the level, the event and its fields. Other lines are not
+//! changed.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The parts that our programs' lines have in common; sorted, so that a field is found at its
-/// place.
+/// The fields that all our log lines have. Other fields are sorted, so that each is easy to find.
 #[derive(Deserialize)]
 struct Line {
     timestamp: String,
@@ -16,14 +15,14 @@ struct Line {
     message: String,
     #[serde(default)]
     span: BTreeMap<String, Value>,
-    /// Where in the code; the event's name tells that too.
+    /// The place in the code; the name of the event is enough to find it.
     #[serde(default, rename = "target")]
     _target: Option<String>,
     #[serde(flatten)]
     fields: BTreeMap<String, Value>,
 }
 
-/// The line as a person reads it; its level in colour, if `coloured`.
+/// The line in readable form, with a coloured level if `coloured`.
 pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
     let Some(line) =
         line.starts_with('{').then(|| serde_json::from_str::<Line>(line).ok()).flatten()
@@ -36,7 +35,7 @@ pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
     let mut shown =
         format!("{} {level} {}", time_of_day(&line.timestamp), line.message.escape_debug());
     shown.extend(line.fields.iter().map(shown_field));
-    // The span's name is the first thing to know about it, not a field.
+    // The name of the span is shown first, not as a field.
     if let Some(name) = line.span.get("name").and_then(Value::as_str) {
         let fields: String =
             line.span.iter().filter(|(key, _)| *key != "name").map(shown_field).collect();
@@ -45,19 +44,18 @@ pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Each line of a text as [`readable`] shows it, without colours.
+/// Each line of a text in the form of [`readable`], without colours.
 pub fn readable_text(text: &str) -> String {
     text.lines().map(|line| readable(line, false)).collect::<Vec<_>>().join("\n")
 }
 
-/// `22:07:01.123` of `2025-11-24T22:07:01.123456Z`, still in UTC; a time of another form as a
-/// whole.
+/// `22:07:01.123` for `2025-11-24T22:07:01.123456Z`, still in UTC; a time in another format is not
+/// changed.
 fn time_of_day(timestamp: &str) -> &str {
     timestamp.get(11..23).unwrap_or(timestamp)
 }
 
-/// ` key=value`. A text is quoted where it would not be clear how far it goes, or would steer the
-/// terminal.
+/// ` key=value`. A text is quoted if its end would be unclear or it would control the terminal.
 fn shown_field((key, value): (&String, &Value)) -> String {
     match value {
         Value::String(text)
@@ -85,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_ours_is_its_time_level_event_and_fields() {
+    fn our_lines_are_shown_as_time_level_event_and_fields() {
         let line = r#"{"timestamp":"2025-11-24T22:07:01.123456Z","level":"WARN","message":"job_retried","error":"no \u001bsuch host","delay_ms":250,"target":"jobs::run","span":{"attempt":1,"kind":"email.verify","name":"job"}}"#;
         let shown = r#"22:07:01.123 WARN  job_retried delay_ms=250 error="no \u{1b}such host" (job attempt=1 kind=email.verify)"#;
         assert_eq!(readable(line, false), shown);
@@ -93,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_stay_as_they_are() {
+    fn other_lines_are_not_changed() {
         for line in
             ["", "plain", "{not json", r#"{"t":{"$date":"…"},"s":"E","msg":"mongod's"}"#, "[1]"]
         {

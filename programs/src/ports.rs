@@ -1,9 +1,9 @@
-//! Ports that nobody else takes.
+//! Ports that no other process uses.
 //!
-//! Binding port 0 and letting go again is a race that parallel tests lose now and then: the kernel
-//! hands the same port to an outgoing connection. So ports come from below the range of outgoing
-//! connections, and a lock file a port keeps other test processes off for as long as this one
-//! lives.
+//! Binding port 0 and closing it again is a race that parallel tests sometimes lose: the kernel
+//! gives the same port to an outgoing connection. Therefore ports are chosen below the range of
+//! outgoing connections, and a lock file per port keeps other test processes away for as long as
+//! this one runs.
 
 use std::{
     fs::File,
@@ -19,16 +19,14 @@ use anyhow::Context;
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
-/// Held until this process ends; the kernel lets go of them then, however it ends.
+/// Locked until this process ends; the kernel releases the locks then.
 static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A port of 127.0.0.1 that is free now and that no other process will get from this function.
-///
-/// # Errors
-/// When the folder of lock files cannot be written or every port is taken.
+/// A free port of 127.0.0.1 that no other process will get from this function. Fails if the folder
+/// of lock files cannot be written, or every port is taken.
 pub fn free_port() -> anyhow::Result<u16> {
-    // Each process begins elsewhere, so that they seldom try the same port.
+    // Each process starts at another port, so that they rarely try the same one.
     let start = u16::try_from(std::process::id() * 7 % u32::from(COUNT)).unwrap_or(0);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
@@ -40,11 +38,8 @@ pub fn free_port() -> anyhow::Result<u16> {
     anyhow::bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
 }
 
-/// Makes a port of 127.0.0.1 this process's own among those that ask here; false when another has
-/// it.
-///
-/// # Errors
-/// When the folder of lock files cannot be written.
+/// Claims a port of 127.0.0.1 for this process, among all processes that use this function. Returns
+/// false if another one has claimed it. Fails if the folder of lock files cannot be written.
 pub fn claim_port(port: u16) -> anyhow::Result<bool> {
     let folder =
         std::env::temp_dir().join(format!("xtask-ports-{}", rustix::process::getuid().as_raw()));

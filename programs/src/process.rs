@@ -1,4 +1,4 @@
-//! One of our own programs as a child process, ready when its health address says so.
+//! One of our programs as a child process that is ready when its health check succeeds.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,18 +12,18 @@ use crate::{Child, Spec, http::Request};
 /// How to start one of our programs.
 #[derive(Debug, Clone)]
 pub struct ProcessSpec {
-    /// The program and what it is given.
+    /// The program with its arguments.
     pub spec: Spec,
-    /// The port on 127.0.0.1 that tells its health.
+    /// Port of its health checks on 127.0.0.1.
     pub health_port: u16,
-    /// The path there that answers 200 once it can work.
+    /// Path that returns status 200 when the program is ready.
     pub health_path: &'static str,
-    /// The longest it may take to become ready.
+    /// Maximum time until it is ready.
     pub ready_within: Duration,
 }
 
 impl ProcessSpec {
-    /// A program with arguments whose output goes to `log`.
+    /// A program with arguments that logs to `log`.
     pub fn new(
         name: &str,
         program: impl Into<PathBuf>,
@@ -40,7 +40,7 @@ impl ProcessSpec {
         }
     }
 
-    /// Adds environment variables; a later one wins.
+    /// Adds environment variables; later ones override earlier ones.
     #[must_use]
     pub fn envs<K: Into<String>, V: Into<String>>(
         mut self,
@@ -61,29 +61,22 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it cannot be run or does not become ready; the message holds the end of its log.
+    /// Starts it and waits until it is ready. Fails if it cannot be run or does not become ready;
+    /// the message includes the end of its log.
     pub async fn start(spec: ProcessSpec) -> anyhow::Result<Self> {
         let process = Self::spawn(spec)?;
         process.ready().await?;
         Ok(process)
     }
 
-    /// Starts it without waiting.
-    ///
-    /// # Errors
-    /// When it cannot be run.
+    /// Starts it without waiting. Fails if it cannot be run.
     pub fn spawn(spec: ProcessSpec) -> anyhow::Result<Self> {
         let ProcessSpec { spec, health_port, health_path, ready_within } = spec;
         Ok(Self { child: Child::spawn(spec)?, health_port, health_path, ready_within })
     }
 
-    /// Waits until it is ready.
-    ///
-    /// # Errors
-    /// When it ends first or takes too long; the message holds the end of its log.
+    /// Waits until it is ready. Fails if it ends first or takes too long; the message includes the
+    /// end of its log.
     pub async fn ready(&self) -> anyhow::Result<()> {
         let healthy = async {
             while !self.is_ready().await {
@@ -94,18 +87,15 @@ impl Process {
         self.child.ready_when(healthy, self.ready_within).await
     }
 
-    /// Whether it says that it can work, now.
+    /// Whether it is ready now.
     pub async fn is_ready(&self) -> bool {
         let asking = Request::new("GET", self.health_port, self.health_path).send();
         let answer = tokio::time::timeout(Duration::from_secs(2), asking).await;
         matches!(answer, Ok(Ok(answer)) if answer.status == 200)
     }
 
-    /// Starts it again with the same arguments and environment, killing it first when it still
-    /// runs, and waits until it is ready.
-    ///
-    /// # Errors
-    /// As [`Process::start`].
+    /// Starts it again with the same arguments and environment, and waits until it is ready; kills
+    /// it first if it is still running.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         self.child.respawn().await?;
         self.ready().await
@@ -115,13 +105,13 @@ impl Process {
 impl std::ops::Deref for Process {
     type Target = Child;
 
-    /// A program of ours is a child process with a health address.
+    /// A program of ours is a child process with a health check.
     fn deref(&self) -> &Child {
         &self.child
     }
 }
 
-/// Waits until somebody accepts connections on this port.
+/// Waits until a process accepts connections on this port.
 pub async fn listening(port: u16) {
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;

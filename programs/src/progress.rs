@@ -1,4 +1,4 @@
-//! What a person sees of a long step: that it began, that it still runs, and how long it took.
+//! Progress of a long step: that it began, is still running, and how long it took.
 
 use std::{
     fmt::Display,
@@ -7,16 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A step that takes longer says that it has begun.
+/// A step that takes longer than this is announced.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// It then says this often that it goes on.
+/// Interval of further messages.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Runs `work`, telling on standard error that `what` ended and how long it took; when it takes a
-/// while, also that it began and goes on.
-///
-/// # Errors
-/// Those of `work`.
+/// Runs `work` and prints to standard error that `what` has ended and how long it took. For a long
+/// step, also prints that it began and is still running.
 pub async fn step<T>(
     what: impl Display,
     work: impl Future<Output = anyhow::Result<T>>,
@@ -31,25 +28,24 @@ pub async fn step<T>(
             Err(_) => say(&news),
         }
         pause = HEARTBEAT;
-        news = format!("  {what} … still at it after {}", seconds(begun.elapsed() + HEARTBEAT));
+        news = format!("  {what} … still running after {}", seconds(begun.elapsed() + HEARTBEAT));
     };
     let mark = if result.is_ok() { paint("32", "✓") } else { paint("31", "✗") };
     say(&format!("{mark} {what} ({})", seconds(begun.elapsed())));
     result
 }
 
-/// Writes a line to standard error. That it may be closed is no reason to stop.
+/// Prints a line to standard error. A closed standard error is ignored.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes a text and the end of its line to standard output. That it may be closed is no reason to
-/// stop.
+/// Prints a text and a line end to standard output. A closed standard output is ignored.
 pub fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// `text` in the colour of an SGR code, where standard error is a terminal.
+/// `text` in the colour of an SGR code, if standard error is a terminal.
 pub fn paint(sgr: &str, text: &str) -> String {
     if std::io::stderr().is_terminal() {
         format!("\u{1b}[{sgr}m{text}\u{1b}[0m")
@@ -58,7 +54,7 @@ pub fn paint(sgr: &str, text: &str) -> String {
     }
 }
 
-/// A time as people read it: `0.42 s`, `12.3 s`, `3 min 05 s`.
+/// A time in readable form: `0.42 s`, `12.3 s`, `3 min 05 s`.
 pub fn seconds(time: Duration) -> String {
     match time.as_secs() {
         0..10 => format!("{:.2} s", time.as_secs_f64()),

@@ -1,6 +1,6 @@
-//! How MongoDB and Redis are started on a data folder and a port of 127.0.0.1.
+//! Starts MongoDB and Redis with a data folder and a port of 127.0.0.1.
 //!
-//! Whether they are ready takes a driver to find out; `testkit` knows that.
+//! Checking whether they are ready requires a driver; `testkit` does that.
 
 use std::{ffi::OsString, path::Path};
 
@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::{Child, install::Program};
 
-/// The replica set that each node of MongoDB is, alone.
+/// Name of the replica set of each MongoDB node.
 pub const REPLICA_SET: &str = "rs0";
 
 /// The connection string of the MongoDB on a port.
@@ -16,10 +16,7 @@ pub fn mongodb_uri(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}")
 }
 
-/// Starts a MongoDB server.
-///
-/// # Errors
-/// When the folder cannot be created or the program cannot be run.
+/// Starts a MongoDB server. Fails if the folder cannot be created or the program cannot be run.
 pub fn mongod(program: &Program, dir: &Path, port: u16, log: &Path) -> anyhow::Result<Child> {
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let spec = program.spec("mongod", log).args(["--dbpath"]).args([dir]);
@@ -32,11 +29,11 @@ pub fn mongod(program: &Program, dir: &Path, port: u16, log: &Path) -> anyhow::R
         "--replSet",
         REPLICA_SET,
     ]);
-    // Enough for development; the defaults take half of the machine's memory and a gigabyte of
-    // oplog.
+    // Enough for development; the defaults use half of the machine's memory and an oplog of a
+    // gigabyte.
     let spec = spec.args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"]);
-    // A file a collection and an index: hundreds of tests, each with a database of its own, need
-    // more than a process may have open, unless what is not used any more is closed.
+    // Each collection and each index is a file. Hundreds of test databases need more open files
+    // than a process may have, unless unused ones are closed.
     let spec = spec.args([
         "--wiredTigerEngineConfigString",
         "file_manager=(close_idle_time=20,close_scan_interval=5,close_handle_minimum=500)",
@@ -45,10 +42,8 @@ pub fn mongod(program: &Program, dir: &Path, port: u16, log: &Path) -> anyhow::R
     Child::spawn(spec)
 }
 
-/// Starts a Redis server with [`redis_args`] and further ones.
-///
-/// # Errors
-/// When the folder cannot be created or the program cannot be run.
+/// Starts a Redis server with [`redis_args`] and further ones. Fails if the folder cannot be
+/// created or the program cannot be run.
 pub fn redis(
     program: &Program,
     dir: &Path,
@@ -59,8 +54,8 @@ pub fn redis(
     Child::spawn(program.spec("redis", log).args(args))
 }
 
-/// The arguments of a Redis server that keeps its data in an append-only file, as in production.
-/// Where an argument is given twice, the later one counts.
+/// The arguments of a Redis server with an append-only file, as in production. Later arguments
+/// override earlier ones.
 pub fn redis_args(dir: &Path, port: u16) -> Vec<OsString> {
     let port = port.to_string();
     let args = [

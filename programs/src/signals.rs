@@ -1,8 +1,8 @@
-//! The signals that ask a program to stop.
+//! The signals that stop a program.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C, SIGTERM and the end of the terminal; all mean the same.
+/// Ctrl-C, SIGTERM and SIGHUP, which are treated alike.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -11,10 +11,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on the signals no longer end this process by themselves.
-    ///
-    /// # Errors
-    /// When the system takes no handler for them.
+    /// Handles the signals: they no longer end this process by themselves.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -23,7 +20,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next signal.
     pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

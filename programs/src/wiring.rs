@@ -1,31 +1,31 @@
-//! How our programs are told where everything is: one set of environment variables, the same for
-//! tests, `cargo xtask up` and measurements.
+//! The configuration of our programs: one set of environment variables for tests, `cargo xtask up`
+//! and benchmarks.
 
-/// Where our programs listen and what they use. Everything is on 127.0.0.1.
+/// Where our programs listen, and the servers that they use. Everything is on 127.0.0.1.
 #[derive(Debug, Clone)]
 pub struct Wiring {
-    /// Where links in mail lead, without a trailing slash.
+    /// Base URL of links in mails, without a trailing slash.
     pub public_url: String,
-    /// Clients of the api connect here.
+    /// Port of the API for clients.
     pub api_port: u16,
-    /// Metrics and health of the api.
+    /// Port of the API for metrics and health checks.
     pub api_internal_port: u16,
-    /// Metrics and health of the worker.
+    /// Port of the worker for metrics and health checks.
     pub worker_internal_port: u16,
     /// Connection string of the replica set.
     pub mongodb_uri: String,
     /// Name of the database.
     pub database: String,
-    /// Address of Redis.
+    /// URL of Redis.
     pub redis_url: String,
-    /// Stands before every Redis key.
+    /// Prefix of every Redis key.
     pub key_prefix: String,
-    /// The mail server, which speaks no TLS.
+    /// Port of the mail server, which does not use TLS.
     pub smtp_port: u16,
 }
 
 impl Wiring {
-    /// The environment variables that say so, for development mode.
+    /// The corresponding environment variables, for development mode.
     pub fn env(&self) -> Vec<(String, String)> {
         let local = |port: u16| format!("127.0.0.1:{port}");
         let variables = [

@@ -1,4 +1,4 @@
-//! Programs become ready, die and come back.
+//! Programs become ready, die and return.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use programs::{Process, ProcessSpec, free_port, install::on_path};
 
-/// Python's web server in a folder with a file `health/ready` stands for one of our programs.
+/// Stands in for one of our programs: Python's web server in a folder with a file `health/ready`.
 fn program(folder: &std::path::Path) -> ProcessSpec {
     let port = free_port().unwrap();
     let python = on_path("python3").unwrap();
@@ -25,7 +25,7 @@ fn program(folder: &std::path::Path) -> ProcessSpec {
 }
 
 #[tokio::test]
-async fn a_program_is_ready_when_it_says_so_and_comes_back_after_a_kill() {
+async fn a_program_becomes_ready_and_restarts_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("health")).unwrap();
     let process = Process::spawn(program(folder.path())).unwrap();
@@ -43,7 +43,7 @@ async fn a_program_is_ready_when_it_says_so_and_comes_back_after_a_kill() {
 }
 
 #[tokio::test]
-async fn a_program_that_ends_early_says_why() {
+async fn a_program_that_ends_early_reports_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = program(folder.path());
     spec.spec.args = vec!["-c".into(), "import sys; sys.exit('no such luck')".into()];

@@ -1,5 +1,4 @@
-//! What people show beside a password, in software: an authenticator app, and an authenticator that
-//! holds a passkey.
+//! Software second factors: an authenticator app, and a device with a passkey.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,10 +21,10 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use totp_rs::{Builder, Secret, Totp};
 
-/// Where passkeys are tested: a domain, as they need one.
+/// The origin of passkey tests: passkeys need a domain name.
 pub const ORIGIN: &str = "https://app.example.com";
 
-/// Someone who touches the sensor at once, or whom the device does not recognise.
+/// A user who confirms at once, or whom the device does not recognise.
 struct Person {
     is_recognised: bool,
 }
@@ -52,19 +51,19 @@ impl UserValidationMethod for Person {
     }
 }
 
-/// A device that holds one passkey, and the browser before it.
+/// A device with one passkey, and its browser.
 pub struct Device {
     passkey: Option<Passkey>,
     origin: Url,
 }
 
 impl Device {
-    /// A device whose browser shows the pages of `origin`.
+    /// A device with a browser that shows the pages of `origin`.
     pub fn at(origin: &str) -> Self {
         Self { passkey: None, origin: origin.parse().unwrap() }
     }
 
-    /// The same passkey in the hands of somebody else.
+    /// The same passkey, used by someone else.
     #[must_use]
     pub fn copied(&self) -> Self {
         Self { passkey: self.passkey.clone(), origin: self.origin.clone() }
@@ -101,7 +100,7 @@ impl Device {
     }
 }
 
-/// As a browser's `toJSON` writes it: bytes in base64url.
+/// As `toJSON` of a browser writes it: bytes in base64url.
 fn written(value: Value) -> Value {
     match value {
         Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_u64) => {
@@ -116,11 +115,11 @@ fn written(value: Value) -> Value {
     }
 }
 
-/// An authenticator app that was told a secret.
+/// An authenticator app with a secret.
 pub struct App(Totp);
 
 impl App {
-    /// An app in which the secret, in base 32, was entered.
+    /// An app in which the secret was entered, in base 32.
     pub fn told(secret: &str) -> Self {
         Self(
             Builder::new()
@@ -129,8 +128,8 @@ impl App {
         )
     }
 
-    /// The code that many steps from now; each is good once, and those of the next step are good
-    /// already.
+    /// The code in `steps` steps from now. Each code is valid once, and the codes of the next step
+    /// are already valid.
     pub fn code(&self, steps: i64) -> String {
         let now = DateTime::now().timestamp_millis() / 1000;
         self.0.generate(u64::try_from(now + steps * 30).unwrap()).to_string()

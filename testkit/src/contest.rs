@@ -1,9 +1,9 @@
-//! What `cargo xtask bench jobs` and its contestants say to each other.
+//! The protocol between `cargo xtask bench jobs` and its contestants.
 //!
-//! A contestant is a program of its own that lives for the whole run, so that what its runtime has
-//! compiled and cached stays warm. On standard input it is given one [`Task`] a line, on standard
-//! output it gives one [`Answer`] a line; the first says that it is ready. It ends when its
-//! standard input does. Contestants in other languages follow the same words.
+//! A contestant is a program that lives for the whole run, so that its runtime stays warm. It reads
+//! one [`Task`] per line from standard input and writes one [`Answer`] per line to standard output;
+//! the first answer says that it is ready. It exits at the end of standard input. Contestants in
+//! other languages use the same protocol.
 
 use std::{
     collections::BTreeMap,
@@ -14,69 +14,70 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What to do. Redis is empty before each, and the contestant leaves no worker behind.
+/// A task. Redis is empty before each task, and the contestant leaves no worker behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Task {
-    /// Push jobs one a call, and answer how many a second.
+    /// Push jobs with one job per call, and report jobs per second.
     PushSingle {
-        /// How many.
+        /// Number of jobs.
         jobs: u32,
-        /// Calls that are not answered yet, at most.
+        /// Maximum number of calls in flight.
         in_flight: u32,
     },
-    /// Push jobs many a call, and answer how many a second.
+    /// Push many jobs per call, and report jobs per second.
     PushBatch {
-        /// How many.
+        /// Number of jobs.
         jobs: u32,
     },
-    /// Push jobs, then start a worker, and answer how many a second it did, from the first start
-    /// until Redis shows that the last is done.
+    /// Push jobs, then start a worker, and report jobs per second, from the first start until Redis
+    /// shows that the last job is done.
     Drain {
-        /// How many.
+        /// Number of jobs.
         jobs: u32,
         /// Jobs that may run at once.
         concurrency: usize,
     },
-    /// As [`Task::Drain`], the jobs belonging to many tenants in turn.
+    /// As [`Task::Drain`], with jobs of many tenants in turn.
     DrainTenants {
-        /// How many.
+        /// Number of jobs.
         jobs: u32,
         /// Jobs that may run at once.
         concurrency: usize,
-        /// Tenants.
+        /// Number of tenants.
         tenants: u32,
     },
-    /// As [`Task::Drain`], each job staged in a transaction of its own.
+    /// As [`Task::Drain`], with each job staged in its own transaction.
     DrainStaged {
-        /// How many.
+        /// Number of jobs.
         jobs: u32,
         /// Jobs that may run at once.
         concurrency: usize,
         /// Transactions at once.
         in_flight: u32,
     },
-    /// Push jobs at an even rate while a worker has nothing else to do, and answer how long it took
-    /// from the call of each push to the start of its job.
+    /// Push jobs at an even rate while the worker is otherwise idle, and report the time from the
+    /// call of each push to the start of its job.
     Latency(Pace),
-    /// As [`Task::Latency`], for one tenant while another's jobs, each of which takes 5 ms, wait in
-    /// great number.
+    /// As [`Task::Latency`], for one tenant, while another tenant has a large backlog of jobs that
+    /// take 5 ms each.
     LatencyBesideFlood {
-        /// How the one tenant's jobs are pushed.
+        /// How the jobs of the first tenant are pushed.
         pace: Pace,
-        /// How many of the other's wait.
+        /// Number of jobs in the backlog of the other tenant.
         flood: u32,
     },
-    /// As [`Task::Latency`], each job staged in a transaction of its own; from the commit's return.
+    /// As [`Task::Latency`], with each job staged in its own transaction; measured from the return
+    /// of the commit.
     LatencyStaged(Pace),
 }
 
-/// How jobs are pushed to measure a latency.
+/// How jobs are pushed to measure latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
-    /// Jobs that count.
+    /// Number of jobs that are measured.
     pub samples: u32,
-    /// Jobs before them that do not.
+    /// Number of jobs before them that are not measured.
     pub warm_up: u32,
     /// Milliseconds between two pushes.
     pub interval_ms: u64,
@@ -84,32 +85,29 @@ pub struct Pace {
     pub concurrency: usize,
 }
 
-/// Numbers by name.
+/// Measured values by name.
 pub type Values = BTreeMap<String, f64>;
 
-/// What a contestant says.
+/// An answer of a contestant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It waits for its first task; the versions of what it is made of.
+    /// It is ready for its first task; with the versions of its components.
     Ready(String),
-    /// What it measured.
+    /// The measured values.
     Values(Values),
-    /// The task was not done.
+    /// The task failed.
     Error(String),
 }
 
-/// Jobs a second.
+/// Jobs per second.
 pub const PER_SECOND: &str = "per_second";
-/// The median of a latency, in milliseconds.
+/// Median latency, in milliseconds.
 pub const P50_MS: &str = "p50_ms";
-/// What 99 of 100 latencies do not exceed, in milliseconds.
+/// 99th percentile of the latency, in milliseconds.
 pub const P99_MS: &str = "p99_ms";
 
-/// Does what it is told until standard input ends.
-///
-/// # Errors
-/// When it cannot read or be heard.
+/// Performs tasks until the end of standard input. Fails if it cannot read or write.
 pub async fn serve<E: Display>(
     versions: String,
     measure: impl AsyncFn(Task) -> Result<Values, E>,
@@ -138,12 +136,12 @@ fn tell(answer: &Answer) -> io::Result<()> {
     output.flush()
 }
 
-/// So many `jobs` in `time`, as an answer.
+/// The rate of `jobs` in `time`, as an answer.
 pub fn rate(jobs: u32, time: Duration) -> Values {
     [(PER_SECOND.to_owned(), f64::from(jobs) / time.as_secs_f64())].into()
 }
 
-/// `waits` as an answer.
+/// The percentiles of `waits`, as an answer.
 pub fn percentiles(mut waits: Vec<Duration>) -> Values {
     waits.sort_unstable();
     let at = |percent: usize| {

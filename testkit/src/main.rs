@@ -1,5 +1,5 @@
-//! `testkit`: what `cargo xtask` needs from here, run as a process of its own, so that the tool
-//! itself is built without a database driver.
+//! `testkit`: the parts of `cargo xtask` that need a database driver, as a separate program, so
+//! that `xtask` builds without one.
 
 mod inbox;
 
@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use programs::progress::{paint, say};
 use testkit::servers::{answering, primary};
 
-/// What `cargo xtask` runs for its servers.
+/// Commands that `cargo xtask` runs for its servers.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -18,27 +18,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Wait until the MongoDB on this port takes writes; make it a replica set if it is none.
+    /// Wait until the MongoDB on this port accepts writes; make it a replica set if it is none.
     AwaitMongod {
-        /// Its port on 127.0.0.1.
+        /// Port of MongoDB on 127.0.0.1.
         #[arg(long)]
         port: u16,
     },
-    /// Wait until the Redis on this port answers.
+    /// Wait until the Redis on this port responds.
     AwaitRedis {
-        /// Its port on 127.0.0.1.
+        /// Port of Redis on 127.0.0.1.
         #[arg(long)]
         port: u16,
     },
     /// Run the mail catcher of `cargo xtask up`.
     Mail {
-        /// Accepts mail.
+        /// Port for SMTP.
         #[arg(long)]
         smtp_port: u16,
-        /// Shows the inbox.
+        /// Port of the inbox page.
         #[arg(long)]
         http_port: u16,
-        /// Keeps the mails.
+        /// Folder in which mails are stored.
         #[arg(long)]
         state_dir: PathBuf,
     },

@@ -1,9 +1,9 @@
-//! What a test needs: its own database, its own key prefix, its own mailbox, and the product's
-//! programs.
+//! The environment of a test: its own database, key prefix and mailbox, and the programs of the
+//! product.
 //!
-//! MongoDB and Redis are shared by the tests and told apart by name. `cargo xtask test` starts them
-//! once and says where they are in two environment variables; without those, the first test of a
-//! process starts them and the last one that ends stops them and removes their data.
+//! Tests share MongoDB and Redis and are kept apart by name. `cargo xtask test` starts the servers
+//! once and passes their addresses in two environment variables. Without these, the first test of a
+//! process starts them, and the last one that ends stops them and removes their data.
 
 mod prepared;
 mod service;
@@ -25,24 +25,24 @@ use programs::{Wiring, free_port};
 
 use crate::servers::{MailCatcher, Mongod, Redis};
 
-/// One test's share of the world. Programs it started and its mailbox end with it.
+/// The environment of one test. The programs that it started and its mailbox end with it.
 #[derive(Debug)]
 pub struct TestEnv {
     servers: Arc<Servers>,
-    /// Instead of the shared one.
+    /// A Redis of its own instead of the shared one.
     own_redis: Option<OwnRedis>,
     database: String,
     key_prefix: String,
     mail: MailCatcher,
     ports: Ports,
-    /// Holds the logs of the programs.
+    /// Folder for the logs of the programs.
     folder: tempfile::TempDir,
-    /// How many of each were started.
+    /// How many programs of each kind were started.
     apis: AtomicU32,
     workers: AtomicU32,
 }
 
-/// Fields are dropped in order: the program before its data.
+/// Fields are dropped in order: the programs before their data.
 #[derive(Debug)]
 struct OwnRedis {
     url: String,
@@ -50,7 +50,7 @@ struct OwnRedis {
     _folder: tempfile::TempDir,
 }
 
-/// Where the first api and worker of a test listen.
+/// Ports of the first API and worker of a test.
 #[derive(Debug, Clone, Copy)]
 struct Ports {
     api: u16,
@@ -68,16 +68,16 @@ impl TestEnv {
     /// A database, key prefix and mailbox of its own on the shared servers.
     ///
     /// # Panics
-    /// When the servers cannot be started.
+    /// If the servers cannot be started.
     pub async fn new() -> Self {
         Self::on(shared::servers().await.expect("the shared servers start"), unique_name()).await
     }
 
     /// As [`TestEnv::new`], with a database that has a schema and is otherwise empty. `prepare`
-    /// creates the schema; a database that an earlier test with this schema used is used again.
+    /// creates the schema, unless a database of an earlier test with this schema can be reused.
     ///
     /// # Panics
-    /// When the servers cannot be started or do not answer.
+    /// If the servers cannot be started or do not respond.
     pub async fn prepared(schema: &str, prepare: impl AsyncFnOnce(&Self)) -> Self {
         let servers = shared::servers().await.expect("the shared servers start");
         let claim = Claim::of(schema, &servers.mongodb_uri).await.expect("a database can be had");
@@ -92,20 +92,20 @@ impl TestEnv {
         env
     }
 
-    /// The same on a MongoDB and a Redis that no other test uses, for tests that stop or flush
-    /// them.
+    /// As [`TestEnv::new`], with a MongoDB and a Redis that no other test uses, for tests that stop
+    /// or flush them.
     ///
     /// # Panics
-    /// When the servers cannot be started.
+    /// If the servers cannot be started.
     pub async fn private() -> Self {
         let servers = Servers::start().await.expect("servers for one test start");
         Self::on(Arc::new(servers), unique_name()).await
     }
 
-    /// The same with a Redis that no other test uses, for tests that stop or flush it.
+    /// Replaces Redis by one that no other test uses, for tests that stop or flush it.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     #[must_use]
     pub async fn with_own_redis(self) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -133,22 +133,22 @@ impl TestEnv {
         &self.servers.mongodb_uri
     }
 
-    /// Name of this test's database.
+    /// Name of the database of this test.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// Address of Redis.
+    /// URL of Redis.
     pub fn redis_url(&self) -> &str {
         self.own_redis.as_ref().map_or(&self.servers.redis_url, |own| &own.url)
     }
 
-    /// Stands before this test's keys.
+    /// Prefix of the keys of this test.
     pub fn key_prefix(&self) -> &str {
         &self.key_prefix
     }
 
-    /// This test's mailbox.
+    /// The mailbox of this test.
     pub fn mail(&self) -> &MailCatcher {
         &self.mail
     }
@@ -156,22 +156,22 @@ impl TestEnv {
     /// The MongoDB of a private environment.
     ///
     /// # Panics
-    /// When it is shared: stopping it would break other tests.
+    /// If it is shared: stopping it would break other tests.
     pub fn mongod(&self) -> &Mongod {
         &self.servers.own.as_ref().expect("only TestEnv::private() may touch the server").mongod
     }
 
-    /// The Redis of a private environment, or of one that has its own.
+    /// The Redis of a private environment, or of one with its own Redis.
     ///
     /// # Panics
-    /// When it is shared: stopping it would break other tests.
+    /// If it is shared: stopping it would break other tests.
     pub fn redis(&self) -> &Redis {
         let own = self.own_redis.as_ref().map(|own| &own.redis);
         own.or_else(|| self.servers.own.as_ref().map(|own| &own.redis))
             .expect("only a Redis of its own may be touched by a test")
     }
 
-    /// Environment variables that make our programs use this environment.
+    /// Environment variables that configure our programs for this environment.
     pub fn config_env(&self) -> Vec<(String, String)> {
         self.config_env_on(self.ports)
     }
@@ -191,11 +191,10 @@ impl TestEnv {
         wiring.env()
     }
 
-    /// Drops the database. Not needed for a test to be clean, only to keep a long-lived server
-    /// small.
+    /// Drops the database. Not required, but keeps a long-running server small.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// If the server does not respond.
     pub async fn cleanup(self) {
         let client = mongodb::Client::with_uri_str(self.mongodb_uri())
             .await
@@ -204,12 +203,12 @@ impl TestEnv {
     }
 }
 
-/// Unique on the machine, so that test processes can share a server; it also names the test in the
-/// server's log.
+/// A name that is unique on this machine, so that test processes can share a server. It also
+/// identifies the test in the server's log.
 fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    // The random tail is what makes it unique; the rest is for the reader. MongoDB allows 63 bytes.
+    // Only the random end makes it unique; the rest is for people. MongoDB allows 63 bytes.
     let tail = uuid::Uuid::now_v7().simple().to_string();
     format!("test_{}_{count}_{}", std::process::id(), &tail[tail.len() - 12..])
 }
@@ -217,7 +216,7 @@ fn unique_name() -> String {
 /// The path of a program of the product, which cargo built beside this test.
 ///
 /// # Panics
-/// When the program has not been built.
+/// If the program has not been built.
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     // `<target>/<profile>/deps/<test>`, and the programs one level up.

@@ -1,4 +1,4 @@
-//! The mail catcher speaks real SMTP, loses nothing and misbehaves on request.
+//! The mail catcher speaks real SMTP, loses no mail, and misbehaves on request.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -42,7 +42,7 @@ async fn send(transport: &Transport, subject: &str) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_mail_arrives_whole() {
+async fn a_mail_arrives_completely() {
     let mail = MailCatcher::start(None).await.unwrap();
     send(&transport(mail.port()), "hello").await.unwrap();
     let received = mail.wait_for(|mail| mail.subject == "hello", SOON).await;
@@ -57,7 +57,7 @@ async fn a_mail_arrives_whole() {
 }
 
 #[tokio::test]
-async fn the_protocol_is_spoken_by_hand_dots_included() {
+async fn the_smtp_protocol_is_supported_including_dots() {
     let mail = MailCatcher::start(None).await.unwrap();
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", mail.port())).await.unwrap());
     let mut answers = Vec::new();
@@ -75,7 +75,7 @@ async fn the_protocol_is_spoken_by_hand_dots_included() {
 }
 
 #[tokio::test]
-async fn a_refusing_server_gives_its_reason_and_takes_mail_later() {
+async fn a_rejecting_server_states_its_reason_and_accepts_mail_later() {
     let mail = MailCatcher::start(None).await.unwrap();
     let transport = transport(mail.port());
     mail.reply(Reply::Refuse(451));
@@ -88,7 +88,7 @@ async fn a_refusing_server_gives_its_reason_and_takes_mail_later() {
 }
 
 #[tokio::test]
-async fn a_silent_server_has_the_mail_but_its_client_does_not_know() {
+async fn a_silent_server_stores_the_mail_without_a_response() {
     let mail = Arc::new(MailCatcher::start(None).await.unwrap());
     mail.reply(Reply::Hold);
     let transport = transport(mail.port());
@@ -103,7 +103,7 @@ async fn a_silent_server_has_the_mail_but_its_client_does_not_know() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_refuses_and_comes_back_with_its_mails() {
+async fn a_stopped_server_refuses_connections_and_returns_with_its_mails() {
     let mail = MailCatcher::start(None).await.unwrap();
     let transport = transport(mail.port());
     send(&transport, "before").await.unwrap();

@@ -1,4 +1,4 @@
-//! The proxy is a good network, and each kind of bad one.
+//! The proxy forwards bytes, and simulates each kind of network fault.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A server that sends back what it gets, behind a proxy.
+/// A server that echoes what it receives, behind a proxy.
 async fn echo() -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap();
@@ -49,7 +49,7 @@ async fn a_cut_breaks_connections_and_refuses_new_ones_until_it_is_restored() {
 }
 
 #[tokio::test]
-async fn a_black_hole_keeps_connections_and_passes_nothing() {
+async fn a_black_hole_keeps_connections_and_forwards_nothing() {
     let proxy = echo().await;
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
     ask(&mut stream).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_black_hole_keeps_connections_and_passes_nothing() {
 }
 
 #[tokio::test]
-async fn a_delay_holds_each_direction() {
+async fn a_delay_applies_to_each_direction() {
     let proxy = echo().await;
     proxy.delay(Duration::from_millis(50));
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();

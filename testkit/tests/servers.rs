@@ -1,5 +1,5 @@
-//! The servers are real and can be disturbed: killed, paused, moved, and they come back with their
-//! data.
+//! The servers are real and can be disturbed: after a kill, a pause or a move they return with
+//! their data.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Sends one Redis command and returns the first line of the answer.
+/// Sends one Redis command and returns the first line of the response.
 async fn redis(port: u16, command: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(format!("{command}\r\n").as_bytes()).await?;
@@ -95,7 +95,7 @@ async fn dropping_a_server_ends_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_says_why() {
+async fn a_server_that_cannot_start_reports_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -105,7 +105,7 @@ async fn a_server_that_cannot_start_says_why() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
-/// Runs this test binary as the owner of a server, kills that, and looks for the server.
+/// Runs this test binary as the owner of a server, kills it, and checks whether the server ends.
 #[tokio::test]
 async fn a_server_ends_with_an_owner_that_is_killed() {
     const ROLE: &str = "TESTKIT_TEST_OWNER";
@@ -115,7 +115,7 @@ async fn a_server_ends_with_an_owner_that_is_killed() {
         return std::future::pending().await;
     }
     if on_path("setpriv").is_none() {
-        return; // The kernel can only be asked through it.
+        return; // Only `setpriv` can ask the kernel for this.
     }
     let folder = tempfile::tempdir().unwrap();
     let mut owner = tokio::process::Command::new(std::env::current_exe().unwrap());
@@ -125,14 +125,14 @@ async fn a_server_ends_with_an_owner_that_is_killed() {
     let mut owner = owner.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
     let port: u16 = loop {
-        let line = lines.next_line().await.unwrap().expect("the owner tells its port");
+        let line = lines.next_line().await.unwrap().expect("the owner prints its port");
         if let Some((_, port)) = line.split_once("port ") {
             break port.parse().unwrap();
         }
     };
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     owner.kill().await.unwrap();
-    // The server's end closes the connection.
+    // The connection closes when the server ends.
     let ended = tokio::time::timeout(Duration::from_secs(5), connection.read_u8()).await;
     assert!(ended.expect("the server ends with its owner").is_err());
 }

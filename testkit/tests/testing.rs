@@ -1,4 +1,4 @@
-//! Each test has its own share of the servers.
+//! Each test has its own part of the servers.
 
 use testkit::testing::TestEnv;
 

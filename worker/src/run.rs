@@ -38,11 +38,8 @@ pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-/// Runs jobs until `drain` begins, and those that it has begun to their end; without logs of its
-/// own.
-///
-/// # Errors
-/// When it cannot start: a server cannot be reached, the schema is another, a port is taken.
+/// Runs jobs until `drain` begins, and running jobs to completion; without setting up logs. Fails
+/// if it cannot start: a server cannot be reached, the schema does not match, or a port is in use.
 pub async fn run(config: Config, drain: Drain) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let ended = work_on(config, store.clone(), drain).await;

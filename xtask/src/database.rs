@@ -1,5 +1,5 @@
-//! MongoDB and Redis as this tool starts them. Only a driver can tell whether they are ready, so the
-//! program `testkit` is asked.
+//! MongoDB and Redis as started by this tool. Checking whether they are ready requires a driver, so
+//! the program `testkit` does that.
 
 use std::{
     ops::Deref,
@@ -18,12 +18,12 @@ pub(crate) struct Database {
     child: Child,
     port: u16,
     testkit: PathBuf,
-    /// The command of `testkit` that ends when it is ready.
+    /// The command of `testkit` that returns when the server is ready.
     readiness: &'static str,
 }
 
 impl Database {
-    /// Starts MongoDB and waits until it takes writes.
+    /// Starts MongoDB and waits until it accepts writes.
     pub(crate) async fn mongod(
         testkit: &Path,
         dir: &Path,
@@ -34,7 +34,7 @@ impl Database {
         Self::ready_on(child, port, testkit, "await-mongod").await
     }
 
-    /// Starts Redis and waits until it answers.
+    /// Starts Redis and waits until it responds.
     pub(crate) async fn redis(
         testkit: &Path,
         dir: &Path,
@@ -73,7 +73,7 @@ impl Database {
 impl Deref for Database {
     type Target = Child;
 
-    /// A server is a child process with an address.
+    /// A server is a child process with a port.
     fn deref(&self) -> &Child {
         &self.child
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask down`: stops a running `up`, or what one left behind, and forgets its state if
-//! asked to.
+//! `cargo xtask down`: stops a running `up`, or processes that one left behind, and optionally
+//! deletes its data.
 
 use std::{fs::File, time::Duration};
 
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::up::{Ledger, lock_file, state_dir};
 
-/// Stopping in order may take each process its own drain time.
+/// Each process may take its own drain time to stop.
 const STOPS_WITHIN: Duration = Duration::from_mins(3);
 
 pub(crate) async fn run(wipe: bool) -> anyhow::Result<()> {
@@ -27,21 +27,21 @@ pub(crate) async fn run(wipe: bool) -> anyhow::Result<()> {
     if wipe {
         step("deleting data and logs", async { forget() }).await?;
     }
-    say("nothing of this workspace runs");
+    say("nothing of this workspace is running");
     Ok(())
 }
 
-/// Waits until `up` has let go of its lock, which is the last thing it does.
+/// Waits until `up` has released its lock, which is the last thing it does.
 async fn released(lock: &File) -> anyhow::Result<()> {
     let free = async {
         while lock.try_lock().is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(STOPS_WITHIN, free).await.context("it does not stop; see its terminal")
+    tokio::time::timeout(STOPS_WITHIN, free).await.context("it did not stop; see its terminal")
 }
 
-/// Deletes everything but downloaded servers and the lock.
+/// Deletes everything except downloaded servers and the lock.
 fn forget() -> anyhow::Result<()> {
     for entry in std::fs::read_dir(state_dir())? {
         let entry = entry?;

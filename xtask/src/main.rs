@@ -1,8 +1,8 @@
-//! `cargo xtask`: the commands a developer types. `up` runs the whole product, `test` checks it,
-//! `bench` measures it.
+//! `cargo xtask`: commands for developers. `up` runs the whole product, `test` checks it, `bench`
+//! measures it.
 //!
-//! This tool is built before anything else, so it is small: what needs a database driver is in the
-//! programs `testkit` and `bench`, which it builds and runs.
+//! This tool is built before anything else, so it is small. What requires a database driver is in
+//! the programs `testkit` and `bench`, which it builds and runs.
 
 mod bench;
 mod check;
@@ -18,7 +18,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{Parser, Subcommand};
 use programs::progress::{paint, say};
 
-/// The developer's commands for this workspace.
+/// Commands for developers of this workspace.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -28,27 +28,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine: MongoDB, Redis, a mail catcher, the API and a worker.
+    /// Run the whole product on this machine: MongoDB, Redis, a mail catcher, the API and a worker.
     Up(up::Options),
-    /// Stop what `up` runs.
+    /// Stop the processes of `up`.
     Down {
-        /// Also delete its data and logs; downloaded servers stay.
+        /// Also delete data and logs; downloaded servers stay.
         #[arg(long)]
         wipe: bool,
     },
     /// Check everything: format, lints, licences, tests on real servers, docs, alert rules.
     Test(check::Options),
-    /// Rewrite the generated files: the OpenAPI document, the table of configuration keys, and the
-    /// snapshots of mails and answers.
+    /// Rewrite generated files: the OpenAPI document, the table of configuration keys, and the
+    /// snapshots of mails and responses.
     Renew,
-    /// Measure what the product can do on this machine, and print a table.
+    /// Measure the performance of the product on this machine, and print a table.
     #[command(disable_help_flag = true)]
     Bench {
         /// See `cargo xtask bench --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Disturb the job engine in every way for a while, and prove that nothing was lost.
+    /// Run the job engine under faults for a while, and prove that no job is lost.
     #[command(disable_help_flag = true)]
     Chaos {
         /// See `cargo xtask chaos --help`.

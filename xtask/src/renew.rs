@@ -1,6 +1,6 @@
 //! `cargo xtask renew`: rewrites the files in the repository that the programs generate.
 //!
-//! Each program prints into memory first, so that one that fails changes no file.
+//! Each program first prints into memory, so that a failing one changes no file.
 
 use std::{fs, path::Path};
 
@@ -12,12 +12,12 @@ use programs::{
 };
 use tokio::process::Command;
 
-/// The lines of `docs/configuration.md` between which the table of keys stands.
+/// The markers around the table of keys in `docs/configuration.md`.
 const BEGIN: &str = "<!-- config:begin -->\n";
 const END: &str = "<!-- config:end -->";
 
 /// Rewrites the OpenAPI document, the table of configuration keys, and the snapshots of mails and
-/// answers.
+/// responses.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let programs = build("the programs", &["--bin", "api", "--bin", "worker"], false).await?;
     let root = workspace_root();

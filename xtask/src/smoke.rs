@@ -1,5 +1,5 @@
-//! `cargo xtask up --smoke`: the product's central path, once, over HTTP and SMTP, on a stack of
-//! its own.
+//! `cargo xtask up --smoke`: registers, signs in and signs out once, over HTTP and SMTP, on a
+//! temporary stack.
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,10 @@ const EMAIL: &str = "smoke@example.com";
 const PASSWORD: &str = "correct horse battery staple";
 const MAIL_WITHIN: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// Lines of each log shown when a step fails.
+/// Lines of each log shown if a step fails.
 const LOG_LINES: usize = 25;
 
-/// Starts a fresh stack in a temporary folder, walks the path and stops it.
+/// Starts a new stack in a temporary folder, runs the steps and stops it.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::new()?;
@@ -48,7 +48,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         }
         return Err(error.context("the smoke test failed"));
     }
-    say(&format!("{} the central path works ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
+    say(&format!("{} the smoke test passed ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
     Ok(())
 }
 
@@ -69,7 +69,7 @@ async fn start_and_walk(stack: &mut Stack) -> anyhow::Result<()> {
     Walk { api, inbox }.walk().await
 }
 
-/// The ports of the stack that the path leads through.
+/// The ports of the stack that the steps use.
 struct Walk {
     api: u16,
     inbox: u16,
@@ -105,9 +105,9 @@ impl Walk {
         expect(&again, "code", "token_invalid")?;
 
         let session = told("login answers 200", self.post("/api/auth/login", &login, 200)).await?;
-        let access = session["access_token"].as_str().context("login gives an access token")?;
+        let access = session["access_token"].as_str().context("login returns an access token")?;
         let me = told("me answers 200", self.as_user("GET", "/api/auth/me", access, 200)).await?;
-        ensure!(me["user"]["email"] == EMAIL, "me is who logged in: {me}");
+        ensure!(me["user"]["email"] == EMAIL, "me returns another user: {me}");
         let tenant = told(
             "tenant/current answers 200",
             self.as_user("GET", "/api/tenant/current", access, 200),
@@ -134,7 +134,7 @@ impl Walk {
         answer(Request::new(method, self.api, path).access_token(access), status).await
     }
 
-    /// The link in the text of the mail to the person who registered, as soon as it is there.
+    /// Waits for the mail to the person who registered, and returns the link in its text.
     async fn mailed_link(&self) -> anyhow::Result<String> {
         let begun = Instant::now();
         loop {
@@ -145,11 +145,11 @@ impl Walk {
                     text.split_whitespace().find(|word| word.contains("/verify-email?token="));
                 return link
                     .map(str::to_owned)
-                    .with_context(|| format!("the mail holds no link: {text}"));
+                    .with_context(|| format!("the mail contains no link: {text}"));
             }
             ensure!(
                 begun.elapsed() < MAIL_WITHIN,
-                "no mail to {EMAIL} within {MAIL_WITHIN:?}; the inbox holds {mails}"
+                "no mail to {EMAIL} within {MAIL_WITHIN:?}; the inbox contains {mails}"
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -157,7 +157,7 @@ impl Walk {
 
     async fn open_twice(&self, link: &str) -> anyhow::Result<()> {
         let path = link.strip_prefix(&format!("http://localhost:{}", self.api));
-        let path = path.with_context(|| format!("{link} leads to another server"))?;
+        let path = path.with_context(|| format!("{link} does not lead to this API"))?;
         for _ in 0..2 {
             let answer = sent(Request::new("GET", self.api, path)).await?;
             ensure!(answer.status == 200, "GET {path} answers {}", answer.status);
@@ -168,17 +168,17 @@ impl Walk {
 
 async fn sent(request: Request<'_>) -> anyhow::Result<Answer> {
     let sending = tokio::time::timeout(REQUEST_TIMEOUT, request.send());
-    sending.await.with_context(|| format!("no answer within {REQUEST_TIMEOUT:?}"))?
+    sending.await.with_context(|| format!("no response within {REQUEST_TIMEOUT:?}"))?
 }
 
-/// The body of an answer, which must have this status.
+/// The body of a response, which must have this status.
 async fn answer(request: Request<'_>, status: u16) -> anyhow::Result<Value> {
     let Answer { status: got, body } = sent(request).await?;
-    ensure!(got == status, "the answer is {got}, not {status}: {body}");
+    ensure!(got == status, "the response is {got} instead of {status}: {body}");
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(&body).with_context(|| format!("the answer is no JSON: {body}"))
+    serde_json::from_str(&body).with_context(|| format!("the response is not JSON: {body}"))
 }
 
 fn expect(answer: &Value, field: &str, wanted: &str) -> anyhow::Result<()> {
@@ -186,7 +186,7 @@ fn expect(answer: &Value, field: &str, wanted: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a step and tells how it went.
+/// Runs a step and prints its result.
 async fn told<T>(what: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let begun = Instant::now();
     let outcome = step.await;

@@ -1,4 +1,4 @@
-//! All the processes of a running product, started and stopped in order.
+//! All processes of a running product, started and stopped in order.
 
 use std::{
     ops::Deref,
@@ -19,13 +19,13 @@ use programs::{
 
 use crate::{database::Database, up::Keeper};
 
-/// Builds the programs of the stack; answers the folder they are in.
+/// Builds the programs of the stack. Returns their folder.
 pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
     let targets = ["--bin", "api", "--bin", "worker", "--bin", "testkit"];
     command::build("our programs", &targets, release).await
 }
 
-/// Which port each process listens on.
+/// The port of each process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) mongod: u16,
@@ -39,7 +39,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// The ports that the documentation names, all moved by `offset`.
+    /// The documented ports, all moved by `offset`.
     pub(crate) fn documented(offset: u16) -> anyhow::Result<Self> {
         let at = |port: u16| {
             port.checked_add(offset)
@@ -57,7 +57,7 @@ impl Ports {
         })
     }
 
-    /// Ports that nobody uses.
+    /// Free ports.
     pub(crate) fn free() -> anyhow::Result<Self> {
         Ok(Self {
             mongod: free_port()?,
@@ -72,14 +72,14 @@ impl Ports {
     }
 }
 
-/// What to run, and where its data and logs go.
+/// What to run, and the folders of data and logs.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) state: PathBuf,
     pub(crate) ports: Ports,
-    /// The folder of our own programs.
+    /// Folder of our programs.
     pub(crate) programs: PathBuf,
-    /// Prometheus with its configuration file, when it is to run.
+    /// Prometheus with its configuration file, if it should run.
     pub(crate) prometheus: Option<(Program, PathBuf)>,
 }
 
@@ -93,22 +93,22 @@ impl Plan {
         self.state.join("data").join(name)
     }
 
-    /// Where a shell finds what our programs are told, to run them beside the stack.
+    /// A file with the environment variables of our programs, to run them from a shell.
     pub(crate) fn shell_env(&self) -> PathBuf {
         self.state.join("env")
     }
 
-    /// Writes it.
+    /// Writes the file.
     pub(crate) fn write_shell_env(&self) -> anyhow::Result<()> {
         let path = self.shell_env();
-        // Quoted: addresses have characters that a shell would act on, and none that ends the
+        // Quoted: URLs contain characters that a shell would interpret, but none that ends the
         // quotes.
         let lines: Vec<String> =
             self.env().iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
         std::fs::write(&path, lines.concat()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// What our programs are told.
+    /// The environment variables of our programs.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let Ports { mongod, redis, smtp, api, api_internal, worker_internal, .. } = self.ports;
         let wiring = Wiring {
@@ -124,13 +124,13 @@ impl Plan {
             smtp_port: smtp,
         };
         let mut env = wiring.env();
-        // Their logs go to files, for `jq`; what is shown on a terminal is made readable there.
+        // Log files contain JSON, for `jq`; on a terminal the lines are shown in readable form.
         env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "json".to_owned()));
         env
     }
 }
 
-/// A process of the stack, of whichever kind.
+/// A process of the stack, of any kind.
 #[derive(Debug)]
 pub(crate) enum Server {
     Database(Database),
@@ -138,7 +138,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Waits until it can work.
+    /// Waits until it is ready.
     pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         match self {
             Self::Database(database) => database.ready().await,
@@ -166,7 +166,7 @@ pub(crate) struct Member {
     pub(crate) server: Arc<Server>,
 }
 
-/// Stopped in this order: those that use others first.
+/// Stopped in this order: processes before those that they use.
 const STOP_ORDER: [&str; 6] = ["api", "worker", "prometheus", "mail", "redis", "mongod"];
 
 /// The running product. Dropping it kills what [`Stack::stop`] has not stopped.
@@ -174,7 +174,7 @@ const STOP_ORDER: [&str; 6] = ["api", "worker", "prometheus", "mail", "redis", "
 pub(crate) struct Stack {
     plan: Plan,
     members: Vec<Member>,
-    /// Watches the members, where they are to be kept alive.
+    /// Restarts members that end, if they should be kept alive.
     keeper: Option<Keeper>,
 }
 
@@ -187,7 +187,7 @@ impl Stack {
         &self.plan
     }
 
-    /// Starts everything, each once the one before it is ready.
+    /// Starts everything in order; each process starts once the previous one is ready.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let plan = self.plan.clone();
         let (ports, env) = (plan.ports, plan.env());
@@ -227,7 +227,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Stops everything in order, and waits for it.
+    /// Stops everything in order and waits for it.
     pub(crate) async fn stop(&mut self) {
         if let Some(keeper) = &mut self.keeper {
             keeper.rest().await;
@@ -239,7 +239,7 @@ impl Stack {
                     member.server.stop().await;
                     Ok(())
                 };
-                // Stopping cannot fail: what does not heed SIGTERM is killed.
+                // Stopping cannot fail: what ignores SIGTERM is killed.
                 let _ = step(format!("stopping {name}"), stopping).await;
             }
         }
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_what_our_programs_are_told() {
+    fn a_shell_can_read_the_environment_file() {
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports::documented(1_000).unwrap();
         let plan = Plan {

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_mins(1);
 /// The ports of `up`, before its offset.
 const PORTS: [u16; 8] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090];
 
-/// The tool, on a state folder of its own; the programs beside it are not built anew.
+/// The tool, with its own state folder; the programs are not built again.
 fn xtask(state: &Path, args: &[&str]) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_xtask"));
     for name in ["api", "worker", "testkit"] {
@@ -38,13 +38,13 @@ fn xtask(state: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Runs the tool to its end; what it said on standard error.
+/// Runs the tool to completion. Returns its standard error.
 async fn run(state: &Path, args: &[&str]) -> (ExitStatus, String) {
     let output = xtask(state, args).output().await.unwrap();
     (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// An offset that makes every port this test's own, also among the tests that ask for any free
+/// An offset with which every port belongs to this test, also among tests that ask for any free
 /// port.
 fn free_offset() -> u16 {
     let start = u16::try_from(std::process::id() % 300).unwrap() * 10;
@@ -63,7 +63,7 @@ fn running(state: &Path) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// What `up` has written to its terminal.
+/// The terminal output of `up`.
 fn said_so_far(state: &Path) -> String {
     std::fs::read_to_string(state.join("up.log")).unwrap()
 }
@@ -76,7 +76,7 @@ async fn until(state: &Path, what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Waits until the demo account can log in.
+/// Waits until the demo account can sign in.
 async fn demo_logs_in(up: &mut Child, state: &Path, api: u16) {
     let login =
         json!({ "email": "test@example.com", "password": "password123", "token_delivery": "body" });
@@ -110,7 +110,8 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success() && said.contains("already running"), "{said}");
 
-    until(state, "all to be started", || said_so_far(state).contains("Everything runs")).await;
+    until(state, "all to be started", || said_so_far(state).contains("Everything is running"))
+        .await;
     let before = running(state);
     assert!(
         ["mongod", "redis", "mail", "api", "worker"].iter().all(|name| before.contains_key(*name)),
@@ -129,7 +130,7 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
     assert!(status.success(), "{said}");
     assert!(up.wait().await.unwrap().success());
     assert!(said_so_far(state).contains("all stopped"));
-    // JSON for programs in the file, and something for people on the terminal.
+    // JSON in the file for programs, readable lines on the terminal for people.
     let log = std::fs::read_to_string(state.join("logs/worker.log")).unwrap();
     let started: Value = log.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
     let shown = format!("worker │ {} INFO", &started["timestamp"].as_str().unwrap()[11..23]);
@@ -142,7 +143,7 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
 }
 
 #[tokio::test]
-async fn taken_ports_are_named_with_their_purpose_and_the_way_out() {
+async fn taken_ports_are_listed_with_their_purpose_and_an_offset() {
     let folder = tempfile::tempdir().unwrap();
     let offset = free_offset();
     let _taken = std::net::TcpListener::bind(("127.0.0.1", 4000 + offset)).unwrap();
@@ -186,7 +187,7 @@ async fn stopping_before_anything_was_started_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_up_that_was_killed_is_told_of() {
+async fn leftovers_of_a_killed_up_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut killed = building_forever(folder.path()).await;
     let pid = killed.id().unwrap();
@@ -200,7 +201,7 @@ async fn an_up_that_was_killed_is_told_of() {
 }
 
 #[tokio::test]
-async fn the_smoke_test_walks_the_central_path() {
+async fn the_smoke_test_succeeds() {
     let folder = tempfile::tempdir().unwrap();
     let (status, said) = run(folder.path(), &["up", "--smoke"]).await;
     assert!(status.success(), "{said}");

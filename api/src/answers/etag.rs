@@ -106,7 +106,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// The tags that a header lists, if it is there. What cannot be read names no state.
+/// The tags that a header lists, if it is there. Tags that cannot be parsed are ignored.
 fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_it_gets_304() {
+    fn a_client_with_the_current_state_gets_304() {
         let etag = etag_of(b"\"resource\"");
         for known in
             [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()]
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_made_from_a_state_that_still_is() {
+    async fn a_change_requires_the_current_state() {
         let etag = etag_of(b"\"resource\"");
         let (listed, weak) = (format!("\"other\", {etag}"), format!("W/{etag}"));
         assert!(

@@ -1,4 +1,4 @@
-//! What several routes answer alike: pages, sign-ins, people and tenants.
+//! Responses shared by several routes: pages, sign-ins, people and tenants.
 
 pub(crate) mod etag;
 pub(crate) mod page;
@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// An answer with secrets, which nothing may store.
+/// A response with secrets, which must not be stored.
 pub(crate) fn unstored(answer: impl Serialize) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }

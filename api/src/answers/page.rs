@@ -1,4 +1,4 @@
-//! Lists in answers.
+//! Lists in responses.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use common::id::{Id, Prefix};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A list that is answered whole.
+/// A complete list.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct List<T> {
     items: Vec<T>,
@@ -29,18 +29,18 @@ pub(crate) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// A page; where the list goes on, `next` is the last item that was considered for this page.
+    /// A page. If the list continues, `next` is the last item that was considered for this page.
     pub(crate) fn new<P: Prefix>(items: impl IntoIterator<Item = T>, next: Option<Id<P>>) -> Self {
         let next_cursor = next.map(|id| Cursor(id).to_string());
         Self { items: items.into_iter().collect(), next_cursor }
     }
 }
 
-/// A position in a list: after an item. New items do not move it, as lists are ordered by id. To
-/// clients it is opaque.
+/// A position in a list: after an item. New items do not move it, because lists are ordered by id.
+/// It is opaque to clients.
 pub(crate) struct Cursor<P>(pub(crate) Id<P>);
 
-/// A text that is not a cursor of ours.
+/// The text is not a cursor of this API.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InvalidCursor;
 

@@ -1,4 +1,4 @@
-//! The answer to signing in, on whichever way, and to signing out.
+//! The responses to signing in, in any way, and to signing out.
 
 use std::{str::FromStr, time::Duration};
 
@@ -80,7 +80,7 @@ pub(crate) struct SessionTimes {
     expires_at: Timestamp,
 }
 
-/// Answers someone who is signed in, with a refresh token if `delivery` says where.
+/// The response to signing in, with a refresh token if `delivery` says where to.
 pub(crate) fn signed_in(
     app: &App,
     signed_in: &SignedIn,
@@ -126,12 +126,12 @@ fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
     token_ttl.min(idle).mul_f64(REFRESH_AT)
 }
 
-/// Answers someone who has ended their own session: their browser deletes its cookie.
+/// The response to ending one's own session: the browser deletes its cookie.
 pub(crate) fn signed_out() -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, refresh_cookie::clear())]).into_response()
 }
 
-/// How long a session that begins now lasts.
+/// The lifetime of a session that begins now.
 pub(crate) fn lifetime(app: &App, remember: bool) -> Lifetime {
     let auth = &app.auth;
     if remember {

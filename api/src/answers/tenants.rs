@@ -1,4 +1,4 @@
-//! Tenants in answers.
+//! Tenants in responses.
 
 use common::{id::TenantId, name::Name};
 use domain::tenancy::{

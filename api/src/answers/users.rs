@@ -1,4 +1,4 @@
-//! User accounts in answers.
+//! User accounts in responses.
 
 use common::{clock::Timestamp, email::Email, id::UserId};
 use domain::people::users::User;

@@ -37,8 +37,9 @@ pub(crate) enum UsersCommand {
         /// Id or email address of the account.
         user: UserRef,
     },
-    /// Remove all second factors of a user who has lost theirs. The password alone is then enough to
-    /// sign in. First make sure that the request comes from the user. They are notified by email.
+    /// Remove all second factors of a user who has lost theirs. Afterwards the password alone is
+    /// enough to sign in. First make sure that the request comes from the user. They are notified
+    /// by email.
     ResetMfa {
         /// Id or email address of the account.
         user: UserRef,
@@ -81,8 +82,8 @@ async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The account with this id or email address, or else those whose email addresses start with it: one
-/// more than is shown, if there are as many.
+/// The account with this id or email address, or else those with email addresses that start with
+/// it: up to one more than is shown.
 async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     if let Ok(name) = text.parse::<UserRef>()
         && let Some(user) = User::named(store, &name).await?
@@ -122,7 +123,7 @@ async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Res
     println!(
         "{} {}",
         user.id,
-        if is_new { "is disabled and signed out everywhere" } else { "is disabled already" }
+        if is_new { "is disabled and signed out everywhere" } else { "is already disabled" }
     );
     Ok(())
 }
@@ -150,7 +151,7 @@ async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::R
         }
     })
     .await?;
-    println!("{} has no second factor now and is signed out everywhere", user.id);
+    println!("{} no longer has a second factor and is signed out everywhere", user.id);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What a handler's arguments say about its operation.
 //!
-//! An extractor knows which parameters it reads and which problems it answers. It states both here,
+//! An extractor knows which parameters it reads and which problems it returns. It states both here,
 //! once, and the OpenAPI document describes every handler that takes it accordingly.
 
 use axum::{
@@ -13,7 +13,7 @@ use crate::problem::Code;
 
 /// An argument of a handler.
 pub(crate) trait Argument {
-    /// Problems that the extractor answers.
+    /// Problems that the extractor returns.
     fn refusals() -> Vec<Code> {
         Vec::new()
     }

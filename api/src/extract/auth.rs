@@ -131,7 +131,7 @@ impl FromRequestParts<App> for FromAnywhere {
     }
 }
 
-/// The user whose access token a request carries.
+/// The user that the access token of a request belongs to.
 async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
     let token = bearer_token(&parts.headers)?;
     let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;

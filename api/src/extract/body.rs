@@ -27,7 +27,7 @@ const DISCARDING_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn read(mut body: Body) -> Result<Bytes, Problem> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
-        // The client disconnected; nobody reads the response.
+        // The client disconnected, so the response is not read.
         let frame = frame.map_err(|_| {
             Problem::new(Code::BadRequest, "The request body ended early. Send the whole body.")
         })?;

@@ -1,4 +1,4 @@
-//! What is known about the client of a request, whoever its user is.
+//! The client of a request: its IP address, network and `User-Agent`, independent of any user.
 
 use std::{convert::Infallible, net::IpAddr};
 
@@ -38,7 +38,7 @@ impl Client {
         self.address.map(Network::of)
     }
 
-    /// Origin of the changes that a stranger makes by this request.
+    /// Origin of the changes of this request, if the user is unknown.
     pub(crate) fn origin(&self) -> Origin {
         Origin::request(Request {
             id: self.request_id.clone(),

@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_json_is_refused_as_such() {
+    fn a_body_that_is_not_json_is_rejected() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         for body in ["", "{", "{\"email\":\"\\ud800\"}", "nul", "{\"keep\":1e999}", deep.as_str()] {
             assert_eq!(refused(body), "malformed_json", "{}", &body[..body.len().min(40)]);
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acceptable_body_is_read() {
+    fn a_valid_body_is_parsed() {
         let sample: Sample = parse(br#"{"email":"a@example.com","keep":true}"#).unwrap();
         assert_eq!((sample.email.as_str(), sample.keep), ("a@example.com", Some(true)));
     }

@@ -18,16 +18,16 @@ use utoipa::{
 
 use super::Argument;
 
-/// The `{id}` of a path. A text that is no id becomes [`Named::NOTHING`], so that the handler
-/// answers it like an id that does not exist, in the words of its noun.
+/// The `{id}` of a path. A text that is not an id becomes [`Named::NOTHING`], so that the handler
+/// responds as to an id that does not exist.
 pub(crate) struct PathId<T>(pub(crate) T);
 
-/// What a path can name.
+/// The type of an id in a path.
 pub(crate) trait Named: FromStr + Send {
-    /// Names nothing.
+    /// An id that identifies nothing.
     const NOTHING: Self;
 
-    /// As the document shows it.
+    /// The schema of the id in the OpenAPI document.
     fn schema() -> RefOr<Schema>;
 }
 

@@ -44,7 +44,7 @@ pub(crate) trait Stated<Args> {
     /// Type of that argument.
     type Access: Access;
 
-    /// Problems that its arguments answer.
+    /// Problems that its arguments return.
     fn refusals() -> Vec<Code>;
 
     /// Parameters that its arguments read.

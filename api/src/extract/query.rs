@@ -97,7 +97,7 @@ fn parse<T: FromFields>(uri: &Uri) -> Result<T, Problem> {
         if given.insert(name, Value::String(value)).is_some() {
             return Err(Problem::new(
                 Code::BadRequest,
-                "A query parameter is given twice. Send each parameter once.",
+                "A query parameter occurs twice. Send each parameter once.",
             ));
         }
     }
@@ -118,7 +118,7 @@ impl<P, F: Filter> Argument for PageQuery<P, F> {
             .default(Some(LIMIT.into()));
         let filters = F::PARAMETERS.iter().map(|(name, meaning)| parameter(name, meaning, text()));
         let page = [
-            parameter("limit", "The most items to return.", limit),
+            parameter("limit", "Maximum number of items to return.", limit),
             parameter("cursor", "The `next_cursor` of the previous page.", text()),
         ];
         filters.chain(page).collect()

@@ -94,8 +94,8 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::defect().into_response()
 }
 
-/// Gives every refusal its body. One that is no problem yet comes from the HTTP machinery (a path
-/// or method that is not served) and becomes one; an error page keeps its own body.
+/// Writes the body of every problem. An error response without a problem comes from the HTTP layer
+/// (a path or method that is not served) and becomes one; an error page keeps its own body.
 fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
     let status = response.status();
     let known = response.extensions_mut().remove::<Problem>();
@@ -120,10 +120,10 @@ fn is_html(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"text/html"))
 }
 
-/// Answers what no route is for.
+/// Responds to requests without a route.
 pub(crate) async fn unmatched(method: Method) -> Response {
     if method == Method::TRACE || method == Method::CONNECT {
-        // Refused everywhere: what answers a TRACE (RFC 9110 §9.3.8) may repeat credentials.
+        // Rejected everywhere: the response to a TRACE may repeat credentials (RFC 9110 §9.3.8).
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "")]).into_response();
     }
     StatusCode::NOT_FOUND.into_response()
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_problem_that_tells_nothing_of_it() {
+    async fn a_panic_becomes_a_problem_without_its_message() {
         let panic = std::panic::catch_unwind(|| panic!("canary")).unwrap_err();
         let (status, _, body) = written(panicked(panic.as_ref())).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bare_refusal_becomes_a_problem_and_keeps_its_headers() {
+    async fn a_bare_error_status_becomes_a_problem_and_keeps_its_headers() {
         let bare =
             (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
         let (status, headers, body) = written(bare).await;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_refusal_or_a_page_is_left_alone() {
+    async fn successful_responses_and_pages_are_not_changed() {
         let page = (StatusCode::BAD_REQUEST, axum::response::Html("page")).into_response();
         assert_eq!(written(page).await.2, "page");
         assert_eq!(written("fine".into_response()).await.2, "fine");

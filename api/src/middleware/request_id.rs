@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_id_is_taken_over_and_any_other_replaced() {
+    fn a_valid_id_is_kept_and_any_other_replaced() {
         assert_eq!(of("client-1.2_3"), "client-1.2_3");
         for insane in ["", "a b", "é", "<script>", &"x".repeat(129)] {
             assert_eq!(of(insane).len(), 32, "{insane}");

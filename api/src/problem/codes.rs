@@ -18,12 +18,12 @@ macro_rules! codes {
         impl Code {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The code as it is written in answers.
+            /// The code as it is written in responses.
             pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            /// The HTTP status that it is answered with.
+            /// The HTTP status of the response.
             pub(crate) const fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)+ }
             }
@@ -82,7 +82,7 @@ codes! {
     NotFound = NOT_FOUND "not_found" "Not found";
     TenantNotFound = NOT_FOUND "tenant_not_found" "The tenant was not found";
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed";
-    PreconditionFailed = PRECONDITION_FAILED "precondition_failed" "Someone else has changed it";
+    PreconditionFailed = PRECONDITION_FAILED "precondition_failed" "The resource has changed in the meantime";
     RequestTimeout = REQUEST_TIMEOUT "request_timeout" "The request body did not arrive in time";
     BodyTooLarge = PAYLOAD_TOO_LARGE "body_too_large" "The request body is too large";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The content type is not supported";

@@ -182,13 +182,13 @@ impl From<SignInError> for Problem {
             SignInError::PasskeyInvalid => MfaError::PasskeyInvalid.into(),
             SignInError::ChallengeInvalid => Self::new(
                 Code::MfaTokenInvalid,
-                "It took too long, or too many codes were incorrect. Start again with your password.",
+                "The sign-in took too long, or too many codes were incorrect. Start again with your password.",
             ),
             SignInError::Seal(error) => Self::internal(&error),
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, OPERATOR),
             SignInError::TenantNotFound => Self::new(
                 Code::TenantNotFound,
-                "You are not a member of this tenant, or of any. Ask a member to invite you.",
+                "You are not a member of this tenant, or you do not belong to any tenant. Ask a member to invite you.",
             ),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, OPERATOR),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),
@@ -237,7 +237,7 @@ impl From<MfaError> for Problem {
             }
             MfaError::CeremonyInvalid => Self::new(
                 Code::PasskeyCeremonyInvalid,
-                "It took too long, or the credential belongs to another request. Start again.",
+                "The request took too long, or the credential belongs to another request. Start again.",
             ),
             MfaError::PasskeyInvalid => Self::new(
                 Code::PasskeyInvalid,
@@ -307,11 +307,9 @@ impl From<RoleError> for Problem {
             RoleError::Changed => Self::precondition_failed(),
             RoleError::InUse => Self::new(
                 Code::RoleInUse,
-                "Give its members another role first, and cancel the invitations, invite links and domains that grant it.",
+                "Give its members another role first, and remove the invitations, invite links and domains that grant it.",
             ),
-            RoleError::TooMany => {
-                Self::new(Code::TooManyRoles, "Delete a role that nobody has first.")
-            }
+            RoleError::TooMany => Self::new(Code::TooManyRoles, "Delete an unused role first."),
             RoleError::Db(error) => error.into(),
         }
     }

@@ -1,4 +1,4 @@
-//! Problem details (RFC 9457): the one form in which requests are refused.
+//! Problem details (RFC 9457), the format of every error response.
 //!
 //! One table lists every code with its status and title ([`codes`]), and every error of the domain
 //! becomes a problem in one place ([`mapping`]), which also lists its codes for the OpenAPI
@@ -359,12 +359,12 @@ impl Problem {
         if self.errors.is_empty() {
             return self.detail.clone().into_owned();
         }
-        let told: Vec<String> = self
+        let sentences: Vec<String> = self
             .errors
             .iter()
             .map(|error| format!("The {} {}.", error.field, error.message.trim_end_matches('.')))
             .collect();
-        told.join(" ")
+        sentences.join(" ")
     }
 
     /// The body of the response.
@@ -410,9 +410,9 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
         // A transparent error repeats the text of its source.
-        let told = error.to_string();
-        if !text.ends_with(&told) {
-            text = format!("{text}: {told}");
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text = format!("{text}: {message}");
         }
         cause = error.source();
     }

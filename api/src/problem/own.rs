@@ -1,4 +1,4 @@
-//! Refusals of the API itself. Those of the domain are its errors ([`super::mapping`]).
+//! Problems of the API itself. Those of the domain are its errors ([`super::mapping`]).
 
 use super::{Code, Problem, Refusal};
 
@@ -35,5 +35,5 @@ refusals! {
         "Set up an authenticator app (`POST /api/auth/mfa/totp/enroll`) or a passkey, then repeat the request.";
     NotJoinable = TenantNotFound "No tenant with this ID can be joined with your email address.";
     NoSuchInvitationList = NotFound
-        "The tenant has no invitation list with this ID. It may have been deleted since.";
+        "The tenant has no invitation list with this ID. It may have been deleted.";
 }

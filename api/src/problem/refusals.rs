@@ -1,4 +1,4 @@
-//! Which problems an operation can answer.
+//! Which problems an operation can return.
 //!
 //! An error that becomes a problem lists its codes ([`Refusal`]) next to the code that maps it. A
 //! handler names its errors in `responses(…)`, as [`Refusals`]; what its arguments and the
@@ -44,7 +44,7 @@ impl<A: Refusal, B: Refusal, C: Refusal, D: Refusal> Refusal for (A, B, C, D) {
     }
 }
 
-/// Refused by the process as a whole, whatever the operation: described once for all of them.
+/// Problems that every operation can return, described once for all of them.
 const EVERYWHERE: [Code; 5] =
     [Code::BodyTooLarge, Code::Internal, Code::Overloaded, Code::Unavailable, Code::Timeout];
 
@@ -63,7 +63,7 @@ impl<E: Refusal> IntoResponses for Refusals<E> {
     }
 }
 
-/// Describes what an operation refuses, by status: the errors that its handler states, and `codes`.
+/// Describes the problems of an operation by status: those that its handler declares, and `codes`.
 pub(crate) fn declare(responses: &mut Responses, codes: Vec<Code>) {
     let stated = taken(responses).into_iter().chain(codes);
     let mut by_status: BTreeMap<u16, BTreeSet<Code>> = BTreeMap::new();

@@ -59,8 +59,8 @@ impl Route {
     }
 }
 
-/// A [`Route`]: its handler, and what it demands of its caller. That is the handler's first
-/// argument; where the two differ, the route does not compile.
+/// A [`Route`]: its handler, and what it requires of its caller. The latter is the handler's first
+/// argument; if the two differ, the route does not compile.
 macro_rules! route {
     ($($part:ident)::+, $access:ty) => {
         Route::new::<$access, _, _>(stringify!($($part)::+), &$($part)::+, routes!($($part)::+))
@@ -142,12 +142,12 @@ fn with_database() -> OpenApiRouter<App> {
     ])
 }
 
-/// The routes of the API that answer from memory.
+/// The routes of the API that need no database.
 fn from_memory() -> OpenApiRouter<App> {
     router([route!(identity::signing_keys::jwks, Open)])
 }
 
-/// The API with its document; both come from the same list, so neither can know a route alone.
+/// The API with its document. Both come from the same list, so they always have the same routes.
 pub(crate) fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::preamble()).merge(with_database()).merge(from_memory())
 }

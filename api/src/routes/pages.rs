@@ -154,8 +154,8 @@ async fn show_forgot_password() -> Result<Html<String>, Problem> {
     page("forgot_password.html", context! { style => STYLE })
 }
 
-/// The token shows which of the two addresses the link was sent to. It is checked when the form is
-/// sent.
+/// The token shows which of the two email addresses the link was sent to. It is checked when the
+/// form is sent.
 async fn show_change_email(
     State(app): State<App>,
     link: Result<Query<Link>, QueryRejection>,
@@ -200,12 +200,12 @@ async fn change_email(
     if email_changes::confirm_by_link(&app, &client, &link.token).await? {
         message(
             "Your email address has changed",
-            "Sign in with the new address from now on. You can close this page.",
+            "Sign in with the new email address from now on. You can close this page.",
         )
     } else {
         message(
             "Confirmed",
-            "Your email address changes once you have also followed the link that we sent to the other address. You can close this page.",
+            "Your email address changes once you have also followed the link that we sent to the other email address. You can close this page.",
         )
     }
 }

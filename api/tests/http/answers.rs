@@ -1,4 +1,4 @@
-//! What every answer has in common: request ids, problem details, headers, paths and methods.
+//! What all responses have in common: request ids, problem details, headers, paths and methods.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Answer, World};
 
 #[tokio::test]
-async fn a_sane_request_id_is_echoed_and_any_other_replaced() {
+async fn a_valid_request_id_is_echoed_and_any_other_replaced() {
     let world = World::new().await;
     let answer_to = async |id: &str| {
         let request =
@@ -86,7 +86,7 @@ async fn requests_are_counted_by_route_template() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_not_served_is_a_problem() {
+async fn an_unknown_path_returns_a_problem() {
     let world = World::new().await;
     for path in [
         "/",
@@ -110,7 +110,7 @@ async fn a_path_that_is_not_served_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_served_is_a_problem_that_names_those_that_are() {
+async fn an_unsupported_method_returns_a_problem_with_the_allowed_methods() {
     let world = World::new().await;
     for (method, path, allow) in [
         (Method::GET, "/api/auth/register", "POST"),
@@ -134,7 +134,7 @@ async fn a_method_that_is_not_served_is_a_problem_that_names_those_that_are() {
 }
 
 #[tokio::test]
-async fn a_traced_request_is_not_echoed() {
+async fn a_trace_request_is_not_echoed() {
     let world = World::new().await;
     let request = world
         .client
@@ -145,7 +145,7 @@ async fn a_traced_request_is_not_echoed() {
 }
 
 #[tokio::test]
-async fn answers_of_the_api_are_neither_kept_nor_sniffed_nor_framed() {
+async fn responses_forbid_caching_sniffing_and_framing() {
     let world = World::new().await;
     let refused = world
         .client
@@ -161,17 +161,13 @@ async fn answers_of_the_api_are_neither_kept_nor_sniffed_nor_framed() {
             "default-src 'none'; frame-ancestors 'none'"
         );
         assert_eq!(answer.header("strict-transport-security"), "", "not over plain http");
-        assert_eq!(answer.header("server"), "", "nobody needs to know");
-        assert_eq!(
-            answer.header("access-control-allow-origin"),
-            "",
-            "no other origin reads answers"
-        );
+        assert_eq!(answer.header("server"), "", "no Server header");
+        assert_eq!(answer.header("access-control-allow-origin"), "", "no CORS header");
     }
 }
 
 #[tokio::test]
-async fn browsers_are_kept_on_https_where_that_is_the_public_address() {
+async fn an_https_installation_sends_strict_transport_security() {
     let world = World::with(&[("TENANTRY__APP__PUBLIC_URL", "https://app.example.com")]).await;
     let answer = world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
     assert_eq!(answer.header("strict-transport-security"), "max-age=63072000");

@@ -1,4 +1,4 @@
-//! Whatever is sent, the answer is a problem with a 4xx status, and nothing is written.
+//! Invalid input is answered with a problem with a 4xx status, and nothing is written.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ const POSTS: &[&str] = &[
     "/api/auth/login",
 ];
 
-/// A body that would be accepted, with `field` set to `value`.
+/// A valid body, except that `field` is set to `value`.
 fn register_with(field: &str, value: Value) -> Value {
     let mut body = json!({ "email": "ada@example.com", "password": "correct horse", "name": "Ada", "tenant_name": "Engines" });
     body[field] = value;
@@ -51,7 +51,7 @@ async fn nothing_was_written(world: &World) {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_acceptable_is_named_with_a_code() {
+async fn an_invalid_field_is_reported_with_its_name_and_a_code() {
     let world = World::new().await;
     let long_address = format!("{}@example.com", "a".repeat(250));
     let cases = [
@@ -92,7 +92,7 @@ async fn a_field_that_is_not_acceptable_is_named_with_a_code() {
 }
 
 #[tokio::test]
-async fn every_mistake_is_told_at_once() {
+async fn every_mistake_is_reported_at_once() {
     let world = World::new().await;
     let missing = world.client.post("/api/auth/register", &json!({})).await;
     let missing = missing.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
@@ -117,7 +117,7 @@ async fn every_mistake_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn operators_of_the_database_are_no_values_at_login_either() {
+async fn database_operators_are_rejected_as_login_values() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     let sessions = world.count::<Session>().await;
@@ -140,7 +140,7 @@ async fn operators_of_the_database_are_no_values_at_login_either() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused_everywhere() {
+async fn every_route_rejects_a_body_that_is_not_json() {
     let world = World::new().await;
     let deep = format!("{{\"email\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
     let malformed: &[&[u8]] = &[
@@ -167,7 +167,7 @@ async fn what_is_not_json_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn another_content_type_is_refused_everywhere() {
+async fn every_route_rejects_another_content_type() {
     let world = World::new().await;
     let body = register_with("name", json!("Ada")).to_string();
     for path in POSTS {
@@ -190,7 +190,7 @@ async fn another_content_type_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announced() {
+async fn a_body_beyond_the_limit_is_rejected_with_or_without_a_content_length() {
     let world = World::new().await;
     let mut body = register_with("name", json!("Ada")).to_string().into_bytes();
     body.resize(1024 * 1024 + 1, b' ');
@@ -212,7 +212,7 @@ async fn a_body_beyond_the_limit_is_refused_whether_or_not_its_length_is_announc
 }
 
 #[tokio::test]
-async fn an_endless_password_is_refused_before_it_is_hashed() {
+async fn a_very_long_password_is_rejected_before_it_is_hashed() {
     let world = World::spawned(&[]).await;
     let hashed = |metrics: &str| {
         metrics
@@ -242,7 +242,7 @@ async fn an_endless_password_is_refused_before_it_is_hashed() {
     assert_eq!(hashed(&metrics().await), before);
 }
 
-/// The best of a few tries: what it costs, not what else the machine does.
+/// The fastest of a few attempts, which excludes other load on the machine.
 async fn quickest(mut ask: impl AsyncFnMut() -> Answer) -> (Duration, Answer) {
     let mut best: Option<(Duration, Answer)> = None;
     for _ in 0..5 {
@@ -268,7 +268,7 @@ fn expect_refused_quickly(what: &str, (took, answer): (Duration, Answer)) {
 }
 
 #[tokio::test]
-async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
+async fn expensive_bodies_are_rejected_quickly() {
     let world = World::new().await;
     let almost = |text: &str, count: usize, end: &str| format!("{}{end}", text.repeat(count));
     let texts = [
@@ -296,7 +296,10 @@ async fn what_is_meant_to_keep_us_busy_is_refused_in_no_time() {
         ("deep lists", deep("[", "]")),
         ("deep objects", deep("{\"a\":", "}")),
         ("many fields", format!("{{{}}}", many.join(","))),
-        ("one field again and again", format!("{{{}\"email\":1}}", "\"email\":1,".repeat(60_000))),
+        (
+            "one field repeated many times",
+            format!("{{{}\"email\":1}}", "\"email\":1,".repeat(60_000)),
+        ),
         ("a long number", format!("{{\"email\":{}}}", "9".repeat(500_000))),
         ("a large exponent", "{\"email\":1e999999999}".to_owned()),
         ("escapes", format!("{{\"email\":\"{}\"}}", "\\u0061".repeat(100_000))),
@@ -334,7 +337,7 @@ async fn unknown_query_parameters_are_rejected_on_every_route_of_the_api() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_meant_to_keep_us_busy_is_refused_in_no_time() {
+async fn expensive_queries_are_rejected_quickly() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     for query in [
@@ -355,7 +358,7 @@ async fn a_query_that_is_meant_to_keep_us_busy_is_refused_in_no_time() {
             expect_refused_quickly(&format!("{path}?{query:.40}"), answer);
         }
     }
-    // What looks like a pattern is looked for as it is written.
+    // Characters of a pattern are searched for literally.
     for wanted in ["%5E(a%7Caa)%2B%24", ".*", &"a".repeat(6_000)] {
         let found = quickest(async || {
             world.client.get_as(&token, &format!("/api/tenant/users?q={wanted}")).await

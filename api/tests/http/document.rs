@@ -1,8 +1,7 @@
-//! The OpenAPI document in the repository, as the tests' client holds every answer against it.
+//! The OpenAPI document in the repository, against which the tests' client checks every response.
 //!
-//! `api/openapi.json` is generated from the routes and checked in, so a change of what clients may
-//! rely on is seen in review. Tests take from it which operations there are, what each demands of
-//! its caller and what it may be sent.
+//! `api/openapi.json` is generated from the routes and checked in, so that changes of the contract
+//! are visible in reviews. Tests take the operations, their requirements and valid bodies from it.
 
 use std::{collections::BTreeSet, fmt::Write, sync::LazyLock};
 
@@ -29,7 +28,7 @@ impl std::fmt::Display for Operation {
     }
 }
 
-/// What an operation demands of its caller.
+/// What an operation requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
@@ -56,7 +55,7 @@ impl Operation {
         self.says["operationId"].as_str().unwrap()
     }
 
-    /// The operation that a request is for: of several that match, the one with most literal parts.
+    /// The operation of a request: of several that match, the one with the most literal parts.
     fn at(method: &Method, path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
         let matches = |template: &str| {
@@ -87,7 +86,7 @@ impl Operation {
         self.path.contains("{id}")
     }
 
-    /// The example of its `{id}`: of the kind that its path wants, and naming nothing.
+    /// An example of its `{id}`: of the right kind, but of nothing that exists.
     pub(crate) fn absent_id(&self) -> &'static str {
         let parameters = self.says["parameters"].as_array().into_iter().flatten();
         let mut ids = parameters.filter(|says| says["in"] == "path" && says["name"] == "id");
@@ -103,20 +102,19 @@ impl Operation {
     pub(crate) fn body_schema(&self) -> Option<&'static Value> {
         self.says.get("requestBody").map(|body| {
             let schema = &body["content"]["application/json"]["schema"];
-            // One that may be left out is this or null.
+            // An optional schema: null, or this one.
             let either = schema["oneOf"].as_array().into_iter().flatten();
             resolved(either.chain([schema]).find(|schema| schema["$ref"].is_string()).unwrap())
         })
     }
 
-    /// A body made of the document's examples: one that is acceptable, and changes nothing that
-    /// was there before.
+    /// A body made of the document's examples: valid, and without effect on existing data.
     pub(crate) fn example(&self) -> Option<Value> {
         self.body_schema().map(example)
     }
 }
 
-/// What `schema` stands for, if it is a reference.
+/// Resolves `schema` if it is a reference.
 pub(crate) fn resolved(schema: &'static Value) -> &'static Value {
     let Some(reference) = schema["$ref"].as_str() else { return schema };
     DOCUMENT
@@ -128,11 +126,11 @@ fn told_example(schema: &'static Value) -> Option<&'static Value> {
     schema.get("example").or_else(|| schema["examples"].get(0))
 }
 
-/// A value that `schema` allows: its example, or the least there is.
+/// A value that `schema` allows: its example, or a minimal one.
 fn example(schema: &'static Value) -> Value {
     let schema = resolved(schema);
     if schema["format"] == "email" {
-        // Nobody of this address is in any test.
+        // No test has a user with this email address.
         return json!("somebody@example.com");
     }
     if let Some(example) = told_example(schema) {
@@ -162,15 +160,15 @@ fn example(schema: &'static Value) -> Value {
     }
 }
 
-/// Checks an answer against the document: that its status and code are declared, and that its body
-/// has exactly the fields of its schema. Paths that are not in the document are not checked.
+/// Checks a response against the document: its status and code must be declared, and its body must
+/// have exactly the fields of its schema. Paths that are not in the document are not checked.
 #[track_caller]
 pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     let Some(operation) = Operation::at(method, path) else { return };
     let status = answer.status.as_str();
     let declared = operation.says["responses"].get(status).unwrap_or_else(|| {
         panic!(
-            "{operation} answers {status}, which it does not declare: add its error to \
+            "{operation} returns {status}, which it does not declare: add its error to \
              `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or to the codes of \
              the error (api/src/problem/mapping.rs). {answer:?}"
         )
@@ -184,7 +182,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
         let mut codes = codes.filter_map(|part| part["properties"]["code"]["enum"].as_array());
         assert!(
             codes.any(|codes| codes.contains(&problem["code"])),
-            "{operation} answers {status} {}, which it does not declare: add its error to \
+            "{operation} returns {status} {}, which it does not declare: add its error to \
              `responses(…)` of the handler (api/src/routes) as `Refusals<…>`, or the code to those \
              of the error (api/src/problem/mapping.rs). {answer:?}",
             problem["code"]
@@ -197,12 +195,12 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     }
 }
 
-/// Checks that `value` has every required field of `schema`, no unknown one and the right types, all
-/// the way down.
+/// Checks recursively that `value` has every required field of `schema`, no unknown one, and the
+/// right types.
 fn fits(schema: &'static Value, value: &Value, at: &str) {
     let schema = resolved(schema);
     if let Some(either) = schema["oneOf"].as_array() {
-        // Null, or what the other one says.
+        // Null, or the other schema.
         let mut others = either.iter().filter(|either| either["type"] != "null");
         return match others.next() {
             Some(other) if !value.is_null() => fits(other, value, at),
@@ -213,7 +211,7 @@ fn fits(schema: &'static Value, value: &Value, at: &str) {
         assert!(values.contains(value), "{at}: {value} is not among {values:?}");
     }
     assert!(has_type(schema, value), "{at}: {value} is no {}", schema["type"]);
-    // What may be absent as a whole requires no fields.
+    // An object that may be absent requires no fields.
     let all_of = schema["allOf"].as_array().into_iter().flatten().map(resolved).chain([schema]);
     let (mut parts, mut required) = (Vec::new(), Vec::new());
     for part in all_of {
@@ -254,7 +252,8 @@ fn has_type(schema: &Value, value: &Value) -> bool {
     }
 }
 
-/// Where two documents differ, one line each: what only the first (`-`) or the second (`+`) has.
+/// The differences between two documents, one per line: values only in the first (`-`) or the
+/// second (`+`).
 pub(crate) fn differences(before: &Value, after: &Value) -> String {
     let mut lines = String::new();
     differ("", Some(before), Some(after), &mut lines);
@@ -289,7 +288,7 @@ fn differ(at: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut S
 }
 
 #[test]
-fn differences_are_told_and_nothing_else() {
+fn only_differences_from_the_document_are_reported() {
     let before = json!({ "same": 1, "gone": [1], "deep": { "a": [1, 2] } });
     let after = json!({ "same": 1, "new": "x", "deep": { "a": [1, 3] } });
     let told = "- › deep › a › 1: 2\n+ › deep › a › 1: 3\n- › gone: [1]\n+ › new: \"x\"\n";

@@ -1,5 +1,5 @@
-//! The OpenAPI document says what the code does, and can be read. That each answer is as it says is
-//! checked by the client of every test ([`crate::document::check`]).
+//! The OpenAPI document matches the code and can be read. The client of all tests checks every
+//! response against it ([`crate::document::check`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_document_in_the_repository_is_that_of_the_code() {
+async fn the_document_in_the_repository_matches_the_code() {
     let printed = run(&["openapi"], []).await;
     assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
     let committed = include_str!("../../openapi.json");
@@ -28,12 +28,12 @@ async fn the_document_in_the_repository_is_that_of_the_code() {
 }
 
 #[tokio::test]
-async fn every_operation_of_the_document_is_served_to_those_it_says() {
+async fn every_documented_operation_is_served_to_the_documented_callers() {
     let world = World::new().await;
     let served = world.client.get("/api/openapi.json").await.expect(StatusCode::OK).json();
     assert_eq!(served["openapi"], "3.1.0");
     let changed = differences(&DOCUMENT, &served);
-    assert!(changed.is_empty(), "another document is served than printed:\n{changed}");
+    assert!(changed.is_empty(), "the served document differs from the printed one:\n{changed}");
     for operation in Operation::all() {
         let request = world.client.request(operation.method.clone(), operation.path);
         let answer = Answer::of(request).await;
@@ -47,14 +47,14 @@ async fn every_operation_of_the_document_is_served_to_those_it_says() {
         assert_eq!(
             code == "unauthenticated",
             !operation.is_open(),
-            "{operation} says {:?}, and answers: {answer:?}",
+            "{operation} declares {:?}, and returns: {answer:?}",
             operation.need()
         );
     }
 }
 
 #[tokio::test]
-async fn bodies_are_read_as_the_document_describes_them() {
+async fn bodies_are_parsed_as_documented() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     for operation in Operation::all() {
@@ -80,7 +80,7 @@ async fn bodies_are_read_as_the_document_describes_them() {
     }
 }
 
-/// What another specification describes is an object.
+/// An object that another specification describes.
 fn is_object(says: &'static Value) -> bool {
     let either = says["oneOf"].as_array().into_iter().flatten();
     either.chain([says]).map(resolved).any(|says| {
@@ -90,7 +90,7 @@ fn is_object(says: &'static Value) -> bool {
 }
 
 #[test]
-fn every_operation_has_an_id_of_its_own() {
+fn operation_ids_are_unique() {
     let mut taken = BTreeMap::new();
     for operation in Operation::all() {
         let id = operation.says["operationId"].as_str().unwrap();
@@ -102,7 +102,7 @@ fn every_operation_has_an_id_of_its_own() {
 }
 
 #[test]
-fn wherever_there_are_permissions_the_document_lists_all_that_there_are() {
+fn the_document_lists_every_permission() {
     let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
     let all: Vec<&str> = Permission::ALL.iter().map(|permission| permission.as_str()).collect();
     let changed = differences(
@@ -121,7 +121,7 @@ fn wherever_there_are_permissions_the_document_lists_all_that_there_are() {
 }
 
 #[tokio::test]
-async fn the_page_loads_what_it_needs_from_here_alone() {
+async fn the_documentation_page_loads_nothing_from_other_origins() {
     let world = World::new().await;
     let page = world.client.get("/api/docs/").await.expect(StatusCode::OK);
     let policy = page.header("content-security-policy");

@@ -1,5 +1,5 @@
-//! What a request says of where it was sent to decides nothing: links in mails lead to the
-//! configured origin, and no page leads away from it.
+//! Forged `Host` headers have no effect: links in mails use the configured origin, and no page
+//! leads to another one.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     support::{Answer, DEADLINE, PASSWORD, World, eventually},
 };
 
-/// Where a forger wants links to lead.
+/// The host that an attacker wants links to use.
 const EVIL: &str = "evil.example";
 const FORGED: &[(&str, &str)] = &[
     ("host", EVIL),
@@ -23,7 +23,7 @@ const FORGED: &[(&str, &str)] = &[
     ("origin", "https://evil.example"),
     ("referer", "https://evil.example/"),
 ];
-/// Where a hostile link wants pages to lead.
+/// URLs to which a hostile link tries to redirect.
 const ELSEWHERE: &[&str] = &[
     "//evil.example",
     "https://evil.example",
@@ -46,8 +46,8 @@ async fn forged(world: &World, token: Option<&str>, path: &str, body: &Value) ->
 }
 
 #[tokio::test]
-async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_names() {
-    // Also where the one that says so is a proxy that is trusted for addresses.
+async fn links_in_mails_use_the_configured_origin_despite_a_forged_host() {
+    // Even if a proxy sends the forged host that is trusted for IP addresses.
     let world = World::with(&[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
     let _worker = world.env.spawn_worker().await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -95,7 +95,7 @@ async fn links_in_mails_lead_to_the_configured_origin_whatever_host_a_request_na
 }
 
 #[tokio::test]
-async fn a_next_that_leads_elsewhere_has_no_effect_on_any_page() {
+async fn a_next_parameter_cannot_redirect_a_page_elsewhere() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("ada@example.com").await;
@@ -124,8 +124,8 @@ async fn a_next_that_leads_elsewhere_has_no_effect_on_any_page() {
                     .request(Method::GET, &format!("{page}?{query}"))
                     .header("host", EVIL);
                 leads_nowhere(&Answer::of(shown).await, page);
-                // Uses nothing up: the token is that of another page, or the form has one field too
-                // many or is as if it had not.
+                // Has no effect on the token: it belongs to another page, or the form has an
+                // additional field.
                 let posted = world
                     .client
                     .post_form(&format!("{page}?{query}"), &format!("token=x&{name}={next}"))

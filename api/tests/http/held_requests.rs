@@ -1,5 +1,5 @@
-//! Requests that are held open: let in while their caller was signed in, and finished when they are
-//! not any more. What they ask for is not done.
+//! Requests that were accepted while their caller was signed in, and completed after the sign-out.
+//! They must have no effect.
 
 use futures::future::join_all;
 use reqwest::StatusCode;
@@ -15,7 +15,7 @@ use crate::{
     tenancy::invitations,
 };
 
-/// A request whose last byte is not sent yet.
+/// A request without its last byte.
 struct Held {
     stream: TcpStream,
     last: u8,
@@ -36,7 +36,7 @@ impl Held {
         Self { stream, last: last[0] }
     }
 
-    /// The status line's number and all that follows.
+    /// The status code and the rest of the response.
     async fn finish(mut self) -> (u16, String) {
         self.stream.write_all(&[self.last]).await.unwrap();
         let mut answer = String::new();
@@ -45,9 +45,9 @@ impl Held {
     }
 }
 
-/// Waits until as many requests are in work.
+/// Waits until this many requests are in progress.
 async fn in_work(world: &World, count: usize) {
-    eventually("all are held", async || {
+    eventually("all requests are in progress", async || {
         let now = world.metric("tenantry_http_requests_in_flight").await;
         (now >= f64::from(u32::try_from(count).unwrap())).then_some(())
     })
@@ -55,7 +55,7 @@ async fn in_work(world: &World, count: usize) {
 }
 
 #[tokio::test]
-async fn what_was_begun_before_signing_out_is_not_done_after_it() {
+async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
     let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -104,10 +104,10 @@ async fn what_was_begun_before_signing_out_is_not_done_after_it() {
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
 }
 
-/// A session with the password alone, held open while its owner sets up a second factor, is no way
-/// around that.
+/// A session that began with the password alone must not get around the second factor that its
+/// owner sets up meanwhile.
 #[tokio::test]
-async fn an_invitation_that_is_accepted_by_a_session_that_ended_begins_none() {
+async fn accepting_an_invitation_with_an_ended_session_starts_no_session() {
     let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let (ada, owner) =

@@ -1,4 +1,4 @@
-//! Bounds: what is too much is refused early, with word when to come back.
+//! Limits: excess requests are rejected early, with the time to retry.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn address(world: &World) -> String {
     world.api.url().trim_start_matches("http://").to_owned()
 }
 
-/// Everything the server sends until it closes the connection.
+/// Everything that the server sends until it closes the connection.
 async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = timeout(DEADLINE, stream.read_to_end(&mut text))
@@ -29,7 +29,7 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
+async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
     let world = World::with(&[
         ("TENANTRY__AUTH__HASH_CONCURRENCY", "1"),
         ("TENANTRY__AUTH__HASH_WAIT", "1ms"),
@@ -41,7 +41,7 @@ async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
         answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
     assert!(!accepted.is_empty() && !shed.is_empty());
     let accepted = u64::try_from(accepted.len()).unwrap();
-    assert_eq!(world.count::<Registration>().await, accepted, "what was shed left nothing behind");
+    assert_eq!(world.count::<Registration>().await, accepted, "shed requests leave no rows");
     for answer in shed {
         let answer = answer.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
         assert_eq!(answer.header("retry-after"), "1");
@@ -49,10 +49,10 @@ async fn passwords_beyond_what_can_be_hashed_in_time_are_shed() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
+async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
     let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    // A request whose body never comes holds the only place. One that meets a look at the place is
-    // shed itself.
+    // A request without its body occupies the only slot. A request that arrives during the check of
+    // the slot is shed itself.
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
     let mut holders = Vec::new();
     let shed = eventually("a request is shed", async || {
@@ -67,14 +67,14 @@ async fn requests_beyond_the_places_are_shed_at_once_and_health_is_not() {
     assert_eq!(shed.header("retry-after"), "1");
     assert!(world.api.is_ready().await, "operators still get through");
     drop(holders);
-    eventually("the place is free again", async || {
+    eventually("the slot is free again", async || {
         (world.client.get("/.well-known/jwks.json").await.status == StatusCode::OK).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_given_up() {
+async fn a_request_that_takes_too_long_times_out() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "200ms")]).await;
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
@@ -88,7 +88,7 @@ async fn a_request_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
+async fn a_client_that_sends_its_head_slowly_is_disconnected() {
     let world = World::with(&[("TENANTRY__API__HEADER_TIMEOUT", "300ms")]).await;
     let begun = Instant::now();
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_client_that_dawdles_over_its_request_s_head_is_cut_off() {
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
 }
 
-/// A request whose head announces a body that does not follow.
+/// A request with a `Content-Length` but without the body.
 fn head_of(path: &str, content_type: &str, length: usize) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
@@ -107,7 +107,7 @@ fn head_of(path: &str, content_type: &str, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
+async fn a_client_that_sends_its_body_slowly_receives_408_and_is_disconnected() {
     let world = World::with(&[
         ("TENANTRY__API__HEADER_TIMEOUT", "300ms"),
         ("TENANTRY__API__CONCURRENCY_MAX", "1"),
@@ -139,15 +139,15 @@ async fn a_client_that_dawdles_over_its_request_s_body_is_told_and_cut_off() {
     };
     let mut status = [0; 13];
     tokio::select! {
-        read = timeout(DEADLINE, answers.read_exact(&mut status)) => read.expect("it is told in time").unwrap(),
-        () = trickling => panic!("it was cut off without an answer"),
+        read = timeout(DEADLINE, answers.read_exact(&mut status)) => read.expect("the response arrives in time").unwrap(),
+        () = trickling => panic!("it was disconnected without a response"),
     };
     assert_eq!(&status, b"HTTP/1.1 408 ");
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
+async fn a_content_length_beyond_the_limit_is_rejected_before_the_body_arrives() {
     let world = World::new().await;
     let begun = Instant::now();
     let mut boaster = TcpStream::connect(address(&world)).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_body_that_is_announced_too_long_is_refused_without_waiting_for_it() {
 }
 
 #[tokio::test]
-async fn garbage_instead_of_http_harms_nobody() {
+async fn invalid_http_does_not_affect_other_clients() {
     let world = World::new().await;
     let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
     for garbage in [
@@ -183,7 +183,7 @@ async fn garbage_instead_of_http_harms_nobody() {
         endless.as_str(),
     ] {
         let mut stream = TcpStream::connect(address(&world)).await.unwrap();
-        // It may hang up on us before we are done: so much the better.
+        // The server may disconnect before everything is sent, which is fine.
         let _ = stream.write_all(garbage.as_bytes()).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
@@ -212,7 +212,7 @@ async fn an_idle_connection_is_closed() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_client_that_reads_no_answers_is_cut_off() {
+async fn a_client_that_reads_no_responses_is_disconnected() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "1s")]).await;
     let mut deaf = TcpStream::connect(address(&world)).await.unwrap();
     let asking = async {

@@ -1,7 +1,7 @@
-//! The API over HTTP, against real servers. One binary, so that it is linked once; each module is
-//! named by the rules it protects.
+//! The API over HTTP, against real servers. One binary, so that it is linked only once; each module
+//! is named after what it tests.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails if it cannot continue")]
 #![expect(clippy::disallowed_methods, reason = "tests prepare rows beside the API")]
 
 mod access;

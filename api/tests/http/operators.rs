@@ -1,5 +1,5 @@
-//! What operators do with people's accounts and with tenants, by the program's own commands:
-//! effective everywhere within a second, whether or not Redis is there, and written down.
+//! Operators' commands for accounts and tenants: effective everywhere within a second, with and
+//! without Redis, and recorded.
 
 use std::{
     process::Output,
@@ -34,14 +34,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// What a command prints that succeeds and complains of nothing.
+/// Output of a command that succeeds without errors.
 #[track_caller]
 fn printed(output: &Output) -> String {
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     text(&output.stdout)
 }
 
-/// What a command complains of that fails.
+/// Error output of a command that fails.
 #[track_caller]
 fn complaint(output: &Output, status: i32) -> String {
     assert!(output.status.code() == Some(status) && output.stdout.is_empty(), "{output:?}");
@@ -75,9 +75,9 @@ fn expect_disabled(answer: Answer) {
     answer.expect_problem(StatusCode::FORBIDDEN, "account_disabled");
 }
 
-/// What a hijacker prepared before an operator stopped the account.
+/// Prepared by an attacker before an operator disabled the account.
 #[tokio::test]
-async fn the_word_of_whoever_is_disabled_is_worth_nothing() {
+async fn invitations_and_ownership_offers_of_a_disabled_user_are_not_valid() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder(ADA).await;
@@ -115,7 +115,7 @@ async fn the_word_of_whoever_is_disabled_is_worth_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_in() {
+async fn a_disabled_user_is_signed_out_everywhere_and_cannot_sign_in() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let (_second_api, second) = world.another_api().await;
@@ -154,7 +154,7 @@ async fn whoever_is_disabled_is_out_everywhere_within_a_second_and_does_not_get_
 }
 
 #[tokio::test]
-async fn a_session_that_was_there_all_the_same_is_good_for_nothing() {
+async fn a_session_of_a_disabled_user_is_rejected() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder(ADA).await;
@@ -168,7 +168,7 @@ async fn a_session_that_was_there_all_the_same_is_good_for_nothing() {
 }
 
 #[tokio::test]
-async fn nobody_signs_in_past_an_operator_who_stops_them_meanwhile() {
+async fn a_sign_in_during_disabling_starts_no_session() {
     let world = World::with(crate::support::UNTHROTTLED).await;
     world.make_account(ADA).await;
     let attempts = futures::future::join_all((0..12).map(|_| world.login(ADA, PASSWORD)));
@@ -191,7 +191,7 @@ async fn nobody_signs_in_past_an_operator_who_stops_them_meanwhile() {
 }
 
 #[tokio::test]
-async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
+async fn neither_a_new_password_nor_an_invitation_enables_an_account() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
@@ -203,7 +203,7 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
         .expect(StatusCode::CREATED);
     printed(&disable(&world, &ada.user.to_string()).await);
 
-    // Who asks for a mail is told the same as everybody.
+    // The response to requests for mails is the same for every account.
     let asked = async |email: &str| {
         let answer =
             world.client.post("/api/auth/password/forgot", &json!({ "email": email })).await;
@@ -255,11 +255,11 @@ async fn neither_a_new_password_nor_an_invitation_is_a_way_back() {
 }
 
 #[tokio::test]
-async fn what_an_operator_does_is_written_down_with_who_and_why() {
+async fn an_operators_actions_are_recorded_with_operator_and_reason() {
     let world = World::new().await;
     let ada = People::of(&world).await.founder(ADA).await;
     printed(&disable(&world, ADA).await);
-    assert_eq!(printed(&disable(&world, ADA).await), format!("{} is disabled already\n", ada.user));
+    assert_eq!(printed(&disable(&world, ADA).await), format!("{} is already disabled\n", ada.user));
     printed(&world.run(&["users", "enable", ADA], &[]).await);
     assert_eq!(
         printed(&world.run(&["users", "enable", ADA], &[]).await),
@@ -273,7 +273,7 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
     assert_eq!(
         actions,
         [Action::UserDisabled, Action::UserEnabled],
-        "what changes nothing is no event"
+        "commands without effect record no event"
     );
     let reasons: Vec<Option<String>> =
         deeds.iter().map(|deed| deed.reason.as_ref().map(ToString::to_string)).collect();
@@ -282,14 +282,14 @@ async fn what_an_operator_does_is_written_down_with_who_and_why() {
     assert!(operator_of(&world, events[0].id).await.is_some_and(|name| !name.is_empty()));
 }
 
-/// The operating system's user who did it, by what is kept beside the event.
+/// The operating-system user in the context of the event.
 async fn operator_of(world: &World, event: EventId) -> Option<String> {
     let contexts = world.store.records::<AuditContext>(PlatformScope);
     contexts.find(doc! { "_id": event }).await.unwrap().and_then(|context| context.name)
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_and_changes_nothing() {
+async fn invalid_commands_are_rejected_and_change_nothing() {
     let world = World::new().await;
     let ada = People::of(&world).await.founder(ADA).await;
     for whom in ["nobody@example.com", absent::<id::User>().to_string().as_str()] {
@@ -317,7 +317,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywhere_again() {
+async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
@@ -375,7 +375,11 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
         world.store.records(PlatformScope).list(filter.clone(), doc! {}, 10).await.unwrap();
     let of_platform: Vec<PlatformEvent> =
         world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
-    assert_eq!((of_tenant.len(), of_platform.len()), (1, 1), "what changes nothing is no event");
+    assert_eq!(
+        (of_tenant.len(), of_platform.len()),
+        (1, 1),
+        "commands without effect record no event"
+    );
     assert_eq!(of_tenant[0].tenant_id, ada.tenant);
     for deed in [&of_tenant[0].deed, &of_platform[0].deed] {
         assert_eq!(deed.reason.as_ref().map(ToString::to_string).unwrap(), "Their office moved");
@@ -386,7 +390,7 @@ async fn a_tenant_whose_addresses_lock_everybody_out_is_worked_in_from_everywher
 }
 
 #[tokio::test]
-async fn a_tenant_that_is_not_there_is_told_so_and_none_is_opened_without_a_reason() {
+async fn removing_an_ip_allowlist_requires_an_existing_tenant_and_a_reason() {
     let world = World::new().await;
     for tenant in ["nobodys", absent::<id::Tenant>().to_string().as_str()] {
         let refused =
@@ -406,7 +410,7 @@ async fn a_tenant_that_is_not_there_is_told_so_and_none_is_opened_without_a_reas
 }
 
 #[tokio::test]
-async fn people_are_found_by_id_by_address_and_by_how_it_begins() {
+async fn users_are_found_by_id_email_or_its_beginning() {
     let world = World::new().await;
     let people = People::of(&world).await;
     world.make_account(ADA).await;
@@ -473,7 +477,7 @@ fn rfc3339(user: &User) -> String {
 }
 
 #[tokio::test]
-async fn without_redis_it_is_said_so_and_holds_at_once() {
+async fn without_redis_disabling_reports_it_and_takes_effect_at_once() {
     let world = World::on(Database::with_own_redis().await, &[]).await;
     world.make_account(ADA).await;
     let ada = login(&world).await;
@@ -493,12 +497,12 @@ async fn without_redis_it_is_said_so_and_holds_at_once() {
 }
 
 #[tokio::test]
-async fn where_redis_answers_the_api_but_not_the_operator_it_holds_within_half_a_minute() {
+async fn disabling_without_redis_for_the_operator_takes_effect_within_half_a_minute() {
     let world = World::spawned(&[]).await;
     world.make_account(ADA).await;
     let ada = login(&world).await;
     let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
-    eventually("callers are kept", async || {
+    eventually("callers are cached", async || {
         let before = hits().await;
         world.client.get_as(token(&ada), "/api/auth/me").await.expect(StatusCode::OK);
         (hits().await > before).then_some(())

@@ -1,4 +1,5 @@
-//! While the database is away requests are refused quickly, and once it is back all is as before.
+//! While the database is unavailable, requests are rejected quickly; afterwards everything works
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,13 @@ use testkit::testing::TestEnv;
 
 use crate::support::{Database, PASSWORD, World, eventually};
 
-/// Long enough for the outage to be noticed on a busy machine, and far from any request's timeout.
+/// Enough time to notice the outage on a busy machine, and much less than the timeout of a request.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
-/// What "at once" means on a busy machine.
+/// Upper bound of "at once" on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_database_that_hangs_is_503_at_once_and_comes_back() {
+async fn a_hanging_database_causes_503_at_once_until_it_recovers() {
     let database = Database::empty(TestEnv::private().await).await;
     database.store.migrate(&domain::schema()).await.unwrap();
     let world = World::on(database, &[]).await;
@@ -62,7 +63,7 @@ async fn a_process_that_starts_before_its_database_waits_for_it() {
     database.store.migrate(&domain::schema()).await.unwrap();
     database.env.mongod().kill().await;
     let api = database.env.launch_api_with(&[("TENANTRY__MONGODB__TIMEOUT", "500ms")]);
-    eventually("it says that it waits", async || {
+    eventually("it logs that it waits", async || {
         api.log().contains("waiting_for_database").then_some(())
     })
     .await;

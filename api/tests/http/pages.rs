@@ -1,4 +1,4 @@
-//! The pages that links in mail open: without script, and leaking nothing.
+//! The pages that links in mails open: without scripts, and without leaking the token.
 
 use domain::{
     identity::registrations::Registration, people::users::User, tenancy::tenants::Tenant,
@@ -43,7 +43,7 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
         let page = expect_page(
             world.client.get(&format!("/verify-email?token={token}")).await,
             StatusCode::OK,
-            "Verify my address",
+            "Verify my email address",
         );
         assert!(page.body.contains(&format!("name=\"token\" value=\"{token}\"")), "{}", page.body);
         assert!(
@@ -70,7 +70,7 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
 }
 
 #[tokio::test]
-async fn a_link_without_a_usable_token_says_so() {
+async fn a_page_without_a_usable_token_reports_it() {
     let world = World::new().await;
     let endless = format!("/verify-email?token={}", "x".repeat(300));
     for path in [
@@ -82,7 +82,7 @@ async fn a_link_without_a_usable_token_says_so() {
         &endless,
     ] {
         let answer = world.client.get(path).await;
-        // A lone wrong byte is replaced, as browsers do, and refused when the form is posted.
+        // A single invalid byte is replaced, as in browsers, and rejected when the form is sent.
         if path.ends_with("%ff") {
             answer.expect(StatusCode::OK);
         } else {
@@ -102,10 +102,10 @@ async fn a_link_without_a_usable_token_says_so() {
 }
 
 #[tokio::test]
-async fn a_hostile_token_is_shown_as_text() {
+async fn a_hostile_token_is_escaped() {
     let world = World::new().await;
     let page =
         world.client.get("/verify-email?token=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").await;
-    let page = expect_page(page, StatusCode::OK, "Verify my address");
+    let page = expect_page(page, StatusCode::OK, "Verify my email address");
     assert!(page.body.contains("&quot;&gt;&lt;script&gt;"), "{}", page.body);
 }

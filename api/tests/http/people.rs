@@ -1,5 +1,4 @@
-//! People in tests: members of tenants in any role, and tokens for them, made without a request
-//! each.
+//! Users for tests: members of tenants in any role, with tokens, created without HTTP requests.
 
 use std::time::Duration;
 
@@ -28,14 +27,14 @@ use crate::support::{PASSWORD, World};
 const LIFETIME: Lifetime =
     Lifetime { absolute: Duration::from_hours(2), idle: Duration::from_hours(1) };
 
-/// Makes people.
+/// Creates users.
 pub(crate) struct People<'w> {
     world: &'w World,
     issuer: Issuer,
     password_hash: PasswordHash,
 }
 
-/// Someone who belongs to a tenant.
+/// A member of a tenant.
 #[derive(Debug, Clone)]
 pub(crate) struct Person {
     pub(crate) user: UserId,
@@ -66,7 +65,7 @@ impl<'w> People<'w> {
         self.make(None, email, Role::Owner.into()).await
     }
 
-    /// Someone new in the tenant of another.
+    /// A new user in an existing tenant.
     pub(crate) async fn join(
         &self,
         other: &Person,
@@ -87,7 +86,7 @@ impl<'w> People<'w> {
         self.token_at(self.world.store.clock().now(), user, tenant).await
     }
 
-    /// A token that was good yesterday, of a session that still is.
+    /// An expired token of an active session.
     pub(crate) async fn expired_token(&self, person: &Person) -> String {
         let yesterday =
             DateTime::from_millis(self.world.store.clock().now().timestamp_millis() - 86_400_000);
@@ -99,7 +98,7 @@ impl<'w> People<'w> {
         self.issuer.issue(issued_at, user, tenant, session.id).unwrap()
     }
 
-    /// Their role as it is stored; none when they do not belong to the tenant any more.
+    /// The stored role; none if they are no longer a member of the tenant.
     pub(crate) async fn role(&self, person: &Person) -> Option<RoleRef> {
         let scope = TenantScope::of_job(person.tenant);
         Membership::of(&self.world.store, scope, person.user)
@@ -108,7 +107,7 @@ impl<'w> People<'w> {
             .map(|membership| membership.role)
     }
 
-    /// How many of the tenant's members have the role.
+    /// Number of the tenant's members with the role.
     pub(crate) async fn count(&self, tenant: TenantId, role: Role) -> u64 {
         let filter = doc! { "tenant_id": tenant, "role": role.as_str() };
         self.world.store.records::<Membership>(PlatformScope).count(filter).await.unwrap()
@@ -153,7 +152,7 @@ impl Change for Make<'_> {
     }
 }
 
-/// What somebody of this address is called.
+/// The name of the user with this email address.
 pub(crate) fn name_of(email: &str) -> String {
     email.split('@').next().unwrap().to_uppercase()
 }
@@ -169,7 +168,7 @@ impl Change for SignIn {
     }
 }
 
-/// An id of a kind that names nothing.
+/// An id of this kind that does not exist.
 pub(crate) fn absent<P: common::id::Prefix>() -> common::id::Id<P> {
     Clock::system().id()
 }

@@ -1,6 +1,6 @@
-//! Every route × every role × every kind of token. What a route demands is read from the document
-//! in the repository (`api/openapi.json`), where review sees it change; which roles hold a
-//! permission is written down here once more.
+//! Every route × every role × every kind of token. The requirements of each route are taken from
+//! the document in the repository (`api/openapi.json`), where reviews show changes. The permissions
+//! of each role are repeated here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::{
     support::{Answer, PASSWORD, World, eventually},
 };
 
-/// Which built-in roles hold each permission.
+/// The built-in roles that have each permission.
 const HOLDERS: &[(&str, &[&str])] = &[
     ("tenant:read", &["owner", "admin", "member", "billing", "viewer"]),
     ("tenant:write", &["owner", "admin"]),
@@ -40,16 +40,16 @@ const HOLDERS: &[(&str, &[&str])] = &[
 
 fn holds(role: Role, permission: &str) -> bool {
     let (_, holders) = HOLDERS.iter().find(|(name, _)| *name == permission).unwrap_or_else(|| {
-        panic!("say in HOLDERS (api/tests/http/permissions.rs) who holds `{permission}`")
+        panic!("add the roles with `{permission}` to HOLDERS (api/tests/http/permissions.rs)")
     });
     holders.contains(&role.as_str())
 }
 
-/// What an operation is sent: acceptable, so that nothing but rights refuses it.
+/// A valid body for an operation, so that it can only be rejected for missing permissions.
 fn body(operation: &Operation) -> Option<Value> {
     let example = operation.example()?;
     Some(match (operation.method.as_str(), operation.path) {
-        // A weak one: nobody's password is to be another afterwards.
+        // A weak password, so that no password is changed.
         ("POST", "/api/auth/password/change") => {
             json!({ "current_password": PASSWORD, "new_password": "password" })
         }
@@ -60,7 +60,7 @@ fn body(operation: &Operation) -> Option<Value> {
     })
 }
 
-/// Sends an operation, with `id` where its path wants one.
+/// Calls an operation, with `id` in its path if required.
 async fn send(world: &World, operation: &Operation, token: Option<&str>, id: &str) -> Answer {
     let path = operation.path.replace("{id}", id).replace("{token}", id);
     let mut request = world.client.request(operation.method.clone(), &path);
@@ -73,21 +73,21 @@ async fn send(world: &World, operation: &Operation, token: Option<&str>, id: &st
     Answer::of(request).await
 }
 
-/// What stands in an operation's path and names nothing.
+/// An id for an operation's path that does not exist.
 fn nothing(operation: &Operation) -> &'static str {
     if operation.wants_id() { operation.absent_id() } else { "x" }
 }
 
-/// The kind of an id: what stands before the underscore.
+/// The prefix of an id, which shows its kind.
 fn kind(id: &str) -> &str {
     id.split_once('_').map_or(id, |(kind, _)| kind)
 }
 
-/// What a tenant has that routes may name: of each kind of id, one.
+/// One thing of each kind that a tenant has and routes can name.
 struct Things(BTreeMap<String, String>);
 
 impl Things {
-    /// Fills the tenant of `owner`.
+    /// Creates them in the tenant of `owner`.
     async fn of(world: &World, people: &People<'_>, owner: &Person) -> Self {
         let member = people.join(owner, "member@example.com", Role::Member).await;
         let post = async |path: &str, body: Value| {
@@ -124,7 +124,7 @@ impl Things {
         things
     }
 
-    /// What no test has a canary for yet is made of the document's examples.
+    /// Other fields are made of the document's examples.
     async fn make_the_rest(&mut self, world: &World, owner: &Person) {
         let operations = Operation::all();
         let is_missing = |operation: &&Operation| {
@@ -152,7 +152,7 @@ impl Things {
         }
     }
 
-    /// The one that a path wants.
+    /// The id for the path of an operation.
     fn id(&self, operation: &Operation) -> &str {
         &self.0[kind(operation.absent_id())]
     }
@@ -167,7 +167,7 @@ impl Things {
 }
 
 #[test]
-fn the_document_tells_people_which_permission_a_route_needs() {
+fn the_document_states_the_permission_of_each_route() {
     for operation in Operation::all() {
         let described = operation.says["description"].as_str().unwrap_or_default();
         if let Need::Permission(permission) = operation.need() {
@@ -183,7 +183,7 @@ fn the_document_tells_people_which_permission_a_route_needs() {
 }
 
 #[test]
-fn the_roles_hold_what_is_written_down() {
+fn built_in_roles_have_exactly_the_expected_permissions() {
     let (known, written): (BTreeSet<&str>, BTreeSet<&str>) = (
         Permission::ALL.iter().map(|permission| permission.as_str()).collect(),
         HOLDERS.iter().map(|(name, _)| *name).collect(),
@@ -205,7 +205,7 @@ fn the_roles_hold_what_is_written_down() {
 }
 
 #[tokio::test]
-async fn without_a_good_token_only_open_routes_answer() {
+async fn without_a_valid_token_only_open_routes_are_served() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -218,7 +218,7 @@ async fn without_a_good_token_only_open_routes_answer() {
             assert!(!answer.status.is_server_error(), "{what}");
             let is_refused = answer.status == StatusCode::UNAUTHORIZED
                 && answer.json()["code"] == "unauthenticated";
-            // Accepting an invitation is open, and yet a token that is shown must be good.
+            // Accepting an invitation is open, but a token in the request must be valid.
             let heeds_tokens = !operation.is_open()
                 || (token.is_some() && operation.path == "/api/invitations/accept");
             assert_eq!(is_refused, heeds_tokens, "{what}");
@@ -227,7 +227,7 @@ async fn without_a_good_token_only_open_routes_answer() {
 }
 
 #[tokio::test]
-async fn every_role_may_call_what_it_holds_the_permission_for_and_nothing_else() {
+async fn every_role_can_call_only_routes_of_its_permissions() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -237,7 +237,7 @@ async fn every_role_may_call_what_it_holds_the_permission_for_and_nothing_else()
         let leaver =
             people.join(&ada, &format!("leaving-{}@example.com", role.as_str()), *role).await;
         for operation in operations.iter().filter(|operation| !operation.is_open()) {
-            // Some routes end sessions, so each call has its own; whoever leaves makes no other.
+            // Some routes end sessions, so each call has its own.
             let caller = if operation.path == "/api/tenant/users/me" { &leaver } else { &person };
             let token = people.token(caller.user, caller.tenant).await;
             let answer = send(&world, operation, Some(&token), nothing(operation)).await;
@@ -261,7 +261,7 @@ async fn every_role_may_call_what_it_holds_the_permission_for_and_nothing_else()
 }
 
 #[tokio::test]
-async fn an_id_of_another_tenant_is_answered_as_one_that_names_nothing_and_changes_nothing() {
+async fn an_id_of_another_tenant_is_not_found_and_changes_nothing() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -287,10 +287,10 @@ async fn an_id_of_another_tenant_is_answered_as_one_that_names_nothing_and_chang
     assert!(tried >= 10, "{tried}");
     let after = seen(&world, &people, &ada).await;
     let changed = differences(&json!(before), &json!(after));
-    assert!(changed.is_empty(), "what the tenant's owner sees has changed:\n{changed}");
+    assert!(changed.is_empty(), "data of the tenant has changed:\n{changed}");
 }
 
-/// Whatever a tenant's owner can see of it.
+/// Everything that the owner of a tenant can read.
 async fn seen(world: &World, people: &People<'_>, owner: &Person) -> Vec<Value> {
     let token = people.token(owner.user, owner.tenant).await;
     let mut seen = Vec::new();
@@ -307,7 +307,7 @@ async fn seen(world: &World, people: &People<'_>, owner: &Person) -> Vec<Value> 
 }
 
 #[tokio::test]
-async fn what_one_tenant_sees_tells_nothing_of_another() {
+async fn responses_contain_nothing_of_another_tenant() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -357,14 +357,14 @@ async fn what_one_tenant_sees_tells_nothing_of_another() {
         let token = people.token(eve.user, eve.tenant).await;
         let answer = send(&world, &operation, Some(&token), "").await;
         for secret in secrets.into_iter().chain(things.all()) {
-            assert!(!answer.body.contains(secret), "{operation} tells {secret}: {answer:?}");
+            assert!(!answer.body.contains(secret), "{operation} reveals {secret}: {answer:?}");
         }
     }
 }
 
-/// Row 17 of the attacks: a tenant's keys are in no metric, whatever was done with them.
+/// Metrics have no label with data of a tenant.
 #[tokio::test]
-async fn metrics_tell_nothing_of_any_tenant() {
+async fn metrics_contain_nothing_of_any_tenant() {
     let world = World::spawned(&[]).await;
     let worker = world.env.spawn_worker().await;
     let people = People::of(&world).await;
@@ -409,7 +409,7 @@ async fn metrics_tell_nothing_of_any_tenant() {
 }
 
 #[tokio::test]
-async fn an_id_of_another_tenant_in_a_body_is_as_good_as_none() {
+async fn an_id_of_another_tenant_in_a_body_is_treated_as_unknown() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -464,7 +464,7 @@ async fn an_id_of_another_tenant_in_a_body_is_as_good_as_none() {
 }
 
 #[tokio::test]
-async fn nobody_says_their_role_tenant_or_plan_where_it_is_not_asked_for() {
+async fn a_body_cannot_set_role_tenant_or_plan_unless_documented() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -500,7 +500,7 @@ async fn nobody_says_their_role_tenant_or_plan_where_it_is_not_asked_for() {
         }
     }
     assert!(tried > 30, "{tried}");
-    // A tenant that a header names is nobody's business either.
+    // A tenant in a header is ignored.
     let eve = people.founder("eve@example.com").await;
     let request = world.client.request(Method::GET, "/api/tenant/current").bearer_auth(&eve.token);
     let current = Answer::of(request.header("x-tenant-id", ada.tenant.to_string()))

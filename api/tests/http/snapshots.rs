@@ -1,5 +1,6 @@
-//! Whole answers, so that review sees every change of what clients get. Ids, times and tokens are
-//! redacted. After an intended change, `cargo xtask renew` rewrites the files in `snapshots/`.
+//! Snapshots of whole responses, so that reviews show every change for clients. Ids, times and
+//! tokens are redacted. After an intended change, `cargo xtask renew` rewrites the files in
+//! `snapshots/`.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use crate::{
     support::{Answer, World},
 };
 
-/// What differs from run to run, and what stands for it in a snapshot.
+/// Values that differ between runs, and their replacements in snapshots.
 const REDACTED: &[(&str, &str)] = &[
     (r"\b([a-z]{2,5})_[0-9a-f]{32}\b", "${1}_[id]"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[time]"),
@@ -38,7 +39,7 @@ fn snapshot(name: &str, answer: &Answer) {
     });
 }
 
-/// Everything that can be read has something to show.
+/// Creates something to read for every route.
 async fn furnished(world: &World) -> (Person, String, String) {
     let people = People::of(world).await;
     let ada = people.founder("ada@example.com").await;
@@ -59,11 +60,11 @@ async fn furnished(world: &World) -> (Person, String, String) {
     (ada, text(&role["id"]), text(&list["id"]))
 }
 
-/// Reads that are about a link, whose snapshots are those of its own tests.
+/// Reads of links, which have snapshots in their own tests.
 const BY_LINK: [&str; 2] = ["joining_preview", "invite_links_preview"];
 
 #[tokio::test]
-async fn everything_that_can_be_read() {
+async fn every_readable_resource_matches_its_snapshot() {
     let world = World::new().await;
     let (ada, role, list) = furnished(&world).await;
     let mut seen = BTreeSet::new();

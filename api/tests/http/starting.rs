@@ -1,4 +1,4 @@
-//! Starting: a wrong configuration or schema is told in words, and nothing is served on it.
+//! Starting: an invalid configuration or schema is reported in plain words and prevents the start.
 
 use common::db::{Data, PlatformScope, Process, Record};
 use domain::{people::users::User, platform::demo, tenancy::tenants::Tenant};
@@ -9,7 +9,7 @@ use testkit::testing::TestEnv;
 
 use crate::support::{Database, World, run};
 
-/// Where a database stands, as it is stored.
+/// The state of a database, as stored.
 #[derive(Serialize, Deserialize)]
 struct SchemaRow {
     #[serde(rename = "_id")]
@@ -23,14 +23,14 @@ impl Record for SchemaRow {
     const DATA: Data = Data::of_platform();
 }
 
-/// Lets the database look as if a newer release had prepared it.
+/// Makes the database look as if a newer release had prepared it.
 async fn prepared_by_newer(database: &Database, readable_from: i32) {
     let state = doc! { "$set": { "generation": 10_000, "readable_from": readable_from } };
     let rows = database.store.records::<SchemaRow>(PlatformScope);
     assert!(rows.update(doc! { "_id": "schema" }, state).await.unwrap());
 }
 
-/// A process that is running, or so it seems.
+/// Registers a running process.
 fn running(database: &Database, generation: i32) -> Process {
     let (id, now) = (database.store.clock().id(), database.store.clock().now());
     Process {
@@ -49,7 +49,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn every_mistake_of_the_configuration_is_named_and_no_secret_shown() {
+async fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
     let canary = "canary-5d1c";
     let mistaken = [
         ("TENANTRY__APP__ENVIRONMENT", "prod"),
@@ -102,7 +102,7 @@ async fn the_effective_configuration_is_shown_without_secrets() {
 }
 
 #[tokio::test]
-async fn the_documented_configuration_is_that_of_the_code() {
+async fn the_documented_configuration_matches_the_code() {
     let table = run(&["config-table"], []).await;
     let table = text(&table.stdout);
     let page = include_str!("../../../docs/configuration.md");
@@ -122,7 +122,7 @@ async fn the_documented_configuration_is_that_of_the_code() {
 }
 
 #[tokio::test]
-async fn migrating_is_idempotent_and_told() {
+async fn migrating_is_idempotent_and_reported() {
     let database = Database::empty(TestEnv::new().await).await;
     let told = async |args: &[&str]| {
         let ended = database.run(args, &[]).await;
@@ -136,7 +136,7 @@ async fn migrating_is_idempotent_and_told() {
     let users = "expand    create collection users with index users_email";
     assert!(plan.lines().any(|line| line == users), "{plan}");
     assert_eq!(plan.lines().count(), domain::schema().collections.len());
-    // The leases came with the lease.
+    // The lease collection was created by the lease.
     assert!(told(&["migrate", "up"]).await.contains(users));
     for again in ["plan", "up"] {
         assert_eq!(told(&["migrate", again]).await, "nothing to do\n");
@@ -170,7 +170,7 @@ async fn contracting_waits_for_older_processes_unless_forced() {
 }
 
 #[tokio::test]
-async fn an_older_schema_is_refused_with_what_to_do() {
+async fn an_older_schema_is_rejected_with_instructions() {
     let database = Database::empty(TestEnv::new().await).await;
     let refused = database.run(&["serve"], &[]).await;
     assert_eq!(refused.status.code(), Some(1));
@@ -178,7 +178,7 @@ async fn an_older_schema_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_schema_that_this_release_cannot_read_is_refused_with_what_to_do() {
+async fn a_schema_that_this_release_cannot_read_is_rejected_with_instructions() {
     let database = Database::fresh().await;
     prepared_by_newer(&database, domain::GENERATION + 1).await;
     for args in [&["serve"][..], &["migrate", "up"]] {
@@ -202,7 +202,7 @@ async fn a_release_serves_restarts_and_rolls_back_on_the_schema_of_the_next() {
     let up = world.run(&["migrate", "up"], &[]).await;
     assert!(up.status.success());
     assert!(text(&up.stdout).contains("nothing to do"), "{}", text(&up.stdout));
-    // It waits until the process is ready.
+    // The command waits until the process is ready.
     world.another_process().await;
 }
 
@@ -220,9 +220,9 @@ async fn a_process_is_listed_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_by_its_key() {
+async fn a_taken_port_is_reported_with_its_key() {
     let world = World::new().await;
-    // The world's own API has both ports; each attempt moves one out of the way.
+    // The API of the world uses both ports; each attempt changes one of them.
     for (key, moved) in [
         ("api.listen", "TENANTRY__API__INTERNAL_LISTEN"),
         ("api.internal_listen", "TENANTRY__API__LISTEN"),
@@ -234,7 +234,7 @@ async fn a_taken_port_is_told_by_its_key() {
 }
 
 #[tokio::test]
-async fn health_tells_whether_the_process_lives() {
+async fn the_health_check_reports_whether_the_process_is_alive() {
     let world = World::spawned(&[]).await;
     assert!(world.run(&["health"], &[]).await.status.success());
     world.api.process().kill().await;
@@ -242,7 +242,7 @@ async fn health_tells_whether_the_process_lives() {
 }
 
 #[tokio::test]
-async fn the_demo_account_is_made_once_and_only_in_development() {
+async fn the_demo_account_is_created_once_and_only_in_development() {
     let world = World::new().await;
     for _ in 0..2 {
         let seeded = world.run(&["seed-demo"], &[]).await;

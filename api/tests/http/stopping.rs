@@ -1,4 +1,4 @@
-//! Stopping: nothing that was begun is lost, nobody meets a closed door unprepared.
+//! Stopping: no request in progress is lost, and clients can reconnect elsewhere in time.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::support::{Answer, Client, DEADLINE, UNTHROTTLED, World};
 
-/// Clients that ask without pause.
+/// Clients that send requests without pause.
 const CLIENTS: usize = 12;
 
-/// Asks until nobody listens any more; every answer before that must be a good one.
+/// Sends requests until the connection is refused; all earlier responses must be successful.
 async fn ask_until_closed(client: &Client, number: usize, answered: &AtomicUsize) {
     let login = json!({ "email": "nobody@example.com", "password": "wrong horse" });
     loop {
@@ -43,19 +43,19 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
     let clients =
         join_all((0..CLIENTS).map(|number| ask_until_closed(&world.client, number, &answered)));
     let stop = async {
-        crate::support::eventually("load is on", async || {
+        crate::support::eventually("clients send requests", async || {
             (answered.load(Ordering::Relaxed) > 100).then_some(())
         })
         .await;
         let begun = Instant::now();
         world.api.process().terminate();
-        crate::support::eventually("it says that it is not ready", async || {
+        crate::support::eventually("it reports that it is not ready", async || {
             (!world.api.is_ready().await).then_some(())
         })
         .await;
         let readiness =
             reqwest::get(format!("{}/health/ready", world.api.process().internal_url())).await;
-        // Unless it has gone already, it says why.
+        // The process reports the reason, unless it has already ended.
         if let Ok(readiness) = readiness {
             assert_eq!(readiness.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(readiness.text().await.unwrap(), "stopping\n");
@@ -68,7 +68,7 @@ async fn under_load_a_stop_fails_no_request_and_exits_0() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_handed_over_before_the_exit() {
+async fn committed_jobs_are_enqueued_before_the_exit() {
     let world = World::spawned(&[]).await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     world.api.process().terminate();

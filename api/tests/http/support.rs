@@ -1,4 +1,4 @@
-//! A world for one test: its own database, an API, and a client that tells everything.
+//! A world for one test: its own database, an API, and a client that reports all responses.
 
 use std::{
     ops::{AsyncFnMut, Deref},
@@ -30,20 +30,20 @@ use tokio::task::JoinHandle;
 
 use crate::document;
 
-/// Nothing a test waits for takes longer, also on a busy machine.
+/// Upper bound for every wait in a test, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
-/// A password of people in tests.
+/// Password of users in tests.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
-/// Tests share few cores: what is shed in production waits here, except where shedding is tested.
+/// Tests share few cores: requests wait instead of being shed, except where shedding is tested.
 const PATIENT: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__HASH_WAIT", "60s"),
     ("TENANTRY__API__REQUEST_TIMEOUT", "60s"),
-    // All of them come from one network.
+    // All requests come from one network.
     ("TENANTRY__AUTH__MAILS_PER_NETWORK", "10000"),
 ];
 
-/// For tests that fail to sign in more often than people do.
+/// For tests with more failed sign-ins than usual.
 pub(crate) const UNTHROTTLED: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "100000"),
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "100000"),
@@ -58,7 +58,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// One that other tests use too, each when the one before it has ended.
+    /// A database that is reused by other tests, one after the other.
     pub(crate) async fn prepared() -> Self {
         Self::empty(prepared().await).await
     }
@@ -82,7 +82,7 @@ impl Database {
         Self { env, config, store, key }
     }
 
-    /// Runs the program to its end, with variables that add to this environment's.
+    /// Runs the program to completion, with further environment variables.
     pub(crate) async fn run(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
         run(
             args,
@@ -95,19 +95,19 @@ impl Database {
         .await
     }
 
-    /// The database as the driver sees it.
+    /// The database of the driver.
     pub(crate) async fn raw(&self) -> mongodb::Database {
         let client =
             mongodb::Client::with_uri_str(self.config.mongodb.uri.expose_secret()).await.unwrap();
         client.database(&self.config.mongodb.database)
     }
 
-    /// Commits a change without the job engine: its jobs stay in the outbox.
+    /// Commits a change without the job engine, so that its jobs stay in the outbox.
     pub(crate) async fn commit<C: Change>(&self, change: &C) -> Result<C::Output, C::Error> {
         self.store.commit(&Origin::system(), change).await.map(|(output, _)| output)
     }
 
-    /// How many events match, of tenants and of the platform.
+    /// Number of matching events, of tenants and of the platform.
     pub(crate) async fn events(&self, filter: Document) -> u64 {
         let of_tenants = self.store.records::<Event>(PlatformScope).count(filter.clone());
         let of_platform = self.store.records::<PlatformEvent>(PlatformScope).count(filter);
@@ -131,18 +131,18 @@ impl Database {
         self.store.records::<T>(PlatformScope).count(doc! {}).await.unwrap()
     }
 
-    /// The token that the newest registration of an address was mailed.
+    /// The token in the newest verification mail to an email address.
     pub(crate) async fn link_token(&self, email: &str) -> String {
         let email: Email = email.parse().unwrap();
         let registration = Registration::newest_of(&self.store, &email)
             .await
             .unwrap()
-            .expect("the address waits to be verified");
+            .expect("the email address has a pending registration");
         registration.link_token(&self.key).expose().to_owned()
     }
 }
 
-/// An environment whose database has our collections.
+/// An environment with a database that has our collections.
 async fn prepared() -> TestEnv {
     let migrate = async |env: &TestEnv| {
         let store = Store::connect(&config_of(env).mongodb, Clock::system()).await.unwrap();
@@ -157,7 +157,7 @@ fn config_of(env: &TestEnv) -> Config {
     Config::load(sources).unwrap()
 }
 
-/// Runs the program to its end.
+/// Runs the program to completion.
 pub(crate) async fn run<'a>(
     args: &[&str],
     env: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -171,11 +171,11 @@ pub(crate) async fn run<'a>(
         .unwrap()
 }
 
-/// A running API. Dropping it ends it.
+/// A running API. Dropping it stops it.
 pub(crate) enum Api {
-    /// In the test's own process, without logs and metrics.
+    /// In the process of the test, without logs and metrics.
     Task { instance: Instance, serving: JoinHandle<anyhow::Result<()>> },
-    /// A process of its own, for tests of its start and end, its logs and its metrics.
+    /// In a separate process, for tests of its start, end, logs and metrics.
     Process(Box<Service>),
 }
 
@@ -193,7 +193,7 @@ impl Api {
         Self::Task { instance, serving }
     }
 
-    /// Where clients connect, without a trailing slash.
+    /// URL for clients, without a trailing slash.
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Task { instance, .. } => instance.url(),
@@ -226,7 +226,7 @@ impl Drop for Api {
     }
 }
 
-/// A database and an API on it.
+/// A database and an API.
 pub(crate) struct World {
     database: Database,
     pub(crate) api: Api,
@@ -245,7 +245,7 @@ impl World {
         Self::with(&[]).await
     }
 
-    /// With settings that add to or replace the usual ones.
+    /// With further settings, which override the usual ones.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         Self::on(Database::prepared().await, settings).await
     }
@@ -255,7 +255,7 @@ impl World {
         Self::of(database, api)
     }
 
-    /// As [`World::with`], the API being a process of its own.
+    /// As [`World::with`], with the API in a separate process.
     pub(crate) async fn spawned(settings: &[(&str, &str)]) -> Self {
         Self::spawned_on(Database::prepared().await, settings).await
     }
@@ -281,14 +281,14 @@ impl World {
         (api, client)
     }
 
-    /// As [`World::another_api`], a process of its own.
+    /// As [`World::another_api`], in a separate process.
     pub(crate) async fn another_process(&self) -> (Api, Client) {
         let api = Api::Process(Box::new(self.env.spawn_api_with(PATIENT).await));
         let client = Client::of(&api);
         (api, client)
     }
 
-    /// What the API says that a metric is; zero before it is there.
+    /// The value of a metric of the API; zero if it does not exist yet.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let metrics = reqwest::get(format!("{}/metrics", self.api.process().internal_url()))
             .await
@@ -305,7 +305,7 @@ impl World {
         self.client.post("/api/auth/register", &body).await
     }
 
-    /// Registers and verifies.
+    /// Registers and verifies the email address.
     pub(crate) async fn make_account(&self, email: &str) {
         self.register(email).await.expect(StatusCode::ACCEPTED);
         let token = self.link_token(email).await;
@@ -315,7 +315,7 @@ impl World {
             .expect(StatusCode::OK);
     }
 
-    /// What is told when something was revoked, as the change that did it would tell it.
+    /// Announces a revocation, as the change that causes it would.
     pub(crate) async fn announce(&self, revoked: Revoked) {
         let jobs = Jobs::start(self.store.clone(), &self.config.redis, &self.config.jobs).unwrap();
         jobs.commit(&Origin::system(), &Announce(revoked)).await.unwrap();
@@ -326,7 +326,7 @@ impl World {
         self.client.post("/api/auth/login", &json!({ "email": email, "password": password })).await
     }
 
-    /// The access token of a fresh account's session.
+    /// The access token of a new account's session.
     pub(crate) async fn signed_in(&self, email: &str) -> String {
         self.make_account(email).await;
         let login = self.login(email, PASSWORD).await.expect(StatusCode::OK);
@@ -342,12 +342,12 @@ impl Change for Announce {
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
         revocations::note(txn, self.0);
-        // An empty transaction does not commit.
+        // An empty transaction cannot be committed.
         txn.records::<Registration>(PlatformScope).find(doc! {}).await.map(drop)
     }
 }
 
-/// Speaks HTTP to one API. Does not follow redirects.
+/// An HTTP client for one API. Does not follow redirects.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -364,7 +364,7 @@ impl Client {
         Self { http, base: api.url() }
     }
 
-    /// A request to be refined and sent with [`Answer::of`].
+    /// A request, to be completed and sent with [`Answer::of`].
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
     }
@@ -397,7 +397,7 @@ impl Client {
         Answer::of(self.request(Method::DELETE, path).bearer_auth(token)).await
     }
 
-    /// Waits until the token is refused, for a second at most.
+    /// Waits until the token is rejected, for a second at most.
     pub(crate) async fn expect_refused_within_a_second(&self, token: &str) -> Answer {
         let begun = Instant::now();
         loop {
@@ -407,13 +407,13 @@ impl Client {
             }
             assert!(
                 begun.elapsed() < Duration::from_secs(1),
-                "still welcome after {:?}",
+                "still accepted after {:?}",
                 begun.elapsed()
             );
         }
     }
 
-    /// Waits until a path is answered so, for a second at most.
+    /// Waits until a path returns this response, for a second at most.
     pub(crate) async fn expect_within_a_second(
         &self,
         token: &str,
@@ -449,7 +449,7 @@ impl Client {
     }
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -487,12 +487,12 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// A header's value; empty when it is not there.
+    /// The value of a header; empty if it is missing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Checks that this is a well-formed problem of this status and code.
+    /// Checks that this is a well-formed problem with this status and code.
     #[track_caller]
     pub(crate) fn expect_problem(self, status: StatusCode, code: &str) -> Self {
         assert_eq!(self.status, status, "{self:?}");
@@ -511,7 +511,7 @@ impl Answer {
         self
     }
 
-    /// A problem less what differs between any two.
+    /// A problem without the fields that differ between any two.
     #[track_caller]
     pub(crate) fn without_id(&self) -> Value {
         let mut problem = self.json();
@@ -519,7 +519,7 @@ impl Answer {
         problem
     }
 
-    /// `field:code` of each field's error, in order.
+    /// `field:code` of each field error, in order.
     pub(crate) fn field_errors(&self) -> Vec<String> {
         let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();
         errors
@@ -531,7 +531,7 @@ impl Answer {
     }
 }
 
-/// Looks until there is something, for [`DEADLINE`] at most.
+/// Repeats a query until it returns something, for [`DEADLINE`] at most.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Ten times as many want to sign in as can: what becomes of them, and of everybody else.
+//! A flood of sign-ins, ten times the capacity: what happens to them, and to all other requests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,18 +10,18 @@ use super::{
 };
 use crate::load::{Report, open_loop};
 
-/// What somebody who is signed in asks for meanwhile, so many times a second.
+/// The requests of signed-in users during the flood, at this rate.
 const OTHERS: &str = "/api/auth/me";
 const OTHERS_RATE: f64 = 50.0;
 const OTHERS_CONNECTIONS: usize = 16;
-/// How many times too many there are.
+/// Sign-ins in the flood, as a multiple of the capacity.
 const TIMES: f64 = 10.0;
-/// Enough that those who wait for their hash leave some for the next.
+/// Enough that sign-ins always wait for a hash.
 const CONNECTIONS: usize = 1_000;
-/// How what is shed is counted: with the time to come again.
+/// How shed requests are counted: 503 with `Retry-After`.
 const SHED: &str = "503";
 
-/// One round: the others alone, then in the flood.
+/// One round: first the other requests alone, then during the flood.
 pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::Result<()> {
     let capacity = match results.median(Figure::SignIns) {
         Some(capacity) => capacity,
@@ -43,7 +43,7 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
 }
 
 fn answered(report: Report) -> anyhow::Result<Report> {
-    ensure!(report.errors.is_empty(), "not all the others were answered, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not all other requests succeeded: {:?}", report.errors);
     Ok(report)
 }
 

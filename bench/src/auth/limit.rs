@@ -1,13 +1,13 @@
-//! What signing in is held against: argon2 alone, on as many threads, in a program of its own.
+//! The upper limit of sign-ins: argon2 alone, on as many threads, in a separate program.
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
 use tokio::process::Command;
 
-/// The example of the `common` crate that does nothing but hash.
+/// The example of the `common` crate that only hashes.
 pub(super) const PROGRAM: &str = "bench_hashing";
-/// How much longer than asked it may take.
+/// How much longer than requested it may run.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The limit.
@@ -17,7 +17,7 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Hashes a second.
+    /// Hashes per second.
     pub(super) async fn measure(&self, time: Duration) -> anyhow::Result<f64> {
         let mut command = Command::new(&self.program);
         command
@@ -26,10 +26,10 @@ impl Limit {
             .kill_on_drop(true);
         let output = tokio::time::timeout(time + GRACE, command.output())
             .await
-            .context("the bare hashes do not end")??;
+            .context("the bare hashes did not finish")??;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         ensure!(output.status.success(), "the bare hashes ended with {}: {said}", output.status);
-        said.trim().parse().with_context(|| format!("no number of hashes: {said}"))
+        said.trim().parse().with_context(|| format!("not a number of hashes: {said}"))
     }
 }

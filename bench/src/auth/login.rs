@@ -1,4 +1,4 @@
-//! Sign-ins a second, each with the right password, against bare hashes a second.
+//! Sign-ins per second with the correct password, compared with bare hashes per second.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::{
 };
 use crate::load::closed_loop;
 
-/// Connections a thread that hashes: while some wait for their hash, others are at the database.
+/// Connections per hashing thread: while some wait for their hash, others use the database.
 const CONNECTIONS_A_THREAD: usize = 4;
-/// How often sign-ins are tried before they count: connections are opened, memory is had.
+/// Duration of sign-ins before the measurement, which open connections and allocate memory.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Seconds that the API has hashed, all threads together.
+/// Seconds that the API has spent hashing, over all threads.
 const HASHED: &str = "tenantry_password_hash_duration_seconds_sum";
 
-/// One round, A B B A.
+/// One round, in the order A B B A.
 pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::Result<()> {
     sign_ins(field, WARM_UP).await?;
     let first = field.limit.measure(field.time).await?;
@@ -38,11 +38,11 @@ pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::R
     Ok(())
 }
 
-/// Sign-ins a second, at most.
+/// Maximum number of sign-ins per second.
 pub(super) async fn sign_ins(field: &Field<'_>, time: Duration) -> anyhow::Result<f64> {
     let report =
         closed_loop(&field.sign_in, time, CONNECTIONS_A_THREAD * usize::from(field.limit.threads))
             .await?;
-    ensure!(report.errors.is_empty(), "not everybody was signed in, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not every sign-in succeeded: {:?}", report.errors);
     Ok(report.achieved_per_second)
 }

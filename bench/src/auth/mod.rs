@@ -1,9 +1,9 @@
 //! `cargo xtask bench auth`: the cost of authentication.
 //!
-//! Signing in is held against bare argon2, a request of somebody who is signed in against one that
-//! anybody may make, each alternated as A B B A, so that a drift of the machine meets both alike.
-//! Then more people sign in than can, and it is seen what that does to those who are signed in
-//! already. Everything is measured once a round; what is told are medians.
+//! Signing in is compared with bare argon2, and a request of a signed-in user with an
+//! unauthenticated one. Each pair alternates as A B B A, so that drift of the machine affects both
+//! alike. Then more people sign in than the API can handle, and the effect on signed-in users is
+//! measured. Everything is measured once per round; the report contains medians.
 
 mod flood;
 mod limit;
@@ -39,27 +39,27 @@ use super::{
 };
 use crate::build::{example, product};
 
-/// Accounts that sign in in turn: more than sign in at once, since each sign-in writes its
-/// account's row.
+/// Accounts that sign in in turn: more than sign in at once, because each sign-in writes the row of
+/// its account.
 const ACCOUNTS: usize = 32;
-/// Failures and mails that are let through: nobody is to be refused for coming from one address.
+/// Limit of failures and mails: no request may be rejected because all come from one IP address.
 const THROTTLE: &str = "10000000";
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Measure only this; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<Measure>,
-    /// How often to go round.
+    /// Number of rounds.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=50))]
     rounds: u16,
-    /// Seconds each load lasts; a round has a dozen of them.
+    /// Duration of each load in seconds; a round has a dozen of them.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
     seconds: u16,
-    /// How many passwords are hashed at once; half as many as there are cores when not given, so
-    /// that databases, worker and load, which have machines of their own elsewhere, have the
-    /// others.
+    /// Passwords hashed at once. The default is half the number of cores, so that the databases,
+    /// the worker and the load generator, which run on other machines in production, can use the
+    /// other half.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     hash_threads: Option<u16>,
     /// Write the report into this folder.
@@ -70,11 +70,11 @@ pub(super) struct Options {
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Measure {
-    /// Sign-ins a second, against hashes a second
+    /// Sign-ins per second, compared with hashes per second
     Login,
-    /// What knowing the caller adds to a request
+    /// What authentication adds to a request
     Overhead,
-    /// Requests of others while ten times too many sign in
+    /// Other requests during a flood of sign-ins, ten times the capacity
     Flood,
 }
 
@@ -84,7 +84,7 @@ impl Options {
     }
 }
 
-/// Measures, and writes a table and the numbers.
+/// Measures, then writes a table and the numbers.
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let circumstances = Circumstances::now().await?;
     let threads =
@@ -93,9 +93,9 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let stack = Stack::start_with(&product().await?, &settings(threads)).await?;
     let mut results = Results::new(circumstances);
     let outcome = rounds(options, &stack, &limit, &mut results).await;
-    let outcome = outcome.with_context(|| format!("the API says:\n{}", stack.api_log()));
+    let outcome = outcome.with_context(|| format!("the log of the API:\n{}", stack.api_log()));
     stack.stop().await;
-    // What was measured before something failed is still true.
+    // Results from before a failure are still valid.
     if results.any() {
         report::write(&results, &options.out)
             .with_context(|| format!("writing into {}", options.out.display()))?;
@@ -105,7 +105,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     outcome
 }
 
-/// So many hashes at once, and nobody throttled.
+/// Sets the number of hashing threads and disables throttling.
 fn settings(threads: u16) -> Vec<(&'static str, String)> {
     let unthrottled = [
         "TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT",
@@ -118,12 +118,12 @@ fn settings(threads: u16) -> Vec<(&'static str, String)> {
     settings
 }
 
-/// What is measured, and how long each time.
+/// What is measured, and for how long.
 struct Field<'a> {
     stack: &'a Stack,
     limit: &'a Limit,
     target: Target,
-    /// Signs the accounts in, one after the other.
+    /// Signs in with one account after the other.
     sign_in: Arc<Call>,
     time: Duration,
 }
@@ -133,13 +133,12 @@ impl<'a> Field<'a> {
         let signing_up = async {
             for number in 0..ACCOUNTS {
                 sign_up(stack, &address(number)).await?;
-                // What is different the first time: the place is new, and the person is told by
-                // mail.
+                // The first sign-in does more: the network is new, so the user is notified by mail.
                 sign_in(stack, &address(number)).await?;
             }
             Ok(())
         };
-        step(format!("signing {ACCOUNTS} people up"), signing_up).await?;
+        step(format!("signing up {ACCOUNTS} people"), signing_up).await?;
         let target = Target::new(&stack.url())?;
         let turn = AtomicUsize::new(0);
         let body = move || login(&address(turn.fetch_add(1, Ordering::Relaxed) % ACCOUNTS));
@@ -151,7 +150,7 @@ impl<'a> Field<'a> {
         Call::get(&self.target, path)
     }
 
-    /// As somebody who has just signed in: no token is good for as long as a run may take.
+    /// Signs in just before use, because a run may take longer than the lifetime of a token.
     async fn get_signed_in(&self, path: &str) -> anyhow::Result<Call> {
         self.get(path)?.bearer(&sign_in(self.stack, &address(0)).await?)
     }

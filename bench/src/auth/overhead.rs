@@ -1,5 +1,5 @@
-//! What it adds to a request to know its caller, their tenant and that they may: in time, and in
-//! what the stores are asked.
+//! What authentication and authorization add to a request: in time, and in operations of the
+//! databases.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use super::{
 };
 use crate::load::{Call, Latency, open_loop};
 
-/// Anybody may ask for it, and it is answered from memory.
+/// Requires no authentication, and is answered from memory.
 const BARE: &str = "/.well-known/jwks.json";
-/// Takes a good token, a permission and a tenant.
+/// Requires a valid token, a permission and a tenant.
 const KNOWN: &str = "/api/tenant/current";
-/// Requests a second: far from any ceiling.
+/// Requests per second: far below the capacity.
 const RATE: f64 = 200.0;
 const CONNECTIONS: usize = 16;
-/// Opens the connections, and has the caller kept.
+/// Duration of requests that open the connections and fill the cache.
 const WARM_UP: Duration = Duration::from_millis(500);
 const HITS: &str = "tenantry_api_identities_total{outcome=\"hit\"}";
 const MISSES: &str = "tenantry_api_identities_total{outcome=\"miss\"}";
 
-/// One round, A B B A, and a window in which nobody asks for anything.
+/// One round, in the order A B B A, and a window without requests.
 pub(super) async fn round(field: &Field<'_>, results: &mut Results) -> anyhow::Result<()> {
     let (bare, known) = (Arc::new(field.get(BARE)?), Arc::new(field.get_signed_in(KNOWN).await?));
     for call in [&bare, &known] {
@@ -49,7 +49,8 @@ fn mean(of: impl Fn(&Latency) -> f64, one: &Latency, other: &Latency) -> f64 {
     f64::midpoint(of(one), of(other))
 }
 
-/// Asks while it is watched what the stores are asked, then watches as long while nobody asks.
+/// Sends requests while the operations of the databases are counted, then counts as long without
+/// requests.
 async fn watched(
     field: &Field<'_>,
     call: &Arc<Call>,
@@ -69,7 +70,7 @@ async fn watched(
     let requests = RATE * field.time.as_secs_f64();
     ensure!(
         hits + misses > requests * 0.9,
-        "only {hits} of {requests} callers were looked up from memory and {misses} from the store"
+        "only {hits} of {requests} callers were found in the cache and {misses} in the database"
     );
     results.add(Figure::Hits, hits);
     results.add(Figure::Misses, misses);
@@ -81,6 +82,6 @@ async fn watched(
 
 async fn ask(call: &Arc<Call>, time: Duration) -> anyhow::Result<Latency> {
     let report = open_loop(call, RATE, time, CONNECTIONS).await?;
-    ensure!(report.errors.is_empty(), "not everything was answered, but {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "not every request succeeded: {:?}", report.errors);
     Ok(report.latency)
 }

@@ -1,11 +1,11 @@
-//! The report of a run: a page of Markdown for people, numbers for programs.
+//! The report of a run: a page of Markdown for people, and numbers for programs.
 
 use std::{fmt::Write, path::Path};
 
 use super::results::{Figure, Results};
 use crate::figures::{self, median, number};
 
-/// What stands below the numbers, whatever they are.
+/// Fixed text below the numbers.
 const HOW_TO_READ: &str = include_str!("how_to_read.md");
 
 /// Writes `auth.md` and `auth.json` into `folder`.
@@ -16,7 +16,7 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where, the numbers, and whether the targets were met.
+/// Circumstances, numbers, and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = format!(
         "# Cost of authentication\n\n- measured: {}\n{}\n",
@@ -38,7 +38,7 @@ fn line((figure, samples): (Figure, &[f64])) -> String {
         });
     let median = median(samples).map_or_else(String::new, number);
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         text,
         "| {name} | {unit} | {} | **{median}** | {} to {} |",
@@ -54,7 +54,7 @@ mod tests {
     use super::{super::results::tests::sample, *};
 
     #[test]
-    fn the_page_tells_medians_spreads_and_misses() {
+    fn the_page_contains_medians_spreads_and_missed_targets() {
         let page = markdown(&sample());
         for expected in [
             "- measured: 2026-01-02T03:04:05Z",

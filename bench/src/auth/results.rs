@@ -1,4 +1,4 @@
-//! What was measured, round by round, and what is told of it: medians.
+//! The measured values, by round, and their medians.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     machine::{Circumstances, now},
 };
 
-/// One number of a round.
+/// A measured value of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Figure {
     HashThreads,
@@ -39,7 +39,7 @@ pub(super) enum Figure {
 }
 
 impl Figure {
-    /// What it is called, and in what it is counted.
+    /// Its name and unit.
     pub(super) const fn told(self) -> (&'static str, &'static str) {
         match self {
             Self::HashThreads => ("passwords hashed at once", "threads"),
@@ -70,23 +70,23 @@ impl Figure {
     }
 }
 
-/// Everything a run has shown so far.
+/// All results of a run so far.
 pub(super) struct Results {
     pub(super) circumstances: Circumstances,
-    /// When it began, as RFC 3339 in UTC.
+    /// When the run began (RFC 3339, UTC).
     pub(super) measured_at: String,
     samples: BTreeMap<Figure, Vec<f64>>,
     stores: Vec<Watched>,
 }
 
-/// What the stores were asked between two moments.
+/// Operations of the databases between two moments.
 #[derive(Debug, Serialize)]
 pub(super) struct Window {
     pub(super) before: Traffic,
     pub(super) after: Traffic,
 }
 
-/// Two windows of the same length: requests of somebody who is signed in, and none.
+/// Two windows of the same length: with requests of a signed-in user, and without.
 #[derive(Debug, Serialize)]
 struct Watched {
     loaded: Window,
@@ -94,12 +94,12 @@ struct Watched {
 }
 
 impl Window {
-    /// Operations of MongoDB in this window beyond those in the other.
+    /// Operations of MongoDB with requests, minus those without.
     pub(super) fn mongodb_more_than(&self, idle: &Self) -> f64 {
         self.more_than(idle, |traffic| &traffic.mongodb)
     }
 
-    /// Commands of Redis in this window beyond those in the other.
+    /// Commands of Redis with requests, minus those without.
     pub(super) fn redis_more_than(&self, idle: &Self) -> f64 {
         self.more_than(idle, |traffic| &traffic.redis)
     }
@@ -121,17 +121,17 @@ impl Results {
         self.samples.entry(figure).or_default().push(value);
     }
 
-    /// Keeps what the stores counted, to be quoted.
+    /// Stores the counts of the databases, for the report.
     pub(super) fn watched(&mut self, loaded: Window, idle: Window) {
         self.stores.push(Watched { loaded, idle });
     }
 
-    /// Whether there is anything to tell.
+    /// Whether there are any results.
     pub(super) fn any(&self) -> bool {
         !self.samples.is_empty()
     }
 
-    /// Every number that was measured, round by round, in the order of the report.
+    /// All values by round, in the order of the report.
     pub(super) fn figures(&self) -> impl Iterator<Item = (Figure, &[f64])> {
         self.samples.iter().map(|(figure, samples)| (*figure, samples.as_slice()))
     }
@@ -144,7 +144,7 @@ impl Results {
         self.samples.get(&figure)?.iter().copied().max_by(f64::total_cmp)
     }
 
-    /// Those targets that this run can tell of.
+    /// The targets for which this run has values.
     pub(super) fn targets(&self) -> Vec<Target> {
         let targets = [
             at_least("sign-ins ≥ 0.9 × argon2 alone", self.median(Figure::SignInsOfHashes), 0.9),
@@ -178,7 +178,7 @@ impl Results {
         targets.into_iter().flatten().collect()
     }
 
-    /// Everything, for programs.
+    /// All results, for programs.
     pub(super) fn json(&self) -> Value {
         let figure = |(figure, samples): (Figure, &[f64])| {
             let (name, unit) = figure.told();
@@ -233,19 +233,19 @@ pub(super) mod tests {
     #[test]
     fn only_targets_that_were_measured_are_judged() {
         let met: Vec<bool> = sample().targets().iter().map(|target| target.met).collect();
-        // Sign-ins, what a caller adds, MongoDB.
+        // Sign-ins, overhead, MongoDB.
         assert_eq!(met, [true, true, false]);
     }
 
     #[test]
-    fn what_the_stores_do_when_nobody_asks_does_not_count() {
+    fn operations_of_an_idle_database_do_not_count() {
         let (loaded, idle) = (window([100, 50], [1_100, 90]), window([1_100, 90], [1_130, 130]));
         assert!((loaded.mongodb_more_than(&idle) - 970.0).abs() < 1e-9);
         assert!(loaded.redis_more_than(&idle).abs() < 1e-9);
     }
 
     #[test]
-    fn programs_find_every_number_target_and_count() {
+    fn the_json_contains_every_number_target_and_count() {
         let mut results = sample();
         results.watched(window([1, 2], [3, 4]), window([5, 6], [7, 8]));
         let json = results.json();

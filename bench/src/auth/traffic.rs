@@ -1,4 +1,4 @@
-//! What the stores have been asked so far, by their own count.
+//! The numbers of operations, as counted by the databases.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::stack::Stack;
 
-/// Counts since the servers' start.
+/// Counts since the servers started.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Traffic {
     /// `serverStatus.opcounters`.
@@ -21,7 +21,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// As it stands.
+    /// Reads the current counts.
     pub(super) async fn now(stack: &Stack) -> anyhow::Result<Self> {
         let servers = stack.servers();
         Ok(Self {
@@ -31,12 +31,12 @@ impl Traffic {
     }
 }
 
-/// Asked over a connection of its own, whose few commands are the same each time.
+/// Over its own connection, which always sends the same few commands.
 async fn opcounters(uri: &str) -> anyhow::Result<BTreeMap<String, u64>> {
     let client = Client::with_uri_str(uri).await?;
     let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
     client.shutdown().immediate(true).await;
-    let counters = status.get_document("opcounters").context("MongoDB tells no opcounters")?;
+    let counters = status.get_document("opcounters").context("MongoDB reports no opcounters")?;
     let count = |value: &Bson| {
         value
             .as_i64()
@@ -52,7 +52,7 @@ async fn commandstats(redis: &testkit::servers::Redis) -> anyhow::Result<BTreeMa
     Ok(info.lines().filter_map(calls).collect())
 }
 
-/// The command and how often it was called: of `cmdstat_get:calls=21,usec=175,…`.
+/// The command and its number of calls, from `cmdstat_get:calls=21,usec=175,…`.
 fn calls(line: &str) -> Option<(String, u64)> {
     let (command, told) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
     let (calls, _) = told.split_once(',')?;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_read_by_command() {
+    fn calls_are_counted_by_command() {
         let line = "cmdstat_client|setinfo:calls=12,usec=21,usec_per_call=1.75,rejected_calls=0,failed_calls=0";
         assert_eq!(calls(line), Some(("client|setinfo".to_owned(), 12)));
         assert_eq!(

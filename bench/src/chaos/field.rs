@@ -1,5 +1,5 @@
-//! The field on which faults happen: the servers, a proxy before Redis, a producer and workers,
-//! each started again whenever it ends.
+//! The environment of a run: the servers, a proxy in front of Redis, a producer, and workers.
+//! Programs that end are started again.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Fault, WORKERS};
 
-/// The example's name.
+/// Name of the example.
 pub(super) const PROGRAM: &str = "chaos";
-/// Name of the database and the key prefix.
+/// Name of the database, and prefix of the keys.
 const NAME: &str = "chaos";
-/// The pause before a program that ended is started again.
+/// Pause before a program that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// The longest a worker may take to drain.
+/// Maximum time that a worker may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
-/// What is held back on a slow network.
+/// Delay of a slow network.
 const DELAY: Duration = Duration::from_millis(40);
-/// As quick as tests need it, in the proportions of production.
+/// Short times for a quick run, in the same proportions as in production.
 const SETTINGS: &[(&str, &str)] = &[
     ("JOBS__LEASE", "2s"),
     ("JOBS__RELAY_INTERVAL", "500ms"),
@@ -52,7 +52,7 @@ impl Kept {
         Ok(Self { child, keeping })
     }
 
-    /// SIGTERM; by whom it is started again is as after any end.
+    /// Sends SIGTERM. The program is started again as after any end.
     async fn restart(&self) -> anyhow::Result<()> {
         let before = self.child.pid();
         self.child.stop_within(DRAIN_MAX).await;
@@ -78,7 +78,8 @@ async fn keep(child: Arc<Child>, closing: CancellationToken) {
     }
 }
 
-/// Everything that runs. Fields are dropped in order: programs before servers before their data.
+/// Everything that runs. Fields are dropped in order: the programs before the servers, and those
+/// before their data.
 pub(super) struct Field {
     producer: Kept,
     workers: Vec<Kept>,
@@ -130,7 +131,7 @@ impl Field {
         Ok(Self { producer, workers, producing, working, proxy, redis, mongod, folder })
     }
 
-    /// Lets a fault happen, for as long as it lasts, and makes good what does not mend itself.
+    /// Causes a fault, waits for its duration, and repairs what does not recover by itself.
     pub(super) async fn suffer(&self, fault: Fault, lasts: Duration) -> anyhow::Result<()> {
         match fault {
             Fault::KillWorker(worker) => drop(self.workers[worker].child.kill().await),
@@ -189,13 +190,13 @@ impl Field {
         Ok(())
     }
 
-    /// No more jobs from now on.
+    /// Stops the producer permanently.
     pub(super) async fn stop_producing(&self) {
         self.producing.cancel();
         self.producer.child.kill().await;
     }
 
-    /// How many jobs Redis still has, in any state but dead.
+    /// Number of jobs in Redis, except dead letters.
     pub(super) async fn jobs_in_redis(&self) -> anyhow::Result<u64> {
         let mut connection = self.redis_connection().await?;
         let mut pipe = redis::pipe();
@@ -211,12 +212,12 @@ impl Field {
         Ok(redis::Client::open(self.redis.url())?.get_multiplexed_async_connection().await?)
     }
 
-    /// What the programs wrote.
+    /// The database that the programs write to.
     pub(super) async fn database(&self) -> anyhow::Result<Database> {
         Ok(Client::with_uri_str(self.mongod.uri()).await?.database(NAME))
     }
 
-    /// Ends every program, so that what is counted afterwards stands still.
+    /// Stops every program, so that the results no longer change.
     pub(super) async fn stop(&self) {
         self.working.cancel();
         for worker in &self.workers {

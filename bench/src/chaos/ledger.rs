@@ -1,4 +1,4 @@
-//! What was accepted against what was done, read from MongoDB alone.
+//! Compares accepted jobs with completed ones, read from MongoDB only.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use mongodb::{
 };
 use serde::Deserialize;
 
-/// Ids shown of each kind of trouble.
+/// Maximum number of ids shown for each kind of violation.
 const SHOWN_MAX: usize = 10;
 
 #[derive(Debug, Deserialize)]
@@ -29,7 +29,7 @@ struct Effect {
     at: DateTime,
 }
 
-/// A staged job's row, if it stands.
+/// The outbox row of a staged job, if it exists.
 #[derive(Debug, Deserialize)]
 struct Row {
     #[serde(rename = "_id")]
@@ -37,7 +37,7 @@ struct Row {
     dead_at: Option<DateTime>,
 }
 
-/// One job's page.
+/// Everything known about one job.
 #[derive(Debug, Default)]
 struct Page {
     accepted: Option<Accepted>,
@@ -45,36 +45,36 @@ struct Page {
     row: Option<Row>,
 }
 
-/// Everything that is known of every job.
+/// Everything known about all jobs.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pages: BTreeMap<String, Page>,
 }
 
-/// What the ledger says.
+/// The result.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) accepted: usize,
     pub(super) staged: usize,
     pub(super) done: usize,
-    /// Ended as dead letters, as they were to.
+    /// Dead letters, as expected.
     pub(super) dead: usize,
-    /// Ran to their end more than once.
+    /// Completed more than once.
     pub(super) repeated: usize,
-    /// Enqueued without a row, and gone: what a Redis that crashed or was wiped may lose.
+    /// Enqueued without a row, and lost: allowed if Redis crashed or was wiped.
     pub(super) direct_lost: usize,
-    /// Dead letters that only stood beside those that ended their workers; they can be replayed.
+    /// Dead letters because another job crashed the worker; they can be retried.
     pub(super) blamed: Vec<String>,
-    /// Accepted, and neither done nor dead.
+    /// Accepted, but neither completed nor dead.
     pub(super) lost: Vec<String>,
-    /// Done, and yet still to be run: a row that nobody will remove.
+    /// Completed, but still queued: nothing will remove the row.
     pub(super) stuck: Vec<String>,
-    /// Without an effect that it was to have, or with one that it was not to have.
+    /// Completed, although the job should have become a dead letter.
     pub(super) wrong: Vec<String>,
 }
 
 impl Verdict {
-    /// Whether every promise was kept.
+    /// Whether all guarantees hold.
     pub(super) fn is_clean(&self) -> bool {
         self.lost.is_empty() && self.stuck.is_empty() && self.wrong.is_empty()
     }
@@ -110,7 +110,7 @@ impl Ledger {
         verdict
     }
 
-    /// The time from `ended` until a job was done that was accepted after it.
+    /// Time from `ended` until a job that was accepted later was completed.
     pub(super) fn recovered_after(&self, ended: DateTime) -> Option<Duration> {
         let later = self
             .pages
@@ -126,7 +126,7 @@ impl Ledger {
 impl Verdict {
     fn judge(&mut self, job: &str, page: &Page) {
         let Some(accepted) = &page.accepted else {
-            // Enqueued, and its producer ended before it could write that down; or a bug.
+            // The producer was killed before it could record the job; or this is a defect.
             return;
         };
         self.accepted += 1;
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_promised_and_not_kept_is_seen() {
+    fn violated_guarantees_are_detected() {
         let (staged, direct, doomed) = ((true, false), (false, false), (true, true));
         assert!(verdict(&page(staged, 1, None)).is_clean());
         assert!(verdict(&page(doomed, 0, Some(true))).is_clean());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_until_a_later_job_is_done() {
+    fn recovery_ends_when_a_later_job_is_done() {
         let mut ledger = Ledger::default();
         *ledger.page("j".to_owned()) = page((true, false), 1, None);
         assert_eq!(

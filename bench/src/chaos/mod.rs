@@ -1,6 +1,6 @@
-//! `cargo xtask chaos`: the job engine under every fault there is, on real servers and several
-//! worker processes, while jobs are staged and enqueued. A ledger of what was accepted and what was
-//! done proves that nothing was lost. The same seed makes the same faults.
+//! `cargo xtask chaos`: runs the job engine under every kind of fault, on real servers and several
+//! worker processes, while jobs are staged and enqueued. A ledger of accepted and completed jobs
+//! proves that none was lost. The same seed produces the same faults.
 
 mod field;
 mod ledger;
@@ -26,21 +26,21 @@ use self::{
     schedule::{Fault, schedule},
 };
 
-/// The quiet before the first fault, in which everything gets going.
+/// Time before the first fault, for everything to start.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// The longest that the rest of the work may take once the faults are over.
+/// Maximum time for the remaining jobs after the faults have ended.
 const SETTLE_MAX: Duration = Duration::from_mins(3);
 
-/// What is to happen.
+/// Options of the run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Makes the same faults again; a new one is made up and printed when none is given.
+    /// Repeat the faults of this seed; by default a random seed, which is printed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How long faults happen.
+    /// Duration of the faults in minutes.
     #[arg(long, value_name = "M", default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
-    /// Leave the logs where they are.
+    /// Keep the logs.
     #[arg(long)]
     keep: bool,
 }
@@ -56,12 +56,12 @@ struct Suffered {
     ended: DateTime,
 }
 
-/// Runs, and tells what came of it.
+/// Runs and reports the result.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let programs = build("the programs to disturb", &["--example", PROGRAM], false).await?;
     say(&format!(
-        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` makes the same faults",
+        "seed {seed}; `cargo xtask chaos --seed {seed} --minutes {}` repeats the same faults",
         options.minutes
     ));
     let time = Duration::from_secs_f64(options.minutes * 60.0);
@@ -93,13 +93,13 @@ async fn disturb(programs: &Path, seed: u64, time: Duration, keep: bool) -> anyh
         say(&format!("logs and data stay in {}", field.folder.path().display()));
     }
     settled?;
-    ensure!(verdict.is_clean(), "promises were broken");
-    ensure!(verdict.done > 0, "nothing was done at all");
+    ensure!(verdict.is_clean(), "guarantees were violated");
+    ensure!(verdict.done > 0, "no job was done");
     say(&format!("{} nothing staged was lost, every effect happened once", paint("1;32", "✓")));
     Ok(())
 }
 
-/// Waits until nothing is left to do anywhere.
+/// Waits until no jobs are left.
 async fn settle(field: &Field) -> anyhow::Result<()> {
     let outbox = field.database().await?.collection::<Document>("outbox");
     let begun = Instant::now();
@@ -117,22 +117,22 @@ async fn settle(field: &Field) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what the ledger says, and how long each kind of fault was felt.
+/// Prints the contents of the ledger, and the recovery times by kind of fault.
 fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     let Verdict { accepted, staged, done, dead, repeated, direct_lost, .. } = verdict;
     say(&format!("{} faults, {accepted} jobs accepted, {staged} of them staged", suffered.len()));
     say(&format!(
-        "{done} done, {repeated} of them run more than once; {dead} in the dead letters as they were to be"
+        "{done} done, {repeated} of them run more than once; {dead} dead-lettered as expected"
     ));
     say(&format!(
-        "{direct_lost} of {} enqueued without the outbox went with Redis",
+        "{direct_lost} of {} enqueued without the outbox were lost with Redis",
         accepted - staged
     ));
     for (what, ids) in [
         ("lost", &verdict.lost),
-        ("done, and still to be run", &verdict.stuck),
-        ("with an effect they were not to have", &verdict.wrong),
-        ("in the dead letters for what others did", &verdict.blamed),
+        ("done, but still queued", &verdict.stuck),
+        ("with an effect although they should have failed", &verdict.wrong),
+        ("dead-lettered although other jobs crashed the worker", &verdict.blamed),
     ] {
         say(&format!(
             "{} {what}{}{}",
@@ -145,7 +145,7 @@ fn tell(ledger: &Ledger, verdict: &Verdict, suffered: &[Suffered]) {
     for Suffered { fault, ended } in suffered {
         times.entry(fault.name()).or_default().extend(ledger.recovered_after(*ended));
     }
-    say("from the end of a fault until a job that was accepted after it is done:");
+    say("time from the end of a fault until a job accepted after it is done:");
     for (name, mut times) in times {
         times.sort_unstable();
         let (median, longest) = (times.get(times.len() / 2), times.last());

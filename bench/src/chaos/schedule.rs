@@ -1,15 +1,15 @@
-//! Which fault comes when: made from a seed alone, so that a run can be repeated.
+//! The schedule of faults, derived from a seed, so that a run can be repeated.
 
 use std::{fmt, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-/// The pause between two faults, in milliseconds.
+/// Pause between two faults, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 700..2_500;
-/// Workers that run.
+/// Number of workers.
 pub(super) const WORKERS: usize = 3;
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     /// SIGKILL to one worker.
@@ -18,28 +18,28 @@ pub(super) enum Fault {
     FreezeWorker(usize),
     /// SIGTERM to each worker in turn.
     RollingRestart,
-    /// SIGKILL to whoever stages.
+    /// SIGKILL to the producer.
     KillProducer,
     /// SIGKILL to Redis.
     KillRedis,
-    /// SIGTERM to Redis, which saves first.
+    /// SIGTERM to Redis, which saves its data first.
     RestartRedis,
     /// FLUSHALL.
     WipeRedis,
     /// SIGSTOP to Redis.
     FreezeRedis,
-    /// Every connection to Redis is closed, and new ones are refused.
+    /// All connections to Redis are closed, and new ones are refused.
     CutRedis,
-    /// Connections to Redis stay open and carry nothing.
+    /// Connections to Redis stay open but transfer nothing.
     SilenceRedis,
-    /// Everything to and from Redis is late.
+    /// Everything to and from Redis is delayed.
     SlowRedis,
     /// SIGKILL to MongoDB.
     KillMongod,
 }
 
 impl Fault {
-    /// Every kind once.
+    /// Each kind once.
     fn all(rng: &mut StdRng) -> Vec<Self> {
         let mut worker = || rng.random_range(0..WORKERS);
         vec![
@@ -58,7 +58,7 @@ impl Fault {
         ]
     }
 
-    /// Its name in the report, whichever worker it meets.
+    /// Its name in the report, without the number of the worker.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::KillWorker(_) => "kill a worker",
@@ -76,7 +76,7 @@ impl Fault {
         }
     }
 
-    /// How long it lasts, in milliseconds.
+    /// Its duration in milliseconds.
     fn lasts_ms(self) -> std::ops::Range<u64> {
         match self {
             Self::KillWorker(_) | Self::RollingRestart | Self::KillProducer | Self::WipeRedis => {
@@ -100,16 +100,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// One fault in its place.
+/// A scheduled fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Planned {
-    /// The quiet before it.
+    /// The pause before it.
     pub(super) pause: Duration,
     pub(super) fault: Fault,
     pub(super) lasts: Duration,
 }
 
-/// Faults for about `time`: every kind once, in any order, again and again.
+/// Faults for about `time`: rounds of every kind once, in random order.
 pub(super) fn schedule(seed: u64, time: Duration) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut planned, mut used) = (Vec::new(), Duration::ZERO);
@@ -135,14 +135,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_makes_one_schedule_and_another_seed_another() {
+    fn the_seed_determines_the_schedule() {
         let time = Duration::from_mins(3);
         assert_eq!(schedule(7, time), schedule(7, time));
         assert_ne!(schedule(7, time), schedule(8, time));
     }
 
     #[test]
-    fn every_kind_of_fault_comes_in_its_time() {
+    fn every_kind_of_fault_is_scheduled() {
         let planned = schedule(1, Duration::from_mins(2));
         let names: BTreeSet<&str> = planned.iter().map(|planned| planned.fault.name()).collect();
         assert_eq!(names.len(), 12);

@@ -1,4 +1,4 @@
-//! Making the peers ready: each from the registry of its own language, or from the distribution.
+//! Installs the peers, from the registries of their languages or from the distribution.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -12,13 +12,13 @@ use programs::{
 };
 use tokio::process::Command;
 
-/// The folder of the peers' own programs.
+/// Folder of the peers' programs.
 fn folder(peer: &str) -> PathBuf {
     workspace_root().join("bench/peers").join(peer)
 }
 
-/// The program of `BullMQ`. What it needs is put into the cache folder, exactly as its lock file
-/// says.
+/// The program of `BullMQ`. Its dependencies are installed into the cache folder, exactly as pinned
+/// in its lock file.
 pub(super) async fn bullmq() -> anyhow::Result<Command> {
     let (Some(node), Some(npm)) = (on_path("node"), on_path("npm")) else {
         bail!("Node and npm are not installed")
@@ -34,7 +34,7 @@ pub(super) async fn bullmq() -> anyhow::Result<Command> {
                 .with_context(|| format!("copying {file}"))?;
         }
         let mut install = Command::new(npm);
-        // Their own install scripts would fetch or build what is optional.
+        // Install scripts would only download or build optional parts.
         install
             .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
             .current_dir(&cached);
@@ -49,7 +49,7 @@ pub(super) async fn bullmq() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Sidekiq's program. A library of Ruby has its place in the system, so only root can install it.
+/// The program of Sidekiq. Ruby libraries are installed system-wide, which requires root.
 pub(super) async fn sidekiq() -> anyhow::Result<Command> {
     if !sidekiq_runs().await {
         ensure!(
@@ -89,7 +89,7 @@ async fn install_sidekiq() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The program of apalis-redis, a Cargo project of its own.
+/// The program of apalis-redis, a separate Cargo project.
 pub(super) async fn apalis_redis() -> anyhow::Result<Command> {
     let target = workspace_root().join("target/peers");
     let mut build = cargo(&["build", "--release", "--locked", "--manifest-path"]);
@@ -98,7 +98,7 @@ pub(super) async fn apalis_redis() -> anyhow::Result<Command> {
     Ok(Command::new(target.join("release/bench-apalis-redis")))
 }
 
-/// Runs a command to its end; its output is only shown when it fails.
+/// Runs a command to its end. Shows its output only if it fails.
 async fn quietly(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();

@@ -1,4 +1,4 @@
-//! What is measured, and with how many jobs.
+//! The measurements, and their numbers of jobs.
 
 use std::fmt;
 
@@ -8,33 +8,33 @@ use testkit::contest::{P50_MS, P99_MS, PER_SECOND, Pace, Task, Values};
 use super::peers::Contestant;
 use crate::figures;
 
-/// Bytes a waiting job takes beside its payload.
+/// Memory of a queued job in bytes, without its payload.
 pub(super) const PER_JOB: &str = "bytes_a_job";
 
-/// Jobs pushed one a call.
+/// Jobs pushed one per call.
 const SINGLES: u32 = 5_000;
-/// Jobs that wait when memory is measured.
+/// Queued jobs when memory is measured.
 const MEMORY_JOBS: u32 = 100_000;
 const BACKLOG_SMALL: u32 = 1_000;
 const BACKLOG_LARGE: u32 = 1_000_000;
 const TENANTS: u32 = 100;
-/// Jobs of one tenant that wait while another's latency is measured.
+/// Backlog of one tenant while the latency of another one is measured.
 const FLOOD: u32 = 100_000;
-/// A transaction a job, so many at once.
+/// Number of concurrent transactions, each with one job.
 const STAGING: u32 = 50;
 const STAGED_JOBS: u32 = 2_000;
-/// Slots where the measure is not about their number.
+/// Slots, where their number is not what is measured.
 const CONCURRENCY: usize = 50;
 const PACE: Pace = Pace { samples: 500, warm_up: 50, interval_ms: 10, concurrency: CONCURRENCY };
 
-/// One measure.
+/// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Measure {
-    /// Push one a call, one call after the other
+    /// Push one job per call, one call after the other
     Push,
-    /// Push one a call, 64 calls in flight
+    /// Push one job per call, 64 calls in flight
     Push64,
-    /// Push many a call
+    /// Push many jobs per call
     PushBatch,
     /// Drain jobs that do nothing, one at a time
     Drain1,
@@ -52,27 +52,28 @@ pub(super) enum Measure {
     Backlog1k,
     /// Drain a backlog of 1 000 000
     Backlog1m,
-    /// From the call of enqueue to the job's start, when nothing else is to do
+    /// From the call that enqueues a job to its start, on an idle system
     Latency,
-    /// From the call of enqueue to the job's start, while another tenant has 100 000 waiting
+    /// From the call that enqueues a job to its start, while another tenant has a backlog of 100
+    /// 000
     LatencyFlood,
-    /// From the commit to the start of a staged job, when nothing else is to do
+    /// From the commit to the start of a staged job, on an idle system
     LatencyStaged,
-    /// Bytes a waiting job takes in Redis beside its payload
+    /// Memory of a queued job in Redis in bytes, without its payload
     Memory,
 }
 
-/// One number of a measure.
+/// A value of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Figure {
-    /// What it is called.
+    /// Its name in the report.
     pub(super) name: &'static str,
-    /// What contestants call it.
+    /// Its name in the answers of contestants.
     pub(super) value: &'static str,
     pub(super) unit: Unit,
 }
 
-/// What a number counts.
+/// The unit of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     JobsPerSecond,
@@ -89,30 +90,30 @@ impl Unit {
         }
     }
 
-    /// Whether more of it is better.
+    /// Whether higher values are better.
     pub(super) const fn more_is_better(self) -> bool {
         matches!(self, Self::JobsPerSecond)
     }
 }
 
-/// What a contestant is to do for a measure.
+/// What a contestant does for a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plan {
     Do(Task),
-    /// It is not measured, for this reason.
+    /// Nothing, for this reason.
     Leave(&'static str),
 }
 
 impl Measure {
-    /// What is done once before anything counts.
+    /// The tasks that warm up a contestant.
     pub(super) const WARM_UP: Self = Self::Drain50;
 
-    /// Every measure, in the order of the report.
+    /// All measurements, in the order of the report.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Self::value_variants().iter().copied()
     }
 
-    /// What `who` is to do.
+    /// What `who` does.
     pub(super) fn plan(self, who: Contestant) -> Plan {
         use Contestant::Ours;
         let jobs = who.drained_jobs();
@@ -149,7 +150,7 @@ impl Measure {
         }
     }
 
-    /// The numbers it yields.
+    /// The values that it produces.
     pub(super) fn figures(self) -> Vec<Figure> {
         let rate = |name| vec![Figure { name, value: PER_SECOND, unit: Unit::JobsPerSecond }];
         let latency = |p50, p99| {
@@ -182,7 +183,7 @@ impl Measure {
         }
     }
 
-    /// `values` as one reads them while measuring.
+    /// `values` as shown during the measurement.
     pub(super) fn shown(self, values: &Values) -> String {
         let figures = self.figures();
         let shown = figures
@@ -201,7 +202,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// Bytes of the payloads of `jobs` jobs, `{"n":0}` and so on.
+/// Total size of the payloads of `jobs` jobs in bytes: `{"n":0}` and so on.
 pub(super) fn payload_bytes(jobs: u32) -> f64 {
     (0..jobs).map(|n| f64::from(n.checked_ilog10().unwrap_or_default() + 1) + 6.0).sum()
 }
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_has_a_name_of_its_own() {
+    fn value_names_are_unique() {
         let mut names: Vec<&str> =
             Measure::all().flat_map(Measure::figures).map(|figure| figure.name).collect();
         let all = names.len();
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_measured_in_everything() {
+    fn our_engine_takes_part_in_every_measurement() {
         for measure in Measure::all() {
             assert!(matches!(measure.plan(Contestant::Ours), Plan::Do(_)), "{measure}");
         }

@@ -1,9 +1,9 @@
-//! `cargo xtask bench jobs`: our engine, its peers and the limit, on one Redis in one run.
+//! `cargo xtask bench jobs`: the engine, its peers and the upper limit, on one Redis in one run.
 //!
-//! Every contestant is a program that waits for tasks ([`testkit::contest`]). The conductor here
-//! gives each measure to one after the other, each time on an empty server, and goes round several
-//! times in changing order, so that a drift of the machine meets all alike. What is told are
-//! medians.
+//! Every contestant is a program that waits for tasks ([`testkit::contest`]). For each measurement,
+//! the contestants run one after the other, each on an empty server. This is repeated in several
+//! rounds with a changing order, so that drift of the machine affects all alike. The report
+//! contains medians.
 
 mod contestant;
 mod install;
@@ -32,13 +32,13 @@ use self::{
 };
 use super::machine::Circumstances;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Measure only this; may be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<Measure>,
-    /// How often to go round.
+    /// Number of rounds.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=50))]
     rounds: u16,
     /// Measure only this contestant; may be given several times.
@@ -49,7 +49,7 @@ pub(super) struct Options {
     out: PathBuf,
 }
 
-/// Measures, and writes a table, a plot and the numbers.
+/// Measures, then writes a table, a plot and the numbers.
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let circumstances = Circumstances::now().await?;
     let server = Server::start().await?;
@@ -59,7 +59,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     for contestant in running {
         contestant.stop().await;
     }
-    // What was measured before something failed is still true.
+    // Results from before a failure are still valid.
     if results.any() {
         report::write(&results, &options.out)
             .with_context(|| format!("writing into {}", options.out.display()))?;
@@ -69,7 +69,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     outcome
 }
 
-/// Starts whoever is to be measured; who cannot be had is named, with the reason.
+/// Starts the contestants. One that cannot be installed is skipped and listed with the reason.
 async fn start_all(
     options: &Options,
     server: &Server,
@@ -114,7 +114,7 @@ async fn rounds(
     Ok(())
 }
 
-/// Lets every runtime compile and connect what it will use.
+/// Lets every runtime compile its code and open its connections.
 async fn warm_up(server: &Server, running: &mut [Running]) -> anyhow::Result<()> {
     for contestant in running {
         if let Plan::Do(task) = Measure::WARM_UP.plan(contestant.who) {
@@ -128,7 +128,7 @@ async fn warm_up(server: &Server, running: &mut [Running]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// One measure of everyone, in an order that changes with the round.
+/// One measurement of all contestants, in an order that changes with the round.
 async fn one(
     measure: Measure,
     round: u16,
@@ -161,7 +161,7 @@ async fn one(
         }
     }
     say(&format!("    {}", told.join(" · ")));
-    // A contestant that failed once is out: what it would measure next is not to be trusted.
+    // A contestant that has failed is removed, because its further results would not be reliable.
     failed.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
     for (at, reason) in failed {
         let out = running.remove(at);

@@ -1,4 +1,4 @@
-//! Who takes part, how each is made ready, and how much work it is given.
+//! The contestants, how each is started, and how much work it gets.
 
 use std::fmt;
 
@@ -12,29 +12,29 @@ use crate::build::example;
 /// The example of the `jobs` crate that is two contestants.
 const PROGRAM: &str = "bench_engine";
 
-/// One who takes part.
+/// A contestant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub(super) enum Contestant {
-    /// Our engine, with every promise switched on.
+    /// Our engine, with all its guarantees.
     Ours,
     /// `BullMQ`, on Node.
     Bullmq,
     /// Sidekiq, on Ruby.
     Sidekiq,
-    /// The backend that apalis comes with.
+    /// The Redis backend of apalis.
     ApalisRedis,
-    /// A bare Redis stream: the limit.
+    /// A bare Redis stream: the upper limit.
     Raw,
 }
 
 impl Contestant {
-    /// Everyone, in the order of the report.
+    /// All contestants, in the order of the report.
     pub(super) const ALL: [Self; 5] =
         [Self::Ours, Self::Bullmq, Self::Sidekiq, Self::ApalisRedis, Self::Raw];
 
-    /// As it is called in the table.
+    /// Its name in the table.
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -45,12 +45,13 @@ impl Contestant {
         }
     }
 
-    /// Whether a failure of it is a failure of ours.
+    /// Whether its failure is a failure of our own code.
     pub(super) const fn is_ours(self) -> bool {
         matches!(self, Self::Ours | Self::Raw)
     }
 
-    /// Jobs of a drain: about as many as it does in a second or two, and no more than it survives.
+    /// Jobs of a drain: about as many as it processes in a second or two, and no more than it can
+    /// handle.
     pub(super) const fn drained_jobs(self) -> u32 {
         match self {
             Self::Ours | Self::Raw => 50_000,
@@ -59,7 +60,7 @@ impl Contestant {
         }
     }
 
-    /// Jobs of a drain one at a time.
+    /// Jobs of a drain, one at a time.
     pub(super) const fn drained_singly_jobs(self) -> u32 {
         match self {
             Self::Ours | Self::Raw => 20_000,
@@ -67,7 +68,7 @@ impl Contestant {
         }
     }
 
-    /// Jobs of a push in batches.
+    /// Jobs pushed in batches.
     pub(super) const fn pushed_jobs(self) -> u32 {
         match self {
             Self::Ours | Self::Raw => 100_000,
@@ -75,7 +76,7 @@ impl Contestant {
         }
     }
 
-    /// Why it is spared the large backlog.
+    /// Why it does not get the large backlog, if so.
     pub(super) const fn cannot_hold_large(self) -> Option<&'static str> {
         match self {
             Self::Ours | Self::Raw => None,
@@ -84,10 +85,8 @@ impl Contestant {
         }
     }
 
-    /// Makes it ready and starts it; answers also its versions.
-    ///
-    /// # Errors
-    /// When it cannot be had here; the message says why.
+    /// Installs and starts it. Also returns its versions. Fails if it cannot be installed; the
+    /// message contains the reason.
     pub(super) async fn start(self, server: &Server) -> anyhow::Result<(Running, String)> {
         let mut command = match self {
             Self::Ours => engine("ours").await?,
@@ -107,7 +106,7 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// Our own program, built for release.
+/// The program with our own contestants, in release mode.
 async fn engine(which: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(example(PROGRAM).await?);
     command.arg(which);

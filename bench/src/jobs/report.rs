@@ -9,7 +9,7 @@ use super::{
 };
 use crate::figures::{self, number};
 
-/// What stands below the numbers, whatever they are.
+/// Fixed text below the numbers.
 const HOW_TO_READ: &str = include_str!("how_to_read.md");
 
 /// Writes `README.md`, `jobs.json` and `jobs.svg` into `folder`.
@@ -21,7 +21,7 @@ pub(super) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where, what, the numbers and whether the targets were met.
+/// Circumstances, contestants, numbers, and whether the targets were met.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = String::from("# The job engine and its peers\n\n");
     text.push_str(&circumstances(results));
@@ -34,7 +34,7 @@ pub(super) fn markdown(results: &Results) -> String {
 fn circumstances(results: &Results) -> String {
     let mut text = format!("- measured: {}\n{}", results.measured_at, results.circumstances);
     for (who, versions) in &results.versions {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "- {who}: {versions}");
     }
     for (who, reason) in &results.skipped {
@@ -46,7 +46,7 @@ fn circumstances(results: &Results) -> String {
     text
 }
 
-/// Medians, each peer's with how many times better ours is.
+/// Medians. For each peer also the ratio to ours.
 fn table(results: &Results) -> String {
     let present: Vec<Contestant> =
         Contestant::ALL.into_iter().filter(|who| results.versions.contains_key(who)).collect();
@@ -81,7 +81,7 @@ mod tests {
     use super::{super::results::tests::sample, *};
 
     #[test]
-    fn the_page_names_the_machine_the_missing_and_the_misses() {
+    fn the_page_names_the_machine_skipped_peers_and_missed_targets() {
         let page = markdown(&sample());
         for expected in [
             "- measured: 2026-01-02T03:04:05Z",
@@ -99,7 +99,7 @@ mod tests {
     fn every_line_of_the_table_has_the_same_cells() {
         let table = table(&sample());
         let cells: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();
-        // The head, the rule, one drain and both halves of a latency.
+        // The header, its rule, one drain and both percentiles of a latency.
         assert_eq!(cells, [6; 5], "{table}");
         assert!(table.contains("7\u{202f}500 (7\u{202f}000–9\u{202f}000), **8.13 ×**"), "{table}");
         assert!(table.contains("| 1 | **0.40** (0.40–0.40) | – |"), "{table}");

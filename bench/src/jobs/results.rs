@@ -1,4 +1,4 @@
-//! What was measured, round by round, and what is told of it: medians.
+//! The measured values, by round, and their medians.
 
 use std::collections::BTreeMap;
 
@@ -15,27 +15,27 @@ use crate::{
     machine::{Circumstances, now},
 };
 
-/// Everything a run has shown so far.
+/// All results of a run so far.
 pub(super) struct Results {
     pub(super) circumstances: Circumstances,
-    /// When it began, as RFC 3339 in UTC.
+    /// When the run began (RFC 3339, UTC).
     pub(super) measured_at: String,
-    /// What those who take part are made of.
+    /// The versions of the contestants.
     pub(super) versions: BTreeMap<Contestant, String>,
-    /// Who does not take part, or not any more, and why.
+    /// Contestants that were skipped or removed, with the reason.
     pub(super) skipped: BTreeMap<Contestant, String>,
     left: BTreeMap<Measure, BTreeMap<Contestant, &'static str>>,
     rounds: BTreeMap<Measure, BTreeMap<Contestant, Vec<Values>>>,
 }
 
-/// One number of everyone who has it.
+/// One value of each contestant that has it.
 pub(super) struct Row {
     pub(super) figure: Figure,
     samples: BTreeMap<Contestant, Vec<f64>>,
 }
 
 impl Row {
-    /// Rounds it was measured in.
+    /// Number of rounds in which it was measured.
     pub(super) fn rounds(&self) -> usize {
         self.samples.values().map(Vec::len).max().unwrap_or_default()
     }
@@ -44,7 +44,7 @@ impl Row {
         median(self.samples.get(&who)?)
     }
 
-    /// The least and the most of all rounds.
+    /// The minimum and the maximum over all rounds.
     pub(super) fn spread(&self, who: Contestant) -> Option<(f64, f64)> {
         let samples = self.samples.get(&who)?;
         let (low, high) = (
@@ -54,7 +54,7 @@ impl Row {
         Some((low, high))
     }
 
-    /// How many times better ours is than `who`; below 1 it is worse.
+    /// How many times better ours is than `who`; below 1 if it is worse.
     pub(super) fn advantage(&self, who: Contestant) -> Option<f64> {
         let (ours, other) = (self.median(Contestant::Ours)?, self.median(who)?);
         Some(if self.figure.unit.more_is_better() { ours / other } else { other / ours })
@@ -83,7 +83,7 @@ impl Results {
         self.skipped.insert(who, reason);
     }
 
-    /// `who` is not given `measure`.
+    /// Records that `who` does not take part in `measure`.
     pub(super) fn leave(&mut self, measure: Measure, who: Contestant, reason: &'static str) {
         self.left.entry(measure).or_default().insert(who, reason);
     }
@@ -92,12 +92,12 @@ impl Results {
         self.rounds.entry(measure).or_default().entry(who).or_default().push(values.clone());
     }
 
-    /// Whether there is anything to tell.
+    /// Whether there are any results.
     pub(super) fn any(&self) -> bool {
         !self.rounds.is_empty()
     }
 
-    /// Every number, in the order of the report.
+    /// All values, in the order of the report.
     pub(super) fn rows(&self) -> Vec<Row> {
         let of = |(measure, rounds): (&Measure, &BTreeMap<Contestant, Vec<Values>>)| {
             let row = |figure: Figure| {
@@ -114,7 +114,7 @@ impl Results {
         self.rounds.iter().flat_map(of).collect()
     }
 
-    /// Who is not measured in what, and why, each reason once.
+    /// Which contestants do not take part in which measurement; each reason once.
     pub(super) fn left_out(&self) -> Vec<(Measure, Contestant, &'static str)> {
         let each = self
             .left
@@ -123,13 +123,13 @@ impl Results {
         each.collect()
     }
 
-    /// The median of a measure's first number.
+    /// The median of the first value of a measurement.
     fn of(&self, measure: Measure, value: &str, who: Contestant) -> Option<f64> {
         let rounds = self.rounds.get(&measure)?.get(&who)?;
         median(&rounds.iter().filter_map(|values| values.get(value)).copied().collect::<Vec<_>>())
     }
 
-    /// Those targets that this run can tell of.
+    /// The targets for which this run has values.
     pub(super) fn targets(&self) -> Vec<Target> {
         use Contestant::{ApalisRedis, Bullmq, Ours, Raw};
         let rate = |measure, who| self.of(measure, testkit::contest::PER_SECOND, who);
@@ -170,7 +170,7 @@ impl Results {
         targets.into_iter().flatten().collect()
     }
 
-    /// Everything, for programs.
+    /// All results, for programs.
     pub(super) fn json(&self) -> Value {
         let mut json = self.circumstances.json(&self.measured_at);
         for (who, version) in &self.versions {
@@ -191,11 +191,11 @@ impl Row {
     }
 }
 
-/// Where a contestant's best drain is looked for.
+/// The measurements among which the best drain of a contestant is found.
 const DRAINS: [Measure; 4] =
     [Measure::Drain1, Measure::Drain10, Measure::Drain50, Measure::Drain200];
 
-/// As it is called in JSON.
+/// Its name in JSON.
 fn key(who: impl Serialize) -> String {
     serde_json::to_value(who)
         .ok()
@@ -207,7 +207,7 @@ fn key(who: impl Serialize) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// A small run: ours against one peer and the limit, another peer missing.
+    /// A small run: ours against one peer and the upper limit, with another peer missing.
     pub(in crate::jobs) fn sample() -> Results {
         let word = || "x".to_owned();
         let circumstances = Circumstances {
@@ -240,7 +240,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn medians_and_ratios_are_told() {
+    fn medians_and_ratios_are_computed() {
         let rows = sample().rows();
         assert_eq!(rows[0].median(Contestant::Ours), Some(61_000.0));
         assert_eq!(rows[0].spread(Contestant::Bullmq), Some((7_000.0, 9_000.0)));
@@ -256,7 +256,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn programs_find_every_number_and_who_is_missing() {
+    fn the_json_contains_every_number_and_skipped_peers() {
         let json = sample().json();
         assert_eq!(json["figures"][0]["median"], json!({ "ours": 61_000.0, "bullmq": 7_500.0 }));
         assert_eq!(

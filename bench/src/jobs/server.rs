@@ -1,5 +1,5 @@
-//! The servers of a run. Redis is emptied before every task, and writes its append-only file anew,
-//! so that nobody pays for what another left behind.
+//! The servers of a run. Redis is emptied before every task and rewrites its append-only file, so
+//! that no contestant pays for what another one left behind.
 
 use std::time::Duration;
 
@@ -13,15 +13,14 @@ use super::{
 };
 use crate::stack::{Ports, Servers};
 
-/// How long Redis may take to answer: emptying it of a million jobs takes a while on a busy
-/// machine.
+/// Timeout of Redis: deleting a million jobs takes a while on a busy machine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long Redis may take to write its file anew.
+/// Maximum time for Redis to rewrite its file.
 const REWRITE_WITHIN: Duration = Duration::from_secs(30);
-/// The pause between two looks at whether it has.
+/// Pause between two checks whether it has.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
-/// MongoDB, which only the engine needs, and the Redis of all.
+/// MongoDB, which only our engine needs, and the Redis of all contestants.
 pub(super) struct Server {
     servers: Servers,
     redis: MultiplexedConnection,
@@ -37,14 +36,14 @@ impl Server {
         Ok(Self { servers, redis })
     }
 
-    /// What contestants are told.
+    /// Environment variables of the contestants.
     pub(super) fn env(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut env = self.servers.env("bench_engine", Ports::free()?);
         env.push(("BENCH_REDIS_PORT".to_owned(), self.servers.redis.port().to_string()));
         Ok(env)
     }
 
-    /// Where a contestant writes what goes wrong.
+    /// The log of a contestant, which contains only errors.
     pub(super) fn log(&self, name: &str) -> std::path::PathBuf {
         self.servers.folder.path().join(format!("{name}.log"))
     }
@@ -56,7 +55,7 @@ impl Server {
         redis::cmd("BGREWRITEAOF")
             .exec_async(redis)
             .await
-            .context("having Redis write its file anew")?;
+            .context("making Redis rewrite its file")?;
         let written = async {
             while self
                 .info("persistence")
@@ -70,10 +69,10 @@ impl Server {
         };
         tokio::time::timeout(REWRITE_WITHIN, written)
             .await
-            .context("Redis did not write its file anew in time")?
+            .context("Redis did not rewrite its file in time")?
     }
 
-    /// Has a contestant do a task on an empty server.
+    /// Has a contestant perform a task on an empty server.
     pub(super) async fn measure(
         &self,
         measure: Measure,
@@ -90,13 +89,13 @@ impl Server {
         Ok([(PER_JOB.to_owned(), bytes / f64::from(jobs))].into())
     }
 
-    /// Bytes that Redis holds, without the buffers of clients and of its file.
+    /// Memory that Redis uses in bytes, without buffers of clients and of its file.
     async fn memory(&self) -> anyhow::Result<f64> {
         let info = self.info("memory").await?;
         let of = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             let value = line.and_then(|value| value.trim().parse::<f64>().ok());
-            value.with_context(|| format!("Redis tells no {name}"))
+            value.with_context(|| format!("Redis reports no {name}"))
         };
         Ok(of("used_memory")? - of("mem_clients_normal")? - of("mem_aof_buffer")?)
     }

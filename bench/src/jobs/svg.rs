@@ -1,6 +1,6 @@
-//! The figures as bars: one panel a unit, one group a figure, one bar a contestant. The scale is
-//! logarithmic, since the contestants lie orders of magnitude apart. No colour of it needs a light
-//! or a dark background.
+//! The values as a bar chart: one panel per unit, one group per value, one bar per contestant. The
+//! scale is logarithmic, because the contestants differ by orders of magnitude. All colours are
+//! readable on light and on dark backgrounds.
 
 use std::fmt::Write;
 
@@ -12,9 +12,9 @@ use super::{
 use crate::figures::number;
 
 const WIDTH: f64 = 900.0;
-/// Where bars begin; names stand to the left.
+/// Where bars begin; names are to the left.
 const LEFT: f64 = 210.0;
-/// Where the longest bar ends; numbers stand to the right.
+/// Where the longest bar ends; numbers are to the right.
 const RIGHT: f64 = 810.0;
 const BAR: f64 = 11.0;
 const BAR_GAP: f64 = 2.0;
@@ -25,7 +25,7 @@ const MARGIN: f64 = 14.0;
 const INK: &str = "#7d8590";
 
 impl Contestant {
-    /// Its colour: of middle lightness, and apart from the others for those who see few colours.
+    /// Its colour: of medium lightness, and distinguishable by people with colour blindness.
     const fn colour(self) -> &'static str {
         match self {
             Self::Ours => "#d55e00",
@@ -62,7 +62,7 @@ fn legend_height() -> f64 {
 fn legend(body: &mut String) {
     let mut x = LEFT;
     for who in Contestant::ALL {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             body,
             "<rect x=\"{x}\" y=\"{MARGIN}\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{}\"/>",
@@ -73,7 +73,7 @@ fn legend(body: &mut String) {
     }
 }
 
-/// Draws one unit's figures below `y`; where the next panel may begin.
+/// Draws the values of one unit below `y`. Returns where the next panel begins.
 fn panel(body: &mut String, unit: Unit, rows: &[&Row], y: f64) -> f64 {
     let Some(scale) = Scale::of(rows) else { return y };
     let better = if unit.more_is_better() { "more is better" } else { "less is better" };
@@ -139,7 +139,7 @@ fn ticks(body: &mut String, scale: &Scale, top: f64, bottom: f64) {
     }
 }
 
-/// A power of ten as it is written on an axis.
+/// A power of ten as a label of an axis.
 fn tick(value: f64) -> String {
     if value >= 1.0 {
         number(value).trim_end_matches(".00").trim_end_matches(".0").to_owned()
@@ -155,7 +155,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// One that has room for every median; none where there is none.
+    /// An axis with room for all medians; none without any.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the power of ten of a number that was measured is small"
@@ -170,7 +170,7 @@ impl Scale {
         Some(Self { low, high: high.max(low + 1) })
     }
 
-    /// Where `value` stands.
+    /// Position of `value`.
     fn x(&self, value: f64) -> f64 {
         let (low, high) = (f64::from(self.low), f64::from(self.high));
         let part = (value.max(f64::MIN_POSITIVE).log10() - low) / (high - low);
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn every_median_has_a_bar_and_a_number() {
         let plot = plot(&sample());
-        // Five in the legend, two of a drain, one each of a latency's halves.
+        // Five in the legend, two for a drain, one each for the percentiles of a latency.
         assert_eq!(plot.matches("<rect").count(), 5 + 2 + 2, "{plot}");
         assert!(plot.contains(">61\u{202f}000</text>") && plot.contains(">0.40</text>"), "{plot}");
         assert!(

@@ -1,4 +1,4 @@
-//! What is sent, where to, and what came of it.
+//! Requests, their target, and their outcomes.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,18 +10,18 @@ use reqwest::{
 };
 use serde_json::Value;
 
-/// The longest an answer is waited for.
+/// Timeout of a request.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(10);
-/// What is answered so is to be asked again, at a time that the answer tells.
+/// The response that asks the client to retry later, at the time given in the response.
 const COME_AGAIN: [StatusCode; 2] =
     [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
 
-/// A server on this machine; nothing else is ever put under load.
+/// A server on this machine; no other may be put under load.
 #[derive(Debug, Clone)]
 pub(crate) struct Target(Url);
 
 impl Target {
-    /// A server by its address, which must be a loopback one: names are not looked up.
+    /// A server by its IP address, which must be a loopback address. Names are not resolved.
     pub(crate) fn new(address: &str) -> anyhow::Result<Self> {
         let url = Url::parse(address).with_context(|| format!("{address} is no address"))?;
         let host = url
@@ -36,7 +36,7 @@ impl Target {
         Ok(Self(url))
     }
 
-    /// The address of a path there.
+    /// The URL of a path on the server.
     pub(crate) fn join(&self, path: &str) -> anyhow::Result<Url> {
         let url = self.0.join(path)?;
         ensure!(url.origin() == self.0.origin(), "{path} leads away from {}", self.0);
@@ -44,10 +44,10 @@ impl Target {
     }
 }
 
-/// Makes a body; each one may differ.
+/// Creates the body of each request.
 type Body = Box<dyn Fn() -> Value + Send + Sync>;
 
-/// One kind of request.
+/// A kind of request.
 pub(crate) struct Call {
     method: Method,
     url: Url,
@@ -57,7 +57,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// `GET path`, answered with 200.
+    /// `GET path`, which expects status 200.
     pub(crate) fn get(target: &Target, path: &str) -> anyhow::Result<Self> {
         let url = target.join(path)?;
         Ok(Self {
@@ -69,7 +69,7 @@ impl Call {
         })
     }
 
-    /// `POST path` of JSON, answered with `expected`.
+    /// `POST path` with JSON, which expects status `expected`.
     pub(crate) fn post(
         target: &Target,
         path: &str,
@@ -87,7 +87,7 @@ impl Call {
         })
     }
 
-    /// Sends it as the holder of an access token.
+    /// Sends it with an access token.
     pub(crate) fn bearer(mut self, token: &str) -> anyhow::Result<Self> {
         self.headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}"))?);
         Ok(self)
@@ -101,18 +101,18 @@ impl Call {
     }
 }
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The answer that was expected.
+    /// The expected response.
     Answered,
-    /// Another answer.
+    /// Another response.
     Refused(StatusCode),
-    /// An answer that should say when to come again, and does not.
+    /// A response that should contain `Retry-After` and does not.
     Dismissed(StatusCode),
-    /// No answer in [`REQUEST_MAX`].
+    /// No response within [`REQUEST_MAX`].
     TimedOut,
-    /// No answer, because there was no connection or it broke.
+    /// No response, because the connection could not be opened or was lost.
     Broken,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Connection(Client);
 
 impl Connection {
     pub(super) fn new() -> anyhow::Result<Self> {
-        // A client each, so that the number of connections is ours to say.
+        // A separate client, so that the number of connections is known.
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -132,7 +132,7 @@ impl Connection {
         Ok(Self(client))
     }
 
-    /// Sends one request and reads its answer to the end.
+    /// Sends one request and reads the whole response.
     pub(super) async fn send(&self, call: &Call) -> Outcome {
         let answered = async {
             let answer = self.0.execute(call.request()).await?;

@@ -1,8 +1,9 @@
-//! A load generator: requests leave at a fixed rate, whatever becomes of those before them.
+//! A load generator: requests leave at a fixed rate, regardless of earlier responses.
 //!
-//! Latency counts from the moment a request *should* have left. A server that stalls for a second
-//! thus shows in every request of that second, not in the one that a polite client would have
-//! waited for. The closed loop, whose connections do wait, is only there to find the ceiling.
+//! Latency is measured from the moment when a request *should* have left. So a server that stalls
+//! for a second affects every request of that second, not only the one that a polite client would
+//! have waited for. The closed loop, in which connections wait for responses, is only used to find
+//! the capacity.
 
 mod call;
 mod report;
@@ -30,15 +31,13 @@ use self::{
     schedule::Schedule,
 };
 
-/// Bounds of every run: what goes beyond is a slip of the keyboard.
+/// Limits of a run; values beyond them are typing errors.
 const CONNECTIONS_MAX: usize = 1_024;
 const TIME_MAX: Duration = Duration::from_mins(10);
 
-/// Sends `per_second` requests a second for `time`, over at most `connections` connections that are
-/// kept alive. While all of them wait for answers, requests queue here, and their latency grows.
-///
-/// # Errors
-/// When the load is out of bounds.
+/// Sends `per_second` requests per second for `time`, over at most `connections` connections that
+/// are kept alive. While all of them wait for responses, requests queue here, and their latency
+/// grows. Fails if the load is beyond the limits.
 pub(super) async fn open_loop(
     call: &Arc<Call>,
     per_second: f64,
@@ -56,8 +55,7 @@ pub(super) async fn open_loop(
         let mut tally = Tally::new()?;
         workers.spawn(async move {
             loop {
-                // A permit is a request whose time has come; the last ones only say that it is
-                // over.
+                // A permit is a request that is due; the last permits only signal the end.
                 due.acquire().await.context("the pacer never closes the queue")?.forget();
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= schedule.count() {
@@ -74,7 +72,8 @@ pub(super) async fn open_loop(
             }
         });
     }
-    // Not a task: the runtime's timer ticks in milliseconds, a thread wakes within 0.1 ms.
+    // A thread instead of a task: the runtime's timer ticks in milliseconds, a thread wakes within
+    // 0.1 ms.
     let queue = Arc::downgrade(&due);
     std::thread::Builder::new()
         .name("pacer".to_owned())
@@ -83,8 +82,8 @@ pub(super) async fn open_loop(
     Ok(tally.report(Some(schedule.per_second()), begun.elapsed().max(time)))
 }
 
-/// Releases each request when its time has come, and at the end every worker. Ends early when
-/// nobody waits any more.
+/// Releases each request when it is due, and finally every worker. Ends early if no worker waits
+/// any more.
 fn pace(schedule: Schedule, begun: Instant, queue: &Weak<Semaphore>, workers: usize) {
     let mut released = 0;
     loop {
@@ -104,11 +103,9 @@ fn pace(schedule: Schedule, begun: Instant, queue: &Weak<Semaphore>, workers: us
     }
 }
 
-/// Keeps `connections` connections busy for `time`, each sending its next request once it has its
-/// answer. Its latencies say nothing of what clients would see; its rate is the ceiling.
-///
-/// # Errors
-/// When the load is out of bounds.
+/// Keeps `connections` connections busy for `time`, each sending its next request once it has
+/// received a response. The latencies do not show what clients would experience; the rate is the
+/// capacity. Fails if the load is beyond the limits.
 pub(super) async fn closed_loop(
     call: &Arc<Call>,
     time: Duration,

@@ -1,4 +1,4 @@
-//! What is counted while a load runs, and what is told of it afterwards.
+//! What is counted while a load runs, and the resulting report.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,40 +7,40 @@ use serde::Serialize;
 
 use super::call::Outcome;
 
-/// Latencies are kept in microseconds, to three digits, up to here.
+/// Latencies are stored in microseconds with three significant digits, up to this value.
 const MICROS_MAX: u64 = 60_000_000;
 
-/// Latencies as they are told, in milliseconds.
+/// Latencies in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the unit stands in the name")]
 pub(crate) struct Latency {
-    /// Half were quicker.
+    /// Median.
     pub(crate) p50_ms: f64,
-    /// 19 of 20 were quicker.
+    /// 95th percentile.
     pub(crate) p95_ms: f64,
-    /// 99 of 100 were quicker.
+    /// 99th percentile.
     pub(crate) p99_ms: f64,
-    /// The slowest.
+    /// Maximum.
     pub(crate) max_ms: f64,
 }
 
-/// What a run showed.
+/// The results of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Requests a second that were to leave; none in a closed loop.
+    /// Requests per second that should have left; none in a closed loop.
     pub(crate) offered_per_second: Option<f64>,
-    /// Expected answers a second.
+    /// Expected responses per second.
     pub(crate) achieved_per_second: f64,
-    /// Of expected answers, and of requests that got none, at the moment they were given up.
-    /// Refusals are quick and would flatter; they are among the errors.
+    /// Of expected responses, and of requests without a response when they were abandoned.
+    /// Rejections are quick and would distort the values; they count as errors.
     pub(crate) latency: Latency,
-    /// How late the requests left, p99: a busy generator or no free connection.
+    /// How late the requests left, p99: because the generator was busy or no connection was free.
     pub(crate) departure_p99_ms: f64,
-    /// Everything but expected answers, by status or by what happened instead of an answer.
+    /// Everything except expected responses, by status or kind of failure.
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
-/// One worker's counts, and their sum.
+/// The counts of one worker, and their sum.
 #[derive(Debug)]
 pub(super) struct Tally {
     latencies: Histogram<u64>,
@@ -60,7 +60,7 @@ impl Tally {
         })
     }
 
-    /// Counts a request that left `late`, and `latency` after it should have left was answered.
+    /// Counts a request that left `late`, and was answered `latency` after it should have left.
     pub(super) fn note(&mut self, outcome: Outcome, latency: Duration, late: Duration) {
         self.departures.saturating_record(micros(late));
         match outcome {
@@ -77,7 +77,7 @@ impl Tally {
         }
     }
 
-    /// Counts a request that there was no time left to send.
+    /// Counts a request that could not be sent in time.
     pub(super) fn unsent(&mut self) {
         self.count("unsent");
         self.latencies.saturating_record(MICROS_MAX);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_neither_flatter_the_latencies_nor_count_as_achieved() {
+    fn rejections_count_neither_in_latencies_nor_as_achieved() {
         let mut tally = Tally::new().unwrap();
         tally.note(Outcome::Answered, Duration::from_millis(100), Duration::ZERO);
         for _ in 0..9 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_got_no_answer_counts_as_slow() {
+    fn a_request_without_a_response_counts_as_slow() {
         let mut tally = Tally::new().unwrap();
         tally.note(Outcome::TimedOut, Duration::from_secs(10), Duration::ZERO);
         tally.unsent();

@@ -1,4 +1,4 @@
-//! When each request is to leave.
+//! When each request leaves.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use anyhow::{Context, ensure};
 
 use super::TIME_MAX;
 
-/// Requests of one run at most.
+/// Maximum number of requests in a run.
 const REQUESTS_MAX: u32 = 5_000_000;
-/// The rates that make sense on one machine.
+/// The rates that are reasonable on one machine.
 const PER_SECOND_MIN: f64 = 0.1;
 const PER_SECOND_MAX: f64 = 100_000.0;
 
-/// Evenly spaced departures, numbered from 0, the first at once.
+/// Evenly spaced departures, numbered from 0; the first is at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
     interval: Duration,
@@ -20,12 +20,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// `per_second` departures a second, over `time`.
+    /// `per_second` departures per second, over `time`.
     pub(super) fn new(per_second: f64, time: Duration) -> anyhow::Result<Self> {
         let range = PER_SECOND_MIN..=PER_SECOND_MAX;
         ensure!(
             range.contains(&per_second),
-            "{per_second} requests a second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}"
+            "{per_second} requests per second are not between {PER_SECOND_MIN} and {PER_SECOND_MAX}"
         );
         ensure!(time <= TIME_MAX, "{time:?} of load is more than {TIME_MAX:?}");
         let interval = Duration::from_secs_f64(per_second.recip());
@@ -33,29 +33,29 @@ impl Schedule {
             .ok()
             .filter(|count| *count <= REQUESTS_MAX);
         let count = count.with_context(|| {
-            format!("{per_second} requests a second for {time:?} are more than {REQUESTS_MAX}")
+            format!("{per_second} requests per second for {time:?} are more than {REQUESTS_MAX}")
         })?;
         Ok(Self { interval, count: count.max(1) })
     }
 
-    /// How many there are.
+    /// Number of departures.
     pub(super) fn count(self) -> u32 {
         self.count
     }
 
-    /// When number `number` is to leave, counted from the start.
+    /// When number `number` leaves, counted from the start.
     pub(super) fn intended(self, number: u32) -> Duration {
         self.interval * number
     }
 
-    /// How many should have left, this long after the start.
+    /// How many should have left at this time after the start.
     pub(super) fn due(self, elapsed: Duration) -> u32 {
         let passed =
             u32::try_from(elapsed.as_nanos() / self.interval.as_nanos()).unwrap_or(u32::MAX);
         passed.saturating_add(1).min(self.count)
     }
 
-    /// The rate that the rounded interval gives.
+    /// The exact rate of the rounded interval.
     pub(super) fn per_second(self) -> f64 {
         self.interval.as_secs_f64().recip()
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_is_what_should_have_left() {
+    fn due_requests_are_those_that_should_have_left() {
         let schedule = Schedule::new(1_000.0, Duration::from_secs(2)).unwrap();
         let due = [0, 999, 1_000, 1_500, 60_000_000]
             .map(|micros| schedule.due(Duration::from_micros(micros)));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_bounds_is_refused() {
+    fn values_out_of_bounds_are_rejected() {
         for (per_second, seconds) in [
             (0.0, 1),
             (-5.0, 1),

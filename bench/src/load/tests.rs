@@ -9,7 +9,7 @@ use super::*;
 
 const STALL: Duration = Duration::from_millis(600);
 
-/// A server that answers at once, but for one stall that begins after `quiet`.
+/// A server that responds at once, except for one stall that begins after `quiet`.
 async fn stalling_server(quiet: Duration) -> Target {
     let door = Arc::new(RwLock::new(()));
     let stall = Arc::clone(&door);
@@ -28,8 +28,8 @@ async fn serve(router: Router) -> Target {
     target
 }
 
-/// In two seconds of 200 requests each, a stall of 0.6 s meets three of ten. Whoever waits politely
-/// for the stalled answer asks once in that time and finds the server quick.
+/// In two seconds of 200 requests each, a stall of 0.6 s affects three of ten. A client that waits
+/// for each response sends one request in that time, and finds the server quick.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_in_every_request_that_it_delayed() {
     let quiet = Duration::from_millis(500);
@@ -62,7 +62,7 @@ async fn the_offered_rate_is_sent_and_its_number_is_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_are_told_by_status() {
+async fn errors_are_counted_by_status() {
     let told = || async { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]) };
     let router = Router::new()
         .route("/told", get(told))
@@ -81,7 +81,7 @@ async fn errors_are_told_by_status() {
 }
 
 #[tokio::test]
-async fn a_load_out_of_bounds_is_refused() {
+async fn a_load_out_of_bounds_is_rejected() {
     let call = Arc::new(Call::get(&Target::new("http://127.0.0.1:1").unwrap(), "/").unwrap());
     assert!(open_loop(&call, 10.0, Duration::from_secs(1), 0).await.is_err());
     assert!(open_loop(&call, 10.0, Duration::from_secs(1), 100_000).await.is_err());

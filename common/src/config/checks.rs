@@ -99,7 +99,7 @@ impl Config {
             r.mistake("jobs.backoff_max", "must not be shorter than jobs.backoff_base");
         }
         if self.jobs.crashes_max < CRASHES_MIN {
-            r.mistake("jobs.crashes_max", "must be at least 3; with fewer, a job that crashes its worker cannot be told apart from jobs that ran beside it");
+            r.mistake("jobs.crashes_max", "must be at least 3; with fewer, a job that crashes its worker cannot be distinguished from the jobs that ran at the same time");
         }
         if self.jobs.lease < LEASE_MIN {
             r.mistake(

@@ -303,7 +303,7 @@ pub enum SecurityError {
     #[error("the rules would lock out the caller")]
     LocksOut,
     /// The caller requires a second factor of others, but has none.
-    #[error("requiring a second factor is possible only with a second factor of one's own")]
+    #[error("a caller without a second factor cannot require one of all members")]
     NoSecondFactor,
     /// The database operation failed.
     #[error(transparent)]

@@ -39,7 +39,7 @@ impl Job for Work {
     const QUEUE: Queue = EMAIL;
 }
 
-/// A job whose kind no worker knows.
+/// A job of a kind that no worker knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Strange {
     pub(crate) n: u64,

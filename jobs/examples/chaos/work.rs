@@ -1,4 +1,4 @@
-//! A worker whose handlers record what they did.
+//! A worker with handlers that record what they did.
 
 use std::time::Duration;
 

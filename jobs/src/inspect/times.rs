@@ -18,12 +18,12 @@ fn text(millis: i64) -> String {
     rfc3339_millis(DateTime::from_millis(millis))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
 pub(super) fn millis<S: Serializer>(millis: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text(*millis))
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it so")]
+#[expect(clippy::ref_option, reason = "serde requires this signature")]
 pub(super) fn maybe_millis<S: Serializer>(
     millis: &Option<i64>,
     serializer: S,

@@ -268,7 +268,7 @@ pub struct JobFilter {
     pub kind: Option<String>,
     /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
-    /// Jobs whose last error contains this text.
+    /// Jobs with this text in their last error.
     pub error: Option<String>,
     /// Enqueued before this time, or, for dead letters, died before it; in milliseconds since the
     /// epoch.

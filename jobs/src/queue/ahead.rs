@@ -1,6 +1,6 @@
-//! Reading ahead: with short jobs the way to Redis and back is longer than the work, so that slots
-//! would stand empty meanwhile. A consumer therefore reads as many more jobs as it will start
-//! within [`SPAN`], judged by how fast jobs have just been ending; with long jobs that is none, so
+//! Reading ahead. The round trip to Redis takes longer than a short job, so slots would stay empty
+//! in the meantime. A consumer therefore reads as many additional jobs as it expects to start
+//! within [`SPAN`], based on how fast jobs have ended recently. With long jobs that is none, so
 //! that no job waits here while another worker has a free slot.
 
 use std::{
@@ -16,35 +16,36 @@ use tokio::sync::{Notify, mpsc};
 
 use super::consumer::{Delivery, InHand};
 
-/// How far ahead is read.
+/// How far ahead jobs are read.
 const SPAN: Duration = Duration::from_millis(5);
-/// Jobs read ahead at most.
+/// Maximum number of jobs read ahead.
 const AHEAD_MAX: usize = 1_000;
 
-/// The way from reading to delivering. Not bounded itself: the reader asks how many wait.
+/// The sending half of the channel from reading to delivering. The channel is unbounded; the reader
+/// checks how many jobs are waiting.
 #[derive(Clone)]
 pub(super) struct Ahead {
     waiting: Arc<Waiting>,
     jobs: mpsc::UnboundedSender<Delivery>,
 }
 
-/// The other end of it.
+/// The receiving half of the channel.
 pub(super) struct Next {
     waiting: Arc<Waiting>,
     jobs: mpsc::UnboundedReceiver<Delivery>,
-    /// Taken out already, to look at those behind them.
+    /// Jobs that were already received in order to reach those behind them.
     kept: VecDeque<Delivery>,
 }
 
 #[derive(Default)]
 struct Waiting {
     count: AtomicUsize,
-    /// Whoever waits is told when no more than this many are left.
+    /// The reader is notified when no more than this many jobs are left.
     mark: AtomicUsize,
     low: Notify,
 }
 
-/// Both ends.
+/// Creates the channel.
 pub(super) fn ahead() -> (Ahead, Next) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let waiting = Arc::<Waiting>::default();
@@ -55,12 +56,11 @@ pub(super) fn ahead() -> (Ahead, Next) {
 }
 
 impl Ahead {
-    /// Counts all of them before the first is delivered, so that the other end knows that more
-    /// follow.
+    /// Counts all jobs before it sends the first, so that the receiver knows that more follow.
     pub(super) fn put(&self, deliveries: Vec<Delivery>) {
         self.waiting.count.fetch_add(deliveries.len(), Ordering::Relaxed);
         for delivery in deliveries {
-            // The other end is dropped only after this one.
+            // The receiver is dropped only after this sender.
             if self.jobs.send(delivery).is_err() {
                 tracing::error!("delivery_ended_early");
             }
@@ -71,7 +71,7 @@ impl Ahead {
         self.waiting.count.load(Ordering::Relaxed)
     }
 
-    /// Resolves once no more than `mark` wait.
+    /// Resolves once no more than `mark` jobs are waiting.
     pub(super) async fn lower_than(&self, mark: usize) {
         self.waiting.mark.store(mark, Ordering::Relaxed);
         while self.len() > mark {
@@ -81,8 +81,8 @@ impl Ahead {
 }
 
 impl Next {
-    /// The next one, once there is one; none when the reader has ended. It waits until it
-    /// [has gone](Self::gone).
+    /// Waits for the next job; none once the reader has ended. The job counts as waiting until
+    /// [`gone`](Self::gone) is called.
     pub(super) async fn next(&mut self) -> Option<Delivery> {
         match self.kept.pop_front() {
             None => self.jobs.recv().await,
@@ -90,19 +90,19 @@ impl Next {
         }
     }
 
-    /// All that are there but the first `kept`, which go at once.
+    /// Removes and returns all waiting jobs except the first `kept`.
     pub(super) fn all_but(&mut self, kept: usize) -> Vec<Delivery> {
         self.kept.extend(std::iter::from_fn(|| self.jobs.try_recv().ok()));
         let gone = self.kept.split_off(kept.min(self.kept.len()));
         gone.into_iter().inspect(|_| self.gone()).collect()
     }
 
-    /// How many wait.
+    /// Number of waiting jobs.
     pub(super) fn len(&self) -> usize {
         self.waiting.count.load(Ordering::Relaxed)
     }
 
-    /// Notes that the last one has gone, on or back.
+    /// Records that the job returned last was delivered or handed back.
     pub(super) fn gone(&self) {
         let left = self.waiting.count.fetch_sub(1, Ordering::Relaxed) - 1;
         if left <= self.waiting.mark.load(Ordering::Relaxed) {
@@ -111,7 +111,7 @@ impl Next {
     }
 }
 
-/// How fast jobs have just been ending.
+/// How fast jobs have ended recently.
 pub(super) struct Pace {
     since: Instant,
     settled: u64,
@@ -123,7 +123,7 @@ impl Pace {
         Self { since: Instant::now(), settled: in_hand.settled(), ahead: 0 }
     }
 
-    /// How many jobs will start within [`SPAN`] if things go on as they went since that long.
+    /// How many jobs will start within [`SPAN`] at the pace measured most recently.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -148,7 +148,7 @@ mod tests {
     use super::{super::entry::Entry, *};
 
     #[test]
-    fn nothing_is_read_ahead_of_slow_jobs_and_a_bounded_number_of_fast_ones() {
+    fn slow_jobs_are_not_read_ahead_and_fast_ones_up_to_a_limit() {
         let in_hand = InHand::default();
         let mut pace = Pace::new(&in_hand);
         let settle = |count: usize| {
@@ -169,7 +169,7 @@ mod tests {
         settle(1_000_000);
         after(&mut pace, Duration::from_millis(50));
         assert_eq!(pace.ahead(&in_hand), AHEAD_MAX);
-        // A stall is noticed at once.
+        // A stall takes effect immediately.
         after(&mut pace, Duration::from_millis(50));
         assert_eq!(pace.ahead(&in_hand), 0);
     }

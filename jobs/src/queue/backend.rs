@@ -1,8 +1,8 @@
-//! What `apalis` sees of a queue.
+//! A queue as an `apalis` backend.
 //!
-//! No error ever leaves it: an `Err` from a backend ends the `apalis` worker, and a worker that
-//! Redis could end would be no worker. Reading, reconnecting and settling happen in tasks of their
-//! own; here jobs are only taken from the inbox.
+//! The backend never returns an error: an `Err` would end the `apalis` worker, and a Redis outage
+//! must not do that. Fetching, reconnecting and settling happen in separate tasks; this module only
+//! takes jobs from the inbox.
 
 use std::{
     convert::Infallible,
@@ -34,21 +34,22 @@ use super::{
 };
 use crate::{Drain, Jobs, Queue};
 
-/// How long settling may go on once nothing runs any more; what it does not reach is taken over by
-/// others after a lease.
+/// How long settling may continue after the last job has stopped. Other workers take over the
+/// remaining jobs once their leases have expired.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
-/// One process' part in one queue, as an `apalis` backend.
+/// The `apalis` backend with which one process works on one queue.
 pub struct QueueBackend {
     consumer: Arc<Consumer>,
     finished: mpsc::Sender<Finished>,
-    /// Those that take jobs in hand; they end when the drain begins.
+    /// The tasks that fetch jobs. They end when the shutdown begins.
     takers: Vec<JoinHandle<()>>,
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl QueueBackend {
-    /// Begins to read `queue`; at most `concurrency` jobs are in hand at once. Redis may be down.
+    /// Starts to read `queue` and runs at most `concurrency` of its jobs at once. Redis may be
+    /// down.
     ///
     /// # Panics
     /// Outside a `tokio` runtime.
@@ -56,8 +57,8 @@ impl QueueBackend {
         Self::start_among(jobs, queue, concurrency, &Permits::new(concurrency), drain)
     }
 
-    /// As [`QueueBackend::start`] in a process whose queues share `permits`: while all are taken, the
-    /// next one goes to the waiting queue with the highest priority.
+    /// As [`QueueBackend::start`], in a process whose queues share `permits`: while all of them are
+    /// in use, the next one goes to the waiting queue with the highest priority.
     ///
     /// # Panics
     /// Outside a `tokio` runtime.
@@ -122,7 +123,8 @@ impl Backend for QueueBackend {
         self.consumer.inbox.poll_take(context).map(|delivery| Some(Ok(Task::new(delivery))))
     }
 
-    /// Polled once nothing runs any more. What was never started went back when the drain began.
+    /// Called once no job is running. Jobs that had not started were handed back when the shutdown
+    /// began.
     fn poll_close(
         &mut self,
         context: &mut Context<'_>,
@@ -132,7 +134,7 @@ impl Backend for QueueBackend {
         let closing = self.closing.get_or_insert_with(|| {
             let (consumer, finished, takers) = (Arc::clone(consumer), finished.clone(), std::mem::take(takers));
             Box::pin(async move {
-                // What they took last is handed back before anything is closed.
+                // Jobs that were fetched last are handed back before anything is closed.
                 if tokio::time::timeout(SETTLE_MAX, futures::future::join_all(takers)).await.is_err() {
                     tracing::warn!(queue = %consumer.queue, "reader_not_unblocked");
                 }

@@ -1,7 +1,7 @@
-//! Every queue in Redis: one method an operation, each a single script or command on one slot. The
-//! operations are told apart by who calls them: `push` takes jobs in, `settle` is for whoever ran
-//! them, `lease` keeps and takes over what runs, `dead` keeps dead letters, `inspect` and `steer`
-//! are for operators.
+//! All queues in Redis: one method per operation, each a single script or command on one slot. The
+//! operations are grouped by caller: `push` enqueues jobs, `settle` is for consumers that ran them,
+//! `lease` renews and takes over leases, `dead` keeps dead letters, and `inspect` and `steer` are
+//! for operators.
 
 mod dead;
 mod inspect;
@@ -36,7 +36,7 @@ pub(crate) use self::{
 use super::group::limit_args;
 use crate::Queue;
 
-/// A script with what stands before it.
+/// A script with the shared parts that precede it.
 macro_rules! script {
     ($($part:literal)+) => {
         LazyLock::new(|| Script::new(concat!(include_str!("scripts/prelude.lua"), $(include_str!(concat!("scripts/", $part, ".lua"))),+)))
@@ -68,7 +68,7 @@ static LOOK: LazyLock<Script> = script!("entry" "delayed" "look");
 static HASTEN: LazyLock<Script> = script!("hasten");
 
 /// The queues of one installation in Redis. Cheap to clone; clones share a connection, which
-/// reconnects by itself.
+/// reconnects automatically.
 #[derive(Clone)]
 pub struct Broker {
     connections: Connections,
@@ -77,20 +77,17 @@ pub struct Broker {
     loss_suspected: Arc<Notify>,
 }
 
-/// The consumer group that every worker reads in.
+/// The consumer group of all workers.
 pub(crate) const GROUP: &str = "workers";
 
-/// An entry of a stream: what Redis calls the job while it waits to be fetched or runs.
+/// Id of a stream entry: the name that Redis gives a job while it waits to be fetched or runs.
 pub(crate) type EntryId = String;
 
 impl Broker {
-    /// Connects at the first command.
-    ///
-    /// # Errors
-    /// When the address cannot be understood.
+    /// Connects when the first command runs. Fails if the URL of Redis is invalid.
     pub(crate) fn new(redis: &config::Redis, jobs: &config::Jobs) -> RedisResult<Self> {
-        // A counter that first appears with its first event shows no rise; every process hands jobs
-        // in.
+        // A counter that first appears with its first event shows no increase. Every process
+        // enqueues jobs, so every process registers it.
         for queue in jobs.queues.all() {
             metrics::JOBS_DUPLICATES.with_label_values(&[queue.name()]).inc_by(0);
         }
@@ -102,28 +99,29 @@ impl Broker {
         })
     }
 
-    /// The ways to Redis.
+    /// The connections to Redis.
     pub(crate) fn connections(&self) -> &Connections {
         &self.connections
     }
 
-    /// The engine's configuration.
+    /// The configuration of the engine.
     pub(crate) fn config(&self) -> &config::Jobs {
         &self.jobs
     }
 
-    /// How much of `queue` may run.
+    /// The concurrency, priority and rates of `queue`.
     pub(crate) fn settings(&self, queue: Queue) -> &QueueSettings {
         self.jobs.queues.settings(queue)
     }
 
-    /// What stands before every key.
+    /// Prefix of every key.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The name of one of `queue`'s keys. All carry the same hash tag, so a queue lives in one slot
-    /// of a cluster and a script, which makes the names from the stream's, may touch all of them.
+    /// Name of one of the keys of `queue`. All of them share a hash tag, so a queue occupies one
+    /// slot of a cluster, and a script, which derives the names from that of the stream, may access
+    /// all of them.
     pub(crate) fn key(&self, queue: Queue, name: &str) -> String {
         format!("{{{}:{queue}}}:{name}", self.prefix)
     }
@@ -132,14 +130,14 @@ impl Broker {
         self.connections.shared()
     }
 
-    /// A call of `script` on `queue`; the script knows the other keys by the stream's.
+    /// A call of `script` on `queue`. The script derives all keys from that of the stream.
     fn call<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = script.prepare_invoke();
         call.key(self.key(queue, "stream"));
         call
     }
 
-    /// A call of a script that lets jobs into the stream.
+    /// A call of a script that adds jobs to the stream.
     fn call_admitting<'a>(&self, script: &'a Script, queue: Queue) -> ScriptInvocation<'a> {
         let mut call = self.call(script, queue);
         let (at_once, interval_ms, burst) = limit_args(self.settings(queue));
@@ -147,8 +145,8 @@ impl Broker {
         call
     }
 
-    /// Tells the relay that Redis may have lost jobs of `queue`: the one of this process at once,
-    /// whichever leads when it next compares epochs.
+    /// Notifies the relay that Redis may have lost jobs of `queue`: the relay of this process
+    /// immediately, the leader when it next compares epochs.
     pub(crate) async fn suspect_loss(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("DEL")
             .arg(self.key(queue, "epoch"))
@@ -158,15 +156,15 @@ impl Broker {
         Ok(())
     }
 
-    /// Resolves when somebody in this process suspects that Redis lost jobs.
+    /// Resolves when a task of this process suspects that Redis has lost jobs.
     pub(crate) async fn loss_suspected(&self) {
         self.loss_suspected.notified().await;
     }
 
-    /// Whether Redis answers for every queue; they may lie on different servers.
+    /// Whether Redis responds for every queue. Queues may be on different servers.
     pub async fn ping(&self) -> RedisResult<()> {
         for queue in self.jobs.queues.all() {
-            // By key: without one, a cluster's client leaves out the nodes that it has lost.
+            // By key, because without one the client of a cluster skips nodes that it has lost.
             let _: bool = redis::cmd("EXISTS")
                 .arg(self.key(queue, "epoch"))
                 .query_async(&mut self.connection())
@@ -175,23 +173,24 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes the consumer group where it is missing; tells whether jobs may have been lost with it.
+    /// Creates the consumer group if it is missing. Returns whether jobs may have been lost with
+    /// it.
     pub(crate) async fn open(&self, queue: Queue) -> RedisResult<bool> {
         match self.call(&OPEN, queue).invoke_async(&mut self.connection()).await {
-            // Another worker made it at the same moment.
+            // Another worker created it at the same moment.
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
             opened => opened,
         }
     }
 
-    /// What tells one life of `queue`'s data from the next: changes when its server restarts, fails
-    /// over or is flushed. `fresh` is what it is made of if it is not there.
+    /// Identifies the current lifetime of the data of `queue`: changes when its server restarts,
+    /// fails over or is flushed. `fresh` is stored as its mark if there is none.
     pub(crate) async fn epoch(&self, queue: Queue, fresh: &str) -> RedisResult<String> {
         EPOCH.key(self.key(queue, "epoch")).arg(fresh).invoke_async(&mut self.connection()).await
     }
 }
 
-/// An id as it stands in Redis: the bare 16 bytes, less than half of its text.
+/// An id as stored in Redis: the bare 16 bytes, less than half the size of its text.
 pub(crate) fn id_bytes(id: JobId) -> [u8; 16] {
     *id.uuid().as_bytes()
 }

@@ -1,4 +1,4 @@
-//! Jobs of this process that are to stop.
+//! Cancelled jobs of this process.
 
 use std::{
     collections::HashSet,
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::broker::EntryId;
 
-/// Entries in hand whose jobs were cancelled.
+/// Entries of this process with cancelled jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Cancels {
     entries: Mutex<HashSet<EntryId>>,
@@ -35,12 +35,12 @@ impl Cancels {
         }
     }
 
-    /// Resolves once the job of `entry` is to stop.
+    /// Resolves once the job of `entry` is cancelled.
     pub(crate) async fn of(&self, entry: &EntryId) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Before the look, so that nothing said in between is missed.
+            // Created before the check, so that no notification in between is missed.
             changed.as_mut().enable();
             if self.locked().contains(entry) {
                 return;

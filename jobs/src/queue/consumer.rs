@@ -1,4 +1,4 @@
-//! One process' part in one queue: its name, its free slots and what it has in hand.
+//! The part of one process in one queue: its name, its free slots, and the entries that it owns.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,14 +38,14 @@ pub struct Delivery {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) _queue: OwnedSemaphorePermit,
-    /// The permit that all queues of the process share.
+    /// The permit, which all queues of the process share.
     pub(crate) _process: Permit,
-    /// Held by a job that ended its worker more than once: such jobs run one at a time and alone,
-    /// so that the guilty one takes no others along.
+    /// Set for a job that crashed its worker more than once. Such jobs run one at a time, with no
+    /// other job in the process, so that no other job is affected if it happens again.
     pub(crate) suspect: Option<Turn>,
 }
 
-/// A suspect's turn; the next one is looked for when it ends.
+/// The turn of a suspect; the next suspect is looked for when it ends.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) _turn: OwnedSemaphorePermit,
@@ -58,9 +58,9 @@ impl Drop for Turn {
     }
 }
 
-/// Since when Redis has been there without a break, as far as this process knows. While it was away
-/// nobody could renew a lease, so one that ran out says nothing until everybody has had the time
-/// to.
+/// Since when Redis has been available without interruption, as far as this process knows. While
+/// Redis was unavailable, no worker could renew a lease. An expired lease therefore means nothing
+/// until all workers have had time to renew theirs.
 #[derive(Debug)]
 pub(crate) struct Calm(Mutex<Instant>);
 
@@ -69,24 +69,25 @@ impl Calm {
         Self(Mutex::new(Instant::now()))
     }
 
-    /// Notes that Redis did not answer.
+    /// Records that Redis did not respond.
     pub(crate) fn disturb(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// How long it still takes until it has been calm for `span`; none when it has.
+    /// How much longer Redis must stay available to have been so for `span`; none if it has been.
     pub(crate) fn wanting(&self, span: Duration) -> Option<Duration> {
         span.checked_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
             .filter(|left| !left.is_zero())
     }
 }
 
-/// What the tasks of one process' part in one queue share.
+/// State shared by the tasks of one process for one queue.
 pub(crate) struct Consumer {
     pub(crate) broker: Broker,
     pub(crate) store: Store,
     pub(crate) queue: Queue,
-    /// Unique to this process and start: a name that comes back could ack what it no longer holds.
+    /// Unique to this start of the process: with a reused name, the consumer could acknowledge
+    /// entries that it no longer owns.
     pub(crate) name: String,
     pub(crate) slots: Arc<Semaphore>,
     /// Shared with the other queues of the process.
@@ -98,10 +99,10 @@ pub(crate) struct Consumer {
     pub(crate) cancels: Arc<Cancels>,
     /// Closed while the queue is paused.
     pub(crate) gate: Gate,
-    /// Told when something is due earlier than was known.
+    /// Notified when a job is due earlier than was known.
     pub(crate) due: Notify,
     pub(crate) drain: Drain,
-    /// Cancelled last, when everything in hand is settled.
+    /// Cancelled last, once everything is settled.
     pub(crate) closed: CancellationToken,
 }
 
@@ -110,11 +111,12 @@ impl Consumer {
         self.broker.settings(self.queue).priority
     }
 
-    /// Stops the jobs of those of `entries` that are in hand.
+    /// Stops the jobs of those of `entries` that this process owns.
     pub(crate) fn cancel(&self, entries: impl IntoIterator<Item = EntryId>) {
         for entry in entries {
             self.cancels.add(entry.clone());
-            // Looked at afterwards: one that is settled in between would never be forgotten.
+            // Checked after adding: otherwise an entry that is settled in between would never be
+            // removed.
             if !self.in_hand.holds(&entry) {
                 self.cancels.remove([&entry]);
             }
@@ -122,12 +124,12 @@ impl Consumer {
     }
 }
 
-/// Entries that this process holds, from fetching to settling, with their jobs: those whose leases
-/// it renews.
+/// Entries that this process owns, from fetching to settling, with their jobs. It renews their
+/// leases.
 #[derive(Default)]
 pub(crate) struct InHand {
     entries: Mutex<HashMap<EntryId, Option<JobId>>>,
-    /// How many were ever let go of.
+    /// Number of entries removed so far.
     settled: AtomicU64,
 }
 
@@ -164,8 +166,8 @@ impl InHand {
     }
 }
 
-/// Fetched jobs that `apalis` has not taken yet. Not a channel, because a drain takes them out at
-/// the other end.
+/// Fetched jobs that `apalis` has not taken yet. Not a channel, because a shutdown removes jobs at
+/// the receiving end.
 #[derive(Default)]
 pub(crate) struct Inbox {
     waiting: Mutex<VecDeque<Delivery>>,

@@ -1,4 +1,4 @@
-//! Dead letters: jobs that will not be tried again, kept with all that happened to them.
+//! Dead letters: jobs that will not be retried automatically, kept with all their failures.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::id::JobId;
@@ -9,24 +9,24 @@ use crate::{
     Content, Envelope, Failure, JobStatus, JobView, Queue, envelope::bounded, outbox::OutboxRow,
 };
 
-/// A job that will not be tried again, as it is kept and shown.
+/// A dead letter as stored and shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// The job's id; none for bytes that could not be understood.
+    /// Id of the job; none if its bytes are unreadable.
     pub id: Option<JobId>,
-    /// What it is; none for bytes that could not be understood.
+    /// Kind of the job; none if its bytes are unreadable.
     pub kind: Option<String>,
     /// Why it is dead.
     pub error: String,
-    /// When it died, milliseconds since the epoch.
+    /// When it died, in milliseconds since the epoch.
     pub died_at: i64,
-    /// What went wrong at each attempt, oldest first; bounded.
+    /// The failures of its attempts, oldest first; bounded.
     pub failures: Vec<Failure>,
-    /// The whole envelope, for another try.
+    /// The whole envelope, for a retry.
     pub envelope: Option<Envelope>,
-    /// The bytes that could not be understood, in base64.
+    /// The unreadable bytes, in base64.
     pub bytes: Option<String>,
-    /// What it is kept by in Redis; empty before it is.
+    /// The member under which Redis stores it; empty before that.
     #[serde(skip)]
     pub(crate) member: Vec<u8>,
 }
@@ -48,10 +48,7 @@ impl DeadLetter {
         }
     }
 
-    /// The dead letter of a staged job, from its row.
-    ///
-    /// # Errors
-    /// When the row's payload is not JSON.
+    /// The dead letter of a staged job, from its row. Fails if the row's payload is not JSON.
     pub(crate) fn of_row(row: &OutboxRow) -> Result<Self, serde_json::Error> {
         let envelope = row.envelope()?;
         Ok(Self {
@@ -66,7 +63,7 @@ impl DeadLetter {
         })
     }
 
-    /// The dead letter of bytes that could not be understood.
+    /// The dead letter of bytes that could not be parsed.
     pub(super) fn of_bytes(bytes: &[u8], error: &str, now_ms: i64) -> Self {
         let bytes = Some(Self::encode(bytes));
         let (failures, member) = (Vec::new(), Vec::new());
@@ -82,8 +79,8 @@ impl DeadLetter {
         }
     }
 
-    /// The dead letter that Redis keeps as `stored`, by `member`. Where this release cannot read
-    /// it, it is shown as bytes: one such must not hide the others.
+    /// The dead letter that Redis stores as `stored`, under `member`. If this release cannot parse
+    /// it, it is shown as bytes, so that it does not hide the others.
     pub(crate) fn of_stored(member: Vec<u8>, stored: &[u8], died_at: i64) -> Self {
         let unread = |error| {
             Self::of_bytes(stored, &format!("the dead letter cannot be parsed: {error}"), died_at)
@@ -91,7 +88,7 @@ impl DeadLetter {
         Self { member, ..serde_json::from_slice(stored).unwrap_or_else(unread) }
     }
 
-    /// The same as any other job of `queue` is seen.
+    /// Converts it to the view of a job of `queue`.
     pub fn view(&self, queue: Queue) -> JobView {
         let status = JobStatus::Dead { died_at: self.died_at, error: self.error.clone() };
         let content = match &self.envelope {
@@ -101,18 +98,18 @@ impl DeadLetter {
         JobView { id: self.job(), queue, status, content }
     }
 
-    /// The job's id, which for bytes that could not be understood is told by what they are kept by,
-    /// if by anything.
+    /// Id of the job. For unreadable bytes it is derived from the member under which Redis stores
+    /// them, if possible.
     pub fn job(&self) -> Option<JobId> {
         self.id.or_else(|| uuid::Uuid::from_slice(&self.member).ok().map(JobId::from_uuid))
     }
 
-    /// Bytes as they are shown.
+    /// Bytes as shown to operators.
     pub(crate) fn encode(bytes: &[u8]) -> String {
         STANDARD.encode(bytes)
     }
 
-    /// As bytes for Redis.
+    /// Serializes it for Redis.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self)
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes())

@@ -1,5 +1,5 @@
-//! From what was read to what runs: each job gets a slot of its queue, a permit of the process and,
-//! where the queue's rate is limited, its turn; then `apalis` takes it.
+//! Delivers fetched jobs to `apalis`. Each job first gets a slot of its queue, a permit of the
+//! process and, if the queue's rate is limited, a token.
 
 use std::{
     sync::Arc,
@@ -17,20 +17,20 @@ use super::{
     permits::{Permit, Request, Source},
 };
 
-/// The longest that jobs which were read ahead wait here for a slot or a permit: jobs have become
-/// longer than it looked, and another worker may have a free one.
+/// Maximum time that jobs read ahead wait here for a slot or a permit. After that, jobs take longer
+/// than expected, and another worker may have a free slot.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(50);
-/// How long a turn of the queue's rate can be used.
+/// How long a token of the queue's rate can be used.
 const TURN_LIFE: Duration = Duration::from_secs(1);
 
-/// Turns of the queue's rate that were taken and are not used yet.
+/// Tokens of the queue's rate that were taken and not used yet.
 #[derive(Default)]
 struct Turns {
     left: usize,
     taken_at: Option<Instant>,
 }
 
-/// Delivers until the reader has ended; what has no slot by then goes back.
+/// Delivers jobs until the reader has ended; then hands back those without a slot.
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>, mut next: Next) {
     let mut turns = Turns::default();
     let mut request = None;
@@ -65,7 +65,7 @@ fn can_start(consumer: &Consumer) -> bool {
         && consumer.broker.settings(consumer.queue).rate.is_none()
 }
 
-/// What a job needs to start; none when it is to go back.
+/// The slot for the next job; none if the job must be handed back.
 async fn slot(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -81,8 +81,8 @@ async fn slot(
         slot = async {
             let queue = tokio::time::timeout(ROOM_WAIT_MAX, Arc::clone(&consumer.slots).acquire_owned()).await;
             let queue = queue.ok()?.ok()?;
-            // So many jobs, this one included, will want a turn. Before the permit, which other
-            // queues could use.
+            // Takes a token for this job and for those that can start soon. Before the permit,
+            // which other queues could use in the meantime.
             turns.take(consumer, next.len().min(consumer.slots.available_permits() + 1)).await;
             let request =
                 request.unwrap_or_else(|| consumer.permits.request(consumer.priority()));
@@ -94,8 +94,8 @@ async fn slot(
     }
 }
 
-/// A permit, however long it takes: a queue whose jobs all went back would never be the next in
-/// line. What was read beyond the line goes back.
+/// Waits for a permit as long as necessary: a queue that handed back all its jobs would never be
+/// next in line. Jobs read ahead beyond [`IN_LINE`] are handed back.
 async fn permit(finished: &mpsc::Sender<Finished>, next: &mut Next, request: Request) -> Permit {
     let mut permit = std::pin::pin!(request.granted(Source::Fetched));
     if let Ok(permit) = tokio::time::timeout(ROOM_WAIT_MAX, &mut permit).await {
@@ -106,12 +106,12 @@ async fn permit(finished: &mpsc::Sender<Finished>, next: &mut Next, request: Req
 }
 
 impl Turns {
-    /// Waits for a turn of the queue's rate.
+    /// Waits for a token of the queue's rate.
     async fn take(&mut self, consumer: &Consumer, waiting: usize) {
         if consumer.broker.settings(consumer.queue).rate.is_none() {
             return;
         }
-        // Those that were not used then are void: they would let in a burst later.
+        // Old tokens expire, or they would cause a burst later.
         if self.taken_at.is_some_and(|at| at.elapsed() > TURN_LIFE) {
             self.left = 0;
         }

@@ -1,4 +1,5 @@
-//! What a stream's entry holds, read without more copies than needed: this is done for every job.
+//! Parses entries of the stream, with as few copies as possible, because every job passes through
+//! here.
 
 use common::id::JobId;
 use redis::{FromRedisValue, ParsingError, Value};
@@ -9,15 +10,15 @@ use super::{broker::EntryId, group::Group};
 /// An entry of the stream.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Entry {
-    /// What Redis calls it.
+    /// Its id.
     pub(crate) id: EntryId,
-    /// The job's id, where the entry is one of ours.
+    /// Id of the job; none if the engine did not write the entry.
     pub(crate) job: Option<JobId>,
-    /// The job's group.
+    /// Group of the job.
     pub(crate) group: Group,
-    /// The envelope; empty where there is none.
+    /// The envelope; empty if there is none.
     pub(crate) envelope: Vec<u8>,
-    /// Whether its outbox row is to be looked at before it runs.
+    /// Whether the outbox row must be checked before the job runs.
     pub(crate) again: bool,
 }
 
@@ -39,7 +40,7 @@ impl FromRedisValue for Entry {
     }
 }
 
-/// The answer to a read of one stream.
+/// The response to a read of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Entries(pub(crate) Vec<Entry>);
 

@@ -1,7 +1,7 @@
-//! Reading the stream: blocking, as many jobs as there is room for, and for ever.
+//! Fetches jobs from the stream with blocking reads, as many as there is room for.
 //!
-//! The connection is this task's own. Whatever happens to it or to Redis ends in a reconnection
-//! with backoff, never in the end of the worker. What is read goes to [`super::deliver`].
+//! This task has its own connection. Any failure of the connection or of Redis leads to a
+//! reconnection with backoff and never ends the worker. Fetched jobs go to [`super::deliver`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ use super::{
 };
 use crate::Envelope;
 
-/// How long one read waits for jobs. It is only ever ended early by a job, so it may be long; it
-/// bounds how long a connection that silently died goes unnoticed.
+/// How long one read blocks for jobs. Only jobs end it early, so it may be long; it limits how long
+/// a broken connection can go unnoticed.
 const BLOCK: Duration = Duration::from_secs(5);
-/// A read that has not answered this long after its time is on a dead connection.
+/// Additional time for the response to a read; after that the connection is considered broken.
 const BLOCK_GRACE: Duration = Duration::from_secs(2);
-/// Jobs taken in one read.
+/// Maximum number of jobs per read.
 const READ_MAX: usize = 500;
-/// Jobs that wait here for a permit while none is free, so that this queue is in line for it: one for
-/// the next and one for the one after that.
+/// Jobs that wait for a permit while none is free, so that this queue stays in line: one for the
+/// next permit, and one for the permit after it.
 pub(super) const IN_LINE: usize = 2;
-/// The pause between two tries to end a blocking read.
+/// Pause between two attempts to end a blocking read.
 const UNBLOCK_PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>, ahead: Ahead) {
@@ -50,7 +50,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
     }
 }
 
-/// Reads until the drain begins or something fails.
+/// Reads until the shutdown begins or an error occurs.
 async fn read_until_error(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -64,8 +64,9 @@ async fn read_until_error(
     loop {
         let Some(room) = room(consumer, ahead, &mut pace).await else { return Ok(()) };
         let read = match read(consumer, &mut reader, &stream, room.min(READ_MAX)).await {
-            // The group is not there yet, or Redis was flushed or came back without its data. Made
-            // only then, because making it needs memory, and at `maxmemory` reading still works.
+            // The group does not exist yet, or Redis was flushed or restarted without its data.
+            // Created only now, because that needs memory, whereas reading works at `maxmemory`
+            // too.
             Err(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")) => {
                 if consumer.broker.open(consumer.queue).await? {
                     consumer.broker.suspect_loss(consumer.queue).await?;
@@ -75,7 +76,7 @@ async fn read_until_error(
             read => read?,
         };
         *failures = 0;
-        // All of them at once: their leases run from now on, however long slots are waited for.
+        // Registered together, before any of them waits for a slot: their leases begin now.
         consumer.in_hand.add(&read);
         let mut deliveries = Vec::with_capacity(read.len());
         for entry in read {
@@ -88,9 +89,9 @@ async fn read_until_error(
     }
 }
 
-/// How many jobs there is room for, once there is and the queue is open; none when the drain
-/// begins. Slots and permits are not held while the read blocks, so that `recover` and other queues
-/// can have them.
+/// How many jobs there is room for, once there is room and the queue is open; none when the
+/// shutdown begins. Slots and permits stay available to `recover` and other queues while the read
+/// blocks.
 async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usize> {
     loop {
         if consumer.drain.has_begun() {
@@ -114,8 +115,8 @@ async fn room(consumer: &Consumer, ahead: &Ahead, pace: &mut Pace) -> Option<usi
     }
 }
 
-/// One blocking read. A drain or a pause ends it through the server, so that no job is given to a
-/// reader who has gone.
+/// One blocking read. A shutdown or a pause ends it on the server, so that Redis does not deliver
+/// jobs to a reader that has stopped.
 async fn read(
     consumer: &Consumer,
     reader: &mut Reader,
@@ -134,7 +135,7 @@ async fn read(
         answer = &mut reading => answer,
         () = interrupted(consumer) => {
             tokio::select! {
-                // An answer that is there holds jobs that were given to us.
+                // A response that has arrived contains jobs that belong to this consumer.
                 biased;
                 answer = &mut reading => answer,
                 () = unblock(consumer, stream, reader.id) => return Ok(Vec::new()),
@@ -150,7 +151,7 @@ async fn read(
     Ok(answer.map_err(timed_out)??.0)
 }
 
-/// Resolves when nothing more is to be fetched, for good or for now.
+/// Resolves when no more jobs may be fetched, permanently or for now.
 async fn interrupted(consumer: &Consumer) {
     tokio::select! {
         () = consumer.drain.begun() => {}
@@ -158,16 +159,15 @@ async fn interrupted(consumer: &Consumer) {
     }
 }
 
-/// Ends the reader's blocking read again and again, because the first try may come before the read
-/// has reached the server. Returns only when Redis cannot be asked.
+/// Ends the reader's blocking read. Repeats this, because the first attempt may reach the server
+/// before the read does. Returns only if Redis fails.
 async fn unblock(consumer: &Consumer, stream: &str, id: i64) {
     while consumer.broker.connections().unblock(stream, id).await.is_ok() {
         tokio::time::sleep(UNBLOCK_PAUSE).await;
     }
 }
 
-/// The delivery of an entry in hand, if its bytes can be understood; if not they are buried on
-/// their own.
+/// The delivery of a fetched entry. An entry that cannot be parsed is dead-lettered instead.
 pub(super) async fn understand(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -190,7 +190,7 @@ pub(super) async fn understand(
     }
 }
 
-/// Gives a job back that has not started.
+/// Hands back a job that has not started.
 pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Delivery) {
     let outcome = Outcome::HandBack;
     settle(
@@ -205,7 +205,7 @@ pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Deliv
     .await;
 }
 
-/// The settling task outlives every sender, so nothing can fail here.
+/// The settling task outlives every sender, so this cannot fail.
 pub(super) async fn settle(finished: &mpsc::Sender<Finished>, what: Finished) {
     if finished.send(what).await.is_err() {
         tracing::error!("settlement_ended_early");

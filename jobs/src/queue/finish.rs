@@ -1,4 +1,4 @@
-//! What becomes of a job after its handler: the tower layer that turns verdicts into outcomes.
+//! What happens to a job after its handler: the tower layer that turns verdicts into outcomes.
 
 use std::{
     sync::Arc,
@@ -23,66 +23,66 @@ use crate::{
     history::{End, Ended, HistoryEntry, Ran},
 };
 
-/// A parked job is offered to the workers again after this long.
+/// A parked job is offered to the workers again after this time.
 const PARK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How an attempt ended.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Its effect is done.
+    /// It succeeded.
     Done {
-        /// What its handler answered, as JSON.
+        /// The result reported by its handler, as JSON.
         result: Option<String>,
     },
-    /// There was nothing to do: a redelivery whose outbox row is gone.
+    /// There was nothing to do: the job was delivered again and its outbox row is gone.
     Skipped,
-    /// Its kind, or the version of its payload, is not known to this release.
+    /// This release does not know its kind, or the version of its payload.
     Parked,
-    /// Whether it has run already could not be found out: the outbox did not answer.
+    /// Whether it has already run is unknown, because the outbox could not be read.
     Unclear,
-    /// The process stopped before it was through.
+    /// The process stopped before the attempt ended.
     Interrupted,
     /// An operator cancelled it.
     Cancelled,
     /// It failed.
     Failed {
-        /// Why, and what is to become of it.
+        /// The error, which also says whether to retry.
         error: JobError,
-        /// Attempts at most.
+        /// Maximum number of attempts.
         attempts_max: u32,
     },
 }
 
-/// What is to become of a job.
+/// What happens to a job.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is done or was cancelled, or there was nothing to do; then it did not run.
+    /// It is done or cancelled. If there was nothing to do, `ran` is none.
     Done { ran: Option<Ran> },
     /// It runs again later.
     Delay { delay: Duration, envelope: Envelope },
-    /// It goes to the dead letters.
+    /// It becomes a dead letter.
     Bury { error: String, ran: Option<Ran> },
-    /// Its bytes go to the dead letters.
+    /// Its unreadable bytes become a dead letter.
     Poison { bytes: Vec<u8>, error: String, job: Option<JobId>, group: Group },
-    /// It goes back to the queue.
+    /// It is handed back to the queue.
     HandBack,
-    /// Nothing: tells when everything before it is settled.
+    /// Not a job: notifies the sender once everything before it is settled.
     Flush(oneshot::Sender<()>),
 }
 
-/// A job that left its handler, or never got to one.
+/// A job that left its handler, or never reached one.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) entry: EntryId,
     pub(super) envelope: Option<Arc<Envelope>>,
     pub(super) outcome: Outcome,
-    /// A suspect's slot, permit and turn are given back only once it is settled: were the next one to
-    /// end the process before that, this one would be blamed for it.
+    /// Slot, permit and turn of a suspect, which are released only when it is settled. Otherwise
+    /// the next suspect could crash the process first, and this job would be blamed.
     pub(super) suspect: Option<Slot>,
 }
 
 impl Finished {
-    /// What the history says of it, if it ended for good.
+    /// Its history entry, if it has ended.
     pub(super) fn history(
         &self,
         queue: Queue,
@@ -102,7 +102,7 @@ impl Finished {
     }
 }
 
-/// The tower layer that the backend gives to `apalis`: passes every verdict on to be settled.
+/// The tower layer that the backend gives to `apalis`: sends every outcome to the settling task.
 #[derive(Clone)]
 pub struct FinishLayer {
     finished: mpsc::Sender<Finished>,
@@ -220,8 +220,8 @@ where
         let layer = self.layer.clone();
         Box::pin(async move {
             let started_at = layer.clock.now();
-            // The handler's own failures are verdicts; an error here means that the runtime is
-            // going down around it.
+            // Failures of handlers are verdicts; an error here means that the runtime is shutting
+            // down.
             let verdict = running.await.unwrap_or(Verdict::Interrupted);
             let outcome = layer.outcome(&envelope, verdict, started_at);
             let (suspect, slot) = if slot.as_ref().is_some_and(|slot| slot.suspect.is_some()) {
@@ -230,8 +230,8 @@ where
                 (None, slot)
             };
             let finished = Finished { entry, envelope: Some(envelope), outcome, suspect };
-            // While a store is away settling stands still; a process that is to end does not wait
-            // for it, and whoever takes the job over settles it.
+            // While a database is unavailable, settling is blocked. A process that must stop does
+            // not wait; the worker that takes over the job settles it.
             tokio::select! {
                 biased;
                 sent = layer.finished.send(finished) => sent.map_err(|_| "settlement ended before its jobs")?,

@@ -1,8 +1,8 @@
-//! What a job shares its part of a queue with: the other jobs of its tenant.
+//! Groups: the jobs of one tenant, which share the tenant's limits.
 
 use common::{config::QueueSettings, id::TenantId};
 
-/// The group of a job: its tenant, or none, which knows no limit.
+/// The group of a job: its tenant; none for jobs without a tenant, which have no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Group(Option<[u8; 16]>);
 
@@ -12,19 +12,19 @@ impl Group {
         Self(tenant.map(|tenant| *tenant.uuid().as_bytes()))
     }
 
-    /// From a stream's entry; none where it has none or one that is not ours.
+    /// Parses a group from an entry; none if it is missing or invalid.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.try_into().ok())
     }
 
-    /// As it stands in keys and fields: bare bytes, none of them for no group.
+    /// As stored in keys and fields: the bare bytes of the id, or empty for none.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |bytes| bytes.as_slice())
     }
 }
 
-/// The limits as every script that admits jobs takes them: jobs of a group at once, the ms between
-/// two of them and how many after a pause.
+/// The limits as the scripts expect them: maximum number of jobs of a group in the stream, minimum
+/// interval in milliseconds, and burst size.
 pub(crate) fn limit_args(settings: &QueueSettings) -> (u32, f64, u32) {
     let (interval_ms, burst) = settings
         .tenant_rate

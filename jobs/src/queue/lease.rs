@@ -1,5 +1,5 @@
-//! Leases: while a job is at work its entry's idle time is set back to nothing, again and again,
-//! so that nobody takes it over; when its process dies, that ends.
+//! Leases: while a job runs, the idle time of its entry is reset regularly, so that no other worker
+//! takes it over. If the process dies, the resets stop and the lease expires.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use redis::RedisResult;
 
 use super::consumer::Consumer;
 
-/// A lease is renewed this often while it lasts, so that one lost renewal costs nothing.
+/// Renewals during one lease, so that a single lost renewal does no harm.
 pub(super) const RENEWALS_PER_LEASE: u32 = 3;
 /// Entries renewed in one call.
 const BATCH_MAX: usize = 500;
@@ -26,7 +26,8 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
                 tracing::warn!(queue = %consumer.queue, %error, failures, "leases_not_renewed");
                 consumer.calm.disturb();
                 failures += 1;
-                // As soon as Redis is back: others wait for no longer than a renewal takes.
+                // As soon as Redis is available again: other workers wait only as long as a renewal
+                // takes.
                 reconnect_delay(failures).min(interval)
             }
         };
@@ -40,14 +41,14 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
 async fn renew(consumer: &Consumer) -> RedisResult<()> {
     for held in consumer.in_hand.all().chunks(BATCH_MAX) {
         let renewed = consumer.broker.renew(consumer.queue, &consumer.name, held).await?;
-        // Settled in the meantime, or taken over because this process stood still for
-        // longer than a lease; then whoever has it now decides.
+        // Settled in the meantime, or taken over because this process was stalled for longer than a
+        // lease. Then the new owner decides.
         let still_here = renewed.lost.iter().filter(|entry| consumer.in_hand.holds(entry)).count();
         if still_here > 0 {
             tracing::debug!(queue = %consumer.queue, jobs = still_here, "leases_lost");
         }
         consumer.in_hand.remove(&renewed.lost);
-        // Nothing to do where the message was heard.
+        // Has no effect if the message was received.
         consumer.cancel(renewed.cancelled);
     }
     Ok(())

@@ -1,6 +1,5 @@
-//! What other processes say about a queue over Redis: that something is due sooner, that a job is
-//! to stop, that the queue was paused or resumed. A message may be lost, so each of these is also
-//! looked at every few seconds.
+//! Messages from other processes over Redis: a job is due sooner, a job is cancelled, a queue was
+//! paused or resumed. Messages can be lost, so each of these is also checked every few seconds.
 
 use std::sync::Arc;
 
@@ -10,9 +9,9 @@ use redis::RedisResult;
 
 use super::consumer::Consumer;
 
-/// What a message begins with that names an entry to cancel.
+/// Prefix of a message that names an entry to cancel.
 const CANCEL: &str = "cancel:";
-/// Says that the queue was paused or resumed.
+/// The message that the queue was paused or resumed.
 pub(super) const PAUSE: &str = "pause";
 
 pub(super) async fn run(consumer: Arc<Consumer>) {
@@ -38,7 +37,7 @@ async fn listen_until_error(
     let mut subscriber = consumer.broker.connections().subscriber(&wake).await?;
     subscriber.subscribe(wake).await?;
     *failures = 0;
-    // What was said meanwhile.
+    // Messages may have been missed.
     consumer.due.notify_one();
     consumer.gate.look(&consumer.store, consumer.queue).await;
     let mut messages = subscriber.into_on_message();

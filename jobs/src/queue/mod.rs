@@ -1,10 +1,10 @@
-//! The queues: our `apalis` backend on Redis Streams.
+//! The queues: an `apalis` backend on Redis Streams.
 //!
-//! [`Broker`] is Redis, one method an operation. [`QueueBackend`] is one process' part in one
-//! queue; a few small tasks share its `consumer`: `fetch` reads, `deliver` gives slots, `settle`
-//! writes down what became of jobs, `lease` keeps the leases of those at work alive, `recover`
-//! takes over from the dead, `promote` moves what is due, and `listen` hears what other processes
-//! say.
+//! [`Broker`] wraps Redis, with one method per operation. [`QueueBackend`] is one process in one
+//! queue. A few small tasks share its `consumer`: `fetch` reads jobs, `deliver` assigns slots,
+//! `settle` records results, `lease` renews the leases of running jobs, `recover` takes over jobs
+//! of dead workers, `promote` moves due jobs to the stream, and `listen` receives messages from
+//! other processes.
 
 mod ahead;
 mod backend;

@@ -1,8 +1,7 @@
 //! Pausing a queue: its jobs wait, in every worker, until it is resumed.
 //!
-//! MongoDB holds which queues are paused, so that a Redis that was wiped does not send the mails
-//! that an operator is holding back. Workers are told over Redis and look every few seconds
-//! besides.
+//! MongoDB stores which queues are paused, so that losing Redis does not send the mails that an
+//! operator has paused. Workers are notified over Redis and also check every few seconds.
 
 use common::{
     db::{
@@ -17,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::Queue;
 
-/// A queue that is paused.
+/// A paused queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pause {
     /// Name of the queue.
@@ -25,7 +24,7 @@ pub struct Pause {
     pub queue: String,
     /// Since when.
     pub paused_at: DateTime,
-    /// Why, for whoever finds it paused.
+    /// The reason, for other operators.
     pub reason: String,
 }
 
@@ -42,7 +41,7 @@ impl Pause {
         store.records::<Self>(PlatformScope).find(doc! { "_id": queue.name() }).await
     }
 
-    /// Notes that `queue` is paused. A pause that is there already stays as it is, and is answered.
+    /// Pauses `queue`. If it is paused already, returns the existing pause unchanged.
     pub(crate) async fn begin(
         store: &Store,
         queue: Queue,
@@ -59,7 +58,7 @@ impl Pause {
                 Err(DbError::Duplicate(_)) => {}
                 Err(error) => return Err(error),
             }
-            // None when somebody has resumed the queue in between.
+            // None if the queue was resumed in between.
             let before = Self::of(store, queue).await?;
             if before.is_some() {
                 return Ok(before);
@@ -67,19 +66,19 @@ impl Pause {
         }
     }
 
-    /// Notes that `queue` is not paused; tells whether it was.
+    /// Resumes `queue`. Returns whether it was paused.
     pub(crate) async fn end(store: &Store, queue: Queue) -> Result<bool, DbError> {
         Ok(store.records::<Self>(PlatformScope).delete_all(doc! { "_id": queue.name() }).await? > 0)
     }
 }
 
-/// What stands between a queue and a process: open while the queue is not paused.
+/// The gate of one process for one queue: open while the queue is not paused.
 #[derive(Debug)]
 pub(crate) struct Gate(watch::Sender<State>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Not looked at yet: nothing is fetched before that.
+    /// Not checked yet; nothing is fetched before that.
     Unknown,
     Open,
     Closed,
@@ -92,7 +91,8 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Looks whether `queue` is paused; while the store cannot say, what was known holds.
+    /// Checks whether `queue` is paused. While the database is unavailable, the last known state
+    /// applies.
     pub(crate) async fn look(&self, store: &Store, queue: Queue) {
         let state = match Pause::of(store, queue).await {
             Ok(pause) => pause.map_or(State::Open, |_| State::Closed),
@@ -115,7 +115,7 @@ impl Gate {
 
     /// Resolves once the queue is not paused.
     pub(crate) async fn opened(&self) {
-        // The sender lives in self, so that waiting cannot fail.
+        // The sender lives in `self`, so waiting cannot fail.
         let _ = self.0.subscribe().wait_for(|state| *state == State::Open).await;
     }
 

@@ -148,8 +148,8 @@ impl Permits {
         self.locked().line.values().filter(|request| !request.is_closed()).count()
     }
 
-    /// The right to run a job that ended its process before. Only one such job runs at a time in a
-    /// process, whatever its queue.
+    /// The right to run a job that crashed its process before. Only one such job runs at a time in
+    /// a process, across all queues.
     pub(crate) fn suspect(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.suspects).try_acquire_owned().ok()
     }
@@ -252,8 +252,8 @@ impl Admission {
         is_closed
     }
 
-    /// The number of the suspect, if other jobs should wait for it. None soon after a suspect had to
-    /// run beside others, so that a process with long jobs is not held up again and again.
+    /// The number of the suspect, if other jobs should wait for it. None soon after a suspect had
+    /// to run beside others, so that a process with long jobs is not blocked repeatedly.
     fn clear_for_suspect(&mut self) -> Option<u64> {
         if self.shared_at.is_some_and(|at| at.elapsed() < EXCLUSIVE_PAUSE) {
             return None;
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_with_long_jobs_is_not_held_up_again_and_again() {
+    async fn a_process_with_long_jobs_is_not_blocked_repeatedly() {
         let permits = Permits::with_exclusive_max(4, Duration::from_millis(10));
         let long = take(&permits, 0, FETCHED).await;
         drop(take(&permits, 0, FETCHED).await.exclusive().await);

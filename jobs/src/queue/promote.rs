@@ -1,7 +1,6 @@
-//! What waits for its time: moved to the stream when it is due, as are jobs that a tenant's rate
-//! held back. Each process sleeps until the next one is due and is told when something earlier
-//! comes in, so nothing is polled. The message may be lost, so it looks every [`LOOK_MAX`] in any
-//! case.
+//! Moves delayed jobs to the stream when they are due, and jobs that a tenant's rate held back.
+//! Each process sleeps until the next one is due, and is notified when an earlier one is enqueued,
+//! so there is no polling. The message can be lost, so it also checks every [`LOOK_MAX`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,9 +9,9 @@ use redis::RedisResult;
 
 use super::consumer::Consumer;
 
-/// Jobs moved in one call: enough to keep up, few enough not to hold Redis up.
+/// Jobs moved in one call: enough to keep up, few enough not to block Redis.
 const BATCH: usize = 500;
-/// The longest time between two looks.
+/// Maximum time between two checks.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(consumer: Arc<Consumer>) {

@@ -1,9 +1,10 @@
-//! Taking over from workers that fell silent.
+//! Takes over jobs of workers that stopped responding.
 //!
-//! An entry whose lease ran out is claimed; Redis gives it to whoever comes first and counts the
-//! delivery. An entry that has ended its worker more than once is a suspect: suspects run one at a
-//! time in a process and alone, so that the guilty one is found without burying its neighbours, and
-//! one that did it `jobs.crashes_max` times goes to the dead letters.
+//! An entry with an expired lease is claimed; Redis gives it to the first worker that asks, and
+//! counts the delivery. An entry that crashed its worker more than once is a suspect. Suspects run
+//! one at a time, with no other job in the process, so that the faulty job is found and its
+//! neighbours are not dead-lettered. A job that crashed its worker `jobs.crashes_max` times becomes
+//! a dead letter.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,17 +25,18 @@ use super::{
 };
 use crate::{Envelope, outbox::RowState};
 
-/// Entries looked at in one call.
+/// Entries examined per call.
 const PAGE: usize = 100;
-/// The time between two looks while another process holds jobs.
+/// Time between two checks while another process owns entries.
 const LOOK: Duration = Duration::from_secs(1);
-/// The longest that a job of somebody else waits for a slot in one round.
+/// Maximum time that another worker's job waits for a slot in one round.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Consumers that hold nothing and were silent for this long are forgotten.
+/// Consumers that own no entry and have been idle for this long are removed.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
-/// A job delivered this often has ended a worker more than once.
+/// A job delivered this often has crashed a worker more than once.
 const SUSPECT_FROM: u64 = 2;
-/// Beyond the time between two renewals, the time that one may take once Redis is back.
+/// Time that a renewal may take once Redis is available again, in addition to the interval between
+/// renewals.
 const RENEWAL_SLACK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished>) {
@@ -60,11 +62,11 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
             () = consumer.drain.begun() => break,
         }
     }
-    // It hands back what it has taken.
+    // Suspects hand back what they have claimed.
     while suspects.join_next().await.is_some() {}
 }
 
-/// One round; answers how long until the next is needed.
+/// One round. Returns the time until the next one is needed.
 async fn recover(
     consumer: &Arc<Consumer>,
     finished: &mpsc::Sender<Finished>,
@@ -80,7 +82,8 @@ async fn recover(
     let (ours, others) = consumer.broker.held(consumer.queue, &consumer.name).await?;
     if others == 0 && ours <= consumer.in_hand.len() {
         consumer.broker.forget_consumers(consumer.queue, FORGET_AFTER).await?;
-        // Nobody else holds anything, and what is taken from now on keeps its lease that long.
+        // No other consumer owns an entry, and entries taken from now on keep their leases that
+        // long.
         return Ok(lease.max(LOOK));
     }
     let (mut taken_over, mut suspect) = (0, None);
@@ -116,7 +119,7 @@ async fn recover(
             break;
         }
     }
-    // One at a time, beside the rounds: it may take a while until no other job runs.
+    // One at a time and outside the rounds: it may take a while until no other job runs.
     if let Some(abandoned) = suspect
         && let Some(turn) = consumer.permits.suspect()
     {
@@ -139,7 +142,7 @@ async fn try_suspect(
     turn: Turn,
 ) {
     let Some((queue, process)) = room(&consumer).await else { return };
-    // Before it is claimed, so that another worker can take it in the meantime.
+    // Before it is claimed, so that another worker can claim it in the meantime.
     let process = tokio::select! {
         process = process.exclusive() => process,
         () = consumer.drain.begun() => return,
@@ -152,7 +155,7 @@ async fn try_suspect(
     }
 }
 
-/// Tells how many jobs were taken over in a round.
+/// Logs how many jobs were taken over in a round.
 #[expect(clippy::unnecessary_wraps, reason = "a round's answer")]
 fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
     if taken_over > 0 {
@@ -162,8 +165,8 @@ fn told(consumer: &Consumer, taken_over: u64) -> RedisResult<Duration> {
     Ok(LOOK)
 }
 
-/// A slot of the queue and a permit of the process for a job that another worker left. It waits in
-/// line with fetched jobs, because under a backlog no permit is ever free.
+/// A slot of the queue and a permit of the process for a job of another worker. It waits in line
+/// with fetched jobs, because during a backlog no permit is ever free.
 async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Permit)> {
     let waiting = async {
         let queue = Arc::clone(&consumer.slots).acquire_owned().await.ok()?;
@@ -177,7 +180,7 @@ async fn room(consumer: &Consumer) -> Option<(OwnedSemaphorePermit, Permit)> {
     }
 }
 
-/// Claims one entry, if it is still abandoned and the queue is open; tells whether it did.
+/// Claims one entry, if it is still abandoned and the queue is open. Returns whether it did.
 async fn take_over(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -207,7 +210,7 @@ async fn take_over(
     Ok(true)
 }
 
-/// Sends a job to the dead letters that ended its worker too often, unless it was through by then.
+/// Dead-letters a job that crashed its worker too often, unless it has finished in the meantime.
 async fn bury(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -217,7 +220,7 @@ async fn bury(
     let state = match RowState::of(&consumer.store, envelope).await {
         Ok(state) => state,
         Err(error) => {
-            // Whoever looks next finds it in hand here until this lease runs out, too.
+            // This consumer owns the entry until its lease expires; then it is examined again.
             tracing::warn!(queue = %consumer.queue, job = %envelope.id, %error, "crashed_job_not_queried");
             consumer.in_hand.remove([&abandoned.entry]);
             return Ok(());

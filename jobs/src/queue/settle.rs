@@ -1,9 +1,9 @@
-//! Settling: what became of jobs, written to MongoDB first and then to Redis, in batches.
+//! Settling: records the outcomes of jobs in batches, first in MongoDB, then in Redis.
 //!
-//! The order makes every crash harmless: the effect is done, then the outbox row goes, then the
-//! entry. A process that dies in between leaves an entry whose row is gone, and whoever takes it
-//! over lets it go without running it. Neither store being down loses anything: settling is tried
-//! until it works, and the job's lease is kept alive for as long.
+//! This order makes every crash harmless: the effect is done, then the outbox row is removed, then
+//! the entry. A process that dies in between leaves an entry without a row; the worker that takes
+//! it over removes it without running the job. An outage of either database loses nothing: settling
+//! is retried until it succeeds, and the job's lease is renewed meanwhile.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -39,10 +39,10 @@ use crate::{
 
 /// Jobs settled in one batch.
 const BATCH_MAX: usize = 500;
-/// Jobs that may wait to be settled; handlers that are done wait when there are more.
+/// Jobs that may wait to be settled. Beyond that, finished handlers wait.
 pub(super) const WAITING_MAX: usize = 2_000;
 
-/// Settles until every sender is gone or the consumer is closed.
+/// Settles jobs until every sender is gone or the consumer is closed.
 pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Finished>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut lanes = Lanes::default();
@@ -59,19 +59,19 @@ pub(super) async fn run(consumer: Arc<Consumer>, mut finished: mpsc::Receiver<Fi
     }
 }
 
-/// A batch, sorted by what is to be done.
+/// A batch, sorted by what must be done.
 #[derive(Default)]
 struct Batch {
     rows_done: Vec<JobId>,
     rows_dead: Vec<(JobId, DeadLetter)>,
-    /// Those with a row are remembered by Redis for a while, for they may be handed over again.
+    /// Jobs with a row, which Redis remembers for a while, because they may be enqueued again.
     done_staged: Vec<Done>,
     done_direct: Vec<Done>,
     delayed: Vec<Delay>,
     buried: Vec<Bury>,
     handed_back: Vec<EntryId>,
     flushed: Vec<oneshot::Sender<()>>,
-    /// Given back when their jobs are settled.
+    /// Released when their jobs are settled.
     suspects: Vec<(EntryId, Slot)>,
 }
 
@@ -80,7 +80,7 @@ impl Batch {
         let Finished { entry, envelope, outcome, suspect } = finished;
         self.suspects.extend(suspect.map(|slot| (entry.clone(), slot)));
         match (outcome, envelope) {
-            (Outcome::Flush(told), _) => self.flushed.push(told),
+            (Outcome::Flush(sender), _) => self.flushed.push(sender),
             (Outcome::HandBack, _) => self.handed_back.push(entry),
             (Outcome::Poison { bytes, error, job, group }, _) => {
                 let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
@@ -123,7 +123,7 @@ impl Batch {
         }
     }
 
-    /// Takes out those that belong to batches, each with its own.
+    /// Splits off the members of job batches, by job batch.
     fn split_off(&mut self, members: &HashMap<JobId, BatchId>) -> BTreeMap<BatchId, Self> {
         let mut parts = BTreeMap::<BatchId, Self>::new();
         if members.is_empty() {
@@ -157,7 +157,7 @@ impl Batch {
         parts
     }
 
-    /// Adds what is to be done of `other`.
+    /// Adds the work of `other`.
     fn merge(&mut self, other: Self) {
         self.rows_done.extend(other.rows_done);
         self.rows_dead.extend(other.rows_dead);
@@ -188,7 +188,8 @@ async fn settle(
         batch.add(finished, now_ms);
     }
     history::write(&consumer.store, &history).await;
-    // Closed before the rows were settled: the entries stay, too, for whoever takes them over.
+    // Closed before the rows were settled: the entries stay too, and another worker takes them
+    // over.
     let Some(members) = settle_rows(consumer, &mut batch).await else { return };
     settle_entries(consumer, &batch).await;
     lanes.tell_when_empty(std::mem::take(&mut batch.flushed));
@@ -198,15 +199,15 @@ async fn settle(
     lanes.tell();
 }
 
-/// Settles what has a row of its own in the outbox there; answers the members of batches, which are
-/// left to their lanes. None when the consumer was closed before that was done.
+/// Settles the outbox rows of jobs that belong to no job batch. Returns the members of job batches,
+/// which are settled in their lanes. None if the consumer was closed first.
 async fn settle_rows(consumer: &Consumer, batch: &mut Batch) -> Option<BTreeMap<BatchId, Batch>> {
     let (store, broker) = (&consumer.store, &consumer.broker);
     let all_alone =
         persist(consumer, "rows_removed", || remove_alone(store, &batch.rows_done)).await?;
     let mut perhaps_members: Vec<JobId> =
         if all_alone { Vec::new() } else { batch.rows_done.clone() };
-    // A row that is marked stays dead, so whether the job is still ours is asked first.
+    // A row marked dead stays dead, so this first checks whether the consumer still owns the job.
     if !batch.rows_dead.is_empty() {
         let buried: Vec<_> = batch.buried.iter().map(|job| (job.entry.clone(), job.id)).collect();
         let lost =
@@ -234,7 +235,7 @@ async fn settle_rows(consumer: &Consumer, batch: &mut Batch) -> Option<BTreeMap<
     Some(members)
 }
 
-/// Settles members of a batch, whose counters move in the same transaction as their rows.
+/// Settles members of a job batch. Its counters change in the same transaction as their rows.
 async fn settle_members(consumer: Arc<Consumer>, id: BatchId, batch: Batch) {
     let (store, broker) = (&consumer.store, &consumer.broker);
     let settle_rows = async {
@@ -289,23 +290,23 @@ async fn settle_entries(consumer: &Consumer, batch: &Batch) {
         held -= settled.await.unwrap_or(entries).min(entries);
     }
     if held > 0 {
-        // Another process took them over while this one stood still; it settles them.
+        // Another process took them over while this one was stalled, and settles them.
         tracing::warn!(%queue, jobs = held, "stale_settlements_fenced");
     }
     consumer.in_hand.remove(batch.entries());
     consumer.cancels.remove(batch.entries());
 }
 
-/// Members of batches on their way to be settled, each batch on its own: a batch whose document is
-/// held by a transaction that nobody will end (its process was killed) is held up until MongoDB
-/// ends it, after a minute, and nothing else is.
+/// Members of job batches that are being settled, one lane per job batch. If the document of a job
+/// batch is locked by a transaction of a killed process, only that lane waits, until MongoDB aborts
+/// the transaction after a minute.
 #[derive(Default)]
 struct Lanes {
     running: JoinSet<()>,
     batches: HashMap<task::Id, BatchId>,
-    /// What came for a batch while some of it is being settled.
+    /// Members that arrived while others of the same job batch are being settled.
     waiting: HashMap<BatchId, Batch>,
-    /// Told when nothing is under way.
+    /// Notified when no lane is running.
     flushed: Vec<oneshot::Sender<()>>,
 }
 
@@ -319,7 +320,7 @@ impl Lanes {
         }
     }
 
-    /// Resolves when a lane is through; what waited for it goes on.
+    /// Resolves when a lane has ended. Members that waited for it are settled next.
     async fn ended(&mut self, consumer: &Arc<Consumer>) {
         let task = match self.running.join_next_with_id().await {
             Some(Ok((task, ()))) => task,
@@ -340,15 +341,15 @@ impl Lanes {
 
     fn tell(&mut self) {
         if self.running.is_empty() {
-            for told in self.flushed.drain(..) {
-                // Whoever asked may have stopped waiting.
-                let _ = told.send(());
+            for sender in self.flushed.drain(..) {
+                // The receiver may have stopped waiting.
+                let _ = sender.send(());
             }
         }
     }
 }
 
-/// The ways to settle in Redis.
+/// The operations that settle entries in Redis.
 #[derive(Clone, Copy)]
 enum Call {
     FinishStaged,
@@ -369,8 +370,8 @@ impl Call {
     }
 }
 
-/// Repeats `work` until it is done or the consumer is closed. What stays undone then is done by
-/// whoever takes the entries over.
+/// Repeats `work` until it succeeds or the consumer is closed. What is not done by then is done by
+/// the worker that takes over the entries.
 async fn persist<T, E, F>(consumer: &Consumer, what: &str, work: impl Fn() -> F) -> Option<T>
 where
     E: std::fmt::Display,
@@ -392,13 +393,13 @@ where
     }
 }
 
-/// Waits until everything handed in before is settled, for `limit` at most.
+/// Waits until everything sent before is settled, for `limit` at most.
 pub(super) async fn flush(finished: &mpsc::Sender<Finished>, limit: Duration) {
-    let (told, settled) = oneshot::channel();
+    let (sender, settled) = oneshot::channel();
     let flush = Finished {
         entry: EntryId::new(),
         envelope: None,
-        outcome: Outcome::Flush(told),
+        outcome: Outcome::Flush(sender),
         suspect: None,
     };
     let waiting = async {

@@ -1,5 +1,5 @@
-//! What is looked at every few seconds: the gauges of a queue, and whether it is paused. Every
-//! worker shows the same numbers of the same queue; dashboards take the maximum.
+//! Periodic checks: the gauges of a queue, and whether it is paused. Every worker reports the same
+//! numbers for a queue; dashboards use the maximum.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,11 +7,11 @@ use common::telemetry::metrics;
 
 use super::consumer::Consumer;
 
-/// How old a gauge may be; one command a queue and process each time.
+/// Maximum age of a gauge: one command per queue and process in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(consumer: Arc<Consumer>) {
-    // A counter that first appears with its first event shows no rise; these are alerted on.
+    // A counter that first appears with its first event shows no increase; alerts use these.
     for counter in [&metrics::JOBS_RECOVERED, &metrics::JOBS_CRASHED] {
         counter.with_label_values(&[consumer.queue.name()]).inc_by(0);
     }
@@ -28,7 +28,7 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
     }
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "a queue does not hold 2^63 jobs")]
+#[expect(clippy::cast_possible_wrap, reason = "a queue has fewer than 2^63 jobs")]
 async fn show(consumer: &Consumer) {
     let queue = [consumer.queue.name()];
     match consumer.broker.stats(consumer.queue).await {

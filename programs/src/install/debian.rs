@@ -1,6 +1,6 @@
-//! Servers from the packages of a Debian or Ubuntu system, without being root: `apt-get` works on
-//! lists and archives of its own inside the cache folder, says which packages are missing here,
-//! fetches them, and `dpkg -x` unpacks them beside each other. Nothing is configured and no service
+//! Servers from the packages of Debian or Ubuntu, without root: `apt-get` uses package lists and
+//! archives inside the cache folder, reports which packages are missing on this system and
+//! downloads them, and `dpkg -x` unpacks them into one folder. Nothing is configured and no service
 //! is started.
 
 use std::{
@@ -13,19 +13,19 @@ use tokio::process::Command;
 
 use super::{on_path, run};
 
-/// Where a package and what it needs are unpacked.
+/// The folder into which a package and its dependencies are unpacked.
 pub(super) fn root(package: &str, cache: &Path) -> PathBuf {
     cache.join(package)
 }
 
-/// Folders below `root` that hold shared libraries.
+/// Folders below `root` with shared libraries.
 pub(super) fn library_folders(root: &Path) -> Vec<PathBuf> {
     let parents = ["usr/lib", "lib"].map(|folder| root.join(folder));
     let nested = parents.iter().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten();
     let nested =
         nested.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
-    // Packages put libraries in `usr/lib/<machine>-linux-gnu`; other folders there hold none for
-    // the linker.
+    // Packages install libraries into `usr/lib/<machine>-linux-gnu`; the linker needs no other
+    // folder.
     nested.filter(|path| path.to_string_lossy().contains("-linux-gnu")).collect()
 }
 
@@ -56,10 +56,10 @@ pub(super) async fn install(package: &str, cache: &Path) -> anyhow::Result<()> {
     if root.exists() {
         std::fs::remove_dir_all(&root)?;
     }
-    std::fs::rename(&unpacked, &root).with_context(|| format!("putting {package} in its place"))
+    std::fs::rename(&unpacked, &root).with_context(|| format!("moving {package} into place"))
 }
 
-/// `apt-get` with lists and archives of its own.
+/// `apt-get` with its own lists and archives.
 struct Apt {
     options: Vec<String>,
 }
@@ -74,7 +74,7 @@ impl Apt {
         let options = [
             format!("Dir::State::Lists={}", lists.display()),
             format!("Dir::Cache={}", archives.display()),
-            // As root, apt-get would fetch as another user, who cannot write here.
+            // As root, apt-get would download as another user, who cannot write here.
             "APT::Sandbox::User=".to_owned(),
             "Debug::NoLocking=1".to_owned(),
         ];
@@ -95,17 +95,16 @@ impl Apt {
     }
 }
 
-/// What to unpack together: the package, those its files are links into, and what `apt-get install
-/// --simulate` says is missing here, in its lines `Inst name (…)`.
+/// The packages to unpack together: the package, those that its files link to, and those that
+/// `apt-get install --simulate` reports as missing, in its lines `Inst name (…)`.
 fn to_download<'a>(package: &'a str, simulated: &'a str) -> BTreeSet<&'a str> {
     let missing =
         simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
     missing.chain([package]).chain(linked(package).iter().copied()).collect()
 }
 
-/// Packages that hold what a package's files are links to. Libraries are found wherever they are
-/// installed, but a relative link in the cache folder leads nowhere unless its target lies beside
-/// it.
+/// Packages with the targets of a package's links. Libraries are found wherever they are installed,
+/// but a relative link in the cache folder works only if its target is unpacked beside it.
 fn linked(package: &str) -> &'static [&'static str] {
     match package {
         // `redis-server` is a link to `redis-check-rdb`.
@@ -119,13 +118,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_packages_are_read_from_the_simulation() {
+    fn missing_packages_are_parsed_from_the_simulation() {
         let simulated = "Reading package lists...\nInst libx1 (3.6-3 Debian:12 [amd64])\nInst prometheus [2.1] (2.42 Debian)\nConf libx1 (3.6-3)\n";
         assert_eq!(to_download("prometheus", simulated), ["libx1", "prometheus"].into());
     }
 
     #[test]
-    fn a_package_comes_with_what_its_links_lead_to_even_where_that_is_installed() {
+    fn packages_that_links_point_to_are_included_even_if_installed() {
         let without_tools = "Inst redis-server (7.0.15 Debian)\n";
         for simulated in [without_tools, ""] {
             assert_eq!(

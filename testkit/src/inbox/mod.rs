@@ -1,8 +1,8 @@
 //! The mail catcher of `cargo xtask up`: a process with an SMTP port, an inbox page and a JSON API.
 //!
-//! Mails hold links that log people in, and their HTML comes from outside. So the pages run no
-//! script at all, a mail's HTML is shown in a sandbox that may do nothing, and only requests made
-//! to this machine by name are answered.
+//! Mails contain links that sign people in, and their HTML is untrusted. Therefore the pages run no
+//! scripts, the HTML of a mail is shown in a sandbox without permissions, and only requests to this
+//! machine's own names are answered.
 
 mod page;
 
@@ -20,14 +20,14 @@ use axum::{
 use programs::{Signals, progress::say};
 use testkit::servers::{Inbox, Mail, MailCatcher};
 
-/// Mails kept; the oldest go first.
+/// Maximum number of mails; the oldest are deleted first.
 const KEPT_MAX: usize = 50_000;
-/// The pages need a style sheet of ours and nothing else.
+/// The pages need only their own style sheet.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-/// The sandbox of a mail inherits it, and mails carry their styles and pictures with them.
+/// The sandbox of a mail inherits this policy, and mails contain inline styles and images.
 const MAIL_POLICY: &str = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Runs until a signal asks to stop.
+/// Runs until it receives a stop signal.
 pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow::Result<()> {
     let inbox = Arc::new(Inbox::open(state, KEPT_MAX)?.announcing(|mail| say(&announcement(mail))));
     let catcher = MailCatcher::start_with(smtp_port, Arc::clone(&inbox)).await?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
         .await
         .with_context(|| format!("listening on port {http_port}"))?;
     say(&format!(
-        "takes mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} kept from before",
+        "accepts mail on port {smtp_port}, shows it on http://127.0.0.1:{http_port}; {} from earlier runs",
         inbox.messages().len()
     ));
     let mut signals = Signals::new()?;
@@ -47,10 +47,9 @@ pub(crate) async fn run(smtp_port: u16, http_port: u16, state: &Path) -> anyhow:
     Ok(())
 }
 
-/// A line that tells of a mail. What comes from outside is quoted, so that it cannot steer a
-/// terminal.
+/// A log line about a mail. Untrusted text is quoted, so that it cannot control the terminal.
 fn announcement(mail: &Mail) -> String {
-    format!("took a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
+    format!("received a mail to {}: {:?}", mail.to.join(", ").escape_debug(), mail.subject)
 }
 
 fn router(inbox: Arc<Inbox>) -> Router {
@@ -65,8 +64,8 @@ fn router(inbox: Arc<Inbox>) -> Router {
         .with_state(inbox)
 }
 
-/// Answers only requests to a name of this machine, so that no web page elsewhere can read mails
-/// through a name of its own that leads here; and adds the headers that every answer has.
+/// Answers only requests to a name of this machine, so that no website can read mails through a
+/// domain name that resolves to this machine. Adds the headers of every response.
 async fn guard(request: Request, next: Next) -> Response {
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -107,12 +106,12 @@ async fn message(
     }
 }
 
-/// The button on the page. A page elsewhere could send the same form, but not in our name.
+/// The button on the page. Another website could send the same form, but not with our origin.
 async fn clear(State(inbox): State<Arc<Inbox>>, headers: HeaderMap) -> Response {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
-    // `no-referrer` makes browsers send `Origin: null` with forms; those that tell where a request
-    // comes from say so here.
+    // `no-referrer` makes browsers send `Origin: null` with forms; browsers that send
+    // `Sec-Fetch-Site` report the origin there.
     let is_ours = text(HeaderName::from_static("sec-fetch-site")) == Some("same-origin")
         || text(header::ORIGIN).is_some_and(|origin| origin == format!("http://{host}"));
     if !is_ours {
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_is_told_by_recipient_and_subject_and_steers_no_terminal() {
+    fn the_log_line_of_a_mail_cannot_control_the_terminal() {
         let mail = Mail {
             id: String::new(),
             from: "no-reply@example.com".to_owned(),
@@ -155,6 +154,9 @@ mod tests {
             headers: std::collections::BTreeMap::new(),
             received_at: String::new(),
         };
-        assert_eq!(announcement(&mail), r#"took a mail to ann@example.com: "Confirm \u{1b}[2J""#);
+        assert_eq!(
+            announcement(&mail),
+            r#"received a mail to ann@example.com: "Confirm \u{1b}[2J""#
+        );
     }
 }

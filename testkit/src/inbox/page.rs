@@ -1,5 +1,5 @@
-//! The inbox as HTML, written by hand: everything that comes from a mail is escaped, its HTML part
-//! twice, once as the value of an attribute and once by the sandbox it is shown in.
+//! The inbox as HTML. All text from a mail is escaped; its HTML part is escaped as the value of an
+//! attribute and shown in a sandbox.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -11,14 +11,14 @@ const LISTED_MAX: usize = 200;
 /// The style sheet.
 pub(super) const STYLE: &str = include_str!("style.css");
 
-/// All mails, the newest first. The page loads itself anew every few seconds.
+/// All mails, newest first. The page reloads every few seconds.
 pub(super) fn list(mails: &[Arc<Mail>]) -> String {
     let mut body = format!(
         "<header><h1>Inbox</h1><p>{}</p><form method=\"post\" action=\"/clear\"><button>Delete all</button></form></header>",
         counted(mails.len())
     );
     if mails.is_empty() {
-        body.push_str("<p class=\"empty\">No mail yet. Whatever the product sends lands here; nothing leaves this machine.</p>");
+        body.push_str("<p class=\"empty\">No mail yet. All mails that the product sends appear here; none leaves this machine.</p>");
     } else {
         body.push_str("<main><table><thead><tr><th>Received<th>To<th>Subject</thead><tbody>");
         for mail in mails.iter().take(LISTED_MAX) {
@@ -44,7 +44,7 @@ pub(super) fn list(mails: &[Arc<Mail>]) -> String {
     document("Inbox", "<meta http-equiv=\"refresh\" content=\"3\">", &body)
 }
 
-/// One mail: its headers, its text with links to follow, its HTML in a sandbox.
+/// One mail: its headers, its text with clickable links, and its HTML in a sandbox.
 pub(super) fn message(mail: &Mail) -> String {
     let mut body = format!(
         "<header><h1>{}</h1><p><a href=\"/\">Inbox</a></p></header><main><dl><dt>From<dd>{}<dt>To<dd>{}<dt>Received<dd>{}</dl>",
@@ -57,8 +57,7 @@ pub(super) fn message(mail: &Mail) -> String {
         let _ = write!(body, "<h2>Text</h2><pre>{}</pre>", linked(&mail.text));
     }
     if !mail.html.is_empty() {
-        // Links open beside the inbox; without that they would load inside the sandbox, where
-        // nothing works.
+        // Opens links outside the sandbox, in which they would not work.
         let framed = format!("<base target=\"_blank\">{}", mail.html);
         let sandbox = "allow-popups allow-popups-to-escape-sandbox";
         let _ = write!(
@@ -75,7 +74,7 @@ pub(super) fn message(mail: &Mail) -> String {
     document(&mail.subject, "", &body)
 }
 
-/// For a mail that is not here (any more).
+/// Shown for a mail that does not exist, or no longer does.
 pub(super) fn missing() -> String {
     let body = "<header><h1>No such mail</h1><p><a href=\"/\">Inbox</a></p></header><p class=\"empty\">It may have been deleted.</p>";
     document("No such mail", "", body)
@@ -117,7 +116,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Escaped text in which web addresses are links.
+/// Escaped text with clickable links.
 fn linked(text: &str) -> String {
     let mut html = String::with_capacity(text.len() * 2);
     for piece in text.split_inclusive(char::is_whitespace) {
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_mail_becomes_markup() {
+    fn no_text_of_a_mail_becomes_markup() {
         let mail = hostile();
         for page in [list(&[Arc::new(mail.clone())]), message(&mail)] {
             assert!(

@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, for servers on 127.0.0.1 that speak TLS.
+//! A certificate authority of one test, for servers on 127.0.0.1 that use TLS.
 
 use std::path::{Path, PathBuf};
 
@@ -7,28 +7,25 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
 
-/// Signs certificates that nobody trusts who does not know it.
+/// Signs certificates that are trusted only by clients that know this authority.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// The files of a server that has a certificate.
+/// The files of a server with a certificate.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// Its certificate, PEM.
+    /// Path of its certificate (PEM).
     pub certificate: PathBuf,
-    /// Its private key, PEM.
+    /// Path of its private key (PEM).
     pub key: PathBuf,
-    /// The certificate of whoever signed it, PEM.
+    /// Path of the certificate of the authority (PEM).
     pub authority: PathBuf,
 }
 
 impl Authority {
-    /// An authority with a fresh key.
-    ///
-    /// # Errors
-    /// When no key can be made.
+    /// An authority with a new key.
     pub fn new() -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -37,15 +34,12 @@ impl Authority {
         Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
-    /// Its certificate, PEM.
+    /// The certificate of the authority (PEM).
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// Writes a fresh key and its certificate for a server on 127.0.0.1 into `dir`.
-    ///
-    /// # Errors
-    /// When the files cannot be written.
+    /// Writes a new key and its certificate for a server on 127.0.0.1 into `dir`.
     pub fn issue(&self, dir: &Path) -> anyhow::Result<Issued> {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let key = KeyPair::generate()?;

@@ -1,4 +1,4 @@
-//! A name server that knows what a test tells it.
+//! A name server with the records that a test gives it.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,11 @@ use hickory_proto::{
 };
 use tokio::{net::UdpSocket, task::JoinHandle};
 
-/// Longer than any question.
+/// Longer than any query.
 const DATAGRAM_BYTES: usize = 4096;
 const TTL_SECONDS: u32 = 60;
 
-/// Answers questions for TXT records over UDP, until it is dropped. It lives on the runtime that
+/// Answers queries for TXT records over UDP until it is dropped. It runs on the runtime that
 /// started it.
 #[derive(Debug)]
 pub struct NameServer {
@@ -32,10 +32,7 @@ struct Zone {
 }
 
 impl NameServer {
-    /// Listens on a free port of 127.0.0.1, and knows no name.
-    ///
-    /// # Errors
-    /// When no port is free.
+    /// Listens on a free port of 127.0.0.1, without any records.
     pub async fn start() -> std::io::Result<Self> {
         let socket = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let (addr, zone) = (socket.local_addr()?, Arc::<Mutex<Zone>>::default());
@@ -43,18 +40,18 @@ impl NameServer {
         Ok(Self { addr, zone, serving })
     }
 
-    /// Where it listens.
+    /// Address of the server.
     pub const fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Gives `name` these TXT records and no other; without any it is a name that does not exist.
+    /// Sets the TXT records of `name`. Without any, the name does not exist.
     pub fn set(&self, name: &str, texts: &[&str]) {
         let texts = texts.iter().map(|text| (*text).to_owned()).collect();
         self.zone().texts.insert(name.to_lowercase(), texts);
     }
 
-    /// Answers every question with a failure (SERVFAIL), or rightly again.
+    /// Answers every query with a failure (SERVFAIL), or correctly again.
     pub fn fail(&self, is_failing: bool) {
         self.zone().is_failing = is_failing;
     }
@@ -100,7 +97,7 @@ fn answer(question: Message, zone: &Zone) -> Message {
         Some(_) => ResponseCode::NoError,
     };
     for text in texts.into_iter().flatten().filter(|_| !zone.is_failing) {
-        // In parts, as longer ones are: at most 255 bytes each (RFC 1035 §3.3.14).
+        // Long texts consist of parts of at most 255 bytes (RFC 1035 §3.3.14).
         let (head, tail) = text.split_at(text.len() / 2);
         let data = RData::TXT(TXT::new(vec![head.to_owned(), tail.to_owned()]));
         answer.add_answer(Record::from_rdata(name.clone(), TTL_SECONDS, data));

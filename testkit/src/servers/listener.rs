@@ -1,4 +1,4 @@
-//! A TCP listener that can go away and come back, taking its connections with it.
+//! A TCP listener that can be closed and opened again, together with its connections.
 
 use std::{future::Future, net::SocketAddr, sync::Mutex, time::Duration};
 
@@ -10,11 +10,11 @@ use tokio::{
 
 use super::locked;
 
-/// Accepts on one address while it is open.
+/// Accepts connections on one address while it is open.
 #[derive(Debug)]
 pub(super) struct Listener {
     address: SocketAddr,
-    /// Accepts connections and owns them all; aborting it closes everything.
+    /// Accepts connections and owns them; aborting it closes all of them.
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -27,8 +27,7 @@ impl Listener {
         self.address
     }
 
-    /// Accepts connections from now on, each served by a future of its own. Nothing changes when it
-    /// is open.
+    /// Starts to accept connections, each served by its own future. Has no effect if it is open.
     pub(super) async fn open<F>(
         &self,
         serve: impl Fn(TcpStream) -> F + Send + 'static,
@@ -46,7 +45,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Closes every connection; new ones are refused.
+    /// Closes every connection. New ones are refused.
     pub(super) async fn close(&self) {
         let task = locked(&self.task).take();
         if let Some(task) = task {
@@ -74,11 +73,12 @@ where
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    // Without it, small answers wait for the other side's delayed acknowledgement.
+                    // Without this, small responses wait for the delayed acknowledgement of the
+                    // other side.
                     let _ = stream.set_nodelay(true);
                     connections.spawn(serve(stream));
                 }
-                // Out of file descriptors: wait for some to be given back.
+                // No file descriptors left: waits until some are closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next() => {}

@@ -1,8 +1,8 @@
-//! Real servers as child processes bound to 127.0.0.1, and the means to disturb them.
+//! Real servers as child processes on 127.0.0.1, and ways to disturb them.
 //!
 //! A server is a [`Child`] that can be killed, paused and started again on the same port and data;
-//! dropping the handle ends it. [`Proxy`], [`MailCatcher`] and [`NameServer`] run inside this
-//! process and on the runtime that started them.
+//! dropping the handle kills it. [`Proxy`], [`MailCatcher`] and [`NameServer`] run inside this
+//! process, on the runtime that started them.
 
 mod authority;
 mod dns;
@@ -22,7 +22,7 @@ pub use programs::{Child, Spec, free_port};
 pub use proxy::Proxy;
 pub use redis::{Redis, RedisCluster, RedisSentinel, answering, tls_args};
 
-/// Nothing is left half done under these locks, so a panic elsewhere does not spoil them.
+/// No data is left inconsistent under these locks, so a panic of another thread does no harm.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A MongoDB server: one node that is a replica set, so that transactions work.
+//! A MongoDB server: a replica set of one node, so that transactions work.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,10 +19,10 @@ use programs::{
 };
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// A node that comes up passes through states within milliseconds, and a command that meets a
-/// change of state is refused or cut off. What still fails after this time is a failure.
+/// A starting node changes its state several times within milliseconds; commands at such a moment
+/// are rejected or interrupted. Commands that still fail after this time have really failed.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
-/// Server error codes, from the server's own list.
+/// Error codes of the server.
 const NOT_YET_INITIALIZED: i32 = 94;
 const INVALID_REPLICA_SET_CONFIG: i32 = 93;
 
@@ -34,19 +34,13 @@ pub struct Mongod {
 }
 
 impl Mongod {
-    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it takes
-    /// writes.
-    ///
-    /// # Errors
-    /// When it cannot be installed or does not become ready.
+    /// Starts it on a data folder, which may contain data of an earlier run, and waits until it
+    /// accepts writes. Fails if it cannot be installed or does not become ready.
     pub async fn start(dir: &Path, port: Option<u16>) -> anyhow::Result<Self> {
         Self::start_with_log(dir, port, log_in(dir, "mongod")).await
     }
 
-    /// As [`Mongod::start`], writing its log to a file of your choice.
-    ///
-    /// # Errors
-    /// As [`Mongod::start`].
+    /// As [`Mongod::start`], with its log in the given file.
     pub async fn start_with_log(
         dir: &Path,
         port: Option<u16>,
@@ -69,31 +63,24 @@ impl Mongod {
         mongodb_uri(self.port)
     }
 
-    /// Starts it again on the same data and port after it ended, and waits until it takes writes.
-    ///
-    /// # Errors
-    /// When it does not become ready.
+    /// Starts it again on the same data and port after it has ended, and waits until it accepts
+    /// writes.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         self.child.respawn().await?;
         self.ready().await
     }
 
-    /// Waits until it takes writes.
-    ///
-    /// # Errors
-    /// When it ends first or takes longer than a minute; the message holds the end of its log.
+    /// Waits until it accepts writes. Fails if it ends, or does not become ready within a minute;
+    /// the message includes the end of its log.
     pub async fn ready(&self) -> anyhow::Result<()> {
         self.child.ready_when(primary(self.port), READY_WITHIN).await
     }
 }
 
-/// Waits until the MongoDB on this port takes writes, and makes it a replica set where it is none.
-///
-/// # Errors
-/// When it refuses what it is asked.
+/// Waits until the MongoDB on this port accepts writes, and makes it a replica set if it is none.
 pub async fn primary(port: u16) -> anyhow::Result<()> {
     listening(port).await;
-    // The driver's futures are large; in a box they do not swell those of every caller.
+    // The futures of the driver are large; boxed, they do not enlarge those of every caller.
     Box::pin(become_primary(port)).await
 }
 
@@ -120,23 +107,22 @@ async fn become_primary(port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Looks whether the node takes writes, and tells it once that it is a replica set where it
-/// waits for that.
+/// Checks whether the node accepts writes, and initiates its replica set if it has none.
 async fn advance(admin: &Database, port: u16, asked: &mut bool) -> anyhow::Result<bool> {
     if admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary").unwrap_or(false)
     {
         return Ok(true);
     }
-    // A node that knows its set elects itself within milliseconds; one that waits longer needs
-    // telling.
+    // A node of a replica set elects itself within milliseconds; one that takes longer has none
+    // yet.
     if !*asked {
         *asked = initiate(admin, port).await?;
     }
     Ok(false)
 }
 
-/// Makes the node a replica set of its own; true once that was asked for. Data that was made on
-/// another port names that port in its configuration, which is put right.
+/// Makes the node a replica set of its own; returns whether this was necessary. If its data was
+/// created on another port, the configuration is corrected.
 async fn initiate(admin: &Database, port: u16) -> anyhow::Result<bool> {
     let members = vec![doc! { "_id": 0, "host": format!("127.0.0.1:{port}") }];
     let Err(error) = admin.run_command(doc! { "replSetGetStatus": 1 }).await else {

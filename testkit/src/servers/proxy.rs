@@ -1,4 +1,4 @@
-//! A TCP proxy that can be a bad network: cut, silent or slow.
+//! A TCP proxy that simulates network faults: disconnected, silent or slow.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,19 +15,18 @@ use programs::free_port;
 
 use super::listener::Listener;
 
-/// What the network does to bytes on their way.
+/// What happens to bytes on their way.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
-    /// Nothing passes; connections stay open.
+    /// Nothing is forwarded; connections stay open.
     silent: bool,
-    /// Each chunk is held this long.
+    /// Each chunk is delayed by this time.
     delay: Duration,
 }
 
 const FAIR: Weather = Weather { silent: false, delay: Duration::ZERO };
 
-/// Passes connections on to a target, until told otherwise. It lives on the runtime that started
-/// it.
+/// Forwards connections to a target. It runs on the runtime that started it.
 #[derive(Debug)]
 pub struct Proxy {
     listener: Listener,
@@ -37,9 +36,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// Listens on a free port of 127.0.0.1.
-    ///
-    /// # Errors
-    /// When no port is free.
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = Listener::closed_at(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)));
         let (weather, _) = watch::channel(FAIR);
@@ -48,39 +44,37 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where clients connect.
+    /// Address for clients.
     pub fn addr(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// Closes every connection; new ones are refused.
+    /// Closes every connection. New ones are refused.
     pub async fn cut(&self) {
         self.listener.close().await;
     }
 
-    /// A good network again: accepts, and passes everything at once.
-    ///
-    /// # Errors
-    /// When somebody else has taken the port meanwhile.
+    /// Ends the fault: accepts connections and forwards everything at once. Fails if the port is in
+    /// use.
     pub async fn restore(&self) -> anyhow::Result<()> {
         self.weather.send_replace(FAIR);
         let (target, weather) = (self.target, self.weather.subscribe());
         self.listener.open(move |client| carry(client, target, weather.clone())).await
     }
 
-    /// Holds each chunk of bytes this long, in both directions.
+    /// Delays each chunk of bytes by this time, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 
-    /// Accepts connections and keeps the open ones, but passes nothing until [`Proxy::restore`].
+    /// Accepts connections and keeps existing ones, but forwards nothing until [`Proxy::restore`].
     pub fn blackhole(&self) {
         self.weather.send_modify(|weather| weather.silent = true);
     }
 }
 
 async fn carry(client: TcpStream, target: SocketAddr, mut weather: watch::Receiver<Weather>) {
-    // Connections made in silence reach the target once it is over.
+    // Connections accepted in this state reach the target after it ends.
     if pass(&mut weather).await.is_none() {
         return;
     }
@@ -111,7 +105,7 @@ async fn copy(
     let _ = to.shutdown().await;
 }
 
-/// Waits until bytes may pass; the delay to hold them for, or `None` when the proxy is gone.
+/// Waits until bytes may be forwarded. Returns their delay, or none if the proxy was dropped.
 async fn pass(weather: &mut watch::Receiver<Weather>) -> Option<Duration> {
     let clear = weather.wait_for(|weather| !weather.silent).await.ok()?;
     Some(clear.delay)

@@ -1,8 +1,8 @@
-//! Databases with a product's collections and indexes, used by one test after another.
+//! Databases with the collections and indexes of a product, reused by one test after another.
 //!
-//! Creating them takes a second and a hundred files. So it is done once, and before another test
-//! gets the database, what the one before it left is deleted. A lock file, held until the process
-//! ends, keeps other tests away.
+//! Creating them takes a second and a hundred files. So it is done once, and the rows of the
+//! previous test are deleted before another test gets the database. A lock file, locked until the
+//! process ends, keeps other tests away.
 
 use std::{
     collections::BTreeMap,
@@ -24,19 +24,19 @@ use mongodb::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How long what an earlier test asked of the server may still run.
+/// How long operations of an earlier test may still run on the server.
 const QUIET_WITHIN: Duration = Duration::from_secs(5);
-/// How long a deletion may wait for a transaction that nobody ends any more.
+/// How long a deletion may wait for an abandoned transaction.
 const CLEANED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Held until this process ends: what a test leaves running may use its database until then.
+/// Locked until this process ends: until then, what a test leaves running may use its database.
 static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A database that is this process's own.
+/// A database that belongs to this process.
 pub(super) struct Claim {
     database: Database,
     file: File,
-    /// What it had when it was prepared; `None` when it was not.
+    /// Its collections when it was prepared; none if it was not.
     prepared: Option<Collections>,
 }
 
@@ -46,13 +46,13 @@ type Collections = BTreeMap<String, Collection>;
 /// A collection.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Collection {
-    /// As the server lists them, in Extended JSON.
+    /// As listed by the server, in Extended JSON.
     options: String,
     rows: u64,
 }
 
 impl Claim {
-    /// A database with this schema that no living process uses; a new one when there is none.
+    /// A database with this schema that no running process uses; a new one if there is none.
     pub(super) async fn of(schema: &str, mongodb_uri: &str) -> anyhow::Result<Self> {
         let client = Client::with_uri_str(mongodb_uri).await?;
         for number in 0.. {
@@ -71,7 +71,7 @@ impl Claim {
         self.database.name()
     }
 
-    /// Deletes what a test left; false when the database has to be prepared.
+    /// Deletes what a test left behind. Returns false if the database must be prepared.
     pub(super) async fn clean(&self) -> anyhow::Result<bool> {
         let Some(prepared) = &self.prepared else { return Ok(false) };
         self.quiet().await?;
@@ -81,7 +81,7 @@ impl Claim {
             match found.remove(name) {
                 Some(now) if now == *before => {}
                 Some(now) if now.options == before.options && before.rows == 0 => used.push(name),
-                // What belongs to the schema was changed.
+                // A part of the schema was changed.
                 _ => return Ok(false),
             }
         }
@@ -97,7 +97,7 @@ impl Claim {
             .is_ok_and(|(deleted, dropped)| deleted.iter().chain(&dropped).all(Result::is_ok)))
     }
 
-    /// Waits until the server does nothing here any more for a process that has ended.
+    /// Waits until the server has finished the operations of processes that have ended.
     async fn quiet(&self) -> anyhow::Result<()> {
         let here = format!("^{}\\.", self.name());
         let admin = self.database.client().database("admin");
@@ -117,12 +117,13 @@ impl Claim {
         tokio::time::timeout(QUIET_WITHIN, quiet).await.context("an earlier test still runs")?
     }
 
-    /// Empties the database, so that it can be prepared.
+    /// Drops the database, so that it can be prepared.
     pub(super) async fn drop(&self) -> anyhow::Result<()> {
         Ok(self.database.drop().await?)
     }
 
-    /// Notes what the database has now, for the next test, and keeps it until this process ends.
+    /// Records the current state of the database for the next test, and keeps the database until
+    /// this process ends.
     pub(super) async fn keep(mut self) -> anyhow::Result<()> {
         let prepared = collections(&self.database).await?;
         self.file.rewind()?;
@@ -149,7 +150,7 @@ async fn collections(database: &Database) -> anyhow::Result<Collections> {
     Ok(try_join_all(counted).await?.into_iter().collect())
 }
 
-/// The lock file of a database of this server; `None` when another process has it.
+/// The lock file of a database of this server; none if another process has locked it.
 fn lock(mongodb_uri: &str, database: &str) -> anyhow::Result<Option<File>> {
     let server: String =
         mongodb_uri.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();

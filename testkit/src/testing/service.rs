@@ -1,4 +1,4 @@
-//! The product's own programs, started by a test.
+//! The programs of the product, started by a test.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -20,21 +20,21 @@ pub struct Service {
 }
 
 impl Service {
-    /// Where clients connect, without a trailing slash.
+    /// URL for clients, without a trailing slash.
     ///
     /// # Panics
-    /// For a worker, which has no clients.
+    /// If it is a worker, which has no clients.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port.expect("a worker has no public address"))
     }
 
-    /// Where metrics and health are, without a trailing slash.
+    /// URL of metrics and health, without a trailing slash.
     pub fn internal_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.internal_port)
     }
 }
 
-/// What another API or worker of a test is told, and where it listens then.
+/// Configuration of a further API or worker of a test.
 #[derive(Debug)]
 pub struct Instance {
     number: u32,
@@ -48,26 +48,26 @@ impl Instance {
         &self.env
     }
 
-    /// Where clients of an API connect, without a trailing slash.
+    /// URL for clients of an API, without a trailing slash.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.api)
     }
 
-    /// The port where an API tells its health.
+    /// Port of the health checks of an API.
     pub fn api_health_port(&self) -> u16 {
         self.ports.api_internal
     }
 
-    /// The port where a worker tells its health.
+    /// Port of the health checks of a worker.
     pub fn worker_health_port(&self) -> u16 {
         self.ports.worker_internal
     }
 }
 
-/// Waits until what runs in the test's own process says that it can work.
+/// Waits until a service in the process of the test is ready.
 ///
 /// # Panics
-/// When `running` ends first, or it takes longer than a minute.
+/// If `running` ends, or it takes longer than a minute.
 pub async fn ready<E: std::fmt::Debug>(
     health_port: u16,
     running: impl Future<Output = Result<(), E>>,
@@ -83,7 +83,7 @@ pub async fn ready<E: std::fmt::Debug>(
     }
 }
 
-/// Whether what tells its health on this port says that it can work.
+/// Whether the service with health checks on this port is ready.
 pub async fn is_ready(health_port: u16) -> bool {
     let answer = Request::new("GET", health_port, "/health/ready").send().await;
     answer.is_ok_and(|answer| answer.status == 200)
@@ -92,7 +92,7 @@ pub async fn is_ready(health_port: u16) -> bool {
 impl std::ops::Deref for Service {
     type Target = Process;
 
-    /// A service is a process with addresses.
+    /// A service is a process with URLs.
     fn deref(&self) -> &Process {
         &self.process
     }
@@ -102,7 +102,7 @@ impl TestEnv {
     /// Starts `api serve` and waits until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built or does not become ready; the message holds the end of
+    /// If the program has not been built or does not become ready; the message includes the end of
     /// its log.
     pub async fn spawn_api(&self) -> Service {
         self.spawn_api_with(&[]).await
@@ -120,7 +120,7 @@ impl TestEnv {
     /// As [`TestEnv::spawn_api_with`], without waiting until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built.
+    /// If the program has not been built.
     pub fn launch_api_with(&self, env: &[(&str, &str)]) -> Service {
         self.launch("api", "serve", env)
     }
@@ -128,7 +128,7 @@ impl TestEnv {
     /// Starts `worker run` and waits until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built or does not become ready; the message holds the end of
+    /// If the program has not been built or does not become ready; the message includes the end of
     /// its log.
     pub async fn spawn_worker(&self) -> Service {
         self.spawn_worker_with(&[]).await
@@ -146,15 +146,15 @@ impl TestEnv {
     /// As [`TestEnv::spawn_worker_with`], without waiting until it is ready.
     ///
     /// # Panics
-    /// When the program has not been built.
+    /// If the program has not been built.
     pub fn launch_worker_with(&self, env: &[(&str, &str)]) -> Service {
         self.launch("worker", "run", env)
     }
 
-    /// Makes room for another API, which may run in the test's own process.
+    /// Reserves ports for another API, which may run in the process of the test.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub fn another_api(&self) -> Instance {
         self.instance(&self.apis)
     }
@@ -162,12 +162,13 @@ impl TestEnv {
     /// As [`TestEnv::another_api`], for a worker.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub fn another_worker(&self) -> Instance {
         self.instance(&self.workers)
     }
 
-    /// The first of a kind listens where [`TestEnv::config_env`] says, further ones elsewhere.
+    /// The first service of a kind uses the ports in [`TestEnv::config_env`]; further ones use
+    /// other ports.
     fn instance(&self, count: &AtomicU32) -> Instance {
         let number = count.fetch_add(1, Ordering::Relaxed);
         let ports = if number == 0 { self.ports } else { Ports::fresh().expect("ports are free") };
@@ -187,7 +188,7 @@ impl TestEnv {
         let mut spec = ProcessSpec::new(name, program, &[subcommand], log, internal_port)
             .envs(usual)
             .envs(env.to_vec());
-        // What a developer has set in the shell is not what the test means.
+        // Variables in the developer's shell must not affect the test.
         spec.spec.env_hidden = Some("TENANTRY_".to_owned());
         let process = Process::spawn(spec).unwrap_or_else(|error| panic!("{error:#}"));
         Service { process, port, internal_port }

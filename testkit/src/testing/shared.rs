@@ -9,7 +9,7 @@ use programs::variable;
 
 use crate::servers::{Mongod, Redis};
 
-/// Where the servers are, and they themselves when this process started them.
+/// The addresses of the servers, and the servers themselves if this process started them.
 #[derive(Debug)]
 pub(super) struct Servers {
     pub(super) mongodb_uri: String,
@@ -17,7 +17,8 @@ pub(super) struct Servers {
     pub(super) own: Option<Own>,
 }
 
-/// Servers that end with this value. Fields are dropped in order: the programs before their data.
+/// Servers that stop when this value is dropped. Fields are dropped in order: the programs before
+/// their data.
 #[derive(Debug)]
 pub(super) struct Own {
     pub(super) mongod: Mongod,
@@ -39,8 +40,7 @@ impl Servers {
     }
 }
 
-/// The servers named by the environment, or ones that this process starts and that end with their
-/// last user.
+/// The servers named by the environment, or new ones that stop with their last user.
 pub(super) async fn servers() -> anyhow::Result<Arc<Servers>> {
     static STARTED: Mutex<Weak<Servers>> = Mutex::const_new(Weak::new());
     if let Some(mongodb_uri) = variable("TENANTRY_TEST_MONGODB_URI") {

@@ -59,7 +59,7 @@ impl HistoryQuery {
                 find(jobs, id)
                     .await?
                     .with_context(|| {
-                        format!("{id} has no history entry any more, so the list cannot continue after it")
+                        format!("{id} no longer has a history entry, so the list cannot continue after it")
                     })?
                     .cursor(),
             ),

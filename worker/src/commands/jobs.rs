@@ -93,7 +93,7 @@ pub(crate) struct Filters {
     /// Jobs of this tenant.
     #[arg(long)]
     tenant: Option<TenantId>,
-    /// Jobs whose last error contains this text.
+    /// Jobs with this text in their last error.
     #[arg(long)]
     error: Option<String>,
     /// Jobs enqueued longer ago than this (dead letters: died longer ago), such as 30m, 24h or 7d.

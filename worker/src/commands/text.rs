@@ -1,4 +1,4 @@
-//! Output for a terminal. Texts of jobs are untrusted, so they must neither control the terminal nor
+//! Output for a terminal. Texts of jobs are untrusted, so they must not control the terminal or
 //! imitate other lines.
 
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub(super) struct Shown<'a> {
 }
 
 /// Serializes the time as RFC 3339 instead of milliseconds.
-#[expect(clippy::ref_option, reason = "serde calls it so")]
+#[expect(clippy::ref_option, reason = "serde requires this signature")]
 fn progress_json<S: Serializer>(
     progress: &Option<Progress>,
     serializer: S,

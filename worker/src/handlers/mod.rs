@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Row 17 of the attacks: a job finds rows of its own tenant only.
+    /// A job finds only rows of its own tenant.
     #[tokio::test]
     async fn a_job_finds_no_rows_of_another_tenant() {
         let world = World::new().await;

@@ -1,8 +1,8 @@
-//! Whether `cargo nextest run -p api` finds compiled what `--workspace` has compiled.
+//! Checks that `cargo nextest run -p api` can use what `--workspace` has compiled.
 //!
-//! Cargo compiles a crate once for each set of its features, and unites the features that the
-//! packages of one build ask for. So each member whose tests one runs alone must ask for the same
-//! features as the workspace.
+//! Cargo compiles a crate once per set of features, and unites the features that the packages of a
+//! build require. So each member that is tested alone must require the same features as the
+//! workspace.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use programs::command::{cargo, output};
 use serde_json::Value;
 
-/// Fails with every difference.
+/// Fails with a list of all differences.
 pub(super) async fn check() -> anyhow::Result<()> {
     let workspace = resolved(&["--workspace"]).await?;
     let mut differences = Vec::new();
@@ -21,8 +21,8 @@ pub(super) async fn check() -> anyhow::Result<()> {
     }
     ensure!(
         differences.is_empty(),
-        "these would be compiled again for one member's tests, with just these features; name the \
-         others in the workspace's Cargo.toml or in testkit's:\n{}",
+        "the tests of a single member would compile these packages again, with only these features; \
+         add the missing features in the workspace's Cargo.toml or in testkit's:\n{}",
         differences.join("\n")
     );
     Ok(())
@@ -44,10 +44,10 @@ async fn tested_members() -> anyhow::Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// Each package that the tests of these members are built from, with its features.
+/// Each package in the tests of these members, with its features.
 async fn resolved(members: &[&str]) -> anyhow::Result<BTreeSet<String>> {
     let mut command = cargo(&["tree", "--locked", "--prefix", "none"]);
     let tree = output(command.args(["--format", "{p}: {f}"]).args(members)).await?;
-    // A package that was listed before is marked.
+    // Marks a package that was listed before.
     Ok(tree.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect())
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask test`: every check, each with its time, and a table at the end.
+//! `cargo xtask test`: runs every check, and prints a table of results and times.
 //!
-//! A step that fails does not keep later ones from running, so that one run tells all. A step whose
-//! tool is missing is skipped and says so.
+//! A failed step does not prevent later ones, so that one run reports everything. A step with a
+//! missing tool is skipped and reported as such.
 
 mod features;
 mod slowest;
@@ -19,13 +19,13 @@ use programs::{
 /// The options of `test`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run just this step, and what it needs.
+    /// Run only this step, and the steps that it requires.
     #[arg(long, value_name = "STEP")]
     only: Option<Step>,
-    /// Run just the tests whose names contain this.
+    /// Run only tests with names that contain this.
     #[arg(conflicts_with = "only")]
     filter: Option<String>,
-    /// Install cargo-nextest when it is missing; without it `cargo test` runs the tests.
+    /// Install cargo-nextest if it is missing; without it, `cargo test` runs the tests.
     #[arg(long)]
     install: bool,
 }
@@ -39,7 +39,7 @@ enum Step {
     Clippy,
     /// `cargo deny`: licences, duplicate crates, sources
     Deny,
-    /// Whether one member's tests are built from the same crates as the workspace's
+    /// Whether the tests of one member use the same builds of dependencies as the workspace
     Features,
     /// `cargo build` of every program
     Build,
@@ -51,7 +51,7 @@ enum Step {
     Docs,
     /// `promtool` and `amtool`: configuration, rules and their tests
     Rules,
-    /// Dashboards, rules and runbooks against each other
+    /// Consistency of dashboards, rules and runbooks
     Dashboards,
 }
 
@@ -62,10 +62,10 @@ enum Outcome {
     Failed(anyhow::Error),
 }
 
-/// Runs the steps and fails when one of them did.
+/// Runs the steps. Fails if one of them failed.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    // The servers of the tests end with the future that owns them.
+    // The servers of the tests stop with the future that owns them.
     tokio::select! {
         outcome = run_steps(options) => outcome,
         () = signals.asked() => bail!("stopped"),
@@ -107,11 +107,11 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
             seconds(begun.elapsed())
         );
     }
-    say(&format!("{} all is well ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
+    say(&format!("{} all steps passed ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
     Ok(())
 }
 
-/// The steps to run, in order: all, or one with what it needs.
+/// The steps to run, in order: all, or one with those that it requires.
 fn chosen(only: Option<Step>) -> Vec<Step> {
     match only {
         None => Step::value_variants().to_vec(),
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_step_brings_what_it_needs() {
+    fn one_step_includes_those_that_it_requires() {
         assert_eq!(chosen(Some(Step::Tests)), [Step::Build, Step::Tests]);
         assert_eq!(chosen(Some(Step::Docs)), [Step::Docs]);
         assert_eq!(chosen(None).len(), Step::value_variants().len());

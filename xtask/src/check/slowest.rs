@@ -1,4 +1,4 @@
-//! Which tests took longest, from the report that nextest writes (`.config/nextest.toml`).
+//! The slowest tests, from the report of nextest (`.config/nextest.toml`).
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -8,7 +8,7 @@ use programs::{progress::seconds, workspace_root};
 const REPORT: &str = "target/nextest/default/junit.xml";
 const SHOWN: usize = 10;
 
-/// The slowest tests of the latest run, a line each.
+/// The slowest tests of the latest run, one per line.
 pub(super) fn shown() -> anyhow::Result<String> {
     let report = workspace_root().join(REPORT);
     let report = std::fs::read_to_string(&report)
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_names_each_test_with_its_time() {
+    fn a_report_lists_each_test_with_its_time() {
         let report = r#"<?xml version="1.0"?><testsuites time="9.0"><testsuite name="api">
             <testcase name="one" classname="api" timestamp="2025-01-01T00:00:00Z" time="0.25">
             </testcase><testcase name="mod::other" classname="api::http" timestamp="" time="12.5">

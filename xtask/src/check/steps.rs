@@ -1,4 +1,4 @@
-//! What each step of `cargo xtask test` does.
+//! The steps of `cargo xtask test`.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ async fn passes(command: &mut Command) -> anyhow::Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Advisories are left out: their database is a download that is not always at hand.
+/// Without advisories: their database must be downloaded, which is not always possible.
 async fn deny() -> anyhow::Result<Outcome> {
     if on_path("cargo-deny").is_none() {
         return Ok(Outcome::Skipped(
@@ -60,7 +60,7 @@ async fn tests(options: &Options) -> anyhow::Result<Outcome> {
     let (mongod, redis) = progress("starting the servers that the tests share", servers).await?;
     let mut command = if has_nextest {
         let mut nextest = cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]);
-        // Tests wait more than they compute.
+        // Tests mostly wait.
         let threads = std::thread::available_parallelism()?.get() * 2;
         nextest.args(["--test-threads", &threads.to_string()]);
         nextest
@@ -92,7 +92,7 @@ async fn servers(dir: &Path) -> anyhow::Result<(Database, Database)> {
     )
 }
 
-/// Looks for nextest, and installs it where that was asked for or nobody could be asked.
+/// Looks for nextest, and installs it if requested or in CI.
 async fn has_nextest(install: bool) -> anyhow::Result<bool> {
     if on_path("cargo-nextest").is_some() {
         return Ok(true);
@@ -117,7 +117,7 @@ async fn rules() -> anyhow::Result<Outcome> {
         check(&promtool, &["check", "config"], &[config]).await?;
     }
     check(&promtool, &["check", "rules"], &yaml_files(&prometheus.join("rules"))?).await?;
-    // At the same time, since each takes seconds on one core.
+    // In parallel, because each takes seconds on one core.
     let mut tests = JoinSet::new();
     for file in yaml_files(&prometheus.join("tests"))? {
         let mut test = promtool.command(&["test", "rules"]);
@@ -131,7 +131,7 @@ async fn rules() -> anyhow::Result<Outcome> {
             .await
             .map(|()| Outcome::Passed),
         Err(error) => Ok(Outcome::Skipped(format!(
-            "the rules are right, but Alertmanager's configuration was not looked at: {error:#}"
+            "the rules are correct, but Alertmanager's configuration was not checked: {error:#}"
         ))),
     }
 }
@@ -140,7 +140,7 @@ async fn check(program: &Program, args: &[&str], files: &[PathBuf]) -> anyhow::R
     succeed(program.command(args).args(files)).await
 }
 
-/// The YAML files of a folder, which must hold some: a check of nothing would always pass.
+/// The YAML files of a folder, at least one: a check of nothing would always pass.
 fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries =
         std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
@@ -148,7 +148,7 @@ fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> =
         paths.filter(|path| path.extension().is_some_and(|extension| extension == "yml")).collect();
     files.sort_unstable();
-    anyhow::ensure!(!files.is_empty(), "{} holds no .yml file", folder.display());
+    anyhow::ensure!(!files.is_empty(), "{} contains no .yml file", folder.display());
     Ok(files)
 }
 

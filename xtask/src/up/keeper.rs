@@ -1,5 +1,5 @@
-//! Keeps the processes of `up` alive: one that ends is started again, after a wait that grows while
-//! it keeps ending.
+//! Keeps the processes of `up` alive: one that ends is started again, after a wait that grows if it
+//! ends repeatedly.
 
 use std::{
     path::Path,
@@ -15,7 +15,7 @@ use crate::stack::Member;
 
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(15);
-/// A process that ran this long had recovered; its next end is a new story.
+/// A process that ran for this long had recovered, so the wait starts small again.
 const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 
 /// Watches processes and shows their logs.
@@ -37,7 +37,7 @@ impl Keeper {
         }
     }
 
-    /// Shows on the terminal what is written to a log from now on.
+    /// Prints further lines of a log to the terminal.
     pub(crate) fn follow(&mut self, name: &'static str, log: &Path) {
         self.tails.spawn(tail::follow(name, log.to_owned()));
     }
@@ -49,7 +49,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Starts nothing any more. Logs are still shown, until the keeper is dropped.
+    /// Stops restarting processes. Logs are still shown until the keeper is dropped.
     pub(crate) async fn rest(&mut self) {
         self.resting.send_replace(true);
         while self.keeping.join_next().await.is_some() {}
@@ -92,9 +92,13 @@ async fn keep(member: Member, ledger: Arc<Ledger>, mut resting: watch::Receiver<
         };
         match ready {
             Ok(()) => {
-                say(&format!("{} {name} runs again as process {}", paint("32", "✓"), server.pid()));
+                say(&format!(
+                    "{} {name} is running again as process {}",
+                    paint("32", "✓"),
+                    server.pid()
+                ));
             }
-            Err(_) if server.status().is_some() => {} // The next round tells.
+            Err(_) if server.status().is_some() => {} // The next round checks again.
             Err(error) => warn(format!("{error:#}")),
         }
     }

@@ -1,7 +1,7 @@
-//! `run.json`: which processes run, for people, for `down`, and for the next `up` after a crash.
+//! `run.json`: the running processes, for people, for `down`, and for the next `up` after a crash.
 //!
-//! A process id alone may by then belong to somebody else, so the moment each process began is
-//! noted too.
+//! The id of a process may later belong to another one, so the file also contains when each process
+//! started.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::stack::Member;
 
-/// How long a process left behind may take to heed SIGTERM.
+/// Maximum time for a process that was left behind to stop after SIGTERM.
 const LEFTOVER_STOPS_WITHIN: Duration = Duration::from_secs(20);
 
-/// The file, and what it says.
+/// The file and its contents.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     path: PathBuf,
@@ -41,28 +41,28 @@ struct Entry {
     port: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log: Option<PathBuf>,
-    /// When it began, as the kernel tells.
+    /// When it started, according to the kernel.
     #[serde(default)]
     began: Option<String>,
 }
 
 impl Ledger {
-    /// The ledger in the state folder; nothing is read or written yet.
+    /// The ledger in the state folder; does not access the file yet.
     pub(crate) fn at(state: &Path) -> Self {
         Self { path: state.join("run.json"), run: Mutex::new(Run::default()) }
     }
 
-    /// The process id of the `up` that wrote the file, if it runs.
+    /// The process id of the `up` that wrote the file, if it is running.
     pub(crate) fn supervisor(&self) -> Option<u32> {
         self.read().supervisor.filter(Entry::is_alive).map(|entry| entry.pid)
     }
 
-    /// Notes that this process is the `up` that runs.
+    /// Records this process as the running `up`.
     pub(crate) fn begin(&self) -> anyhow::Result<()> {
         self.change(|run| run.supervisor = Some(Entry::of(std::process::id())))
     }
 
-    /// Notes that a process runs.
+    /// Records a running process.
     pub(crate) fn record(&self, member: &Member) -> anyhow::Result<()> {
         let entry = Entry::of(member.server.pid());
         let entry =
@@ -73,7 +73,7 @@ impl Ledger {
     fn change(&self, change: impl FnOnce(&mut Run)) -> anyhow::Result<()> {
         let mut run = self.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut run);
-        // Replaced as a whole, so that readers never see half of it.
+        // Replaced as a whole, so that readers never see an incomplete file.
         let fresh = self.path.with_extension("json.new");
         let written = serde_json::to_vec_pretty(&*run).map_err(std::io::Error::from);
         let written = written
@@ -82,22 +82,22 @@ impl Ledger {
         written.with_context(|| format!("writing {}", self.path.display()))
     }
 
-    /// Removes the file: nothing runs any more.
+    /// Deletes the file: no process is running any more.
     pub(crate) fn forget(&self) {
-        // One that is not there is removed already.
+        // It may not exist.
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Stops processes that an `up` left behind when it was killed, and tells of it.
+    /// Stops processes that a killed `up` left behind, and reports them.
     pub(crate) async fn stop_leftovers(&self) -> anyhow::Result<()> {
         let Run { supervisor, processes } = self.read();
         let leftovers: Vec<_> =
             processes.into_iter().filter(|(_, entry)| entry.is_alive()).collect();
-        // An `up` that ends by itself removes the file.
+        // An `up` that ends normally deletes the file.
         if let Some(killed) = supervisor {
             let names: Vec<&str> = leftovers.iter().map(|(name, _)| name.as_str()).collect();
             let rest = if names.is_empty() {
-                "what it ran ended with it".to_owned()
+                "its processes have ended too".to_owned()
             } else {
                 format!("stopping {}", names.join(", "))
             };
@@ -113,7 +113,7 @@ impl Ledger {
                 let killed = tokio::time::timeout(Duration::from_secs(5), entry.gone()).await;
                 if killed.is_err() {
                     bail!(
-                        "{name} (process {}) of an earlier `up` does not end; end it by hand",
+                        "{name} (process {}) of an earlier `up` did not stop; stop it manually",
                         entry.pid
                     );
                 }
@@ -123,7 +123,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// What the file says; nothing when it is missing or broken.
+    /// The contents of the file; empty if it is missing or damaged.
     fn read(&self) -> Run {
         let text = std::fs::read(&self.path).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -135,7 +135,7 @@ impl Entry {
         Self { pid, port: None, log: None, began: began(pid) }
     }
 
-    /// True when the very process that was noted still runs.
+    /// Whether the recorded process is still running.
     fn is_alive(&self) -> bool {
         self.began.is_some() && began(self.pid) == self.began
     }
@@ -143,7 +143,7 @@ impl Entry {
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid.filter(|_| self.is_alive()) {
-            // It may have ended just now, which is what is wanted.
+            // It may have ended just now, which is fine.
             let _ = kill_process(pid, signal);
         }
     }
@@ -155,11 +155,11 @@ impl Entry {
     }
 }
 
-/// When a process began, in whatever form the system tells; `None` when there is no such process.
+/// When a process started, as the kernel reports it; none if there is no such process.
 fn began(pid: u32) -> Option<String> {
     if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The name in parentheses may hold anything; after it come the state and, 19 fields on, the
-        // start time.
+        // The name in parentheses may contain anything; the state follows it, and 19 fields later
+        // the start time.
         let mut fields = stat.rsplit_once(") ")?.1.split_whitespace();
         let is_zombie = fields.next()? == "Z";
         return fields.nth(18).filter(|_| !is_zombie).map(str::to_owned);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_file_is_no_obstacle() {
+    async fn a_damaged_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("run.json"), "{\"proc").unwrap();
         Ledger::at(folder.path()).stop_leftovers().await.unwrap();

@@ -1,8 +1,8 @@
-//! `cargo xtask up`: the whole product on this machine, kept alive until Ctrl-C.
+//! `cargo xtask up`: runs the whole product on this machine until Ctrl-C.
 //!
-//! Its state is one folder, `.dev` in the workspace: data, logs, the servers it downloaded,
-//! `run.json`, which names the running processes, and `env`, what our programs are told. A lock
-//! there makes sure that only one `up` runs.
+//! Its state is in one folder, `.dev` in the workspace: data, logs, downloaded servers, `run.json`
+//! with the running processes, and `env` with the environment variables of our programs. A lock
+//! file in it ensures that only one `up` runs.
 
 mod keeper;
 mod ledger;
@@ -31,33 +31,33 @@ pub(crate) use ledger::Ledger;
 /// The options of `up`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run the product's central path once on a fresh, temporary stack, then stop.
+    /// Start a temporary stack, register, sign in and sign out once, then stop.
     #[arg(long)]
     pub(crate) smoke: bool,
-    /// Run Prometheus too, and install it when it is missing.
+    /// Run Prometheus too; install it if it is missing.
     #[arg(long)]
     with_prometheus: bool,
-    /// Add this to every port.
+    /// Number to add to every port.
     #[arg(long, value_name = "N", default_value_t = 0)]
     port_offset: u16,
-    /// Build and run our programs optimised.
+    /// Build and run our programs in release mode.
     #[arg(long)]
     pub(crate) release: bool,
 }
 
-/// Where `up` keeps everything: `TENANTRY_DEV`, or `.dev` in the workspace.
+/// The state folder of `up`: `TENANTRY_DEV`, or `.dev` in the workspace.
 pub(crate) fn state_dir() -> PathBuf {
     variable("TENANTRY_DEV").map_or_else(|| workspace_root().join(".dev"), PathBuf::from)
 }
 
-/// The lock that a running `up` holds; not yet taken.
+/// The lock file of a running `up`; not locked yet.
 pub(crate) fn lock_file() -> anyhow::Result<File> {
     let state = state_dir();
     std::fs::create_dir_all(&state).with_context(|| format!("creating {}", state.display()))?;
     File::create(state.join("up.lock")).context("opening the lock file")
 }
 
-/// Runs until a signal asks to stop.
+/// Runs until a stop signal.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let lock = lock_file()?;
     let ledger = Ledger::at(&state_dir());
@@ -68,12 +68,12 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     ledger.stop_leftovers().await?;
     ledger.begin()?;
     let outcome = run_alone(options, ledger).await;
-    // Whatever came of it, nothing runs any more.
+    // Whatever happened, no process is running any more.
     Ledger::at(&state_dir()).forget();
     outcome
 }
 
-/// As the only `up` on this state.
+/// Runs as the only `up` of this state folder.
 async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut stack = tokio::select! {
@@ -94,7 +94,7 @@ async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
     say("");
     let stopped = tokio::select! {
         () = stack.stop() => Ok(()),
-        () = signals.asked() => Err(anyhow::anyhow!("asked twice, so what still ran was killed")),
+        () = signals.asked() => Err(anyhow::anyhow!("interrupted again; the remaining processes were killed")),
     };
     drop(stack);
     outcome.and(stopped)?;
@@ -102,7 +102,7 @@ async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that comes before the first process: ports, servers, our own programs.
+/// Everything before the first process: ports, servers, and our programs.
 async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
     let ports = Ports::documented(options.port_offset)?;
     let prometheus = find_prometheus(options).await?;
@@ -127,13 +127,13 @@ async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
     let installed = Tool::Prometheus.installed().await;
     if installed.is_none() {
         say(
-            "  prometheus is not installed and stays away; `--with-prometheus` installs and runs it",
+            "  Prometheus is not installed and will not run; `--with-prometheus` installs and runs it",
         );
     }
     Ok(installed)
 }
 
-/// The configuration in `dashboards`, or a copy of it whose targets are moved like our ports.
+/// The configuration in `dashboards`, or a copy with targets moved like our ports.
 fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     let folder = workspace_root().join("dashboards/prometheus");
     let config = folder.join("prometheus.yml");
@@ -154,13 +154,13 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     Ok(copy.join("prometheus.yml"))
 }
 
-/// As one would type it at the workspace's root, where people are.
+/// The path from the workspace's root, where commands are usually run.
 fn shown(path: &Path) -> String {
     let beneath = path.strip_prefix(workspace_root());
     beneath.unwrap_or(path).display().to_string()
 }
 
-/// Addresses and credentials.
+/// URLs and credentials.
 fn table(plan: &Plan) -> String {
     let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } =
         plan.ports;
@@ -184,5 +184,8 @@ fn table(plan: &Plan) -> String {
     let lines: Vec<String> =
         rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
-    format!("\n{rule}\n{}\n{rule}\nEverything runs. Ctrl-C stops it.\n", lines.join("\n"))
+    format!(
+        "\n{rule}\n{}\n{rule}\nEverything is running. Press Ctrl-C to stop.\n",
+        lines.join("\n")
+    )
 }

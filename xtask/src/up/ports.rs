@@ -1,19 +1,19 @@
-//! Whether the ports that `up` wants are free and, where they are not, which others are.
+//! Checks that the ports of `up` are free, and suggests others if they are not.
 
 use anyhow::bail;
 use programs::is_free;
 
 use crate::stack::Ports;
 
-/// Offsets to suggest are multiples of this: ports moved by it are still recognised.
+/// Suggested offsets are multiples of this, so that moved ports are easy to recognise.
 const OFFSET_STEP: u16 = 1_000;
 
-/// Every port that is taken, at once, with what it is for, and the way out.
+/// Fails with a list of all ports that are taken, their purposes, and an offset that works.
 pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let wanted = wanted(ports, with_prometheus);
     let taken = wanted.iter().filter(|(port, _)| !is_free(*port));
     let taken: Vec<String> = taken
-        .map(|(port, purpose)| format!("\n  port {port}, wanted for {purpose}, is taken"))
+        .map(|(port, purpose)| format!("\n  port {port}, needed for {purpose}, is taken"))
         .collect();
     if taken.is_empty() {
         return Ok(());
@@ -21,13 +21,13 @@ pub(super) fn check(ports: Ports, with_prometheus: bool) -> anyhow::Result<()> {
     let offset =
         free_offset(with_prometheus).map_or_else(|| "N".to_owned(), |offset| offset.to_string());
     bail!(
-        "{} of the ports are not free:{}\nstop the programs that have them, or move all ports with `--port-offset {offset}`",
+        "{} of the ports are not free:{}\nstop the programs that use them, or move all ports with `--port-offset {offset}`",
         taken.len(),
         taken.concat()
     )
 }
 
-/// The first offset that makes all ports free.
+/// The first offset with which all ports are free.
 fn free_offset(with_prometheus: bool) -> Option<u16> {
     let offsets = (1..=u16::MAX / OFFSET_STEP).map(|step| step * OFFSET_STEP);
     let mut moved = offsets.map_while(|offset| Some((offset, Ports::documented(offset).ok()?)));
@@ -36,7 +36,7 @@ fn free_offset(with_prometheus: bool) -> Option<u16> {
     free.map(|(offset, _)| offset)
 }
 
-/// Each port with what it is for.
+/// Each port with its purpose.
 fn wanted(ports: Ports, with_prometheus: bool) -> Vec<(u16, &'static str)> {
     let mut wanted = vec![
         (ports.mongod, "MongoDB"),

@@ -1,5 +1,5 @@
-//! Shows what processes write to their logs, a name before each line and our own programs' JSON
-//! made readable. The servers' chatter stays in the files; only their errors are shown.
+//! Prints what processes write to their logs, with a name before each line, and our own JSON lines
+//! in readable form. Of the servers' logs only errors are printed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,18 +11,18 @@ use std::{
 use programs::{log_line::readable, progress::print};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A log that has grown beyond this is emptied; the processes append, so they go on at its start.
+/// A log that exceeds this size is emptied; the processes append, so they continue at its start.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Shows lines until it is dropped.
+/// Prints lines until it is dropped.
 pub(super) async fn follow(name: &'static str, log: PathBuf) {
     let mut position = log.metadata().map_or(0, |metadata| metadata.len());
     let mut unfinished = Vec::new();
     let mut every = tokio::time::interval(LOOK_EVERY);
     loop {
         every.tick().await;
-        // The log may not exist yet, or the disk be full; both pass, and there is nobody to tell.
+        // The log may not exist yet, or the disk may be full; both may pass and need no report.
         let Ok(fresh) = read_from(&log, &mut position) else { continue };
         unfinished.extend_from_slice(&fresh);
         while let Some(end) = unfinished.iter().position(|byte| *byte == b'\n') {
@@ -35,7 +35,7 @@ pub(super) async fn follow(name: &'static str, log: PathBuf) {
     }
 }
 
-/// What was written after `position`, which moves on.
+/// What was written after `position`, which is moved forward.
 fn read_from(log: &Path, position: &mut u64) -> std::io::Result<Vec<u8>> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
@@ -68,12 +68,13 @@ fn show(name: &str, line: &str) {
 fn is_worth_showing(name: &str, line: &str) -> bool {
     match name {
         "mongod" => ["\"s\":\"E\"", "\"s\":\"F\""].iter().any(|severity| line.contains(severity)),
-        // `#` marks its warnings, but also each start and stop, and advice on kernel settings.
+        // `#` marks warnings of Redis, but also each start and stop, and hints about kernel
+        // settings.
         "redis" => {
             line.contains(" # ")
                 && ["rror", "ailed", "an't", "MISCONF"].iter().any(|trouble| line.contains(trouble))
         }
-        // Without an Alertmanager beside it, Prometheus complains about that at every alert.
+        // Without an Alertmanager, Prometheus logs an error at every alert.
         "prometheus" => line.contains("level=error") && !line.contains("component=notifier"),
         _ => !line.is_empty(),
     }
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_read_and_a_log_begun_anew_is_read_whole() {
+    fn only_new_lines_are_read_and_an_emptied_log_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let mut position = 0;
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_heard_only_when_something_is_wrong() {
+    fn only_errors_of_servers_are_shown() {
         let quiet = [
             ("mongod", r#"{"s":"I"}"#),
             ("redis", "1:M 1 Jan # Server initialized"),

@@ -1,4 +1,5 @@
-//! Changes of an account's email address, confirmed by links to the current and the new address.
+//! Changes of an account's email address, confirmed by links to the current and the new email
+//! address.
 
 use axum::{
     Json as Answer,
@@ -50,17 +51,19 @@ impl FromFields for EmailChangeLink {
 /// Progress of a change of the email address.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EmailChangeProgress {
-    /// `confirmation_sent`, `confirmed` (by one of the two addresses), `changed` or `cancelled`.
+    /// `confirmation_sent`, `confirmed` (by one of the two email addresses), `changed` or
+    /// `cancelled`.
     #[schema(example = "confirmed")]
     status: &'static str,
 }
 
 /// Change the email address
 ///
-/// Sends a link to the current and one to the new email address. The address changes once both
-/// links have been followed; the current address can also cancel the change. A new request replaces
-/// earlier ones. The answer is the same whether or not the new address has an account: if it has
-/// one, its owner is notified and the change cannot be completed.
+/// Sends a link to the current email address and another one to the new email address. The change
+/// takes effect once both links have been followed. The link to the current email address can also
+/// cancel the change. A new request replaces earlier ones. The response is the same whether or not
+/// the new email address has an account: if it has one, its owner is notified and the change cannot
+/// be completed.
 #[utoipa::path(
     post, path = "/api/auth/email/change", tag = "Email address", request_body = NewEmail,
     responses(
@@ -74,7 +77,7 @@ pub(crate) async fn ask(
     client: Client,
     Json(body): Json<NewEmail>,
 ) -> Result<Response, Problem> {
-    // Limits both the changes that one person requests and those to one address.
+    // Limits both the changes that one person requests and those to one email address.
     let _by_person =
         Guard::of_account(&app, Act::ChangeEmail, &caller.user.id.to_string(), &client)
             .admit()
@@ -103,13 +106,14 @@ pub(crate) async fn ask(
 
 /// Confirm a change of the email address
 ///
-/// Uses the token of an emailed link. The first of the two links is answered `confirmed`, the
-/// second `changed`: from then on the user signs in with the new address, all sessions except the
-/// one that requested the change have ended, and links that were emailed earlier no longer work.
+/// Uses the token of an emailed link. The status is `confirmed` after the first of the two links,
+/// and `changed` after the second. Then the user signs in with the new email address, all sessions
+/// except the one that requested the change have ended, and links that were emailed earlier no
+/// longer work.
 #[utoipa::path(
     post, path = "/api/auth/email/confirm", tag = "Email address", request_body = EmailChangeLink,
     responses(
-        (status = 200, description = "Confirmed or changed.", body = EmailChangeProgress),
+        (status = 200, description = "The change is confirmed, or has taken effect.", body = EmailChangeProgress),
         Refusals<EmailChangeError>,
     )
 )]
@@ -124,7 +128,7 @@ pub(crate) async fn confirm(
     Ok(Answer(EmailChangeProgress { status }))
 }
 
-/// Confirms by the token of a link. Returns whether the address has changed.
+/// Confirms by the token of a link. Returns whether the email address has changed.
 pub(crate) async fn confirm_by_link(
     app: &App,
     client: &Client,
@@ -135,15 +139,15 @@ pub(crate) async fn confirm_by_link(
     match app.jobs.commit(&client.origin(), &confirm).await? {
         Confirmed::First => Ok(false),
         Confirmed::Changed { .. } => Ok(true),
-        // Like an expired link: this must not reveal that the new address has an account.
+        // Like an expired link: this must not reveal that the new email address has an account.
         Confirmed::Taken { .. } => Err(EmailChangeError::TokenInvalid.into()),
     }
 }
 
 /// Cancel a change of the email address
 ///
-/// Uses the token of the link that was sent to the current address. The change cannot be completed
-/// any more.
+/// Uses the token of the link that was sent to the current email address. The change can no longer
+/// be completed.
 #[utoipa::path(
     post, path = "/api/auth/email/cancel", tag = "Email address", request_body = EmailChangeLink,
     responses(

@@ -46,8 +46,8 @@ pub(crate) struct Preview {
 }
 
 impl Preview {
-    /// What the link with this token is for. Only the owner of the mailbox has the token, and they
-    /// may know whether the address has an account.
+    /// The invitation with this token. Only the owner of the mailbox has the token, and they may
+    /// learn whether the email address has an account.
     pub(crate) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let store = app.store();
         let invitation = follow(app, client, token).await?;
@@ -85,7 +85,7 @@ async fn follow(app: &App, client: &Client, token: &str) -> Result<Invitation, P
 
 /// Preview an invitation
 ///
-/// Returns what the invitation is for. This does not use the link.
+/// Returns the tenant, the role and the invited email address. The link remains valid.
 #[utoipa::path(
     get, path = "/api/invitations/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the emailed link.")),
@@ -103,7 +103,7 @@ pub(crate) async fn preview(
     Preview::of(&app, &client, &token).await.map(Answer)
 }
 
-/// What someone sends to accept an invitation, to the API or with a form.
+/// A request to accept an invitation, from the API or a form.
 pub(crate) struct Acceptance<'a> {
     /// Token of the link.
     pub(crate) token: &'a str,
@@ -118,8 +118,8 @@ pub(crate) struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
-    /// Makes the person a member. Incorrect passwords count like those at sign-in, so that this is no
-    /// way around its throttle. People without an account are not affected by it.
+    /// Makes the person a member. Incorrect passwords count like those at sign-in, so that its
+    /// throttle cannot be bypassed. People without an account are not affected by it.
     pub(crate) async fn join(self, app: &App, client: &Client) -> Result<Joined, Problem> {
         let Self { token, signed_in, name, password, start } = self;
         let invitation = follow(app, client, token).await?;
@@ -174,8 +174,8 @@ impl FromFields for AcceptBody {
 ///
 /// Makes the person a member and signs them in to the tenant. A user who is signed in with the
 /// invited email address joins directly. Otherwise send the password of the account or, if the
-/// address has no account, `name` and `password` for a new one; its email address counts as
-/// verified. If the account has a second factor, sign in first.
+/// email address has no account, `name` and `password` for a new one; the email address then counts
+/// as verified. If the account has a second factor, sign in first.
 #[utoipa::path(
     post, path = "/api/invitations/accept", tag = "Invitations", request_body = AcceptBody,
     responses(

@@ -59,9 +59,9 @@ impl FromFields for Verify {
 
 /// Present a second factor
 ///
-/// Finishes a request that was answered `mfa_required`: signing in, or confirming one's identity.
-/// Send either `code` or `credential`. After some minutes or five incorrect codes the request
-/// expires (`mfa_token_invalid`) and must be started again.
+/// Finishes a request that returned `mfa_required`: signing in, or confirming your identity. Send
+/// either `code` or `credential`. After some minutes or five incorrect codes the request expires
+/// (`mfa_token_invalid`) and must be started again.
 #[utoipa::path(
     post, path = "/api/auth/mfa/verify", tag = "Two-factor authentication", request_body = Verify,
     responses(
@@ -146,16 +146,16 @@ pub(crate) async fn list(
 /// The secret for an authenticator app, in three forms.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TotpEnrollment {
-    /// To type in, in base 32.
+    /// Secret in base 32, to type in.
     #[schema(example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
     secret: String,
-    /// To open on the device that has the app.
+    /// URL with the secret, to open on the device that has the app.
     #[schema(
         format = "uri",
         example = "otpauth://totp/Tenantry:ada%40example.com?secret=JBSWY3DPEHPK3PXP&issuer=Tenantry"
     )]
     otpauth_url: String,
-    /// To scan: the URL as a QR code, an SVG image.
+    /// QR code of the URL, an SVG image to scan.
     qr_svg: String,
 }
 
@@ -197,7 +197,7 @@ impl FromFields for TotpCode {
 /// Recovery codes to write down.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RecoveryCodes {
-    /// Each can be used once instead of a second factor. They are shown only this once; empty if the
+    /// Each code replaces a second factor once. The codes are shown only this once; empty if the
     /// user already has some.
     #[schema(example = json!(["7k2m9-x4pqt"]))]
     recovery_codes: Vec<String>,

@@ -1,4 +1,4 @@
-//! People and how they prove who they are.
+//! People, and how they authenticate.
 
 pub(crate) mod email_changes;
 pub(crate) mod joining;

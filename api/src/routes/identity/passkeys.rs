@@ -173,7 +173,7 @@ pub(crate) async fn remove(
 
 /// Start using a passkey
 ///
-/// Returns the options for signing in with a passkey, or for confirming one's identity with it. No
+/// Returns the options for signing in with a passkey, or for confirming your identity with it. No
 /// email address is needed: the authenticator knows the account.
 #[utoipa::path(
     post, path = "/api/auth/passkeys/options", tag = "Sign-in",
@@ -222,7 +222,7 @@ impl FromFields for PasskeyLogin {
 
 /// Sign in with a passkey
 ///
-/// A passkey needs neither a password nor a second factor.
+/// Signing in with a passkey requires neither a password nor a second factor.
 #[utoipa::path(
     post, path = "/api/auth/passkeys/login", tag = "Sign-in", request_body = PasskeyLogin,
     responses(

@@ -87,13 +87,13 @@ impl FromFields for Change {
 
 /// Request a password reset
 ///
-/// Sends an email with a link to set a new password. The answer is the same for every email
-/// address. Emails to one address are at least a minute apart, and only the link in the latest one
-/// works.
+/// Sends an email with a link to set a new password. The response is the same for every email
+/// address. Emails to one email address are at least a minute apart, and only the link in the
+/// latest one works.
 #[utoipa::path(
     post, path = "/api/auth/password/forgot", tag = "Passwords", request_body = Forgot,
     responses(
-        (status = 202, description = "An email will be sent if the address has an account.", body = Requested),
+        (status = 202, description = "An email will be sent if the email address has an account.", body = Requested),
         Refusals<TooMany>,
     )
 )]
@@ -119,7 +119,7 @@ pub(crate) async fn request(app: &App, client: &Client, email: &Email) -> Result
 /// Reset the password
 ///
 /// Sets a new password with the token of the emailed link, and ends all sessions of the account. If
-/// the password is refused, the token remains valid.
+/// the password is rejected, the token remains valid.
 #[utoipa::path(
     post, path = "/api/auth/password/reset", tag = "Passwords", request_body = Reset,
     responses(

@@ -50,7 +50,7 @@ impl FromFields for Proof {
 ///
 /// Sensitive changes require recent authentication. This endpoint provides it for some minutes,
 /// with the password or with a passkey; the session continues. If the account has a second factor,
-/// the password is answered `mfa_required`: finish with `POST /api/auth/mfa/verify`.
+/// the password returns `mfa_required`: finish with `POST /api/auth/mfa/verify`.
 #[utoipa::path(
     post, path = "/api/auth/reauthenticate", tag = "Sign-in", request_body = Proof,
     responses(
@@ -80,8 +80,8 @@ pub(crate) async fn reauthenticate(
             app.jobs.commit(&caller.origin(), &again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
-            // Passkeys cannot be guessed, so attempts are counted by network: they must not use up
-            // those of the account's owner.
+            // Passkeys cannot be guessed. Their attempts are counted by network only, so that they
+            // do not use up the attempts of the account's owner.
             let counted = Guard::of_network(&app, Act::SecondFactor, &client).admit().await?;
             let passkey = second_factors::used_passkey(&app, &ceremony, &credential).await?;
             if passkey.user() != user.id {

@@ -84,7 +84,7 @@ const VERIFIED: Progress = Progress { status: "verified" };
 /// Register
 ///
 /// Creates an account and its first tenant once the email address is verified: the person receives
-/// an email with a link. The answer is the same whether or not the email address has an account;
+/// an email with a link. The response is the same whether or not the email address has an account;
 /// the owner of an existing account is notified by email.
 #[utoipa::path(
     post, path = "/api/auth/register", tag = "Registration", request_body = Register,
@@ -147,12 +147,12 @@ pub(crate) async fn verify_by_token(
 
 /// Resend the verification email
 ///
-/// The answer is the same for every email address. Emails to one address are at least a minute
-/// apart; requests in between send nothing.
+/// The response is the same for every email address. Emails to one email address are at least a
+/// minute apart; requests in between send nothing.
 #[utoipa::path(
     post, path = "/api/auth/verify-email/resend", tag = "Registration", request_body = Resend,
     responses(
-        (status = 202, description = "An email will be sent if the address has a pending registration.", body = Progress),
+        (status = 202, description = "An email will be sent if the email address has a pending registration.", body = Progress),
         Refusals<TooMany>,
     )
 )]

@@ -73,10 +73,10 @@ impl FromFields for Login {
 
 /// Sign in
 ///
-/// Signs in with email address and password. An account with a second factor is answered
+/// Signs in with email address and password. For an account with a second factor, this returns
 /// `mfa_required`: send its `mfa_token` to `POST /api/auth/mfa/verify` to finish signing in.
 ///
-/// Wrong credentials are answered alike whether or not the account exists, and so is
+/// The response to wrong credentials is the same whether or not the account exists, and so is
 /// `too_many_attempts` after too many failures. An account that is throttled can still be used from
 /// networks that its owner has signed in from before.
 #[utoipa::path(
@@ -123,7 +123,7 @@ pub(crate) async fn login(
 pub(crate) struct RefreshBody {
     /// The refresh token, if it was delivered in a body. Browsers send their cookie instead.
     refresh_token: Option<String>,
-    /// Where to deliver the next refresh token. The default is the way that this one came.
+    /// Where to deliver the next refresh token. The default is where this one was delivered.
     token_delivery: Option<TokenDelivery>,
 }
 
@@ -139,9 +139,9 @@ impl FromFields for RefreshBody {
 /// Refresh the session
 ///
 /// Exchanges the refresh token for an access token and the next refresh token. Each refresh token
-/// can be used once. If a client loses the answer, it can send the same token again within a few
-/// seconds and gets the same successor. Later use of a replaced token is answered `token_reused`
-/// and ends the session, because the token may have been stolen.
+/// can be used once. If a client does not receive the response, it can send the same token again
+/// within a few seconds and gets the same successor. Using a replaced token later returns
+/// `token_reused` and ends the session, because the token may have been stolen.
 ///
 /// After `ip_not_allowed` the refresh token remains valid.
 #[utoipa::path(
@@ -266,7 +266,7 @@ impl FromFields for Switch {
 /// Switch tenant
 ///
 /// Continues the session in another tenant of the user. The refresh token remains valid; access
-/// tokens for the previous tenant are rejected from now on. If the switch is refused, the session
+/// tokens for the previous tenant are rejected from now on. If the switch is rejected, the session
 /// stays in the current tenant.
 #[utoipa::path(
     post, path = "/api/auth/switch-tenant", tag = "Sign-in", request_body = Switch,

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{extract::Open, state::App};
 
-/// How long verifiers may cache the keys. An unknown `kid` is their reason to fetch them sooner.
+/// How long verifiers may cache the keys. They fetch them sooner if they see an unknown `kid`.
 pub(crate) const JWKS_KEPT_FOR: Duration = Duration::from_mins(5);
 
 /// List the signing keys

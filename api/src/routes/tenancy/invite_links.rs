@@ -35,7 +35,7 @@ use crate::{
 /// Path of the page that links lead to.
 pub(crate) const PAGE: &str = "/invite-links/join";
 
-/// A link with which people at certain email domains can invite themselves.
+/// A link with which people with an email address at certain domains can request an invitation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InviteLink)]
 pub(crate) struct LinkView {
@@ -108,9 +108,9 @@ impl FromFields for LinkBody {
 
 /// Create an invite link
 ///
-/// People with an email address at one of the link's domains can use it to invite themselves: they
-/// receive an invitation by email. The link stops working when its creator may no longer invite
-/// people with its role. The role owner is not allowed.
+/// People with an email address at one of the link's domains can use it to request an invitation,
+/// which they receive by email. The link stops working when its creator may no longer invite people
+/// with its role. The role owner is not allowed.
 #[utoipa::path(
     post, path = "/api/tenant/invite-links", tag = "Invitations", request_body = LinkBody,
     responses((status = 201, description = "Created.", body = LinkView), Refusals<InviteLinkError>)
@@ -171,7 +171,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What an invite link invites to.
+/// The tenant, the role and the domains of an invite link.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InviteLinkPreview)]
 pub(crate) struct Preview {
@@ -186,7 +186,7 @@ pub(crate) struct Preview {
 }
 
 impl Preview {
-    /// What the link with this token invites to.
+    /// The tenant, the role and the domains of the link with this token.
     pub(crate) async fn of(app: &App, client: &Client, token: &str) -> Result<Self, Problem> {
         let Good { link, given, tenant } = good(app, client, token).await?;
         Ok(Self {
@@ -223,12 +223,12 @@ async fn good(app: &App, client: &Client, token: &str) -> Result<Good, Problem> 
 
 /// Preview an invite link
 ///
-/// Returns what the link invites to. This does not use the link.
+/// Returns the tenant, the role and the domains of the link. The link remains valid.
 #[utoipa::path(
     get, path = "/api/invite-links/{token}", tag = "Invitations",
     params(("token" = String, Path, description = "The `token` of the link.")),
     responses(
-        (status = 200, description = "What the link invites to.", body = Preview),
+        (status = 200, description = "The tenant, the role and the domains.", body = Preview),
         Refusals<(JoinError, TooMany)>,
     )
 )]
@@ -259,9 +259,9 @@ impl FromFields for JoinBody {
 /// Join with an invite link
 ///
 /// Sends an invitation to the email address, or resends its pending one. Existing members are
-/// notified that they are members already; former members are not invited and must ask a member.
-/// Emails to one address are at least a minute apart. The answer is the same for every address at
-/// the link's domains.
+/// notified that they are already members; former members are not invited and must ask a member.
+/// Emails to one email address are at least a minute apart. The response is the same for every
+/// email address at the link's domains.
 #[utoipa::path(
     post, path = "/api/invite-links/join", tag = "Invitations", request_body = JoinBody,
     responses(

@@ -81,7 +81,7 @@ pub(crate) struct MemberQuery {
 impl FromFields for MemberQuery {
     fn read(fields: &mut Fields) -> Option<Self> {
         let (text, role) = (fields.optional_text("q"), fields.optional("role"));
-        // All members are active; clients may state it.
+        // All members are active, so this filter changes nothing.
         fields.optional::<Status>("status");
         Some(Self { text, role })
     }
@@ -91,7 +91,7 @@ impl Filter for MemberQuery {
     const PARAMETERS: &'static [(&'static str, &'static str)] = &[
         ("q", "Part of the name or of the email address."),
         ("role", "The role of the members."),
-        ("status", "`active`, which all members are."),
+        ("status", "Status of the members. All members are `active`."),
     ];
 }
 

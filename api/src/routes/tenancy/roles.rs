@@ -59,7 +59,7 @@ impl From<CustomRole> for RoleView {
 pub(crate) struct RoleBody {
     /// Unique among the roles of the tenant.
     name: Name,
-    /// What its holders may do: nothing that the one who asks may not.
+    /// What members with the role may do. The caller must have these permissions too.
     permissions: Permissions,
 }
 
@@ -115,7 +115,7 @@ pub(crate) async fn create(
     get, path = "/api/tenant/roles/{id}", tag = "Roles",
     responses(
         (status = 200, description = "The role.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
-        (status = 304, description = "The client has the current state."),
+        (status = 304, description = "The client already has the current state."),
         Refusals<RoleError>,
     )
 )]

@@ -51,7 +51,7 @@ pub(crate) struct DomainView {
     status: &'static str,
     record: DnsRecord,
     /// The role with which people at the domain are invited while it is verified; null if they are
-    /// not.
+    /// not invited.
     #[schema(required = true)]
     auto_invite_role: Option<RoleRef>,
     added_by: Principal,
@@ -146,9 +146,9 @@ pub(crate) async fn add(
 
 /// Verify a domain
 ///
-/// Checks the domain's DNS record in the background: get the domain until `checked_at` has changed.
-/// A verified domain is checked every day, and remains verified for a few days if its record is
-/// missing.
+/// Checks the domain's DNS record in the background: poll the domain until `checked_at` has
+/// changed. A verified domain is checked every day, and remains verified for a few days if its
+/// record is missing.
 #[utoipa::path(
     post, path = "/api/tenant/domains/{id}/verify", tag = "Domains",
     responses(
@@ -222,7 +222,7 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A tenant that the user can join because of their email address.
+/// A tenant that the user can join because of their email domain.
 #[derive(Serialize, ToSchema)]
 #[schema(as = JoinableTenant)]
 pub(crate) struct Joinable {
@@ -237,11 +237,11 @@ pub(crate) struct Joinable {
 
 /// List joinable tenants
 ///
-/// Lists the tenants that the user can join because of the domain of their email address, and is
-/// not a member of yet.
+/// Lists the tenants that the user can join because of their email domain and is not a member of
+/// yet.
 #[utoipa::path(
     get, path = "/api/auth/joinable-tenants", tag = "Domains",
-    responses((status = 200, description = "The tenants: at most one.", body = List<Joinable>))
+    responses((status = 200, description = "The tenants, at most one.", body = List<Joinable>))
 )]
 pub(crate) async fn joinable(
     caller: Caller,

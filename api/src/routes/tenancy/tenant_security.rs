@@ -22,10 +22,10 @@ use crate::{
 pub(crate) struct SecurityView {
     /// Whether members must have a second factor.
     require_mfa: bool,
-    /// Sessions end after so many minutes without use.
+    /// Sessions end after this many minutes without use.
     #[schema(required = true)]
     session_idle_minutes: Option<IdleMinutes>,
-    /// Sessions end after so many hours.
+    /// Sessions end after this many hours.
     #[schema(required = true)]
     session_absolute_hours: Option<AbsoluteHours>,
     /// Minimum length of members' new passwords. The strictest tenant of a member applies.
@@ -84,7 +84,7 @@ impl FromFields for Security {
     get, path = "/api/tenant/security", tag = "Tenant",
     responses(
         (status = 200, description = "The settings.", body = SecurityView, headers(("ETag" = String, description = "Identifies the current state."))),
-        (status = 304, description = "The client has the current state."),
+        (status = 304, description = "The client already has the current state."),
     )
 )]
 pub(crate) async fn see(
@@ -97,8 +97,8 @@ pub(crate) async fn see(
 /// Replace the security settings
 ///
 /// All settings are replaced, and they apply to all requests from now on, including those of
-/// existing sessions. The IP allowlist must include the caller's own address, and a caller who
-/// requires a second factor must have one, so that nobody locks themselves out.
+/// existing sessions. The IP allowlist must include the caller's own IP address, and a caller who
+/// requires a second factor must have one, so that callers cannot lock themselves out.
 #[utoipa::path(
     put, path = "/api/tenant/security", tag = "Tenant", request_body = SecurityView,
     responses(

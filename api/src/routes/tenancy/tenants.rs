@@ -24,10 +24,10 @@ pub(crate) struct CurrentTenant<'a> {
     /// Code of its plan.
     #[schema(example = "free")]
     plan: &'a str,
-    /// Its own settings.
+    /// Settings of the tenant.
     #[schema(value_type = Object)]
     settings: &'a Document,
-    /// Its appearance.
+    /// Branding of the tenant.
     #[schema(value_type = Object)]
     branding: &'a Document,
     created_at: Timestamp,
@@ -55,7 +55,7 @@ impl<'a> CurrentTenant<'a> {
     get, path = "/api/tenant/current", tag = "Tenant",
     responses(
         (status = 200, description = "The tenant.", body = CurrentTenant, headers(("ETag" = String, description = "Identifies the current state."))),
-        (status = 304, description = "The client has the current state."),
+        (status = 304, description = "The client already has the current state."),
     )
 )]
 pub(crate) async fn current(

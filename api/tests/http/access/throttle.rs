@@ -1,4 +1,4 @@
-//! Guessing passwords and flooding mailboxes comes to an end, and shuts nobody out.
+//! Limits on guessing passwords and requesting mails, which do not lock out the account's owner.
 
 use common::{
     crypto::LinkToken,
@@ -30,15 +30,15 @@ const WRONG: &str = "wrong horse";
 const FORGOT: &str = "/api/auth/password/forgot";
 const RESEND: &str = "/api/auth/verify-email/resend";
 
-/// Failures let through about an account, and from a network.
+/// Failures allowed per account, and per network.
 const FEW: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "5"),
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "12"),
 ];
-/// The tests' own address is that of a proxy, so that they can come from anywhere.
+/// The IP address of the tests is that of a trusted proxy, so that they can simulate any client.
 const BEHIND_PROXY: &[(&str, &str)] = &[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.0/8")];
 
-/// Signs in as a client that is (or says to be) at `address`.
+/// Signs in as a client that is (or claims to be) at the IP address `address`.
 async fn login_from(world: &World, address: &str, email: &str, password: &str) -> Answer {
     let request =
         world.client.request(Method::POST, "/api/auth/login").header("x-forwarded-for", address);
@@ -53,9 +53,9 @@ fn expect_throttled(answer: Answer) -> Answer {
     answer
 }
 
-/// Who stole a session guesses the password no further than at the door, wherever it is asked for.
+/// A stolen session allows no more guesses than the sign-in, on any route.
 #[tokio::test]
-async fn a_password_is_guessed_at_one_count_wherever_it_is_asked_for() {
+async fn all_routes_that_check_a_password_share_one_count() {
     let world = World::with(FEW).await;
     let ada = world.signed_in(ADA).await;
     let ask = |password: &'static str| {
@@ -80,7 +80,7 @@ async fn a_password_is_guessed_at_one_count_wherever_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn after_a_hundred_and_one_failures_an_account_is_throttled_and_its_owner_resets() {
+async fn an_account_is_throttled_after_too_many_failures_until_its_owner_resets_the_password() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let mut statuses = Vec::new();
@@ -109,7 +109,7 @@ async fn link_for(world: &World, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_throttled_try_is_refused_before_hashing_and_tells_nobody_who_has_an_account() {
+async fn a_throttled_attempt_is_rejected_before_hashing_and_does_not_reveal_accounts() {
     let world = World::spawned(FEW).await;
     world.make_account(ADA).await;
     let mut refusals = Vec::new();
@@ -133,7 +133,7 @@ async fn a_throttled_try_is_refused_before_hashing_and_tells_nobody_who_has_an_a
 }
 
 #[tokio::test]
-async fn one_password_over_many_accounts_from_one_network_is_throttled() {
+async fn one_password_tried_on_many_accounts_from_one_network_is_throttled() {
     let world = World::with(FEW).await;
     let mut statuses = Vec::new();
     for number in 0..30 {
@@ -147,7 +147,7 @@ async fn one_password_over_many_accounts_from_one_network_is_throttled() {
 }
 
 #[tokio::test]
-async fn of_many_guesses_at_once_no_more_are_let_through_than_one_by_one() {
+async fn concurrent_guesses_get_no_more_attempts_than_sequential_ones() {
     let world = World::with(FEW).await;
     world.make_account(ADA).await;
     let (_second_api, second) = world.another_api_with(FEW).await;
@@ -164,7 +164,7 @@ async fn of_many_guesses_at_once_no_more_are_let_through_than_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_stranger_cannot_shut_the_owner_out_of_where_they_signed_in_before() {
+async fn a_stranger_cannot_lock_the_owner_out_of_known_networks() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
     world.make_account(ADA).await;
     login_from(&world, "192.0.2.1", ADA, PASSWORD).await.expect(StatusCode::OK);
@@ -173,7 +173,7 @@ async fn a_stranger_cannot_shut_the_owner_out_of_where_they_signed_in_before() {
     }
     expect_throttled(login_from(&world, "198.51.100.99", ADA, PASSWORD).await);
     login_from(&world, "192.0.2.1", ADA, PASSWORD).await.expect(StatusCode::OK);
-    // Someone else there may guess as often as anybody, and no more.
+    // Someone else on that network has as many attempts as anyone, and no more.
     for _ in 0..5 {
         login_from(&world, "192.0.2.1", ADA, WRONG)
             .await
@@ -183,7 +183,7 @@ async fn a_stranger_cannot_shut_the_owner_out_of_where_they_signed_in_before() {
 }
 
 #[tokio::test]
-async fn registering_a_victims_address_makes_nobody_familiar_with_their_account() {
+async fn registering_a_victims_email_does_not_make_a_network_known() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
     let eves = json!({ "email": ADA, "password": "an attackers set of words", "name": "Eve", "tenant_name": "Eve" });
     world.client.post("/api/auth/register", &eves).await.expect(StatusCode::ACCEPTED);
@@ -197,7 +197,7 @@ async fn registering_a_victims_address_makes_nobody_familiar_with_their_account(
 }
 
 #[tokio::test]
-async fn a_spoofed_address_is_no_way_around_unless_a_proxy_is_trusted() {
+async fn a_spoofed_ip_address_does_not_bypass_the_throttle() {
     let few = &[("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "5")];
     let world = World::with(few).await;
     let guess = async |world: &World, number: u32, address: String| {
@@ -210,12 +210,12 @@ async fn a_spoofed_address_is_no_way_around_unless_a_proxy_is_trusted() {
 
     let world = World::with(&[few, BEHIND_PROXY].concat()).await;
     for number in 0..10 {
-        // What the client wrote itself stands before what the proxy added.
+        // Entries that the client wrote precede the one that the proxy added.
         guess(&world, number, format!("203.0.113.{number}, 192.0.2.1")).await;
     }
     expect_throttled(guess(&world, 11, "203.0.113.99, 192.0.2.1".to_owned()).await);
     guess(&world, 12, "192.0.2.2".to_owned()).await.expect(StatusCode::UNAUTHORIZED);
-    // A subscriber has all addresses of a /64.
+    // A subscriber has all IP addresses of a /64.
     for number in 0..5 {
         guess(&world, number, format!("2001:db8:0:1::{number}"))
             .await
@@ -226,7 +226,7 @@ async fn a_spoofed_address_is_no_way_around_unless_a_proxy_is_trusted() {
 }
 
 #[tokio::test]
-async fn successes_do_not_count_and_the_window_ends() {
+async fn successful_sign_ins_do_not_count_and_the_window_ends() {
     let world = World::with(&[FEW, &[("TENANTRY__AUTH__THROTTLE_WINDOW", "1s")]].concat()).await;
     world.make_account(ADA).await;
     for _ in 0..15 {
@@ -243,13 +243,13 @@ async fn successes_do_not_count_and_the_window_ends() {
 }
 
 #[tokio::test]
-async fn the_owner_is_told_once_that_others_guess_and_nobody_where_there_is_no_account() {
+async fn the_owner_is_notified_once_and_no_mail_is_sent_without_an_account() {
     let world = World::with(&[FEW, &[("TENANTRY__AUTH__THROTTLE_WINDOW", "1s")]].concat()).await;
     let _worker = world.env.spawn_worker().await;
     world.make_account(ADA).await;
     for _ in 0..3 {
         for email in [ADA, "nobody@example.com"] {
-            // Filled anew in each window.
+            // Reset in each window.
             eventually("it is throttled", async || {
                 (world.login(email, WRONG).await.status == StatusCode::TOO_MANY_REQUESTS)
                     .then_some(())
@@ -276,7 +276,7 @@ async fn the_owner_is_told_once_that_others_guess_and_nobody_where_there_is_no_a
 }
 
 #[tokio::test]
-async fn mails_are_asked_for_a_few_times_by_account_and_network_the_same_for_every_address() {
+async fn requested_mails_are_limited_by_account_and_network_with_or_without_an_account() {
     let settings =
         [("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3"), ("TENANTRY__AUTH__MAILS_PER_NETWORK", "10")];
     for path in [FORGOT, RESEND] {
@@ -305,7 +305,7 @@ async fn mails_are_asked_for_a_few_times_by_account_and_network_the_same_for_eve
 }
 
 #[tokio::test]
-async fn links_that_are_made_up_are_throttled() {
+async fn guessed_links_are_throttled() {
     let world = World::with(FEW).await;
     let made_up =
         LinkToken::issue(&world.key, PasswordResetId::from_uuid(world.store.clock().uuid()));
@@ -320,7 +320,7 @@ async fn links_that_are_made_up_are_throttled() {
     expect_throttled(world.client.post("/api/auth/password/reset", &body).await);
 }
 
-/// The token of a fresh invitation into the tenant of `inviter`.
+/// The token of a new invitation to the tenant of `inviter`.
 async fn invited(world: &World, inviter: &Person, email: &str) -> String {
     let body = json!({ "email": email, "role": "viewer" });
     world
@@ -337,7 +337,7 @@ async fn invited(world: &World, inviter: &Person, email: &str) -> String {
     found.expect("the address is invited").link_token(&world.key).expose().to_owned()
 }
 
-/// Accepts as a client that is (or says to be) at `address`.
+/// Accepts as a client that is (or claims to be) at the IP address `address`.
 async fn accept_from(world: &World, address: &str, token: &str, password: &str) -> Answer {
     let request = world
         .client
@@ -347,10 +347,10 @@ async fn accept_from(world: &World, address: &str, token: &str, password: &str) 
 }
 
 #[tokio::test]
-async fn accepting_an_invitation_is_no_way_around_the_throttle_of_signing_in() {
+async fn accepting_an_invitation_does_not_bypass_the_throttle_of_sign_ins() {
     let world = World::spawned(&[FEW, BEHIND_PROXY].concat()).await;
     let people = People::of(&world).await;
-    // The attacker runs a tenant, and reads the link in the victim's mail or was forwarded it.
+    // The attacker owns a tenant, and knows the link in the victim's mail.
     let (eve, bob) =
         (people.founder("eve@example.com").await, people.founder("bob@example.com").await);
     let token = invited(&world, &eve, "bob@example.com").await;
@@ -372,12 +372,12 @@ async fn accepting_an_invitation_is_no_way_around_the_throttle_of_signing_in() {
     expect_page(page, StatusCode::TOO_MANY_REQUESTS, "Too many attempts");
     assert!(
         (world.metric(hashed).await - before).abs() < f64::EPSILON,
-        "nothing is hashed for who is throttled"
+        "a throttled attempt hashes nothing"
     );
     let told = testing::staged::<SendThrottled>(&world.store).await.unwrap();
-    assert_eq!(told.len(), 1, "the owner is told once");
+    assert_eq!(told.len(), 1, "the owner is notified once");
 
-    // Where the owner signed in before they join, and signed in they do anywhere.
+    // From networks of earlier sign-ins the owner can join; signed in, from anywhere.
     accept_from(&world, "192.0.2.1", &token, PASSWORD).await.expect(StatusCode::OK);
     let token = invited(&world, &people.founder("carl@example.com").await, "bob@example.com").await;
     let joined = world
@@ -397,7 +397,7 @@ async fn accepting_an_invitation_is_no_way_around_the_throttle_of_signing_in() {
 }
 
 #[tokio::test]
-async fn of_many_guesses_at_once_over_both_routes_no_more_are_let_through_than_over_one() {
+async fn concurrent_guesses_over_two_routes_get_no_more_attempts_than_over_one() {
     let world = World::with(FEW).await;
     let people = People::of(&world).await;
     people.founder("bob@example.com").await;
@@ -419,7 +419,7 @@ async fn of_many_guesses_at_once_over_both_routes_no_more_are_let_through_than_o
 }
 
 #[tokio::test]
-async fn guesses_at_an_address_without_an_account_do_not_keep_its_newcomer_from_joining() {
+async fn guesses_at_an_email_without_an_account_do_not_prevent_a_new_account() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
     let token = invited(&world, &eve, "new@example.com").await;
@@ -431,7 +431,7 @@ async fn guesses_at_an_address_without_an_account_do_not_keep_its_newcomer_from_
 }
 
 #[tokio::test]
-async fn made_up_links_of_invitations_are_throttled_and_good_ones_are_not_counted() {
+async fn guessed_invitation_links_are_throttled_and_valid_ones_are_not_counted() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
     let token = invited(&world, &eve, "new@example.com").await;
@@ -463,7 +463,7 @@ async fn made_up_links_of_invitations_are_throttled_and_good_ones_are_not_counte
 }
 
 #[tokio::test]
-async fn without_redis_everybody_is_let_through_and_it_is_counted() {
+async fn without_redis_every_attempt_is_allowed_and_counted() {
     let world = World::spawned_on(Database::with_own_redis().await, FEW).await;
     world.make_account(ADA).await;
     world.env.redis().stop().await;
@@ -483,7 +483,7 @@ async fn without_redis_everybody_is_let_through_and_it_is_counted() {
 }
 
 #[tokio::test]
-async fn a_sign_in_from_somewhere_new_is_told_and_no_other() {
+async fn only_a_sign_in_from_a_new_device_or_network_sends_a_mail() {
     let world = World::with(BEHIND_PROXY).await;
     world.make_account(ADA).await;
     let login = async |device: &str, address: &str| {
@@ -499,7 +499,7 @@ async fn a_sign_in_from_somewhere_new_is_told_and_no_other() {
     };
     let (first, updated, other) =
         ("Mozilla/5.0 Firefox/130.0", "Mozilla/5.0 Firefox/131.0", "curl/8.0");
-    assert_eq!(login(first, "192.0.2.1").await, 0, "whoever has just made an account knows");
+    assert_eq!(login(first, "192.0.2.1").await, 0, "no mail for the device that registered");
     assert_eq!(login(first, "192.0.2.1").await, 0);
     assert_eq!(login(updated, "192.0.2.1").await, 0);
     assert_eq!(login(other, "192.0.2.1").await, 1);
@@ -507,9 +507,9 @@ async fn a_sign_in_from_somewhere_new_is_told_and_no_other() {
     assert_eq!(
         login(other, "192.0.2.1").await + login(first, "198.51.100.1").await,
         4,
-        "once each"
+        "one mail each"
     );
-    // Also where nothing is left of its sessions.
+    // Also if all its sessions have been removed.
     world.store.records::<Session>(PlatformScope).delete_all(doc! {}).await.unwrap();
     assert_eq!(login(first, "192.0.2.1").await, 2);
 
@@ -521,7 +521,7 @@ async fn a_sign_in_from_somewhere_new_is_told_and_no_other() {
         (mail.to, mail.subject.as_str()),
         (vec![ADA.to_owned()], "New sign-in to your account")
     );
-    // What a client says of itself may be written for the reader of the mail.
+    // Text of the client could mislead the reader of the mail.
     assert!(
         [&mail.html, &mail.text]
             .iter()

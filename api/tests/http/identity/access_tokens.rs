@@ -1,4 +1,4 @@
-//! Forged, borrowed and stale access tokens are refused, and none of them makes us fetch anything.
+//! Forged, foreign and expired access tokens are rejected, and none makes the API send a request.
 
 use std::net::Ipv4Addr;
 
@@ -21,7 +21,7 @@ use crate::{
     support::{Answer, World},
 };
 
-/// A signing key as it is stored.
+/// A signing key as stored.
 #[derive(Serialize, Deserialize)]
 struct StoredKey {
     #[serde(rename = "_id")]
@@ -35,7 +35,7 @@ impl Record for StoredKey {
     const DATA: Data = Data::of_platform();
 }
 
-/// Someone who has got hold of the real key, and so can say anything.
+/// An attacker with the real signing key, who can sign any claims.
 struct Forger {
     key: EncodingKey,
     public: Vec<u8>,
@@ -63,7 +63,7 @@ impl Forger {
         header
     }
 
-    /// The claims with one replaced, or taken away when `value` is null.
+    /// The claims with one replaced, or removed if `value` is null.
     fn claims_with(&self, name: &str, value: &Value) -> Value {
         let mut claims = self.claims.clone();
         match value {
@@ -88,13 +88,14 @@ async fn refused(world: &World, what: &str, token: &str) {
 }
 
 #[tokio::test]
-async fn only_our_algorithm_and_our_keys_count() {
+async fn only_our_algorithm_and_our_keys_are_accepted() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
     let (head, rest) = token.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
-    // The forger's own words are good: what follows is refused for its one flaw.
+    // The attacker's unchanged claims are accepted, so each token below is rejected for its one
+    // flaw.
     let honest = forger.sign(&forger.header(Algorithm::EdDSA), &forger.claims);
     world.client.get_as(&honest, "/api/auth/me").await.expect(StatusCode::OK);
 
@@ -141,7 +142,7 @@ async fn only_our_algorithm_and_our_keys_count() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_hostile_kid_is_refused() {
+async fn an_unknown_or_hostile_kid_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -162,9 +163,9 @@ async fn an_unknown_or_hostile_kid_is_refused() {
     refused(&world, "no kid", &forger.sign(&header, &forger.claims)).await;
 }
 
-/// Were a key fetched, it would be before the answer; whoever connects after it has to wait behind.
+/// A key would be fetched before the response, so a connection from the API would be waiting here.
 #[tokio::test]
-async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
+async fn a_key_url_in_a_token_is_not_fetched() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -197,11 +198,11 @@ async fn a_token_that_says_where_its_key_is_has_nothing_fetched() {
     }
     let own = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (_, first) = listener.accept().await.unwrap();
-    assert_eq!(first, own.local_addr().unwrap(), "somebody else was first");
+    assert_eq!(first, own.local_addr().unwrap(), "the API connected first");
 }
 
 #[tokio::test]
-async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
+async fn a_token_with_another_type_audience_issuer_or_time_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
@@ -241,7 +242,7 @@ async fn a_token_of_another_kind_audience_issuer_or_time_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
+async fn a_token_for_another_tenant_than_its_session_is_rejected() {
     let world = World::new().await;
     let ada = world.signed_in("ada@example.com").await;
     let eve = world.signed_in("eve@example.com").await;
@@ -253,9 +254,9 @@ async fn a_token_for_a_tenant_other_than_its_sessions_is_refused() {
     }
 }
 
-/// Row 17 of the attacks, for what is kept in memory.
+/// Isolation of tenants in the cache.
 #[tokio::test]
-async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
+async fn a_cached_caller_is_not_accepted_in_another_tenant() {
     let world = World::spawned(&[]).await;
     let ada = world.signed_in("ada@example.com").await;
     let eve = world.signed_in("eve@example.com").await;
@@ -278,7 +279,7 @@ async fn a_caller_who_is_kept_answers_for_no_other_tenant() {
 }
 
 #[tokio::test]
-async fn an_ended_session_is_refused_though_its_token_is_good() {
+async fn a_valid_token_of_an_ended_session_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let a_moment_ago = DateTime::from_millis(world.store.clock().now().timestamp_millis() - 1);
@@ -288,7 +289,7 @@ async fn an_ended_session_is_refused_though_its_token_is_good() {
 }
 
 #[tokio::test]
-async fn what_is_no_bearer_token_is_refused() {
+async fn anything_but_a_bearer_token_is_rejected() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let with = |values: &[&str]| {
@@ -313,12 +314,12 @@ async fn what_is_no_bearer_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
+async fn a_key_created_by_another_process_is_loaded_when_a_token_names_it() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let forger = Forger::with_claims_of(&world, &token).await;
     let id = |name: &str| forger.claims[name].as_str().unwrap().to_owned();
-    // A newer key, as a rotation makes it: ours again under another name.
+    // A newer key, as a rotation would create it: one of ours under another name.
     let stored: Vec<StoredKey> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 1).await.unwrap();
     let mut newer = mongodb::bson::serialize_to_document(&stored[0]).unwrap();
@@ -356,7 +357,7 @@ async fn a_key_made_by_another_process_is_found_when_a_token_names_it() {
 }
 
 #[tokio::test]
-async fn the_public_keys_are_published_and_nothing_else_of_them() {
+async fn only_the_public_parts_of_keys_are_published() {
     let world = World::new().await;
     let answer = world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
     assert_eq!(answer.header("cache-control"), "public, max-age=300");

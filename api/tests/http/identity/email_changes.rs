@@ -1,5 +1,5 @@
-//! Changing the address of an account: both addresses confirm, and nobody learns who has an
-//! account.
+//! Changing the email address of an account: both email addresses must confirm, and the responses
+//! do not reveal who has an account.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ const ASK: &str = "/api/auth/email/change";
 const CONFIRM: &str = "/api/auth/email/confirm";
 const CANCEL: &str = "/api/auth/email/cancel";
 
-/// The links of a change that waits.
+/// The links of a pending change.
 struct Links {
     old: String,
     new: String,
@@ -95,7 +95,7 @@ async fn shown_email(world: &World, token: &str) -> Value {
         .take()
 }
 
-/// A world with an account that is signed in to.
+/// A world with a signed-in account.
 async fn signed_in() -> (World, String) {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
@@ -106,7 +106,7 @@ async fn wait_for(world: &World, to: &str, subject: &str) -> Mail {
     world.env.mail().wait_for(|mail| mail.to == [to] && mail.subject == subject, DEADLINE).await
 }
 
-/// Where the link in a mail leads, without our own origin.
+/// The path of the link in a mail.
 fn path_of(world: &World, mail: &Mail) -> String {
     let link = mail
         .text
@@ -117,7 +117,7 @@ fn path_of(world: &World, mail: &Mail) -> String {
 }
 
 #[tokio::test]
-async fn the_path_from_asking_to_signing_in_with_the_new_address() {
+async fn a_user_changes_the_email_and_signs_in_with_the_new_one() {
     let (world, token) = signed_in().await;
     let worker = world.env.spawn_worker().await;
     ask(&world, &token, NEW).await.expect(StatusCode::ACCEPTED);
@@ -126,11 +126,11 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
     let to_new = wait_for(&world, NEW, "Confirm your new email address").await;
     assert!(
         to_old.text.contains(NEW) && !to_new.text.contains(ADA),
-        "the new address is not told the old one"
+        "the mail to the new email does not contain the old one"
     );
     let (old, new) = (path_of(&world, &to_old), path_of(&world, &to_new));
 
-    // Opening changes nothing, however often: mail scanners open links too.
+    // Opening has no effect, however often: mail scanners open links too.
     for _ in 0..2 {
         let page = expect_page(world.client.get(&old).await, StatusCode::OK, "That was not me");
         assert!(
@@ -139,7 +139,7 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
             page.body
         );
         let page =
-            expect_page(world.client.get(&new).await, StatusCode::OK, "Confirm this address");
+            expect_page(world.client.get(&new).await, StatusCode::OK, "Confirm this email address");
         assert!(!page.body.contains("/change-email/cancel"), "{}", page.body);
     }
     let form = |path: &str| format!("token={}", path.split_once("token=").unwrap().1);
@@ -184,7 +184,7 @@ async fn the_path_from_asking_to_signing_in_with_the_new_address() {
 }
 
 #[tokio::test]
-async fn either_side_confirms_first_and_one_alone_changes_nothing() {
+async fn both_emails_must_confirm_in_any_order() {
     for old_is_first in [true, false] {
         let (world, token) = signed_in().await;
         let links = asked(&world, &token, "Ada@Example.org").await;
@@ -221,7 +221,7 @@ async fn either_side_confirms_first_and_one_alone_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_fifty_uses_of_a_link_at_once_exactly_one_succeeds() {
+async fn of_fifty_concurrent_uses_of_a_link_one_succeeds() {
     let (world, token) = signed_in().await;
     let links = asked(&world, &token, NEW).await;
     let at_once = async |links: Vec<&String>| {
@@ -252,7 +252,7 @@ async fn of_fifty_uses_of_a_link_at_once_exactly_one_succeeds() {
 }
 
 #[tokio::test]
-async fn the_old_address_refuses_and_the_new_one_cannot() {
+async fn only_the_old_email_can_cancel_the_change() {
     let (world, token) = signed_in().await;
     let links = asked(&world, &token, NEW).await;
     follow(&world, CANCEL, &links.new)
@@ -283,7 +283,7 @@ async fn the_old_address_refuses_and_the_new_one_cannot() {
 }
 
 #[tokio::test]
-async fn a_superseded_expired_or_forged_link_is_refused() {
+async fn a_superseded_expired_or_forged_link_is_rejected() {
     let (world, token) = signed_in().await;
     let first = asked(&world, &token, "first@example.org").await;
     assert_eq!(confirm(&world, &first.old).await, "confirmed");
@@ -343,7 +343,7 @@ async fn a_superseded_expired_or_forged_link_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_of_late() {
+async fn a_change_requires_another_valid_email_and_recent_authentication() {
     let (world, token) = signed_in().await;
     let errors = async |email: Value| {
         world.client.post_body_as(&token, ASK, &json!({ "new_email": email })).await.field_errors()
@@ -367,7 +367,7 @@ async fn what_is_no_other_address_is_refused_and_so_is_whoever_did_not_sign_in_o
 }
 
 #[tokio::test]
-async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_never_changed_to() {
+async fn an_email_with_an_account_gets_the_same_response_and_its_owner_is_notified() {
     let (world, token) = signed_in().await;
     world.make_account("bob@example.com").await;
     let mut answers = Vec::new();
@@ -387,7 +387,7 @@ async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_
     wait_for(&world, "bob@example.com", "Someone tried to use your email address").await;
     wait_for(&world, "carl@example.com", "Confirm or reject a new email address for your account")
         .await;
-    // As it would be for any address.
+    // The same as for any email address.
     assert_eq!(confirm(&world, &links.old).await, "confirmed");
     assert_eq!(shown_email(&world, &carl).await, "carl@example.com");
     let to_bob: Vec<Mail> = world
@@ -399,12 +399,12 @@ async fn an_address_that_has_an_account_is_answered_alike_told_to_its_owner_and_
         .collect();
     assert!(
         to_bob.iter().all(|mail| !mail.text.contains("/change-email")),
-        "no link of his mailbox was made"
+        "no link to his mailbox was created"
     );
 }
 
 #[tokio::test]
-async fn asking_takes_the_same_time_whether_or_not_the_address_has_an_account() {
+async fn a_request_takes_the_same_time_with_or_without_an_account() {
     const SAMPLES: usize = 40;
     let world = World::with(&[
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"),
@@ -418,7 +418,7 @@ async fn asking_takes_the_same_time_whether_or_not_the_address_has_an_account() 
         ask(&world, &token, email).await.expect(StatusCode::ACCEPTED);
         begun.elapsed().as_secs_f64()
     };
-    // The third are of the first kind again: what differs between equals is noise.
+    // The third kind repeats the first: differences between the two are noise.
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
     for number in 0..SAMPLES {
         samples[0].push(time("bob@example.com").await);
@@ -435,7 +435,7 @@ async fn asking_takes_the_same_time_whether_or_not_the_address_has_an_account() 
 }
 
 #[tokio::test]
-async fn an_account_that_came_to_be_in_between_keeps_its_address_and_its_owner_is_told() {
+async fn an_account_created_in_between_keeps_its_email_and_its_owner_is_notified() {
     let (world, token) = signed_in().await;
     for new_is_first in [true, false] {
         let email = format!("bob{new_is_first}@example.com");
@@ -463,7 +463,7 @@ async fn an_account_that_came_to_be_in_between_keeps_its_address_and_its_owner_i
 }
 
 #[tokio::test]
-async fn of_many_accounts_that_are_to_have_one_address_at_once_one_has_it() {
+async fn of_many_concurrent_changes_to_one_email_one_succeeds() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let mut second = Vec::new();
@@ -473,7 +473,7 @@ async fn of_many_accounts_that_are_to_have_one_address_at_once_one_has_it() {
         assert_eq!(confirm(&world, &links.old).await, "confirmed");
         second.push(links.new);
     }
-    // And somebody registers it.
+    // Meanwhile someone registers it.
     world.register(NEW).await.expect(StatusCode::ACCEPTED);
     let registered = world.link_token(NEW).await;
     let (answers, verified) = futures::join!(
@@ -493,7 +493,7 @@ async fn of_many_accounts_that_are_to_have_one_address_at_once_one_has_it() {
 }
 
 #[tokio::test]
-async fn all_other_sessions_end_on_every_process_and_the_one_that_asked_has_the_new_address() {
+async fn all_other_sessions_end_on_every_process() {
     let (world, mine) = signed_in().await;
     let (_second_api, second) = world.another_api().await;
     let other = world
@@ -537,7 +537,7 @@ async fn all_other_sessions_end_on_every_process_and_the_one_that_asked_has_the_
 }
 
 #[tokio::test]
-async fn a_sign_in_that_a_change_overtakes_begins_no_session() {
+async fn a_sign_in_during_the_change_starts_no_session() {
     let (world, token) = signed_in().await;
     let (password, day) =
         (Password::presented(PASSWORD.to_owned()).unwrap(), Duration::from_hours(24));
@@ -560,7 +560,7 @@ async fn a_sign_in_that_a_change_overtakes_begins_no_session() {
     assert_eq!(world.count::<Session>().await, before);
 }
 
-/// A link for a new password, as the worker makes it.
+/// A password reset link, as the worker creates it.
 async fn reset_link(world: &World, user: &User) -> PasswordReset {
     let (job, ttl) = (world.store.clock().id(), world.config.auth.password_reset_ttl);
     let prepare = Prepare { key: &world.key, user: user.id, job, ttl, cooldown: Duration::ZERO };
@@ -568,7 +568,7 @@ async fn reset_link(world: &World, user: &User) -> PasswordReset {
 }
 
 #[tokio::test]
-async fn links_that_were_mailed_before_die_with_the_change_and_a_new_password_voids_it() {
+async fn the_change_revokes_earlier_links_and_a_new_password_revokes_the_change() {
     let (world, token) = signed_in().await;
     let ada = user(&world, ADA).await.unwrap();
     world.register(NEW).await.expect(StatusCode::ACCEPTED);
@@ -587,7 +587,7 @@ async fn links_that_were_mailed_before_die_with_the_change_and_a_new_password_vo
     follow(&world, "/api/auth/verify-email", &registration)
         .await
         .expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
-    // Also one that was made for the old address by a job which the change overtook.
+    // Also a link that a job created for the old email address while the change was in progress.
     let late = PasswordReset { email_norm: Some(ADA.to_owned()), ..reset };
     world.store.records::<PasswordReset>(PlatformScope).put_all(&[late]).await.unwrap();
     world
@@ -632,7 +632,7 @@ async fn invitation(world: &World, inviter: &Person, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_invitation_stays_with_the_mailbox_and_an_offer_of_ownership_with_the_person() {
+async fn an_invitation_stays_with_the_email_and_an_ownership_offer_with_the_person() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (eve, ada) = (people.founder("eve@example.com").await, people.founder(ADA).await);
@@ -660,7 +660,7 @@ async fn an_invitation_stays_with_the_mailbox_and_an_offer_of_ownership_with_the
         .post_body_as(&ada.token, accept, &json!({ "token": to_new }))
         .await
         .expect(StatusCode::OK);
-    // Whoever reads the old mailbox is somebody else to us now.
+    // The owner of the old mailbox may be someone else now.
     let newcomer = json!({ "token": to_old, "name": "New Comer", "password": PASSWORD });
     world.client.post(accept, &newcomer).await.expect(StatusCode::OK);
     assert_ne!(user(&world, ADA).await.unwrap().id, ada.user);
@@ -674,7 +674,7 @@ async fn an_invitation_stays_with_the_mailbox_and_an_offer_of_ownership_with_the
     assert_eq!(people.role(&colleague).await, Some(Role::Owner.into()));
 }
 
-/// Every row there is, as text.
+/// Every row of the database, as text.
 async fn dump(world: &World) -> String {
     let client = mongodb::Client::with_uri_str(world.env.mongodb_uri()).await.unwrap();
     let database = client.database(world.env.database());
@@ -689,7 +689,7 @@ async fn dump(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
+async fn neither_the_database_nor_the_log_contains_the_token_of_a_link() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in("canary-old@example.com").await;
     let links = asked(&world, &token, "canary-new@example.com").await;
@@ -715,7 +715,7 @@ async fn neither_a_dump_of_the_database_nor_the_log_holds_a_links_token() {
 }
 
 #[tokio::test]
-async fn mails_are_asked_for_a_few_times_and_are_a_cooldown_apart() {
+async fn requested_mails_are_limited_and_a_cooldown_apart() {
     let settings =
         [("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3"), ("TENANTRY__AUTH__MAILS_PER_NETWORK", "1000")];
     let world = World::with(&settings).await;
@@ -737,7 +737,7 @@ async fn mails_are_asked_for_a_few_times_and_are_a_cooldown_apart() {
                 .id,
         );
     }
-    // One person for many addresses, and many for one.
+    // One user for many email addresses, and many users for one.
     let refused = ask(&world, &ada.token, "another@example.org").await;
     refused.expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     for number in 0..4 {
@@ -760,7 +760,7 @@ async fn mails_are_asked_for_a_few_times_and_are_a_cooldown_apart() {
 }
 
 #[tokio::test]
-async fn a_change_that_was_superseded_is_not_mailed() {
+async fn a_superseded_change_sends_no_mail() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "1s")]).await;
     let token = world.signed_in(ADA).await;
     for number in 0..4 {

@@ -1,4 +1,4 @@
-//! Second factors: setting them up, being asked for them, and the ways around them that are none.
+//! Second factors: setting them up, presenting them, and attempts to get around them.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn codes(answer: &Answer) -> Vec<String> {
     serde_json::from_value(answer.json()["recovery_codes"].clone()).unwrap()
 }
 
-/// Someone with an authenticator app.
+/// A user with an authenticator app.
 struct Enrolled {
     token: String,
     app: App,
@@ -44,7 +44,7 @@ struct Enrolled {
 }
 
 impl Enrolled {
-    /// A fresh account that sets one up. The code of the step before was used to confirm it.
+    /// A new account that sets one up. The code of the previous step confirmed it.
     async fn new(world: &World, email: &str) -> Self {
         let token = world.signed_in(email).await;
         let told = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK);
@@ -58,7 +58,7 @@ impl Enrolled {
     }
 }
 
-/// What is answered to the password alone.
+/// The response to the password alone.
 async fn mfa_token(world: &World, email: &str) -> String {
     let asked =
         world.login(email, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
@@ -78,7 +78,7 @@ async fn told(world: &World) -> Vec<MfaChange> {
         .collect()
 }
 
-/// Lets the time pass in which nothing more needs to be proved, and waits until the API knows.
+/// Lets the recent authentication expire, and waits until the API has noticed.
 pub(crate) async fn grow_stale(world: &World, token: &str) {
     let id = text_of_session(world, token).await;
     let long_ago = mongodb::bson::DateTime::from_millis(
@@ -108,7 +108,7 @@ async fn text_of_session(world: &World, token: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_authenticator_app_is_set_up_and_asked_for() {
+async fn signing_in_requires_the_authenticator_app_once_it_is_confirmed() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in(ADA).await;
     let other = text(&world.login(ADA, PASSWORD).await.expect(StatusCode::OK), "access_token");
@@ -120,7 +120,7 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
         url.starts_with("otpauth://totp/Tenantry") && url.contains(&secret) && svg.contains("<svg"),
         "{told_app:?}"
     );
-    // Nothing is asked before it showed that it works.
+    // Not required before it is confirmed.
     world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
 
     let app = App::told(&secret);
@@ -136,7 +136,7 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
         .await
         .expect(StatusCode::OK);
     assert_eq!(codes(&confirmed).len(), 10);
-    // Whoever signed in with the password alone is out, and whoever set it up is not.
+    // Sessions that began with the password alone have ended; the one that set it up continues.
     world.client.expect_refused_within_a_second(&other).await;
     world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
     assert_eq!(told(&world).await, [MfaChange::TotpAdded]);
@@ -161,7 +161,7 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
         .get_as(&text(&signed_in, "access_token"), "/api/auth/me")
         .await
         .expect(StatusCode::OK);
-    // The token of the password is used up, and so is the code.
+    // The token of the sign-in is used up, and so is the code.
     verify(&world, &mfa_token, &app.code(1))
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
@@ -196,7 +196,7 @@ async fn an_authenticator_app_is_set_up_and_asked_for() {
 }
 
 #[tokio::test]
-async fn a_recovery_code_stands_in_once() {
+async fn a_recovery_code_works_once() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let code = &enrolled.recovery_codes[3];
@@ -225,13 +225,13 @@ async fn a_recovery_code_stands_in_once() {
     verify(&world, &mfa_token(&world, ADA).await, &fresh[0]).await.expect(StatusCode::OK);
 }
 
-/// Row 9 of the attacks: a code is good once, also for many at once.
+/// A code is valid once, even for concurrent requests.
 #[tokio::test]
-async fn fifty_parallel_uses_of_a_code_begin_one_session() {
+async fn of_fifty_concurrent_uses_of_a_code_one_starts_a_session() {
     let world = World::with(UNTHROTTLED).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     for code in [enrolled.app.code(0), enrolled.recovery_codes[0].clone()] {
-        // Half of them by one token, half by tokens of their own.
+        // Half of them with one token, half with separate tokens.
         let shared = mfa_token(&world, ADA).await;
         let tokens = join_all((0..25).map(|_| mfa_token(&world, ADA))).await;
         let tries = tokens
@@ -250,7 +250,7 @@ async fn fifty_parallel_uses_of_a_code_begin_one_session() {
 }
 
 #[tokio::test]
-async fn who_guesses_codes_has_few_tries() {
+async fn guessing_codes_is_throttled() {
     let world = World::with(&[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")]).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let token = mfa_token(&world, ADA).await;
@@ -259,11 +259,11 @@ async fn who_guesses_codes_has_few_tries() {
             .await
             .expect_problem(StatusCode::UNAUTHORIZED, "mfa_code_invalid");
     }
-    // The password is wanted again, even for the right code.
+    // The password is required again, even with the right code.
     verify(&world, &token, &enrolled.app.code(0))
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
-    // And the password does not help for long.
+    // Repeating the password does not help for long.
     let token = mfa_token(&world, ADA).await;
     let answers = [
         verify(&world, &token, "123456").await,
@@ -277,9 +277,9 @@ async fn who_guesses_codes_has_few_tries() {
     assert!(!refused.header("retry-after").is_empty());
 }
 
-/// What is no code uses none of the account's tries up: it is nothing that anybody guesses.
+/// Invalid responses cannot be guesses, so they use up no attempts of the account.
 #[tokio::test]
-async fn who_stole_a_session_uses_up_no_tries_of_the_owners() {
+async fn invalid_passkey_responses_do_not_use_up_the_accounts_attempts() {
     let world = World::with(&[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")]).await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let rubbish = json!({ "ceremony": "x", "credential": { "id": "x" } });
@@ -295,7 +295,7 @@ async fn who_stole_a_session_uses_up_no_tries_of_the_owners() {
 }
 
 #[tokio::test]
-async fn who_is_no_member_any_more_begins_no_session_and_keeps_their_code() {
+async fn a_removed_member_starts_no_session_and_keeps_the_code() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let (token, code) = (mfa_token(&world, ADA).await, &enrolled.recovery_codes[0]);
@@ -306,9 +306,9 @@ async fn who_is_no_member_any_more_begins_no_session_and_keeps_their_code() {
     verify(&world, &token, code).await.expect(StatusCode::OK);
 }
 
-/// Row 10: a link in a mail replaces the password, and nothing else.
+/// A link in a mail replaces the password, but not the second factor.
 #[tokio::test]
-async fn after_a_password_reset_the_second_factor_is_still_asked_for() {
+async fn a_password_reset_keeps_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap();
@@ -337,9 +337,9 @@ async fn after_a_password_reset_the_second_factor_is_still_asked_for() {
     verify(&world, &text(&asked, "mfa_token"), &enrolled.app.code(0)).await.expect(StatusCode::OK);
 }
 
-/// What was begun with a password is worth nothing once there is another one.
+/// A sign-in that began with a password ends when the password changes.
 #[tokio::test]
-async fn a_new_password_ends_sign_ins_that_wait_for_a_second_factor() {
+async fn a_new_password_ends_sign_ins_that_await_a_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let waiting = mfa_token(&world, ADA).await;
@@ -355,9 +355,9 @@ async fn a_new_password_ends_sign_ins_that_wait_for_a_second_factor() {
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
 }
 
-/// Row 16: a session alone, however it was come by, changes nothing that matters.
+/// A stolen session alone cannot make sensitive changes.
 #[tokio::test]
-async fn sensitive_changes_need_recent_proof_of_who_one_is() {
+async fn sensitive_changes_require_recent_authentication() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
     grow_stale(&world, &token).await;
@@ -375,7 +375,7 @@ async fn sensitive_changes_need_recent_proof_of_who_one_is() {
             .await,
     );
 
-    // Owners are not made and unmade either.
+    // Nor can it add or remove owners.
     let (owner, line) =
         (json!({ "role": "owner" }), json!({ "email": "bob@example.com", "role": "owner" }));
     let me = world.client.get_as(&token, "/api/auth/me").await.json()["user"]["id"]
@@ -422,9 +422,9 @@ async fn sensitive_changes_need_recent_proof_of_who_one_is() {
     world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK);
 }
 
-/// Row 16, for who has a second factor: the password alone is no proof.
+/// With a second factor, the password alone is not a reauthentication.
 #[tokio::test]
-async fn whoever_has_a_second_factor_proves_who_they_are_with_it() {
+async fn reauthentication_requires_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     grow_stale(&world, &enrolled.token).await;
@@ -452,7 +452,7 @@ async fn whoever_has_a_second_factor_proves_who_they_are_with_it() {
     assert_eq!(
         session(&proved),
         Value::String(text_of_session(&world, &enrolled.token).await),
-        "the same session goes on"
+        "the session continues"
     );
     world
         .client
@@ -462,7 +462,7 @@ async fn whoever_has_a_second_factor_proves_who_they_are_with_it() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_no_way_around_the_second_factor() {
+async fn an_invitation_does_not_bypass_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let owner = world.signed_in("owner@example.com").await;
@@ -482,7 +482,7 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
     let form = format!("token={link}&password={}", PASSWORD.replace(' ', "+"));
     let page = world.client.post_form("/invitations/accept", &form).await;
     pages::expect_page(page, StatusCode::UNAUTHORIZED, "A second factor is required");
-    // Nothing happened, and whoever is signed in with the second factor joins.
+    // Nothing has changed, and a user who is signed in with the second factor can join.
     world
         .client
         .post_body_as(&enrolled.token, "/api/invitations/accept", &json!({ "token": link }))
@@ -491,7 +491,7 @@ async fn an_invitation_is_no_way_around_the_second_factor() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_demands_a_second_factor_waits_until_one_is_set_up() {
+async fn a_tenant_can_require_a_second_factor_of_its_members() {
     let world = World::new().await;
     let owner = Enrolled::new(&world, ADA).await;
     let invite = json!({ "email": "bob@example.com", "role": "admin" });
@@ -529,7 +529,7 @@ async fn a_tenant_that_demands_a_second_factor_waits_until_one_is_set_up() {
 }
 
 #[tokio::test]
-async fn an_operator_lets_someone_in_who_lost_everything() {
+async fn an_operator_restores_access_after_all_second_factors_are_lost() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let reset = || async {
@@ -547,9 +547,9 @@ async fn an_operator_lets_someone_in_who_lost_everything() {
     assert!(!again.status.success() && complaint.contains("has no second factor"), "{again:?}");
 }
 
-/// Row 8, of second factors: what the database holds is not enough.
+/// The contents of the database are not enough to pass as a second factor.
 #[tokio::test]
-async fn a_dump_of_the_database_holds_no_secret_of_a_second_factor() {
+async fn the_database_contains_no_secret_of_a_second_factor() {
     let world = World::new().await;
     let token = world.signed_in(ADA).await;
     let secret = text(&world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK), "secret");

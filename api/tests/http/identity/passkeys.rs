@@ -1,5 +1,5 @@
-//! Passkeys: adding one, signing in with it, using it beside a password, and what is refused. The
-//! authenticator is software, and the real one's protocol.
+//! Passkeys: adding one, signing in with it, using it as a second factor, and what is rejected. The
+//! authenticator is software that implements the real protocol.
 
 use domain::identity::mfa::SendMfaChanged;
 use futures::future::join_all;
@@ -27,7 +27,7 @@ fn text(answer: &Answer, name: &str) -> String {
     answer.json()[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer:?}")).to_owned()
 }
 
-/// Adds the passkey of `device`; answers what was answered.
+/// Adds the passkey of `device` and returns the response.
 async fn add(world: &World, token: &str, device: &mut Device) -> Answer {
     let begun = world.client.post_as(token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = device.create(&begun["public_key"]).await;
@@ -36,7 +36,7 @@ async fn add(world: &World, token: &str, device: &mut Device) -> Answer {
     world.client.post_body_as(token, PASSKEYS, &body).await
 }
 
-/// What a client sends who signs in by `device`.
+/// The body of a sign-in with `device`.
 async fn using(world: &World, device: &mut Device) -> Value {
     let begun = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
     json!({ "ceremony": begun["ceremony"], "credential": device.get(&begun["public_key"]).await })
@@ -51,7 +51,7 @@ fn refused(answer: Answer) {
 }
 
 #[tokio::test]
-async fn a_passkey_signs_in_without_an_address_or_a_password() {
+async fn a_passkey_signs_in_without_an_email_or_a_password() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -62,11 +62,7 @@ async fn a_passkey_signs_in_without_an_address_or_a_password() {
         "{added}"
     );
     let begun = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
-    assert_eq!(
-        begun["public_key"]["allowCredentials"],
-        json!([]),
-        "the options say nothing of anybody"
-    );
+    assert_eq!(begun["public_key"]["allowCredentials"], json!([]), "the options reveal no user");
     assert_eq!(begun["public_key"]["userVerification"], "required");
     for _ in 0..2 {
         let body = using(&world, &mut device).await;
@@ -79,12 +75,12 @@ async fn a_passkey_signs_in_without_an_address_or_a_password() {
             .expect(StatusCode::OK)
             .json();
         assert_eq!(me["user"]["email"], ADA);
-        // Each answer of an authenticator is good once.
+        // Each response of an authenticator is valid once.
         refused(world.client.post(LOGIN, &body).await);
     }
     let factors = world.client.get_as(&token, "/api/auth/mfa").await.expect(StatusCode::OK).json();
     assert!(factors["passkeys"][0]["last_used_at"].is_string(), "{factors}");
-    // It is a second factor as well: the password alone is not enough any more.
+    // It is a second factor as well: the password alone is no longer enough.
     world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
 }
 
@@ -106,7 +102,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
 
-    // What was signed for another sign-in does not do.
+    // A credential that was created for another sign-in is not accepted.
     let asked =
         world.login(ADA, PASSWORD).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     let body = json!({ "mfa_token": text(&asked, "mfa_token"), "credential": credential });
@@ -114,7 +110,7 @@ async fn a_passkey_is_a_second_factor_beside_the_password() {
 }
 
 #[tokio::test]
-async fn a_passkey_proves_anew_who_one_is() {
+async fn a_passkey_reauthenticates() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let (mut device, mut others) = (Device::at(ORIGIN), Device::at(ORIGIN));
@@ -132,7 +128,7 @@ async fn a_passkey_proves_anew_who_one_is() {
 }
 
 #[tokio::test]
-async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
+async fn of_fifty_concurrent_uses_of_a_credential_one_starts_a_session() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -143,9 +139,9 @@ async fn fifty_parallel_uses_of_one_answer_begin_one_session() {
     assert_eq!(begun, 1, "{answers:?}");
 }
 
-/// A copy of a passkey shows when both were used: their counters run apart.
+/// A copy is detected once both were used, because their counters differ.
 #[tokio::test]
-async fn a_copied_passkey_is_found_out() {
+async fn a_copied_passkey_is_rejected() {
     let world = world().await;
     let token = world.signed_in(ADA).await;
     let mut device = Device::at(ORIGIN);
@@ -158,12 +154,12 @@ async fn a_copied_passkey_is_found_out() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_together_is_refused() {
+async fn a_credential_is_valid_only_for_its_ceremony_and_account() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
     let mut device = Device::at(ORIGIN);
 
-    // A ceremony of somebody else, of another kind, or none.
+    // The ceremony of another user, of another kind, or none.
     let begun = world.client.post_as(&eve, ENROLL).await.expect(StatusCode::OK).json();
     let credential = device.create(&begun["public_key"]).await;
     let using_one = world.client.post(OPTIONS, &json!({})).await.expect(StatusCode::OK).json();
@@ -171,19 +167,19 @@ async fn what_does_not_fit_together_is_refused() {
         let body = json!({ "ceremony": ceremony, "credential": credential, "name": "My phone" });
         not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
     }
-    // A page of another site.
+    // The page of another website.
     let mut elsewhere = Device::at("https://evil.app.example.com");
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     let credential = elsewhere.create(&begun["public_key"]).await;
     let body =
         json!({ "ceremony": begun["ceremony"], "credential": credential, "name": "My phone" });
     not_added(world.client.post_body_as(&token, PASSKEYS, &body).await);
-    // One that nobody added.
+    // A passkey that was never added.
     let mut unknown = Device::at(ORIGIN);
     let begun = world.client.post_as(&token, ENROLL).await.expect(StatusCode::OK).json();
     unknown.create(&begun["public_key"]).await;
     refused(world.client.post(LOGIN, &using(&world, &mut unknown).await).await);
-    // One that was altered on the way.
+    // A credential that was altered.
     add(&world, &token, &mut device).await.expect(StatusCode::CREATED);
     let mut altered = using(&world, &mut device).await;
     let signature = altered["credential"]["response"]["signature"].as_str().unwrap();
@@ -210,7 +206,7 @@ async fn what_does_not_fit_together_is_refused() {
 }
 
 #[tokio::test]
-async fn a_removed_passkey_is_accepted_no_more_and_nobody_removes_anothers() {
+async fn a_removed_passkey_is_rejected_and_users_remove_only_their_own() {
     let world = world().await;
     let (token, eve) = (world.signed_in(ADA).await, world.signed_in("eve@example.com").await);
     let mut device = Device::at(ORIGIN);

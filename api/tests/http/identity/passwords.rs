@@ -1,4 +1,4 @@
-//! Setting a new password by a mailed link, changing one's own, and which passwords may be.
+//! Resetting a password by an emailed link, changing it, and which passwords are accepted.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn user(world: &World, email: &str) -> User {
         .expect("there is an account")
 }
 
-/// A link as the worker makes it when it is about to mail it.
+/// A link, as the worker creates it before it sends the mail.
 async fn link_for(world: &World, email: &str) -> String {
     let prepare = domain::identity::password_resets::Prepare {
         key: &world.key,
@@ -74,7 +74,7 @@ async fn audited(world: &World, action: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn the_path_from_forgetting_a_password_to_signing_in_with_a_new_one() {
+async fn a_user_resets_a_forgotten_password_and_signs_in() {
     let world = World::new().await;
     let _worker = world.env.spawn_worker().await;
     let token = world.signed_in(ADA).await;
@@ -93,7 +93,7 @@ async fn the_path_from_forgetting_a_password_to_signing_in_with_a_new_one() {
         .expect("the mail has a link");
     let path = link.strip_prefix(&world.config.app.public_url).expect("it leads to our own origin");
 
-    // Opening changes nothing, however often: mail scanners open links too.
+    // Opening has no effect, however often: mail scanners open links too.
     for _ in 0..2 {
         let page = expect_page(world.client.get(path).await, StatusCode::OK, "Set a new password");
         assert!(
@@ -145,7 +145,7 @@ async fn the_path_from_forgetting_a_password_to_signing_in_with_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_link_without_a_usable_token_says_so() {
+async fn a_page_without_a_usable_token_reports_it() {
     let world = World::new().await;
     for path in [
         "/reset-password",
@@ -174,7 +174,7 @@ async fn a_link_without_a_usable_token_says_so() {
 }
 
 #[tokio::test]
-async fn asking_answers_the_same_and_stages_the_same_for_every_address() {
+async fn a_reset_request_looks_the_same_with_or_without_an_account() {
     let world = World::new().await;
     world.make_account(ADA).await;
     world.register("waiting@example.com").await.expect(StatusCode::ACCEPTED);
@@ -193,14 +193,14 @@ async fn asking_answers_the_same_and_stages_the_same_for_every_address() {
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     assert_eq!(world.count::<OutboxRow>().await - before, 3);
-    assert_eq!(world.count::<PasswordReset>().await, 0, "asking makes no rows of its own");
+    assert_eq!(world.count::<PasswordReset>().await, 0, "a request creates no rows");
     let staged: Vec<OutboxRow> =
         world.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
     assert!(!serde_json::to_string(&staged).unwrap().contains("example.com"));
 }
 
 #[tokio::test]
-async fn a_used_superseded_expired_or_forged_link_is_refused() {
+async fn a_used_superseded_expired_or_forged_link_is_rejected() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let (first, second) = (link_for(&world, ADA).await, link_for(&world, ADA).await);
@@ -224,7 +224,7 @@ async fn a_used_superseded_expired_or_forged_link_is_refused() {
     assert_eq!(Duration::from_millis(span.unsigned_abs()), Duration::from_hours(1));
     assert!(
         !serde_json::to_string(&row).unwrap().contains(&third),
-        "the database does not hold the token"
+        "the database does not contain the token"
     );
     let a_moment_ago = DateTime::from_millis(world.store.clock().now().timestamp_millis() - 1);
     let expire = doc! { "$set": { "expires_at": a_moment_ago } };
@@ -234,7 +234,7 @@ async fn a_used_superseded_expired_or_forged_link_is_refused() {
 }
 
 #[tokio::test]
-async fn of_fifty_uses_of_a_link_at_once_exactly_one_succeeds() {
+async fn of_fifty_concurrent_uses_of_a_link_one_succeeds() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let token = link_for(&world, ADA).await;
@@ -285,7 +285,7 @@ async fn resetting_ends_every_session_on_every_process() {
 }
 
 #[tokio::test]
-async fn a_sign_in_that_a_reset_overtakes_begins_no_session() {
+async fn a_sign_in_during_a_reset_starts_no_session() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let (password, day) =
@@ -309,11 +309,11 @@ async fn a_sign_in_that_a_reset_overtakes_begins_no_session() {
 }
 
 #[tokio::test]
-async fn a_weak_password_is_refused_with_what_to_do_and_the_link_stays_good() {
+async fn a_weak_password_is_rejected_with_advice_and_the_link_stays_valid() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let token = link_for(&world, ADA).await;
-    // Of the address, the person, the tenant, and of everybody.
+    // Made of the email address, the person, the tenant, or common words.
     for weak in ["ada@example.com", "lovelace1", "analyticalengines", "password123", "12345678901"]
     {
         let refused = reset(&world, &token, weak)
@@ -345,7 +345,7 @@ async fn a_weak_password_is_refused_with_what_to_do_and_the_link_stays_good() {
 }
 
 #[tokio::test]
-async fn a_megabyte_of_password_is_refused_before_it_is_hashed() {
+async fn a_password_of_a_megabyte_is_rejected_before_it_is_hashed() {
     let world = World::spawned(&[]).await;
     let hashed = "tenantry_password_hash_duration_seconds_count";
     let before = world.metric(hashed).await;
@@ -368,7 +368,7 @@ async fn a_megabyte_of_password_is_refused_before_it_is_hashed() {
 }
 
 #[tokio::test]
-async fn a_password_on_the_list_of_breached_ones_is_refused_wherever_one_is_set() {
+async fn a_breached_password_is_rejected_by_every_route_that_sets_one() {
     // SHA-1 of "a quite different set of words", as published lists have them.
     const HASHES: &str = "0000000000000000000000000000000000000000:7\r\n4E3A5A2E0000000000000000000000000000000A:1\r\n";
     let folder = tempfile::tempdir().unwrap();
@@ -412,7 +412,7 @@ async fn a_password_on_the_list_of_breached_ones_is_refused_wherever_one_is_set(
 }
 
 #[tokio::test]
-async fn a_list_that_is_none_keeps_the_api_from_starting() {
+async fn an_invalid_list_of_breached_passwords_prevents_the_start() {
     let database = crate::support::Database::prepared().await;
     let nowhere = [("TENANTRY__AUTH__BREACHED_PASSWORDS_LIST", "/nowhere/at/all")];
     let ended = database.run(&[], &nowhere).await;
@@ -424,7 +424,7 @@ async fn a_list_that_is_none_keeps_the_api_from_starting() {
 }
 
 #[tokio::test]
-async fn changing_the_password_takes_the_current_one_and_ends_all_other_sessions() {
+async fn changing_the_password_requires_the_current_one_and_ends_all_other_sessions() {
     let world = World::new().await;
     let mine = world.signed_in(ADA).await;
     let other = world.login(ADA, PASSWORD).await.expect(StatusCode::OK).json()["access_token"]
@@ -459,7 +459,7 @@ async fn changing_the_password_takes_the_current_one_and_ends_all_other_sessions
     assert_eq!(told.iter().map(|staged| staged.job.by).collect::<Vec<_>>(), [ChangedBy::Owner]);
     assert_eq!(audited(&world, "user.password_changed").await, 1);
 
-    // At once, also where the caller was kept from before.
+    // At once, even if the caller was cached before.
     change(&world, &mine, PASSWORD, NEW)
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
@@ -467,14 +467,14 @@ async fn changing_the_password_takes_the_current_one_and_ends_all_other_sessions
 }
 
 #[tokio::test]
-async fn an_attackers_password_never_opens_the_account_that_the_victim_verified() {
+async fn an_attackers_password_does_not_open_the_account_that_the_victim_verified() {
     let world = World::new().await;
     let register = async |password: &str, name: &str| {
         let body = json!({ "email": ADA, "password": password, "name": name, "tenant_name": format!("{name}'s own") });
         world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
         world.link_token(ADA).await
     };
-    // Before the victim and after: the newest link is the attacker's.
+    // Before the victim and again afterwards: the newest link is the attacker's.
     let attackers_first = register("an attackers set of words", "Eve").await;
     let victims = register(PASSWORD, "Ada").await;
     let attackers_last = register("another attackers set of words", "Eve").await;
@@ -513,7 +513,7 @@ async fn an_attackers_password_never_opens_the_account_that_the_victim_verified(
 }
 
 #[tokio::test]
-async fn an_address_that_waits_to_be_verified_is_mailed_no_link_for_a_new_password() {
+async fn a_pending_registration_receives_no_password_reset_link() {
     let world = World::new().await;
     let worker = world.env.spawn_worker().await;
     world.register("waiting@example.com").await.expect(StatusCode::ACCEPTED);
@@ -528,7 +528,7 @@ async fn an_address_that_waits_to_be_verified_is_mailed_no_link_for_a_new_passwo
 }
 
 #[tokio::test]
-async fn links_are_mailed_as_far_apart_as_verifications_and_only_the_newest_works() {
+async fn reset_links_are_a_cooldown_apart_and_only_the_newest_works() {
     let world = World::new().await;
     world.make_account(ADA).await;
     let _worker = world.env.spawn_worker().await;
@@ -547,8 +547,8 @@ async fn links_are_mailed_as_far_apart_as_verifications_and_only_the_newest_work
 }
 
 #[tokio::test]
-async fn a_hash_of_other_parameters_is_renewed_by_the_next_sign_in_and_by_no_failure() {
-    // The reference implementation's own vector: argon2id, 64 MiB, of "password".
+async fn a_hash_with_outdated_parameters_is_renewed_at_the_next_successful_sign_in() {
+    // Test vector of the reference implementation: argon2id, 64 MiB, of "password".
     const OLD: &str =
         "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
     let world = World::new().await;
@@ -574,7 +574,7 @@ async fn a_hash_of_other_parameters_is_renewed_by_the_next_sign_in_and_by_no_fai
 }
 
 #[tokio::test]
-async fn neither_the_database_nor_the_log_holds_what_would_set_a_password() {
+async fn neither_the_database_nor_the_log_contains_a_usable_reset_token() {
     let world = World::spawned(&[]).await;
     world.make_account("canary-address@example.com").await;
     let token = link_for(&world, "canary-address@example.com").await;

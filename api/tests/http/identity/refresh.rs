@@ -1,4 +1,4 @@
-//! Going on with refresh tokens: one lineage, whoever races, and an end for whoever steals.
+//! Refreshing sessions: concurrent refreshes keep one session, and reuse of an old token ends it.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn session(world: &World) -> Session {
         .unwrap()
 }
 
-/// Moves the session's past back, as if that much time had gone by since.
+/// Moves the past of the session back by this time.
 async fn age(world: &World, by: Duration) {
     let session = session(world).await;
     let before = |at: DateTime| {
@@ -65,7 +65,7 @@ async fn age(world: &World, by: Duration) {
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_good_once_and_its_successor_goes_on() {
+async fn a_refresh_token_is_valid_once_and_replaced_by_its_successor() {
     let (world, login) = account(&[]).await;
     assert!(
         login["session"]["refresh_in"].as_u64().unwrap() < login["expires_in"].as_u64().unwrap()
@@ -86,7 +86,7 @@ async fn a_refresh_token_is_good_once_and_its_successor_goes_on() {
 }
 
 #[tokio::test]
-async fn whoever_lost_the_answer_is_told_the_same_successor_again() {
+async fn a_client_that_lost_the_response_gets_the_same_successor() {
     let (world, login) = account(&[]).await;
     let first = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     let again = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
@@ -95,7 +95,7 @@ async fn whoever_lost_the_answer_is_told_the_same_successor_again() {
 }
 
 #[tokio::test]
-async fn a_client_whose_api_was_killed_before_it_answered_recovers() {
+async fn a_client_recovers_if_the_api_is_killed_before_it_responds() {
     let (world, login) = account(&[]).await;
     let (killed, client) = world.another_process().await;
     let token = login["refresh_token"].clone();
@@ -110,14 +110,14 @@ async fn a_client_whose_api_was_killed_before_it_answered_recovers() {
     })
     .await;
     killed.process().kill().await;
-    // Whether or not the answer made it.
+    // Whether or not the response arrived.
     let _ = asking.await.unwrap();
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn twenty_parallel_refreshes_make_one_lineage_and_log_nobody_out() {
+async fn twenty_concurrent_refreshes_keep_the_session_signed_in() {
     let (world, login) = account(&[]).await;
     let (_second_api, second) = world.another_api().await;
     let clients = [&world.client, &second];
@@ -134,7 +134,7 @@ async fn twenty_parallel_refreshes_make_one_lineage_and_log_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_late_loser_of_a_race_is_told_to_ask_again_and_keeps_its_cookie() {
+async fn a_late_refresh_in_a_race_returns_refresh_raced_and_keeps_its_cookie() {
     let (world, login) = account(&[]).await;
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     refresh(&world.client, &next["refresh_token"]).await.expect(StatusCode::OK);
@@ -147,7 +147,7 @@ async fn a_late_loser_of_a_race_is_told_to_ask_again_and_keeps_its_cookie() {
 }
 
 #[tokio::test]
-async fn a_superseded_token_after_the_grace_ends_the_session_and_raises_the_alarm() {
+async fn a_superseded_token_after_the_grace_period_ends_the_session_and_notifies_the_user() {
     let (world, login) = account(&[]).await;
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     age(&world, Duration::from_secs(31)).await;
@@ -165,7 +165,7 @@ async fn a_superseded_token_after_the_grace_ends_the_session_and_raises_the_alar
 }
 
 #[tokio::test]
-async fn what_is_no_token_of_ours_is_refused_and_ends_nothing() {
+async fn a_foreign_refresh_token_is_rejected_and_ends_no_session() {
     let (world, login) = account(&[]).await;
     let good = login["refresh_token"].as_str().unwrap();
     let mut forged = good.to_owned().into_bytes();
@@ -197,7 +197,7 @@ async fn what_is_no_token_of_ours_is_refused_and_ends_nothing() {
 }
 
 #[tokio::test]
-async fn the_database_holds_nothing_that_a_token_can_be_made_of() {
+async fn a_refresh_token_cannot_be_forged_from_the_database() {
     let (world, login) = account(&[]).await;
     let token = login["refresh_token"].as_str().unwrap();
     let row = mongodb::bson::serialize_to_document(&session(&world).await).unwrap().to_string();
@@ -207,7 +207,7 @@ async fn the_database_holds_nothing_that_a_token_can_be_made_of() {
 }
 
 #[tokio::test]
-async fn a_session_ends_when_it_is_not_used_and_in_any_case() {
+async fn a_session_ends_when_idle_and_at_its_maximum_age() {
     let (world, login) = account(&[]).await;
     age(&world, Duration::from_secs(2 * 3600 + 1)).await;
     refresh(&world.client, &login["refresh_token"])
@@ -230,7 +230,7 @@ async fn a_session_ends_when_it_is_not_used_and_in_any_case() {
 }
 
 #[tokio::test]
-async fn browsers_get_a_cookie_that_scripts_and_other_sites_cannot_use() {
+async fn browsers_receive_a_cookie_that_scripts_and_other_sites_cannot_use() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     let login = async |remember: bool| {
@@ -281,7 +281,7 @@ async fn browsers_get_a_cookie_that_scripts_and_other_sites_cannot_use() {
 }
 
 #[tokio::test]
-async fn sessions_are_listed_and_ended_one_by_one_and_all_at_once() {
+async fn sessions_are_listed_and_ended_individually_or_all_at_once() {
     let world = World::new().await;
     let first = world.signed_in("ada@example.com").await;
     let second = login_with_body_token(&world).await;
@@ -320,7 +320,7 @@ async fn sessions_are_listed_and_ended_one_by_one_and_all_at_once() {
 }
 
 #[tokio::test]
-async fn one_goes_on_in_another_tenant_of_ones_own_only() {
+async fn a_session_switches_only_to_tenants_of_its_user() {
     use common::db::TenantScope;
     use domain::{
         people::users::User,

@@ -1,4 +1,4 @@
-//! Asking for an account, and proving that an address is one's own.
+//! Registering, and verifying the email address.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::support::{DEADLINE, PASSWORD, World};
 
 #[tokio::test]
-async fn the_path_from_asking_to_being_signed_in_by_way_of_the_mail() {
+async fn a_person_registers_follows_the_link_and_signs_in() {
     let world = World::new().await;
     let _worker = world.env.spawn_worker().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
@@ -50,7 +50,7 @@ async fn the_path_from_asking_to_being_signed_in_by_way_of_the_mail() {
 }
 
 #[tokio::test]
-async fn a_known_address_gets_the_answer_and_the_rows_of_an_unknown_one() {
+async fn an_email_with_an_account_gets_the_same_response_and_rows() {
     let world = World::new().await;
     world.make_account("known@example.com").await;
     let (registrations, staged) =
@@ -78,7 +78,7 @@ async fn a_known_address_gets_the_answer_and_the_rows_of_an_unknown_one() {
     let mails = testing::staged::<SendVerification>(&world.store).await.unwrap();
     let registrations: Vec<Registration> =
         world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 10).await.unwrap();
-    // The first is of the account that was made.
+    // The first belongs to the account that was created.
     let of_mails: Vec<_> = mails.iter().skip(1).map(|mail| mail.job.registration).collect();
     assert_eq!(
         of_mails,
@@ -88,7 +88,7 @@ async fn a_known_address_gets_the_answer_and_the_rows_of_an_unknown_one() {
 }
 
 #[tokio::test]
-async fn following_the_link_of_a_known_address_changes_nothing() {
+async fn the_link_of_a_registration_with_a_known_email_changes_nothing() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
@@ -99,13 +99,13 @@ async fn following_the_link_of_a_known_address_changes_nothing() {
 }
 
 #[tokio::test]
-async fn verifying_makes_the_user_their_tenant_and_its_owner_with_an_audit_event() {
+async fn verifying_creates_the_user_the_tenant_its_ownership_and_an_event() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     assert_eq!(
         (world.count::<User>().await, world.count::<Tenant>().await),
         (0, 0),
-        "an unverified address owns nothing"
+        "an unverified email owns nothing"
     );
     let token = world.link_token("ada@example.com").await;
     let verified = world
@@ -125,7 +125,7 @@ async fn verifying_makes_the_user_their_tenant_and_its_owner_with_an_audit_event
 }
 
 #[tokio::test]
-async fn a_token_works_once_and_only_the_real_one() {
+async fn only_an_issued_token_works_and_only_once() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("ada@example.com").await;
@@ -150,7 +150,7 @@ async fn a_token_works_once_and_only_the_real_one() {
 }
 
 #[tokio::test]
-async fn of_fifty_uses_of_a_token_at_once_exactly_one_succeeds() {
+async fn of_fifty_concurrent_uses_of_a_token_one_succeeds() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let body = json!({ "token": world.link_token("ada@example.com").await });
@@ -166,7 +166,7 @@ async fn of_fifty_uses_of_a_token_at_once_exactly_one_succeeds() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_refused_before_its_row_vanishes() {
+async fn an_expired_token_is_rejected_before_its_row_is_removed() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("ada@example.com").await;
@@ -178,7 +178,7 @@ async fn an_expired_token_is_refused_before_its_row_vanishes() {
 }
 
 #[tokio::test]
-async fn asking_again_answers_the_same_and_stages_the_same_for_every_address() {
+async fn resending_looks_the_same_with_or_without_a_registration() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     for email in ["ada@example.com", "nobody@example.com"] {
@@ -192,12 +192,12 @@ async fn asking_again_answers_the_same_and_stages_the_same_for_every_address() {
         let address = AddressDigest::of(&world.key, &email.parse().unwrap());
         assert_eq!(staged.last().unwrap().job, ResendVerification { address });
     }
-    // The two, and the mail of the registration.
+    // The two requests, and the mail of the registration.
     assert_eq!(world.count::<OutboxRow>().await, 3);
 }
 
 #[tokio::test]
-async fn neither_the_database_nor_the_log_holds_what_would_open_an_account() {
+async fn neither_the_database_nor_the_log_contains_a_usable_verification_token() {
     let world = World::spawned(&[]).await;
     world.register("canary-address@example.com").await.expect(StatusCode::ACCEPTED);
     let token = world.link_token("canary-address@example.com").await;
@@ -225,7 +225,7 @@ async fn neither_the_database_nor_the_log_holds_what_would_open_an_account() {
 }
 
 #[tokio::test]
-async fn a_link_is_good_for_a_day() {
+async fn a_link_is_valid_for_a_day() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     let registrations: Vec<Registration> =

@@ -1,4 +1,4 @@
-//! Revocation reaches every process within a second, also when a message is lost.
+//! A revocation reaches every process within a second, even if a message is lost.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use testkit::servers::Proxy;
 
 use crate::support::{Client, Database, World, eventually};
 
-/// Whether the process keeps callers: what it has counted says so.
+/// Whether the process caches callers, according to its metrics.
 pub(crate) async fn keeps(world: &World, client: &Client, token: &str) {
-    eventually("callers are kept", async || {
+    eventually("callers are cached", async || {
         let hits = async || world.metric("tenantry_api_identities_total{outcome=\"hit\"}").await;
         let before = hits().await;
         client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK);
@@ -27,7 +27,7 @@ async fn end_all_sessions_silently(world: &World) {
 }
 
 #[tokio::test]
-async fn without_redis_every_request_looks_into_the_store() {
+async fn without_redis_every_request_queries_the_database() {
     let world = World::spawned_on(Database::with_own_redis().await, &[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
@@ -36,12 +36,12 @@ async fn without_redis_every_request_looks_into_the_store() {
     end_all_sessions_silently(&world).await;
     world.client.expect_refused_within_a_second(&token).await;
     assert!(stopped.elapsed() < Duration::from_secs(3));
-    // Which an operator is told apart from callers who come seldom.
+    // The metric distinguishes this from callers who send few requests.
     assert!(world.metric("tenantry_api_identities_total{outcome=\"distrusted\"}").await > 0.0);
 }
 
 #[tokio::test]
-async fn a_message_that_is_lost_is_noticed_within_a_second() {
+async fn a_lost_message_is_noticed_within_a_second() {
     let database = Database::prepared().await;
     let redis: std::net::SocketAddr = database
         .env
@@ -56,15 +56,14 @@ async fn a_message_that_is_lost_is_noticed_within_a_second() {
     let (_second_api, second) = world.another_api().await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;
-    // Everything that is said from now on is held up on its way to the first process, and nothing
-    // breaks.
+    // From now on all messages to the first process are delayed, without an error.
     proxy.blackhole();
     second.post_as(&token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
     world.client.expect_refused_within_a_second(&token).await;
 }
 
 #[tokio::test]
-async fn a_steady_caller_costs_the_store_nothing() {
+async fn repeated_requests_of_one_caller_cost_no_database_operation() {
     let world = World::spawned(&[]).await;
     let token = world.signed_in("ada@example.com").await;
     keeps(&world, &world.client, &token).await;

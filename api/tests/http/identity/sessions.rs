@@ -1,4 +1,4 @@
-//! Signing in and out, and what one sees then.
+//! Signing in and out, and reading one's own data.
 
 use common::{db::PlatformScope, origin::Principal, revocations::Revoked};
 use domain::{
@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::support::{Answer, PASSWORD, World, eventually};
 
 #[tokio::test]
-async fn before_verification_only_the_right_password_learns_what_is_missing() {
+async fn only_the_correct_password_reveals_that_the_email_is_not_verified() {
     let world = World::new().await;
     world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
     world
@@ -37,7 +37,7 @@ async fn before_verification_only_the_right_password_learns_what_is_missing() {
 }
 
 #[tokio::test]
-async fn after_verification_the_right_password_opens_a_session() {
+async fn after_verification_the_correct_password_starts_a_session() {
     let world = World::new().await;
     world.make_account("Ada@example.com").await;
     world
@@ -67,7 +67,7 @@ async fn after_verification_the_right_password_opens_a_session() {
 }
 
 #[tokio::test]
-async fn an_event_names_its_request_and_keeps_the_person_s_data_apart() {
+async fn an_event_names_its_request_and_stores_personal_data_separately() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
@@ -87,7 +87,7 @@ async fn an_event_names_its_request_and_keeps_the_person_s_data_apart() {
 }
 
 #[tokio::test]
-async fn registering_a_known_address_again_does_not_change_its_password() {
+async fn registering_a_known_email_again_does_not_change_its_password() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     let body = json!({ "email": "ada@example.com", "password": "another password", "name": "Eve", "tenant_name": "Eve" });
@@ -100,7 +100,7 @@ async fn registering_a_known_address_again_does_not_change_its_password() {
 }
 
 #[tokio::test]
-async fn passwords_of_any_characters_work_and_are_not_cut() {
+async fn passwords_of_any_characters_work_and_are_not_truncated() {
     let world = World::new().await;
     let password = "pass phrase ŵïth \u{0} spaces 🔑 and 'quotes\" ".repeat(4);
     let body = json!({ "email": "ada@example.com", "password": password, "name": "Ada", "tenant_name": "Engines" });
@@ -119,7 +119,7 @@ async fn passwords_of_any_characters_work_and_are_not_cut() {
 }
 
 #[tokio::test]
-async fn one_signs_in_to_a_tenant_of_ones_own_that_is_in_use() {
+async fn a_user_signs_in_only_to_own_active_tenants() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     world.make_account("eve@example.com").await;
@@ -144,7 +144,7 @@ async fn one_signs_in_to_a_tenant_of_ones_own_that_is_in_use() {
 }
 
 #[tokio::test]
-async fn suspending_a_tenant_stops_its_sessions_and_sign_ins_at_once() {
+async fn suspending_a_tenant_ends_its_sessions_and_sign_ins_at_once() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let suspend = doc! { "$set": { "status": "suspended" } };
@@ -195,7 +195,7 @@ async fn removing_a_member_or_a_user_ends_their_sessions_at_once() {
 }
 
 #[tokio::test]
-async fn signing_out_ends_the_session_on_every_process_and_only_that_one() {
+async fn signing_out_ends_only_that_session_on_every_process() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let token = world.signed_in("ada@example.com").await;
@@ -225,7 +225,7 @@ async fn signing_out_ends_the_session_on_every_process_and_only_that_one() {
 }
 
 #[tokio::test]
-async fn me_tells_who_where_and_what_is_allowed() {
+async fn me_returns_the_user_the_tenant_and_the_permissions() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let request = world.client.request(Method::GET, "/api/auth/me").bearer_auth(&token);
@@ -240,7 +240,7 @@ async fn me_tells_who_where_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn the_current_tenant_is_shown_with_an_etag() {
+async fn the_current_tenant_is_returned_with_an_etag() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let tenant = world.client.get_as(&token, "/api/tenant/current").await.expect(StatusCode::OK);
@@ -281,7 +281,7 @@ async fn the_current_tenant_is_shown_with_an_etag() {
 }
 
 #[tokio::test]
-async fn every_built_in_role_may_see_its_tenant_and_no_stranger() {
+async fn every_built_in_role_can_read_its_own_tenant_only() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     for role in ["owner", "admin", "member", "billing", "viewer"] {

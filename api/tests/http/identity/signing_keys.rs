@@ -1,5 +1,5 @@
-//! Keys are rotated without anybody noticing, and a key that is known to others is worth nothing
-//! within five seconds.
+//! Keys are rotated without interruption, and a leaked key is useless within five seconds of its
+//! revocation.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{PASSWORD, World, eventually};
 
-/// What `api keys list` says of each key: its id and its state.
+/// Id and state of each key, from `api keys list`.
 async fn keys(world: &World) -> Vec<(String, String)> {
     let listed = world.run(&["keys", "list"], &[]).await;
     assert!(listed.status.success(), "{listed:?}");
@@ -47,7 +47,7 @@ async fn sign_in(world: &World) -> String {
 }
 
 #[tokio::test]
-async fn a_new_key_is_published_before_it_signs_and_nobody_is_signed_out() {
+async fn a_new_key_is_published_before_it_signs_and_sessions_continue() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     let rotated = world.run(&["keys", "rotate", "--lead", "1h"], &[]).await;
@@ -67,7 +67,7 @@ async fn a_new_key_is_published_before_it_signs_and_nobody_is_signed_out() {
 }
 
 #[tokio::test]
-async fn what_a_revoked_key_signed_is_refused_within_five_seconds_by_every_process() {
+async fn every_process_rejects_tokens_of_a_revoked_key_within_five_seconds() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let stolen = world.signed_in("ada@example.com").await;
@@ -92,7 +92,7 @@ async fn what_a_revoked_key_signed_is_refused_within_five_seconds_by_every_proce
 }
 
 #[tokio::test]
-async fn revoking_a_key_that_is_to_sign_later_changes_nothing_else() {
+async fn revoking_a_pending_key_changes_nothing_else() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
     for _ in 0..2 {
@@ -110,7 +110,7 @@ async fn revoking_a_key_that_is_to_sign_later_changes_nothing_else() {
         let now = keys(&world).await;
         assert!(now.len() == left && now[0] == (kid(&token), "active".to_owned()), "{now:?}");
     }
-    // It goes on for good: nothing is left to follow it.
+    // It stays active: no other key follows.
     let row = world
         .raw()
         .await
@@ -124,7 +124,7 @@ async fn revoking_a_key_that_is_to_sign_later_changes_nothing_else() {
 }
 
 #[tokio::test]
-async fn revoking_the_key_that_signs_has_the_next_one_sign_at_once() {
+async fn after_the_active_key_is_revoked_the_next_one_signs_at_once() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
     world.run(&["keys", "rotate"], &[]).await;

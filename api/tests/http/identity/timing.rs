@@ -1,9 +1,9 @@
-//! Nobody learns from a clock who has an account.
+//! Response times do not reveal who has an account.
 //!
-//! What is compared is asked alternately, as A B B A, so that a drift of the machine meets both
-//! alike, and each round gives one ratio. Their median may be off by 5 % (OWASP ASVS 6.3.8) and by
-//! what chance explains: three standard errors, and what the first A and the last differ by, which
-//! are the same.
+//! The two kinds of requests alternate as A B B A, so that drift of the machine affects both alike,
+//! and each round yields one ratio. The median of the ratios may differ from 1 by 5 % (OWASP ASVS
+//! 6.3.8) plus noise: three standard errors, and the difference between the first and the last A,
+//! which are equal.
 
 use std::time::Instant;
 
@@ -14,13 +14,13 @@ use testkit::servers::Reply;
 use crate::support::{Client, UNTHROTTLED, World};
 
 const KNOWN: &str = "ada@example.com";
-/// For tests that ask for more mails than people do.
+/// For tests that request more mails than people do.
 const UNTHROTTLED_MAILS: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"),
     ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "100000"),
 ];
 
-/// Whom a request is about.
+/// The account that a request is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Known,
@@ -30,7 +30,7 @@ enum Whose {
 impl Whose {
     const ROUND: [Self; 4] = [Self::Known, Self::Unknown, Self::Unknown, Self::Known];
 
-    /// The address; an unknown one is another each time.
+    /// Its email address; an unknown one differs each time.
     fn address(self, number: usize) -> String {
         match self {
             Self::Known => KNOWN.to_owned(),
@@ -47,7 +47,7 @@ impl Ratios {
         median(&self.0)
     }
 
-    /// The standard error of the median, of the spread that outliers do not widen.
+    /// The standard error of the median, from a spread that ignores outliers.
     fn error(&self) -> f64 {
         let middle = self.median();
         let deviations: Vec<f64> = self.0.iter().map(|ratio| (ratio - middle).abs()).collect();
@@ -63,8 +63,8 @@ fn median(samples: &[f64]) -> f64 {
     f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
-/// Checks that `ask`, which answers how many seconds it took, takes the same for both, give or take
-/// `allowed`.
+/// Checks that `ask`, which returns its duration in seconds, takes the same time for both, with a
+/// tolerance of `allowed`.
 async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Whose, usize) -> f64) {
     let (mut gaps, mut controls) = (Ratios(Vec::new()), Ratios(Vec::new()));
     for round in 0..rounds {
@@ -88,7 +88,7 @@ async fn expect_the_same_time(rounds: usize, allowed: f64, ask: impl AsyncFn(Who
     assert!(gap.abs() <= bound, "{told}");
 }
 
-/// Seconds that a refused sign-in took.
+/// Duration of a rejected sign-in in seconds.
 async fn sign_in(client: &Client, email: &str, password: &str) -> f64 {
     let begun = Instant::now();
     let answer =
@@ -99,7 +99,7 @@ async fn sign_in(client: &Client, email: &str, password: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
+async fn signing_in_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     for password in ["wrong horse", ""] {
@@ -113,14 +113,14 @@ async fn signing_in_takes_the_same_time_and_answer_for_an_unknown_address() {
     }
 }
 
-/// Whatever a process makes when it is first needed, it does not need for one of them alone.
+/// Lazy initialization must not slow down only one of the two.
 #[tokio::test]
-async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_address() {
+async fn the_first_sign_in_of_a_process_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED).await;
     world.make_account(KNOWN).await;
     let first = async |whose: Whose, number: usize| {
         let (_api, client) = world.another_process().await;
-        // The connection is not what is measured.
+        // The time to connect is not measured.
         client.get("/api/auth/me").await.expect(StatusCode::UNAUTHORIZED);
         sign_in(&client, &whose.address(number), "wrong horse").await
     };
@@ -128,7 +128,7 @@ async fn the_first_sign_in_of_a_process_takes_the_same_time_for_an_unknown_addre
 }
 
 #[tokio::test]
-async fn registering_takes_the_same_time_for_a_known_address() {
+async fn registering_takes_the_same_time_with_or_without_an_account() {
     let world = World::spawned(UNTHROTTLED_MAILS).await;
     world.make_account(KNOWN).await;
     let register = async |whose: Whose, number: usize| {
@@ -145,7 +145,7 @@ async fn registering_takes_the_same_time_for_a_known_address() {
 }
 
 #[tokio::test]
-async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a_known_address() {
+async fn requesting_a_link_takes_the_same_time_while_the_mail_server_hangs() {
     let world = World::spawned(UNTHROTTLED_MAILS).await;
     let _worker = world.env.spawn_worker().await;
     world.make_account(KNOWN).await;
@@ -160,14 +160,14 @@ async fn while_the_mail_server_hangs_asking_for_a_link_takes_the_same_time_for_a
         answer.expect(StatusCode::ACCEPTED);
         took
     };
-    // Milliseconds, of which the worker takes some for a known one, on the same few cores.
+    // Milliseconds, part of which the worker uses for a known one on the same cores.
     expect_the_same_time(40, 0.1, ask).await;
 }
 
-/// Something that is answered without a hash stands for an address whose password is not hashed.
+/// A request without a hash simulates an email address for which no password is hashed.
 #[tokio::test]
 #[should_panic(expected = "unknown ÷ known")]
-async fn a_hash_that_is_missing_is_noticed() {
+async fn the_comparison_notices_a_missing_hash() {
     let world = World::spawned(UNTHROTTLED).await;
     let ask = async |whose: Whose, number: usize| match whose {
         Whose::Known => sign_in(&world.client, KNOWN, "wrong horse").await,

@@ -38,7 +38,7 @@ async fn invite(world: &World, inviter: &Person, email: &str, role: &str) -> Ans
         .await
 }
 
-/// The token that the address was mailed last.
+/// The token in the latest mail to the email address.
 pub(crate) async fn link(world: &World, email: &str) -> String {
     let found = world
         .store
@@ -69,7 +69,7 @@ fn expect_invalid(answer: Answer) {
     answer.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
 }
 
-/// One founder and their world.
+/// A tenant with its founder.
 async fn founded(settings: &[(&str, &str)]) -> (World, Person) {
     founded_in(World::with(settings).await).await
 }
@@ -80,7 +80,7 @@ async fn founded_in(world: World) -> (World, Person) {
 }
 
 #[tokio::test]
-async fn a_newcomer_is_invited_sees_to_what_and_joins_with_a_new_account() {
+async fn a_new_person_previews_an_invitation_and_joins_with_a_new_account() {
     let (world, ada) = founded(&[]).await;
     let sent =
         invite(&world, &ada, "New@example.com", "member").await.expect(StatusCode::CREATED).json();
@@ -89,7 +89,7 @@ async fn a_newcomer_is_invited_sees_to_what_and_joins_with_a_new_account() {
         (&json!("New@example.com"), &json!("Member"))
     );
     let token = link(&world, NEWCOMER).await;
-    // A registration of the address waits as well; the link proves the mailbox, and voids it.
+    // A registration of the email address is pending too; the link proves the mailbox, and ends it.
     world.register(NEWCOMER).await.expect(StatusCode::ACCEPTED);
     let preview =
         world.client.get(&format!("/api/invitations/{token}")).await.expect(StatusCode::OK).json();
@@ -130,7 +130,7 @@ async fn a_newcomer_is_invited_sees_to_what_and_joins_with_a_new_account() {
 }
 
 #[tokio::test]
-async fn a_newcomer_is_told_what_is_missing_and_the_link_stays_good() {
+async fn missing_fields_are_reported_and_the_link_stays_valid() {
     let (world, ada) = founded(&[]).await;
     let token = invited(&world, &ada, NEWCOMER, "viewer").await;
     let send = async |body: Value| {
@@ -161,7 +161,7 @@ async fn a_newcomer_is_told_what_is_missing_and_the_link_stays_good() {
 }
 
 #[tokio::test]
-async fn who_has_an_account_joins_signed_in_or_with_its_password_only() {
+async fn an_existing_account_joins_only_signed_in_or_with_its_password() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     people.founder("bob@example.com").await;
@@ -202,7 +202,7 @@ async fn who_has_an_account_joins_signed_in_or_with_its_password_only() {
 }
 
 #[tokio::test]
-async fn an_invitation_for_one_is_not_accepted_by_another() {
+async fn an_invitation_cannot_be_accepted_by_another_account() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let eve = people.founder("eve@example.com").await;
@@ -222,7 +222,7 @@ async fn an_invitation_for_one_is_not_accepted_by_another() {
 }
 
 #[tokio::test]
-async fn nobody_invites_above_themselves_or_without_the_right_to() {
+async fn inviting_requires_the_permission_and_the_permissions_of_the_role() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -269,7 +269,7 @@ async fn nobody_invites_above_themselves_or_without_the_right_to() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_void_while_whoever_gave_it_may_not_give_it() {
+async fn an_invitation_is_not_valid_while_its_inviter_may_not_grant_the_role() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -279,8 +279,8 @@ async fn an_invitation_is_void_while_whoever_gave_it_may_not_give_it() {
     removed.expect(StatusCode::NO_CONTENT);
     expect_invalid(world.client.get(&format!("/api/invitations/{token}")).await);
     expect_invalid(accept(&world, &token).await);
-    assert_eq!(world.count::<User>().await, 2, "no account was made");
-    // Somebody who may gives it again.
+    assert_eq!(world.count::<User>().await, 2, "no account was created");
+    // Someone with the permission sends it again.
     let listed = world.client.get_as(&ada.token, INVITATIONS).await.expect(StatusCode::OK).json();
     let path = format!("{INVITATIONS}/{}/resend", listed["items"][0]["id"].as_str().unwrap());
     world.client.post_as(&ada.token, &path).await.expect(StatusCode::OK);
@@ -290,7 +290,7 @@ async fn an_invitation_is_void_while_whoever_gave_it_may_not_give_it() {
 }
 
 #[tokio::test]
-async fn fifty_who_accept_at_once_make_one_membership() {
+async fn fifty_concurrent_acceptances_create_one_membership() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let bob = people.founder("bob@example.com").await;
@@ -317,7 +317,7 @@ async fn fifty_who_accept_at_once_make_one_membership() {
 }
 
 #[tokio::test]
-async fn a_new_link_voids_the_one_before_and_a_used_expired_or_cancelled_one_is_refused() {
+async fn a_replaced_used_expired_or_cancelled_link_is_rejected() {
     let (world, ada) = founded(&[]).await;
     let first = invited(&world, &ada, NEWCOMER, "viewer").await;
     let second = invited(&world, &ada, NEWCOMER, "member").await;
@@ -329,9 +329,9 @@ async fn a_new_link_voids_the_one_before_and_a_used_expired_or_cancelled_one_is_
     let path = format!("{INVITATIONS}/{}", listed["items"][0]["id"].as_str().unwrap());
     world.client.post_as(&ada.token, &format!("{path}/resend")).await.expect(StatusCode::OK);
     let third = link(&world, NEWCOMER).await;
-    for void in [&first, &second] {
-        expect_invalid(accept(&world, void).await);
-        expect_invalid(world.client.get(&format!("/api/invitations/{void}")).await);
+    for invalid in [&first, &second] {
+        expect_invalid(accept(&world, invalid).await);
+        expect_invalid(world.client.get(&format!("/api/invitations/{invalid}")).await);
     }
     let set = async |at: i64| {
         let expire = doc! { "$set": { "expires_at": DateTime::from_millis(at) } };
@@ -371,7 +371,7 @@ async fn a_new_link_voids_the_one_before_and_a_used_expired_or_cancelled_one_is_
 }
 
 #[tokio::test]
-async fn of_invitations_made_at_once_none_is_too_many() {
+async fn concurrent_invitations_do_not_exceed_the_limit() {
     let (world, ada) = founded(&[("TENANTRY__MEMBERS__INVITATIONS_MAX", "5")]).await;
     let (world, ada) = (&world, &ada);
     let answers =
@@ -413,7 +413,7 @@ async fn invitations_are_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn the_invited_are_mailed_and_reminded_by_id_and_the_link_is_nowhere_else() {
+async fn jobs_of_invitations_carry_ids_and_the_link_is_only_in_the_mail() {
     let (world, ada) = founded_in(World::spawned(&[]).await).await;
     let token = invited(&world, &ada, "canary-address@example.com", "viewer").await;
     let invitation =
@@ -445,7 +445,7 @@ async fn the_invited_are_mailed_and_reminded_by_id_and_the_link_is_nowhere_else(
 }
 
 #[tokio::test]
-async fn an_invitation_of_another_tenant_is_as_good_as_none() {
+async fn an_invitation_of_another_tenant_is_not_found() {
     let (world, ada) = founded(&[]).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
     let token = invited(&world, &ada, NEWCOMER, "viewer").await;
@@ -466,14 +466,14 @@ async fn an_invitation_of_another_tenant_is_as_good_as_none() {
         assert_eq!(tried("inv_1").await, tried(&none).await);
     }
     assert_eq!(world.client.get_as(&eve.token, INVITATIONS).await.json()["items"], json!([]));
-    // Each tenant has an invitation of its own for the same address.
+    // Each tenant has its own invitation for the same email address.
     invited(&world, &eve, NEWCOMER, "viewer").await;
     accept(&world, &token).await.expect(StatusCode::OK);
     assert_eq!(world.count::<Invitation>().await, 1);
 }
 
 #[tokio::test]
-async fn a_suspended_tenant_is_not_joined() {
+async fn a_suspended_tenant_cannot_be_joined() {
     let (world, ada) = founded(&[]).await;
     let token = invited(&world, &ada, NEWCOMER, "viewer").await;
     let suspend = doc! { "$set": { "status": "suspended" } };
@@ -483,7 +483,7 @@ async fn a_suspended_tenant_is_not_joined() {
 }
 
 #[tokio::test]
-async fn a_list_is_worked_through_with_a_result_for_each_line() {
+async fn a_list_is_processed_with_a_result_for_each_line() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -515,7 +515,7 @@ async fn a_list_is_worked_through_with_a_result_for_each_line() {
     let path = format!("{path}/{}", given["id"].as_str().unwrap());
     let _worker =
         world.env.spawn_worker_with(&[("TENANTRY__MEMBERS__INVITATIONS_MAX", "60")]).await;
-    let done = eventually("the list is done with", async || {
+    let done = eventually("the list is complete", async || {
         let list = world.client.get_as(&admin.token, &path).await.expect(StatusCode::OK).json();
         list["completed_at"].is_string().then_some(list)
     })
@@ -542,7 +542,7 @@ async fn a_list_is_worked_through_with_a_result_for_each_line() {
 }
 
 #[tokio::test]
-async fn a_list_that_makes_no_sense_is_refused_whole() {
+async fn an_invalid_list_is_rejected_as_a_whole() {
     let (world, ada) = founded(&[]).await;
     let path = format!("{INVITATIONS}/bulk");
     let line = json!({ "email": "p@example.com", "role": "viewer" });
@@ -575,7 +575,7 @@ async fn a_list_that_makes_no_sense_is_refused_whole() {
 }
 
 #[tokio::test]
-async fn the_mailed_link_opens_a_page_whose_form_joins_once() {
+async fn the_mailed_link_opens_a_page_with_a_form_that_joins_once() {
     let (world, ada) = founded(&[]).await;
     let worker = world.env.spawn_worker().await;
     invite(&world, &ada, NEWCOMER, "member").await.expect(StatusCode::CREATED);
@@ -613,7 +613,7 @@ async fn the_mailed_link_opens_a_page_whose_form_joins_once() {
 }
 
 #[tokio::test]
-async fn who_has_not_answered_is_reminded_and_who_has_joined_is_not() {
+async fn only_pending_invitations_are_reminded() {
     let (world, ada) = founded(&[
         ("TENANTRY__MEMBERS__INVITATION_TTL", "1h"),
         ("TENANTRY__MEMBERS__INVITATION_REMINDER", "3598s"),
@@ -636,10 +636,9 @@ async fn who_has_not_answered_is_reminded_and_who_has_joined_is_not() {
     assert!(!mails.iter().any(|mail| mail.to == ["early@example.com"]), "{mails:?}");
 }
 
-/// Nobody voids, by another of their own or by taking it back, an invitation that they could not
-/// give.
+/// An invitation that the caller could not grant must not be replaced or cancelled by the caller.
 #[tokio::test]
-async fn an_invitation_above_ones_own_role_is_not_voided() {
+async fn an_invitation_beyond_the_callers_role_cannot_be_replaced_or_cancelled() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -660,9 +659,10 @@ async fn an_invitation_above_ones_own_role_is_not_voided() {
     world.client.get(&format!("/api/invitations/{link}")).await.expect(StatusCode::OK);
 }
 
-/// Accepting is no proof of who one is: what a stale session begins is stale, and ends with it.
+/// Accepting is not an authentication: the new session is as old as the previous one, and ends with
+/// it.
 #[tokio::test]
-async fn a_session_that_accepting_begins_is_as_good_as_the_one_before() {
+async fn a_session_from_an_invitation_keeps_authentication_time_and_expiry() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let owner = people.founder("owner@example.com").await;

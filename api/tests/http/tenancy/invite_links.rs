@@ -1,4 +1,4 @@
-//! Invite links: making them, and having oneself invited by one.
+//! Invite links: creating them, and requesting an invitation with one.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn expect_invalid(answer: Answer) {
 }
 
 #[tokio::test]
-async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
+async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
     let (world, ada) = founded(&[]).await;
     let made = make(&world, &ada, "member").await;
     assert_eq!(
@@ -91,7 +91,7 @@ async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
         (&seen["tenant_name"], &seen["role"], &seen["domains"]),
         (&json!("Tenant of ADA"), &json!("member"), &json!(["example.com"]))
     );
-    assert!(seen.get("created_by").is_none(), "whose it is is the tenant's business");
+    assert!(seen.get("created_by").is_none(), "the preview does not name the creator");
 
     let _worker = world.env.spawn_worker().await;
     let sent = join(&world, &token, "New@EXAMPLE.com").await.expect(StatusCode::ACCEPTED).json();
@@ -116,10 +116,9 @@ async fn who_has_the_link_is_mailed_an_invitation_and_joins_by_that() {
     assert_eq!((audited("invite_link.created").await, audited("invitation.created").await), (1, 1));
 }
 
-/// Row 6 of the features: whoever has the link learns of nobody whether they are a member or
-/// invited.
+/// The link does not reveal who is a member or has been invited.
 #[tokio::test]
-async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
+async fn the_response_does_not_reveal_who_is_a_member() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     people.join(&ada, "member@example.com", Role::Member).await;
@@ -155,7 +154,7 @@ async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
     for email in ["elsewhere@example.com", "invited@example.com", NEWCOMER] {
         assert_eq!(subject(email), "ADA invites you to Tenant of ADA");
     }
-    // What somebody was invited to stays, and so does the link that they were mailed.
+    // An existing invitation keeps its role, and its link remains valid.
     assert_eq!(invitation_link(&world, "invited@example.com").await, before);
     let roles: Vec<String> = invitations(&world)
         .await
@@ -177,7 +176,7 @@ async fn the_answer_tells_of_no_address_what_it_is_to_the_tenant() {
 }
 
 #[tokio::test]
-async fn a_link_invites_addresses_of_its_domains_alone() {
+async fn a_link_invites_only_emails_at_its_domains() {
     let (world, ada) = founded(&[]).await;
     let link = token(
         &ask(&world, &ada, "viewer", &["Example.com", "example.org"])
@@ -212,7 +211,7 @@ async fn a_link_invites_addresses_of_its_domains_alone() {
         .await
         .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
     assert_eq!(world.count::<OutboxRow>().await, 0);
-    // The tenant's rules have the last word.
+    // The rules of the tenant take precedence.
     join(&world, &link, "new@example.org").await.expect(StatusCode::ACCEPTED);
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
     let rules = crate::tenancy::tenant_security::rules(
@@ -234,7 +233,7 @@ async fn a_link_invites_addresses_of_its_domains_alone() {
 }
 
 #[tokio::test]
-async fn nobody_makes_or_voids_a_link_above_themselves() {
+async fn a_link_beyond_the_callers_role_cannot_be_created_or_deleted() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let few = json!({ "name": "Inviter", "permissions": ["users:invite", "users:read"] });
@@ -267,7 +266,7 @@ async fn nobody_makes_or_voids_a_link_above_themselves() {
         .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_role");
     let own = make(&world, &inviter, &role.to_string()).await;
     let high = make(&world, &ada, "admin").await;
-    // Whoever may not invite to a role does not get hold of a link that does.
+    // A caller who may not invite people with the role does not see the link.
     let listed = world.client.get_as(&inviter.token, LINKS).await.expect(StatusCode::OK).json();
     assert_eq!(
         (&listed["items"][0]["url"], &listed["items"][1]["url"]),
@@ -283,7 +282,7 @@ async fn nobody_makes_or_voids_a_link_above_themselves() {
     preview(&world, &token(&high)).await.expect(StatusCode::OK);
     let role = format!("/api/tenant/roles/{role}");
     world.client.delete_as(&inviter.token, &path(&own)).await.expect(StatusCode::NO_CONTENT);
-    // A role that a link is to is in use.
+    // A role that a link grants is in use.
     let by_link = make(&world, &ada, own["role"].as_str().unwrap()).await;
     people.join(&ada, "other@example.com", Role::Viewer).await;
     let removed =
@@ -299,7 +298,7 @@ async fn nobody_makes_or_voids_a_link_above_themselves() {
 }
 
 #[tokio::test]
-async fn a_link_that_makes_no_sense_is_refused() {
+async fn an_invalid_link_is_rejected() {
     let (world, ada) = founded(&[]).await;
     let many: Vec<String> = (0..21).map(|n| format!("d{n}.example.com")).collect();
     for (body, errors) in [
@@ -326,14 +325,14 @@ async fn a_link_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
-async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite() {
+async fn a_link_is_not_valid_if_deleted_expired_or_its_creator_may_not_invite() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
     let (deleted, made) =
         (make(&world, &ada, "viewer").await, make(&world, &admin, "viewer").await);
     let path = format!("{LINKS}/{}", deleted["id"].as_str().unwrap());
-    // What was asked for by then is not done either.
+    // Requests from before the deletion have no effect either.
     join(&world, &token(&deleted), "early@example.com").await.expect(StatusCode::ACCEPTED);
     join(&world, &token(&made), "early@example.com").await.expect(StatusCode::ACCEPTED);
     world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
@@ -348,9 +347,9 @@ async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite()
         .put_as(&ada.token, &format!("/api/tenant/users/{}", admin.user), &demote)
         .await
         .expect(StatusCode::OK);
-    for void in [token(&deleted), token(&made)] {
-        expect_invalid(preview(&world, &void).await);
-        expect_invalid(join(&world, &void, NEWCOMER).await);
+    for invalid in [token(&deleted), token(&made)] {
+        expect_invalid(preview(&world, &invalid).await);
+        expect_invalid(join(&world, &invalid, NEWCOMER).await);
     }
     let _worker = world.env.spawn_worker().await;
     world.until_nothing_is_due().await;
@@ -363,9 +362,9 @@ async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite()
     world.store.records::<InviteLink>(PlatformScope).update(of_it, expire).await.unwrap();
     expect_invalid(join(&world, &token(&expired), NEWCOMER).await);
     let listed = world.client.get_as(&ada.token, LINKS).await.expect(StatusCode::OK).json();
-    let void = listed["items"].as_array().unwrap();
+    let invalid = listed["items"].as_array().unwrap();
     assert_eq!(
-        void.iter().map(|link| (&link["id"], &link["status"])).collect::<Vec<_>>(),
+        invalid.iter().map(|link| (&link["id"], &link["status"])).collect::<Vec<_>>(),
         [(&made["id"], &json!("void"))]
     );
     let suspended = make(&world, &ada, "viewer").await;
@@ -392,7 +391,7 @@ async fn a_link_is_void_when_it_is_deleted_expired_or_its_maker_may_not_invite()
 }
 
 #[tokio::test]
-async fn of_links_made_at_once_none_is_too_many() {
+async fn concurrent_links_do_not_exceed_the_limit() {
     let (world, ada) = founded(&[
         ("TENANTRY__MEMBERS__INVITE_LINKS_MAX", "3"),
         ("TENANTRY__MEMBERS__INVITE_LINK_TTL", "2h"),
@@ -413,7 +412,7 @@ async fn of_links_made_at_once_none_is_too_many() {
 }
 
 #[tokio::test]
-async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
+async fn many_concurrent_requests_create_one_invitation_and_one_mail() {
     let (world, ada) = founded(&[
         ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "5"),
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100"),
@@ -434,7 +433,7 @@ async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
         world.env.mail().messages().into_iter().filter(|mail| mail.to == [NEWCOMER]).count(),
         1
     );
-    // The tenant's own word does not count with theirs.
+    // An invitation by a member is not subject to the cooldown of links.
     let invite = json!({ "email": NEWCOMER, "role": "member" });
     world
         .client
@@ -443,10 +442,9 @@ async fn many_who_follow_at_once_make_one_invitation_and_no_inbox_is_filled() {
         .expect(StatusCode::CREATED);
 }
 
-/// Otherwise whoever was removed, or given less than the link gives, would leave and be let in
-/// again.
+/// Otherwise removed or demoted members could leave and rejoin with the role of the link.
 #[tokio::test]
-async fn who_was_a_member_once_comes_back_when_they_are_asked_to_and_not_by_a_link() {
+async fn a_former_member_can_rejoin_only_by_a_personal_invitation() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let (bob, eve) = (
@@ -454,7 +452,7 @@ async fn who_was_a_member_once_comes_back_when_they_are_asked_to_and_not_by_a_li
         people.join(&ada, "eve@example.com", Role::Viewer).await,
     );
     let link = token(&make(&world, &ada, "member").await);
-    // What somebody was invited to before they were a member lets nobody in again.
+    // Invitations from before the membership do not work again.
     let stale = stale_invitation(&world, &ada, &bob).await;
     world
         .client
@@ -484,7 +482,7 @@ async fn who_was_a_member_once_comes_back_when_they_are_asked_to_and_not_by_a_li
     assert_eq!(people.role(&bob).await, Some(Role::Viewer.into()));
 }
 
-/// An invitation of somebody who is a member by now.
+/// An invitation of someone who is a member now.
 async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitation {
     let invite = json!({ "email": "stale@example.com", "role": "admin" });
     world
@@ -501,9 +499,9 @@ async fn stale_invitation(world: &World, ada: &Person, bob: &Person) -> Invitati
         .unwrap()
 }
 
-/// Nor with another account: the address that they had is known, too.
+/// Nor with another account: the email address that they had is known too.
 #[tokio::test]
-async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_somebody_new() {
+async fn a_removed_member_with_a_changed_email_cannot_rejoin_by_a_link() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let bob = people.join(&ada, "bob@example.com", Role::Viewer).await;
@@ -526,9 +524,9 @@ async fn who_was_removed_and_has_another_address_by_now_does_not_come_back_as_so
     assert_eq!(world.count::<Invitation>().await, 0);
 }
 
-/// What links lead to leaves room for those who are invited in person.
+/// Invitations by links leave room for personal ones.
 #[tokio::test]
-async fn links_fill_half_of_the_invitations_that_may_wait() {
+async fn links_use_at_most_half_of_the_pending_invitations() {
     let limit = [("TENANTRY__MEMBERS__INVITATIONS_MAX", "4")];
     let (world, ada) = founded(&limit).await;
     let link = token(&make(&world, &ada, "viewer").await);
@@ -550,9 +548,9 @@ async fn links_fill_half_of_the_invitations_that_may_wait() {
     }
 }
 
-/// Whom the tenant suspended by an operator meanwhile would have invited, it does not.
+/// If an operator suspends the tenant after the request, no invitation is sent.
 #[tokio::test]
-async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
+async fn a_request_before_the_tenant_was_suspended_sends_no_invitation() {
     let (world, ada) = founded(&[]).await;
     let link = token(&make(&world, &ada, "viewer").await);
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
@@ -567,9 +565,9 @@ async fn who_asked_before_the_tenant_was_suspended_is_not_invited() {
     assert_eq!((world.count::<Invitation>().await, world.env.mail().messages().len()), (0, 0));
 }
 
-/// Whoever gave it may not any more: the link's maker may.
+/// The inviter has lost the permission, but the creator of the link has it.
 #[tokio::test]
-async fn a_void_invitation_stands_in_nobodys_way() {
+async fn an_invitation_that_is_not_valid_does_not_block_a_new_one() {
     let (world, ada) = founded(&[]).await;
     let people = People::of(&world).await;
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
@@ -579,7 +577,7 @@ async fn a_void_invitation_stands_in_nobodys_way() {
         .post_body_as(&admin.token, "/api/tenant/users/invite", &invite)
         .await
         .expect(StatusCode::CREATED);
-    let void = invitation_link(&world, NEWCOMER).await;
+    let invalid = invitation_link(&world, NEWCOMER).await;
     let demote = json!({ "role": "member" });
     world
         .client
@@ -590,13 +588,13 @@ async fn a_void_invitation_stands_in_nobodys_way() {
     let _worker = world.env.spawn_worker().await;
     join(&world, &link, NEWCOMER).await.expect(StatusCode::ACCEPTED);
     world.until_nothing_is_due().await;
-    assert_ne!(invitation_link(&world, NEWCOMER).await, void);
+    assert_ne!(invitation_link(&world, NEWCOMER).await, invalid);
     assert_eq!(invitations(&world).await[0].role, Role::Viewer.into());
     world.env.mail().wait_for(|mail| mail.to == [NEWCOMER], DEADLINE).await;
 }
 
 #[tokio::test]
-async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
+async fn neither_jobs_nor_logs_contain_the_email_or_the_token() {
     let (world, ada) = founded_in(World::spawned(&[]).await).await;
     let link = token(&make(&world, &ada, "viewer").await);
     join(&world, &link, "canary-address@example.com").await.expect(StatusCode::ACCEPTED);
@@ -621,7 +619,7 @@ async fn nothing_that_waits_or_is_logged_tells_the_address_or_the_token() {
 }
 
 #[tokio::test]
-async fn the_link_opens_a_page_whose_form_asks_for_the_address() {
+async fn the_link_opens_a_page_with_a_form_for_the_email() {
     let (world, ada) = founded(&[]).await;
     let made = make(&world, &ada, "member").await;
     let (link, page) = (token(&made), "/invite-links/join");
@@ -632,7 +630,7 @@ async fn the_link_opens_a_page_whose_form_asks_for_the_address() {
         "{}",
         shown.body
     );
-    assert_eq!(world.count::<OutboxRow>().await, 0, "opening it mails nobody");
+    assert_eq!(world.count::<OutboxRow>().await, 0, "opening the page sends no mail");
     for wrong in ["eve%40evil.com", "nobody", ""] {
         let refused = world.client.post_form(page, &format!("token={link}&email={wrong}")).await;
         let refused = expect_page(refused, StatusCode::UNPROCESSABLE_ENTITY, "Join Tenant of ADA");
@@ -645,11 +643,11 @@ async fn the_link_opens_a_page_whose_form_asks_for_the_address() {
     assert_eq!(world.count::<OutboxRow>().await, 1);
     let path = format!("{LINKS}/{}", made["id"].as_str().unwrap());
     world.client.delete_as(&ada.token, &path).await.expect(StatusCode::NO_CONTENT);
-    for void in [link.as_str(), "x", ""] {
-        let late = world.client.get(&format!("{page}?token={void}")).await;
+    for invalid in [link.as_str(), "x", ""] {
+        let late = world.client.get(&format!("{page}?token={invalid}")).await;
         expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
         let late =
-            world.client.post_form(page, &format!("token={void}&email=new%40example.com")).await;
+            world.client.post_form(page, &format!("token={invalid}&email=new%40example.com")).await;
         expect_page(late, StatusCode::BAD_REQUEST, "The link is invalid or has expired");
     }
 }

@@ -1,4 +1,4 @@
-//! Who belongs to a tenant: seeing, changing and removing them, and handing ownership on.
+//! Members of a tenant: listing, changing and removing them, and transferring ownership.
 
 use common::{db::PlatformScope, id};
 use domain::{
@@ -49,7 +49,7 @@ fn emails(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
+async fn members_are_listed_in_pages_and_found_by_name_email_and_role() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -80,14 +80,14 @@ async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
     );
     assert_eq!(emails(&list("?q=EXAMPLE.ORG").await), ["carl@example.org", "b.ob2@example.org"]);
     assert_eq!(emails(&list("?q=bOb&role=member&status=active").await), ["bob@example.com"]);
-    assert_eq!(emails(&list("?q=.*").await), [""; 0], "a pattern is a text");
+    assert_eq!(emails(&list("?q=.*").await), [""; 0], "patterns are searched for literally");
 
     let mut found = Vec::new();
     let mut query = "?limit=1".to_owned();
     loop {
         let page = list(&query).await;
         found.extend(emails(&page));
-        // Whoever joins meanwhile moves nobody to another page.
+        // A member who joins meanwhile does not move others to another page.
         if found.len() == 2 {
             people.join(&ada, "late@example.com", Role::Viewer).await;
         }
@@ -107,7 +107,7 @@ async fn members_are_listed_in_pages_and_found_by_name_address_and_role() {
 }
 
 #[tokio::test]
-async fn a_query_that_makes_no_sense_is_refused_at_once() {
+async fn an_invalid_query_is_rejected() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -125,7 +125,7 @@ async fn a_query_that_makes_no_sense_is_refused_at_once() {
         let refused = world.client.get_as(&ada.token, &format!("{MEMBERS}?{query}")).await;
         assert_eq!(refused.expect(StatusCode::UNPROCESSABLE_ENTITY).field_errors(), [field]);
     }
-    // What is not asked for is said of the query, and of nothing else.
+    // An unknown parameter is reported for the query only.
     let unknown = world.client.get_as(&ada.token, &format!("{MEMBERS}?limit=0&sort=name")).await;
     let unknown = unknown.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
     assert_eq!(unknown.field_errors(), ["limit:out_of_range", "sort:unknown_field"]);
@@ -140,7 +140,7 @@ async fn a_query_that_makes_no_sense_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
+async fn a_demoted_member_loses_permissions_at_the_next_request_on_every_process() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
@@ -152,7 +152,7 @@ async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
     }
     let changed = give(&world, &ada, &bob, "viewer").await.expect(StatusCode::OK).json();
     assert_eq!((&changed["role"], &changed["role_name"]), (&json!("viewer"), &json!("Viewer")));
-    // The process that did it knows at once.
+    // The process that made the change applies it at once.
     world.client.get_as(&bob.token, roles).await.expect_problem(StatusCode::FORBIDDEN, "forbidden");
     second.expect_within_a_second(&bob.token, roles, StatusCode::FORBIDDEN).await;
     let membership = world
@@ -167,7 +167,7 @@ async fn who_is_demoted_is_denied_at_the_next_request_on_every_process() {
     assert_eq!(world.events(event).await, 1);
 }
 
-/// Makes somebody a member of another's tenant, too; their token there.
+/// Makes a user a member of another tenant too, and returns their token there.
 async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Person) -> String {
     let elsewhere = Membership {
         id: absent(),
@@ -182,7 +182,7 @@ async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Per
 }
 
 #[tokio::test]
-async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
+async fn a_removed_member_loses_only_this_tenant_at_once() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -204,7 +204,7 @@ async fn who_is_removed_is_out_at_once_and_elsewhere_still_in() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_out_at_once_on_every_process_and_elsewhere_still_in() {
+async fn a_member_who_leaves_loses_only_this_tenant_on_every_process() {
     let world = World::new().await;
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
@@ -244,7 +244,7 @@ async fn who_leaves_is_out_at_once_on_every_process_and_elsewhere_still_in() {
 }
 
 #[tokio::test]
-async fn an_owner_who_leaves_proved_of_late_who_they_are() {
+async fn an_owner_needs_recent_authentication_to_leave() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -269,7 +269,7 @@ async fn an_owner_who_leaves_proved_of_late_who_they_are() {
 }
 
 #[tokio::test]
-async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
+async fn role_changes_and_removals_send_a_mail() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "1s")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -294,7 +294,7 @@ async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
     assert_eq!(
         changed.iter().map(|staged| staged.job.user).collect::<Vec<_>>(),
         [bob.user],
-        "what changes nothing is no news"
+        "an unchanged role sends no mail"
     );
     let removed = testing::staged::<SendRemoved>(&world.store).await.unwrap();
     assert_eq!(
@@ -317,9 +317,9 @@ async fn who_gets_another_role_or_is_removed_is_told_by_mail() {
     }
 }
 
-/// An admin who cannot decide fills no inbox.
+/// Repeated changes of mind do not fill the member's inbox.
 #[tokio::test]
-async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
+async fn repeated_role_changes_send_one_mail_with_the_latest_role() {
     let world = World::with(&[("TENANTRY__AUTH__RESEND_COOLDOWN", "3s")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -332,7 +332,7 @@ async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
     })
     .await;
     let staged = testing::staged::<SendRoleChanged>(&world.store).await.unwrap();
-    assert!(staged[0].due_at.is_some(), "nobody is told at once");
+    assert!(staged[0].due_at.is_some(), "the mail is delayed");
     let _worker = world.env.spawn_worker().await;
     let told = world.env.mail().wait_for(|mail| mail.to == ["bob@example.com"], DEADLINE).await;
     assert!(told.text.contains("Admin"), "{}", told.text);
@@ -341,7 +341,7 @@ async fn who_is_given_one_role_after_the_other_is_told_once_which_they_have() {
 }
 
 #[tokio::test]
-async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
+async fn members_cannot_set_higher_roles_or_change_higher_members() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -361,7 +361,7 @@ async fn nobody_sets_a_role_above_their_own_or_touches_who_is_above_them() {
 }
 
 #[tokio::test]
-async fn the_last_owner_stays() {
+async fn the_last_owner_cannot_be_removed_demoted_or_leave() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -373,7 +373,7 @@ async fn the_last_owner_stays() {
 }
 
 #[tokio::test]
-async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
+async fn one_owner_remains_if_two_remove_or_demote_each_other() {
     let world = World::new().await;
     let people = People::of(&world).await;
     for round in 0..15 {
@@ -393,7 +393,7 @@ async fn two_owners_who_remove_or_demote_each_other_at_once_leave_one() {
 }
 
 #[tokio::test]
-async fn two_owners_who_leave_at_once_leave_one() {
+async fn one_owner_remains_if_two_leave_at_once() {
     let world = World::new().await;
     let people = People::of(&world).await;
     for round in 0..15 {
@@ -412,9 +412,9 @@ async fn two_owners_who_leave_at_once_leave_one() {
     }
 }
 
-/// Neither by signing in there nor by coming from another tenant.
+/// Neither by signing in nor by switching from another tenant.
 #[tokio::test]
-async fn no_session_is_left_where_its_person_has_just_left() {
+async fn no_session_remains_in_a_tenant_after_leaving_it() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -451,7 +451,7 @@ async fn no_session_is_left_where_its_person_has_just_left() {
 }
 
 #[tokio::test]
-async fn who_became_an_owner_is_offered_no_ownership_any_more() {
+async fn becoming_an_owner_ends_pending_offers_of_ownership() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -476,7 +476,7 @@ async fn who_became_an_owner_is_offered_no_ownership_any_more() {
 }
 
 #[tokio::test]
-async fn nobody_is_mailed_offers_without_a_bound() {
+async fn mails_about_offers_of_ownership_are_limited() {
     let world = World::with(&[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "2")]).await;
     let people = People::of(&world).await;
     let (ada, eve) =
@@ -485,7 +485,7 @@ async fn nobody_is_mailed_offers_without_a_bound() {
     let offer = async |from: &Person| {
         world.client.post_body_as(&from.token, TRANSFERS, &json!({ "user_id": bob.user })).await
     };
-    // Whoever is elsewhere uses nothing of it up.
+    // Offers in another tenant do not count towards the limit.
     for _ in 0..2 {
         offer(&eve).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "no_such_member");
     }
@@ -496,7 +496,7 @@ async fn nobody_is_mailed_offers_without_a_bound() {
 }
 
 #[tokio::test]
-async fn ownership_is_handed_on_by_acceptance_alone() {
+async fn ownership_is_transferred_only_by_acceptance() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -549,7 +549,7 @@ async fn ownership_is_handed_on_by_acceptance_alone() {
 }
 
 #[tokio::test]
-async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
+async fn an_offer_of_ownership_can_be_cancelled_declined_or_expire() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -597,7 +597,7 @@ async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
         .without_id();
     assert_eq!(foreign, nobody);
     offer(ada.user).await.expect_problem(StatusCode::CONFLICT, "owner_already");
-    // Whoever is an owner already has nothing to accept.
+    // An owner cannot accept another offer.
     let path = made().await;
     give(&world, &ada, &bob, "owner").await.expect(StatusCode::OK);
     world
@@ -606,7 +606,7 @@ async fn an_offer_of_ownership_can_be_taken_back_declined_and_missed() {
         .await
         .expect_problem(StatusCode::NOT_FOUND, "not_found");
     give(&world, &ada, &bob, "member").await.expect(StatusCode::OK);
-    // Whoever leaves takes nothing along.
+    // An offer ends when its recipient is removed.
     let path = made().await;
     remove(&world, &ada, &bob).await.expect(StatusCode::NO_CONTENT);
     world

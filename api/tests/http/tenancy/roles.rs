@@ -1,4 +1,4 @@
-//! The tenant's own roles, and what follows from them.
+//! Custom roles of a tenant, and their effects.
 
 use common::id::{self, RoleId};
 use domain::tenancy::{
@@ -28,7 +28,7 @@ fn id_of(answer: &Answer) -> RoleId {
 }
 
 #[tokio::test]
-async fn a_role_of_ones_own_is_made_changed_and_deleted() {
+async fn a_custom_role_is_created_changed_and_deleted() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -75,7 +75,7 @@ async fn a_role_of_ones_own_is_made_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_a_role_may_do_follows_it_at_once_and_me_says_why() {
+async fn changes_of_a_role_apply_at_once_and_me_names_the_role() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -105,7 +105,7 @@ async fn what_a_role_may_do_follows_it_at_once_and_me_says_why() {
 }
 
 #[tokio::test]
-async fn nobody_makes_or_changes_a_role_beyond_their_own() {
+async fn a_role_beyond_the_callers_own_cannot_be_created_or_changed() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -143,7 +143,7 @@ async fn nobody_makes_or_changes_a_role_beyond_their_own() {
 }
 
 #[tokio::test]
-async fn a_built_in_role_is_seen_and_neither_changed_nor_deleted() {
+async fn a_built_in_role_can_be_read_but_not_changed_or_deleted() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -159,7 +159,7 @@ async fn a_built_in_role_is_seen_and_neither_changed_nor_deleted() {
         ] {
             refused.expect_problem(StatusCode::CONFLICT, "role_built_in");
         }
-        // Who may not touch roles at all is told that first.
+        // A caller without the permission for roles gets that error first.
         world
             .client
             .delete_as(&viewer.token, &path)
@@ -175,7 +175,7 @@ async fn a_built_in_role_is_seen_and_neither_changed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn a_role_in_use_is_not_deleted_however_closely_it_is_given_meanwhile() {
+async fn a_role_in_use_cannot_be_deleted_even_if_granted_concurrently() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -201,7 +201,7 @@ async fn a_role_in_use_is_not_deleted_however_closely_it_is_given_meanwhile() {
 }
 
 #[tokio::test]
-async fn of_roles_made_at_once_none_is_too_many() {
+async fn concurrent_roles_do_not_exceed_the_limit() {
     let world = World::with(&[("TENANTRY__MEMBERS__CUSTOM_ROLES_MAX", "3")]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
@@ -217,7 +217,7 @@ async fn of_roles_made_at_once_none_is_too_many() {
 }
 
 #[tokio::test]
-async fn a_role_of_another_tenant_is_as_good_as_none() {
+async fn a_role_of_another_tenant_is_not_found() {
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) =

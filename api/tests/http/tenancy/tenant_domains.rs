@@ -1,4 +1,4 @@
-//! The domains of a tenant's people: proving them by the DNS, and being invited by one's address.
+//! Domains of a tenant: verifying them by DNS, and inviting people by their email domain.
 
 use common::{
     crypto::LinkToken,
@@ -25,7 +25,7 @@ const DOMAINS: &str = "/api/tenant/domains";
 const JOINABLE: &str = "/api/auth/joinable-tenants";
 const JOIN: &str = "/api/auth/join-tenant";
 
-/// An installation with a worker that asks a name server of the test's own.
+/// An installation with a worker that uses the test's name server.
 struct Dns {
     world: World,
     server: NameServer,
@@ -49,7 +49,7 @@ impl Dns {
         add(&self.world, person, domain).await.expect(StatusCode::CREATED).json()
     }
 
-    /// Publishes what proves the domain.
+    /// Publishes the record of the domain.
     fn publish(&self, domain: &Value) {
         self.server.set(
             domain["record"]["name"].as_str().unwrap(),
@@ -57,7 +57,7 @@ impl Dns {
         );
     }
 
-    /// Has the domain's record looked for, and waits until that is done.
+    /// Requests a check of the domain and waits until it is done.
     async fn check(&self, person: &Person, domain: &Value) -> Value {
         let before = self.see(person, domain).await["checked_at"].clone();
         self.world
@@ -65,7 +65,7 @@ impl Dns {
             .post_as(&person.token, &format!("{}/verify", path(domain)))
             .await
             .expect(StatusCode::ACCEPTED);
-        eventually("it was looked for", async || {
+        eventually("the record was checked", async || {
             let now = self.see(person, domain).await;
             (now["checked_at"] != before).then_some(now)
         })
@@ -84,7 +84,7 @@ impl Dns {
             .clone()
     }
 
-    /// A verified domain whose people are invited as `role`.
+    /// A verified domain that invites people with the role `role`.
     async fn open(&self, person: &Person, domain: &str, role: &str) -> Value {
         let added = self.add(person, domain).await;
         self.publish(&added);
@@ -116,7 +116,7 @@ impl Dns {
             .await
     }
 
-    /// Lets so long pass since the record was looked for, and since it was missed.
+    /// Moves the last check of the record, and its loss, back by this time.
     async fn let_pass(&self, domain: &Value, ms: i64) {
         let row = self.row(domain).await;
         let earlier = |at: DateTime| DateTime::from_millis(at.timestamp_millis() - ms);
@@ -156,7 +156,7 @@ fn path(domain: &Value) -> String {
 const DAY_MS: i64 = 86_400_000;
 
 #[tokio::test]
-async fn a_domain_is_verified_by_its_record_and_by_no_other() {
+async fn a_domain_is_verified_only_by_its_own_record() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, eve) =
@@ -203,7 +203,7 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
     let verified = doc! { "action": "domain.verified", "tenant_id": ada.tenant };
     assert_eq!(dns.world.events(verified).await, 1);
 
-    // Of two that prove it, the first has it, until it lets go.
+    // Of two tenants that prove ownership, the first has the domain until it is released.
     dns.server.set(name, &[value, theirs["record"]["value"].as_str().unwrap()]);
     assert_eq!(dns.check(&eve, &theirs).await["status"], "held_by_another");
     assert_eq!(dns.check(&ada, &added).await["status"], "verified");
@@ -212,7 +212,7 @@ async fn a_domain_is_verified_by_its_record_and_by_no_other() {
 }
 
 #[tokio::test]
-async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while() {
+async fn unresponsive_name_servers_are_reported_and_do_not_end_the_verification_at_once() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "1d")]).await;
     let ada = People::of(&dns.world).await.founder("ada@example.com").await;
     let added = dns.add(&ada, "corp.example").await;
@@ -222,7 +222,7 @@ async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while
     assert_eq!((&checked["status"], &checked["verified_at"]), (&json!("no_answer"), &Value::Null));
     dns.server.fail(false);
     assert_eq!(dns.check(&ada, &added).await["status"], "verified");
-    // One that is verified stays so for longer than one whose record is gone, and not for ever.
+    // Without an answer, a domain stays verified for longer than without a record, but not forever.
     dns.server.fail(true);
     let missed = dns.check(&ada, &added).await;
     assert_eq!(
@@ -233,14 +233,14 @@ async fn name_servers_that_do_not_answer_are_told_and_change_nothing_for_a_while
     assert_eq!(dns.check(&ada, &added).await["status"], "verified");
     dns.let_pass(&added, 2 * DAY_MS).await;
     assert_eq!(dns.check(&ada, &added).await["status"], "no_answer");
-    // What is no name that anybody could have has no record.
+    // A name that nobody could own has no record.
     dns.server.fail(false);
     let odd = dns.add(&ada, "xn--a.example").await;
     assert_eq!(dns.check(&ada, &odd).await["status"], "record_missing");
 }
 
 #[tokio::test]
-async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
+async fn a_domain_without_its_record_is_released_after_the_grace_period() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "3d")]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob) =
@@ -253,7 +253,7 @@ async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
         (&json!("verified"), true)
     );
     assert_eq!(dns.joinable(&bob).await.as_array().unwrap().len(), 1);
-    // It comes back, and goes again: the days are counted anew.
+    // The record returns and disappears again: the grace period starts again.
     dns.let_pass(&domain, 2 * DAY_MS).await;
     dns.publish(&domain);
     assert_eq!(dns.check(&ada, &domain).await["missing_since"], Value::Null);
@@ -271,7 +271,7 @@ async fn a_domain_whose_record_is_gone_is_let_go_of_after_a_while() {
 }
 
 #[tokio::test]
-async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_that() {
+async fn registering_with_an_email_of_the_domain_sends_an_invitation() {
     let dns = Dns::new(&[]).await;
     let world = &dns.world;
     let ada = People::of(world).await.founder("ada@example.com").await;
@@ -288,8 +288,8 @@ async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_tha
         world.client.post("/api/auth/verify-email", &verify).await.expect(StatusCode::OK);
         dns.world.until_nothing_is_due().await;
         assert_eq!(world.count::<Invitation>().await, u64::from(is_invited), "{email}");
-        // Whoever made the account may be another than who has the mailbox: the password alone
-        // opens nothing.
+        // The account may not have been created by the owner of the mailbox: the password alone is
+        // not enough.
         let session = world.login(email, PASSWORD).await.expect(StatusCode::OK).json();
         assert_eq!(session["tenants"].as_array().unwrap().len(), 1, "{email}");
         if is_invited {
@@ -306,7 +306,7 @@ async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_tha
                 .split_whitespace()
                 .next()
                 .unwrap();
-            // And the mailbox alone opens nothing either.
+            // The mailbox alone is not enough either.
             let wrong = json!({ "token": token, "password": "not the password" });
             world
                 .client
@@ -325,7 +325,7 @@ async fn who_registers_with_an_address_of_the_domain_is_invited_and_joins_by_tha
 }
 
 #[tokio::test]
-async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
+async fn an_existing_user_sees_joinable_tenants_and_is_invited_once() {
     let dns = Dns::new(&[
         ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "5"),
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100"),
@@ -365,7 +365,7 @@ async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
     assert_eq!(joined.expect(StatusCode::OK).json()["tenant"]["role"], "viewer");
     assert_eq!(dns.joinable(bob).await, json!([]));
     dns.join(bob, ada).await.expect_problem(StatusCode::CONFLICT, "already_member");
-    // Closed again.
+    // Disabled again.
     set(&dns.world, ada, &domain, Value::Null).await.expect(StatusCode::OK);
     let carl = people.founder("carl@corp.example").await;
     assert_eq!(dns.joinable(&carl).await, json!([]));
@@ -373,7 +373,7 @@ async fn who_has_an_account_sees_what_is_open_to_them_and_is_invited_once() {
 }
 
 #[tokio::test]
-async fn who_was_removed_is_not_invited_by_their_address_again() {
+async fn a_removed_member_is_not_invited_by_the_domain_again() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, founder) =
@@ -399,7 +399,7 @@ async fn who_was_removed_is_not_invited_by_their_address_again() {
     assert_eq!((dns.world.count::<Invitation>().await, dns.mails_to("carl@corp.example")), (0, 0));
 }
 
-/// Somebody belongs to a tenant.
+/// Makes a user a member of a tenant.
 struct Belong(id::UserId, id::TenantId);
 
 impl Change for Belong {
@@ -412,13 +412,13 @@ impl Change for Belong {
 }
 
 #[tokio::test]
-async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_not() {
+async fn automatic_invitations_respect_the_rules_and_the_choosers_permission() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let (ada, bob) =
         (people.founder("ada@example.com").await, people.founder("bob@corp.example").await);
     let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
-    // Not before it is verified, whatever is said.
+    // Has no effect until the domain is verified.
     let added = dns.add(&ada, "corp.example").await;
     set(&dns.world, &ada, &added, json!("viewer")).await.expect(StatusCode::OK);
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
@@ -444,7 +444,7 @@ async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_n
     assert_eq!(dns.joinable(&bob).await, json!([]));
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     status("active").await;
-    // On the word of an admin, who is one no more.
+    // On behalf of an admin who has been demoted.
     set(&dns.world, &admin, &added, json!("admin")).await.expect(StatusCode::OK);
     assert_eq!(dns.joinable(&bob).await[0]["role"], "admin");
     let demote = json!({ "role": "viewer" });
@@ -464,7 +464,7 @@ async fn nobody_is_invited_against_the_tenants_rules_or_on_the_word_of_who_may_n
 }
 
 #[tokio::test]
-async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
+async fn a_domain_cannot_invite_with_a_role_beyond_the_callers_own() {
     let dns = Dns::new(&[]).await;
     let people = People::of(&dns.world).await;
     let ada = people.founder("ada@example.com").await;
@@ -524,7 +524,7 @@ async fn a_domain_opens_the_tenant_to_no_more_than_its_admin_may_give() {
 }
 
 #[tokio::test]
-async fn a_domain_that_makes_no_sense_is_refused_and_of_many_none_is_too_many() {
+async fn an_invalid_domain_is_rejected_and_the_limit_is_not_exceeded() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAINS_MAX", "3")]).await;
     let ada = People::of(&dns.world).await.founder("ada@example.com").await;
     for wrong in [
@@ -555,7 +555,7 @@ async fn a_domain_that_makes_no_sense_is_refused_and_of_many_none_is_too_many() 
 }
 
 #[tokio::test]
-async fn many_who_ask_for_the_same_check_make_one() {
+async fn concurrent_requests_for_a_check_run_one_check() {
     let (world, server) = (World::new().await, NameServer::start().await.unwrap());
     let ada = People::of(&world).await.founder("ada@example.com").await;
     let added = add(&world, &ada, "corp.example").await.expect(StatusCode::CREATED).json();
@@ -566,7 +566,7 @@ async fn many_who_ask_for_the_same_check_make_one() {
     let verify = format!("{}/verify", path(&added));
     let answers = join_all((0..20).map(|_| world.client.post_as(&ada.token, &verify))).await;
     assert!(answers.iter().all(|answer| answer.status == StatusCode::ACCEPTED));
-    // All are staged while no worker runs.
+    // All are staged while no worker is running.
     eventually("the duplicates are dropped", async || {
         (world.count::<OutboxRow>().await == 1).then_some(())
     })

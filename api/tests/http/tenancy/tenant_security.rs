@@ -1,4 +1,4 @@
-//! The tenant's own rules for signing in: each holds at once, in that tenant and in no other.
+//! Security rules of a tenant: each applies at once, in that tenant only.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const PROXIED: &[(&str, &str)] = &[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1
 const INSIDE: &str = "192.0.2.7";
 const OUTSIDE: &str = "198.51.100.7";
 
-/// No rules but these.
+/// Only these rules.
 pub(crate) fn rules(some: &Value) -> Value {
     let mut rules = json!({
         "require_mfa": false,
@@ -58,7 +58,7 @@ async fn tenant(world: &World, id: TenantId) -> Tenant {
     world.store.records::<Tenant>(PlatformScope).find(doc! { "_id": id }).await.unwrap().unwrap()
 }
 
-/// A request as a proxy that is trusted hands it in.
+/// A request as a trusted proxy forwards it.
 fn from(client: &Client, address: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
     client.request(method, path).header("x-forwarded-for", address)
 }
@@ -89,7 +89,7 @@ async fn give_second_factor(world: &World, person: &Person) {
 }
 
 #[tokio::test]
-async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
+async fn the_rules_are_read_replaced_as_a_whole_and_recorded() {
     let (world, ada) = founded().await;
     let none = world.client.get_as(&ada.token, SECURITY).await.expect(StatusCode::OK);
     assert_eq!(none.json(), rules(&json!({})));
@@ -127,7 +127,7 @@ async fn the_rules_are_seen_replaced_as_a_whole_and_audited() {
 }
 
 #[tokio::test]
-async fn what_is_out_of_bounds_is_refused_field_by_field() {
+async fn values_out_of_bounds_are_rejected_for_each_field() {
     let (world, ada) = founded().await;
     let refused = async |some: Value| {
         let refused = put(&world, &ada.token, &some).await;
@@ -180,7 +180,7 @@ async fn what_is_out_of_bounds_is_refused_field_by_field() {
     );
     let both = refused(json!({ "require_mfa": null, "password_min_length": 1 })).await;
     assert_eq!(both, ["require_mfa:required", "password_min_length:out_of_range"]);
-    // What is left out would be lost.
+    // A field that is left out would be reset.
     let partial = world.client.put_as(&ada.token, SECURITY, &json!({ "require_mfa": true })).await;
     assert_eq!(
         partial
@@ -193,7 +193,7 @@ async fn what_is_out_of_bounds_is_refused_field_by_field() {
 }
 
 #[tokio::test]
-async fn a_member_without_the_permission_neither_sees_nor_changes_the_rules() {
+async fn a_member_without_the_permission_cannot_read_or_change_the_rules() {
     let (world, ada) = founded().await;
     let people = People::of(&world).await;
     for role in [Role::Member, Role::Billing, Role::Viewer] {
@@ -212,7 +212,7 @@ async fn a_member_without_the_permission_neither_sees_nor_changes_the_rules() {
 }
 
 #[tokio::test]
-async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
+async fn a_change_based_on_an_old_state_is_rejected_and_can_be_repeated() {
     let (world, ada) = founded().await;
     let bob = People::of(&world).await.join(&ada, "bob@example.com", Role::Admin).await;
     let put_if = async |person: &Person, etag: &str, some: Value| {
@@ -234,7 +234,7 @@ async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
     );
     let both = json!({ "password_min_length": 12, "session_idle_minutes": 60 });
     let made = put_if(&ada, changed.header("etag"), both.clone()).await.expect(StatusCode::OK);
-    // Of many at once from one state, one is made.
+    // Of many concurrent changes based on one state, one succeeds.
     let etag = made.header("etag");
     let racing =
         (12..20).map(|length| put_if(&ada, etag, json!({ "password_min_length": length })));
@@ -251,7 +251,7 @@ async fn a_change_that_would_lose_anothers_is_refused_and_can_be_made_anew() {
 }
 
 #[tokio::test]
-async fn a_role_is_changed_from_the_state_that_was_seen() {
+async fn a_role_change_requires_the_state_that_was_read() {
     let (world, ada) = founded().await;
     let body = |name: &str| json!({ "name": name, "permissions": ["users:read"] });
     let made = world
@@ -286,7 +286,7 @@ async fn a_role_is_changed_from_the_state_that_was_seen() {
     assert_eq!((&built_in["name"], &built_in["built_in"]), (&json!("Viewer"), &json!(true)));
 }
 
-/// Someone signed in as people are, and the founder of the tenant they are in.
+/// A signed-in user, and the founder of their tenant.
 async fn signed_in(world: &World) -> (Person, Value) {
     let people = People::of(world).await;
     let ada = people.founder("ada@example.com").await;
@@ -307,7 +307,7 @@ async fn refresh(world: &World, login: &Value) -> Answer {
         .await
 }
 
-/// As if the session had begun, and had last been used, that much earlier.
+/// Moves the start and the last use of the session back by this time.
 async fn age(world: &World, login: &Value, begun: Duration, unused: Duration) {
     let id = login["session"]["id"].as_str().unwrap();
     let now = world.store.clock().now().timestamp_millis();
@@ -317,7 +317,7 @@ async fn age(world: &World, login: &Value, begun: Duration, unused: Duration) {
 }
 
 #[tokio::test]
-async fn a_session_that_is_unused_for_longer_than_the_tenant_allows_is_over_at_once_everywhere() {
+async fn a_session_idle_for_longer_than_the_tenant_allows_ends_everywhere() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let (_second_api, second) = world.another_api().await;
@@ -325,7 +325,7 @@ async fn a_session_that_is_unused_for_longer_than_the_tenant_allows_is_over_at_o
     for client in [&world.client, &second] {
         client.get_as(token(&bob), ME).await.expect(StatusCode::OK);
     }
-    // That it was used just now may have been written down meanwhile.
+    // The use of a moment ago may be stored in the meantime.
     age(&world, &bob, Duration::from_mins(20), Duration::from_mins(20)).await;
     set(&world, &ada, json!({ "session_idle_minutes": 15 })).await;
     for client in [&world.client, &second] {
@@ -338,7 +338,7 @@ async fn a_session_that_is_unused_for_longer_than_the_tenant_allows_is_over_at_o
 }
 
 #[tokio::test]
-async fn a_session_that_is_older_than_the_tenant_allows_is_over_at_once() {
+async fn a_session_older_than_the_tenant_allows_ends_at_once() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     age(&world, &bob, Duration::from_mins(90), Duration::ZERO).await;
@@ -353,7 +353,7 @@ async fn a_session_that_is_older_than_the_tenant_allows_is_over_at_once() {
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
     refresh(&world, &next).await.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
-    // What was told before was what held then.
+    // Earlier responses were correct when they were sent.
     assert_eq!(me["session"]["expires_at"], next["session"]["expires_at"]);
 }
 
@@ -365,7 +365,7 @@ fn seconds_between(from: &Value, to: &Value) -> i64 {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_told_when_the_session_ends_under_the_tenants_rules() {
+async fn responses_state_the_end_of_the_session_under_the_tenants_rules() {
     let world = World::new().await;
     let (ada, _) = signed_in(&world).await;
     set(&world, &ada, json!({ "session_idle_minutes": 10, "session_absolute_hours": 1 })).await;
@@ -375,7 +375,7 @@ async fn whoever_asks_is_told_when_the_session_ends_under_the_tenants_rules() {
         login.header("set-cookie").split("Max-Age=").nth(1).unwrap().split(';').next().unwrap();
     assert!((3_500..=3_600).contains(&max_age.parse::<u32>().unwrap()), "{login:?}");
     let bob = login.json();
-    assert_eq!(bob["session"]["refresh_in"], 480, "in time for what ends after ten minutes");
+    assert_eq!(bob["session"]["refresh_in"], 480, "before the idle limit of ten minutes");
     let me = world.client.get_as(token(&bob), ME).await.expect(StatusCode::OK).json();
     let listed =
         world.client.get_as(token(&bob), "/api/auth/sessions").await.expect(StatusCode::OK).json();
@@ -392,7 +392,7 @@ async fn whoever_asks_is_told_when_the_session_ends_under_the_tenants_rules() {
         );
     }
     assert_eq!(bob["session"]["expires_at"], me["session"]["expires_at"]);
-    // Rules that are wider than the session's own change nothing.
+    // Rules that are looser than the limits of the session have no effect.
     set(&world, &ada, json!({ "session_idle_minutes": 43_200, "session_absolute_hours": 8_760 }))
         .await;
     let plain = world.login("bob@example.com", PASSWORD).await.expect(StatusCode::OK).json();
@@ -426,7 +426,7 @@ fn user(login: &Value) -> UserId {
 }
 
 #[tokio::test]
-async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
+async fn a_session_follows_the_rules_of_its_current_tenant() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -439,7 +439,7 @@ async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
             .post_body_as(token(login), "/api/auth/switch-tenant", &json!({ "tenant_id": tenant }))
             .await
     };
-    // Unused for half an hour, which is fine where it is; going is using it.
+    // Unused for half an hour, which its tenant allows; switching counts as use.
     let there = switch(&bob, eve.tenant).await.expect(StatusCode::OK).json();
     let me = world.client.get_as(token(&there), ME).await.expect(StatusCode::OK).json();
     assert_eq!(
@@ -459,7 +459,7 @@ async fn a_session_that_moves_lives_by_the_rules_of_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_process() {
+async fn every_process_allows_access_only_from_the_tenants_ip_addresses() {
     let world = World::with(PROXIED).await;
     let ada = People::of(&world).await.founder("ada@example.com").await;
     let (_second_api, second) = world.another_api_with(PROXIED).await;
@@ -471,7 +471,7 @@ async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_proces
         .await
         .expect(StatusCode::OK);
     let begun = std::time::Instant::now();
-    eventually("the second process knows", async || {
+    eventually("the second process applies the change", async || {
         let answer = get_from(&second, OUTSIDE, &ada.token).await;
         (answer.status == StatusCode::FORBIDDEN).then_some(())
     })
@@ -488,13 +488,13 @@ async fn a_tenant_is_worked_in_from_the_addresses_that_it_allows_on_every_proces
         {
             get_from(client, address, &ada.token).await.expect(StatusCode::OK);
         }
-        // Only the last hop is the proxy's word.
+        // Only the last entry comes from the proxy.
         expect_elsewhere(get_from(client, &format!("{INSIDE}, {OUTSIDE}"), &ada.token).await);
     }
 }
 
 #[tokio::test]
-async fn without_a_trusted_proxy_nobody_says_where_they_come_from() {
+async fn without_a_trusted_proxy_forwarded_ip_addresses_are_ignored() {
     let (world, ada) = founded().await;
     set(&world, &ada, json!({ "ip_allowlist": ["127.0.0.1"] })).await;
     get_from(&world.client, OUTSIDE, &ada.token).await.expect(StatusCode::OK);
@@ -511,7 +511,7 @@ async fn without_a_trusted_proxy_nobody_says_where_they_come_from() {
 }
 
 #[tokio::test]
-async fn nobody_locks_themselves_out() {
+async fn a_change_that_locks_out_its_caller_is_rejected() {
     let (world, ada) = founded().await;
     for list in [json!(["192.0.2.0/24"]), json!(["::1", "10.0.0.0/8"]), json!(["127.0.0.2"])] {
         let refused = put(&world, &ada.token, &json!({ "ip_allowlist": list })).await;
@@ -527,7 +527,7 @@ async fn nobody_locks_themselves_out() {
 }
 
 #[tokio::test]
-async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_nothing_is_lost() {
+async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_without_loss() {
     let world = World::with(PROXIED).await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -570,7 +570,7 @@ async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_no
     expect_elsewhere(post_from(&world, OUTSIDE, "/api/invitations/accept", &accept).await);
     post_from(&world, INSIDE, "/api/invitations/accept", &accept).await.expect(StatusCode::OK);
 
-    // Whoever belongs to another tenant too signs in to that one, and stays there.
+    // A member of another tenant signs in to that one, and stays there.
     add_to(&world, eve.tenant, user(&bob)).await;
     let elsewhere =
         post_from(&world, OUTSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json();
@@ -584,7 +584,8 @@ async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_no
     get_from(&world.client, OUTSIDE, token(&elsewhere)).await.expect(StatusCode::OK);
     let here = switch(INSIDE).await.expect(StatusCode::OK).json();
 
-    // The list keeps nobody in: whoever is outside goes elsewhere, and signs out.
+    // The list does not lock anyone in: from outside, users can switch to another tenant and sign
+    // out.
     get_from(&world.client, OUTSIDE, token(&here))
         .await
         .expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
@@ -610,7 +611,7 @@ async fn from_another_address_nobody_signs_in_refreshes_or_switches_there_and_no
 }
 
 #[tokio::test]
-async fn new_passwords_are_as_long_as_the_strictest_of_ones_tenants_asks() {
+async fn new_passwords_must_satisfy_the_strictest_tenant_of_the_user() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
@@ -659,7 +660,7 @@ async fn new_passwords_are_as_long_as_the_strictest_of_ones_tenants_asks() {
     too_short(accept(fifteen).await, "password");
     accept(sixteen).await.expect(StatusCode::OK);
 
-    // A password that is in use stays good, and people of other tenants are not concerned.
+    // Existing passwords remain valid, and users of other tenants are not affected.
     let dan = People::of(&world).await.founder("dan@example.com").await;
     let body = json!({ "current_password": PASSWORD, "new_password": "k7!vq-Zr2" });
     world
@@ -670,7 +671,7 @@ async fn new_passwords_are_as_long_as_the_strictest_of_ones_tenants_asks() {
     world.login("eve@example.com", PASSWORD).await.expect(StatusCode::OK);
 }
 
-/// The token that the address was mailed last.
+/// The token in the latest mail to the email address.
 async fn link(world: &World, email: &str) -> String {
     let found = world
         .store
@@ -682,7 +683,7 @@ async fn link(world: &World, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
+async fn only_emails_at_the_allowed_domains_are_invited_and_join() {
     let (world, ada) = founded().await;
     let invite = async |email: &str| {
         let body = json!({ "email": email, "role": "viewer" });
@@ -698,7 +699,7 @@ async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
         assert_eq!(refused.field_errors(), ["email:email_domain_not_allowed"]);
     }
     invite("bob@EXAMPLE.com").await.expect(StatusCode::CREATED);
-    // Nor is the link mailed that they were invited by before.
+    // The link of an earlier invitation is not sent either.
     let _worker = world.env.spawn_worker().await;
     world.until_nothing_is_due().await;
     let mailed: Vec<Vec<String>> =
@@ -710,19 +711,19 @@ async fn only_addresses_of_the_domains_that_are_named_are_invited_and_join() {
     let resent = world.client.post_as(&ada.token, &path).await;
     resent.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");
 
-    // One that was invited before does not join, and may once the rule is another.
+    // A person who was invited before cannot join, unless the rule changes.
     let token = link(&world, "early@elsewhere.example").await;
     let body = json!({ "token": token, "name": "Early", "password": PASSWORD });
     let accept = async || world.client.post("/api/invitations/accept", &body).await;
     accept().await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "email_domain_not_allowed");
     set(&world, &ada, json!({ "allowed_email_domains": ["elsewhere.example"] })).await;
     accept().await.expect(StatusCode::OK);
-    // Who is a member already stays one.
+    // Existing members remain.
     world.client.get_as(&ada.token, ME).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn of_a_list_each_line_is_held_against_the_domains() {
+async fn each_line_of_a_list_is_checked_against_the_allowed_domains() {
     let (world, ada) = founded().await;
     set(&world, &ada, json!({ "allowed_email_domains": ["example.com"] })).await;
     let lines = json!({ "invitations": [
@@ -738,7 +739,7 @@ async fn of_a_list_each_line_is_held_against_the_domains() {
         .json();
     let path = format!("{bulk}/{}", given["id"].as_str().unwrap());
     let _worker = world.env.spawn_worker().await;
-    let done = eventually("the list is done with", async || {
+    let done = eventually("the list is complete", async || {
         let list = world.client.get_as(&ada.token, &path).await.expect(StatusCode::OK).json();
         list["completed_at"].is_string().then_some(list)
     })
@@ -750,7 +751,7 @@ async fn of_a_list_each_line_is_held_against_the_domains() {
 }
 
 #[tokio::test]
-async fn one_tenants_rules_are_nothing_to_another() {
+async fn the_rules_of_one_tenant_do_not_affect_another() {
     let world = World::with(PROXIED).await;
     let people = People::of(&world).await;
     let (ada, eve) =

@@ -1,7 +1,6 @@
-//! apalis-redis as a contestant of `cargo xtask bench jobs`. See README.md for what is used and
-//! why.
+//! apalis-redis as a contestant of `cargo xtask bench jobs`. See README.md for its configuration.
 
-// The very words that the conductor speaks.
+// The same protocol code as the conductor.
 #[path = "../../../../testkit/src/contest.rs"]
 #[allow(dead_code, reason = "this contestant needs a part of it")]
 mod contest;
@@ -25,13 +24,13 @@ use contest::{Pace, Task, Values, percentiles, rate, serve};
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const QUEUE: &str = "bench";
-/// Jobs of one push.
+/// Jobs per push.
 const BATCH: u32 = 1_000;
-/// Jobs of one fetch.
+/// Jobs per fetch.
 const FETCH: usize = 100;
 const POLL: Duration = Duration::from_millis(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
-/// Nothing that is waited for takes longer.
+/// Upper limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -125,7 +124,7 @@ impl Bench {
         for n in 0..total {
             ticks.tick().await;
             let mut storage = self.storage();
-            // Each on its own, so that a slow one does not hold up the next.
+            // Each in its own task, so that a slow one does not delay the next.
             sending.push(tokio::spawn(async move {
                 let called = Instant::now();
                 storage.push(Noop { n }).await.map(|()| called)
@@ -142,7 +141,7 @@ impl Bench {
         Ok(percentiles(waits.filter_map(|(start, called)| Some(start.as_ref()?.saturating_duration_since(called))).collect()))
     }
 
-    /// Runs jobs on a connection of its own, as a worker process would.
+    /// Runs jobs over its own connection, as a worker process would.
     async fn work(&self, starts: &Starts, concurrency: usize) -> Outcome<Worker> {
         let connection = apalis_redis::connect(self.url.as_str()).await?;
         let (name, starts) = (format!("bench-{}", std::process::id()), Arc::clone(starts));

@@ -18,7 +18,7 @@ impl Broker {
         Ok(scores.into_iter().map(|score| score.is_some()).collect())
     }
 
-    /// Puts a dead letter back that Redis lost.
+    /// Restores a dead letter that Redis lost.
     pub(crate) async fn restore_dead(
         &self,
         queue: Queue,
@@ -35,7 +35,7 @@ impl Broker {
         pipe.ignore().query_async(&mut self.connection()).await
     }
 
-    /// Gives dead letters another try; answers how many were still dead.
+    /// Retries dead letters. Returns how many were still dead.
     pub(crate) async fn replay(&self, queue: Queue, envelopes: &[Envelope]) -> RedisResult<usize> {
         let mut call = self.call_admitting(&REPLAY, queue);
         for envelope in envelopes {
@@ -51,7 +51,7 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Forgets dead letters, named by what they are kept by; answers how many there were.
+    /// Deletes dead letters by the members under which Redis stores them. Returns how many existed.
     pub(crate) async fn delete_dead(&self, queue: Queue, members: &[&[u8]]) -> RedisResult<usize> {
         if members.is_empty() {
             return Ok(0);

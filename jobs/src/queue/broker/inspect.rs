@@ -1,4 +1,4 @@
-//! Looking at jobs where they are, a bounded page at a time. Nothing here changes anything.
+//! Finds and lists jobs, a bounded page at a time, without changing anything.
 
 use std::time::Duration;
 
@@ -13,37 +13,38 @@ use uuid::Uuid;
 use super::{Broker, EntryId, GROUP, LOOK, id_bytes};
 use crate::{Queue, queue::entry::Entry};
 
-/// What the scripts add to the length of a delayed job's group when its row is to be looked at.
+/// The scripts add this to the length of a delayed job's group if its outbox row must be checked.
 const AGAIN: u8 = 128;
-/// What an item of a group's list begins with: the bytes of the job's id and one that is not looked
-/// at here.
+/// Length of the prefix of an item in a group's list: the bytes of the job's id, and a flag that is
+/// ignored here.
 const ID_BYTES: usize = 16;
 const ITEM_HEAD_BYTES: usize = ID_BYTES + 1;
 
-/// A job as it lies in Redis.
+/// A job as stored in Redis.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// None where nothing tells it.
+    /// None if it cannot be determined.
     pub(crate) id: Option<JobId>,
     pub(crate) spot: Spot,
-    /// Its envelope, or for a dead letter that.
+    /// Its envelope, or its dead letter.
     pub(crate) body: Vec<u8>,
-    /// Where a listing goes on after it.
+    /// Where a listing continues after it.
     pub(crate) cursor: Cursor,
 }
 
-/// Where a job lies.
+/// Where a job is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Spot {
-    /// In the stream, since the time that its entry tells.
+    /// In the stream, since the time encoded in the id of its entry.
     Ready(EntryId),
-    /// In the hands of a worker.
+    /// Taken by a worker.
     Running { entry: EntryId, consumer: String, silence: Duration, deliveries: u64 },
-    /// Behind others of its group.
+    /// Waiting behind other jobs of its group.
     Held,
-    /// Until this time, milliseconds since the epoch.
+    /// Delayed until this time, in milliseconds since the epoch.
     Delayed(i64),
-    /// Since this time, milliseconds since the epoch; the bytes are what it is kept by.
+    /// Dead since this time, in milliseconds since the epoch; the bytes are the member under which
+    /// Redis stores it.
     Dead(i64, Vec<u8>),
 }
 
@@ -51,25 +52,25 @@ pub(crate) enum Spot {
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
     pub(crate) found: Vec<Found>,
-    /// Where the next one begins; none at the end.
+    /// Where the next step begins; none at the end.
     pub(crate) next: Option<Cursor>,
 }
 
-/// How far a listing came.
+/// How far a listing has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cursor {
-    /// To this entry of the stream.
+    /// Up to this entry of the stream.
     Entry(EntryId),
-    /// To this member of a sorted set, and its score.
+    /// Up to this member of a sorted set, with its score.
     Member { score: i64, member: Vec<u8> },
-    /// To this row of the outbox.
+    /// Up to this row of the outbox.
     Row(JobId),
-    /// Through this many of a group's list, from its end.
+    /// This many items of a group's list, counted from its end.
     Group { name: Vec<u8>, seen: usize },
 }
 
 impl Cursor {
-    /// As a text that [`Cursor::parse`] reads.
+    /// As text that [`Cursor::parse`] reads.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Entry(entry) => format!("e.{entry}"),
@@ -99,19 +100,19 @@ impl Cursor {
     }
 }
 
-/// One process' part in a queue, as Redis knows it: from its first job on.
+/// One process that works on a queue, as Redis knows it: from its first job on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConsumerStats {
     /// Its name, which the process logs as `consumer` with `queue_opened`.
     pub name: String,
-    /// Jobs that it holds: running, or about to.
+    /// Jobs that it has taken: running, or about to run.
     pub running: u64,
-    /// Milliseconds since it last read or renewed a lease.
+    /// Milliseconds since it last read jobs or renewed a lease.
     pub silence_ms: u64,
 }
 
 impl Broker {
-    /// Jobs that wait to be fetched, in the order in which they will be.
+    /// Ready jobs, in the order in which they will be fetched.
     pub(crate) async fn list_ready(
         &self,
         queue: Queue,
@@ -144,7 +145,7 @@ impl Broker {
         Ok(Chunk::up_to_last(found, count))
     }
 
-    /// Jobs that workers hold, oldest first.
+    /// Jobs taken by workers, oldest first.
     pub(crate) async fn list_running(
         &self,
         queue: Queue,
@@ -183,15 +184,15 @@ impl Broker {
                     silence: Duration::from_millis(silence_ms),
                     deliveries,
                 };
-                // None where it was settled in between.
+                // None if it was settled in between.
                 found.pop().map(|entry| of_entry(spot, entry))
             },
         );
         Ok(Chunk { found: found.collect(), next })
     }
 
-    /// Jobs that wait behind others of their tenant: tenant by tenant, each one's newest first,
-    /// because the oldest leave while one looks.
+    /// Jobs that wait behind others of their tenant: tenant by tenant, newest first, because the
+    /// oldest leave the list during a listing.
     pub(crate) async fn list_held(
         &self,
         queue: Queue,
@@ -221,8 +222,8 @@ impl Broker {
         Ok(Chunk::default())
     }
 
-    /// The jobs of one group's list, newest first, without the newest `seen`; those that were
-    /// cancelled are left out.
+    /// The jobs in the list of one group, newest first, without the newest `seen`. Cancelled jobs
+    /// are left out.
     async fn list_group(
         &self,
         queue: Queue,
@@ -266,7 +267,7 @@ impl Broker {
         })
     }
 
-    /// Jobs that wait for their time, the next one first.
+    /// Delayed jobs, the earliest first.
     pub(crate) async fn list_delayed(
         &self,
         queue: Queue,
@@ -294,8 +295,8 @@ impl Broker {
         self.list_ranked(&dead, &bodies, true, after, count).await
     }
 
-    /// What a sorted set by time and a hash hold. A page goes on by score and member, not by rank,
-    /// so that what comes and goes meanwhile neither hides others nor shows them twice.
+    /// The contents of a sorted set (by time) and a hash. Pages continue by score and member, not
+    /// by rank, so that concurrent changes neither hide items nor repeat them.
     async fn list_ranked(
         &self,
         set: &str,
@@ -314,7 +315,7 @@ impl Broker {
                 .read_ranked(set, newest_first, after.map(|(score, _)| score), skip, count)
                 .await?;
             let full = read.len() == count;
-            // Those of the same millisecond that were seen.
+            // Items of the same millisecond that were already listed.
             read.retain(|(member, score)| {
                 let here = (*score, member.as_slice());
                 after.is_none_or(|after| if newest_first { here < after } else { here > after })
@@ -373,7 +374,8 @@ impl Broker {
         Ok(read.into_iter().map(|(member, score)| (member, whole(score))).collect())
     }
 
-    /// The job of this id, wherever it is; a held one is searched for in its group's list.
+    /// The job with this id, wherever it is. A job that is held back is searched for in its group's
+    /// list.
     pub(crate) async fn look(&self, queue: Queue, id: JobId) -> RedisResult<Option<Found>> {
         let mut call = self.call(&LOOK, queue);
         let fields: Vec<Vec<u8>> =
@@ -409,7 +411,7 @@ impl Broker {
         name: &[u8],
         id: JobId,
     ) -> RedisResult<Option<Found>> {
-        /// Jobs of the list read in one step.
+        /// Items of a list read in one step.
         const STEP: usize = 500;
         let mut seen = 0;
         loop {
@@ -424,11 +426,8 @@ impl Broker {
         }
     }
 
-    /// The processes that got jobs of `queue`, those that died lately included; an idle one that
-    /// has just started is not among them.
-    ///
-    /// # Errors
-    /// When Redis fails.
+    /// The processes that have received jobs of `queue`, including those that died recently; a
+    /// process that has not received a job yet is missing. Fails if Redis fails.
     pub async fn consumers(&self, queue: Queue) -> RedisResult<Vec<ConsumerStats>> {
         let mut command = redis::cmd("XINFO");
         command.arg("CONSUMERS").arg(self.key(queue, "stream")).arg(GROUP);
@@ -447,7 +446,7 @@ impl Broker {
 }
 
 impl Chunk {
-    /// A chunk that ends when there were fewer than asked for.
+    /// A chunk that is the last one if it has fewer items than requested.
     fn up_to_last(found: Vec<Found>, count: usize) -> Self {
         let next = found.last().filter(|_| found.len() == count).map(|found| found.cursor.clone());
         Self { found, next }
@@ -468,7 +467,7 @@ fn is_missing(error: &RedisError) -> bool {
         || error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-/// When an entry was added, milliseconds since the epoch.
+/// When an entry was added, in milliseconds since the epoch.
 pub(crate) fn entry_millis(entry: &str) -> i64 {
     entry_order(entry).and_then(|(millis, _)| i64::try_from(millis).ok()).unwrap_or_default()
 }
@@ -481,7 +480,7 @@ fn entry_order(entry: &str) -> Option<(u64, u64)> {
 /// Scores are whole milliseconds.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "a float that is out of range becomes the nearest there is"
+    reason = "a float that is out of range becomes the nearest integer"
 )]
 fn whole(score: f64) -> i64 {
     score as i64
@@ -492,7 +491,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_a_text_and_comes_back() {
+    fn a_cursor_parses_from_its_own_text() {
         let cursors = [
             Cursor::Entry("1700000000000-7".to_owned()),
             Cursor::Member { score: -3, member: vec![0, 255, b'.'] },

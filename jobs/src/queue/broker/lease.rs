@@ -1,4 +1,5 @@
-//! Leases: who holds what, and taking over from those that fell silent.
+//! Leases: which consumer has which entries, and taking over those of consumers that stopped
+//! responding.
 
 use std::time::Duration;
 
@@ -8,25 +9,25 @@ use redis::{RedisResult, streams::StreamPendingReply};
 use super::{Broker, CLAIM, EntryId, FORGET_CONSUMERS, GROUP, RENEW, id_bytes, millis};
 use crate::{Queue, queue::entry::Entry};
 
-/// An entry whose consumer has fallen silent.
+/// An entry whose consumer has stopped renewing its lease.
 pub(crate) struct Abandoned {
     pub(crate) entry: EntryId,
     pub(crate) consumer: String,
-    /// How often it was delivered; each time but the last it ended its worker.
+    /// How often it was delivered. Each delivery but the last crashed its worker.
     pub(crate) deliveries: u64,
 }
 
-/// What a renewal found out.
+/// Result of a renewal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Renewed {
-    /// Entries that the consumer does not hold any more.
+    /// Entries that the consumer no longer owns.
     pub(crate) lost: Vec<EntryId>,
-    /// Entries whose jobs are to be cancelled.
+    /// Entries with jobs to cancel.
     pub(crate) cancelled: Vec<EntryId>,
 }
 
 impl Broker {
-    /// Renews the leases of entries with their jobs, if `consumer` still holds them.
+    /// Renews the leases of the entries that `consumer` still owns.
     pub(crate) async fn renew(
         &self,
         queue: Queue,
@@ -43,7 +44,7 @@ impl Broker {
         Ok(Renewed { lost, cancelled })
     }
 
-    /// Up to `limit` entries after `after` whose lease has run out.
+    /// Up to `limit` entries after `after` with expired leases.
     pub(crate) async fn abandoned(
         &self,
         queue: Queue,
@@ -68,7 +69,7 @@ impl Broker {
             .collect())
     }
 
-    /// How many entries `consumer` holds, and how many others do.
+    /// How many entries `consumer` owns, and how many belong to others.
     pub(crate) async fn held(&self, queue: Queue, consumer: &str) -> RedisResult<(usize, usize)> {
         let mut command = redis::cmd("XPENDING");
         command.arg(self.key(queue, "stream")).arg(GROUP);
@@ -79,8 +80,8 @@ impl Broker {
         Ok((ours, data.count.saturating_sub(ours)))
     }
 
-    /// Takes over entries whose lease has still run out; whoever of several workers comes first
-    /// gets each.
+    /// Takes over entries whose leases are still expired. If several workers try, the first one
+    /// gets each entry.
     pub(crate) async fn claim(
         &self,
         queue: Queue,
@@ -95,7 +96,7 @@ impl Broker {
             .await
     }
 
-    /// Removes consumers that hold nothing and have been silent for `silence`.
+    /// Removes consumers that own no entry and have been idle for `silence`.
     pub(crate) async fn forget_consumers(
         &self,
         queue: Queue,

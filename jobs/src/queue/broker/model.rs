@@ -1,8 +1,8 @@
-//! Any interleaving of what can happen to a queue keeps every job in exactly one place.
+//! Any interleaving of operations on a queue keeps every job in exactly one place.
 //!
-//! Sequences of operations are made at random and done, one by one, to a queue in Redis and to a
-//! plain model of it; after each, all that Redis holds is compared with the model. A sequence that
-//! fails is shrunk and printed. `PROPTEST_CASES` raises their number.
+//! Random sequences of operations are applied, one by one, to a queue in Redis and to a plain model
+//! of it. After each operation, everything that Redis stores is compared with the model. A failing
+//! sequence is shrunk and printed. `PROPTEST_CASES` sets the number of sequences.
 
 mod drain;
 mod op;
@@ -22,11 +22,11 @@ use super::{Broker, tests};
 use crate::{Queue, QueueSettings, test_queues::EMAIL};
 
 const QUEUE: Queue = EMAIL;
-/// Sequences tried, unless `PROPTEST_CASES` says another number.
+/// Number of sequences, unless `PROPTEST_CASES` is set.
 const CASES: u32 = 96;
-/// Crowds tried, likewise.
+/// Number of crowds, unless `PROPTEST_CASES` is set.
 const CROWDS: u32 = 32;
-/// A failing sequence is shrunk for this long at most.
+/// Maximum time for shrinking a failing sequence.
 const SHRINK_MS_MAX: u32 = 60_000;
 
 /// Sets how many jobs of one tenant may be ready or running at once.
@@ -35,27 +35,27 @@ fn limit(broker: &mut Broker, tenant_concurrency: u32) {
     broker.jobs.queues = [(QUEUE, settings)].into_iter().collect();
 }
 
-/// Jobs that a sequence is about.
+/// Jobs in a sequence.
 const JOBS: usize = 10;
 const TENANTS: usize = 2;
 const CONSUMERS: usize = 3;
 /// Unique keys.
 const KEYS: usize = 2;
-/// A tenant's share of the stream, to begin with.
+/// Initial limit of jobs per tenant in the stream.
 const LIMIT: u32 = 2;
 
 fn runner(cases: u32) -> TestRunner {
-    let told = Config::default();
-    let cases = if testkit::variable("PROPTEST_CASES").is_some() { told.cases } else { cases };
+    let defaults = Config::default();
+    let cases = if testkit::variable("PROPTEST_CASES").is_some() { defaults.cases } else { cases };
     TestRunner::new(Config {
         cases,
         max_shrink_time: SHRINK_MS_MAX,
         failure_persistence: None,
-        ..told
+        ..defaults
     })
 }
 
-/// Queues on one server, a fresh one a case.
+/// Queues on one server, a new one for each case.
 struct Queues {
     runtime: tokio::runtime::Runtime,
     broker: Broker,
@@ -67,7 +67,7 @@ impl Queues {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let env = runtime.block_on(TestEnv::new());
         let mut broker = runtime.block_on(async { tests::unopened_broker(&env) });
-        // Whatever is held may be taken over at once.
+        // Every taken job can be taken over immediately.
         broker.jobs.lease = std::time::Duration::ZERO;
         Self { runtime, broker, _env: env }
     }
@@ -94,7 +94,7 @@ fn every_job_is_in_exactly_one_place_whatever_happens() {
 }
 
 #[test]
-fn a_crowd_loses_no_job_and_leaves_nothing_behind() {
+fn concurrent_consumers_lose_no_job_and_leave_nothing_behind() {
     let queues = Queues::new();
     let case = (specs(), ops_of(0), ops_of(1), ops_of(2));
     let tried = runner(CROWDS).run(&case, |(specs, first, second, third)| -> TestCaseResult {

@@ -1,4 +1,4 @@
-//! Taking jobs in, and moving on what waited for its time.
+//! Enqueues jobs, and moves delayed jobs to the stream when they are due.
 
 use std::time::Duration;
 
@@ -8,27 +8,25 @@ use redis::RedisResult;
 use super::{Broker, DROP, PROMOTE, PUSH, TAKE, id_bytes, millis};
 use crate::{Envelope, Queue, queue::group::Group};
 
-/// Jobs taken in by one call: a script can pass on no more than some thousand arguments at once.
+/// Jobs enqueued by one call: a script can unpack only a few thousand arguments at once.
 const PUSH_MAX: usize = 1_000;
 
-/// A job to be handed to Redis.
+/// A job to enqueue.
 pub(crate) struct Push {
     /// Its id.
     pub(crate) id: JobId,
     pub(crate) group: Group,
-    /// How long it is to wait first; zero for not at all.
+    /// How long it is delayed; zero for no delay.
     pub(crate) delay: Duration,
-    /// Window and key, empty for none.
+    /// Window and key; empty if the job is not unique.
     pub(crate) unique: String,
     /// Its envelope.
     pub(crate) body: Vec<u8>,
 }
 
 impl Push {
-    /// `envelope`, due at once or at its own time.
-    ///
-    /// # Errors
-    /// When it cannot be written as JSON, which its types rule out.
+    /// The job of `envelope`, to start now or at its own due time. Fails if the envelope cannot be
+    /// serialized, which its types rule out.
     pub(crate) fn new(envelope: &Envelope, now_ms: i64) -> Result<Self, serde_json::Error> {
         let wait = envelope.due_at.map_or(0, |due| due.saturating_sub(now_ms));
         Ok(Self {
@@ -45,18 +43,17 @@ impl Push {
     }
 }
 
-/// How jobs are handed in.
+/// How jobs are enqueued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandIn {
-    /// Without a row in the outbox: under an id that nobody has seen before.
+    /// Without an outbox row, under a new id.
     Direct,
-    /// From the outbox, for the first time as far as is known: an id that finished lately is
-    /// dropped.
+    /// From the outbox, probably for the first time. A job that finished recently is dropped.
     Staged,
-    /// From the outbox, perhaps again: the row is to be looked at before it runs.
+    /// From the outbox, possibly again: the row must be checked before the job runs.
     Again,
-    /// As [`HandIn::Again`], a job that Redis once had and lost: whoever holds its unique key by
-    /// now, it is not dropped.
+    /// As [`HandIn::Again`], for a job that Redis had and lost. It is not dropped, even if another
+    /// job has its unique key by now.
     Lost,
 }
 
@@ -71,23 +68,23 @@ impl HandIn {
     }
 }
 
-/// What became of jobs that were handed in.
+/// Result of enqueueing jobs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pushed {
-    /// How many Redis did not know.
+    /// Number of jobs that were new to Redis.
     pub(crate) taken: usize,
-    /// Which were dropped because another job holds their unique key.
+    /// Jobs that were dropped because another job has their unique key.
     pub(crate) duplicates: Vec<JobId>,
 }
 
-/// Where a job is, as Redis has it.
+/// Where Redis has a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// In the stream, waiting to be fetched or running, as this entry.
+    /// In the stream as this entry, waiting to be fetched or running.
     Stream(String),
-    /// Waiting for its time.
+    /// Delayed.
     Delayed,
-    /// Waiting behind others of its tenant.
+    /// Waiting behind other jobs of its tenant.
     Held,
 }
 
@@ -102,7 +99,7 @@ impl Place {
 }
 
 impl Broker {
-    /// Hands jobs over. Where it fails part of them may have been taken.
+    /// Enqueues jobs. On error, some of them may have been enqueued.
     pub(crate) async fn push(
         &self,
         queue: Queue,
@@ -135,8 +132,9 @@ impl Broker {
         Ok(Pushed { taken, duplicates })
     }
 
-    /// Remembers jobs that were dropped because another held what they are unique by: a hand-over
-    /// of one that comes late is dropped, too. Answers those that have not come in meanwhile.
+    /// Remembers jobs that were dropped because another job has their unique key, so that
+    /// enqueueing one of them late drops it too. Returns those that have not been enqueued in the
+    /// meantime.
     pub(crate) async fn drop_for_good(
         &self,
         queue: Queue,
@@ -157,8 +155,8 @@ impl Broker {
             .collect())
     }
 
-    /// Moves up to `batch` jobs whose time has come to the stream; answers how many moved and how
-    /// long until the next look is needed.
+    /// Moves up to `batch` due jobs to the stream. Returns how many, and the time until the next
+    /// check is needed.
     pub(crate) async fn promote(
         &self,
         queue: Queue,
@@ -170,8 +168,8 @@ impl Broker {
         Ok((moved, u64::try_from(next).ok().map(Duration::from_millis)))
     }
 
-    /// Takes up to `wanted` turns of the queue's rate; answers how many there were, or how long
-    /// until there is one.
+    /// Takes up to `wanted` tokens of the queue's rate. Returns how many there were, or the time
+    /// until the next one.
     pub(crate) async fn take_turns(
         &self,
         queue: Queue,
@@ -186,7 +184,7 @@ impl Broker {
         Ok(if taken > 0 { Ok(taken) } else { Err(Duration::from_millis(wait)) })
     }
 
-    /// Which of `ids` wait, run or are delayed, and where.
+    /// Which of `ids` are ready, running, held back or delayed, and where.
     pub(crate) async fn places(
         &self,
         queue: Queue,

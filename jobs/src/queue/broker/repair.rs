@@ -1,4 +1,4 @@
-//! Comparing what Redis says it has with what is there.
+//! Compares the recorded places of jobs with the jobs that exist.
 
 use common::id::{JobId, TenantId};
 use redis::RedisResult;
@@ -6,12 +6,12 @@ use redis::RedisResult;
 use super::{Broker, CHECK, SWEEP, id_bytes};
 use crate::{Queue, queue::group::Group};
 
-/// Places looked at in one step of a sweep.
+/// Places checked in one step of a sweep.
 const SWEEP_STEP: usize = 500;
 
 impl Broker {
-    /// Which of these jobs wait, run or are delayed, as far as can be seen; the places of the
-    /// others are forgotten, so that they can be handed over again.
+    /// Which of these jobs exist. The places of the others are forgotten, so that they can be
+    /// enqueued again.
     pub(crate) async fn present(
         &self,
         queue: Queue,
@@ -24,7 +24,7 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Forgets the places of all jobs that are not there; answers how many.
+    /// Forgets the places of all jobs that do not exist. Returns how many.
     pub(crate) async fn sweep(&self, queue: Queue) -> RedisResult<usize> {
         let (mut cursor, mut forgotten) = ("0".to_owned(), 0);
         loop {

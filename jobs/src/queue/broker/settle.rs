@@ -1,5 +1,5 @@
-//! What became of jobs that were run. Only the consumer that still holds an entry may say so; each
-//! operation answers how many it held.
+//! Settles jobs that ran. Only the consumer that still owns an entry can settle it; each operation
+//! returns how many entries the consumer owned.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use redis::RedisResult;
 use super::{BURY, Broker, DELAY, EntryId, FINISH, HAND_BACK, RELEASE, id_bytes, millis};
 use crate::{Queue, queue::group::Group, unique::UniqueKey};
 
-/// A job that is done.
+/// A finished job.
 pub(crate) struct Done {
     pub(crate) entry: EntryId,
     pub(crate) id: JobId,
@@ -17,7 +17,7 @@ pub(crate) struct Done {
     pub(crate) unique: Option<UniqueKey>,
 }
 
-/// A running job that is to run again later.
+/// A running job that runs again later.
 pub(crate) struct Delay {
     pub(crate) entry: EntryId,
     pub(crate) id: JobId,
@@ -26,10 +26,10 @@ pub(crate) struct Delay {
     pub(crate) body: Vec<u8>,
 }
 
-/// A running job that goes to the dead letters.
+/// A running job that becomes a dead letter.
 pub(crate) struct Bury {
     pub(crate) entry: EntryId,
-    /// None where its bytes tell none.
+    /// None if it cannot be determined from the bytes.
     pub(crate) id: Option<JobId>,
     pub(crate) group: Group,
     pub(crate) unique: Option<UniqueKey>,
@@ -37,7 +37,8 @@ pub(crate) struct Bury {
 }
 
 impl Broker {
-    /// Lets go of jobs that are done. With `remember`, a later hand-over of their ids is dropped.
+    /// Removes finished jobs. With `remember`, enqueueing their ids again has no effect for a
+    /// while.
     pub(crate) async fn finish(
         &self,
         queue: Queue,
@@ -59,7 +60,7 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Puts running jobs back to run later.
+    /// Delays running jobs.
     pub(crate) async fn delay(
         &self,
         queue: Queue,
@@ -75,7 +76,7 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Sends running jobs to the dead letters.
+    /// Dead-letters running jobs.
     pub(crate) async fn bury(
         &self,
         queue: Queue,
@@ -102,7 +103,7 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Gives fetched jobs back to the queue.
+    /// Returns fetched jobs to the queue.
     pub(crate) async fn hand_back(
         &self,
         queue: Queue,
@@ -116,7 +117,7 @@ impl Broker {
             .await
     }
 
-    /// Lets go of what a job that has started was unique by.
+    /// Releases a key that is unique until its job starts.
     pub(crate) async fn release(&self, queue: Queue, key: &str, id: JobId) -> RedisResult<()> {
         let mut call = self.call(&RELEASE, queue);
         let _: usize =

@@ -1,4 +1,4 @@
-//! What operators see and do.
+//! Operations for operators.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use redis::RedisResult;
 use super::{Broker, CANCEL, HASTEN, STATS, id_bytes};
 use crate::{Queue, queue::listen::PAUSE};
 
-/// How a queue stands.
+/// The state of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Jobs that wait to be fetched.
+    /// Jobs ready to be fetched.
     pub ready: u64,
-    /// Jobs that a worker holds.
+    /// Jobs taken by workers.
     pub running: u64,
-    /// Jobs that wait for their time.
+    /// Delayed jobs.
     pub delayed: u64,
-    /// Jobs that wait behind others of their tenant.
+    /// Jobs held back behind others of their tenant.
     pub held: u64,
     /// Dead letters.
     pub dead: u64,
@@ -25,22 +25,19 @@ pub struct QueueStats {
     pub oldest_age: Duration,
 }
 
-/// What became of a job that was to be cancelled.
+/// Result of cancelling a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancelled {
-    /// Redis does not know it: it has ended, is dead, or never was.
+    /// Redis does not know it: it has ended, is a dead letter, or never existed.
     Unknown,
-    /// It waited, and waits no more.
+    /// It was waiting and has been removed.
     TakenOut,
-    /// It runs; its worker was asked to stop it.
+    /// It is running; its worker was asked to stop it.
     Asked,
 }
 
 impl Broker {
-    /// How `queue` stands.
-    ///
-    /// # Errors
-    /// When Redis fails.
+    /// The state of `queue`. Fails if Redis fails.
     pub async fn stats(&self, queue: Queue) -> RedisResult<QueueStats> {
         let call = self.call(&STATS, queue);
         let (ready, running, delayed, held, dead, age_ms): (u64, u64, u64, u64, u64, u64) =
@@ -55,7 +52,7 @@ impl Broker {
         })
     }
 
-    /// Tells every worker to look whether `queue` is paused.
+    /// Asks every worker to check whether `queue` is paused.
     pub(crate) async fn announce_pause(&self, queue: Queue) -> RedisResult<()> {
         let _: usize = redis::cmd("PUBLISH")
             .arg(self.key(queue, "wake"))
@@ -65,7 +62,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes delayed jobs due at once; answers how many were delayed.
+    /// Makes delayed jobs due now. Returns how many were delayed.
     pub(crate) async fn hasten(&self, queue: Queue, ids: &[JobId]) -> RedisResult<usize> {
         let mut call = self.call(&HASTEN, queue);
         for id in ids {
@@ -74,7 +71,8 @@ impl Broker {
         call.invoke_async(&mut self.connection()).await
     }
 
-    /// Remembers jobs as if they had finished: a hand-over of one from the outbox is dropped.
+    /// Remembers jobs as if they had finished, so that enqueueing them from the outbox has no
+    /// effect.
     pub(crate) async fn remember(&self, queue: Queue, ids: &[JobId]) -> RedisResult<()> {
         if ids.is_empty() {
             return Ok(());
@@ -88,7 +86,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Takes jobs out wherever they wait, and asks those who run them to stop; answers in order.
+    /// Removes jobs that have not started, and asks workers to stop running ones. Returns the
+    /// results in order.
     pub(crate) async fn cancel(&self, queue: Queue, ids: &[JobId]) -> RedisResult<Vec<Cancelled>> {
         let mut call = self.call_admitting(&CANCEL, queue);
         for id in ids {

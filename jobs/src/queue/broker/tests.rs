@@ -22,7 +22,7 @@ impl Job for Probe {
 
 const QUEUE: Queue = EMAIL;
 
-/// A broker whose queues are not there yet.
+/// A broker with queues that do not exist yet.
 pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
     let mut sources = config::Sources::new(QUEUES);
     sources.add_environment(env.config_env());
@@ -30,7 +30,7 @@ pub(super) fn unopened_broker(env: &TestEnv) -> Broker {
     Broker::new(&config.redis, &config.jobs).unwrap()
 }
 
-/// A broker with a lease that has run out as soon as it begins.
+/// A broker with leases that expire immediately.
 async fn broker(env: &TestEnv) -> Broker {
     let mut broker = unopened_broker(env);
     broker.jobs.lease = Duration::from_millis(1);
@@ -63,7 +63,7 @@ async fn push(broker: &Broker, jobs: &[Push]) -> usize {
     broker.push(QUEUE, jobs, HandIn::Staged).await.unwrap().taken
 }
 
-/// Up to `count` jobs for `consumer`.
+/// Fetches up to `count` jobs for `consumer`.
 pub(super) async fn read_all(broker: &Broker, consumer: &str, count: usize) -> Vec<Entry> {
     let mut command = redis::cmd("XREADGROUP");
     command
@@ -111,7 +111,7 @@ async fn knows(broker: &Broker, ids: &[JobId]) -> Vec<bool> {
     broker.places(QUEUE, ids).await.unwrap().iter().map(Option::is_some).collect()
 }
 
-/// `stale` reads the job, falls silent, and `fresh` takes it over.
+/// `stale` reads the job and stops responding; `fresh` takes it over.
 async fn taken_over(broker: &Broker) -> Entry {
     push(broker, &[job()]).await;
     let entry = read(broker, "stale").await.unwrap();
@@ -127,7 +127,7 @@ async fn take_over(broker: &Broker, entry: &Entry) {
 }
 
 #[tokio::test]
-async fn a_stale_holder_cannot_settle_what_was_taken_over() {
+async fn a_stale_consumer_cannot_settle_a_job_that_was_taken_over() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -146,7 +146,7 @@ async fn a_stale_holder_cannot_settle_what_was_taken_over() {
 }
 
 #[tokio::test]
-async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
+async fn a_stale_consumer_cannot_settle_a_job_that_was_taken_over_and_put_back() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -160,7 +160,7 @@ async fn what_was_taken_over_and_put_back_is_not_the_stale_holders_either() {
 }
 
 #[tokio::test]
-async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
+async fn an_id_is_enqueued_once_while_it_is_queued_running_or_recently_finished() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let first = job();
@@ -178,7 +178,7 @@ async fn an_id_is_taken_once_while_it_waits_runs_or_has_just_finished() {
 }
 
 #[tokio::test]
-async fn at_maxmemory_nothing_is_taken_and_what_is_under_way_goes_on() {
+async fn at_maxmemory_new_jobs_are_rejected_and_queued_ones_run() {
     let env = TestEnv::new().await.with_own_redis().await;
     let broker = broker_sharing(&env, 1, None).await;
     push(&broker, &[job(), job(), job(), job_in(Duration::from_millis(1))]).await;
@@ -236,7 +236,7 @@ async fn dead_letters_are_bounded_in_number() {
         let entry = read(&broker, "a").await.unwrap();
         letters.push(entry.id.clone().into_bytes());
         broker.bury(QUEUE, "a", &[Bury { id: None, ..buried(&entry) }]).await.unwrap();
-        // One after the other, whatever the clock does meanwhile.
+        // In this order, regardless of the clock.
         let mut died_at = redis::cmd("ZADD");
         died_at.arg(&dead).arg("XX").arg(a_minute_ago + n).arg(&entry.id);
         let _: usize = died_at.query_async(&mut broker.connections.shared()).await.unwrap();
@@ -256,7 +256,7 @@ async fn dead_letters_are_bounded_in_number() {
 }
 
 #[tokio::test]
-async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
+async fn the_ids_of_a_lost_stream_are_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (ready, later) = (job(), job_in(Duration::from_hours(1)));
@@ -276,7 +276,7 @@ async fn a_lost_stream_forgets_the_ids_that_were_known_by_it() {
 }
 
 #[tokio::test]
-async fn what_redis_refuses_is_not_known_afterwards() {
+async fn a_job_that_redis_rejected_is_not_remembered() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let connection = &mut broker.connections.shared();
@@ -307,7 +307,7 @@ fn tenants() -> (TenantId, TenantId) {
 }
 
 #[tokio::test]
-async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
+async fn jobs_beyond_a_tenants_limit_wait_in_its_list() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 3, None).await;
     let (a, b) = tenants();
@@ -324,7 +324,8 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
     let first = read_all(&broker, "w", 10).await;
     let ids: Vec<JobId> = first.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(ids, [order[0], order[1], order[2], b_id]);
-    // However a job leaves, the next one of its tenant follows, and none of another's.
+    // Whichever way a job leaves the stream, the next one of its tenant follows, and none of
+    // another tenant's.
     broker.finish(QUEUE, "w", &[done(&first[3])], false).await.unwrap();
     assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
     broker.finish(QUEUE, "w", &[done(&first[0])], false).await.unwrap();
@@ -333,7 +334,7 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
     let next = read_all(&broker, "w", 10).await;
     let ids: Vec<JobId> = next.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(ids, order[3..6]);
-    // Handing back keeps the share.
+    // A job that is handed back still counts towards the limit.
     let entries: Vec<EntryId> = next.iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 3);
     let stats = broker.stats(QUEUE).await.unwrap();
@@ -347,7 +348,7 @@ async fn a_tenant_has_its_share_of_the_stream_and_the_rest_waits_behind_it() {
 }
 
 #[tokio::test]
-async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
+async fn a_tenants_rate_admits_its_jobs_one_by_one() {
     let env = TestEnv::new().await;
     let rate = config::Rate { permits: 20, per: Duration::from_secs(1) };
     let broker = broker_sharing(&env, 100, Some(rate)).await;
@@ -366,12 +367,12 @@ async fn a_tenants_rate_lets_its_jobs_in_one_by_one() {
         }
         looks.tick().await;
     }
-    // Two at once after a pause, and one each 50 ms from then on.
+    // Two at once after a pause, then one every 50 ms.
     assert!(begun.elapsed() >= Duration::from_millis(6 * 50), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn the_queues_rate_is_one_for_all_workers() {
+async fn the_queues_rate_is_shared_by_all_workers() {
     let env = TestEnv::new().await;
     let mut broker = broker(&env).await;
     let rate = Some(config::Rate { permits: 100, per: Duration::from_secs(1) });
@@ -385,7 +386,7 @@ async fn the_queues_rate_is_one_for_all_workers() {
             Err(wait) => tokio::time::sleep(wait).await,
         }
     }
-    // All but the first ten waited for their turn, 10 ms each.
+    // All but the first ten waited for the rate, 10 ms each.
     assert!(
         begun.elapsed() >= Duration::from_millis(10) * u32::try_from(taken - 10).unwrap(),
         "{taken} in {:?}",
@@ -394,7 +395,7 @@ async fn the_queues_rate_is_one_for_all_workers() {
 }
 
 #[tokio::test]
-async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
+async fn jobs_lost_with_the_stream_do_not_block_their_tenant() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 2, None).await;
     let (a, _) = tenants();
@@ -413,7 +414,7 @@ async fn what_was_lost_with_the_stream_does_not_hold_up_its_tenant() {
 }
 
 #[tokio::test]
-async fn a_job_is_cancelled_wherever_it_is() {
+async fn a_job_can_be_cancelled_in_every_place() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 2, None).await;
     let (a, _) = tenants();
@@ -463,7 +464,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
             let next = unique_job("k", window);
             let next_id = next.id;
             assert_eq!(push(&broker, &[next]).await, 1);
-            // The end of the first does not let go of what the next one holds.
+            // The end of the first job does not release the key of the next one.
             let settled = Done { unique: key(window), ..done(&entries[0]) };
             broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
             assert_eq!(push(&broker, &[unique_job("k", window)]).await, 0);
@@ -473,7 +474,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
             let settled = Done { unique: key(window), ..done(&entries[0]) };
             broker.finish(QUEUE, "w", &[settled], false).await.unwrap();
         }
-        // Free again, also where its holder was cancelled.
+        // Also released if its holder was cancelled.
         let next = unique_job("k", window);
         let next_id = next.id;
         assert_eq!(push(&broker, &[next]).await, 1);
@@ -483,8 +484,7 @@ async fn a_unique_job_is_dropped_while_another_holds_its_key() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_in_is_not_dropped()
-{
+async fn a_dropped_duplicate_is_rejected_later_unless_it_was_enqueued_in_the_meantime() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let again = |push: &Push| Push {
@@ -501,7 +501,7 @@ async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_
     );
     let pushed = broker.push(QUEUE, &[again(&holder), again(&late)], HandIn::Staged).await.unwrap();
     assert_eq!(pushed.duplicates, [late.id]);
-    // Its key was free when it came the second time: it is to run.
+    // Its key was free the second time, so it must run.
     assert_eq!(broker.push(QUEUE, &[again(&early)], HandIn::Again).await.unwrap().taken, 1);
     assert_eq!(broker.drop_for_good(QUEUE, &[early.id, late.id]).await.unwrap(), [late.id]);
     broker.release(QUEUE, "test.probe::k", holder.id).await.unwrap();
@@ -513,7 +513,7 @@ async fn a_job_that_is_dropped_for_good_is_not_taken_any_more_and_one_that_came_
 }
 
 #[tokio::test]
-async fn a_key_held_for_a_time_is_free_afterwards() {
+async fn a_key_with_a_time_limit_is_free_afterwards() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let window = Window::For(Duration::from_millis(300));
@@ -530,7 +530,7 @@ async fn a_key_held_for_a_time_is_free_afterwards() {
 }
 
 #[tokio::test]
-async fn what_a_removed_consumer_held_is_handed_over_again_in_its_tenants_share() {
+async fn jobs_of_a_removed_consumer_are_enqueued_again_within_the_tenants_limit() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (a, _) = tenants();
@@ -565,7 +565,7 @@ async fn lose_stream(broker: &Broker) {
         .unwrap();
 }
 
-/// Whether nothing is kept under `name`.
+/// Whether Redis stores nothing under `name`.
 async fn is_gone(broker: &Broker, name: &str) -> bool {
     let there: usize = redis::cmd("EXISTS")
         .arg(key_of(broker, name))
@@ -575,7 +575,7 @@ async fn is_gone(broker: &Broker, name: &str) -> bool {
     there == 0
 }
 
-/// Reads and finishes all there is, one by one; answers in which order.
+/// Reads and finishes all jobs, one by one. Returns them in that order.
 async fn run_all(broker: &Broker) -> Vec<JobId> {
     let mut ran = Vec::new();
     while let Some(entry) = read(broker, "w").await {
@@ -585,7 +585,7 @@ async fn run_all(broker: &Broker) -> Vec<JobId> {
     ran
 }
 
-/// Two jobs of one tenant that may have one in the stream.
+/// Two jobs of a tenant that may have one job in the stream.
 async fn one_before_another(broker: &Broker) -> (Push, Push) {
     let (a, _) = tenants();
     let both = (job_of(a), job_of(a));
@@ -605,7 +605,7 @@ fn copy(push: &Push) -> Push {
 }
 
 #[tokio::test]
-async fn a_job_cancelled_twice_while_it_waited_does_not_run() {
+async fn a_job_cancelled_twice_while_waiting_does_not_run() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -617,7 +617,7 @@ async fn a_job_cancelled_twice_while_it_waited_does_not_run() {
 }
 
 #[tokio::test]
-async fn what_was_cancelled_in_a_list_is_not_known_once_the_stream_was_lost() {
+async fn a_job_cancelled_in_a_list_is_forgotten_with_a_lost_stream() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -631,13 +631,13 @@ async fn what_was_cancelled_in_a_list_is_not_known_once_the_stream_was_lost() {
 }
 
 #[tokio::test]
-async fn jobs_lost_before_others_came_in_are_forgotten() {
+async fn jobs_lost_before_others_were_enqueued_are_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
     lose_stream(&broker).await;
     let other = job();
-    // Makes a stream, before a worker notices that there was none.
+    // Creates a stream before a worker notices that there was none.
     push(&broker, &[copy(&other)]).await;
     assert!(broker.open(QUEUE).await.unwrap());
     assert_eq!(knows(&broker, &[first.id, second.id, other.id]).await, [false, true, true]);
@@ -646,7 +646,7 @@ async fn jobs_lost_before_others_came_in_are_forgotten() {
 }
 
 #[tokio::test]
-async fn a_lost_group_delivers_everything_anew() {
+async fn a_lost_group_delivers_everything_again() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let entry = taken_over(&broker).await;
@@ -681,13 +681,13 @@ async fn a_job_asked_to_stop_is_not_put_back() {
     );
     assert_eq!(knows(&broker, &ids).await, [false, false]);
     assert!(is_gone(&broker, "cancelled").await);
-    // They were of their tenant's share, too.
+    // They counted towards their tenant's limit, too.
     assert_eq!(run_all(&broker).await.len(), 1);
     assert!(is_gone(&broker, "jobs").await && is_gone(&broker, "groups").await);
 }
 
 #[tokio::test]
-async fn a_job_that_died_before_it_stopped_runs_when_it_is_replayed() {
+async fn a_job_that_died_before_it_stopped_runs_when_it_is_retried() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let letter = envelope(None);
@@ -725,7 +725,7 @@ async fn a_cancelled_job_leaves_no_unique_key_behind() {
 }
 
 #[tokio::test]
-async fn a_stale_holder_does_not_let_go_of_a_unique_key() {
+async fn a_stale_consumer_does_not_release_a_unique_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let unique = Some(UniqueKey::new(
@@ -761,7 +761,7 @@ async fn add_entry(broker: &Broker, fields: &[(&str, &[u8])]) {
 }
 
 #[tokio::test]
-async fn poison_is_settled_by_its_holder_and_once() {
+async fn poison_is_settled_once_and_only_by_its_owner() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     add_entry(&broker, &[("e", b"not an envelope")]).await;
@@ -784,7 +784,7 @@ async fn an_entry_whose_job_has_no_place_does_not_loop() {
 }
 
 #[tokio::test]
-async fn a_delayed_job_that_is_handed_over_again_has_its_row_looked_at() {
+async fn a_delayed_job_that_is_enqueued_again_has_its_row_checked() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     broker.push(QUEUE, &[job_in(Duration::from_millis(1))], HandIn::Again).await.unwrap();
@@ -796,7 +796,7 @@ async fn a_delayed_job_that_is_handed_over_again_has_its_row_looked_at() {
 }
 
 #[tokio::test]
-async fn a_place_without_its_entry_is_swept_away() {
+async fn a_place_without_its_entry_is_forgotten() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (gone, there, later) = (job(), job(), job_in(Duration::from_hours(1)));
@@ -817,7 +817,7 @@ async fn a_place_without_its_entry_is_swept_away() {
 }
 
 #[tokio::test]
-async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
+async fn a_cancelled_job_is_removed_however_its_attempt_ends() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 4, None).await;
     let (a, _) = tenants();
@@ -830,7 +830,7 @@ async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
     assert_eq!(broker.bury(QUEUE, "w", &[buried(&running[1])]).await.unwrap(), 1);
     let entries: Vec<EntryId> = running[2..].iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(broker.hand_back(QUEUE, "w", &entries).await.unwrap(), 2);
-    // What is left is the one that was held and the one that was not cancelled.
+    // The one that was held back and the one that was not cancelled remain.
     let left = read_all(&broker, "w", 10).await.iter().map(|entry| entry.job.unwrap()).collect();
     assert_eq!(sorted(left), sorted(ids[3..].to_vec()));
     let stats = broker.stats(QUEUE).await.unwrap();
@@ -839,7 +839,7 @@ async fn a_cancelled_job_whose_attempt_ends_otherwise_is_gone_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_job_cancelled_on_its_way_to_redis_is_not_taken() {
+async fn a_job_cancelled_before_it_reaches_redis_is_rejected() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let late = job();
@@ -849,7 +849,7 @@ async fn a_job_cancelled_on_its_way_to_redis_is_not_taken() {
     assert_eq!(broker.stats(QUEUE).await.unwrap().ready, 0);
 }
 
-/// Ids of one millisecond sort by chance.
+/// Ids of one millisecond sort randomly.
 fn sorted(mut ids: Vec<JobId>) -> Vec<JobId> {
     ids.sort_unstable();
     ids
@@ -862,7 +862,7 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
     let ((a, b), hour) = (tenants(), Duration::from_hours(1));
     let ready: Vec<Push> = (0..5).map(|_| job()).collect();
     let held: Vec<Push> = [a, a, a, a, b, b].map(job_of).into_iter().collect();
-    // All of them due in the same millisecond, or nearly.
+    // All of them are due in the same millisecond, or nearly.
     let later: Vec<Push> = (0..7).map(|_| job_in(hour)).collect();
     let ids = |jobs: &[Push]| jobs.iter().map(|job| job.id).collect::<Vec<_>>();
     let (ready_ids, held_ids, later_ids) = (ids(&ready), ids(&held), ids(&later));
@@ -907,7 +907,7 @@ async fn a_listing_shows_each_job_once_however_small_its_pages() {
 }
 
 #[tokio::test]
-async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_now() {
+async fn a_lost_unique_job_is_enqueued_again_even_if_another_holds_its_key() {
     let env = TestEnv::new().await;
     let broker = broker(&env).await;
     let (lost, holder) =
@@ -923,7 +923,7 @@ async fn a_unique_job_that_redis_lost_is_taken_again_whoever_holds_its_key_by_no
 }
 
 #[tokio::test]
-async fn what_is_swept_away_gives_back_its_tenants_share() {
+async fn a_forgotten_place_no_longer_counts_towards_the_tenants_limit() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (first, second) = one_before_another(&broker).await;
@@ -936,7 +936,7 @@ async fn what_is_swept_away_gives_back_its_tenants_share() {
 }
 
 #[tokio::test]
-async fn a_flood_that_was_cancelled_is_taken_out_of_its_list_in_steps() {
+async fn a_large_cancelled_backlog_is_removed_in_steps() {
     let env = TestEnv::new().await;
     let broker = broker_sharing(&env, 1, None).await;
     let (a, _) = tenants();

@@ -1,8 +1,9 @@
--- Sends running jobs to the dead letters and keeps those bounded by age and number. At most 100 old
--- ones go a call, so that no call takes long.
--- ARGV: the groups' limits, consumer, retention in ms, dead letters kept at most, how many jobs, per job:
--- entry, id ('' when its bytes tell none), group, dead letter; then per unique key to let go of: key, id
--- Returns how many were held.
+-- Moves running jobs to the dead letters, which are limited by age and number. At most 100 old ones
+-- are deleted per call, so that no call takes long.
+-- ARGV: limits of groups, consumer, retention in ms, maximum number of dead letters, number of
+-- jobs, then per job: entry, id ('' if unreadable), group, dead letter; then per unique key to
+-- release: key, id
+-- Returns how many the consumer owned.
 local consumer, retention, most, count, first = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local DEAD, DEAD_BODIES = base .. 'dead', base .. 'dead_bodies'
 local entries, ids = {}, {}

@@ -1,6 +1,6 @@
--- Takes jobs out wherever they wait; whoever runs one is asked to stop.
--- ARGV: the groups' limits, then per job: id
--- Returns per job: 0 for one that has no place, 1 for one taken out, 2 for one whose worker was asked.
+-- Removes jobs that wait, wherever they are, and asks workers to stop running ones.
+-- ARGV: limits of groups, then per job: id
+-- Returns per job: 0 if it has no place, 1 if it was removed, 2 if its worker was asked to stop it.
 local answers = {}
 
 local function take_out(entry, id)
@@ -22,7 +22,7 @@ for i = 4, #ARGV do
     redis.call('HDEL', BODIES, id)
     forget(id, body)
   elseif kind == 'w' then
-    -- Passed over when its turn comes: a list is not searched.
+    -- Skipped when its turn comes: a list is not searched.
     redis.call('HDEL', JOBS, id)
     redis.call('HINCRBY', base .. 'withdrawn', id, 1)
   elseif place then

@@ -1,5 +1,5 @@
--- Which jobs are where their places say; the others' places are forgotten.
--- ARGV: the groups' limits, then per job: id, group
+-- Which jobs are where their places say. The places of the others are forgotten.
+-- ARGV: limits of groups, then per job: id, group
 -- Returns per job 1 or 0.
 local answers = {}
 for i = 4, #ARGV, 2 do

@@ -1,5 +1,5 @@
--- Takes over entries whose lease has still run out, and notes who has them now; whoever of several
--- workers comes first gets each.
+-- Takes over entries with leases that are still expired, and records the new owner. If several
+-- workers try, the first one gets each entry.
 -- ARGV: consumer, lease in ms, then per job: entry
 -- Returns the entries with their fields.
 local consumer, lease = ARGV[1], ARGV[2]

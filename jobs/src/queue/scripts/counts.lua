@@ -1,8 +1,9 @@
--- Stands before the scripts that compare all places with what is there: whether the numbers agree.
+-- Shared by the scripts that compare all places with the jobs that exist: compares only the
+-- numbers.
 local DELAYED, HELD = base .. 'delayed', base .. 'held'
 local PAGE = 1000
 
--- Runs `visit` on the members that `read` answers from an index on, a bounded number a step.
+-- Calls `visit` for each member that `read` returns, a bounded number at a time.
 local function each(read, visit)
   local start = 0
   while true do
@@ -17,7 +18,8 @@ local function each_group(visit)
   each(function(from, to) return redis.call('ZRANGE', HELD, from, to) end, visit)
 end
 
--- As many places as jobs: nothing is missing, as when jobs came before the first worker.
+-- Whether there are as many places as jobs, so that none is missing. True if jobs were enqueued
+-- before the first worker started.
 local function nothing_is_missing()
   local jobs = redis.call('XLEN', STREAM) + redis.call('ZCARD', DELAYED)
   each_group(function(name) jobs = jobs + redis.call('LLEN', base .. 'waiting:' .. name) end)

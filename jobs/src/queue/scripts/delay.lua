@@ -1,7 +1,7 @@
--- Puts running jobs back to run later: a retry, or a kind this worker does not know. One that was asked
--- to stop is not put back.
--- ARGV: the groups' limits, consumer, then per job: entry, id, group, delay in ms, envelope
--- Returns how many were held.
+-- Delays running jobs: for a retry, or because this worker does not know their kind. A job that its
+-- worker was asked to stop is removed instead.
+-- ARGV: limits of groups, consumer, then per job: entry, id, group, delay in ms, envelope
+-- Returns how many the consumer owned.
 local consumer, first = ARGV[4], 5
 local entries, ids = {}, {}
 for i = first, #ARGV, 5 do
@@ -21,7 +21,7 @@ for n, id in ipairs(ids) do
     if asked[n] == 1 then
       forget(id, ARGV[i + 4])
     else
-      -- What it is to know about its row is in its envelope by now.
+      -- By now the envelope says whether the row must be checked.
       redis.call('HSET', BODIES, id, pack_delayed(name, ARGV[i + 4], false))
       redis.call('ZADD', DELAYED, now() + delay, id)
       redis.call('HSET', JOBS, id, 'd')

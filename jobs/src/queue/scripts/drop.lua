@@ -1,7 +1,7 @@
--- Remembers jobs that were dropped as not unique as if they had finished, so that a hand-over of one that
--- comes late is dropped, too. One that has come in by now, for its key was free by then, is to run.
--- ARGV: ms that ids are remembered, ids remembered at most, then ids
--- Returns the numbers, from 1, of those that are dropped for good.
+-- Remembers dropped duplicates as if they had finished, so that enqueueing one late drops it too. A
+-- job that was enqueued in the meantime, because its key was free by then, will run.
+-- ARGV: ms that ids are remembered, maximum number of ids, then ids
+-- Returns the numbers, from 1, of those that are dropped permanently.
 local dropped, ids = {}, {}
 for i = 3, #ARGV do
   if redis.call('HEXISTS', JOBS, ARGV[i]) == 0 then

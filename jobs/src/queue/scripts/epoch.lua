@@ -1,7 +1,8 @@
--- What tells one life of a queue's data from the next: a mark beside it, and the server's run id.
+-- Identifies the current lifetime of a queue's data: a mark stored beside it, and the server's run
+-- id.
 -- KEYS: epoch
--- ARGV: the mark to leave where there is none
--- Works at maxmemory too, unless the mark is missing.
+-- ARGV: the mark to store if there is none
+-- Works at maxmemory, unless the mark is missing.
 local mark = redis.call('GET', KEYS[1])
 if not mark then
   mark = ARGV[1]

@@ -1,8 +1,8 @@
--- Lets go of jobs that are done and lets the next of their groups in.
--- ARGV: the groups' limits, consumer, ms that ids are remembered (0 for not), ids remembered at most, how
--- many jobs, per job: entry, id, group; then per unique key to let go of: key, id
--- Returns how many were held. Works at maxmemory too, or nothing would ever make room: what it
--- writes first needs no memory.
+-- Removes finished jobs and admits the next jobs of their groups.
+-- ARGV: limits of groups, consumer, ms that ids are remembered (0 for not), maximum number of ids,
+-- number of jobs, then per job: entry, id, group; then per unique key to release: key, id
+-- Returns how many the consumer owned. Works at maxmemory, or nothing could ever free memory: the
+-- first writes need none.
 local consumer, memory, most, count, first = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local entries, ids = {}, {}
 for n = 1, count do
@@ -26,6 +26,6 @@ for i = first + count * 3, #ARGV, 2 do
   if ended[ARGV[i + 1]] then release(ARGV[i], ARGV[i + 1]) end
 end
 save()
--- Also those that were not held: whoever holds them now will find nothing to do.
+-- Also jobs that the consumer no longer owns: their new owner will find nothing to do.
 if memory ~= '0' and count > 0 then remember(ids, memory, most) end
 return #done

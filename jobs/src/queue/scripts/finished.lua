@@ -1,4 +1,5 @@
--- Remembers ids for a while, in two generations of which the older is forgotten: needs no memory to begin with.
+-- Remembers ids for a while, in two generations: the older one is deleted. The first write needs no
+-- memory.
 local function remember(ids, memory, most)
   local finished, before, since = base .. 'finished', base .. 'finished_before', base .. 'finished_since'
   if redis.call('EXISTS', since) == 0 or redis.call('SCARD', finished) * 2 >= most then

@@ -1,4 +1,4 @@
--- A cancelled job is nowhere any more.
+-- A cancelled job has no place any more.
 local function forget(id, body)
   redis.call('HDEL', JOBS, id)
   redis.call('SREM', CANCELLED, id)

@@ -1,6 +1,6 @@
--- Removes consumers that hold nothing and have been silent for long: processes that are gone.
--- ARGV: silence in ms
--- Returns how many went.
+-- Removes consumers that own no entry and have been idle for long: their processes have ended.
+-- ARGV: idle time in ms
+-- Returns how many were removed.
 local consumers = redis.pcall('XINFO', 'CONSUMERS', STREAM, 'workers')
 if consumers.err then return 0 end
 local gone = 0

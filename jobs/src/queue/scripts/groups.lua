@@ -1,11 +1,11 @@
--- Stands before every script that lets jobs into the stream or out of it: the tenants' shares.
---
--- A group (a tenant) has at most `limit` jobs in the stream, waiting or running, and with a rate at
--- most one every `interval` ms after a burst. What is beyond that waits in the group's own list and
--- follows when something of the group leaves, so that no tenant's backlog stands before another's
--- job. Every group with a list stands in HELD with the time of the next look at it.
+-- Shared by all scripts that add jobs to the stream or remove them: the limits of tenants.
+-- A group (a tenant) has at most `limit` jobs in the stream, waiting or running. With a rate, at
+-- most one job enters every `interval` ms after a burst. Further jobs wait in the group's own list
+-- and follow when a job of the group leaves, so that the backlog of one tenant does not delay the
+-- jobs of others. HELD contains every group with a list, with the time of its next check.
 local HELD_LOOK = 5000
--- Cancelled jobs that one call takes out of a list; the next look at the list goes on at once.
+-- Maximum number of cancelled jobs that one call removes from a list; the next check follows at
+-- once.
 local WITHDRAWN_MAX = 500
 local limit, interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local GROUPS = base .. 'groups'
@@ -23,7 +23,7 @@ local function group(name)
   return found
 end
 
--- When the group's rate lets its next job in (GCRA: `next` is when the bucket is full again).
+-- When the group's rate admits its next job (GCRA: `next` is when the bucket is full again).
 local function admitted_at(found)
   return found.next - interval * (burst - 1)
 end
@@ -45,7 +45,7 @@ local function enter(id, name, body, again)
   return redis.call('XADD', STREAM, '*', 'i', id, 'e', body)
 end
 
--- Lets a job into the stream, or behind the others of its group; answers its place.
+-- Adds a job to the stream, or to the list of its group. Returns its place.
 local function admit(id, name, body, again)
   if name ~= '' then
     local found = group(name)
@@ -66,8 +66,8 @@ local function leave(name)
   end
 end
 
--- Whether a job that comes out of a list was cancelled while it waited there. One that was handed in
--- anew since then stands behind it, has a place and keeps its key.
+-- Whether a job taken from a list was cancelled while it waited there. If it was enqueued again
+-- since, the new one is further back in the list, has a place and keeps its key.
 local function was_withdrawn(id, body)
   local withdrawn = base .. 'withdrawn'
   if not redis.call('HGET', withdrawn, id) then return false end
@@ -76,7 +76,8 @@ local function was_withdrawn(id, body)
   return true
 end
 
--- Lets in what waits for a group; answers whether cancelled jobs have used up the call before.
+-- Admits waiting jobs of a group. Returns whether the call reached its limit of cancelled jobs
+-- first.
 local function let_in(name, found)
   local withdrawn = 0
   while found.waiting > 0 and has_room(found) and withdrawn < WITHDRAWN_MAX do
@@ -92,7 +93,7 @@ local function let_in(name, found)
   return withdrawn >= WITHDRAWN_MAX
 end
 
--- Lets in what waits for the groups that this call touched, and writes them back.
+-- Admits waiting jobs of the groups that this call touched, and writes the groups back.
 local function save()
   for name, found in pairs(touched) do
     local look_at_once = let_in(name, found)

@@ -1,11 +1,12 @@
--- Gives jobs that were fetched and not finished back to the queue at once, uncounted. They keep
--- their part of their group's share. One that was asked to stop is not given back.
--- ARGV: the groups' limits, consumer, then per job: entry
--- Returns how many were held.
+-- Returns jobs that were fetched and not finished to the queue at once, without counting an
+-- attempt. They still count towards their group's limit. A job that its worker was asked to stop is
+-- removed instead.
+-- ARGV: limits of groups, consumer, then per job: entry
+-- Returns how many the consumer owned.
 local consumer, back = ARGV[4], 0
 
 local function give_back(entry, fields, id)
-  -- It may have been taken over from someone who was through with it: the row decides again.
+  -- It may have been taken over from a worker that had finished it, so its row must be checked.
   if not field(fields, 'r') then fields[#fields + 1], fields[#fields + 2] = 'r', '1' end
   let_go({ entry })
   local place = redis.call('XADD', STREAM, '*', unpack(fields))

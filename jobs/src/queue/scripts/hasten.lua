@@ -1,4 +1,4 @@
--- Makes delayed jobs due at once.
+-- Makes delayed jobs due now.
 -- ARGV: per job: id
 -- Returns how many were delayed.
 local DELAYED, hastened = base .. 'delayed', 0

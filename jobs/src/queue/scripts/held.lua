@@ -1,22 +1,23 @@
--- Stands before every script that settles jobs: which of them the consumer still holds. One that was
--- taken over after its lease ran out is left to its new holder (fencing): its entry stands in TAKEN
--- with who holds it now, or it has another place, or none.
+-- Shared by all scripts that settle jobs: which of them the consumer still owns. A job that was
+-- taken over after its lease expired is left to its new owner (fencing): TAKEN contains its entry
+-- with the new owner, or it has another place, or none.
 
 local TAKEN, CANCELLED = base .. 'taken', base .. 'cancelled'
 
--- Who took over each of `entries`. That is rare, so most calls only ask whether any was.
+-- The new owner of each of `entries`. Take-overs are rare, so most calls only check whether there
+-- are any.
 local function takers(entries)
   if #entries == 0 or redis.call('EXISTS', TAKEN) == 0 then return {} end
   return redis.call('HMGET', TAKEN, unpack(entries))
 end
 
--- For each of `ids`, 1 when its worker was asked to stop it; those that were not may be left out.
+-- For each of `ids`, 1 if its worker was asked to stop it; 0 or nothing otherwise.
 local function asked_to_stop(ids)
   if #ids == 0 or redis.call('EXISTS', CANCELLED) == 0 then return {} end
   return redis.call('SMISMEMBER', CANCELLED, unpack(ids))
 end
 
--- Whether `entry` is the job's. Bytes that we did not write have no place, only their entry.
+-- Whether `entry` is the job's. An entry that the engine did not write has no place.
 local function stands(entry, id, place)
   if place then return place == entry end
   local found = redis.call('XRANGE', STREAM, entry, entry)
@@ -25,8 +26,8 @@ local function stands(entry, id, place)
   return named == id or (id == '' and #named ~= 16)
 end
 
--- For each of `entries`, true when `consumer` holds it; one that is named twice is held once. `ids`
--- are the jobs', '' where unknown.
+-- For each of `entries`, whether `consumer` owns it; only once for an entry that occurs twice.
+-- `ids` are the jobs, '' if unknown.
 local function holds(consumer, entries, ids)
   local held, seen = {}, {}
   if #entries == 0 then return held end
@@ -38,7 +39,7 @@ local function holds(consumer, entries, ids)
   return held
 end
 
--- Lets go of entries that were held.
+-- Removes entries that the consumer owned.
 local function let_go(entries)
   if #entries == 0 then return end
   redis.call('XACK', STREAM, 'workers', unpack(entries))

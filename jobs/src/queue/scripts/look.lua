@@ -1,9 +1,9 @@
--- Where one job is, and what it carries.
+-- Where one job is, and its content.
 -- ARGV: id
--- Returns nothing where it is not known, else its state, its envelope (or dead letter) and where that is:
--- the entry, the group that it waits behind (without its envelope: a list is not searched here), or the
--- time that it is due or died. For a running one also its consumer, ms since its lease was renewed and
--- how often it was delivered.
+-- Returns nothing if it is unknown; otherwise its state, its envelope (or dead letter) and where it
+-- is: the entry, the group in whose list it waits (without its envelope: a list is not searched
+-- here), or the time when it is due or died. For a running job also its consumer, ms since its
+-- lease was renewed, and how often it was delivered.
 local id = ARGV[1]
 local place = redis.call('HGET', JOBS, id)
 if not place then

@@ -1,11 +1,11 @@
--- Makes the consumer group where it is missing: at first, or after Redis or the stream lost what they
--- held. Then places are made to agree with what is there: jobs that are gone are forgotten, so that the
--- outbox hands them over again.
--- Returns 1, for jobs may have been lost; fails where the group is there.
+-- Creates the consumer group if it is missing: initially, or after Redis or the stream lost data.
+-- Then rebuilds the places from the jobs that exist: lost jobs are forgotten, so that they are
+-- enqueued from the outbox again.
+-- Returns 1, because jobs may have been lost; fails if the group exists.
 local REBUILT, GROUPS = base .. 'rebuilt', base .. 'groups'
 local CANCELLED, UNIQUE = base .. 'cancelled', base .. 'unique'
 redis.call('XGROUP', 'CREATE', STREAM, 'workers', '0', 'MKSTREAM')
--- Nobody holds anything any more.
+-- No consumer owns anything any more.
 redis.call('UNLINK', base .. 'taken')
 
 local function each_entry(visit)
@@ -31,7 +31,7 @@ each(function(from, to) return redis.call('ZRANGE', DELAYED, from, to) end,
 each_group(function(name)
   each(function(from, to) return redis.call('LRANGE', base .. 'waiting:' .. name, from, to) end, function(job)
     local id = string.sub(job, 1, 16)
-    -- Not those that were cancelled there.
+    -- Except those that were cancelled there.
     if redis.call('HGET', JOBS, id) == 'w' .. name then redis.call('HSET', REBUILT, id, 'w' .. name) end
   end)
   redis.call('ZADD', HELD, 'XX', 0, name)
@@ -48,7 +48,7 @@ repeat
   cursor = page[1]
   for i = 1, #page[2], 2 do
     local holder = page[2][i + 1]
-    -- One that is held for a time is held whatever became of its job.
+    -- A key with a time limit is kept, whatever happened to its job.
     if #holder == 16 and redis.call('HEXISTS', JOBS, holder) == 0 then redis.call('HDEL', UNIQUE, page[2][i]) end
   end
 until cursor == '0'

@@ -1,11 +1,12 @@
--- Stands before every script of a queue: the names of its keys, which all share the slot of KEYS[1].
--- A call pays for every function and name that its script defines, whether it uses them or not: what
--- only some scripts need is in a part of its own (`script!` in broker.rs lists who takes which).
+-- Shared by all scripts of a queue: the names of its keys, which share the slot of KEYS[1].
+-- Each function and name that a script defines costs time in every call, used or not. What only
+-- some scripts need is therefore in separate parts (`script!` in broker.rs lists which script uses
+-- which).
 local STREAM = KEYS[1]
 local base = string.sub(STREAM, 1, -7)
 local JOBS = base .. 'jobs'
 
--- The time in ms, the same throughout a call.
+-- The time in ms, constant throughout a call.
 local at
 local function now()
   if not at then

@@ -1,5 +1,5 @@
--- Stands before the scripts that compare places with what is there.
--- What XINFO tells of the consumer group; nothing where there is none.
+-- Shared by the scripts that compare places with the jobs that exist.
+-- The result of XINFO for the consumer group; empty if there is none.
 local info = {}
 local infos = redis.pcall('XINFO', 'GROUPS', STREAM)
 if not infos.err and infos[1] then
@@ -12,9 +12,9 @@ local function order(entry)
 end
 local delivered_ms, delivered_seq = order(info['last-delivered-id'] or '0-0')
 
--- Whether a job is where its place says, and its group where that can be told. An entry that was
--- delivered to a consumer that somebody removed will not be delivered again; it is taken out, so that
--- its job can be handed over again.
+-- Whether a job is where its place says; if not, also its group, if known. An entry that was
+-- delivered to a consumer that has been removed will not be delivered again; it is deleted, so that
+-- its job can be enqueued again.
 local function is_present(place)
   if string.find(place, '^[dw]') then return true end
   local found = redis.call('XRANGE', STREAM, place, place)

@@ -1,13 +1,13 @@
--- Moves jobs whose time has come to the stream, lets in what groups hold back and may go now, and
--- forgets unique keys whose time is over: a bounded batch a call.
--- ARGV: the groups' limits, batch size
--- Returns how many moved, and the ms until the next look is needed (-1 when none is).
+-- Moves due jobs to the stream, admits jobs of groups that have room again, and deletes expired
+-- unique keys: a bounded batch per call.
+-- ARGV: limits of groups, batch size
+-- Returns how many moved, and the ms until the next check is needed (-1 if none is).
 local HELD, UNIQUE_UNTIL = base .. 'held', base .. 'unique_until'
 local batch = tonumber(ARGV[4])
 local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now(), 'LIMIT', 0, batch)
 if #due > 0 then
   local bodies = redis.call('HMGET', BODIES, unpack(due))
-  -- Needs no memory, so that at maxmemory too what is due runs and makes room.
+  -- Needs no memory, so that at maxmemory due jobs still run and free memory.
   redis.call('ZREM', DELAYED, unpack(due))
   redis.call('HDEL', BODIES, unpack(due))
   for n, id in ipairs(due) do
@@ -20,7 +20,7 @@ if #due > 0 then
   end
 end
 local held = redis.call('ZRANGEBYSCORE', HELD, '-inf', now(), 'LIMIT', 0, batch)
--- Needs no memory either; those that go on waiting are put back.
+-- Needs no memory either; jobs that must continue to wait are put back.
 if #held > 0 then redis.call('ZREM', HELD, unpack(held)) end
 for _, name in ipairs(held) do group(name) end
 save()

@@ -1,10 +1,10 @@
--- Takes jobs in: to the stream or behind their group, or to the delayed set until they are due. An
--- id that has a place is dropped, and so is, unless it is handed in directly, one that finished a
--- while ago.
--- ARGV: the groups' limits, how ('direct', 'staged', 'again' or 'lost'), then per job: id, group, delay in ms,
--- what it is unique by ('' or window, colon, key; a window is s, f or ms), envelope
--- Returns how many were taken, then the numbers, from 1, of those that were dropped as not unique.
--- The first write needs memory: at maxmemory it fails and nothing has happened.
+-- Enqueues jobs: in the stream, in the list of their group, or in the delayed set until they are
+-- due. An id that has a place is dropped, as is one that finished recently, unless it is enqueued
+-- directly.
+-- ARGV: limits of groups, mode ('direct', 'staged', 'again' or 'lost'), then per job: id, group,
+-- delay in ms, unique key ('' or window, colon, key; a window is s, f or ms), envelope
+-- Returns how many were enqueued, then the numbers, from 1, of the duplicates that were dropped.
+-- The first write needs memory: at maxmemory it fails before anything has changed.
 local how, first = ARGV[4], 5
 local again = how == 'again' or how == 'lost'
 local ids = {}
@@ -17,7 +17,7 @@ if how ~= 'direct' then
 end
 local known, answer, new, earliest = {}, { 0 }, {}, nil
 
--- Takes a unique key for a job, unless another job holds it.
+-- Acquires a unique key for a job, unless another job holds it.
 local function take_unique(unique, id)
   local window, key = string.match(unique, '^(%w+):(.*)$')
   local holder = redis.call('HGET', UNIQUE, key)
@@ -42,7 +42,7 @@ for n, id in ipairs(ids) do
   local i = first + (n - 1) * 5
   if not places[n] and not known[id] and (not finished or (finished[n] == 0 and before[n] == 0)) then
     local name, delay, unique, body = ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
-    -- What was taken in once is not dropped, whoever holds its key by now.
+    -- A job that Redis lost is not dropped, even if another job holds its key now.
     if unique ~= '' and not take_unique(unique, id) and how ~= 'lost' then
       answer[#answer + 1] = n
     else
@@ -61,7 +61,7 @@ for n, id in ipairs(ids) do
   end
 end
 if #new > 0 then redis.call('HSET', JOBS, unpack(new)) end
--- A dead letter whose row was given another try is none any more.
+-- A dead letter that is retried from its row is no longer dead.
 if again and #new > 0 then
   local alive = {}
   for id in pairs(known) do alive[#alive + 1] = id end

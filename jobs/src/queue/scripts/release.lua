@@ -1,4 +1,4 @@
--- Lets go of a unique key whose job has started.
+-- Releases the unique key of a job that has started.
 -- ARGV: key, id
 local UNIQUE = base .. 'unique'
 if redis.call('HGET', UNIQUE, ARGV[1]) ~= ARGV[2] then return 0 end

@@ -1,7 +1,6 @@
--- Renews the leases of the entries that this consumer still holds.
+-- Renews the leases of the entries that this consumer still owns.
 -- ARGV: consumer, then per job: entry, id
--- Returns two lists of entries: those that it does not hold any more, and those whose jobs are to be
--- cancelled.
+-- Returns two lists of entries: those that it no longer owns, and those with jobs to cancel.
 local consumer, entries, ids = ARGV[1], {}, {}
 for i = 2, #ARGV, 2 do entries[#entries + 1], ids[#ids + 1] = ARGV[i], ARGV[i + 1] end
 local taken, ours, kept, lost, cancelled = takers(entries), {}, {}, {}, {}

@@ -1,6 +1,6 @@
--- How a queue stands.
--- Returns ready, running, delayed, held behind their groups, dead, and the age in ms of the oldest job
--- that is ready.
+-- The state of a queue.
+-- Returns the numbers of ready, running, delayed, held-back and dead jobs, and the age in ms of the
+-- oldest ready job.
 local length = redis.call('XLEN', STREAM)
 local groups = redis.pcall('XINFO', 'GROUPS', STREAM)
 local running, last = 0, '0-0'

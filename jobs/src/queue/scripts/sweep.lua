@@ -1,11 +1,11 @@
--- Forgets the places of jobs that are not there, a step a call: those of jobs without a row in the
--- outbox are found by nothing else.
--- ARGV: the groups' limits, cursor ('0' to begin), places looked at
--- Returns the next cursor ('0' at the end), and how many were forgotten.
+-- Forgets the places of jobs that do not exist, one step per call. Nothing else finds those of jobs
+-- without an outbox row.
+-- ARGV: limits of groups, cursor ('0' to begin), number of places to check
+-- Returns the next cursor ('0' at the end), and how many places were forgotten.
 
--- Looking at every place costs as much as running the jobs does, and each worker that starts may have
--- to: so first only the numbers are compared. `lag` counts the entries that were not delivered yet;
--- Redis does not always know it.
+-- Checking every place costs as much as running the jobs, and each worker that starts may have to.
+-- Therefore only the numbers are compared first. `lag` is the number of entries that were not
+-- delivered yet; Redis does not always know it.
 local function all_is_accounted_for()
   local delivered = info.lag and redis.call('XLEN', STREAM) - info.lag
   return delivered == info.pending and nothing_is_missing()

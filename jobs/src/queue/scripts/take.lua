@@ -1,6 +1,6 @@
--- Takes tokens of the queue's rate: a bucket that all workers share (GCRA).
--- ARGV: ms a token, tokens at once at most, tokens wanted
--- Returns how many were taken, and the ms until the next one is there when none was.
+-- Takes tokens of the queue's rate, from a bucket that all workers share (GCRA).
+-- ARGV: ms per token, burst size, number of tokens wanted
+-- Returns how many were taken, and, if none, the ms until the next one.
 local interval, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local key = base .. 'rate'
 local next = math.max(tonumber(redis.call('GET', key)) or 0, now())

@@ -1,12 +1,12 @@
--- Unique keys: UNIQUE tells which job holds each.
+-- Unique keys: UNIQUE contains which job holds each.
 local UNIQUE = base .. 'unique'
 
--- Lets go of a unique key that this job holds until it has started or finished.
+-- Releases a unique key that this job holds until it has started or finished.
 local function release(key, id)
   if redis.call('HGET', UNIQUE, key) == id then redis.call('HDEL', UNIQUE, key) end
 end
 
--- The same where only the job's envelope tells what it is unique by.
+-- The same, if only the job's envelope contains its unique key.
 local function release_of(id, body)
   local read, envelope = pcall(cjson.decode, body)
   local unique = read and type(envelope) == 'table' and envelope.unique

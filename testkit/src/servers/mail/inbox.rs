@@ -1,4 +1,4 @@
-//! The mails received, newest kept, and a way to wait for the next.
+//! The received mails, and a way to wait for the next one.
 
 use std::{
     collections::VecDeque,
@@ -11,20 +11,20 @@ use tokio::sync::watch;
 use super::{journal::Journal, message::Mail};
 use crate::servers::locked;
 
-/// Mails in memory and, when it was opened on a folder, in a file that survives restarts.
+/// Mails in memory and, if it was opened on a folder, in a file that survives restarts.
 #[derive(Debug)]
 pub struct Inbox {
     kept: Mutex<Kept>,
     kept_max: usize,
-    /// How many mails have ever come; waiters wake on each.
+    /// Number of mails ever received; every new mail wakes the waiting tasks.
     arrived: watch::Sender<u64>,
-    /// Told of each mail.
+    /// Called with each mail.
     announce: fn(&Mail),
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// The oldest first.
+    /// Oldest first.
     mails: VecDeque<Arc<Mail>>,
     journal: Option<Journal>,
 }
@@ -35,10 +35,7 @@ impl Inbox {
         Self::with(Kept { mails: VecDeque::new(), journal: None }, kept_max)
     }
 
-    /// An inbox that keeps its mails in `folder` and finds those of earlier runs there.
-    ///
-    /// # Errors
-    /// When the folder cannot be read or written.
+    /// An inbox that stores its mails in `folder` and loads those of earlier runs.
     pub fn open(folder: &Path, kept_max: usize) -> anyhow::Result<Self> {
         let (journal, mails) = Journal::open(folder, kept_max)?;
         Ok(Self::with(Kept { mails, journal: Some(journal) }, kept_max))
@@ -48,36 +45,31 @@ impl Inbox {
         Self { kept: Mutex::new(kept), kept_max, arrived: watch::channel(0).0, announce: |_| {} }
     }
 
-    /// Calls `announce` with each mail that is kept from now on.
+    /// Calls `announce` with each further mail.
     #[must_use]
     pub fn announcing(self, announce: fn(&Mail)) -> Self {
         Self { announce, ..self }
     }
 
-    /// All mails, the newest first.
+    /// All mails, newest first.
     pub fn messages(&self) -> Vec<Arc<Mail>> {
         locked(&self.kept).mails.iter().rev().cloned().collect()
     }
 
-    /// The mail of this id.
+    /// The mail with this id.
     pub fn find(&self, id: &str) -> Option<Arc<Mail>> {
         locked(&self.kept).mails.iter().find(|mail| mail.id == id).cloned()
     }
 
-    /// Forgets all mails.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
+    /// Deletes all mails.
     pub fn clear(&self) -> std::io::Result<()> {
         let mut kept = locked(&self.kept);
         kept.mails.clear();
         kept.rewrite()
     }
 
-    /// Keeps a mail and wakes those who wait.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the mail is not kept then.
+    /// Stores a mail and wakes waiting tasks. Fails if the file cannot be written; then the mail is
+    /// not stored.
     pub fn receive(&self, mail: Mail) -> std::io::Result<()> {
         let mut kept = locked(&self.kept);
         let full = kept.journal.as_mut().map(|journal| journal.append(&mail)).transpose()?;
@@ -89,14 +81,14 @@ impl Inbox {
         if full == Some(true) {
             kept.rewrite()?;
         }
-        // Under the lock, so that the count and the mails tell the same story.
+        // Inside the lock, so that the count matches the mails.
         self.arrived.send_modify(|arrived| *arrived += 1);
         drop(kept);
         (self.announce)(&mail);
         Ok(())
     }
 
-    /// The newest mail that `wanted` accepts, as soon as there is one.
+    /// Waits for a mail that `wanted` accepts, and returns the newest one.
     pub async fn wait_for(&self, wanted: impl Fn(&Mail) -> bool) -> Arc<Mail> {
         let mut arrivals = self.arrived.subscribe();
         let mut seen = None;
@@ -104,8 +96,8 @@ impl Inbox {
             let found = {
                 let kept = locked(&self.kept);
                 let arrived = *arrivals.borrow_and_update();
-                // The first look takes in all; later ones only what came since, or a burst would
-                // cost its square.
+                // The first pass checks all mails, later ones only new mails; otherwise a burst
+                // would take quadratic time.
                 let look = seen.map_or(usize::MAX, |seen| {
                     usize::try_from(arrived - seen).unwrap_or(usize::MAX)
                 });
@@ -116,7 +108,7 @@ impl Inbox {
                 return mail;
             }
             if arrivals.changed().await.is_err() {
-                // The sender is `self`, which outlives this.
+                // The sender is `self`, which lives longer than this future.
                 std::future::pending::<()>().await;
             }
         }
@@ -153,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_sees_what_is_there_and_what_comes() {
+    async fn waiting_finds_existing_and_new_mails() {
         let inbox = Arc::new(Inbox::new(10));
         inbox.receive(mail("there")).unwrap();
         assert_eq!(inbox.wait_for(|mail| mail.subject == "there").await.subject, "there");
@@ -183,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_cut_short_by_a_crash_costs_only_itself() {
+    fn a_line_cut_short_by_a_crash_loses_only_that_mail() {
         let folder = tempfile::tempdir().unwrap();
         let inbox = Inbox::open(folder.path(), 9).unwrap();
         inbox.receive(mail("whole")).unwrap();

@@ -1,5 +1,5 @@
-//! The inbox's file: a mail a line, appended as they come and rewritten when it holds many that are
-//! forgotten.
+//! The file of the inbox: one mail per line, appended as they arrive, and rewritten once it
+//! contains many deleted mails.
 
 use std::{
     collections::VecDeque,
@@ -13,19 +13,18 @@ use anyhow::Context;
 
 use super::message::Mail;
 
-/// The file and how much is in it.
+/// The file and its number of lines.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
     lines: usize,
-    /// With more lines than this it is worth rewriting.
+    /// With more lines than this, the file is rewritten.
     lines_max: usize,
 }
 
 impl Journal {
-    /// Opens the file in `folder`; with it the newest `kept_max` mails found there, the oldest
-    /// first.
+    /// Opens the file in `folder`. Also returns the newest `kept_max` mails in it, oldest first.
     pub(super) fn open(
         folder: &Path,
         kept_max: usize,
@@ -37,7 +36,7 @@ impl Journal {
         let file = file.with_context(|| format!("opening {}", path.display()))?;
         let mut mails = VecDeque::new();
         for line in BufReader::new(&file).split(b'\n') {
-            // A line cut short by a crash is the one mail whose sender never heard 250.
+            // A line that a crash cut short belongs to a mail that was never acknowledged.
             let Ok(mail) = serde_json::from_slice::<Mail>(&line?) else { continue };
             mails.push_back(Arc::new(mail));
             if mails.len() > kept_max {
@@ -49,7 +48,7 @@ impl Journal {
         Ok((journal, mails))
     }
 
-    /// Adds a mail; true when the file should be rewritten.
+    /// Appends a mail. Returns whether the file should be rewritten.
     pub(super) fn append(&mut self, mail: &Mail) -> std::io::Result<bool> {
         let mut line = serde_json::to_vec(mail)?;
         line.push(b'\n');
@@ -58,7 +57,7 @@ impl Journal {
         Ok(self.lines > self.lines_max)
     }
 
-    /// Replaces the file by one that holds just these mails.
+    /// Replaces the file by one with only these mails.
     pub(super) fn rewrite(&mut self, mails: &VecDeque<Arc<Mail>>) -> std::io::Result<()> {
         let fresh = self.path.with_extension("jsonl.new");
         let mut writer = BufWriter::new(File::create(&fresh)?);

@@ -1,34 +1,34 @@
-//! What is known of a mail, read from the bytes that came over SMTP.
+//! A mail, parsed from the bytes received over SMTP.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use mail_parser::{MessageParser, MessagePart};
 use serde::{Deserialize, Serialize};
 
-/// One mail as it was received.
+/// A received mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
-    /// Ours, unique and ascending; unlike Message-ID it differs when a mail comes twice.
+    /// Unique and ascending id of this server. Unlike the Message-ID, it differs if a mail arrives
+    /// twice.
     pub id: String,
-    /// The address in its From header, or else the envelope's sender.
+    /// Email address in the From header, or else the sender of the envelope.
     pub from: String,
-    /// The envelope's recipients: those it was delivered to, whatever its headers say.
+    /// Recipients of the envelope, whatever the headers say.
     pub to: Vec<String>,
-    /// Its subject, decoded.
+    /// Decoded subject.
     pub subject: String,
-    /// Its plain text part, decoded, with `\n` at line ends; empty when there is none.
+    /// Decoded plain-text part with `\n` as line ends; empty if there is none.
     pub text: String,
-    /// Its HTML part, decoded; empty when there is none.
+    /// Decoded HTML part; empty if there is none.
     pub html: String,
-    /// Every header by name, undecoded and unfolded; those that come more than once are joined by
-    /// `\n`.
+    /// All headers by name, undecoded and unfolded; repeated ones are joined by `\n`.
     pub headers: BTreeMap<String, String>,
-    /// When it was received, RFC 3339 in UTC.
+    /// When it was received (RFC 3339, UTC).
     pub received_at: String,
 }
 
 impl Mail {
-    /// A header by its name, in any case.
+    /// A header by its name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -36,7 +36,7 @@ impl Mail {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Reads a message. What is no valid mail is kept too, as text.
+    /// Parses a message. A message that is not valid is stored as text.
     pub(super) fn read(raw: &[u8], sender: &str, recipients: Vec<String>) -> Self {
         let id = format!("mail_{}", uuid::Uuid::now_v7().simple());
         let received_at =
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_is_read_whole() {
+    fn a_mail_is_parsed_completely() {
         let raw = "From: Tenantry <no-reply@example.com>\r\nTo: a@example.com\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n\
             Message-ID: <1@example.com>\r\nReceived: one\r\nReceived: two\r\n three\r\nMIME-Version: 1.0\r\n\
             Content-Type: multipart/alternative; boundary=b\r\n\r\n\
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_of_one_kind_has_no_other() {
+    fn a_mail_with_one_part_has_no_other() {
         let text = Mail::read(b"Subject: x\r\n\r\nplain\r\n", "s@example.com", Vec::new());
         assert_eq!(
             (text.from.as_str(), text.text.as_str(), text.html.as_str()),

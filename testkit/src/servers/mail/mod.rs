@@ -1,8 +1,8 @@
-//! A real SMTP server that keeps what it is sent.
+//! A real SMTP server that stores the mails it receives.
 //!
-//! A mail is in the [`Inbox`] before its sender hears 250, so what a client believes delivered is
-//! there to be seen. How the server answers can be changed while it runs: refuse, or keep silent
-//! after taking a mail.
+//! A mail is in the [`Inbox`] before it is acknowledged, so a mail that the client considers
+//! delivered can be found there. While the server runs, it can be set to reject mails, or to accept
+//! a mail without a response.
 
 mod inbox;
 mod journal;
@@ -24,22 +24,22 @@ use programs::free_port;
 
 use super::listener::Listener;
 
-/// Mails kept in memory; the oldest go first.
+/// Maximum number of mails in memory; the oldest are deleted first.
 const KEPT_MAX: usize = 50_000;
 
-/// How the server answers a client that wants to hand over a mail.
+/// How the server responds to a client that sends a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reply {
-    /// Takes it.
+    /// Accepts the mail.
     #[default]
     Accept,
-    /// Refuses every recipient with this SMTP status: 4xx for "later", 5xx for "never".
+    /// Rejects every recipient with this SMTP status: 4xx is temporary, 5xx permanent.
     Refuse(u16),
-    /// Takes the mail and keeps silent: the client cannot know that it arrived.
+    /// Accepts the mail without a response, so that the client cannot know that it arrived.
     Hold,
 }
 
-/// A running SMTP server with its inbox. It lives on the runtime that started it.
+/// A running SMTP server with its inbox. It runs on the runtime that started it.
 #[derive(Debug)]
 pub struct MailCatcher {
     listener: Listener,
@@ -48,19 +48,13 @@ pub struct MailCatcher {
 }
 
 impl MailCatcher {
-    /// Listens on a port of 127.0.0.1, a free one when none is given.
-    ///
-    /// # Errors
-    /// When the port is taken.
+    /// Listens on `port` of 127.0.0.1, or on a free port if none is given.
     pub async fn start(port: Option<u16>) -> anyhow::Result<Self> {
         let port = port.map_or_else(free_port, Ok)?;
         Self::start_with(port, Arc::new(Inbox::new(KEPT_MAX))).await
     }
 
-    /// Listens on a port of 127.0.0.1 and puts mails into an inbox that you have.
-    ///
-    /// # Errors
-    /// When the port is taken.
+    /// Listens on `port` of 127.0.0.1 and stores mails in `inbox`.
     pub async fn start_with(port: u16, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
         let listener = Listener::closed_at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let (reply, _) = watch::channel(Reply::Accept);
@@ -74,12 +68,12 @@ impl MailCatcher {
         self.listener.address().port()
     }
 
-    /// All mails, the newest first.
+    /// All mails, newest first.
     pub fn messages(&self) -> Vec<Mail> {
         self.inbox.messages().iter().map(|mail| Mail::clone(mail)).collect()
     }
 
-    /// Forgets all mails.
+    /// Deletes all mails.
     ///
     /// # Panics
     /// Never: the inbox is in memory.
@@ -87,10 +81,10 @@ impl MailCatcher {
         self.inbox.clear().expect("an inbox in memory can be cleared");
     }
 
-    /// The newest mail that `wanted` accepts, as soon as there is one.
+    /// Waits for a mail that `wanted` accepts, and returns the newest one.
     ///
     /// # Panics
-    /// When none has come after `deadline`; the message lists what did.
+    /// If none has arrived after `deadline`; the message lists the other mails.
     pub async fn wait_for(&self, wanted: impl Fn(&Mail) -> bool, deadline: Duration) -> Mail {
         if let Ok(mail) = tokio::time::timeout(deadline, self.inbox.wait_for(wanted)).await {
             return Mail::clone(&mail);
@@ -100,23 +94,24 @@ impl MailCatcher {
             .iter()
             .map(|mail| format!("{:?} to {:?}", mail.subject, mail.to))
             .collect();
-        panic!("the mail did not come within {deadline:?}; {} did: {}", came.len(), came.join(", "))
+        panic!(
+            "the mail did not arrive within {deadline:?}; {} did: {}",
+            came.len(),
+            came.join(", ")
+        )
     }
 
-    /// Changes how clients are answered from now on.
+    /// Changes how clients are answered.
     pub fn reply(&self, reply: Reply) {
         self.reply.send_replace(reply);
     }
 
-    /// Goes away: connections break and new ones are refused. The inbox stays.
+    /// Stops the server: closes all connections and refuses new ones. The inbox stays.
     pub async fn stop(&self) {
         self.listener.close().await;
     }
 
-    /// Comes back on the same port.
-    ///
-    /// # Errors
-    /// When somebody else has taken the port meanwhile.
+    /// Starts the server again on the same port. Fails if the port is in use.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         let (inbox, reply) = (Arc::clone(&self.inbox), self.reply.subscribe());
         self.listener

@@ -1,5 +1,5 @@
-//! The SMTP conversation: the crate `mailin` knows the protocol, this feeds it lines and stores
-//! what comes out.
+//! The SMTP session: the crate `mailin` implements the protocol; this module feeds it lines and
+//! stores the mails.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use super::{Inbox, Mail, Reply};
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECIPIENTS_MAX: usize = 1_000;
-/// RFC 5321 asks for five minutes at least.
+/// RFC 5321 requires at least five minutes.
 const IDLE_MAX: Duration = Duration::from_mins(10);
 
-/// Speaks with one client until it leaves. A broken connection is the client's concern.
+/// Serves one client until it disconnects. A broken connection is not an error of the server.
 pub(super) async fn serve(stream: TcpStream, inbox: Arc<Inbox>, reply: watch::Receiver<Reply>) {
     let _ = converse(stream, inbox, reply).await;
 }
@@ -69,9 +69,8 @@ async fn converse(
     }
 }
 
-/// Tells the client's TCP at once that its bytes are here. Some clients write a mail in two pieces
-/// and hold the second back until then; with the usual delay of 40 ms each mail would take that
-/// long.
+/// Acknowledges received bytes at once. Some clients send a mail in two parts and wait for the
+/// acknowledgement in between; the usual delay would add 40 ms to each mail.
 fn acknowledge(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     let _ = rustix::net::sockopt::set_tcp_quickack(stream, true);
@@ -79,14 +78,14 @@ fn acknowledge(stream: &TcpStream) {
     let _ = stream;
 }
 
-/// The mail a client is handing over.
+/// The mail that a client is sending.
 struct Letter {
     inbox: Arc<Inbox>,
     reply: watch::Receiver<Reply>,
     sender: String,
     recipients: Vec<String>,
     raw: Vec<u8>,
-    /// Set once the mail is in the inbox; the conversation takes it back.
+    /// Set once the mail is in the inbox; then the session takes it back.
     stored: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -99,7 +98,7 @@ impl Handler for Letter {
 
     fn rcpt(&mut self, to: &str) -> Response {
         if let Reply::Refuse(code) = *self.reply.borrow() {
-            return Response::custom(code, "refused, as this server was told".to_owned());
+            return Response::custom(code, "rejected, as this server was configured to".to_owned());
         }
         if self.recipients.len() >= RECIPIENTS_MAX {
             return Response::custom(452, "too many recipients".to_owned());
@@ -120,7 +119,7 @@ impl Handler for Letter {
     }
 
     fn data(&mut self, line: &[u8]) -> io::Result<()> {
-        // One byte over the limit is kept as the sign that there was more.
+        // One byte beyond the limit is kept, to detect that there was more.
         let room = (MESSAGE_BYTES_MAX + 1).saturating_sub(self.raw.len());
         self.raw.extend_from_slice(&line[..line.len().min(room)]);
         Ok(())

@@ -16,7 +16,8 @@ const FORMED_WITHIN: Duration = Duration::from_mins(1);
 /// Keys moved in one command.
 const MOVED_AT_ONCE: usize = 100;
 
-/// A running cluster. A node that is down takes no other with it. Dropping it kills every node.
+/// A running cluster. A failed node does not affect the others. Dropping the cluster kills every
+/// node.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<Node>,
@@ -26,7 +27,7 @@ pub struct RedisCluster {
 #[derive(Debug)]
 struct Node {
     redis: Redis,
-    /// Where clients connect: the port of TLS if the cluster speaks it.
+    /// Port for clients: that of TLS if the cluster uses it.
     client_port: u16,
     bus_port: u16,
     id: String,
@@ -34,17 +35,11 @@ struct Node {
 
 impl RedisCluster {
     /// Starts it on an empty folder and waits until every node serves its share of the slots.
-    ///
-    /// # Errors
-    /// When it cannot be installed or does not become ready.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         Self::form(dir, None).await
     }
 
-    /// The same with clients that speak TLS, with certificates of `authority`.
-    ///
-    /// # Errors
-    /// As [`RedisCluster::start`].
+    /// As [`RedisCluster::start`], with TLS and certificates of `authority`.
     pub async fn start_secured(dir: &Path, authority: &Authority) -> anyhow::Result<Self> {
         Self::form(dir, Some(authority)).await
     }
@@ -56,7 +51,7 @@ impl RedisCluster {
         for (number, node) in nodes.iter().enumerate() {
             let (first, end) = (number * SLOTS / NODES, (number + 1) * SLOTS / NODES);
             node.ask::<()>(cluster("ADDSLOTSRANGE").arg(first).arg(end - 1)).await?;
-            // Otherwise each would have to find out that the others do not mean the same epoch.
+            // Otherwise the nodes would first have to resolve conflicting epochs.
             node.ask::<()>(cluster("SET-CONFIG-EPOCH").arg(number + 1)).await?;
         }
         for other in &nodes[1..] {
@@ -72,7 +67,7 @@ impl RedisCluster {
         Ok(formed)
     }
 
-    /// Waits until every node knows who serves every slot.
+    /// Waits until every node knows which node serves each slot.
     async fn whole(&self) -> anyhow::Result<()> {
         for node in &self.nodes {
             loop {
@@ -90,7 +85,7 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// The address for clients, as `redis.url` takes it.
+    /// The URL for clients, as in `redis.url`.
     pub fn url(&self) -> String {
         let scheme = if self.secured { "rediss" } else { "redis" };
         let nodes: Vec<String> =
@@ -103,14 +98,11 @@ impl RedisCluster {
         self.nodes.iter().map(|node| &node.redis)
     }
 
-    /// The number of the node that serves `key`.
-    ///
-    /// # Errors
-    /// When no node that runs says so.
+    /// The number of the node that serves `key`. Fails if no running node reports it.
     pub async fn node_of(&self, key: &str) -> anyhow::Result<usize> {
         for (number, node) in self.nodes.iter().enumerate() {
             let mut exists = redis::cmd("EXISTS");
-            // Every other node redirects, replicas too.
+            // Every other node redirects, including replicas.
             if node.redis.status().is_none() && node.ask::<u8>(exists.arg(key)).await.is_ok() {
                 return Ok(number);
             }
@@ -118,18 +110,15 @@ impl RedisCluster {
         anyhow::bail!("no node serves {key}")
     }
 
-    /// The node of that number.
+    /// The node with this number.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no such node.
     pub fn node(&self, number: usize) -> &Redis {
         &self.nodes[number].redis
     }
 
-    /// Adds a replica of the node of that number, and waits until it could take its place.
-    ///
-    /// # Errors
-    /// When it cannot be started or does not follow.
+    /// Adds a replica of the node with this number, and waits until it could replace that node.
     pub async fn add_replica(&mut self, dir: &Path, of: usize) -> anyhow::Result<()> {
         let replica = Node::start(dir.to_owned(), None).await?;
         let master = &self.nodes[of];
@@ -139,7 +128,7 @@ impl RedisCluster {
             )
             .await?;
         let following = async {
-            // Refused until it has heard of the master.
+            // Refused until the node knows the master.
             while replica.ask::<()>(cluster("REPLICATE").arg(&master.id)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -161,10 +150,7 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Moves the slot of `key` with all it holds to the node of that number.
-    ///
-    /// # Errors
-    /// When a node does not take part.
+    /// Moves the slot of `key` with its contents to the node with this number.
     pub async fn move_slot(&self, key: &str, to: usize) -> anyhow::Result<()> {
         let (source, target) = (&self.nodes[self.node_of(key).await?], &self.nodes[to]);
         ensure!(source.id != target.id, "the slot is there already");
@@ -178,7 +164,7 @@ impl RedisCluster {
                 break;
             }
             let mut migrate = redis::cmd("MIGRATE");
-            // Over the plain port: nodes speak TLS to each other only where the bus does.
+            // Over the plain port: nodes use TLS with each other only if the cluster bus does.
             migrate
                 .arg("127.0.0.1")
                 .arg(target.redis.port())
@@ -224,7 +210,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Whether it has what its master has.
+    /// Whether it has replicated all data of its master.
     async fn follows(&self) -> anyhow::Result<bool> {
         let info: String = self.ask(redis::cmd("INFO").arg("replication")).await?;
         Ok(info.lines().any(|line| line == "master_link_status:up"))

@@ -1,5 +1,5 @@
-//! A Redis server that keeps its data in an append-only file, as in production; alone, or several
-//! as a cluster or under sentinels.
+//! A Redis server with an append-only file, as in production: standalone, in a cluster, or
+//! monitored by sentinels.
 
 mod cluster;
 mod sentinel;
@@ -29,24 +29,18 @@ const READY_WITHIN: Duration = Duration::from_mins(1);
 pub struct Redis {
     child: Child,
     port: u16,
-    /// What it asks for.
+    /// Password that it requires.
     password: Option<&'static str>,
 }
 
 impl Redis {
-    /// Starts it on a data folder, which may hold data of an earlier run, and waits until it
-    /// answers.
-    ///
-    /// # Errors
-    /// When it cannot be installed or does not become ready.
+    /// Starts it on a data folder, which may contain data of an earlier run, and waits until it
+    /// responds. Fails if it cannot be installed or does not become ready.
     pub async fn start(dir: &Path, port: Option<u16>) -> anyhow::Result<Self> {
         Self::start_with_log(dir, port, log_in(dir, "redis")).await
     }
 
-    /// As [`Redis::start`], writing its log to a file of your choice.
-    ///
-    /// # Errors
-    /// As [`Redis::start`].
+    /// As [`Redis::start`], with its log in the given file.
     pub async fn start_with_log(
         dir: &Path,
         port: Option<u16>,
@@ -57,19 +51,13 @@ impl Redis {
         Self::run(&program, dir, port, None, log, redis_args(dir, port)).await
     }
 
-    /// As [`Redis::start`] on a free port, a Valkey server instead.
-    ///
-    /// # Errors
-    /// As [`Redis::start`].
+    /// As [`Redis::start`], with a Valkey server on a free port.
     pub async fn start_valkey(dir: &Path) -> anyhow::Result<Self> {
         let (program, port) = (Tool::Valkey.find().await?, free_port()?);
         Self::run(&program, dir, port, None, log_in(dir, "valkey"), redis_args(dir, port)).await
     }
 
-    /// As [`Redis::start`] on a free port, with further arguments, which win over the usual ones.
-    ///
-    /// # Errors
-    /// As [`Redis::start`].
+    /// As [`Redis::start`] on a free port, with further arguments, which override the usual ones.
     pub async fn start_with(
         dir: &Path,
         args: impl IntoIterator<Item = String>,
@@ -94,12 +82,9 @@ impl Redis {
     }
 
     /// A connection to it.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn connection(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.url())?;
-        // The client's futures are large; in a box they do not swell those of every caller.
+        // The futures of the client are large; boxed, they do not enlarge those of every caller.
         Ok(Box::pin(client.get_multiplexed_async_connection()).await?)
     }
 
@@ -108,25 +93,20 @@ impl Redis {
         self.port
     }
 
-    /// The address for clients.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         let password = self.password.map_or_else(String::new, |password| format!(":{password}@"));
         format!("redis://{password}127.0.0.1:{}", self.port)
     }
 
-    /// Starts it again on the same data and port after it ended, and waits until it answers.
-    ///
-    /// # Errors
-    /// When it does not become ready.
+    /// Starts it again on the same data and port after it has ended, and waits until it responds.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         self.child.respawn().await?;
         self.ready().await
     }
 
-    /// Waits until it answers, its data loaded.
-    ///
-    /// # Errors
-    /// When it ends first or takes longer than a minute; the message holds the end of its log.
+    /// Waits until it has loaded its data and responds. Fails if it ends, or does not become ready
+    /// within a minute; the message includes the end of its log.
     pub async fn ready(&self) -> anyhow::Result<()> {
         let answers = async {
             answering(&self.url(), self.port).await;
@@ -136,7 +116,7 @@ impl Redis {
     }
 }
 
-/// Waits until the Redis on this port answers, its data loaded.
+/// Waits until the Redis on this port has loaded its data and responds.
 pub async fn answering(url: &str, port: u16) {
     let ping = async || {
         let client = redis::Client::open(url)?;
@@ -149,10 +129,7 @@ pub async fn answering(url: &str, port: u16) {
     }
 }
 
-/// The arguments that let a server speak TLS on `port` as well, with a certificate of `authority`.
-///
-/// # Errors
-/// When the certificate cannot be written into `dir`.
+/// The arguments with which a server also uses TLS on `port`, with a certificate of `authority`.
 pub fn tls_args(authority: &Authority, dir: &Path, port: u16) -> anyhow::Result<Vec<String>> {
     let files = authority.issue(dir)?;
     let shown = |path: &Path| path.display().to_string();

@@ -1,4 +1,4 @@
-//! A Redis master with two replicas, and three sentinels that put one of them in its place when it
+//! A Redis master with two replicas, and three sentinels that promote a replica when the master
 //! fails.
 
 use std::{
@@ -15,22 +15,22 @@ use programs::{free_port, install::Tool, log_in, server::redis_args};
 use super::{Redis, tls_args};
 use crate::servers::Authority;
 
-/// What the servers ask for, and the sentinels.
+/// Password of the servers and the sentinels.
 const SERVER_PASSWORD: &str = "server-password";
 const SENTINEL_PASSWORD: &str = "sentinel-password";
-/// What the sentinels call the master.
+/// Name of the master at the sentinels.
 const MASTER: &str = "mymaster";
 const REPLICAS: usize = 2;
 const SENTINELS: usize = 3;
 /// Sentinels that must agree that the master is down.
 const QUORUM: usize = 2;
-/// A server that is silent this long is down.
+/// A server that has not responded for this long is considered down.
 const DOWN_AFTER_MS: u32 = 1_000;
-/// How long a failover may take before another is tried.
+/// Maximum time of a failover before another one is tried.
 const FAILOVER_MS: u32 = 5_000;
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// Running servers and sentinels. Dropping it kills them all.
+/// Running servers and sentinels. Dropping this kills all of them.
 #[derive(Debug)]
 pub struct RedisSentinel {
     servers: Vec<Member>,
@@ -38,7 +38,7 @@ pub struct RedisSentinel {
     secured: bool,
 }
 
-/// A server or sentinel, and where its clients connect: the port of TLS if they speak it.
+/// A server or sentinel with its port for clients: that of TLS if they use it.
 #[derive(Debug)]
 struct Member {
     redis: Redis,
@@ -46,19 +46,12 @@ struct Member {
 }
 
 impl RedisSentinel {
-    /// Starts them on an empty folder and waits until every sentinel could fail the master over.
-    ///
-    /// # Errors
-    /// When they cannot be installed or do not become ready.
+    /// Starts them on an empty folder and waits until every sentinel could perform a failover.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         Self::form(dir, None).await
     }
 
-    /// The same with servers, sentinels and clients that speak TLS, with certificates of
-    /// `authority`.
-    ///
-    /// # Errors
-    /// As [`RedisSentinel::start`].
+    /// As [`RedisSentinel::start`], with TLS and certificates of `authority`.
     pub async fn start_secured(dir: &Path, authority: &Authority) -> anyhow::Result<Self> {
         Self::form(dir, Some(authority)).await
     }
@@ -80,7 +73,8 @@ impl RedisSentinel {
         Ok(started)
     }
 
-    /// Waits until the replicas follow and every sentinel knows them and the other sentinels.
+    /// Waits until the replicas follow the master, and every sentinel knows them and the other
+    /// sentinels.
     async fn able(&self) -> anyhow::Result<()> {
         for replica in &self.servers[1..] {
             loop {
@@ -112,7 +106,7 @@ impl RedisSentinel {
         Ok(())
     }
 
-    /// The address for clients, as `redis.url` takes it.
+    /// The URL for clients, as in `redis.url`.
     pub fn url(&self) -> String {
         let scheme = if self.secured { "rediss" } else { "redis" };
         let places: Vec<String> = self
@@ -123,20 +117,17 @@ impl RedisSentinel {
         format!("{scheme}+sentinel://:{SERVER_PASSWORD}@{}/{MASTER}", places.join(","))
     }
 
-    /// What the sentinels ask for, as `redis.sentinel_password` takes it.
+    /// Password of the sentinels, as in `redis.sentinel_password`.
     pub fn sentinel_password(&self) -> &'static str {
         SENTINEL_PASSWORD
     }
 
-    /// The sentinel that clients ask first.
+    /// The sentinel that clients query first.
     pub fn first_sentinel(&self) -> &Redis {
         &self.sentinels[0].redis
     }
 
-    /// The server that the first sentinel that runs calls the master now.
-    ///
-    /// # Errors
-    /// When none answers.
+    /// The current master according to the first running sentinel. Fails if none responds.
     pub async fn master(&self) -> anyhow::Result<&Redis> {
         let sentinel = self
             .sentinels
@@ -198,7 +189,7 @@ async fn start_sentinel(
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let port = free_port()?;
     let (client_port, tls) = secure(&dir, port, authority)?;
-    // A file, because a sentinel writes there what it learns.
+    // A file, because a sentinel stores its state there.
     let config = dir.join("sentinel.conf");
     let lines = [
         format!("port {port}"),
@@ -225,8 +216,7 @@ async fn start_sentinel(
     Ok(Member { redis, client_port })
 }
 
-/// Where clients connect to a member that listens on `port`, and the arguments that let it, and
-/// what it connects to, speak TLS.
+/// Port for clients of a member that listens on `port`, and the arguments with which it uses TLS.
 fn secure(
     dir: &Path,
     port: u16,

@@ -29,7 +29,7 @@ pub(crate) async fn send_changed(
 pub(crate) const fn told(change: MfaChange) -> &'static str {
     match change {
         MfaChange::TotpAdded => {
-            "An authenticator app was added to your account. Sign-ins ask for its codes from now on."
+            "An authenticator app was added to your account. You need one of its codes when you sign in."
         }
         MfaChange::TotpRemoved => "The authenticator app was removed from your account.",
         MfaChange::PasskeyAdded => "A passkey was added to your account.",

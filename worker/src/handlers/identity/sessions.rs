@@ -38,7 +38,7 @@ pub(crate) async fn send_new_sign_in(
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
-    let address = if session.ip.is_empty() { "unknown address" } else { &session.ip };
+    let address = if session.ip.is_empty() { "unknown IP address" } else { &session.ip };
     let values = json!({
         "name": user.name,
         "device": described(&session.device),

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{app::App, templates::ALREADY_MEMBER};
 
 /// Invites a person who followed an invite link; an existing member is notified that they are one.
-/// People whom the tenant does not invite receive nothing, because somebody else may have entered
+/// People whom the tenant does not invite receive nothing, because someone else may have entered
 /// their email address.
 pub(crate) async fn invite_by_link(
     job: InviteByLink,

@@ -51,7 +51,7 @@ fn one(step: &str, contracts: bool) -> Vec<(String, bool)> {
 }
 
 #[test]
-fn what_is_the_same_is_left_alone() {
+fn equal_collections_are_not_changed() {
     assert_eq!(told(&DECLARED, &DECLARED), []);
     let bare = things(&[], &[]);
     assert_eq!(told(&bare, &bare), []);
@@ -67,7 +67,7 @@ fn a_missing_collection_is_created_in_two_commands() {
 }
 
 #[test]
-fn an_index_more_expands_and_one_that_removes_or_refuses_rows_contracts() {
+fn a_new_index_expands_unless_it_removes_or_rejects_rows() {
     let before = things(&[], &[]);
     assert_eq!(
         told(&before, &things(&[BY_AGE], &[])),
@@ -84,7 +84,7 @@ fn an_index_more_expands_and_one_that_removes_or_refuses_rows_contracts() {
 }
 
 #[test]
-fn an_index_less_contracts() {
+fn a_dropped_index_contracts() {
     let (before, after) = (things(&[BY_AGE, EXPIRY], &[]), things(&[EXPIRY], &[]));
     assert_eq!(told(&before, &after), one("drop index things_age of things", true));
 }
@@ -128,7 +128,7 @@ fn an_index_that_cannot_exist_beside_the_declared_one_is_replaced() {
 }
 
 #[test]
-fn a_validator_that_admits_more_expands_and_one_that_admits_less_contracts() {
+fn a_looser_validator_expands_and_a_stricter_one_contracts() {
     let strict = things(&[], &[("_id", STRING), ("left_at", DATE)]);
     let nullable = things(&[], &[("_id", STRING), ("left_at", DATE_OR_NULL)]);
     let (fewer, none) = (things(&[], &[("_id", STRING)]), things(&[], &[]));
@@ -144,7 +144,7 @@ fn a_validator_that_admits_more_expands_and_one_that_admits_less_contracts() {
 }
 
 #[test]
-fn a_validator_that_nobody_declared_or_that_is_switched_off_is_tightened() {
+fn a_foreign_or_disabled_validator_is_tightened() {
     let declared = things(&[], &[("_id", STRING)]);
     let mut foreign = found(&declared);
     foreign.options.insert("validator", doc! { "name": { "$exists": true } });

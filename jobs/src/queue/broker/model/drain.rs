@@ -1,5 +1,5 @@
-//! What is left when everything has been run, and crowds: several consumers that do what they like
-//! at once, each job of which must have come to an end afterwards.
+//! What remains after all jobs have run, and crowds: several consumers that act at the same time,
+//! after which every job must have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,17 +15,17 @@ use super::{
 };
 use crate::{queue::entry::Entry, unique::UniqueKey};
 
-/// Rounds that it may take to run all there is.
+/// Maximum number of rounds to run all jobs.
 const ROUNDS_MAX: usize = 100;
-/// More than any queue of a test holds.
+/// More jobs than any queue of a test has.
 const ALL: usize = 1_000;
-/// Who runs what is left.
+/// The consumer that runs the remaining jobs.
 const DRAINER: &str = "drainer";
-/// What may be there of a queue that has nothing to do.
+/// The keys that a queue without jobs may have.
 const KEPT: [&str; 6] =
     ["stream", "finished", "finished_before", "finished_since", "dead", "dead_bodies"];
 
-/// Runs everything there is; answers how often each job ended. Nothing but memories is left then.
+/// Runs all jobs. Returns how often each job ended. Only the keys in [`KEPT`] remain.
 pub(super) async fn drain(broker: &Broker, cast: &Cast) -> Checked<Vec<usize>> {
     let mut ended = vec![0; JOBS];
     for _ in 0..ROUNDS_MAX {
@@ -59,7 +59,7 @@ pub(super) async fn drain(broker: &Broker, cast: &Cast) -> Checked<Vec<usize>> {
     )))
 }
 
-/// All there is, checked.
+/// Everything that Redis stores, checked.
 async fn look(broker: &Broker, cast: &Cast) -> Checked<Snapshot> {
     let snapshot = Snapshot::take(broker, &cast.groups()).await.map_err(redis_failed)?;
     snapshot.check()?;
@@ -67,8 +67,9 @@ async fn look(broker: &Broker, cast: &Cast) -> Checked<Snapshot> {
 }
 
 fn belief(cast: &Cast, entry: &Entry) -> Checked<Belief> {
-    let what =
-        cast.what(entry).ok_or_else(|| TestCaseError::fail(format!("nobody's: {entry:?}")))?;
+    let what = cast
+        .what(entry)
+        .ok_or_else(|| TestCaseError::fail(format!("an unknown entry: {entry:?}")))?;
     Ok(Belief { entry: entry.id.clone(), what })
 }
 
@@ -83,13 +84,13 @@ async fn nothing_is_left(broker: &Broker) -> Checked {
     Ok(())
 }
 
-/// What one of a crowd, or all of it, brought about, by job.
+/// The results of one member of a crowd, or of all members, by job.
 #[derive(Debug, Default)]
 struct Tally {
     taken: BTreeMap<usize, usize>,
     replayed: BTreeMap<usize, usize>,
     ended: BTreeMap<usize, usize>,
-    /// Asked to stop: a job that is put back then ends there.
+    /// Asked to stop: such a job ends when it is put back.
     asked: BTreeMap<usize, usize>,
 }
 
@@ -97,19 +98,19 @@ fn add(tally: &mut BTreeMap<usize, usize>, job: usize, count: usize) {
     *tally.entry(job).or_default() += count;
 }
 
-/// One of a crowd.
+/// A member of a crowd.
 struct Member<'a> {
     broker: &'a Broker,
     cast: &'a Cast,
     number: usize,
-    /// Not settled yet by this one, and all there ever were.
+    /// Jobs that this member has not settled yet, and all that it ever received.
     in_hand: Vec<Belief>,
     ever: Vec<Belief>,
     poisons: usize,
     tally: Tally,
 }
 
-/// Lets a crowd do `ops` at once, then runs what is left.
+/// Lets a crowd apply `ops` at the same time, then runs the remaining jobs.
 pub(super) async fn crowd(mut broker: Broker, cast: Cast, ops: [Vec<Op>; 3]) -> Checked {
     super::limit(&mut broker, LIMIT);
     prop_assert!(broker.open(QUEUE).await.map_err(redis_failed)?);
@@ -136,7 +137,7 @@ pub(super) async fn crowd(mut broker: Broker, cast: Cast, ops: [Vec<Op>; 3]) -> 
         let ended = drained + sum(|tally| &tally.ended);
         prop_assert!(
             taken <= ended + asked,
-            "job {job} was taken {taken} times, ended {ended} and was asked to {asked}"
+            "job {job} was taken {taken} times, ended {ended} and was asked to stop {asked} times"
         );
         prop_assert!(
             ended <= taken + replayed,
@@ -194,7 +195,7 @@ impl Member<'_> {
                 let snapshot = look(self.broker, self.cast).await?;
                 let delayed = &snapshot.delayed[..snapshot.delayed.len().min(*due)];
                 let held: Vec<Bytes> = snapshot.held.into_iter().collect();
-                // Keys held for a time stay: others may be taking them at this moment.
+                // Keys with a time limit stay, because other members may be acquiring them now.
                 pass_time(self.broker, delayed, &BTreeMap::new(), &held).await?;
             }
             Op::Cancel { jobs } => {
@@ -210,7 +211,7 @@ impl Member<'_> {
                     add(&mut self.tally.replayed, *job, replayed);
                 }
             }
-            // For the whole queue: not in a crowd.
+            // Affects the whole queue, so crowds do not use it.
             Op::LoseStream { .. } | Op::LoseGroup | Op::SetLimit(_) | Op::Pause(_) => {}
         }
         Ok(())

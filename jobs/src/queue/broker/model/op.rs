@@ -1,4 +1,4 @@
-//! What may happen to a queue, and sequences of it.
+//! Operations on a queue, and random sequences of them.
 
 use std::{ops::Range, time::Duration};
 
@@ -7,29 +7,29 @@ use proptest::{collection::vec, prelude::*};
 use super::{CONSUMERS, JOBS, KEYS, TENANTS};
 use crate::{Window, queue::broker::HandIn};
 
-/// Operations in one sequence at most.
+/// Maximum number of operations in a sequence.
 const OPS_MAX: usize = 60;
-/// Jobs named in one call at most.
+/// Maximum number of jobs in one call.
 const CALL_MAX: usize = 4;
-/// How long a key of [`Window::For`] is held; no test lasts as long, time passes when it is told
-/// to.
+/// How long a key of [`Window::For`] is locked: longer than any test. Time passes only when a test
+/// says so.
 const HELD_FOR: Duration = Duration::from_hours(1);
 
-/// A job as it is from its staging on.
+/// A job as staged.
 #[derive(Debug, Clone)]
 pub(super) struct Spec {
-    /// Which tenant it is of; none for the platform's.
+    /// The number of its tenant; none for a job of the platform.
     pub(super) tenant: Option<usize>,
-    /// Which key it is unique by, and for how long.
+    /// The number of its unique key, with its window.
     pub(super) unique: Option<(usize, Window)>,
 }
 
-/// One of the jobs that a consumer was given.
+/// One of the jobs that a consumer received.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pick {
-    /// Of those that it still holds.
+    /// One of those that it still owns.
     Held(usize),
-    /// Of all it ever had: settled, handed back or taken over meanwhile.
+    /// One of all that it ever received, including those settled, handed back or taken over since.
     Any(usize),
 }
 
@@ -43,18 +43,18 @@ pub(super) enum Settlement {
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
-    /// Jobs by number, and whether each is for later.
+    /// Jobs by number, and whether each is delayed.
     Push {
         jobs: Vec<(usize, bool)>,
         how: HandIn,
     },
-    /// Bytes that nobody understands.
+    /// Bytes that cannot be parsed.
     Poison,
     Read {
         by: usize,
         count: usize,
     },
-    /// The worker lets go of what is unique until the job starts.
+    /// The worker releases a key that is unique until the job starts.
     Start {
         by: usize,
         pick: Pick,
@@ -68,12 +68,12 @@ pub(super) enum Op {
         by: usize,
         picks: Vec<Pick>,
     },
-    /// A holder falls silent, for a while at least, and its job is another's.
+    /// A consumer stops responding, at least for a while, and another one takes over its job.
     TakeOver {
         by: usize,
         pending: usize,
     },
-    /// So many delayed jobs are due, groups are looked at and keys held for a time are free.
+    /// This many delayed jobs are due, groups are checked, and keys with a time limit expire.
     TimePasses {
         due: usize,
     },
@@ -83,13 +83,13 @@ pub(super) enum Op {
     Replay {
         jobs: Vec<usize>,
     },
-    /// Someone deletes the stream; jobs may come in before a worker notices.
+    /// The stream is deleted; jobs may be enqueued before a worker notices.
     LoseStream {
         pushed: Vec<(usize, bool)>,
     },
-    /// Someone destroys the consumer group.
+    /// The consumer group is deleted.
     LoseGroup,
-    /// A configuration with another share for each tenant.
+    /// The configuration sets another limit per tenant.
     SetLimit(u32),
     Pause(bool),
 }
@@ -110,7 +110,7 @@ pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     vec(prop_oneof![10 => op(0..CONSUMERS), 1 => intervention()], 1..=OPS_MAX)
 }
 
-/// For one consumer among several at once: nothing that is for the whole queue.
+/// For one of several concurrent consumers: no operation that affects the whole queue.
 pub(super) fn ops_of(consumer: usize) -> impl Strategy<Value = Vec<Op>> {
     vec(op(consumer..consumer + 1), 1..=OPS_MAX)
 }

@@ -1,5 +1,4 @@
-//! The queue in Redis, driven beside the model: each operation is done to both, and what they
-//! answer is compared.
+//! A queue in Redis and its model: each operation is applied to both, and the results are compared.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,18 +28,18 @@ use crate::{
 
 pub(super) type Checked<T = ()> = Result<T, TestCaseError>;
 
-/// How far in the future delayed jobs are due; time passes when it is told to.
+/// How far in the future delayed jobs are due. Time passes only when a test says so.
 const LATER: Duration = Duration::from_hours(1);
-/// More than any queue of a test holds.
+/// More jobs than any queue of a test has.
 const ALL: usize = 1_000;
 
-/// Redis failing is no property of the queue.
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
+/// A failure of Redis is not a property of the queue.
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes a value")]
 pub(super) fn redis_failed(error: RedisError) -> TestCaseError {
     TestCaseError::fail(format!("Redis: {error}"))
 }
 
-/// The jobs of one case, as they were staged.
+/// The jobs of one case, as staged.
 pub(super) struct Cast {
     tenants: Vec<TenantId>,
     pub(super) envelopes: Vec<Envelope>,
@@ -94,7 +93,7 @@ impl Cast {
         format!("{}::{number}", <Probe as crate::Job>::KIND)
     }
 
-    /// What an entry is; poison tells its number.
+    /// What an entry contains; unparsable entries contain their number.
     pub(super) fn what(&self, entry: &Entry) -> Option<What> {
         match entry.job {
             Some(id) => self.envelopes.iter().position(|envelope| envelope.id == id).map(What::Job),
@@ -138,7 +137,7 @@ impl Cast {
     }
 }
 
-/// What poison begins with.
+/// Prefix of unparsable entries.
 const POISON: &str = "poison ";
 
 pub(super) fn consumer(number: usize) -> String {
@@ -151,8 +150,8 @@ pub(super) async fn add_poison(broker: &Broker, number: usize) -> Checked {
     command.query_async::<()>(&mut broker.connection()).await.map_err(redis_failed)
 }
 
-/// The first `due` of `delayed` are due, every group is to be looked at, and keys held for a time
-/// are free; then the queue is told to look.
+/// Makes the first `due` of `delayed` due, all groups due for a check, and expires keys with a time
+/// limit; then promotes what is due.
 pub(super) async fn pass_time(
     broker: &Broker,
     delayed: &[Bytes],
@@ -183,7 +182,7 @@ pub(super) struct Twins {
     pub(super) broker: Broker,
     pub(super) cast: Cast,
     pub(super) state: State,
-    /// What each consumer was ever given.
+    /// What each consumer ever received.
     beliefs: Vec<Vec<Belief>>,
     poisons: usize,
     paused: bool,
@@ -205,7 +204,7 @@ impl Twins {
         })
     }
 
-    /// Does `op` to both and compares all there is.
+    /// Applies `op` to both and compares everything.
     pub(super) async fn step(&mut self, op: &Op) -> Checked {
         self.act(op).await?;
         let snapshot =
@@ -281,7 +280,7 @@ impl Twins {
         prop_assert_eq!(entries.len(), count.min(self.state.ready()));
         for entry in entries {
             let Some(what) = self.cast.what(&entry) else {
-                return Err(TestCaseError::fail(format!("nobody's: {entry:?}")));
+                return Err(TestCaseError::fail(format!("an unknown entry: {entry:?}")));
             };
             prop_assert!(self.state.deliver(by, what), "{:?} is not the next of its tenant", what);
             self.beliefs[by].push(Belief { entry: entry.id, what });
@@ -316,7 +315,7 @@ impl Twins {
         let mut picked: Vec<Belief> =
             picks.iter().filter_map(|pick| self.picked(by, *pick)).collect();
         if !matches!(as_what, Settlement::Bury | Settlement::HandBack) {
-            // Nothing else becomes of bytes that nobody understands.
+            // Bytes that cannot be parsed can only be dead-lettered or handed back.
             picked.retain(|belief| matches!(belief.what, What::Job(_)));
         }
         if picked.is_empty() {
@@ -390,8 +389,8 @@ impl Twins {
         Ok(())
     }
 
-    /// Waits until no new entry can have the id of one that is there: a new stream counts from its
-    /// first millisecond on.
+    /// Waits until no new entry can get the id of an existing one: the ids of a new stream start at
+    /// the current millisecond.
     async fn outlive_entries(&self) -> Checked {
         let entries = self.beliefs.iter().flatten().map(|belief| &belief.entry);
         let last: u64 = entries
@@ -415,11 +414,11 @@ impl Twins {
             state.delayed.iter().map(|(job, again)| (cast.bytes(*job), *again)).collect();
         let packed =
             snapshot.bodies.iter().map(|(id, body)| (id.clone(), body[0] >= 128)).collect();
-        prop_assert_eq!(delayed, packed, "delayed, and whether the row is looked at");
+        prop_assert_eq!(delayed, packed, "delayed jobs, and whether the row is checked");
         let asked = state.asked.iter().map(|job| cast.bytes(*job)).collect();
-        prop_assert_eq!(&snapshot.cancelled, &asked, "asked to stop");
+        prop_assert_eq!(&snapshot.cancelled, &asked, "running jobs asked to stop");
         let finished = state.finished.iter().map(|job| cast.bytes(*job)).collect();
-        prop_assert_eq!(&snapshot.finished, &finished, "finished lately");
+        prop_assert_eq!(&snapshot.finished, &finished, "recently finished");
         let dead = state.dead.iter().map(|dead| match dead {
             Dead::Job(job) => cast.bytes(*job),
             Dead::Poison(entry) => entry.clone().into_bytes(),
@@ -465,7 +464,7 @@ impl Twins {
                 .map(|slot| slot.what)
                 .filter(|what| state.tenant(*what) == tenant)
                 .collect();
-            prop_assert_eq!(order, expected, "the order of tenant {:?}", tenant);
+            prop_assert_eq!(order, expected, "order of tenant {:?}", tenant);
         }
         let named = |by: fn(&super::state::Slot) -> Option<usize>| -> BTreeMap<EntryId, String> {
             state
@@ -474,8 +473,12 @@ impl Twins {
                 .filter_map(|slot| Some((slot.entry.clone()?, consumer(by(slot)?))))
                 .collect()
         };
-        prop_assert_eq!(&snapshot.pending, &named(|slot| slot.holder), "who holds what");
-        prop_assert_eq!(&snapshot.taken, &named(|slot| slot.taken_by), "who took over what");
+        prop_assert_eq!(&snapshot.pending, &named(|slot| slot.holder), "owners of entries");
+        prop_assert_eq!(
+            &snapshot.taken,
+            &named(|slot| slot.taken_by),
+            "owners of entries taken over"
+        );
         let again: BTreeMap<EntryId, bool> =
             snapshot.stream.iter().map(|entry| (entry.id.clone(), entry.again)).collect();
         let expected = state
@@ -483,7 +486,7 @@ impl Twins {
             .iter()
             .filter_map(|slot| Some((slot.entry.clone()?, slot.again)))
             .collect();
-        prop_assert_eq!(again, expected, "whose row is looked at");
+        prop_assert_eq!(again, expected, "jobs with a row to check");
         Ok(())
     }
 
@@ -499,14 +502,14 @@ impl Twins {
             let stuck = !list.is_empty()
                 && self.state.running(tenant) < self.state.limit as usize
                 && !self.state.room_unseen;
-            prop_assert!(!stuck, "tenant {} waits though it has room", tenant);
-            prop_assert_eq!(list, expected, "who waits of tenant {}", tenant);
+            prop_assert!(!stuck, "tenant {} waits although it has room", tenant);
+            prop_assert_eq!(list, expected, "waiting jobs of tenant {}", tenant);
         }
         Ok(())
     }
 }
 
-/// Settles all of `beliefs` in one call; answers how many were held.
+/// Settles all of `beliefs` in one call. Returns how many the consumer still owned.
 pub(super) async fn settle(
     broker: &Broker,
     cast: &Cast,

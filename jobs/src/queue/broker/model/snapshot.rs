@@ -1,5 +1,5 @@
-//! All that Redis holds of a queue, read at one moment, and what must be true of it whatever
-//! happened.
+//! Everything that Redis stores of a queue, read at one moment, and the invariants that always
+//! hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub(super) struct Listed {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) stream: Vec<Entry>,
-    /// Entry to consumer.
+    /// Consumer of each entry.
     pub(super) pending: BTreeMap<EntryId, String>,
     pub(super) jobs: BTreeMap<Bytes, Bytes>,
     pub(super) delayed: Vec<Bytes>,
@@ -38,11 +38,11 @@ pub(super) struct Snapshot {
     pub(super) dead: BTreeSet<Bytes>,
     pub(super) dead_bodies: BTreeMap<Bytes, Bytes>,
     pub(super) finished: BTreeSet<Bytes>,
-    /// By group, of those that were asked for.
+    /// The lists of the requested groups.
     pub(super) lists: BTreeMap<Bytes, Vec<Listed>>,
 }
 
-/// The name of one of the queue's keys.
+/// Name of one of the keys of the queue.
 pub(super) fn key(broker: &Broker, name: &str) -> Bytes {
     broker.key(QUEUE, name).into_bytes()
 }
@@ -103,13 +103,13 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// What is true of every queue at every moment.
+    /// Checks the invariants of every queue.
     pub(super) fn check(&self) -> Result<(), TestCaseError> {
         self.check_places()?;
         self.check_books()
     }
 
-    /// Every job is in exactly one place, and `jobs` says which.
+    /// Every job is in exactly one place, and `jobs` names that place.
     fn check_places(&self) -> Result<(), TestCaseError> {
         let mut places = BTreeMap::<Bytes, Vec<Bytes>>::new();
         for entry in &self.stream {
@@ -137,7 +137,7 @@ impl Snapshot {
         }
         prop_assert!(
             withdrawn.values().all(|left| *left == 0),
-            "withdrawn, but in no list: {withdrawn:?}"
+            "cancelled while waiting, but in no list: {withdrawn:?}"
         );
         let jobs: BTreeMap<Bytes, Vec<Bytes>> =
             self.jobs.iter().map(|(id, place)| (id.clone(), vec![place.clone()])).collect();
@@ -145,7 +145,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// What is kept beside the places agrees with them.
+    /// The other keys agree with the places.
     fn check_books(&self) -> Result<(), TestCaseError> {
         prop_assert_eq!(
             self.delayed.iter().collect::<BTreeSet<_>>(),
@@ -159,7 +159,7 @@ impl Snapshot {
         for entry in self.stream.iter().filter(|entry| !entry.group.bytes().is_empty()) {
             *groups.entry(entry.group.bytes().to_vec()).or_default() += 1;
         }
-        prop_assert_eq!(&groups, &self.groups, "the shares that are counted");
+        prop_assert_eq!(&groups, &self.groups, "jobs of each group in the stream");
         let waiting: BTreeSet<&Bytes> = self
             .lists
             .iter()
@@ -169,17 +169,17 @@ impl Snapshot {
         prop_assert_eq!(
             waiting,
             self.held.iter().collect::<BTreeSet<_>>(),
-            "the groups that are looked at"
+            "groups with a check scheduled"
         );
         let entries: BTreeSet<&EntryId> = self.stream.iter().map(|entry| &entry.id).collect();
         prop_assert!(
             self.taken.keys().all(|entry| entries.contains(entry)),
-            "taken over, but not there: {:?}",
+            "taken over, but missing: {:?}",
             self.taken
         );
         prop_assert!(
             self.pending.keys().all(|entry| entries.contains(entry)),
-            "held, but not there: {:?}",
+            "owned, but missing: {:?}",
             self.pending
         );
         let streamed: BTreeSet<Bytes> = self
@@ -189,7 +189,7 @@ impl Snapshot {
             .collect();
         prop_assert!(
             self.cancelled.is_subset(&streamed),
-            "asked to stop, but not there: {:?}",
+            "asked to stop, but missing: {:?}",
             self.cancelled
         );
         let timed: BTreeSet<String> = self
@@ -198,7 +198,10 @@ impl Snapshot {
             .filter(|(_, holder)| holder.len() > 16)
             .map(|(key, _)| key.clone())
             .collect();
-        prop_assert!(timed.is_subset(&self.unique_until), "held for ever: {timed:?}");
+        prop_assert!(
+            timed.is_subset(&self.unique_until),
+            "unique keys that never expire: {timed:?}"
+        );
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The model: a queue as plain data, and what each operation makes of it. It knows nothing of
-//! Redis; the ids of entries are told to it ([`State::learn`]).
+//! The model: a queue as plain data, and the effect of each operation on it. It does not know
+//! Redis; it learns the ids of entries from a snapshot ([`State::learn`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,7 +9,7 @@ use crate::{
     queue::broker::{Cancelled, EntryId, HandIn},
 };
 
-/// What an entry of the stream is.
+/// What an entry of the stream contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     Job(usize),
@@ -20,13 +20,13 @@ pub(super) enum What {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) what: What,
-    /// Whether its row is to be looked at before it runs.
+    /// Whether the outbox row must be checked before the job runs.
     pub(super) again: bool,
-    /// What Redis calls it, once that is known.
+    /// Its id in Redis, once known.
     pub(super) entry: Option<EntryId>,
-    /// Which consumer it was delivered to.
+    /// The consumer that it was delivered to.
     pub(super) holder: Option<usize>,
-    /// Which consumer took it over.
+    /// The consumer that took it over.
     pub(super) taken_by: Option<usize>,
     lost: bool,
 }
@@ -36,18 +36,18 @@ pub(super) struct Slot {
 pub(super) struct Waiting {
     pub(super) job: usize,
     pub(super) again: bool,
-    /// Cancelled there: passed over when its turn comes.
+    /// Cancelled while waiting: it is skipped when its turn comes.
     pub(super) withdrawn: bool,
 }
 
-/// A job that a consumer was given, as it remembers it.
+/// A job that a consumer received, as the consumer remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Belief {
     pub(super) entry: EntryId,
     pub(super) what: What,
 }
 
-/// What is remembered of a dead letter.
+/// What is kept of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Dead {
     Job(usize),
@@ -58,15 +58,15 @@ pub(super) enum Dead {
 pub(super) struct State {
     pub(super) specs: Vec<Spec>,
     pub(super) limit: u32,
-    /// The limit went up, or jobs were lost: groups have room and were not looked at since.
+    /// The limit was raised, or jobs were lost: groups have room and were not checked since.
     pub(super) room_unseen: bool,
     pub(super) stream: Vec<Slot>,
     pub(super) lists: BTreeMap<usize, VecDeque<Waiting>>,
-    /// By when they are due, each with whether its row is to be looked at.
+    /// By due time, each with whether its row must be checked.
     pub(super) delayed: Vec<(usize, bool)>,
-    /// Running jobs whose worker was asked to stop.
+    /// Running jobs whose worker was asked to stop them.
     pub(super) asked: BTreeSet<usize>,
-    /// Key to its owner, and whether it is held for a time.
+    /// The owner of each key, and whether the key has a time limit.
     pub(super) unique: BTreeMap<usize, (usize, bool)>,
     pub(super) finished: BTreeSet<usize>,
     pub(super) dead: BTreeSet<Dead>,
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// How many of a tenant's jobs are in the stream.
+    /// Number of a tenant's jobs in the stream.
     pub(super) fn running(&self, tenant: usize) -> usize {
         self.stream.iter().filter(|slot| self.tenant(slot.what) == Some(tenant)).count()
     }
@@ -108,7 +108,7 @@ impl State {
         self.lists.entry(tenant).or_default()
     }
 
-    /// In how many places the job is: never in more than one.
+    /// Number of places that contain the job: at most one.
     pub(super) fn places(&self, job: usize) -> usize {
         let streamed = self.stream.iter().filter(|slot| slot.what == What::Job(job)).count();
         let waiting = self
@@ -125,7 +125,7 @@ impl State {
         self.places(job) > 0
     }
 
-    /// The slot that `belief` is of, if `by` may settle it.
+    /// The slot of `belief`, if `by` may settle it.
     fn held(&self, by: usize, belief: &Belief) -> Option<usize> {
         let slot = self.stream.iter().position(|slot| {
             slot.entry.as_ref() == Some(&belief.entry) && slot.what == belief.what
@@ -158,7 +158,7 @@ impl State {
         }
     }
 
-    /// Lets in what waits for one of `tenants` and has room.
+    /// Moves waiting jobs of `tenants` into the stream, as far as there is room.
     fn let_in(&mut self, tenants: impl IntoIterator<Item = usize>) {
         for tenant in tenants {
             while self.has_room(tenant) {
@@ -172,7 +172,7 @@ impl State {
         }
     }
 
-    /// Lets go of what the job is unique by until it ends.
+    /// Releases a key that is unique until the job ends.
     fn release(&mut self, job: usize) {
         if let Some((key, Window::UntilStarted | Window::UntilFinished)) = self.specs[job].unique
             && self.unique.get(&key).is_some_and(|(owner, _)| *owner == job)
@@ -186,7 +186,7 @@ impl State {
         self.release(job);
     }
 
-    /// Takes the key of a job, unless another holds it.
+    /// Acquires the key of a job, unless another job has it.
     fn take_unique(&mut self, job: usize) -> bool {
         let Some((key, window)) = self.specs[job].unique else { return true };
         if let Some((owner, timed)) = self.unique.get(&key)
@@ -199,7 +199,7 @@ impl State {
         true
     }
 
-    /// Answers how many were taken, and which were dropped as not unique.
+    /// Returns how many jobs were accepted, and which were dropped as duplicates.
     pub(super) fn push(&mut self, jobs: &[(usize, bool)], how: HandIn) -> (usize, Vec<usize>) {
         let (mut taken, mut dropped, mut touched) = (0, Vec::new(), BTreeSet::new());
         for (job, later) in jobs.iter().copied() {
@@ -229,8 +229,8 @@ impl State {
         self.enter(What::Poison(number), false);
     }
 
-    /// `what` was delivered to `by`; answers whether it is what it had to be: the first of its
-    /// tenant that nobody has.
+    /// `what` was delivered to `by`. Returns whether that was correct: it must be the first of its
+    /// tenant's jobs that no consumer has.
     pub(super) fn deliver(&mut self, by: usize, what: What) -> bool {
         let tenant = self.tenant(what);
         let first = self
@@ -256,7 +256,7 @@ impl State {
         }
     }
 
-    /// Answers how many were held.
+    /// Returns how many the consumer still owned.
     pub(super) fn settle(&mut self, by: usize, beliefs: &[Belief], as_what: Settlement) -> usize {
         let (mut count, mut touched) = (0, BTreeSet::new());
         for belief in beliefs {
@@ -277,7 +277,7 @@ impl State {
         count
     }
 
-    /// Tells whether it left the stream.
+    /// Returns whether the entry left the stream.
     fn settle_one(&mut self, slot: Slot, as_what: Settlement) -> bool {
         match (slot.what, as_what) {
             (What::Job(job), Settlement::Delay | Settlement::HandBack)
@@ -302,7 +302,7 @@ impl State {
         true
     }
 
-    /// Answers whether `by` still holds it, and whether its job is to be cancelled.
+    /// Returns whether `by` still owns it, and whether its job is to be cancelled.
     pub(super) fn renew(&mut self, by: usize, belief: &Belief) -> (bool, bool) {
         let Some(slot) = self.held(by, belief).filter(|slot| self.stream[*slot].holder.is_some())
         else {
@@ -312,7 +312,7 @@ impl State {
         (true, matches!(belief.what, What::Job(job) if self.asked.contains(&job)))
     }
 
-    /// One of the entries that some consumer holds.
+    /// One of the entries owned by any consumer.
     pub(super) fn pending(&self, number: usize) -> Option<EntryId> {
         let pending: Vec<&Slot> = self.stream.iter().filter(|slot| slot.holder.is_some()).collect();
         pending.get(number % pending.len().max(1)).and_then(|slot| slot.entry.clone())
@@ -324,7 +324,7 @@ impl State {
         }
     }
 
-    /// The first `due` delayed jobs are due, and every group is looked at.
+    /// The first `due` delayed jobs are due, and every group is checked.
     pub(super) fn time_passes(&mut self, due: usize) {
         for (job, again) in self.delayed.drain(..due).collect::<Vec<_>>() {
             self.admit(job, again);
@@ -369,7 +369,7 @@ impl State {
         Cancelled::TakenOut
     }
 
-    /// Answers how many were dead.
+    /// Returns how many were dead.
     pub(super) fn replay(&mut self, jobs: &[usize]) -> usize {
         let (mut count, mut touched) = (0, BTreeSet::new());
         for job in jobs.iter().copied() {
@@ -386,14 +386,15 @@ impl State {
         count
     }
 
-    /// The stream is gone, and `pushed` come in before that is noticed.
+    /// The stream is deleted, and `pushed` jobs are enqueued before that is noticed.
     pub(super) fn lose_stream(&mut self, pushed: &[(usize, bool)]) {
         self.stream.iter_mut().for_each(|slot| slot.lost = true);
         self.push(pushed, HandIn::Staged);
         let jobs_lost =
             self.stream.iter().any(|slot| slot.lost && matches!(slot.what, What::Job(_)));
         self.stream.retain(|slot| !slot.lost);
-        // What waited behind the lost has room now, and is let in at the next look.
+        // Jobs that waited behind the lost ones have room now, and enter the stream at the next
+        // check.
         self.room_unseen = true;
         self.lose_group();
         if jobs_lost {
@@ -401,12 +402,12 @@ impl State {
         }
     }
 
-    /// Nobody holds anything, and everything is delivered anew.
+    /// No consumer owns anything, and everything is delivered again.
     pub(super) fn lose_group(&mut self) {
         for slot in &mut self.stream {
             (slot.holder, slot.taken_by) = (None, None);
         }
-        // More entries than places: all is counted anew.
+        // More entries than places: everything is counted again.
         if self.stream.iter().any(|slot| matches!(slot.what, What::Poison(_))) {
             self.forget_what_is_nowhere();
         }
@@ -419,8 +420,8 @@ impl State {
         self.unique.retain(|_, (owner, timed)| *timed || live.contains(owner));
     }
 
-    /// Takes over what Redis calls the entries, in the order of each tenant; answers false when
-    /// those that were known have other names now.
+    /// Learns the ids that Redis gave to the entries, in the order of each tenant. Returns false if
+    /// known ids have changed.
     pub(super) fn learn(&mut self, entries: &[(EntryId, What)]) -> bool {
         entries.iter().all(|(entry, what)| {
             let Some(slot) = self.stream.iter_mut().find(|slot| slot.what == *what) else {
