@@ -137,6 +137,7 @@ impl Results {
             DRAINS.into_iter().filter_map(|measure| rate(measure, who)).max_by(f64::total_cmp)
         };
         let ratio = |who| Some(drained(Ours)? / drained(who)?);
+        let beside = |measure, who| Some(rate(measure, Ours)? / rate(measure, who)?);
         let deep = || Some(rate(Measure::Backlog1m, Ours)? / rate(Measure::Drain50, Ours)?);
         let latency = |measure| self.of(measure, testkit::contest::P50_MS, Ours);
         let flooded = || Some(latency(Measure::LatencyFlood)? / latency(Measure::Latency)?);
@@ -149,7 +150,13 @@ impl Results {
                 ratio(ApalisRedis),
                 1.0,
             ),
-            at_least("drain ≥ 0.65 × the raw stream", ratio(Raw), 0.65),
+            at_least("drain ≥ 0.75 × the raw stream", ratio(Raw), 0.75),
+            at_least("single pushes ≥ 1 × apalis-redis", beside(Measure::Push, ApalisRedis), 1.0),
+            at_least(
+                "drain of a backlog of 1 000 ≥ 1 × apalis-redis",
+                beside(Measure::Backlog1k, ApalisRedis),
+                1.0,
+            ),
             at_most(
                 "start latency when idle, p99 ≤ 5 ms",
                 self.of(Measure::Latency, testkit::contest::P99_MS, Ours),
