@@ -25,6 +25,9 @@ use crate::{
 };
 
 const JSON: &str = "application/json";
+/// The longest that an unoptimised build takes to reject a request, on a busy machine. Work that
+/// grows faster than its input takes seconds.
+const QUICK: Duration = Duration::from_millis(300);
 const POSTS: &[&str] = &[
     "/api/auth/register",
     "/api/auth/verify-email",
@@ -259,7 +262,7 @@ async fn quickest(mut ask: impl AsyncFnMut() -> Answer) -> (Duration, Answer) {
 fn expect_refused_quickly(what: &str, (took, answer): (Duration, Answer)) {
     let told: String = answer.body.chars().take(300).collect();
     assert!(answer.status.is_client_error(), "{what}: {} {told}", answer.status);
-    assert!(took < Duration::from_millis(100), "{what} took {took:?}: {told}");
+    assert!(took < QUICK, "{what} took {took:?}: {told}");
     assert!(
         answer.body.len() < 20_000,
         "{what} is answered with {} bytes: {told}",
@@ -364,7 +367,7 @@ async fn expensive_queries_are_rejected_quickly() {
             world.client.get_as(&token, &format!("/api/tenant/users?q={wanted}")).await
         })
         .await;
-        assert!(found.0 < Duration::from_millis(100), "{found:?}");
+        assert!(found.0 < QUICK, "{found:?}");
         assert_eq!(found.1.expect(StatusCode::OK).json()["items"], json!([]));
     }
 }
