@@ -18,6 +18,11 @@ use crate::id::{Id, Prefix};
 
 const ID_BYTES: usize = 16;
 const MAC_BYTES: usize = 32;
+/// Characters of a token's text: four for every three bytes, without a remainder.
+const TEXT_CHARS: usize = (ID_BYTES + MAC_BYTES) / 3 * 4;
+/// Ends the text of a token in a link, if that would end in punctuation otherwise: mail programs
+/// leave that out when they make text a link.
+const LINK_END: char = '0';
 
 /// The secret part of a mailed link. Its `Debug` output is redacted.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +43,7 @@ impl LinkToken {
 
     /// The id for which `text` was issued; none if it was not issued with this key.
     pub fn redeem<P: Prefix>(key: &MasterKey, text: &str) -> Option<Id<P>> {
+        let text = if text.len() > TEXT_CHARS { text.strip_suffix(LINK_END)? } else { text };
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (id, mac) = bytes.split_at_checked(ID_BYTES)?;
         let expected: [u8; MAC_BYTES] = key.mac(&purpose::<P>(), id);
@@ -45,9 +51,16 @@ impl LinkToken {
         Uuid::from_slice(id).ok().map(Id::from_uuid)
     }
 
-    /// The text for the link.
+    /// The text.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The text for the end of a link, which is always a letter or a digit.
+    pub fn link_text(&self) -> String {
+        let is_punctuated = self.0.ends_with(|c: char| !c.is_ascii_alphanumeric());
+        let end = is_punctuated.then_some(LINK_END);
+        self.0.chars().chain(end).collect()
     }
 
     /// The hash to store.
@@ -87,6 +100,24 @@ mod tests {
         let token = LinkToken::issue(&key(), id);
         assert_eq!(LinkToken::redeem(&key(), token.expose()), Some(id));
         assert_eq!(LinkToken::issue(&key(), id), token);
+    }
+
+    #[test]
+    fn links_end_in_a_letter_or_a_digit_whatever_the_token() {
+        let mut punctuated = 0;
+        for _ in 0..500 {
+            let id = RegistrationId::from_uuid(Uuid::now_v7());
+            let token = LinkToken::issue(&key(), id);
+            let link = token.link_text();
+            assert!(link.ends_with(|c: char| c.is_ascii_alphanumeric()), "{link}");
+            for text in [token.expose(), &link] {
+                assert_eq!(LinkToken::redeem(&key(), text), Some(id), "{text}");
+            }
+            let longer = format!("{}00", token.expose());
+            assert_eq!(LinkToken::redeem::<crate::id::Registration>(&key(), &longer), None);
+            punctuated += usize::from(link.len() > TEXT_CHARS);
+        }
+        assert!(punctuated > 0, "no token ended in punctuation");
     }
 
     #[test]

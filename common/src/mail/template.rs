@@ -1,6 +1,10 @@
 //! Mail templates: a subject, a text part and an HTML part.
 
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use std::fmt::Write;
+
+use minijinja::{
+    AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value, value::Serde,
+};
 use serde::Serialize;
 
 /// Name by which HTML parts extend the layout.
@@ -75,15 +79,36 @@ impl Template {
         environment.set_auto_escape_callback(|part| {
             if part == HTML_PART || part == LAYOUT { AutoEscape::Html } else { AutoEscape::None }
         });
+        environment.set_formatter(write_value);
         let part_error = |source| TemplateError { name: self.name, source };
         environment.add_template(LAYOUT, self.layout).map_err(part_error)?;
-        let rendered = environment.render_named_str(
-            part,
-            source,
-            minijinja::value::Value::from(minijinja::value::Serde(values)),
-        );
+        let rendered = environment.render_named_str(part, source, Value::from(Serde(values)));
         rendered.map_err(part_error)
     }
+}
+
+/// Writes a value, with what HTML needs escaped in HTML parts. The default also escapes `/`, and
+/// programs that rewrite the links of a mail do not find their hosts then.
+fn write_value(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), minijinja::Error> {
+    if *state.auto_escape() != AutoEscape::Html || value.is_safe() {
+        write!(out, "{value}")?;
+        return Ok(());
+    }
+    for character in value.to_string().chars() {
+        match character {
+            '&' => out.write_str("&amp;")?,
+            '<' => out.write_str("&lt;")?,
+            '>' => out.write_str("&gt;")?,
+            '"' => out.write_str("&quot;")?,
+            '\'' => out.write_str("&#39;")?,
+            other => out.write_char(other)?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -103,6 +128,21 @@ mod tests {
         assert_eq!(rendered.subject, "Hi <b>&Co");
         assert_eq!(rendered.text, "Hello <b>&Co");
         assert_eq!(rendered.html, "<main><p>Hello &lt;b&gt;&amp;Co</p></main>");
+    }
+
+    #[test]
+    fn links_in_html_are_written_as_they_are() {
+        let template = Template {
+            html: "{% extends 'layout.html' %}{% block body %}<a href=\"{{ name }}\">{% endblock %}",
+            ..TEMPLATE
+        };
+        let link = "https://app.example.com:8443/verify-email?token=a-b_0";
+        let rendered = template.render(&serde_json::json!({ "name": link })).unwrap();
+        assert_eq!(rendered.html, format!("<main><a href=\"{link}\"></main>"));
+        let attack = "\"><script>alert('&')</script>";
+        let rendered = template.render(&serde_json::json!({ "name": attack })).unwrap();
+        let escaped = "&quot;&gt;&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;";
+        assert_eq!(rendered.html, format!("<main><a href=\"{escaped}\"></main>"));
     }
 
     #[test]

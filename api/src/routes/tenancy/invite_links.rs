@@ -72,7 +72,7 @@ impl LinkView {
             Grant::of(app.store(), caller.scope(), link.role),
             link.grant(app.store())
         )?;
-        let url = || format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).expose());
+        let url = || format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).link_text());
         Ok(Self {
             status: if vouched.is_some() { "good" } else { "void" },
             url: caller.grant.reaches(&given).then(url),
@@ -129,7 +129,7 @@ pub(crate) async fn create(
         ttl: members.invite_link_ttl,
         max: members.invite_links_max,
     };
-    let link = access.caller.commit(&app, &create).await?;
+    let link = access.commit(&app, &create).await?;
     let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
     Ok((StatusCode::CREATED, Answer(LinkView::new(&app, &access.caller, link, &roles).await?))
         .into_response())
@@ -167,7 +167,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     PathId(link): PathId<InviteLinkId>,
 ) -> Result<StatusCode, Problem> {
-    access.caller.commit(&app, &DeleteInviteLink { actor: access.caller.actor(), link }).await?;
+    access.commit(&app, &DeleteInviteLink { actor: access.caller.actor(), link }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn send_link(
     let values = json!({
         "name": user.name,
         "email": change.new.email,
-        "link": format!("{}/change-email?token={}", app.settings.public_url, change.link_token(&app.key, job.side).expose()),
+        "link": format!("{}/change-email?token={}", app.settings.public_url, change.link_token(&app.key, job.side).link_text()),
         "hours": app.auth.email_change_ttl.as_secs() / 3600,
     });
     app.send(running.id, to, &user.name, template, &values).await

@@ -42,7 +42,7 @@ pub(crate) async fn send_reset(
     }
     let values = json!({
         "name": user.name,
-        "link": format!("{}/reset-password?token={}", app.settings.public_url, reset.link_token(&app.key).expose()),
+        "link": format!("{}/reset-password?token={}", app.settings.public_url, reset.link_token(&app.key).link_text()),
         "minutes": ttl.as_secs() / 60,
     });
     app.send(running.id, &user.email, &user.name, &PASSWORD_RESET, &values).await?;

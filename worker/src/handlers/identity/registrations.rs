@@ -72,7 +72,7 @@ async fn mail(
         let values = json!({
             "name": registration.name,
             "tenant": registration.tenant_name,
-            "link": format!("{}/verify-email?token={}", app.settings.public_url, token.expose()),
+            "link": format!("{}/verify-email?token={}", app.settings.public_url, token.link_text()),
             "contested": Registration::is_contested(&app.store, &registration.email).await?,
             "hours": app.auth.verification_ttl.as_secs() / 3600,
         });

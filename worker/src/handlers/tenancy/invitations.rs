@@ -73,7 +73,7 @@ async fn mail(
         "inviter": inviter.name,
         "tenant": tenant.name,
         "role": given.name,
-        "link": format!("{}/invitations/accept?token={}", app.settings.public_url, invitation.link_token(&app.key).expose()),
+        "link": format!("{}/invitations/accept?token={}", app.settings.public_url, invitation.link_token(&app.key).link_text()),
         // Rounding up would promise too much time, and zero hours would read like "never".
         "hours": (left.as_secs() / 3600).max(1),
     });
