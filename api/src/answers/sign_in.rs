@@ -113,7 +113,7 @@ pub(crate) fn signed_in(
     };
     let mut response = Json(view).into_response();
     if let Some((TokenDelivery::Cookie, token)) = &refresh {
-        let cookie = refresh_cookie::set(session, token, app.clock().now());
+        let cookie = refresh_cookie::set(app, session, token);
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(response)
@@ -127,8 +127,10 @@ fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
 }
 
 /// The response to ending one's own session: the browser deletes its cookie.
-pub(crate) fn signed_out() -> Response {
-    (StatusCode::NO_CONTENT, [(header::SET_COOKIE, refresh_cookie::clear())]).into_response()
+pub(crate) fn signed_out(app: &App) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    refresh_cookie::clear(app, &mut response);
+    response
 }
 
 /// The lifetime of a session that begins now.

@@ -8,9 +8,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use common::{
-    clock::between,
     crypto::{MasterKey, PresentedToken},
-    db::{Change, DbError, TenantScope, Txn},
+    db::{Change, DbError, Store, TenantScope, Txn},
     id::SessionId,
 };
 use jobs::{Job, Queue, stage};
@@ -20,7 +19,10 @@ use crate::{
     activity::{Action, Entry},
     people::sessions::Session,
     queues,
-    tenancy::tenants::{Tenant, TenantStatus},
+    tenancy::{
+        memberships::Membership,
+        tenants::{Tenant, TenantStatus},
+    },
 };
 
 /// Exchanges a refresh token. If it was used twice, its user is notified.
@@ -33,6 +35,39 @@ pub struct RefreshSession<'a> {
     pub grace: Duration,
     /// IP address of the client.
     pub address: Option<IpAddr>,
+}
+
+/// The token to refresh with among those that a browser sent, without using any up: the live one,
+/// of several sessions the one last used, and otherwise one whose use shows that it was stolen or is
+/// over. None if there is no token, or if live ones belong to different users.
+pub async fn choose(
+    store: &Store,
+    key: &MasterKey,
+    grace: Duration,
+    tokens: &[PresentedToken],
+) -> Result<Option<PresentedToken>, DbError> {
+    if let [] | [_] = tokens {
+        return Ok(tokens.first().copied());
+    }
+    let now = store.clock().now();
+    let (mut live, mut superseded) = (Vec::new(), None);
+    for token in tokens {
+        let Some(session) = Session::live(store, token.session).await? else { continue };
+        let issued = session.refresh.as_ref().filter(|refresh| refresh.has_issued(key, token));
+        match issued.map(|refresh| refresh.is_usable(token.generation, now, grace)) {
+            Some(true) => live.push((session, *token)),
+            Some(false) => superseded = Some(*token),
+            None => {}
+        }
+    }
+    if live.iter().any(|(session, _)| session.user_id != live[0].0.user_id) {
+        return Ok(None);
+    }
+    let latest = live
+        .into_iter()
+        .max_by_key(|(session, token)| (session.last_seen_at, session.id, token.generation));
+    let live = latest.map(|(_, token)| token);
+    Ok(live.or(superseded).or_else(|| tokens.first().copied()))
 }
 
 /// Result of presenting a refresh token.
@@ -82,11 +117,8 @@ impl Change for RefreshSession<'_> {
         let refresh =
             session.refresh.as_ref().filter(|refresh| refresh.has_issued(self.key, &self.token));
         let refresh = refresh.ok_or(RefreshError::Invalid)?;
-        let is_good = self.token.generation == refresh.generation;
-        let in_grace = refresh
-            .superseded_at(self.token.generation)
-            .is_some_and(|at| between(at, now) <= self.grace);
-        if !is_good && !in_grace {
+        let is_current = self.token.generation == refresh.generation;
+        if !refresh.is_usable(self.token.generation, now, self.grace) {
             Session::revoke(txn, session.id).await?;
             Entry::new(Action::SessionReuseDetected, session.id)
                 .by(session.user_id)
@@ -97,13 +129,16 @@ impl Change for RefreshSession<'_> {
         }
         // Before it is superseded, so that the token still works from an allowed IP address, or
         // once the tenant is active again.
-        if !tenant.security.ip_allowlist.admits(self.address) {
+        let scope = TenantScope::of_row(&session);
+        let membership = Membership::within(txn, scope, session.user_id).await?;
+        let membership = membership.ok_or(RefreshError::Invalid)?;
+        if !tenant.security.admits(membership.role, self.address) {
             return Err(RefreshError::IpNotAllowed);
         }
         if tenant.status != TenantStatus::Active {
             return Err(RefreshError::TenantSuspended);
         }
-        if is_good {
+        if is_current {
             return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
         }
         if self.token.generation + 1 == refresh.generation {

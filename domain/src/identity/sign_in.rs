@@ -262,7 +262,7 @@ fn choose(
 ) -> Result<&Belonging, SignInError> {
     let mut active = in_use(belongings, wanted)?.into_iter();
     active
-        .find(|belonging| belonging.tenant.security.ip_allowlist.admits(address))
+        .find(|belonging| belonging.tenant.security.admits(belonging.role, address))
         .ok_or(SignInError::IpNotAllowed)
 }
 
@@ -358,7 +358,7 @@ impl Change for SwitchTenant {
         if tenant.status != TenantStatus::Active {
             return Err(SignInError::TenantSuspended);
         }
-        if !tenant.security.ip_allowlist.admits(self.address) {
+        if !tenant.security.admits(membership.role, self.address) {
             return Err(SignInError::IpNotAllowed);
         }
         let now = txn.clock().now();

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use common::{
-    clock::{Clock, later, millis_of},
+    clock::{Clock, between, later, millis_of},
     config::PURGE_AFTER_MAX,
     crypto::{MasterKey, PresentedToken, RefreshToken},
     db::{
@@ -135,8 +135,20 @@ impl Refreshing {
         (1..=self.generation).contains(&token.generation) && token.is_genuine(key, &self.salt.bytes)
     }
 
+    /// Whether the token of a generation is the current one, or was superseded within `grace`.
+    pub(crate) fn is_usable(&self, generation: i64, now: DateTime, grace: Duration) -> bool {
+        generation == self.generation
+            || self.superseded_by(generation).is_some_and(|at| between(at, now) <= grace)
+    }
+
+    /// The latest time at which the token of a generation can have been superseded. Only the times of
+    /// the last few are remembered; earlier ones were superseded before the oldest of those.
+    fn superseded_by(&self, generation: i64) -> Option<DateTime> {
+        self.superseded_at(generation).or_else(|| self.superseded_at.first().copied())
+    }
+
     /// When the token of a generation was superseded, if that is still remembered.
-    pub fn superseded_at(&self, generation: i64) -> Option<DateTime> {
+    fn superseded_at(&self, generation: i64) -> Option<DateTime> {
         let back = usize::try_from(self.generation.checked_sub(generation)?).ok()?;
         self.superseded_at.get(self.superseded_at.len().checked_sub(back)?).copied()
     }
@@ -265,14 +277,18 @@ impl Session {
             .await
     }
 
-    /// Inherits the time of authentication of `other`, and does not outlive it.
+    /// Inherits the time of authentication of `other`, and its limits where they are stricter.
     pub(crate) async fn follow(self, txn: &mut Txn, other: &Self) -> Result<Self, DbError> {
         let (authenticated_at, expires_at) =
             (Some(other.authenticated_at()), self.expires_at.min(other.expires_at));
-        let update =
-            doc! { "$set": { "authenticated_at": authenticated_at, "expires_at": expires_at } };
+        let idle_ms = [self.idle_ms, other.idle_ms].into_iter().flatten().min();
+        let update = doc! { "$set": {
+            "authenticated_at": authenticated_at,
+            "expires_at": expires_at,
+            "idle_ms": idle_ms,
+        } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await?;
-        Ok(Self { authenticated_at, expires_at, ..self })
+        Ok(Self { authenticated_at, idle_ms, expires_at, ..self })
     }
 
     /// Records that its user has just authenticated; none if it was ended.
@@ -379,6 +395,9 @@ mod tests {
             [superseded(6), superseded(0), superseded(i64::MIN), superseded(i64::MAX)],
             [None; 4]
         );
+        let by = |generation| refresh.superseded_by(generation).map(DateTime::timestamp_millis);
+        assert_eq!([by(4), by(3), by(2), by(1)], [Some(40), Some(30), Some(30), Some(30)]);
+        assert_eq!(refreshing(5, &[]).superseded_by(1), None);
     }
 
     #[test]

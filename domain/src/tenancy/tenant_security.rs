@@ -25,7 +25,11 @@ use utoipa::{
 use crate::{
     activity::{Action, Entry, Property},
     people::{sessions::Session, users::User},
-    tenancy::{actor::Actor, roles::Permission, tenants::Tenant},
+    tenancy::{
+        actor::Actor,
+        roles::{Permission, Role, RoleRef},
+        tenants::Tenant,
+    },
 };
 
 /// Maximum number of email domains.
@@ -268,6 +272,12 @@ impl Security {
     #[must_use]
     pub fn limit(&self, session: Session) -> Session {
         session.limited(self.session_absolute(), self.session_idle())
+    }
+
+    /// Whether a member with this role may sign in from this IP address. Owners may from anywhere, so
+    /// that nobody can lock them out; there, all but the security rules stays closed to them.
+    pub fn admits(&self, role: RoleRef, address: Option<IpAddr>) -> bool {
+        role == Role::Owner.into() || self.ip_allowlist.admits(address)
     }
 
     /// The stored form.

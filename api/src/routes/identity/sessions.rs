@@ -17,7 +17,7 @@ use domain::{
     access::throttle::TooMany,
     identity::{
         mfa::challenges::Purpose,
-        refresh::{RefreshError, RefreshSession, Refreshed},
+        refresh::{self, RefreshError, RefreshSession, Refreshed},
         sign_in::{Attempt, SignInError, SignedIn, SwitchTenant},
         sign_out::{EndSession, SignOut, SignOutAll},
     },
@@ -169,18 +169,18 @@ pub(crate) async fn refresh(
     if by_cookie {
         refuse_other_sites(&app, &headers)?;
     }
-    let token = body.refresh_token.or_else(|| refresh_cookie::sent(&headers));
-    let token = token.as_deref().and_then(PresentedToken::read);
-    let resumed = match token {
-        Some(token) => resume(&app, token, &client).await,
-        None => Err(RefreshError::Invalid.into()),
+    let tokens = match body.refresh_token {
+        Some(text) => PresentedToken::read(&text).into_iter().collect(),
+        None => refresh_cookie::sent(&headers),
     };
-    match resumed {
+    let token = refresh::choose(app.store(), &app.key, app.auth.refresh_grace, &tokens).await?;
+    let Some(token) = token else { return Err(RefreshError::Invalid.into()) };
+    match resume(&app, token, &client).await {
         Ok(someone) => signed_in(&app, &someone, Some(body.token_delivery.unwrap_or(came_by))),
         // Not after a race or an outage: then the cookie remains valid.
         Err(problem) if by_cookie && problem.status() == StatusCode::UNAUTHORIZED => {
             let mut response = problem.into_response();
-            response.headers_mut().append(header::SET_COOKIE, refresh_cookie::clear());
+            refresh_cookie::clear(&app, &mut response);
             Ok(response)
         }
         Err(problem) => Err(problem),
@@ -233,7 +233,7 @@ pub(crate) async fn logout(
 ) -> Result<Response, Problem> {
     let (session, user, scope) = (caller.session.id, caller.user.id, caller.scope());
     app.jobs.commit(&caller.origin(), &SignOut { session, user, scope }).await?;
-    Ok(signed_out())
+    Ok(signed_out(&app))
 }
 
 /// Sign out everywhere
@@ -249,7 +249,7 @@ pub(crate) async fn logout_all(
 ) -> Result<Response, Problem> {
     let (user, scope) = (caller.user.id, caller.scope());
     app.jobs.commit(&caller.origin(), &SignOutAll { user, scope, kept: None }).await?;
-    Ok(signed_out())
+    Ok(signed_out(&app))
 }
 
 #[derive(ToSchema)]

@@ -150,7 +150,7 @@ pub(crate) async fn update(
     let is_owner = is_owner(&app, &access.caller, user).await?;
     recent_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
     let change = ChangeRole { actor, user, role: body.role, cooldown: app.auth.resend_cooldown };
-    let given = access.caller.commit(&app, &change).await?;
+    let given = access.commit(&app, &change).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
 }
 
@@ -168,7 +168,7 @@ pub(crate) async fn remove(
     PathId(user): PathId<UserId>,
 ) -> Result<StatusCode, Problem> {
     recent_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
-    access.caller.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
+    access.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -186,7 +186,7 @@ pub(crate) async fn remove(
 pub(crate) async fn leave(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
     recent_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
     caller.commit(&app, &LeaveTenant { scope: caller.scope(), user: caller.user.id }).await?;
-    Ok(signed_out())
+    Ok(signed_out(&app))
 }
 
 async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Problem> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use common::db::PlatformScope;
+use common::{db::PlatformScope, id::SessionId};
 use domain::people::sessions::Session;
 use jobs::outbox::OutboxRow;
 use mongodb::bson::{DateTime, doc};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header::HeaderValue};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, PASSWORD, World, eventually};
@@ -43,6 +43,15 @@ async fn session(world: &World) -> Session {
 /// Moves the past of the session back by this time.
 async fn age(world: &World, by: Duration) {
     let session = session(world).await;
+    age_session(world, session, by).await;
+}
+
+async fn age_of(world: &World, session: &Value, by: Duration) {
+    let id: SessionId = session.as_str().unwrap().parse().unwrap();
+    age_session(world, Session::by_id(&world.store, id).await.unwrap().unwrap(), by).await;
+}
+
+async fn age_session(world: &World, session: Session, by: Duration) {
     let before = |at: DateTime| {
         DateTime::from_millis(at.timestamp_millis() - i64::try_from(by.as_millis()).unwrap())
     };
@@ -378,4 +387,105 @@ async fn a_session_switches_only_to_tenants_of_its_user() {
         .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
     let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
     assert_eq!(next["tenant"]["id"], switch["tenant_id"], "refreshing stays there");
+}
+
+fn cookie(login: &Value) -> String {
+    format!("refresh_token={}", login["refresh_token"].as_str().unwrap())
+}
+
+async fn refresh_by(world: &World, cookies: &[u8]) -> Answer {
+    let cookies = HeaderValue::from_bytes(cookies).unwrap();
+    Answer::of(world.client.request(Method::POST, REFRESH).header("cookie", cookies)).await
+}
+
+#[tokio::test]
+async fn a_cookie_of_another_application_does_not_hide_ours() {
+    let (world, login) = account(&[]).await;
+    for neighbour in ["utm=Undersøgelse".as_bytes(), b"bad=\xff\xfe", b"=;;,\"", b"refresh_token"]
+    {
+        let cookies = [neighbour, b"; ", cookie(&login).as_bytes()].concat();
+        let answer = refresh_by(&world, &cookies).await;
+        answer.expect(StatusCode::OK);
+        let cookies = [cookie(&login).as_bytes(), b";", neighbour].concat();
+        refresh_by(&world, &cookies).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn of_several_cookies_the_live_one_is_used_whatever_their_order() {
+    let (world, old) = account(&[]).await;
+    let login = refresh(&world.client, &old["refresh_token"]).await.expect(StatusCode::OK).json();
+    let over = login_with_body_token(&world).await;
+    world
+        .client
+        .post_as(over["access_token"].as_str().unwrap(), "/api/auth/logout")
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    age_of(&world, &login["session"]["id"], Duration::from_secs(31)).await;
+    let planted = format!("refresh_token=rt_{}", "A".repeat(75));
+    let mut live = login;
+    for _ in 0..2 {
+        for stale in [&cookie(&old), &cookie(&over), &planted, "refresh_token=nonsense"] {
+            for cookies in
+                [format!("{stale}; {}", cookie(&live)), format!("{}; {stale}", cookie(&live))]
+            {
+                let answer = refresh_by(&world, cookies.as_bytes()).await.expect(StatusCode::OK);
+                let set = answer.header("set-cookie").to_owned();
+                let token = set.split(';').next().unwrap().strip_prefix("refresh_token=").unwrap();
+                live = json!({ "refresh_token": token });
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn live_cookies_of_different_accounts_are_rejected_and_kept() {
+    let (world, ada) = account(&[]).await;
+    world.make_account("eve@example.com").await;
+    let body =
+        json!({ "email": "eve@example.com", "password": PASSWORD, "token_delivery": "body" });
+    let eve = world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK).json();
+    let both = format!("{}; {}", cookie(&ada), cookie(&eve));
+    let rejected = refresh_by(&world, both.as_bytes()).await;
+    let rejected = rejected.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    assert_eq!(rejected.header("set-cookie"), "");
+    for login in [&ada, &eve] {
+        refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_cookie_of_ours_clears_none() {
+    let world = World::new().await;
+    let rejected = refresh_by(&world, b"theme=dark").await;
+    let rejected = rejected.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    assert_eq!(rejected.header("set-cookie"), "");
+}
+
+#[tokio::test]
+async fn on_https_the_cookie_is_secure_by_name_and_the_old_name_is_read() {
+    let (world, login) = account(&[("TENANTRY__APP__PUBLIC_URL", "https://app.example.com")]).await;
+    let next = refresh_by(&world, cookie(&login).as_bytes()).await.expect(StatusCode::OK);
+    let set = next.header("set-cookie").to_owned();
+    assert!(set.starts_with("__Secure-refresh_token=rt_"), "{set}");
+    let both = format!("{}; {}", cookie(&login), set.split(';').next().unwrap());
+    refresh_by(&world, both.as_bytes()).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_client_that_refreshes_often_within_the_grace_is_not_taken_for_a_thief() {
+    let (world, login) = account(&[]).await;
+    let mut token = login["refresh_token"].clone();
+    for _ in 0..12 {
+        token = refresh(&world.client, &token).await.expect(StatusCode::OK).json()["refresh_token"]
+            .clone();
+    }
+    refresh(&world.client, &login["refresh_token"])
+        .await
+        .expect_problem(StatusCode::CONFLICT, "refresh_raced");
+    refresh(&world.client, &token).await.expect(StatusCode::OK);
+    age(&world, Duration::from_secs(31)).await;
+    refresh(&world.client, &login["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "token_reused");
 }
