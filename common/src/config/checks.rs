@@ -1,7 +1,8 @@
 //! Checks that need more than one value, or more context than the type of a value.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use mongodb::options::ConnectionString;
 use secrecy::ExposeSecret;
 
@@ -21,6 +22,15 @@ const CRASHES_MIN: u32 = 3;
 /// The longest database name that MongoDB allows.
 const DATABASE_BYTES_MAX: usize = 63;
 
+/// Whether all bytes of a key are the same, such as zero: it was not created at random.
+fn is_uniform(key: &[u8]) -> bool {
+    key.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 impl Config {
     /// Production requires real secrets and rejects defaults meant for development.
     fn check_production(&self, r: &mut Reader) {
@@ -28,6 +38,18 @@ impl Config {
             r.mistake(
                 "auth.master_key",
                 "is required in production; create one with `openssl rand -base64 32`",
+            );
+        }
+        if STANDARD.decode(self.auth.master_key.expose_secret()).is_ok_and(|key| is_uniform(&key)) {
+            r.mistake(
+                "auth.master_key",
+                "must be random; create one with `openssl rand -base64 32`",
+            );
+        }
+        if self.smtp.tls == SmtpTls::None && !is_loopback(&self.smtp.host) {
+            r.mistake(
+                "smtp.tls",
+                "must be `starttls` or `tls` in production, unless smtp.host is this machine: mails contain links that give access to accounts",
             );
         }
         if !self.app.public_url.starts_with("https://") {

@@ -38,6 +38,31 @@ fn production_requires_secrets_and_https() {
 }
 
 #[test]
+fn production_rejects_a_key_that_is_not_random_and_unencrypted_mail_to_another_machine() {
+    let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let random = "3q2+7wBHsQ2Wm0Yq8l5h1dXz6uKp9c4TfVbNnRjEgLk=";
+    let production = |key, host, tls| {
+        let given = sources(&[
+            ("TENANTRY__AUTH__MASTER_KEY", key),
+            ("TENANTRY__APP__PUBLIC_URL", "https://app.example.com"),
+            ("TENANTRY__MONGODB__URI", "mongodb://db"),
+            ("TENANTRY__REDIS__URL", "redis://cache"),
+            ("TENANTRY__SMTP__HOST", host),
+            ("TENANTRY__SMTP__TLS", tls),
+        ]);
+        let mistakes = Config::load(given).err().map(|mistakes| mistakes.0).unwrap_or_default();
+        mistakes.into_iter().map(|mistake| mistake.key).collect::<Vec<_>>()
+    };
+    assert_eq!(production(random, "mail.example.com", "starttls"), [""; 0]);
+    for local in ["localhost", "127.0.0.1", "::1"] {
+        assert_eq!(production(random, local, "none"), [""; 0], "{local}");
+    }
+    assert_eq!(production(random, "mail.example.com", "none"), ["smtp.tls"]);
+    assert_eq!(production(random, "10.0.0.7", "none"), ["smtp.tls"]);
+    assert_eq!(production(zero, "localhost", "none"), ["auth.master_key"]);
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let keys = mistaken_keys(&[
         ("TENANTRY__API__LISTEN", "nowhere"),
