@@ -16,9 +16,9 @@ use domain::{
     identity::{mfa::Owner, sign_in::SignInError, signing_keys::AccessClaims},
     people::{sessions::Session, users::User},
     tenancy::{
-        actor::{Acting, Actor},
+        actor::{Acted, Acting, Actor},
         memberships::Membership,
-        roles::Grant,
+        roles::{Grant, Permission},
         tenants::{Tenant, TenantStatus},
     },
 };
@@ -84,10 +84,31 @@ impl Caller {
     where
         Problem: From<C::Error>,
     {
-        let acting =
-            Acting { session: self.session.id, user: self.user.id, tenant: self.tenant.id, change };
-        let done = app.jobs.commit(&self.origin(), &acting).await?;
-        done.ok_or_else(|| Problem::unauthenticated(true))
+        self.commit_with(app, None, change).await
+    }
+
+    /// As [`Caller::commit`], if their role still includes `permission`.
+    pub(super) async fn commit_with<C: Change>(
+        &self,
+        app: &App,
+        permission: Option<Permission>,
+        change: &C,
+    ) -> Result<C::Output, Problem>
+    where
+        Problem: From<C::Error>,
+    {
+        let acting = Acting {
+            session: self.session.id,
+            user: self.user.id,
+            tenant: self.tenant.id,
+            needs: permission.map(|permission| (permission, self.scope())),
+            change,
+        };
+        match app.jobs.commit(&self.origin(), &acting).await? {
+            Acted::Done(output) => Ok(output),
+            Acted::SignedOut => Err(Problem::unauthenticated(true)),
+            Acted::Forbidden(permission) => Err(Problem::forbidden(permission)),
+        }
     }
 }
 

@@ -16,7 +16,8 @@ pub(crate) use client::{Client, Peer};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{
-    Access, Need, Open, Perhaps, Recent, Requires, RolesWrite, SecurityWrite, Stated, TenantRead,
-    TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent, recent_for_owner,
+    Access, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesWrite, SecurityWrite,
+    Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
+    recent_for_owner,
 };
 pub(crate) use query::{Filter, PageQuery};

@@ -10,7 +10,7 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use common::clock::between;
+use common::{clock::between, db::Change};
 use domain::{
     people::sessions::Session,
     tenancy::roles::{Permission, Role},
@@ -191,6 +191,21 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
     }
 }
 
+impl<P: Needed> Requires<P> {
+    /// Commits a change on their behalf, if they are still signed in and their role still includes
+    /// the permission.
+    pub(crate) async fn commit<C: Change>(
+        &self,
+        app: &App,
+        change: &C,
+    ) -> Result<C::Output, Problem>
+    where
+        Problem: From<C::Error>,
+    {
+        self.caller.commit_with(app, Some(P::PERMISSION), change).await
+    }
+}
+
 /// Admits the callers that `A` admits if they authenticated recently, by signing in or by `POST
 /// /api/auth/reauthenticate`. For changes that a stolen session must not be enough for (OWASP ASVS
 /// 7.5.1).
@@ -218,6 +233,40 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
         let caller = Caller::from_request_parts(parts, app).await?;
         let admitted = A::from_request_parts(parts, app).await?;
         if is_recent(&caller.session, app) { Ok(Self(admitted)) } else { Err(NotRecent.into()) }
+    }
+}
+
+/// Admits the callers that `A` admits, and owners of the tenant from any IP address: nobody can lock
+/// them out of its security settings.
+pub(crate) struct OwnerFromAnywhere<A>(pub(crate) A);
+
+impl<A: Argument> Argument for OwnerFromAnywhere<A> {
+    fn refusals() -> Vec<Code> {
+        A::refusals()
+    }
+
+    fn parameters() -> Vec<Parameter> {
+        A::parameters()
+    }
+}
+
+impl<A: Access> Access for OwnerFromAnywhere<A> {
+    const NEED: Need = A::NEED;
+    const RECENT: bool = A::RECENT;
+}
+
+impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<App>
+    for OwnerFromAnywhere<A>
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let FromAnywhere(caller) = FromAnywhere::from_request_parts(parts, app).await?;
+        if caller.membership.role == Role::Owner.into() {
+            // `A` finds the caller there and does not check the IP address again.
+            parts.extensions.insert(caller);
+        }
+        A::from_request_parts(parts, app).await.map(Self)
     }
 }
 

@@ -19,9 +19,9 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, BODY_BYTES_MAX, Caller, FromAnywhere, Open, Perhaps, Recent, Requires, RolesWrite,
-        SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead,
-        UsersWrite, query,
+        Access, BODY_BYTES_MAX, Caller, FromAnywhere, Open, OwnerFromAnywhere, Perhaps, Recent,
+        Requires, RolesWrite, SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete,
+        UsersInvite, UsersRead, UsersWrite, query,
     },
     middleware::{headers, limits, observe},
     openapi,
@@ -91,7 +91,7 @@ fn with_database() -> OpenApiRouter<App> {
         route!(identity::sessions::list, Caller),
         route!(identity::sessions::end, Caller),
         route!(identity::sessions::me, Caller),
-        route!(identity::reauthentication::reauthenticate, Caller),
+        route!(identity::reauthentication::reauthenticate, OwnerFromAnywhere<Caller>),
         route!(identity::mfa::verify, Open),
         route!(identity::mfa::list, Caller),
         route!(identity::mfa::enroll_totp, Recent<Caller>),
@@ -137,8 +137,11 @@ fn with_database() -> OpenApiRouter<App> {
         route!(tenancy::tenant_domains::remove, Requires<SecurityWrite>),
         route!(tenancy::tenant_domains::joinable, Caller),
         route!(tenancy::tenant_domains::join, Caller),
-        route!(tenancy::tenant_security::see, Requires<SecurityWrite>),
-        route!(tenancy::tenant_security::change, Recent<Requires<SecurityWrite>>),
+        route!(tenancy::tenant_security::see, OwnerFromAnywhere<Requires<SecurityWrite>>),
+        route!(
+            tenancy::tenant_security::change,
+            OwnerFromAnywhere<Recent<Requires<SecurityWrite>>>
+        ),
     ])
 }
 

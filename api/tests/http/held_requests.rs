@@ -1,6 +1,7 @@
 //! Requests that were accepted while their caller was signed in, and completed after the sign-out.
 //! They must have no effect.
 
+use domain::tenancy::roles::Role;
 use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
     let world = World::spawned(&[]).await;
     let people = People::of(&world).await;
     let ada = people.founder("ada@example.com").await;
-    let bob = people.join(&ada, "bob@example.com", domain::tenancy::roles::Role::Member).await;
+    let bob = people.join(&ada, "bob@example.com", Role::Member).await;
     let rules =
         world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
     let member = format!("/api/tenant/users/{}", bob.user);
@@ -99,9 +100,62 @@ async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
         let (status, answer) = held.finish().await;
         assert_eq!(status, 401, "{request:?}: {answer}");
     }
-    assert_eq!(people.role(&bob).await, Some(domain::tenancy::roles::Role::Member.into()));
+    assert_eq!(people.role(&bob).await, Some(Role::Member.into()));
     assert_eq!(world.count::<domain::tenancy::invitations::Invitation>().await, 0);
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+}
+
+/// The body of a request may take seconds, in which the caller's role changes.
+#[tokio::test]
+async fn held_requests_of_a_demoted_admin_are_forbidden() {
+    let world = World::spawned(&[]).await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
+    let carl = people.join(&ada, "carl@example.com", Role::Viewer).await;
+    let rules =
+        world.client.get_as(&ada.token, "/api/tenant/security").await.expect(StatusCode::OK).json();
+    let member = format!("/api/tenant/users/{}", carl.user);
+    let requests = [
+        ("POST", "/api/tenant/roles", json!({ "name": "A role", "permissions": [] })),
+        (
+            "POST",
+            "/api/tenant/users/invite",
+            json!({ "email": "eve@example.com", "role": "viewer" }),
+        ),
+        ("PUT", "/api/tenant/security", rules),
+        ("PUT", member.as_str(), json!({ "role": "member" })),
+        (
+            "POST",
+            "/api/tenant/invitations/bulk",
+            json!({ "invitations": [{ "email": "eve@example.com", "role": "viewer" }] }),
+        ),
+        (
+            "POST",
+            "/api/tenant/invite-links",
+            json!({ "role": "viewer", "domains": ["example.com"] }),
+        ),
+        ("POST", "/api/tenant/domains", json!({ "domain": "example.com" })),
+    ];
+    let held = join_all(
+        requests
+            .iter()
+            .map(|(method, path, body)| Held::begin(&world, method, path, &bob.token, body)),
+    )
+    .await;
+    in_work(&world, requests.len()).await;
+    let bobs = format!("/api/tenant/users/{}", bob.user);
+    world
+        .client
+        .put_as(&ada.token, &bobs, &json!({ "role": "viewer" }))
+        .await
+        .expect(StatusCode::OK);
+    for (held, request) in held.into_iter().zip(requests) {
+        let (status, answer) = held.finish().await;
+        assert_eq!(status, 403, "{request:?}: {answer}");
+    }
+    assert_eq!(people.role(&carl).await, Some(Role::Viewer.into()));
+    assert_eq!(world.count::<domain::tenancy::invitations::Invitation>().await, 0);
 }
 
 /// A session that began with the password alone must not get around the second factor that its

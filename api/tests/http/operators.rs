@@ -322,6 +322,7 @@ async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
     let (_second_api, second) = world.another_api().await;
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    let bob = people.join(&eve, "bob@example.com", Role::Admin).await;
     let elsewhere = json!({ "ip_allowlist": ["192.0.2.0/24"], "password_min_length": 12 });
     let update =
         doc! { "$set": { "security": mongodb::bson::serialize_to_bson(&elsewhere).unwrap() } };
@@ -339,7 +340,7 @@ async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
             client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::FORBIDDEN).await;
         refused.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
     }
-    world.login(ADA, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    world.login(&bob.email, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
 
     let allow = async |tenant: &str| {
         world
@@ -361,10 +362,7 @@ async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
         crate::tenancy::tenant_security::rules(&json!({ "password_min_length": 12 })),
         "the other rules stay"
     );
-    world
-        .login("eve@example.com", PASSWORD)
-        .await
-        .expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
+    world.login(&bob.email, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "ip_not_allowed");
 
     assert_eq!(
         printed(&allow(&ada.tenant.to_string()).await),

@@ -11,7 +11,7 @@ use crate::{
     people::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
-        roles::{Grant, Permissions, Role},
+        roles::{Grant, Permission, Permissions, Role},
     },
 };
 
@@ -57,11 +57,12 @@ impl Actor {
     }
 }
 
-/// A change made in a session; its output is none if the session is over.
+/// A change made in a session by a member who needs a permission for it.
 ///
 /// A request is authorised when it arrives, but its body may take seconds more, during which the
-/// user may sign out, be disabled, or set up a second factor. So the change also writes the
-/// session's row, as ending the session does, and the database orders the two.
+/// user may sign out, be disabled, or get another role. So the change also writes the session's row,
+/// as ending the session does, which makes the database order the two, and the permission is read
+/// again.
 #[derive(Debug)]
 pub struct Acting<'a, C> {
     pub session: SessionId,
@@ -69,18 +70,37 @@ pub struct Acting<'a, C> {
     pub user: UserId,
     /// The tenant they are working in.
     pub tenant: TenantId,
+    /// The permission and the rows that it is about, if the change requires one.
+    pub needs: Option<(Permission, TenantScope)>,
     /// The change to make.
     pub change: &'a C,
 }
 
+/// Result of a change made in a session.
+#[derive(Debug)]
+pub enum Acted<T> {
+    /// It was made.
+    Done(T),
+    /// The session is over.
+    SignedOut,
+    /// The user's role no longer includes the permission.
+    Forbidden(Permission),
+}
+
 impl<C: Change> Change for Acting<'_, C> {
-    type Output = Option<C::Output>;
+    type Output = Acted<C::Output>;
     type Error = C::Error;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<Option<C::Output>, C::Error> {
+    async fn apply(&self, txn: &mut Txn) -> Result<Acted<C::Output>, C::Error> {
         if Session::act(txn, self.session, self.user, self.tenant).await?.is_none() {
-            return Ok(None);
+            return Ok(Acted::SignedOut);
         }
-        self.change.apply(txn).await.map(Some)
+        if let Some((permission, scope)) = self.needs {
+            let actor = Actor { scope, principal: self.user.into() };
+            if !actor.grant(txn).await?.may(permission) {
+                return Ok(Acted::Forbidden(permission));
+            }
+        }
+        self.change.apply(txn).await.map(Acted::Done)
     }
 }

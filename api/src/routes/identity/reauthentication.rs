@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use crate::{
     answers::sign_in::{SignedInView, signed_in},
-    extract::{Caller, Client, Fields, FromFields, Json},
+    extract::{Caller, Client, Fields, FromFields, Json, OwnerFromAnywhere},
     problem::{Code, NoPasskeys, Problem, Refusals},
     second_factors,
     state::App,
@@ -59,7 +59,7 @@ impl FromFields for Proof {
     )
 )]
 pub(crate) async fn reauthenticate(
-    caller: Caller,
+    OwnerFromAnywhere(caller): OwnerFromAnywhere<Caller>,
     State(app): State<App>,
     client: Client,
     Json(body): Json<Proof>,

@@ -139,7 +139,7 @@ pub(crate) async fn invite(
         role,
         conditions: conditions(&app),
     };
-    let invitation = access.caller.commit(&app, &invite).await?;
+    let invitation = access.commit(&app, &invite).await?;
     Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
 }
 
@@ -177,10 +177,7 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     PathId(invitation): PathId<InvitationId>,
 ) -> Result<StatusCode, Problem> {
-    access
-        .caller
-        .commit(&app, &CancelInvitation { actor: access.caller.actor(), invitation })
-        .await?;
+    access.commit(&app, &CancelInvitation { actor: access.caller.actor(), invitation }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -205,7 +202,6 @@ pub(crate) async fn resend(
     let _counted =
         Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
     let invitation = access
-        .caller
         .commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) })
         .await?;
     Ok(Answer(Sent::new(&app, invitation, &access).await?))
@@ -315,7 +311,6 @@ pub(crate) async fn invite_list(
         body.invitations.iter().any(|line| line.role == Role::Owner.as_str()),
     )?;
     let list = access
-        .caller
         .commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations })
         .await?;
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())

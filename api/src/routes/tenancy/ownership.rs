@@ -107,7 +107,7 @@ pub(crate) async fn offer(
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };
-    let offered = access.caller.commit(&app, &offer).await?;
+    let offered = access.commit(&app, &offer).await?;
     Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
 }
 

@@ -106,7 +106,7 @@ pub(crate) async fn create(
         permissions,
         max: app.members.custom_roles_max,
     };
-    let role = access.caller.commit(&app, &create).await?;
+    let role = access.commit(&app, &create).await?;
     etag::tagged(StatusCode::CREATED, &RoleView::from(role))
 }
 
@@ -162,7 +162,7 @@ pub(crate) async fn update(
         permissions,
         unchanged: &unchanged,
     };
-    etag::tagged(StatusCode::OK, &RoleView::from(access.caller.commit(&app, &update).await?))
+    etag::tagged(StatusCode::OK, &RoleView::from(access.commit(&app, &update).await?))
 }
 
 /// Delete a role
@@ -177,10 +177,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     PathId(role): PathId<RoleRef>,
 ) -> Result<StatusCode, Problem> {
-    access
-        .caller
-        .commit(&app, &DeleteRole { actor: access.caller.actor(), role: own(role)? })
-        .await?;
+    access.commit(&app, &DeleteRole { actor: access.caller.actor(), role: own(role)? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

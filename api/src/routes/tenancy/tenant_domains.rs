@@ -140,7 +140,7 @@ pub(crate) async fn add(
         domain: body.domain,
         max: app.members.domains_max,
     };
-    let domain = access.caller.commit(&app, &add).await?;
+    let domain = access.commit(&app, &add).await?;
     Ok((StatusCode::CREATED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
@@ -167,7 +167,7 @@ pub(crate) async fn verify(
         .ok_or(DomainError::NotFound)?;
     let _counted =
         Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
-    app.jobs.commit(&access.caller.origin(), &CheckDomains::of([&domain])).await?;
+    access.commit(&app, &CheckDomains::of([&domain])).await?;
     Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
 }
 
@@ -201,7 +201,7 @@ pub(crate) async fn update(
     Json(body): Json<AutoInviteBody>,
 ) -> Result<Answer<DomainView>, Problem> {
     let set = SetAutoInvite { actor: access.caller.actor(), domain, role: body.auto_invite_role };
-    let domain = access.caller.commit(&app, &set).await?;
+    let domain = access.commit(&app, &set).await?;
     Ok(Answer(DomainView::new(&app, domain)))
 }
 
@@ -218,7 +218,7 @@ pub(crate) async fn remove(
     State(app): State<App>,
     PathId(domain): PathId<TenantDomainId>,
 ) -> Result<StatusCode, Problem> {
-    access.caller.commit(&app, &RemoveDomain { actor: access.caller.actor(), domain }).await?;
+    access.commit(&app, &RemoveDomain { actor: access.caller.actor(), domain }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 
 use crate::{
     answers::etag::{self, IfMatch, IfNoneMatch},
-    extract::{Client, Fields, FromFields, Json, Recent, Requires, SecurityWrite},
+    extract::{
+        Client, Fields, FromFields, Json, OwnerFromAnywhere, Recent, Requires, SecurityWrite,
+    },
     problem::{Problem, Refusals},
     state::App,
 };
@@ -88,7 +90,7 @@ impl FromFields for Security {
     )
 )]
 pub(crate) async fn see(
-    access: Requires<SecurityWrite>,
+    OwnerFromAnywhere(access): OwnerFromAnywhere<Requires<SecurityWrite>>,
     if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
     if_none_match.answer(&SecurityView::from(access.caller.tenant.security.clone()))
@@ -107,7 +109,7 @@ pub(crate) async fn see(
     )
 )]
 pub(crate) async fn change(
-    Recent(access): Recent<Requires<SecurityWrite>>,
+    OwnerFromAnywhere(Recent(access)): OwnerFromAnywhere<Recent<Requires<SecurityWrite>>>,
     State(app): State<App>,
     client: Client,
     if_match: IfMatch,
@@ -120,5 +122,5 @@ pub(crate) async fn change(
         security,
         unchanged: &unchanged,
     };
-    etag::tagged(StatusCode::OK, &SecurityView::from(access.caller.commit(&app, &change).await?))
+    etag::tagged(StatusCode::OK, &SecurityView::from(access.commit(&app, &change).await?))
 }

@@ -690,4 +690,8 @@ async fn a_session_from_an_invitation_keeps_authentication_time_and_expiry() {
     for time in ["authenticated_at", "expires_at"] {
         assert_eq!(after["session"][time], me["session"][time], "{time}");
     }
+    let user = me["user"]["id"].as_str().unwrap().parse().unwrap();
+    let sessions = domain::tenancy::tenant_security::sessions_of(&world.store, user).await.unwrap();
+    let idle: Vec<Option<i64>> = sessions.iter().map(|session| session.idle_ms).collect();
+    assert_eq!(idle, [Some(2 * 60 * 60 * 1_000); 2], "not that of a remembered session");
 }

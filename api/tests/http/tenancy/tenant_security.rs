@@ -493,6 +493,47 @@ async fn every_process_allows_access_only_from_the_tenants_ip_addresses() {
     }
 }
 
+/// An administrator who allows only their own IP address does not lock out the owner.
+#[tokio::test]
+async fn owners_reach_the_security_settings_from_any_ip_address_and_nothing_else() {
+    let world = World::with(PROXIED).await;
+    let (ada, bob) = signed_in(&world).await;
+    world
+        .store
+        .records::<Membership>(PlatformScope)
+        .update(doc! { "user_id": user(&bob) }, doc! { "$set": { "role": "admin" } })
+        .await
+        .unwrap();
+    world.announce(common::revocations::Revoked::Tenant(ada.tenant)).await;
+    let put = from(&world.client, INSIDE, Method::PUT, SECURITY).bearer_auth(&ada.token);
+    Answer::of(put.json(&rules(&json!({ "ip_allowlist": ["192.0.2.0/24"] }))))
+        .await
+        .expect(StatusCode::OK);
+
+    let login = json!({ "email": ada.email, "password": PASSWORD, "token_delivery": "body" });
+    let owner = post_from(&world, OUTSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK);
+    let refresh = json!({ "refresh_token": owner.json()["refresh_token"] });
+    let owner =
+        post_from(&world, OUTSIDE, "/api/auth/refresh", &refresh).await.expect(StatusCode::OK);
+    let owner = owner.json();
+    let as_owner =
+        |method, path| from(&world.client, OUTSIDE, method, path).bearer_auth(token(&owner));
+    for path in [ME, "/api/tenant/users"] {
+        expect_elsewhere(Answer::of(as_owner(Method::GET, path)).await);
+    }
+    expect_elsewhere(get_from(&world.client, OUTSIDE, token(&bob)).await);
+    let admin = from(&world.client, OUTSIDE, Method::GET, SECURITY).bearer_auth(token(&bob));
+    expect_elsewhere(Answer::of(admin).await);
+
+    let seen = Answer::of(as_owner(Method::GET, SECURITY)).await.expect(StatusCode::OK).json();
+    assert_eq!(seen["ip_allowlist"], json!(["192.0.2.0/24"]));
+    let proof = as_owner(Method::POST, "/api/auth/reauthenticate");
+    Answer::of(proof.json(&json!({ "password": PASSWORD }))).await.expect(StatusCode::OK);
+    let put = as_owner(Method::PUT, SECURITY).json(&rules(&json!({})));
+    Answer::of(put).await.expect(StatusCode::OK);
+    Answer::of(as_owner(Method::GET, ME)).await.expect(StatusCode::OK);
+}
+
 #[tokio::test]
 async fn without_a_trusted_proxy_forwarded_ip_addresses_are_ignored() {
     let (world, ada) = founded().await;
