@@ -51,8 +51,8 @@ impl Route {
             let rejects_query = path.starts_with(API) && !reads_query;
             openapi::describe::<A, Args, H>(item, &id, rejects_query);
             if rejects_query {
-                handler =
-                    handler.layer(from_fn(|request, next| query::reject(A::NEED, request, next)));
+                handler = handler
+                    .route_layer(from_fn(|request, next| query::reject(A::NEED, request, next)));
             }
         }
         Self((schemas, paths, handler))

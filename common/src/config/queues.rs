@@ -240,12 +240,14 @@ mod tests {
         let mistakes = queues(&[
             ("TENANTRY__QUEUES__REPORT__RATE", "1/s"),
             ("TENANTRY__QUEUES__REPORTS__PRIORITY", "256"),
+            ("TENANTRY__QUEUES__REPORTS__CONCURRENCY", "0"),
             ("TENANTRY__QUEUES__REPORTS__TENANT_RATE", "fast"),
         ])
         .unwrap_err();
         for mistake in [
             "queues.report.rate: is not a known key",
             "queues.reports.priority: must be a whole number from 1 to 255",
+            "queues.reports.concurrency: must be a whole number from 1 to 10000",
             "queues.reports.tenant_rate: must be a whole number from 1 to 1000000 per second",
         ] {
             assert!(mistakes.contains(mistake), "{mistake} is missing from {mistakes}");

@@ -428,15 +428,19 @@ impl Reader {
     where
         T::Err: fmt::Display,
     {
-        let given = self.sources.values.get(&*key.name).map(|text| text.parse::<T>());
+        self.parsed_by(key, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    fn parsed_by<T>(&mut self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        let given = self.sources.values.get(&*key.name).map(|text| parse(text));
         let parsed = match given {
             Some(Ok(value)) => value,
             other => {
                 if let Some(Err(problem)) = other {
-                    self.mistake(&key.name, &problem.to_string());
+                    self.mistake(&key.name, &problem);
                 }
-                let parsed = key.default.parse::<T>().map_err(|error| error.to_string());
-                parsed.unwrap_or_else(|error| panic!("the default of {} parses: {error}", key.name))
+                parse(&key.default)
+                    .unwrap_or_else(|error| panic!("the default of {} parses: {error}", key.name))
             }
         };
         self.keys.push(key);
@@ -474,19 +478,19 @@ impl Reader {
     }
 
     /// A whole number from 1 to `max`.
-    pub(super) fn count_up_to<T: TryFrom<u64> + PartialOrd>(
+    pub(super) fn count_up_to<T: TryFrom<u64>>(
         &mut self,
         max: u64,
         name: impl Into<Text>,
         default: impl Into<Text>,
         meaning: impl Into<Text>,
     ) -> T {
-        let name = name.into();
-        let number = self.count(name.clone(), default, meaning);
-        if T::try_from(max).is_ok_and(|max| number > max) {
-            self.mistake(&name, &format!("must be a whole number from 1 to {max}"));
-        }
-        number
+        let parse = |text: &str| {
+            let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+            let fitting = number.and_then(|number| T::try_from(number).ok());
+            fitting.ok_or_else(|| format!("must be a whole number from 1 to {max}"))
+        };
+        self.parsed_by(Key::new(name, default, meaning, false), parse)
     }
 
     /// A secret, which is never printed.

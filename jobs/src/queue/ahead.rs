@@ -90,11 +90,17 @@ impl Next {
         }
     }
 
-    /// Removes and returns all waiting jobs except the first `kept`.
-    pub(super) fn all_but(&mut self, kept: usize) -> Vec<Delivery> {
+    /// Whether more than `kept` jobs have arrived.
+    pub(super) fn has_more_than(&mut self, kept: usize) -> bool {
         self.kept.extend(std::iter::from_fn(|| self.jobs.try_recv().ok()));
-        let gone = self.kept.split_off(kept.min(self.kept.len()));
-        gone.into_iter().inspect(|_| self.gone()).collect()
+        self.kept.len() > kept
+    }
+
+    /// Removes and returns the first job beyond the first `kept`.
+    pub(super) fn beyond(&mut self, kept: usize) -> Option<Delivery> {
+        let gone = self.kept.remove(kept)?;
+        self.gone();
+        Some(gone)
     }
 
     /// Number of waiting jobs.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     ahead::Next,
     consumer::{Consumer, Slot},
-    fetch::{IN_LINE, hand_back},
+    fetch::{IN_LINE, hand_back, handed_back},
     finish::Finished,
     permits::{Permit, Request, Source},
 };
@@ -54,8 +54,12 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
 }
 
 async fn hand_back_all_but(finished: &mpsc::Sender<Finished>, next: &mut Next, kept: usize) {
-    for delivery in next.all_but(kept) {
-        hand_back(finished, delivery).await;
+    // Reserved first: if a pause cancels this while settling is slow, the job is still in `next`.
+    while next.has_more_than(kept) {
+        let Ok(place) = finished.reserve().await else { return };
+        if let Some(delivery) = next.beyond(kept) {
+            place.send(handed_back(delivery));
+        }
     }
 }
 
@@ -128,5 +132,102 @@ impl Turns {
             }
         }
         self.left -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use common::{
+        clock::Clock,
+        config::{Config, Sources},
+        db::Store,
+    };
+    use serde::{Deserialize, Serialize};
+    use testkit::testing::TestEnv;
+    use tokio::sync::{Notify, Semaphore};
+
+    use super::*;
+    use crate::{
+        Drain, Envelope, Job, Queue,
+        queue::{
+            ahead::ahead,
+            broker::Broker,
+            consumer::{Calm, Delivery, InHand, Inbox},
+            pause::{Gate, Pause},
+            permits::Permits,
+        },
+        test_queues::{EMAIL, QUEUES},
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Nothing;
+
+    impl Job for Nothing {
+        const KIND: &'static str = "test.nothing";
+        const QUEUE: Queue = EMAIL;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pause_while_jobs_are_handed_back_loses_none() {
+        let env = TestEnv::new().await;
+        let mut sources = Sources::new(QUEUES);
+        sources.add_environment(env.config_env());
+        let config = Config::load(sources).unwrap();
+        let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
+        store.reconcile(crate::COLLECTIONS).await.unwrap();
+        let permits = Permits::new(1);
+        let taken = permits.request(0).granted(Source::Fetched).await;
+        let consumer = Arc::new(Consumer {
+            broker: Broker::new(&config.redis, &config.jobs).unwrap(),
+            store: store.clone(),
+            queue: EMAIL,
+            name: "one".to_owned(),
+            slots: Arc::new(Semaphore::new(8)),
+            permits: permits.clone(),
+            suspect_done: Arc::default(),
+            calm: Calm::from_now(),
+            inbox: Inbox::default(),
+            in_hand: InHand::default(),
+            cancels: Arc::default(),
+            gate: Gate::default(),
+            due: Notify::new(),
+            drain: Drain::new(),
+            closed: tokio_util::sync::CancellationToken::new(),
+        });
+        consumer.gate.look(&store, EMAIL).await;
+        // Settling is slow, as during a short outage of a database.
+        let (finished, mut settling) = mpsc::channel(4);
+        let (fetched, next) = ahead();
+        let deliveries: Vec<Delivery> = (0..100)
+            .map(|n| Delivery {
+                queue: EMAIL,
+                entry: format!("{n}-0"),
+                envelope: Arc::new(Envelope::new(store.clock().id(), None, &Nothing, 0).unwrap()),
+                slot: None,
+                cancels: Arc::default(),
+            })
+            .collect();
+        fetched.put(deliveries);
+        let delivering = tokio::spawn(run(Arc::clone(&consumer), finished.clone(), next));
+        // No permit is free, so the jobs beyond those in line are handed back.
+        let full = async {
+            while finished.capacity() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, full).await.expect("jobs are handed back");
+        Pause::begin(&store, EMAIL, "a test").await.unwrap();
+        consumer.gate.look(&store, EMAIL).await;
+        for number in 0..100 {
+            let settled = tokio::time::timeout(DEADLINE, settling.recv()).await;
+            assert!(settled.is_ok(), "{number} of 100 jobs were handed back");
+        }
+        assert_eq!(fetched.len(), 0);
+        drop((taken, fetched));
+        delivering.await.unwrap();
     }
 }

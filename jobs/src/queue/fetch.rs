@@ -192,17 +192,17 @@ pub(super) async fn understand(
 
 /// Hands back a job that has not started.
 pub(super) async fn hand_back(finished: &mpsc::Sender<Finished>, delivery: Delivery) {
-    let outcome = Outcome::HandBack;
-    settle(
-        finished,
-        Finished {
-            entry: delivery.entry,
-            envelope: Some(delivery.envelope),
-            outcome,
-            suspect: None,
-        },
-    )
-    .await;
+    settle(finished, handed_back(delivery)).await;
+}
+
+/// A job that goes back to the queue.
+pub(super) fn handed_back(delivery: Delivery) -> Finished {
+    Finished {
+        entry: delivery.entry,
+        envelope: Some(delivery.envelope),
+        outcome: Outcome::HandBack,
+        suspect: None,
+    }
 }
 
 /// The settling task outlives every sender, so this cannot fail.

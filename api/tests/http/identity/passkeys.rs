@@ -67,7 +67,10 @@ async fn a_passkey_signs_in_without_an_email_or_a_password() {
     for _ in 0..2 {
         let body = using(&world, &mut device).await;
         let signed_in = world.client.post(LOGIN, &body).await.expect(StatusCode::OK);
-        assert!(signed_in.header("set-cookie").starts_with("__Secure-refresh_token="), "{signed_in:?}");
+        assert!(
+            signed_in.header("set-cookie").starts_with("__Secure-refresh_token="),
+            "{signed_in:?}"
+        );
         let me = world
             .client
             .get_as(&text(&signed_in, "access_token"), "/api/auth/me")

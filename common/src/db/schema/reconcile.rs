@@ -80,6 +80,19 @@ impl Step {
         }
     }
 
+    /// Name of the collection that it changes.
+    const fn collection(&self) -> &'static str {
+        match self {
+            Self::CreateCollection(collection) | Self::SetValidator { collection, .. } => {
+                collection.name
+            }
+            Self::CreateIndex { collection, .. }
+            | Self::SetExpiry { collection, .. }
+            | Self::ReplaceIndex { collection, .. }
+            | Self::DropIndex { collection, .. } => collection,
+        }
+    }
+
     /// The commands that carry it out, in order.
     fn commands(&self) -> Vec<Document> {
         match self {
@@ -174,14 +187,18 @@ impl Store {
         Ok(collections.iter().flat_map(steps).collect())
     }
 
-    /// Carries out steps, concurrently for different collections.
+    /// Carries out steps, concurrently for different collections: MongoDB rejects some commands on a
+    /// collection while an index of it is built.
     pub(super) async fn carry_out(&self, steps: &[Step]) -> Result<(), DbError> {
-        stream::iter(steps.iter().map(Ok))
-            .try_for_each_concurrent(CONCURRENCY, async |step: &Step| {
-                for command in step.commands() {
-                    self.command(command).await?;
+        let by_collection = steps.chunk_by(|step, next| step.collection() == next.collection());
+        stream::iter(by_collection.map(Ok))
+            .try_for_each_concurrent(CONCURRENCY, async |steps: &[Step]| {
+                for step in steps {
+                    for command in step.commands() {
+                        self.command(command).await?;
+                    }
+                    tracing::debug!(%step, "schema_step_done");
                 }
-                tracing::debug!(%step, "schema_step_done");
                 Ok(())
             })
             .await
