@@ -157,7 +157,10 @@ impl<C: Send + Sync + 'static> Registry<C> {
     pub fn dispatch(&self, jobs: &Jobs, drain: &Drain) -> Dispatch {
         for (kind, Handler { queue, .. }) in &self.handlers {
             let is_declared = jobs.queues().named(queue.name()).is_some();
-            assert!(is_declared, "the queue {queue} of {kind} is not declared");
+            assert!(
+                is_declared,
+                "the queue {queue} of {kind} is not in the list that the configuration was loaded with"
+            );
         }
         Dispatch {
             handlers: Arc::new(self.handlers.clone()),

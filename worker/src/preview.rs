@@ -42,6 +42,9 @@ pub(crate) fn write(to: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    /// The person in every sample, whose name HTML must escape.
+    const NAME: &str = "Ada <b>Lovelace</b> & Co";
+
     #[test]
     fn every_mail_has_samples_which_render_and_escape() {
         for (template, samples) in mails().unwrap() {
@@ -52,13 +55,15 @@ mod tests {
                 let mail = template.render(&values).unwrap();
                 assert!(!mail.subject.trim().is_empty(), "{name}");
                 assert!(
-                    mail.html.contains("&lt;b&gt;Lovelace") && !mail.html.contains("<b>Lovelace"),
-                    "{}",
-                    mail.html
+                    mail.text.contains(NAME),
+                    "the text of {name} must show a name, and its sample must use {NAME:?}"
                 );
-                assert!(mail.text.contains("Ada <b>Lovelace</b> & Co"), "{}", mail.text);
+                assert!(
+                    mail.html.contains("&lt;b&gt;Lovelace") && !mail.html.contains("<b>Lovelace"),
+                    "the HTML of {name} must show and escape the name {NAME:?}"
+                );
                 let link = values["link"].as_str().unwrap_or_default();
-                assert!(mail.text.contains(link), "{}", mail.text);
+                assert!(mail.text.contains(link), "the text of {name} does not show its link");
             }
         }
     }

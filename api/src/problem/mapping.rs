@@ -25,8 +25,7 @@ use jobs::batches::BatchError;
 
 use super::{Code, FieldError, NoSecondFactor, Problem, Refusal, chain};
 
-const TOKEN_INVALID: &str =
-    "The link may have been used already, replaced by a newer one, or expired. Request a new link.";
+const TOKEN_INVALID: &str = "The link may have been used already or replaced by a newer one, or it may have expired. Request a new link.";
 const OPERATOR: &str = "Contact the operator of this installation.";
 const OWNERS_ONE_BY_ONE: &str = "must not be owner: owners are invited individually";
 
@@ -135,7 +134,7 @@ impl From<EmailChangeError> for Problem {
         match error {
             EmailChangeError::TokenInvalid => Self::new(
                 Code::TokenInvalid,
-                "The link may have been used already, replaced by a newer one, or expired. Request the change again.",
+                "The link may have been used already or replaced by a newer one, or it may have expired. Request the change again.",
             ),
             EmailChangeError::Unchanged => Self::fields(vec![FieldError::unchanged("new_email")]),
             EmailChangeError::AccountGone => Self::unauthenticated(true),
@@ -348,7 +347,7 @@ impl From<TransferError> for Problem {
         match error {
             TransferError::NotFound => Self::new(
                 Code::NotFound,
-                "There is no pending ownership offer with this ID. It may have been accepted, cancelled or expired.",
+                "There is no pending ownership offer with this ID. It may have been accepted or cancelled, or it may have expired.",
             ),
             TransferError::NoSuchMember => {
                 Self::new(Code::NoSuchMember, "Use the ID of a member of the tenant.")
@@ -380,7 +379,7 @@ impl From<InviteError> for Problem {
         match error {
             InviteError::NotFound => Self::new(
                 Code::NotFound,
-                "There is no pending invitation with this ID. It may have been accepted, cancelled or expired.",
+                "There is no pending invitation with this ID. It may have been accepted or cancelled, or it may have expired.",
             ),
             InviteError::NoSuchRole => Self::no_such_role(),
             InviteError::TooHigh => Self::role_too_high(),
@@ -421,7 +420,7 @@ impl From<InviteLinkError> for Problem {
         match error {
             InviteLinkError::NotFound => Self::new(
                 Code::NotFound,
-                "There is no invite link with this ID. It may have been deleted or expired.",
+                "There is no invite link with this ID. It may have been deleted, or it may have expired.",
             ),
             InviteLinkError::NoSuchRole => Self::no_such_role(),
             InviteLinkError::TooHigh => Self::role_too_high(),

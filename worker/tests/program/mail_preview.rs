@@ -35,11 +35,18 @@ fn every_mail_matches_its_snapshot() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let (now, before) =
         (files(&to), files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")));
-    assert_eq!(now.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
-    for (name, content) in now {
+    for name in before.keys() {
         assert!(
-            before[&name] == content,
-            "{name} differs from its snapshot; the comment at the top of this file says how to update it:\n{content}"
+            now.contains_key(name),
+            "no mail has the snapshot worker/tests/snapshots/{name}; delete it"
+        );
+    }
+    for (name, content) in now {
+        let snapshot = before.get(&name).map(String::as_str).unwrap_or_default();
+        let line = snapshot.lines().zip(content.lines()).find(|(before, now)| before != now);
+        assert!(
+            snapshot == content,
+            "{name} differs from its snapshot; run `cargo xtask renew`. The first difference: {line:?}"
         );
     }
 }
