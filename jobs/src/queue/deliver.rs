@@ -226,7 +226,6 @@ mod tests {
             let settled = tokio::time::timeout(DEADLINE, settling.recv()).await;
             assert!(settled.is_ok(), "{number} of 100 jobs were handed back");
         }
-        assert_eq!(fetched.len(), 0);
         drop((taken, fetched));
         delivering.await.unwrap();
     }
