@@ -126,7 +126,7 @@ fn refresh_in(token_ttl: Duration, session: &Session) -> Duration {
     token_ttl.min(idle).mul_f64(REFRESH_AT)
 }
 
-/// The response to ending one's own session: the browser deletes its cookie.
+/// The response to signing out. It deletes the refresh cookie of the browser.
 pub(crate) fn signed_out(app: &App) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     refresh_cookie::clear(app, &mut response);

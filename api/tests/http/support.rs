@@ -1,6 +1,7 @@
 //! A world for one test: its own database, an API, and a client that reports all responses.
 
 use std::{
+    collections::BTreeMap,
     ops::{AsyncFnMut, Deref},
     process::{Output, Stdio},
     time::{Duration, Instant},
@@ -116,15 +117,13 @@ impl Database {
 
     /// Waits until every job has finished, except those due in the future.
     pub(crate) async fn until_nothing_is_due(&self) {
-        let begun = Instant::now();
-        loop {
-            let due = jobs::testing::due(&self.store).await.unwrap();
-            if due.is_empty() {
-                return;
-            }
-            assert!(begun.elapsed() < DEADLINE, "still due after {DEADLINE:?}: {due:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut due = BTreeMap::new();
+        let done = within_deadline(async || {
+            due = jobs::testing::due(&self.store).await.unwrap();
+            due.is_empty().then_some(())
+        });
+        let is_done = done.await.is_some();
+        assert!(is_done, "still due after {DEADLINE:?}: {due:?}");
     }
 
     pub(crate) async fn count<T: Record>(&self) -> u64 {
@@ -532,13 +531,20 @@ impl Answer {
 }
 
 /// Repeats a query until it returns something, for [`DEADLINE`] at most.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = within_deadline(look).await;
+    found.unwrap_or_else(|| panic!("not within {DEADLINE:?}: {what}"))
+}
+
+/// As [`eventually`], for a caller that reports itself why nothing was returned.
+async fn within_deadline<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
-    loop {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    while begun.elapsed() < DEADLINE {
+        looks.tick().await;
         if let Some(found) = look().await {
-            return found;
+            return Some(found);
         }
-        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    None
 }

@@ -55,8 +55,8 @@ fn print_of(email: &Email) -> String {
 }
 
 impl FormerMember {
-    /// Whether someone is a former member of the scope's tenant: the owner of `account`, if any, or
-    /// whoever had this email address then.
+    /// Whether the owner of `account` is a former member of the scope's tenant, or a former member
+    /// had this email address when they left.
     pub(crate) async fn is(
         txn: &mut Txn,
         scope: TenantScope,

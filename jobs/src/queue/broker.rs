@@ -1,15 +1,15 @@
 //! All queues in Redis: one method per operation, each a single script or command on one slot. The
 //! operations are grouped by caller: `push` enqueues jobs, `settle` is for consumers that ran them,
-//! `lease` renews and takes over leases, `dead` keeps dead letters, and `inspect` and `steer` are
-//! for operators.
+//! `lease` renews and takes over leases, and `dead` keeps dead letters. Operators use `inspect` to
+//! list jobs and `control` to cancel them, run them now, or pause a queue.
 
+mod control;
 mod dead;
 mod inspect;
 mod lease;
 mod push;
 mod repair;
 mod settle;
-mod steer;
 
 use std::{
     sync::{Arc, LazyLock},
@@ -25,14 +25,14 @@ use common::{
 use redis::{RedisResult, Script, ScriptInvocation};
 use tokio::sync::Notify;
 
-pub use self::{inspect::ConsumerStats, push::Place, steer::QueueStats};
 pub(crate) use self::{
+    control::Cancelled,
     inspect::{Cursor as PlaceCursor, Found, Spot, entry_millis},
     lease::Abandoned,
     push::{HandIn, Push},
     settle::{Bury, Delay, Done},
-    steer::Cancelled,
 };
+pub use self::{control::QueueStats, inspect::ConsumerStats, push::Place};
 use super::group::limit_args;
 use crate::Queue;
 
@@ -80,7 +80,7 @@ pub struct Broker {
 /// The consumer group of all workers.
 pub(crate) const GROUP: &str = "workers";
 
-/// Id of a stream entry: the name that Redis gives a job while it waits to be fetched or runs.
+/// Id of the stream entry of a job that is ready or running, such as `1700000000000-0`.
 pub(crate) type EntryId = String;
 
 impl Broker {

@@ -1,4 +1,4 @@
-//! Signing in and out, and reading one's own data.
+//! Signing in and out, and reading the account of the caller.
 
 use common::{db::PlatformScope, origin::Principal, revocations::Revoked};
 use domain::{

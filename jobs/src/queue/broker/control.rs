@@ -1,4 +1,5 @@
-//! Operations for operators.
+//! Statistics of a queue, and commands of operators: cancel jobs, run delayed jobs now, and pause a
+//! queue.
 
 use std::time::Duration;
 
@@ -8,36 +9,36 @@ use redis::RedisResult;
 use super::{Broker, CANCEL, HASTEN, STATS, id_bytes};
 use crate::{Queue, queue::listen::PAUSE};
 
-/// The state of a queue.
+/// How many jobs of a queue are in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Jobs ready to be fetched.
+    /// Jobs that a worker can fetch now.
     pub ready: u64,
-    /// Jobs taken by workers.
+    /// Jobs that a worker has fetched and not finished.
     pub running: u64,
-    /// Delayed jobs.
+    /// Jobs that are due later.
     pub delayed: u64,
-    /// Jobs held back behind others of their tenant.
+    /// Jobs that wait because their tenant has reached its limit.
     pub held: u64,
-    /// Dead letters.
+    /// Jobs that failed for good and are kept as dead letters.
     pub dead: u64,
     /// How long the oldest ready job has waited.
     pub oldest_age: Duration,
 }
 
-/// Result of cancelling a job.
+/// What cancelling did to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancelled {
     /// Redis does not know it: it has ended, is a dead letter, or never existed.
     Unknown,
-    /// It was waiting and has been removed.
+    /// It had not started, and was removed.
     TakenOut,
     /// It is running; its worker was asked to stop it.
     Asked,
 }
 
 impl Broker {
-    /// The state of `queue`. Fails if Redis fails.
+    /// Counts the jobs of `queue` by state. Fails if Redis fails.
     pub async fn stats(&self, queue: Queue) -> RedisResult<QueueStats> {
         let call = self.call(&STATS, queue);
         let (ready, running, delayed, held, dead, age_ms): (u64, u64, u64, u64, u64, u64) =
