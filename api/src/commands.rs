@@ -11,7 +11,7 @@ use common::{
     crypto::{Hasher, MasterKey},
     db::{
         Process, Store,
-        schema::{Declaration, SchemaState, Step},
+        schema::{Declaration, Progress, SchemaState, Step},
     },
     id::SigningKeyId,
     internal,
@@ -36,7 +36,7 @@ const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Shows where the database stands and which processes are running.
 pub(crate) async fn migrate_status(config: Config) -> anyhow::Result<()> {
-    with_store(&config, async |store| {
+    with_any_store(&config, async |store| {
         let release = domain::schema();
         let plan = store.migration_plan(&release).await?;
         let SchemaState { generation, readable_from } = plan.found;
@@ -78,7 +78,8 @@ fn print_processes(processes: &[Process]) {
 /// Shows what `migrate up` would do.
 pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
     let release = domain::schema();
-    let plan = with_store(&config, async |store| Ok(store.migration_plan(&release).await?)).await?;
+    let plan =
+        with_any_store(&config, async |store| Ok(store.migration_plan(&release).await?)).await?;
     print_if_newer(plan.found, &release);
     print_steps(&plan.steps);
     for change in &plan.data_changes {
@@ -97,21 +98,16 @@ pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
 }
 
 /// Prepares the database for this release.
+///
+/// # Errors
+/// Also if the release cannot serve yet, because it relies on a step that was not made.
 pub(crate) async fn migrate_up(config: Config, is_forced: bool) -> anyhow::Result<()> {
     let release = domain::schema();
-    let migrated = with_store(&config, async |store| {
-        Ok(if is_forced {
-            store.migrate_forced(&release).await?
-        } else {
-            store.migrate(&release).await?
-        })
+    let migrated = with_any_store(&config, async |store| {
+        Ok(store.migrate_with(&release, is_forced, &print_progress).await?)
     })
     .await?;
     print_if_newer(migrated.found, &release);
-    print_steps(&migrated.steps);
-    for name in &migrated.data_changes {
-        println!("data      {name}");
-    }
     if !migrated.held_back.is_empty() {
         println!(
             "\nThese changes were not made, because running older processes may fail on them:"
@@ -124,13 +120,29 @@ pub(crate) async fn migrate_up(config: Config, is_forced: bool) -> anyhow::Resul
     } else if migrated.steps.is_empty() && migrated.data_changes.is_empty() {
         println!("nothing to do");
     }
+    anyhow::ensure!(
+        migrated.is_complete(),
+        "this release cannot serve yet, because it relies on a unique index among these changes"
+    );
     Ok(())
 }
 
-fn print_steps(steps: &[Step]) {
-    for step in steps {
-        println!("{:<8}  {step}", if step.contracts() { "contract" } else { "expand" });
+fn print_progress(progress: &Progress<'_>) {
+    match progress {
+        Progress::Waiting(at_most) => eprintln!(
+            "api: waiting for another process that is migrating; if it was killed, this continues within {at_most:?}"
+        ),
+        Progress::Step(step) => print_step(step),
+        Progress::DataChange(name) => println!("data      {name}"),
     }
+}
+
+fn print_steps(steps: &[Step]) {
+    steps.iter().for_each(print_step);
+}
+
+fn print_step(step: &Step) {
+    println!("{:<8}  {step}", if step.contracts() { "contract" } else { "expand" });
 }
 
 fn print_if_newer(found: SchemaState, release: &Declaration) {
@@ -295,8 +307,20 @@ async fn with_jobs<T>(
     .await
 }
 
-/// Does `work` with the database and closes it.
+/// Does `work` with the database, if this release can work with its schema, and closes it.
 async fn with_store<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with_any_store(config, async |store| {
+        store.check_schema(domain::GENERATION).await?;
+        work(store).await
+    })
+    .await
+}
+
+/// As [`with_store`], whatever the schema.
+async fn with_any_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

@@ -13,11 +13,10 @@ use common::{
     clock::Clock,
     config::Config,
     crypto::MasterKey,
-    db::{DbError, Heartbeat, Store},
+    db::{DbError, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use domain::schema_is_ready;
 use jobs::{Drain, Jobs};
 use secrecy::ExposeSecret;
 
@@ -54,10 +53,9 @@ pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
     let ready = readiness(&store, &drain, &listening);
     let internal =
         tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
-    if !schema_is_ready(&store, &drain).await? {
+    let Some(heartbeat) = domain::join(&store, "api", &config.app, &drain).await? else {
         return Ok(());
-    }
-    let heartbeat = Heartbeat::start(&store, "api", domain::GENERATION, &config.app).await;
+    };
     let app = start(&config, store, drain.clone()).await?;
     let listener = Listener::bind(&config.api)
         .await

@@ -2,22 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::{pin::pin, sync::Mutex, time::Duration};
 
 use common::{
     clock::Clock,
     config::{Config, Sources},
     db::{
-        Data, DbError, Heartbeat, PlatformScope, Process, Record, Store,
+        Data, DbError, Heartbeat, Lease, PlatformScope, Process, Record, Store,
         schema::{
-            Applying, Collection, DATE, DataChange, Declaration, Field, Index, STRING, SchemaState,
-            Step,
+            Applying, Collection, DATE, DataChange, Declaration, Field, Index, Progress, STRING,
+            SchemaState, Step,
         },
     },
 };
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 use testkit::testing::TestEnv;
+use tokio::{runtime::Handle, task::block_in_place};
 
 /// The row of the first release.
 #[derive(Serialize, Deserialize)]
@@ -64,6 +65,19 @@ impl Record for ContractedNote {
     const REQUIRED: &'static [Field] = &[("_id", STRING), ("title", STRING)];
 }
 
+/// The same row in a release without an index.
+#[derive(Serialize, Deserialize)]
+struct BareNote {
+    #[serde(rename = "_id")]
+    id: String,
+}
+
+impl Record for BareNote {
+    const COLLECTION: &'static str = "notes";
+    const DATA: Data = Data::of_platform();
+    const REQUIRED: &'static [Field] = Note::REQUIRED;
+}
+
 /// A collection that comes with a later release.
 #[derive(Serialize, Deserialize)]
 struct Tag {
@@ -95,6 +109,9 @@ fn contracted() -> Declaration {
     Declaration { readable_from: 2, ..release(2, Collection::of::<ContractedNote>()) }
 }
 
+/// How long a migrating process may stop responding.
+const TTL: Duration = Duration::from_mins(1);
+
 struct World {
     env: TestEnv,
     config: Config,
@@ -122,7 +139,7 @@ impl World {
 
     /// A running process of a release.
     async fn process(&self, generation: i32) -> Heartbeat {
-        Heartbeat::start(&self.store, "worker", generation, &self.config.app).await
+        Heartbeat::start(&self.store, "worker", generation, &self.config.app).await.unwrap()
     }
 
     async fn raw(&self, command: Document) -> Document {
@@ -232,8 +249,9 @@ async fn contracting_waits_until_older_processes_have_stopped() {
     assert!(migrated.steps.is_empty(), "{:?}", migrated.steps);
     assert_eq!(told(&migrated.held_back), CONTRACTION);
     assert_eq!(migrated.older.iter().map(|it| it.id).collect::<Vec<_>>(), [older.id()]);
-    // The newer release can be rolled out meanwhile, and the older one works as before.
-    world.store.check_schema(2).await.unwrap();
+    // The newer release relies on its unique index, so it does not serve yet. The older one works.
+    assert!(!migrated.is_complete());
+    assert!(matches!(world.store.check_schema(2).await.unwrap_err(), DbError::OlderSchema { .. }));
     world.store.check_schema(1).await.unwrap();
     world.write_as_first("one").await.unwrap();
     world.store.records::<Note>(PlatformScope).delete_all(doc! {}).await.unwrap();
@@ -242,7 +260,7 @@ async fn contracting_waits_until_older_processes_have_stopped() {
     let newer = world.process(2).await;
     let migrated = world.store.migrate(&contracted()).await.unwrap();
     assert_eq!(told(&migrated.steps), CONTRACTION);
-    assert!(migrated.held_back.is_empty());
+    assert!(migrated.held_back.is_empty() && migrated.is_complete());
     assert_eq!(world.index_names("notes").await, ["_id_", "notes_title"]);
     world.write_as_first("two").await.unwrap_err();
     newer.stop().await;
@@ -257,10 +275,134 @@ async fn contracting_waits_until_older_processes_have_stopped() {
 }
 
 #[tokio::test]
+async fn a_release_serves_before_the_contraction_that_it_does_not_rely_on() {
+    let world = World::prepared().await;
+    let _older = world.process(1).await;
+    let migrated = world.store.migrate(&release(2, Collection::of::<BareNote>())).await.unwrap();
+    assert_eq!(told(&migrated.held_back), ["drop index notes_at of notes"]);
+    assert!(migrated.is_complete());
+    world.store.check_schema(2).await.unwrap();
+    world.store.check_schema(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_that_violate_a_new_unique_index_are_named_before_anything_is_dropped() {
+    let world = World::prepared().await;
+    let rows = ["a", "b", "c", "d", "e"].map(|id| match id {
+        "c" => doc! { "_id": id, "at": world.clock.now(), "title": "another" },
+        "a" | "b" => doc! { "_id": id, "at": world.clock.now(), "title": "confidential" },
+        // A unique index takes rows without the field for equal, too.
+        _ => doc! { "_id": id, "at": world.clock.now() },
+    });
+    world.raw(doc! { "insert": "notes", "documents": rows.to_vec() }).await;
+    let before = world.index_names("notes").await;
+
+    let refused = world.store.migrate(&contracted()).await.unwrap_err().to_string();
+    for text in ["index notes_title of notes", "\"a\" and \"b\"", "\"d\" and \"e\""] {
+        assert!(refused.contains(text), "{text} is not in: {refused}");
+    }
+    assert!(!refused.contains("confidential"), "{refused}");
+    assert_eq!(world.index_names("notes").await, before);
+    assert_eq!(world.state().await, (1, 1));
+
+    world.raw(doc! { "delete": "notes", "deletes": [{ "q": {}, "limit": 0 }] }).await;
+    assert!(world.store.migrate(&contracted()).await.unwrap().is_complete());
+}
+
+#[tokio::test]
+async fn indexes_that_stand_in_each_others_way_are_replaced() {
+    let world = World::new().await;
+    // The declared name has other keys, and the declared keys have another name.
+    let taken = [
+        doc! { "name": "notes_at", "key": { "title": 1 } },
+        doc! { "name": "by_hand", "key": { "at": 1 } },
+        doc! { "name": "also_by_hand", "key": { "note": 1 } },
+    ];
+    world.raw(doc! { "createIndexes": "notes", "indexes": taken.to_vec() }).await;
+    let migrated = world.store.migrate(&first()).await.unwrap();
+    let replaced = "replace index by_hand, notes_at of notes with notes_at".to_owned();
+    assert!(told(&migrated.steps).contains(&replaced), "{:?}", migrated.steps);
+    // An index that operators created stays, unless it stands in the way.
+    assert_eq!(world.index_names("notes").await, ["_id_", "also_by_hand", "notes_at"]);
+    assert!(world.store.migration_plan(&first()).await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
+async fn indexes_inherit_the_collation_of_their_collection() {
+    let world = World::new().await;
+    world.raw(doc! { "create": "notes", "collation": { "locale": "de" } }).await;
+    world.store.migrate(&first()).await.unwrap();
+    assert!(world.store.migration_plan(&first()).await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_until_another_process_takes_it() {
+    let world = World::prepared().await;
+    let ttl = Duration::from_millis(30);
+    assert!(Lease::acquire(&world.store, "migrations", "ours", ttl).await.unwrap());
+    let mut kept = pin!(Lease::keep(&world.store, "migrations", "ours", ttl));
+    world.clock.advance(ttl / 2);
+    let renewed_to = DateTime::from_millis(world.clock.now().timestamp_millis() + 30);
+    let renewed = async {
+        let renewed = doc! { "expires_at": renewed_to };
+        let leases = || world.store.records::<Lease>(PlatformScope);
+        while leases().count(renewed.clone()).await.unwrap() == 0 {}
+    };
+    tokio::select! {
+        lost = &mut kept => panic!("{lost}"),
+        () = renewed => {}
+    }
+    let taken = doc! { "$set": { "holder": "theirs", "expires_at": DateTime::MAX } };
+    let update = doc! { "q": { "_id": "migrations" }, "u": taken };
+    world.raw(doc! { "update": "leases", "updates": [update] }).await;
+    assert!(matches!(kept.await, DbError::LeaseLost(lost) if lost == ttl));
+}
+
+#[tokio::test]
+async fn a_waiting_migration_says_so_once() {
+    let world = World::new().await;
+    assert!(Lease::acquire(&world.store, "migrations", "killed", TTL).await.unwrap());
+    let reports = Mutex::new(Vec::new());
+    let report = |progress: &Progress<'_>| {
+        reports.lock().unwrap().push(format!("{progress:?}"));
+        // The killed process does not renew its lease.
+        world.clock.advance(TTL);
+    };
+    world.store.migrate_with(&first(), false, &report).await.unwrap();
+    let reports = reports.into_inner().unwrap();
+    assert_eq!(reports[0], "Waiting(60s)");
+    assert!(reports[1..].iter().all(|report| report.starts_with("Step(")), "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_while_the_schema_is_fenced_holds_contractions_back() {
+    let world = World::prepared().await;
+    let release = Declaration { data_changes: TITLES, ..contracted() };
+    // The older process registers after the migration has looked for processes the first time.
+    let (store, app) = (world.store.clone(), world.config.app.clone());
+    let late = Mutex::new(None);
+    let report = |progress: &Progress<'_>| {
+        if matches!(progress, Progress::DataChange(_)) {
+            let starting = Heartbeat::start(&store, "worker", 1, &app);
+            let started = block_in_place(|| Handle::current().block_on(starting));
+            *late.lock().unwrap() = Some(started.unwrap());
+        }
+    };
+    let migrated = world.store.migrate_with(&release, false, &report).await.unwrap();
+    assert_eq!(migrated.data_changes, ["titles"]);
+    assert_eq!(migrated.held_back.len(), CONTRACTION.len());
+    assert_eq!(migrated.older.len(), 1);
+    // It does not serve: the check of the schema comes after the registration.
+    assert!(matches!(world.store.check_schema(1).await.unwrap_err(), DbError::NewerSchema { .. }));
+    late.into_inner().unwrap().unwrap().stop().await;
+    assert!(world.store.migrate(&release).await.unwrap().is_complete());
+}
+
+#[tokio::test]
 async fn contracting_can_be_forced() {
     let world = World::prepared().await;
     let _older = world.process(1).await;
-    let migrated = world.store.migrate_forced(&contracted()).await.unwrap();
+    let migrated = world.store.migrate_with(&contracted(), true, &|_| ()).await.unwrap();
     assert_eq!(told(&migrated.steps), CONTRACTION);
     assert!(migrated.held_back.is_empty());
     assert_eq!(world.state().await, (2, 2));
@@ -352,11 +494,15 @@ async fn heartbeats_continue_until_the_process_stops() {
 }
 
 #[tokio::test]
-async fn a_failed_heartbeat_is_harmless() {
+async fn a_process_starts_only_when_it_is_registered_and_a_later_failure_is_harmless() {
     let mut world = World::new().await;
+    let heartbeat = world.process(1).await;
+    world.store.close().await;
+    heartbeat.stop().await;
+
     world.config.mongodb.uri = "mongodb://127.0.0.1:1/?replicaSet=rs0".into();
     world.config.mongodb.timeout = Duration::from_millis(50);
     let unreachable = Store::connect(&world.config.mongodb, Clock::system()).await.unwrap();
-    let heartbeat = Heartbeat::start(&unreachable, "api", 1, &world.config.app).await;
-    heartbeat.stop().await;
+    let refused = Heartbeat::start(&unreachable, "api", 1, &world.config.app).await.unwrap_err();
+    assert!(refused.is_outage(), "{refused}");
 }

@@ -15,4 +15,4 @@ pub mod queues;
 mod schema;
 pub mod tenancy;
 
-pub use schema::{GENERATION, schema, schema_is_ready};
+pub use schema::{GENERATION, join, schema};

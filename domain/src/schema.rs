@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use common::db::{
-    self, DbError, Store,
-    schema::{Collection, DataChange, Declaration},
+use common::{
+    config,
+    db::{
+        self, DbError, Heartbeat, Store,
+        schema::{Collection, DataChange, Declaration},
+    },
 };
 use jobs::Drain;
 
@@ -88,20 +91,37 @@ pub fn schema() -> Declaration {
 /// Pause between two attempts to reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until the database answers; returns whether it did before shutdown.
+/// Registers this process, of kind `api` or `worker`, and checks that it can work with the database.
+/// Waits until the database answers; returns `None` if shutdown begins before.
 ///
 /// # Errors
-/// If this release cannot work with its schema, which waiting would not change.
-pub async fn schema_is_ready(store: &Store, drain: &Drain) -> Result<bool, DbError> {
+/// If this release cannot work with the schema, which waiting would not change.
+pub async fn join(
+    store: &Store,
+    kind: &str,
+    config: &config::App,
+    drain: &Drain,
+) -> Result<Option<Heartbeat>, DbError> {
     loop {
-        match store.check_schema(GENERATION).await {
-            Ok(()) => return Ok(true),
+        match try_join(store, kind, config).await {
+            Ok(heartbeat) => return Ok(Some(heartbeat)),
             Err(error) if error.is_outage() => tracing::warn!(%error, "waiting_for_database"),
             Err(error) => return Err(error),
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
-            () = drain.begun() => return Ok(false),
+            () = drain.begun() => return Ok(None),
+        }
+    }
+}
+
+async fn try_join(store: &Store, kind: &str, config: &config::App) -> Result<Heartbeat, DbError> {
+    let heartbeat = Heartbeat::start(store, kind, GENERATION, config).await?;
+    match store.check_schema(GENERATION).await {
+        Ok(()) => Ok(heartbeat),
+        Err(error) => {
+            heartbeat.stop().await;
+            Err(error)
         }
     }
 }
@@ -143,6 +163,24 @@ mod tests {
         let collections = schema().collections;
         let names: BTreeSet<&str> = collections.iter().map(Collection::name).collect();
         assert_eq!(names.len(), collections.len());
+    }
+
+    /// [`Store::migrate`] drops undeclared indexes only if their names show that a release declared
+    /// them.
+    #[test]
+    fn every_index_is_named_after_its_collection() {
+        for collection in schema().collections {
+            for index in collection.indexes() {
+                let rest = index.name().strip_prefix(collection.name());
+                assert!(
+                    rest.is_some_and(|rest| rest.starts_with('_')),
+                    "index {} of {} must be named {}_…",
+                    index.name(),
+                    collection.name(),
+                    collection.name()
+                );
+            }
+        }
     }
 
     #[test]

@@ -53,13 +53,17 @@ async fn with_jobs(
     .await
 }
 
-/// Closes the store before the process ends, however the command ends.
+/// Checks the schema, and closes the store before the process ends, however the command ends.
 async fn with_store(
     config: &Config,
     command: impl AsyncFnOnce(Store) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
-    let ended = command(store.clone()).await;
+    let ended = async {
+        store.check_schema(domain::GENERATION).await?;
+        command(store.clone()).await
+    };
+    let ended = ended.await;
     store.close().await;
     ended
 }

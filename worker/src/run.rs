@@ -7,11 +7,10 @@ use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     clock::Clock,
     config::Config,
-    db::{Heartbeat, Store},
+    db::Store,
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
-use domain::schema_is_ready;
 use jobs::{
     Drain, Jobs, Relay,
     queue::{Permits, QueueBackend},
@@ -54,10 +53,9 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         async move { drain.over().await }
     });
     let internal = tokio::spawn(internal);
-    if !schema_is_ready(&store, &drain).await? {
+    let Some(heartbeat) = domain::join(&store, "worker", &config.app, &drain).await? else {
         return Ok(());
-    }
-    let heartbeat = Heartbeat::start(&store, "worker", domain::GENERATION, &config.app).await;
+    };
     let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
     let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));

@@ -176,11 +176,30 @@ async fn contracting_waits_for_older_processes_unless_forced() {
 }
 
 #[tokio::test]
+async fn a_migration_without_a_unique_index_that_the_release_relies_on_fails() {
+    let database = Database::fresh().await;
+    let drop = doc! { "dropIndexes": "users", "index": "users_email" };
+    database.raw().await.run_command(drop).await.unwrap();
+    let older = running(&database, domain::GENERATION - 1);
+    database.store.records::<Process>(PlatformScope).insert(&older).await.unwrap();
+
+    let ended = database.run(&["migrate", "up"], &[]).await;
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stdout).contains("create unique index users_email of users"));
+    let told = text(&ended.stderr);
+    assert!(told.contains("this release cannot serve yet"), "{told}");
+    assert!(database.run(&["migrate", "up", "--force"], &[]).await.status.success());
+}
+
+#[tokio::test]
 async fn an_older_schema_is_rejected_with_instructions() {
     let database = Database::empty(TestEnv::new().await).await;
-    let refused = database.run(&["serve"], &[]).await;
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("run `api migrate up`"), "{}", text(&refused.stderr));
+    for args in [&["serve"][..], &["keys", "list"], &["keys", "rotate"], &["seed-demo"]] {
+        let refused = database.run(args, &[("TENANTRY__APP__ENVIRONMENT", "development")]).await;
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        let told = text(&refused.stderr);
+        assert!(told.contains("run `api migrate up`"), "{args:?}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -45,6 +45,18 @@ impl Lease {
         }
     }
 
+    /// Renews a lease until another process has taken it, and returns the error that says so.
+    pub async fn keep(store: &Store, name: &str, holder: &str, ttl: Duration) -> DbError {
+        loop {
+            tokio::time::sleep(ttl / 3).await;
+            match Self::acquire(store, name, holder, ttl).await {
+                Ok(true) => {}
+                Ok(false) => return DbError::LeaseLost(ttl),
+                Err(error) => tracing::warn!(%error, lease = name, "lease_not_renewed"),
+            }
+        }
+    }
+
     /// Releases the lease, so that the next holder need not wait for it to expire.
     pub async fn release(store: &Store, name: &str, holder: &str) -> Result<(), DbError> {
         store

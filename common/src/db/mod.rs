@@ -68,6 +68,23 @@ pub enum DbError {
         /// The processes.
         processes: String,
     },
+    /// Rows share the key of an index that must be unique.
+    #[error(
+        "index {index} of {collection} must be unique, but rows have the same key: {rows}; change or delete all but one of each, then run `api migrate up` again"
+    )]
+    NotUnique {
+        /// The collection.
+        collection: &'static str,
+        /// The index.
+        index: &'static str,
+        /// The ids of some of the rows.
+        rows: String,
+    },
+    /// Another process took over the work of this one. Holds the duration of the lease.
+    #[error(
+        "another process took over, because this one did not renew its lease for {0:?}; run the command again"
+    )]
+    LeaseLost(Duration),
     /// A row could not be serialized, deserialized or validated.
     #[error("a row does not have the expected shape: {0}")]
     Shape(String),

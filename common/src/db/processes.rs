@@ -75,9 +75,17 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Registers a process of this kind and generation of the schema, and starts its heartbeats. A
-    /// failed heartbeat is only logged.
-    pub async fn start(store: &Store, kind: &str, generation: i32, config: &config::App) -> Self {
+    /// Registers a process of this kind and generation of the schema, and starts its heartbeats.
+    /// Once it is registered, a failed heartbeat is only logged.
+    ///
+    /// Do this before you check the schema: a migration first shuts out older releases and then
+    /// looks for their processes, so it misses none.
+    pub async fn start(
+        store: &Store,
+        kind: &str,
+        generation: i32,
+        config: &config::App,
+    ) -> Result<Self, DbError> {
         let now = store.clock().now();
         let mut process = Process {
             id: store.clock().id(),
@@ -89,19 +97,21 @@ impl Heartbeat {
             seen_at: now,
         };
         let (id, interval, store) = (process.id, config.heartbeat_interval, store.clone());
-        beat(&store, &process).await;
+        beat(&store, &process).await?;
         let (running, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             while time::timeout(interval, &mut stopped).await.is_err() {
                 process.seen_at = store.clock().now();
-                beat(&store, &process).await;
+                if let Err(error) = beat(&store, &process).await {
+                    tracing::warn!(%error, "heartbeat_failed");
+                }
             }
             let rows = store.records::<Process>(PlatformScope);
             if let Err(error) = rows.delete_all(doc! { "_id": process.id }).await {
                 tracing::warn!(%error, "process_row_not_removed");
             }
         });
-        Self { id, running, task }
+        Ok(Self { id, running, task })
     }
 
     /// The id of this process, as shown in logs and by `api migrate status`.
@@ -119,14 +129,8 @@ impl Heartbeat {
     }
 }
 
-async fn beat(store: &Store, process: &Process) {
-    let written = async {
-        let row =
-            serialize_to_document(process).map_err(|error| DbError::Shape(error.to_string()))?;
-        let rows = store.records::<Process>(PlatformScope);
-        rows.upsert(doc! { "_id": process.id }, doc! { "$set": row }).await
-    };
-    if let Err(error) = written.await {
-        tracing::warn!(%error, "heartbeat_failed");
-    }
+async fn beat(store: &Store, process: &Process) -> Result<(), DbError> {
+    let row = serialize_to_document(process).map_err(|error| DbError::Shape(error.to_string()))?;
+    let rows = store.records::<Process>(PlatformScope);
+    rows.upsert(doc! { "_id": process.id }, doc! { "$set": row }).await
 }

@@ -1,6 +1,6 @@
 //! Preparing a database for a release, and whether a process may work with it.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,27 @@ pub struct Migrated {
     pub older: Vec<Process>,
 }
 
+impl Migrated {
+    /// Whether the release can serve: every index that it relies on exists.
+    pub fn is_complete(&self) -> bool {
+        !self.held_back.iter().any(Step::is_required)
+    }
+}
+
+/// A part of a migration that is done, or why it has not begun.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// Another process is migrating. If it was killed, this one continues after the given time.
+    Waiting(Duration),
+    /// A step of the schema was carried out.
+    Step(&'a Step),
+    /// The data change of this name was carried out.
+    DataChange(&'static str),
+}
+
+/// Receives the progress of a migration.
+pub type Report<'a> = &'a (dyn Fn(&Progress<'_>) + Sync);
+
 impl Store {
     /// Where the database stands.
     pub async fn schema_state(&self) -> Result<SchemaState, DbError> {
@@ -118,12 +139,7 @@ impl Store {
             return Ok(Plan { found, steps: vec![], data_changes: vec![], older: vec![] });
         }
         let steps = self.steps(&declaration.collections).await?;
-        let mut older = Vec::new();
-        // No process can use an empty database.
-        if found != SchemaState::default() {
-            older = self.living_processes().await?;
-            older.retain(|process| process.generation < declaration.generation);
-        }
+        let older = self.older_processes(found, declaration).await?;
         let data_changes = self.pending(declaration.data_changes).await?;
         Ok(Plan { found, steps, data_changes, older })
     }
@@ -147,85 +163,83 @@ impl Store {
     ///
     /// # Errors
     /// [`DbError::NewerSchema`] if this release cannot work with the database,
-    /// [`DbError::OlderProcesses`] if a data change would break a running process.
+    /// [`DbError::OlderProcesses`] if a data change would break a running process,
+    /// [`DbError::NotUnique`] if stored rows violate a new unique index,
+    /// [`DbError::LeaseLost`] if another process took over.
     pub async fn migrate(&self, declaration: &Declaration) -> Result<Migrated, DbError> {
-        self.migrate_with(declaration, false).await
+        self.migrate_with(declaration, false, &|_| ()).await
     }
 
-    /// As [`Store::migrate`], but ignores running processes.
-    ///
-    /// # Errors
-    /// [`DbError::NewerSchema`] if this release cannot work with the database.
-    pub async fn migrate_forced(&self, declaration: &Declaration) -> Result<Migrated, DbError> {
-        self.migrate_with(declaration, true).await
-    }
-
-    async fn migrate_with(
+    /// As [`Store::migrate`], but ignores running processes if `is_forced`, and reports its
+    /// progress.
+    pub async fn migrate_with(
         &self,
         declaration: &Declaration,
         is_forced: bool,
+        report: Report<'_>,
     ) -> Result<Migrated, DbError> {
         let holder = self.clock().uuid().to_string();
+        let mut has_waited = false;
         while !Lease::acquire(self, LEASE_NAME, &holder, LEASE_TTL).await? {
-            tracing::info!("migrations_locked_by_another_process");
+            if !has_waited {
+                tracing::info!("migrations_locked_by_another_process");
+                report(&Progress::Waiting(LEASE_TTL));
+                has_waited = true;
+            }
             tokio::time::sleep(LEASE_PAUSE).await;
         }
         let migrated = tokio::select! {
-            migrated = self.migrate_holding(declaration, is_forced) => migrated,
-            never = self.keep_lease(&holder) => match never {},
+            migrated = self.migrate_holding(declaration, is_forced, report) => migrated,
+            // A large index takes longer to build than a lease lasts.
+            lost = Lease::keep(self, LEASE_NAME, &holder, LEASE_TTL) => Err(lost),
         };
         Lease::release(self, LEASE_NAME, &holder).await?;
         migrated
-    }
-
-    /// A large index takes longer to build than a lease lasts.
-    async fn keep_lease(&self, holder: &str) -> Infallible {
-        loop {
-            tokio::time::sleep(LEASE_TTL / 3).await;
-            if let Err(error) = Lease::acquire(self, LEASE_NAME, holder, LEASE_TTL).await {
-                tracing::warn!(%error, "migrations_lease_not_renewed");
-            }
-        }
     }
 
     async fn migrate_holding(
         &self,
         declaration: &Declaration,
         is_forced: bool,
+        report: Report<'_>,
     ) -> Result<Migrated, DbError> {
-        let Plan { found, steps, data_changes, older } = self.migration_plan(declaration).await?;
+        let Plan { found, steps, data_changes, mut older } =
+            self.migration_plan(declaration).await?;
         refuse_too_new(found, declaration.generation)?;
         if found.generation > declaration.generation {
             let (data_changes, held_back) = (vec![], vec![]);
             return Ok(Migrated { found, steps, data_changes, held_back, older });
         }
-        let is_alone = is_forced || older.is_empty();
-        if !is_alone {
+        if !is_forced {
             refuse_breaking(&data_changes, &older)?;
         }
-        let (contracting, mut steps): (Vec<_>, Vec<_>) =
+        let (mut held_back, mut steps): (Vec<_>, Vec<_>) =
             steps.into_iter().partition(Step::contracts);
-        self.carry_out(&steps).await?;
+        self.carry_out(&steps, report).await?;
+        let mut state = found;
         for change in &data_changes {
-            self.apply(found, change).await?;
-        }
-        let mut state = SchemaState {
-            generation: declaration.generation,
-            readable_from: data_changes
-                .iter()
-                .map(|change| change.readable_from)
-                .fold(found.readable_from, i32::max),
-        };
-        let mut held_back = Vec::new();
-        if is_alone {
-            state.readable_from = state.readable_from.max(declaration.readable_from);
-            if !contracting.is_empty() {
-                self.raise_readable_from(found, state.readable_from).await?;
+            // An older release may fail even while the change is incomplete.
+            state.readable_from = state.readable_from.max(change.readable_from);
+            older = self.fence(found, state, declaration).await?;
+            if !is_forced {
+                refuse_breaking(std::slice::from_ref(change), &older)?;
             }
-            self.carry_out(&contracting).await?;
-            steps.extend(contracting);
-        } else {
-            held_back = contracting;
+            self.apply(change).await?;
+            report(&Progress::DataChange(change.name));
+        }
+        if is_forced || older.is_empty() {
+            self.refuse_duplicates(&held_back).await?;
+            state.readable_from = state.readable_from.max(declaration.readable_from);
+            if !held_back.is_empty() {
+                older = self.fence(found, state, declaration).await?;
+            }
+        }
+        if is_forced || older.is_empty() {
+            self.carry_out(&held_back, report).await?;
+            steps.append(&mut held_back);
+        }
+        if !held_back.iter().any(Step::is_required) {
+            state.generation = declaration.generation;
         }
         if state != found {
             self.record(state).await?;
@@ -234,9 +248,37 @@ impl Store {
         Ok(Migrated { found, steps, data_changes, held_back, older })
     }
 
-    async fn apply(&self, found: SchemaState, change: &DataChange) -> Result<(), DbError> {
-        // An older release may fail even while it is incomplete.
-        self.raise_readable_from(found, change.readable_from).await?;
+    /// Prevents releases that cannot work with `state` from starting, and then returns the older
+    /// processes that are running. A process registers before it checks the schema
+    /// ([`Heartbeat`](crate::db::Heartbeat)), so none is missed.
+    async fn fence(
+        &self,
+        found: SchemaState,
+        state: SchemaState,
+        declaration: &Declaration,
+    ) -> Result<Vec<Process>, DbError> {
+        if state.readable_from > found.readable_from {
+            self.record(state).await?;
+        }
+        self.older_processes(found, declaration).await
+    }
+
+    /// The running processes of a generation before `declaration`.
+    async fn older_processes(
+        &self,
+        found: SchemaState,
+        declaration: &Declaration,
+    ) -> Result<Vec<Process>, DbError> {
+        // No process can use an empty database.
+        if found == SchemaState::default() {
+            return Ok(vec![]);
+        }
+        let mut older = self.living_processes().await?;
+        older.retain(|process| process.generation < declaration.generation);
+        Ok(older)
+    }
+
+    async fn apply(&self, change: &DataChange) -> Result<(), DbError> {
         tracing::info!(version = change.version, name = change.name, "data_change_started");
         (change.code)(self).await?;
         let row = Applied {
@@ -245,14 +287,6 @@ impl Store {
             at: self.clock().now(),
         };
         self.records::<Applied>(PlatformScope).insert_missing(&[row]).await
-    }
-
-    /// Prevents releases that could not work with the changed data from starting.
-    async fn raise_readable_from(&self, found: SchemaState, to: i32) -> Result<(), DbError> {
-        if to <= found.readable_from {
-            return Ok(());
-        }
-        self.record(SchemaState { readable_from: to, ..found }).await
     }
 
     async fn record(&self, state: SchemaState) -> Result<(), DbError> {

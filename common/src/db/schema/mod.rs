@@ -5,14 +5,15 @@
 //! ([`Store::migrate`](super::Store::migrate)). Numbered [`DataChange`]s are for data only.
 //!
 //! A change either *expands* the schema, and then an older release goes on working, or *contracts*
-//! it. Contracting changes are held back while processes of an older generation are running.
+//! it. Contracting changes are held back while processes of an older generation are running. A
+//! release relies on its unique indexes, so the database is not prepared for it before they exist.
 
 mod migrate;
 mod reconcile;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-pub use migrate::{Migrated, Plan, SchemaState};
+pub use migrate::{Migrated, Plan, Progress, Report, SchemaState};
 use mongodb::bson::{Bson, Document, doc};
 pub use reconcile::Step;
 
@@ -69,6 +70,11 @@ impl Index {
         Self { name, keys, unique: false, expire_after: Some(after) }
     }
 
+    /// Its name, which starts with that of its collection.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The keys as MongoDB writes them.
     fn key(&self) -> Document {
         self.keys.iter().map(|(field, order)| ((*field).to_owned(), (*order).into())).collect()
@@ -107,6 +113,11 @@ impl Collection {
     /// Its name.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Its indexes.
+    pub const fn indexes(&self) -> &'static [Index] {
+        self.indexes
     }
 
     /// The `validator` option of the collection: empty if it does not check its rows.

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{Collection, Field, Index};
+use super::{Collection, Field, Index, Progress, Report};
 use crate::db::{DbError, Store};
 
 /// Number of concurrent commands.
@@ -21,6 +21,8 @@ const VALIDATION_LEVEL: &str = "moderate";
 /// The options that identify an index, besides its name.
 const INDEX_OPTIONS: &[&str] =
     &["v", "ns", "background", "name", "key", "unique", "expireAfterSeconds"];
+/// Maximum number of duplicate keys that an error lists.
+const DUPLICATES_MAX: i32 = 5;
 
 /// One change that brings the database closer to the declaration.
 #[derive(Debug, Clone)]
@@ -50,16 +52,16 @@ pub enum Step {
         /// Whether rows are removed earlier than before.
         shortens: bool,
     },
-    /// Drop an index and create the declared one, which cannot exist beside it.
+    /// Drop the indexes that the declared one cannot exist beside, and create it.
     ReplaceIndex {
         /// The collection.
         collection: &'static str,
-        /// The index to drop.
-        found: String,
+        /// The indexes to drop.
+        found: Vec<String>,
         /// The declared index.
         index: Index,
     },
-    /// Drop an index that is not declared.
+    /// Drop an index that an older release declared.
     DropIndex {
         /// The collection.
         collection: &'static str,
@@ -77,6 +79,24 @@ impl Step {
             Self::CreateIndex { index, .. } => index.unique || index.expire_after.is_some(),
             Self::SetExpiry { shortens, .. } => *shortens,
             Self::ReplaceIndex { .. } | Self::DropIndex { .. } => true,
+        }
+    }
+
+    /// Whether the release that declares it relies on it: it does not serve before.
+    pub const fn is_required(&self) -> bool {
+        self.unique_index().is_some()
+    }
+
+    /// The unique index that it creates on a collection that may have rows.
+    const fn unique_index(&self) -> Option<(&'static str, &Index)> {
+        match self {
+            Self::CreateIndex { collection, index }
+            | Self::ReplaceIndex { collection, index, .. }
+                if index.unique =>
+            {
+                Some((collection, index))
+            }
+            _ => None,
         }
     }
 
@@ -116,7 +136,8 @@ impl Step {
                 doc! { "collMod": collection, "index": { "name": index.name, "expireAfterSeconds": index.expire_after_seconds() } },
             ],
             Self::ReplaceIndex { collection, found, index } => {
-                vec![drop_index(collection, found), create_indexes(collection, &[*index])]
+                let drops = found.iter().map(|name| drop_index(collection, name));
+                drops.chain([create_indexes(collection, &[*index])]).collect()
             }
             Self::DropIndex { collection, name } => vec![drop_index(collection, name)],
         }
@@ -155,7 +176,12 @@ impl fmt::Display for Step {
                 let after = index.expire_after.unwrap_or_default();
                 write!(f, "set the expiry of index {} of {collection} to {after:?}", index.name)
             }
+            // An earlier step replaces what stood in its way.
+            Self::ReplaceIndex { collection, found, index } if found.is_empty() => {
+                write!(f, "create index {} of {collection}", index.name)
+            }
             Self::ReplaceIndex { collection, found, index } => {
+                let found = found.join(", ");
                 write!(f, "replace index {found} of {collection} with {}", index.name)
             }
             Self::DropIndex { collection, name } => write!(f, "drop index {name} of {collection}"),
@@ -176,7 +202,8 @@ impl Store {
     /// that keeps no generations, such as a program of the job engine alone.
     pub async fn reconcile(&self, collections: &[Collection]) -> Result<(), DbError> {
         let steps = self.steps(collections).await?;
-        self.carry_out(&steps).await
+        self.refuse_duplicates(&steps).await?;
+        self.carry_out(&steps, &|_| ()).await
     }
 
     /// The steps from what the database has to `collections`.
@@ -189,7 +216,11 @@ impl Store {
 
     /// Carries out steps, concurrently for different collections: MongoDB rejects some commands on a
     /// collection while an index of it is built.
-    pub(super) async fn carry_out(&self, steps: &[Step]) -> Result<(), DbError> {
+    pub(super) async fn carry_out(
+        &self,
+        steps: &[Step],
+        report: Report<'_>,
+    ) -> Result<(), DbError> {
         let by_collection = steps.chunk_by(|step, next| step.collection() == next.collection());
         stream::iter(by_collection.map(Ok))
             .try_for_each_concurrent(CONCURRENCY, async |steps: &[Step]| {
@@ -198,10 +229,30 @@ impl Store {
                         self.command(command).await?;
                     }
                     tracing::debug!(%step, "schema_step_done");
+                    report(&Progress::Step(step));
                 }
                 Ok(())
             })
             .await
+    }
+
+    /// Fails if stored rows violate a unique index that `steps` create. MongoDB would notice, too,
+    /// but only after other steps are done, and it does not say which rows.
+    pub(super) async fn refuse_duplicates(&self, steps: &[Step]) -> Result<(), DbError> {
+        for (collection, index) in steps.iter().filter_map(Step::unique_index) {
+            let answer = self.command(find_duplicates(collection, index)).await?;
+            let duplicates = first_batch(answer)?;
+            if duplicates.is_empty() {
+                continue;
+            }
+            let ids = |group: &Document| {
+                let ids = group.get_array("ids").map_or(&[][..], Vec::as_slice);
+                ids.iter().map(Bson::to_string).collect::<Vec<_>>().join(" and ")
+            };
+            let rows = duplicates.iter().map(ids).collect::<Vec<_>>().join(", ");
+            return Err(DbError::NotUnique { collection, index: index.name, rows });
+        }
+        Ok(())
     }
 
     async fn found(&self, collections: &[Collection]) -> Result<HashMap<String, Found>, DbError> {
@@ -214,13 +265,37 @@ impl Store {
                     return Err(unexpected("a collection without a name"));
                 };
                 let options = collection.get_document("options").cloned().unwrap_or_default();
-                let answer = self.command(doc! { "listIndexes": &name }).await?;
-                Ok((name, Found { options, indexes: first_batch(answer)? }))
+                let list = doc! { "listIndexes": &name, "includeBuildUUIDs": true };
+                let mut indexes = first_batch(self.command(list).await?)?;
+                indexes.retain(is_built);
+                Ok((name, Found { options, indexes }))
             })
             .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await
     }
+}
+
+/// Whether an entry of `listIndexes` is complete. Creating an index that is still being built waits
+/// for its completion.
+fn is_built(index: &Document) -> bool {
+    !index.contains_key("buildUUID")
+}
+
+/// The command that returns the ids of two rows for each of some keys that occur more than once.
+fn find_duplicates(collection: &str, index: &Index) -> Document {
+    // An index has null for a missing field.
+    let field = |(position, (field, _)): (usize, &(&str, i32))| {
+        (position.to_string(), Bson::from(doc! { "$ifNull": [format!("${field}"), Bson::Null] }))
+    };
+    let key: Document = index.keys.iter().enumerate().map(field).collect();
+    let ids = doc! { "$firstN": { "input": "$_id", "n": 2 } };
+    let pipeline = vec![
+        doc! { "$group": { "_id": key, "count": { "$sum": 1 }, "ids": ids } },
+        doc! { "$match": { "count": { "$gt": 1 } } },
+        doc! { "$limit": DUPLICATES_MAX },
+    ];
+    doc! { "aggregate": collection, "pipeline": pipeline, "cursor": {}, "allowDiskUse": true }
 }
 
 fn first_batch(mut answer: Document) -> Result<Vec<Document>, DbError> {
@@ -242,53 +317,71 @@ fn unexpected(what: &str) -> DbError {
 fn steps(declared: &Collection, found: Option<&Found>) -> Vec<Step> {
     let Some(found) = found else { return vec![Step::CreateCollection(*declared)] };
     let mut steps: Vec<Step> = validator_step(declared, &found.options).into_iter().collect();
-    let mut undeclared: BTreeMap<&str, &Document> = found
-        .indexes
-        .iter()
-        .filter_map(|index| Some((index.get_str("name").ok()?, index)))
-        .filter(|(name, _)| *name != "_id_")
-        .collect();
+    let mut others = found.named_indexes();
+    let mut missing = Vec::new();
     for index in declared.indexes {
-        // MongoDB does not keep two indexes of the same keys, whatever their names.
-        let rival = undeclared
-            .get(index.name)
-            .copied()
-            .or_else(|| undeclared.values().copied().find(|other| has_keys(other, index)));
-        let Some(rival) = rival else {
+        match others.get(index.name).filter(|other| found.is_same(other, index)) {
+            None => missing.push(index),
+            Some(other) => {
+                steps.extend(expiry_step(declared.name, index, other));
+                others.remove(index.name);
+            }
+        }
+    }
+    let mut kept = others.clone();
+    for index in missing {
+        // MongoDB does not keep two indexes of the same name or the same keys.
+        let is_rival =
+            |(name, other): &(&&str, &&Document)| **name == index.name || has_keys(other, index);
+        if !others.iter().any(|other| is_rival(&other)) {
             steps.push(Step::CreateIndex { collection: declared.name, index: *index });
             continue;
-        };
-        let name = rival.get_str("name").unwrap_or(index.name);
-        undeclared.remove(name);
-        steps.extend(index_step(declared.name, index, name, rival));
+        }
+        // Another replacement may have dropped a rival already.
+        let (rivals, rest) = kept.iter().partition(is_rival);
+        let rivals: BTreeMap<&str, &Document> = rivals;
+        kept = rest;
+        let found = rivals.into_keys().map(str::to_owned).collect();
+        steps.push(Step::ReplaceIndex { collection: declared.name, found, index: *index });
     }
-    let dropped = undeclared.into_keys();
-    steps.extend(
-        dropped.map(|name| Step::DropIndex { collection: declared.name, name: name.to_owned() }),
-    );
+    let is_of_release = |name: &&str| is_of_release(declared.name, name);
+    let dropped = kept.into_keys().filter(is_of_release).map(str::to_owned);
+    steps.extend(dropped.map(|name| Step::DropIndex { collection: declared.name, name }));
     steps
 }
 
-/// The step from the index called `name` to the declared one, unless they are the same.
-fn index_step(
-    collection: &'static str,
-    index: &Index,
-    name: &str,
-    found: &Document,
-) -> Option<Step> {
-    let is_same = name == index.name
-        && has_keys(found, index)
-        && found.get_bool("unique").unwrap_or(false) == index.unique
-        && found.keys().all(|option| INDEX_OPTIONS.contains(&option.as_str()));
-    let expiry = found.get("expireAfterSeconds").and_then(whole_number);
-    match (expiry, index.expire_after_seconds()) {
-        (found, declared) if is_same && found == declared => None,
-        (Some(found), Some(declared)) if is_same => {
-            let shortens = declared < found;
-            Some(Step::SetExpiry { collection, index: *index, shortens })
-        }
-        _ => Some(Step::ReplaceIndex { collection, found: name.to_owned(), index: *index }),
+/// Whether an index was declared by a release. Operators may create their own under other names.
+fn is_of_release(collection: &str, index: &str) -> bool {
+    index.strip_prefix(collection).is_some_and(|rest| rest.starts_with('_'))
+}
+
+impl Found {
+    /// The indexes by name, without the one that every collection has.
+    fn named_indexes(&self) -> BTreeMap<&str, &Document> {
+        let named = |index| Some((Document::get_str(index, "name").ok()?, index));
+        self.indexes.iter().filter_map(named).filter(|(name, _)| *name != "_id_").collect()
     }
+
+    /// Whether an index of the declared name is the declared one, apart from its expiry.
+    fn is_same(&self, found: &Document, declared: &Index) -> bool {
+        let is_known = |option: &str| {
+            INDEX_OPTIONS.contains(&option)
+                // Indexes inherit the default of their collection.
+                || (option == "collation" && found.get(option) == self.options.get(option))
+        };
+        has_keys(found, declared)
+            && found.get_bool("unique").unwrap_or(false) == declared.unique
+            && found.contains_key("expireAfterSeconds") == declared.expire_after.is_some()
+            && found.keys().all(|option| is_known(option))
+    }
+}
+
+/// The step that changes the expiry of an existing index, unless it is the declared one.
+fn expiry_step(collection: &'static str, index: &Index, found: &Document) -> Option<Step> {
+    let found = found.get("expireAfterSeconds").and_then(whole_number);
+    let declared = index.expire_after_seconds();
+    let shortens = declared < found;
+    (found != declared).then_some(Step::SetExpiry { collection, index: *index, shortens })
 }
 
 fn has_keys(found: &Document, index: &Index) -> bool {

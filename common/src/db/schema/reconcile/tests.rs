@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::db::schema::{DATE, DATE_OR_NULL, STRING};
+use crate::db::schema::{DATE, DATE_OR_NULL, Keys, STRING};
 
 const BY_NAME: Index = Index::unique("things_name", &[("tenant_id", 1), ("name", 1)]);
 const BY_AGE: Index = Index::on("things_age", &[("age", -1), ("_id", 1)]);
@@ -87,6 +87,36 @@ fn a_new_index_expands_unless_it_removes_or_rejects_rows() {
 fn a_dropped_index_contracts() {
     let (before, after) = (things(&[BY_AGE, EXPIRY], &[]), things(&[EXPIRY], &[]));
     assert_eq!(told(&before, &after), one("drop index things_age of things", true));
+}
+
+#[test]
+fn an_index_of_an_operator_is_kept() {
+    const OTHER: Index = Index::on("thingsome_age", &[("age", -1)]);
+    assert_eq!(told(&things(&[OTHER], &[]), &things(&[], &[])), []);
+}
+
+#[test]
+fn an_index_that_is_still_being_built_is_missing() {
+    // As `listIndexes` with `includeBuildUUIDs` shows it.
+    let built = doc! { "v": 2, "key": { "age": -1, "_id": 1 }, "name": "things_age" };
+    let building = doc! { "spec": built.clone(), "buildUUID": "6a2e" };
+    assert_eq!((is_built(&built), is_built(&building)), (true, false));
+}
+
+#[test]
+fn swapped_names_are_untangled_by_one_replacement() {
+    const X: Keys = &[("x", 1)];
+    const Y: Keys = &[("y", 1)];
+    const FOUND: [Index; 2] = [Index::on("things_x", Y), Index::on("things_y", X)];
+    const SWAPPED: [Index; 2] = [Index::on("things_x", X), Index::on("things_y", Y)];
+    assert_eq!(
+        told(&things(&FOUND, &[]), &things(&SWAPPED, &[])),
+        [
+            ("replace index things_x, things_y of things with things_x".to_owned(), true),
+            // It must wait for the step before.
+            ("create index things_y of things".to_owned(), true),
+        ]
+    );
 }
 
 #[test]
