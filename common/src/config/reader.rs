@@ -49,7 +49,7 @@ impl Key {
 
     /// The environment variable that sets this key.
     pub fn variable(&self) -> String {
-        format!("{ENV_PREFIX}{}", self.name.to_uppercase().replace('.', "__"))
+        variable_of(&self.name)
     }
 }
 
@@ -82,6 +82,8 @@ pub struct Sources {
     /// The queues, each with a section.
     queues: &'static [Queue],
     values: BTreeMap<String, String>,
+    /// The sections of the file that have no keys.
+    empty_sections: BTreeSet<String>,
     mistakes: Vec<Mistake>,
 }
 
@@ -97,10 +99,7 @@ impl Sources {
         if let Some(path) = super::config_file() {
             sources.add_file(&path);
         }
-        let text = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        sources.add_environment(std::env::vars_os().filter_map(text));
+        sources.add_environment(std::env::vars_os());
         sources
     }
 
@@ -112,7 +111,7 @@ impl Sources {
             Err(error) => return self.mistake(&shown, format!("cannot be read: {error}")),
         };
         match text.parse::<toml::Table>() {
-            Ok(table) => flatten("", &table, &mut self.values),
+            Ok(table) => self.add_table("", &table),
             Err(error) => {
                 // The parser's own message quotes the line, which may contain a secret.
                 let line = error.span().map_or(0, |span| text[..span.start].lines().count());
@@ -123,12 +122,23 @@ impl Sources {
 
     /// Adds `TENANTRY__SECTION__KEY` variables; `…__KEY_FILE` names a file that holds the value. An
     /// unreadable file, or both variables for one key, is recorded as a mistake.
-    pub fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
-        let ours = variables.into_iter().filter_map(|(name, value)| {
-            let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
-            Some((key, value))
-        });
-        let ours: BTreeMap<String, String> = ours.collect();
+    pub fn add_environment<T: Into<OsString>>(
+        &mut self,
+        variables: impl IntoIterator<Item = (T, T)>,
+    ) {
+        let mut ours = BTreeMap::new();
+        for (name, value) in variables {
+            let (name, value) = (name.into(), value.into());
+            let Some(key) = name.to_string_lossy().strip_prefix(ENV_PREFIX).map(key_of) else {
+                continue;
+            };
+            let upper = variable_of(&key);
+            match value.into_string() {
+                Ok(value) if name == *upper => drop(ours.insert(key, value)),
+                Ok(_) => self.mistake(&key, format!("the name of its variable is {upper}")),
+                Err(_) => self.mistake(&key, "its variable is not valid UTF-8".to_owned()),
+            }
+        }
         for (key, value) in &ours {
             let Some(target) = key.strip_suffix("_file") else {
                 self.values.insert(key.clone(), value.clone());
@@ -152,24 +162,33 @@ impl Sources {
         }
     }
 
+    fn add_table(&mut self, prefix: &str, table: &toml::Table) {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            match value {
+                toml::Value::Table(inner) if inner.is_empty() => {
+                    self.empty_sections.insert(key);
+                }
+                toml::Value::Table(inner) => self.add_table(&key, inner),
+                toml::Value::String(text) => drop(self.values.insert(key, text.clone())),
+                other => drop(self.values.insert(key, other.to_string())),
+            }
+        }
+    }
+
     fn mistake(&mut self, key: &str, problem: String) {
         self.mistakes.push(Mistake { key: key.to_owned(), problem });
     }
 }
 
-fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
-    for (name, value) in table {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match value {
-            toml::Value::Table(inner) => flatten(&key, inner, into),
-            toml::Value::String(text) => {
-                into.insert(key, text.clone());
-            }
-            other => {
-                into.insert(key, other.to_string());
-            }
-        }
-    }
+/// The key that a variable sets, from its name without the prefix.
+fn key_of(name: &str) -> String {
+    name.to_lowercase().replace("__", ".")
+}
+
+/// The variable that sets a key.
+fn variable_of(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
 /// A duration such as `500ms`, `30s`, `15m`, `24h` or `30d`.
@@ -538,8 +557,17 @@ impl Reader {
             .map(|key| Mistake { key: key.clone(), problem: unknown_key(key, &known) })
             .collect();
         self.mistakes.extend(unknown);
+        let is_unknown = |section: &&String| !known.iter().any(|key| is_within(key, section));
+        let unknown = self.sources.empty_sections.iter().filter(is_unknown);
+        let problem = || "is not a known section".to_owned();
+        self.mistakes.extend(unknown.map(|key| Mistake { key: key.clone(), problem: problem() }));
         if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
     }
+}
+
+/// Whether a key belongs to a section or to a section of it.
+fn is_within(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn unknown_key(key: &str, known: &BTreeSet<&str>) -> String {

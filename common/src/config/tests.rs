@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use secrecy::SecretString;
 
@@ -331,4 +331,36 @@ fn broken_toml_names_the_file_and_not_its_content() {
     // Mistakes elsewhere are reported too.
     assert!(refused.contains("smtp.port"), "{refused}");
     assert!(refused.contains("tenantry.toml") && !refused.contains("canary"), "{refused}");
+}
+
+#[test]
+fn an_unknown_section_is_a_mistake_even_if_it_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenantry.toml");
+    std::fs::write(&path, "[smpt]\n[smtp]\n[redis.url]\n[queues.email.rates]\n").unwrap();
+    let mut sources = sources(&development());
+    sources.add_file(&path);
+    let keys: Vec<String> =
+        Config::load(sources).unwrap_err().0.into_iter().map(|mistake| mistake.key).collect();
+    // A section cannot have the name of a key, either.
+    assert_eq!(keys, ["queues.email.rates", "redis.url", "smpt"]);
+}
+
+#[test]
+fn a_variable_that_cannot_be_read_or_is_not_in_capitals_is_a_mistake() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let mut sources = sources(&development());
+    let invalid = OsString::from_vec(b"canary\xff".to_vec());
+    sources.add_environment([
+        (OsString::from("TENANTRY__SMTP__HOST"), invalid.clone()),
+        (OsString::from("TENANTRY__smtp__Port"), OsString::from("25")),
+        (OsString::from("ANOTHER"), invalid),
+    ]);
+    let refused = Config::load(sources).unwrap_err();
+    assert_eq!(refused.0.len(), 2, "{refused}");
+    let refused = refused.to_string();
+    assert!(refused.contains("smtp.host: its variable is not valid UTF-8"), "{refused}");
+    assert!(refused.contains("smtp.port: the name of its variable is TENANTRY__SMTP__PORT"));
+    assert!(!refused.contains("canary"), "{refused}");
 }
