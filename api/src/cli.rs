@@ -5,7 +5,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
-    config::{Config, EXIT_CONFIG, Mistakes, Period, Sources},
+    cli,
+    config::{Config, Period, Sources},
     id::SigningKeyId,
 };
 
@@ -105,13 +106,15 @@ enum BreachedPasswords {
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if cli.check_config {
+    let command = Cli::parse();
+    if command.check_config {
         let described = Config::describe(Sources::from_environment(queues::ALL));
-        return described
-            .map_or_else(|mistakes| misconfigured(&mistakes), |described| printed(&described));
+        return described.map_or_else(
+            |mistakes| cli::misconfigured(&mistakes),
+            |described| printed(&described),
+        );
     }
-    match cli.command.unwrap_or(Command::Serve) {
+    match command.command.unwrap_or(Command::Serve) {
         Command::Serve => run(serve::process),
         Command::Migrate(Migrate::Status) => run(commands::migrate_status),
         Command::Migrate(Migrate::Plan) => run(commands::migrate_plan),
@@ -142,7 +145,7 @@ pub fn main() -> ExitCode {
 fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F) -> ExitCode {
     let config = match Config::from_environment(queues::ALL) {
         Ok(config) => config,
-        Err(mistakes) => return misconfigured(&mistakes),
+        Err(mistakes) => return cli::misconfigured(&mistakes),
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -159,12 +162,6 @@ fn printed(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn misconfigured(mistakes: &Mistakes) -> ExitCode {
-    eprint!("{mistakes}");
-    ExitCode::from(EXIT_CONFIG)
-}
-
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("api: {error:#}");
-    ExitCode::FAILURE
+    cli::failed("api", error.as_ref())
 }

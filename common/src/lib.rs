@@ -3,6 +3,7 @@
 //! values ([`clock`], [`id`], [`email`], [`name`]).
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;

@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
-    config::{Config, EXIT_CONFIG, Mistakes, Sources},
+    cli,
+    config::{Config, Sources},
     internal,
 };
 
@@ -61,30 +62,30 @@ enum MailCommand {
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = Cli::parse();
     let loaded = Config::load(Sources::from_environment(queues::ALL)).and_then(schedules::checked);
-    if cli.check_config {
+    if command.check_config {
         return match loaded.and_then(|_| Config::describe(Sources::from_environment(queues::ALL))) {
             Ok(described) => {
                 print!("{described}");
                 ExitCode::SUCCESS
             }
-            Err(mistakes) => misconfigured(&mistakes),
+            Err(mistakes) => cli::misconfigured(&mistakes),
         };
     }
-    if let Some(Command::Mail(MailCommand::Preview { to })) = &cli.command {
+    if let Some(Command::Mail(MailCommand::Preview { to })) = &command.command {
         return preview::write(to).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
     let config = match loaded {
         Ok(config) => config,
-        Err(mistakes) => return misconfigured(&mistakes),
+        Err(mistakes) => return cli::misconfigured(&mistakes),
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
     let result = runtime.block_on(async {
-        match cli.command.unwrap_or(Command::Run) {
+        match command.command.unwrap_or(Command::Run) {
             Command::Run => run::process(config).await,
             Command::Queues { command } => commands::queues(&config, command).await,
             Command::Schedules => commands::schedules(&config).await,
@@ -98,40 +99,7 @@ pub fn main() -> ExitCode {
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
-/// The error with its causes, each once: many errors already include their cause in their text.
-fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
-        text if text.is_empty() => cause,
-        text if text.contains(&cause) => text,
-        text => format!("{text}: {cause}"),
-    })
-}
-
-fn misconfigured(mistakes: &Mistakes) -> ExitCode {
-    eprint!("{mistakes}");
-    ExitCode::from(EXIT_CONFIG)
-}
-
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("worker: {}", describe(error));
-    if error.is::<commands::UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use anyhow::Context;
-
-    #[test]
-    fn each_cause_is_shown_once() {
-        let error: anyhow::Result<()> = Err(io::Error::other(io::Error::other("timed out")))
-            .context("Redis: timed out")
-            .context("the queue");
-        assert_eq!(super::describe(&error.unwrap_err()), "the queue: Redis: timed out");
-        assert_eq!(
-            super::describe(&anyhow::anyhow!("closed").context("the outbox")),
-            "the outbox: closed"
-        );
-    }
+    let status = cli::failed("worker", error.as_ref());
+    if error.is::<commands::UsageError>() { ExitCode::from(EXIT_USAGE) } else { status }
 }
