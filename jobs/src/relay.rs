@@ -52,6 +52,8 @@ pub struct Relay {
     jobs: Jobs,
     holder: String,
     compared: BTreeMap<Queue, Compared>,
+    /// Number of waiting rows of queues that are not declared, as last logged.
+    undeclared: u64,
 }
 
 /// How far a queue has been compared with the outbox.
@@ -66,7 +68,7 @@ impl Relay {
     /// A relay that is not the leader yet.
     pub fn new(jobs: Jobs) -> Self {
         let holder = jobs.store().clock().uuid().to_string();
-        Self { jobs, holder, compared: BTreeMap::new() }
+        Self { jobs, holder, compared: BTreeMap::new(), undeclared: 0 }
     }
 
     /// Runs until the shutdown begins.
@@ -120,6 +122,7 @@ impl Relay {
         if !self.leads().await? {
             self.compared.clear();
             show_outbox(0, 0);
+            self.show_undeclared(0, None);
             return Ok(());
         }
         let before = DateTime::from_millis(
@@ -350,16 +353,37 @@ impl Relay {
             .map(drop)
     }
 
-    /// Updates the metrics of the outbox: number of rows, and age of the oldest that matches
-    /// `waiting`.
-    async fn measure_outbox(&self, waiting: &Document) -> Result<(), DbError> {
-        let records = || self.jobs.store().records::<OutboxRow>(PlatformScope);
+    /// Updates the metrics of the outbox: number of rows, age of the oldest that matches `waiting`,
+    /// and how many of those belong to queues that are not declared.
+    async fn measure_outbox(&mut self, waiting: &Document) -> Result<(), DbError> {
+        let store = self.jobs.store().clone();
+        let records = || store.records::<OutboxRow>(PlatformScope);
         let oldest = records().list(waiting.clone(), doc! { "_id": 1 }, 1).await?;
+        let declared: Vec<&str> = self.jobs.queues().all().map(Queue::name).collect();
+        // Nobody enqueues them, so sooner or later the oldest row is one of them.
+        let stuck = oldest.first().filter(|row| !declared.contains(&row.queue.as_str()));
+        let mut undeclared = 0;
+        if stuck.is_some() {
+            let mut filter = waiting.clone();
+            filter.insert("queue", doc! { "$nin": declared });
+            undeclared = records().count(filter).await?;
+        }
+        self.show_undeclared(undeclared, stuck);
         let staged_ms = oldest.first().map(|row| row.staged_at.timestamp_millis());
         let age_ms = staged_ms
             .map_or(0, |staged_ms| self.now().timestamp_millis().saturating_sub(staged_ms));
         show_outbox(age_ms, records().estimated_count().await?);
         Ok(())
+    }
+
+    fn show_undeclared(&mut self, rows: u64, oldest: Option<&OutboxRow>) {
+        metrics::JOBS_OUTBOX_UNDECLARED.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        if let Some(OutboxRow { queue, id, .. }) = oldest
+            && rows != self.undeclared
+        {
+            tracing::warn!(rows, queue, oldest = %id, "jobs_of_undeclared_queue");
+        }
+        self.undeclared = rows;
     }
 
     fn now(&self) -> DateTime {

@@ -132,6 +132,8 @@ metrics! {
     JOBS_OUTBOX_ROWS: IntGauge = "tenantry_jobs_outbox_rows";
     /// Seconds the oldest staged job has waited to be enqueued in Redis.
     JOBS_OUTBOX_AGE: Gauge = "tenantry_jobs_outbox_age_seconds";
+    /// Staged jobs of queues that this release does not declare, so that no worker runs them.
+    JOBS_OUTBOX_UNDECLARED: IntGauge = "tenantry_jobs_outbox_undeclared_rows";
     /// Jobs taken over from workers that stopped responding.
     JOBS_RECOVERED: IntCounterVec = "tenantry_jobs_recovered_total" ["queue"];
     /// Jobs dead-lettered because they crashed their worker too often.

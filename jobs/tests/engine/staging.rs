@@ -1,7 +1,8 @@
 //! Guarantees 1 to 3: a job is staged with its change, runs once, and leaves nothing behind.
 
-use common::origin::Origin;
-use jobs::Registry;
+use common::{db::PlatformScope, origin::Origin, telemetry::metrics};
+use jobs::{Registry, outbox::OutboxRow};
+use mongodb::bson::doc;
 
 use crate::support::{EMAIL, Notes, Probe, Stage, World, note, until};
 
@@ -36,6 +37,29 @@ async fn a_job_that_the_fast_path_missed_is_relayed() {
     let notes = std::sync::Arc::new(Notes::default());
     let worker = world.work(&registry(&notes), 4);
     world.until_idle().await;
+    assert_eq!(notes.numbers(), [3]);
+    worker.stop(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_an_undeclared_queue_wait_and_are_counted() {
+    let world = World::new().await;
+    // As a newer release with another queue leaves them when it is rolled back.
+    world.store.commit(&Origin::system(), &Stage { n: 3, then_fail: false }).await.unwrap();
+    let move_to = async |queue: &str| {
+        let rows = world.store.records::<OutboxRow>(PlatformScope);
+        rows.update_all(doc! {}, doc! { "$set": { "queue": queue } }).await.unwrap();
+    };
+    move_to("reports").await;
+    let notes = std::sync::Arc::new(Notes::default());
+    let worker = world.work(&registry(&notes), 4);
+    let undeclared = || metrics::JOBS_OUTBOX_UNDECLARED.get();
+    until("it is counted", || async { undeclared() == 1 }).await;
+    assert_eq!((notes.len(), world.rows().await), (0, 1));
+
+    move_to(EMAIL.name()).await;
+    world.until_idle().await;
+    until("none is left", || async { undeclared() == 0 }).await;
     assert_eq!(notes.numbers(), [3]);
     worker.stop(std::time::Duration::from_secs(5)).await;
 }
