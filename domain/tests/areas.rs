@@ -1,4 +1,4 @@
-//! Areas use only areas below them, so that none can be part of a circle.
+//! Crates and areas use only those below them, so that none can be part of a circle.
 
 use std::{
     fs, io,
@@ -7,6 +7,50 @@ use std::{
 
 /// Every area, each above the ones that it may use.
 const AREAS: [&str; 6] = ["access", "activity", "people", "tenancy", "identity", "platform"];
+
+/// Every member of the workspace, with the members that it may depend on.
+const CRATES: [(&str, &[&str]); 10] = [
+    ("common", &["testkit"]),
+    ("jobs", &["common", "testkit"]),
+    ("domain", &["common", "jobs", "testkit"]),
+    ("api", &["common", "jobs", "domain", "testkit"]),
+    ("worker", &["common", "jobs", "domain", "testkit"]),
+    ("e2e", &["common", "jobs", "domain", "api", "worker", "testkit"]),
+    ("programs", &[]),
+    ("testkit", &["programs"]),
+    ("bench", &["programs", "testkit"]),
+    ("xtask", &["programs"]),
+];
+
+#[test]
+fn a_crate_depends_only_on_those_below_it() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for (name, below) in CRATES {
+        let manifest = fs::read_to_string(workspace.join(name).join("Cargo.toml")).unwrap();
+        for (member, _) in CRATES.iter().filter(|(member, _)| !below.contains(member)) {
+            let dependency = manifest.lines().find(|line| {
+                let rest = line.trim_start().strip_prefix(member);
+                rest.is_some_and(|rest| rest.starts_with(['.', ' ', '=']))
+            });
+            assert_eq!(dependency, None, "{name} must not depend on {member}");
+        }
+    }
+    let manifest = fs::read_to_string(workspace.join("Cargo.toml")).unwrap();
+    let members = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+    for member in members.split('"').skip(1).step_by(2) {
+        assert!(CRATES.iter().any(|(name, _)| *name == member), "{member} is not in CRATES");
+    }
+}
+
+#[test]
+fn testkit_is_for_tests_only() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for (name, _) in &CRATES[..5] {
+        let manifest = fs::read_to_string(workspace.join(name).join("Cargo.toml")).unwrap();
+        let (before, _) = manifest.split_once("[dev-dependencies]").unwrap();
+        assert!(!before.contains("testkit"), "{name} uses testkit outside its tests");
+    }
+}
 
 #[test]
 fn an_area_uses_only_those_below_it() {
