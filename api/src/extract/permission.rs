@@ -33,6 +33,10 @@ pub(crate) enum Need {
 }
 
 /// An extractor that admits the callers of a route.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not state who may call the route",
+    label = "must be an extractor such as `Open`, `Caller` or `Requires<UsersRead>`"
+)]
 pub(crate) trait Access: Argument {
     const NEED: Need;
     /// Whether the caller must have authenticated recently.
@@ -40,6 +44,10 @@ pub(crate) trait Access: Argument {
 }
 
 /// A handler whose first argument states who may call it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler whose first argument states who may call it",
+    note = "each argument must implement `Argument`, and the first one `Access`"
+)]
 pub(crate) trait Stated<Args> {
     /// Type of that argument.
     type Access: Access;
