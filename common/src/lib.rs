@@ -1,6 +1,6 @@
 //! Foundations shared by all processes, without knowledge of the business: [`db`] (tenant scope,
 //! transactions, schema), [`config`], [`redis`], [`crypto`], [`mail`], [`telemetry`], and common
-//! values ([`clock`], [`id`], [`email`], [`name`]).
+//! values ([`clock`], [`id`], [`email`], [`name`], [`text`]).
 
 pub mod backoff;
 pub mod cli;
@@ -19,3 +19,4 @@ pub mod redis;
 pub mod revocations;
 pub mod sealed_email;
 pub mod telemetry;
+pub mod text;

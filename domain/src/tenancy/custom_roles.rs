@@ -43,7 +43,7 @@ pub struct CustomRole {
     pub tenant_id: TenantId,
     /// Name of the role.
     pub name: Name,
-    /// The normalized name, for comparisons.
+    /// The skeleton of the name, for comparisons.
     name_norm: String,
     /// What its holders may do.
     pub permissions: Permissions,
@@ -191,9 +191,9 @@ fn name_taken(error: DbError) -> RoleError {
     if is_duplicate(&error, NAME_INDEX) { RoleError::NameTaken } else { error.into() }
 }
 
-/// The normalized form of a name; the names of built-in roles are reserved.
+/// The form by which a name is compared; the names of built-in roles are reserved.
 fn normalized(name: &Name) -> Result<String, RoleError> {
-    let norm = name.to_string().to_lowercase();
+    let norm = name.skeleton();
     if Role::ALL.iter().any(|role| role.as_str() == norm) {
         Err(RoleError::NameTaken)
     } else {

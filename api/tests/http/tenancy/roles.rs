@@ -41,7 +41,7 @@ async fn a_custom_role_is_created_changed_and_deleted() {
     );
     let path = format!("{ROLES}/{}", id_of(&made));
 
-    for name in ["support", "SUPPORT", "owner", "Viewer"] {
+    for name in ["support", "SUPPORT", "owner", "Viewer", "Ｓupport", "Ｏwner"] {
         make(&world, &ada.token, name, &[])
             .await
             .expect_problem(StatusCode::CONFLICT, "role_name_taken");

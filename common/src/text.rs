@@ -1,0 +1,237 @@
+//! Unicode rules for text that people type: its canonical form, how it is compared, and which
+//! characters hide something.
+
+use std::borrow::Cow;
+
+use icu_casemap::CaseMapper;
+use icu_normalizer::ComposingNormalizerBorrowed as Normalizer;
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{BinaryProperty, DefaultIgnorableCodePoint, Emoji, GeneralCategory as Category},
+};
+
+const ZWNJ: char = '\u{200c}';
+const ZWJ: char = '\u{200d}';
+/// Variation selector 16: show the character before as an emoji.
+const VS16: char = '\u{fe0f}';
+/// The enclosing keycap of emoji such as 1️⃣.
+const KEYCAP: char = '\u{20e3}';
+
+/// The canonical form of a text (NFC): the same text typed on two keyboards is the same.
+pub fn canonical(text: &str) -> Cow<'_, str> {
+    Normalizer::new_nfc().normalize(text)
+}
+
+/// The canonical form of a code: NFKC, so that digits of an input method for wide characters count,
+/// without spaces and hyphens.
+pub fn canonical_code(text: &str) -> String {
+    let plain = Normalizer::new_nfkc().normalize(text);
+    plain.chars().filter(|c| !c.is_whitespace() && *c != '-').collect()
+}
+
+/// What two texts have in common that people take for the same: NFKC with case folded and ignorable
+/// characters removed (Unicode's `NFKC_Casefold`).
+pub fn skeleton(text: &str) -> String {
+    let normalizer = Normalizer::new_nfkc();
+    let folded = CaseMapper::new();
+    let folded = folded.fold_string(&normalizer.normalize(text)).into_owned();
+    let visible: String = folded.chars().filter(|c| !is_ignorable(*c)).collect();
+    normalizer.normalize(&visible).into_owned()
+}
+
+/// Whether it contains characters that are invisible, unassigned, or change the direction, so that
+/// it looks like another text or like none.
+pub fn has_hidden(text: &str) -> bool {
+    let before = std::iter::once(' ').chain(text.chars());
+    let after = text.chars().skip(1).map(Some).chain([None]);
+    let mut places = before.zip(text.chars()).zip(after);
+    // An encoded word (RFC 2047) reads differently in a mail header than on a page.
+    text.contains("=?") || places.any(|((before, c), after)| hides(before, c, after))
+}
+
+/// Whether `c` hides something between its neighbours.
+fn hides(before: char, c: char, after: Option<char>) -> bool {
+    match c {
+        // Joiners shape letters in some scripts and combine emoji. After ASCII, or at the end, they
+        // only hide.
+        ZWNJ | ZWJ => before.is_ascii() || matches!(before, ZWNJ | ZWJ) || after.is_none(),
+        VS16 => {
+            let is_emoji = has::<Emoji>(before);
+            !is_emoji || (before.is_ascii() && after != Some(KEYCAP))
+        }
+        _ => is_ignorable(c) || is_invisible(c),
+    }
+}
+
+fn is_invisible(c: char) -> bool {
+    let category = CodePointMapData::<Category>::new().get(c);
+    // The blank pattern of Braille counts as a symbol.
+    c == '\u{2800}'
+        || matches!(
+            category,
+            Category::Control
+                | Category::Format
+                | Category::LineSeparator
+                | Category::ParagraphSeparator
+                | Category::PrivateUse
+                | Category::Surrogate
+                | Category::Unassigned
+        )
+}
+
+fn is_ignorable(c: char) -> bool {
+    has::<DefaultIgnorableCodePoint>(c)
+}
+
+fn has<P: BinaryProperty>(c: char) -> bool {
+    CodePointSetData::new::<P>().contains(c)
+}
+
+/// Whether mail programs would turn a part of it into a link: a URL, `www.`, an email address, or a
+/// host followed by a path, a query, a fragment or a port. A host alone may be a name, such as
+/// Booking.com.
+pub fn has_link(text: &str) -> bool {
+    // Browsers read other dots as dots, too (UTS 46 §2.3).
+    let text = Normalizer::new_nfkc().normalize(text).replace(['。', '｡'], ".").to_lowercase();
+    let is_bracket = |c: char| c.is_whitespace() || "<>()[]{}\"'“”«»,;|".contains(c);
+    text.contains("://") || text.contains("mailto:") || text.split(is_bracket).any(is_link)
+}
+
+/// Whether a word in lower case is a link.
+fn is_link(word: &str) -> bool {
+    if word.strip_prefix("www.").is_some_and(|rest| rest.starts_with(char::is_alphanumeric)) {
+        return true;
+    }
+    if let Some((local, host)) = word.rsplit_once('@') {
+        return !local.is_empty() && is_host(host);
+    }
+    let end = word.find(['/', '\\', '?', '#', ':']).unwrap_or(word.len());
+    let (host, rest) = word.split_at(end);
+    rest.len() > 1 && is_host(host)
+}
+
+/// Whether it is a host name with a top-level domain, which has letters.
+fn is_host(text: &str) -> bool {
+    let is_label =
+        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-');
+    text.rsplit_once('.').is_some_and(|(labels, top)| {
+        top.chars().count() > 1
+            && is_label(top)
+            && top.starts_with(char::is_alphabetic)
+            && labels.split('.').all(is_label)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_text_has_one_canonical_form() {
+        assert_eq!(canonical("u\u{308}ber"), "über");
+        assert_eq!(canonical_code(" 123 456\u{a0}"), "123456");
+        assert_eq!(canonical_code("１２３-４５６"), "123456");
+    }
+
+    #[test]
+    fn texts_that_look_the_same_have_the_same_skeleton() {
+        for (one, other) in [
+            ("Admin", "ADMIN"),
+            ("Admin", "Ａｄｍｉｎ"),
+            ("Admin", "Ad\u{200d}min\u{e0041}\u{fe0f}"),
+            ("Straße", "STRASSE"),
+            ("Jo\u{308}rg", "JÖRG"),
+            ("ﬁnance", "Finance"),
+        ] {
+            assert_eq!(skeleton(one), skeleton(other), "{one:?} {other:?}");
+        }
+        assert_ne!(skeleton("Admin"), skeleton("Admins"));
+    }
+
+    #[test]
+    fn hidden_characters_are_found() {
+        for text in [
+            "a\u{200b}b",
+            "\u{200d}",
+            "a\u{200c}b",
+            "ب\u{200d}\u{200d}ب",
+            "é\u{200d}",
+            "\u{202e}evil",
+            "a\u{2066}b\u{2069}",
+            "\u{feff}a",
+            "\u{3164}",
+            "\u{2800}",
+            "a\u{ad}b",
+            "a\u{200f}b",
+            "a\u{2028}b",
+            // Tags, also those of an emoji flag; variation selectors; annotations; musical controls.
+            "Admin\u{e0041}",
+            "🏴\u{e0067}\u{e0062}\u{e007f}",
+            "Admin\u{fe0e}",
+            "Admin\u{fe0f}",
+            "1\u{fe0f}",
+            "Admin\u{e0100}",
+            "a\u{fff9}b",
+            "a\u{1d173}b",
+            "a\u{180b}",
+            // Private use and unassigned characters.
+            "a\u{e000}",
+            "a\u{378}",
+            "=?utf-8?q?a?=",
+        ] {
+            assert!(has_hidden(text), "{text:?}");
+        }
+        for text in [
+            "Jörg Söhne",
+            "می\u{200c}خواهم",
+            "👩\u{200d}💻 Ada",
+            "❤\u{fe0f}\u{200d}🔥 Love",
+            "1\u{fe0f}\u{20e3} First",
+            "日本 太郎",
+            "O’Neil",
+            "שלום",
+            "Zoë \u{1f468}\u{1f3fd}",
+        ] {
+            assert!(!has_hidden(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_mail_programs_turn_into_a_link_is_a_link() {
+        for text in [
+            "Win at https://evil.example",
+            "ftp://evil.example",
+            "see WWW.evil.example",
+            "(www.evil.example)",
+            "evil.example/login",
+            "Evil.Example/?a",
+            "evil.example?a=1",
+            "evil.example#now",
+            "evil.example:8080",
+            "evil．example／login",
+            "evil。example/login",
+            "bücher.example/login",
+            "xn--bcher-kva.example/a",
+            "a,evil.co.uk/x",
+            "write help@evil.example",
+            "mailto:help",
+        ] {
+            assert!(has_link(text), "{text:?}");
+        }
+        for text in [
+            "Booking.com",
+            "A/B Testing",
+            "Smith & Co. / R&D: Berlin",
+            "The www",
+            "awww.so cute",
+            "Acme Inc.",
+            "St. Mary's/Berlin",
+            "v1.2/3",
+            "me @ work",
+            "24/7",
+            "Booking.com/",
+        ] {
+            assert!(!has_link(text), "{text:?}");
+        }
+    }
+}
