@@ -89,8 +89,9 @@ impl<'a> Guard<'a> {
         password: Password,
     ) -> Result<(), Problem> {
         let checking = async {
-            let is_right = app.hasher.verify(password, Some(user.password_hash.clone())).await?;
-            is_right.then_some(()).ok_or(SignInError::InvalidCredentials)
+            let hash = user.password_hash.clone();
+            let verdict = app.hasher.verify(password, Some(hash)).await?;
+            verdict.is_right().then_some(()).ok_or(SignInError::InvalidCredentials)
         };
         let is_wrong = |error: &SignInError| matches!(error, SignInError::InvalidCredentials);
         Self::check_password(app, client, &user.email, checking, is_wrong).await

@@ -15,7 +15,7 @@ mod refresh_token;
 
 pub use link_token::{LinkToken, TokenHash};
 pub use master_key::{InvalidMasterKey, MasterKey, SealError};
-pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash};
+pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash, Verdict};
 pub use refresh_token::{PresentedToken, RefreshToken};
 
 /// SHA-256 of `bytes` in URL-safe base64: 43 characters that identify a text without showing it.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::hashing_threads::{HashingThreads, Workspace};
+use crate::text;
 
 /// Minimum length of a password in characters (NIST SP 800-63B §3.1.1.2, with a second factor).
 pub(super) const PASSWORD_CHARS_MIN: usize = 8;
@@ -31,7 +32,9 @@ const LANES: u32 = 1;
 const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
 const STORED_PASSES_MAX: u32 = 32;
 
-/// A password exactly as it was typed. Its `Debug` output is redacted.
+/// A password. Its canonical form is that of the `OpaqueString` profile (RFC 8265 §4.2): NFC, with
+/// every space as an ASCII space, so that it is the same on every keyboard. Its `Debug` output is
+/// redacted.
 #[derive(Clone, Debug, ToSchema)]
 #[schema(
     value_type = String,
@@ -40,7 +43,14 @@ const STORED_PASSES_MAX: u32 = 32;
     max_length = 1024,
     example = "correct horse battery staple"
 )]
-pub struct Password(SecretString);
+pub struct Password(Forms);
+
+#[derive(Clone, Debug)]
+struct Forms {
+    canonical: SecretString,
+    /// As it was typed, if that differs: older hashes were made of it.
+    typed: Option<SecretString>,
+}
 
 /// Why a password has an invalid length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -72,23 +82,50 @@ impl Password {
 
     /// Checks that a password received for verification is also long enough to be set.
     pub fn to_be_set(self) -> Result<Self, InvalidPassword> {
-        Self::chosen(self.0.expose_secret().to_owned())
+        self.at_least(PASSWORD_CHARS_MIN)?;
+        Ok(self)
     }
 
     /// Accepts any password that is not too long to hash, to verify it against a stored hash.
     pub fn presented(text: String) -> Result<Self, InvalidPassword> {
         if text.len() > PASSWORD_BYTES_MAX {
-            Err(InvalidPassword::TooLong)
-        } else {
-            Ok(Self(text.into()))
+            return Err(InvalidPassword::TooLong);
         }
+        let spaced = text.replace(is_space, " ");
+        let canonical = text::canonical(&spaced);
+        let typed = (text != canonical).then(|| text.into());
+        Ok(Self(Forms { canonical: canonical.into_owned().into(), typed }))
     }
 }
 
 impl Password {
-    /// The plain text, for estimating its strength.
+    /// The plain text in its canonical form, for estimating its strength.
     pub fn expose(&self) -> &str {
-        self.0.expose_secret()
+        self.0.canonical.expose_secret()
+    }
+}
+
+/// Whether a character is a space (Unicode category Zs), not a tab or a line break.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() && !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// The result of comparing a password with a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is another password.
+    Wrong,
+    /// It is the password.
+    Right,
+    /// It is the password, but a new hash would be made with other parameters, or of its canonical
+    /// form. Hash it again.
+    Outdated,
+}
+
+impl Verdict {
+    /// Whether it is the password.
+    pub const fn is_right(self) -> bool {
+        !matches!(self, Self::Wrong)
     }
 }
 
@@ -99,7 +136,7 @@ pub struct PasswordHash(String);
 
 impl PasswordHash {
     /// Whether a new hash would use other parameters.
-    pub fn is_outdated(&self) -> bool {
+    fn is_outdated(&self) -> bool {
         let Ok(stored) = phc::PasswordHash::new(&self.0) else { return true };
         let is_current = |params: &Params| {
             (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES)
@@ -166,7 +203,7 @@ impl Hasher {
     /// [`HashError::Overloaded`] if no thread becomes free in time.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, HashError> {
         self.threads
-            .run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0))
+            .run(self.wait_max, move |workspace| hash_blocking(workspace, &password.0.canonical))
             .await
     }
 
@@ -181,14 +218,14 @@ impl Hasher {
         check: impl FnOnce(&Password) -> Result<(), E> + Send + 'static,
     ) -> Result<Result<PasswordHash, E>, HashError> {
         let work = move |workspace: &mut Workspace| match check(&password) {
-            Ok(()) => hash_blocking(workspace, &password.0).map(Ok),
+            Ok(()) => hash_blocking(workspace, &password.0.canonical).map(Ok),
             Err(refusal) => Ok(Err(refusal)),
         };
         self.threads.run(self.wait_max, work).await
     }
 
-    /// Whether `hash` is a hash of `password`. Without a hash (no such account), the same work is
-    /// done and the answer is no.
+    /// Compares `password` with `hash`. Without a hash (no such account), the same work is done and
+    /// the answer is [`Verdict::Wrong`].
     ///
     /// # Errors
     /// [`HashError::Overloaded`] if no thread becomes free in time.
@@ -196,14 +233,12 @@ impl Hasher {
         &self,
         password: Password,
         hash: Option<PasswordHash>,
-    ) -> Result<bool, HashError> {
+    ) -> Result<Verdict, HashError> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
-        let verified = self
-            .threads
-            .run(self.wait_max, move |workspace| verify_blocking(workspace, &password.0, &hash))
-            .await;
-        verified.map(|matches| matches && known)
+        let work = move |workspace: &mut Workspace| judge(workspace, &password, &hash);
+        let verdict = self.threads.run(self.wait_max, work).await?;
+        Ok(if known { verdict } else { Verdict::Wrong })
     }
 }
 
@@ -248,6 +283,20 @@ fn hash_blocking(
         hash: Some(phc::Output::new(&output).map_err(refused)?),
     };
     Ok(PasswordHash(hash.to_string()))
+}
+
+fn judge(
+    workspace: &mut Workspace,
+    password: &Password,
+    hash: &PasswordHash,
+) -> Result<Verdict, HashError> {
+    if verify_blocking(workspace, &password.0.canonical, hash)? {
+        return Ok(if hash.is_outdated() { Verdict::Outdated } else { Verdict::Right });
+    }
+    Ok(match &password.0.typed {
+        Some(typed) if verify_blocking(workspace, typed, hash)? => Verdict::Outdated,
+        _ => Verdict::Wrong,
+    })
 }
 
 fn verify_blocking(
@@ -297,9 +346,17 @@ mod tests {
     async fn verifies_only_the_right_password() {
         let hasher = Hasher::new(2, Duration::from_secs(30)).unwrap();
         let hash = hasher.hash(password("correct horse")).await.unwrap();
-        assert!(hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap());
-        assert!(!hasher.verify(password("no account has this password"), None).await.unwrap());
+        assert!(
+            hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap().is_right()
+        );
+        assert!(!hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap().is_right());
+        assert!(
+            !hasher
+                .verify(password("no account has this password"), None)
+                .await
+                .unwrap()
+                .is_right()
+        );
     }
 
     #[tokio::test]
@@ -308,8 +365,37 @@ mod tests {
         let long = "pass phrase ŵïth spaces 🔑 ".repeat(20);
         let hash = hasher.hash(password(&long)).await.unwrap();
         let cut = long[..long.len() - 1].to_owned();
-        assert!(hasher.verify(password(&long), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify(password(&cut), Some(hash)).await.unwrap());
+        assert!(hasher.verify(password(&long), Some(hash.clone())).await.unwrap().is_right());
+        assert!(!hasher.verify(password(&cut), Some(hash)).await.unwrap().is_right());
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_same_on_every_keyboard() {
+        let hasher = Hasher::new(2, Duration::from_secs(30)).unwrap();
+        let (composed, decomposed) = ("Grüße\u{a0}zählen", "Gru\u{308}ße za\u{308}hlen");
+        let hash = hasher.hash(password(composed)).await.unwrap();
+        let verdict = hasher.verify(password(decomposed), Some(hash.clone())).await.unwrap();
+        assert_eq!(verdict, Verdict::Right);
+        // Letters that only look alike stay different (NFC, not NFKC).
+        let wide = password("Grüße ｚählen");
+        assert_eq!(hasher.verify(wide, Some(hash)).await.unwrap(), Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_the_typed_text_still_verifies_and_is_outdated() {
+        let hasher = Hasher::new(2, Duration::from_secs(30)).unwrap();
+        let typed = "za\u{308}hlt noch immer";
+        let text = SecretString::from(typed.to_owned());
+        let old = hash_blocking(&mut Workspace::default(), &text).unwrap();
+        let verify = async |text: &str, hash: &PasswordHash| {
+            hasher.verify(password(text), Some(hash.clone())).await.unwrap()
+        };
+        assert_eq!(verify(typed, &old).await, Verdict::Outdated);
+        assert_eq!(verify("zählt noch immer", &old).await, Verdict::Wrong);
+        let renewed = hasher.hash(password(typed)).await.unwrap();
+        for text in [typed, "zählt noch immer"] {
+            assert_eq!(verify(text, &renewed).await, Verdict::Right);
+        }
     }
 
     fn made_by_the_crate(memory_kib: u32, passes: u32, lanes: u32) -> PasswordHash {
@@ -327,11 +413,15 @@ mod tests {
         {
             let hash = made_by_the_crate(memory_kib, passes, lanes);
             assert!(
-                hasher.verify(password("correct horse"), Some(hash.clone())).await.unwrap(),
+                hasher
+                    .verify(password("correct horse"), Some(hash.clone()))
+                    .await
+                    .unwrap()
+                    .is_right(),
                 "{memory_kib} {passes} {lanes}"
             );
             assert!(
-                !hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap(),
+                !hasher.verify(password("wrong horse!"), Some(hash)).await.unwrap().is_right(),
                 "{memory_kib} {passes} {lanes}"
             );
         }
@@ -339,7 +429,7 @@ mod tests {
         let known = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let known = PasswordHash(known.to_owned());
         let presented = Password::presented("password".to_owned()).unwrap();
-        assert!(hasher.verify(presented, Some(known)).await.unwrap());
+        assert!(hasher.verify(presented, Some(known)).await.unwrap().is_right());
     }
 
     #[tokio::test]

@@ -196,8 +196,8 @@ async fn claimed(
     user: Box<User>,
     password: Password,
 ) -> Result<Person, JoinError> {
-    let is_right = hasher.verify(password, Some(user.password_hash.clone())).await?;
-    if is_right {
+    let verdict = hasher.verify(password, Some(user.password_hash.clone())).await?;
+    if verdict.is_right() {
         Ok(Person::Known { user, signed_in: None })
     } else {
         Err(JoinError::InvalidCredentials)

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use common::{
-    crypto::{HashError, Hasher, Password, SealError},
+    crypto::{HashError, Hasher, Password, SealError, Verdict},
     db::{Change, DbError, Store, TenantScope, Txn},
     email::Email,
     id::{SessionId, TenantId, UserId},
@@ -200,11 +200,12 @@ async fn authenticate(
         futures::try_join!(User::by_email(store, email), Registration::newest_of(store, email))?;
     let waiting = registration.map(|registration| registration.password_hash);
     let hash = user.as_ref().map(|user| user.password_hash.clone()).or(waiting);
-    if !hasher.verify(password.clone(), hash).await? {
+    let verdict = hasher.verify(password.clone(), hash).await?;
+    if !verdict.is_right() {
         return Err(SignInError::InvalidCredentials);
     }
     let user = user.ok_or(SignInError::EmailNotVerified)?;
-    if user.password_hash.is_outdated()
+    if verdict == Verdict::Outdated
         && let Err(error) = renew_hash(store, hasher, &user, password).await
     {
         // The next sign-in retries; this one need not wait for it.
@@ -213,7 +214,7 @@ async fn authenticate(
     Ok(user)
 }
 
-/// Hashes a password with today's parameters, unless it was changed in the meantime.
+/// Hashes a password as new ones are, unless it was changed in the meantime.
 async fn renew_hash(
     store: &Store,
     hasher: &Hasher,

@@ -574,6 +574,17 @@ async fn a_hash_with_outdated_parameters_is_renewed_at_the_next_successful_sign_
 }
 
 #[tokio::test]
+async fn a_password_typed_on_another_keyboard_is_the_same() {
+    let world = World::new().await;
+    world.make_account(ADA).await;
+    let link = link_for(&world, ADA).await;
+    let (composed, decomposed) = ("Gr\u{fc}\u{df}e im Zug", "Gru\u{308}\u{df}e\u{a0}im Zug");
+    reset(&world, &link, composed).await.expect(StatusCode::NO_CONTENT);
+    world.login(ADA, decomposed).await.expect(StatusCode::OK);
+    world.login(ADA, composed).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
 async fn neither_the_database_nor_the_log_contains_a_usable_reset_token() {
     let world = World::spawned(&[]).await;
     world.make_account("canary-address@example.com").await;

@@ -254,8 +254,8 @@ impl AnswerChallenge<'_> {
     /// The method by which the answer is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {
-            Shown::Code(code) if is_totp(code) => {
-                Ok(Totp::take(txn, self.key, user, code.trim()).await?.then_some(Method::Totp))
+            Shown::Code(code) if totp::is_code(code) => {
+                Ok(Totp::take(txn, self.key, user, code).await?.then_some(Method::Totp))
             }
             Shown::Code(code) => Ok(RecoveryCodes::take(txn, self.key, user, code)
                 .await?
@@ -267,9 +267,4 @@ impl AnswerChallenge<'_> {
             },
         }
     }
-}
-
-fn is_totp(code: &str) -> bool {
-    let code = code.trim();
-    code.len() == totp::DIGITS && code.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -8,6 +8,7 @@ use common::{
         schema::{self, Field},
     },
     id::UserId,
+    text::canonical_code,
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ fn normalized(code: &str) -> String {
         c if c.is_ascii_alphanumeric() => Some(c),
         _ => None,
     };
-    code.chars().filter_map(plain).take(CHARS + 1).collect()
+    canonical_code(code).chars().filter_map(plain).take(CHARS + 1).collect()
 }
 
 fn digest(key: &MasterKey, user: UserId, code: &str) -> String {

@@ -11,6 +11,7 @@ use common::{
         schema::{self, Field},
     },
     id::UserId,
+    text::canonical_code,
 };
 use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
@@ -78,8 +79,16 @@ impl TotpSecret {
     /// The time step of `code`, at most one step from `now`.
     fn step_of(&self, code: &str, now: DateTime) -> Option<i64> {
         let seconds = u64::try_from(now.timestamp_millis() / 1000).ok()?;
-        self.generator(None, "").check(code, seconds).and_then(|step| i64::try_from(step).ok())
+        self.generator(None, "")
+            .check(&canonical_code(code), seconds)
+            .and_then(|step| i64::try_from(step).ok())
     }
+}
+
+/// Whether a text has the form of a code, however it is grouped.
+pub(super) fn is_code(text: &str) -> bool {
+    let code = canonical_code(text);
+    code.len() == DIGITS && code.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl fmt::Debug for TotpSecret {
@@ -222,9 +231,19 @@ mod tests {
             );
             assert_eq!(secret.step_of(code, at(seconds + 90)), None, "{code} too late");
         }
-        for wrong in ["", "28708", "2870822", "28708x", "２８７０８２", "000000"] {
+        for wrong in ["", "28708", "2870822", "28708x", "000000"] {
             assert_eq!(secret.step_of(wrong, DateTime::from_millis(59_000)), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_code_may_be_grouped_or_typed_in_wide_digits() {
+        let secret = TotpSecret(b"12345678901234567890".to_vec());
+        for code in ["287 082", " 287082\n", "287-082", "２８７０８２"] {
+            assert!(is_code(code), "{code}");
+            assert_eq!(secret.step_of(code, DateTime::from_millis(59_000)), Some(1), "{code}");
+        }
+        assert!(!is_code("abcd-efgh") && !is_code("28708") && !is_code(""));
     }
 
     #[test]
