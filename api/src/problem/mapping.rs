@@ -102,7 +102,9 @@ impl Refusal for VerifyError {
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::TokenInvalid => Self::new(Code::TokenInvalid, TOKEN_INVALID),
+            VerifyError::TokenInvalid | VerifyError::VerifiedAlready => {
+                Self::new(Code::TokenInvalid, TOKEN_INVALID)
+            }
             VerifyError::Db(error) => error.into(),
         }
     }

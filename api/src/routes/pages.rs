@@ -184,7 +184,11 @@ async fn verify_email(
     form: Result<Form<Link>, FormRejection>,
 ) -> Result<Html<String>, Problem> {
     let Form(link) = form.map_err(|rejection| unreadable(&rejection))?;
-    registrations::verify_by_token(&app, &client, &link.token).await?;
+    match registrations::verify_by_token(&app, &client, &link.token).await {
+        // People press the button twice, and mail programs open the link again.
+        Ok(()) | Err(VerifyError::VerifiedAlready) => {}
+        Err(error) => return Err(error.into()),
+    }
     message(
         "Your email address is verified",
         "Your account is ready, and you can sign in now. You can close this page.",

@@ -4,6 +4,7 @@ use domain::{
     identity::registrations::Registration, people::users::User, tenancy::tenants::Tenant,
 };
 use reqwest::StatusCode;
+use serde_json::json;
 
 use crate::support::{Answer, PASSWORD, World};
 
@@ -60,13 +61,29 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
         "Your email address is verified",
     );
     assert_eq!((world.count::<Registration>().await, world.count::<User>().await), (0, 1));
+    // Pressed again: it is done, and changes nothing. A client is told that the token is used.
     expect_page(
         world.client.post_form("/verify-email", &form).await,
-        StatusCode::BAD_REQUEST,
-        "The link is invalid or has expired",
+        StatusCode::OK,
+        "Your email address is verified",
     );
+    let used = world.client.post("/api/auth/verify-email", &json!({ "token": token })).await;
+    used.expect_problem(StatusCode::BAD_REQUEST, "token_invalid");
     world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
-    assert_eq!(world.count::<Tenant>().await, 1);
+    assert_eq!((world.count::<User>().await, world.count::<Tenant>().await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_button_pressed_twice_at_once_reports_success_twice() {
+    let world = World::new().await;
+    world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
+    let form = format!("token={}", world.link_token("ada@example.com").await);
+    let press = async || {
+        let page = world.client.post_form("/verify-email", &form).await;
+        expect_page(page, StatusCode::OK, "Your email address is verified");
+    };
+    tokio::join!(press(), press(), press());
+    assert_eq!((world.count::<User>().await, world.count::<Tenant>().await), (1, 1));
 }
 
 #[tokio::test]

@@ -89,6 +89,29 @@ impl Record for Registration {
     ];
 }
 
+/// A link that was followed, until it would have expired. A second press of its button is not an
+/// error.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FollowedLink {
+    #[serde(rename = "_id")]
+    id: RegistrationId,
+    expires_at: DateTime,
+}
+
+impl Record for FollowedLink {
+    const COLLECTION: &'static str = "followed_verification_links";
+    const DATA: Data = Data::of_platform();
+    const INDEXES: &'static [Index] =
+        &[Index::expiring("followed_verification_links_ttl", &[("expires_at", 1)], Duration::ZERO)];
+}
+
+impl FollowedLink {
+    async fn is_known(txn: &mut Txn, id: RegistrationId) -> Result<bool, DbError> {
+        let filter = doc! { "_id": id, "expires_at": { "$gt": txn.clock().now() } };
+        Ok(txn.records::<Self>(PlatformScope).find(filter).await?.is_some())
+    }
+}
+
 /// Whether a job may mail an email address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mailing {
@@ -228,6 +251,9 @@ pub enum VerifyError {
     /// The link is wrong, used or expired; callers do not learn which.
     #[error("the link is not valid, was used already, or has expired")]
     TokenInvalid,
+    /// The link was followed before, and has not expired since.
+    #[error("the email address was verified with this link already")]
+    VerifiedAlready,
     /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -264,7 +290,15 @@ impl Change for VerifyEmail {
         let filter =
             doc! { "_id": self.id, "token_hash": self.token.clone(), "expires_at": { "$gt": now } };
         let registration = txn.records::<Registration>(PlatformScope).take(filter).await?;
-        let registration = registration.ok_or(VerifyError::TokenInvalid)?;
+        let Some(registration) = registration else {
+            return Err(if FollowedLink::is_known(txn, self.id).await? {
+                VerifyError::VerifiedAlready
+            } else {
+                VerifyError::TokenInvalid
+            });
+        };
+        let followed = FollowedLink { id: self.id, expires_at: registration.expires_at };
+        txn.records::<FollowedLink>(PlatformScope).insert(&followed).await?;
         let account = NewAccount {
             email: registration.email,
             name: registration.name,

@@ -139,7 +139,7 @@ pub(crate) async fn verify_by_token(
     app: &App,
     client: &Client,
     token: &str,
-) -> Result<(), Problem> {
+) -> Result<(), VerifyError> {
     let verify = changes::VerifyEmail::with_token(&app.key, token, app.auth.resend_cooldown)?;
     app.jobs.commit(&client.origin(), &verify).await?;
     Ok(())
