@@ -8,7 +8,7 @@ use anyhow::Context;
 use common::{
     clock::{Clock, rfc3339, rfc3339_millis},
     config::{Config, Environment},
-    crypto::{Hasher, MasterKey},
+    crypto::Hasher,
     db::{
         Process, Store,
         schema::{Declaration, Progress, SchemaState, Step},
@@ -27,7 +27,6 @@ use domain::{
 };
 use jobs::Jobs;
 use mongodb::bson::DateTime;
-use secrecy::ExposeSecret;
 
 use crate::{identities::KEPT_FOR, routes::JWKS_KEPT_FOR};
 
@@ -185,9 +184,11 @@ pub(crate) async fn keys_list(config: Config) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Result<()> {
-    let master = master_key(&config)?;
-    let rotate =
-        RotateSigningKey { master: &master, lead, token_ttl: config.auth.access_token_ttl };
+    let rotate = RotateSigningKey {
+        master: &config.auth.master_key,
+        lead,
+        token_ttl: config.auth.access_token_ttl,
+    };
     let key =
         with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &rotate).await?)).await?;
     println!(
@@ -204,18 +205,13 @@ pub(crate) async fn keys_rotate(config: Config, lead: Duration) -> anyhow::Resul
 }
 
 pub(crate) async fn keys_revoke(config: Config, key: SigningKeyId) -> anyhow::Result<()> {
-    let master = master_key(&config)?;
-    let revoke = RevokeSigningKey { master: &master, key };
+    let revoke = RevokeSigningKey { master: &config.auth.master_key, key };
     let active =
         with_jobs(&config, async |jobs| Ok(jobs.commit(&origin(None), &revoke).await?)).await?;
     let active = active
         .with_context(|| format!("there is no key {key}; run `api keys list` to see all keys"))?;
     println!("{key} is revoked; {active} signs now");
     Ok(())
-}
-
-fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
-    MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")
 }
 
 /// Builds the list of breached passwords. Returns a summary.
@@ -236,9 +232,11 @@ pub(crate) async fn seed_demo(config: Config) -> anyhow::Result<()> {
         config.app.environment == Environment::Development,
         "the demo account has a well-known password, so it can only be created when app.environment is development"
     );
-    let key = master_key(&config)?;
     let hasher = Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?;
-    let made = with_jobs(&config, async |jobs| Ok(demo::seed(jobs, &key, &hasher).await?)).await?;
+    let made = with_jobs(&config, async |jobs| {
+        Ok(demo::seed(jobs, &config.auth.master_key, &hasher).await?)
+    })
+    .await?;
     println!(
         "{} {} in tenant {}",
         demo::EMAIL,

@@ -12,13 +12,11 @@ use anyhow::Context;
 use common::{
     clock::Clock,
     config::Config,
-    crypto::MasterKey,
     db::{DbError, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
 use jobs::{Drain, Jobs};
-use secrecy::ExposeSecret;
 
 use crate::{keyring::Keyring, listener::Listener, routes, state::App};
 
@@ -88,8 +86,7 @@ pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
 
 /// Creates the application and starts its background tasks.
 async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<App> {
-    let key =
-        MasterKey::parse(config.auth.master_key.expose_secret()).context("auth.master_key")?;
+    let key = config.auth.master_key.clone();
     let keyring =
         Keyring::open(store.clone(), key.clone(), &config.app, config.auth.access_token_ttl)
             .await?;

@@ -174,7 +174,7 @@ impl Jobs {
                     found.and_then(|found| Envelope::from_bytes(&found.body).ok())
                 }
                 Some(Place::Held) | None => {
-                    rows.iter().find(|row| row.id == *id).map(OutboxRow::envelope).transpose()?
+                    rows.iter().find(|row| row.id == *id).map(Envelope::of_row).transpose()?
                 }
             });
         }

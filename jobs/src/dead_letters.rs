@@ -5,6 +5,7 @@ use mongodb::bson::doc;
 
 use crate::{
     ControlError, Envelope, JobFilter, Jobs, Queue,
+    envelope::Signature,
     outbox::{OutboxRow, revive_rows},
     queue::{DeadLetter, Spot},
 };
@@ -65,8 +66,14 @@ impl Jobs {
             revive_rows(self.store(), &staged).await?;
             // A staged job without a row would be considered finished.
             let there = self.store().records::<OutboxRow>(PlatformScope).existing(&staged).await?;
+            let key = &self.broker().config().envelope_key;
             for envelope in &mut envelopes {
-                envelope.staged &= there.contains(&envelope.id.to_string());
+                if envelope.staged && !there.contains(&envelope.id.to_string()) {
+                    // The signature covers this, and a letter that somebody forged must not get one.
+                    let is_ours = envelope.signature(key) == Signature::Valid;
+                    envelope.staged = false;
+                    envelope.mac = is_ours.then(|| envelope.mac_by(key));
+                }
             }
             replayed += self.broker().replay(queue, &envelopes).await?;
         }

@@ -1,10 +1,14 @@
 //! Envelopes: a job with everything that running it needs, as one JSON object in Redis.
 
-use common::id::{JobId, TenantId};
+use common::{
+    crypto::MacKey,
+    id::{JobId, TenantId},
+};
+use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize, ser::Error as _};
 use serde_json::value::RawValue;
 
-use crate::{BoxError, Job, unique::UniqueKey};
+use crate::{BoxError, Job, outbox::OutboxRow, unique::UniqueKey};
 
 /// Maximum size of a job's payload in bytes of JSON: far more than ids need, and far below the
 /// limits of a MongoDB document and a page of the relay.
@@ -53,8 +57,22 @@ pub struct Envelope {
     /// Previous failures, oldest first; bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
+    /// The signature of everything that decides what the job does; made when it is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// The job itself.
     pub payload: Box<RawValue>,
+}
+
+/// Who created an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// A process that holds the key.
+    Valid,
+    /// Unknown: an older release does not sign.
+    Missing,
+    /// Somebody without the key.
+    Invalid,
 }
 
 /// A failed attempt.
@@ -145,8 +163,65 @@ impl Envelope {
             staged: false,
             redelivered: false,
             failures: Vec::new(),
+            mac: None,
             payload: RawValue::from_string(payload_of(job)?)?,
         })
+    }
+
+    /// The envelope of a staged job's first attempt. Fails if the row's payload is not JSON.
+    pub(crate) fn of_row(row: &OutboxRow) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            id: row.id,
+            kind: row.kind.clone(),
+            version: row.version,
+            tenant: row.tenant_id,
+            attempt: 1,
+            enqueued_at: row.staged_at.timestamp_millis(),
+            due_at: row.due_at.map(DateTime::timestamp_millis),
+            parked_at: None,
+            traceparent: row.traceparent.clone(),
+            unique: row.unique.clone(),
+            staged: true,
+            redelivered: false,
+            failures: row.failures.clone(),
+            mac: None,
+            payload: RawValue::from_string(row.payload.clone())?,
+        })
+    }
+
+    /// Signs it, so that no one who can only write to Redis can make a worker run another job. The
+    /// attempt, the times and the failures change while it is in Redis and are not signed.
+    pub(crate) fn signed(self, key: &MacKey) -> Self {
+        Self { mac: Some(self.mac_by(key)), ..self }
+    }
+
+    /// Its signature with `key`.
+    pub(crate) fn mac_by(&self, key: &MacKey) -> String {
+        self.with_parts(|parts| key.sign(parts))
+    }
+
+    /// Whether it was signed with `key`.
+    pub(crate) fn signature(&self, key: &MacKey) -> Signature {
+        match &self.mac {
+            None => Signature::Missing,
+            Some(mac) if self.with_parts(|parts| key.verifies(parts, mac)) => Signature::Valid,
+            Some(_) => Signature::Invalid,
+        }
+    }
+
+    /// Passes on everything that decides what the job does.
+    fn with_parts<T>(&self, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let tenant = self.tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
+        let unique = self.unique.as_ref();
+        then(&[
+            self.id.to_string().as_bytes(),
+            self.kind.as_bytes(),
+            &self.version.to_le_bytes(),
+            tenant.as_bytes(),
+            &[u8::from(self.staged)],
+            unique.map_or("", UniqueKey::as_str).as_bytes(),
+            self.payload.get().as_bytes(),
+        ])
     }
 
     /// Serializes it for Redis.
@@ -196,6 +271,9 @@ impl Envelope {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use common::crypto::MasterKey;
+
     use super::*;
 
     fn envelope() -> Envelope {
@@ -213,6 +291,7 @@ mod tests {
             staged: false,
             redelivered: false,
             failures: Vec::new(),
+            mac: None,
             payload: RawValue::from_string("{\"n\":1}".to_owned()).unwrap(),
         }
     }
@@ -221,8 +300,43 @@ mod tests {
     fn a_new_envelope_is_small_and_survives_a_round_trip() {
         let bytes = envelope().to_bytes().unwrap();
         assert!(bytes.len() < 120, "{}", String::from_utf8(bytes).unwrap());
+        let signed = envelope().signed(&key(1)).to_bytes().unwrap();
+        assert!(signed.len() < 150, "{}", String::from_utf8(signed).unwrap());
         let back = Envelope::from_bytes(&bytes).unwrap();
         assert_eq!((back.version, back.attempt, back.payload.get()), (1, 1, "{\"n\":1}"));
+    }
+
+    fn key(byte: u8) -> MacKey {
+        let base64 = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+        MasterKey::parse(&base64).unwrap().mac_key("job-envelope")
+    }
+
+    #[test]
+    fn a_signature_covers_everything_that_decides_what_the_job_does() {
+        let signed = || envelope().signed(&key(1));
+        assert_eq!(envelope().signature(&key(1)), Signature::Missing);
+        assert_eq!(signed().signature(&key(1)), Signature::Valid);
+        assert_eq!(signed().signature(&key(2)), Signature::Invalid);
+        let unique = crate::Unique { key: "k".to_owned(), window: crate::Window::UntilStarted };
+        let altered = [
+            Envelope { id: JobId::from_uuid(uuid::Uuid::max()), ..signed() },
+            Envelope { kind: "test.other".to_owned(), ..signed() },
+            Envelope { version: 2, ..signed() },
+            Envelope { tenant: Some(TenantId::from_uuid(uuid::Uuid::nil())), ..signed() },
+            Envelope { staged: true, ..signed() },
+            Envelope { unique: Some(UniqueKey::new("k", None, &unique)), ..signed() },
+            Envelope {
+                payload: RawValue::from_string("{\"n\":2}".to_owned()).unwrap(),
+                ..signed()
+            },
+        ];
+        for altered in altered {
+            assert_eq!(altered.signature(&key(1)), Signature::Invalid, "{altered:?}");
+        }
+        let mut retried = Envelope { attempt: 2, redelivered: true, ..signed() };
+        retried.note_failure(9, "timed out");
+        let bytes = retried.to_bytes().unwrap();
+        assert_eq!(Envelope::from_bytes(&bytes).unwrap().signature(&key(1)), Signature::Valid);
     }
 
     /// Version 3; version 1 had one name, version 2 split it.

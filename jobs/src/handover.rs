@@ -186,7 +186,8 @@ impl Jobs {
         let mut ids = Vec::with_capacity(jobs.len());
         let mut pushes = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let mut envelope = Envelope::new(clock.id(), tenant, job, now_ms)?;
+            let envelope = Envelope::new(clock.id(), tenant, job, now_ms)?;
+            let mut envelope = envelope.signed(&self.inner.broker.config().envelope_key);
             envelope.due_at =
                 delay.map(|delay| now_ms.saturating_add(common::clock::millis_of(delay)));
             ids.push(envelope.id);
@@ -278,8 +279,18 @@ pub(crate) async fn hand_over_rows(
 
 /// How to enqueue the job of a row; none if this release does not know its queue.
 fn push_of(broker: &Broker, row: &OutboxRow, now_ms: i64) -> Option<(Queue, Push)> {
-    let push = row.envelope().and_then(|envelope| Push::new(&envelope, now_ms));
+    let push = signed_push(broker, row, now_ms);
     broker.config().queues.named(&row.queue).zip(push.ok())
+}
+
+/// The job of a row, to be enqueued. Fails if its payload is not JSON.
+pub(crate) fn signed_push(
+    broker: &Broker,
+    row: &OutboxRow,
+    now_ms: i64,
+) -> Result<Push, serde_json::Error> {
+    let envelope = Envelope::of_row(row)?.signed(&broker.config().envelope_key);
+    Push::new(&envelope, now_ms)
 }
 
 pub(crate) fn count_enqueued(queue: Queue, path: &str, jobs: usize) {

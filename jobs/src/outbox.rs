@@ -15,7 +15,6 @@ use common::{
 };
 use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use crate::{
     Envelope, Failure, Job, Queue, batches, envelope::payload_of, handover::count_duplicates,
@@ -111,6 +110,16 @@ impl RowState {
             ),
         })
     }
+}
+
+/// The row of a job of `queue`, if it was staged and has not finished.
+pub(crate) async fn row_of(
+    store: &Store,
+    queue: Queue,
+    id: JobId,
+) -> Result<Option<OutboxRow>, DbError> {
+    let filter = doc! { "_id": id, "queue": queue.name() };
+    store.records::<OutboxRow>(PlatformScope).find(filter).await
 }
 
 /// Noted in a transaction for the fast path: a row that was staged.
@@ -231,26 +240,6 @@ impl OutboxRow {
             dead_at: None,
             failures: Vec::new(),
             batch_id: None,
-        })
-    }
-
-    /// The envelope of its first attempt.
-    pub(crate) fn envelope(&self) -> Result<Envelope, serde_json::Error> {
-        Ok(Envelope {
-            id: self.id,
-            kind: self.kind.clone(),
-            version: self.version,
-            tenant: self.tenant_id,
-            attempt: 1,
-            enqueued_at: self.staged_at.timestamp_millis(),
-            due_at: self.due_at.map(DateTime::timestamp_millis),
-            parked_at: None,
-            traceparent: self.traceparent.clone(),
-            unique: self.unique.clone(),
-            staged: true,
-            redelivered: false,
-            failures: self.failures.clone(),
-            payload: RawValue::from_string(self.payload.clone())?,
         })
     }
 }

@@ -162,6 +162,12 @@ impl<C: Send + Sync + 'static> Registry<C> {
                 "the queue {queue} of {kind} is not in the list that the configuration was loaded with"
             );
         }
+        for queue in jobs.queues().all() {
+            // A counter that first appears with its first event shows no increase.
+            for outcome in ["rebuilt", "dropped", "returned"] {
+                metrics::JOBS_UNSIGNED.with_label_values(&[queue.name(), outcome]).inc_by(0);
+            }
+        }
         Dispatch {
             handlers: Arc::new(self.handlers.clone()),
             jobs: jobs.clone(),

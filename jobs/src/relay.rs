@@ -21,9 +21,9 @@ use mongodb::bson::{DateTime, Document, doc};
 
 use crate::{
     Drain, Jobs, Queue,
-    handover::count_enqueued,
+    handover::{count_enqueued, signed_push},
     outbox::{self, ForgetError, OutboxRow, forget_duplicates},
-    queue::{DeadLetter, HandIn, Push},
+    queue::{DeadLetter, HandIn},
 };
 
 /// Name of the leader's lease.
@@ -244,7 +244,8 @@ impl Relay {
                 rows.iter().zip(there).filter(|(_, there)| !there).map(|(row, _)| row).collect();
             for row in missing.into_iter().take(usize::try_from(room).unwrap_or(usize::MAX)) {
                 let died_at = row.dead_at.map_or(0, DateTime::timestamp_millis);
-                match DeadLetter::of_row(row) {
+                let letter = DeadLetter::of_row(row);
+                match letter.map(|letter| letter.signed(&broker.config().envelope_key)) {
                     Ok(letter) => {
                         broker
                             .restore_dead(queue, row.id, died_at, &letter.to_bytes())
@@ -309,7 +310,7 @@ impl Relay {
         let now_ms = self.now().timestamp_millis();
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
-            match row.envelope().and_then(|envelope| Push::new(&envelope, now_ms)) {
+            match signed_push(self.jobs.broker(), row, now_ms) {
                 Ok(push) => pushes.push(push),
                 Err(error) => self.dead_letter_row(row, &error).await?,
             }

@@ -189,7 +189,7 @@ impl Inline {
         retries: Retries,
         drained: &mut Drained,
     ) -> Result<(), DbError> {
-        let mut envelope = row.envelope().map_err(shape)?;
+        let mut envelope = Envelope::of_row(&row).map_err(shape)?;
         loop {
             let (error, attempts_max) = match self.attempt(queue, envelope.clone()).await {
                 Verdict::Done { .. } | Verdict::Skipped => {

@@ -10,7 +10,6 @@ use common::{
 };
 use domain::tenancy::invitations::{Conditions, Terms};
 use jobs::{JobError, Jobs, Registry};
-use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::{
@@ -49,7 +48,7 @@ impl App {
         Ok(Self {
             store: jobs.store().clone(),
             jobs,
-            key: MasterKey::parse(config.auth.master_key.expose_secret())?,
+            key: config.auth.master_key.clone(),
             dns: Dns::new(&config.dns),
             settings: config.app.clone(),
             auth: config.auth.clone(),

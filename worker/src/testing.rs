@@ -12,7 +12,6 @@ use common::{
 };
 use domain::{identity::sign_in::belongings_of, people::users::User, platform::demo, queues};
 use jobs::{Jobs, testing::Inline};
-use secrecy::ExposeSecret;
 use testkit::testing::TestEnv;
 
 use crate::app::{App, registry};
@@ -45,7 +44,7 @@ impl DemoWorld {
         let env = TestEnv::prepared("domain", migrate).await;
         let config = config(&env);
         let store = Store::connect(&config.mongodb, clock).await.unwrap();
-        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+        let key = config.auth.master_key.clone();
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         demo::seed(&jobs, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
         let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();

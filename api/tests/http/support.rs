@@ -79,7 +79,7 @@ impl Database {
     pub(crate) async fn empty(env: TestEnv) -> Self {
         let config = config_of(&env);
         let store = Store::connect(&config.mongodb, Clock::system()).await.unwrap();
-        let key = MasterKey::parse(config.auth.master_key.expose_secret()).unwrap();
+        let key = config.auth.master_key.clone();
         Self { env, config, store, key }
     }
 

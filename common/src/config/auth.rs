@@ -2,9 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use secrecy::SecretString;
-
 use super::reader::{self, Reader};
+use crate::crypto::MasterKey;
 
 /// Upper limit of passwords hashed at once; each takes 19 MiB.
 const HASH_CONCURRENCY_MAX: u64 = 1024;
@@ -17,7 +16,7 @@ pub(super) const DEVELOPMENT_MASTER_KEY: &str = "ZGV2ZWxvcG1lbnQtb25seS1tYXN0ZXI
 #[derive(Debug, Clone)]
 pub struct Auth {
     /// 32 bytes in base64: encrypts signing keys and derives the tokens in links.
-    pub master_key: SecretString,
+    pub master_key: MasterKey,
     /// Lifetime of an access token.
     pub access_token_ttl: Duration,
     /// Longest duration of a session that is not remembered.
@@ -66,7 +65,7 @@ pub struct Auth {
 impl Auth {
     pub(super) fn read(r: &mut Reader) -> Self {
         Self {
-            master_key: r.secret(
+            master_key: r.secret_value(
                 "auth.master_key",
                 DEVELOPMENT_MASTER_KEY,
                 "32 random bytes in base64 (`openssl rand -base64 32`); required in production; encrypts signing keys and derives the tokens in links",

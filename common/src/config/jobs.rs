@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use super::{Queues, reader::Reader};
+use crate::crypto::{MacKey, MasterKey};
+
+/// Purpose of the key that signs envelopes.
+const ENVELOPE_PURPOSE: &str = "job-envelope";
 
 /// Upper limit of crashes that one job may cause.
 const CRASHES_MAX: u64 = 10_000;
@@ -36,12 +40,16 @@ pub struct Jobs {
     pub dead_max: u64,
     /// How long the history of jobs is kept; none to keep no history.
     pub history_ttl: Option<Duration>,
+    /// Whether jobs that nobody signed run. Jobs with an invalid signature never do.
+    pub accept_unsigned: bool,
+    /// Signs the envelopes of jobs; derived from `auth.master_key`.
+    pub envelope_key: MacKey,
     /// The queues with their settings, from the `queues` sections.
     pub queues: Queues,
 }
 
 impl Jobs {
-    pub(super) fn read(r: &mut Reader) -> Self {
+    pub(super) fn read(r: &mut Reader, master_key: &MasterKey) -> Self {
         Self {
             lease: r.period("jobs.lease", "30s", "How long a running job stays with a worker that has stopped responding"),
             crashes_max: r.count_up_to(CRASHES_MAX, "jobs.crashes_max", "3", "A job that crashed its worker this many times becomes a dead letter"),
@@ -59,6 +67,8 @@ impl Jobs {
             dead_retention: r.period("jobs.dead_retention", "30d", "How long dead letters are kept"),
             dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "Dead letters kept per queue; the oldest are deleted first"),
             history_ttl: r.optional_period("jobs.history_ttl", "0", "How long MongoDB keeps the history of each job, with its result; `0` to keep no history"),
+            accept_unsigned: r.value("jobs.accept_unsigned", "false", "Run jobs that carry no signature. Set it while you deploy the first release that signs jobs, and remove it afterwards: without it, whoever can write to Redis cannot make workers run jobs of their own"),
+            envelope_key: master_key.mac_key(ENVELOPE_PURPOSE),
             queues: Queues::read(r),
         }
     }

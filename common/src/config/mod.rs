@@ -128,19 +128,21 @@ impl Config {
     }
 
     fn read(r: &mut Reader) -> Self {
+        let (app, api, worker) = (App::read(r), Api::read(r), Worker::read(r));
+        let auth = Auth::read(r);
         Self {
-            app: App::read(r),
-            api: Api::read(r),
-            worker: Worker::read(r),
-            auth: Auth::read(r),
+            app,
+            api,
+            worker,
             members: Members::read(r),
             maintenance: Maintenance::read(r),
             mongodb: Mongodb::read(r),
             redis: Redis::read(r),
-            jobs: Jobs::read(r),
+            jobs: Jobs::read(r, &auth.master_key),
             dns: Dns::read(r),
             smtp: Smtp::read(r),
             telemetry: Telemetry::read(r),
+            auth,
         }
     }
 }

@@ -14,7 +14,7 @@ mod password;
 mod refresh_token;
 
 pub use link_token::{LinkToken, TokenHash};
-pub use master_key::{InvalidMasterKey, MasterKey, SealError};
+pub use master_key::{InvalidMasterKey, MacKey, MasterKey, SealError};
 pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash, Verdict};
 pub use refresh_token::{PresentedToken, RefreshToken};
 

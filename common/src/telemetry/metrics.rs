@@ -132,6 +132,9 @@ metrics! {
     JOBS_OUTBOX_ROWS: IntGauge = "tenantry_jobs_outbox_rows";
     /// Seconds the oldest staged job has waited to be enqueued in Redis.
     JOBS_OUTBOX_AGE: Gauge = "tenantry_jobs_outbox_age_seconds";
+    /// Jobs that Redis delivered without a valid signature, by outcome: rebuilt from their row in the
+    /// outbox, dropped, or returned to the queue because the outbox could not be read.
+    JOBS_UNSIGNED: IntCounterVec = "tenantry_jobs_unsigned_total" ["queue", "outcome"];
     /// Staged jobs of queues that this release does not declare, so that no worker runs them.
     JOBS_OUTBOX_UNDECLARED: IntGauge = "tenantry_jobs_outbox_undeclared_rows";
     /// Jobs taken over from workers that stopped responding.

@@ -254,7 +254,7 @@ impl JobView {
         if row.dead_at.is_some() {
             return Ok(DeadLetter::of_row(row)?.view(queue));
         }
-        let content = Content::Job(Box::new(row.envelope()?.into()));
+        let content = Content::Job(Box::new(Envelope::of_row(row)?.into()));
         Ok(Self { id: Some(row.id), queue, status: JobStatus::Staged, content })
     }
 }

@@ -1,7 +1,7 @@
 //! Dead letters: jobs that will not be retried automatically, kept with all their failures.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::id::JobId;
+use common::{crypto::MacKey, id::JobId};
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ impl DeadLetter {
 
     /// The dead letter of a staged job, from its row. Fails if the row's payload is not JSON.
     pub(crate) fn of_row(row: &OutboxRow) -> Result<Self, serde_json::Error> {
-        let envelope = row.envelope()?;
+        let envelope = Envelope::of_row(row)?;
         Ok(Self {
             id: Some(row.id),
             kind: Some(row.kind.clone()),
@@ -61,6 +61,11 @@ impl DeadLetter {
             bytes: None,
             member: Vec::new(),
         })
+    }
+
+    /// Signs its envelope with `key`.
+    pub(crate) fn signed(self, key: &MacKey) -> Self {
+        Self { envelope: self.envelope.map(|envelope| envelope.signed(key)), ..self }
     }
 
     /// The dead letter of bytes that could not be parsed.

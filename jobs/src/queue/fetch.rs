@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{backoff::reconnect_delay, redis::Reader, telemetry::metrics};
+use common::{backoff::reconnect_delay, db::DbError, redis::Reader, telemetry::metrics};
 use redis::{RedisResult, aio::MultiplexedConnection};
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use super::{
     entry::{Entries, Entry},
     finish::{Finished, Outcome},
 };
-use crate::Envelope;
+use crate::{Envelope, envelope::Signature, outbox};
 
 /// How long one read blocks for jobs. Only jobs end it early, so it may be long; it limits how long
 /// a broken connection can go unnoticed.
@@ -167,7 +167,8 @@ async fn unblock(consumer: &Consumer, stream: &str, id: i64) {
     }
 }
 
-/// The delivery of a fetched entry. An entry that cannot be parsed is dead-lettered instead.
+/// The delivery of a fetched entry. An entry that cannot be parsed is dead-lettered instead, and one
+/// that nobody with the installation's key created is removed.
 pub(super) async fn understand(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -175,7 +176,8 @@ pub(super) async fn understand(
     claimed: bool,
 ) -> Option<Delivery> {
     match Envelope::from_bytes(&entry.envelope) {
-        Ok(mut envelope) => {
+        Ok(envelope) => {
+            let mut envelope = genuine(consumer, finished, &entry, envelope).await?;
             envelope.redelivered |= claimed || entry.again;
             let (envelope, cancels) = (Arc::new(envelope), Arc::clone(&consumer.cancels));
             Some(Delivery { queue: consumer.queue, entry: entry.id, envelope, slot: None, cancels })
@@ -188,6 +190,51 @@ pub(super) async fn understand(
             None
         }
     }
+}
+
+/// The envelope, if it is signed. Otherwise the one that the outbox has for its id, if any: a job
+/// runs as it was staged, whatever Redis says.
+async fn genuine(
+    consumer: &Consumer,
+    finished: &mpsc::Sender<Finished>,
+    entry: &Entry,
+    envelope: Envelope,
+) -> Option<Envelope> {
+    let (config, queue) = (consumer.broker.config(), consumer.queue);
+    let signature = envelope.signature(&config.envelope_key);
+    if signature == Signature::Valid || (signature == Signature::Missing && config.accept_unsigned)
+    {
+        return Some(envelope);
+    }
+    let (rebuilt, result) = match rebuilt(consumer, &envelope).await {
+        Ok(Some(rebuilt)) => (Ok(rebuilt), "rebuilt"),
+        Ok(None) => (Err(Outcome::Remove { job: entry.job, group: entry.group }), "dropped"),
+        Err(error) => {
+            tracing::warn!(%queue, %error, "outbox_not_queried");
+            (Err(Outcome::HandBack), "returned")
+        }
+    };
+    metrics::JOBS_UNSIGNED.with_label_values(&[queue.name(), result]).inc();
+    tracing::error!(%queue, job = %envelope.id, kind = envelope.kind, ?signature, result, "job_not_signed");
+    match rebuilt {
+        Ok(rebuilt) => Some(rebuilt),
+        Err(outcome) => {
+            let entry = entry.id.clone();
+            settle(finished, Finished { entry, envelope: None, outcome, suspect: None }).await;
+            None
+        }
+    }
+}
+
+/// The signed envelope of the staged job with the id of `envelope`.
+async fn rebuilt(consumer: &Consumer, envelope: &Envelope) -> Result<Option<Envelope>, DbError> {
+    let Some(row) = outbox::row_of(&consumer.store, consumer.queue, envelope.id).await? else {
+        return Ok(None);
+    };
+    let Ok(rebuilt) = Envelope::of_row(&row) else { return Ok(None) };
+    let rebuilt = rebuilt.signed(&consumer.broker.config().envelope_key);
+    let (attempt, failures) = (envelope.attempt, envelope.failures.clone());
+    Ok(Some(Envelope { attempt, failures, redelivered: true, ..rebuilt }))
 }
 
 /// Hands back a job that has not started.

@@ -64,6 +64,8 @@ pub(super) enum Outcome {
     Bury { error: String, ran: Option<Ran> },
     /// Its unreadable bytes become a dead letter.
     Poison { bytes: Vec<u8>, error: String, job: Option<JobId>, group: Group },
+    /// Its entry is removed, because nobody with the installation's key created it.
+    Remove { job: Option<JobId>, group: Group },
     /// It is handed back to the queue.
     HandBack,
     /// Not a job: notifies the sender once everything before it is settled.

@@ -82,13 +82,16 @@ impl Batch {
         match (outcome, envelope) {
             (Outcome::Flush(sender), _) => self.flushed.push(sender),
             (Outcome::HandBack, _) => self.handed_back.push(entry),
+            (Outcome::Remove { job, group }, _) => {
+                self.done_direct.push(Done { entry, id: job, group, unique: None });
+            }
             (Outcome::Poison { bytes, error, job, group }, _) => {
                 let letter = DeadLetter::of_bytes(&bytes, &error, now_ms).to_bytes();
                 self.buried.push(Bury { entry, id: job, group, unique: None, letter });
             }
             (Outcome::Done { .. }, Some(envelope)) => {
                 let (group, unique) = (Group::of(envelope.tenant), envelope.unique.clone());
-                let done = Done { entry, id: envelope.id, group, unique };
+                let done = Done { entry, id: Some(envelope.id), group, unique };
                 if envelope.staged {
                     self.rows_done.push(envelope.id);
                     self.done_staged.push(done);
@@ -130,10 +133,11 @@ impl Batch {
             return parts;
         }
         let batch_of = |id: &JobId| members.get(id).copied();
-        for done in self.done_staged.extract_if(.., |done| members.contains_key(&done.id)) {
-            if let Some(batch) = batch_of(&done.id) {
+        let is_member = |id: Option<JobId>| id.is_some_and(|id| members.contains_key(&id));
+        for done in self.done_staged.extract_if(.., |done| is_member(done.id)) {
+            if let Some((id, batch)) = done.id.and_then(|id| Some((id, batch_of(&id)?))) {
                 let part = parts.entry(batch).or_default();
-                part.rows_done.push(done.id);
+                part.rows_done.push(id);
                 part.done_staged.push(done);
             }
         }
@@ -142,9 +146,7 @@ impl Batch {
                 parts.entry(batch).or_default().rows_dead.push((id, letter));
             }
         }
-        for bury in
-            self.buried.extract_if(.., |bury| bury.id.is_some_and(|id| members.contains_key(&id)))
-        {
+        for bury in self.buried.extract_if(.., |bury| is_member(bury.id)) {
             if let Some(batch) = bury.id.as_ref().and_then(batch_of) {
                 parts.entry(batch).or_default().buried.push(bury);
             }

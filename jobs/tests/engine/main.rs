@@ -15,6 +15,7 @@ mod history;
 mod progress;
 mod redis_faults;
 mod schedules;
+mod signatures;
 mod staging;
 mod support;
 mod testing;

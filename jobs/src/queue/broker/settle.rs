@@ -12,7 +12,8 @@ use crate::{Queue, queue::group::Group, unique::UniqueKey};
 /// A finished job.
 pub(crate) struct Done {
     pub(crate) entry: EntryId,
-    pub(crate) id: JobId,
+    /// None if the engine did not write the entry.
+    pub(crate) id: Option<JobId>,
     pub(crate) group: Group,
     pub(crate) unique: Option<UniqueKey>,
 }
@@ -50,11 +51,15 @@ impl Broker {
         let mut call = self.call_admitting(&FINISH, queue);
         call.arg(consumer).arg(memory).arg(self.jobs.finished_max).arg(jobs.len());
         for job in jobs {
-            call.arg(&job.entry).arg(id_bytes(job.id).as_slice()).arg(job.group.bytes());
+            let id = job.id.map(id_bytes);
+            call.arg(&job.entry).arg(id.as_ref().map_or(&[][..], |id| id.as_slice()));
+            call.arg(job.group.bytes());
         }
         for job in jobs {
-            if let Some(key) = job.unique.as_ref().and_then(UniqueKey::held_until_end) {
-                call.arg(key).arg(id_bytes(job.id).as_slice());
+            if let (Some(id), Some(key)) =
+                (job.id, job.unique.as_ref().and_then(UniqueKey::held_until_end))
+            {
+                call.arg(key).arg(id_bytes(id).as_slice());
             }
         }
         call.invoke_async(&mut self.connection()).await

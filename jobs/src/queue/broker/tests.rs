@@ -84,7 +84,7 @@ async fn read(broker: &Broker, consumer: &str) -> Option<Entry> {
 }
 
 fn done(entry: &Entry) -> Done {
-    Done { entry: entry.id.clone(), id: entry.job.unwrap(), group: entry.group, unique: None }
+    Done { entry: entry.id.clone(), id: entry.job, group: entry.group, unique: None }
 }
 
 fn delayed(entry: &Entry, wait: Duration) -> Delay {

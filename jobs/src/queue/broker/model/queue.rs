@@ -110,7 +110,7 @@ impl Cast {
         let envelope = &self.envelopes[job];
         Done {
             entry: entry.clone(),
-            id: envelope.id,
+            id: Some(envelope.id),
             group: Group::of(envelope.tenant),
             unique: envelope.unique.clone(),
         }
@@ -133,7 +133,7 @@ impl Cast {
             };
         };
         let Done { entry, id, group, unique } = self.done(entry, job);
-        Bury { entry, id: Some(id), group, unique, letter }
+        Bury { entry, id, group, unique, letter }
     }
 }
 
