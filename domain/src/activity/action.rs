@@ -111,8 +111,8 @@ pub enum Action {
     UserPasswordReset,
 }
 
-/// A property whose values an event may contain, before and after the change. Only these are
-/// allowed: none of them is a secret, an email or IP address, or a person's name.
+/// A property whose change an event may record. None of them is a secret. Values that may identify
+/// a person ([`Property::is_personal`]) are kept apart from the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Property {
@@ -134,4 +134,21 @@ pub enum Property {
     AllowedEmailDomains,
     /// The IP addresses from which a tenant can be accessed.
     IpAllowlist,
+}
+
+impl Property {
+    /// Whether its values may identify a person, as an IP address or the domain of a small company
+    /// does.
+    pub const fn is_personal(self) -> bool {
+        match self {
+            Self::AllowedEmailDomains | Self::IpAllowlist => true,
+            Self::Role
+            | Self::Permissions
+            | Self::AutoInviteRole
+            | Self::RequireMfa
+            | Self::SessionIdleMinutes
+            | Self::SessionAbsoluteHours
+            | Self::PasswordMinLength => false,
+        }
+    }
 }

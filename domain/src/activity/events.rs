@@ -6,7 +6,7 @@ use common::{
         schema::{self, Field, Index},
     },
     id::{AdminId, EventId, JobId, TenantId, UserId},
-    origin::{Principal, Reason, Via},
+    origin::{Principal, Via},
 };
 use mongodb::bson::{self, Bson, DateTime};
 use serde::{Deserialize, Serialize};
@@ -29,10 +29,6 @@ pub struct Deed {
     pub targets: Vec<String>,
     /// The properties that changed.
     pub changes: Vec<Delta>,
-    /// The reason given by an operator or administrator.
-    pub reason: Option<Reason>,
-    /// The request that caused it.
-    pub request_id: Option<String>,
     /// The job that caused it.
     pub job_id: Option<JobId>,
     /// The format of this row.
@@ -44,9 +40,18 @@ pub struct Deed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     pub property: Property,
-    /// Its previous value.
+    /// Its values; none in an event if they may identify a person. They are then in its
+    /// [`AuditContext`].
+    #[serde(flatten)]
+    pub values: Option<Values>,
+}
+
+/// The values of a property that changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Values {
+    /// The previous value.
     pub before: Bson,
-    /// Its new value.
+    /// The new value.
     pub after: Bson,
 }
 
@@ -158,49 +163,53 @@ impl Entry {
             let bson = |value: &T| {
                 bson::serialize_to_bson(value).map_err(|error| DbError::Shape(error.to_string()))
             };
-            let (before, after) = (bson(before)?, bson(after)?);
-            self.changes.push(Delta { property, before, after });
+            let values = Some(Values { before: bson(before)?, after: bson(after)? });
+            self.changes.push(Delta { property, values });
         }
         Ok(self)
     }
 
     /// Records it as an event of the scope's tenant.
     pub(crate) async fn record(self, txn: &mut Txn, scope: TenantScope) -> Result<(), DbError> {
-        let (id, tenant_id, name) = (txn.clock().id(), scope.tenant_id(), self.name.clone());
-        let event = Event { id, tenant_id, deed: self.deed(txn) };
-        txn.records::<Event>(scope).insert(&event).await?;
-        let user = event.deed.actor.and_then(Principal::user);
-        AuditContext::write(txn, id, Some(tenant_id), user, name).await
+        let (id, tenant_id) = (txn.clock().id(), scope.tenant_id());
+        let (deed, name, personal) = self.deed(txn);
+        let user = deed.actor.and_then(Principal::user);
+        txn.records::<Event>(scope).insert(&Event { id, tenant_id, deed }).await?;
+        AuditContext::write(txn, id, Some(tenant_id), user, name, personal).await
     }
 
     /// Records it as an event of the platform.
     pub(crate) async fn record_on_platform(self, txn: &mut Txn) -> Result<(), DbError> {
-        let (id, name) = (txn.clock().id(), self.name.clone());
-        let event = PlatformEvent { id, deed: self.deed(txn) };
-        txn.records::<PlatformEvent>(PlatformScope).insert(&event).await?;
-        let user = event.deed.actor.and_then(Principal::user);
-        AuditContext::write(txn, id, None, user, name).await
+        let id = txn.clock().id();
+        let (deed, name, personal) = self.deed(txn);
+        let user = deed.actor.and_then(Principal::user);
+        txn.records::<PlatformEvent>(PlatformScope).insert(&PlatformEvent { id, deed }).await?;
+        AuditContext::write(txn, id, None, user, name, personal).await
     }
 
-    fn deed(self, txn: &Txn) -> Deed {
+    /// What the event contains; apart from it, the actor's name and the changes with values that
+    /// may identify a person.
+    fn deed(self, txn: &Txn) -> (Deed, Option<String>, Vec<Delta>) {
         let origin = txn.origin();
-        let (request_id, job_id, reason) = match &origin.via {
-            Via::Request(request) => (Some(request.id.clone()), None, None),
-            Via::Job(job) => (None, Some(*job), None),
-            Via::Command(operator) => (None, None, operator.reason.clone()),
-            Via::Process => (None, None, None),
+        let job_id = match &origin.via {
+            Via::Job(job) => Some(*job),
+            Via::Request(_) | Via::Command(_) | Via::Process => None,
         };
-        Deed {
+        let (mut changes, mut personal) = (self.changes, Vec::new());
+        for change in changes.iter_mut().filter(|change| change.property.is_personal()) {
+            personal.push(change.clone());
+            change.values = None;
+        }
+        let deed = Deed {
             actor: self.actor.or(origin.principal),
             impersonator: origin.impersonator,
             action: self.action,
             targets: self.targets,
-            changes: self.changes,
-            reason,
-            request_id,
+            changes,
             job_id,
             schema_version: SCHEMA_VERSION,
             at: txn.clock().now(),
-        }
+        };
+        (deed, self.name, personal)
     }
 }

@@ -1,8 +1,9 @@
 //! Activity: events that record who did what, written in the transaction of the change.
 //!
 //! An [`Event`] happened in a tenant and belongs to it; a [`PlatformEvent`] happened outside of all
-//! tenants. Events contain ids, never email or IP addresses or names, so that erasing a person
-//! leaves them intact; personal data is stored separately in an [`AuditContext`].
+//! tenants. Events contain ids, never email or IP addresses, names, free text or text that a client
+//! chose, so that erasing a person leaves them intact; such data is stored separately in an
+//! [`AuditContext`].
 
 mod action;
 mod contexts;
@@ -11,4 +12,4 @@ mod events;
 pub use action::{Action, Property};
 pub use contexts::AuditContext;
 pub(crate) use events::Entry;
-pub use events::{Deed, Delta, Event, PlatformEvent};
+pub use events::{Deed, Delta, Event, PlatformEvent, Values};

@@ -66,24 +66,60 @@ async fn after_verification_the_correct_password_starts_a_session() {
     assert_eq!(world.events(event).await, 1);
 }
 
+/// A client may put anything into `X-Request-Id` and `User-Agent`.
 #[tokio::test]
-async fn an_event_names_its_request_and_stores_personal_data_separately() {
+async fn events_contain_nothing_that_identifies_a_person() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
-    world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+    let login = world.client.request(Method::POST, "/api/auth/login");
+    let login = login
+        .header("x-request-id", "ada.lovelace")
+        .header("user-agent", "Phone of Ada")
+        .json(&json!({ "email": "ada@example.com", "password": PASSWORD }));
+    Answer::of(login).await.expect(StatusCode::OK);
     let created = doc! { "action": "session.created" };
     let event: Event = world.store.records(PlatformScope).find(created).await.unwrap().unwrap();
-    assert!(event.deed.request_id.is_some_and(|id| !id.is_empty()));
     assert_eq!(event.deed.job_id, None);
     let kept = world.store.records::<AuditContext>(PlatformScope);
     let context = kept.find(doc! { "_id": event.id }).await.unwrap().unwrap();
     assert_eq!(context.user_id.map(Principal::User), event.deed.actor);
-    assert_eq!(context.ip.as_deref(), Some("127.0.0.1"));
-    let row: Document =
-        world.raw().await.collection("activity_events").find_one(doc! {}).await.unwrap().unwrap();
-    assert!(!row.to_string().contains("127.0.0.1"), "{row}");
-    let name = context.name.unwrap();
-    assert!(!name.is_empty() && !row.to_string().contains(&name), "{row}");
+    let texts = [
+        context.ip.unwrap(),
+        context.name.unwrap(),
+        context.user_agent.unwrap(),
+        context.request_id.unwrap(),
+    ];
+    assert_eq!(texts, ["127.0.0.1", "Ada Lovelace", "Phone of Ada", "ada.lovelace"]);
+    let raw = world.raw().await;
+    for collection in ["activity_events", "platform_events"] {
+        let mut rows = raw.collection::<Document>(collection).find(doc! {}).await.unwrap();
+        assert!(rows.advance().await.unwrap(), "{collection} has events");
+        loop {
+            let row = rows.deserialize_current().unwrap().to_string();
+            for text in texts.iter().map(String::as_str).chain(["@example.com"]) {
+                assert!(!row.contains(text), "{text}: {row}");
+            }
+            if !rows.advance().await.unwrap() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn personal_data_about_events_expires_also_without_a_user() {
+    let world = World::new().await;
+    let contexts = world.raw().await.collection::<Document>("audit_contexts");
+    let mut indexes = contexts.list_indexes().await.unwrap();
+    let mut expire_at = Vec::new();
+    while indexes.advance().await.unwrap() {
+        let index = indexes.deserialize_current().unwrap();
+        if index.options.is_some_and(|options| options.expire_after.is_some()) {
+            expire_at.push(index.keys);
+        }
+    }
+    // `at` is required in every row.
+    assert_eq!(expire_at, [doc! { "at": 1 }]);
 }
 
 #[tokio::test]

@@ -7,11 +7,12 @@ use common::{
     id::{TenantId, UserId},
 };
 use domain::{
+    activity::{AuditContext, Delta, Event, Property, Values},
     identity::password_resets::{PasswordReset, Prepare},
     people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{Bson, DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -124,6 +125,42 @@ async fn the_rules_are_read_replaced_as_a_whole_and_recorded() {
     assert_eq!(world.client.get_as(&ada.token, SECURITY).await.header("etag"), none.header("etag"));
     let event = doc! { "action": "tenant.security_changed", "tenant_id": ada.tenant, "actor": ada.user, "targets": ada.tenant.to_string() };
     assert_eq!(world.events(event).await, 2);
+}
+
+#[tokio::test]
+async fn an_event_names_changed_ip_ranges_and_domains_without_their_values() {
+    let (world, ada) = founded().await;
+    let some = json!({
+        "password_min_length": 14,
+        "allowed_email_domains": ["lovelace.example"],
+        "ip_allowlist": ["127.0.0.1"],
+    });
+    set(&world, &ada, some).await;
+    let filter = doc! { "action": "tenant.security_changed", "tenant_id": ada.tenant };
+    let event: Event = world.store.records(PlatformScope).find(filter).await.unwrap().unwrap();
+    let length = Values { before: Bson::Null, after: Bson::Int64(14) };
+    let changed = |property, values| Delta { property, values };
+    assert_eq!(
+        event.deed.changes,
+        [
+            changed(Property::PasswordMinLength, Some(length)),
+            changed(Property::AllowedEmailDomains, None),
+            changed(Property::IpAllowlist, None),
+        ]
+    );
+    let contexts = world.store.records::<AuditContext>(PlatformScope);
+    let context = contexts.find(doc! { "_id": event.id }).await.unwrap().unwrap();
+    let values = |before: &[&str], after: &[&str]| {
+        let array = |items: &[&str]| Bson::from(items.to_vec());
+        Some(Values { before: array(before), after: array(after) })
+    };
+    assert_eq!(
+        context.changes,
+        [
+            changed(Property::AllowedEmailDomains, values(&[], &["lovelace.example"])),
+            changed(Property::IpAllowlist, values(&[], &["127.0.0.1/32"])),
+        ]
+    );
 }
 
 #[tokio::test]
