@@ -5,10 +5,11 @@ use clap::Subcommand;
 use common::{clock::rfc3339, config::Config, db::Store, email::Email, origin::Reason};
 use domain::{
     identity::{
+        accounts::{DisableUser, EnableUser},
         mfa::{MfaError, ResetMfa},
         sign_in::belongings_of,
     },
-    people::users::{DisableUser, EnableUser, User, UserRef},
+    people::users::{User, UserRef},
     tenancy::tenant_security::sessions_of,
 };
 

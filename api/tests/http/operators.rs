@@ -7,18 +7,18 @@ use std::{
 };
 
 use common::{
-    db::PlatformScope,
-    id::{self, EventId},
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
+    id::{self, EventId, UserId},
     origin::Principal,
     revocations::Revoked,
 };
 use domain::{
-    activity::{Action, AuditContext, Deed, Event, PlatformEvent},
+    activity::{Action, AuditContext, Deed, Delta, Event, PlatformEvent, Property},
     identity::password_resets::{PasswordReset, Prepare},
     people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
-use mongodb::bson::doc;
+use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -292,6 +292,51 @@ async fn reason_of_operator(world: &World, event: EventId) -> Option<String> {
 }
 
 #[tokio::test]
+async fn what_an_operator_does_to_a_person_is_an_event_of_each_of_their_tenants() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    let scope = TenantScope::of_job(eve.tenant);
+    world.commit(&Join { scope, user: ada.user }).await.unwrap();
+    let second_factor = doc! { "$set": { "second_factor_since": DateTime::now() } };
+    let users = world.store.records::<User>(PlatformScope);
+    users.update(doc! { "_id": ada.user }, second_factor).await.unwrap();
+    printed(&disable(&world, ADA).await);
+    printed(&world.run(&["users", "enable", ADA], &[]).await);
+    printed(&world.run(&["users", "reset-mfa", ADA, "--reason", "Lost"], &[]).await);
+    for tenant in [ada.tenant, eve.tenant] {
+        let filter = doc! { "tenant_id": tenant, "targets": ada.user.to_string() };
+        let events: Vec<Event> =
+            world.store.records(PlatformScope).list(filter, doc! { "_id": 1 }, 10).await.unwrap();
+        let deeds = events.iter().map(|event| (event.deed.action, event.deed.actor));
+        let operator = Some(Principal::Operator);
+        assert_eq!(
+            deeds.collect::<Vec<_>>(),
+            [
+                (Action::UserDisabled, operator),
+                (Action::UserEnabled, operator),
+                (Action::MfaReset, operator)
+            ]
+        );
+        assert_eq!(reason_of_operator(&world, events[2].id).await.as_deref(), Some("Lost"));
+    }
+}
+
+struct Join {
+    scope: TenantScope,
+    user: UserId,
+}
+
+impl Change for Join {
+    type Output = Membership;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
+        Membership::create(txn, self.scope, self.user, Role::Member).await
+    }
+}
+
+#[tokio::test]
 async fn invalid_commands_are_rejected_and_change_nothing() {
     let world = World::new().await;
     let ada = People::of(&world).await.founder(ADA).await;
@@ -384,6 +429,7 @@ async fn an_operator_removes_an_ip_allowlist_that_locks_out_all_members() {
     assert_eq!(of_tenant[0].tenant_id, ada.tenant);
     for deed in [&of_tenant[0].deed, &of_platform[0].deed] {
         assert_eq!(deed.targets, [ada.tenant.to_string()]);
+        assert_eq!(deed.changes, [Delta { property: Property::IpAllowlist, values: None }]);
         assert_eq!(deed.actor, Some(Principal::Operator));
     }
     for event in [of_tenant[0].id, of_platform[0].id] {

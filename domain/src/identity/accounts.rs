@@ -1,21 +1,23 @@
-//! Creation of accounts: the only place where an email address is verified for the first time,
-//! through the link of a registration or of an invitation.
+//! Accounts: their creation, the only place where an email address is verified for the first time,
+//! through the link of a registration or of an invitation; and what operators do to them.
 
 use std::time::Duration;
 
 use common::{
     crypto::PasswordHash,
-    db::{DbError, PlatformScope, Txn},
+    db::{Change, DbError, PlatformScope, TenantScope, Txn},
     email::Email,
+    id::UserId,
     name::Name,
+    revocations::{self, Revoked},
 };
 use mongodb::bson::doc;
 
 use crate::{
     activity::{Action, Entry},
     identity::registrations::Registration,
-    people::users::User,
-    tenancy::tenant_domains,
+    people::{sessions::Session, users::User},
+    tenancy::{memberships::Membership, tenant_domains},
 };
 
 /// A new account for a person who has shown that they read the mail of its email address.
@@ -54,4 +56,75 @@ impl NewAccount {
         tenant_domains::invite_by_domain(txn, &user, cooldown).await?;
         Ok(user)
     }
+}
+
+/// Why an account was not disabled or enabled.
+#[derive(Debug, thiserror::Error)]
+pub enum DisableError {
+    /// The account does not exist.
+    #[error("the account does not exist")]
+    NotFound,
+    /// The database operation failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// Disables an account and ends all its sessions; returns whether it was enabled. Repeating it
+/// publishes the revocation again.
+#[derive(Debug)]
+pub struct DisableUser {
+    pub user: UserId,
+}
+
+impl Change for DisableUser {
+    type Output = bool;
+    type Error = DisableError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, DisableError> {
+        let user = User::within(txn, self.user).await?.ok_or(DisableError::NotFound)?;
+        revocations::note(txn, Revoked::User(user.id));
+        if user.disabled_at.is_some() {
+            return Ok(false);
+        }
+        let now = txn.clock().now();
+        User::set_disabled(txn, user.id, Some(now)).await?;
+        Session::revoke_all(txn, user.id, None).await?;
+        record_everywhere(txn, Action::UserDisabled, user.id).await?;
+        Ok(true)
+    }
+}
+
+/// Enables an account, whose owner must then sign in; returns whether it was disabled.
+#[derive(Debug)]
+pub struct EnableUser {
+    pub user: UserId,
+}
+
+impl Change for EnableUser {
+    type Output = bool;
+    type Error = DisableError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<bool, DisableError> {
+        let user = User::within(txn, self.user).await?.ok_or(DisableError::NotFound)?;
+        if user.disabled_at.is_none() {
+            return Ok(false);
+        }
+        User::set_disabled(txn, user.id, None).await?;
+        record_everywhere(txn, Action::UserEnabled, user.id).await?;
+        Ok(true)
+    }
+}
+
+/// Records what an operator does to a person: on the platform, and in each of their tenants, which
+/// must be able to explain why a member can or cannot act there.
+pub(crate) async fn record_everywhere(
+    txn: &mut Txn,
+    action: Action,
+    user: UserId,
+) -> Result<(), DbError> {
+    let event = Entry::new(action, user);
+    for membership in Membership::all_within(txn, user).await? {
+        event.clone().record(txn, TenantScope::of_row(&membership)).await?;
+    }
+    event.record_on_platform(txn).await
 }

@@ -1,6 +1,6 @@
 //! How people get an account and sign in to it, and how they change its password and second factors.
 
-pub(crate) mod accounts;
+pub mod accounts;
 pub mod devices;
 pub mod email_changes;
 pub mod joining;

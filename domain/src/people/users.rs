@@ -5,21 +5,15 @@ use std::{collections::HashMap, str::FromStr};
 use common::{
     crypto::PasswordHash,
     db::{
-        Change, Data, DbError, PlatformScope, Record, Store, Txn,
+        Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     email::Email,
     id::UserId,
     origin::Principal,
-    revocations::{self, Revoked},
 };
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
-
-use crate::{
-    activity::{Action, Entry},
-    people::sessions::Session,
-};
 
 /// An account. Exists only once its email address was verified.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -273,62 +267,5 @@ impl User {
     /// address has one.
     pub async fn insert(&self, txn: &mut Txn) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).insert(self).await
-    }
-}
-
-/// Why an account was not disabled or enabled.
-#[derive(Debug, thiserror::Error)]
-pub enum DisableError {
-    /// The account does not exist.
-    #[error("the account does not exist")]
-    NotFound,
-    /// The database operation failed.
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-/// Disables an account and ends all its sessions; returns whether it was enabled. Repeating it
-/// publishes the revocation again.
-#[derive(Debug)]
-pub struct DisableUser {
-    pub user: UserId,
-}
-
-impl Change for DisableUser {
-    type Output = bool;
-    type Error = DisableError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<bool, DisableError> {
-        let user = User::within(txn, self.user).await?.ok_or(DisableError::NotFound)?;
-        revocations::note(txn, Revoked::User(user.id));
-        if user.disabled_at.is_some() {
-            return Ok(false);
-        }
-        let now = txn.clock().now();
-        User::set_disabled(txn, user.id, Some(now)).await?;
-        Session::revoke_all(txn, user.id, None).await?;
-        Entry::new(Action::UserDisabled, user.id).record_on_platform(txn).await?;
-        Ok(true)
-    }
-}
-
-/// Enables an account, whose owner must then sign in; returns whether it was disabled.
-#[derive(Debug)]
-pub struct EnableUser {
-    pub user: UserId,
-}
-
-impl Change for EnableUser {
-    type Output = bool;
-    type Error = DisableError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<bool, DisableError> {
-        let user = User::within(txn, self.user).await?.ok_or(DisableError::NotFound)?;
-        if user.disabled_at.is_none() {
-            return Ok(false);
-        }
-        User::set_disabled(txn, user.id, None).await?;
-        Entry::new(Action::UserEnabled, user.id).record_on_platform(txn).await?;
-        Ok(true)
     }
 }

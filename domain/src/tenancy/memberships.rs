@@ -15,6 +15,8 @@ use crate::tenancy::{former_members::FormerMember, roles::RoleRef};
 
 /// Maximum number of tenants listed for one user at sign-in.
 const LISTED_MAX: i64 = 100;
+/// Maximum number of tenants in whose events one change of an account is recorded.
+const RECORDED_MAX: i64 = 1_000;
 
 /// The membership of a user in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,6 +133,13 @@ impl Membership {
         store
             .records::<Self>(PlatformScope)
             .list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX)
+            .await
+    }
+
+    /// As [`Membership::all_of`], within a transaction.
+    pub(crate) async fn all_within(txn: &mut Txn, user: UserId) -> Result<Vec<Self>, DbError> {
+        txn.records::<Self>(PlatformScope)
+            .list(doc! { "user_id": user }, doc! { "_id": 1 }, RECORDED_MAX)
             .await
     }
 }

@@ -397,9 +397,10 @@ impl Change for AllowAllAddresses {
         if tenant.security.ip_allowlist.is_everywhere() {
             return Ok(false);
         }
-        let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security };
+        let security = Security { ip_allowlist: Allowlist::default(), ..tenant.security.clone() };
         Tenant::set_security(txn, scope, security.bson()?).await?;
         let event = Entry::new(Action::TenantAllAddressesAllowed, tenant.id);
+        let event = tenant.security.differing(event, &security)?;
         // Recorded twice: for the tenant, and for the platform whose operator did it.
         event.clone().record(txn, scope).await?;
         event.record_on_platform(txn).await?;

@@ -22,7 +22,7 @@ use totp::Totp;
 
 use crate::{
     activity::{Action, Entry},
-    identity::sign_in::SignInError,
+    identity::{accounts::record_everywhere, sign_in::SignInError},
     people::{sessions::Session, users::User},
     queues,
 };
@@ -202,7 +202,7 @@ impl Change for ResetMfa {
         txn.records::<RecoveryCodes>(PlatformScope).delete_all(doc! { "_id": self.user }).await?;
         Session::revoke_all(txn, self.user, None).await?;
         revocations::note(txn, Revoked::User(self.user));
-        Entry::new(MfaChange::Reset.action(), self.user).record_on_platform(txn).await?;
+        record_everywhere(txn, MfaChange::Reset.action(), self.user).await?;
         stage(txn, None, &SendMfaChanged { user: self.user, change: MfaChange::Reset }).await?;
         Ok(())
     }
