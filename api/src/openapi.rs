@@ -95,13 +95,15 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
         }
         let rejected = query::REJECTED.into_iter().filter(|_| rejects_query);
         let refusals = H::refusals().into_iter().chain(rejected).collect();
-        problem::declare(&mut operation.responses, refusals);
+        let codes = problem::declare(&mut operation.responses, refusals);
         if A::RECENT {
-            extend(operation, "x-recent-authentication", true.into());
+            extend(operation, "x-recent-authentication", "always".into());
             add_text(
                 operation,
                 "Requires recent authentication (`POST /api/auth/reauthenticate`).",
             );
+        } else if codes.contains(&Code::ReauthenticationRequired) {
+            extend(operation, "x-recent-authentication", "conditional".into());
         }
         match A::NEED {
             Need::Nothing => operation.security = Some(vec![SecurityRequirement::default()]),

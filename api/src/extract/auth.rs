@@ -2,7 +2,7 @@
 //!
 //! Only this module may create the scope of the caller's tenant.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use axum::{
     extract::FromRequestParts,
@@ -16,7 +16,7 @@ use domain::{
     identity::{mfa::Owner, sign_in::SignInError, signing_keys::AccessClaims},
     people::{sessions::Session, users::User},
     tenancy::{
-        actor::{Acted, Acting, Actor},
+        actor::{Acted, Acting, Actor, InSession},
         memberships::Membership,
         roles::{Grant, Permission},
         tenants::{Tenant, TenantStatus},
@@ -31,6 +31,8 @@ use crate::{problem::Problem, state::App};
 pub(crate) struct Caller {
     identity: Arc<Identity>,
     client: Client,
+    /// How long they count as recently authenticated.
+    recent_for: Duration,
 }
 
 /// What is known about a caller.
@@ -62,14 +64,15 @@ impl Identity {
     pub(crate) fn factor_owner(&self) -> Owner {
         Owner { user: self.user.id, session: self.session.id, scope: self.scope() }
     }
-
-    /// Actor of the changes that they make in the tenant.
-    pub(crate) fn actor(&self) -> Actor {
-        Actor { scope: self.scope(), principal: self.user.id.into() }
-    }
 }
 
 impl Caller {
+    /// Actor of the changes that they make in the tenant.
+    pub(crate) fn actor(&self) -> Actor {
+        let session = InSession { id: self.session.id, recent_for: self.recent_for };
+        Actor::in_session(self.scope(), self.user.id, session)
+    }
+
     /// Origin of the changes that they make by this request.
     pub(crate) fn origin(&self) -> Origin {
         self.client.origin().by(self.user.id.into(), &self.user.name)
@@ -157,7 +160,7 @@ async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
     let token = bearer_token(&parts.headers)?;
     let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
     let (identity, client) = (of(app, &claims).await?, client_of(parts, app));
-    Ok(Caller { identity, client })
+    Ok(Caller { identity, client, recent_for: app.auth.reauthenticate_within })
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {

@@ -18,6 +18,5 @@ pub(crate) use path::PathId;
 pub(crate) use permission::{
     Access, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesWrite, SecurityWrite,
     Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
-    recent_for_owner,
 };
 pub(crate) use query::{Filter, PageQuery};

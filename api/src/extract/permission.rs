@@ -10,7 +10,7 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use common::{clock::between, db::Change};
+use common::db::Change;
 use domain::{
     people::sessions::Session,
     tenancy::roles::{Permission, Role},
@@ -280,19 +280,5 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
 
 /// Whether the person of `session` authenticated recently.
 pub(crate) fn is_recent(session: &Session, app: &App) -> bool {
-    between(session.authenticated_at(), app.clock().now()) <= app.auth.reauthenticate_within
-}
-
-/// Requires recent authentication from an owner who adds or removes an owner (`concerns_owner`). A
-/// caller who is no owner cannot do so at all, which the change itself refuses.
-pub(crate) fn recent_for_owner(
-    app: &App,
-    caller: &Caller,
-    concerns_owner: bool,
-) -> Result<(), NotRecent> {
-    let is_owner = caller.membership.role == Role::Owner.into();
-    if concerns_owner && is_owner && !is_recent(&caller.session, app) {
-        return Err(NotRecent);
-    }
-    Ok(())
+    session.is_recent(app.clock().now(), app.auth.reauthenticate_within)
 }

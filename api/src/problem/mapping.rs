@@ -16,14 +16,19 @@ use domain::{
         signing_keys::SigningError,
     },
     tenancy::{
-        custom_roles::RoleError, invitations::InviteError, invite_links::InviteLinkError,
-        members::MemberError, ownership::TransferError, roles::Permission,
-        tenant_domains::DomainError, tenant_security::SecurityError,
+        custom_roles::RoleError,
+        invitations::{InviteError, ListError},
+        invite_links::InviteLinkError,
+        members::MemberError,
+        ownership::TransferError,
+        roles::{OutOfReach, Permission},
+        tenant_domains::DomainError,
+        tenant_security::SecurityError,
     },
 };
 use jobs::batches::BatchError;
 
-use super::{Code, FieldError, NoSecondFactor, Problem, Refusal, chain};
+use super::{Code, FieldError, NoSecondFactor, NotRecent, Problem, Refusal, chain};
 
 const TOKEN_INVALID: &str = "The link may have been used already or replaced by a newer one, or it may have expired. Request a new link.";
 const OPERATOR: &str = "Contact the operator of this installation.";
@@ -59,6 +64,26 @@ impl From<SigningError> for Problem {
         match error {
             SigningError::Db(error) => error.into(),
             SigningError::Seal(_) | SigningError::Key(_) => Self::internal(&error),
+        }
+    }
+}
+
+/// Handlers that give power declare [`NotRecent`] themselves.
+impl From<OutOfReach> for Problem {
+    fn from(reason: OutOfReach) -> Self {
+        match reason {
+            OutOfReach::TooHigh => Self::role_too_high(),
+            OutOfReach::NotRecent => NotRecent.into(),
+        }
+    }
+}
+
+impl From<ListError> for Problem {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Reach(reason) => reason.into(),
+            ListError::Batch(error) => error.into(),
+            ListError::Db(error) => error.into(),
         }
     }
 }
@@ -304,7 +329,7 @@ impl From<RoleError> for Problem {
                 "Create a role of the tenant's own with the permissions that you need.",
             ),
             RoleError::NameTaken => Self::new(Code::RoleNameTaken, "Choose another name."),
-            RoleError::TooHigh => Self::role_too_high(),
+            RoleError::Reach(reason) => reason.into(),
             RoleError::Changed => Self::precondition_failed(),
             RoleError::InUse => Self::new(
                 Code::RoleInUse,
@@ -329,7 +354,7 @@ impl From<MemberError> for Problem {
                 Self::new(Code::NotFound, "The tenant has no member with this ID.")
             }
             MemberError::NoSuchRole => Self::no_such_role(),
-            MemberError::TooHigh => Self::role_too_high(),
+            MemberError::Reach(reason) => reason.into(),
             MemberError::LastOwner => {
                 Self::new(Code::LastOwner, "Make another member an owner first.")
             }
@@ -384,7 +409,7 @@ impl From<InviteError> for Problem {
                 "There is no pending invitation with this ID. It may have been accepted or cancelled, or it may have expired.",
             ),
             InviteError::NoSuchRole => Self::no_such_role(),
-            InviteError::TooHigh => Self::role_too_high(),
+            InviteError::Reach(reason) => reason.into(),
             InviteError::AlreadyMember => Self::new(
                 Code::AlreadyMember,
                 "They do not need an invitation. Change their role if it is not the right one.",
@@ -425,7 +450,7 @@ impl From<InviteLinkError> for Problem {
                 "There is no invite link with this ID. It may have been deleted, or it may have expired.",
             ),
             InviteLinkError::NoSuchRole => Self::no_such_role(),
-            InviteLinkError::TooHigh => Self::role_too_high(),
+            InviteLinkError::Reach(reason) => reason.into(),
             InviteLinkError::OwnerRole => Self::fields(vec![FieldError {
                 field: "role".to_owned(),
                 code: "not_by_link",
@@ -535,7 +560,7 @@ impl From<DomainError> for Problem {
             }
             DomainError::NotAllowed => Self::forbidden(Permission::SecurityWrite),
             DomainError::NoSuchRole => Self::no_such_role(),
-            DomainError::TooHigh => Self::role_too_high(),
+            DomainError::Reach(reason) => reason.into(),
             DomainError::OwnerRole => Self::fields(vec![FieldError {
                 field: "auto_invite_role".to_owned(),
                 code: "not_by_address",

@@ -64,10 +64,11 @@ impl<E: Refusal> IntoResponses for Refusals<E> {
 }
 
 /// Describes the problems of an operation by status: those that its handler declares, and `codes`.
-pub(crate) fn declare(responses: &mut Responses, codes: Vec<Code>) {
-    let stated = taken(responses).into_iter().chain(codes);
+/// Returns all of them.
+pub(crate) fn declare(responses: &mut Responses, codes: Vec<Code>) -> BTreeSet<Code> {
+    let stated: BTreeSet<Code> = taken(responses).into_iter().chain(codes).collect();
     let mut by_status: BTreeMap<u16, BTreeSet<Code>> = BTreeMap::new();
-    for code in stated.filter(|code| !EVERYWHERE.contains(code)) {
+    for code in stated.iter().copied().filter(|code| !EVERYWHERE.contains(code)) {
         by_status.entry(code.status().as_u16()).or_default().insert(code);
     }
     for (status, codes) in by_status {
@@ -77,6 +78,7 @@ pub(crate) fn declare(responses: &mut Responses, codes: Vec<Code>) {
         let shared = RefOr::Ref(Ref::from_response_name(name));
         responses.responses.insert(status.as_str().to_owned(), shared);
     }
+    stated
 }
 
 /// The responses that all operations have in common: their status, name and description.

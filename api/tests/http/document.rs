@@ -108,6 +108,19 @@ impl Operation {
         })
     }
 
+    /// As [`Operation::example`], with this role and these permissions in every field for one; none
+    /// if the body has no such field.
+    pub(crate) fn example_giving(&self, role: &str, permissions: &[&str]) -> Option<Value> {
+        let (schema, mut body) = (self.body_schema()?, self.example()?);
+        let given = [("RoleId", json!(role)), ("Permissions", json!(permissions))];
+        give(schema, &given, &mut body).then_some(body)
+    }
+
+    /// Whether it requires recent authentication: `always`, or `conditional` on what it changes.
+    pub(crate) fn recent_authentication(&self) -> Option<&'static str> {
+        self.says.get("x-recent-authentication").map(|says| says.as_str().unwrap())
+    }
+
     /// A body made of the document's examples: valid, and without effect on existing data.
     pub(crate) fn example(&self) -> Option<Value> {
         self.body_schema().map(example)
@@ -120,6 +133,33 @@ pub(crate) fn resolved(schema: &'static Value) -> &'static Value {
     DOCUMENT
         .pointer(reference.trim_start_matches('#'))
         .unwrap_or_else(|| panic!("{reference} is not in api/openapi.json"))
+}
+
+/// Replaces values in `body` whose schema has one of these names; returns whether there are any.
+fn give(schema: &'static Value, given: &[(&str, Value)], body: &mut Value) -> bool {
+    let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+    if let Some((_, value)) = given.iter().find(|(given, _)| Some(*given) == name) {
+        *body = value.clone();
+        return true;
+    }
+    let schema = resolved(schema);
+    let mut has_given = false;
+    for either in schema["oneOf"].as_array().into_iter().flatten() {
+        has_given |= give(either, given, body);
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(value) = body.get_mut(name) {
+            has_given |= give(field, given, value);
+        }
+    }
+    if let (Some(items), Some(values)) = (schema.get("items"), body.as_array_mut()) {
+        let mut item = example(items);
+        if give(items, given, &mut item) {
+            *values = vec![item];
+            has_given = true;
+        }
+    }
+    has_given
 }
 
 fn told_example(schema: &'static Value) -> Option<&'static Value> {

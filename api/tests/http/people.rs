@@ -86,6 +86,16 @@ impl<'w> People<'w> {
         self.token_at(self.world.store.clock().now(), user, tenant).await
     }
 
+    /// A token of a session whose user authenticated long ago.
+    pub(crate) async fn stale_token(&self, person: &Person) -> String {
+        let session = self.world.commit(&SignIn(person.user, person.tenant)).await.unwrap();
+        let stale = doc! { "$set": { "authenticated_at": DateTime::from_millis(0) } };
+        let sessions = self.world.store.records::<Session>(PlatformScope);
+        assert!(sessions.update(doc! { "_id": session.id }, stale).await.unwrap());
+        let now = self.world.store.clock().now();
+        self.issuer.issue(now, person.user, person.tenant, session.id).unwrap()
+    }
+
     /// An expired token of an active session.
     pub(crate) async fn expired_token(&self, person: &Person) -> String {
         let yesterday =

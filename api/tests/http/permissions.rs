@@ -260,6 +260,115 @@ async fn every_role_can_call_only_routes_of_its_permissions() {
     }
 }
 
+/// Calls an operation with this body.
+async fn send_body(
+    world: &World,
+    operation: &Operation,
+    token: &str,
+    id: &str,
+    body: &Value,
+) -> Answer {
+    let path = operation.path.replace("{id}", id);
+    let request = world.client.request(operation.method.clone(), &path).bearer_auth(token);
+    Answer::of(request.json(body)).await
+}
+
+/// A valid body in which an operation gives this role, or these permissions, to somebody; none if
+/// it gives neither.
+fn body_giving(operation: &Operation, role: &str, permissions: &[&str]) -> Option<Value> {
+    let mut body = operation.example_giving(role, permissions)?;
+    if operation.path == "/api/tenant/invite-links" {
+        body["domains"] = json!(["canary.example"]);
+    }
+    Some(body)
+}
+
+/// Otherwise a stolen session would be enough to sign in again as somebody with power.
+#[tokio::test]
+async fn power_is_given_only_after_recent_authentication_by_whichever_route() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let things = Things::of(&world, &people, &ada).await;
+    let stale = people.stale_token(&ada).await;
+    let keys = json!({ "name": "Keys", "permissions": ["tenant:read", "api_keys:write"] });
+    let keys = world.client.post_body_as(&ada.token, "/api/tenant/roles", &keys).await.json();
+    let keys = keys["id"].as_str().unwrap();
+    let reauthenticate = |answer: Answer| {
+        answer.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
+    };
+    let refused = |answer: &Answer| {
+        [StatusCode::FORBIDDEN, StatusCode::UNPROCESSABLE_ENTITY].contains(&answer.status)
+    };
+    let mut routes = Vec::new();
+    for operation in Operation::all() {
+        let id = if operation.wants_id() { things.id(&operation) } else { "" };
+        for (role, permissions) in [("admin", &["roles:write"][..]), (keys, &["users:invite"])] {
+            let Some(body) = body_giving(&operation, role, permissions) else { continue };
+            reauthenticate(send_body(&world, &operation, &stale, id, &body).await);
+            let fresh = send_body(&world, &operation, &ada.token, id, &body).await;
+            assert!(!refused(&fresh), "{operation}: {fresh:?}");
+            routes.push(format!("{} {operation}", operation.recent_authentication().unwrap()));
+        }
+        let harmless = body_giving(&operation, "viewer", &["usage:read"]);
+        if let (Some(body), Some("conditional")) = (harmless, operation.recent_authentication()) {
+            let answer = send_body(&world, &operation, &stale, id, &body).await;
+            assert!(!refused(&answer), "{operation}: {answer:?}");
+        }
+    }
+    routes.dedup();
+    assert_eq!(
+        routes,
+        [
+            "always PUT /api/tenant/domains/{id}",
+            "conditional POST /api/tenant/invitations/bulk",
+            "conditional POST /api/tenant/invite-links",
+            "conditional POST /api/tenant/roles",
+            "conditional PUT /api/tenant/roles/{id}",
+            "conditional POST /api/tenant/users/invite",
+            "conditional PUT /api/tenant/users/{id}",
+        ],
+        "every route that takes a role or permissions is among them"
+    );
+}
+
+#[tokio::test]
+async fn an_invitation_that_gives_power_is_resent_only_after_recent_authentication() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let stale = people.stale_token(&ada).await;
+    for (role, status) in [
+        ("owner", StatusCode::FORBIDDEN),
+        ("admin", StatusCode::FORBIDDEN),
+        ("viewer", StatusCode::OK),
+    ] {
+        let invite = json!({ "email": format!("{role}@example.com"), "role": role });
+        let invited = world.client.post_body_as(&ada.token, "/api/tenant/users/invite", &invite);
+        let invited = invited.await.expect(StatusCode::CREATED).json();
+        let id = invited["invitation"]["id"].as_str().unwrap();
+        let path = format!("/api/tenant/invitations/{id}/resend");
+        let answer = world.client.post_as(&stale, &path).await.expect(status);
+        if status == StatusCode::FORBIDDEN {
+            answer.expect_problem(status, "reauthentication_required");
+        }
+        world.client.post_as(&ada.token, &path).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn routes_that_always_require_recent_authentication_refuse_a_stale_session() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let stale = people.stale_token(&ada).await;
+    let always = |operation: &Operation| operation.recent_authentication() == Some("always");
+    for operation in Operation::all().into_iter().filter(always) {
+        let answer = send(&world, &operation, Some(&stale), nothing(&operation)).await;
+        answer.expect_problem(StatusCode::FORBIDDEN, "reauthentication_required");
+    }
+}
+
 #[tokio::test]
 async fn an_id_of_another_tenant_is_not_found_and_changes_nothing() {
     let world = World::new().await;

@@ -238,6 +238,11 @@ impl Session {
         self.authenticated_at.unwrap_or(self.created_at)
     }
 
+    /// Whether the user authenticated within the last `recent_for`.
+    pub fn is_recent(&self, now: DateTime, recent_for: Duration) -> bool {
+        between(self.authenticated_at(), now) <= recent_for
+    }
+
     /// The current refresh token; none if the session began before they were introduced.
     pub fn refresh_token(&self, key: &MasterKey) -> Option<RefreshToken> {
         let refresh = self.refresh.as_ref()?;

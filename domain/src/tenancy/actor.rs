@@ -1,5 +1,7 @@
 //! Actors: who makes changes in a tenant.
 
+use std::time::Duration;
+
 use common::{
     db::{Change, DbError, TenantScope, Txn},
     id::{SessionId, TenantId, UserId},
@@ -11,7 +13,7 @@ use crate::{
     people::{sessions::Session, users::User},
     tenancy::{
         memberships::Membership,
-        roles::{Grant, Permission, Permissions, Role},
+        roles::{Authority, Grant, Permission, Permissions, Role},
     },
 };
 
@@ -21,9 +23,42 @@ pub struct Actor {
     /// The rows that they may access.
     pub scope: TenantScope,
     pub principal: Principal,
+    /// The session in which they act; none if something is done on their behalf.
+    session: Option<InSession>,
+}
+
+/// The session in which an actor makes a change.
+#[derive(Debug, Clone, Copy)]
+pub struct InSession {
+    pub id: SessionId,
+    /// How long the user counts as recently authenticated.
+    pub recent_for: Duration,
 }
 
 impl Actor {
+    /// A user who makes a change in their session.
+    pub fn in_session(scope: TenantScope, user: UserId, session: InSession) -> Self {
+        Self { scope, principal: user.into(), session: Some(session) }
+    }
+
+    /// A principal on whose behalf something is done that they requested earlier, such as inviting
+    /// the people of a list. Whether they had authenticated recently was checked then.
+    pub const fn on_behalf_of(scope: TenantScope, principal: Principal) -> Self {
+        Self { scope, principal, session: None }
+    }
+
+    /// What they may do, and whether they authenticated recently, within a transaction.
+    pub(crate) async fn authority(&self, txn: &mut Txn) -> Result<Authority, DbError> {
+        let is_recent = match self.session {
+            Some(InSession { id, recent_for }) => {
+                let (session, now) = (Session::within(txn, id).await?, txn.clock().now());
+                session.is_some_and(|session| session.is_recent(now, recent_for))
+            }
+            None => true,
+        };
+        Ok(Authority { grant: self.grant(txn).await?, is_recent })
+    }
+
     /// What they may do, within a transaction, which may be less than at the time of the request:
     /// nothing if they are no longer a member of the tenant, or their account is disabled.
     pub(crate) async fn grant(&self, txn: &mut Txn) -> Result<Grant, DbError> {
@@ -96,7 +131,7 @@ impl<C: Change> Change for Acting<'_, C> {
             return Ok(Acted::SignedOut);
         }
         if let Some((permission, scope)) = self.needs {
-            let actor = Actor { scope, principal: self.user.into() };
+            let actor = Actor::on_behalf_of(scope, self.user.into());
             if !actor.grant(txn).await?.may(permission) {
                 return Ok(Acted::Forbidden(permission));
             }

@@ -23,7 +23,7 @@ use crate::{
         invitations::Invitation,
         invite_links::InviteLink,
         memberships::Membership,
-        roles::{Grant, Permissions, Role, RoleRef},
+        roles::{Grant, OutOfReach, Permissions, Role, RoleRef},
         tenant_domains::TenantDomain,
         tenants::Tenant,
     },
@@ -134,6 +134,25 @@ impl Grant {
         }
     }
 
+    /// The grants of those `roles` that exist, within a transaction.
+    pub(crate) async fn all_within(
+        txn: &mut Txn,
+        scope: TenantScope,
+        roles: impl IntoIterator<Item = RoleRef>,
+    ) -> Result<Vec<Self>, DbError> {
+        let (mut grants, mut ids) = (Vec::new(), Vec::new());
+        for role in roles {
+            match role {
+                RoleRef::BuiltIn(role) => grants.push(role.into()),
+                RoleRef::Custom(id) => ids.push(id),
+            }
+        }
+        let filter = doc! { "_id": { "$in": ids } };
+        let own = txn.records::<CustomRole>(scope).list(filter, doc! {}, LISTED_MAX).await?;
+        grants.extend(own.into_iter().map(CustomRole::grant));
+        Ok(grants)
+    }
+
     /// The grant of a role without a lookup: a custom role grants nothing.
     pub(crate) fn built_in(role: RoleRef) -> Self {
         match role {
@@ -170,9 +189,9 @@ pub enum RoleError {
     /// Another role has this name.
     #[error("another role has this name")]
     NameTaken,
-    /// The role has, or would have, permissions that the caller lacks.
-    #[error("the role has permissions that the caller does not have")]
-    TooHigh,
+    /// The role is out of the caller's reach.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
     /// The role is not as the caller last saw it.
     #[error("the role has been changed in the meantime")]
     Changed,
@@ -222,12 +241,6 @@ impl Change for CreateRole {
         let scope = self.actor.scope;
         let name_norm = normalized(&self.name)?;
         Tenant::lock(txn, scope).await?;
-        if !self.actor.grant(txn).await?.permissions.covers(self.permissions) {
-            return Err(RoleError::TooHigh);
-        }
-        if txn.records::<CustomRole>(scope).count(doc! {}).await? >= self.max {
-            return Err(RoleError::TooMany);
-        }
         let (id, now) = (txn.clock().id(), txn.clock().now());
         let (name, permissions) = (self.name.clone(), self.permissions);
         let role = CustomRole {
@@ -239,6 +252,10 @@ impl Change for CreateRole {
             created_at: now,
             updated_at: now,
         };
+        self.actor.authority(txn).await?.may_give(&role.clone().grant())?;
+        if txn.records::<CustomRole>(scope).count(doc! {}).await? >= self.max {
+            return Err(RoleError::TooMany);
+        }
         txn.records::<CustomRole>(scope).insert(&role).await.map_err(name_taken)?;
         self.actor.record(txn, Action::RoleCreated, id).await?;
         Ok(role)
@@ -267,14 +284,20 @@ impl Change for UpdateRole<'_> {
         let name_norm = normalized(&self.name)?;
         Tenant::lock(txn, scope).await?;
         let before = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
-        let mine = self.actor.grant(txn).await?.permissions;
-        if !mine.covers(before.permissions) || !mine.covers(self.permissions) {
-            return Err(RoleError::TooHigh);
-        }
+        let (id, now) = (self.role, txn.clock().now());
+        let after = CustomRole {
+            name: self.name.clone(),
+            name_norm: name_norm.clone(),
+            permissions: self.permissions,
+            updated_at: now,
+            ..before.clone()
+        };
+        let authority = self.actor.authority(txn).await?;
+        authority.may_take(&before.clone().grant())?;
+        authority.may_give(&after.clone().grant())?;
         if !(self.unchanged)(&before) {
             return Err(RoleError::Changed);
         }
-        let (id, now) = (self.role, txn.clock().now());
         let update = doc! { "$set": { "name": self.name.to_string(), "name_norm": &name_norm, "permissions": self.permissions, "updated_at": now } };
         txn.records::<CustomRole>(scope)
             .update(doc! { "_id": id }, update)
@@ -286,13 +309,7 @@ impl Change for UpdateRole<'_> {
             .changed(Property::Permissions, &before.permissions, &self.permissions)?
             .record(txn, scope)
             .await?;
-        Ok(CustomRole {
-            name: self.name.clone(),
-            name_norm,
-            permissions: self.permissions,
-            updated_at: now,
-            ..before
-        })
+        Ok(after)
     }
 }
 
@@ -312,9 +329,7 @@ impl Change for DeleteRole {
         let scope = self.actor.scope;
         Tenant::lock(txn, scope).await?;
         let role = CustomRole::within(txn, scope, self.role).await?.ok_or(RoleError::NotFound)?;
-        if !self.actor.grant(txn).await?.permissions.covers(role.permissions) {
-            return Err(RoleError::TooHigh);
-        }
+        self.actor.authority(txn).await?.may_take(&role.grant())?;
         if CustomRole::is_in_use(txn, scope, self.role).await? {
             return Err(RoleError::InUse);
         }

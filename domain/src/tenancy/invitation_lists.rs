@@ -169,7 +169,7 @@ impl InvitationList {
     /// The member who submitted it.
     pub fn actor(&self) -> Actor {
         // The list belongs to the tenant of that member.
-        Actor { scope: TenantScope::of_row(self), principal: self.by }
+        Actor::on_behalf_of(TenantScope::of_row(self), self.by)
     }
 
     /// Invites the unprocessed lines in `range`; returns the invitations.
@@ -252,7 +252,7 @@ async fn invite(
     match inviting.invite(txn, &email, role).await {
         Ok(invitation) => Ok(Ok(invitation)),
         Err(InviteError::NotFound | InviteError::NoSuchRole) => Ok(Err(Outcome::NoSuchRole)),
-        Err(InviteError::TooHigh) => Ok(Err(Outcome::RoleTooHigh)),
+        Err(InviteError::Reach(_)) => Ok(Err(Outcome::RoleTooHigh)),
         Err(InviteError::AlreadyMember) => Ok(Err(Outcome::AlreadyMember)),
         Err(InviteError::TooMany) => Ok(Err(Outcome::TooManyInvitations)),
         Err(InviteError::DomainNotAllowed) => Ok(Err(Outcome::EmailDomainNotAllowed)),

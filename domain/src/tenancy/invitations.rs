@@ -31,7 +31,7 @@ use crate::{
         actor::Actor,
         former_members::FormerMember,
         memberships::Membership,
-        roles::{Grant, Permission, RoleRef},
+        roles::{Authority, Grant, OutOfReach, Permission, RoleRef},
         tenant_security::EmailDomains,
         tenants::{Tenant, TenantStatus},
     },
@@ -40,7 +40,7 @@ use crate::{
 pub(crate) use sending::invite_on_request;
 pub use sending::{
     Answered, CompleteInvitationList, CompleteList, Conditions, Invite, InviteChunk, InviteList,
-    InviteSome, Resend, SendInvitation, SendInvitationReminder,
+    InviteSome, ListError, Resend, SendInvitation, SendInvitationReminder,
 };
 
 /// A pending invitation.
@@ -157,14 +157,14 @@ impl Invitation {
 
     /// What it grants, if the inviting member may still grant it.
     pub(crate) async fn vouched(&self, txn: &mut Txn) -> Result<Option<Grant>, DbError> {
-        let inviter = Actor { scope: self.scope(), principal: self.invited_by }.grant(txn).await?;
+        let inviter = Actor::on_behalf_of(self.scope(), self.invited_by).grant(txn).await?;
         let given = Grant::within(txn, self.scope(), self.role).await?;
         Ok(given.filter(|given| inviter.may(Permission::UsersInvite) && inviter.reaches(given)))
     }
 
     /// As `Invitation::vouched`, outside any transaction.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
-        vouched(store, Actor { scope: self.scope(), principal: self.invited_by }, self.role).await
+        vouched(store, Actor::on_behalf_of(self.scope(), self.invited_by), self.role).await
     }
 
     /// The scope of its tenant, justified by the invitation.
@@ -239,7 +239,7 @@ pub(crate) async fn vouched(
     inviter: Actor,
     role: RoleRef,
 ) -> Result<Option<Grant>, DbError> {
-    let Actor { scope, principal } = inviter;
+    let Actor { scope, principal, .. } = inviter;
     let Some(user) = principal.user() else { return Ok(None) };
     let membership = Membership::of(store, scope, user).await?;
     let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
@@ -268,9 +268,9 @@ pub enum InviteError {
     /// The tenant has no such role.
     #[error("the role does not exist")]
     NoSuchRole,
-    /// The role has permissions that the caller lacks.
-    #[error("the role has permissions that the caller does not have")]
-    TooHigh,
+    /// The role is out of the caller's reach.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
     /// The email address belongs to a member.
     #[error("the email address belongs to a member")]
     AlreadyMember,
@@ -290,7 +290,7 @@ pub enum InviteError {
 pub struct Inviting<'a> {
     key: &'a MasterKey,
     actor: Actor,
-    grant: Grant,
+    authority: Authority,
     domains: EmailDomains,
     is_active: bool,
     terms: Terms,
@@ -321,8 +321,8 @@ impl<'a> Inviting<'a> {
         let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
         let domains =
             tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
-        let grant = actor.grant(txn).await?;
-        Ok(Self { key, actor, grant, domains, is_active, terms })
+        let authority = actor.authority(txn).await?;
+        Ok(Self { key, actor, authority, domains, is_active, terms })
     }
 
     /// Invites an email address. An existing invitation gets a new link and these terms. Fails with
@@ -428,8 +428,10 @@ impl<'a> Inviting<'a> {
     async fn may_give(&self, txn: &mut Txn, role: RoleRef) -> Result<(), InviteError> {
         let given =
             Grant::within(txn, self.actor.scope, role).await?.ok_or(InviteError::NoSuchRole)?;
-        let may = self.grant.may(Permission::UsersInvite) && self.grant.reaches(&given);
-        if may { Ok(()) } else { Err(InviteError::TooHigh) }
+        if !self.authority.grant.may(Permission::UsersInvite) {
+            return Err(OutOfReach::TooHigh.into());
+        }
+        Ok(self.authority.may_give(&given)?)
     }
 
     /// Whether the actor may replace an existing invitation: only if they may grant its role
@@ -438,7 +440,7 @@ impl<'a> Inviting<'a> {
         if before.expires_at <= txn.clock().now() || before.vouched(txn).await?.is_none() {
             return Ok(());
         }
-        may_take(txn, &self.grant, before).await
+        may_take(txn, &self.authority.grant, before).await
     }
 
     async fn insert(
@@ -474,7 +476,11 @@ async fn may_take(
     invitation: &Invitation,
 ) -> Result<(), InviteError> {
     let given = Grant::within(txn, invitation.scope(), invitation.role).await?;
-    if given.is_none_or(|given| grant.reaches(&given)) { Ok(()) } else { Err(InviteError::TooHigh) }
+    if given.is_none_or(|given| grant.reaches(&given)) {
+        Ok(())
+    } else {
+        Err(OutOfReach::TooHigh.into())
+    }
 }
 
 /// Revokes an invitation.

@@ -30,7 +30,7 @@ use crate::{
     tenancy::{
         actor::Actor,
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
-        roles::{Grant, Permission, Role, RoleRef},
+        roles::{Grant, OutOfReach, Permission, Role, RoleRef},
         tenant_security::EmailDomains,
         tenants::Tenant,
     },
@@ -116,7 +116,7 @@ impl InviteLink {
 
     /// The member who created it, on whose behalf it invites.
     pub fn actor(&self) -> Actor {
-        Actor { scope: TenantScope::of_row(self), principal: self.created_by }
+        Actor::on_behalf_of(TenantScope::of_row(self), self.created_by)
     }
 
     /// What it grants, if its creator may still grant it.
@@ -166,9 +166,9 @@ pub enum InviteLinkError {
     /// The tenant has no such role.
     #[error("the role does not exist")]
     NoSuchRole,
-    /// The role has permissions that the caller lacks.
-    #[error("the role has permissions that the caller does not have")]
-    TooHigh,
+    /// The role is out of the caller's reach.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
     /// Every bearer of the link would own the tenant.
     #[error("owners can only be invited individually")]
     OwnerRole,
@@ -210,10 +210,11 @@ impl Change for CreateInviteLink {
         }
         let given =
             Grant::within(txn, scope, self.role).await?.ok_or(InviteLinkError::NoSuchRole)?;
-        let grant = self.actor.grant(txn).await?;
-        if !grant.may(Permission::UsersInvite) || !grant.reaches(&given) {
-            return Err(InviteLinkError::TooHigh);
+        let authority = self.actor.authority(txn).await?;
+        if !authority.grant.may(Permission::UsersInvite) {
+            return Err(OutOfReach::TooHigh.into());
         }
+        authority.may_give(&given)?;
         if !tenant.is_none_or(|tenant| tenant.security.allowed_email_domains.cover(&self.domains)) {
             return Err(InviteLinkError::DomainNotAllowed);
         }
@@ -260,7 +261,7 @@ impl Change for DeleteInviteLink {
         let (grant, given) =
             (self.actor.grant(txn).await?, Grant::within(txn, scope, link.role).await?);
         if given.is_some_and(|given| !grant.reaches(&given)) {
-            return Err(InviteLinkError::TooHigh);
+            return Err(OutOfReach::TooHigh.into());
         }
         self.actor.record(txn, Action::InviteLinkDeleted, self.link).await?;
         Ok(())

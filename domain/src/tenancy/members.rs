@@ -16,7 +16,7 @@ use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::{Action, Entry, Property},
+    activity::{Action, Property},
     people::{sessions::Session, users::User},
     queues,
     tenancy::{
@@ -25,7 +25,7 @@ use crate::{
         invitations::Invitation,
         memberships::Membership,
         ownership::OwnershipTransfer,
-        roles::{Grant, Role, RoleRef},
+        roles::{Authority, Grant, OutOfReach, Role, RoleRef},
         tenants::Tenant,
     },
 };
@@ -138,9 +138,9 @@ pub enum MemberError {
     /// The tenant has no such role.
     #[error("the role does not exist")]
     NoSuchRole,
-    /// The member has, or would get, permissions that the caller lacks.
-    #[error("the member has, or would get, permissions that the caller does not have")]
-    TooHigh,
+    /// The role that the member has, or would get, is out of the caller's reach.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
     /// A tenant must have an owner.
     #[error("the member is the last owner")]
     LastOwner,
@@ -178,9 +178,7 @@ impl Change for ChangeRole {
         let scope = self.actor.scope;
         let (mine, membership) = reach(txn, self.actor, self.user).await?;
         let after = Grant::within(txn, scope, self.role).await?.ok_or(MemberError::NoSuchRole)?;
-        if !mine.reaches(&after) {
-            return Err(MemberError::TooHigh);
-        }
+        mine.may_give(&after)?;
         let user = User::within(txn, self.user).await?.ok_or(MemberError::NotFound)?;
         if membership.role == self.role {
             return Ok(Given { member: Member { membership, user }, is_new: false });
@@ -225,9 +223,8 @@ impl Change for RemoveMember {
 /// Leaves a tenant, and ends the member's own sessions in it.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaveTenant {
-    pub scope: TenantScope,
     /// The member who leaves.
-    pub user: UserId,
+    pub actor: Actor,
 }
 
 impl Change for LeaveTenant {
@@ -235,12 +232,10 @@ impl Change for LeaveTenant {
     type Error = MemberError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), MemberError> {
-        let (scope, user) = (self.scope, self.user);
-        Tenant::lock(txn, scope).await?;
-        let membership =
-            Membership::within(txn, scope, user).await?.ok_or(MemberError::NotFound)?;
+        let user = self.actor.principal.user().ok_or(MemberError::NotFound)?;
+        let (_, membership) = reach(txn, self.actor, user).await?;
         end(txn, &membership).await?;
-        Entry::new(Action::MemberLeft, user).by(user).record(txn, scope).await?;
+        self.actor.record(txn, Action::MemberLeft, user).await?;
         Ok(())
     }
 }
@@ -261,20 +256,21 @@ async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> 
     Ok(())
 }
 
-/// Locks the tenant, and finds a member whom the actor may change.
+/// Locks the tenant, and finds a member from whom the actor may take their role.
 async fn reach(
     txn: &mut Txn,
     actor: Actor,
     user: UserId,
-) -> Result<(Grant, Membership), MemberError> {
+) -> Result<(Authority, Membership), MemberError> {
     Tenant::lock(txn, actor.scope).await?;
-    let mine = actor.grant(txn).await?;
+    let mine = actor.authority(txn).await?;
     let membership =
         Membership::within(txn, actor.scope, user).await?.ok_or(MemberError::NotFound)?;
     let theirs = Grant::within(txn, actor.scope, membership.role)
         .await?
         .unwrap_or_else(|| Grant::built_in(membership.role));
-    if mine.reaches(&theirs) { Ok((mine, membership)) } else { Err(MemberError::TooHigh) }
+    mine.may_take(&theirs)?;
+    Ok((mine, membership))
 }
 
 /// Fails if `membership` is that of the only owner, who is about to lose that role.

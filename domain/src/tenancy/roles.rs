@@ -86,6 +86,31 @@ impl Permission {
     const fn bit(self) -> u32 {
         1 << self as u32
     }
+
+    /// Whether it gives power: its holders can change members, roles, security rules or keys, or
+    /// who owns the tenant. So a stolen session must not be enough to give it to somebody, as whom
+    /// the thief could then sign in.
+    const fn gives_power(self) -> bool {
+        match self {
+            Self::TenantDelete
+            | Self::TenantTransfer
+            | Self::UsersInvite
+            | Self::UsersWrite
+            | Self::UsersDelete
+            | Self::RolesWrite
+            | Self::SecurityWrite
+            | Self::ApiKeysWrite => true,
+            Self::TenantRead
+            | Self::TenantWrite
+            | Self::UsersRead
+            | Self::ActivityRead
+            | Self::BrandingWrite
+            | Self::BillingRead
+            | Self::BillingWrite
+            | Self::UsageRead
+            | Self::UsageWrite => false,
+        }
+    }
 }
 
 impl FromStr for Permission {
@@ -140,6 +165,11 @@ impl Permissions {
     /// Whether it contains all of `others`.
     pub const fn covers(self, others: Self) -> bool {
         others.0 & !self.0 == 0
+    }
+
+    /// Whether one of them gives power: changing members, roles, security rules or keys.
+    pub fn give_power(self) -> bool {
+        self.iter().any(Permission::gives_power)
     }
 
     /// Its permissions, in the order of the table.
@@ -364,6 +394,48 @@ impl Grant {
     }
 }
 
+/// Why a role is out of an actor's reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfReach {
+    /// It has permissions that the actor lacks.
+    #[error("the role has permissions that the caller does not have")]
+    TooHigh,
+    /// The actor must authenticate again first.
+    #[error("the caller has not authenticated recently")]
+    NotRecent,
+}
+
+/// What an actor may do, and whether they authenticated recently: the only place that decides who
+/// may give and take which role.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    pub grant: Grant,
+    /// Whether the actor authenticated recently.
+    pub is_recent: bool,
+}
+
+impl Authority {
+    /// Whether the actor may give `role` to somebody. If it gives power, they must have
+    /// authenticated recently.
+    pub fn may_give(&self, role: &Grant) -> Result<(), OutOfReach> {
+        self.reach(role, role.permissions.give_power())
+    }
+
+    /// Whether the actor may take `role` from somebody. If it is that of an owner, they must have
+    /// authenticated recently.
+    pub fn may_take(&self, role: &Grant) -> Result<(), OutOfReach> {
+        self.reach(role, role.role == Role::Owner.into())
+    }
+
+    fn reach(&self, role: &Grant, is_sensitive: bool) -> Result<(), OutOfReach> {
+        match self.grant.reaches(role) {
+            false => Err(OutOfReach::TooHigh),
+            true if is_sensitive && !self.is_recent => Err(OutOfReach::NotRecent),
+            true => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use common::clock::Clock;
@@ -428,6 +500,32 @@ mod tests {
         for text in ["", "root", "rol_1", "Owner", "usr_0192a0b8c0de7000800000000000cafe"] {
             assert_eq!(text.parse::<RoleRef>(), Err(InvalidRole), "{text}");
         }
+    }
+
+    #[test]
+    fn power_is_given_and_owners_are_removed_only_after_recent_authentication() {
+        let of = |role: Role, is_recent| Authority { grant: role.into(), is_recent };
+        let custom = |permissions: &[Permission]| Grant {
+            role: Clock::system().id::<common::id::CustomRole>().into(),
+            name: "Support".to_owned(),
+            permissions: permissions.iter().copied().collect(),
+        };
+        let (too_high, not_recent) = (Err(OutOfReach::TooHigh), Err(OutOfReach::NotRecent));
+        for (powerful, harmless) in [
+            (Role::Owner.into(), Role::Member.into()),
+            (Role::Admin.into(), Role::Billing.into()),
+            (custom(&[Permission::RolesWrite]), custom(&[Permission::UsageWrite])),
+            (custom(&[Permission::UsersRead, Permission::ApiKeysWrite]), Role::Viewer.into()),
+        ] {
+            assert_eq!(of(Role::Owner, false).may_give(&powerful), not_recent, "{powerful:?}");
+            assert_eq!(of(Role::Owner, true).may_give(&powerful), Ok(()), "{powerful:?}");
+            assert_eq!(of(Role::Owner, false).may_give(&harmless), Ok(()), "{harmless:?}");
+            assert_eq!(of(Role::Member, false).may_give(&powerful), too_high, "{powerful:?}");
+        }
+        assert_eq!(of(Role::Owner, false).may_take(&Role::Owner.into()), not_recent);
+        assert_eq!(of(Role::Owner, true).may_take(&Role::Owner.into()), Ok(()));
+        assert_eq!(of(Role::Admin, false).may_take(&Role::Admin.into()), Ok(()));
+        assert_eq!(of(Role::Admin, false).may_take(&Role::Owner.into()), too_high);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     tenancy::{
         actor::Actor,
         invitations::{Answered, Conditions, InviteError, invite_on_request, vouched},
-        roles::{Grant, Permission, Role, RoleRef},
+        roles::{Authority, Grant, OutOfReach, Permission, Role, RoleRef},
         tenant_security::EmailDomain,
         tenants::Tenant,
     },
@@ -195,7 +195,7 @@ impl TenantDomain {
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         match self.auto_invite {
             Some(AutoInvite { role, by }) => {
-                vouched(store, Actor { scope: self.scope(), principal: by }, role).await
+                vouched(store, Actor::on_behalf_of(self.scope(), by), role).await
             }
             None => Ok(None),
         }
@@ -262,9 +262,9 @@ pub enum DomainError {
     /// The tenant has no such role.
     #[error("the role does not exist")]
     NoSuchRole,
-    /// The role has permissions that the caller lacks.
-    #[error("the role has permissions that the caller does not have")]
-    TooHigh,
+    /// The role is out of the caller's reach.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
     /// Everyone with an email address of the domain would own the tenant.
     #[error("owners can only be invited individually")]
     OwnerRole,
@@ -274,10 +274,14 @@ pub enum DomainError {
 }
 
 /// What the actor may do, if they still have the permission.
-async fn permitted(txn: &mut Txn, actor: Actor) -> Result<Grant, DomainError> {
+async fn permitted(txn: &mut Txn, actor: Actor) -> Result<Authority, DomainError> {
     Tenant::lock(txn, actor.scope).await?;
-    let grant = actor.grant(txn).await?;
-    if grant.may(Permission::SecurityWrite) { Ok(grant) } else { Err(DomainError::NotAllowed) }
+    let authority = actor.authority(txn).await?;
+    if authority.grant.may(Permission::SecurityWrite) {
+        Ok(authority)
+    } else {
+        Err(DomainError::NotAllowed)
+    }
 }
 
 /// Adds a domain, which must then be verified.
@@ -341,7 +345,7 @@ impl Change for SetAutoInvite {
     type Error = DomainError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<TenantDomain, DomainError> {
-        let grant = permitted(txn, self.actor).await?;
+        let authority = permitted(txn, self.actor).await?;
         let scope = self.actor.scope;
         let before =
             TenantDomain::within(txn, scope, self.domain).await?.ok_or(DomainError::NotFound)?;
@@ -350,9 +354,10 @@ impl Change for SetAutoInvite {
                 return Err(DomainError::OwnerRole);
             }
             let given = Grant::within(txn, scope, role).await?.ok_or(DomainError::NoSuchRole)?;
-            if !grant.may(Permission::UsersInvite) || !grant.reaches(&given) {
-                return Err(DomainError::TooHigh);
+            if !authority.grant.may(Permission::UsersInvite) {
+                return Err(OutOfReach::TooHigh.into());
             }
+            authority.may_give(&given)?;
         }
         let auto_invite = self.role.map(|role| AutoInvite { role, by: self.actor.principal });
         let stored = auto_invite.map(|AutoInvite { role, by }| doc! { "role": role, "by": by });
@@ -599,7 +604,7 @@ impl Change for InviteColleague<'_> {
             .filter(|domain| domain.tenant_id == self.scope.tenant_id())
             .and_then(|domain| domain.auto_invite);
         let Some(AutoInvite { role, by }) = open else { return Ok(None) };
-        let actor = Actor { scope: self.scope, principal: by };
+        let actor = Actor::on_behalf_of(self.scope, by);
         invite_on_request(txn, self.key, actor, &user.email, role, self.conditions).await.map(Some)
     }
 }

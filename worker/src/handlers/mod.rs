@@ -55,7 +55,7 @@ mod tests {
         async fn new() -> Self {
             let demo = DemoWorld::new(Clock::system()).await;
             let (key, owner, tenant) = (&demo.key, &demo.user, demo.tenant);
-            let actor = Actor { scope: TenantScope::of_job(tenant), principal: owner.id.into() };
+            let actor = Actor::on_behalf_of(TenantScope::of_job(tenant), owner.id.into());
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
             let invitation = demo

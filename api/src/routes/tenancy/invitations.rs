@@ -21,7 +21,7 @@ use domain::{
             CancelInvitation, Conditions, Invitation, Invite, InviteError, InviteList, Resend,
             Terms,
         },
-        roles::{Role, RoleRef},
+        roles::RoleRef,
     },
 };
 use serde::Serialize;
@@ -29,10 +29,7 @@ use utoipa::ToSchema;
 
 use crate::{
     answers::page::Page,
-    extract::{
-        Client, Fields, FromFields, Json, PageQuery, PathId, Requires, UsersInvite,
-        recent_for_owner,
-    },
+    extract::{Client, Fields, FromFields, Json, PageQuery, PathId, Requires, UsersInvite},
     problem::{NoSuchInvitationList, NotRecent, Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -114,8 +111,8 @@ fn conditions(app: &App) -> Conditions {
 /// Invite someone
 ///
 /// Sends an invitation by email. If the email address already has a pending invitation, it is sent
-/// again with a new link and the previous link stops working. Owners need recent authentication to
-/// invite an owner.
+/// again with a new link and the previous link stops working. Recent authentication is required for
+/// a role that can change members, roles, security rules or API keys.
 #[utoipa::path(
     post, path = "/api/tenant/users/invite", tag = "Invitations", request_body = InviteBody,
     responses(
@@ -131,7 +128,6 @@ pub(crate) async fn invite(
 ) -> Result<Response, Problem> {
     let InviteBody { email, role } = body;
     let _counted = Guard::of_address(&app, Act::Invite, &email, &client).admit().await?;
-    recent_for_owner(&app, &access.caller, role == Role::Owner.into())?;
     let invite = Invite {
         key: &app.key,
         actor: access.caller.actor(),
@@ -184,12 +180,13 @@ pub(crate) async fn cancel(
 /// Resend an invitation
 ///
 /// Sends a new link, which is valid for the full period; the previous link stops working. From now
-/// on, the invitation depends on the permissions of the caller.
+/// on, the invitation depends on the permissions of the caller. Recent authentication is required
+/// for a role that can change members, roles, security rules or API keys.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/{id}/resend", tag = "Invitations",
     responses(
         (status = 200, description = "Sent again.", body = Sent),
-        Refusals<(InviteError, TooMany)>,
+        Refusals<(InviteError, TooMany, NotRecent)>,
     )
 )]
 pub(crate) async fn resend(
@@ -292,7 +289,8 @@ impl From<InvitationList> for ListView {
 /// Invite many people
 ///
 /// Accepts a list of invitations, which are sent in the background. Each line is checked on its
-/// own: get the list to see the result of each line.
+/// own: get the list to see the result of each line. Recent authentication is required if a line
+/// has a role that can change members, roles, security rules or API keys.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/bulk", tag = "Invitations", request_body = ListBody,
     responses(
@@ -305,11 +303,6 @@ pub(crate) async fn invite_list(
     State(app): State<App>,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
-    recent_for_owner(
-        &app,
-        &access.caller,
-        body.invitations.iter().any(|line| line.role == Role::Owner.as_str()),
-    )?;
     let list = access
         .commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations })
         .await?;

@@ -27,7 +27,7 @@ use utoipa::ToSchema;
 use crate::{
     answers::{InvitationRequested, page::List},
     extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Requires, UsersInvite},
-    problem::{Problem, Refusals},
+    problem::{NotRecent, Problem, Refusals},
     state::App,
     throttle::Guard,
 };
@@ -110,10 +110,14 @@ impl FromFields for LinkBody {
 ///
 /// People with an email address at one of the link's domains can use it to request an invitation,
 /// which they receive by email. The link stops working when its creator may no longer invite people
-/// with its role. The role owner is not allowed.
+/// with its role. The role owner is not allowed. Recent authentication is required for a role that
+/// can change members, roles, security rules or API keys.
 #[utoipa::path(
     post, path = "/api/tenant/invite-links", tag = "Invitations", request_body = LinkBody,
-    responses((status = 201, description = "Created.", body = LinkView), Refusals<InviteLinkError>)
+    responses(
+        (status = 201, description = "Created.", body = LinkView),
+        Refusals<(InviteLinkError, NotRecent)>,
+    )
 )]
 pub(crate) async fn create(
     access: Requires<UsersInvite>,

@@ -11,8 +11,7 @@ use common::{
 use domain::tenancy::{
     custom_roles::CustomRole,
     members::{ChangeRole, LeaveTenant, Member, MemberError, MemberFilter, RemoveMember},
-    memberships::Membership,
-    roles::{Role, RoleRef},
+    roles::RoleRef,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -21,7 +20,7 @@ use crate::{
     answers::{page::Page, sign_in::signed_out},
     extract::{
         Caller, Fields, Filter, FromFields, Json, NotAmong, PageQuery, PathId, Requires,
-        UsersDelete, UsersRead, UsersWrite, recent_for_owner,
+        UsersDelete, UsersRead, UsersWrite,
     },
     problem::{NotRecent, Problem, Refusals},
     state::App,
@@ -130,8 +129,9 @@ impl FromFields for MemberBody {
 
 /// Change a member's role
 ///
-/// The change applies from the member's next request. They are notified by email. Owners need
-/// recent authentication to add or remove an owner.
+/// The change applies from the member's next request. They are notified by email. Recent
+/// authentication is required to give a role that can change members, roles, security rules or API
+/// keys, and to change the role of an owner.
 #[utoipa::path(
     put, path = "/api/tenant/users/{id}", tag = "Members",
     request_body = MemberBody,
@@ -147,8 +147,6 @@ pub(crate) async fn update(
     Json(body): Json<MemberBody>,
 ) -> Result<Answer<MemberView>, Problem> {
     let actor = access.caller.actor();
-    let is_owner = is_owner(&app, &access.caller, user).await?;
-    recent_for_owner(&app, &access.caller, is_owner || body.role == Role::Owner.into())?;
     let change = ChangeRole { actor, user, role: body.role, cooldown: app.auth.resend_cooldown };
     let given = access.commit(&app, &change).await?;
     Ok(Answer(MemberView::new(given.member, &CustomRole::all(app.store(), actor.scope).await?)))
@@ -156,8 +154,8 @@ pub(crate) async fn update(
 
 /// Remove a member
 ///
-/// The member's sessions in the tenant end at once. They are notified by email. Owners need recent
-/// authentication to remove an owner.
+/// The member's sessions in the tenant end at once. They are notified by email. Recent
+/// authentication is required to remove an owner.
 #[utoipa::path(
     delete, path = "/api/tenant/users/{id}", tag = "Members",
     responses((status = 204, description = "Removed."), Refusals<(MemberError, NotRecent)>)
@@ -167,7 +165,6 @@ pub(crate) async fn remove(
     State(app): State<App>,
     PathId(user): PathId<UserId>,
 ) -> Result<StatusCode, Problem> {
-    recent_for_owner(&app, &access.caller, is_owner(&app, &access.caller, user).await?)?;
     access.commit(&app, &RemoveMember { actor: access.caller.actor(), user }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -184,12 +181,6 @@ pub(crate) async fn remove(
     )
 )]
 pub(crate) async fn leave(caller: Caller, State(app): State<App>) -> Result<Response, Problem> {
-    recent_for_owner(&app, &caller, caller.membership.role == Role::Owner.into())?;
-    caller.commit(&app, &LeaveTenant { scope: caller.scope(), user: caller.user.id }).await?;
+    caller.commit(&app, &LeaveTenant { actor: caller.actor() }).await?;
     Ok(signed_out(&app))
-}
-
-async fn is_owner(app: &App, caller: &Caller, user: UserId) -> Result<bool, Problem> {
-    let membership = Membership::of(app.store(), caller.scope(), user).await?;
-    Ok(membership.is_some_and(|membership| membership.role == Role::Owner.into()))
 }

@@ -15,7 +15,7 @@ use crate::{
         page::List,
     },
     extract::{Fields, FromFields, Json, PathId, Requires, RolesWrite},
-    problem::{Problem, Refusals},
+    problem::{NotRecent, Problem, Refusals},
     state::App,
 };
 
@@ -87,11 +87,14 @@ pub(crate) async fn list(
 }
 
 /// Create a role
+///
+/// Recent authentication is required for a role that can change members, roles, security rules or
+/// API keys.
 #[utoipa::path(
     post, path = "/api/tenant/roles", tag = "Roles", request_body = RoleBody,
     responses(
         (status = 201, description = "Created.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
-        Refusals<RoleError>,
+        Refusals<(RoleError, NotRecent)>,
     )
 )]
 pub(crate) async fn create(
@@ -138,12 +141,13 @@ pub(crate) async fn see(
 
 /// Change a role
 ///
-/// The change applies to all members with the role at once.
+/// The change applies to all members with the role at once. Recent authentication is required for a
+/// role that can, from now on, change members, roles, security rules or API keys.
 #[utoipa::path(
     put, path = "/api/tenant/roles/{id}", tag = "Roles", request_body = RoleBody,
     responses(
         (status = 200, description = "Changed.", body = RoleView, headers(("ETag" = String, description = "Identifies the current state."))),
-        Refusals<RoleError>,
+        Refusals<(RoleError, NotRecent)>,
     )
 )]
 pub(crate) async fn update(

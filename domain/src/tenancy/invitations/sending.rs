@@ -23,7 +23,7 @@ use crate::{
         actor::Actor,
         invitation_lists::{CHUNK_LINES, InvitationList, Line},
         invitations::{Invitation, InviteError, Inviting, Request, Terms},
-        roles::RoleRef,
+        roles::{Grant, OutOfReach, RoleRef},
     },
 };
 
@@ -192,6 +192,21 @@ fn reminder_at(sent_at: DateTime, expires_at: DateTime, reminder: Duration) -> O
     (!wait.is_zero()).then(|| later(sent_at, wait))
 }
 
+/// Why a list was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// A line gives power, so the caller must authenticate again first. Roles that are too high for
+    /// them are outcomes of their lines.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
+    /// The jobs could not be staged.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The database operation failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
 /// Submits a list of people to invite.
 #[derive(Debug)]
 pub struct InviteList {
@@ -203,9 +218,17 @@ pub struct InviteList {
 
 impl Change for InviteList {
     type Output = InvitationList;
-    type Error = BatchError;
+    type Error = ListError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<InvitationList, BatchError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<InvitationList, ListError> {
+        // The lines are invited later, on behalf of the caller, without their session.
+        let authority = self.actor.authority(txn).await?;
+        let roles = self.lines.iter().filter_map(|line| line.role.parse().ok());
+        for role in Grant::all_within(txn, self.actor.scope, roles).await? {
+            if let Err(refusal @ OutOfReach::NotRecent) = authority.may_give(&role) {
+                return Err(refusal.into());
+            }
+        }
         let list = InvitationList::create(txn, self.actor, &self.lines).await?;
         let mut batch = NewBatch::new(txn.clock(), Some(list.tenant_id));
         for from in (0..list.lines.len()).step_by(CHUNK_LINES) {

@@ -117,7 +117,7 @@ mod tests {
                 cooldown: DAY,
             };
             self.0.jobs.commit(&Origin::system(), &ask).await.unwrap();
-            let actor = Actor { scope: TenantScope::of_job(tenant), principal: user.into() };
+            let actor = Actor::on_behalf_of(TenantScope::of_job(tenant), user.into());
             let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
             self.0

@@ -91,7 +91,7 @@ mod tests {
         let clock = Clock::manual(DateTime::now());
         let world = DemoWorld::new(clock.clone()).await;
         let scope = TenantScope::of_job(world.tenant);
-        let actor = Actor { scope, principal: world.user.id.into() };
+        let actor = Actor::on_behalf_of(scope, world.user.id.into());
         let mut ids = Vec::new();
         for name in ["verified.example", "missing.example", "pending.example"] {
             let add = AddDomain { actor, domain: name.parse().unwrap(), max: 10 };
