@@ -281,15 +281,8 @@ impl Change for Accept {
             .await?;
         let session = match &self.start {
             Some(start) => {
-                let session = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone())
-                    .apply(txn)
-                    .await?;
-                Some(match &signed_in {
-                    // Joining proved nothing new: the new session has the authentication of the one
-                    // that it comes from.
-                    Some(before) => session.follow(txn, before).await?,
-                    None => session,
-                })
+                let begin = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone());
+                Some(begin.session(txn, signed_in.as_ref()).await?)
             }
             None => None,
         };

@@ -278,8 +278,8 @@ pub struct Start {
     pub lifetime: Lifetime,
 }
 
-/// Begins a session. Notifies the user if they never signed in from this device on this network
-/// before.
+/// Begins a session: the only way to one. Notifies the user if they never signed in from this device
+/// on this network before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,
@@ -297,18 +297,21 @@ impl Begin {
         let (email_norm, password_set_at) = (user.email_norm.clone(), user.password_set_at);
         Self { user: user.id, email_norm, password_set_at, second_factor, tenant, start }
     }
-}
 
-impl Change for Begin {
-    type Output = Session;
-    type Error = SignInError;
-
+    /// Begins the session. One that continues another (`before`) proves nothing new: it keeps the
+    /// time of authentication, lasts no longer, and is remembered only if the other is.
+    ///
     /// Fails with [`SignInError::InvalidCredentials`] if another password was set since the check
     /// or the account has another email address, with [`SignInError::SecondFactorRequired`] if the
     /// user has a second factor that was not presented, with [`SignInError::AccountDisabled`] if
     /// the account was disabled, and with [`SignInError::TenantNotFound`] if they are no longer a
     /// member.
-    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
+    #[expect(clippy::disallowed_methods, reason = "the only place where sessions begin")]
+    pub(crate) async fn session(
+        &self,
+        txn: &mut Txn,
+        before: Option<&Session>,
+    ) -> Result<Session, SignInError> {
         let user =
             User::note_sign_in(txn, self.user, &self.email_norm, self.password_set_at).await?;
         let user = user.ok_or(SignInError::InvalidCredentials)?;
@@ -322,8 +325,13 @@ impl Change for Begin {
         membership.ok_or(SignInError::TenantNotFound)?;
         let Start { device, remember, lifetime } = &self.start;
         let is_new_device = KnownDevice::note(txn, self.user, device).await?;
+        let remember = *remember && before.is_none_or(|before| before.remembered);
         let session =
-            Session::create(txn, self.user, self.tenant, device, *lifetime, *remember).await?;
+            Session::create(txn, self.user, self.tenant, device, *lifetime, remember).await?;
+        let session = match before {
+            Some(before) => session.follow(txn, before).await?,
+            None => session,
+        };
         Entry::new(Action::SessionCreated, session.id)
             .by_named(user.id, &user.name)
             .record(txn, TenantScope::of_row(&session))
@@ -332,6 +340,16 @@ impl Change for Begin {
             stage(txn, Some(self.tenant), &SendNewSignIn { session: session.id }).await?;
         }
         Ok(session)
+    }
+}
+
+impl Change for Begin {
+    type Output = Session;
+    type Error = SignInError;
+
+    /// Fails as `Begin::session` does.
+    async fn apply(&self, txn: &mut Txn) -> Result<Session, SignInError> {
+        self.session(txn, None).await
     }
 }
 

@@ -155,7 +155,8 @@ impl Refreshing {
 }
 
 impl Session {
-    /// Creates a session of `user` in `tenant`.
+    /// Creates a session of `user` in `tenant`. Only for the function that begins sessions
+    /// (`identity::sign_in::Begin`).
     pub async fn create(
         txn: &mut Txn,
         user: UserId,

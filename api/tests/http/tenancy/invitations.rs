@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::{crypto::LinkToken, db::PlatformScope, id};
 use domain::{
-    identity::registrations::Registration,
+    identity::{registrations::Registration, sign_in::SendNewSignIn},
     people::{sessions::Session, users::User},
     tenancy::{
         invitation_lists::InvitationList,
@@ -17,7 +17,7 @@ use domain::{
 use futures::future::join_all;
 use jobs::{outbox::OutboxRow, testing};
 use mongodb::bson::{DateTime, doc};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
@@ -694,4 +694,26 @@ async fn a_session_from_an_invitation_keeps_authentication_time_and_expiry() {
     let sessions = domain::tenancy::tenant_security::sessions_of(&world.store, user).await.unwrap();
     let idle: Vec<Option<i64>> = sessions.iter().map(|session| session.idle_ms).collect();
     assert_eq!(idle, [Some(2 * 60 * 60 * 1_000); 2], "not that of a remembered session");
+    assert!(sessions.iter().all(|session| !session.remembered));
+}
+
+#[tokio::test]
+async fn accepting_with_the_password_from_a_new_device_sends_a_mail() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let owner = people.founder("owner@example.com").await;
+    world.signed_in("ada@example.com").await;
+    let token = invited(&world, &owner, "ada@example.com", "member").await;
+    let from = |device: &str, path: &str, body: Value| {
+        let request = world.client.request(Method::POST, path);
+        Answer::of(request.header("user-agent", device).json(&body))
+    };
+    let mails = async || testing::staged::<SendNewSignIn>(&world.store).await.unwrap().len();
+    assert_eq!(mails().await, 0);
+    let body = json!({ "token": token, "password": PASSWORD });
+    from("A stolen phone", ACCEPT, body).await.expect(StatusCode::OK);
+    assert_eq!(mails().await, 1);
+    let login = json!({ "email": "ada@example.com", "password": PASSWORD });
+    from("A stolen phone", "/api/auth/login", login).await.expect(StatusCode::OK);
+    assert_eq!(mails().await, 1, "the device is known now");
 }
