@@ -1,4 +1,5 @@
-//! Crates and areas use only those below them, so that none can be part of a circle.
+//! Rules that are read from the source: crates and areas use only those below them, so that none
+//! can be part of a circle; and a tenant's scope comes only from a row that the store returned.
 
 use std::{
     fs, io,
@@ -80,6 +81,30 @@ fn every_folder_is_an_area() {
     areas.sort_unstable();
     folders.sort_unstable();
     assert_eq!(folders, areas);
+}
+
+/// `TenantScope::of_row` trusts a row, so another crate must not be able to make one up. Within this
+/// crate, rows are made by the changes that store them.
+#[test]
+fn only_a_stored_row_makes_a_scope() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for crate_name in ["api", "bench", "e2e", "jobs", "testkit", "worker", "xtask"] {
+        for file in files(&root.join(crate_name)).unwrap() {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(!text.contains("OfTenant for"), "{}: declare rows in domain", file.display());
+        }
+    }
+    let mut rows = 0;
+    for file in files(&root.join("domain/src")).unwrap() {
+        let text = fs::read_to_string(&file).unwrap();
+        for implemented in text.split("impl OfTenant for ").skip(1) {
+            let row = implemented.split_whitespace().next().unwrap();
+            let declared = format!("#[non_exhaustive]\npub struct {row} {{");
+            assert!(text.contains(&declared), "{}: {row} is not non_exhaustive", file.display());
+            rows += 1;
+        }
+    }
+    assert!(rows > 10, "{rows}");
 }
 
 /// The paths in the crate that a source file names, in `use` items and elsewhere.

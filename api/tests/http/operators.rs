@@ -7,8 +7,8 @@ use std::{
 };
 
 use common::{
-    db::{Change, DbError, PlatformScope, TenantScope, Txn},
-    id::{self, EventId, UserId},
+    db::PlatformScope,
+    id::{self, EventId},
     origin::Principal,
     revocations::Revoked,
 };
@@ -23,7 +23,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
-    people::{People, absent},
+    people::{People, absent, join},
     support::{Answer, Database, PASSWORD, World, eventually},
 };
 
@@ -296,8 +296,7 @@ async fn what_an_operator_does_to_a_person_is_an_event_of_each_of_their_tenants(
     let world = World::new().await;
     let people = People::of(&world).await;
     let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
-    let scope = TenantScope::of_job(eve.tenant);
-    world.commit(&Join { scope, user: ada.user }).await.unwrap();
+    join(&world, ada.user, eve.tenant).await;
     let second_factor = doc! { "$set": { "second_factor_since": DateTime::now() } };
     let users = world.store.records::<User>(PlatformScope);
     users.update(doc! { "_id": ada.user }, second_factor).await.unwrap();
@@ -319,20 +318,6 @@ async fn what_an_operator_does_to_a_person_is_an_event_of_each_of_their_tenants(
             ]
         );
         assert_eq!(reason_of_operator(&world, events[2].id).await.as_deref(), Some("Lost"));
-    }
-}
-
-struct Join {
-    scope: TenantScope,
-    user: UserId,
-}
-
-impl Change for Join {
-    type Output = Membership;
-    type Error = DbError;
-
-    async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
-        Membership::create(txn, self.scope, self.user, Role::Member).await
     }
 }
 

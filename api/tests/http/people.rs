@@ -162,6 +162,22 @@ impl Change for Make<'_> {
     }
 }
 
+/// Makes a user a viewer of another tenant, too.
+pub(crate) async fn join(world: &World, user: UserId, tenant: TenantId) {
+    world.commit(&Join(user, TenantScope::of_job(tenant))).await.unwrap();
+}
+
+struct Join(UserId, TenantScope);
+
+impl Change for Join {
+    type Output = Membership;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Membership, DbError> {
+        Membership::create(txn, self.1, self.0, Role::Viewer).await
+    }
+}
+
 /// The name of the user with this email address.
 pub(crate) fn name_of(email: &str) -> String {
     email.split('@').next().unwrap().to_uppercase()

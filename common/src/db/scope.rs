@@ -116,7 +116,8 @@ impl Data {
     }
 }
 
-/// A row that belongs to a tenant.
+/// A row that belongs to a tenant. Each is `#[non_exhaustive]`, so that only the crate that declares
+/// it, and its changes, can make one; a test checks it.
 pub trait OfTenant: Record {
     /// The tenant that owns the row.
     fn tenant_id(&self) -> TenantId;
@@ -127,7 +128,8 @@ pub trait OfTenant: Record {
 pub struct TenantScope(TenantId);
 
 impl TenantScope {
-    /// The scope of a row's tenant: the caller was allowed to read the row.
+    /// The scope of a row's tenant: the caller was allowed to read the row. Never change the tenant
+    /// of a row that was read.
     pub fn of_row(row: &impl OfTenant) -> Self {
         Self(row.tenant_id())
     }

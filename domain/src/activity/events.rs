@@ -57,6 +57,7 @@ pub struct Values {
 
 /// An event in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     #[serde(rename = "_id")]
     pub id: EventId,

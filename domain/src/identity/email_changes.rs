@@ -41,6 +41,7 @@ use crate::{
 
 /// A pending change of an email address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EmailChange {
     #[serde(rename = "_id")]
     pub id: EmailChangeId,

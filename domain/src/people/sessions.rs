@@ -29,6 +29,7 @@ const SUPERSEDED_MAX: i32 = 8;
 
 /// A sign-in of a user in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Session {
     /// Its id, the `sid` of its tokens.
     #[serde(rename = "_id")]

@@ -36,6 +36,7 @@ const NAME_INDEX: &str = "roles_tenant_name";
 
 /// A custom role.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CustomRole {
     #[serde(rename = "_id")]
     pub id: RoleId,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// A user whose membership ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FormerMember {
     /// Tenant and user, separated by a slash.
     #[serde(rename = "_id")]

@@ -37,6 +37,7 @@ const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// A list of people to invite.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InvitationList {
     #[serde(rename = "_id")]
     pub id: InvitationListId,

@@ -45,6 +45,7 @@ pub use sending::{
 
 /// A pending invitation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Invitation {
     #[serde(rename = "_id")]
     pub id: InvitationId,

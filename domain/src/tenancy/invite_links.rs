@@ -43,6 +43,7 @@ pub const LINK_DOMAINS_MAX: usize = 20;
 
 /// A link with which people request an invitation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InviteLink {
     /// Its id, from which its token is derived.
     #[serde(rename = "_id")]

@@ -20,6 +20,7 @@ const RECORDED_MAX: i64 = 1_000;
 
 /// The membership of a user in a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Membership {
     #[serde(rename = "_id")]
     pub id: MembershipId,

@@ -34,6 +34,7 @@ const LISTED_MAX: i64 = 100;
 
 /// A pending offer of ownership.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OwnershipTransfer {
     #[serde(rename = "_id")]
     pub id: OwnershipTransferId,

@@ -49,6 +49,7 @@ const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
 
 /// A domain that a tenant claims.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TenantDomain {
     /// Its id, from which its record is derived.
     #[serde(rename = "_id")]

@@ -107,6 +107,7 @@ pub enum TenantStatus {
 
 /// A customer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Tenant {
     #[serde(rename = "_id")]
     pub id: TenantId,

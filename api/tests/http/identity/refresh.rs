@@ -330,11 +330,7 @@ async fn sessions_are_listed_and_ended_individually_or_all_at_once() {
 
 #[tokio::test]
 async fn a_session_switches_only_to_tenants_of_its_user() {
-    use common::db::TenantScope;
-    use domain::{
-        people::users::User,
-        tenancy::{memberships::Membership, tenants::Tenant},
-    };
+    use domain::{people::users::User, tenancy::tenants::Tenant};
     let (world, login) = account(&[]).await;
     world.make_account("eve@example.com").await;
     let tenants: Vec<Tenant> =
@@ -354,22 +350,7 @@ async fn a_session_switches_only_to_tenants_of_its_user() {
         .await
         .unwrap()
         .unwrap();
-    let now = world.store.clock().now();
-    let (id, role) = (world.store.clock().id(), domain::tenancy::roles::Role::Viewer.into());
-    let membership = Membership {
-        id,
-        tenant_id: tenants[1].id,
-        user_id: ada.id,
-        role,
-        version: 1,
-        created_at: now,
-    };
-    world
-        .store
-        .records::<Membership>(TenantScope::of_job(tenants[1].id))
-        .insert(&membership)
-        .await
-        .unwrap();
+    crate::people::join(&world, ada.id, tenants[1].id).await;
     let moved = world
         .client
         .post_body_as(token, "/api/auth/switch-tenant", &switch)

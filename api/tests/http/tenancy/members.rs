@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use testkit::servers::Mail;
 
 use crate::{
-    people::{People, Person, absent},
+    people::{People, Person, absent, join},
     support::{Answer, DEADLINE, PASSWORD, World, eventually},
 };
 
@@ -169,15 +169,7 @@ async fn a_demoted_member_loses_permissions_at_the_next_request_on_every_process
 
 /// Makes a user a member of another tenant too, and returns their token there.
 async fn belong(world: &World, people: &People<'_>, person: &Person, other: &Person) -> String {
-    let elsewhere = Membership {
-        id: absent(),
-        tenant_id: other.tenant,
-        user_id: person.user,
-        role: Role::Viewer.into(),
-        version: 1,
-        created_at: world.store.clock().now(),
-    };
-    world.store.records::<Membership>(PlatformScope).insert(&elsewhere).await.unwrap();
+    join(world, person.user, other.tenant).await;
     people.token(person.user, other.tenant).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    db::{PlatformScope, TenantScope},
+    db::PlatformScope,
     id::{TenantId, UserId},
 };
 use domain::{
@@ -17,7 +17,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    people::{People, Person},
+    people::{People, Person, join},
     support::{Answer, Client, PASSWORD, World, eventually},
 };
 
@@ -440,24 +440,6 @@ async fn responses_state_the_end_of_the_session_under_the_tenants_rules() {
     );
 }
 
-async fn add_to(world: &World, tenant: TenantId, user: UserId) {
-    let (id, created_at) = (world.store.clock().id(), world.store.clock().now());
-    let membership = Membership {
-        id,
-        tenant_id: tenant,
-        user_id: user,
-        role: Role::Viewer.into(),
-        version: 1,
-        created_at,
-    };
-    world
-        .store
-        .records::<Membership>(TenantScope::of_job(tenant))
-        .insert(&membership)
-        .await
-        .unwrap();
-}
-
 fn user(login: &Value) -> UserId {
     login["user"]["id"].as_str().unwrap().parse().unwrap()
 }
@@ -467,7 +449,7 @@ async fn a_session_follows_the_rules_of_its_current_tenant() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
-    add_to(&world, eve.tenant, user(&bob)).await;
+    join(&world, user(&bob), eve.tenant).await;
     set(&world, &eve, json!({ "session_absolute_hours": 2, "session_idle_minutes": 10 })).await;
     age(&world, &bob, Duration::from_mins(90), Duration::from_mins(30)).await;
     let switch = async |login: &Value, tenant: TenantId| {
@@ -649,7 +631,7 @@ async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_wi
     post_from(&world, INSIDE, "/api/invitations/accept", &accept).await.expect(StatusCode::OK);
 
     // A member of another tenant signs in to that one, and stays there.
-    add_to(&world, eve.tenant, user(&bob)).await;
+    join(&world, user(&bob), eve.tenant).await;
     let elsewhere =
         post_from(&world, OUTSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json();
     assert_eq!(elsewhere["tenant"]["id"], json!(eve.tenant));
@@ -693,7 +675,7 @@ async fn new_passwords_must_satisfy_the_strictest_tenant_of_the_user() {
     let world = World::new().await;
     let (ada, bob) = signed_in(&world).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
-    add_to(&world, eve.tenant, user(&bob)).await;
+    join(&world, user(&bob), eve.tenant).await;
     set(&world, &ada, json!({ "password_min_length": 12 })).await;
     set(&world, &eve, json!({ "password_min_length": 16 })).await;
     let (fifteen, sixteen) = ("k7!vq-Zr2#mXw9&", "k7!vq-Zr2#mXw9&é");
