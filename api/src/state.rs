@@ -58,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) request_timeout: Duration,
     /// The longest a client may take to send a request body.
     pub(crate) body_timeout: Duration,
+    /// Free memory for request bodies, in bytes.
+    pub(crate) body_memory: Semaphore,
     /// Free slots for concurrent requests.
     pub(crate) places: Semaphore,
     /// Whether the database is unavailable.
@@ -92,6 +94,7 @@ impl App {
             https: config.app.public_url.starts_with("https://"),
             request_timeout: config.api.request_timeout,
             body_timeout: config.api.header_timeout,
+            body_memory: Semaphore::new(config.api.body_memory_mib * 1024 * 1024),
             places: Semaphore::new(config.api.concurrency_max.min(Semaphore::MAX_PERMITS)),
             outage: Outage::new(),
             drain,

@@ -12,7 +12,7 @@ const IPV6_PREFIX: u8 = 64;
 const IPV4_PREFIX: u8 = 32;
 
 /// The IP addresses that one client can be assumed to control: an IPv4 address or an IPv6 /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
 
 impl Network {

@@ -6,6 +6,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use axum::{
+    body::{Bytes, to_bytes},
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
@@ -13,8 +14,11 @@ use common::crypto::{InvalidPassword, Password};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Argument, body};
-use crate::problem::{Code, FieldError, Problem};
+use super::Argument;
+use crate::{
+    middleware::BODY_BYTES_MAX,
+    problem::{Code, FieldError, Problem},
+};
 
 /// The most mistakes that are reported.
 const ERRORS_MAX: usize = 20;
@@ -379,14 +383,9 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            body::discard(request);
-            return Err(Problem::new(
-                Code::UnsupportedMediaType,
-                "Send JSON with the header `Content-Type: application/json`.",
-            ));
+            return Err(not_json());
         }
-        let bytes = body::read(request.into_body()).await?;
-        parse(&bytes).map(Self)
+        parse(&whole(request).await?).map(Self)
     }
 }
 
@@ -395,18 +394,28 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let is_json = is_json(request.headers());
-        let bytes = body::read(request.into_body()).await?;
+        let bytes = whole(request).await?;
         if bytes.is_empty() || (is_json && bytes.trim_ascii() == b"null") {
             return parse(b"{}").map(Self);
         }
         if is_json {
             return parse(&bytes).map(Self);
         }
-        Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "Send JSON with the header `Content-Type: application/json`.",
-        ))
+        Err(not_json())
     }
+}
+
+/// The body of a request, which has arrived completely ([`crate::middleware`]).
+async fn whole(request: Request) -> Result<Bytes, Problem> {
+    let whole = to_bytes(request.into_body(), BODY_BYTES_MAX).await;
+    whole.map_err(|error| Problem::internal(&error))
+}
+
+fn not_json() -> Problem {
+    Problem::new(
+        Code::UnsupportedMediaType,
+        "Send JSON with the header `Content-Type: application/json`.",
+    )
 }
 
 /// Reads the given fields, or reports every mistake.

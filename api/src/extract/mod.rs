@@ -2,7 +2,6 @@
 
 mod argument;
 mod auth;
-mod body;
 mod client;
 mod json;
 mod path;
@@ -11,7 +10,6 @@ pub(crate) mod query;
 
 pub(crate) use argument::Argument;
 pub(crate) use auth::{Caller, FromAnywhere, Identity};
-pub(crate) use body::{BODY_BYTES_MAX, discard, too_large};
 pub(crate) use client::{Client, Peer};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;

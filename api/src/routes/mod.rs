@@ -19,11 +19,11 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, BODY_BYTES_MAX, Caller, FromAnywhere, Open, OwnerFromAnywhere, Perhaps, Recent,
-        Requires, RolesWrite, SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete,
-        UsersInvite, UsersRead, UsersWrite, query,
+        Access, Caller, FromAnywhere, Open, OwnerFromAnywhere, Perhaps, Recent, Requires,
+        RolesWrite, SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite,
+        UsersRead, UsersWrite, query,
     },
-    middleware::{headers, limits, observe},
+    middleware::{BODY_BYTES_MAX, headers, limits, observe},
     openapi,
     state::App,
 };

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Answer, DEADLINE, World, eventually};
+use crate::support::{Answer, DEADLINE, PASSWORD, World, eventually};
 
 fn address(world: &World) -> String {
     world.api.url().trim_start_matches("http://").to_owned()
@@ -51,26 +51,117 @@ async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
 #[tokio::test]
 async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
     let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    // A request without its body occupies the only slot. A request that arrives during the check of
-    // the slot is shed itself.
-    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
-    let mut holders = Vec::new();
-    let shed = eventually("a request is shed", async || {
-        let mut holder = TcpStream::connect(address(&world)).await.unwrap();
-        holder.write_all(head.as_bytes()).await.unwrap();
-        holders.push(holder);
-        let answer = world.client.get("/.well-known/jwks.json").await;
+    // Each occupies the only slot while its password is hashed.
+    let addresses: Vec<String> = (0..20).map(|number| format!("ada{number}@example.com")).collect();
+    let registering = join_all(addresses.iter().map(|address| world.register(address)));
+    let (answers, ready) = tokio::join!(registering, world.api.is_ready());
+    assert!(ready, "operators still get through");
+    let (accepted, shed): (Vec<Answer>, Vec<Answer>) =
+        answers.into_iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    assert!(!accepted.is_empty() && !shed.is_empty());
+    for answer in shed {
+        let answer = answer.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+}
+
+/// Each sends one byte of its body.
+async fn slow_clients(world: &World, count: usize) -> Vec<TcpStream> {
+    let head = head_of("/api/auth/login", "application/json", 10) + "{";
+    let mut slow = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address(world)).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let count = f64::from(u32::try_from(count).unwrap());
+    eventually("all slow requests are in progress", async || {
+        (world.metric("tenantry_http_requests_in_flight").await >= count).then_some(())
+    })
+    .await;
+    slow
+}
+
+#[tokio::test]
+async fn slow_clients_do_not_take_the_slots_of_others() {
+    let world = World::spawned(&[
+        ("TENANTRY__API__CONCURRENCY_MAX", "20"),
+        ("TENANTRY__API__HEADER_TIMEOUT", "60s"),
+    ])
+    .await;
+    let token = world.signed_in("ada@example.com").await;
+    let slow = slow_clients(&world, 60).await;
+    for _ in 0..5 {
+        world.client.get_as(&token, "/api/auth/me").await.expect(StatusCode::OK);
+        world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+    }
+    let in_progress = world.metric("tenantry_http_requests_in_flight").await;
+    assert!(in_progress >= 60.0, "they were slow all the time: {in_progress}");
+    drop(slow);
+}
+
+#[tokio::test]
+async fn the_memory_for_bodies_is_limited_and_small_bodies_do_not_need_it() {
+    let world = World::with(&[("TENANTRY__API__BODY_MEMORY_MIB", "1")]).await;
+    let mut large = TcpStream::connect(address(&world)).await.unwrap();
+    let length = 1024 * 1024;
+    large
+        .write_all(head_of("/api/auth/login", "application/json", length).as_bytes())
+        .await
+        .unwrap();
+    large.write_all(&vec![b' '; length - 1]).await.unwrap();
+    let body = " ".repeat(length / 2);
+    let shed = eventually("another large body is shed", async || {
+        let answer =
+            world.client.post_text("/api/auth/login", "application/json", body.clone()).await;
         (answer.status == StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
     })
     .await;
     let shed = shed.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded");
     assert_eq!(shed.header("retry-after"), "1");
-    assert!(world.api.is_ready().await, "operators still get through");
-    drop(holders);
-    eventually("the slot is free again", async || {
-        (world.client.get("/.well-known/jwks.json").await.status == StatusCode::OK).then_some(())
+    world.register("ada@example.com").await.expect(StatusCode::ACCEPTED);
+    drop(large);
+    eventually("the memory is free again", async || {
+        let answer =
+            world.client.post_text("/api/auth/login", "application/json", body.clone()).await;
+        (answer.status == StatusCode::BAD_REQUEST).then_some(())
     })
     .await;
+}
+
+/// Whether a new connection is served.
+async fn is_served(world: &World) -> (bool, TcpStream) {
+    let mut stream = TcpStream::connect(address(world)).await.unwrap();
+    let request = b"GET /.well-known/jwks.json HTTP/1.1\r\nhost: x\r\n\r\n";
+    // A connection that was closed at once may be reset.
+    let asked = stream.write_all(request).await;
+    let mut first = [0; 12];
+    let read = timeout(DEADLINE, stream.read_exact(&mut first)).await.unwrap();
+    (asked.is_ok() && read.is_ok() && &first == b"HTTP/1.1 200", stream)
+}
+
+#[tokio::test]
+async fn one_network_has_a_limited_number_of_connections_unless_it_is_a_trusted_proxy() {
+    let few = ("TENANTRY__API__CONNECTIONS_PER_NETWORK", "3");
+    let world = World::with(&[few]).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let (served, stream) = is_served(&world).await;
+        assert!(served);
+        open.push(stream);
+    }
+    assert!(!is_served(&world).await.0);
+    drop(open);
+    eventually("the slots are free again", async || is_served(&world).await.0.then_some(())).await;
+
+    let behind_proxy = World::with(&[few, ("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let (served, stream) = is_served(&behind_proxy).await;
+        assert!(served);
+        open.push(stream);
+    }
 }
 
 #[tokio::test]

@@ -83,6 +83,8 @@ metrics! {
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
     /// Requests in progress.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
+    /// Connections closed at once because their network had too many.
+    HTTP_CONNECTIONS_REFUSED: IntCounter = "tenantry_http_connections_refused_total";
     /// Identity lookups for requests, by outcome: hit or miss in the cache, or distrusted while
     /// revocations cannot be received.
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];

@@ -3,10 +3,12 @@
 //! `axum::serve` limits neither the number of connections nor the time that a client takes to send
 //! the head of a request, so connections are served with hyper directly.
 
+mod networks;
+
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::Router;
-use common::config;
+use common::{config, telemetry::metrics};
 use hyper::{
     Request,
     body::Incoming,
@@ -24,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::networks::Networks;
 use crate::extract::Peer;
 
 /// Open connections for each concurrent request; most of them are idle.
@@ -42,6 +45,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     connections: Arc<Semaphore>,
     connections_max: u32,
+    networks: Arc<Networks>,
     timeouts: Timeouts,
 }
 
@@ -63,6 +67,7 @@ impl Listener {
             socket: TcpListener::bind(config.listen).await?,
             connections: Arc::new(Semaphore::new(connections_max as usize)),
             connections_max,
+            networks: Arc::new(Networks::new(config)),
             timeouts: Timeouts { head: config.header_timeout, unread: config.request_timeout },
         })
     }
@@ -79,29 +84,34 @@ impl Listener {
         stop: impl Future<Output = ()>,
         drain: Duration,
     ) -> bool {
-        let graceful = GracefulShutdown::new();
+        let clients = Clients {
+            networks: Arc::clone(&self.networks),
+            timeouts: self.timeouts,
+            routes,
+            graceful: GracefulShutdown::new(),
+        };
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                (stream, place) = self.accept() => attend(stream, place, self.timeouts, &routes, &graceful),
+                (stream, place) = self.accept() => clients.attend(stream, place),
             }
         }
         let (connections, connections_max) = (Arc::clone(&self.connections), self.connections_max);
-        if let Err(error) = self.close(&routes, &graceful) {
+        if let Err(error) = self.close(&clients) {
             tracing::warn!(%error, "connections_not_accepted");
         }
         let finish = async {
             let _ = timeout(IDLE_MAX, connections.acquire_many(connections_max)).await;
-            graceful.shutdown().await;
+            clients.graceful.shutdown().await;
         };
         timeout(drain, finish).await.is_ok()
     }
 
     /// Stops listening. Connections that the system has accepted by then are still served.
-    fn close(self, routes: &Router, graceful: &GracefulShutdown) -> io::Result<()> {
-        let (connections, timeouts) = (self.connections, self.timeouts);
+    fn close(self, clients: &Clients) -> io::Result<()> {
+        let connections = self.connections;
         let socket = self.socket.into_std()?;
         let mut waiting = Vec::new();
         loop {
@@ -116,7 +126,7 @@ impl Listener {
             stream.set_nonblocking(true)?;
             let place = Arc::clone(&connections).try_acquire_owned();
             let Ok(place) = place else { break };
-            attend(TcpStream::from_std(stream)?, place, timeouts, routes, graceful);
+            clients.attend(TcpStream::from_std(stream)?, place);
         }
         Ok(())
     }
@@ -143,38 +153,46 @@ impl Listener {
     }
 }
 
-/// Serves a connection in its own task.
-fn attend(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
+/// Serves accepted connections.
+struct Clients {
+    networks: Arc<Networks>,
     timeouts: Timeouts,
-    routes: &Router,
-    graceful: &GracefulShutdown,
-) {
-    // Responses are small and complete, so waiting to fill packets only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay_not_set");
+    routes: Router,
+    graceful: GracefulShutdown,
+}
+
+impl Clients {
+    /// Serves a connection in its own task, or closes it if its network has too many.
+    fn attend(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        // The client has disconnected if its address is unknown.
+        let Ok(peer) = stream.peer_addr().map(|peer| peer.ip()) else { return };
+        let Some(slot) = self.networks.admit(peer) else {
+            metrics::HTTP_CONNECTIONS_REFUSED.inc();
+            return;
+        };
+        // Responses are small and complete, so waiting to fill packets only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "nodelay_not_set");
+        }
+        give_up_on_unread(&stream, self.timeouts.unread);
+        let routes = TowerToHyperService::new(self.routes.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.timeouts.head)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let served = self.graceful.watch(connection);
+        tokio::spawn(async move {
+            let _held = (place, slot);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "connection_broken");
+            }
+        });
     }
-    give_up_on_unread(&stream, timeouts.unread);
-    let (peer, routes) = (stream.peer_addr().ok(), TowerToHyperService::new(routes.clone()));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(Peer(peer.ip()));
-        }
-        routes.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeouts.head)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let served = graceful.watch(connection);
-    tokio::spawn(async move {
-        let _place = place;
-        if let Err(error) = served.await {
-            tracing::debug!(%error, "connection_broken");
-        }
-    });
 }
 
 /// Lets the system close a connection whose client does not read what is sent.
