@@ -8,15 +8,23 @@ use utoipa::{
     openapi::{
         PathItem, RefOr,
         path::Operation,
-        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+        security::{
+            ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+        },
     },
 };
 
 use crate::{
+    answers::refresh_cookie,
     extract::{Access, Need, Stated, query},
     problem::{self, Code, FieldError, Written},
     routes,
 };
+
+/// Names of the security schemes.
+const ACCESS_TOKEN: &str = "access_token";
+const REFRESH_TOKEN: &str = "refresh_token";
+const NO_SCOPES: [&str; 0] = [];
 
 /// The document without its paths.
 #[derive(OpenApi)]
@@ -66,7 +74,14 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
     components
         .security_schemes
-        .insert("access_token".to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+        .insert(ACCESS_TOKEN.to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    let cookie = ApiKeyValue::with_description(
+        refresh_cookie::SECURE_NAME,
+        "The refresh token of a browser. It is named `refresh_token` if `app.public_url` is not https.",
+    );
+    components
+        .security_schemes
+        .insert(REFRESH_TOKEN.to_owned(), RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(cookie))));
     for (_, name, response) in problem::everywhere() {
         components.responses.insert(name.to_owned(), response.into());
     }
@@ -109,6 +124,17 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
             Need::Nothing => operation.security = Some(vec![SecurityRequirement::default()]),
             // The default of the document.
             Need::SignedIn => {}
+            Need::Session => {
+                operation.security = Some(
+                    [ACCESS_TOKEN, REFRESH_TOKEN]
+                        .map(|scheme| SecurityRequirement::new(scheme, NO_SCOPES))
+                        .into(),
+                );
+                add_text(
+                    operation,
+                    "Works from any IP address, also with the refresh token alone: in the cookie, or as `refresh_token` in the body.",
+                );
+            }
             Need::Permission(permission) => {
                 let permission = permission.as_str();
                 extend(operation, "x-permission", permission.into());

@@ -16,7 +16,7 @@ use crate::state::App;
 
 /// The name on https: browsers accept it only from there, so that nobody in the network can plant it
 /// (RFC 6265bis §4.1.3.1).
-const SECURE_NAME: &str = "__Secure-refresh_token";
+pub(crate) const SECURE_NAME: &str = "__Secure-refresh_token";
 /// The name elsewhere, and everywhere in earlier releases.
 const NAME: &str = "refresh_token";
 /// Browsers send it to these routes only.

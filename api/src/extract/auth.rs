@@ -10,6 +10,7 @@ use axum::{
 };
 use common::{
     db::{Change, Store, TenantScope},
+    id::{SessionId, TenantId, UserId},
     origin::Origin,
 };
 use domain::{
@@ -141,18 +142,23 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-/// A user who is signed in, from any IP address: the tenant's allowlist does not prevent its members
-/// from signing out or from switching to another tenant.
-pub(crate) struct FromAnywhere(pub(crate) Caller);
+/// The user that the access token of a request belongs to, from any IP address.
+pub(super) async fn caller_from_anywhere(parts: &Parts, app: &App) -> Result<Caller, Problem> {
+    let caller = caller_of(parts, app).await?;
+    app.identities.note_seen(caller.session.id);
+    Ok(caller)
+}
 
-impl FromRequestParts<App> for FromAnywhere {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = caller_of(parts, app).await?;
-        app.identities.note_seen(caller.session.id);
-        Ok(Self(caller))
-    }
+/// The user of a session, whose refresh token the client holds.
+pub(super) async fn caller_in(
+    app: &App,
+    session: &Session,
+    client: Client,
+) -> Result<Caller, Problem> {
+    let Session { id, user_id, tenant_id, .. } = *session;
+    let identity = identify(app.store(), id, user_id, tenant_id).await?;
+    let recent_for = app.auth.reauthenticate_within;
+    Ok(Caller { identity: Arc::new(identity), client, recent_for })
 }
 
 /// The user that the access token of a request belongs to.
@@ -184,27 +190,32 @@ async fn of(app: &App, claims: &AccessClaims) -> Result<Arc<Identity>, Problem> 
         return if holds { Ok(known) } else { Err(Problem::unauthenticated(true)) };
     }
     let since = app.identities.since();
-    let identity = Arc::new(identify(app.store(), claims).await?);
+    let identity = Arc::new(identify(app.store(), claims.sid, claims.sub, claims.tid).await?);
     app.identities.keep(since, &identity);
     Ok(identity)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the authenticated extractor")]
-fn scope_of(claims: &AccessClaims) -> TenantScope {
-    TenantScope::of_caller(claims.tid)
+fn scope_of(tenant: TenantId) -> TenantScope {
+    TenantScope::of_caller(tenant)
 }
 
-/// Reads all four rows in parallel: the claims are enough to find each of them.
-async fn identify(store: &Store, claims: &AccessClaims) -> Result<Identity, Problem> {
-    let scope = scope_of(claims);
+/// Reads all four rows in parallel: what a token claims is enough to find each of them.
+async fn identify(
+    store: &Store,
+    session: SessionId,
+    user: UserId,
+    tenant: TenantId,
+) -> Result<Identity, Problem> {
+    let scope = scope_of(tenant);
+    let is_claimed = |session: &Session| (session.user_id, session.tenant_id) == (user, tenant);
     let (session, user, membership, tenant) = futures::try_join!(
-        Session::live(store, claims.sid),
-        User::by_id(store, claims.sub),
-        Membership::of(store, scope, claims.sub),
+        Session::live(store, session),
+        User::by_id(store, user),
+        Membership::of(store, scope, user),
         Tenant::of(store, scope),
     )?;
-    let session =
-        session.filter(|session| session.user_id == claims.sub && session.tenant_id == claims.tid);
+    let session = session.filter(is_claimed);
     let (Some(session), Some(user), Some(membership), Some(tenant)) =
         (session, user, membership, tenant)
     else {

@@ -8,7 +8,7 @@ use std::{fmt::Display, str::FromStr};
 use axum::{
     body::{Bytes, to_bytes},
     extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use common::crypto::{InvalidPassword, Password};
 use serde::de::DeserializeOwned;
@@ -439,12 +439,14 @@ fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let given =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
+/// Whether a request announces JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    // Parameters may have any bytes.
+    let essence = given.split(|byte| *byte == b';').next().unwrap_or_default();
+    let essence = essence.trim_ascii().to_ascii_lowercase();
+    essence == b"application/json"
+        || (essence.starts_with(b"application/") && essence.ends_with(b"+json"))
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ mod json;
 mod path;
 mod permission;
 pub(crate) mod query;
+mod session_holder;
 
 pub(crate) use argument::Argument;
-pub(crate) use auth::{Caller, FromAnywhere, Identity};
+pub(crate) use auth::{Caller, Identity};
 pub(crate) use client::{Client, Peer};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
@@ -18,3 +19,4 @@ pub(crate) use permission::{
     Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
 };
 pub(crate) use query::{Filter, PageQuery};
+pub(crate) use session_holder::{Presented, Proof, RefreshCookies, SessionHolder};

@@ -17,9 +17,9 @@ use domain::{
 };
 use utoipa::openapi::path::Parameter;
 
-use super::{Argument, Caller, FromAnywhere};
+use super::{Argument, Caller, RefreshCookies, SessionHolder, auth::caller_from_anywhere};
 use crate::{
-    problem::{Code, NoSecondFactor, NotRecent, Problem, Refusal},
+    problem::{Code, ForeignOrigin, NoSecondFactor, NotRecent, Problem, Refusal},
     state::App,
 };
 
@@ -28,6 +28,8 @@ use crate::{
 pub(crate) enum Need {
     Nothing,
     SignedIn,
+    /// As [`Need::SignedIn`], by an access token or by the refresh token alone.
+    Session,
     /// A role that includes the permission.
     Permission(Permission),
 }
@@ -138,14 +140,21 @@ impl Access for Caller {
     const NEED: Need = Need::SignedIn;
 }
 
-impl Argument for FromAnywhere {
+impl Argument for RefreshCookies {
     fn refusals() -> Vec<Code> {
-        vec![Code::Unauthenticated, Code::TenantSuspended]
+        ForeignOrigin::codes()
     }
 }
 
-impl Access for FromAnywhere {
-    const NEED: Need = Need::SignedIn;
+impl Argument for SessionHolder {
+    fn refusals() -> Vec<Code> {
+        let own = vec![Code::Unauthenticated, Code::TenantSuspended, Code::RefreshTokenInvalid];
+        [own, RefreshCookies::refusals()].concat()
+    }
+}
+
+impl Access for SessionHolder {
+    const NEED: Need = Need::Session;
 }
 
 /// A permission as a type.
@@ -269,7 +278,7 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let FromAnywhere(caller) = FromAnywhere::from_request_parts(parts, app).await?;
+        let caller = caller_from_anywhere(parts, app).await?;
         if caller.membership.role == Role::Owner.into() {
             // `A` finds the caller there and does not check the IP address again.
             parts.extensions.insert(caller);

@@ -76,7 +76,8 @@ impl<S: Send + Sync, P: Prefix, F: Filter> FromRequestParts<S> for PageQuery<P, 
 /// Middleware of routes that read no query parameters: rejects requests that have some.
 pub(crate) async fn reject(need: Need, request: Request, next: Next) -> Response {
     // The handler answers that authentication is required.
-    if need != Need::Nothing && !request.headers().contains_key(header::AUTHORIZATION) {
+    let needs_access_token = !matches!(need, Need::Nothing | Need::Session);
+    if needs_access_token && !request.headers().contains_key(header::AUTHORIZATION) {
         return next.run(request).await;
     }
     match parse::<Everything>(request.uri()) {

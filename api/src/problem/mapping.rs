@@ -299,6 +299,7 @@ impl From<RefreshError> for Problem {
             ),
             RefreshError::TenantSuspended => SignInError::TenantSuspended.into(),
             RefreshError::IpNotAllowed => Self::ip_not_allowed(),
+            RefreshError::Switch(error) => error.into(),
             RefreshError::Db(error) => error.into(),
         }
     }

@@ -19,8 +19,8 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, Caller, FromAnywhere, Open, OwnerFromAnywhere, Perhaps, Recent, Requires,
-        RolesWrite, SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite,
+        Access, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesWrite,
+        SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite,
         UsersRead, UsersWrite, query,
     },
     middleware::{BODY_BYTES_MAX, headers, limits, observe},
@@ -85,9 +85,9 @@ fn with_database() -> OpenApiRouter<App> {
         route!(identity::email_changes::cancel, Open),
         route!(identity::sessions::login, Open),
         route!(identity::sessions::refresh, Open),
-        route!(identity::sessions::logout, FromAnywhere),
-        route!(identity::sessions::logout_all, FromAnywhere),
-        route!(identity::sessions::switch_tenant, FromAnywhere),
+        route!(identity::sessions::logout, SessionHolder),
+        route!(identity::sessions::logout_all, SessionHolder),
+        route!(identity::sessions::switch_tenant, SessionHolder),
         route!(identity::sessions::list, Caller),
         route!(identity::sessions::end, Caller),
         route!(identity::sessions::me, Caller),

@@ -33,6 +33,8 @@ impl std::fmt::Display for Operation {
 pub(crate) enum Need {
     Nothing,
     SignedIn,
+    /// As [`Need::SignedIn`], by an access token or by the refresh token alone.
+    Session,
     Permission(&'static str),
 }
 
@@ -74,6 +76,7 @@ impl Operation {
         match self.says.get("x-permission").and_then(Value::as_str) {
             Some(permission) => Need::Permission(permission),
             None if self.says["security"] == json!([{}]) => Need::Nothing,
+            None if self.says["security"][1]["refresh_token"].is_array() => Need::Session,
             None => Need::SignedIn,
         }
     }
@@ -251,14 +254,10 @@ fn fits(schema: &'static Value, value: &Value, at: &str) {
         assert!(values.contains(value), "{at}: {value} is not among {values:?}");
     }
     assert!(has_type(schema, value), "{at}: {value} is no {}", schema["type"]);
-    // An object that may be absent requires no fields.
     let all_of = schema["allOf"].as_array().into_iter().flatten().map(resolved).chain([schema]);
-    let (mut parts, mut required) = (Vec::new(), Vec::new());
-    for part in all_of {
-        required.extend(part["required"].as_array().into_iter().flatten());
-        let either = part["oneOf"].as_array().into_iter().flatten();
-        parts.extend(either.map(resolved).chain([part]));
-    }
+    let parts: Vec<&Value> = all_of.collect();
+    let required = parts.iter().flat_map(|part| part["required"].as_array().into_iter().flatten());
+    let mut required: Vec<&Value> = required.collect();
     // An object without properties is described by another specification.
     let is_described = parts.iter().any(|part| part["properties"].is_object());
     if let (Some(fields), true) = (value.as_object(), is_described) {

@@ -227,6 +227,32 @@ async fn without_a_valid_token_only_open_routes_are_served() {
 }
 
 #[tokio::test]
+async fn the_refresh_token_alone_is_accepted_only_where_the_document_states_it() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let mut accepting = Vec::new();
+    for operation in Operation::all().into_iter().filter(|operation| !operation.is_open()) {
+        let login = world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK);
+        let cookie = login.header("set-cookie").split(';').next().unwrap().to_owned();
+        let path = operation.path.replace("{id}", nothing(&operation));
+        let request = world.client.request(operation.method.clone(), &path);
+        let answer = Answer::of(
+            request.header("cookie", cookie).json(&body(&operation).unwrap_or_default()),
+        )
+        .await;
+        if operation.need() == Need::Session {
+            assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{operation}: {answer:?}");
+            accepting.push(operation.id());
+        } else {
+            let refused = answer.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+            assert_eq!(refused.header("set-cookie"), "", "{operation}");
+        }
+    }
+    let known = ["sessions_logout", "sessions_logout_all", "sessions_switch_tenant"];
+    assert_eq!(accepting, known);
+}
+
+#[tokio::test]
 async fn every_role_can_call_only_routes_of_its_permissions() {
     let world = World::new().await;
     let people = People::of(&world).await;

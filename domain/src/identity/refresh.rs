@@ -10,11 +10,12 @@ use std::{net::IpAddr, time::Duration};
 use common::{
     crypto::{MasterKey, PresentedToken},
     db::{Change, DbError, Store, TenantScope, Txn},
-    id::SessionId,
+    id::{SessionId, TenantId},
 };
 use jobs::{Job, Queue, stage};
 use serde::{Deserialize, Serialize};
 
+use super::sign_in::{SignInError, SwitchTenant};
 use crate::{
     activity::{Action, Entry},
     people::sessions::Session,
@@ -35,6 +36,8 @@ pub struct RefreshSession<'a> {
     pub grace: Duration,
     /// IP address of the client.
     pub address: Option<IpAddr>,
+    /// The tenant to continue in; none for the current one.
+    pub into: Option<TenantId>,
 }
 
 /// The token to refresh with among those that a browser sent, without using any up: the live one,
@@ -70,6 +73,25 @@ pub async fn choose(
     Ok(live.or(superseded).or_else(|| tokens.first().copied()))
 }
 
+/// The session of a valid token among those that a client sent ([`choose`]), without using it up;
+/// none if there is none.
+pub async fn session_of(
+    store: &Store,
+    key: &MasterKey,
+    grace: Duration,
+    tokens: &[PresentedToken],
+) -> Result<Option<Session>, DbError> {
+    let Some(token) = choose(store, key, grace, tokens).await? else { return Ok(None) };
+    let session = Session::live(store, token.session).await?;
+    let is_valid = |session: &Session| {
+        session.refresh.as_ref().is_some_and(|refresh| {
+            refresh.has_issued(key, &token)
+                && refresh.is_usable(token.generation, store.clock().now(), grace)
+        })
+    };
+    Ok(session.filter(is_valid))
+}
+
 /// Result of presenting a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
@@ -95,6 +117,9 @@ pub enum RefreshError {
     /// An operator suspended the tenant.
     #[error("the tenant is suspended")]
     TenantSuspended,
+    /// The session cannot continue in the requested tenant.
+    #[error(transparent)]
+    Switch(#[from] SignInError),
     /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -127,8 +152,31 @@ impl Change for RefreshSession<'_> {
             stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
             return Ok(Refreshed::Reused(session));
         }
-        // Before it is superseded, so that the token still works from an allowed IP address, or
-        // once the tenant is active again.
+        let is_previous = self.token.generation + 1 == refresh.generation;
+        // Before it is superseded, so that the token still works from an allowed IP address, once
+        // the tenant is active again, or for another tenant.
+        let session = self.continued(txn, session, &tenant).await?;
+        if is_current {
+            return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
+        }
+        if is_previous { Ok(Refreshed::Next(session)) } else { Err(RefreshError::Raced) }
+    }
+}
+
+impl RefreshSession<'_> {
+    /// The session in the tenant that it continues in, if it may be used there; `tenant` is the
+    /// current one, whose rules do not prevent its members from leaving for another.
+    async fn continued(
+        &self,
+        txn: &mut Txn,
+        session: Session,
+        tenant: &Tenant,
+    ) -> Result<Session, RefreshError> {
+        if let Some(into) = self.into {
+            let (id, user) = (session.id, session.user_id);
+            let switch = SwitchTenant { session: id, user, tenant: into, address: self.address };
+            return Ok(switch.apply(txn).await?);
+        }
         let scope = TenantScope::of_row(&session);
         let membership = Membership::within(txn, scope, session.user_id).await?;
         let membership = membership.ok_or(RefreshError::Invalid)?;
@@ -138,14 +186,7 @@ impl Change for RefreshSession<'_> {
         if tenant.status != TenantStatus::Active {
             return Err(RefreshError::TenantSuspended);
         }
-        if is_current {
-            return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
-        }
-        if self.token.generation + 1 == refresh.generation {
-            Ok(Refreshed::Next(session))
-        } else {
-            Err(RefreshError::Raced)
-        }
+        Ok(session)
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::{
     Json as Answer,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use common::{
@@ -39,10 +39,10 @@ use crate::{
         users::UserView,
     },
     extract::{
-        Caller, Client, Fields, FromAnywhere, FromFields, Json, NotAmong, Open, OptionalJson,
-        PathId,
+        Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson, PathId, Presented,
+        Proof, RefreshCookies, SessionHolder,
     },
-    problem::{FieldError, ForeignOrigin, NoSuchSession, Problem, RefreshTokenReused, Refusals},
+    problem::{FieldError, NoSuchSession, Problem, RefreshTokenReused, Refusals},
     second_factors,
     state::App,
     throttle::Guard,
@@ -148,14 +148,14 @@ impl FromFields for RefreshBody {
     post, path = "/api/auth/refresh", tag = "Sign-in", request_body = Option<RefreshBody>,
     responses(
         (status = 200, description = "The session continues.", body = SignedInView, headers(("Set-Cookie" = String, description = "The refresh token, if it is delivered as a cookie."))),
-        Refusals<(RefreshError, RefreshTokenReused, ForeignOrigin)>,
+        Refusals<(RefreshError, RefreshTokenReused)>,
     )
 )]
 pub(crate) async fn refresh(
     _: Open,
     State(app): State<App>,
     client: Client,
-    headers: HeaderMap,
+    cookies: RefreshCookies,
     OptionalJson(body): OptionalJson<RefreshBody>,
 ) -> Result<Response, Problem> {
     let by_cookie = body.refresh_token.is_none();
@@ -165,18 +165,11 @@ pub(crate) async fn refresh(
         let error = FieldError::invalid("token_delivery", &NotAmong(&["cookie"]));
         return Err(Problem::fields(vec![error]));
     }
-    let came_by = if by_cookie { TokenDelivery::Cookie } else { TokenDelivery::Body };
-    if by_cookie {
-        refuse_other_sites(&app, &headers)?;
-    }
-    let tokens = match body.refresh_token {
-        Some(text) => PresentedToken::read(&text).into_iter().collect(),
-        None => refresh_cookie::sent(&headers),
-    };
+    let Presented { tokens, by } = cookies.or(body.refresh_token.as_deref())?;
     let token = refresh::choose(app.store(), &app.key, app.auth.refresh_grace, &tokens).await?;
     let Some(token) = token else { return Err(RefreshError::Invalid.into()) };
-    match resume(&app, token, &client).await {
-        Ok(someone) => signed_in(&app, &someone, Some(body.token_delivery.unwrap_or(came_by))),
+    match resume(&app, token, None, &client).await {
+        Ok(someone) => signed_in(&app, &someone, Some(body.token_delivery.unwrap_or(by))),
         // Not after a race or an outage: then the cookie remains valid.
         Err(problem) if by_cookie && problem.status() == StatusCode::UNAUTHORIZED => {
             let mut response = problem.into_response();
@@ -187,12 +180,19 @@ pub(crate) async fn refresh(
     }
 }
 
-async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<SignedIn, Problem> {
+/// Exchanges the token, and continues in the tenant `into` if one is given.
+async fn resume(
+    app: &App,
+    token: PresentedToken,
+    into: Option<TenantId>,
+    client: &Client,
+) -> Result<SignedIn, Problem> {
     let refresh = RefreshSession {
         key: &app.key,
         token,
         grace: app.auth.refresh_grace,
         address: client.address,
+        into,
     };
     let refreshed = app.jobs.commit(&client.origin(), &refresh).await;
     let outcome = match &refreshed {
@@ -211,26 +211,32 @@ async fn resume(app: &App, token: PresentedToken, client: &Client) -> Result<Sig
     }
 }
 
-/// Accepts a cookie only from pages of this installation: browsers send the origin of the page.
-fn refuse_other_sites(app: &App, headers: &HeaderMap) -> Result<(), ForeignOrigin> {
-    match headers.get(header::ORIGIN) {
-        Some(origin) if origin.as_bytes() != app.origin.as_bytes() => Err(ForeignOrigin),
-        _ => Ok(()),
+#[derive(ToSchema)]
+pub(crate) struct SignOutBody {
+    /// The refresh token, if the client has no valid access token. Browsers send their cookie
+    /// instead.
+    refresh_token: Option<String>,
+}
+
+impl FromFields for SignOutBody {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { refresh_token: fields.optional_text("refresh_token") })
     }
 }
 
 /// Sign out
 ///
-/// Ends the session. Its access tokens are rejected from now on. This also works from IP addresses
-/// that the tenant does not allow.
+/// Ends the session. Its access tokens are rejected from now on.
 #[utoipa::path(
-    post, path = "/api/auth/logout", tag = "Sign-in",
+    post, path = "/api/auth/logout", tag = "Sign-in", request_body = Option<SignOutBody>,
     responses((status = 204, description = "Signed out."))
 )]
 pub(crate) async fn logout(
-    FromAnywhere(caller): FromAnywhere,
+    holder: SessionHolder,
     State(app): State<App>,
+    OptionalJson(body): OptionalJson<SignOutBody>,
 ) -> Result<Response, Problem> {
+    let caller = holder.caller(&app, body.refresh_token.as_deref()).await?;
     let (session, user, scope) = (caller.session.id, caller.user.id, caller.scope());
     app.jobs.commit(&caller.origin(), &SignOut { session, user, scope }).await?;
     Ok(signed_out(&app))
@@ -240,13 +246,15 @@ pub(crate) async fn logout(
 ///
 /// Ends all sessions of the user, in all tenants.
 #[utoipa::path(
-    post, path = "/api/auth/logout-all", tag = "Sign-in",
+    post, path = "/api/auth/logout-all", tag = "Sign-in", request_body = Option<SignOutBody>,
     responses((status = 204, description = "Signed out everywhere."))
 )]
 pub(crate) async fn logout_all(
-    FromAnywhere(caller): FromAnywhere,
+    holder: SessionHolder,
     State(app): State<App>,
+    OptionalJson(body): OptionalJson<SignOutBody>,
 ) -> Result<Response, Problem> {
+    let caller = holder.caller(&app, body.refresh_token.as_deref()).await?;
     let (user, scope) = (caller.user.id, caller.scope());
     app.jobs.commit(&caller.origin(), &SignOutAll { user, scope, kept: None }).await?;
     Ok(signed_out(&app))
@@ -255,32 +263,49 @@ pub(crate) async fn logout_all(
 #[derive(ToSchema)]
 pub(crate) struct Switch {
     tenant_id: TenantId,
+    /// The refresh token, if the client has no valid access token. Browsers send their cookie
+    /// instead.
+    refresh_token: Option<String>,
 }
 
 impl FromFields for Switch {
     fn read(fields: &mut Fields) -> Option<Self> {
-        Some(Self { tenant_id: fields.required("tenant_id")? })
+        let tenant_id = fields.required("tenant_id");
+        let refresh_token = fields.optional_text("refresh_token");
+        Some(Self { tenant_id: tenant_id?, refresh_token })
     }
 }
 
 /// Switch tenant
 ///
-/// Continues the session in another tenant of the user. The refresh token remains valid; access
-/// tokens for the previous tenant are rejected from now on. If the switch is rejected, the session
-/// stays in the current tenant.
+/// Continues the session in another tenant of the user. Access tokens for the previous tenant are
+/// rejected from now on. If the switch is rejected, the session stays in the current tenant.
+///
+/// With an access token, the refresh token remains valid. With the refresh token alone, it is
+/// exchanged as by `POST /api/auth/refresh`, and the next one is delivered where it came from.
 #[utoipa::path(
     post, path = "/api/auth/switch-tenant", tag = "Sign-in", request_body = Switch,
     responses(
-        (status = 200, description = "The session continues in the tenant.", body = SignedInView),
-        Refusals<SignInError>,
+        (status = 200, description = "The session continues in the tenant.", body = SignedInView, headers(("Set-Cookie" = String, description = "The refresh token, if it was sent as a cookie and exchanged."))),
+        Refusals<(SignInError, RefreshError, RefreshTokenReused)>,
     )
 )]
 pub(crate) async fn switch_tenant(
-    FromAnywhere(caller): FromAnywhere,
+    holder: SessionHolder,
     State(app): State<App>,
     client: Client,
     Json(body): Json<Switch>,
 ) -> Result<Response, Problem> {
+    let caller = match holder.proof(body.refresh_token.as_deref())? {
+        Proof::AccessToken(caller) => caller,
+        Proof::RefreshToken(Presented { tokens, by }) => {
+            let grace = app.auth.refresh_grace;
+            let token = refresh::choose(app.store(), &app.key, grace, &tokens).await?;
+            let token = token.ok_or(RefreshError::Invalid)?;
+            let someone = resume(&app, token, Some(body.tenant_id), &client).await?;
+            return signed_in(&app, &someone, Some(by));
+        }
+    };
     let switch = SwitchTenant {
         session: caller.session.id,
         user: caller.user.id,

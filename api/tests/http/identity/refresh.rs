@@ -454,6 +454,49 @@ async fn on_https_the_cookie_is_secure_by_name_and_the_old_name_is_read() {
 }
 
 #[tokio::test]
+async fn switching_by_a_replaced_refresh_token_ends_the_session() {
+    let (world, login) = account(&[]).await;
+    let next = refresh(&world.client, &login["refresh_token"]).await.expect(StatusCode::OK).json();
+    age(&world, Duration::from_secs(31)).await;
+    let stolen =
+        json!({ "tenant_id": login["tenant"]["id"], "refresh_token": login["refresh_token"] });
+    world
+        .client
+        .post("/api/auth/logout", &json!({ "refresh_token": login["refresh_token"] }))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    world
+        .client
+        .post("/api/auth/switch-tenant", &stolen)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "token_reused");
+    refresh(&world.client, &next["refresh_token"])
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+}
+
+#[tokio::test]
+async fn other_sites_cannot_sign_out_or_switch_by_the_cookie() {
+    let (world, login) = account(&[]).await;
+    let switch = json!({ "tenant_id": login["tenant"]["id"] });
+    let paths = [("logout", json!({})), ("logout-all", json!({})), ("switch-tenant", switch)];
+    for (path, body) in &paths {
+        let request = world.client.request(Method::POST, &format!("/api/auth/{path}"));
+        let request =
+            request.header("cookie", cookie(&login)).header("origin", "https://evil.example");
+        Answer::of(request.json(body))
+            .await
+            .expect_problem(StatusCode::FORBIDDEN, "origin_refused");
+    }
+    let own = world.config.app.public_url.clone();
+    let request = world.client.request(Method::POST, "/api/auth/switch-tenant");
+    let request = request.header("cookie", cookie(&login)).header("origin", own);
+    let switched = Answer::of(request.json(&paths[2].1)).await.expect(StatusCode::OK);
+    assert!(switched.header("set-cookie").starts_with("refresh_token=rt_"), "{switched:?}");
+    assert_eq!(switched.json().get("refresh_token"), None);
+}
+
+#[tokio::test]
 async fn a_client_that_refreshes_often_within_the_grace_is_not_taken_for_a_thief() {
     let (world, login) = account(&[]).await;
     let mut token = login["refresh_token"].clone();

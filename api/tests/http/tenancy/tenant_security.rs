@@ -17,7 +17,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    people::{People, Person, join},
+    people::{People, Person, absent, join},
     support::{Answer, Client, PASSWORD, World, eventually},
 };
 
@@ -668,6 +668,63 @@ async fn sign_ins_refreshes_and_switches_from_other_ip_addresses_are_rejected_wi
     get_from(&world.client, INSIDE, token(&here))
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+/// The access token expires within minutes, and from outside it cannot be refreshed.
+#[tokio::test]
+async fn members_sign_out_and_switch_from_anywhere_with_the_refresh_token_alone() {
+    let world = World::with(PROXIED).await;
+    let (ada, bob) = signed_in(&world).await;
+    let people = People::of(&world).await;
+    let eve = people.founder("eve@example.com").await;
+    join(&world, user(&bob), eve.tenant).await;
+    let put = from(&world.client, INSIDE, Method::PUT, SECURITY).bearer_auth(&ada.token);
+    Answer::of(put.json(&rules(&json!({ "ip_allowlist": ["192.0.2.0/24"] }))))
+        .await
+        .expect(StatusCode::OK);
+    let login = json!({ "email": "bob@example.com", "password": PASSWORD, "tenant_id": ada.tenant, "token_delivery": "body" });
+    let sign_in = async || {
+        post_from(&world, INSIDE, "/api/auth/login", &login).await.expect(StatusCode::OK).json()
+    };
+    let outside = |path: &str| {
+        from(&world.client, OUTSIDE, Method::POST, path).bearer_auth("an expired access token")
+    };
+    for path in ["/api/auth/logout", "/api/auth/logout-all"] {
+        for by_cookie in [true, false] {
+            let here = sign_in().await;
+            let refresh = here["refresh_token"].as_str().unwrap();
+            let request = if by_cookie {
+                outside(path).header("cookie", format!("refresh_token={refresh}"))
+            } else {
+                outside(path).json(&json!({ "refresh_token": refresh }))
+            };
+            let done = Answer::of(request).await.expect(StatusCode::NO_CONTENT);
+            assert!(done.header("set-cookie").contains("Max-Age=0"), "{done:?}");
+            get_from(&world.client, INSIDE, token(&here))
+                .await
+                .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        }
+    }
+
+    let here = sign_in().await;
+    let refresh = here["refresh_token"].as_str().unwrap().to_owned();
+    let switch = |tenant: TenantId, refresh: &str| {
+        let body = json!({ "tenant_id": tenant, "refresh_token": refresh });
+        Answer::of(outside("/api/auth/switch-tenant").json(&body))
+    };
+    // A rejected switch leaves everything as it was.
+    expect_elsewhere(switch(ada.tenant, &refresh).await);
+    switch(absent(), &refresh).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
+    let there = switch(eve.tenant, &refresh).await.expect(StatusCode::OK).json();
+    assert_eq!(there["tenant"]["id"], json!(eve.tenant));
+    get_from(&world.client, OUTSIDE, token(&there)).await.expect(StatusCode::OK);
+    let next = there["refresh_token"].as_str().unwrap();
+    assert_ne!(next, refresh, "the token was exchanged");
+    let again = post_from(&world, OUTSIDE, "/api/auth/refresh", &json!({ "refresh_token": next }))
+        .await
+        .expect(StatusCode::OK)
+        .json();
+    assert_eq!(again["tenant"]["id"], json!(eve.tenant));
 }
 
 #[tokio::test]

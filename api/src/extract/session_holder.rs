@@ -1,0 +1,116 @@
+//! The holder of a session, who can prove it by the refresh token instead of an access token.
+
+use std::convert::Infallible;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use common::crypto::PresentedToken;
+use domain::identity::refresh::{self, RefreshError};
+
+use super::{Caller, Client, auth, client::client_of, json::is_json};
+use crate::{
+    answers::{refresh_cookie, sign_in::TokenDelivery},
+    problem::{ForeignOrigin, Problem},
+    state::App,
+};
+
+/// The refresh tokens in the cookies of a request.
+pub(crate) struct RefreshCookies {
+    tokens: Vec<PresentedToken>,
+    /// Whether a page of another site sent the request: browsers send the origin of the page.
+    is_foreign: bool,
+}
+
+/// Refresh tokens that a client presents.
+pub(crate) struct Presented {
+    pub(crate) tokens: Vec<PresentedToken>,
+    /// How the client sent them.
+    pub(crate) by: TokenDelivery,
+}
+
+impl RefreshCookies {
+    fn of(parts: &Parts, app: &App) -> Self {
+        let origin = parts.headers.get(header::ORIGIN);
+        Self {
+            tokens: refresh_cookie::sent(&parts.headers),
+            is_foreign: origin.is_some_and(|origin| origin.as_bytes() != app.origin.as_bytes()),
+        }
+    }
+
+    /// The token in the body if there is one, and else those in the cookies, which are accepted only
+    /// from pages of this installation.
+    pub(crate) fn or(self, in_body: Option<&str>) -> Result<Presented, ForeignOrigin> {
+        match in_body {
+            Some(text) => {
+                let tokens = PresentedToken::read(text).into_iter().collect();
+                Ok(Presented { tokens, by: TokenDelivery::Body })
+            }
+            None if self.is_foreign => Err(ForeignOrigin),
+            None => Ok(Presented { tokens: self.tokens, by: TokenDelivery::Cookie }),
+        }
+    }
+}
+
+impl FromRequestParts<App> for RefreshCookies {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        Ok(Self::of(parts, app))
+    }
+}
+
+/// A user who holds a session, from any IP address: neither the tenant's allowlist nor an expired
+/// access token prevents its members from signing out or from switching to another tenant. The
+/// refresh token alone, in the cookie or in the body, is enough.
+pub(crate) struct SessionHolder {
+    by_access_token: Result<Caller, Problem>,
+    cookies: RefreshCookies,
+    client: Client,
+}
+
+/// What proves that a client holds a session.
+pub(crate) enum Proof {
+    AccessToken(Caller),
+    RefreshToken(Presented),
+}
+
+impl SessionHolder {
+    /// The access token if it is valid, and else the refresh token; `in_body` is the one of the body.
+    pub(crate) fn proof(self, in_body: Option<&str>) -> Result<Proof, Problem> {
+        match self.by_access_token {
+            Ok(caller) => Ok(Proof::AccessToken(caller)),
+            Err(refused) if in_body.is_none() && self.cookies.tokens.is_empty() => Err(refused),
+            Err(_) => Ok(Proof::RefreshToken(self.cookies.or(in_body)?)),
+        }
+    }
+
+    /// The user. A refresh token is not used up.
+    pub(crate) async fn caller(self, app: &App, in_body: Option<&str>) -> Result<Caller, Problem> {
+        let client = self.client.clone();
+        match self.proof(in_body)? {
+            Proof::AccessToken(caller) => Ok(caller),
+            Proof::RefreshToken(Presented { tokens, .. }) => {
+                let grace = app.auth.refresh_grace;
+                let session = refresh::session_of(app.store(), &app.key, grace, &tokens).await?;
+                let session = session.ok_or(RefreshError::Invalid)?;
+                auth::caller_in(app, &session, client).await
+            }
+        }
+    }
+}
+
+impl FromRequestParts<App> for SessionHolder {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let by_access_token = auth::caller_from_anywhere(parts, app).await;
+        let cookies = RefreshCookies::of(parts, app);
+        match by_access_token {
+            // There is no refresh token, wherever it may be.
+            Err(refused) if cookies.tokens.is_empty() && !is_json(&parts.headers) => Err(refused),
+            by_access_token => Ok(Self { by_access_token, cookies, client: client_of(parts, app) }),
+        }
+    }
+}
