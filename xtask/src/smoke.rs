@@ -58,7 +58,13 @@ async fn prepare(options: &Options, folder: &std::path::Path) -> anyhow::Result<
     }
     let programs = build(options.release).await?;
     Ok(Stack::new(
-        Plan { state: folder.to_owned(), ports: Ports::free()?, programs, prometheus: None },
+        Plan {
+            state: folder.to_owned(),
+            ports: Ports::free()?,
+            programs,
+            prometheus: None,
+            settings: Vec::new(),
+        },
         None,
     ))
 }

@@ -81,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) programs: PathBuf,
     /// Prometheus with its configuration file, if it should run.
     pub(crate) prometheus: Option<(Program, PathBuf)>,
+    /// Further environment variables of our programs.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 impl Plan {
@@ -126,6 +128,7 @@ impl Plan {
         let mut env = wiring.env();
         // Log files contain JSON, for `jq`; on a terminal the lines are shown in readable form.
         env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "json".to_owned()));
+        env.extend(self.settings.iter().cloned());
         env
     }
 }
@@ -306,6 +309,7 @@ mod tests {
             ports,
             programs: PathBuf::new(),
             prometheus: None,
+            settings: Vec::new(),
         };
         plan.write_shell_env().unwrap();
         let mut shell = std::process::Command::new("sh");

@@ -96,17 +96,10 @@ pub(crate) struct Problem {
 }
 
 /// How to continue with a second factor after `mfa_required`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct SecondFactorWanted {
-    /// Send this to `POST /api/auth/mfa/verify`, with a code or a passkey credential.
+#[derive(Debug, Clone)]
+struct SecondFactorWanted {
     mfa_token: String,
-    /// Second factors that the account has: `totp`, `passkey`, `recovery_code`.
-    #[schema(value_type = Vec<String>, example = json!(["totp", "recovery_code"]))]
     methods: Vec<&'static str>,
-    /// For accounts with passkeys: the `publicKey` option of `navigator.credentials.get`, in the
-    /// form that `PublicKeyCredential.parseRequestOptionsFromJSON` takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
     public_key: Option<Options>,
 }
 
@@ -133,10 +126,22 @@ pub(crate) struct Written<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
-    /// How to continue when `code` is `mfa_required`.
-    #[serde(flatten)]
-    #[schema(value_type = Option<SecondFactorWanted>)]
-    mfa: Option<&'a SecondFactorWanted>,
+    /// If `code` is `mfa_required`: send this to `POST /api/auth/mfa/verify`, with a code or a passkey
+    /// credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    mfa_token: Option<&'a str>,
+    /// If `code` is `mfa_required`: the second factors that the account has, among `totp`, `passkey`
+    /// and `recovery_code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>, required = false, example = json!(["totp", "recovery_code"]))]
+    methods: Option<&'a [&'static str]>,
+    /// If `code` is `mfa_required` and the account has passkeys: the `publicKey` option of
+    /// `navigator.credentials.get`, in the form that
+    /// `PublicKeyCredential.parseRequestOptionsFromJSON` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    public_key: Option<&'a Options>,
 }
 
 impl Problem {
@@ -369,6 +374,7 @@ impl Problem {
 
     /// The body of the response.
     pub(crate) fn write(&self, request_id: &str) -> Vec<u8> {
+        let mfa = self.mfa.as_deref();
         let written = Written {
             r#type: format!("urn:tenantry:problem:{}", self.code.as_str()),
             title: self.code.title(),
@@ -377,7 +383,9 @@ impl Problem {
             code: self.code.as_str(),
             request_id,
             errors: &self.errors,
-            mfa: self.mfa.as_deref(),
+            mfa_token: mfa.map(|mfa| mfa.mfa_token.as_str()),
+            methods: mfa.map(|mfa| mfa.methods.as_slice()),
+            public_key: mfa.and_then(|mfa| mfa.public_key.as_ref()),
         };
         // Strings and numbers only: this cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()

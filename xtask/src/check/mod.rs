@@ -3,6 +3,7 @@
 //! A failed step does not prevent later ones, so that one run reports everything. A step with a
 //! missing tool is skipped and reported as such.
 
+mod contract;
 mod features;
 mod slowest;
 mod steps;
@@ -53,6 +54,8 @@ enum Step {
     Rules,
     /// Consistency of dashboards, rules and runbooks
     Dashboards,
+    /// `schemathesis`: responses of the API against its document
+    Contract,
 }
 
 /// How a step ended.
@@ -79,7 +82,7 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
     for step in chosen(only) {
         let begun = Instant::now();
         say(&format!("\n{}", paint("1", &format!("── {}", name(step)))));
-        let needs_failed = step == Step::Tests
+        let needs_failed = needs_build(step)
             && results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
         let outcome = if needs_failed {
             Outcome::Skipped("the programs to test could not be built".to_owned())
@@ -115,9 +118,14 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
 fn chosen(only: Option<Step>) -> Vec<Step> {
     match only {
         None => Step::value_variants().to_vec(),
-        Some(Step::Tests) => vec![Step::Build, Step::Tests],
+        Some(step) if needs_build(step) => vec![Step::Build, step],
         Some(step) => vec![step],
     }
+}
+
+/// Whether a step runs the programs of the workspace.
+fn needs_build(step: Step) -> bool {
+    matches!(step, Step::Tests | Step::Contract)
 }
 
 fn name(step: Step) -> String {

@@ -117,7 +117,10 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
         Some(program) => Some((program, prometheus_config(options.port_offset, ports)?)),
         None => None,
     };
-    Ok(Stack::new(Plan { state, ports, programs, prometheus }, Some(Keeper::new(ledger))))
+    Ok(Stack::new(
+        Plan { state, ports, programs, prometheus, settings: Vec::new() },
+        Some(Keeper::new(ledger)),
+    ))
 }
 
 async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
