@@ -49,8 +49,8 @@ pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
     let store = Store::connect(&config.mongodb, Clock::system()).await.context("mongodb.uri")?;
     let listening = Arc::new(AtomicBool::new(false));
     let ready = readiness(&store, &drain, &listening);
-    let internal =
-        tokio::spawn(internal::serve(config.api.internal_listen, ready, std::future::pending()));
+    let (listen, hosts) = (config.api.internal_listen, config.api.internal_hosts.clone());
+    let internal = tokio::spawn(internal::serve(listen, hosts, ready, std::future::pending()));
     let Some(heartbeat) = domain::join(&store, "api", &config.app, &drain).await? else {
         return Ok(());
     };

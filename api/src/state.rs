@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) members: config::Members,
     /// Whether clients can only use https.
     pub(crate) https: bool,
+    /// Whether browsers use https for subdomains too.
+    pub(crate) hsts_include_subdomains: bool,
     /// The longest a request may take.
     pub(crate) request_timeout: Duration,
     /// The longest a client may take to send a request body.
@@ -92,6 +94,7 @@ impl App {
             auth: config.auth.clone(),
             members: config.members.clone(),
             https: config.app.public_url.starts_with("https://"),
+            hsts_include_subdomains: config.api.hsts_include_subdomains,
             request_timeout: config.api.request_timeout,
             body_timeout: config.api.header_timeout,
             body_memory: Semaphore::new(config.api.body_memory_mib * 1024 * 1024),

@@ -5,8 +5,9 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Request, State},
     http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -16,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::telemetry::metrics;
+use crate::{config::Hosts, request_head, telemetry::metrics};
 
 /// Timeout of a health check.
 const PROBE_MAX: Duration = Duration::from_secs(3);
@@ -36,10 +37,11 @@ impl Readiness {
     }
 }
 
-/// Serves `/metrics`, `/health/live` and `/health/ready` until `stop` resolves. Fails if the
-/// address cannot be bound.
+/// Serves `/metrics`, `/health/live` and `/health/ready` to requests for `hosts` until `stop`
+/// resolves. Fails if the address cannot be bound.
 pub async fn serve(
     listen: SocketAddr,
+    hosts: Hosts,
     readiness: Readiness,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -48,8 +50,24 @@ pub async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(show_readiness))
+        .layer(from_fn_with_state(hosts, check_host))
         .with_state(readiness);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
+}
+
+/// Refuses requests from websites. Requests before HTTP/1.1 may have no `Host`, and no browser sends
+/// them.
+async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+    if let Err(ambiguous) = request_head::check(&request) {
+        return (StatusCode::BAD_REQUEST, format!("{ambiguous}\n")).into_response();
+    }
+    match request.headers().get(header::HOST) {
+        Some(host) if !hosts.admit(host.as_bytes()) => {
+            let told = "Unknown host. Use an IP address or localhost, or add the name to `internal_hosts`.\n";
+            (StatusCode::MISDIRECTED_REQUEST, told).into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 async fn show_metrics() -> Response {

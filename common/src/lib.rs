@@ -16,6 +16,7 @@ pub mod name;
 pub mod networks;
 pub mod origin;
 pub mod redis;
+pub mod request_head;
 pub mod revocations;
 pub mod sealed_email;
 pub mod telemetry;

@@ -48,7 +48,8 @@ pub async fn run(config: Config, drain: Drain) -> anyhow::Result<()> {
 
 async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<()> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
-    let internal = internal::serve(config.worker.internal_listen, readiness(&jobs, &drain), {
+    let (listen, hosts) = (config.worker.internal_listen, config.worker.internal_hosts.clone());
+    let internal = internal::serve(listen, hosts, readiness(&jobs, &drain), {
         let drain = drain.clone();
         async move { drain.over().await }
     });

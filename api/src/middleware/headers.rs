@@ -11,6 +11,8 @@ use crate::state::App;
 
 /// Two years, as the preload lists of browsers require.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000");
+const HSTS_WITH_SUBDOMAINS: HeaderValue =
+    HeaderValue::from_static("max-age=63072000; includeSubDomains");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Responses of the API are data: browsers must not run or frame them.
@@ -31,7 +33,8 @@ pub(crate) async fn secure(State(app): State<App>, request: Request, next: Next)
         add(header::CACHE_CONTROL, NO_STORE);
     }
     if app.https {
-        add(header::STRICT_TRANSPORT_SECURITY, HSTS);
+        let hsts = if app.hsts_include_subdomains { HSTS_WITH_SUBDOMAINS } else { HSTS };
+        add(header::STRICT_TRANSPORT_SECURITY, hsts);
     }
     response
 }

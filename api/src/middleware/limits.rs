@@ -1,11 +1,14 @@
-//! Limits on requests: how many run at once, how long they take, how long their bodies are, and how
+//! Limits on requests: which are unambiguous, how many run at once, how long they take, how long their bodies are, and how
 //! long they wait for an unavailable database.
 
 use axum::{
     extract::{Request, State},
+    http::header,
     middleware::Next,
     response::{IntoResponse, Response},
 };
+
+use common::request_head;
 
 use super::bodies::arrived;
 use crate::{
@@ -15,6 +18,11 @@ use crate::{
 
 /// Refuses requests beyond the limits.
 pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+    if let Err(ambiguous) = request_head::check(&request) {
+        let problem = Problem::new(Code::BadRequest, ambiguous.to_string());
+        // What follows on the connection may be part of this request.
+        return ([(header::CONNECTION, "close")], problem).into_response();
+    }
     let answering = async {
         let arriving = arrived(request, &app.body_memory, app.body_timeout);
         let (request, _memory) = match arriving.await {

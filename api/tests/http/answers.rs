@@ -171,6 +171,15 @@ async fn an_https_installation_sends_strict_transport_security() {
     let world = World::with(&[("TENANTRY__APP__PUBLIC_URL", "https://app.example.com")]).await;
     let answer = world.client.get("/verify-email?token=x").await.expect(StatusCode::OK);
     assert_eq!(answer.header("strict-transport-security"), "max-age=63072000");
+    let (_api, wider) = world
+        .another_api_with(&[
+            ("TENANTRY__APP__PUBLIC_URL", "https://app.example.com"),
+            ("TENANTRY__API__HSTS_INCLUDE_SUBDOMAINS", "true"),
+        ])
+        .await;
+    let answer = wider.get("/.well-known/jwks.json").await;
+    let hsts = answer.header("strict-transport-security");
+    assert_eq!(hsts, "max-age=63072000; includeSubDomains");
 }
 
 #[tokio::test]

@@ -3,6 +3,11 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     people::People,
@@ -142,6 +147,72 @@ async fn a_next_parameter_cannot_redirect_a_page_elsewhere() {
         )
         .await;
     leads_nowhere(&done.expect(StatusCode::OK), "/verify-email");
+}
+
+/// The status of the response to a request on a connection of its own.
+async fn status_of(url: &str, request: &str) -> u16 {
+    let address = url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    timeout(DEADLINE, stream.read_exact(&mut first)).await.unwrap().unwrap();
+    str::from_utf8(&first[9..]).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn every_listener_refuses_requests_that_a_proxy_may_read_differently() {
+    let world = World::spawned(&[]).await;
+    let worker = world.env.spawn_worker().await;
+    let internal = world.api.process().internal_url();
+    for (url, path) in [
+        (world.api.url(), "/.well-known/jwks.json"),
+        (internal, "/health/live"),
+        (worker.internal_url(), "/health/live"),
+    ] {
+        let host = "Host: 127.0.0.1\r\n";
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        let get = async |version: &str, head: &[&str], body: &str| {
+            let request = format!("GET {path} HTTP/{version}\r\n{}\r\n{body}", head.concat());
+            status_of(&url, &request).await
+        };
+        assert_eq!(get("1.1", &[host], "").await, 200, "{url}");
+        assert_eq!(get("1.0", &[], "").await, 200, "{url}");
+        assert_eq!(get("1.1", &[host, chunked], "0\r\n\r\n").await, 200, "{url}");
+        assert_eq!(get("1.1", &[], "").await, 400, "{url}: no host");
+        assert_eq!(get("1.1", &[host, host], "").await, 400, "{url}: two hosts");
+        for doubled in [
+            [chunked, chunked].concat(),
+            "Transfer-Encoding: chunked, chunked\r\n".to_owned(),
+            ["Transfer-Encoding: identity\r\n", chunked].concat(),
+        ] {
+            assert_eq!(get("1.1", &[host, &doubled], "0\r\n\r\n").await, 400, "{url}: {doubled}");
+        }
+    }
+}
+
+/// DNS rebinding: a website's own name resolves to an address of ours.
+#[tokio::test]
+async fn internal_listeners_answer_no_unknown_hosts() {
+    let world = World::spawned(&[("TENANTRY__API__INTERNAL_HOSTS", "api.internal")]).await;
+    let worker = world
+        .env
+        .spawn_worker_with(&[("TENANTRY__WORKER__INTERNAL_HOSTS", "worker.internal")])
+        .await;
+    for (url, name) in [
+        (world.api.process().internal_url(), "api.internal"),
+        (worker.internal_url(), "worker.internal"),
+    ] {
+        let get = async |host: &str| {
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            status_of(&url, &request).await
+        };
+        for known in ["127.0.0.1:4001", "10.0.0.7", "[::1]:4001", "localhost", name] {
+            assert_eq!(get(known).await, 200, "{known}");
+        }
+        for unknown in [EVIL, "evil.example:4001", "127.0.0.1.evil.example", ""] {
+            assert_eq!(get(unknown).await, 421, "{unknown}");
+        }
+    }
 }
 
 #[track_caller]

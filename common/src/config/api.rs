@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{CONCURRENCY_MAX, TrustedProxies, reader::Reader};
+use super::{CONCURRENCY_MAX, Hosts, TrustedProxies, reader::Reader};
 
 /// Upper limit of the memory for request bodies, in MiB.
 const BODY_MEMORY_MIB_MAX: u64 = 16 * 1024;
@@ -16,6 +16,10 @@ pub struct Api {
     pub listen: SocketAddr,
     /// Address and port for metrics and health; must not be reachable from outside.
     pub internal_listen: SocketAddr,
+    /// Host names of the internal listener.
+    pub internal_hosts: Hosts,
+    /// Whether browsers use https for subdomains too.
+    pub hsts_include_subdomains: bool,
     /// Timeout of a request; it is then answered with 503.
     pub request_timeout: Duration,
     /// Timeout for receiving a request's head, and again for its body. Idle connections are also
@@ -38,6 +42,8 @@ impl Api {
         Self {
             listen: r.listen("api.listen", "127.0.0.1:4000", "Address and port for clients"),
             internal_listen: r.listen("api.internal_listen", "127.0.0.1:4001", "Address and port for metrics and health; must not be reachable from outside"),
+            internal_hosts: r.value("api.internal_hosts", "", "Host names by which the internal listener is reached, comma-separated; IP addresses and `localhost` always work; others are refused, so that websites cannot read it through a browser (DNS rebinding)"),
+            hsts_include_subdomains: r.value("api.hsts_include_subdomains", "false", "Whether `Strict-Transport-Security` includes subdomains: `true` if all hosts below that of `app.public_url` use https"),
             request_timeout: r.period("api.request_timeout", "15s", "Timeout of a request"),
             header_timeout: r.period(
                 "api.header_timeout",

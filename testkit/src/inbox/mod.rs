@@ -67,8 +67,11 @@ fn router(inbox: Arc<Inbox>) -> Router {
 /// Answers only requests to a name of this machine, so that no website can read mails through a
 /// domain name that resolves to this machine. Adds the headers of every response.
 async fn guard(request: Request, next: Next) -> Response {
-    let host =
-        request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().unwrap_or_default(),
+        _ => "",
+    };
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
