@@ -110,8 +110,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
-    let tags = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
-    Some(tags.map(|tag| tag.trim().to_owned()).collect())
+    // Read as bytes: one that is no text does not hide the others.
+    let tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    Some(tags.map(|tag| String::from_utf8_lossy(tag.trim_ascii()).into_owned()).collect())
 }
 
 fn parameter(name: &str, meaning: &str) -> Parameter {
@@ -167,6 +168,7 @@ mod tests {
                 && holds(&[listed.as_bytes()]).await
         );
         assert!(holds(&[b"\"other\"", etag.as_bytes()]).await);
+        assert!(holds(&[&[b"\"\xff\", ", etag.as_bytes()].concat()]).await);
         for lost in [b"\"other\"".as_slice(), b"", b"\xff", weak.as_bytes(), b"resource"] {
             assert!(!holds(&[lost]).await, "{lost:?}");
         }

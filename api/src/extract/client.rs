@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::IpAddr};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderName, header, request::Parts},
+    http::{HeaderName, HeaderValue, header, request::Parts},
 };
 use common::{
     networks::Network,
@@ -16,6 +16,9 @@ use super::Argument;
 use crate::{middleware::RequestId, state::App};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The most characters of a `User-Agent` that are read; those of browsers have about 200.
+const NAME_CHARS_MAX: usize = 500;
 
 /// IP address that a connection comes from, which the listener adds to each request.
 #[derive(Debug, Clone, Copy)]
@@ -69,20 +72,24 @@ impl FromRequestParts<App> for Client {
 /// The client of a request.
 pub(super) fn client_of(parts: &Parts, app: &App) -> Client {
     let address = address_of(parts, app);
-    let name = parts
-        .headers
-        .get(header::USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
+    let name = parts.headers.get(header::USER_AGENT).map(name_of).unwrap_or_default();
     let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     Client { address, name, request_id: request_id.unwrap_or_default() }
+}
+
+/// A client's name for itself, which may have any bytes: those that are no text are replaced, and a
+/// name of any length is cut off.
+fn name_of(user_agent: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(user_agent.as_bytes());
+    text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect()
 }
 
 /// IP address of the client of a request.
 pub(super) fn address_of(parts: &Parts, app: &App) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?.0;
-    let lines = parts.headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+    // Read as bytes: the entries that proxies append count, whatever the client sent before them.
+    let lines = parts.headers.get_all(FORWARDED_FOR).iter();
+    let hops = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let hops: Vec<&str> = hops.map(|hop| str::from_utf8(hop).unwrap_or_default()).collect();
     Some(app.trusted_proxies.client(peer, hops.into_iter()))
 }

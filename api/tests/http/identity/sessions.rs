@@ -11,10 +11,46 @@ use domain::{
     },
 };
 use mongodb::bson::{Document, doc};
-use reqwest::{Method, StatusCode};
-use serde_json::json;
+use reqwest::{Method, StatusCode, header::HeaderValue};
+use serde_json::{Value, json};
 
 use crate::support::{Answer, PASSWORD, World, eventually};
+
+/// The session that signing in with these headers begins, as it is listed.
+async fn session_of(world: &World, name: &'static str, value: &[u8]) -> Value {
+    let login = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let request = world.client.request(Method::POST, "/api/auth/login").json(&login);
+    let request = request.header(name, HeaderValue::from_bytes(value).unwrap());
+    let login = Answer::of(request).await.expect(StatusCode::OK).json();
+    let token = login["access_token"].as_str().unwrap();
+    world.client.get_as(token, "/api/auth/me").await.expect(StatusCode::OK).json()["session"].take()
+}
+
+#[tokio::test]
+async fn a_device_is_named_also_by_bytes_beyond_ascii() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    for (sent, kept) in [
+        ("Mœzilla/5.0 (日本語)".as_bytes(), "Mœzilla/5.0 (日本語)"),
+        (b"Mozilla/5.0 (\xe9t\xe9)", "Mozilla/5.0 (\u{fffd}t\u{fffd})"),
+        ("Mozilla\u{9b}2J/5.0".as_bytes(), "Mozilla2J/5.0"),
+    ] {
+        assert_eq!(session_of(&world, "user-agent", sent).await["device"], kept);
+    }
+    let endless = "é".repeat(20_000);
+    let device = session_of(&world, "user-agent", endless.as_bytes()).await["device"].take();
+    assert_eq!(device.as_str().unwrap(), "é".repeat(200));
+}
+
+#[tokio::test]
+async fn bytes_that_a_client_sends_do_not_hide_the_address_that_a_proxy_appends() {
+    let world = World::with(&[("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1")]).await;
+    world.make_account("ada@example.com").await;
+    for forwarded in [b"192.0.2.7".as_slice(), b"\xff, 192.0.2.7", b"198.51.100.7, \xe9, 192.0.2.7"]
+    {
+        assert_eq!(session_of(&world, "x-forwarded-for", forwarded).await["ip"], "192.0.2.7");
+    }
+}
 
 #[tokio::test]
 async fn only_the_correct_password_reveals_that_the_email_is_not_verified() {
