@@ -1,7 +1,15 @@
 //! Requests that were accepted while their caller was signed in, and completed after the sign-out.
 //! They must have no effect.
 
-use domain::tenancy::roles::Role;
+use common::db::TenantScope;
+use domain::{
+    identity::sign_out::EndSession,
+    tenancy::{
+        actor::{Acted, Acting},
+        roles::{Permission, Role},
+        tenant_security::sessions_of,
+    },
+};
 use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -11,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    people::People,
+    people::{People, absent},
     support::{PASSWORD, World, eventually},
     tenancy::invitations,
 };
@@ -158,6 +166,36 @@ async fn held_requests_of_a_demoted_admin_are_forbidden() {
     assert_eq!(world.count::<domain::tenancy::invitations::Invitation>().await, 0);
 }
 
+/// Between the check of a request and its change, the caller may sign out or get another role.
+#[tokio::test]
+async fn a_change_reads_the_session_and_the_permission_again() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
+    let session = sessions_of(&world.store, bob.user).await.unwrap()[0].id;
+    let scope = TenantScope::of_job(bob.tenant);
+    let change = EndSession { session: absent(), user: bob.user, scope };
+    let acting = Acting {
+        session,
+        user: bob.user,
+        tenant: bob.tenant,
+        needs: Some((Permission::UsersInvite, scope)),
+        change: &change,
+    };
+    let acted = async || world.commit(&acting).await.unwrap();
+    assert!(matches!(acted().await, Acted::Done(false)));
+    let bobs = format!("/api/tenant/users/{}", bob.user);
+    world
+        .client
+        .put_as(&ada.token, &bobs, &json!({ "role": "viewer" }))
+        .await
+        .expect(StatusCode::OK);
+    assert!(matches!(acted().await, Acted::Forbidden(Permission::UsersInvite)));
+    world.client.post_as(&bob.token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
+    assert!(matches!(acted().await, Acted::SignedOut));
+}
+
 /// A session that began with the password alone must not get around the second factor that its
 /// owner sets up meanwhile.
 #[tokio::test]
@@ -179,6 +217,6 @@ async fn accepting_an_invitation_with_an_ended_session_starts_no_session() {
     world.client.post_as(&other, "/api/auth/logout-all").await.expect(StatusCode::NO_CONTENT);
     let (status, answer) = held.finish().await;
     assert_eq!(status, 401, "{answer}");
-    let live = domain::tenancy::tenant_security::sessions_of(&world.store, ada.user).await.unwrap();
+    let live = sessions_of(&world.store, ada.user).await.unwrap();
     assert!(live.is_empty(), "{live:?}");
 }

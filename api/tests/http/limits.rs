@@ -50,8 +50,9 @@ async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
 
 #[tokio::test]
 async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
-    let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "1")]).await;
-    // Each occupies the only slot while its password is hashed.
+    // As many connections as requests, four for each slot.
+    let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "5")]).await;
+    // Each occupies a slot while its password is hashed.
     let addresses: Vec<String> = (0..20).map(|number| format!("ada{number}@example.com")).collect();
     let registering = join_all(addresses.iter().map(|address| world.register(address)));
     let (answers, ready) = tokio::join!(registering, world.api.is_ready());
