@@ -2,8 +2,8 @@
 //!
 //! Signing in is compared with bare argon2, and a request of a signed-in user with an
 //! unauthenticated one. Each pair alternates as A B B A, so that drift of the machine affects both
-//! alike. Then more people sign in than the API can handle, and the effect on signed-in users is
-//! measured. Everything is measured once per round; the report contains medians.
+//! alike. Then more people sign in than the API can handle, or many clients send their bodies slowly,
+//! and the effect on signed-in users is measured. Everything is measured once per round; the report contains medians.
 
 mod flood;
 mod limit;
@@ -11,6 +11,7 @@ mod login;
 mod overhead;
 mod report;
 mod results;
+mod slow;
 mod traffic;
 
 use std::{
@@ -76,6 +77,8 @@ enum Measure {
     Overhead,
     /// Other requests during a flood of sign-ins, ten times the capacity
     Flood,
+    /// Other requests beside clients that send their bodies slowly
+    Slow,
 }
 
 impl Options {
@@ -105,7 +108,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     outcome
 }
 
-/// Sets the number of hashing threads and disables throttling.
+/// Sets the number of hashing threads, and disables limits per network.
 fn settings(threads: u16) -> Vec<(&'static str, String)> {
     let unthrottled = [
         "TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT",
@@ -115,6 +118,8 @@ fn settings(threads: u16) -> Vec<(&'static str, String)> {
     ];
     let mut settings: Vec<_> = unthrottled.map(|name| (name, THROTTLE.to_owned())).into();
     settings.push(("TENANTRY__AUTH__HASH_CONCURRENCY", threads.to_string()));
+    let connections = slow::CONNECTIONS_PER_NETWORK.to_string();
+    settings.push(("TENANTRY__API__CONNECTIONS_PER_NETWORK", connections));
     settings
 }
 
@@ -181,6 +186,9 @@ async fn rounds(
         }
         if options.wants(Measure::Flood) {
             step(what("a flood of sign-ins"), flood::round(&field, results)).await?;
+        }
+        if options.wants(Measure::Slow) {
+            step(what("slow clients"), slow::round(&field, results)).await?;
         }
     }
     Ok(())

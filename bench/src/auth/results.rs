@@ -36,6 +36,7 @@ pub(super) enum Figure {
     FloodSignedIn,
     FloodShed,
     FloodLost,
+    OthersBesideSlowP95,
 }
 
 impl Figure {
@@ -66,6 +67,7 @@ impl Figure {
             Self::FloodSignedIn => ("flood: signed in", "sign-ins/s"),
             Self::FloodShed => ("flood: 503 with Retry-After", "answers"),
             Self::FloodLost => ("flood: anything else", "answers"),
+            Self::OthersBesideSlowP95 => ("other requests beside slow clients, p95", "ms"),
         }
     }
 }
@@ -173,6 +175,11 @@ impl Results {
                 "no request of the flood is lost or refused in another way, in any round",
                 self.most(Figure::FloodLost),
                 0.0,
+            ),
+            at_most(
+                "other requests beside slow clients ≤ 50 ms, p95",
+                self.median(Figure::OthersBesideSlowP95),
+                50.0,
             ),
         ];
         targets.into_iter().flatten().collect()
