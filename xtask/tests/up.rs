@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -94,6 +94,23 @@ async fn demo_logs_in(up: &mut Child, state: &Path, api: u16) {
     }
 }
 
+/// The files and folders of `up` that other users of the machine could read.
+fn readable_by_others(folder: &Path) -> Vec<PathBuf> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (path, metadata) =
+            entry.and_then(|entry| Ok((entry.path(), entry.metadata()?))).unwrap();
+        // The log of this test itself.
+        if metadata.permissions().mode() & 0o077 != 0 && path.file_name().unwrap() != "up.log" {
+            open.push(path.clone());
+        }
+        if metadata.is_dir() {
+            open.extend(readable_by_others(&path));
+        }
+    }
+    open
+}
+
 #[tokio::test]
 async fn up_keeps_the_product_alive_and_down_stops_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,6 +123,8 @@ async fn up_keeps_the_product_alive_and_down_stops_it() {
         .spawn()
         .unwrap();
     demo_logs_in(&mut up, state, 4000 + offset).await;
+    let open = readable_by_others(state);
+    assert!(open.is_empty(), "other users of the machine can read {open:?}");
 
     let (status, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
     assert!(!status.success() && said.contains("already running"), "{said}");

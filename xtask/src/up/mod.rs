@@ -10,7 +10,8 @@ mod ports;
 mod tail;
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,7 @@ use programs::{
     progress::{paint, print, say},
     variable, workspace_root,
 };
+use rustix::{fs::Mode, process::umask};
 
 use crate::stack::{Plan, Ports, Stack, build};
 
@@ -54,11 +56,17 @@ pub(crate) fn state_dir() -> PathBuf {
 pub(crate) fn lock_file() -> anyhow::Result<File> {
     let state = state_dir();
     std::fs::create_dir_all(&state).with_context(|| format!("creating {}", state.display()))?;
+    // It contains mails with links that sign people in, and logs. Earlier versions let all users of
+    // the machine read it.
+    std::fs::set_permissions(&state, Permissions::from_mode(0o700))
+        .with_context(|| format!("making {} private", state.display()))?;
     File::create(state.join("up.lock")).context("opening the lock file")
 }
 
 /// Runs until a stop signal.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    // Every file that this process or one of its children creates is private.
+    umask(Mode::RWXG | Mode::RWXO);
     let lock = lock_file()?;
     let ledger = Ledger::at(&state_dir());
     if lock.try_lock().is_err() {
@@ -151,7 +159,8 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     let copy = state_dir().join("prometheus");
     std::fs::create_dir_all(copy.join("rules"))?;
     for rule in std::fs::read_dir(folder.join("rules"))?.filter_map(Result::ok) {
-        std::fs::copy(rule.path(), copy.join("rules").join(rule.file_name()))?;
+        // Copying the file would also copy its mode, which lets others read it.
+        std::fs::write(copy.join("rules").join(rule.file_name()), std::fs::read(rule.path())?)?;
     }
     std::fs::write(copy.join("prometheus.yml"), text)?;
     Ok(copy.join("prometheus.yml"))
