@@ -36,6 +36,9 @@ pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
     let telemetry =
         telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
+    for warning in config.warnings() {
+        tracing::warn!(warning, "configuration_questionable");
+    }
     let drain = Drain::new();
     drain.begin_on_signals(config.api.drain_timeout)?;
     let ended = serve(config, drain).await;

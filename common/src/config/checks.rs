@@ -59,6 +59,16 @@ impl Config {
         }
     }
 
+    /// What production allows but hardly anyone wants, for the log.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let is_production = self.app.environment == Environment::Production;
+        let accepts_any_password = is_production && self.auth.password_score_min == 0;
+        accepts_any_password
+            .then_some("auth.password_score_min is 0: any 8 characters are accepted as a password")
+            .into_iter()
+            .collect()
+    }
+
     /// Checks that span several keys.
     pub(super) fn check(&self, r: &mut Reader) {
         if self.app.environment == Environment::Production && !r.is_mistaken("app.environment") {

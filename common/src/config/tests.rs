@@ -63,6 +63,24 @@ fn production_rejects_a_key_that_is_not_random_and_unencrypted_mail_to_another_m
 }
 
 #[test]
+fn production_that_accepts_any_password_is_warned() {
+    let warnings = |environment, score| {
+        let given = sources(&[
+            ("TENANTRY__APP__ENVIRONMENT", environment),
+            ("TENANTRY__APP__PUBLIC_URL", "https://app.example.com"),
+            ("TENANTRY__AUTH__MASTER_KEY", "3q2+7wBHsQ2Wm0Yq8l5h1dXz6uKp9c4TfVbNnRjEgLk="),
+            ("TENANTRY__AUTH__PASSWORD_SCORE_MIN", score),
+            ("TENANTRY__MONGODB__URI", "mongodb://db"),
+            ("TENANTRY__REDIS__URL", "redis://cache"),
+        ]);
+        Config::load(given).unwrap().warnings().len()
+    };
+    assert_eq!(warnings("production", "0"), 1);
+    assert_eq!(warnings("production", "1"), 0);
+    assert_eq!(warnings("development", "0"), 0);
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let keys = mistaken_keys(&[
         ("TENANTRY__API__LISTEN", "nowhere"),

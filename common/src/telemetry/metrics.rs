@@ -81,7 +81,7 @@ metrics! {
     HTTP_REQUESTS: IntCounterVec = "tenantry_http_requests_total" ["method", "route", "status"];
     /// Seconds from a request's head to its response's head.
     HTTP_DURATION: HistogramVec = "tenantry_http_request_duration_seconds" ["method", "route"] in REQUEST_BUCKETS;
-    /// Requests in progress.
+    /// Requests in progress, including those whose bodies are arriving.
     HTTP_IN_FLIGHT: IntGauge = "tenantry_http_requests_in_flight";
     /// Connections closed at once because their network had too many.
     HTTP_CONNECTIONS_REFUSED: IntCounter = "tenantry_http_connections_refused_total";
