@@ -9,39 +9,72 @@ use common::{
     sealed_email::{AddressDigest, SealedEmail},
 };
 use domain::{
-    access::throttle::{Act, Admission, Limits, TooMany, Try},
+    access::throttle::{Act, Admission, Limits, Subject, TooMany, Try},
     identity::sign_in::{SignInError, Throttled},
     people::users::User,
 };
 
 use crate::{extract::Client, problem::Problem, state::App};
 
-/// An attempt by a client, which may concern an account.
+/// An attempt by a client.
 pub(crate) struct Guard<'a> {
     app: &'a App,
     act: Act,
-    account: Option<String>,
+    concerns: Concerns,
     client: &'a Client,
+    weight: u32,
+}
+
+/// What an attempt concerns; owns the name of a [`Subject`].
+enum Concerns {
+    Nothing,
+    Account(String),
+    Mailbox(String),
 }
 
 impl<'a> Guard<'a> {
-    /// An attempt that concerns the account with this email address, whether or not it exists.
-    pub(crate) fn of_address(app: &'a App, act: Act, email: &Email, client: &'a Client) -> Self {
+    /// A request that mails this email address, which anyone can name. It is counted per network,
+    /// so that nobody can use up the mails of others.
+    pub(crate) fn of_mailbox(app: &'a App, act: Act, email: &Email, client: &'a Client) -> Self {
+        let mailbox = AddressDigest::of(&app.key, email).as_str().to_owned();
+        Self::new(app, act, Concerns::Mailbox(mailbox), client)
+    }
+
+    /// An attempt on the account of this email address, whether or not it exists.
+    fn of_address(app: &'a App, act: Act, email: &Email, client: &'a Client) -> Self {
         Self::of_account(app, act, AddressDigest::of(&app.key, email).as_str(), client)
     }
 
-    /// An attempt that concerns an account, given by any name that is unique to it.
+    /// An attempt that concerns an account, given by any name that is unique to it. All attempts
+    /// count together, so only the account itself, or guesses at it, may be counted so.
     pub(crate) fn of_account(app: &'a App, act: Act, account: &str, client: &'a Client) -> Self {
-        Self { app, act, account: Some(account.to_owned()), client }
+        Self::new(app, act, Concerns::Account(account.to_owned()), client)
     }
 
-    /// An attempt that concerns no account.
+    /// An attempt that concerns nothing in particular.
     pub(crate) fn of_network(app: &'a App, act: Act, client: &'a Client) -> Self {
-        Self { app, act, account: None, client }
+        Self::new(app, act, Concerns::Nothing, client)
+    }
+
+    fn new(app: &'a App, act: Act, concerns: Concerns, client: &'a Client) -> Self {
+        Self { app, act, concerns, client, weight: 1 }
+    }
+
+    /// Several attempts that are made together: as many as there are, but not more than half of what
+    /// the network is allowed, so that one long list does not use it up.
+    pub(crate) fn times(self, count: usize) -> Self {
+        let half = limits(self.act, &self.app.auth).per_network / 2;
+        let weight = u32::try_from(count).unwrap_or(u32::MAX).min(half).max(1);
+        Self { weight, ..self }
     }
 
     fn tried(&self) -> Try<'_> {
-        Try { act: self.act, account: self.account.as_deref(), network: self.client.network() }
+        let subject = match &self.concerns {
+            Concerns::Nothing => Subject::Nothing,
+            Concerns::Account(account) => Subject::Account(account),
+            Concerns::Mailbox(mailbox) => Subject::Mailbox(mailbox),
+        };
+        Try { act: self.act, subject, network: self.client.network(), weight: self.weight }
     }
 
     /// Counts the attempt, unless there were too many.
@@ -106,9 +139,10 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
-    /// Forgets the failed attempts that concern the account.
-    pub(crate) async fn forgive(&self) {
-        self.app.throttle.forgive(self.tried()).await;
+    /// Forgets the failed sign-ins to the account of an email address, whose owner has proven who
+    /// they are by other means.
+    pub(crate) async fn forgive_sign_ins(app: &'a App, address: &Email, client: &'a Client) {
+        app.throttle.forgive(Self::of_address(app, Act::SignIn, address, client).tried()).await;
     }
 }
 

@@ -8,6 +8,9 @@ use utoipa::ToSchema;
 
 /// The smallest IPv6 prefix of a subscriber, who chooses the remaining bits freely.
 const IPV6_PREFIX: u8 = 64;
+/// Larger IPv6 prefixes that one subscriber may have, and how many times as much as a /64 they are
+/// allowed: mobile networks share them among many subscribers.
+const IPV6_WIDER: [(u8, u32); 2] = [(56, 4), (48, 16)];
 /// An IPv4 address belongs to one subscriber, or to several behind NAT.
 const IPV4_PREFIX: u8 = 32;
 
@@ -30,6 +33,16 @@ impl Network {
     /// The network of an IP address given as text; none if the text is not an IP address.
     pub fn of_text(address: &str) -> Option<Self> {
         address.parse().ok().map(Self::of)
+    }
+
+    /// The network, and the wider ones that one client may control as well, each with the factor by
+    /// which its limits are higher.
+    pub fn with_wider(self) -> impl Iterator<Item = (Self, u32)> {
+        let wider = IPV6_WIDER.into_iter().filter(move |_| self.0.addr().is_ipv6());
+        let wider = wider.filter_map(move |(prefix, factor)| {
+            Some((Self(IpNet::new(self.0.addr(), prefix).ok()?.trunc()), factor))
+        });
+        std::iter::once((self, 1)).chain(wider)
     }
 }
 
@@ -111,6 +124,19 @@ mod tests {
         assert_eq!(Network::of_text("2001:db8:1:2::1"), Network::of_text("2001:db8:1:2:ffff::1"));
         assert_ne!(Network::of_text("2001:db8:1:2::1"), Network::of_text("2001:db8:1:3::1"));
         assert_eq!(Network::of_text("unknown"), None);
+    }
+
+    #[test]
+    fn wider_networks_have_higher_limits() {
+        let wider = |text: &str| -> Vec<(String, u32)> {
+            let network = Network::of_text(text).unwrap();
+            network.with_wider().map(|(network, factor)| (network.to_string(), factor)).collect()
+        };
+        assert_eq!(wider("192.0.2.7"), [("192.0.2.7/32".to_owned(), 1)]);
+        let expected =
+            [("2001:db8:1:2ff::/64", 1), ("2001:db8:1:200::/56", 4), ("2001:db8:1::/48", 16)];
+        let expected = expected.map(|(network, factor)| (network.to_owned(), factor));
+        assert_eq!(wider("2001:db8:1:2ff::1"), expected);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use common::{
     networks::Network,
     redis::Connections,
 };
-use domain::access::throttle::{Act, Limits, Throttle, TooMany, Try};
+use domain::access::throttle::{Act, Limits, Subject, Throttle, TooMany, Try};
 use testkit::servers::RedisCluster;
 
-/// Attempts are allowed when Redis fails, so only this test shows that the scripts work on a cluster.
+/// Each process counts for itself when Redis fails, so only this test shows that the scripts work on a
+/// cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_counts_attempts() {
     let folder = tempfile::tempdir().unwrap();
@@ -27,8 +28,9 @@ async fn a_cluster_counts_attempts() {
     let limits = Limits { per_account: 2, per_network: 3, window: Duration::from_mins(5) };
     let tried = |account, address| Try {
         act: Act::SignIn,
-        account: Some(account),
+        subject: Subject::Account(account),
         network: Network::of_text(address),
+        weight: 1,
     };
     let (ada, eve) = (tried("ada", "192.0.2.1"), tried("ada", "198.51.100.1"));
     let first = throttle.admit(eve, limits).await.unwrap();

@@ -46,7 +46,7 @@ pub struct Auth {
     pub login_failures_per_account: u32,
     /// Failed sign-ins allowed per network in each window.
     pub login_failures_per_network: u32,
-    /// Mails that may be requested per account in each window.
+    /// Mails that may be requested for one email address from one network in each window.
     pub mails_per_account: u32,
     /// Mails that may be requested per network in each window.
     pub mails_per_network: u32,
@@ -82,11 +82,11 @@ impl Auth {
             password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "Lifetime of a password reset link"),
             email_change_ttl: r.period("auth.email_change_ttl", "24h", "Lifetime of the links that confirm a new email address"),
             resend_cooldown: r.period("auth.resend_cooldown", "60s", "Minimum time between two mails of one kind to one email address"),
-            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "Failed sign-ins allowed per account in each window; beyond it, only networks from which the owner signed in within the last 30 days may try, each with the same limit"),
-            login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "Failed sign-ins allowed per network (an IPv4 address or an IPv6 /64) in each window, over all accounts"),
-            mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "Links of each kind that may be requested per account in each window"),
-            mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "Links of each kind that may be requested per network in each window"),
-            throttle_window: r.period("auth.throttle_window", "15m", "Window in which failed sign-ins and links are counted; starts with the first"),
+            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "Failed sign-ins allowed per account in each window; beyond it, only networks from which the owner signed in within the last 30 days may try, each with the same limit. Wrong codes of second factors are limited by the same number, from all networks together"),
+            login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "Failed sign-ins allowed per network (an IPv4 address or an IPv6 /64) in each window, over all accounts; an IPv6 /56 has four times, and a /48 sixteen times this limit"),
+            mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "Links of each kind that may be requested for one email address from one network in each window"),
+            mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "Links of each kind that may be requested per network in each window; an IPv6 /56 has four times, and a /48 sixteen times this limit"),
+            throttle_window: r.period("auth.throttle_window", "15m", "Window in which failed sign-ins, wrong codes and links are counted; starts with the first"),
             password_score_min: r.value::<reader::Score>("auth.password_score_min", "3", "Minimum zxcvbn score of a new password, from `0` (any 8 characters) to `4`; `3` withstands guessing against stolen hashes").0,
             breached_passwords_list: r.value::<reader::FileOrNone>("auth.breached_passwords_list", "", "File of breached passwords to reject, created by `api breached-passwords build`; empty for none").0,
             hash_concurrency: r.count_up_to(HASH_CONCURRENCY_MAX, "auth.hash_concurrency", "2", "Passwords hashed at once; more than one per core does not help"),

@@ -1,14 +1,21 @@
-//! Rate limits on attempts, shared by all processes, so that nobody can keep guessing.
+//! Rate limits on attempts, shared by all processes, so that nobody can keep guessing or keep
+//! requesting mails.
 //!
-//! Attempts are counted in Redis in two buckets: one for the account they concern, one for the
-//! network they come from. An attempt is counted before it is made and taken back if it did not
-//! fail, so that concurrent attempts cannot exceed the limit. An attacker who fills the account's
-//! bucket must not lock out its owner: a network from which someone signed in successfully is
+//! Attempts are counted in Redis in buckets: one for what they concern ([`Subject`]), and one for
+//! each network that the client may control. An attempt is counted before it is made and taken back
+//! if it did not fail, so that concurrent attempts cannot exceed the limit.
+//!
+//! Nobody may be locked out by what others do in their name. So a mailbox, which anyone can name,
+//! is counted per network from which it is named. An account is counted as a whole, or its password
+//! could be guessed from many networks; but a network from which someone signed in successfully is
 //! familiar for a while, and its attempts count in a bucket of their own.
 //!
-//! Redis stores only counts under pseudonyms, each for one window. While Redis does not answer,
-//! every attempt is allowed and counted in a metric, because an outage of Redis must not decide who
-//! can sign in.
+//! Redis stores only counts under pseudonyms, each for one window. While Redis does not answer, each
+//! process counts for itself, so that an outage of Redis neither decides who can sign in nor lifts
+//! the limits. Wrong codes of second factors are counted in MongoDB instead
+//! (`identity::mfa::challenges`).
+
+mod local;
 
 use std::{
     sync::{LazyLock, Mutex, PoisonError},
@@ -22,6 +29,7 @@ use common::{
     redis::{Connections, Shared},
     telemetry::metrics,
 };
+use local::LocalCounts;
 use redis::{RedisResult, Script};
 use tokio::time::Instant;
 
@@ -34,6 +42,9 @@ const TOLD_FOR: Duration = Duration::from_hours(1);
 /// While Redis does not answer, it is queried only this often, so that not every request waits for
 /// it.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Index of the first bucket that [`ADMIT`] reports for an attempt from a familiar network.
+const FAMILIAR: usize = 2;
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/admit.lua")));
 static GIVE_BACK: LazyLock<Script> =
@@ -69,23 +80,46 @@ pub enum Act {
 /// How many attempts are allowed in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Attempts concerning one account.
+    /// Attempts concerning one account, or one mailbox from one network.
     pub per_account: u32,
-    /// Attempts from one network.
+    /// Attempts from one network; wider ones have higher limits.
     pub per_network: u32,
     /// Length of the window, which starts with the first attempt.
     pub window: Duration,
 }
 
-/// An attempt.
+/// What an attempt concerns, under a pseudonym or id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// Nothing in particular.
+    Nothing,
+    /// An account: attempts from all networks that are not familiar to it count together.
+    Account(&'a str),
+    /// A mailbox: attempts from different networks do not affect each other.
+    Mailbox(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    /// Its name; empty for nothing.
+    const fn name(self) -> &'a str {
+        match self {
+            Self::Nothing => "",
+            Self::Account(name) | Self::Mailbox(name) => name,
+        }
+    }
+}
+
+/// An attempt, or several that are made together.
 #[derive(Debug, Clone, Copy)]
 pub struct Try<'a> {
     /// What is attempted.
     pub act: Act,
-    /// Pseudonym of the account it concerns, if any.
-    pub account: Option<&'a str>,
+    /// What it concerns.
+    pub subject: Subject<'a>,
     /// The network it comes from, if known.
     pub network: Option<Network>,
+    /// How many attempts it counts as. They are allowed together if one more is allowed.
+    pub weight: u32,
 }
 
 /// An attempt that was allowed and counted.
@@ -94,8 +128,19 @@ pub struct Try<'a> {
 pub struct Admission {
     mark: String,
     counted: Vec<String>,
+    weight: u32,
+    place: Place,
+    concerns_account: bool,
     /// Whether the account is throttled if this attempt fails.
     pub fills_account: bool,
+}
+
+/// Where an attempt was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Redis,
+    /// Redis did not answer.
+    Process,
 }
 
 /// The limit is reached; the next attempt is allowed after this time.
@@ -108,14 +153,19 @@ pub struct Throttle {
     redis: Connections,
     key: MasterKey,
     asked_again_at: Mutex<Option<Instant>>,
+    local: LocalCounts,
 }
 
 /// The keys of an attempt. All share a hash tag, so that a script may access them together.
 struct Keys {
+    /// Exists while the network is familiar to the account.
     mark: String,
+    /// The bucket of an account on a familiar network.
     own: String,
-    account: Option<String>,
-    network: String,
+    /// The bucket of the subject, if it is not nothing.
+    subject: Option<String>,
+    /// The buckets of the networks, with the factor by which their limits are higher.
+    networks: Vec<(String, u32)>,
     told: String,
 }
 
@@ -141,35 +191,49 @@ impl Act {
 impl Throttle {
     /// Counts in this Redis, under pseudonyms made with `key`.
     pub fn new(redis: Connections, key: MasterKey) -> Self {
-        Self { redis, key, asked_again_at: Mutex::default() }
+        Self { redis, key, asked_again_at: Mutex::default(), local: LocalCounts::default() }
     }
 
     /// Allows and counts an attempt, or fails with the time to wait.
     pub async fn admit(&self, tried: Try<'_>, limits: Limits) -> Result<Admission, TooMany> {
-        let keys = self.keys(tried);
-        let others: Vec<(&String, u32)> = keys
-            .account
-            .iter()
-            .map(|key| (key, limits.per_account))
-            .chain([(&keys.network, limits.per_network)])
-            .collect();
-        let mut call = ADMIT.key(&keys.mark);
-        call.key(&keys.own).arg(millis_of(limits.window)).arg(limits.per_account);
+        let Keys { mark, own, subject, networks, .. } = self.keys(tried);
+        let of_subject = subject.map(|key| (key, limits.per_account));
+        let of_networks = networks
+            .into_iter()
+            .map(|(key, factor)| (key, limits.per_network.saturating_mul(factor)));
+        let others: Vec<(String, u32)> = of_subject.into_iter().chain(of_networks).collect();
+        let mut call = ADMIT.key(&mark);
+        call.key(&own).arg(millis_of(limits.window)).arg(tried.weight).arg(limits.per_account);
         for (key, limit) in &others {
-            call.key(*key).arg(*limit);
+            call.key(key).arg(*limit);
         }
-        let asked = self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
-        let (wait, first, filled): (u64, usize, bool) = asked.unwrap_or((0, 0, false));
-        if wait > 0 {
-            metrics::AUTH_THROTTLED.with_label_values(&[tried.act.name()]).inc();
-            return Err(TooMany(Duration::from_millis(wait)));
-        }
-        let counted = match first {
-            0 => Vec::new(),
-            2 => vec![keys.own],
-            _ => others.into_iter().map(|(key, _)| key.clone()).collect(),
+        let asked: Option<(u64, usize, bool)> =
+            self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
+        let (place, answer) = match asked {
+            Some((0, first, filled)) => (Place::Redis, Ok((first == FAMILIAR, filled))),
+            Some((wait, _, _)) => (Place::Redis, Err(Duration::from_millis(wait))),
+            // Without Redis no network is known to be familiar.
+            None => {
+                let admitted =
+                    self.local.admit(&others, tried.weight, limits.window, Instant::now());
+                (Place::Process, admitted.map(|filled| (false, filled)))
+            }
         };
-        Ok(Admission { mark: keys.mark, counted, fills_account: filled && tried.account.is_some() })
+        let (is_familiar, filled): (bool, bool) = answer.map_err(|wait| {
+            metrics::AUTH_THROTTLED.with_label_values(&[tried.act.name()]).inc();
+            TooMany(wait)
+        })?;
+        let counted =
+            if is_familiar { vec![own] } else { others.into_iter().map(|(key, _)| key).collect() };
+        let concerns_account = matches!(tried.subject, Subject::Account(_));
+        Ok(Admission {
+            mark,
+            counted,
+            weight: tried.weight,
+            place,
+            concerns_account,
+            fills_account: filled && concerns_account,
+        })
     }
 
     /// Takes back an attempt that neither succeeded nor failed.
@@ -183,11 +247,17 @@ impl Throttle {
     }
 
     async fn give_back(&self, admission: Admission, familiar: Duration) {
-        let mut call = GIVE_BACK.key(admission.mark);
-        for key in admission.counted {
+        let Admission { mark, counted, weight, place, concerns_account, .. } = admission;
+        if place == Place::Process {
+            self.local.give_back(&counted, weight);
+            return;
+        }
+        let familiar = if concerns_account { familiar } else { Duration::ZERO };
+        let mut call = GIVE_BACK.key(mark);
+        for key in counted {
             call.key(key);
         }
-        call.arg(millis_of(familiar));
+        call.arg(millis_of(familiar)).arg(weight);
         let _: Option<u8> =
             self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
     }
@@ -196,6 +266,7 @@ impl Throttle {
     /// makes their network familiar.
     pub async fn forgive(&self, tried: Try<'_>) {
         let keys = self.keys(tried);
+        self.local.clear(keys.subject.iter());
         let familiar = millis_of(FAMILIAR_FOR);
         let forgiving = async |mut connection| {
             let mut forgive = redis::pipe();
@@ -208,8 +279,8 @@ impl Throttle {
                 .arg("PX")
                 .arg(familiar)
                 .ignore();
-            if let Some(account) = &keys.account {
-                forgive.del(account).ignore();
+            if let Some(subject) = &keys.subject {
+                forgive.del(subject).ignore();
             }
             forgive.query_async(&mut connection).await
         };
@@ -239,7 +310,7 @@ impl Throttle {
                 Some(answer)
             }
             Err(error) => {
-                tracing::warn!(%error, "throttle_bypassed");
+                tracing::warn!(%error, "throttle_counts_locally");
                 metrics::AUTH_THROTTLE_OUTAGES.inc();
                 *self.asked_again_at() = Some(Instant::now() + OUTAGE_PAUSE);
                 None
@@ -255,20 +326,35 @@ impl Throttle {
         let act = tried.act.name();
         let network =
             tried.network.map_or_else(|| "unknown".to_owned(), |network| network.to_string());
-        let account = tried.account.unwrap_or_default();
+        let subject = tried.subject.name();
         let key = |what: &str, whose: &str| {
             let pseudonym = self.key.digest(PURPOSE, whose);
             format!("{{{}:throttle}}:{what}:{pseudonym}", self.redis.prefix())
         };
-        let pair = format!("{account} {network}");
+        let pair = format!("{subject} {network}");
+        let of_network = |network: &str| key(&format!("{act}:network"), network);
+        let networks = match tried.network {
+            Some(network) => network
+                .with_wider()
+                .map(|(network, factor)| (of_network(&network.to_string()), factor))
+                .collect(),
+            None => vec![(of_network(&network), 1)],
+        };
         Keys {
-            // The same for every kind of attempt: a network familiar from signing in may also
-            // request mails.
-            mark: key("familiar", &pair),
+            // The same for every kind of attempt. Nothing is ever stored under the other name: if a
+            // mailbox could be familiar, its limits would show that it has an account.
+            mark: match tried.subject {
+                Subject::Account(_) => key("familiar", &pair),
+                Subject::Nothing | Subject::Mailbox(_) => key("unfamiliar", &pair),
+            },
             own: key(&format!("{act}:own"), &pair),
-            account: tried.account.map(|account| key(&format!("{act}:account"), account)),
-            network: key(&format!("{act}:network"), &network),
-            told: key("told", account),
+            subject: match tried.subject {
+                Subject::Nothing => None,
+                Subject::Account(account) => Some(key(&format!("{act}:account"), account)),
+                Subject::Mailbox(_) => Some(key(&format!("{act}:mailbox"), &pair)),
+            },
+            networks,
+            told: key("told", subject),
         }
     }
 }

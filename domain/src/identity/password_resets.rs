@@ -9,15 +9,16 @@ use std::time::Duration;
 use common::{
     clock::{between, later},
     config::PURGE_AFTER_MAX,
-    crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
+    crypto::{LinkToken, MasterKey, PasswordHash, SealError, TokenHash},
     db::{
         Change, Data, DbError, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
+    email::Email,
     id::{JobId, PasswordResetId, UserId},
-    sealed_email::SealedEmail,
+    sealed_email::{AddressDigest, SealedEmail},
 };
-use jobs::{Job, Queue, stage};
+use jobs::{Job, Queue, Unique, Window, stage};
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
@@ -208,17 +209,40 @@ impl Change for ResetPassword {
 pub struct SendPasswordReset {
     /// The email address for which it was requested.
     pub address: SealedEmail,
+    /// Its pseudonym: while one mail is queued for the address, no second one is. None for a job of
+    /// an older release.
+    #[serde(default)]
+    pub digest: Option<AddressDigest>,
+}
+
+impl SendPasswordReset {
+    /// For this email address.
+    pub fn to(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
+        let digest = Some(AddressDigest::of(key, email));
+        Ok(Self { address: SealedEmail::seal(key, email)?, digest })
+    }
 }
 
 impl Job for SendPasswordReset {
     const KIND: &'static str = "password.send_reset";
     const QUEUE: Queue = queues::EMAIL;
+
+    fn unique(&self) -> Option<Unique> {
+        let digest = self.digest.as_ref()?;
+        Some(Unique { key: digest.as_str().to_owned(), window: Window::UntilFinished })
+    }
 }
 
 /// Requests a password reset link.
 pub struct ForgotPassword {
-    /// The email address given by the caller.
-    pub address: SealedEmail,
+    job: SendPasswordReset,
+}
+
+impl ForgotPassword {
+    /// For the email address given by the caller.
+    pub fn of(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
+        Ok(Self { job: SendPasswordReset::to(key, email)? })
+    }
 }
 
 impl Change for ForgotPassword {
@@ -226,6 +250,6 @@ impl Change for ForgotPassword {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        stage(txn, None, &SendPasswordReset { address: self.address.clone() }).await.map(drop)
+        stage(txn, None, &self.job).await.map(drop)
     }
 }

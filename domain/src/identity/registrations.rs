@@ -20,7 +20,7 @@ use common::{
     name::Name,
     sealed_email::AddressDigest,
 };
-use jobs::{Job, Queue, stage};
+use jobs::{Job, Queue, Unique, Window, stage};
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
@@ -342,6 +342,11 @@ pub struct ResendVerification {
 impl Job for ResendVerification {
     const KIND: &'static str = "registration.resend_verification";
     const QUEUE: Queue = queues::EMAIL;
+
+    /// While one mail is queued for the email address, no second one is.
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique { key: self.address.as_str().to_owned(), window: Window::UntilFinished })
+    }
 }
 
 /// Creates a registration and stages its mail.

@@ -83,7 +83,7 @@ pub(crate) async fn ask(
             .admit()
             .await?;
     let _of_address =
-        Guard::of_address(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
+        Guard::of_mailbox(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
     let (user, session, scope) = (caller.user.id, caller.session.id, caller.scope());
     let (ttl, cooldown) = (app.auth.email_change_ttl, app.auth.resend_cooldown);
     caller

@@ -10,7 +10,6 @@ use common::{
     crypto::Password,
     db::{DbError, Store},
     email::Email,
-    sealed_email::SealedEmail,
 };
 use domain::{
     access::throttle::{Act, TooMany},
@@ -88,8 +87,9 @@ impl FromFields for Change {
 /// Request a password reset
 ///
 /// Sends an email with a link to set a new password. The response is the same for every email
-/// address. Emails to one email address are at least a minute apart, and only the link in the
-/// latest one works.
+/// address. Emails to one email address are at least a minute apart; while one is queued, no other is
+/// sent. Only the link in the latest one works. Requests and sign-ins from other networks do not
+/// count towards the limit of requests.
 #[utoipa::path(
     post, path = "/api/auth/password/forgot", tag = "Passwords", request_body = Forgot,
     responses(
@@ -110,9 +110,9 @@ pub(crate) async fn forgot(
 
 /// Sends a link to an email address, if it has an account.
 pub(crate) async fn request(app: &App, client: &Client, email: &Email) -> Result<(), Problem> {
-    let _counted = Guard::of_address(app, Act::ForgetPassword, email, client).admit().await?;
-    let address = SealedEmail::seal(&app.key, email).map_err(|error| Problem::internal(&error))?;
-    app.jobs.commit(&client.origin(), &ForgotPassword { address }).await?;
+    let _counted = Guard::of_mailbox(app, Act::ForgetPassword, email, client).admit().await?;
+    let forgot = ForgotPassword::of(&app.key, email).map_err(|error| Problem::internal(&error))?;
+    app.jobs.commit(&client.origin(), &forgot).await?;
     Ok(())
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn set_by_link(
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
     app.jobs.commit(&client.origin(), &ResetPassword { reset, password_hash }).await?;
     // The owner of the mailbox does not have to wait because others guessed the password.
-    Guard::of_address(app, Act::SignIn, &user.email, client).forgive().await;
+    Guard::forgive_sign_ins(app, &user.email, client).await;
     Ok(())
 }
 

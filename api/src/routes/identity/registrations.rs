@@ -100,7 +100,7 @@ pub(crate) async fn register(
     Json(body): Json<Register>,
 ) -> Result<Response, Problem> {
     let Register { email, password, name, tenant_name } = body;
-    let _counted = Guard::of_address(&app, Act::Register, &email, &client).admit().await?;
+    let _counted = Guard::of_mailbox(&app, Act::Register, &email, &client).admit().await?;
     let about = Context::default().with_email(&email).with_name(&name).with_name(&tenant_name);
     let hashed = app.passwords.hash(&app.hasher, password, about).await;
     let password_hash = hashed.map_err(|error| Problem::not_set("password", error))?;
@@ -163,7 +163,7 @@ pub(crate) async fn resend(
     Json(body): Json<Resend>,
 ) -> Result<Response, Problem> {
     let _counted =
-        Guard::of_address(&app, Act::ResendVerification, &body.email, &client).admit().await?;
+        Guard::of_mailbox(&app, Act::ResendVerification, &body.email, &client).admit().await?;
     app.jobs
         .commit(
             &client.origin(),

@@ -127,7 +127,7 @@ pub(crate) async fn invite(
     Json(body): Json<InviteBody>,
 ) -> Result<Response, Problem> {
     let InviteBody { email, role } = body;
-    let _counted = Guard::of_address(&app, Act::Invite, &email, &client).admit().await?;
+    let _counted = Guard::of_network(&app, Act::Invite, &client).admit().await?;
     let invite = Invite {
         key: &app.key,
         actor: access.caller.actor(),
@@ -196,8 +196,7 @@ pub(crate) async fn resend(
     PathId(invitation): PathId<InvitationId>,
 ) -> Result<Answer<Sent>, Problem> {
     let actor = access.caller.actor();
-    let _counted =
-        Guard::of_account(&app, Act::Invite, &invitation.to_string(), &client).admit().await?;
+    let _counted = Guard::of_network(&app, Act::Invite, &client).admit().await?;
     let invitation = access
         .commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) })
         .await?;

@@ -295,7 +295,7 @@ pub(crate) async fn follow(
     if !link.is_for(email) || !tenant.security.allowed_email_domains.admit(email) {
         return Err(Problem::not_of_link());
     }
-    let _counted = Guard::of_address(app, Act::FollowInviteLink, email, client).admit().await?;
+    let _counted = Guard::of_mailbox(app, Act::FollowInviteLink, email, client).admit().await?;
     let follow = FollowInviteLink::new(&app.key, &link, email, app.auth.resend_cooldown);
     Ok(app
         .jobs

@@ -311,7 +311,7 @@ pub(crate) async fn join(
         return Err(NotJoinable.into());
     }
     let _counted =
-        Guard::of_address(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
+        Guard::of_mailbox(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
     let ask = AskByDomain {
         tenant: body.tenant_id,
         user: caller.user.id,

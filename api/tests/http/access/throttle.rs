@@ -7,7 +7,8 @@ use common::{
 };
 use domain::{
     identity::{
-        password_resets::Prepare,
+        password_resets::{Prepare, SendPasswordReset},
+        registrations::ResendVerification,
         sign_in::{SendNewSignIn, SendThrottled},
     },
     people::{sessions::Session, users::User},
@@ -275,8 +276,9 @@ async fn the_owner_is_notified_once_and_no_mail_is_sent_without_an_account() {
     assert_eq!(told.iter().map(|mail| mail.to.clone()).collect::<Vec<_>>(), [[ADA]]);
 }
 
+/// Strangers cannot use up the requests of others, and cannot tell who has an account.
 #[tokio::test]
-async fn requested_mails_are_limited_by_account_and_network_with_or_without_an_account() {
+async fn requested_mails_are_limited_by_mailbox_and_network_with_or_without_an_account() {
     let settings =
         [("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3"), ("TENANTRY__AUTH__MAILS_PER_NETWORK", "10")];
     for path in [FORGOT, RESEND] {
@@ -289,10 +291,13 @@ async fn requested_mails_are_limited_by_account_and_network_with_or_without_an_a
         };
         let mut refusals = Vec::new();
         for email in [ADA, "nobody@example.com"] {
-            for number in 0..3 {
+            for _ in 0..3 {
+                ask("192.0.2.1", email).await.expect(StatusCode::ACCEPTED);
+            }
+            refusals.push(expect_throttled(ask("192.0.2.1", email).await).without_id());
+            for number in 2..12 {
                 ask(&format!("192.0.2.{number}"), email).await.expect(StatusCode::ACCEPTED);
             }
-            refusals.push(expect_throttled(ask("192.0.2.9", email).await).without_id());
         }
         assert_eq!(refusals[0], refusals[1]);
         for number in 0..10 {
@@ -302,6 +307,91 @@ async fn requested_mails_are_limited_by_account_and_network_with_or_without_an_a
         }
         expect_throttled(ask("198.51.100.1", "another@example.com").await);
     }
+}
+
+/// Wrong logins from everywhere, and as many requests as one network may make in the owner's name.
+#[tokio::test]
+async fn a_travelling_owner_can_always_request_a_reset() {
+    let few_mails = &[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3")];
+    let world = World::with(&[FEW, few_mails, BEHIND_PROXY].concat()).await;
+    world.make_account(ADA).await;
+    let forgot = async |address: &str| {
+        let request = world.client.request(Method::POST, FORGOT).header("x-forwarded-for", address);
+        Answer::of(request.json(&json!({ "email": ADA }))).await
+    };
+    for number in 0..6 {
+        let network = format!("198.51.100.{number}");
+        login_from(&world, &network, ADA, WRONG).await;
+        for _ in 0..4 {
+            forgot(&network).await;
+        }
+    }
+    expect_throttled(login_from(&world, "203.0.113.1", ADA, PASSWORD).await);
+    forgot("203.0.113.1").await.expect(StatusCode::ACCEPTED);
+}
+
+/// 20 registrations in the name of a person kept that person from registering.
+#[tokio::test]
+async fn a_stranger_cannot_use_up_the_registrations_of_a_person() {
+    let few_mails = &[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3")];
+    let world = World::with(&[few_mails, BEHIND_PROXY].concat()).await;
+    let register = async |address: &str| {
+        let body =
+            json!({ "email": ADA, "password": PASSWORD, "name": "Ada", "tenant_name": "Ada" });
+        let path = "/api/auth/register";
+        let request = world.client.request(Method::POST, path).header("x-forwarded-for", address);
+        Answer::of(request.json(&body)).await
+    };
+    for _ in 0..3 {
+        register("198.51.100.1").await.expect(StatusCode::ACCEPTED);
+    }
+    expect_throttled(register("198.51.100.1").await);
+    register("203.0.113.1").await.expect(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn while_a_mail_is_queued_no_second_one_is() {
+    let world = World::new().await;
+    world.make_account(ADA).await;
+    for email in [ADA, "nobody@example.com"] {
+        for path in [FORGOT, RESEND] {
+            for _ in 0..5 {
+                let answer = world.client.post(path, &json!({ "email": email })).await;
+                answer.expect(StatusCode::ACCEPTED);
+            }
+        }
+    }
+    eventually("the duplicates are dropped", async || {
+        let forgot = testing::staged::<SendPasswordReset>(&world.store).await.unwrap().len();
+        let resend = testing::staged::<ResendVerification>(&world.store).await.unwrap().len();
+        ((forgot, resend) == (2, 2)).then_some(())
+    })
+    .await;
+}
+
+/// A subscriber may have a whole /48.
+#[tokio::test]
+async fn wider_ipv6_networks_have_higher_limits() {
+    let few = &[("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "2")];
+    let world = World::with(&[few, BEHIND_PROXY].concat()).await;
+    let mut number = 0;
+    let mut failures = async |count: u32, network: &dyn Fn(u32) -> String| {
+        let mut statuses = Vec::new();
+        for at in 0..count {
+            number += 1;
+            let email = format!("person{number}@example.com");
+            statuses.push(login_from(&world, &network(at), &email, WRONG).await.status);
+        }
+        statuses.iter().filter(|status| **status == StatusCode::UNAUTHORIZED).count()
+    };
+    assert_eq!(failures(4, &|at| format!("2001:db8:1::{at}")).await, 2, "a /64");
+    assert_eq!(failures(10, &|at| format!("2001:db8:1:{at:x}::1")).await, 6, "its /56");
+    assert_eq!(
+        failures(30, &|at| format!("2001:db8:1:{:x}::1", (at + 1) << 8)).await,
+        24,
+        "its /48"
+    );
+    assert_eq!(failures(1, &|_| "2001:db8:2::1".to_owned()).await, 1, "another");
 }
 
 #[tokio::test]
@@ -463,17 +553,22 @@ async fn guessed_invitation_links_are_throttled_and_valid_ones_are_not_counted()
 }
 
 #[tokio::test]
-async fn without_redis_every_attempt_is_allowed_and_counted() {
+async fn without_redis_each_process_counts_attempts_itself() {
     let world = World::spawned_on(Database::with_own_redis().await, FEW).await;
     world.make_account(ADA).await;
     world.env.redis().stop().await;
+    // Correct ones do not count.
     for _ in 0..8 {
+        world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
+    }
+    for _ in 0..5 {
         world
             .login(ADA, WRONG)
             .await
             .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
     }
-    world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
+    expect_throttled(world.login(ADA, PASSWORD).await);
+    world.login("nobody@example.com", WRONG).await.expect(StatusCode::UNAUTHORIZED);
     assert!(world.metric("tenantry_auth_throttle_outages_total").await > 8.0);
     world.env.redis().start_again().await.unwrap();
     eventually("failures are counted again", async || {

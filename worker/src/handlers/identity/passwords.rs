@@ -68,9 +68,7 @@ pub(crate) async fn send_changed(
 mod tests {
     use std::time::Duration;
 
-    use common::{
-        clock::Clock, db::PlatformScope, id::JobId, origin::Origin, sealed_email::SealedEmail,
-    };
+    use common::{clock::Clock, db::PlatformScope, id::JobId, origin::Origin};
     use domain::platform::demo;
     use mongodb::bson::{DateTime, doc};
 
@@ -86,8 +84,8 @@ mod tests {
         }
 
         async fn ask(&self) {
-            let address = SealedEmail::seal(&self.0.key, &demo::EMAIL.parse().unwrap()).unwrap();
-            self.0.worker.run(None, &SendPasswordReset { address }).await.unwrap();
+            let job = SendPasswordReset::to(&self.0.key, &demo::EMAIL.parse().unwrap()).unwrap();
+            self.0.worker.run(None, &job).await.unwrap();
         }
 
         fn mails(&self) -> usize {
