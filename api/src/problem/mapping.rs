@@ -3,7 +3,7 @@
 
 use common::{crypto::HashError, db::DbError};
 use domain::{
-    access::throttle::TooMany,
+    access::throttle::{Act, TooMany},
     identity::{
         email_changes::EmailChangeError,
         joining::JoinError,
@@ -210,6 +210,7 @@ impl From<SignInError> for Problem {
                 Code::MfaTokenInvalid,
                 "The sign-in took too long, or too many codes were incorrect. Start again with your password.",
             ),
+            SignInError::TooManyCodes(wait) => Self::too_many_attempts(Act::SecondFactor, wait),
             SignInError::Seal(error) => Self::internal(&error),
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, OPERATOR),
             SignInError::TenantNotFound => Self::new(

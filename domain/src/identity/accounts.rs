@@ -42,6 +42,7 @@ impl NewAccount {
             password_hash: self.password_hash,
             password_set_at: None,
             second_factor_since: None,
+            wrong_codes: None,
             disabled_at: None,
             last_sign_in_at: None,
             email_verified_at: now,

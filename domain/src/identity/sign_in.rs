@@ -5,7 +5,7 @@
 //! the password learns more: that the email address is not verified yet, or that the tenant is
 //! suspended.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use common::{
     crypto::{HashError, Hasher, Password, SealError, Verdict},
@@ -101,6 +101,9 @@ pub enum SignInError {
     /// The challenge that began with the password is over.
     #[error("the sign-in has expired; the password is required again")]
     ChallengeInvalid,
+    /// Too many wrong codes were presented for the account, until after this time.
+    #[error("too many wrong codes of second factors")]
+    TooManyCodes(Duration),
     /// The password is right, but an operator disabled the account.
     #[error("the account is disabled")]
     AccountDisabled,

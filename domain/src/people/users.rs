@@ -1,8 +1,9 @@
 //! Accounts of people. They are global: one person may belong to several tenants.
 
-use std::{collections::HashMap, str::FromStr};
+use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use common::{
+    clock::later,
     crypto::PasswordHash,
     db::{
         Data, DbError, PlatformScope, Record, Store, Txn,
@@ -35,6 +36,9 @@ pub struct User {
     /// Since when a second factor is required; none if the password is enough.
     #[serde(default)]
     pub second_factor_since: Option<DateTime>,
+    /// Wrong codes of its second factors, if any were presented.
+    #[serde(default)]
+    pub wrong_codes: Option<WrongCodes>,
     /// When an operator disabled it, if it is disabled.
     #[serde(default)]
     pub disabled_at: Option<DateTime>,
@@ -45,6 +49,14 @@ pub struct User {
     pub email_verified_at: DateTime,
     /// When the account was created.
     pub created_at: DateTime,
+}
+
+/// Wrong codes of second factors that were presented in one window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrongCodes {
+    pub count: i64,
+    /// When the window ends, and they no longer count.
+    pub until: DateTime,
 }
 
 /// How an operator refers to an account.
@@ -217,6 +229,34 @@ impl User {
     pub(crate) async fn note_factors(txn: &mut Txn, id: UserId) -> Result<(), DbError> {
         let update = doc! { "$set": { "factors_changed_at": txn.clock().now() } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
+    }
+
+    /// Counts a wrong code of a second factor, in a window that begins with the first one.
+    pub(crate) async fn note_wrong_code(
+        &self,
+        txn: &mut Txn,
+        window: Duration,
+    ) -> Result<(), DbError> {
+        let now = txn.clock().now();
+        let before = self.wrong_codes.filter(|before| before.until > now);
+        let WrongCodes { count, until } =
+            before.unwrap_or(WrongCodes { count: 0, until: later(now, window) });
+        self.set_wrong_codes(txn, Some(WrongCodes { count: count + 1, until })).await
+    }
+
+    /// Takes back what [`User::note_wrong_code`] has counted in the same transaction.
+    pub(crate) async fn forget_wrong_code(&self, txn: &mut Txn) -> Result<(), DbError> {
+        self.set_wrong_codes(txn, self.wrong_codes).await
+    }
+
+    async fn set_wrong_codes(
+        &self,
+        txn: &mut Txn,
+        wrong: Option<WrongCodes>,
+    ) -> Result<(), DbError> {
+        let wrong = wrong.map(|wrong| doc! { "count": wrong.count, "until": wrong.until });
+        let update = doc! { "$set": { "wrong_codes": wrong } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await.map(drop)
     }
 
     /// Requires a second factor from now on; returns whether none was required before.

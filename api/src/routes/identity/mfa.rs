@@ -7,7 +7,7 @@ use domain::{
     identity::{
         mfa::{
             Factors, MfaError,
-            challenges::{AnswerChallenge, MfaChallenge, Outcome, Shown},
+            challenges::{AnswerChallenge, CodeLimit, MfaChallenge, Outcome, Shown},
             passkeys::Assertion,
             recovery_codes, totp,
         },
@@ -76,10 +76,7 @@ pub(crate) async fn verify(
     Json(body): Json<Verify>,
 ) -> Result<Response, Problem> {
     let challenge = MfaChallenge::pending(app.store(), &app.key, &body.mfa_token).await?;
-    let counted =
-        Guard::of_account(&app, Act::SecondFactor, &challenge.user_id.to_string(), &client)
-            .admit()
-            .await?;
+    let counted = Guard::of_network(&app, Act::SecondFactor, &client).admit().await?;
     let (method, shown) = match (body.code, body.credential) {
         (Some(code), None) => ("code", Shown::Code(code)),
         (None, Some(answer)) => {
@@ -95,7 +92,11 @@ pub(crate) async fn verify(
             return Err(Problem::new(Code::ValidationFailed, detail));
         }
     };
-    let answer = AnswerChallenge { key: &app.key, challenge: challenge.id, shown };
+    let limit = CodeLimit {
+        wrong_max: app.auth.login_failures_per_account,
+        window: app.auth.throttle_window,
+    };
+    let answer = AnswerChallenge { key: &app.key, challenge: challenge.id, shown, limit };
     let (session, delivery) = match app.jobs.commit(&client.origin(), &answer).await? {
         Outcome::Wrong => {
             count(method, false);
@@ -107,7 +108,7 @@ pub(crate) async fn verify(
         Outcome::Reauthenticated(session) => (session, None),
     };
     count(method, true);
-    app.throttle.succeeded(counted).await;
+    app.throttle.take_back(counted).await;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, delivery)
 }
 

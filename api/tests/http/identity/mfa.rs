@@ -17,7 +17,7 @@ use testkit::authenticator::App;
 
 use crate::{
     pages,
-    support::{Answer, PASSWORD, UNTHROTTLED, World, eventually},
+    support::{Answer, Database, PASSWORD, UNTHROTTLED, World, eventually},
     tenancy::invitations,
 };
 
@@ -275,6 +275,44 @@ async fn guessing_codes_is_throttled() {
         .await
         .expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
     assert!(!refused.header("retry-after").is_empty());
+}
+
+/// Counted in the transaction that judges the code, so neither an outage of Redis nor a race yields
+/// more guesses.
+#[tokio::test]
+async fn concurrent_guesses_at_codes_are_limited_without_redis() {
+    let settings = [
+        ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8"),
+        ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "1000"),
+    ];
+    let world = World::on(Database::with_own_redis().await, &settings).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let tokens = join_all((0..6).map(|_| mfa_token(&world, ADA))).await;
+    world.env.redis().stop().await;
+    let guesses = tokens.iter().cycle().take(36).map(|token| verify(&world, token, "123456"));
+    let answers = join_all(guesses).await;
+    let judged = answers.iter().filter(|answer| answer.body.contains("mfa_code_invalid")).count();
+    assert_eq!(judged, 8, "{answers:?}");
+    for token in &tokens {
+        let answer = verify(&world, token, &enrolled.app.code(0)).await;
+        assert_ne!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+    let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(user.wrong_codes.map(|wrong| wrong.count), Some(8));
+}
+
+/// Five guesses a challenge, however many arrive at the same time.
+#[tokio::test]
+async fn concurrent_guesses_at_one_challenge_are_limited() {
+    let world = World::with(UNTHROTTLED).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let token = mfa_token(&world, ADA).await;
+    let answers = join_all((0..20).map(|_| verify(&world, &token, "123456"))).await;
+    let judged = answers.iter().filter(|answer| answer.body.contains("mfa_code_invalid")).count();
+    assert_eq!(judged, 5, "{answers:?}");
+    verify(&world, &token, &enrolled.app.code(0))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "mfa_token_invalid");
 }
 
 /// Invalid responses cannot be guesses, so they use up no attempts of the account.

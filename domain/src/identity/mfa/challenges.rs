@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    clock::later,
+    clock::{between, later},
     crypto::{LinkToken, MasterKey},
     db::{
         Change, Data, DbError, PlatformScope, Record, Store, Txn,
@@ -28,7 +28,7 @@ use crate::{
         reauthentication::Reauthenticate,
         sign_in::{Begin, SignInError},
     },
-    people::sessions::Session,
+    people::{sessions::Session, users::User},
 };
 
 /// After this many wrong codes the password is required again.
@@ -195,7 +195,21 @@ pub enum Shown {
     Passkey(Box<Used>),
 }
 
+/// Limit of wrong codes of an account, over all its challenges.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeLimit {
+    /// Wrong codes allowed in a window.
+    pub wrong_max: u32,
+    /// Length of the window, which starts with the first wrong code.
+    pub window: Duration,
+}
+
 /// Answers a challenge. The user is notified if they used a recovery code.
+///
+/// Codes are counted as wrong in this transaction, with the challenge and with the account, before
+/// they are judged, and taken back if they are right. So every answer with a code writes the row of
+/// the account: concurrent ones conflict and are judged one after the other, and a race yields no
+/// further guess.
 #[derive(Debug)]
 pub struct AnswerChallenge<'a> {
     /// The installation's master key.
@@ -203,6 +217,7 @@ pub struct AnswerChallenge<'a> {
     pub challenge: MfaChallengeId,
     /// What was presented.
     pub shown: Shown,
+    pub limit: CodeLimit,
 }
 
 /// Result of an answer.
@@ -227,11 +242,21 @@ impl Change for AnswerChallenge<'_> {
             .take(filter)
             .await?
             .ok_or(SignInError::ChallengeInvalid)?;
+        let user = User::within(txn, challenge.user_id).await?;
+        let user = user.ok_or(SignInError::ChallengeInvalid)?;
+        let is_code = matches!(self.shown, Shown::Code(_));
+        if is_code {
+            self.may_guess(&user, txn.clock().now())?;
+            user.note_wrong_code(txn, self.limit.window).await?;
+        }
         let Some(method) = self.accepted(txn, challenge.user_id).await? else {
             let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
             return Ok(Outcome::Wrong);
         };
+        if is_code {
+            user.forget_wrong_code(txn).await?;
+        }
         let (purpose, user) = (challenge.purpose, challenge.user_id);
         if method == Method::RecoveryCode {
             let change = MfaChange::RecoveryCodeUsed;
@@ -251,6 +276,17 @@ impl Change for AnswerChallenge<'_> {
 }
 
 impl AnswerChallenge<'_> {
+    /// Whether the account may present another code. Passkeys cannot be guessed, so they may always
+    /// be presented. Fails with [`SignInError::TooManyCodes`].
+    fn may_guess(&self, user: &User, now: DateTime) -> Result<(), SignInError> {
+        match user.wrong_codes {
+            Some(wrong) if wrong.until > now && wrong.count >= i64::from(self.limit.wrong_max) => {
+                Err(SignInError::TooManyCodes(between(now, wrong.until)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The method by which the answer is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {
