@@ -52,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) auth: config::Auth,
     /// Settings of members and invitations.
     pub(crate) members: config::Members,
+    /// Mails that tenants may send to people who are not their members.
+    pub(crate) mail_budget: config::MailBudget,
     /// Whether clients can only use https.
     pub(crate) https: bool,
     /// Whether browsers use https for subdomains too.
@@ -93,6 +95,7 @@ impl App {
             origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
             members: config.members.clone(),
+            mail_budget: config.mail_budget,
             https: config.app.public_url.starts_with("https://"),
             hsts_include_subdomains: config.api.hsts_include_subdomains,
             request_timeout: config.api.request_timeout,

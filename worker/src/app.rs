@@ -7,8 +7,13 @@ use common::{
     email::Email,
     id::JobId,
     mail::{MailError, Mailer, Template},
+    sealed_email::AddressDigest,
+    telemetry::metrics,
 };
-use domain::tenancy::invitations::{Conditions, Terms};
+use domain::{
+    access::mail_slots::MailSlots,
+    tenancy::invitations::{Conditions, Terms},
+};
 use jobs::{JobError, Jobs, Registry};
 use serde::Serialize;
 
@@ -19,7 +24,25 @@ use crate::{
         platform::{canary, purge},
         tenancy::{invitations, invite_links, members, ownership, tenant_domains},
     },
+    templates::{
+        EMAIL_CHANGE_OLD, EMAIL_CHANGED, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
+        OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, ROLE_CHANGED, SESSION_REUSE_ALARM,
+    },
 };
+
+/// Mails about what the recipient, or a member of their tenant, did to their account. Strangers
+/// cannot cause them, and they must not wait.
+const UNSPACED: &[&Template] = &[
+    &EMAIL_CHANGE_OLD,
+    &EMAIL_CHANGED,
+    &MEMBER_REMOVED,
+    &MFA_CHANGED,
+    &NEW_SIGN_IN,
+    &OWNERSHIP_TRANSFERRED,
+    &PASSWORD_CHANGED,
+    &ROLE_CHANGED,
+    &SESSION_REUSE_ALARM,
+];
 
 /// State shared by all handlers.
 pub(crate) struct App {
@@ -37,6 +60,8 @@ pub(crate) struct App {
     pub(crate) auth: config::Auth,
     /// The `members` section.
     pub(crate) members: config::Members,
+    /// The `mail_budget` section.
+    pub(crate) mail_budget: config::MailBudget,
     /// The `maintenance` section.
     pub(crate) maintenance: config::Maintenance,
     mailer: Mailer,
@@ -53,6 +78,7 @@ impl App {
             settings: config.app.clone(),
             auth: config.auth.clone(),
             members: config.members.clone(),
+            mail_budget: config.mail_budget,
             maintenance: config.maintenance.clone(),
             mailer: Mailer::new(&config.smtp)?,
         })
@@ -66,10 +92,12 @@ impl App {
     /// Limits of invitations.
     pub(crate) fn invitations(&self) -> Conditions {
         let Members { invitation_ttl: ttl, invitations_max: max, .. } = self.members;
-        Conditions { terms: Terms { ttl, max }, reminder: self.members.invitation_reminder }
+        let terms = Terms { ttl, max, budget: self.mail_budget };
+        Conditions { terms, reminder: self.members.invitation_reminder }
     }
 
-    /// Sends one mail on behalf of `job`.
+    /// Sends one mail on behalf of `job`. Mails of one kind to one email address are a cooldown
+    /// apart, unless nobody can cause many of them: a mail that comes too early is retried.
     pub(crate) async fn send(
         &self,
         job: JobId,
@@ -79,12 +107,29 @@ impl App {
         values: &impl Serialize,
     ) -> Result<(), JobError> {
         let mail = template.render(values).map_err(JobError::fail)?;
+        if !UNSPACED.iter().any(|unspaced| unspaced.name == template.name) {
+            self.await_slot(job, to, template).await?;
+        }
         self.mailer.send(job, to, name, mail).await.map_err(|error| match error {
             MailError::Temporary(_) => JobError::retry(error),
             MailError::Refused(_) | MailError::Malformed(_) => JobError::fail(error),
         })?;
         tracing::info!(template = template.name, "mail_sent");
         Ok(())
+    }
+
+    /// Whether a mail may be sent now; otherwise it is retried when it may.
+    async fn await_slot(
+        &self,
+        job: JobId,
+        to: &Email,
+        template: &Template,
+    ) -> Result<(), JobError> {
+        let (address, cooldown) = (AddressDigest::of(&self.key, to), self.auth.resend_cooldown);
+        let wait = MailSlots::wait(&self.store, template.name, &address, job, cooldown).await?;
+        let Some(wait) = wait else { return Ok(()) };
+        metrics::MAIL_DELAYED.with_label_values(&[template.name]).inc();
+        Err(JobError::RetryAfter(wait, "a mail was sent to this email address recently".into()))
     }
 }
 

@@ -68,6 +68,8 @@ codes! {
     InvitationNotYours = FORBIDDEN "invitation_not_yours" "The invitation is for another email address";
     AlreadyMember = CONFLICT "already_member" "The person is already a member";
     TooManyInvitations = CONFLICT "too_many_invitations" "The tenant has reached its limit of pending invitations";
+    TooManyInvitationLists = CONFLICT "too_many_invitation_lists" "The tenant has reached its limit of invitation lists in progress";
+    MailBudgetExhausted = TOO_MANY_REQUESTS "mail_budget_exhausted" "The tenant has reached its daily limit of emails to people who are not members";
     TooManyInviteLinks = CONFLICT "too_many_invite_links" "The tenant has reached its limit of invite links";
     EmailDomainNotAllowed = UNPROCESSABLE_ENTITY "email_domain_not_allowed" "Email addresses at this domain are not allowed";
     NoSuchRole = UNPROCESSABLE_ENTITY "no_such_role" "The role does not exist";

@@ -17,7 +17,8 @@ use domain::{
     },
     tenancy::{
         custom_roles::RoleError,
-        invitations::{InviteError, ListError},
+        invitation_lists::ListError,
+        invitations::InviteError,
         invite_links::InviteLinkError,
         members::MemberError,
         ownership::TransferError,
@@ -74,16 +75,6 @@ impl From<OutOfReach> for Problem {
         match reason {
             OutOfReach::TooHigh => Self::role_too_high(),
             OutOfReach::NotRecent => NotRecent.into(),
-        }
-    }
-}
-
-impl From<ListError> for Problem {
-    fn from(error: ListError) -> Self {
-        match error {
-            ListError::Reach(reason) => reason.into(),
-            ListError::Batch(error) => error.into(),
-            ListError::Db(error) => error.into(),
         }
     }
 }
@@ -399,6 +390,7 @@ impl Refusal for InviteError {
             Code::AlreadyMember,
             Code::TooManyInvitations,
             Code::EmailDomainNotAllowed,
+            Code::MailBudgetExhausted,
         ]
     }
 }
@@ -426,7 +418,29 @@ impl From<InviteError> for Problem {
                 "email",
                 "is at a domain that the tenant does not allow",
             ),
+            InviteError::BudgetSpent(wait) => Self::mail_budget_exhausted(wait),
             InviteError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl Refusal for ListError {
+    fn codes() -> Vec<Code> {
+        vec![Code::TooManyInvitationLists, Code::MailBudgetExhausted]
+    }
+}
+
+impl From<ListError> for Problem {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Reach(reason) => reason.into(),
+            ListError::TooMany => Self::new(
+                Code::TooManyInvitationLists,
+                "Wait until an earlier list is completed, then submit this one again.",
+            ),
+            ListError::BudgetSpent(wait) => Self::mail_budget_exhausted(wait),
+            ListError::Batch(error) => error.into(),
+            ListError::Db(error) => error.into(),
         }
     }
 }

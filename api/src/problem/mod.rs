@@ -225,10 +225,14 @@ impl Problem {
             }
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
-        // Whole seconds, rounded up.
-        let wait =
-            Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
-        Self { retry_after: Some(wait), ..Self::new(Code::TooManyAttempts, detail) }
+        Self { retry_after: Some(whole_seconds(wait)), ..Self::new(Code::TooManyAttempts, detail) }
+    }
+
+    /// The tenant's mails of today are spent; the next day begins after `wait`.
+    pub(crate) fn mail_budget_exhausted(wait: Duration) -> Self {
+        let detail = "Invitations can be sent again tomorrow (UTC). The limit grows with the tenant's age and with accepted invitations; the operator of this installation can raise it.";
+        let problem = Self::new(Code::MailBudgetExhausted, detail);
+        Self { retry_after: Some(whole_seconds(wait)), ..problem }
     }
 
     /// The access token is missing (`presented` is false), invalid or expired.
@@ -390,6 +394,11 @@ impl Problem {
         // Strings and numbers only: this cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()
     }
+}
+
+/// `wait` in whole seconds, rounded up.
+fn whole_seconds(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
 }
 
 impl IntoResponse for Problem {

@@ -7,6 +7,9 @@ use super::reader::Reader;
 /// The highest limit that can be configured here: a tenant's rows are counted at every change.
 const COUNT_MAX: u64 = 1_000;
 
+/// The highest number of lines that can be configured for lists of invitations.
+const LINES_MAX: u64 = 100_000;
+
 /// The `members` section.
 #[derive(Debug, Clone)]
 pub struct Members {
@@ -18,6 +21,10 @@ pub struct Members {
     pub invitation_reminder: Duration,
     /// Pending invitations a tenant may have.
     pub invitations_max: u64,
+    /// Lists of invitations a tenant may have in progress.
+    pub invitation_lists_open_max: u64,
+    /// Lines of lists of invitations, in progress and completed, that are kept of a tenant.
+    pub invitation_list_lines_max: u64,
     /// Lifetime of an invite link.
     pub invite_link_ttl: Duration,
     /// Invite links a tenant may have.
@@ -45,6 +52,18 @@ impl Members {
                 "members.invitations_max",
                 "500",
                 "Pending invitations a tenant may have",
+            ),
+            invitation_lists_open_max: r.count_up_to(
+                COUNT_MAX,
+                "members.invitation_lists_open_max",
+                "5",
+                "Lists of invitations (`POST /api/tenant/invitations/bulk`) a tenant may have in progress",
+            ),
+            invitation_list_lines_max: r.count_up_to(
+                LINES_MAX,
+                "members.invitation_list_lines_max",
+                "5000",
+                "Lines of lists of invitations that are kept of a tenant; a new list replaces the oldest completed ones, and is rejected if lists in progress fill the limit",
             ),
             invite_link_ttl: r.period("members.invite_link_ttl", "30d", "Lifetime of an invite link"),
             invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "Invite links a tenant may have"),

@@ -11,6 +11,7 @@ mod checks;
 mod dns;
 mod hosts;
 mod jobs;
+mod mail_budget;
 mod maintenance;
 mod members;
 mod mongodb;
@@ -31,6 +32,7 @@ use auth::DEVELOPMENT_MASTER_KEY;
 pub use dns::Dns;
 pub use hosts::Hosts;
 pub use jobs::Jobs;
+pub use mail_budget::MailBudget;
 pub use maintenance::{Maintenance, PURGE_AFTER_MAX};
 pub use members::Members;
 pub use mongodb::Mongodb;
@@ -83,6 +85,8 @@ pub struct Config {
     pub auth: Auth,
     /// Members, invitations and domains of tenants.
     pub members: Members,
+    /// Mails that tenants may send to people who are not their members.
+    pub mail_budget: MailBudget,
     /// Maintenance of the installation.
     pub maintenance: Maintenance,
     /// The database.
@@ -137,6 +141,7 @@ impl Config {
             api,
             worker,
             members: Members::read(r),
+            mail_budget: MailBudget::read(r),
             maintenance: Maintenance::read(r),
             mongodb: Mongodb::read(r),
             redis: Redis::read(r),

@@ -69,6 +69,9 @@ metrics! {
     JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
     /// Jobs enqueued in Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
+    /// Mails not sent because the tenant's daily budget was spent, by cause: invited by a member, on
+    /// request of the invited person, or as a reminder.
+    MAIL_BUDGET_REFUSALS: IntCounterVec = "tenantry_mail_budget_refusals_total" ["cause"];
     /// Jobs dropped because another job holds their unique key.
     JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];
 }
@@ -95,7 +98,7 @@ metrics! {
     AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method", "outcome"];
     /// Attempts rejected by a rate limit, by action.
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
-    /// Attempts allowed without counting because Redis did not answer.
+    /// Attempts counted by this process alone because Redis did not answer.
     AUTH_THROTTLE_OUTAGES: IntCounter = "tenantry_auth_throttle_outages_total";
     /// Passwords waiting to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
@@ -162,6 +165,9 @@ metrics! {
     JOBS_CANARY_DELAY: Gauge = "tenantry_jobs_canary_delay_seconds";
     /// Expired rows removed, by kind.
     MAINTENANCE_PURGED: IntCounterVec = "tenantry_maintenance_purged_total" ["kind"];
+    /// Mails delayed because one of the same kind was sent to the same email address recently, by
+    /// template.
+    MAIL_DELAYED: IntCounterVec = "tenantry_mail_delayed_total" ["template"];
     /// Mails handed to the mail server, by template and outcome: sent, retry or refused.
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
     /// Seconds the mail server took to accept a mail.

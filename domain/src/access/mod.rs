@@ -1,3 +1,4 @@
-//! Limits on how often something may be attempted.
+//! Limits on how often something may be attempted or mailed.
 
+pub mod mail_slots;
 pub mod throttle;

@@ -95,6 +95,8 @@ pub enum Action {
     TenantAllAddressesAllowed,
     #[serde(rename = "tenant.created")]
     TenantCreated,
+    #[serde(rename = "tenant.mail_budget_set")]
+    TenantMailBudgetSet,
     #[serde(rename = "tenant.security_changed")]
     TenantSecurityChanged,
     #[serde(rename = "user.created")]
@@ -134,6 +136,8 @@ pub enum Property {
     AllowedEmailDomains,
     /// The IP addresses from which a tenant can be accessed.
     IpAllowlist,
+    /// Mails a day that an operator allows a tenant to send to people who are not members.
+    MailsPerDay,
 }
 
 impl Property {
@@ -148,7 +152,8 @@ impl Property {
             | Self::RequireMfa
             | Self::SessionIdleMinutes
             | Self::SessionAbsoluteHours
-            | Self::PasswordMinLength => false,
+            | Self::PasswordMinLength
+            | Self::MailsPerDay => false,
         }
     }
 }

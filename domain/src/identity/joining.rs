@@ -27,6 +27,7 @@ use crate::{
     },
     tenancy::{
         invitations::Invitation,
+        mail_budget::MailBudget,
         memberships::Membership,
         tenants::{Tenant, TenantStatus},
     },
@@ -275,6 +276,7 @@ impl Change for Accept {
             return Err(JoinError::AlreadyMember);
         }
         Membership::create(txn, scope, user.id, given.role).await?;
+        MailBudget::note_accepted(txn, &tenant).await?;
         Entry::new(Action::MemberJoined, invitation.id)
             .by_named(user.id, &user.name)
             .record(txn, scope)

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, ops::Range, time::Duration};
 
 use common::{
-    clock::later,
+    clock::{between, later},
     db::{
         Data, DbError, OfTenant, Record, Store, TenantScope, Txn,
         schema::{self, Field, Index},
@@ -15,6 +15,7 @@ use common::{
     id::{InvitationId, InvitationListId, TenantId},
     origin::Principal,
 };
+use jobs::batches::BatchError;
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
@@ -23,15 +24,21 @@ use crate::{
     tenancy::{
         actor::Actor,
         invitations::{Invitation, InviteError, Inviting},
+        roles::{OutOfReach, RoleRef},
     },
 };
 
 /// Maximum number of lines in a list.
 pub const LINES_MAX: usize = 1_000;
+/// Lists that are read to find those to delete; further ones stay until they expire.
+const LISTS_MAX: i64 = 10_000;
+/// A list that is not completed after this time never will be, and counts as completed.
+const ABANDONED_AFTER: Duration = Duration::from_hours(24);
 /// Lines invited in one transaction: few enough not to block other changes of the tenant.
 pub const CHUNK_LINES: usize = 25;
-/// Maximum stored length of a line's texts; anything longer is neither an email address nor a role.
-const TEXT_CHARS_MAX: usize = 254;
+/// Maximum stored length of a text that is not an email address or a role: enough to recognize the
+/// line.
+const JUNK_CHARS_MAX: usize = 40;
 /// How long the outcomes can be viewed.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
@@ -88,8 +95,40 @@ pub enum Outcome {
     TooManyInvitations,
     /// The tenant does not invite email addresses of this domain.
     EmailDomainNotAllowed,
+    /// The tenant has sent as many mails on this day as it may.
+    MailBudgetExhausted,
     /// It failed repeatedly; the log contains the reason.
     Failed,
+}
+
+/// Limits of a tenant's lists.
+#[derive(Debug, Clone, Copy)]
+pub struct ListLimits {
+    /// Maximum number of lists in progress.
+    pub open_max: u64,
+    /// Maximum number of lines kept, in progress and completed.
+    pub lines_max: u64,
+}
+
+/// Why a list was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// A line gives power, so the caller must authenticate again first. Roles that are too high for
+    /// them are outcomes of their lines.
+    #[error(transparent)]
+    Reach(#[from] OutOfReach),
+    /// The tenant has reached its limit of lists in progress, or of their lines.
+    #[error("the tenant has reached its limit of invitation lists in progress")]
+    TooMany,
+    /// The tenant has sent as many mails today as it may, until after this time.
+    #[error("the tenant has reached its daily limit of mails")]
+    BudgetSpent(Duration),
+    /// Its jobs could not be staged.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The database operation failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
 }
 
 impl Outcome {
@@ -104,6 +143,7 @@ impl Outcome {
             Self::AlreadyMember => "already_member",
             Self::TooManyInvitations => "too_many_invitations",
             Self::EmailDomainNotAllowed => "email_domain_not_allowed",
+            Self::MailBudgetExhausted => "mail_budget_exhausted",
             Self::Failed => "failed",
         }
     }
@@ -133,16 +173,34 @@ impl OfTenant for InvitationList {
 }
 
 impl Line {
-    /// A line that is not processed yet.
+    /// A line as submitted. Of an invalid one, only the beginning is kept, and its outcome is
+    /// decided.
     pub fn new(email: &str, role: &str) -> Self {
-        let kept = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect();
-        Self { email: kept(email), role: kept(role), outcome: None, invitation: None }
+        let (has_email, has_role) =
+            (email.parse::<Email>().is_ok(), role.parse::<RoleRef>().is_ok());
+        let kept = |text: &str, is_valid: bool| {
+            if is_valid { text.to_owned() } else { text.chars().take(JUNK_CHARS_MAX).collect() }
+        };
+        let outcome = match (has_email, has_role) {
+            (true, true) => None,
+            (true, false) => Some(Outcome::NoSuchRole),
+            (false, _) => Some(Outcome::InvalidEmail),
+        };
+        let (email, role) = (kept(email, has_email), kept(role, has_role));
+        Self { email, role, outcome, invitation: None }
     }
 }
 
 impl InvitationList {
-    /// Stores a list.
-    pub async fn create(txn: &mut Txn, actor: Actor, lines: &[Line]) -> Result<Self, DbError> {
+    /// Stores a list, within a change that has locked the tenant. It replaces the oldest completed
+    /// lists if more lines would be kept than the tenant may have.
+    pub(crate) async fn create(
+        txn: &mut Txn,
+        actor: Actor,
+        lines: &[Line],
+        limits: ListLimits,
+    ) -> Result<Self, ListError> {
+        make_room(txn, actor.scope, lines.len(), limits).await?;
         let (id, now) = (txn.clock().id(), txn.clock().now());
         let list = Self {
             id,
@@ -156,6 +214,14 @@ impl InvitationList {
         txn.records::<Self>(actor.scope).insert(&list).await?;
         actor.record(txn, Action::InvitationListCreated, id).await?;
         Ok(list)
+    }
+
+    /// Numbers of the first lines of the chunks that have lines to invite.
+    pub(crate) fn chunks_to_invite(&self) -> impl Iterator<Item = usize> {
+        let chunks = self.lines.chunks(CHUNK_LINES).enumerate();
+        chunks
+            .filter(|(_, lines)| lines.iter().any(|line| line.outcome.is_none()))
+            .map(|(number, _)| number * CHUNK_LINES)
     }
 
     /// The list with this id.
@@ -180,16 +246,18 @@ impl InvitationList {
         inviting: &Inviting<'_>,
         range: Range<usize>,
     ) -> Result<Vec<Invitation>, DbError> {
+        let has_email = |line: &Line| line.outcome != Some(Outcome::InvalidEmail);
         let mut seen: HashSet<String> = self
             .lines
             .iter()
             .take(range.start)
+            .filter(|line| has_email(line))
             .map(|line| line.email.trim().to_lowercase())
             .collect();
         let (mut invitations, mut set) = (Vec::new(), Document::new());
         let lines = self.lines.iter().enumerate().take(range.end).skip(range.start);
         for (at, line) in lines {
-            let is_first = seen.insert(line.email.trim().to_lowercase());
+            let is_first = has_email(line) && seen.insert(line.email.trim().to_lowercase());
             if line.outcome.is_some() {
                 continue;
             }
@@ -238,6 +306,35 @@ impl InvitationList {
     }
 }
 
+/// Deletes the oldest completed lists of a tenant until a new one of so many lines fits.
+async fn make_room(
+    txn: &mut Txn,
+    scope: TenantScope,
+    lines: usize,
+    limits: ListLimits,
+) -> Result<(), ListError> {
+    let (newest_first, now) = (doc! { "_id": -1 }, txn.clock().now());
+    let lists = txn.records::<InvitationList>(scope).list(doc! {}, newest_first, LISTS_MAX).await?;
+    let (open, completed): (Vec<_>, Vec<_>) = lists.iter().partition(|list| {
+        list.completed_at.is_none() && between(list.created_at, now) < ABANDONED_AFTER
+    });
+    let size = |list: &InvitationList| list.lines.len() as u64;
+    let in_progress = lines as u64 + open.iter().map(|list| size(list)).sum::<u64>();
+    if open.len() as u64 >= limits.open_max || in_progress > limits.lines_max {
+        return Err(ListError::TooMany);
+    }
+    let mut sum = in_progress;
+    let excess = completed.iter().filter(|list| {
+        sum += size(list);
+        sum > limits.lines_max
+    });
+    let excess: Vec<InvitationListId> = excess.map(|list| list.id).collect();
+    if !excess.is_empty() {
+        txn.records::<InvitationList>(scope).delete_all(doc! { "_id": { "$in": excess } }).await?;
+    }
+    Ok(())
+}
+
 /// Invites one line, or returns why it could not be.
 async fn invite(
     txn: &mut Txn,
@@ -257,6 +354,7 @@ async fn invite(
         Err(InviteError::AlreadyMember) => Ok(Err(Outcome::AlreadyMember)),
         Err(InviteError::TooMany) => Ok(Err(Outcome::TooManyInvitations)),
         Err(InviteError::DomainNotAllowed) => Ok(Err(Outcome::EmailDomainNotAllowed)),
+        Err(InviteError::BudgetSpent(_)) => Ok(Err(Outcome::MailBudgetExhausted)),
         Err(InviteError::Db(error)) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{
     clock::later,
-    config::PURGE_AFTER_MAX,
+    config::{self, PURGE_AFTER_MAX},
     crypto::{LinkToken, MasterKey, TokenHash},
     db::{
         Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
@@ -30,9 +30,9 @@ use crate::{
     tenancy::{
         actor::Actor,
         former_members::FormerMember,
+        mail_budget::{MailBudget, Spent, Wanted},
         memberships::Membership,
         roles::{Authority, Grant, OutOfReach, Permission, RoleRef},
-        tenant_security::EmailDomains,
         tenants::{Tenant, TenantStatus},
     },
 };
@@ -40,7 +40,7 @@ use crate::{
 pub(crate) use sending::invite_on_request;
 pub use sending::{
     Answered, CompleteInvitationList, CompleteList, Conditions, Invite, InviteChunk, InviteList,
-    InviteSome, ListError, Resend, SendInvitation, SendInvitationReminder,
+    InviteSome, PrepareReminder, Reminding, Resend, SendInvitation, SendInvitationReminder,
 };
 
 /// A pending invitation.
@@ -69,6 +69,9 @@ pub struct Invitation {
     pub sent_at: DateTime,
     /// When it expires.
     pub expires_at: DateTime,
+    /// The link of which the person was last reminded.
+    #[serde(default)]
+    reminded_of: Option<InvitationLinkId>,
 }
 
 impl Record for Invitation {
@@ -107,6 +110,8 @@ pub struct Terms {
     pub ttl: Duration,
     /// Maximum number of pending invitations.
     pub max: u64,
+    /// Mails a day that the tenant may send to people who are not its members.
+    pub budget: config::MailBudget,
 }
 
 impl Invitation {
@@ -176,6 +181,22 @@ impl Invitation {
     /// The token in its link.
     pub fn link_token(&self, key: &MasterKey) -> LinkToken {
         LinkToken::issue(key, self.link)
+    }
+
+    /// Notes that the person is reminded of this link of the invitation; returns whether that is
+    /// the first time, or none if the invitation is not pending or has another link.
+    async fn note_reminder(
+        txn: &mut Txn,
+        scope: TenantScope,
+        id: InvitationId,
+        link: InvitationLinkId,
+    ) -> Result<Option<bool>, DbError> {
+        let mut filter = pending(txn.clock().now());
+        filter.extend(doc! { "_id": id, "link": link });
+        let Some(found) = txn.records::<Self>(scope).find(filter).await? else { return Ok(None) };
+        let update = doc! { "$set": { "reminded_of": link } };
+        txn.records::<Self>(scope).update(doc! { "_id": id }, update).await?;
+        Ok(Some(found.reminded_of != Some(link)))
     }
 
     /// Whether a pending invitation has this role.
@@ -281,6 +302,9 @@ pub enum InviteError {
     /// The tenant does not invite email addresses of this domain.
     #[error("the tenant does not invite email addresses of this domain")]
     DomainNotAllowed,
+    /// The tenant has sent as many mails today as it may, until after this time.
+    #[error("the tenant has reached its daily limit of mails")]
+    BudgetSpent(Duration),
     /// The database operation failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -292,8 +316,8 @@ pub struct Inviting<'a> {
     key: &'a MasterKey,
     actor: Actor,
     authority: Authority,
-    domains: EmailDomains,
-    is_active: bool,
+    tenant: Option<Tenant>,
+    wanted: Wanted,
     terms: Terms,
 }
 
@@ -319,11 +343,8 @@ impl<'a> Inviting<'a> {
         terms: Terms,
     ) -> Result<Self, DbError> {
         let tenant = Tenant::lock(txn, actor.scope).await?;
-        let is_active = tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active);
-        let domains =
-            tenant.map(|tenant| tenant.security.allowed_email_domains).unwrap_or_default();
         let authority = actor.authority(txn).await?;
-        Ok(Self { key, actor, authority, domains, is_active, terms })
+        Ok(Self { key, actor, authority, tenant, wanted: Wanted::ByMember, terms })
     }
 
     /// Invites an email address. An existing invitation gets a new link and these terms. Fails with
@@ -348,9 +369,12 @@ impl<'a> Inviting<'a> {
         }
         let before =
             txn.records::<Invitation>(scope).find(doc! { "email_norm": &email_norm }).await?;
+        if let Some(before) = &before {
+            self.may_replace(txn, before).await?;
+        }
+        self.spend_mail(txn).await?;
         let invitation = match before {
             Some(before) => {
-                self.may_replace(txn, &before).await?;
                 before.renew_link(txn, self.key, role, self.actor.principal, self.terms.ttl).await?
             }
             None => self.insert(txn, email, role).await?,
@@ -368,7 +392,8 @@ impl<'a> Inviting<'a> {
         email: &Email,
         role: RoleRef,
     ) -> Result<Request, InviteError> {
-        if !self.is_active {
+        self.wanted = Wanted::OnRequest;
+        if !self.tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Active) {
             return Ok(Request::TenantSuspended);
         }
         let account = self.account(txn, email).await?;
@@ -380,6 +405,7 @@ impl<'a> Inviting<'a> {
         if let Some(before) = txn.records::<Invitation>(self.actor.scope).find(waiting).await?
             && before.vouched(txn).await?.is_some()
         {
+            self.spend_mail(txn).await?;
             return Ok(Request::GrantedBefore(before));
         }
         if FormerMember::is(txn, self.actor.scope, email, account.map(|(user, _)| user)).await? {
@@ -415,6 +441,7 @@ impl<'a> Inviting<'a> {
         let role = invitation.role;
         self.may_give(txn, role).await?;
         self.may_invite(&invitation.email)?;
+        self.spend_mail(txn).await?;
         let invitation = invitation
             .renew_link(txn, self.key, role, self.actor.principal, self.terms.ttl)
             .await?;
@@ -423,7 +450,19 @@ impl<'a> Inviting<'a> {
     }
 
     fn may_invite(&self, email: &Email) -> Result<(), InviteError> {
-        if self.domains.admit(email) { Ok(()) } else { Err(InviteError::DomainNotAllowed) }
+        let domains = self.tenant.as_ref().map(|tenant| &tenant.security.allowed_email_domains);
+        if domains.is_none_or(|domains| domains.admit(email)) {
+            Ok(())
+        } else {
+            Err(InviteError::DomainNotAllowed)
+        }
+    }
+
+    /// Spends the mail of an invitation from the tenant's budget.
+    async fn spend_mail(&self, txn: &mut Txn) -> Result<(), InviteError> {
+        let tenant = self.tenant.as_ref().ok_or(InviteError::NotFound)?;
+        let spent = MailBudget::spend(txn, tenant, self.wanted, &self.terms.budget).await?;
+        spent.map_err(|Spent(wait)| InviteError::BudgetSpent(wait))
     }
 
     async fn may_give(&self, txn: &mut Txn, role: RoleRef) -> Result<(), InviteError> {
@@ -463,6 +502,7 @@ impl<'a> Inviting<'a> {
             created_at: now,
             sent_at: now,
             expires_at: later(now, self.terms.ttl),
+            reminded_of: None,
         };
         txn.records::<Invitation>(self.actor.scope).insert(&invitation).await?;
         Ok(invitation)

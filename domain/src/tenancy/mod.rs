@@ -6,6 +6,7 @@ pub mod former_members;
 pub mod invitation_lists;
 pub mod invitations;
 pub mod invite_links;
+pub mod mail_budget;
 pub mod members;
 pub mod memberships;
 pub mod ownership;

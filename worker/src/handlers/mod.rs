@@ -11,6 +11,7 @@ mod tests {
 
     use common::{
         clock::Clock,
+        config::MailBudget,
         db::{Change, DbError, PlatformScope, TenantScope, Txn},
         id::TenantId,
         origin::Origin,
@@ -20,7 +21,7 @@ mod tests {
         people::users::User,
         tenancy::{
             actor::Actor,
-            invitation_lists::{InvitationList, Line},
+            invitation_lists::{InvitationList, Line, ListLimits},
             invitations::{
                 CompleteInvitationList, Conditions, Invitation, Invite, InviteChunk, InviteList,
                 SendInvitation, SendInvitationReminder, Terms,
@@ -39,6 +40,7 @@ mod tests {
     use crate::testing::DemoWorld;
 
     const DAY: Duration = Duration::from_hours(24);
+    const BUDGET: MailBudget = MailBudget { new_tenant: 10, per_day: 0, per_accepted: 0, max: 10 };
 
     /// The demo account's tenant, with an invitation, a list of people to invite, and an offer of
     /// ownership.
@@ -56,24 +58,18 @@ mod tests {
             let demo = DemoWorld::new(Clock::system()).await;
             let (key, owner, tenant) = (&demo.key, &demo.user, demo.tenant);
             let actor = Actor::on_behalf_of(TenantScope::of_job(tenant), owner.id.into());
-            let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
+            let terms = Terms { ttl: DAY, max: 10, budget: BUDGET };
+            let conditions = Conditions { terms, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
             let invitation = demo
                 .jobs
                 .commit(&Origin::system(), &Invite { key, actor, email, role, conditions })
                 .await
                 .unwrap();
-            let line = Line {
-                email: "listed@example.com".to_owned(),
-                role: "viewer".to_owned(),
-                outcome: None,
-                invitation: None,
-            };
-            let list = demo
-                .jobs
-                .commit(&Origin::system(), &InviteList { actor, lines: vec![line] })
-                .await
-                .unwrap();
+            let line = Line::new("listed@example.com", "viewer");
+            let limits = ListLimits { open_max: 10, lines_max: 10 };
+            let invite = InviteList { actor, lines: vec![line], limits, budget: BUDGET };
+            let list = demo.jobs.commit(&Origin::system(), &invite).await.unwrap();
             let domains = ["example.com".parse().unwrap()].into_iter().collect();
             let create =
                 CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };

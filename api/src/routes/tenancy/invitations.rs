@@ -16,7 +16,7 @@ use domain::{
     access::throttle::{Act, TooMany},
     tenancy::{
         custom_roles::CustomRole,
-        invitation_lists::{InvitationList, LINES_MAX, Line},
+        invitation_lists::{InvitationList, LINES_MAX, Line, ListError, ListLimits},
         invitations::{
             CancelInvitation, Conditions, Invitation, Invite, InviteError, InviteList, Resend,
             Terms,
@@ -101,9 +101,9 @@ impl FromFields for InviteBody {
 
 /// The configured terms of invitations.
 fn conditions(app: &App) -> Conditions {
-    let members = &app.members;
+    let (members, budget) = (&app.members, app.mail_budget);
     Conditions {
-        terms: Terms { ttl: members.invitation_ttl, max: members.invitations_max },
+        terms: Terms { ttl: members.invitation_ttl, max: members.invitations_max, budget },
         reminder: members.invitation_reminder,
     }
 }
@@ -254,8 +254,8 @@ pub(crate) struct LineView {
     /// Role, as given.
     role: String,
     /// `pending`, `invited`, or the reason why the person was not invited: `invalid_email`, `duplicate`, `no_such_role`,
-    /// `role_too_high`, `already_member`, `too_many_invitations`, `email_domain_not_allowed` or
-    /// `failed`.
+    /// `role_too_high`, `already_member`, `too_many_invitations`, `email_domain_not_allowed`,
+    /// `mail_budget_exhausted` or `failed`.
     #[schema(example = "invited")]
     status: &'static str,
     /// The invitation that was sent.
@@ -288,23 +288,33 @@ impl From<InvitationList> for ListView {
 /// Invite many people
 ///
 /// Accepts a list of invitations, which are sent in the background. Each line is checked on its
-/// own: get the list to see the result of each line. Recent authentication is required if a line
-/// has a role that can change members, roles, security rules or API keys.
+/// own: get the list to see the result of each line. Completed lists are kept for up to 30 days;
+/// a new one may replace the oldest. The text of an invalid line is shortened. Recent
+/// authentication is required if a line has a role that can change members, roles, security rules
+/// or API keys.
 #[utoipa::path(
     post, path = "/api/tenant/invitations/bulk", tag = "Invitations", request_body = ListBody,
     responses(
         (status = 202, description = "The invitations will be sent.", body = ListView),
-        Refusals<(InviteError, NotRecent)>,
+        Refusals<(ListError, TooMany, NotRecent)>,
     )
 )]
 pub(crate) async fn invite_list(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    client: Client,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
-    let list = access
-        .commit(&app, &InviteList { actor: access.caller.actor(), lines: body.invitations })
-        .await?;
+    let lines = body.invitations;
+    let _counted = Guard::of_network(&app, Act::Invite, &client).times(lines.len()).admit().await?;
+    let members = &app.members;
+    let limits = ListLimits {
+        open_max: members.invitation_lists_open_max,
+        lines_max: members.invitation_list_lines_max,
+    };
+    let invite =
+        InviteList { actor: access.caller.actor(), lines, limits, budget: app.mail_budget };
+    let list = access.commit(&app, &invite).await?;
     Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
 }
 

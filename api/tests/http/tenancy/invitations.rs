@@ -510,11 +510,15 @@ async fn a_list_is_processed_with_a_result_for_each_line() {
         .json();
     assert_eq!(
         (&given["total"], &given["done"], &given["items"][0]["status"]),
-        (&json!(lines.len()), &json!(0), &json!("pending"))
+        (&json!(lines.len()), &json!(2), &json!("pending")),
+        "invalid lines are decided at once"
     );
     let path = format!("{path}/{}", given["id"].as_str().unwrap());
-    let _worker =
-        world.env.spawn_worker_with(&[("TENANTRY__MEMBERS__INVITATIONS_MAX", "60")]).await;
+    let settings = [
+        ("TENANTRY__MEMBERS__INVITATIONS_MAX", "60"),
+        ("TENANTRY__MAIL_BUDGET__NEW_TENANT", "1000"),
+    ];
+    let _worker = world.env.spawn_worker_with(&settings).await;
     let done = eventually("the list is complete", async || {
         let list = world.client.get_as(&admin.token, &path).await.expect(StatusCode::OK).json();
         list["completed_at"].is_string().then_some(list)
@@ -580,7 +584,7 @@ async fn the_mailed_link_opens_a_page_with_a_form_that_joins_once() {
     let worker = world.env.spawn_worker().await;
     invite(&world, &ada, NEWCOMER, "member").await.expect(StatusCode::CREATED);
     let mail = world.env.mail().wait_for(|mail| mail.to == [NEWCOMER], DEADLINE).await;
-    assert_eq!(mail.subject, "ADA invites you to Tenant of ADA");
+    assert_eq!(mail.subject, "You are invited to Tenantry");
     let token = mail
         .text
         .split("/invitations/accept?token=")
@@ -625,7 +629,7 @@ async fn only_pending_invitations_are_reminded() {
     let token = link(&world, "early@example.com").await;
     accept(&world, &token).await.expect(StatusCode::OK);
     let _worker = world.env.spawn_worker().await;
-    let subject = "Your invitation to Tenant of ADA expires soon";
+    let subject = "Your invitation to Tenantry expires soon";
     world
         .env
         .mail()

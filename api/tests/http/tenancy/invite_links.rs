@@ -101,7 +101,7 @@ async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
         .mail()
         .wait_for(|mail| mail.to == ["New@example.com"] || mail.to == ["New@EXAMPLE.com"], DEADLINE)
         .await;
-    assert_eq!(mail.subject, "ADA invites you to Tenant of ADA");
+    assert_eq!(mail.subject, "You are invited to Tenantry");
     let body = json!({ "token": invitation_link(&world, NEWCOMER).await, "name": "New", "password": PASSWORD });
     let joined =
         world.client.post("/api/invitations/accept", &body).await.expect(StatusCode::OK).json();
@@ -119,7 +119,8 @@ async fn following_a_link_sends_an_invitation_that_can_be_accepted() {
 /// The link does not reveal who is a member or has been invited.
 #[tokio::test]
 async fn the_response_does_not_reveal_who_is_a_member() {
-    let (world, ada) = founded(&[]).await;
+    let at_once = &[("TENANTRY__AUTH__RESEND_COOLDOWN", "1ms")];
+    let (world, ada) = founded(at_once).await;
     let people = People::of(&world).await;
     people.join(&ada, "member@example.com", Role::Member).await;
     people.founder("elsewhere@example.com").await;
@@ -131,7 +132,7 @@ async fn the_response_does_not_reveal_who_is_a_member() {
         .expect(StatusCode::CREATED);
     let before = invitation_link(&world, "invited@example.com").await;
     let link = token(&make(&world, &ada, "viewer").await);
-    let worker = world.env.spawn_worker().await;
+    let worker = world.env.spawn_worker_with(at_once).await;
     world.until_nothing_is_due().await;
     world.env.mail().clear();
     for email in ["member@example.com", "elsewhere@example.com", "invited@example.com", NEWCOMER] {
@@ -152,7 +153,7 @@ async fn the_response_does_not_reveal_who_is_a_member() {
     };
     assert_eq!(subject("member@example.com"), "You are already a member of Tenant of ADA");
     for email in ["elsewhere@example.com", "invited@example.com", NEWCOMER] {
-        assert_eq!(subject(email), "ADA invites you to Tenant of ADA");
+        assert_eq!(subject(email), "You are invited to Tenantry");
     }
     // An existing invitation keeps its role, and its link remains valid.
     assert_eq!(invitation_link(&world, "invited@example.com").await, before);

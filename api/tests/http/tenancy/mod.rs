@@ -1,5 +1,6 @@
 pub(crate) mod invitations;
 pub(crate) mod invite_links;
+mod mail_budget;
 pub(crate) mod members;
 pub(crate) mod roles;
 pub(crate) mod tenant_domains;

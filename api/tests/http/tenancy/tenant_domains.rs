@@ -296,7 +296,7 @@ async fn registering_with_an_email_of_the_domain_sends_an_invitation() {
             let mail = world
                 .env
                 .mail()
-                .wait_for(|mail| mail.subject == "ADA invites you to Tenant of ADA", DEADLINE)
+                .wait_for(|mail| mail.subject == "You are invited to Tenantry", DEADLINE)
                 .await;
             let token = mail
                 .text

@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use common::{
     clock::{between, later},
+    config,
     crypto::MasterKey,
     db::{Change, DbError, TenantScope, Txn},
     email::Email,
     id::{InvitationId, InvitationLinkId, InvitationListId},
 };
-use jobs::{
-    Job, Queue,
-    batches::{BatchError, NewBatch},
-    stage, stage_at,
-};
+use jobs::{Job, Queue, batches::NewBatch, stage, stage_at};
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +18,11 @@ use crate::{
     queues,
     tenancy::{
         actor::Actor,
-        invitation_lists::{CHUNK_LINES, InvitationList, Line},
+        invitation_lists::{CHUNK_LINES, InvitationList, Line, ListError, ListLimits},
         invitations::{Invitation, InviteError, Inviting, Request, Terms},
+        mail_budget::{MailBudget, Spent, Wanted},
         roles::{Grant, OutOfReach, RoleRef},
+        tenants::Tenant,
     },
 };
 
@@ -192,19 +191,44 @@ fn reminder_at(sent_at: DateTime, expires_at: DateTime, reminder: Duration) -> O
     (!wait.is_zero()).then(|| later(sent_at, wait))
 }
 
-/// Why a list was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum ListError {
-    /// A line gives power, so the caller must authenticate again first. Roles that are too high for
-    /// them are outcomes of their lines.
-    #[error(transparent)]
-    Reach(#[from] OutOfReach),
-    /// The jobs could not be staged.
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// The database operation failed.
-    #[error(transparent)]
-    Db(#[from] DbError),
+/// Result of the preparation of a reminder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reminding {
+    /// It may be sent.
+    Granted,
+    /// The invitation is no longer pending.
+    NotPending,
+    /// The tenant has sent as many mails today as it may.
+    BudgetSpent,
+}
+
+/// Spends the mail of a reminder from the tenant's budget, once per link, however often the job
+/// runs.
+#[derive(Debug, Clone, Copy)]
+pub struct PrepareReminder {
+    /// The tenant of the invitation.
+    pub scope: TenantScope,
+    pub invitation: InvitationId,
+    pub link: InvitationLinkId,
+    pub budget: config::MailBudget,
+}
+
+impl Change for PrepareReminder {
+    type Output = Reminding;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Reminding, DbError> {
+        let Self { scope, invitation, link, budget } = *self;
+        let tenant = Tenant::lock(txn, scope).await?;
+        let reminded = Invitation::note_reminder(txn, scope, invitation, link).await?;
+        let (Some(tenant), Some(is_first)) = (tenant, reminded) else {
+            return Ok(Reminding::NotPending);
+        };
+        if is_first && MailBudget::spend(txn, &tenant, Wanted::Reminder, &budget).await?.is_err() {
+            return Ok(Reminding::BudgetSpent);
+        }
+        Ok(Reminding::Granted)
+    }
 }
 
 /// Submits a list of people to invite.
@@ -214,6 +238,9 @@ pub struct InviteList {
     pub actor: Actor,
     /// The people to invite.
     pub lines: Vec<Line>,
+    pub limits: ListLimits,
+    /// Mails a day that the tenant may send to people who are not its members.
+    pub budget: config::MailBudget,
 }
 
 impl Change for InviteList {
@@ -221,6 +248,7 @@ impl Change for InviteList {
     type Error = ListError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<InvitationList, ListError> {
+        let tenant = Tenant::lock(txn, self.actor.scope).await?;
         // The lines are invited later, on behalf of the caller, without their session.
         let authority = self.actor.authority(txn).await?;
         let roles = self.lines.iter().filter_map(|line| line.role.parse().ok());
@@ -229,9 +257,13 @@ impl Change for InviteList {
                 return Err(refusal.into());
             }
         }
-        let list = InvitationList::create(txn, self.actor, &self.lines).await?;
+        if let Some(tenant) = tenant {
+            let left = MailBudget::check(txn, &tenant, Wanted::ByMember, &self.budget).await?;
+            left.map_err(|Spent(wait)| ListError::BudgetSpent(wait))?;
+        }
+        let list = InvitationList::create(txn, self.actor, &self.lines, self.limits).await?;
         let mut batch = NewBatch::new(txn.clock(), Some(list.tenant_id));
-        for from in (0..list.lines.len()).step_by(CHUNK_LINES) {
+        for from in list.chunks_to_invite() {
             batch.add(&InviteChunk { list: list.id, from })?;
         }
         batch.stage(txn, &CompleteInvitationList { list: list.id }).await?;

@@ -52,6 +52,7 @@ mod tests {
 
     use common::{
         clock::{Clock, later},
+        config::MailBudget,
         crypto::LinkToken,
         db::{Change, DbError, PlatformScope, Record, TenantScope, Txn},
         id::SessionId,
@@ -118,7 +119,9 @@ mod tests {
             };
             self.0.jobs.commit(&Origin::system(), &ask).await.unwrap();
             let actor = Actor::on_behalf_of(TenantScope::of_job(tenant), user.into());
-            let conditions = Conditions { terms: Terms { ttl: DAY, max: 10 }, reminder: DAY };
+            let budget = MailBudget { new_tenant: 10, per_day: 0, per_accepted: 0, max: 10 };
+            let terms = Terms { ttl: DAY, max: 10, budget };
+            let conditions = Conditions { terms, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
             self.0
                 .jobs

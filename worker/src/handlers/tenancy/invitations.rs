@@ -12,7 +12,7 @@ use domain::{
     tenancy::{
         invitations::{
             CompleteInvitationList, CompleteList, Invitation, InviteChunk, InviteSome,
-            SendInvitation, SendInvitationReminder,
+            PrepareReminder, Reminding, SendInvitation, SendInvitationReminder,
         },
         tenants::Tenant,
     },
@@ -33,12 +33,26 @@ pub(crate) async fn send_invitation(
     mail(&running, job.invitation, job.link, &INVITATION).await
 }
 
-/// Reminds the invited person, unless the invitation is no longer pending.
+/// Reminds the invited person, unless the invitation is no longer pending or the tenant has sent as
+/// many mails today as it may.
 pub(crate) async fn send_reminder(
     job: SendInvitationReminder,
     running: Running<App>,
 ) -> Result<(), JobError> {
-    mail(&running, job.invitation, job.link, &INVITATION_REMINDER).await
+    let SendInvitationReminder { invitation, link } = job;
+    let (scope, budget) = (running.scope()?, running.app.mail_budget);
+    let prepare = PrepareReminder { scope, invitation, link, budget };
+    match running.app.jobs.commit(&running.origin(), &prepare).await? {
+        Reminding::Granted => mail(&running, invitation, link, &INVITATION_REMINDER).await,
+        Reminding::NotPending => {
+            tracing::info!("invitation_not_found");
+            Ok(())
+        }
+        Reminding::BudgetSpent => {
+            tracing::info!("mail_budget_exhausted");
+            Ok(())
+        }
+    }
 }
 
 async fn mail(
@@ -70,6 +84,8 @@ async fn mail(
     }
     let left = between(app.store.clock().now(), invitation.expires_at);
     let values = json!({
+        // Of the subject, which shows nothing that the inviter chose.
+        "app": app.settings.name,
         "inviter": inviter.name,
         "tenant": tenant.name,
         "role": given.name,
@@ -98,4 +114,89 @@ pub(crate) async fn complete_list(
 ) -> Result<(), JobError> {
     let complete = CompleteList { scope: running.scope()?, list: job.list };
     Ok(running.app.jobs.commit(&running.origin(), &complete).await?)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
+mod tests {
+    use std::time::Duration;
+
+    use common::{
+        clock::Clock,
+        config::MailBudget,
+        db::{Change, DbError, TenantScope, Txn},
+        origin::Origin,
+    };
+    use domain::tenancy::{
+        actor::Actor,
+        invitations::{Conditions, Invite, Resend, Terms},
+        memberships::Membership,
+        roles::Role,
+    };
+    use mongodb::bson::DateTime;
+
+    use super::*;
+    use crate::testing::DemoWorld;
+
+    const WEEK: Duration = Duration::from_hours(7 * 24);
+    const MINUTE: Duration = Duration::from_mins(1);
+    const BUDGET: MailBudget =
+        MailBudget { new_tenant: 100, per_day: 0, per_accepted: 0, max: 100 };
+    const CONDITIONS: Conditions =
+        Conditions { terms: Terms { ttl: WEEK, max: 10, budget: BUDGET }, reminder: WEEK };
+
+    /// The demo user founds another tenant.
+    struct Found<'a>(&'a User);
+
+    impl Change for Found<'_> {
+        type Output = Actor;
+        type Error = DbError;
+
+        async fn apply(&self, txn: &mut Txn) -> Result<Actor, DbError> {
+            let tenant = Tenant::create(txn, &"Another".parse().unwrap()).await?;
+            let scope = TenantScope::of_row(&tenant);
+            Membership::create(txn, scope, self.0.id, Role::Owner).await?;
+            Ok(Actor::on_behalf_of(scope, self.0.id.into()))
+        }
+    }
+
+    /// The mails are delayed, so that strangers can neither flood an address nor keep others from
+    /// reaching it.
+    #[tokio::test]
+    async fn invitations_to_one_address_are_a_cooldown_apart_over_all_tenants() {
+        let world = DemoWorld::new(Clock::manual(DateTime::now())).await;
+        let (key, clock) = (&world.key, world.store.clock());
+        let commit = async |actor: Actor, email: &str| {
+            let (email, role) = (email.parse().unwrap(), Role::Viewer.into());
+            let invite = Invite { key, actor, email, role, conditions: CONDITIONS };
+            world.jobs.commit(&Origin::system(), &invite).await.unwrap()
+        };
+        let scope = TenantScope::of_job(world.tenant);
+        let ours = Actor::on_behalf_of(scope, world.user.id.into());
+        let theirs = world.jobs.commit(&Origin::system(), &Found(&world.user)).await.unwrap();
+        let send = async |invitation: &Invitation| {
+            let job = SendInvitation { invitation: invitation.id, link: invitation.link };
+            world.worker.run(Some(invitation.tenant_id), &job).await
+        };
+        let (first, second) =
+            (commit(ours, "victim@example.com").await, commit(theirs, "VICTIM@example.com").await);
+        send(&first).await.unwrap();
+        clock.advance(MINUTE / 2);
+        let Err(JobError::RetryAfter(wait, _)) = send(&second).await else { panic!("not delayed") };
+        assert_eq!(wait, MINUTE / 2);
+        send(&commit(ours, "another@example.com").await).await.unwrap();
+        clock.advance(2 * MINUTE);
+        // As a job of its own, it gets the slot after that of the delayed one.
+        send(&second).await.unwrap();
+        let mut to: Vec<String> =
+            world.env.mail().messages().into_iter().flat_map(|mail| mail.to).collect();
+        to.sort();
+        assert_eq!(to, ["VICTIM@example.com", "another@example.com", "victim@example.com"]);
+
+        // A new link of one invitation waits as well.
+        let (invitation, actor) = (second.id, theirs);
+        let resend = Resend { key, actor, invitation, conditions: CONDITIONS };
+        let again = world.jobs.commit(&Origin::system(), &resend).await.unwrap();
+        assert!(matches!(send(&again).await, Err(JobError::RetryAfter(..))));
+    }
 }
