@@ -10,9 +10,10 @@ use common::{
 };
 use domain::{
     access::throttle::{Act, Admission, Limits, Subject, TooMany, Try},
-    identity::sign_in::{SignInError, Throttled},
+    identity::sign_in::{SendThrottled, SignInError, Throttled},
     people::users::User,
 };
+use jobs::Job;
 
 use crate::{extract::Client, problem::Problem, state::App};
 
@@ -132,7 +133,7 @@ impl<'a> Guard<'a> {
 
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
         if counted.fills_account && self.app.throttle.may_notify(self.tried()).await {
-            let address = SealedEmail::seal(&self.app.key, address)
+            let address = SealedEmail::seal(&self.app.key, SendThrottled::KIND, address)
                 .map_err(|error| Problem::internal(&error))?;
             self.app.jobs.commit(&self.client.origin(), &Throttled { address }).await?;
         }

@@ -12,13 +12,11 @@ use crate::{
     email::Email,
 };
 
-/// Purpose of the key that encrypts email addresses.
-const PURPOSE: &str = "addressee";
-
 /// Purpose of the key that makes pseudonyms of email addresses.
 const DIGEST_PURPOSE: &str = "address-digest";
 
-/// An email address that only holders of the master key can read. Encrypting one address twice
+/// An email address that only holders of the master key can read, and that only one kind of job can
+/// use: copied into the payload of another kind, it does not open. Encrypting one address twice
 /// gives different results, so they do not show that the addresses are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -26,22 +24,29 @@ pub struct SealedEmail(String);
 
 /// The email address could not be decrypted with this installation's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the email address was encrypted with another master key or has been altered")]
+#[error(
+    "the email address was encrypted with another master key or for another kind of job, or has been altered"
+)]
 pub struct Unreadable;
 
 impl SealedEmail {
-    /// Encrypts `email`.
-    pub fn seal(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
-        key.seal(PURPOSE, email.as_str().as_bytes())
+    /// Encrypts `email` for jobs of `kind`.
+    pub fn seal(key: &MasterKey, kind: &str, email: &Email) -> Result<Self, SealError> {
+        key.seal(&purpose(kind), email.as_str().as_bytes())
             .map(|sealed| Self(URL_SAFE_NO_PAD.encode(sealed)))
     }
 
-    /// Decrypts the email address.
-    pub fn open(&self, key: &MasterKey) -> Result<Email, Unreadable> {
+    /// Decrypts the email address in a job of `kind`.
+    pub fn open(&self, key: &MasterKey, kind: &str) -> Result<Email, Unreadable> {
         let sealed = URL_SAFE_NO_PAD.decode(&self.0).map_err(|_| Unreadable)?;
-        let plain = key.open(PURPOSE, &sealed).map_err(|_| Unreadable)?;
+        let plain = key.open(&purpose(kind), &sealed).map_err(|_| Unreadable)?;
         String::from_utf8(plain).ok().and_then(|text| text.parse().ok()).ok_or(Unreadable)
     }
+}
+
+/// Purpose of the key that encrypts the email addresses in jobs of `kind`.
+fn purpose(kind: &str) -> String {
+    format!("sealed-email {kind}")
 }
 
 /// Pseudonym of an email address, which the payload of a job carries instead of the address.
@@ -66,16 +71,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_only_with_its_key_and_shows_nothing() {
+    fn opens_only_with_its_key_in_its_kind_of_job_and_shows_nothing() {
         let key = MasterKey::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let other = MasterKey::parse("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
         let email: Email = "Ada@example.com".parse().unwrap();
-        let (one, two) =
-            (SealedEmail::seal(&key, &email).unwrap(), SealedEmail::seal(&key, &email).unwrap());
-        assert_eq!((one.open(&key), two.open(&key)), (Ok(email.clone()), Ok(email)));
+        let seal = || SealedEmail::seal(&key, "mail.a", &email).unwrap();
+        let (one, two) = (seal(), seal());
+        assert_eq!(one.open(&key, "mail.a"), Ok(email.clone()));
+        assert_eq!(two.open(&key, "mail.a"), Ok(email.clone()));
+        assert_eq!(one.open(&key, "mail.b"), Err(Unreadable));
         assert_ne!(one, two);
         assert!(!format!("{one:?}").to_lowercase().contains("ada"));
-        assert_eq!(one.open(&other), Err(Unreadable));
-        assert_eq!(SealedEmail("?".to_owned()).open(&key), Err(Unreadable));
+        assert_eq!(one.open(&other, "mail.a"), Err(Unreadable));
+        assert_eq!(SealedEmail("?".to_owned()).open(&key, "mail.a"), Err(Unreadable));
     }
 }

@@ -356,7 +356,7 @@ impl ConfirmEmailChange<'_> {
             }
             Confirmed::Changed { user, old } => {
                 for (side, address) in [(Side::Old, old), (Side::New, &user.email)] {
-                    let to = SealedEmail::seal(self.key, address)?;
+                    let to = SealedEmail::seal(self.key, SendEmailChanged::KIND, address)?;
                     stage(txn, None, &SendEmailChanged { user: user.id, side, to }).await?;
                 }
             }

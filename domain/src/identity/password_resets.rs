@@ -219,7 +219,7 @@ impl SendPasswordReset {
     /// For this email address.
     pub fn to(key: &MasterKey, email: &Email) -> Result<Self, SealError> {
         let digest = Some(AddressDigest::of(key, email));
-        Ok(Self { address: SealedEmail::seal(key, email)?, digest })
+        Ok(Self { address: SealedEmail::seal(key, Self::KIND, email)?, digest })
     }
 }
 

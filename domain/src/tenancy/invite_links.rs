@@ -309,7 +309,8 @@ impl FollowInviteLink {
         email: &Email,
         cooldown: Duration,
     ) -> Result<Self, SealError> {
-        let (address, digest) = (SealedEmail::seal(key, email)?, AddressDigest::of(key, email));
+        let address = SealedEmail::seal(key, InviteByLink::KIND, email)?;
+        let digest = AddressDigest::of(key, email);
         let cooldown_ms = u64::try_from(millis_of(cooldown)).unwrap_or_default();
         Ok(Self {
             tenant: link.tenant_id,

@@ -98,7 +98,7 @@ mod tests {
             let (invitation, link, list) = (self.invitation.id, self.invitation.link, self.list.id);
             let follower = "follower@example.com".parse().unwrap();
             let (address, digest) = (
-                SealedEmail::seal(&self.demo.key, &follower).unwrap(),
+                SealedEmail::seal(&self.demo.key, InviteByLink::KIND, &follower).unwrap(),
                 AddressDigest::of(&self.demo.key, &follower),
             );
             [

@@ -22,7 +22,7 @@ use domain::{
     tenancy::{invitations::Invitation, roles::Role},
 };
 use futures::future::join_all;
-use jobs::{outbox::OutboxRow, testing};
+use jobs::{Job, outbox::OutboxRow, testing};
 use mongodb::bson::{DateTime, Document, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -213,7 +213,8 @@ async fn both_emails_must_confirm_in_any_order() {
         let told = testing::staged::<SendEmailChanged>(&world.store).await.unwrap();
         let mut told: Vec<String> = told
             .iter()
-            .map(|told| told.job.to.open(&world.key).unwrap().as_str().to_owned())
+            .map(|told| told.job.to.open(&world.key, SendEmailChanged::KIND).unwrap())
+            .map(|address| address.as_str().to_owned())
             .collect();
         told.sort();
         assert_eq!(told, ["Ada@Example.org", ADA]);

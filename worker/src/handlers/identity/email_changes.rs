@@ -9,7 +9,7 @@ use domain::{
     },
     people::users::User,
 };
-use jobs::{JobError, Running};
+use jobs::{Job, JobError, Running};
 use serde_json::json;
 
 use crate::{
@@ -70,7 +70,7 @@ pub(crate) async fn send_changed(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let to = job.to.open(&app.key).map_err(JobError::fail)?;
+    let to = job.to.open(&app.key, SendEmailChanged::KIND).map_err(JobError::fail)?;
     let Some(user) = User::by_id(&app.store, job.user).await? else {
         tracing::info!("user_not_found");
         return Ok(());

@@ -11,7 +11,7 @@ use domain::{
     },
     people::{sessions::Session, users::User},
 };
-use jobs::{JobError, Running};
+use jobs::{Job, JobError, Running};
 use serde_json::json;
 
 use crate::{
@@ -55,7 +55,7 @@ pub(crate) async fn send_throttled(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let email = job.address.open(&app.key, SendThrottled::KIND).map_err(JobError::fail)?;
     let Some(user) = User::by_email(&app.store, &email).await? else {
         tracing::info!("account_not_found");
         return Ok(());

@@ -11,7 +11,7 @@ use domain::{
         tenants::Tenant,
     },
 };
-use jobs::{JobError, Running};
+use jobs::{Job, JobError, Running};
 use serde_json::json;
 
 use crate::{app::App, templates::ALREADY_MEMBER};
@@ -24,7 +24,7 @@ pub(crate) async fn invite_by_link(
     running: Running<App>,
 ) -> Result<(), JobError> {
     let app = Arc::clone(&running.app);
-    let email = job.address.open(&app.key).map_err(JobError::fail)?;
+    let email = job.address.open(&app.key, InviteByLink::KIND).map_err(JobError::fail)?;
     let invite = InviteFollower {
         key: &app.key,
         scope: running.scope()?,
