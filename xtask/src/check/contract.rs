@@ -1,10 +1,14 @@
 //! The API against its OpenAPI document: schemathesis sends generated requests, valid and invalid, to
 //! a temporary stack, and checks every response.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use programs::{
+    cache_dir,
     command::{folder as programs_folder, succeed},
     install::on_path,
     workspace_root,
@@ -15,7 +19,8 @@ use super::Outcome;
 use crate::stack::{Plan, Ports, Stack};
 
 const PROGRAM: &str = "schemathesis";
-const INSTALL: &str = "schemathesis is not installed (`pip install schemathesis==4.32.5`)";
+/// The folder in the cache into which it is installed.
+const FOLDER: &str = "schemathesis-4.32.5";
 /// The time for requests; then it reports what it has found.
 const TIME_SECONDS: &str = "45";
 /// The time for everything, including the start.
@@ -29,8 +34,17 @@ const UNTHROTTLED: [&str; 4] = [
 ];
 
 pub(super) async fn check() -> anyhow::Result<Outcome> {
-    let Some(program) = on_path(PROGRAM) else {
-        return Ok(Outcome::Skipped(INSTALL.to_owned()));
+    let contract = workspace_root().join("api/contract");
+    let program = match on_path(PROGRAM) {
+        Some(program) => program,
+        None => match install(&contract).await {
+            Ok(program) => program,
+            Err(error) => {
+                let reason =
+                    format!("schemathesis, which needs Python 3.11, is missing: {error:#}");
+                return Ok(Outcome::Skipped(reason));
+            }
+        },
     };
     let folder = tempfile::Builder::new().prefix("tenantry-contract-").tempdir()?;
     let plan = Plan {
@@ -41,7 +55,6 @@ pub(super) async fn check() -> anyhow::Result<Outcome> {
         settings: UNTHROTTLED.map(|name| (name.to_owned(), "1000000".to_owned())).into(),
     };
     let api = format!("http://127.0.0.1:{}", plan.ports.api);
-    let contract = workspace_root().join("api/contract");
     let mut stack = Stack::new(plan, None);
     let checking = async {
         stack.start().await?;
@@ -62,4 +75,17 @@ pub(super) async fn check() -> anyhow::Result<Outcome> {
     let checked = checking.await;
     stack.stop().await;
     checked.map(|()| Outcome::Passed)
+}
+
+/// Installs the version of `requirements.txt` in the cache, unless it is there.
+async fn install(contract: &Path) -> anyhow::Result<PathBuf> {
+    let folder = cache_dir().join(FOLDER);
+    let program = folder.join("bin").join(PROGRAM);
+    if !program.is_file() {
+        succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder)).await?;
+        let mut pip = Command::new(folder.join("bin/pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r"]);
+        succeed(pip.arg(contract.join("requirements.txt"))).await?;
+    }
+    Ok(program)
 }
