@@ -55,15 +55,15 @@ pub async fn serve(
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
 }
 
-/// Refuses requests from websites. Requests before HTTP/1.1 may have no `Host`, and no browser sends
-/// them.
+/// Refuses requests that a website makes through a browser. Requests before HTTP/1.1 may have no
+/// `Host`; browsers do not send such requests.
 async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     if let Err(ambiguous) = request_head::check(&request) {
         return (StatusCode::BAD_REQUEST, format!("{ambiguous}\n")).into_response();
     }
     match request.headers().get(header::HOST) {
         Some(host) if !hosts.admit(host.as_bytes()) => {
-            let told = "Unknown host. Use an IP address or localhost, or add the name to `internal_hosts`.\n";
+            let told = "Unknown host. Use an IP address or localhost, or add the name to api.internal_hosts or worker.internal_hosts.\n";
             (StatusCode::MISDIRECTED_REQUEST, told).into_response()
         }
         _ => next.run(request).await,

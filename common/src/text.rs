@@ -22,15 +22,15 @@ pub fn canonical(text: &str) -> Cow<'_, str> {
     Normalizer::new_nfc().normalize(text)
 }
 
-/// The canonical form of a code: NFKC, so that digits of an input method for wide characters count,
-/// without spaces and hyphens.
+/// The canonical form of a code: without spaces and hyphens, and in NFKC, so that the wide digits
+/// of some keyboards are accepted.
 pub fn canonical_code(text: &str) -> String {
     let plain = Normalizer::new_nfkc().normalize(text);
     plain.chars().filter(|c| !c.is_whitespace() && *c != '-').collect()
 }
 
-/// What two texts have in common that people take for the same: NFKC with case folded and ignorable
-/// characters removed (Unicode's `NFKC_Casefold`).
+/// A form that is the same for texts that differ only in case, width or ignorable characters
+/// (Unicode's `NFKC_Casefold`).
 pub fn skeleton(text: &str) -> String {
     let normalizer = Normalizer::new_nfkc();
     let folded = CaseMapper::new();

@@ -59,7 +59,7 @@ impl Config {
         }
     }
 
-    /// What production allows but hardly anyone wants, for the log.
+    /// Settings that production accepts although they are probably mistakes, for the log.
     pub fn warnings(&self) -> Vec<&'static str> {
         let is_production = self.app.environment == Environment::Production;
         let accepts_any_password = is_production && self.auth.password_score_min == 0;

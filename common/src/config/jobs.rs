@@ -40,7 +40,7 @@ pub struct Jobs {
     pub dead_max: u64,
     /// How long the history of jobs is kept; none to keep no history.
     pub history_ttl: Option<Duration>,
-    /// Whether jobs that nobody signed run. Jobs with an invalid signature never do.
+    /// Whether workers run jobs without a signature. Jobs with an invalid one never run.
     pub accept_unsigned: bool,
     /// Signs the envelopes of jobs; derived from `auth.master_key`.
     pub envelope_key: MacKey,
@@ -67,7 +67,7 @@ impl Jobs {
             dead_retention: r.period("jobs.dead_retention", "30d", "How long dead letters are kept"),
             dead_max: r.count_up_to(REMEMBERED_MAX, "jobs.dead_max", "100000", "Dead letters kept per queue; the oldest are deleted first"),
             history_ttl: r.optional_period("jobs.history_ttl", "0", "How long MongoDB keeps the history of each job, with its result; `0` to keep no history"),
-            accept_unsigned: r.value("jobs.accept_unsigned", "false", "Run jobs that carry no signature. Set it while you deploy the first release that signs jobs, and remove it afterwards: without it, whoever can write to Redis cannot make workers run jobs of their own"),
+            accept_unsigned: r.value("jobs.accept_unsigned", "false", "Whether workers run jobs without a signature. Set it to `true` while you deploy the first release that signs jobs, and remove it afterwards: while it is `true`, anyone who can write to Redis can make workers run jobs"),
             envelope_key: master_key.mac_key(ENVELOPE_PURPOSE),
             queues: Queues::read(r),
         }

@@ -1,4 +1,5 @@
-//! Configuration of the mails that a tenant may send to people who are not its members.
+//! Configuration of the mail budget: how many mails a tenant may send a day to people who are not
+//! its members.
 
 use super::reader::Reader;
 
@@ -8,13 +9,13 @@ const MAILS_MAX: u64 = 1_000_000;
 /// The `mail_budget` section.
 #[derive(Debug, Clone, Copy)]
 pub struct MailBudget {
-    /// Mails a day on the day on which a tenant is created.
+    /// Mails on the day on which a tenant is created.
     pub new_tenant: u64,
-    /// What each further day adds.
+    /// Mails that each further day adds to the daily limit.
     pub per_day: u64,
-    /// What each accepted invitation adds, from the next day on.
+    /// Mails that each accepted invitation adds to the daily limit, from the next day on.
     pub per_accepted: u64,
-    /// Upper limit, however old the tenant is.
+    /// Highest daily limit, unless an operator sets another one.
     pub max: u64,
 }
 
@@ -34,7 +35,7 @@ impl MailBudget {
                 "2",
                 "Mails that each accepted invitation adds to the tenant's daily limit, from the next day on",
             ),
-            max: r.count_up_to(MAILS_MAX, "mail_budget.max", "2000", "Highest daily limit that a tenant reaches by itself"),
+            max: r.count_up_to(MAILS_MAX, "mail_budget.max", "2000", "Highest daily limit that a tenant reaches by its age and accepted invitations"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Members {
     pub invitations_max: u64,
     /// Lists of invitations a tenant may have in progress.
     pub invitation_lists_open_max: u64,
-    /// Lines of lists of invitations, in progress and completed, that are kept of a tenant.
+    /// Lines kept of all lists of invitations of a tenant, in progress and completed.
     pub invitation_list_lines_max: u64,
     /// Lifetime of an invite link.
     pub invite_link_ttl: Duration,
@@ -63,7 +63,7 @@ impl Members {
                 LINES_MAX,
                 "members.invitation_list_lines_max",
                 "5000",
-                "Lines of lists of invitations that are kept of a tenant; a new list replaces the oldest completed ones, and is rejected if lists in progress fill the limit",
+                "Lines kept of all lists of invitations of a tenant; a new list replaces the oldest completed ones, and is rejected if lists in progress fill the limit",
             ),
             invite_link_ttl: r.period("members.invite_link_ttl", "30d", "Lifetime of an invite link"),
             invite_links_max: r.count_up_to(COUNT_MAX, "members.invite_links_max", "20", "Invite links a tenant may have"),

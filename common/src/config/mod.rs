@@ -85,7 +85,7 @@ pub struct Config {
     pub auth: Auth,
     /// Members, invitations and domains of tenants.
     pub members: Members,
-    /// Mails that tenants may send to people who are not their members.
+    /// The mail budgets of tenants.
     pub mail_budget: MailBudget,
     /// Maintenance of the installation.
     pub maintenance: Maintenance,

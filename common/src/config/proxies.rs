@@ -31,7 +31,7 @@ impl TrustedProxies {
         client
     }
 
-    /// Whether `address` is that of a trusted proxy.
+    /// Whether `address` belongs to a trusted proxy.
     pub fn trust(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }

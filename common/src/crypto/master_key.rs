@@ -106,8 +106,8 @@ const MAC_BYTES: usize = 16;
 pub struct MacKey(Arc<hmac::Key>);
 
 impl MacKey {
-    /// The signature of a message of these parts, in base64. The parts cannot be shifted: each is
-    /// preceded by its length.
+    /// The signature of a message of these parts, in base64. Each part is signed with its length,
+    /// so that text cannot be moved from one part to another.
     pub fn sign(&self, parts: &[&[u8]]) -> String {
         URL_SAFE_NO_PAD.encode(self.tag(parts))
     }

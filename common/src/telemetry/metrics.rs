@@ -69,8 +69,8 @@ metrics! {
     JOBS_STAGED: IntCounterVec = "tenantry_jobs_staged_total" ["queue", "kind"];
     /// Jobs enqueued in Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
-    /// Mails not sent because the tenant's daily budget was spent, by cause: invited by a member, on
-    /// request of the invited person, or as a reminder.
+    /// Mails not sent because the tenant's mail budget was exhausted, by cause: invited by a
+    /// member, on request of the invited person, or as a reminder.
     MAIL_BUDGET_REFUSALS: IntCounterVec = "tenantry_mail_budget_refusals_total" ["cause"];
     /// Jobs dropped because another job holds their unique key.
     JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];

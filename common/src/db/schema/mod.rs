@@ -70,7 +70,7 @@ impl Index {
         Self { name, keys, unique: false, expire_after: Some(after) }
     }
 
-    /// Its name, which starts with that of its collection.
+    /// Its name, which starts with the name of its collection.
     pub const fn name(&self) -> &'static str {
         self.name
     }
