@@ -99,7 +99,7 @@ pub(crate) async fn migrate_plan(config: Config) -> anyhow::Result<()> {
 /// Prepares the database for this release.
 ///
 /// # Errors
-/// Also if the release cannot serve yet, because it relies on a step that was not made.
+/// Also if the release cannot serve yet, because a unique index that it relies on was not created.
 pub(crate) async fn migrate_up(config: Config, is_forced: bool) -> anyhow::Result<()> {
     let release = domain::schema();
     let migrated = with_any_store(&config, async |store| {
@@ -121,7 +121,7 @@ pub(crate) async fn migrate_up(config: Config, is_forced: bool) -> anyhow::Resul
     }
     anyhow::ensure!(
         migrated.is_complete(),
-        "this release cannot serve yet, because it relies on a unique index among these changes"
+        "this release cannot serve yet: one of these changes is a unique index that it relies on"
     );
     Ok(())
 }
@@ -317,7 +317,7 @@ async fn with_store<T>(
     .await
 }
 
-/// As [`with_store`], whatever the schema.
+/// As [`with_store`], but does not check the schema.
 async fn with_any_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,

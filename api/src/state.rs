@@ -52,7 +52,7 @@ pub(crate) struct Parts {
     pub(crate) auth: config::Auth,
     /// Settings of members and invitations.
     pub(crate) members: config::Members,
-    /// Mails that tenants may send to people who are not their members.
+    /// The mail budgets of tenants.
     pub(crate) mail_budget: config::MailBudget,
     /// Whether clients can only use https.
     pub(crate) https: bool,

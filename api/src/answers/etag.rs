@@ -110,7 +110,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
-    // Read as bytes: one that is no text does not hide the others.
+    // Read as bytes, so that one that is not text does not hide the others.
     let tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     Some(tags.map(|tag| String::from_utf8_lossy(tag.trim_ascii()).into_owned()).collect())
 }

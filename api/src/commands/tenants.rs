@@ -24,13 +24,14 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         reason: Reason,
     },
-    /// Show how many mails a tenant may send today to people who are not members, and how many it
-    /// has sent.
+    /// Show the mail budget of a tenant: how many mails it may send today to people who are not
+    /// members, and how many it has sent.
     MailBudget {
         /// Id or short name of the tenant.
         tenant: TenantRef,
     },
-    /// Set how many mails a day a tenant may send to people who are not members.
+    /// Set the mail budget of a tenant: how many mails it may send a day to people who are not
+    /// members.
     SetMailBudget {
         /// Id or short name of the tenant.
         tenant: TenantRef,
@@ -43,7 +44,7 @@ pub(crate) enum TenantsCommand {
     },
 }
 
-/// Mails a day as an operator writes them; none for the default.
+/// Mails a day, as an operator enters them; none for the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DailyMails(Option<u64>);
 
@@ -107,7 +108,7 @@ async fn set_mail_budget(
     })
     .await?;
     let state = mails.map_or_else(
-        || "has the default limit of mails again".to_owned(),
+        || "has the default mail budget again".to_owned(),
         |mails| format!("may send {mails} mails a day to people who are not members"),
     );
     println!("{tenant} {state}");

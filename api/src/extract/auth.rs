@@ -32,7 +32,7 @@ use crate::{problem::Problem, state::App};
 pub(crate) struct Caller {
     identity: Arc<Identity>,
     client: Client,
-    /// How long they count as recently authenticated.
+    /// How long the user counts as recently authenticated.
     recent_for: Duration,
 }
 

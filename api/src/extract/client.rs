@@ -77,8 +77,8 @@ pub(super) fn client_of(parts: &Parts, app: &App) -> Client {
     Client { address, name, request_id: request_id.unwrap_or_default() }
 }
 
-/// A client's name for itself, which may have any bytes: those that are no text are replaced, and a
-/// name of any length is cut off.
+/// A client's name for itself, which may have any bytes and any length: bytes that are not text are
+/// replaced, and a long name is cut off.
 fn name_of(user_agent: &HeaderValue) -> String {
     let text = String::from_utf8_lossy(user_agent.as_bytes());
     text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect()

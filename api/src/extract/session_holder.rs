@@ -39,8 +39,8 @@ impl RefreshCookies {
         }
     }
 
-    /// The token in the body if there is one, and else those in the cookies, which are accepted only
-    /// from pages of this installation.
+    /// The token in the body if there is one, and otherwise those in the cookies, which are
+    /// accepted only from pages of this installation.
     pub(crate) fn or(self, in_body: Option<&str>) -> Result<Presented, ForeignOrigin> {
         match in_body {
             Some(text) => {
@@ -61,9 +61,9 @@ impl FromRequestParts<App> for RefreshCookies {
     }
 }
 
-/// A user who holds a session, from any IP address: neither the tenant's allowlist nor an expired
-/// access token prevents its members from signing out or from switching to another tenant. The
-/// refresh token alone, in the cookie or in the body, is enough.
+/// The user of a session, from any IP address. The refresh token alone, in the cookie or in the
+/// body, is enough, so neither the tenant's allowlist nor an expired access token prevents its
+/// members from signing out or from switching to another tenant.
 pub(crate) struct SessionHolder {
     by_access_token: Result<Caller, Problem>,
     cookies: RefreshCookies,
@@ -77,7 +77,8 @@ pub(crate) enum Proof {
 }
 
 impl SessionHolder {
-    /// The access token if it is valid, and else the refresh token; `in_body` is the one of the body.
+    /// The access token if it is valid, and otherwise the refresh token. `in_body` is the refresh
+    /// token in the body, if any.
     pub(crate) fn proof(self, in_body: Option<&str>) -> Result<Proof, Problem> {
         match self.by_access_token {
             Ok(caller) => Ok(Proof::AccessToken(caller)),
@@ -86,7 +87,7 @@ impl SessionHolder {
         }
     }
 
-    /// The user. A refresh token is not used up.
+    /// The user. The refresh token stays valid.
     pub(crate) async fn caller(self, app: &App, in_body: Option<&str>) -> Result<Caller, Problem> {
         let client = self.client.clone();
         match self.proof(in_body)? {
@@ -108,7 +109,7 @@ impl FromRequestParts<App> for SessionHolder {
         let by_access_token = auth::caller_from_anywhere(parts, app).await;
         let cookies = RefreshCookies::of(parts, app);
         match by_access_token {
-            // There is no refresh token, wherever it may be.
+            // There is no refresh token in a cookie, and no body that could contain one.
             Err(refused) if cookies.tokens.is_empty() && !is_json(&parts.headers) => Err(refused),
             by_access_token => Ok(Self { by_access_token, cookies, client: client_of(parts, app) }),
         }

@@ -15,7 +15,7 @@ use common::{
 pub(super) struct Networks {
     /// The most open connections of a network.
     max: u32,
-    /// They bring the requests of many clients, so their connections are not counted.
+    /// Proxies forward the requests of many clients, so their connections are not counted.
     exempt: TrustedProxies,
     open: Mutex<HashMap<Network, u32>>,
 }

@@ -1,5 +1,5 @@
-//! Limits on requests: which are unambiguous, how many run at once, how long they take, how long their bodies are, and how
-//! long they wait for an unavailable database.
+//! Limits on requests: how many run at once, how long they take, how long their bodies are, and how
+//! long they wait for an unavailable database. Ambiguous requests are refused.
 
 use axum::{
     extract::{Request, State},
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     if let Err(ambiguous) = request_head::check(&request) {
         let problem = Problem::new(Code::BadRequest, ambiguous.to_string());
-        // What follows on the connection may be part of this request.
+        // Proxies may disagree about where this request ends.
         return ([(header::CONNECTION, "close")], problem).into_response();
     }
     let answering = async {

@@ -436,7 +436,7 @@ impl From<ListError> for Problem {
             ListError::Reach(reason) => reason.into(),
             ListError::TooMany => Self::new(
                 Code::TooManyInvitationLists,
-                "Wait until an earlier list is completed, then submit this one again.",
+                "Wait until an earlier list is completed, or submit a shorter list.",
             ),
             ListError::BudgetSpent(wait) => Self::mail_budget_exhausted(wait),
             ListError::Batch(error) => error.into(),

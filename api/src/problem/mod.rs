@@ -228,7 +228,7 @@ impl Problem {
         Self { retry_after: Some(whole_seconds(wait)), ..Self::new(Code::TooManyAttempts, detail) }
     }
 
-    /// The tenant's mails of today are spent; the next day begins after `wait`.
+    /// The tenant has exhausted its mail budget of today; the next day begins after `wait`.
     pub(crate) fn mail_budget_exhausted(wait: Duration) -> Self {
         let detail = "Invitations can be sent again tomorrow (UTC). The limit grows with the tenant's age and with accepted invitations; the operator of this installation can raise it.";
         let problem = Self::new(Code::MailBudgetExhausted, detail);

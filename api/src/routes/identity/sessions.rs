@@ -281,8 +281,9 @@ impl FromFields for Switch {
 /// Continues the session in another tenant of the user. Access tokens for the previous tenant are
 /// rejected from now on. If the switch is rejected, the session stays in the current tenant.
 ///
-/// With an access token, the refresh token remains valid. With the refresh token alone, it is
-/// exchanged as by `POST /api/auth/refresh`, and the next one is delivered where it came from.
+/// With an access token, the refresh token remains valid. The refresh token alone is exchanged as
+/// by `POST /api/auth/refresh`, and the next one is delivered in the same way, as a cookie or in
+/// the body.
 #[utoipa::path(
     post, path = "/api/auth/switch-tenant", tag = "Sign-in", request_body = Switch,
     responses(

@@ -222,7 +222,7 @@ async fn an_operator_sees_and_lifts_the_daily_limit() {
     assert_eq!(people.role(&ada).await, Some(Role::Owner.into()));
 }
 
-/// Counted before the change is committed, whoever the tenant is.
+/// Counted before the change is committed, over all tenants.
 #[tokio::test]
 async fn invitations_from_one_network_are_limited_over_all_tenants() {
     let world = World::with(&[("TENANTRY__AUTH__MAILS_PER_NETWORK", "10")]).await;
