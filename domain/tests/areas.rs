@@ -83,7 +83,7 @@ fn every_folder_is_an_area() {
     assert_eq!(folders, areas);
 }
 
-/// `TenantScope::of_row` trusts a row, so another crate must not be able to make one up. Within this
+/// `TenantScope::of_row` trusts a row, so other crates must not be able to create one. Within this
 /// crate, rows are made by the changes that store them.
 #[test]
 fn only_a_stored_row_makes_a_scope() {

@@ -1,5 +1,5 @@
 //! Times at which mails may be sent, so that mails of one kind to one email address are a cooldown
-//! apart, whoever causes them.
+//! apart, no matter who causes them.
 //!
 //! A mail that comes too early is delayed, never refused: otherwise a stranger who causes many could
 //! keep others from reaching the address. Each mail is assigned the next free slot, in the order in
@@ -19,13 +19,13 @@ use common::{
 use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-/// Mails that can have a slot assigned at a time; further ones ask again when these have been sent.
+/// Maximum number of slots in the future; further mails are assigned one when these have been sent.
 const SLOTS_MAX: usize = 100;
 /// How long a slot is kept after its time, for a mail that must be sent again.
 const KEPT_FOR: Duration = Duration::from_hours(24);
 /// Attempts to assign a slot while other mails to the address do so too.
 const TRIES: usize = 10;
-/// When a mail asks again that could not be assigned a slot.
+/// How long a mail waits that could not be assigned a slot.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The slots of one kind of mail to one email address.
@@ -126,14 +126,14 @@ fn left(now: DateTime, at: DateTime) -> Option<Duration> {
     Some(between(now, at)).filter(|left| !left.is_zero())
 }
 
-/// Where a job got its slot.
+/// Result of assigning a slot to a job.
 #[derive(Debug, PartialEq, Eq)]
 enum Assigned {
-    /// It had one.
+    /// It already had this one.
     Before(DateTime),
-    /// It got one.
+    /// It was assigned this one.
     Now(DateTime),
-    /// It got none: the last one is at this time.
+    /// No slot is free; the last one is at this time.
     Full(DateTime),
 }
 

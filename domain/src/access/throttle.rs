@@ -162,7 +162,7 @@ struct Keys {
     mark: String,
     /// The bucket of an account on a familiar network.
     own: String,
-    /// The bucket of the subject, if it is not nothing.
+    /// The bucket of the subject, if there is one.
     subject: Option<String>,
     /// The buckets of the networks, with the factor by which their limits are higher.
     networks: Vec<(String, u32)>,

@@ -1,5 +1,5 @@
-//! Accounts: their creation, the only place where an email address is verified for the first time,
-//! through the link of a registration or of an invitation; and what operators do to them.
+//! Accounts are created here, disabled and enabled. Creating one is the only place where an email
+//! address is verified for the first time, through the link of a registration or of an invitation.
 
 use std::time::Duration;
 

@@ -89,8 +89,8 @@ impl Record for Registration {
     ];
 }
 
-/// A link that was followed, until it would have expired. A second press of its button is not an
-/// error.
+/// A link that was followed, stored until it would have expired, so that pressing its button again
+/// is not an error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FollowedLink {
     #[serde(rename = "_id")]

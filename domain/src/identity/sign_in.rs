@@ -217,7 +217,8 @@ async fn authenticate(
     Ok(user)
 }
 
-/// Hashes a password as new ones are, unless it was changed in the meantime.
+/// Replaces the hash of a password by one with the current parameters, unless the password was
+/// changed in the meantime.
 async fn renew_hash(
     store: &Store,
     hasher: &Hasher,
@@ -281,8 +282,8 @@ pub struct Start {
     pub lifetime: Lifetime,
 }
 
-/// Begins a session: the only way to one. Notifies the user if they never signed in from this device
-/// on this network before.
+/// Begins a session. There is no other way to begin one. Notifies the user if they never signed in
+/// from this device on this network before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub(crate) user: UserId,

@@ -30,7 +30,8 @@ use crate::{
 
 /// Maximum number of lines in a list.
 pub const LINES_MAX: usize = 1_000;
-/// Lists that are read to find those to delete; further ones stay until they expire.
+/// Maximum number of lists that are read to find those to delete; further ones stay until they
+/// expire.
 const LISTS_MAX: i64 = 10_000;
 /// A list that is not completed after this time never will be, and counts as completed.
 const ABANDONED_AFTER: Duration = Duration::from_hours(24);

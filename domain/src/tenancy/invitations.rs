@@ -458,7 +458,7 @@ impl<'a> Inviting<'a> {
         }
     }
 
-    /// Spends the mail of an invitation from the tenant's budget.
+    /// Counts the mail of an invitation towards the tenant's mail budget.
     async fn spend_mail(&self, txn: &mut Txn) -> Result<(), InviteError> {
         let tenant = self.tenant.as_ref().ok_or(InviteError::NotFound)?;
         let spent = MailBudget::spend(txn, tenant, self.wanted, &self.terms.budget).await?;

@@ -1,10 +1,11 @@
-//! The mails that a tenant may send on one day to people who are not its members.
+//! The mail budget of a tenant: how many mails it may send on one day to people who are not its
+//! members.
 //!
-//! Every such mail spends from this budget in the transaction that causes it: invitations, given
-//! individually, in a list, again, by an invite link or because of an email domain, and reminders.
-//! What is spent is not given back, so inviting, cancelling and inviting again counts each time. A
-//! new tenant has a small budget, because anyone can create one; it grows with the tenant's age and
-//! with the invitations that people accept. An operator can set another one.
+//! Every such mail is counted in the transaction that causes it: reminders, and invitations,
+//! whether individual, in a list, sent again, by an invite link or because of an email domain.
+//! Nothing is given back, so inviting, cancelling and inviting again counts each time. A new tenant
+//! has a small budget, because anyone can create one; it grows with the tenant's age and with
+//! accepted invitations. An operator can set another one.
 
 use std::time::Duration;
 
@@ -56,13 +57,13 @@ impl OfTenant for MailBudget {
     }
 }
 
-/// Which mails are to be sent.
+/// Why a mail is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// A member invites.
     ByMember,
-    /// The invited person has asked for it. Such mails leave half of the budget to members, because
-    /// whoever has an invite link can cause them.
+    /// The invited person has requested it. Such mails can use only half of the budget, because
+    /// anyone who has an invite link can cause them.
     OnRequest,
     /// A reminder of an invitation.
     Reminder,
@@ -192,8 +193,8 @@ pub enum BudgetError {
     Db(#[from] DbError),
 }
 
-/// Sets the mails a day of a tenant, or none for those that it earns; returns whether that was a
-/// change. For operators.
+/// Sets the mails a day of a tenant; none restores the default. Returns whether that was a change.
+/// For operators.
 #[derive(Debug, Clone, Copy)]
 pub struct SetMailBudget {
     pub tenant: TenantId,

@@ -87,9 +87,9 @@ impl Permission {
         1 << self as u32
     }
 
-    /// Whether it gives power: its holders can change members, roles, security rules or keys, or
-    /// who owns the tenant. So a stolen session must not be enough to give it to somebody, as whom
-    /// the thief could then sign in.
+    /// Whether it gives power: its holders can change members, roles, security rules, API keys or
+    /// the owner of the tenant. A stolen session must not be enough to give it to somebody, because
+    /// the thief could then sign in as that person.
     const fn gives_power(self) -> bool {
         match self {
             Self::TenantDelete
@@ -167,7 +167,7 @@ impl Permissions {
         others.0 & !self.0 == 0
     }
 
-    /// Whether one of them gives power: changing members, roles, security rules or keys.
+    /// Whether one of them gives power (`Permission::gives_power`).
     pub fn give_power(self) -> bool {
         self.iter().any(Permission::gives_power)
     }
@@ -405,8 +405,8 @@ pub enum OutOfReach {
     NotRecent,
 }
 
-/// What an actor may do, and whether they authenticated recently: the only place that decides who
-/// may give and take which role.
+/// What an actor may do, and whether they authenticated recently. Only this decides who may give
+/// and take which role.
 #[derive(Debug, Clone)]
 pub struct Authority {
     pub grant: Grant,

@@ -1,4 +1,4 @@
-//! Counts of this process, for the time in which Redis does not answer.
+//! Counts of this process, which are used while Redis does not answer.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Buckets held at most, about 10 MB. When there are more, the one that ends first is forgotten.
+/// Maximum number of buckets, which take about 10 MB. Beyond it, the one that ends first is
+/// removed.
 const BUCKETS_MAX: usize = 50_000;
 
 /// Buckets by their names.

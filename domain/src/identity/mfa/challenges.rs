@@ -208,8 +208,7 @@ pub struct CodeLimit {
 ///
 /// Codes are counted as wrong in this transaction, with the challenge and with the account, before
 /// they are judged, and taken back if they are right. So every answer with a code writes the row of
-/// the account: concurrent ones conflict and are judged one after the other, and a race yields no
-/// further guess.
+/// the account, and concurrent answers conflict and are judged one after the other.
 #[derive(Debug)]
 pub struct AnswerChallenge<'a> {
     /// The installation's master key.

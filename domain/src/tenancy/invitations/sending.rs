@@ -202,8 +202,8 @@ pub enum Reminding {
     BudgetSpent,
 }
 
-/// Spends the mail of a reminder from the tenant's budget, once per link, however often the job
-/// runs.
+/// Counts the mail of a reminder towards the tenant's mail budget: once per link, however often the
+/// job runs.
 #[derive(Debug, Clone, Copy)]
 pub struct PrepareReminder {
     /// The tenant of the invitation.
