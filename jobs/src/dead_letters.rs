@@ -69,7 +69,8 @@ impl Jobs {
             let key = &self.broker().config().envelope_key;
             for envelope in &mut envelopes {
                 if envelope.staged && !there.contains(&envelope.id.to_string()) {
-                    // The signature covers this, and a letter that somebody forged must not get one.
+                    // The signature covers `staged`, so it is renewed, but not that of a forged
+                    // letter.
                     let is_ours = envelope.signature(key) == Signature::Valid;
                     envelope.staged = false;
                     envelope.mac = is_ours.then(|| envelope.mac_by(key));

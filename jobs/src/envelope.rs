@@ -189,7 +189,7 @@ impl Envelope {
         })
     }
 
-    /// Signs it, so that no one who can only write to Redis can make a worker run another job. The
+    /// Signs it, so that write access to Redis is not enough to make a worker run another job. The
     /// attempt, the times and the failures change while it is in Redis and are not signed.
     pub(crate) fn signed(self, key: &MacKey) -> Self {
         Self { mac: Some(self.mac_by(key)), ..self }
@@ -209,7 +209,7 @@ impl Envelope {
         }
     }
 
-    /// Passes on everything that decides what the job does.
+    /// Calls `then` with everything that decides what the job does.
     fn with_parts<T>(&self, then: impl FnOnce(&[&[u8]]) -> T) -> T {
         let tenant = self.tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
         let unique = self.unique.as_ref();

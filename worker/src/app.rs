@@ -97,7 +97,7 @@ impl App {
     }
 
     /// Sends one mail on behalf of `job`. Mails of one kind to one email address are a cooldown
-    /// apart, unless nobody can cause many of them: a mail that comes too early is retried.
+    /// apart, except those in `UNSPACED`: a mail that comes too early is retried.
     pub(crate) async fn send(
         &self,
         job: JobId,
@@ -118,7 +118,7 @@ impl App {
         Ok(())
     }
 
-    /// Whether a mail may be sent now; otherwise it is retried when it may.
+    /// Fails if a mail may not be sent yet, so that it is retried when it may.
     async fn await_slot(
         &self,
         job: JobId,

@@ -2,8 +2,9 @@
 //!
 //! Signing in is compared with bare argon2, and a request of a signed-in user with an
 //! unauthenticated one. Each pair alternates as A B B A, so that drift of the machine affects both
-//! alike. Then more people sign in than the API can handle, or many clients send their bodies slowly,
-//! and the effect on signed-in users is measured. Everything is measured once per round; the report contains medians.
+//! alike. Then more people sign in than the API can handle, or many clients send their bodies
+//! slowly, and the effect on signed-in users is measured. Everything is measured once per round;
+//! the report contains medians.
 
 mod flood;
 mod limit;

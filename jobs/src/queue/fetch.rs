@@ -167,8 +167,8 @@ async fn unblock(consumer: &Consumer, stream: &str, id: i64) {
     }
 }
 
-/// The delivery of a fetched entry. An entry that cannot be parsed is dead-lettered instead, and one
-/// that nobody with the installation's key created is removed.
+/// The delivery of a fetched entry. An entry that cannot be parsed is dead-lettered instead. One
+/// without a valid signature is rebuilt from the outbox, or removed.
 pub(super) async fn understand(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,
@@ -192,8 +192,8 @@ pub(super) async fn understand(
     }
 }
 
-/// The envelope, if it is signed. Otherwise the one that the outbox has for its id, if any: a job
-/// runs as it was staged, whatever Redis says.
+/// The envelope if it is signed, and otherwise the one that the outbox has for its id, if any: a
+/// staged job runs as its row says, not as Redis does.
 async fn genuine(
     consumer: &Consumer,
     finished: &mpsc::Sender<Finished>,

@@ -64,7 +64,7 @@ pub(super) enum Outcome {
     Bury { error: String, ran: Option<Ran> },
     /// Its unreadable bytes become a dead letter.
     Poison { bytes: Vec<u8>, error: String, job: Option<JobId>, group: Group },
-    /// Its entry is removed, because nobody with the installation's key created it.
+    /// Its entry is removed, because it has no valid signature and no row in the outbox.
     Remove { job: Option<JobId>, group: Group },
     /// It is handed back to the queue.
     HandBack,

@@ -1,4 +1,4 @@
-//! Whoever can write to Redis cannot make a worker run a job of their own.
+//! Write access to Redis is not enough to make a worker run a forged job.
 
 use std::{sync::Arc, time::Duration};
 

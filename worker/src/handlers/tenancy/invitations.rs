@@ -33,8 +33,8 @@ pub(crate) async fn send_invitation(
     mail(&running, job.invitation, job.link, &INVITATION).await
 }
 
-/// Reminds the invited person, unless the invitation is no longer pending or the tenant has sent as
-/// many mails today as it may.
+/// Reminds the invited person, unless the invitation is no longer pending or the tenant's mail
+/// budget is exhausted.
 pub(crate) async fn send_reminder(
     job: SendInvitationReminder,
     running: Running<App>,
@@ -84,7 +84,7 @@ async fn mail(
     }
     let left = between(app.store.clock().now(), invitation.expires_at);
     let values = json!({
-        // Of the subject, which shows nothing that the inviter chose.
+        // For the subject, which contains no text that the inviter chose.
         "app": app.settings.name,
         "inviter": inviter.name,
         "tenant": tenant.name,
