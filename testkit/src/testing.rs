@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use prepared::Claim;
+use prepared::{Claim, State};
 pub use service::{Instance, Service, is_ready, ready};
 use shared::Servers;
 
@@ -80,16 +80,24 @@ impl TestEnv {
     /// If the servers cannot be started or do not respond.
     pub async fn prepared(schema: &str, prepare: impl AsyncFnOnce(&Self)) -> Self {
         let servers = shared::servers().await.expect("the shared servers start");
-        let claim = Claim::of(schema, &servers.mongodb_uri).await.expect("a database can be had");
-        let env = Self::on(servers, claim.name().to_owned()).await;
-        if claim.clean().await.expect("the server answers") {
-            claim.hold();
-        } else {
-            claim.drop().await.expect("the database can be dropped");
-            prepare(&env).await;
-            claim.keep().await.expect("the server answers");
+        loop {
+            let claim =
+                Claim::of(schema, &servers.mongodb_uri).await.expect("a database can be had");
+            let state = claim.state().await.expect("the server answers");
+            if state == State::Blocked {
+                // While this one is held, the next claim is to another one.
+                claim.hold();
+                continue;
+            }
+            let env = Self::on(servers, claim.name().to_owned()).await;
+            if state == State::Clean {
+                claim.hold();
+            } else {
+                prepare(&env).await;
+                claim.keep().await.expect("the server answers");
+            }
+            return env;
         }
-        env
     }
 
     /// As [`TestEnv::new`], with a MongoDB and a Redis that no other test uses, for tests that stop

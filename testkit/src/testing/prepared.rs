@@ -21,6 +21,7 @@ use futures::{
 use mongodb::{
     Client, Database,
     bson::{Document, doc},
+    error::ErrorKind,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,21 @@ const CLEANED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Locked until this process ends: until then, what a test leaves running may use its database.
 static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Error code of a command that took longer than it may.
+const MAX_TIME_EXPIRED: i32 = 50;
+
+/// What can be done with a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It has its schema and no rows.
+    Clean,
+    /// It must be prepared.
+    Empty,
+    /// A transaction that an earlier test abandoned blocks it. The server ends the transaction after
+    /// a minute.
+    Blocked,
+}
 
 /// A database that belongs to this process.
 pub(super) struct Claim {
@@ -71,10 +87,20 @@ impl Claim {
         self.database.name()
     }
 
+    /// Makes the database usable.
+    pub(super) async fn state(&self) -> anyhow::Result<State> {
+        if !self.is_quiet().await? {
+            return Ok(State::Blocked);
+        }
+        if self.clean().await? {
+            return Ok(State::Clean);
+        }
+        Ok(if self.drop().await? { State::Empty } else { State::Blocked })
+    }
+
     /// Deletes what a test left behind. Returns false if the database must be prepared.
-    pub(super) async fn clean(&self) -> anyhow::Result<bool> {
+    async fn clean(&self) -> anyhow::Result<bool> {
         let Some(prepared) = &self.prepared else { return Ok(false) };
-        self.quiet().await?;
         let mut found = collections(&self.database).await?;
         let mut used = Vec::new();
         for (name, before) in prepared {
@@ -97,8 +123,9 @@ impl Claim {
             .is_ok_and(|(deleted, dropped)| deleted.iter().chain(&dropped).all(Result::is_ok)))
     }
 
-    /// Waits until the server has finished the operations of processes that have ended.
-    async fn quiet(&self) -> anyhow::Result<()> {
+    /// Waits until the server has finished the operations of processes that have ended; returns
+    /// whether it has in time.
+    async fn is_quiet(&self) -> anyhow::Result<bool> {
         let here = format!("^{}\\.", self.name());
         let admin = self.database.client().database("admin");
         let quiet = async {
@@ -114,12 +141,23 @@ impl Claim {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(QUIET_WITHIN, quiet).await.context("an earlier test still runs")?
+        match tokio::time::timeout(QUIET_WITHIN, quiet).await {
+            Ok(quiet) => quiet.map(|()| true),
+            Err(_) => Ok(false),
+        }
     }
 
-    /// Drops the database, so that it can be prepared.
-    pub(super) async fn drop(&self) -> anyhow::Result<()> {
-        Ok(self.database.drop().await?)
+    /// Drops the database, so that it can be prepared; returns whether the server did in time.
+    async fn drop(&self) -> anyhow::Result<bool> {
+        let limit = i64::try_from(CLEANED_WITHIN.as_millis())?;
+        // The limit of the server: otherwise it would drop the database under a later test.
+        match self.database.run_command(doc! { "dropDatabase": 1, "maxTimeMS": limit }).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind.as_ref() {
+                ErrorKind::Command(error) if error.code == MAX_TIME_EXPIRED => Ok(false),
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// Records the current state of the database for the next test, and keeps the database until
@@ -166,4 +204,29 @@ fn lock(mongodb_uri: &str, database: &str) -> anyhow::Result<Option<File>> {
         .open(folder.join(database))
         .with_context(|| format!("claiming a database in {}", folder.display()))?;
     Ok(file.try_lock().is_ok().then_some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::testing::shared;
+
+    #[tokio::test]
+    async fn a_database_blocked_by_an_abandoned_transaction_is_not_waited_for() {
+        let servers = shared::servers().await.unwrap();
+        let claim = Claim::of("abandoned", &servers.mongodb_uri).await.unwrap();
+        let collection = claim.database.collection::<Document>("rows");
+        collection.insert_one(doc! { "_id": 1 }).await.unwrap();
+        let mut session = claim.database.client().start_session().await.unwrap();
+        session.start_transaction().await.unwrap();
+        collection.insert_one(doc! { "_id": 2 }).session(&mut session).await.unwrap();
+
+        let started = Instant::now();
+        assert_eq!(claim.state().await.unwrap(), State::Blocked);
+        assert!(started.elapsed() < Duration::from_secs(30), "the server ends it after 60 s");
+        session.abort_transaction().await.unwrap();
+        assert_eq!(claim.state().await.unwrap(), State::Empty);
+    }
 }
