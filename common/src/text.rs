@@ -1,7 +1,7 @@
 //! Unicode rules for text that people type: its canonical form, how it is compared, and which
 //! characters hide something.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizerBorrowed as Normalizer;
@@ -87,39 +87,61 @@ fn has<P: BinaryProperty>(c: char) -> bool {
     CodePointSetData::new::<P>().contains(c)
 }
 
+/// Schemes of URLs that need no `//`.
+const SCHEMES: &[&str] = &["data", "javascript", "mailto", "sms", "tel"];
+
 /// Whether mail programs would turn a part of it into a link: a URL, `www.`, an email address, or a
 /// host followed by a path, a query, a fragment or a port. A host alone may be a name, such as
 /// Booking.com.
 pub fn has_link(text: &str) -> bool {
     // Browsers read other dots as dots, too (UTS 46 §2.3).
     let text = Normalizer::new_nfkc().normalize(text).replace(['。', '｡'], ".").to_lowercase();
-    let is_bracket = |c: char| c.is_whitespace() || "<>()[]{}\"'“”«»,;|".contains(c);
-    text.contains("://") || text.contains("mailto:") || text.split(is_bracket).any(is_link)
-}
-
-/// Whether a word in lower case is a link.
-fn is_link(word: &str) -> bool {
-    if word.strip_prefix("www.").is_some_and(|rest| rest.starts_with(char::is_alphanumeric)) {
+    if text.contains("://") {
         return true;
     }
-    if let Some((local, host)) = word.rsplit_once('@') {
-        return !local.is_empty() && is_host(host);
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find(is_of_host) {
+        let run = &rest[start..];
+        let end = run.find(|c| !is_of_host(c)).unwrap_or(run.len());
+        let before = &text[..text.len() - run.len()];
+        let (word, after) = run.split_at(end);
+        if is_link(before, word, after) {
+            return true;
+        }
+        rest = after;
     }
-    let end = word.find(['/', '\\', '?', '#', ':']).unwrap_or(word.len());
-    let (host, rest) = word.split_at(end);
-    rest.len() > 1 && is_host(host)
+    false
 }
 
-/// Whether it is a host name with a top-level domain, which has letters.
+/// Whether a word in lower case is a link, or the beginning of one, between these texts.
+fn is_link(before: &str, word: &str, after: &str) -> bool {
+    let host = word.trim_matches(['.', '-', '_']);
+    let mut following = after.chars();
+    let separator = following.next().filter(|c| "/\\?#:".contains(*c));
+    // Punctuation at the end of a name or of a word is no path.
+    let goes_on = separator.is_some() && following.next().is_some_and(|c| !c.is_whitespace());
+    let is_address = before.strip_suffix('@').is_some_and(|local| local.ends_with(is_of_host));
+    (goes_on && separator == Some(':') && SCHEMES.contains(&host))
+        || host.strip_prefix("www.").is_some_and(|rest| !rest.is_empty())
+        || ((goes_on || is_address) && is_host(host))
+}
+
+/// Whether a character may be part of a host name, as mail programs see it.
+fn is_of_host(c: char) -> bool {
+    let category = CodePointMapData::<Category>::new().get(c);
+    c.is_alphanumeric()
+        || matches!(c, '.' | '-' | '_')
+        || matches!(category, Category::NonspacingMark | Category::SpacingMark)
+}
+
+/// Whether it is an IPv4 address, or a host name with a top-level domain, which has letters.
 fn is_host(text: &str) -> bool {
-    let is_label =
-        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-');
-    text.rsplit_once('.').is_some_and(|(labels, top)| {
-        top.chars().count() > 1
-            && is_label(top)
-            && top.starts_with(char::is_alphabetic)
-            && labels.split('.').all(is_label)
-    })
+    text.parse::<Ipv4Addr>().is_ok()
+        || text.rsplit_once('.').is_some_and(|(labels, top)| {
+            top.chars().count() > 1
+                && top.starts_with(char::is_alphabetic)
+                && labels.split('.').all(|label| !label.is_empty())
+        })
 }
 
 #[cfg(test)]
@@ -214,7 +236,23 @@ mod tests {
             "xn--bcher-kva.example/a",
             "a,evil.co.uk/x",
             "write help@evil.example",
+            "write help@evil.example.",
+            "help@evil.example!",
+            "x@evil.example/login",
             "mailto:help",
+            "tel:+49301234",
+            "Login:evil.example/x",
+            "https:evil.example/x",
+            "a_b.evil.example/login",
+            "_evil.example/login_",
+            "*evil.example/login*",
+            "!evil.example/login",
+            "…evil.example/login",
+            "=evil.example/login",
+            "A/evil.example/login",
+            "evil.example./login",
+            "192.0.2.1/login",
+            "हिन्दी.example/login",
         ] {
             assert!(has_link(text), "{text:?}");
         }
@@ -230,6 +268,11 @@ mod tests {
             "me @ work",
             "24/7",
             "Booking.com/",
+            "Booking.com: Berlin",
+            "S.p.A./Milano",
+            "Tel: 030 1234",
+            "Data: 7",
+            "Hôtel:Paris",
         ] {
             assert!(!has_link(text), "{text:?}");
         }
