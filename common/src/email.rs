@@ -55,6 +55,19 @@ impl Email {
     }
 }
 
+impl Email {
+    /// The mailbox that most providers deliver to: without what follows a `+` in the local part
+    /// (RFC 5233). Only for limits: to a provider without subaddresses, it is another mailbox.
+    pub fn mailbox(&self) -> String {
+        let address = self.normalized();
+        let Some((local, domain)) = address.rsplit_once('@') else { return address };
+        match local.split_once('+') {
+            Some((mailbox, _)) if !mailbox.is_empty() => format!("{mailbox}@{domain}"),
+            _ => address,
+        }
+    }
+}
+
 impl FromStr for Email {
     type Err = InvalidEmail;
 
@@ -114,6 +127,15 @@ mod tests {
         for text in ["a@example.com", " First.Last+tag@sub.example.co ", "o'neil@example.org"] {
             assert!(text.parse::<Email>().is_ok(), "{text}");
         }
+    }
+
+    #[test]
+    fn subaddresses_belong_to_one_mailbox() {
+        let mailbox = |text: &str| text.parse::<Email>().unwrap().mailbox();
+        for text in ["Ada@example.com", "ada+news@example.com", "ada+a+b@EXAMPLE.com"] {
+            assert_eq!(mailbox(text), "ada@example.com", "{text}");
+        }
+        assert_eq!(mailbox("+ada@example.com"), "+ada@example.com");
     }
 
     #[test]

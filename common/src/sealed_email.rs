@@ -60,6 +60,11 @@ impl AddressDigest {
         Self(key.digest(DIGEST_PURPOSE, &email.normalized()))
     }
 
+    /// The pseudonym of the mailbox of `email`, whatever its subaddress.
+    pub fn of_mailbox(key: &MasterKey, email: &Email) -> Self {
+        Self(key.digest(DIGEST_PURPOSE, &email.mailbox()))
+    }
+
     /// The pseudonym as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -125,7 +125,9 @@ impl App {
         to: &Email,
         template: &Template,
     ) -> Result<(), JobError> {
-        let (address, cooldown) = (AddressDigest::of(&self.key, to), self.auth.resend_cooldown);
+        // Somebody could flood one mailbox through its subaddresses.
+        let address = AddressDigest::of_mailbox(&self.key, to);
+        let cooldown = self.auth.resend_cooldown;
         let wait = MailSlots::wait(&self.store, template.name, &address, job, cooldown).await?;
         let Some(wait) = wait else { return Ok(()) };
         metrics::MAIL_DELAYED.with_label_values(&[template.name]).inc();
