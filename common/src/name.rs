@@ -10,7 +10,7 @@ use crate::text;
 /// Maximum length of a name in characters.
 pub const NAME_CHARS_MAX: usize = 100;
 
-/// The name of a tenant, a person or a role: visible text on one line, in NFC.
+/// The name of a tenant, a person or a role: visible text on one line, in NFC, with single spaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(
@@ -34,10 +34,11 @@ impl FromStr for Name {
         if given.chars().nth(NAME_CHARS_MAX).is_some() {
             return Err(InvalidName);
         }
-        let name = text::canonical(given);
-        let is_plain = !name.is_empty() && !text::has_hidden(&name) && !text::has_link(&name);
+        let typed = text::canonical(given);
+        let is_plain = !typed.is_empty() && !text::has_hidden(&typed) && !text::has_link(&typed);
+        let name = typed.split_whitespace().collect::<Vec<_>>().join(" ");
         let fits = name.chars().nth(NAME_CHARS_MAX).is_none();
-        if fits && is_plain { Ok(Self(name.into_owned())) } else { Err(InvalidName) }
+        if fits && is_plain { Ok(Self(name)) } else { Err(InvalidName) }
     }
 }
 
@@ -65,9 +66,9 @@ mod tests {
 
     #[test]
     fn a_name_has_one_form() {
-        let name: Name = " Jo\u{308}rg ".parse().unwrap();
-        assert_eq!(name.as_str(), "Jörg");
-        assert_eq!(name.skeleton(), "JÖRG".parse::<Name>().unwrap().skeleton());
+        let name: Name = " Jo\u{308}rg \u{a0} Ott ".parse().unwrap();
+        assert_eq!(name.as_str(), "Jörg Ott");
+        assert_eq!(name.skeleton(), "JÖRG OTT".parse::<Name>().unwrap().skeleton());
     }
 
     #[test]
