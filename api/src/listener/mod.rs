@@ -67,7 +67,7 @@ impl Listener {
             socket: TcpListener::bind(config.listen).await?,
             connections: Arc::new(Semaphore::new(connections_max as usize)),
             connections_max,
-            networks: Arc::new(Networks::new(config)),
+            networks: Arc::new(Networks::new(config, connections_max)),
             timeouts: Timeouts { head: config.header_timeout, unread: config.request_timeout },
         })
     }

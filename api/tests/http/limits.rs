@@ -51,7 +51,11 @@ async fn passwords_that_cannot_be_hashed_in_time_are_shed() {
 #[tokio::test]
 async fn requests_beyond_the_concurrency_limit_are_shed_but_health_checks_are_not() {
     // As many connections as requests, four for each slot.
-    let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "5")]).await;
+    let world = World::with(&[
+        ("TENANTRY__API__CONCURRENCY_MAX", "5"),
+        ("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1"),
+    ])
+    .await;
     // Each occupies a slot while its password is hashed.
     let addresses: Vec<String> = (0..20).map(|number| format!("ada{number}@example.com")).collect();
     let registering = join_all(addresses.iter().map(|address| world.register(address)));
@@ -89,6 +93,7 @@ async fn slow_clients_do_not_take_the_slots_of_others() {
     let world = World::spawned(&[
         ("TENANTRY__API__CONCURRENCY_MAX", "20"),
         ("TENANTRY__API__HEADER_TIMEOUT", "60s"),
+        ("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1"),
     ])
     .await;
     let token = world.signed_in("ada@example.com").await;
@@ -166,6 +171,19 @@ async fn one_network_has_a_limited_number_of_connections_unless_it_is_a_trusted_
 }
 
 #[tokio::test]
+async fn one_network_takes_at_most_a_quarter_of_all_connections() {
+    // 12 connections in total. The limit per network is higher by default.
+    let world = World::with(&[("TENANTRY__API__CONCURRENCY_MAX", "3")]).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let (served, stream) = is_served(&world).await;
+        assert!(served);
+        open.push(stream);
+    }
+    assert!(!is_served(&world).await.0);
+}
+
+#[tokio::test]
 async fn a_request_that_takes_too_long_times_out() {
     let world = World::with(&[("TENANTRY__API__REQUEST_TIMEOUT", "200ms")]).await;
     let mut slow = TcpStream::connect(address(&world)).await.unwrap();
@@ -203,6 +221,7 @@ async fn a_client_that_sends_its_body_slowly_receives_408_and_is_disconnected() 
     let world = World::with(&[
         ("TENANTRY__API__HEADER_TIMEOUT", "300ms"),
         ("TENANTRY__API__CONCURRENCY_MAX", "1"),
+        ("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1"),
     ])
     .await;
     for (path, content_type) in [

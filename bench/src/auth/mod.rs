@@ -119,8 +119,8 @@ fn settings(threads: u16) -> Vec<(&'static str, String)> {
     ];
     let mut settings: Vec<_> = unthrottled.map(|name| (name, THROTTLE.to_owned())).into();
     settings.push(("TENANTRY__AUTH__HASH_CONCURRENCY", threads.to_string()));
-    let connections = slow::CONNECTIONS_PER_NETWORK.to_string();
-    settings.push(("TENANTRY__API__CONNECTIONS_PER_NETWORK", connections));
+    // The connections of trusted proxies are not limited.
+    settings.push(("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1".to_owned()));
     settings
 }
 

@@ -17,8 +17,6 @@ use crate::load::open_loop;
 
 /// More slow clients than requests can run at once (`api.concurrency_max`).
 pub(super) const CLIENTS: u16 = 2_060;
-/// Their connections and those of the others are all of one network.
-pub(super) const CONNECTIONS_PER_NETWORK: u16 = 4_096;
 /// The API waits for a body for ten seconds (`api.header_timeout`).
 const LOAD_MAX: Duration = Duration::from_secs(6);
 /// How long the API may take to receive all heads.
