@@ -49,20 +49,31 @@ pub(crate) fn clear(app: &App, response: &mut Response) {
     }
 }
 
+/// The tokens in the cookies of a request.
+pub(crate) struct Sent {
+    pub(crate) tokens: Vec<PresentedToken>,
+    /// Whether there are more, which were not read. The live one may be among them.
+    pub(crate) is_cut: bool,
+}
+
 /// The tokens in the cookies of a request. A browser may send several: an old one beside the new
 /// one, or one that another host of the domain has set; their order says nothing (RFC 6265 §4.2.2).
+/// The name that nobody can plant is read first, so that planted cookies do not displace it.
 /// Cookies are read as bytes, because those of other applications may contain any.
-pub(crate) fn sent(headers: &HeaderMap) -> Vec<PresentedToken> {
-    let cookies = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
-    let values = cookies.filter_map(|cookie| {
-        let cookie = str::from_utf8(cookie).ok()?.trim();
-        let (name, value) = cookie.split_once('=')?;
-        [SECURE_NAME, NAME].contains(&name).then_some(value)
-    });
-    values.filter_map(PresentedToken::read).take(SENT_MAX).collect()
+pub(crate) fn sent(headers: &HeaderMap) -> Sent {
+    let named = |wanted: &'static str| {
+        let cookies = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
+        cookies.filter_map(move |cookie| {
+            let (name, value) = str::from_utf8(cookie).ok()?.trim().split_once('=')?;
+            (name == wanted).then_some(value)
+        })
+    };
+    let mut found = named(SECURE_NAME).chain(named(NAME)).filter_map(PresentedToken::read);
+    let tokens = found.by_ref().take(SENT_MAX).collect();
+    Sent { tokens, is_cut: found.next().is_some() }
 }
 
 fn ours(name: &'static str, value: String) -> Cookie<'static> {
@@ -100,8 +111,8 @@ mod tests {
         for cookie in cookies {
             headers.append(header::COOKIE, HeaderValue::from_bytes(&cookie).unwrap());
         }
-        let generations: Vec<i64> =
-            sent(&headers).into_iter().map(|token| token.generation).collect();
-        assert_eq!(generations, [1, 2]);
+        let sent = sent(&headers);
+        let generations: Vec<i64> = sent.tokens.iter().map(|token| token.generation).collect();
+        assert_eq!((generations.as_slice(), sent.is_cut), ([2, 1].as_slice(), false));
     }
 }

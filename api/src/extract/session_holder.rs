@@ -11,14 +11,17 @@ use domain::identity::refresh::{self, RefreshError};
 
 use super::{Caller, Client, auth, client::client_of, json::is_json};
 use crate::{
-    answers::{refresh_cookie, sign_in::TokenDelivery},
+    answers::{
+        refresh_cookie::{self, Sent},
+        sign_in::TokenDelivery,
+    },
     problem::{ForeignOrigin, Problem},
     state::App,
 };
 
 /// The refresh tokens in the cookies of a request.
 pub(crate) struct RefreshCookies {
-    tokens: Vec<PresentedToken>,
+    sent: Sent,
     /// Whether a page of another site sent the request: browsers send the origin of the page.
     is_foreign: bool,
 }
@@ -34,9 +37,14 @@ impl RefreshCookies {
     fn of(parts: &Parts, app: &App) -> Self {
         let origin = parts.headers.get(header::ORIGIN);
         Self {
-            tokens: refresh_cookie::sent(&parts.headers),
+            sent: refresh_cookie::sent(&parts.headers),
             is_foreign: origin.is_some_and(|origin| origin.as_bytes() != app.origin.as_bytes()),
         }
+    }
+
+    /// Whether there were too many cookies to read them all, so a valid one may be left.
+    pub(crate) const fn are_cut(&self) -> bool {
+        self.sent.is_cut
     }
 
     /// The token in the body if there is one, and otherwise those in the cookies, which are
@@ -48,7 +56,7 @@ impl RefreshCookies {
                 Ok(Presented { tokens, by: TokenDelivery::Body })
             }
             None if self.is_foreign => Err(ForeignOrigin),
-            None => Ok(Presented { tokens: self.tokens, by: TokenDelivery::Cookie }),
+            None => Ok(Presented { tokens: self.sent.tokens, by: TokenDelivery::Cookie }),
         }
     }
 }
@@ -82,7 +90,9 @@ impl SessionHolder {
     pub(crate) fn proof(self, in_body: Option<&str>) -> Result<Proof, Problem> {
         match self.by_access_token {
             Ok(caller) => Ok(Proof::AccessToken(caller)),
-            Err(refused) if in_body.is_none() && self.cookies.tokens.is_empty() => Err(refused),
+            Err(refused) if in_body.is_none() && self.cookies.sent.tokens.is_empty() => {
+                Err(refused)
+            }
             Err(_) => Ok(Proof::RefreshToken(self.cookies.or(in_body)?)),
         }
     }
@@ -110,7 +120,9 @@ impl FromRequestParts<App> for SessionHolder {
         let cookies = RefreshCookies::of(parts, app);
         match by_access_token {
             // There is no refresh token in a cookie, and no body that could contain one.
-            Err(refused) if cookies.tokens.is_empty() && !is_json(&parts.headers) => Err(refused),
+            Err(refused) if cookies.sent.tokens.is_empty() && !is_json(&parts.headers) => {
+                Err(refused)
+            }
             by_access_token => Ok(Self { by_access_token, cookies, client: client_of(parts, app) }),
         }
     }

@@ -165,13 +165,14 @@ pub(crate) async fn refresh(
         let error = FieldError::invalid("token_delivery", &NotAmong(&["cookie"]));
         return Err(Problem::fields(vec![error]));
     }
+    let may_clear = by_cookie && !cookies.are_cut();
     let Presented { tokens, by } = cookies.or(body.refresh_token.as_deref())?;
     let token = refresh::choose(app.store(), &app.key, app.auth.refresh_grace, &tokens).await?;
     let Some(token) = token else { return Err(RefreshError::Invalid.into()) };
     match resume(&app, token, None, &client).await {
         Ok(someone) => signed_in(&app, &someone, Some(body.token_delivery.unwrap_or(by))),
         // Not after a race or an outage: then the cookie remains valid.
-        Err(problem) if by_cookie && problem.status() == StatusCode::UNAUTHORIZED => {
+        Err(problem) if may_clear && problem.status() == StatusCode::UNAUTHORIZED => {
             let mut response = problem.into_response();
             refresh_cookie::clear(&app, &mut response);
             Ok(response)

@@ -435,6 +435,35 @@ async fn live_cookies_of_different_accounts_are_rejected_and_kept() {
     }
 }
 
+/// Cookies that a page of a neighbouring host can set for the whole domain.
+fn planted(count: usize) -> String {
+    let planted = (0..count).map(|number| {
+        let letter = char::from(b'A' + u8::try_from(number).unwrap());
+        format!("refresh_token=rt_{}A; ", letter.to_string().repeat(74))
+    });
+    planted.collect()
+}
+
+#[tokio::test]
+async fn planted_cookies_do_not_delete_the_live_one() {
+    let (world, login) = account(&[]).await;
+    let cookies = planted(8) + &cookie(&login);
+    let rejected = refresh_by(&world, cookies.as_bytes()).await;
+    let rejected = rejected.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    assert_eq!(rejected.header("set-cookie"), "");
+    let over = refresh_by(&world, planted(8).as_bytes()).await;
+    let over = over.expect_problem(StatusCode::UNAUTHORIZED, "refresh_token_invalid");
+    assert!(over.header("set-cookie").contains("Max-Age=0"), "{over:?}");
+    refresh_by(&world, cookie(&login).as_bytes()).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn on_https_planted_cookies_do_not_displace_the_live_one() {
+    let (world, login) = account(&[("TENANTRY__APP__PUBLIC_URL", "https://app.example.com")]).await;
+    let cookies = planted(9) + "__Secure-" + &cookie(&login);
+    refresh_by(&world, cookies.as_bytes()).await.expect(StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_request_without_a_cookie_of_ours_clears_none() {
     let world = World::new().await;
