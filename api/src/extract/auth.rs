@@ -149,7 +149,16 @@ pub(super) async fn caller_from_anywhere(parts: &Parts, app: &App) -> Result<Cal
     Ok(caller)
 }
 
-/// The user of a session, whose refresh token the client holds.
+/// The live session that the access token of a request belongs to, whatever the state of its tenant.
+pub(super) async fn session_of(parts: &Parts, app: &App) -> Result<Session, Problem> {
+    let claims = claims_of(parts, app).await?;
+    let session = Session::live(app.store(), claims.sid).await?;
+    let is_claimed =
+        |session: &Session| (session.user_id, session.tenant_id) == (claims.sub, claims.tid);
+    session.filter(is_claimed).ok_or_else(|| Problem::unauthenticated(true))
+}
+
+/// The user of a session that the client has proved to hold.
 pub(super) async fn caller_in(
     app: &App,
     session: &Session,
@@ -157,16 +166,22 @@ pub(super) async fn caller_in(
 ) -> Result<Caller, Problem> {
     let Session { id, user_id, tenant_id, .. } = *session;
     let identity = identify(app.store(), id, user_id, tenant_id).await?;
+    app.identities.note_seen(id);
     let recent_for = app.auth.reauthenticate_within;
     Ok(Caller { identity: Arc::new(identity), client, recent_for })
 }
 
 /// The user that the access token of a request belongs to.
 async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
-    let token = bearer_token(&parts.headers)?;
-    let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
+    let claims = claims_of(parts, app).await?;
     let (identity, client) = (of(app, &claims).await?, client_of(parts, app));
     Ok(Caller { identity, client, recent_for: app.auth.reauthenticate_within })
+}
+
+/// What the access token of a request claims, if it is genuine and has not expired.
+async fn claims_of(parts: &Parts, app: &App) -> Result<AccessClaims, Problem> {
+    let token = bearer_token(&parts.headers)?;
+    app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {

@@ -19,4 +19,4 @@ pub(crate) use permission::{
     Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
 };
 pub(crate) use query::{Filter, PageQuery};
-pub(crate) use session_holder::{Presented, Proof, RefreshCookies, SessionHolder};
+pub(crate) use session_holder::{Presented, Proof, RefreshCookies, SessionHolder, SessionOwner};

@@ -148,7 +148,7 @@ impl Argument for RefreshCookies {
 
 impl Argument for SessionHolder {
     fn refusals() -> Vec<Code> {
-        let own = vec![Code::Unauthenticated, Code::TenantSuspended, Code::RefreshTokenInvalid];
+        let own = vec![Code::Unauthenticated, Code::RefreshTokenInvalid];
         [own, RefreshCookies::refusals()].concat()
     }
 }

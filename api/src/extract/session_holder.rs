@@ -6,8 +6,16 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
-use common::crypto::PresentedToken;
-use domain::identity::refresh::{self, RefreshError};
+use common::{
+    crypto::PresentedToken,
+    db::TenantScope,
+    id::{SessionId, UserId},
+    origin::Origin,
+};
+use domain::{
+    identity::refresh::{self, RefreshError},
+    people::{sessions::Session, users::User},
+};
 
 use super::{Caller, Client, auth, client::client_of, json::is_json};
 use crate::{
@@ -59,6 +67,14 @@ impl RefreshCookies {
             None => Ok(Presented { tokens: self.sent.tokens, by: TokenDelivery::Cookie }),
         }
     }
+
+    /// As [`Self::or`], after the access token was `refused`.
+    fn after(self, refused: Problem, in_body: Option<&str>) -> Result<Presented, Problem> {
+        if in_body.is_none() && self.sent.tokens.is_empty() {
+            return Err(refused);
+        }
+        Ok(self.or(in_body)?)
+    }
 }
 
 impl FromRequestParts<App> for RefreshCookies {
@@ -73,7 +89,7 @@ impl FromRequestParts<App> for RefreshCookies {
 /// body, is enough, so neither the tenant's allowlist nor an expired access token prevents its
 /// members from signing out or from switching to another tenant.
 pub(crate) struct SessionHolder {
-    by_access_token: Result<Caller, Problem>,
+    by_access_token: Result<Session, Problem>,
     cookies: RefreshCookies,
     client: Client,
 }
@@ -84,31 +100,53 @@ pub(crate) enum Proof {
     RefreshToken(Presented),
 }
 
+/// The owner of a live session. They can end it whatever the state of its tenant.
+pub(crate) struct SessionOwner {
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    /// Scope of the tenant that they are signed in to.
+    pub(crate) scope: TenantScope,
+    /// Origin of the changes that they make by this request.
+    pub(crate) origin: Origin,
+}
+
 impl SessionHolder {
     /// The access token if it is valid, and otherwise the refresh token. `in_body` is the refresh
     /// token in the body, if any.
-    pub(crate) fn proof(self, in_body: Option<&str>) -> Result<Proof, Problem> {
-        match self.by_access_token {
+    pub(crate) async fn proof(self, app: &App, in_body: Option<&str>) -> Result<Proof, Problem> {
+        let caller = match self.by_access_token {
+            Ok(session) => auth::caller_in(app, &session, self.client).await,
+            Err(refused) => Err(refused),
+        };
+        match caller {
             Ok(caller) => Ok(Proof::AccessToken(caller)),
-            Err(refused) if in_body.is_none() && self.cookies.sent.tokens.is_empty() => {
-                Err(refused)
-            }
-            Err(_) => Ok(Proof::RefreshToken(self.cookies.or(in_body)?)),
+            Err(refused) => Ok(Proof::RefreshToken(self.cookies.after(refused, in_body)?)),
         }
     }
 
-    /// The user. The refresh token stays valid.
-    pub(crate) async fn caller(self, app: &App, in_body: Option<&str>) -> Result<Caller, Problem> {
-        let client = self.client.clone();
-        match self.proof(in_body)? {
-            Proof::AccessToken(caller) => Ok(caller),
-            Proof::RefreshToken(Presented { tokens, .. }) => {
+    /// The owner of the session. The refresh token stays valid.
+    pub(crate) async fn owner(
+        self,
+        app: &App,
+        in_body: Option<&str>,
+    ) -> Result<SessionOwner, Problem> {
+        let session = match self.by_access_token {
+            Ok(session) => session,
+            Err(refused) => {
+                let Presented { tokens, .. } = self.cookies.after(refused, in_body)?;
                 let grace = app.auth.refresh_grace;
                 let session = refresh::session_of(app.store(), &app.key, grace, &tokens).await?;
-                let session = session.ok_or(RefreshError::Invalid)?;
-                auth::caller_in(app, &session, client).await
+                session.ok_or(RefreshError::Invalid)?
             }
-        }
+        };
+        let user = User::by_id(app.store(), session.user_id).await?;
+        let user = user.ok_or_else(|| Problem::unauthenticated(true))?;
+        Ok(SessionOwner {
+            user: user.id,
+            session: session.id,
+            scope: TenantScope::of_row(&session),
+            origin: self.client.origin().by(user.id.into(), &user.name),
+        })
     }
 }
 
@@ -116,7 +154,7 @@ impl FromRequestParts<App> for SessionHolder {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let by_access_token = auth::caller_from_anywhere(parts, app).await;
+        let by_access_token = auth::session_of(parts, app).await;
         let cookies = RefreshCookies::of(parts, app);
         match by_access_token {
             // There is no refresh token in a cookie, and no body that could contain one.

@@ -40,7 +40,7 @@ use crate::{
     },
     extract::{
         Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson, PathId, Presented,
-        Proof, RefreshCookies, SessionHolder,
+        Proof, RefreshCookies, SessionHolder, SessionOwner,
     },
     problem::{FieldError, NoSuchSession, Problem, RefreshTokenReused, Refusals},
     second_factors,
@@ -237,9 +237,9 @@ pub(crate) async fn logout(
     State(app): State<App>,
     OptionalJson(body): OptionalJson<SignOutBody>,
 ) -> Result<Response, Problem> {
-    let caller = holder.caller(&app, body.refresh_token.as_deref()).await?;
-    let (session, user, scope) = (caller.session.id, caller.user.id, caller.scope());
-    app.jobs.commit(&caller.origin(), &SignOut { session, user, scope }).await?;
+    let SessionOwner { user, session, scope, origin } =
+        holder.owner(&app, body.refresh_token.as_deref()).await?;
+    app.jobs.commit(&origin, &SignOut { session, user, scope }).await?;
     Ok(signed_out(&app))
 }
 
@@ -255,9 +255,9 @@ pub(crate) async fn logout_all(
     State(app): State<App>,
     OptionalJson(body): OptionalJson<SignOutBody>,
 ) -> Result<Response, Problem> {
-    let caller = holder.caller(&app, body.refresh_token.as_deref()).await?;
-    let (user, scope) = (caller.user.id, caller.scope());
-    app.jobs.commit(&caller.origin(), &SignOutAll { user, scope, kept: None }).await?;
+    let SessionOwner { user, scope, origin, .. } =
+        holder.owner(&app, body.refresh_token.as_deref()).await?;
+    app.jobs.commit(&origin, &SignOutAll { user, scope, kept: None }).await?;
     Ok(signed_out(&app))
 }
 
@@ -298,7 +298,7 @@ pub(crate) async fn switch_tenant(
     client: Client,
     Json(body): Json<Switch>,
 ) -> Result<Response, Problem> {
-    let caller = match holder.proof(body.refresh_token.as_deref())? {
+    let caller = match holder.proof(&app, body.refresh_token.as_deref()).await? {
         Proof::AccessToken(caller) => caller,
         Proof::RefreshToken(Presented { tokens, by }) => {
             let grace = app.auth.refresh_grace;

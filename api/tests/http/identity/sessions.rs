@@ -239,6 +239,36 @@ async fn suspending_a_tenant_ends_its_sessions_and_sign_ins_at_once() {
 }
 
 #[tokio::test]
+async fn members_of_a_suspended_tenant_can_sign_out() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    let body =
+        json!({ "email": "ada@example.com", "password": PASSWORD, "token_delivery": "body" });
+    let set_status = async |status: &str| {
+        let tenants = world.store.records::<Tenant>(PlatformScope);
+        tenants.update(doc! {}, doc! { "$set": { "status": status } }).await.unwrap();
+    };
+    for path in ["/api/auth/logout", "/api/auth/logout-all"] {
+        for by_access_token in [true, false] {
+            let login =
+                world.client.post("/api/auth/login", &body).await.expect(StatusCode::OK).json();
+            set_status("suspended").await;
+            let request = world.client.request(Method::POST, path);
+            let request = if by_access_token {
+                request.bearer_auth(login["access_token"].as_str().unwrap())
+            } else {
+                request.json(&json!({ "refresh_token": login["refresh_token"] }))
+            };
+            Answer::of(request).await.expect(StatusCode::NO_CONTENT);
+            let sessions = world.store.records::<Session>(PlatformScope);
+            let live = sessions.find(doc! { "revoked_at": null }).await.unwrap();
+            assert!(live.is_none(), "{path}");
+            set_status("active").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn removing_a_member_or_a_user_ends_their_sessions_at_once() {
     let world = World::new().await;
     let ada = world.signed_in("ada@example.com").await;
