@@ -17,7 +17,7 @@ use domain::{
 use jobs::{Drain, Jobs};
 use tokio::sync::Semaphore;
 
-use crate::{identities::Identities, keyring::Keyring, outage::Outage};
+use crate::{identities::Identities, keyring::Keyring, middleware::BodyMemory, outage::Outage};
 
 /// The application; there is one per process. Cheap to clone.
 #[derive(Clone)]
@@ -62,8 +62,8 @@ pub(crate) struct Parts {
     pub(crate) request_timeout: Duration,
     /// The longest a client may take to send a request body.
     pub(crate) body_timeout: Duration,
-    /// Free memory for request bodies, in bytes.
-    pub(crate) body_memory: Semaphore,
+    /// Memory for request bodies.
+    pub(crate) body_memory: BodyMemory,
     /// Free slots for concurrent requests.
     pub(crate) places: Semaphore,
     /// Whether the database is unavailable.
@@ -100,7 +100,7 @@ impl App {
             hsts_include_subdomains: config.api.hsts_include_subdomains,
             request_timeout: config.api.request_timeout,
             body_timeout: config.api.header_timeout,
-            body_memory: Semaphore::new(config.api.body_memory_mib * 1024 * 1024),
+            body_memory: BodyMemory::new(config.api.body_memory_mib * 1024 * 1024),
             places: Semaphore::new(config.api.concurrency_max.min(Semaphore::MAX_PERMITS)),
             outage: Outage::new(),
             drain,

@@ -3,8 +3,8 @@
 use std::{convert::Infallible, net::IpAddr};
 
 use axum::{
-    extract::FromRequestParts,
-    http::{HeaderName, HeaderValue, header, request::Parts},
+    extract::{FromRequestParts, Request as HttpRequest},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts},
 };
 use common::{
     networks::Network,
@@ -86,9 +86,18 @@ fn name_of(user_agent: &HeaderValue) -> String {
 
 /// IP address of the client of a request.
 pub(super) fn address_of(parts: &Parts, app: &App) -> Option<IpAddr> {
-    let peer = parts.extensions.get::<Peer>()?.0;
+    address_by(&parts.headers, &parts.extensions, app)
+}
+
+/// Network of the client of a request, if its IP address is known.
+pub(crate) fn network_of(request: &HttpRequest, app: &App) -> Option<Network> {
+    address_by(request.headers(), request.extensions(), app).map(Network::of)
+}
+
+fn address_by(headers: &HeaderMap, extensions: &Extensions, app: &App) -> Option<IpAddr> {
+    let peer = extensions.get::<Peer>()?.0;
     // Read as bytes: the entries that proxies append count, whatever the client sent before them.
-    let lines = parts.headers.get_all(FORWARDED_FOR).iter();
+    let lines = headers.get_all(FORWARDED_FOR).iter();
     let hops = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let hops: Vec<&str> = hops.map(|hop| str::from_utf8(hop).unwrap_or_default()).collect();
     Some(app.trusted_proxies.client(peer, hops.into_iter()))

@@ -11,7 +11,7 @@ mod session_holder;
 
 pub(crate) use argument::Argument;
 pub(crate) use auth::{Caller, Identity};
-pub(crate) use client::{Client, Peer};
+pub(crate) use client::{Client, Peer, network_of};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{

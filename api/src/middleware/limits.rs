@@ -12,6 +12,7 @@ use common::request_head;
 
 use super::bodies::arrived;
 use crate::{
+    extract::network_of,
     problem::{Code, Problem},
     state::App,
 };
@@ -24,7 +25,8 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
         return ([(header::CONNECTION, "close")], problem).into_response();
     }
     let answering = async {
-        let arriving = arrived(request, &app.body_memory, app.body_timeout);
+        let memory = app.body_memory.of(network_of(&request, &app));
+        let arriving = arrived(request, memory, app.body_timeout);
         let (request, _memory) = match arriving.await {
             Ok(arrived) => arrived,
             Err(problem) => return problem.into_response(),

@@ -10,5 +10,5 @@ pub(crate) mod limits;
 pub(crate) mod observe;
 pub(crate) mod request_id;
 
-pub(crate) use bodies::BODY_BYTES_MAX;
+pub(crate) use bodies::{BODY_BYTES_MAX, BodyMemory};
 pub(crate) use request_id::RequestId;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::identity::registrations::Registration;
 use futures::future::join_all;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -207,6 +207,33 @@ async fn a_client_that_sends_its_head_slowly_is_disconnected() {
     assert!(!answer.contains("200 OK"), "{answer}");
     assert!(begun.elapsed() >= Duration::from_millis(300));
     world.client.get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn one_client_takes_at_most_a_share_of_the_memory_for_bodies() {
+    let world = World::with(&[
+        ("TENANTRY__API__BODY_MEMORY_MIB", "4"),
+        ("TENANTRY__API__TRUSTED_PROXIES", "127.0.0.1"),
+    ])
+    .await;
+    let length = 1024 * 1024;
+    let head = head_of("/api/auth/login", "application/json", length);
+    let head = head.replace("host: x", "host: x\r\nx-forwarded-for: 192.0.2.1");
+    let mut large = TcpStream::connect(address(&world)).await.unwrap();
+    large.write_all(head.as_bytes()).await.unwrap();
+    large.write_all(&vec![b' '; length - 1]).await.unwrap();
+    let post = async |client: &str| {
+        let request = world.client.request(Method::POST, "/api/auth/login");
+        let request = request.header("x-forwarded-for", client);
+        let request = request.header("content-type", "application/json");
+        Answer::of(request.body(" ".repeat(length / 2))).await
+    };
+    eventually("another large body of the client is shed", async || {
+        (post("192.0.2.1").await.status == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+    post("192.0.2.2").await.expect_problem(StatusCode::BAD_REQUEST, "malformed_json");
+    drop(large);
 }
 
 /// A request with a `Content-Length` but without the body.

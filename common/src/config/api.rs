@@ -27,7 +27,8 @@ pub struct Api {
     pub header_timeout: Duration,
     /// Requests processed at once; further ones are answered with 503.
     pub concurrency_max: usize,
-    /// Memory for request bodies in MiB, over all requests. The first 8 KiB of a body do not count.
+    /// Memory for request bodies in MiB, over all requests. One network has at most a quarter of it,
+    /// or 1 MiB if that is more. The first 8 KiB of a body do not count.
     pub body_memory_mib: usize,
     /// Open connections of one network, and at most a quarter of all. Trusted proxies are not limited.
     pub connections_per_network: u32,
@@ -51,7 +52,7 @@ impl Api {
                 "Timeout for receiving a request's head, then its body, and for idle connections",
             ),
             concurrency_max: r.count_up_to(CONCURRENCY_MAX, "api.concurrency_max", "2048", "Requests processed at once; further ones are answered with 503"),
-            body_memory_mib: r.count_up_to(BODY_MEMORY_MIB_MAX, "api.body_memory_mib", "64", "Memory for request bodies in MiB, over all requests; the first 8 KiB of a body do not count; longer bodies beyond it are answered with 503"),
+            body_memory_mib: r.count_up_to(BODY_MEMORY_MIB_MAX, "api.body_memory_mib", "64", "Memory for request bodies in MiB, over all requests; one network (an IPv4 address, or an IPv6 /64 and those of the same /48) has at most a quarter of it, or 1 MiB if that is more; the first 8 KiB of a body do not count; longer bodies beyond it are answered with 503"),
             connections_per_network: r.count_up_to(CONNECTIONS_MAX, "api.connections_per_network", "2048", "Open connections of one network (an IPv4 address or an IPv6 /64), and at most a quarter of all, which are 4 × `api.concurrency_max`; an IPv6 /56 may have 4 times as many, a /48 16 times, up to the same quarter; further ones are closed; networks of `api.trusted_proxies` are not limited"),
             drain_timeout: r.period("api.drain_timeout", "20s", "How long running requests may continue after a stop signal"),
             trusted_proxies: r.value("api.trusted_proxies", "", "Proxies whose `X-Forwarded-For` is trusted: comma-separated IP addresses or networks (CIDR); empty for none"),
