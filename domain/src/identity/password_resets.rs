@@ -2,7 +2,8 @@
 //!
 //! A request creates no row, so requests for an email address without an account, or repeated
 //! requests, cost the same and leave the same behind; the row is created when the mail is about to
-//! be sent. An account has at most one link: a new one revokes the previous one.
+//! be sent. An account has at most one link. Anyone can request it, so a further request mails the
+//! same link again: otherwise a stranger's request would revoke the link in the owner's mailbox.
 
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ use crate::{
     queues,
 };
 
+/// How long after its creation a link can be valid, however often it is mailed: without a limit,
+/// requests could keep an old mail usable forever.
+const VALID_MAX: Duration = Duration::from_hours(24);
+
 /// A password reset link.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PasswordReset {
@@ -46,9 +51,12 @@ pub struct PasswordReset {
     pub email_norm: Option<String>,
     /// Hash of the token in the link.
     pub token_hash: TokenHash,
-    /// The job that mails it.
+    /// The job that mails it, or mails it again.
     pub job_id: JobId,
-    /// When the mail was sent.
+    /// When this job was assigned; at the creation if None.
+    #[serde(default)]
+    pub assigned_at: Option<DateTime>,
+    /// When this job sent the mail.
     pub mailed_at: Option<DateTime>,
     /// When it was created.
     pub created_at: DateTime,
@@ -93,6 +101,12 @@ impl PasswordReset {
         self.email_norm.as_ref().is_none_or(|email_norm| *email_norm == user.email_norm)
     }
 
+    /// Whether its link can be mailed to `user` and followed until it expires. It cannot be after a
+    /// change of the email address or of the master key.
+    fn works_for(&self, user: &User, key: &MasterKey) -> bool {
+        self.is_for(user) && self.token_hash == self.link_token(key).hash()
+    }
+
     /// Revokes the link of `user`, if any.
     pub(crate) async fn forget_of(txn: &mut Txn, user: UserId) -> Result<(), DbError> {
         txn.records::<Self>(PlatformScope).delete_all(doc! { "user_id": user }).await.map(drop)
@@ -104,8 +118,9 @@ impl PasswordReset {
     }
 }
 
-/// Prepares the mailing of a link by a job: creates the link, unless one was mailed to the account
-/// recently. The same job receives the same link again.
+/// Prepares the mailing of a link by a job, unless one was mailed to the account recently. Every
+/// job receives the same link while it is valid, and each mail makes it valid for its lifetime
+/// again, but for at most a day in total.
 #[derive(Debug)]
 pub struct Prepare<'a> {
     /// The installation's master key.
@@ -115,8 +130,45 @@ pub struct Prepare<'a> {
     pub job: JobId,
     /// Lifetime of the link.
     pub ttl: Duration,
-    /// Minimum time between two links for one account.
+    /// Minimum time between two mails to one account.
     pub cooldown: Duration,
+}
+
+impl Prepare<'_> {
+    /// Replaces the link of the account by a new one.
+    async fn create(&self, txn: &mut Txn, user: Option<User>) -> Result<PasswordReset, DbError> {
+        PasswordReset::forget_of(txn, self.user).await?;
+        let (id, now) = (txn.clock().id(), txn.clock().now());
+        let reset = PasswordReset {
+            id,
+            user_id: self.user,
+            email_norm: user.map(|user| user.email_norm),
+            token_hash: LinkToken::issue(self.key, id).hash(),
+            job_id: self.job,
+            assigned_at: None,
+            mailed_at: None,
+            created_at: now,
+            expires_at: later(now, self.ttl),
+        };
+        txn.records::<PasswordReset>(PlatformScope).insert(&reset).await?;
+        Entry::new(Action::PasswordResetCreated, id).record_on_platform(txn).await?;
+        Ok(reset)
+    }
+
+    /// Assigns the link to this job, which mails it again.
+    async fn keep(&self, txn: &mut Txn, reset: PasswordReset) -> Result<PasswordReset, DbError> {
+        let now = txn.clock().now();
+        let latest = later(reset.created_at, VALID_MAX);
+        let expires_at = later(now, self.ttl).min(latest).max(reset.expires_at);
+        let assign = doc! { "$set": {
+            "job_id": self.job, "assigned_at": now, "mailed_at": null, "expires_at": expires_at,
+        } };
+        txn.records::<PasswordReset>(PlatformScope)
+            .update(doc! { "_id": reset.id }, assign)
+            .await?;
+        let (job_id, assigned_at) = (self.job, Some(now));
+        Ok(PasswordReset { job_id, assigned_at, mailed_at: None, expires_at, ..reset })
+    }
 }
 
 impl Change for Prepare<'_> {
@@ -125,38 +177,32 @@ impl Change for Prepare<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<Self::Output, DbError> {
         let now = txn.clock().now();
+        let user = User::within(txn, self.user).await?;
         let before =
             txn.records::<PasswordReset>(PlatformScope).find(doc! { "user_id": self.user }).await?;
-        if let Some(before) = before {
-            if before.job_id == self.job && before.expires_at > now {
-                let mailing =
-                    if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
-                return Ok((mailing, Some(before)));
-            }
-            // A job that was staged earlier but runs late must not revoke the link of a later one.
-            if before.job_id > self.job {
-                return Ok((Mailing::Done, None));
-            }
-            let left = self.cooldown.saturating_sub(between(before.created_at, now));
-            if !left.is_zero() {
-                return Ok((Mailing::NotBefore(left), None));
-            }
-        }
-        PasswordReset::forget_of(txn, self.user).await?;
-        let id = txn.clock().id();
-        let user = User::within(txn, self.user).await?;
-        let reset = PasswordReset {
-            id,
-            user_id: self.user,
-            email_norm: user.map(|user| user.email_norm),
-            token_hash: LinkToken::issue(self.key, id).hash(),
-            job_id: self.job,
-            mailed_at: None,
-            created_at: now,
-            expires_at: later(now, self.ttl),
+        let Some(before) = before else {
+            return Ok((Mailing::Granted, Some(self.create(txn, user).await?)));
         };
-        txn.records::<PasswordReset>(PlatformScope).insert(&reset).await?;
-        Entry::new(Action::PasswordResetCreated, id).record_on_platform(txn).await?;
+        let is_valid = before.expires_at > now;
+        if before.job_id == self.job && is_valid {
+            let mailing = if before.mailed_at.is_some() { Mailing::Done } else { Mailing::Granted };
+            return Ok((mailing, Some(before)));
+        }
+        // A job that was staged earlier but runs late has nothing to add to the mail of a later one.
+        if before.job_id > self.job {
+            return Ok((Mailing::Done, None));
+        }
+        let assigned_at = before.assigned_at.unwrap_or(before.created_at);
+        let left = self.cooldown.saturating_sub(between(assigned_at, now));
+        if !left.is_zero() {
+            return Ok((Mailing::NotBefore(left), None));
+        }
+        let works = user.as_ref().is_some_and(|user| before.works_for(user, self.key));
+        let reset = if is_valid && works {
+            self.keep(txn, before).await?
+        } else {
+            self.create(txn, user).await?
+        };
         Ok((Mailing::Granted, Some(reset)))
     }
 }

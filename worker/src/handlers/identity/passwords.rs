@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use common::clock::between;
 use domain::{
     identity::{
         password_resets::{PasswordReset, Prepare, SendPasswordReset},
@@ -43,7 +44,7 @@ pub(crate) async fn send_reset(
     let values = json!({
         "name": user.name,
         "link": format!("{}/reset-password?token={}", app.settings.public_url, reset.link_token(&app.key).link_text()),
-        "minutes": ttl.as_secs() / 60,
+        "minutes": between(app.store.clock().now(), reset.expires_at).as_secs().div_ceil(60),
     });
     app.send(running.id, &user.email, &user.name, &PASSWORD_RESET, &values).await?;
     PasswordReset::mailed(&app.store, reset.id).await?;
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn links_are_mailed_a_cooldown_apart_and_a_new_one_revokes_the_old() {
+    async fn reset_mails_are_a_cooldown_apart_and_carry_the_same_link() {
         let world = World::new().await;
         world.ask().await;
         world.ask().await;
@@ -117,9 +118,13 @@ mod tests {
         world.0.store.clock().advance(Duration::from_secs(61));
         world.ask().await;
         assert_eq!(world.mails(), 2);
+        let mails = world.0.env.mail().messages();
+        assert_eq!(mails[0].text, mails[1].text);
         let all: Vec<PasswordReset> =
             world.0.store.records(PlatformScope).list(doc! {}, doc! {}, 10).await.unwrap();
-        assert!(all.len() == 1 && all[0].id != first.id);
+        let [again] = &all[..] else { panic!("{all:?}") };
+        assert_eq!(again.id, first.id);
+        assert!(again.expires_at > first.expires_at, "each mail makes it valid for its lifetime");
     }
 
     #[tokio::test]
@@ -150,6 +155,24 @@ mod tests {
         world.0.store.clock().advance(Duration::from_hours(2));
         let (granted, renewed) = world.prepare(later).await;
         assert!(granted == Mailing::Granted && renewed.unwrap().id != made.id);
+    }
+
+    #[tokio::test]
+    async fn a_link_expires_within_a_day_however_often_it_is_requested() {
+        let world = World::new().await;
+        let prepare = async || world.prepare(world.0.store.clock().id()).await.1.unwrap();
+        let first = prepare().await;
+        let mut links = vec![first.id];
+        while links.last() == Some(&first.id) {
+            world.0.store.clock().advance(Duration::from_mins(50));
+            let link = prepare().await;
+            assert!(
+                between(first.created_at, link.expires_at) <= Duration::from_hours(24)
+                    || link.id != first.id
+            );
+            links.push(link.id);
+        }
+        assert_eq!(links.len(), 30, "a new one once a day has passed");
     }
 
     #[tokio::test]
