@@ -21,7 +21,7 @@ use common::{
     sealed_email::AddressDigest,
 };
 use jobs::{Job, Queue, Unique, Window, stage};
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{Bson, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -187,18 +187,32 @@ impl Registration {
         Ok(store.records::<Self>(PlatformScope).count(filter).await? > 1)
     }
 
-    /// The newest unexpired registration under a pseudonym.
-    pub async fn newest_under(
+    /// The unexpired registration to mail when the mail is requested again under a pseudonym: the
+    /// oldest that was not mailed yet, else the newest.
+    pub async fn to_mail_again(
         store: &Store,
         digest: &AddressDigest,
     ) -> Result<Option<Self>, DbError> {
-        let filter =
+        let pending =
             doc! { "email_digest": digest.as_str(), "expires_at": { "$gt": store.clock().now() } };
-        store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
+        let mut not_mailed = pending.clone();
+        not_mailed.insert("mailed_at", Bson::Null);
+        let rows = || store.records::<Self>(PlatformScope);
+        match rows().find_first(not_mailed, doc! { "_id": 1 }).await? {
+            Some(oldest) => Ok(Some(oldest)),
+            None => rows().find_first(pending, doc! { "_id": -1 }).await,
+        }
     }
 
-    /// Whether `job` may now mail the email address. Only one of several concurrent jobs may, so
-    /// that repeated requests do not flood a stranger's inbox.
+    /// Whether the email address was mailed about any registration since this one was created.
+    pub async fn is_answered(&self, store: &Store) -> Result<bool, DbError> {
+        let filter =
+            doc! { "email_norm": &self.email_norm, "mailed_at": { "$gte": self.created_at } };
+        Ok(store.records::<Self>(PlatformScope).find(filter).await?.is_some())
+    }
+
+    /// Whether `job` may now mail the email address again. Only one of several concurrent jobs may,
+    /// so that repeated requests do not flood a stranger's inbox.
     pub async fn claim_mailing(
         &self,
         store: &Store,

@@ -197,6 +197,37 @@ async fn resending_looks_the_same_with_or_without_a_registration() {
 }
 
 #[tokio::test]
+async fn registrations_by_a_stranger_do_not_suppress_the_mail_of_a_person() {
+    let world = World::new().await;
+    let register = async |name: &str, password: &str| {
+        let body = json!({ "email": "ada@example.com", "password": password, "name": name, "tenant_name": format!("Tenant of {name}") });
+        world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
+    };
+    let strangers = "an attackers set of words";
+    register("Eve", strangers).await;
+    register("Eve", strangers).await;
+    register("Ada", PASSWORD).await;
+    register("Eve", strangers).await;
+    register("Eve", strangers).await;
+    let at_once = [("TENANTRY__AUTH__RESEND_COOLDOWN", "1ms")];
+    let _worker = world.env.spawn_worker_with(&at_once).await;
+    let mail =
+        world.env.mail().wait_for(|mail| mail.text.contains("\"Tenant of Ada\""), DEADLINE).await;
+    assert_eq!(mail.to, ["ada@example.com"]);
+    assert!(mail.text.contains("registered more than once"), "{}", mail.text);
+    let (_, link) = mail.text.split_once("/verify-email?token=").expect("the mail has a link");
+    let token = link.split_whitespace().next().unwrap();
+    let body = json!({ "token": token });
+    world.client.post("/api/auth/verify-email", &body).await.expect(StatusCode::OK);
+    let login = world.login("ada@example.com", PASSWORD).await.expect(StatusCode::OK).json();
+    assert_eq!(login["tenant"]["name"], "Tenant of Ada");
+    world
+        .login("ada@example.com", strangers)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+}
+
+#[tokio::test]
 async fn neither_the_database_nor_the_log_contains_a_usable_verification_token() {
     let world = World::spawned(&[]).await;
     world.register("canary-address@example.com").await.expect(StatusCode::ACCEPTED);
