@@ -155,6 +155,7 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(passwords::send_reset)
         .on(passwords::send_changed)
         .on(mfa::send_changed)
+        .on(mfa::send_throttled)
         .on(email_changes::send_link)
         .on(email_changes::send_taken)
         .on(email_changes::send_changed)

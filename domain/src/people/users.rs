@@ -3,7 +3,7 @@
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use common::{
-    clock::later,
+    clock::{earlier, later},
     crypto::PasswordHash,
     db::{
         Data, DbError, PlatformScope, Record, Store, Txn,
@@ -96,6 +96,11 @@ impl Record for User {
     ];
 }
 
+/// A new password makes the wrong codes of second factors count no longer, unless another one did so
+/// within this time. Otherwise a person who can read the owner's mail could guess codes without
+/// limit, by resetting the password again and again.
+const CODES_FORGIVEN_EVERY: Duration = Duration::from_hours(1);
+
 /// Unique index: an email address has one account.
 pub const EMAIL_INDEX: &str = "users_email";
 
@@ -184,13 +189,21 @@ impl User {
         txn.records::<Self>(PlatformScope).find_and_update(filter, update).await
     }
 
-    /// Sets a new password; none if the account no longer exists.
+    /// Sets a new password; none if the account no longer exists. Wrong codes of second factors no
+    /// longer count: a person who guessed them with the old password cannot continue.
     pub(crate) async fn set_password(
         txn: &mut Txn,
         id: UserId,
         hash: &PasswordHash,
     ) -> Result<Option<Self>, DbError> {
         let now = txn.clock().now();
+        let recently = earlier(now, CODES_FORGIVEN_EVERY);
+        txn.records::<Self>(PlatformScope)
+            .update(
+                doc! { "_id": id, "password_set_at": { "$not": { "$gt": recently } } },
+                doc! { "$set": { "wrong_codes": null } },
+            )
+            .await?;
         let update = doc! { "$set": { "password_hash": hash, "password_set_at": now } };
         txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
     }
@@ -231,17 +244,20 @@ impl User {
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
-    /// Counts a wrong code of a second factor, in a window that begins with the first one.
+    /// Counts a wrong code of a second factor, in a window that begins with the first one. Returns
+    /// how many there are.
     pub(crate) async fn note_wrong_code(
         &self,
         txn: &mut Txn,
         window: Duration,
-    ) -> Result<(), DbError> {
+    ) -> Result<i64, DbError> {
         let now = txn.clock().now();
         let before = self.wrong_codes.filter(|before| before.until > now);
         let WrongCodes { count, until } =
             before.unwrap_or(WrongCodes { count: 0, until: later(now, window) });
-        self.set_wrong_codes(txn, Some(WrongCodes { count: count + 1, until })).await
+        let count = count + 1;
+        self.set_wrong_codes(txn, Some(WrongCodes { count, until })).await?;
+        Ok(count)
     }
 
     /// Takes back what [`User::note_wrong_code`] has counted in the same transaction.

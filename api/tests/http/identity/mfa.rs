@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::{clock::rfc3339, db::PlatformScope};
 use domain::{
-    identity::mfa::{MfaChange, SendMfaChanged},
+    identity::mfa::{MfaChange, SendMfaChanged, challenges::SendCodesThrottled},
     people::{sessions::Session, users::User},
     tenancy::memberships::Membership,
 };
@@ -277,6 +277,92 @@ async fn guessing_codes_is_throttled() {
     assert!(!refused.header("retry-after").is_empty());
 }
 
+const EIGHT_FAILURES: &[(&str, &str)] = &[("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "8")];
+const NEW_PASSWORD: &str = "a quite different set of words";
+
+/// A person who knows the password presents eight wrong codes. Returns their last token.
+async fn use_up_codes(world: &World, password: &str) -> String {
+    let mut token = String::new();
+    for wrong in [5, 3] {
+        let asked = world.login(ADA, password).await;
+        let asked = asked.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
+        token = text(&asked, "mfa_token");
+        for _ in 0..wrong {
+            verify(world, &token, "123456")
+                .await
+                .expect_problem(StatusCode::UNAUTHORIZED, "mfa_code_invalid");
+        }
+    }
+    token
+}
+
+/// The owner follows a link in a mail.
+async fn reset_password(world: &World, new: &str) {
+    let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap();
+    let prepare = domain::identity::password_resets::Prepare {
+        key: &world.key,
+        user: user.id,
+        job: world.store.clock().id(),
+        ttl: Duration::from_hours(1),
+        cooldown: Duration::ZERO,
+    };
+    let link = world.commit(&prepare).await.unwrap().1.unwrap().link_token(&world.key);
+    let body = json!({ "token": link.expose(), "password": new });
+    world.client.post("/api/auth/password/reset", &body).await.expect(StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn the_owner_is_notified_when_codes_are_used_up() {
+    let world = World::with(EIGHT_FAILURES).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let mailed = async || testing::staged::<SendCodesThrottled>(&world.store).await.unwrap().len();
+    assert_eq!(mailed().await, 0);
+    let token = use_up_codes(&world, PASSWORD).await;
+    assert_eq!(mailed().await, 1);
+    for code in ["123456", &enrolled.app.code(0)] {
+        verify(&world, &token, code)
+            .await
+            .expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
+    }
+    assert_eq!(mailed().await, 1, "once per window");
+}
+
+#[tokio::test]
+async fn a_password_reset_ends_the_lockout_by_a_thief_of_the_password() {
+    let world = World::with(EIGHT_FAILURES).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let thief = use_up_codes(&world, PASSWORD).await;
+    reset_password(&world, NEW_PASSWORD).await;
+    // The thief's sign-in can use up no more codes.
+    for _ in 0..8 {
+        verify(&world, &thief, "123456")
+            .await
+            .expect_problem(StatusCode::UNAUTHORIZED, "invalid_credentials");
+    }
+    let asked = world.login(ADA, NEW_PASSWORD).await;
+    let token = text(&asked, "mfa_token");
+    verify(&world, &token, &enrolled.app.code(0)).await.expect(StatusCode::OK);
+}
+
+/// Otherwise, somebody who can read the owner's mail could guess without limit.
+#[tokio::test]
+async fn only_one_new_password_an_hour_ends_a_lockout() {
+    let world = World::with(EIGHT_FAILURES).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    use_up_codes(&world, PASSWORD).await;
+    let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
+    world
+        .client
+        .post_body_as(&enrolled.token, "/api/auth/password/change", &body)
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    use_up_codes(&world, NEW_PASSWORD).await;
+    reset_password(&world, PASSWORD).await;
+    verify(&world, &mfa_token(&world, ADA).await, &enrolled.app.code(0))
+        .await
+        .expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
+}
+
 /// Counted in the transaction that judges the code, so neither an outage of Redis nor a race yields
 /// more guesses.
 #[tokio::test]
@@ -349,18 +435,7 @@ async fn a_removed_member_starts_no_session_and_keeps_the_code() {
 async fn a_password_reset_keeps_the_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
-    let user = User::by_email(&world.store, &ADA.parse().unwrap()).await.unwrap().unwrap();
-    let prepare = domain::identity::password_resets::Prepare {
-        key: &world.key,
-        user: user.id,
-        job: world.store.clock().id(),
-        ttl: Duration::from_hours(1),
-        cooldown: Duration::ZERO,
-    };
-    let link = world.commit(&prepare).await.unwrap().1.unwrap().link_token(&world.key);
-    let new = "a quite different set of words";
-    let body = json!({ "token": link.expose(), "password": new });
-    world.client.post("/api/auth/password/reset", &body).await.expect(StatusCode::NO_CONTENT);
+    reset_password(&world, NEW_PASSWORD).await;
     world
         .client
         .expect_refused_within_a_second(&enrolled.token)
@@ -370,8 +445,10 @@ async fn a_password_reset_keeps_the_second_factor() {
         .await
         .unwrap();
     assert_eq!(mailed.len(), 1);
-    let asked =
-        world.login(ADA, new).await.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
+    let asked = world
+        .login(ADA, NEW_PASSWORD)
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
     verify(&world, &text(&asked, "mfa_token"), &enrolled.app.code(0)).await.expect(StatusCode::OK);
 }
 
@@ -381,8 +458,7 @@ async fn a_new_password_ends_sign_ins_that_await_a_second_factor() {
     let world = World::new().await;
     let enrolled = Enrolled::new(&world, ADA).await;
     let waiting = mfa_token(&world, ADA).await;
-    let body =
-        json!({ "current_password": PASSWORD, "new_password": "a quite different set of words" });
+    let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
     world
         .client
         .post_body_as(&enrolled.token, "/api/auth/password/change", &body)

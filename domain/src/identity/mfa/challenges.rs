@@ -11,7 +11,7 @@ use common::{
     },
     id::{MfaChallengeId, UserId},
 };
-use jobs::stage;
+use jobs::{Job, Queue, stage};
 use mongodb::bson::{Binary, DateTime, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::PasskeyAuthentication;
@@ -29,6 +29,7 @@ use crate::{
         sign_in::{Begin, SignInError},
     },
     people::{sessions::Session, users::User},
+    queues,
 };
 
 /// After this many wrong codes the password is required again.
@@ -49,6 +50,14 @@ impl Purpose {
         match self {
             Self::SignIn(begin) => begin.user,
             Self::Reauthenticate(reauthenticate) => reauthenticate.user,
+        }
+    }
+
+    /// When the password that was given was set.
+    fn password_set_at(&self) -> Option<DateTime> {
+        match self {
+            Self::SignIn(begin) => begin.password_set_at,
+            Self::Reauthenticate(reauthenticate) => reauthenticate.password_set_at,
         }
     }
 }
@@ -204,7 +213,20 @@ pub struct CodeLimit {
     pub window: Duration,
 }
 
-/// Answers a challenge. The user is notified if they used a recovery code.
+/// Notifies a user that codes of their second factors are refused, because a person who knows their
+/// password presented too many wrong ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendCodesThrottled {
+    pub user: UserId,
+}
+
+impl Job for SendCodesThrottled {
+    const KIND: &'static str = "mfa.send_throttled";
+    const QUEUE: Queue = queues::EMAIL;
+}
+
+/// Answers a challenge. The user is notified if they used a recovery code, and, once per window, if
+/// the limit of wrong codes is reached.
 ///
 /// Codes are counted as wrong in this transaction, with the challenge and with the account, before
 /// they are judged, and taken back if they are right. So every answer with a code writes the row of
@@ -243,17 +265,24 @@ impl Change for AnswerChallenge<'_> {
             .ok_or(SignInError::ChallengeInvalid)?;
         let user = User::within(txn, challenge.user_id).await?;
         let user = user.ok_or(SignInError::ChallengeInvalid)?;
-        let is_code = matches!(self.shown, Shown::Code(_));
-        if is_code {
+        // A person who knows only an older password cannot use up the codes of the account.
+        if challenge.purpose.password_set_at() != user.password_set_at {
+            return Err(SignInError::InvalidCredentials);
+        }
+        let mut wrong = None;
+        if matches!(self.shown, Shown::Code(_)) {
             self.may_guess(&user, txn.clock().now())?;
-            user.note_wrong_code(txn, self.limit.window).await?;
+            wrong = Some(user.note_wrong_code(txn, self.limit.window).await?);
         }
         let Some(method) = self.accepted(txn, challenge.user_id).await? else {
             let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
+            if wrong == Some(i64::from(self.limit.wrong_max)) {
+                stage(txn, None, &SendCodesThrottled { user: user.id }).await?;
+            }
             return Ok(Outcome::Wrong);
         };
-        if is_code {
+        if wrong.is_some() {
             user.forget_wrong_code(txn).await?;
         }
         let (purpose, user) = (challenge.purpose, challenge.user_id);

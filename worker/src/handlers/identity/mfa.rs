@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use domain::{
-    identity::mfa::{MfaChange, SendMfaChanged},
+    identity::mfa::{MfaChange, SendMfaChanged, challenges::SendCodesThrottled},
     people::users::User,
 };
 use jobs::{JobError, Running};
 use serde_json::json;
 
-use crate::{app::App, templates::MFA_CHANGED};
+use crate::{
+    app::App,
+    templates::{CODES_THROTTLED, MFA_CHANGED},
+};
 
 /// Notifies a user that their second factors changed.
 pub(crate) async fn send_changed(
@@ -23,6 +26,22 @@ pub(crate) async fn send_changed(
     };
     let values = json!({ "name": user.name, "change": told(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });
     app.send(running.id, &user.email, &user.name, &MFA_CHANGED, &values).await
+}
+
+/// Notifies a user that a person who knows their password tries to guess a code.
+pub(crate) async fn send_throttled(
+    job: SendCodesThrottled,
+    running: Running<App>,
+) -> Result<(), JobError> {
+    let app = Arc::clone(&running.app);
+    let Some(user) = User::by_id(&app.store, job.user).await? else {
+        tracing::info!("user_not_found");
+        return Ok(());
+    };
+    let minutes = app.auth.throttle_window.as_secs().div_ceil(60);
+    let values =
+        json!({ "name": user.name, "minutes": minutes, "link": app.forgot_password_page() });
+    app.send(running.id, &user.email, &user.name, &CODES_THROTTLED, &values).await
 }
 
 /// What happened, in whole sentences.
