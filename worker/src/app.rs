@@ -5,7 +5,6 @@ use common::{
     crypto::MasterKey,
     db::Store,
     email::Email,
-    id::JobId,
     mail::{MailError, Mailer, Template},
     sealed_email::AddressDigest,
     telemetry::metrics,
@@ -14,7 +13,7 @@ use domain::{
     access::mail_slots::MailSlots,
     tenancy::invitations::{Conditions, Terms},
 };
-use jobs::{JobError, Jobs, Registry};
+use jobs::{JobError, Jobs, Registry, Running};
 use serde::Serialize;
 
 use crate::{
@@ -96,11 +95,11 @@ impl App {
         Conditions { terms, reminder: self.members.invitation_reminder }
     }
 
-    /// Sends one mail on behalf of `job`. Mails of one kind to one email address are a cooldown
-    /// apart, except those in `UNSPACED`: a mail that comes too early is retried.
+    /// Sends the mail of a job. Mails of one kind to one email address are a cooldown apart, except
+    /// those in `UNSPACED`: a mail that comes too early is retried.
     pub(crate) async fn send(
         &self,
-        job: JobId,
+        running: &Running<Self>,
         to: &Email,
         name: &str,
         template: &Template,
@@ -108,9 +107,9 @@ impl App {
     ) -> Result<(), JobError> {
         let mail = template.render(values).map_err(JobError::fail)?;
         if !UNSPACED.iter().any(|unspaced| unspaced.name == template.name) {
-            self.await_slot(job, to, template).await?;
+            self.await_slot(running, to, template).await?;
         }
-        self.mailer.send(job, to, name, mail).await.map_err(|error| match error {
+        self.mailer.send(running.id, to, name, mail).await.map_err(|error| match error {
             MailError::Temporary(_) => JobError::retry(error),
             MailError::Refused(_) | MailError::Malformed(_) => JobError::fail(error),
         })?;
@@ -121,14 +120,15 @@ impl App {
     /// Fails if a mail may not be sent yet, so that it is retried when it may.
     async fn await_slot(
         &self,
-        job: JobId,
+        running: &Running<Self>,
         to: &Email,
         template: &Template,
     ) -> Result<(), JobError> {
         // Somebody could flood one mailbox through its subaddresses.
         let address = AddressDigest::of_mailbox(&self.key, to);
         let cooldown = self.auth.resend_cooldown;
-        let wait = MailSlots::wait(&self.store, template.name, &address, job, cooldown).await?;
+        let (kind, job, tenant) = (template.name, running.id, running.tenant);
+        let wait = MailSlots::wait(&self.store, kind, &address, job, tenant, cooldown).await?;
         let Some(wait) = wait else { return Ok(()) };
         metrics::MAIL_DELAYED.with_label_values(&[template.name]).inc();
         Err(JobError::RetryAfter(wait, "a mail was sent to this email address recently".into()))

@@ -4,6 +4,11 @@
 //! A mail that comes too early is delayed, never refused: otherwise a stranger who causes many could
 //! keep others from reaching the address. Each mail is assigned the next free slot, in the order in
 //! which they come.
+//!
+//! A tenant waits for at most one slot. Another mail of that tenant takes over the slot for which
+//! an earlier one waits, since the earlier one may never be sent: its link may be superseded, or
+//! its invitation cancelled. So a tenant delays the mails of others by one slot at most, in addition
+//! to the mails that it has sent, however often it invites a person.
 
 use std::time::Duration;
 
@@ -13,7 +18,7 @@ use common::{
         Data, DbError, PlatformScope, Record, Store, is_duplicate,
         schema::{self, Field, Index},
     },
-    id::JobId,
+    id::{JobId, TenantId},
     sealed_email::AddressDigest,
 };
 use mongodb::bson::{self, DateTime, doc};
@@ -44,6 +49,9 @@ pub struct MailSlots {
 struct Slot {
     /// The job that sends the mail.
     job: JobId,
+    /// The tenant to which the job belongs, if any.
+    #[serde(default)]
+    tenant: Option<TenantId>,
     at: DateTime,
 }
 
@@ -57,13 +65,15 @@ impl Record for MailSlots {
 }
 
 impl MailSlots {
-    /// How long `job` must wait until it may send a mail of this kind; none if it may send it now.
-    /// The answer for one job stays the same, however often it asks.
+    /// How long `job` of `tenant`, if any, must wait until it may send a mail of this kind; none if
+    /// it may send it now. The answer for one job stays the same, however often it asks, unless
+    /// another job of the tenant takes over its slot.
     pub async fn wait(
         store: &Store,
         kind: &str,
         address: &AddressDigest,
         job: JobId,
+        tenant: Option<TenantId>,
         cooldown: Duration,
     ) -> Result<Option<Duration>, DbError> {
         let id = format!("{kind} {}", address.as_str());
@@ -71,14 +81,15 @@ impl MailSlots {
             let now = store.clock().now();
             let found = store.records::<Self>(PlatformScope).find(doc! { "_id": &id }).await?;
             let mut slots = found.as_ref().map(|row| row.slots.clone()).unwrap_or_default();
-            let at = match assign(&mut slots, job, now, cooldown) {
+            let at = match assign(&mut slots, job, tenant, now, cooldown) {
                 Assigned::Before(at) => return Ok(left(now, at)),
                 Assigned::Full(at) => return Ok(left(now, at).or(Some(BUSY_PAUSE))),
                 Assigned::Now(at) => at,
             };
+            let last = slots.iter().map(|slot| slot.at).max().unwrap_or(at);
             let is_stored = match found {
-                Some(found) => found.replace(store, &slots, at).await?,
-                None => Self::insert(store, &id, slots, at).await?,
+                Some(found) => found.replace(store, &slots, last).await?,
+                None => Self::insert(store, &id, slots, last).await?,
             };
             if is_stored {
                 return Ok(left(now, at));
@@ -137,10 +148,24 @@ enum Assigned {
     Full(DateTime),
 }
 
-/// Assigns the next free slot to `job`, unless it has one, and removes old ones.
-fn assign(slots: &mut Vec<Slot>, job: JobId, now: DateTime, cooldown: Duration) -> Assigned {
+/// Assigns a slot to `job`, unless it has one: the one for which an earlier job of its tenant waits,
+/// otherwise the next free one. Removes old ones.
+fn assign(
+    slots: &mut Vec<Slot>,
+    job: JobId,
+    tenant: Option<TenantId>,
+    now: DateTime,
+    cooldown: Duration,
+) -> Assigned {
     if let Some(slot) = slots.iter().find(|slot| slot.job == job) {
         return Assigned::Before(slot.at);
+    }
+    let awaited = slots
+        .iter_mut()
+        .find(|slot| slot.tenant.is_some() && slot.tenant == tenant && slot.at > now);
+    if let Some(slot) = awaited {
+        slot.job = job;
+        return Assigned::Now(slot.at);
     }
     let last = slots.iter().map(|slot| slot.at).max();
     // As long as any slot is kept, so is the last one, from which the cooldown counts.
@@ -150,7 +175,7 @@ fn assign(slots: &mut Vec<Slot>, job: JobId, now: DateTime, cooldown: Duration) 
         return Assigned::Full(last.unwrap_or(now));
     }
     let at = last.map_or(now, |last| later(last, cooldown).max(now));
-    slots.push(Slot { job, at });
+    slots.push(Slot { job, tenant, at });
     Assigned::Now(at)
 }
 
@@ -168,7 +193,7 @@ mod tests {
         let jobs: [JobId; 4] = std::array::from_fn(|_| clock.id());
         let (mut slots, start) = (Vec::new(), DateTime::from_millis(0));
         let minutes = |count: u32| later(start, MINUTE * count);
-        let mut ask = |job: usize, now| assign(&mut slots, jobs[job], now, MINUTE);
+        let mut ask = |job: usize, now| assign(&mut slots, jobs[job], None, now, MINUTE);
         assert_eq!(ask(0, start), Assigned::Now(start));
         assert_eq!(ask(1, start), Assigned::Now(minutes(1)));
         assert_eq!(ask(2, minutes(1)), Assigned::Now(minutes(2)));
@@ -178,16 +203,41 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_waits_for_one_slot_only() {
+        let clock = Clock::system();
+        let jobs: [JobId; 5] = std::array::from_fn(|_| clock.id());
+        let [ours, theirs]: [TenantId; 2] = std::array::from_fn(|_| clock.id());
+        let (mut slots, start) = (Vec::new(), DateTime::from_millis(0));
+        let minutes = |count: u32| later(start, MINUTE * count);
+        let mut ask =
+            |job: usize, tenant, now| assign(&mut slots, jobs[job], Some(tenant), now, MINUTE);
+        assert_eq!(ask(0, theirs, start), Assigned::Now(start));
+        assert_eq!(ask(1, theirs, start), Assigned::Now(minutes(1)));
+        assert_eq!(ask(2, theirs, start), Assigned::Now(minutes(1)), "it takes over the slot");
+        assert_eq!(ask(3, ours, start), Assigned::Now(minutes(2)));
+        assert_eq!(ask(2, theirs, minutes(1)), Assigned::Before(minutes(1)));
+        assert_eq!(ask(1, theirs, minutes(1)), Assigned::Now(minutes(3)), "it comes later");
+        assert_eq!(ask(4, theirs, minutes(2)), Assigned::Now(minutes(3)));
+        assert_eq!(ask(3, ours, minutes(2)), Assigned::Before(minutes(2)));
+    }
+
+    #[test]
     fn slots_are_bounded_and_removed() {
         let clock = Clock::system();
         let (mut slots, start) = (Vec::new(), DateTime::from_millis(0));
         for _ in 0..=SLOTS_MAX {
-            assert!(matches!(assign(&mut slots, clock.id(), start, MINUTE), Assigned::Now(_)));
+            assert!(matches!(
+                assign(&mut slots, clock.id(), None, start, MINUTE),
+                Assigned::Now(_)
+            ));
         }
         let last = later(start, MINUTE * u32::try_from(SLOTS_MAX).unwrap());
-        assert_eq!(assign(&mut slots, clock.id(), start, MINUTE), Assigned::Full(last));
+        assert_eq!(assign(&mut slots, clock.id(), None, start, MINUTE), Assigned::Full(last));
         let next_week = later(start, Duration::from_hours(7 * 24));
-        assert_eq!(assign(&mut slots, clock.id(), next_week, MINUTE), Assigned::Now(next_week));
+        assert_eq!(
+            assign(&mut slots, clock.id(), None, next_week, MINUTE),
+            Assigned::Now(next_week)
+        );
         assert_eq!(slots.len(), 1);
     }
 }

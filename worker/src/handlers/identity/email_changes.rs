@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use common::id::JobId;
 use domain::{
     identity::email_changes::{
         EmailChange, SendEmailChangeLink, SendEmailChanged, SendEmailTaken, Side,
@@ -35,7 +34,7 @@ pub(crate) async fn send_link(
     if job.side == Side::New
         && let Some(owner) = User::by_email(&app.store, &change.new.email).await?
     {
-        return notify_owner(&app, running.id, &owner).await;
+        return notify_owner(&app, &running, &owner).await;
     }
     let (to, template) = match job.side {
         Side::Old => (&change.old.email, &EMAIL_CHANGE_OLD),
@@ -47,7 +46,7 @@ pub(crate) async fn send_link(
         "link": format!("{}/change-email?token={}", app.settings.public_url, change.link_token(&app.key, job.side).link_text()),
         "hours": app.auth.email_change_ttl.as_secs() / 3600,
     });
-    app.send(running.id, to, &user.name, template, &values).await
+    app.send(&running, to, &user.name, template, &values).await
 }
 
 /// Notifies a user that someone tried to use their email address for another account.
@@ -57,11 +56,11 @@ pub(crate) async fn send_taken(job: SendEmailTaken, running: Running<App>) -> Re
         tracing::info!("user_not_found");
         return Ok(());
     };
-    notify_owner(&app, running.id, &owner).await
+    notify_owner(&app, &running, &owner).await
 }
 
-async fn notify_owner(app: &App, job: JobId, owner: &User) -> Result<(), JobError> {
-    app.send(job, &owner.email, &owner.name, &EMAIL_TAKEN, &json!({ "name": owner.name })).await
+async fn notify_owner(app: &App, running: &Running<App>, owner: &User) -> Result<(), JobError> {
+    app.send(running, &owner.email, &owner.name, &EMAIL_TAKEN, &json!({ "name": owner.name })).await
 }
 
 /// Notifies a user, at the old or the new email address, that it was changed.
@@ -76,5 +75,5 @@ pub(crate) async fn send_changed(
         return Ok(());
     };
     let values = json!({ "name": user.name, "is_old": job.side == Side::Old, "link": app.settings.public_url });
-    app.send(running.id, &to, &user.name, &EMAIL_CHANGED, &values).await
+    app.send(&running, &to, &user.name, &EMAIL_CHANGED, &values).await
 }

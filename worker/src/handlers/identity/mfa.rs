@@ -25,7 +25,7 @@ pub(crate) async fn send_changed(
         return Ok(());
     };
     let values = json!({ "name": user.name, "change": told(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });
-    app.send(running.id, &user.email, &user.name, &MFA_CHANGED, &values).await
+    app.send(&running, &user.email, &user.name, &MFA_CHANGED, &values).await
 }
 
 /// Notifies a user that a person who knows their password tries to guess a code.
@@ -41,7 +41,7 @@ pub(crate) async fn send_throttled(
     let minutes = app.auth.throttle_window.as_secs().div_ceil(60);
     let values =
         json!({ "name": user.name, "minutes": minutes, "link": app.forgot_password_page() });
-    app.send(running.id, &user.email, &user.name, &CODES_THROTTLED, &values).await
+    app.send(&running, &user.email, &user.name, &CODES_THROTTLED, &values).await
 }
 
 /// What happened, in whole sentences.

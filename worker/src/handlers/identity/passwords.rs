@@ -46,7 +46,7 @@ pub(crate) async fn send_reset(
         "link": format!("{}/reset-password?token={}", app.settings.public_url, reset.link_token(&app.key).link_text()),
         "minutes": between(app.store.clock().now(), reset.expires_at).as_secs().div_ceil(60),
     });
-    app.send(running.id, &user.email, &user.name, &PASSWORD_RESET, &values).await?;
+    app.send(&running, &user.email, &user.name, &PASSWORD_RESET, &values).await?;
     PasswordReset::mailed(&app.store, reset.id).await?;
     Ok(())
 }
@@ -62,7 +62,7 @@ pub(crate) async fn send_changed(
         return Ok(());
     };
     let values = json!({ "name": user.name, "by_link": job.by == ChangedBy::Reset, "link": app.forgot_password_page() });
-    app.send(running.id, &user.email, &user.name, &PASSWORD_CHANGED, &values).await
+    app.send(&running, &user.email, &user.name, &PASSWORD_CHANGED, &values).await
 }
 
 #[cfg(test)]

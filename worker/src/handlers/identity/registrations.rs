@@ -65,7 +65,7 @@ async fn mail(
 ) -> Result<(), JobError> {
     if let Some(user) = User::by_email(&app.store, &registration.email).await? {
         let values = json!({ "name": user.name });
-        app.send(running.id, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
+        app.send(running, &user.email, &user.name, &ACCOUNT_EXISTS, &values).await?;
     } else {
         let token = registration.link_token(&app.key);
         let values = json!({
@@ -76,7 +76,7 @@ async fn mail(
             "hours": app.auth.verification_ttl.as_secs() / 3600,
         });
         app.send(
-            running.id,
+            running,
             &registration.email,
             &registration.name.to_string(),
             &VERIFICATION,

@@ -28,7 +28,7 @@ pub(crate) async fn send_reuse_alarm(
     let app = Arc::clone(&running.app);
     let Some((session, user)) = session_and_user(&app, job.session).await? else { return Ok(()) };
     let values = json!({ "name": user.name, "device": described(&session.device), "since": rfc3339(session.created_at), "link": app.forgot_password_page() });
-    app.send(running.id, &user.email, &user.name, &SESSION_REUSE_ALARM, &values).await
+    app.send(&running, &user.email, &user.name, &SESSION_REUSE_ALARM, &values).await
 }
 
 /// Notifies a user of a sign-in from a new device or network.
@@ -46,7 +46,7 @@ pub(crate) async fn send_new_sign_in(
         "since": rfc3339(session.created_at),
         "link": app.forgot_password_page(),
     });
-    app.send(running.id, &user.email, &user.name, &NEW_SIGN_IN, &values).await
+    app.send(&running, &user.email, &user.name, &NEW_SIGN_IN, &values).await
 }
 
 /// Notifies a user that someone tries to guess their password.
@@ -66,7 +66,7 @@ pub(crate) async fn send_throttled(
         "days": FAMILIAR_FOR.as_secs() / 86_400,
         "link": app.forgot_password_page(),
     });
-    app.send(running.id, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
+    app.send(&running, &user.email, &user.name, &SIGN_IN_THROTTLED, &values).await
 }
 
 async fn session_and_user(

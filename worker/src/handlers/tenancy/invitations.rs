@@ -93,7 +93,7 @@ async fn mail(
         // Rounding up would promise too much time, and zero hours would read like "never".
         "hours": (left.as_secs() / 3600).max(1),
     });
-    app.send(running.id, &invitation.email, "", template, &values).await
+    app.send(running, &invitation.email, "", template, &values).await
 }
 
 /// Invites a part of a list.
@@ -129,7 +129,7 @@ mod tests {
     };
     use domain::tenancy::{
         actor::Actor,
-        invitations::{Conditions, Invite, Resend, Terms},
+        invitations::{CancelInvitation, Conditions, Invite, Resend, Terms},
         memberships::Membership,
         roles::Role,
     };
@@ -200,5 +200,43 @@ mod tests {
         let resend = Resend { key, actor, invitation, conditions: CONDITIONS };
         let again = world.jobs.commit(&Origin::system(), &resend).await.unwrap();
         assert!(matches!(send(&again).await, Err(JobError::RetryAfter(..))));
+    }
+
+    /// Mails that are not sent, because their links are superseded, delay nobody.
+    #[tokio::test]
+    async fn a_tenant_that_invites_again_and_again_delays_another_by_one_mail() {
+        let world = DemoWorld::new(Clock::manual(DateTime::now())).await;
+        let key = &world.key;
+        let origin = Origin::system();
+        let invite = async |actor: Actor| {
+            let (email, role) = ("victim@example.com".parse().unwrap(), Role::Viewer.into());
+            let invite = Invite { key, actor, email, role, conditions: CONDITIONS };
+            world.jobs.commit(&origin, &invite).await.unwrap()
+        };
+        let ours = Actor::on_behalf_of(TenantScope::of_job(world.tenant), world.user.id.into());
+        let theirs = world.jobs.commit(&origin, &Found(&world.user)).await.unwrap();
+        let send = async |invitation: &Invitation| {
+            let job = SendInvitation { invitation: invitation.id, link: invitation.link };
+            world.worker.run(Some(invitation.tenant_id), &job).await
+        };
+        let mut invitation = invite(theirs).await;
+        send(&invitation).await.unwrap();
+        for _ in 0..3 {
+            let (actor, id) = (theirs, invitation.id);
+            let resend = Resend { key, actor, invitation: id, conditions: CONDITIONS };
+            let again = world.jobs.commit(&origin, &resend).await.unwrap();
+            assert!(matches!(send(&again).await, Err(JobError::RetryAfter(..))));
+            let cancel = CancelInvitation { actor, invitation: id };
+            world.jobs.commit(&origin, &cancel).await.unwrap();
+            invitation = invite(theirs).await;
+            assert!(matches!(send(&invitation).await, Err(JobError::RetryAfter(..))));
+        }
+        let Err(JobError::RetryAfter(wait, _)) = send(&invite(ours).await).await else {
+            panic!("not delayed")
+        };
+        assert_eq!(wait, 2 * MINUTE, "after the mail that was sent, and one that waits");
+        // What waits can still be sent, in its turn.
+        world.store.clock().advance(3 * MINUTE);
+        send(&invitation).await.unwrap();
     }
 }

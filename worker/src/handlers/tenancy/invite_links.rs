@@ -67,5 +67,5 @@ async fn notify_member(app: &App, running: &Running<App>, email: &Email) -> Resu
         (Tenant::of(&app.store, running.scope()?).await?, User::by_email(&app.store, email).await?);
     let (Some(tenant), Some(user)) = (tenant, user) else { return Ok(()) };
     let values = json!({ "name": user.name, "tenant": tenant.name });
-    app.send(running.id, &user.email, &user.name, &ALREADY_MEMBER, &values).await
+    app.send(running, &user.email, &user.name, &ALREADY_MEMBER, &values).await
 }

@@ -36,7 +36,7 @@ pub(crate) async fn send_role_changed(
     };
     let role = Grant::of(&app.store, scope, membership.role).await?.name;
     let values = json!({ "name": user.name, "tenant": tenant.name, "role": role, "link": app.settings.public_url });
-    app.send(running.id, &user.email, &user.name, &ROLE_CHANGED, &values).await
+    app.send(&running, &user.email, &user.name, &ROLE_CHANGED, &values).await
 }
 
 /// Notifies a person that they were removed from a tenant, unless they have joined it again.
@@ -54,7 +54,7 @@ pub(crate) async fn send_removed(job: SendRemoved, running: Running<App>) -> Res
         return Ok(());
     };
     let values = json!({ "name": user.name, "tenant": tenant.name });
-    app.send(running.id, &user.email, &user.name, &MEMBER_REMOVED, &values).await
+    app.send(&running, &user.email, &user.name, &MEMBER_REMOVED, &values).await
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(crate) async fn send_offer(
     };
     let (link, until) = (&app.settings.public_url, rfc3339(offer.expires_at));
     let values = json!({ "name": to.name, "inviter": from.name, "tenant": tenant.name, "link": link, "until": until });
-    app.send(running.id, &to.email, &to.name, &OWNERSHIP_OFFER, &values).await
+    app.send(&running, &to.email, &to.name, &OWNERSHIP_OFFER, &values).await
 }
 
 /// Notifies the old or the new owner that ownership was transferred.
@@ -60,5 +60,5 @@ pub(crate) async fn send_transferred(
     };
     let (is_giver, link) = (job.party == Party::Giver, app.forgot_password_page());
     let values = json!({ "name": told.name, "other": other.name, "tenant": tenant.name, "is_giver": is_giver, "link": link });
-    app.send(running.id, &told.email, &told.name, &OWNERSHIP_TRANSFERRED, &values).await
+    app.send(&running, &told.email, &told.name, &OWNERSHIP_TRANSFERRED, &values).await
 }
