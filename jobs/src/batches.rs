@@ -385,18 +385,20 @@ pub(crate) async fn mark_member_dead(
     Ok(commit(store, &Death { member, update }).await?.inspect(report))
 }
 
-/// Returns the rows of those of `ids` that are dead members of batches to the relay.
+/// Returns the rows of those of `ids` that are dead members of batches to the relay; returns how many.
 pub(crate) async fn revive_members(
     store: &Store,
     ids: &[JobId],
     update: &Document,
-) -> Result<(), DbError> {
+) -> Result<usize, DbError> {
+    let mut revived = 0;
     for (batch, members) in
         by_batch(members(store, ids, doc! { "dead_at": { "$ne": null } }).await?)
     {
         commit(store, &Revival { batch, members: &members, update }).await?;
+        revived += members.len();
     }
-    Ok(())
+    Ok(revived)
 }
 
 /// Commits a change of the engine's own rows. The caller enqueues the follow-up job, if any.

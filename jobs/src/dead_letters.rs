@@ -63,7 +63,7 @@ impl Jobs {
                 .filter(|envelope| envelope.staged)
                 .map(|envelope| envelope.id)
                 .collect();
-            revive_rows(self.store(), &staged).await?;
+            let revived = revive_rows(self.store(), &staged).await?;
             // A staged job without a row would be considered finished.
             let there = self.store().records::<OutboxRow>(PlatformScope).existing(&staged).await?;
             let key = &self.broker().config().envelope_key;
@@ -76,7 +76,12 @@ impl Jobs {
                     envelope.mac = is_ours.then(|| envelope.mac_by(key));
                 }
             }
-            replayed += self.broker().replay(queue, &envelopes).await?;
+            let (staged, direct): (Vec<_>, Vec<_>) =
+                envelopes.into_iter().partition(|envelope| envelope.staged);
+            // The relay may have enqueued some of the revived rows by now, or the replay before was
+            // cut short.
+            let moved = self.broker().replay(queue, &staged).await?;
+            replayed += revived.max(moved) + self.broker().replay(queue, &direct).await?;
         }
         if replayed > 0 {
             tracing::info!(%queue, jobs = replayed, "dead_letters_replayed");

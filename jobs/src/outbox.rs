@@ -199,20 +199,22 @@ pub(crate) async fn mark_dead(
     batches::mark_member_dead(store, id, update).await
 }
 
-/// Returns the rows of dead letters to the relay. On error, some rows may be returned already.
-pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<(), DbError> {
+/// Returns the rows of dead letters to the relay; returns how many were dead. On error, some rows may
+/// be returned already.
+pub(crate) async fn revive_rows(store: &Store, ids: &[JobId]) -> Result<usize, DbError> {
     if ids.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let filter =
         doc! { "_id": { "$in": ids.to_vec() }, "dead_at": { "$ne": null }, "batch_id": null };
     let update = doc! { "$set": { "dead_at": null, "handed_at": null } };
     let revived =
         store.records::<OutboxRow>(PlatformScope).update_all(filter, update.clone()).await?;
-    if revived == ids.len() as u64 {
-        Ok(())
+    let revived = usize::try_from(revived).unwrap_or(ids.len());
+    if revived == ids.len() {
+        Ok(revived)
     } else {
-        batches::revive_members(store, ids, &update).await
+        Ok(revived + batches::revive_members(store, ids, &update).await?)
     }
 }
 
