@@ -63,6 +63,15 @@ async fn in_work(world: &World, count: usize) {
     .await;
 }
 
+/// Begins requests, each a method, a path and a body, and waits until all are in progress.
+async fn begin_all(world: &World, token: &str, requests: &[(&str, &str, Value)]) -> Vec<Held> {
+    let begun =
+        requests.iter().map(|(method, path, body)| Held::begin(world, method, path, token, body));
+    let held = join_all(begun).await;
+    in_work(world, requests.len()).await;
+    held
+}
+
 #[tokio::test]
 async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
     let world = World::spawned(&[]).await;
@@ -96,13 +105,7 @@ async fn a_request_that_began_before_the_sign_out_changes_nothing_after_it() {
             json!({ "invitations": [{ "email": "eve@example.com", "role": "admin" }] }),
         ),
     ];
-    let held = join_all(
-        requests
-            .iter()
-            .map(|(method, path, body)| Held::begin(&world, method, path, &ada.token, body)),
-    )
-    .await;
-    in_work(&world, requests.len()).await;
+    let held = begin_all(&world, &ada.token, &requests).await;
     world.client.post_as(&ada.token, "/api/auth/logout").await.expect(StatusCode::NO_CONTENT);
     for (held, request) in held.into_iter().zip(requests) {
         let (status, answer) = held.finish().await;
@@ -145,13 +148,7 @@ async fn held_requests_of_a_demoted_admin_are_forbidden() {
         ),
         ("POST", "/api/tenant/domains", json!({ "domain": "example.com" })),
     ];
-    let held = join_all(
-        requests
-            .iter()
-            .map(|(method, path, body)| Held::begin(&world, method, path, &bob.token, body)),
-    )
-    .await;
-    in_work(&world, requests.len()).await;
+    let held = begin_all(&world, &bob.token, &requests).await;
     let bobs = format!("/api/tenant/users/{}", bob.user);
     world
         .client

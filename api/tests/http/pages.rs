@@ -61,7 +61,8 @@ async fn opening_a_link_changes_nothing_and_its_form_verifies_once() {
         "Your email address is verified",
     );
     assert_eq!((world.count::<Registration>().await, world.count::<User>().await), (0, 1));
-    // Pressed again: it is done, and changes nothing. A client is told that the token is used.
+    // Pressing the button again changes nothing and shows success. An API client that sends the token
+    // again gets an error.
     expect_page(
         world.client.post_form("/verify-email", &form).await,
         StatusCode::OK,
