@@ -24,7 +24,7 @@ pub(crate) async fn send_changed(
         tracing::info!("user_not_found");
         return Ok(());
     };
-    let values = json!({ "name": user.name, "change": told(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });
+    let values = json!({ "name": user.name, "change": description(job.change), "by_operator": job.change == MfaChange::Reset, "link": app.forgot_password_page() });
     app.send(&running, &user.email, &user.name, &MFA_CHANGED, &values).await
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn send_throttled(
 }
 
 /// What happened, in whole sentences.
-pub(crate) const fn told(change: MfaChange) -> &'static str {
+pub(crate) const fn description(change: MfaChange) -> &'static str {
     match change {
         MfaChange::TotpAdded => {
             "An authenticator app was added to your account. You need one of its codes when you sign in."

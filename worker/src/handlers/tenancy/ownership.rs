@@ -54,11 +54,11 @@ pub(crate) async fn send_transferred(
         tracing::info!("user_not_found");
         return Ok(());
     };
-    let (told, other) = match job.party {
+    let (recipient, other) = match job.party {
         Party::Giver => (from, to),
         Party::Taker => (to, from),
     };
     let (is_giver, link) = (job.party == Party::Giver, app.forgot_password_page());
-    let values = json!({ "name": told.name, "other": other.name, "tenant": tenant.name, "is_giver": is_giver, "link": link });
-    app.send(&running, &told.email, &told.name, &OWNERSHIP_TRANSFERRED, &values).await
+    let values = json!({ "name": recipient.name, "other": other.name, "tenant": tenant.name, "is_giver": is_giver, "link": link });
+    app.send(&running, &recipient.email, &recipient.name, &OWNERSHIP_TRANSFERRED, &values).await
 }

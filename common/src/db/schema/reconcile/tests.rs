@@ -39,7 +39,7 @@ fn found(declared: &Collection) -> Found {
 }
 
 /// What is done to `before` until it is `after`, and whether that contracts.
-fn told(before: &Collection, after: &Collection) -> Vec<(String, bool)> {
+fn described(before: &Collection, after: &Collection) -> Vec<(String, bool)> {
     steps(after, Some(&found(before)))
         .iter()
         .map(|step| (step.to_string(), step.contracts()))
@@ -52,16 +52,19 @@ fn one(step: &str, contracts: bool) -> Vec<(String, bool)> {
 
 #[test]
 fn equal_collections_are_not_changed() {
-    assert_eq!(told(&DECLARED, &DECLARED), []);
+    assert_eq!(described(&DECLARED, &DECLARED), []);
     let bare = things(&[], &[]);
-    assert_eq!(told(&bare, &bare), []);
+    assert_eq!(described(&bare, &bare), []);
 }
 
 #[test]
 fn a_missing_collection_is_created_in_two_commands() {
     let steps = steps(&DECLARED, None);
-    let told: Vec<String> = steps.iter().map(Step::to_string).collect();
-    assert_eq!(told, ["create collection things with index things_name, things_age, things_ttl"]);
+    let described: Vec<String> = steps.iter().map(Step::to_string).collect();
+    assert_eq!(
+        described,
+        ["create collection things with index things_name, things_age, things_ttl"]
+    );
     assert!(!steps[0].contracts());
     assert_eq!(steps[0].commands().len(), 2);
 }
@@ -70,15 +73,15 @@ fn a_missing_collection_is_created_in_two_commands() {
 fn a_new_index_expands_unless_it_removes_or_rejects_rows() {
     let before = things(&[], &[]);
     assert_eq!(
-        told(&before, &things(&[BY_AGE], &[])),
+        described(&before, &things(&[BY_AGE], &[])),
         one("create index things_age of things", false)
     );
     assert_eq!(
-        told(&before, &things(&[BY_NAME], &[])),
+        described(&before, &things(&[BY_NAME], &[])),
         one("create unique index things_name of things", true)
     );
     assert_eq!(
-        told(&before, &things(&[EXPIRY], &[])),
+        described(&before, &things(&[EXPIRY], &[])),
         one("create index things_ttl of things", true)
     );
 }
@@ -86,13 +89,13 @@ fn a_new_index_expands_unless_it_removes_or_rejects_rows() {
 #[test]
 fn a_dropped_index_contracts() {
     let (before, after) = (things(&[BY_AGE, EXPIRY], &[]), things(&[EXPIRY], &[]));
-    assert_eq!(told(&before, &after), one("drop index things_age of things", true));
+    assert_eq!(described(&before, &after), one("drop index things_age of things", true));
 }
 
 #[test]
 fn an_index_of_an_operator_is_kept() {
     const OTHER: Index = Index::on("thingsome_age", &[("age", -1)]);
-    assert_eq!(told(&things(&[OTHER], &[]), &things(&[], &[])), []);
+    assert_eq!(described(&things(&[OTHER], &[]), &things(&[], &[])), []);
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn swapped_names_are_untangled_by_one_replacement() {
     const FOUND: [Index; 2] = [Index::on("things_x", Y), Index::on("things_y", X)];
     const SWAPPED: [Index; 2] = [Index::on("things_x", X), Index::on("things_y", Y)];
     assert_eq!(
-        told(&things(&FOUND, &[]), &things(&SWAPPED, &[])),
+        described(&things(&FOUND, &[]), &things(&SWAPPED, &[])),
         [
             ("replace index things_x, things_y of things with things_x".to_owned(), true),
             // It must wait for the step before.
@@ -125,8 +128,8 @@ fn a_longer_expiry_expands_and_a_shorter_one_contracts() {
         Index::expiring("things_ttl", &[("expires_at", 1)], Duration::from_hours(2));
     let (short, long) = (things(&[EXPIRY], &[]), things(&[LONG], &[]));
     let step = "set the expiry of index things_ttl of things to";
-    assert_eq!(told(&short, &long), one(&format!("{step} 7200s"), false));
-    assert_eq!(told(&long, &short), one(&format!("{step} 3600s"), true));
+    assert_eq!(described(&short, &long), one(&format!("{step} 7200s"), false));
+    assert_eq!(described(&long, &short), one(&format!("{step} 3600s"), true));
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn an_index_that_cannot_exist_beside_the_declared_one_is_replaced() {
     ] {
         let name = before.indexes[0].name;
         assert_eq!(
-            told(&before, &things(&[BY_NAME], &[])),
+            described(&before, &things(&[BY_NAME], &[])),
             one(&format!("replace index {name} of things with things_name"), true)
         );
     }
@@ -166,11 +169,11 @@ fn a_looser_validator_expands_and_a_stricter_one_contracts() {
     for (before, after) in
         [(&strict, &nullable), (&strict, &fewer), (&nullable, &fewer), (&fewer, &none)]
     {
-        assert_eq!(told(before, after), one(loosen, false), "{before:?} to {after:?}");
-        assert_eq!(told(after, before), one(tighten, true), "{after:?} to {before:?}");
+        assert_eq!(described(before, after), one(loosen, false), "{before:?} to {after:?}");
+        assert_eq!(described(after, before), one(tighten, true), "{after:?} to {before:?}");
     }
     let other = things(&[], &[("_id", STRING), ("name", STRING)]);
-    assert_eq!(told(&strict, &other), one(tighten, true));
+    assert_eq!(described(&strict, &other), one(tighten, true));
 }
 
 #[test]
