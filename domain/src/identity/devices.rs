@@ -18,7 +18,10 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::people::{sessions::Device, users::User};
+use crate::people::{
+    sessions::Device,
+    users::{User, WrongCodes},
+};
 
 /// How long a device is remembered after its last sign-in.
 const REMEMBERED_FOR: Duration = Duration::from_hours(90 * 24);
@@ -34,6 +37,12 @@ pub struct KnownDevice {
     #[serde(rename = "_id")]
     pub id: String,
     pub user_id: UserId,
+    /// Whether the user has presented a second factor there.
+    #[serde(default)]
+    pub second_factor: bool,
+    /// Wrong codes that were presented from it, if it is known with a second factor.
+    #[serde(default)]
+    pub wrong_codes: Option<WrongCodes>,
     /// When the user last signed in from it, to within a day.
     pub seen_at: DateTime,
     /// When it is forgotten.
@@ -56,23 +65,39 @@ impl Record for KnownDevice {
 }
 
 impl KnownDevice {
-    /// Records that `user` signs in from `device`; returns whether it is new to them.
+    /// The device, if the user has signed in from it lately.
+    pub(crate) async fn find(
+        txn: &mut Txn,
+        user: UserId,
+        device: &Device,
+    ) -> Result<Option<Self>, DbError> {
+        let filter = doc! { "_id": id(user, device), "expires_at": { "$gt": txn.clock().now() } };
+        txn.records::<Self>(PlatformScope).find(filter).await
+    }
+
+    /// Records that `user` signs in from `device`, with or without a second factor; returns whether
+    /// it is new to them.
     pub(crate) async fn note(
         txn: &mut Txn,
         user: UserId,
         device: &Device,
+        second_factor: bool,
     ) -> Result<bool, DbError> {
-        let (now, id) = (txn.clock().now(), id(user, device));
-        let known = txn
-            .records::<Self>(PlatformScope)
-            .find(doc! { "_id": &id, "expires_at": { "$gt": now } })
-            .await?;
-        if known.as_ref().is_some_and(|place| between(place.seen_at, now) < NOTED_EVERY) {
+        let now = txn.clock().now();
+        let known = Self::find(txn, user, device).await?;
+        let is_current = |place: &Self| {
+            between(place.seen_at, now) < NOTED_EVERY && (place.second_factor || !second_factor)
+        };
+        if known.as_ref().is_some_and(is_current) {
             return Ok(false);
         }
         let is_news = known.is_none() && !is_first(txn, user).await?;
-        let place = doc! { "$set": { "user_id": user, "seen_at": now, "expires_at": later(now, REMEMBERED_FOR) } };
-        txn.records::<Self>(PlatformScope).upsert(doc! { "_id": &id }, place).await?;
+        let second_factor = second_factor || known.is_some_and(|place| place.second_factor);
+        let place = doc! { "$set": {
+            "user_id": user, "second_factor": second_factor, "seen_at": now,
+            "expires_at": later(now, REMEMBERED_FOR),
+        } };
+        txn.records::<Self>(PlatformScope).upsert(doc! { "_id": id(user, device) }, place).await?;
         Ok(is_news)
     }
 }

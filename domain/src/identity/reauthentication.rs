@@ -11,18 +11,24 @@ use serde::{Deserialize, Serialize};
 use crate::{
     activity::{Action, Entry},
     identity::sign_in::SignInError,
-    people::{sessions::Session, users::User},
+    people::{
+        sessions::{Device, Session},
+        users::User,
+    },
     tenancy::tenants::Tenant,
 };
 
 /// Records that the user of a session has just authenticated.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reauthenticate {
     pub session: SessionId,
     /// The owner of the session.
     pub user: UserId,
     /// When the password they gave was set, or, with a passkey, their current one.
     pub password_set_at: Option<DateTime>,
+    /// What is known of the client.
+    #[serde(default)]
+    pub device: Device,
     /// Whether they presented a second factor.
     pub second_factor: bool,
 }

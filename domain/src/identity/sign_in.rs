@@ -328,7 +328,7 @@ impl Begin {
         let membership = Membership::enter(txn, self.tenant, self.user).await?;
         membership.ok_or(SignInError::TenantNotFound)?;
         let Start { device, remember, lifetime } = &self.start;
-        let is_new_device = KnownDevice::note(txn, self.user, device).await?;
+        let is_new_device = KnownDevice::note(txn, self.user, device, self.second_factor).await?;
         let remember = *remember && before.is_none_or(|before| before.remembered);
         let session =
             Session::create(txn, self.user, self.tenant, device, *lifetime, remember).await?;

@@ -13,7 +13,7 @@ use common::{
     id::UserId,
     origin::Principal,
 };
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{Bson, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
 /// An account. Exists only once its email address was verified.
@@ -36,7 +36,7 @@ pub struct User {
     /// Since when a second factor is required; none if the password is enough.
     #[serde(default)]
     pub second_factor_since: Option<DateTime>,
-    /// Wrong codes of its second factors, if any were presented.
+    /// Wrong codes of its second factors, if any were presented from unknown devices.
     #[serde(default)]
     pub wrong_codes: Option<WrongCodes>,
     /// When an operator disabled it, if it is disabled.
@@ -57,6 +57,21 @@ pub struct WrongCodes {
     pub count: i64,
     /// When the window ends, and they no longer count.
     pub until: DateTime,
+}
+
+impl WrongCodes {
+    /// With another one, in the window of those `before`, or in a new one.
+    pub(crate) fn and_another(before: Option<Self>, now: DateTime, window: Duration) -> Self {
+        let current = before.filter(|before| before.until > now);
+        let Self { count, until } = current.unwrap_or(Self { count: 0, until: later(now, window) });
+        Self { count: count + 1, until }
+    }
+}
+
+impl From<WrongCodes> for Bson {
+    fn from(wrong: WrongCodes) -> Self {
+        doc! { "count": wrong.count, "until": wrong.until }.into()
+    }
 }
 
 /// How an operator refers to an account.
@@ -242,37 +257,6 @@ impl User {
     pub(crate) async fn note_factors(txn: &mut Txn, id: UserId) -> Result<(), DbError> {
         let update = doc! { "$set": { "factors_changed_at": txn.clock().now() } };
         txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
-    }
-
-    /// Counts a wrong code of a second factor, in a window that begins with the first one. Returns
-    /// how many there are.
-    pub(crate) async fn note_wrong_code(
-        &self,
-        txn: &mut Txn,
-        window: Duration,
-    ) -> Result<i64, DbError> {
-        let now = txn.clock().now();
-        let before = self.wrong_codes.filter(|before| before.until > now);
-        let WrongCodes { count, until } =
-            before.unwrap_or(WrongCodes { count: 0, until: later(now, window) });
-        let count = count + 1;
-        self.set_wrong_codes(txn, Some(WrongCodes { count, until })).await?;
-        Ok(count)
-    }
-
-    /// Takes back what [`User::note_wrong_code`] has counted in the same transaction.
-    pub(crate) async fn forget_wrong_code(&self, txn: &mut Txn) -> Result<(), DbError> {
-        self.set_wrong_codes(txn, self.wrong_codes).await
-    }
-
-    async fn set_wrong_codes(
-        &self,
-        txn: &mut Txn,
-        wrong: Option<WrongCodes>,
-    ) -> Result<(), DbError> {
-        let wrong = wrong.map(|wrong| doc! { "count": wrong.count, "until": wrong.until });
-        let update = doc! { "$set": { "wrong_codes": wrong } };
-        txn.records::<Self>(PlatformScope).update(doc! { "_id": self.id }, update).await.map(drop)
     }
 
     /// Requires a second factor from now on; returns whether none was required before.

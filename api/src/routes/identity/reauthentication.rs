@@ -72,6 +72,7 @@ pub(crate) async fn reauthenticate(
         session: caller.session.id,
         user: user.id,
         password_set_at: user.password_set_at,
+        device: client.device(),
         second_factor,
     };
     let session = match body {

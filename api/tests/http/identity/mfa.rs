@@ -11,7 +11,7 @@ use domain::{
 use futures::future::join_all;
 use jobs::testing;
 use mongodb::bson::{Document, doc};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::authenticator::App;
 
@@ -282,9 +282,16 @@ const NEW_PASSWORD: &str = "a quite different set of words";
 
 /// A person who knows the password presents eight wrong codes. Returns their last token.
 async fn use_up_codes(world: &World, password: &str) -> String {
+    use_up_codes_on("", world, password).await
+}
+
+/// As [`use_up_codes`], on a device of this name.
+async fn use_up_codes_on(device: &str, world: &World, password: &str) -> String {
     let mut token = String::new();
     for wrong in [5, 3] {
-        let asked = world.login(ADA, password).await;
+        let login = world.client.request(Method::POST, "/api/auth/login");
+        let login = login.header("user-agent", device);
+        let asked = Answer::of(login.json(&json!({ "email": ADA, "password": password }))).await;
         let asked = asked.expect_problem(StatusCode::UNAUTHORIZED, "mfa_required");
         token = text(&asked, "mfa_token");
         for _ in 0..wrong {
@@ -294,6 +301,28 @@ async fn use_up_codes(world: &World, password: &str) -> String {
         }
     }
     token
+}
+
+/// A device is known once its user has presented a second factor there.
+#[tokio::test]
+async fn a_thief_of_the_password_cannot_use_up_the_codes_of_a_known_device() {
+    let world = World::with(EIGHT_FAILURES).await;
+    let enrolled = Enrolled::new(&world, ADA).await;
+    let home = mfa_token(&world, ADA).await;
+    verify(&world, &home, &enrolled.app.code(0)).await.expect(StatusCode::OK);
+    let thief = use_up_codes_on("Thief", &world, PASSWORD).await;
+    verify(&world, &thief, &enrolled.recovery_codes[0])
+        .await
+        .expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
+    let home = mfa_token(&world, ADA).await;
+    verify(&world, &home, &enrolled.recovery_codes[0]).await.expect(StatusCode::OK);
+    // The codes of the known device are limited too.
+    let home = use_up_codes(&world, PASSWORD).await;
+    verify(&world, &home, &enrolled.recovery_codes[1])
+        .await
+        .expect_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts");
+    let mailed = testing::staged::<SendCodesThrottled>(&world.store).await.unwrap();
+    assert_eq!(mailed.len(), 2, "one for each count");
 }
 
 /// The owner follows a link in a mail.

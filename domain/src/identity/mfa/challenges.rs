@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::{
-    clock::{between, later},
+    clock::later,
     crypto::{LinkToken, MasterKey},
     db::{
         Change, Data, DbError, PlatformScope, Record, Store, Txn,
@@ -18,6 +18,7 @@ use webauthn_rs::prelude::PasskeyAuthentication;
 
 use super::{
     MfaChange, MfaError, SendMfaChanged,
+    guesses::Guesses,
     passkeys::{Assertion, Options, Passkey, RelyingParty, Used},
     recovery_codes::RecoveryCodes,
     totp::{self, Totp},
@@ -28,7 +29,10 @@ use crate::{
         reauthentication::Reauthenticate,
         sign_in::{Begin, SignInError},
     },
-    people::{sessions::Session, users::User},
+    people::{
+        sessions::{Device, Session},
+        users::User,
+    },
     queues,
 };
 
@@ -50,6 +54,14 @@ impl Purpose {
         match self {
             Self::SignIn(begin) => begin.user,
             Self::Reauthenticate(reauthenticate) => reauthenticate.user,
+        }
+    }
+
+    /// What is known of the client that gave the password.
+    fn device(&self) -> &Device {
+        match self {
+            Self::SignIn(begin) => &begin.start.device,
+            Self::Reauthenticate(reauthenticate) => &reauthenticate.device,
         }
     }
 
@@ -204,7 +216,7 @@ pub enum Shown {
     Passkey(Box<Used>),
 }
 
-/// Limit of wrong codes of an account, over all its challenges.
+/// Limit of wrong codes over all challenges of an account, and of each of its known devices.
 #[derive(Debug, Clone, Copy)]
 pub struct CodeLimit {
     /// Wrong codes allowed in a window.
@@ -228,9 +240,10 @@ impl Job for SendCodesThrottled {
 /// Answers a challenge. The user is notified if they used a recovery code, and, once per window, if
 /// the limit of wrong codes is reached.
 ///
-/// Codes are counted as wrong in this transaction, with the challenge and with the account, before
-/// they are judged, and taken back if they are right. So every answer with a code writes the row of
-/// the account, and concurrent answers conflict and are judged one after the other.
+/// Codes are counted as wrong in this transaction, before they are judged, and taken back if they
+/// are right: with the challenge, and with the account or a known device ([`Guesses`]). So every
+/// answer with a code writes that row, and concurrent answers conflict and are judged one after the
+/// other.
 #[derive(Debug)]
 pub struct AnswerChallenge<'a> {
     /// The installation's master key.
@@ -269,21 +282,21 @@ impl Change for AnswerChallenge<'_> {
         if challenge.purpose.password_set_at() != user.password_set_at {
             return Err(SignInError::InvalidCredentials);
         }
-        let mut wrong = None;
+        let mut guesses = None;
         if matches!(self.shown, Shown::Code(_)) {
-            self.may_guess(&user, txn.clock().now())?;
-            wrong = Some(user.note_wrong_code(txn, self.limit.window).await?);
+            let before = Guesses::of(txn, user, challenge.purpose.device()).await?;
+            guesses = Some((before.count(txn, self.limit).await?, before));
         }
         let Some(method) = self.accepted(txn, challenge.user_id).await? else {
             let failed = MfaChallenge { failures: challenge.failures + 1, ..challenge };
             txn.records::<MfaChallenge>(PlatformScope).insert(&failed).await?;
-            if wrong == Some(i64::from(self.limit.wrong_max)) {
-                stage(txn, None, &SendCodesThrottled { user: user.id }).await?;
+            if guesses.is_some_and(|(count, _)| count == i64::from(self.limit.wrong_max)) {
+                stage(txn, None, &SendCodesThrottled { user: failed.user_id }).await?;
             }
             return Ok(Outcome::Wrong);
         };
-        if wrong.is_some() {
-            user.forget_wrong_code(txn).await?;
+        if let Some((_, before)) = guesses {
+            before.restore(txn).await?;
         }
         let (purpose, user) = (challenge.purpose, challenge.user_id);
         if method == Method::RecoveryCode {
@@ -304,17 +317,6 @@ impl Change for AnswerChallenge<'_> {
 }
 
 impl AnswerChallenge<'_> {
-    /// Whether the account may present another code. Passkeys cannot be guessed, so they may always
-    /// be presented. Fails with [`SignInError::TooManyCodes`].
-    fn may_guess(&self, user: &User, now: DateTime) -> Result<(), SignInError> {
-        match user.wrong_codes {
-            Some(wrong) if wrong.until > now && wrong.count >= i64::from(self.limit.wrong_max) => {
-                Err(SignInError::TooManyCodes(between(now, wrong.until)))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The method by which the answer is accepted, if it is.
     async fn accepted(&self, txn: &mut Txn, user: UserId) -> Result<Option<Method>, MfaError> {
         match &self.shown {

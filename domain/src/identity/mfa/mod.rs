@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub mod challenges;
+mod guesses;
 pub mod passkeys;
 pub mod recovery_codes;
 pub mod totp;
