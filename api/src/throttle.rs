@@ -87,7 +87,7 @@ impl<'a> Guard<'a> {
 
     /// Checks a password with `checking`, unless too many were wrong; that is decided before anything
     /// is hashed. All routes count the same attempts. The owner of the account is notified when it
-    /// becomes throttled.
+    /// becomes slow.
     pub(crate) async fn check_password<T, E: Into<Problem>>(
         app: &'a App,
         client: &'a Client,
@@ -132,7 +132,7 @@ impl<'a> Guard<'a> {
     }
 
     async fn note_failure(&self, counted: &Admission, address: &Email) -> Result<(), Problem> {
-        if counted.fills_account && self.app.throttle.may_notify(self.tried()).await {
+        if counted.slows_account && self.app.throttle.may_notify(self.tried()).await {
             let address = SealedEmail::seal(&self.app.key, SendThrottled::KIND, address)
                 .map_err(|error| Problem::internal(&error))?;
             self.app.jobs.commit(&self.client.origin(), &Throttled { address }).await?;
@@ -160,5 +160,10 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         | Act::ResendVerification
         | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),
     };
-    Limits { per_account, per_network, window: auth.throttle_window }
+    Limits {
+        per_account,
+        per_account_max: auth.login_failures_per_account_max.max(per_account),
+        per_network,
+        window: auth.throttle_window,
+    }
 }

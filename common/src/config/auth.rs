@@ -42,8 +42,10 @@ pub struct Auth {
     pub email_change_ttl: Duration,
     /// Minimum time between two mails of one kind to one email address.
     pub resend_cooldown: Duration,
-    /// Failed sign-ins allowed per account in each window.
+    /// Failed sign-ins allowed per account and network in each window.
     pub login_failures_per_account: u32,
+    /// Failed sign-ins allowed per account in each window, from all unfamiliar networks together.
+    pub login_failures_per_account_max: u32,
     /// Failed sign-ins allowed per network in each window.
     pub login_failures_per_network: u32,
     /// Mails that may be requested for one email address from one network in each window.
@@ -82,7 +84,8 @@ impl Auth {
             password_reset_ttl: r.period("auth.password_reset_ttl", "1h", "Lifetime of a password reset link"),
             email_change_ttl: r.period("auth.email_change_ttl", "24h", "Lifetime of the links that confirm a new email address"),
             resend_cooldown: r.period("auth.resend_cooldown", "60s", "Minimum time between two mails of one kind to one email address; notices to people about changes to their own account are not delayed"),
-            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "Failed sign-ins allowed per account in each window; beyond it, only networks from which the owner signed in within the last 30 days may try, each with the same limit. Wrong codes of second factors are limited by the same number, from all networks together"),
+            login_failures_per_account: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account", "20", "Failed sign-ins allowed per account from one network in each window. After as many from all networks together, each network has one attempt, except those from which the owner signed in within the last 30 days. Wrong codes of second factors are limited by the same number, from all unknown devices together"),
+            login_failures_per_account_max: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_account_max", "100", "Failed sign-ins allowed per account in each window from all networks together, except those from which the owner signed in within the last 30 days; at least as many as from one network"),
             login_failures_per_network: r.count_up_to(THROTTLE_MAX, "auth.login_failures_per_network", "100", "Failed sign-ins allowed per network (an IPv4 address or an IPv6 /64) in each window, over all accounts; an IPv6 /56 has four times, and a /48 sixteen times this limit"),
             mails_per_account: r.count_up_to(THROTTLE_MAX, "auth.mails_per_account", "20", "Links of each kind that may be requested for one email address from one network in each window"),
             mails_per_network: r.count_up_to(THROTTLE_MAX, "auth.mails_per_network", "100", "Links of each kind that may be requested per network in each window; an IPv6 /56 has four times, and a /48 sixteen times this limit"),

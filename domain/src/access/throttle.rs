@@ -6,9 +6,11 @@
 //! if it did not fail, so that concurrent attempts cannot exceed the limit.
 //!
 //! Nobody may be locked out by what others do in their name. So a mailbox, which anyone can name,
-//! is counted per network from which it is named. An account is counted as a whole, or its password
-//! could be guessed from many networks; but a network from which someone signed in successfully is
-//! familiar for a while, and its attempts count in a bucket of their own.
+//! is counted per network from which it is named. So is an account. Its attempts from all networks
+//! count together as well, or its password could be guessed from many networks: after some failures
+//! each network has one attempt instead of several, and after many more there is none, which only an
+//! attacker with as many networks can bring about. A network from which someone signed in
+//! successfully is familiar for a while, and what happens on others does not affect it.
 //!
 //! Redis stores only counts under pseudonyms, each for one window. While Redis does not answer, each
 //! process counts for itself, so that an outage of Redis neither decides who can sign in nor lifts
@@ -29,7 +31,7 @@ use common::{
     redis::{Connections, Shared},
     telemetry::metrics,
 };
-use local::LocalCounts;
+use local::{Buckets, LocalCounts};
 use redis::{RedisResult, Script};
 use tokio::time::Instant;
 
@@ -42,9 +44,6 @@ const TOLD_FOR: Duration = Duration::from_hours(1);
 /// While Redis does not answer, it is queried only this often, so that not every request waits for
 /// it.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Index of the first bucket that [`ADMIT`] reports for an attempt from a familiar network.
-const FAMILIAR: usize = 2;
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/admit.lua")));
 static GIVE_BACK: LazyLock<Script> =
@@ -80,8 +79,11 @@ pub enum Act {
 /// How many attempts are allowed in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Attempts concerning one account, or one mailbox from one network.
+    /// Attempts concerning one account or mailbox from one network. After as many from all
+    /// networks together, each that is not familiar to the account has only one.
     pub per_account: u32,
+    /// Attempts concerning one account from all networks that are not familiar to it.
+    pub per_account_max: u32,
     /// Attempts from one network; wider ones have higher limits.
     pub per_network: u32,
     /// Length of the window, which starts with the first attempt.
@@ -93,7 +95,7 @@ pub struct Limits {
 pub enum Subject<'a> {
     /// Nothing in particular.
     Nothing,
-    /// An account: attempts from all networks that are not familiar to it count together.
+    /// An account: attempts from all networks that are not familiar to it count together, too.
     Account(&'a str),
     /// A mailbox: attempts from different networks do not affect each other.
     Mailbox(&'a str),
@@ -131,8 +133,8 @@ pub struct Admission {
     weight: u32,
     place: Place,
     concerns_account: bool,
-    /// Whether the account is throttled if this attempt fails.
-    pub fills_account: bool,
+    /// Whether other networks are slowed if this attempt fails.
+    pub slows_account: bool,
 }
 
 /// Where an attempt was counted.
@@ -160,10 +162,10 @@ pub struct Throttle {
 struct Keys {
     /// Exists while the network is familiar to the account.
     mark: String,
-    /// The bucket of an account on a familiar network.
-    own: String,
-    /// The bucket of the subject, if there is one.
-    subject: Option<String>,
+    /// The bucket of the subject on this network, if there is a subject.
+    pair: Option<String>,
+    /// The bucket of the account, if there is one.
+    account: Option<String>,
     /// The buckets of the networks, with the factor by which their limits are higher.
     networks: Vec<(String, u32)>,
     told: String,
@@ -196,44 +198,44 @@ impl Throttle {
 
     /// Allows and counts an attempt, or fails with the time to wait.
     pub async fn admit(&self, tried: Try<'_>, limits: Limits) -> Result<Admission, TooMany> {
-        let Keys { mark, own, subject, networks, .. } = self.keys(tried);
-        let of_subject = subject.map(|key| (key, limits.per_account));
+        let Keys { mark, pair, account, networks, .. } = self.keys(tried);
+        let concerns_account = account.is_some();
         let of_networks = networks
             .into_iter()
             .map(|(key, factor)| (key, limits.per_network.saturating_mul(factor)));
-        let others: Vec<(String, u32)> = of_subject.into_iter().chain(of_networks).collect();
+        let buckets = Buckets {
+            limited: pair
+                .map(|key| (key, limits.per_account))
+                .into_iter()
+                .chain(account.map(|key| (key, limits.per_account_max)))
+                .chain(of_networks)
+                .collect(),
+            slow_from: concerns_account.then_some(limits.per_account),
+        };
         let mut call = ADMIT.key(&mark);
-        call.key(&own).arg(millis_of(limits.window)).arg(tried.weight).arg(limits.per_account);
-        for (key, limit) in &others {
+        call.arg(millis_of(limits.window)).arg(tried.weight).arg(buckets.slow_from.unwrap_or(0));
+        for (key, limit) in &buckets.limited {
             call.key(key).arg(*limit);
         }
         let asked: Option<(u64, usize, bool)> =
             self.ask(async |mut connection| call.invoke_async(&mut connection).await).await;
         let (place, answer) = match asked {
-            Some((0, first, filled)) => (Place::Redis, Ok((first == FAMILIAR, filled))),
+            Some((0, used, is_slow)) => (Place::Redis, Ok((used, is_slow))),
             Some((wait, _, _)) => (Place::Redis, Err(Duration::from_millis(wait))),
             // Without Redis no network is known to be familiar.
             None => {
                 let admitted =
-                    self.local.admit(&others, tried.weight, limits.window, Instant::now());
-                (Place::Process, admitted.map(|filled| (false, filled)))
+                    self.local.admit(&buckets, tried.weight, limits.window, Instant::now());
+                (Place::Process, admitted.map(|is_slow| (buckets.limited.len(), is_slow)))
             }
         };
-        let (is_familiar, filled): (bool, bool) = answer.map_err(|wait| {
+        let (used, slows_account) = answer.map_err(|wait| {
             metrics::AUTH_THROTTLED.with_label_values(&[tried.act.name()]).inc();
             TooMany(wait)
         })?;
-        let counted =
-            if is_familiar { vec![own] } else { others.into_iter().map(|(key, _)| key).collect() };
-        let concerns_account = matches!(tried.subject, Subject::Account(_));
-        Ok(Admission {
-            mark,
-            counted,
-            weight: tried.weight,
-            place,
-            concerns_account,
-            fills_account: filled && concerns_account,
-        })
+        let counted = buckets.limited.into_iter().take(used).map(|(key, _)| key).collect();
+        let weight = tried.weight;
+        Ok(Admission { mark, counted, weight, place, concerns_account, slows_account })
     }
 
     /// Takes back an attempt that neither succeeded nor failed.
@@ -266,21 +268,14 @@ impl Throttle {
     /// makes their network familiar.
     pub async fn forgive(&self, tried: Try<'_>) {
         let keys = self.keys(tried);
-        self.local.clear(keys.subject.iter());
+        let counted = [&keys.pair, &keys.account];
+        self.local.clear(counted.into_iter().flatten());
         let familiar = millis_of(FAMILIAR_FOR);
         let forgiving = async |mut connection| {
             let mut forgive = redis::pipe();
-            forgive
-                .del(&keys.own)
-                .ignore()
-                .cmd("SET")
-                .arg(&keys.mark)
-                .arg(1)
-                .arg("PX")
-                .arg(familiar)
-                .ignore();
-            if let Some(subject) = &keys.subject {
-                forgive.del(subject).ignore();
+            forgive.cmd("SET").arg(&keys.mark).arg(1).arg("PX").arg(familiar).ignore();
+            for key in counted.into_iter().flatten() {
+                forgive.del(key).ignore();
             }
             forgive.query_async(&mut connection).await
         };
@@ -347,11 +342,10 @@ impl Throttle {
                 Subject::Account(_) => key("familiar", &pair),
                 Subject::Nothing | Subject::Mailbox(_) => key("unfamiliar", &pair),
             },
-            own: key(&format!("{act}:own"), &pair),
-            subject: match tried.subject {
-                Subject::Nothing => None,
+            pair: (tried.subject != Subject::Nothing).then(|| key(&format!("{act}:pair"), &pair)),
+            account: match tried.subject {
                 Subject::Account(account) => Some(key(&format!("{act}:account"), account)),
-                Subject::Mailbox(_) => Some(key(&format!("{act}:mailbox"), &pair)),
+                Subject::Nothing | Subject::Mailbox(_) => None,
             },
             networks,
             told: key("told", subject),

@@ -31,9 +31,10 @@ const WRONG: &str = "wrong horse";
 const FORGOT: &str = "/api/auth/password/forgot";
 const RESEND: &str = "/api/auth/verify-email/resend";
 
-/// Failures allowed per account, and per network.
+/// Failures allowed per account and network, per account, and per network.
 const FEW: &[(&str, &str)] = &[
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT", "5"),
+    ("TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT_MAX", "8"),
     ("TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK", "12"),
 ];
 /// The IP address of the tests is that of a trusted proxy, so that they can simulate any client.
@@ -183,6 +184,24 @@ async fn a_stranger_cannot_lock_the_owner_out_of_known_networks() {
     expect_throttled(login_from(&world, "192.0.2.1", ADA, WRONG).await);
 }
 
+/// An owner on a journey signs in while strangers guess.
+#[tokio::test]
+async fn wrong_passwords_elsewhere_leave_each_network_one_attempt() {
+    let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
+    for email in [ADA, "nobody@example.com"] {
+        if email == ADA {
+            world.make_account(email).await;
+        }
+        for _ in 0..5 {
+            login_from(&world, "198.51.100.1", email, WRONG).await.expect(StatusCode::UNAUTHORIZED);
+        }
+        expect_throttled(login_from(&world, "198.51.100.1", email, WRONG).await);
+        login_from(&world, "198.51.100.2", email, WRONG).await.expect(StatusCode::UNAUTHORIZED);
+        expect_throttled(login_from(&world, "198.51.100.2", email, WRONG).await);
+    }
+    login_from(&world, "203.0.113.1", ADA, PASSWORD).await.expect(StatusCode::OK);
+}
+
 #[tokio::test]
 async fn registering_a_victims_email_does_not_make_a_network_known() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
@@ -194,6 +213,7 @@ async fn registering_a_victims_email_does_not_make_a_network_known() {
     for _ in 0..5 {
         login_from(&world, "198.51.100.8", ADA, WRONG).await.expect(StatusCode::UNAUTHORIZED);
     }
+    login_from(&world, "198.51.100.7", ADA, WRONG).await.expect(StatusCode::UNAUTHORIZED);
     expect_throttled(login_from(&world, "198.51.100.7", ADA, WRONG).await);
 }
 
@@ -319,7 +339,7 @@ async fn a_travelling_owner_can_always_request_a_reset() {
         let request = world.client.request(Method::POST, FORGOT).header("x-forwarded-for", address);
         Answer::of(request.json(&json!({ "email": ADA }))).await
     };
-    for number in 0..6 {
+    for number in 0..8 {
         let network = format!("198.51.100.{number}");
         login_from(&world, &network, ADA, WRONG).await;
         for _ in 0..4 {
@@ -445,7 +465,7 @@ async fn accepting_an_invitation_does_not_bypass_the_throttle_of_sign_ins() {
         (people.founder("eve@example.com").await, people.founder("bob@example.com").await);
     let token = invited(&world, &eve, "bob@example.com").await;
     login_from(&world, "192.0.2.1", "bob@example.com", PASSWORD).await.expect(StatusCode::OK);
-    for number in 0..5 {
+    for number in 0..8 {
         let address = format!("198.51.100.{number}");
         let guess = match number % 2 {
             0 => login_from(&world, &address, "bob@example.com", WRONG).await,
@@ -513,7 +533,7 @@ async fn guesses_at_an_email_without_an_account_do_not_prevent_a_new_account() {
     let world = World::with(&[FEW, BEHIND_PROXY].concat()).await;
     let eve = People::of(&world).await.founder("eve@example.com").await;
     let token = invited(&world, &eve, "new@example.com").await;
-    for number in 0..6 {
+    for number in 0..8 {
         login_from(&world, &format!("198.51.100.{number}"), "new@example.com", WRONG).await;
     }
     expect_throttled(login_from(&world, "198.51.100.9", "new@example.com", WRONG).await);

@@ -12,6 +12,16 @@ use tokio::time::Instant;
 /// removed.
 const BUCKETS_MAX: usize = 50_000;
 
+/// The buckets of an attempt.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    /// Their names and limits. If there is an account, the first is that of the account on this
+    /// network, and the second that of the account.
+    pub limited: Vec<(String, u32)>,
+    /// From how many attempts on an account on each network has only one.
+    pub slow_from: Option<u32>,
+}
+
 /// Buckets by their names.
 #[derive(Debug, Default)]
 pub(super) struct LocalCounts {
@@ -26,37 +36,42 @@ struct Bucket {
 
 impl LocalCounts {
     /// Counts `weight` attempts in each of these buckets, unless one has reached its limit: then
-    /// fails with the time to wait. Returns whether the first bucket has reached its limit now.
+    /// fails with the time to wait. Returns whether sign-ins to the account are slow now. The same
+    /// rules as those of `admit.lua`.
     pub(super) fn admit(
         &self,
-        limited: &[(String, u32)],
+        Buckets { limited, slow_from }: &Buckets,
         weight: u32,
         window: Duration,
         now: Instant,
     ) -> Result<bool, Duration> {
         let mut buckets = self.lock();
-        let count_of = |buckets: &HashMap<String, Bucket>, key: &str| {
+        let live = |buckets: &HashMap<String, Bucket>, key: &str| {
             buckets.get(key).copied().filter(|bucket| bucket.ends_at > now)
         };
-        let full = limited.iter().filter_map(|(key, limit)| {
-            let bucket = count_of(&buckets, key)?;
-            (bucket.count >= *limit).then(|| bucket.ends_at - now)
+        let is_slow = |buckets: &HashMap<String, Bucket>| {
+            slow_from.zip(limited.get(1)).is_some_and(|(from, (account, _))| {
+                live(buckets, account).is_some_and(|bucket| bucket.count >= from)
+            })
+        };
+        let was_slow = is_slow(&buckets);
+        let full = limited.iter().enumerate().filter_map(|(at, (key, limit))| {
+            let limit = if at == 0 && was_slow { 1 } else { *limit };
+            live(&buckets, key).filter(|bucket| bucket.count >= limit)
         });
-        if let Some(wait) = full.max() {
+        if let Some(wait) = full.map(|bucket| bucket.ends_at - now).max() {
             return Err(wait);
         }
-        let mut is_filled = false;
-        for (at, (key, limit)) in limited.iter().enumerate() {
-            let before = count_of(&buckets, key);
+        for (key, _) in limited {
+            let before = live(&buckets, key);
             if before.is_none() && buckets.len() >= BUCKETS_MAX {
                 make_room(&mut buckets, now);
             }
             let bucket = before.unwrap_or(Bucket { count: 0, ends_at: now + window });
             let count = bucket.count.saturating_add(weight);
             buckets.insert(key.clone(), Bucket { count, ..bucket });
-            is_filled |= at == 0 && count >= *limit;
         }
-        Ok(is_filled)
+        Ok(is_slow(&buckets))
     }
 
     /// Takes back `weight` attempts that were counted in these buckets.
@@ -100,8 +115,8 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_mins(1);
 
-    fn limited(key: &str, limit: u32) -> [(String, u32); 1] {
-        [(key.to_owned(), limit)]
+    fn limited(key: &str, limit: u32) -> Buckets {
+        Buckets { limited: vec![(key.to_owned(), limit)], slow_from: None }
     }
 
     #[test]
@@ -110,20 +125,36 @@ mod tests {
         let ada = limited("ada", 2);
         let admit = |seconds| counts.admit(&ada, 1, WINDOW, start + Duration::from_secs(seconds));
         assert_eq!(admit(0), Ok(false));
-        assert_eq!(admit(20), Ok(true));
+        assert_eq!(admit(20), Ok(false));
         assert_eq!(admit(20), Err(Duration::from_secs(40)));
         counts.give_back(&["ada".to_owned()], 1);
-        assert_eq!(admit(59), Ok(true));
+        assert_eq!(admit(59), Ok(false));
         assert_eq!(admit(60), Ok(false));
     }
 
     #[test]
     fn an_attempt_that_one_bucket_refuses_counts_in_none() {
         let (counts, now) = (LocalCounts::default(), Instant::now());
-        let both = [("ada".to_owned(), 9), ("network".to_owned(), 1)];
+        let both = Buckets {
+            limited: vec![("ada".to_owned(), 9), ("network".to_owned(), 1)],
+            slow_from: None,
+        };
         assert_eq!(counts.admit(&both, 1, WINDOW, now), Ok(false));
         assert_eq!(counts.admit(&both, 1, WINDOW, now), Err(WINDOW));
-        assert_eq!(counts.admit(&limited("ada", 2), 1, WINDOW, now), Ok(true));
+        assert_eq!(counts.admit(&limited("ada", 2), 1, WINDOW, now), Ok(false));
+        assert_eq!(counts.admit(&limited("ada", 2), 1, WINDOW, now), Err(WINDOW));
+    }
+
+    #[test]
+    fn each_network_has_one_attempt_while_an_account_is_slow() {
+        let (counts, now) = (LocalCounts::default(), Instant::now());
+        let from = |network: &str| {
+            let limited = vec![(format!("ada {network}"), 3), ("ada".to_owned(), 5)];
+            counts.admit(&Buckets { limited, slow_from: Some(3) }, 1, WINDOW, now)
+        };
+        assert_eq!([from("a"), from("a"), from("a")], [Ok(false), Ok(false), Ok(true)]);
+        assert_eq!([from("a"), from("b"), from("b")], [Err(WINDOW), Ok(true), Err(WINDOW)]);
+        assert_eq!([from("c"), from("d")], [Ok(true), Err(WINDOW)]);
     }
 
     #[test]
