@@ -148,9 +148,11 @@ impl<'a> Guard<'a> {
 }
 
 fn limits(act: Act, auth: &config::Auth) -> Limits {
-    let (per_account, per_network) = match act {
+    let (per_account, per_account_max, per_network) = match act {
         Act::SignIn | Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => {
-            (auth.login_failures_per_account, auth.login_failures_per_network)
+            let per_account = auth.login_failures_per_account;
+            let max = auth.login_failures_per_account_max.max(per_account);
+            (per_account, max, auth.login_failures_per_network)
         }
         Act::Register
         | Act::Invite
@@ -158,12 +160,10 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         | Act::CheckDomain
         | Act::ForgetPassword
         | Act::ResendVerification
-        | Act::ChangeEmail => (auth.mails_per_account, auth.mails_per_network),
+        | Act::ChangeEmail => {
+            // What an account causes itself is limited as a whole.
+            (auth.mails_per_account, auth.mails_per_account, auth.mails_per_network)
+        }
     };
-    Limits {
-        per_account,
-        per_account_max: auth.login_failures_per_account_max.max(per_account),
-        per_network,
-        window: auth.throttle_window,
-    }
+    Limits { per_account, per_account_max, per_network, window: auth.throttle_window }
 }

@@ -143,7 +143,12 @@ impl From<ResetError> for Problem {
 
 impl Refusal for EmailChangeError {
     fn codes() -> Vec<Code> {
-        vec![Code::TokenInvalid, Code::ValidationFailed, Code::Unauthenticated]
+        vec![
+            Code::TokenInvalid,
+            Code::ValidationFailed,
+            Code::Unauthenticated,
+            Code::MailBudgetExhausted,
+        ]
     }
 }
 
@@ -156,6 +161,7 @@ impl From<EmailChangeError> for Problem {
             ),
             EmailChangeError::Unchanged => Self::fields(vec![FieldError::unchanged("new_email")]),
             EmailChangeError::AccountGone => Self::unauthenticated(true),
+            EmailChangeError::BudgetSpent(wait) => Self::mail_budget_exhausted(wait),
             EmailChangeError::Seal(_) => Self::internal(&error),
             EmailChangeError::Db(error) => error.into(),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{
     clock::later,
-    config::PURGE_AFTER_MAX,
+    config::{self, PURGE_AFTER_MAX},
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
         Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
@@ -37,6 +37,10 @@ use crate::{
         users::{self, User},
     },
     queues,
+    tenancy::{
+        mail_budget::{MailBudget, Spent, Wanted},
+        tenants::Tenant,
+    },
 };
 
 /// A pending change of an email address.
@@ -173,9 +177,12 @@ pub enum EmailChangeError {
     /// The new email address is the current one.
     #[error("the account already has this email address")]
     Unchanged,
-    /// The account no longer exists.
+    /// The account no longer exists, or the user is no longer a member of the tenant.
     #[error("the account does not exist")]
     AccountGone,
+    /// The tenant may send no more mails to people who are not members for this time.
+    #[error("the tenant's mail budget is spent")]
+    BudgetSpent(Duration),
     /// An email address could not be encrypted for the payload of a job.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -200,6 +207,8 @@ pub struct AskEmailChange<'a> {
     pub ttl: Duration,
     /// Minimum time between two mails about one account.
     pub cooldown: Duration,
+    /// The mail budgets of tenants: the new email address is not a member's.
+    pub budget: config::MailBudget,
 }
 
 impl Change for AskEmailChange<'_> {
@@ -212,6 +221,9 @@ impl Change for AskEmailChange<'_> {
         if user.email_norm == self.new.normalized() {
             return Err(EmailChangeError::Unchanged);
         }
+        let tenant = Tenant::lock(txn, self.scope).await?.ok_or(EmailChangeError::AccountGone)?;
+        let spent = MailBudget::spend(txn, &tenant, Wanted::EmailChange, &self.budget).await?;
+        spent.map_err(|Spent(wait)| EmailChangeError::BudgetSpent(wait))?;
         let before =
             txn.records::<EmailChange>(PlatformScope).take(doc! { "user_id": user.id }).await?;
         let half = |side: Side, email| Half {

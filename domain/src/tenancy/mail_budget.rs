@@ -1,8 +1,9 @@
 //! The mail budget of a tenant: how many mails it may send on one day to people who are not its
 //! members.
 //!
-//! Every such mail is counted in the transaction that causes it: reminders, and invitations,
-//! whether individual, in a list, sent again, by an invite link or because of an email domain.
+//! Every such mail is counted in the transaction that causes it: links to new email addresses of
+//! members, reminders, and invitations, whether individual, in a list, sent again, by an invite link
+//! or because of an email domain.
 //! Nothing is given back, so inviting, cancelling and inviting again counts each time. A new tenant
 //! has a small budget, because anyone can create one; it grows with the tenant's age and with
 //! accepted invitations. An operator can set another one.
@@ -67,6 +68,8 @@ pub(crate) enum Wanted {
     OnRequest,
     /// A reminder of an invitation.
     Reminder,
+    /// A member changes their email address.
+    EmailChange,
 }
 
 impl Wanted {
@@ -75,6 +78,7 @@ impl Wanted {
             Self::ByMember => "by_member",
             Self::OnRequest => "on_request",
             Self::Reminder => "reminder",
+            Self::EmailChange => "email_change",
         }
     }
 }
@@ -124,7 +128,9 @@ impl MailBudget {
         let now = txn.clock().now();
         let budget = Self::within(txn, tenant).await?;
         let limit = match wanted {
-            Wanted::ByMember | Wanted::Reminder => budget.limit(tenant, now, terms),
+            Wanted::ByMember | Wanted::Reminder | Wanted::EmailChange => {
+                budget.limit(tenant, now, terms)
+            }
             Wanted::OnRequest => budget.limit(tenant, now, terms) / 2,
         };
         if budget.spent < limit {

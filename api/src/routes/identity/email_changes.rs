@@ -97,6 +97,7 @@ pub(crate) async fn ask(
                 new: body.new_email,
                 ttl,
                 cooldown,
+                budget: app.mail_budget,
             },
         )
         .await?;

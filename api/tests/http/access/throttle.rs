@@ -414,6 +414,24 @@ async fn wider_ipv6_networks_have_higher_limits() {
     assert_eq!(failures(1, &|_| "2001:db8:2::1".to_owned()).await, 1, "another");
 }
 
+/// Only guesses by others are slowed; what an account causes itself has one limit.
+#[tokio::test]
+async fn email_changes_of_an_account_are_limited_over_all_networks() {
+    let few_mails = &[("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "3")];
+    let world = World::with(&[few_mails, BEHIND_PROXY].concat()).await;
+    let ada = world.signed_in(ADA).await;
+    let change = async |number: u32| {
+        let body = json!({ "new_email": format!("new{number}@example.com") });
+        let request = world.client.request(Method::POST, "/api/auth/email/change");
+        let request = request.header("x-forwarded-for", format!("192.0.2.{number}"));
+        Answer::of(request.bearer_auth(&ada).json(&body)).await
+    };
+    for number in 0..3 {
+        change(number).await.expect(StatusCode::ACCEPTED);
+    }
+    expect_throttled(change(3).await);
+}
+
 #[tokio::test]
 async fn guessed_links_are_throttled() {
     let world = World::with(FEW).await;

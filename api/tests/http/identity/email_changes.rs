@@ -410,6 +410,7 @@ async fn a_request_takes_the_same_time_with_or_without_an_account() {
     let world = World::with(&[
         ("TENANTRY__AUTH__MAILS_PER_NETWORK", "100000"),
         ("TENANTRY__AUTH__MAILS_PER_ACCOUNT", "100000"),
+        ("TENANTRY__MAIL_BUDGET__NEW_TENANT", "1000"),
     ])
     .await;
     let token = world.signed_in(ADA).await;

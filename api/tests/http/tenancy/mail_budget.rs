@@ -3,6 +3,7 @@
 use common::db::PlatformScope;
 use domain::{
     activity::{Event, PlatformEvent},
+    identity::email_changes::EmailChange,
     tenancy::{
         invitation_lists::InvitationList,
         invitations::{Invitation, SendInvitation},
@@ -94,6 +95,25 @@ async fn every_invitation_of_a_tenant_counts_towards_its_daily_limit() {
 }
 
 /// One request sent 500 mails.
+/// The link to the new email address is a mail to somebody who is not a member.
+#[tokio::test]
+async fn changes_of_email_addresses_count_towards_the_daily_limit() {
+    let world = World::with(THREE).await;
+    let people = People::of(&world).await;
+    let eve = people.founder("eve@example.com").await;
+    let change = async |number: u32| {
+        let body = json!({ "new_email": format!("victim{number}@example.com") });
+        world.client.post_body_as(&eve.token, "/api/auth/email/change", &body).await
+    };
+    for number in 0..2 {
+        change(number).await.expect(StatusCode::ACCEPTED);
+    }
+    invite(&world, &eve, "victim@example.com").await.expect(StatusCode::CREATED);
+    expect_exhausted(change(3).await);
+    let pending = world.store.records::<EmailChange>(PlatformScope).find(doc! {}).await.unwrap();
+    assert_eq!(pending.unwrap().new.email.as_str(), "victim1@example.com", "it is still valid");
+}
+
 #[tokio::test]
 async fn a_list_invites_no_more_people_than_the_daily_limit_allows() {
     let world = World::with(THREE).await;

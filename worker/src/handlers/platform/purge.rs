@@ -108,6 +108,7 @@ mod tests {
             let session = self.session(DAY).await;
             let (user, tenant, new) =
                 (self.0.user.id, self.0.tenant, "new@example.com".parse().unwrap());
+            let budget = MailBudget { new_tenant: 10, per_day: 0, per_accepted: 0, max: 10 };
             let ask = AskEmailChange {
                 key: &self.0.key,
                 user,
@@ -116,10 +117,10 @@ mod tests {
                 new,
                 ttl: DAY,
                 cooldown: DAY,
+                budget,
             };
             self.0.jobs.commit(&Origin::system(), &ask).await.unwrap();
             let actor = Actor::on_behalf_of(TenantScope::of_job(tenant), user.into());
-            let budget = MailBudget { new_tenant: 10, per_day: 0, per_accepted: 0, max: 10 };
             let terms = Terms { ttl: DAY, max: 10, budget };
             let conditions = Conditions { terms, reminder: DAY };
             let (email, role) = ("invited@example.com".parse().unwrap(), Role::Viewer.into());
