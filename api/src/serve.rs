@@ -12,7 +12,7 @@ use anyhow::Context;
 use common::{
     clock::Clock,
     config::Config,
-    db::{DbError, Store},
+    db::{DbError, Process, Store},
     internal::{self, Readiness},
     telemetry::{self, metrics},
 };
@@ -68,7 +68,8 @@ pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
         internal.await
     );
     listening.store(true, Ordering::Relaxed);
-    tracing::info!(listen = %config.api.listen, process = %heartbeat.id(), "api_started");
+    let Process { id, version, revision, .. } = heartbeat.process();
+    tracing::info!(listen = %config.api.listen, process = %id, version, revision, "api_started");
 
     let stop = async {
         drain.begun().await;

@@ -9,6 +9,7 @@ use common::{
     crypto::{Hasher, MasterKey},
     db::Store,
     name::Name,
+    telemetry::metrics::Resource,
 };
 use domain::{
     access::throttle::Throttle,
@@ -80,6 +81,7 @@ impl App {
         keyring: Keyring,
         drain: Drain,
     ) -> anyhow::Result<Self> {
+        Resource::Requests.limit_to(config.api.concurrency_max);
         Ok(Self(Arc::new(Parts {
             throttle: Throttle::new(jobs.redis().clone(), key.clone()),
             jobs,

@@ -248,7 +248,7 @@ async fn contracting_waits_until_older_processes_have_stopped() {
     let migrated = world.store.migrate(&contracted()).await.unwrap();
     assert!(migrated.steps.is_empty(), "{:?}", migrated.steps);
     assert_eq!(told(&migrated.held_back), CONTRACTION);
-    assert_eq!(migrated.older.iter().map(|it| it.id).collect::<Vec<_>>(), [older.id()]);
+    assert_eq!(migrated.older.iter().map(|it| it.id).collect::<Vec<_>>(), [older.process().id]);
     // The newer release relies on its unique index, so it does not serve yet. The older one works.
     assert!(!migrated.is_complete());
     assert!(matches!(world.store.check_schema(2).await.unwrap_err(), DbError::OlderSchema { .. }));
@@ -445,7 +445,7 @@ async fn a_data_change_that_older_processes_cannot_read_is_rejected_and_can_be_r
     let older = world.process(1).await;
     let release = Declaration { generation: 2, data_changes: TITLES, ..first() };
     let refused = world.store.migrate(&release).await.unwrap_err().to_string();
-    for word in ["titles", "worker", &older.id().to_string(), "--force"] {
+    for word in ["titles", "worker", &older.process().id.to_string(), "--force"] {
         assert!(refused.contains(word), "{word} is not in: {refused}");
     }
     assert_eq!(world.state().await, (1, 1));
@@ -477,7 +477,7 @@ async fn heartbeats_continue_until_the_process_stops() {
     let [process] = &seen[..] else { panic!("{seen:?}") };
     assert_eq!(
         (process.id, process.kind.as_str(), process.generation, process.revision.as_str()),
-        (heartbeat.id(), "worker", 7, "abc123")
+        (heartbeat.process().id, "worker", 7, "abc123")
     );
     assert_eq!(process.version, env!("CARGO_PKG_VERSION"));
 

@@ -3,6 +3,7 @@
 use common::{
     crypto::MacKey,
     id::{JobId, TenantId},
+    telemetry::trace,
 };
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize, ser::Error as _};
@@ -45,6 +46,9 @@ pub struct Envelope {
     /// The trace it belongs to (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The id of the request that caused it, if any.
+    #[serde(default, rename = "request", skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// Its unique key, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unique: Option<UniqueKey>,
@@ -158,7 +162,8 @@ impl Envelope {
             enqueued_at: now_ms,
             due_at: None,
             parked_at: None,
-            traceparent: common::telemetry::trace::current_traceparent(),
+            traceparent: trace::current_traceparent(),
+            request_id: trace::current_request_id(),
             unique: job.unique().map(|unique| UniqueKey::new(J::KIND, tenant, &unique)),
             staged: false,
             redelivered: false,
@@ -180,6 +185,7 @@ impl Envelope {
             due_at: row.due_at.map(DateTime::timestamp_millis),
             parked_at: None,
             traceparent: row.traceparent.clone(),
+            request_id: row.request_id.clone(),
             unique: row.unique.clone(),
             staged: true,
             redelivered: false,
@@ -261,6 +267,12 @@ impl Envelope {
         self.due_at.unwrap_or(self.enqueued_at)
     }
 
+    /// From when on its effect was wanted, in milliseconds since the epoch: since it could start for
+    /// the first time. Of a job that was retried, only its first failure is known.
+    pub(crate) fn wanted_at(&self) -> i64 {
+        self.failures.first().map_or_else(|| self.startable_at(), |first| first.at)
+    }
+
     /// Adds a failure of the current attempt.
     pub(crate) fn note_failure(&mut self, now_ms: i64, error: &str) {
         self.failures.push(Failure { attempt: self.attempt, at: now_ms, error: bounded(error) });
@@ -287,6 +299,7 @@ mod tests {
             due_at: None,
             parked_at: None,
             traceparent: None,
+            request_id: None,
             unique: None,
             staged: false,
             redelivered: false,

@@ -11,7 +11,7 @@ use common::{
         schema::{self, Field, Index},
     },
     id::{BatchId, JobId, TenantId},
-    telemetry::metrics,
+    telemetry::{metrics, trace},
 };
 use mongodb::bson::{self, DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct OutboxRow {
     pub payload: String,
     /// The trace it belongs to (W3C `traceparent`).
     pub traceparent: Option<String>,
+    /// The id of the request that caused it, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// When it was staged.
     pub staged_at: DateTime,
     /// When it should start, if later.
@@ -234,7 +237,8 @@ impl OutboxRow {
             version: J::VERSION,
             tenant_id: tenant,
             payload,
-            traceparent: common::telemetry::trace::current_traceparent(),
+            traceparent: trace::current_traceparent(),
+            request_id: trace::current_request_id(),
             staged_at: clock.now(),
             due_at: None,
             unique: job.unique().map(|unique| UniqueKey::new(J::KIND, tenant, &unique)),

@@ -13,11 +13,12 @@ use std::{
 
 use apalis_core::task::Task;
 use common::{
+    clock::Clock,
     db::TenantScope,
     id::{JobId, TenantId},
     origin::Origin,
     telemetry::{
-        metrics,
+        metrics::{self, Counted, Resource},
         trace::{Message, TraceContext},
     },
 };
@@ -219,17 +220,19 @@ impl Dispatch {
             kind = envelope.kind,
             attempt = envelope.attempt,
             otel.kind = "consumer",
+            request_id = envelope.request_id,
             trace_id = tracing::field::Empty
         );
         let message = Message { system: "redis", destination: queue, id: envelope.id };
         let trace = TraceContext::process(&span, envelope.traceparent.as_deref(), message, clock);
         let labels = [queue, envelope.kind.as_str()];
-        let waited = clock.now().timestamp_millis().saturating_sub(envelope.startable_at());
-        metrics::JOBS_WAIT.with_label_values(&labels).observe(
-            Duration::from_millis(u64::try_from(waited).unwrap_or_default()).as_secs_f64(),
+        metrics::JOBS_WAIT
+            .with_label_values(&labels)
+            .observe(seconds_since(envelope.startable_at(), clock));
+        let running = (
+            Counted::one(metrics::JOBS_RUNNING.with_label_values(&[queue])),
+            Counted::one(Resource::Jobs.used()),
         );
-        let running = metrics::JOBS_RUNNING.with_label_values(&[queue]);
-        running.inc();
         let started = Instant::now();
         let reported = Arc::new(Report::default());
         let attempt = async {
@@ -240,11 +243,17 @@ impl Dispatch {
             }
         };
         let attempt = progress::written_during(&self.jobs, &envelope, &reported, attempt);
-        let verdict = trace.scope(attempt).instrument(span.clone()).await;
-        running.dec();
+        let verdict =
+            trace.scope(envelope.request_id.clone(), attempt).instrument(span.clone()).await;
+        drop(running);
         metrics::JOBS_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
-        let outcome = span.in_scope(|| report(&envelope, &verdict));
+        let outcome = span.in_scope(|| report(&envelope, &verdict, started.elapsed()));
         metrics::JOBS_FINISHED.with_label_values(&[queue, &envelope.kind, outcome]).inc();
+        if matches!(verdict, Verdict::Done { .. }) {
+            metrics::JOBS_COMPLETION
+                .with_label_values(&labels)
+                .observe(seconds_since(envelope.wanted_at(), clock));
+        }
         if is_end(&envelope, &verdict) {
             progress::forget(self.jobs.broker(), &envelope, &reported).await;
         }
@@ -300,6 +309,12 @@ impl Dispatch {
     }
 }
 
+/// Seconds since a time in milliseconds since the epoch; none are negative.
+fn seconds_since(millis: i64, clock: &Clock) -> f64 {
+    let passed = clock.now().timestamp_millis().saturating_sub(millis);
+    Duration::from_millis(u64::try_from(passed).unwrap_or_default()).as_secs_f64()
+}
+
 /// Whether the job will not run again.
 const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
     match verdict {
@@ -313,32 +328,32 @@ const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
 }
 
 /// Logs the result; returns the metric's outcome.
-fn report(envelope: &Envelope, verdict: &Verdict) -> &'static str {
+fn report(envelope: &Envelope, verdict: &Verdict, took: Duration) -> &'static str {
+    let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     match verdict {
         Verdict::Done { .. } => {
-            tracing::debug!("job_done");
+            tracing::info!(duration_us, "job_done");
             "success"
         }
         Verdict::Skipped => {
-            tracing::info!("job_already_done");
+            tracing::info!(duration_us, "job_already_done");
             "skipped"
         }
         Verdict::Parked => "parked",
-        Verdict::Unclear => "returned",
-        Verdict::Interrupted => {
-            tracing::info!("job_returned");
+        Verdict::Unclear | Verdict::Interrupted => {
+            tracing::info!(duration_us, "job_returned");
             "returned"
         }
         Verdict::Cancelled => {
-            tracing::warn!("job_cancelled");
+            tracing::warn!(duration_us, "job_cancelled");
             "cancelled"
         }
         Verdict::Failed { error, .. } if is_end(envelope, verdict) => {
-            tracing::error!(%error, "job_dead");
+            tracing::error!(%error, duration_us, "job_dead");
             "dead"
         }
         Verdict::Failed { error, .. } => {
-            tracing::warn!(%error, "job_retried");
+            tracing::warn!(%error, duration_us, "job_retried");
             "retry"
         }
     }

@@ -1,12 +1,13 @@
 //! DNS queries.
 
-use common::config;
+use common::{config, telemetry::trace::Call};
 use hickory_resolver::{
     Resolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::{Name, RData},
 };
+use tracing::Instrument;
 
 /// A DNS client.
 pub(crate) struct Dns {
@@ -24,7 +25,8 @@ impl Dns {
         // Fully qualified, so that no search domain is appended. An invalid name has no records.
         let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Ok(Vec::new()) };
         let resolver = self.resolver()?;
-        let asking = tokio::time::timeout(self.config.timeout, resolver.txt_lookup(name));
+        let asking = tokio::time::timeout(self.config.timeout, resolver.txt_lookup(name))
+            .instrument(Call::Dns.span());
         let found = match asking.await.map_err(|_| NetError::Timeout)? {
             Ok(found) => found,
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),

@@ -8,6 +8,7 @@ mod commands;
 mod devices;
 mod dns;
 mod handlers;
+mod health;
 mod preview;
 mod run;
 mod schedules;

@@ -7,9 +7,12 @@ use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
 use common::{
     clock::Clock,
     config::Config,
-    db::Store,
+    db::{Process, Store},
     internal::{self, Readiness},
-    telemetry::{self, metrics},
+    telemetry::{
+        self,
+        metrics::{self, Resource},
+    },
 };
 use jobs::{
     Drain, Jobs, Relay,
@@ -19,6 +22,7 @@ use jobs::{
 
 use crate::{
     app::{App, registry},
+    health,
     schedules::schedules,
 };
 
@@ -61,7 +65,9 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
+    let measuring = tokio::spawn(health::watch(jobs.clone()));
     let permits = Permits::new(config.worker.concurrency);
+    Resource::Jobs.limit_to(config.worker.concurrency);
     let monitor = jobs.queues().all().fold(Monitor::new(), |monitor, queue| {
         let (jobs, drain, dispatch, permits) =
             (jobs.clone(), drain.clone(), dispatch.clone(), permits.clone());
@@ -73,7 +79,8 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
                 .build(dispatch.clone())
         })
     });
-    tracing::info!(process = %heartbeat.id(), "worker_started");
+    let Process { id, version, revision, .. } = heartbeat.process();
+    tracing::info!(process = %id, version, revision, "worker_started");
     let draining = drain.clone();
     monitor
         .run_with_signal(async move {
@@ -84,6 +91,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     scheduler.await?;
     relay.await?;
     heartbeat.stop().await;
+    measuring.abort();
     internal.abort();
     tracing::info!("worker_stopped");
     Ok(())

@@ -25,7 +25,7 @@ use domain::{
 };
 
 use super::client::{Client, address_of, client_of};
-use crate::{problem::Problem, state::App};
+use crate::{middleware::observe::Bearer, problem::Problem, state::App};
 
 /// A user who is signed in to a tenant of theirs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -181,7 +181,11 @@ async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
 /// What the access token of a request claims, if it is genuine and has not expired.
 async fn claims_of(parts: &Parts, app: &App) -> Result<AccessClaims, Problem> {
     let token = bearer_token(&parts.headers)?;
-    app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))
+    let claims = app.keyring.verify(token).await.ok_or_else(|| Problem::unauthenticated(true))?;
+    if let Some(bearer) = parts.extensions.get::<Bearer>() {
+        bearer.is(claims.sub, claims.tid);
+    }
+    Ok(claims)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {

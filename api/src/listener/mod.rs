@@ -8,7 +8,10 @@ mod networks;
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::Router;
-use common::{config, telemetry::metrics};
+use common::{
+    config,
+    telemetry::metrics::{self, Counted, Resource},
+};
 use hyper::{
     Request,
     body::Incoming,
@@ -63,6 +66,7 @@ impl Listener {
         let requests_max = u32::try_from(config.concurrency_max).unwrap_or(u32::MAX);
         let connections_max =
             requests_max.saturating_mul(CONNECTIONS_PER_REQUEST).min(CONNECTIONS_MAX);
+        Resource::Connections.limit_to(connections_max as usize);
         Ok(Self {
             socket: TcpListener::bind(config.listen).await?,
             connections: Arc::new(Semaphore::new(connections_max as usize)),
@@ -187,7 +191,7 @@ impl Clients {
             .serve_connection(TokioIo::new(stream), service);
         let served = self.graceful.watch(connection);
         tokio::spawn(async move {
-            let _held = (place, slot);
+            let _held = (place, slot, Counted::one(Resource::Connections.used()));
             if let Err(error) = served.await {
                 tracing::debug!(%error, "connection_broken");
             }

@@ -20,7 +20,10 @@ use axum::{
     extract::Request,
     http::{HeaderMap, header},
 };
-use common::networks::Network;
+use common::{
+    networks::Network,
+    telemetry::metrics::{Counted, Resource},
+};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -55,6 +58,7 @@ struct Usage {
 
 impl BodyMemory {
     pub(crate) fn new(bytes: usize) -> Self {
+        Resource::BodyMemory.limit_to(bytes);
         Self {
             share: (bytes / PARTS).max(BODY_BYTES_MAX),
             usage: Mutex::new(Usage { free: bytes, taken: HashMap::new() }),
@@ -63,8 +67,9 @@ impl BodyMemory {
 
     /// Memory for a body from `network`, none of which is taken yet. Without a known network, only
     /// the memory of all bodies together is limited.
-    pub(super) const fn of(&self, network: Option<Network>) -> Taken<'_> {
-        Taken { memory: self, network, bytes: 0 }
+    pub(super) fn of(&self, network: Option<Network>) -> Taken<'_> {
+        let counted = Counted::none(Resource::BodyMemory.used());
+        Taken { memory: self, network, bytes: 0, counted }
     }
 
     fn in_use(&self) -> MutexGuard<'_, Usage> {
@@ -77,6 +82,7 @@ pub(super) struct Taken<'a> {
     memory: &'a BodyMemory,
     network: Option<Network>,
     bytes: usize,
+    counted: Counted,
 }
 
 impl Taken<'_> {
@@ -98,6 +104,7 @@ impl Taken<'_> {
             *taken.entry(network).or_default() += bytes;
         }
         self.bytes += bytes;
+        self.counted.grow(bytes);
         true
     }
 

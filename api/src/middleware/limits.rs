@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use common::request_head;
+use common::{
+    request_head,
+    telemetry::metrics::{Counted, Resource},
+};
 
 use super::bodies::arrived;
 use crate::{
@@ -40,6 +43,7 @@ pub(crate) async fn limit(State(app): State<App>, request: Request, next: Next) 
             )
             .into_response();
         };
+        let _counted = Counted::one(Resource::Requests.used());
         next.run(request).await
     };
     let answered = tokio::time::timeout(app.request_timeout, answering).await;

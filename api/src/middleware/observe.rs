@@ -3,7 +3,12 @@
 //! Routes are named by their templates: requested paths can contain tokens and are unbounded. This
 //! layer is the outermost, so it also handles panics, and it writes the body of every problem.
 
-use std::{any::Any, panic::AssertUnwindSafe, time::Instant};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{
     body::Body,
@@ -12,17 +17,30 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use common::telemetry::{metrics, trace::TraceContext};
+use common::{
+    id::{TenantId, UserId},
+    telemetry::{
+        metrics::{self, Counted},
+        trace::TraceContext,
+    },
+};
 use futures::FutureExt;
-use tracing::{Instrument, field::Empty, info_span};
+use tracing::{
+    Instrument,
+    field::{self, Empty},
+    info_span,
+};
 
 use super::request_id::{REQUEST_ID, RequestId};
-use crate::{problem::Problem, state::App};
+use crate::{extract::network_of, problem::Problem, state::App};
 
 /// Observes a whole request.
 pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers(), app.clock());
+    let bearer = Bearer::default();
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(bearer.clone());
+    let network = network_of(&request, &app);
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
@@ -30,11 +48,16 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     let trace = TraceContext::join(&span, traceparent(request.headers()), app.clock());
 
     let started = Instant::now();
-    let in_flight = InFlight::begin();
+    // Counted until the end also if the client disconnects.
+    let in_flight = Counted::one(metrics::HTTP_IN_FLIGHT.clone());
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let answered = trace.scope(answering.instrument(span.clone())).await;
-    let response = span.in_scope(|| answered.unwrap_or_else(|panic| panicked(panic.as_ref())));
-    let mut response = with_problem_written(response, &id);
+    let answered = trace.scope(Some(id.to_string()), answering.instrument(span.clone())).await;
+    let mut response = span.in_scope(|| answered.unwrap_or_else(|panic| panicked(panic.as_ref())));
+    let problem = problem_of(&mut response);
+    let code = problem.as_ref().map(|problem| problem.code().as_str());
+    if let Some(problem) = problem {
+        response = written(response, &problem, &id);
+    }
     drop(in_flight);
     response.headers_mut().insert(REQUEST_ID, id.header());
     if app.drain.has_begun() {
@@ -46,23 +69,35 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     metrics::HTTP_REQUESTS.with_label_values(&[method, route, &status.to_string()]).inc();
     metrics::HTTP_DURATION.with_label_values(&[method, route]).observe(took.as_secs_f64());
     let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    span.in_scope(|| tracing::info!(status, duration_us, "request_answered"));
+    let network = network.filter(|_| is_refusal(response.status()));
+    let network = network.map(|network| app.throttle.pseudonym(network));
+    let (user, tenant) = bearer.ids().unzip();
+    span.in_scope(|| {
+        tracing::info!(
+            status,
+            duration_us,
+            code,
+            user = user.map(field::display),
+            tenant = tenant.map(field::display),
+            network,
+            "request_answered"
+        );
+    });
     response
 }
 
-/// Counts a request as running until it is dropped, also when its client disconnects.
-struct InFlight;
+/// The user and the tenant whom the access token of a request names, once it is known to be genuine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bearer(Arc<OnceLock<(UserId, TenantId)>>);
 
-impl InFlight {
-    fn begin() -> Self {
-        metrics::HTTP_IN_FLIGHT.inc();
-        Self
+impl Bearer {
+    pub(crate) fn is(&self, user: UserId, tenant: TenantId) {
+        // Several extractors of a request may check the same token.
+        self.0.get_or_init(|| (user, tenant));
     }
-}
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::HTTP_IN_FLIGHT.dec();
+    fn ids(&self) -> Option<(UserId, TenantId)> {
+        self.0.get().copied()
     }
 }
 
@@ -94,15 +129,17 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::defect().into_response()
 }
 
-/// Writes the body of every problem. An error response without a problem comes from the HTTP layer
+/// The problem that a response reports. An error response without a problem comes from the HTTP layer
 /// (a path or method that is not served) and becomes one; an error page keeps its own body.
-fn with_problem_written(mut response: Response, id: &RequestId) -> Response {
+fn problem_of(response: &mut Response) -> Option<Problem> {
     let status = response.status();
     let known = response.extensions_mut().remove::<Problem>();
     let bare = is_refusal(status) && !is_html(response.headers());
-    let Some(problem) = known.or_else(|| bare.then(|| Problem::of_status(status))) else {
-        return response;
-    };
+    known.or_else(|| bare.then(|| Problem::of_status(status)))
+}
+
+/// The response with the problem as its body.
+fn written(response: Response, problem: &Problem, id: &RequestId) -> Response {
     let (head, _) = problem.clone().into_response().into_parts();
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -135,9 +172,13 @@ mod tests {
 
     use super::*;
 
-    async fn written(response: Response) -> (StatusCode, HeaderMap, String) {
+    async fn answered(mut response: Response) -> (StatusCode, HeaderMap, String) {
         let id = RequestId::of(&HeaderMap::new(), &common::clock::Clock::system());
-        let (head, body) = with_problem_written(response, &id).into_parts();
+        let response = match problem_of(&mut response) {
+            Some(problem) => written(response, &problem, &id),
+            None => response,
+        };
+        let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
     }
@@ -145,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_a_problem_without_its_message() {
         let panic = std::panic::catch_unwind(|| panic!("canary")).unwrap_err();
-        let (status, _, body) = written(panicked(panic.as_ref())).await;
+        let (status, _, body) = answered(panicked(panic.as_ref())).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(
             body.contains("\"code\":\"internal\"") && body.contains("\"request_id\":\""),
@@ -158,7 +199,7 @@ mod tests {
     async fn a_bare_error_status_becomes_a_problem_and_keeps_its_headers() {
         let bare =
             (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "text").into_response();
-        let (status, headers, body) = written(bare).await;
+        let (status, headers, body) = answered(bare).await;
         assert_eq!(
             (status, &headers[header::ALLOW]),
             (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET"))
@@ -170,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn successful_responses_and_pages_are_not_changed() {
         let page = (StatusCode::BAD_REQUEST, axum::response::Html("page")).into_response();
-        assert_eq!(written(page).await.2, "page");
-        assert_eq!(written("fine".into_response()).await.2, "fine");
+        assert_eq!(answered(page).await.2, "page");
+        assert_eq!(answered("fine".into_response()).await.2, "fine");
     }
 }

@@ -145,6 +145,11 @@ pub(crate) struct Written<'a> {
 }
 
 impl Problem {
+    /// The kind of problem.
+    pub(crate) const fn code(&self) -> Code {
+        self.code
+    }
+
     /// A problem of this kind; `detail` says what to do next.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let challenge = (code.status() == StatusCode::UNAUTHORIZED).then_some("Bearer");
@@ -230,7 +235,7 @@ impl Problem {
 
     /// The tenant has exhausted its mail budget of today; the next day begins after `wait`.
     pub(crate) fn mail_budget_exhausted(wait: Duration) -> Self {
-        let detail = "Invitations can be sent again tomorrow (UTC). The limit grows with the tenant's age and with accepted invitations; the operator of this installation can raise it.";
+        let detail = "The tenant can send such mails again tomorrow (UTC). The limit grows with the tenant's age and with accepted invitations; the operator of this installation can raise it.";
         let problem = Self::new(Code::MailBudgetExhausted, detail);
         Self { retry_after: Some(whole_seconds(wait)), ..problem }
     }

@@ -13,6 +13,7 @@ mod forged_hosts;
 mod held_requests;
 mod identity;
 mod limits;
+mod logging;
 mod operators;
 mod outage;
 mod pages;

@@ -308,6 +308,17 @@ impl FromStr for Score {
     }
 }
 
+/// A share of a whole.
+pub(super) struct Share(pub(super) f64);
+
+impl FromStr for Share {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.map(Self).ok_or("must be a number from 0 to 1")
+    }
+}
+
 /// The path of a file; empty for none.
 pub(super) struct FileOrNone(pub(super) Option<PathBuf>);
 

@@ -24,6 +24,9 @@ pub struct Telemetry {
     pub filter: String,
     /// OTLP/HTTP collector for traces, such as `http://otel:4318`; empty for none.
     pub otlp_endpoint: String,
+    /// Share of traces that are exported, from 0 to 1; a caller that sends a `traceparent` decides
+    /// for its own.
+    pub trace_share: f64,
 }
 
 impl Telemetry {
@@ -42,6 +45,13 @@ impl Telemetry {
                 "",
                 "OTLP/HTTP collector for traces, such as `http://otel:4318`; empty for none",
             ),
+            trace_share: r
+                .value::<reader::Share>(
+                    "telemetry.trace_share",
+                    "1",
+                    "Share of traces that are exported, from `0` to `1`; a caller that sends a `traceparent` decides for its own",
+                )
+                .0,
         }
     }
 }

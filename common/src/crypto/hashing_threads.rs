@@ -13,11 +13,14 @@ use std::{
 
 use argon2::Block;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use prometheus::IntGauge;
 use tokio::{sync::oneshot, time::timeout};
+use tracing::Instrument;
 
 use super::password::HashError;
-use crate::telemetry::metrics;
+use crate::telemetry::{
+    metrics::{self, Counted, Resource},
+    trace::Call,
+};
 
 /// The working memory of a thread, allocated when it is first needed.
 #[derive(Default)]
@@ -51,6 +54,7 @@ pub(super) struct HashingThreads {
 impl HashingThreads {
     /// Starts `count` threads.
     pub(super) fn start(count: usize) -> Result<Self, HashError> {
+        Resource::Hashing.limit_to(count);
         let (queue, waiting) = unbounded();
         for _ in 0..count {
             let waiting = waiting.clone();
@@ -68,10 +72,19 @@ impl HashingThreads {
         wait_max: Duration,
         work: impl FnOnce(&mut Workspace) -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
+        self.take_turn(wait_max, work).instrument(Call::Hash.span()).await
+    }
+
+    async fn take_turn<T: Send + 'static>(
+        &self,
+        wait_max: Duration,
+        work: impl FnOnce(&mut Workspace) -> Result<T, HashError> + Send + 'static,
+    ) -> Result<T, HashError> {
         let (turn, turn_came) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         let work = move |workspace: &mut Workspace| {
             if turn.send(()).is_ok() {
+                let _hashing = Counted::one(Resource::Hashing.used());
                 let timer = metrics::PASSWORD_HASH_DURATION.start_timer();
                 let done = work(workspace);
                 timer.observe_duration();
@@ -79,7 +92,7 @@ impl HashingThreads {
                 let _ = answer.send(done);
             }
         };
-        let waiting = Counted::new(metrics::PASSWORD_HASH_WAITING.clone());
+        let waiting = Counted::one(metrics::PASSWORD_HASH_WAITING.clone());
         self.queue.send(Box::new(work)).map_err(|_| HashError::Interrupted)?;
         let Ok(came) = timeout(wait_max, turn_came).await else {
             metrics::PASSWORD_HASH_SHED.inc();
@@ -98,22 +111,6 @@ fn take_turns(waiting: &Receiver<Work>) {
         if catch_unwind(AssertUnwindSafe(|| work(&mut workspace))).is_err() {
             workspace = Workspace::default();
         }
-    }
-}
-
-/// Increments a gauge for as long as it exists.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

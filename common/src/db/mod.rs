@@ -4,6 +4,8 @@
 //! every filter and insert to one tenant; a [`PlatformScope`] is for rows that belong to no tenant,
 //! or for work across all of them. Changes go through [`Store::commit`].
 
+mod commands;
+mod health;
 mod lease;
 mod processes;
 mod records;
@@ -16,11 +18,13 @@ use std::{sync::Arc, time::Duration};
 use mongodb::{
     Client, Database,
     bson::{Document, doc},
+    event::{EventHandler, cmap::CmapEvent},
     options::{ClientOptions, ReadConcern, WriteConcern},
 };
 use secrecy::ExposeSecret;
 
-use crate::{clock::Clock, config};
+use crate::{clock::Clock, config, telemetry::metrics::Resource};
+pub use health::Health;
 pub use lease::Lease;
 pub use processes::{Heartbeat, Process};
 pub use records::Records;
@@ -167,6 +171,15 @@ pub fn is_duplicate(error: &DbError, index: &str) -> bool {
     matches!(error, DbError::Duplicate(name) if name == index)
 }
 
+/// Counts the connections in use.
+fn note_use(event: &CmapEvent) {
+    match event {
+        CmapEvent::ConnectionCheckedOut(_) => Resource::DbConnections.used().inc(),
+        CmapEvent::ConnectionCheckedIn(_) => Resource::DbConnections.used().dec(),
+        _ => {}
+    }
+}
+
 /// How long closing waits for the server.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -195,6 +208,8 @@ impl Store {
         // Acknowledged writes survive the loss of the primary.
         options.write_concern = Some(WriteConcern::majority());
         options.read_concern = Some(ReadConcern::majority());
+        Resource::DbConnections.limit_to(config.pool_max as usize);
+        options.cmap_event_handler = Some(EventHandler::callback(|event| note_use(&event)));
         let client = Client::with_options(options)?;
         let database = client.database(&config.database);
         Ok(Self { inner: Arc::new(Inner { client, database, clock }) })

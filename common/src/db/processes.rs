@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, task::JoinHandle, time};
 
 use super::{Data, DbError, PlatformScope, Record, Store, schema::Index};
-use crate::{clock::earlier, config, id::ProcessId};
+use crate::{clock::earlier, config, id::ProcessId, telemetry::metrics};
 
 /// A process without a heartbeat for this long is considered dead. Some heartbeats may fail.
 const ALIVE_WITHIN: Duration = Duration::from_mins(1);
@@ -68,7 +68,7 @@ impl Store {
 /// Sends heartbeats of this process until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Heartbeat {
-    id: ProcessId,
+    process: Process,
     /// Ends the task when it is dropped.
     running: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -96,8 +96,10 @@ impl Heartbeat {
             started_at: now,
             seen_at: now,
         };
-        let (id, interval, store) = (process.id, config.heartbeat_interval, store.clone());
+        let (registered, interval, store) =
+            (process.clone(), config.heartbeat_interval, store.clone());
         beat(&store, &process).await?;
+        metrics::BUILD_INFO.with_label_values(&[&process.version, &process.revision]).set(1);
         let (running, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             while time::timeout(interval, &mut stopped).await.is_err() {
@@ -111,12 +113,12 @@ impl Heartbeat {
                 tracing::warn!(%error, "process_row_not_removed");
             }
         });
-        Ok(Self { id, running, task })
+        Ok(Self { process: registered, running, task })
     }
 
-    /// The id of this process, as shown in logs and by `api migrate status`.
-    pub const fn id(&self) -> ProcessId {
-        self.id
+    /// This process, as it registered.
+    pub const fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Removes the row of the process, which is shutting down.

@@ -9,6 +9,7 @@ use mongodb::{
 
 use super::{
     DbError, Record,
+    commands::observed,
     scope::{Admits, Narrowing},
 };
 
@@ -27,13 +28,17 @@ pub struct Records<'s, T: Record> {
     session: Option<&'s mut ClientSession>,
 }
 
-/// Runs an action of the driver, in the handle's transaction if it has one.
+/// Runs an action of the driver, in the handle's transaction if it has one, as the command of this
+/// name.
 macro_rules! run {
-    ($records:ident, $action:expr) => {
-        match $records.session {
-            Some(session) => $action.session(session).await,
-            None => $action.await,
-        }
+    ($records:ident, $command:literal, $action:expr) => {
+        observed($command, Some(T::COLLECTION), async {
+            match $records.session {
+                Some(session) => $action.session(session).await,
+                None => $action.await,
+            }
+        })
+        .await
     };
 }
 
@@ -63,13 +68,13 @@ impl<'s, T: Record> Records<'s, T> {
     /// Finds a row that matches.
     pub async fn find(self, filter: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.find_one(filter))?)
+        Ok(run!(self, "find", self.raw.find_one(filter))?)
     }
 
     /// Finds the first matching row in the order of `sort`.
     pub async fn find_first(self, filter: Document, sort: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.find_one(filter).sort(sort))?)
+        Ok(run!(self, "find", self.raw.find_one(filter).sort(sort))?)
     }
 
     /// Up to `limit` matching rows in the order of `sort`.
@@ -81,25 +86,30 @@ impl<'s, T: Record> Records<'s, T> {
     ) -> Result<Vec<T>, DbError> {
         let filter = self.narrowed(filter);
         let action = self.raw.find(filter).sort(sort).limit(limit);
-        match self.session {
-            Some(session) => {
-                let mut cursor = action.session(&mut *session).await?;
-                Ok(cursor.stream(session).try_collect().await?)
+        observed("find", Some(T::COLLECTION), async {
+            match self.session {
+                Some(session) => {
+                    let mut cursor = action.session(&mut *session).await?;
+                    cursor.stream(session).try_collect().await
+                }
+                None => action.await?.try_collect().await,
             }
-            None => Ok(action.await?.try_collect().await?),
-        }
+        })
+        .await
+        .map_err(DbError::from)
     }
 
     /// Counts the matching rows.
     pub async fn count(self, filter: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.count_documents(filter))?)
+        Ok(run!(self, "count", self.raw.count_documents(filter))?)
     }
 
     /// Number of rows in the collection, from its metadata: fast, but inaccurate after a crash of
     /// the server until its next checkpoint.
     pub async fn estimated_count(self) -> Result<u64, DbError> {
-        Ok(self.raw.estimated_document_count().await?)
+        let counting = async { self.raw.estimated_document_count().await };
+        Ok(observed("count", Some(T::COLLECTION), counting).await?)
     }
 
     /// Inserts a row.
@@ -110,7 +120,7 @@ impl<'s, T: Record> Records<'s, T> {
         if !(self.admits)(row) {
             return Err(DbError::ForeignTenant);
         }
-        run!(self, self.raw.insert_one(row))?;
+        run!(self, "insert", self.raw.insert_one(row))?;
         Ok(())
     }
 
@@ -122,7 +132,8 @@ impl<'s, T: Record> Records<'s, T> {
         if !rows.iter().all(&self.admits) {
             return Err(DbError::ForeignTenant);
         }
-        match run!(self, self.raw.insert_many(rows).ordered(false)).map_err(DbError::from) {
+        match run!(self, "insert", self.raw.insert_many(rows).ordered(false)).map_err(DbError::from)
+        {
             Ok(_) | Err(DbError::Duplicate(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -144,7 +155,7 @@ impl<'s, T: Record> Records<'s, T> {
             rows.iter().map(|row| self.replacement(row)).collect::<Result<_, _>>()?;
         let database = self.raw.client().database(&self.raw.namespace().db);
         let command = doc! { "update": T::COLLECTION, "updates": updates, "ordered": false };
-        let answer = run!(self, database.run_command(command))?;
+        let answer = run!(self, "update", database.run_command(command))?;
         first_refusal(&answer).map_or(Ok(()), Err)
     }
 
@@ -162,13 +173,13 @@ impl<'s, T: Record> Records<'s, T> {
     /// Updates the first matching row; returns whether there was one.
     pub async fn update(self, filter: Document, update: Document) -> Result<bool, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.update_one(filter, update))?.matched_count > 0)
+        Ok(run!(self, "update", self.raw.update_one(filter, update))?.matched_count > 0)
     }
 
     /// Updates every matching row; returns how many matched.
     pub async fn update_all(self, filter: Document, update: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.update_many(filter, update))?.modified_count)
+        Ok(run!(self, "update", self.raw.update_many(filter, update))?.modified_count)
     }
 
     /// Updates the first matching row and returns its new state.
@@ -180,7 +191,7 @@ impl<'s, T: Record> Records<'s, T> {
         let filter = self.narrowed(filter);
         let action =
             self.raw.find_one_and_update(filter, update).return_document(ReturnDocument::After);
-        Ok(run!(self, action)?)
+        Ok(run!(self, "findAndModify", action)?)
     }
 
     /// Updates the matching row, or inserts it.
@@ -189,44 +200,38 @@ impl<'s, T: Record> Records<'s, T> {
     /// [`DbError::Duplicate`] if another process inserted it at the same moment.
     pub async fn upsert(self, filter: Document, update: Document) -> Result<(), DbError> {
         let filter = self.narrowed(filter);
-        run!(self, self.raw.update_one(filter, update).upsert(true))?;
+        run!(self, "update", self.raw.update_one(filter, update).upsert(true))?;
         Ok(())
     }
 
     /// Deletes the first matching row and returns it.
     pub async fn take(self, filter: Document) -> Result<Option<T>, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.find_one_and_delete(filter))?)
+        Ok(run!(self, "findAndModify", self.raw.find_one_and_delete(filter))?)
     }
 
     /// Deletes every matching row; returns how many there were.
     pub async fn delete_all(self, filter: Document) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
-        Ok(run!(self, self.raw.delete_many(filter))?.deleted_count)
+        Ok(run!(self, "delete", self.raw.delete_many(filter))?.deleted_count)
     }
 
     /// Deletes up to `limit` matching rows, outside any transaction; returns how many. A row that
     /// no longer matches when it is deleted is kept.
     pub async fn delete_some(self, filter: Document, limit: u32) -> Result<u64, DbError> {
         let filter = self.narrowed(filter);
-        let found = self
-            .raw
-            .clone_with_type::<Document>()
-            .find(filter.clone())
-            .projection(doc! { "_id": 1 })
-            .limit(limit.into())
-            .await?;
-        let rows: Vec<Document> = found.try_collect().await?;
+        let raw = self.raw.clone_with_type::<Document>();
+        let finding = raw.find(filter.clone()).projection(doc! { "_id": 1 }).limit(limit.into());
+        let rows: Vec<Document> =
+            observed("find", Some(T::COLLECTION), async { finding.await?.try_collect().await })
+                .await?;
         if rows.is_empty() {
             return Ok(0);
         }
         let ids: Vec<bson::Bson> =
             rows.into_iter().filter_map(|mut row| row.remove("_id")).collect();
-        Ok(self
-            .raw
-            .delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] })
-            .await?
-            .deleted_count)
+        let deleting = self.raw.delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] });
+        Ok(observed("delete", Some(T::COLLECTION), async { deleting.await }).await?.deleted_count)
     }
 
     /// Those of `ids` that have a row.
@@ -236,13 +241,11 @@ impl<'s, T: Record> Records<'s, T> {
     ) -> Result<Vec<String>, DbError> {
         let ids: Vec<bson::Bson> = ids.iter().map(|id| (*id).into()).collect();
         let filter = self.narrowed(doc! { "_id": { "$in": ids } });
-        let found = self
-            .raw
-            .clone_with_type::<Document>()
-            .find(filter)
-            .projection(doc! { "_id": 1 })
-            .await?;
-        let rows: Vec<Document> = found.try_collect().await?;
+        let raw = self.raw.clone_with_type::<Document>();
+        let finding = raw.find(filter).projection(doc! { "_id": 1 });
+        let rows: Vec<Document> =
+            observed("find", Some(T::COLLECTION), async { finding.await?.try_collect().await })
+                .await?;
         Ok(rows.iter().filter_map(|row| row.get_str("_id").ok()).map(str::to_owned).collect())
     }
 }

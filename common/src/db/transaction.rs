@@ -8,7 +8,7 @@ use mongodb::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{DbError, Record, Records, Scope, Store};
+use super::{DbError, Record, Records, Scope, Store, commands::observed};
 use crate::{clock::Clock, origin::Origin, telemetry::metrics};
 
 /// How long a change is retried before its error is returned.
@@ -154,7 +154,8 @@ impl Store {
 /// Commits; repeats only the commit while its result is unknown.
 async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Result<(), DbError> {
     loop {
-        match session.commit_transaction().await {
+        let committing = async { session.commit_transaction().await };
+        match observed("commitTransaction", None, committing).await {
             Ok(()) => return Ok(()),
             Err(error)
                 if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)

@@ -21,7 +21,14 @@ use secrecy::ExposeSecret;
 
 pub use template::{LAYOUT, Rendered, Template, TemplateError};
 
-use crate::{config, email::Email, id::JobId, telemetry::metrics};
+use tracing::Instrument;
+
+use crate::{
+    config,
+    email::Email,
+    id::JobId,
+    telemetry::{metrics, trace::Call},
+};
 
 /// Idle connections are closed after this time.
 const POOL_IDLE: Duration = Duration::from_mins(1);
@@ -86,7 +93,7 @@ impl Mailer {
         let template = mail.template;
         let message = self.message(job, to, to_name, mail)?;
         let timer = metrics::MAIL_SEND_DURATION.start_timer();
-        let answer = self.transport.send(message).await;
+        let answer = self.transport.send(message).instrument(Call::Smtp { template }.span()).await;
         timer.observe_duration();
         let (outcome, result) = match answer {
             Ok(_) => ("sent", Ok(())),

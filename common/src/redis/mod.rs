@@ -5,12 +5,15 @@
 //! server of a key is found and followed when it moves: see `cluster` and `sentinel`.
 
 mod cluster;
+mod health;
 mod sentinel;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, Value,
+    Arg, AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates,
+    Value,
     aio::{
         ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub,
     },
@@ -18,8 +21,14 @@ use redis::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::config::{self, RedisUrl};
+use tracing::{Instrument, Span};
+
+use crate::{
+    config::{self, RedisUrl},
+    telemetry::trace::Call,
+};
 use cluster::Cluster;
+pub use health::Health;
 use sentinel::Sentinel;
 
 /// Attempts of one command to reconnect before it fails; its caller retries with backoff.
@@ -161,13 +170,28 @@ fn certificates(redis: &config::Redis) -> Option<TlsCertificates> {
     Some(TlsCertificates { client_tls: None, root_cert: Some(root) })
 }
 
+/// The name of a command, such as `EVALSHA`.
+fn name(command: &Cmd) -> &str {
+    match command.args_iter().next() {
+        Some(Arg::Simple(name)) => str::from_utf8(name).unwrap_or_default(),
+        _ => "",
+    }
+}
+
+/// Runs a command within a span. Without one, it costs no allocation.
+fn within<'a, T: Send + 'a>(span: Span, running: RedisFuture<'a, T>) -> RedisFuture<'a, T> {
+    if span.is_disabled() { running } else { running.instrument(span).boxed() }
+}
+
 impl ConnectionLike for Shared {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match &mut self.0 {
+        let span = Call::Redis { command: name(command) }.span();
+        let running = match &mut self.0 {
             Server::Single(connection) => connection.req_packed_command(command),
             Server::Cluster(connection) => connection.req_packed_command(command),
             Server::Sentinel(sentinel) => sentinel.req_packed_command(command),
-        }
+        };
+        within(span, running)
     }
 
     fn req_packed_commands<'a>(
@@ -176,11 +200,13 @@ impl ConnectionLike for Shared {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        match &mut self.0 {
+        let span = Call::Redis { command: "pipeline" }.span();
+        let running = match &mut self.0 {
             Server::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
             Server::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
             Server::Sentinel(sentinel) => sentinel.req_packed_commands(pipeline, offset, count),
-        }
+        };
+        within(span, running)
     }
 
     fn get_db(&self) -> i64 {

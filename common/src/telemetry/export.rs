@@ -8,7 +8,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper:
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
-    trace::{SdkTracerProvider, Tracer},
+    trace::{Sampler, SdkTracerProvider, Tracer},
 };
 use tokio::runtime::Handle;
 use tracing::Subscriber;
@@ -16,13 +16,14 @@ use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::StartError;
+use crate::config;
 
 /// Timeout of an export. Spans that exceed the queue meanwhile are dropped.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 
-/// Exports batches of spans to `endpoint`, such as `http://otel:4318`, in the background.
+/// Exports batches of spans to the configured collector, in the background.
 pub(super) fn provider(
-    endpoint: &str,
+    config: &config::Telemetry,
     service: &'static str,
 ) -> Result<SdkTracerProvider, StartError> {
     let client = OnRuntime {
@@ -32,7 +33,7 @@ pub(super) fn provider(
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
-        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_endpoint(format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/')))
         .with_timeout(EXPORT_MAX)
         .build()?;
     let resource = Resource::builder_empty()
@@ -41,7 +42,12 @@ pub(super) fn provider(
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         ])
         .build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_share)));
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .with_sampler(sampler)
+        .build())
 }
 
 /// The `tracing` layer that exports spans.

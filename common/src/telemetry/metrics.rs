@@ -13,6 +13,8 @@ use prometheus::{
 
 /// In seconds; includes 0.2, the latency objective.
 const REQUEST_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// In seconds; includes 0.05, the objective of database commands.
+const DB_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
 /// In seconds; from milliseconds on an idle system to an hour of waiting.
 const JOB_BUCKETS: &[f64] =
     &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
@@ -61,8 +63,18 @@ metrics! {
     /// Creates the metrics of every process.
     expose_shared:
 
+    /// The running release: always 1.
+    BUILD_INFO: IntGaugeVec = "tenantry_build_info" ["version", "revision"];
+    /// How much of a limited resource this process uses: slots for requests, connections of clients,
+    /// bytes of request bodies, hashing threads, connections to the database, or slots for jobs.
+    RESOURCE_USED: IntGaugeVec = "tenantry_resource_used" ["resource"];
+    /// How much of a limited resource this process may use.
+    RESOURCE_LIMIT: IntGaugeVec = "tenantry_resource_limit" ["resource"];
     /// Database transactions, by outcome: committed or aborted.
     DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome"];
+    /// Seconds that MongoDB took for a command, including the wait for a connection, by command and
+    /// collection (none for commits).
+    DB_COMMAND_DURATION: HistogramVec = "tenantry_db_command_duration_seconds" ["command", "collection"] in DB_BUCKETS;
     /// Transaction bodies retried after a transient error.
     DB_TRANSACTION_RETRIES: IntCounter = "tenantry_db_transaction_retries_total";
     /// Jobs staged in the outbox.
@@ -70,7 +82,8 @@ metrics! {
     /// Jobs enqueued in Redis, by path: fast, relay, reconcile or direct.
     JOBS_ENQUEUED: IntCounterVec = "tenantry_jobs_enqueued_total" ["queue", "path"];
     /// Mails not sent because the tenant's mail budget was exhausted, by cause: invited by a
-    /// member, on request of the invited person, or as a reminder.
+    /// member, on request of the invited person, as a reminder, or to the new email address of a
+    /// member.
     MAIL_BUDGET_REFUSALS: IntCounterVec = "tenantry_mail_budget_refusals_total" ["cause"];
     /// Jobs dropped because another job holds their unique key.
     JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];
@@ -117,6 +130,9 @@ metrics! {
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from a job's due time to its start.
     JOBS_WAIT: HistogramVec = "tenantry_jobs_wait_seconds" ["queue", "kind"] in JOB_BUCKETS;
+    /// Seconds from a job's commit, or from its due time if that is later, to its success; of a
+    /// retried job, from its first failure.
+    JOBS_COMPLETION: HistogramVec = "tenantry_jobs_completion_seconds" ["queue", "kind"] in JOB_BUCKETS;
     /// Seconds an attempt took.
     JOBS_DURATION: HistogramVec = "tenantry_jobs_duration_seconds" ["queue", "kind"] in JOB_BUCKETS;
     /// Jobs ready in Redis.
@@ -153,6 +169,24 @@ metrics! {
     JOBS_HISTORY_LOST: IntCounter = "tenantry_jobs_history_lost_total";
     /// Whether Redis answers this process.
     REDIS_UP: IntGauge = "tenantry_redis_up";
+    /// Bytes of memory that Redis uses. None of the metrics of its state is measured in a cluster.
+    REDIS_MEMORY_USED: IntGauge = "tenantry_redis_memory_used_bytes";
+    /// Bytes of memory that Redis may use: `maxmemory`, or the memory of its machine.
+    REDIS_MEMORY_LIMIT: IntGauge = "tenantry_redis_memory_limit_bytes";
+    /// Clients connected to Redis.
+    REDIS_CLIENTS: IntGauge = "tenantry_redis_clients";
+    /// Replicas connected to Redis.
+    REDIS_REPLICAS: IntGauge = "tenantry_redis_replicas";
+    /// Whether the last attempts of Redis to write to its disk succeeded.
+    REDIS_SAVES: IntGauge = "tenantry_redis_saves";
+    /// Bytes in use on the disk of MongoDB's data.
+    MONGODB_DISK_USED: IntGauge = "tenantry_mongodb_disk_used_bytes";
+    /// Size in bytes of the disk of MongoDB's data.
+    MONGODB_DISK_SIZE: IntGauge = "tenantry_mongodb_disk_size_bytes";
+    /// Bytes of the rows and indexes in the database, uncompressed.
+    MONGODB_DATA_SIZE: IntGauge = "tenantry_mongodb_data_size_bytes";
+    /// Seconds by which a majority of the replica set is behind its primary.
+    MONGODB_REPLICATION_LAG: Gauge = "tenantry_mongodb_replication_lag_seconds";
     /// Whether this process is the leader of the relay.
     JOBS_RELAY_LEADER: IntGauge = "tenantry_jobs_relay_leader";
     /// Scheduled ticks handled by this process, by outcome: run or missed.
@@ -180,6 +214,81 @@ metrics! {
     /// Checks of tenants' domains, by outcome: verified, record missing, held by another tenant, or
     /// no answer.
     DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome"];
+}
+
+/// A part of a gauge, which is counted until this is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    gauge: IntGauge,
+    amount: i64,
+}
+
+impl Counted {
+    /// Counts one more.
+    pub fn one(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self { gauge, amount: 1 }
+    }
+
+    /// Nothing yet; see [`Counted::grow`].
+    pub const fn none(gauge: IntGauge) -> Self {
+        Self { gauge, amount: 0 }
+    }
+
+    /// Counts that many more.
+    pub fn grow(&mut self, amount: usize) {
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        self.gauge.add(amount);
+        self.amount = self.amount.saturating_add(amount);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.gauge.sub(self.amount);
+    }
+}
+
+/// Resources whose use is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Requests that are answered.
+    Requests,
+    /// Connections of clients.
+    Connections,
+    /// Bytes of request bodies that have not been read completely.
+    BodyMemory,
+    /// Passwords that are hashed.
+    Hashing,
+    /// Connections to MongoDB in use.
+    DbConnections,
+    /// Jobs that run.
+    Jobs,
+}
+
+impl Resource {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::BodyMemory => "body_memory",
+            Self::Hashing => "hashing",
+            Self::DbConnections => "db_connections",
+            Self::Jobs => "jobs",
+        }
+    }
+
+    /// Publishes its limit.
+    pub fn limit_to(self, limit: usize) {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        RESOURCE_LIMIT.with_label_values(&[self.name()]).set(limit);
+        self.used();
+    }
+
+    /// How much of it is used.
+    pub fn used(self) -> IntGauge {
+        RESOURCE_USED.with_label_values(&[self.name()])
+    }
 }
 
 /// All metrics in Prometheus' text format.

@@ -26,7 +26,6 @@ pub struct Telemetry {
 /// first in a process called `service`, within the runtime. Fails if logging was already started,
 /// or the filter or the collector's URL is invalid.
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
-    let filter = filter(config)?;
     let lines = match config.format {
         config::LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
@@ -38,10 +37,15 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
     let spans = if config.otlp_endpoint.is_empty() {
         None
     } else {
-        Some(export::provider(&config.otlp_endpoint, service)?)
+        Some(export::provider(config, service)?)
     };
-    let exported = spans.as_ref().map(export::layer);
-    tracing_subscriber::registry().with(lines.and_then(exported).with_filter(filter)).try_init()?;
+    // Log lines show the fields of one span, which must be that of the request or job.
+    let lines = lines.with_filter(with_calls(filter(config)?, "off")?);
+    let exported = match &spans {
+        Some(spans) => Some(export::layer(spans).with_filter(with_calls(filter(config)?, "info")?)),
+        None => None,
+    };
+    tracing_subscriber::registry().with(lines).with(exported).try_init()?;
     Ok(Telemetry { spans })
 }
 
@@ -70,6 +74,11 @@ impl Telemetry {
             tracing::warn!(%error, "spans_not_exported");
         }
     }
+}
+
+/// The filter, with the spans of calls from this level on.
+fn with_calls(filter: EnvFilter, level: &str) -> Result<EnvFilter, StartError> {
+    Ok(filter.add_directive(format!("{}={level}", trace::CALLS).parse()?))
 }
 
 /// Which lines are logged. Never those of the passkey library, which repeat input of any length.

@@ -37,8 +37,74 @@ pub struct Message {
     pub id: JobId,
 }
 
+/// Work within a request or job that has a span of its own. Spans are named after OpenTelemetry's
+/// semantic conventions for database client calls.
+#[derive(Debug, Clone, Copy)]
+pub enum Call<'a> {
+    /// A command that is sent to MongoDB.
+    Mongodb {
+        command: &'static str,
+        /// None for commits.
+        collection: Option<&'static str>,
+    },
+    /// A command that is sent to Redis.
+    Redis { command: &'a str },
+    /// A mail that is handed to the mail server.
+    Smtp { template: &'static str },
+    /// A query of a DNS server.
+    Dns,
+    /// A password that waits for its turn and is hashed.
+    Hash,
+}
+
+/// Target of the spans of calls: they are exported, but are no context of log lines.
+pub(super) const CALLS: &str = "tenantry_calls";
+
+impl Call<'_> {
+    /// Its span. It does nothing outside of a request or job, so that background work exports no
+    /// traces of its own, and nothing if spans are not exported.
+    pub fn span(self) -> Span {
+        if CURRENT.try_with(|_| ()).is_err() {
+            return Span::none();
+        }
+        let (system, operation, target) = match self {
+            Self::Mongodb { command, collection } => (Some("mongodb"), command, collection),
+            Self::Redis { command } => (Some("redis"), command, None),
+            Self::Smtp { template } => (None, "send mail", Some(template)),
+            Self::Dns => (None, "query dns", None),
+            Self::Hash => (None, "hash password", None),
+        };
+        tracing::info_span!(
+            target: CALLS,
+            "call",
+            otel.name = %Name(operation, target),
+            otel.kind = if matches!(self, Self::Hash) { "internal" } else { "client" },
+            db.system.name = system,
+            db.operation.name = system.map(|_| operation),
+            db.collection.name = system.and(target),
+        )
+    }
+}
+
+/// The name of a span: what is done, and to what.
+struct Name<'a>(&'a str, Option<&'static str>);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(operation, target) = self;
+        f.write_str(operation)?;
+        target.map_or(Ok(()), |target| write!(f, " {target}"))
+    }
+}
+
+/// What the current request or job belongs to.
+struct Current {
+    context: TraceContext,
+    request_id: Option<String>,
+}
+
 tokio::task_local! {
-    static CURRENT: TraceContext;
+    static CURRENT: Current;
 }
 
 impl TraceContext {
@@ -119,15 +185,20 @@ impl TraceContext {
         format!("{:032x}", self.trace)
     }
 
-    /// Runs `work` within this context.
-    pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+    /// Runs `work` within this context, on behalf of the request with this id.
+    pub async fn scope<F: Future>(self, request_id: Option<String>, work: F) -> F::Output {
+        CURRENT.scope(Current { context: self, request_id }, work).await
     }
 }
 
 /// The `traceparent` of the current request or job, if any.
 pub fn current_traceparent() -> Option<String> {
-    CURRENT.try_with(ToString::to_string).ok()
+    CURRENT.try_with(|current| current.context.to_string()).ok()
+}
+
+/// The id of the current request, or of the one that caused the current job, if any.
+pub fn current_request_id() -> Option<String> {
+    CURRENT.try_with(|current| current.request_id.clone()).ok().flatten()
 }
 
 fn new_span(clock: &Clock) -> u64 {
@@ -198,7 +269,12 @@ mod tests {
     async fn a_job_continues_the_trace_in_which_it_was_staged() {
         let clock = Clock::system();
         let request = TraceContext::begin(&clock);
-        let staged = request.scope(async { current_traceparent() }).await;
+        let staged = request
+            .scope(Some("req".to_owned()), async {
+                assert_eq!(current_request_id().as_deref(), Some("req"));
+                current_traceparent()
+            })
+            .await;
         let job = TraceContext::continued(staged.as_deref(), &clock);
         assert_eq!(job.trace_id(), request.trace_id());
         assert_ne!(job, request);

@@ -37,6 +37,8 @@ use tokio::time::Instant;
 
 /// Purpose of the key that makes pseudonyms.
 const PURPOSE: &str = "throttle";
+/// The characters of a pseudonym in log lines: enough to tell networks apart.
+const PSEUDONYM_CHARS: usize = 12;
 /// How long a network stays familiar after a success.
 pub const FAMILIAR_FOR: Duration = Duration::from_hours(30 * 24);
 /// Minimum time between two notifications to an owner that their account is throttled.
@@ -194,6 +196,14 @@ impl Throttle {
     /// Counts in this Redis, under pseudonyms made with `key`.
     pub fn new(redis: Connections, key: MasterKey) -> Self {
         Self { redis, key, asked_again_at: Mutex::default(), local: LocalCounts::default() }
+    }
+
+    /// A name for a network in log lines, with which the keys of its counts begin after their prefix.
+    /// It does not reveal the network to readers without the master key.
+    pub fn pseudonym(&self, network: Network) -> String {
+        let mut digest = self.key.digest(PURPOSE, &network.to_string());
+        digest.truncate(PSEUDONYM_CHARS);
+        digest
     }
 
     /// Allows and counts an attempt, or fails with the time to wait.

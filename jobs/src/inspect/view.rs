@@ -175,6 +175,8 @@ pub struct Details {
     pub due_at: Option<i64>,
     /// The trace it belongs to (W3C `traceparent`).
     pub traceparent: Option<String>,
+    /// The id of the request that caused it, if any.
+    pub request_id: Option<String>,
     /// Previous failures, oldest first; the last ten.
     #[serde(serialize_with = "times::failures")]
     pub failures: Vec<Failure>,
@@ -193,6 +195,7 @@ impl From<Envelope> for Details {
             enqueued_at: envelope.enqueued_at,
             due_at: envelope.due_at,
             traceparent: envelope.traceparent,
+            request_id: envelope.request_id,
             failures: envelope.failures,
             payload: envelope.payload,
         }

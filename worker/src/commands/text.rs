@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 
 /// Fields that `worker jobs list --json` omits; `show` includes them.
-const ONLY_SHOWN: [&str; 4] = ["payload", "failures", "traceparent", "bytes"];
+const ONLY_SHOWN: [&str; 5] = ["payload", "failures", "traceparent", "request_id", "bytes"];
 
 /// `text` on one line, with unsafe characters replaced.
 pub(super) fn printable(text: &str) -> String {
@@ -169,6 +169,7 @@ fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
     line("due", &details.due_at.map_or_else(|| "-".to_owned(), time));
     line("outbox", if details.staged { "yes" } else { "no" });
     line("trace", details.traceparent.as_deref().unwrap_or("-"));
+    line("request", details.request_id.as_deref().unwrap_or("-"));
     line("payload", details.payload.get());
     for failure in &details.failures {
         line(

@@ -15,6 +15,7 @@ use domain::{
     people::users::User,
     tenancy::{invitations::Invitation, roles::RoleRef, tenants::Tenant},
 };
+use futures::FutureExt;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -131,6 +132,7 @@ impl Acceptance<'_> {
         .await?;
         let origin = signed_in.map_or_else(|| client.origin(), Caller::origin);
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
+        // Boxed: it would take kilobytes in the future of every caller.
         let joining = Joining {
             invitation,
             guest,
@@ -140,7 +142,8 @@ impl Acceptance<'_> {
             address: client.address,
             cooldown: app.auth.resend_cooldown,
         }
-        .join(&app.jobs, &origin, &app.hasher, &app.passwords);
+        .join(&app.jobs, &origin, &app.hasher, &app.passwords)
+        .boxed();
         let Some(address) = claimed else { return Ok(joining.await?) };
         let is_wrong = |error: &JoinError| matches!(error, JoinError::InvalidCredentials);
         Guard::check_password(app, client, &address, joining, is_wrong).await
