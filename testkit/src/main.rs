@@ -2,6 +2,7 @@
 //! that `xtask` builds without one.
 
 mod inbox;
+mod traces;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -42,6 +43,15 @@ enum Command {
         #[arg(long)]
         state_dir: PathBuf,
     },
+    /// Run the collector of `cargo xtask up --trace`.
+    Traces {
+        /// Port for OTLP/HTTP.
+        #[arg(long)]
+        port: u16,
+        /// File to which spans are appended.
+        #[arg(long)]
+        file: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -55,6 +65,7 @@ async fn main() -> ExitCode {
         Command::Mail { smtp_port, http_port, state_dir } => {
             inbox::run(smtp_port, http_port, &state_dir).await
         }
+        Command::Traces { port, file } => traces::run(port, &file).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -81,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) programs: PathBuf,
     /// Prometheus with its configuration file, if it should run.
     pub(crate) prometheus: Option<(Program, PathBuf)>,
+    /// File for the spans of our programs, if they should be kept, and the port of their collector.
+    pub(crate) trace: Option<(PathBuf, u16)>,
     /// Further environment variables of our programs.
     pub(crate) settings: Vec<(String, String)>,
 }
@@ -128,6 +130,10 @@ impl Plan {
         let mut env = wiring.env();
         // Log files contain JSON, for `jq`; on a terminal the lines are shown in readable form.
         env.push(("TENANTRY__TELEMETRY__FORMAT".to_owned(), "json".to_owned()));
+        if let Some((_, port)) = &self.trace {
+            let endpoint = format!("http://127.0.0.1:{port}");
+            env.push(("TENANTRY__TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint));
+        }
         env.extend(self.settings.iter().cloned());
         env
     }
@@ -170,7 +176,7 @@ pub(crate) struct Member {
 }
 
 /// Stopped in this order: processes before those that they use.
-const STOP_ORDER: [&str; 6] = ["api", "worker", "prometheus", "mail", "redis", "mongod"];
+const STOP_ORDER: [&str; 7] = ["api", "worker", "traces", "prometheus", "mail", "redis", "mongod"];
 
 /// The running product. Dropping it kills what [`Stack::stop`] has not stopped.
 #[derive(Debug)]
@@ -207,6 +213,9 @@ impl Stack {
         let (data, log) = (plan.data("redis"), plan.log("redis"));
         let redis = Database::redis(&testkit, &data, ports.redis, &log);
         self.add("redis", ports.redis, async { redis.await.map(Server::Database) }).await?;
+        if let Some((file, port)) = &plan.trace {
+            self.add("traces", *port, process(traces(&plan, &testkit, file, *port))).await?;
+        }
         self.add("mail", ports.inbox, process(mail(&plan, testkit))).await?;
 
         let api = plan.programs.join("api");
@@ -279,6 +288,14 @@ fn mail(plan: &Plan, testkit: PathBuf) -> ProcessSpec {
     spec
 }
 
+fn traces(plan: &Plan, testkit: &Path, file: &Path, port: u16) -> ProcessSpec {
+    let port_arg = port.to_string();
+    let args = ["traces", "--port", &port_arg, "--file"];
+    let mut spec = ProcessSpec::new("traces", testkit.to_owned(), &args, plan.log("traces"), port);
+    spec.spec = spec.spec.args([file]);
+    spec
+}
+
 fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
     let port = plan.ports.prometheus;
     let args = [
@@ -309,6 +326,7 @@ mod tests {
             ports,
             programs: PathBuf::new(),
             prometheus: None,
+            trace: None,
             settings: Vec::new(),
         };
         plan.write_shell_env().unwrap();

@@ -52,6 +52,7 @@ pub(super) async fn check() -> anyhow::Result<Outcome> {
         ports: Ports::free()?,
         programs: programs_folder(false)?,
         prometheus: None,
+        trace: None,
         settings: UNTHROTTLED.map(|name| (name.to_owned(), "1000000".to_owned())).into(),
     };
     let api = format!("http://127.0.0.1:{}", plan.ports.api);

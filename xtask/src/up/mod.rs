@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use programs::{
-    Signals,
+    Signals, free_port,
     install::{Program, Tool},
     progress::{paint, print, say},
     variable, workspace_root,
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Number to add to every port.
     #[arg(long, value_name = "N", default_value_t = 0)]
     port_offset: u16,
+    /// Append the spans of all requests and jobs to this file, as OTLP JSON.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Build and run our programs in release mode.
     #[arg(long)]
     pub(crate) release: bool,
@@ -125,8 +128,12 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
         Some(program) => Some((program, prometheus_config(options.port_offset, ports)?)),
         None => None,
     };
+    let trace = match &options.trace {
+        Some(file) => Some((std::path::absolute(file)?, free_port()?)),
+        None => None,
+    };
     Ok(Stack::new(
-        Plan { state, ports, programs, prometheus, settings: Vec::new() },
+        Plan { state, ports, programs, prometheus, trace, settings: Vec::new() },
         Some(Keeper::new(ledger)),
     ))
 }
@@ -190,6 +197,7 @@ fn table(plan: &Plan) -> String {
     rows.extend(
         plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))),
     );
+    rows.extend(plan.trace.as_ref().map(|(file, _)| ("Spans", file.display().to_string())));
     rows.push(("State and logs", plan.state.display().to_string()));
     let (env, worker) = (shown(&plan.shell_env()), shown(&plan.programs.join("worker")));
     rows.push(("For a shell", format!("set -a; . {env}; set +a; {worker} queues")));
