@@ -7,7 +7,8 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, TcpListener},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -53,9 +54,12 @@ pub fn claim_port(port: u16) -> anyhow::Result<bool> {
     Ok(claimed)
 }
 
-/// Whether a server could listen on this port of 127.0.0.1.
+/// Whether a server could listen on this port of 127.0.0.1, and no other one answers for it at
+/// `localhost`, which is also `::1`.
 pub fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    let bind = |address: IpAddr| TcpListener::bind((address, port));
+    let answers_at_ipv6 = matches!(bind(Ipv6Addr::LOCALHOST.into()), Err(error) if error.kind() == ErrorKind::AddrInUse);
+    bind(Ipv4Addr::LOCALHOST.into()).is_ok() && !answers_at_ipv6
 }
 
 #[cfg(test)]
@@ -74,5 +78,15 @@ mod tests {
     fn a_taken_port_is_not_free() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port().unwrap())).unwrap();
         assert!(!is_free(taken.local_addr().unwrap().port()));
+    }
+
+    #[test]
+    fn a_port_at_which_localhost_is_another_server_is_not_free() {
+        let port = free_port().unwrap();
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, port)) {
+            Ok(_taken) => assert!(!is_free(port)),
+            // Without IPv6, nobody can take it there.
+            Err(_) => assert!(is_free(port)),
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::{Child, Spec, http::Request};
+use crate::{Child, Spec, http::Request, is_free};
 
 /// How to start one of our programs.
 #[derive(Debug, Clone)]
@@ -62,8 +62,11 @@ pub struct Process {
 
 impl Process {
     /// Starts it and waits until it is ready. Fails if it cannot be run or does not become ready;
-    /// the message includes the end of its log.
+    /// the message includes the end of its log. Fails too if another program listens at its port,
+    /// which would be taken for it.
     pub async fn start(spec: ProcessSpec) -> anyhow::Result<Self> {
+        let (name, port) = (&spec.spec.name, spec.health_port);
+        anyhow::ensure!(is_free(port), "port {port} of {name} is taken by another program");
         let process = Self::spawn(spec)?;
         process.ready().await?;
         Ok(process)
@@ -115,5 +118,29 @@ impl std::ops::Deref for Process {
 pub async fn listening(port: u16) {
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::free_port;
+
+    #[tokio::test]
+    async fn another_program_at_the_port_is_not_taken_for_a_process() {
+        let port = free_port().unwrap();
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = other.accept() {
+                let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n");
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("sleep.log");
+        let started = Process::start(ProcessSpec::new("sleep", "sleep", &["60"], log, port)).await;
+        let error = started.unwrap_err().to_string();
+        assert_eq!(error, format!("port {port} of sleep is taken by another program"));
     }
 }
