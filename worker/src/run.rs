@@ -79,6 +79,12 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
                 .build(dispatch.clone())
         })
     });
+    anyhow::ensure!(
+        !internal.is_finished(),
+        "worker.internal_listen {}: {:?}",
+        config.worker.internal_listen,
+        internal.await
+    );
     let Process { id, version, revision, .. } = heartbeat.process();
     tracing::info!(process = %id, version, revision, "worker_started");
     let draining = drain.clone();

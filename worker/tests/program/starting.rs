@@ -1,5 +1,6 @@
 //! How a worker begins, or refuses to.
 use std::{
+    net::TcpListener,
     process::{Command, Output},
     time::Duration,
 };
@@ -66,6 +67,23 @@ async fn an_unprepared_database_is_rejected_with_instructions() {
     let told = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(told.contains("run `api migrate up`"), "{told}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_reported_with_its_key() {
+    let env = prepared().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let mut settings = env.config_env();
+    settings.push(("TENANTRY__WORKER__INTERNAL_LISTEN".to_owned(), listen));
+    // A worker that starts all the same would run until it is stopped.
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_worker"));
+    command.arg("run").env_clear().envs(settings).kill_on_drop(true);
+    let refused = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
+    let refused = refused.expect("it does not start").unwrap();
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("worker.internal_listen"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
