@@ -43,7 +43,7 @@ enum Command {
     /// Show batches of jobs.
     #[command(subcommand)]
     Batches(commands::BatchesCommand),
-    /// Preview mails.
+    /// Preview mails, and check the connection to the mail server.
     #[command(subcommand)]
     Mail(MailCommand),
     /// Exit with status 0 if the worker at `worker.internal_listen` is alive.
@@ -58,6 +58,9 @@ enum MailCommand {
         #[arg(long)]
         to: PathBuf,
     },
+    /// Connect to the mail server at `smtp.host` and log in, without sending a mail; the exit status
+    /// is 0 if that succeeds.
+    Check,
 }
 
 /// Runs the command that the command line names.
@@ -92,7 +95,8 @@ pub fn main() -> ExitCode {
             Command::Jobs(command) => commands::jobs(&config, command).await,
             Command::Batches(command) => commands::batches(&config, command).await,
             // Handled above, because it needs no configuration.
-            Command::Mail(_) => Ok(()),
+            Command::Mail(MailCommand::Preview { .. }) => Ok(()),
+            Command::Mail(MailCommand::Check) => commands::check_mail(&config.smtp).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
     });

@@ -11,7 +11,13 @@ use std::io::{self, Write};
 
 use ::jobs::Jobs;
 use anyhow::Context;
-use common::{clock::Clock, config::Config, db::Store, telemetry};
+use common::{
+    clock::Clock,
+    config::{Config, Smtp},
+    db::Store,
+    mail::Mailer,
+    telemetry,
+};
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
 
@@ -38,6 +44,14 @@ pub(crate) async fn jobs(config: &Config, command: JobsCommand) -> anyhow::Resul
 /// Shows batches.
 pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow::Result<()> {
     with_jobs(config, async |jobs| batches::run(jobs, command).await).await
+}
+
+/// Connects to the mail server and logs in.
+pub(crate) async fn check_mail(smtp: &Smtp) -> anyhow::Result<()> {
+    let server = format!("{}:{} (smtp.host, smtp.port)", smtp.host, smtp.port);
+    let answers = Mailer::new(smtp)?.answers().await.with_context(|| server.clone())?;
+    anyhow::ensure!(answers, "{server} closes the connection");
+    Ok(say(&format!("{server} accepts mail"))?)
 }
 
 /// Logs actions to standard error, so that they can be recorded.

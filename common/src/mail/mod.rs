@@ -104,6 +104,12 @@ impl Mailer {
         result
     }
 
+    /// Connects to the server, logs in, and sends nothing. Returns whether the server stays
+    /// connected. Fails if it cannot be reached or rejects the login.
+    pub async fn answers(&self) -> Result<bool, MailError> {
+        self.transport.test_connection().await.map_err(MailError::Temporary)
+    }
+
     fn message(
         &self,
         job: JobId,

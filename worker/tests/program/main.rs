@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod commands;
+mod mail_check;
 mod mail_preview;
 mod purging;
 mod starting;
