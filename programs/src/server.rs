@@ -28,6 +28,9 @@ pub fn mongod(program: &Program, dir: &Path, port: u16, log: &Path) -> anyhow::R
         "--nounixsocket",
         "--replSet",
         REPLICA_SET,
+        // As our own programs; by default it is the time zone of the machine.
+        "--timeStampFormat",
+        "iso8601-utc",
     ]);
     // Enough for development; the defaults use half of the machine's memory and an oplog of a
     // gigabyte.

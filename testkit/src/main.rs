@@ -2,6 +2,7 @@
 //! that `xtask` builds without one.
 
 mod inbox;
+mod mongo;
 mod traces;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -30,6 +31,17 @@ enum Command {
         /// Port of Redis on 127.0.0.1.
         #[arg(long)]
         port: u16,
+    },
+    /// Run a command on a MongoDB database and print the reply, both in Extended JSON.
+    Mongo {
+        /// Connection string.
+        #[arg(long)]
+        uri: String,
+        /// Name of the database.
+        #[arg(long)]
+        database: String,
+        /// The command, such as `{"ping": 1}`.
+        command: String,
     },
     /// Run the mail catcher of `cargo xtask up`.
     Mail {
@@ -62,6 +74,7 @@ async fn main() -> ExitCode {
             answering(&format!("redis://127.0.0.1:{port}"), port).await;
             Ok(())
         }
+        Command::Mongo { uri, database, command } => mongo::run(&uri, &database, &command).await,
         Command::Mail { smtp_port, http_port, state_dir } => {
             inbox::run(smtp_port, http_port, &state_dir).await
         }
