@@ -67,6 +67,9 @@ async fn keep(member: Member, ledger: Arc<Ledger>, mut resting: watch::Receiver<
             _ = resting.wait_for(|rests| *rests) => return,
             status = server.ended() => status,
         };
+        if let Err(error) = ledger.record_end(name, status) {
+            warn(format!("{error:#}"));
+        }
         if begun.elapsed() > RECOVERED_AFTER {
             wait = WAIT_FIRST;
         }

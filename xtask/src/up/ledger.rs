@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::Mutex,
     time::Duration,
 };
@@ -44,6 +45,12 @@ struct Entry {
     /// When it started, according to the kernel.
     #[serde(default)]
     began: Option<String>,
+    /// How often it was started again.
+    #[serde(default)]
+    restarts: u32,
+    /// How it ended the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_exit: Option<String>,
 }
 
 impl Ledger {
@@ -67,7 +74,16 @@ impl Ledger {
         let entry = Entry::of(member.server.pid());
         let entry =
             Entry { port: Some(member.port), log: Some(member.server.spec().log.clone()), ..entry };
-        self.change(|run| drop(run.processes.insert(member.name.to_owned(), entry)))
+        self.change(|run| run.add(member.name, entry))
+    }
+
+    /// Records how a process ended. It is still listed, for operators who ask why.
+    pub(crate) fn record_end(&self, name: &str, status: ExitStatus) -> anyhow::Result<()> {
+        self.change(|run| {
+            if let Some(entry) = run.processes.get_mut(name) {
+                entry.last_exit = Some(status.to_string());
+            }
+        })
     }
 
     fn change(&self, change: impl FnOnce(&mut Run)) -> anyhow::Result<()> {
@@ -130,9 +146,20 @@ impl Ledger {
     }
 }
 
+impl Run {
+    /// Adds a process, which takes the place of its earlier run.
+    fn add(&mut self, name: &str, mut entry: Entry) {
+        if let Some(before) = self.processes.remove(name) {
+            entry.restarts = before.restarts + 1;
+            entry.last_exit = before.last_exit;
+        }
+        self.processes.insert(name.to_owned(), entry);
+    }
+}
+
 impl Entry {
     fn of(pid: u32) -> Self {
-        Self { pid, port: None, log: None, began: began(pid) }
+        Self { pid, port: None, log: None, began: began(pid), restarts: 0, last_exit: None }
     }
 
     /// Whether the recorded process is still running.
@@ -218,6 +245,19 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!entry.is_alive());
+    }
+
+    #[test]
+    fn a_process_that_was_started_again_keeps_its_last_exit() {
+        let mut run = Run::default();
+        run.add("api", Entry::of(1));
+        run.processes.get_mut("api").unwrap().last_exit = Some("exit status: 78".to_owned());
+        run.add("api", Entry::of(2));
+        let api = &run.processes["api"];
+        assert_eq!(
+            (api.pid, api.restarts, api.last_exit.as_deref()),
+            (2, 1, Some("exit status: 78"))
+        );
     }
 
     #[tokio::test]
