@@ -4,6 +4,8 @@
 //! `cargo xtask`, and its pooled connections would be bound to the runtime of the test that opened
 //! them.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::{Context, bail};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,11 +14,11 @@ use tokio::{
 
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// A request to a port of 127.0.0.1.
+/// A request to a server on this machine.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     method: &'a str,
-    port: u16,
+    address: SocketAddr,
     path: &'a str,
     access_token: Option<&'a str>,
     json: Option<String>,
@@ -32,9 +34,14 @@ pub struct Answer {
 }
 
 impl<'a> Request<'a> {
-    /// A request without a body.
+    /// A request without a body, to a port of 127.0.0.1.
     pub fn new(method: &'a str, port: u16, path: &'a str) -> Self {
-        Self { method, port, path, access_token: None, json: None }
+        Self::at(method, (Ipv4Addr::LOCALHOST, port).into(), path)
+    }
+
+    /// A request without a body, to another address of this machine.
+    pub fn at(method: &'a str, address: SocketAddr, path: &'a str) -> Self {
+        Self { method, address, path, access_token: None, json: None }
     }
 
     /// Adds an `Authorization` header with this token.
@@ -52,7 +59,7 @@ impl<'a> Request<'a> {
     /// Sends the request and reads the whole response. Fails if the server cannot be reached, or
     /// the response has an unsupported form.
     pub async fn send(self) -> anyhow::Result<Answer> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let mut stream = TcpStream::connect(self.address).await?;
         stream.write_all(self.text().as_bytes()).await?;
         // Read completely: closing earlier would look like a broken connection to the server.
         let mut answer = Vec::new();
@@ -61,7 +68,7 @@ impl<'a> Request<'a> {
     }
 
     fn text(&self) -> String {
-        let Self { method, port, path, access_token, json } = self;
+        let Self { method, address, path, access_token, json } = self;
         let token = access_token
             .map(|token| format!("Authorization: Bearer {token}\r\n"))
             .unwrap_or_default();
@@ -69,7 +76,7 @@ impl<'a> Request<'a> {
         let body = json.as_deref().unwrap_or_default();
         let length = body.len();
         format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
              {token}{kind}Content-Length: {length}\r\n\r\n{body}"
         )
     }

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod database;
 mod down;
+mod installation;
 mod renew;
 mod smoke;
 mod stack;

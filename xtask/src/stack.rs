@@ -17,7 +17,7 @@ use programs::{
     server::mongodb_uri,
 };
 
-use crate::{database::Database, up::Keeper};
+use crate::{database::Database, installation, up::Keeper};
 
 /// Builds the programs of the stack. Returns their folder.
 pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
@@ -228,6 +228,11 @@ impl Stack {
             .await?;
         let spec = ProcessSpec::new("api", api, &["serve"], plan.log("api"), ports.api_internal);
         self.add("api", ports.api, process(spec.envs(env.clone()))).await?;
+        step(
+            "checking that this API answers at its port",
+            installation::check(&plan.programs.join("api"), &env, ports.api),
+        )
+        .await?;
         let worker = plan.programs.join("worker");
         let spec =
             ProcessSpec::new("worker", worker, &["run"], plan.log("worker"), ports.worker_internal);

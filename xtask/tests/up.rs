@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv6Addr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -13,7 +14,11 @@ use std::{
 use programs::{claim_port, http::Request, is_free};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::{Child, Command},
+};
 
 const SOON: Duration = Duration::from_mins(1);
 /// The ports of `up`, before its offset.
@@ -178,11 +183,16 @@ async fn taken_ports_are_listed_with_their_purpose_and_an_offset() {
 
 /// An `up` that never gets beyond building our programs.
 async fn building_forever(state: &Path) -> Child {
+    building(state, free_offset(), "exec sleep 30").await
+}
+
+/// An `up` that is building our programs, for which it runs this script.
+async fn building(state: &Path, offset: u16, script: &str) -> Child {
     let cargo = state.join("cargo");
-    std::fs::write(&cargo, "#!/bin/sh\nexec sleep 30\n").unwrap();
+    std::fs::write(&cargo, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
     let log = std::fs::File::create(state.join("up.log")).unwrap();
-    let mut command = xtask(state, &["up", "--port-offset", &free_offset().to_string()]);
+    let mut command = xtask(state, &["up", "--port-offset", &offset.to_string()]);
     let up =
         command.env("CARGO", cargo).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     until(state, "the build to begin", || said_so_far(state).contains("building our programs"))
@@ -217,6 +227,46 @@ async fn leftovers_of_a_killed_up_are_reported() {
     assert!(next.wait().await.unwrap().success());
     let said = said_so_far(folder.path());
     assert!(said.contains(&format!("an earlier `up` (process {pid}) was killed")), "{said}");
+}
+
+/// Answers every request as an API with other signing keys would, at `::1`, where `localhost` may
+/// lead too. Returns false on a machine without IPv6.
+async fn serve_other_keys(port: u16) -> bool {
+    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await else { return false };
+    tokio::spawn(async move {
+        let body = r#"{"keys":[{"kid":"sig_of_another_installation"}]}"#;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let _ = client.read(&mut [0; 4096]).await;
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    true
+}
+
+#[tokio::test]
+async fn another_installation_that_answers_at_the_port_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, offset) = (folder.path(), free_offset());
+    let port = 4000 + offset;
+    // It comes after the ports were checked.
+    let mut up =
+        building(state, offset, "while [ ! -e \"$TENANTRY_DEV/go\" ]; do sleep 0.1; done").await;
+    let serves = serve_other_keys(port).await;
+    std::fs::write(state.join("go"), "").unwrap();
+    if !serves {
+        demo_logs_in(&mut up, state, port).await;
+        return;
+    }
+    let ended = tokio::time::timeout(SOON, up.wait()).await.expect("it ends").unwrap();
+    let said = said_so_far(state);
+    assert!(!ended.success(), "{said}");
+    assert!(said.contains(&format!("another installation answers at [::1]:{port}")), "{said}");
+
+    // It is there from the beginning.
+    let (ended, said) = run(state, &["up", "--port-offset", &offset.to_string()]).await;
+    assert!(!ended.success(), "{said}");
+    assert!(said.contains(&format!("port {port}, needed for the API, is taken")), "{said}");
 }
 
 #[tokio::test]
