@@ -12,7 +12,7 @@ use programs::{
     Child, Process, ProcessSpec, Wiring,
     command::{self, run_once},
     free_port,
-    install::Program,
+    install::{Program, Tool},
     progress::step,
     server::mongodb_uri,
 };
@@ -97,19 +97,37 @@ impl Plan {
         self.state.join("data").join(name)
     }
 
-    /// A file with the environment variables of our programs, to run them from a shell.
-    pub(crate) fn shell_env(&self) -> PathBuf {
+    /// A file with variables for `docs/runbooks/commands.sh`.
+    fn shell_env(&self) -> PathBuf {
         self.state.join("env")
     }
 
-    /// Writes the file.
-    pub(crate) fn write_shell_env(&self) -> anyhow::Result<()> {
+    /// Writes the file: the environment variables of our programs, and where to find programs and
+    /// servers.
+    fn write_shell_env(&self, redis: &Program) -> anyhow::Result<()> {
         let path = self.shell_env();
+        let redis_cli = redis.beside("redis-cli");
+        let mut variables = self.env();
+        variables.extend(
+            [
+                ("TENANTRY_PROGRAMS", self.programs.display().to_string()),
+                ("TENANTRY_REDIS_CLI", redis_cli.path.display().to_string()),
+                ("TENANTRY_REDIS_LIBRARIES", redis_cli.library_path().unwrap_or_default()),
+                ("TENANTRY_PROMETHEUS_URL", self.prometheus_url().unwrap_or_default()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
         // Quoted: URLs contain characters that a shell would interpret, but none that ends the
         // quotes.
         let lines: Vec<String> =
-            self.env().iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+            variables.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
         std::fs::write(&path, lines.concat()).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// The base URL of Prometheus, if it runs.
+    fn prometheus_url(&self) -> Option<String> {
+        let port = self.ports.prometheus;
+        self.prometheus.is_some().then(|| format!("http://127.0.0.1:{port}"))
     }
 
     /// The environment variables of our programs.
@@ -205,7 +223,7 @@ impl Stack {
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
         }
-        plan.write_shell_env()?;
+        plan.write_shell_env(&Tool::Redis.find().await?)?;
         let testkit = plan.programs.join("testkit");
         let (data, log) = (plan.data("mongod"), plan.log("mongod"));
         let mongod = Database::mongod(&testkit, &data, ports.mongod, &log);
@@ -334,7 +352,9 @@ mod tests {
             trace: None,
             settings: Vec::new(),
         };
-        plan.write_shell_env().unwrap();
+        let libraries = vec![PathBuf::from("/cache/lib"), PathBuf::from("/cache/usr/lib")];
+        let redis = Program { path: PathBuf::from("/cache/bin/redis-server"), libraries };
+        plan.write_shell_env(&redis).unwrap();
         let mut shell = std::process::Command::new("sh");
         shell
             .args(["-c", "set -a; . ./env; set +a; env"])
@@ -344,6 +364,13 @@ mod tests {
         let told = String::from_utf8(shell.output().unwrap().stdout).unwrap();
         for (name, value) in plan.env() {
             assert!(told.lines().any(|line| line == format!("{name}={value}")), "{name}: {told}");
+        }
+        for line in [
+            "TENANTRY_REDIS_CLI=/cache/bin/redis-cli",
+            "TENANTRY_REDIS_LIBRARIES=/cache/lib:/cache/usr/lib",
+            "TENANTRY_PROMETHEUS_URL=",
+        ] {
+            assert!(told.lines().any(|told| told == line), "{line}: {told}");
         }
     }
 }

@@ -176,7 +176,14 @@ impl Program {
         command
     }
 
-    fn library_path(&self) -> Option<String> {
+    /// Another program in the folder of this one, which was installed with it; it may not exist.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        Self { path: self.path.with_file_name(name), libraries: self.libraries.clone() }
+    }
+
+    /// The value of `LD_LIBRARY_PATH` with which it runs, if it needs one.
+    pub fn library_path(&self) -> Option<String> {
         let joined = std::env::join_paths(&self.libraries).ok()?.into_string().ok()?;
         Some(joined).filter(|value| !value.is_empty())
     }

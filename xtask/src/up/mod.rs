@@ -12,7 +12,7 @@ mod tail;
 use std::{
     fs::{File, Permissions},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context, bail};
@@ -173,12 +173,6 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     Ok(copy.join("prometheus.yml"))
 }
 
-/// The path from the workspace's root, where commands are usually run.
-fn shown(path: &Path) -> String {
-    let beneath = path.strip_prefix(workspace_root());
-    beneath.unwrap_or(path).display().to_string()
-}
-
 /// URLs and credentials.
 fn table(plan: &Plan) -> String {
     let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } =
@@ -199,8 +193,7 @@ fn table(plan: &Plan) -> String {
     );
     rows.extend(plan.trace.as_ref().map(|(file, _)| ("Spans", file.display().to_string())));
     rows.push(("State and logs", plan.state.display().to_string()));
-    let (env, worker) = (shown(&plan.shell_env()), shown(&plan.programs.join("worker")));
-    rows.push(("For a shell", format!("set -a; . {env}; set +a; {worker} queues")));
+    rows.push(("For a shell", ". docs/runbooks/commands.sh; worker queues".to_owned()));
     let lines: Vec<String> =
         rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
