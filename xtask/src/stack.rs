@@ -26,7 +26,7 @@ pub(crate) async fn build(release: bool) -> anyhow::Result<PathBuf> {
 }
 
 /// The port of each process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports {
     pub(crate) mongod: u16,
     pub(crate) redis: u16,

@@ -5,6 +5,7 @@
 
 mod contract;
 mod features;
+mod runbooks;
 mod slowest;
 mod steps;
 
@@ -54,6 +55,8 @@ enum Step {
     Rules,
     /// Consistency of dashboards, rules and runbooks
     Dashboards,
+    /// The shell commands in the runbooks and guides for operators, run on a temporary stack
+    Runbooks,
     /// `schemathesis`: responses of the API against its document
     Contract,
 }
@@ -125,7 +128,7 @@ fn chosen(only: Option<Step>) -> Vec<Step> {
 
 /// Whether a step runs the programs of the workspace.
 fn needs_build(step: Step) -> bool {
-    matches!(step, Step::Tests | Step::Contract)
+    matches!(step, Step::Tests | Step::Runbooks | Step::Contract)
 }
 
 fn name(step: Step) -> String {

@@ -13,7 +13,7 @@ use programs::{
 };
 use tokio::{process::Command, task::JoinSet};
 
-use super::{Options, Outcome, Step, contract, features, slowest};
+use super::{Options, Outcome, Step, contract, features, runbooks, slowest};
 use crate::database::Database;
 
 pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome> {
@@ -34,6 +34,7 @@ pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome
         }
         Step::Rules => rules().await,
         Step::Dashboards => dashboards().await,
+        Step::Runbooks => runbooks::check().await,
         Step::Contract => contract::check().await,
     }
 }

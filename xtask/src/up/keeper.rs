@@ -24,7 +24,8 @@ pub(crate) struct Keeper {
     ledger: Arc<Ledger>,
     resting: watch::Sender<bool>,
     keeping: JoinSet<()>,
-    tails: JoinSet<()>,
+    /// None if the logs are not shown.
+    tails: Option<JoinSet<()>>,
 }
 
 impl Keeper {
@@ -33,13 +34,21 @@ impl Keeper {
             ledger: Arc::new(ledger),
             resting: watch::Sender::new(false),
             keeping: JoinSet::new(),
-            tails: JoinSet::new(),
+            tails: Some(JoinSet::new()),
         }
+    }
+
+    /// Shows no logs.
+    #[must_use]
+    pub(crate) fn silent(self) -> Self {
+        Self { tails: None, ..self }
     }
 
     /// Prints further lines of a log to the terminal.
     pub(crate) fn follow(&mut self, name: &'static str, log: &Path) {
-        self.tails.spawn(tail::follow(name, log.to_owned()));
+        if let Some(tails) = &mut self.tails {
+            tails.spawn(tail::follow(name, log.to_owned()));
+        }
     }
 
     /// Keeps a running process alive from now on.

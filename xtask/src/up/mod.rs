@@ -12,7 +12,7 @@ mod tail;
 use std::{
     fs::{File, Permissions},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
@@ -125,7 +125,7 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
     let programs = build(options.release).await?;
     let state = state_dir();
     let prometheus = match prometheus {
-        Some(program) => Some((program, prometheus_config(options.port_offset, ports)?)),
+        Some(program) => Some((program, prometheus_config(&state, ports)?)),
         None => None,
     };
     let trace = match &options.trace {
@@ -151,11 +151,12 @@ async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
     Ok(installed)
 }
 
-/// The configuration in `dashboards`, or a copy with targets moved like our ports.
-fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
+/// The configuration in `dashboards`, or a copy in the state folder with targets moved like our
+/// ports.
+pub(crate) fn prometheus_config(state: &Path, ports: Ports) -> anyhow::Result<PathBuf> {
     let folder = workspace_root().join("dashboards/prometheus");
     let config = folder.join("prometheus.yml");
-    if offset == 0 {
+    if ports == Ports::documented(0)? {
         return Ok(config);
     }
     let text = std::fs::read_to_string(&config)
@@ -163,7 +164,7 @@ fn prometheus_config(offset: u16, ports: Ports) -> anyhow::Result<PathBuf> {
     let text = text.replace("127.0.0.1:4001", &format!("127.0.0.1:{}", ports.api_internal));
     let text = text.replace("127.0.0.1:4002", &format!("127.0.0.1:{}", ports.worker_internal));
     // The rules are named relative to the configuration.
-    let copy = state_dir().join("prometheus");
+    let copy = state.join("prometheus");
     std::fs::create_dir_all(copy.join("rules"))?;
     for rule in std::fs::read_dir(folder.join("rules"))?.filter_map(Result::ok) {
         // Copying the file would also copy its mode, which lets others read it.
