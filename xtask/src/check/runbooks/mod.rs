@@ -103,6 +103,7 @@ async fn plan(state: &Path, refusing: &RefusingMailServer) -> anyhow::Result<(Pl
         ports,
         programs: programs_folder(false)?,
         prometheus,
+        trace: None,
         settings: vec![("TENANTRY__SMTP__PORT".to_owned(), refusing.port.to_string())],
     };
     Ok((plan, ledger))
