@@ -17,9 +17,10 @@ use programs::{
     Signals,
     progress::{paint, say, seconds},
 };
+use tokio::task::JoinSet;
 
 /// The options of `test`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// Run only this step, and the steps that it requires.
     #[arg(long, value_name = "STEP")]
@@ -82,18 +83,18 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
     let begun = Instant::now();
     let only = options.only.or(options.filter.as_ref().map(|_| Step::Tests));
     let mut results: Vec<(Step, Outcome, Duration)> = Vec::new();
-    for step in chosen(only) {
-        let begun = Instant::now();
-        say(&format!("\n{}", paint("1", &format!("── {}", name(step)))));
-        let needs_failed = needs_build(step)
-            && results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
-        let outcome = if needs_failed {
-            Outcome::Skipped("the programs to test could not be built".to_owned())
-        } else {
-            steps::run(step, options).await.unwrap_or_else(Outcome::Failed)
-        };
-        say(&line(step, &outcome, begun.elapsed()));
-        results.push((step, outcome, begun.elapsed()));
+    for group in chosen(only).chunk_by(|one, next| runs_beside(*one) && runs_beside(*next)) {
+        let names: Vec<String> = group.iter().copied().map(name).collect();
+        say(&format!("\n{}", paint("1", &format!("── {}", names.join(", ")))));
+        let is_built =
+            !results.iter().any(|(step, outcome, _)| *step == Step::Build && failed(outcome));
+        let mut running = JoinSet::new();
+        for step in group {
+            running.spawn(run_step(*step, is_built, options.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            results.push(ended?);
+        }
     }
     say(&format!("\n{}", paint("1", "── summary")));
     for (step, outcome, time) in &results {
@@ -115,6 +116,24 @@ async fn run_steps(options: &Options) -> anyhow::Result<()> {
     }
     say(&format!("{} all steps passed ({})", paint("1;32", "✓"), seconds(begun.elapsed())));
     Ok(())
+}
+
+/// Runs a step, and prints how it ended.
+async fn run_step(step: Step, is_built: bool, options: Options) -> (Step, Outcome, Duration) {
+    let begun = Instant::now();
+    let outcome = if needs_build(step) && !is_built {
+        Outcome::Skipped("the programs to test could not be built".to_owned())
+    } else {
+        steps::run(step, &options).await.unwrap_or_else(Outcome::Failed)
+    };
+    say(&line(step, &outcome, begun.elapsed()));
+    (step, outcome, begun.elapsed())
+}
+
+/// Whether a step runs at the same time as its neighbours: those that mostly wait, or use one core.
+fn runs_beside(step: Step) -> bool {
+    use Step::{Contract, Dashboards, Docs, Doctests, Rules, Runbooks};
+    matches!(step, Doctests | Docs | Rules | Dashboards | Runbooks | Contract)
 }
 
 /// The steps to run, in order: all, or one with those that it requires.
