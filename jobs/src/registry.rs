@@ -150,6 +150,13 @@ impl<C: Send + Sync + 'static> Registry<C> {
         self
     }
 
+    /// The kinds of jobs that have a handler, in alphabetical order.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let mut kinds: Vec<_> = self.handlers.keys().copied().collect();
+        kinds.sort_unstable();
+        kinds
+    }
+
     /// The service that `apalis` calls for every job.
     ///
     /// # Panics

@@ -211,6 +211,11 @@ impl JobView {
         }
     }
 
+    /// Whether an attempt has failed.
+    pub fn has_failed(&self) -> bool {
+        self.details().is_some_and(|details| !details.failures.is_empty())
+    }
+
     /// Why it is dead, or its last failure.
     pub fn error(&self) -> Option<&str> {
         match &self.status {
