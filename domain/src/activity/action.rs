@@ -2,115 +2,91 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What was done, as `noun.verb`. An action keeps its name as long as events contain it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
-    #[serde(rename = "domain.added")]
-    DomainAdded,
-    #[serde(rename = "domain.auto_invite_changed")]
-    DomainAutoInviteChanged,
-    #[serde(rename = "domain.lost")]
-    DomainLost,
-    #[serde(rename = "domain.removed")]
-    DomainRemoved,
-    #[serde(rename = "domain.verified")]
-    DomainVerified,
-    #[serde(rename = "email_change.cancelled")]
-    EmailChangeCancelled,
-    #[serde(rename = "email_change.confirmed")]
-    EmailChangeConfirmed,
-    #[serde(rename = "email_change.refused")]
-    EmailChangeRefused,
-    #[serde(rename = "email_change.requested")]
-    EmailChangeRequested,
-    #[serde(rename = "invitation.cancelled")]
-    InvitationCancelled,
-    #[serde(rename = "invitation.created")]
-    InvitationCreated,
-    #[serde(rename = "invitation.resent")]
-    InvitationResent,
-    #[serde(rename = "invitation_list.completed")]
-    InvitationListCompleted,
-    #[serde(rename = "invitation_list.created")]
-    InvitationListCreated,
-    #[serde(rename = "invite_link.created")]
-    InviteLinkCreated,
-    #[serde(rename = "invite_link.deleted")]
-    InviteLinkDeleted,
-    #[serde(rename = "member.joined")]
-    MemberJoined,
-    #[serde(rename = "member.left")]
-    MemberLeft,
-    #[serde(rename = "member.removed")]
-    MemberRemoved,
-    #[serde(rename = "member.role_changed")]
-    MemberRoleChanged,
-    #[serde(rename = "mfa.passkey_added")]
-    MfaPasskeyAdded,
-    #[serde(rename = "mfa.passkey_removed")]
-    MfaPasskeyRemoved,
-    #[serde(rename = "mfa.recovery_code_used")]
-    MfaRecoveryCodeUsed,
-    #[serde(rename = "mfa.recovery_codes_replaced")]
-    MfaRecoveryCodesReplaced,
-    #[serde(rename = "mfa.reset")]
-    MfaReset,
-    #[serde(rename = "mfa.totp_added")]
-    MfaTotpAdded,
-    #[serde(rename = "mfa.totp_removed")]
-    MfaTotpRemoved,
-    #[serde(rename = "ownership.offer_cancelled")]
-    OwnershipOfferCancelled,
-    #[serde(rename = "ownership.offered")]
-    OwnershipOffered,
-    #[serde(rename = "ownership.transferred")]
-    OwnershipTransferred,
-    #[serde(rename = "password_reset.created")]
-    PasswordResetCreated,
-    #[serde(rename = "registration.created")]
-    RegistrationCreated,
-    #[serde(rename = "role.created")]
-    RoleCreated,
-    #[serde(rename = "role.deleted")]
-    RoleDeleted,
-    #[serde(rename = "role.updated")]
-    RoleUpdated,
-    #[serde(rename = "session.all_revoked")]
-    SessionsRevoked,
-    #[serde(rename = "session.created")]
-    SessionCreated,
-    #[serde(rename = "session.reauthenticated")]
-    SessionReauthenticated,
-    #[serde(rename = "session.reuse_detected")]
-    SessionReuseDetected,
-    #[serde(rename = "session.revoked")]
-    SessionRevoked,
-    #[serde(rename = "session.tenant_switched")]
-    SessionTenantSwitched,
-    #[serde(rename = "signing_key.revoked")]
-    SigningKeyRevoked,
-    #[serde(rename = "signing_key.rotated")]
-    SigningKeyRotated,
-    #[serde(rename = "tenant.all_addresses_allowed")]
-    TenantAllAddressesAllowed,
-    #[serde(rename = "tenant.created")]
-    TenantCreated,
-    #[serde(rename = "tenant.mail_budget_set")]
-    TenantMailBudgetSet,
-    #[serde(rename = "tenant.security_changed")]
-    TenantSecurityChanged,
-    #[serde(rename = "user.created")]
-    UserCreated,
-    #[serde(rename = "user.disabled")]
-    UserDisabled,
-    #[serde(rename = "user.email_changed")]
-    UserEmailChanged,
-    #[serde(rename = "user.enabled")]
-    UserEnabled,
-    #[serde(rename = "user.password_changed")]
-    UserPasswordChanged,
-    #[serde(rename = "user.password_reset")]
-    UserPasswordReset,
+/// Declares the actions with their names.
+macro_rules! actions {
+    ($($action:ident = $name:literal,)+) => {
+        /// What was done, as `noun.verb`. An action keeps its name as long as events contain it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Action {
+            $(#[serde(rename = $name)] $action,)+
+        }
+
+        impl Action {
+            /// Every action, in alphabetical order of its name.
+            pub const ALL: &'static [Self] = &[$(Self::$action,)+];
+
+            /// Its name in events and commands.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$action => $name,)+
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    DomainAdded = "domain.added",
+    DomainAutoInviteChanged = "domain.auto_invite_changed",
+    DomainLost = "domain.lost",
+    DomainRemoved = "domain.removed",
+    DomainVerified = "domain.verified",
+    EmailChangeCancelled = "email_change.cancelled",
+    EmailChangeConfirmed = "email_change.confirmed",
+    EmailChangeRefused = "email_change.refused",
+    EmailChangeRequested = "email_change.requested",
+    InvitationCancelled = "invitation.cancelled",
+    InvitationCreated = "invitation.created",
+    InvitationResent = "invitation.resent",
+    InvitationListCompleted = "invitation_list.completed",
+    InvitationListCreated = "invitation_list.created",
+    InviteLinkCreated = "invite_link.created",
+    InviteLinkDeleted = "invite_link.deleted",
+    JobCancelled = "job.cancelled",
+    JobDeleted = "job.deleted",
+    JobRetried = "job.retried",
+    JobRunNow = "job.run_now",
+    MemberJoined = "member.joined",
+    MemberLeft = "member.left",
+    MemberRemoved = "member.removed",
+    MemberRoleChanged = "member.role_changed",
+    MfaPasskeyAdded = "mfa.passkey_added",
+    MfaPasskeyRemoved = "mfa.passkey_removed",
+    MfaRecoveryCodeUsed = "mfa.recovery_code_used",
+    MfaRecoveryCodesReplaced = "mfa.recovery_codes_replaced",
+    MfaReset = "mfa.reset",
+    MfaTotpAdded = "mfa.totp_added",
+    MfaTotpRemoved = "mfa.totp_removed",
+    OwnershipOfferCancelled = "ownership.offer_cancelled",
+    OwnershipOffered = "ownership.offered",
+    OwnershipTransferred = "ownership.transferred",
+    PasswordResetCreated = "password_reset.created",
+    QueuePaused = "queue.paused",
+    QueueResumed = "queue.resumed",
+    RegistrationCreated = "registration.created",
+    RoleCreated = "role.created",
+    RoleDeleted = "role.deleted",
+    RoleUpdated = "role.updated",
+    SessionsRevoked = "session.all_revoked",
+    SessionCreated = "session.created",
+    SessionReauthenticated = "session.reauthenticated",
+    SessionReuseDetected = "session.reuse_detected",
+    SessionRevoked = "session.revoked",
+    SessionTenantSwitched = "session.tenant_switched",
+    SigningKeyRevoked = "signing_key.revoked",
+    SigningKeyRotated = "signing_key.rotated",
+    TenantActivated = "tenant.activated",
+    TenantAllAddressesAllowed = "tenant.all_addresses_allowed",
+    TenantCreated = "tenant.created",
+    TenantMailBudgetSet = "tenant.mail_budget_set",
+    TenantSecurityChanged = "tenant.security_changed",
+    TenantSuspended = "tenant.suspended",
+    UserCreated = "user.created",
+    UserDisabled = "user.disabled",
+    UserEmailChanged = "user.email_changed",
+    UserEnabled = "user.enabled",
+    UserPasswordChanged = "user.password_changed",
+    UserPasswordReset = "user.password_reset",
 }
 
 /// A property whose change an event may record. None of them is a secret. Values that may identify

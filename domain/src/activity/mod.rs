@@ -8,8 +8,10 @@
 mod action;
 mod contexts;
 mod events;
+mod trail;
 
 pub use action::{Action, Property};
 pub use contexts::AuditContext;
 pub(crate) use events::Entry;
 pub use events::{Deed, Delta, Event, PlatformEvent, Values};
+pub use trail::{PAGE_MAX, Position, Recorded, TrailFilter};
