@@ -25,7 +25,8 @@ pub struct Deed {
     pub impersonator: Option<AdminId>,
     /// What was done.
     pub action: Action,
-    /// Ids of the objects of the action, whose prefixes identify their kind.
+    /// Ids of the objects of the action, whose prefixes identify their kind; queues have names
+    /// instead.
     pub targets: Vec<String>,
     /// The properties that changed.
     pub changes: Vec<Delta>,
@@ -129,6 +130,13 @@ impl Entry {
     pub(crate) fn new(action: Action, target: impl ToString) -> Self {
         let targets = vec![target.to_string()];
         Self { action, targets, changes: Vec::new(), actor: None, name: None }
+    }
+
+    /// Adds further objects of the action.
+    #[must_use]
+    pub(crate) fn on_all(mut self, targets: &[impl ToString]) -> Self {
+        self.targets.extend(targets.iter().map(ToString::to_string));
+        self
     }
 
     /// Sets the actor: a user who proved their identity in the change itself, for instance with a

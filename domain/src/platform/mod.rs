@@ -3,3 +3,4 @@
 pub mod canary;
 pub mod demo;
 pub mod purge;
+pub mod steering;
