@@ -84,6 +84,11 @@ impl Membership {
         store.records::<Self>(scope).find(doc! { "user_id": user }).await
     }
 
+    /// Number of members of the scope's tenant.
+    pub async fn count(store: &Store, scope: TenantScope) -> Result<u64, DbError> {
+        store.records::<Self>(scope).count(doc! {}).await
+    }
+
     /// The membership of `user` in the scope's tenant, within a transaction.
     pub(crate) async fn within(
         txn: &mut Txn,

@@ -11,6 +11,7 @@ pub mod members;
 pub mod memberships;
 pub mod ownership;
 pub mod roles;
+pub mod suspension;
 pub mod tenant_domains;
 pub mod tenant_security;
 pub mod tenants;

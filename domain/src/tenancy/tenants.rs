@@ -88,10 +88,25 @@ impl FromStr for TenantRef {
     }
 }
 
+impl fmt::Display for TenantRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Slug(slug) => slug.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Slug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// `text` as a pattern that matches only itself.
+fn literal(text: &str) -> String {
+    let is_special = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric();
+    text.chars().flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 /// State of a tenant.
@@ -103,6 +118,16 @@ pub enum TenantStatus {
     Active,
     /// Suspended by an operator; its members cannot sign in.
     Suspended,
+}
+
+impl TenantStatus {
+    /// Its name in commands.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
 }
 
 /// A customer.
@@ -187,6 +212,14 @@ impl Tenant {
         store.records::<Self>(PlatformScope).find(filter).await
     }
 
+    /// Up to `limit` tenants with `text` in their name or slug, in upper or lower case, ordered by
+    /// slug. Reads every tenant; for operators.
+    pub async fn containing(store: &Store, text: &str, limit: i64) -> Result<Vec<Self>, DbError> {
+        let contains = doc! { "$regex": literal(text), "$options": "i" };
+        let filter = doc! { "$or": [{ "name": contains.clone() }, { "slug": contains }] };
+        store.records::<Self>(PlatformScope).list(filter, doc! { "slug": 1 }, limit).await
+    }
+
     /// Begins a change of access in the scope's tenant. It writes the tenant's row, so that such
     /// changes are serialized: each sees the result of those before it, and rules about all members
     /// together (there is an owner, a role in use exists, limits hold) cannot be broken by two
@@ -207,6 +240,16 @@ impl Tenant {
             .update(doc! { "_id": scope.tenant_id() }, update)
             .await
             .map(drop)
+    }
+
+    /// Sets its status, within a change that has locked it.
+    pub(crate) async fn set_status(
+        txn: &mut Txn,
+        scope: TenantScope,
+        status: TenantStatus,
+    ) -> Result<(), DbError> {
+        let update = doc! { "$set": { "status": status.name() } };
+        txn.records::<Self>(scope).update(doc! {}, update).await.map(drop)
     }
 
     /// The tenant with this id, within a transaction.
@@ -256,6 +299,19 @@ mod tests {
             ("a--b", "a-b"),
         ] {
             assert_eq!(Slug::suggested_by(&name.parse().unwrap()).to_string(), slug);
+        }
+    }
+
+    #[test]
+    fn a_literal_pattern_has_no_special_characters() {
+        assert_eq!(literal("a.b*(c)"), r"a\.b\*\(c\)");
+        assert_eq!(literal("Söhne 7"), r"Söhne\ 7");
+    }
+
+    #[test]
+    fn statuses_have_the_names_that_are_stored() {
+        for status in [TenantStatus::Active, TenantStatus::Suspended] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
     }
 
