@@ -116,6 +116,27 @@ impl Change for EnableUser {
     }
 }
 
+/// Ends every session of an account, whose owner can sign in again; returns how many there were.
+/// Repeating it publishes the revocation again. For operators.
+#[derive(Debug)]
+pub struct EndSessions {
+    pub user: UserId,
+}
+
+impl Change for EndSessions {
+    type Output = u64;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<u64, DbError> {
+        revocations::note(txn, Revoked::User(self.user));
+        let ended = Session::revoke_all(txn, self.user, None).await?;
+        if ended > 0 {
+            record_everywhere(txn, Action::SessionsRevoked, self.user).await?;
+        }
+        Ok(ended)
+    }
+}
+
 /// Records what an operator does to a person: on the platform, and in each of their tenants, which
 /// must be able to explain why a member can or cannot act there.
 pub(crate) async fn record_everywhere(

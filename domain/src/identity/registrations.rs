@@ -179,6 +179,13 @@ impl Registration {
         store.records::<Self>(PlatformScope).find_first(filter, doc! { "_id": -1 }).await
     }
 
+    /// Up to `limit` registrations of an email address, newest first: those that are pending, and
+    /// expired ones until they are purged.
+    pub async fn all_of(store: &Store, email: &Email, limit: i64) -> Result<Vec<Self>, DbError> {
+        let filter = doc! { "email_norm": email.normalized() };
+        store.records::<Self>(PlatformScope).list(filter, doc! { "_id": -1 }, limit).await
+    }
+
     /// Whether several registrations of an email address are pending: perhaps of several people,
     /// only one of whom can read the mail.
     pub async fn is_contested(store: &Store, email: &Email) -> Result<bool, DbError> {
