@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{
-    clock::{Clock, later},
+    clock::{Clock, later, rfc3339},
     crypto::{MasterKey, SealError},
     db::{Change, Data, DbError, PlatformScope, Record, Store, Txn, schema::Index},
     id::{SessionId, SigningKeyId, TenantId, UserId},
@@ -185,6 +185,28 @@ impl SigningKey {
     }
 }
 
+/// Why the next key was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The key of an earlier rotation has not signed yet.
+    #[error(
+        "a rotation is pending: {key} signs from {}; rotate again afterwards, or revoke it first",
+        rfc3339(*activates_at)
+    )]
+    Pending {
+        /// The key that is pending.
+        key: SigningKeyId,
+        /// When it starts to sign.
+        activates_at: DateTime,
+    },
+    /// The key could not be created or stored.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// The database operation failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
 /// Creates the next key, which signs after a while; the others verify until their last tokens have
 /// expired.
 #[derive(Debug)]
@@ -199,10 +221,14 @@ pub struct RotateSigningKey<'a> {
 
 impl Change for RotateSigningKey<'_> {
     type Output = SigningKey;
-    type Error = SigningError;
+    type Error = RotateError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<SigningKey, SigningError> {
-        let activates_at = later(txn.clock().now(), self.lead);
+    async fn apply(&self, txn: &mut Txn) -> Result<SigningKey, RotateError> {
+        let now = txn.clock().now();
+        if let Some((key, activates_at)) = pending(txn, now).await? {
+            return Err(RotateError::Pending { key, activates_at });
+        }
+        let activates_at = later(now, self.lead);
         let key = SigningKey::generate(txn.clock(), self.master, activates_at)?;
         // Other processes sign with the old one until they reload the keys.
         let retires_at = later(activates_at, self.token_ttl + CLOCK_SKEW + ROTATION_SLACK);
@@ -214,6 +240,16 @@ impl Change for RotateSigningKey<'_> {
         Entry::new(Action::SigningKeyRotated, key.id).record_on_platform(txn).await?;
         Ok(key)
     }
+}
+
+/// The key that does not sign yet, if any, and when it will.
+async fn pending(
+    txn: &mut Txn,
+    now: DateTime,
+) -> Result<Option<(SigningKeyId, DateTime)>, DbError> {
+    let filter = doc! { "activates_at": { "$gt": now } };
+    let found = txn.records::<SigningKey>(PlatformScope).find(filter).await?;
+    Ok(found.and_then(|key| Some((key.id, key.activates_at?))))
 }
 
 /// Revokes a key that may be known to others: tokens that it signed become invalid. If it was the
