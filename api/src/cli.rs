@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
-    cli,
+    cli::{self, Output},
     config::{Config, Period, Sources},
     id::SigningKeyId,
 };
@@ -108,11 +108,11 @@ enum BreachedPasswords {
 pub fn main() -> ExitCode {
     let command = Cli::parse();
     if command.check_config {
-        let described = Config::describe(Sources::from_environment(queues::ALL));
-        return described.map_or_else(
-            |mistakes| cli::misconfigured(&mistakes),
-            |described| printed(&described),
-        );
+        return match Config::describe(Sources::from_environment(queues::ALL)) {
+            Ok(keys) => cli::show_config(Output::Text, &keys)
+                .map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS),
+            Err(mistakes) => cli::misconfigured(&mistakes),
+        };
     }
     match command.command.unwrap_or(Command::Serve) {
         Command::Serve => run(serve::process),

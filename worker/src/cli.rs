@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
-    cli,
+    cli::{self, Output},
     config::{Config, Sources},
     internal,
 };
@@ -69,10 +69,8 @@ pub fn main() -> ExitCode {
     let loaded = Config::load(Sources::from_environment(queues::ALL)).and_then(schedules::checked);
     if command.check_config {
         return match loaded.and_then(|_| Config::describe(Sources::from_environment(queues::ALL))) {
-            Ok(described) => {
-                print!("{described}");
-                ExitCode::SUCCESS
-            }
+            Ok(keys) => cli::show_config(Output::Text, &keys)
+                .map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS),
             Err(mistakes) => cli::misconfigured(&mistakes),
         };
     }

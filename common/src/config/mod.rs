@@ -23,7 +23,7 @@ mod smtp;
 mod telemetry;
 mod worker;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 pub use api::Api;
 pub use app::{App, Environment};
@@ -41,6 +41,7 @@ pub use queues::{Queue, QueueDeclaration, QueueSettings, Queues};
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, PASSWORD_SCORE_MAX, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
+use serde::Serialize;
 pub use smtp::{Smtp, SmtpTls};
 pub use telemetry::{LogFormat, Telemetry};
 pub use worker::Worker;
@@ -124,8 +125,8 @@ impl Config {
         reader.into_keys()
     }
 
-    /// The effective configuration, one line per key, with secrets redacted.
-    pub fn describe(sources: Sources) -> Result<String, Mistakes> {
+    /// The effective configuration with secrets redacted.
+    pub fn describe(sources: Sources) -> Result<Vec<Effective>, Mistakes> {
         let mut reader = Reader::new(sources);
         let config = Self::read(&mut reader);
         config.check(&mut reader);
@@ -151,6 +152,23 @@ impl Config {
             telemetry: Telemetry::read(r),
             auth,
         }
+    }
+}
+
+/// A key with its effective value.
+#[derive(Debug, Serialize)]
+pub struct Effective {
+    /// Name of the key.
+    pub key: String,
+    /// Its value; redacted if it is a secret.
+    pub value: String,
+    /// Where the value comes from: `given` or `default`.
+    pub from: &'static str,
+}
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?} ({})", self.key, self.value, self.from)
     }
 }
 

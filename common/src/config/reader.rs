@@ -13,7 +13,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::queues::Queue;
+use super::{Effective, queues::Queue};
 
 /// Prefix of the environment variables that configure a process.
 const ENV_PREFIX: &str = "TENANTRY__";
@@ -545,9 +545,9 @@ impl Reader {
         self.keys
     }
 
-    /// One line per key with its effective value.
-    pub(super) fn describe(&self) -> String {
-        let line = |key: &Key| {
+    /// Each key with its effective value.
+    pub(super) fn describe(&self) -> Vec<Effective> {
+        let effective = |key: &Key| {
             let given = self.sources.values.get(&*key.name);
             let (value, from) = match given {
                 // Defaults are public: they are part of the source.
@@ -555,9 +555,9 @@ impl Reader {
                 Some(_) if key.secret => ("[redacted]", "given"),
                 Some(value) => (value.as_str(), "given"),
             };
-            format!("{} = {value:?} ({from})\n", key.name)
+            Effective { key: key.name.to_string(), value: value.to_owned(), from }
         };
-        self.keys.iter().map(line).collect()
+        self.keys.iter().map(effective).collect()
     }
 
     /// Succeeds if no mistake was recorded and no unknown key given.

@@ -289,7 +289,7 @@ fn secrets_are_never_shown() {
             ("TENANTRY__REDIS__URL", url.as_str()),
             ("TENANTRY__REDIS__SENTINEL_PASSWORD", canary),
         ]);
-        let described = Config::describe(sources(&pairs)).unwrap();
+        let described = format!("{:?}", Config::describe(sources(&pairs)).unwrap());
         let debugged = format!("{:?}", Config::load(sources(&pairs)).unwrap());
         pairs.push(("TENANTRY__AUTH__MASTER_KEY", canary));
         let refused = Config::load(sources(&pairs)).unwrap_err().to_string();

@@ -57,10 +57,13 @@ pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
             .json()
             .flatten_event(true)
             .with_writer(std::io::stderr)
+            .log_internal_errors(false)
             .boxed(),
-        config::LogFormat::Pretty => {
-            tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).boxed()
-        }
+        config::LogFormat::Pretty => tracing_subscriber::fmt::layer()
+            .compact()
+            .with_writer(std::io::stderr)
+            .log_internal_errors(false)
+            .boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(())
