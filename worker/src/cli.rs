@@ -22,6 +22,9 @@ struct Cli {
     /// Print the effective configuration with secrets redacted, and exit.
     #[arg(long, global = true)]
     check_config: bool,
+    /// Print results as JSON, one object per line.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -66,16 +69,16 @@ enum MailCommand {
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
     let command = Cli::parse();
+    let output = Output::new(command.json);
     let loaded = Config::load(Sources::from_environment(queues::ALL)).and_then(schedules::checked);
     if command.check_config {
         return match loaded.and_then(|_| Config::describe(Sources::from_environment(queues::ALL))) {
-            Ok(keys) => cli::show_config(Output::Text, &keys)
-                .map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS),
+            Ok(keys) => ended(cli::show_config(output, &keys).map_err(Into::into)),
             Err(mistakes) => cli::misconfigured(&mistakes),
         };
     }
     if let Some(Command::Mail(MailCommand::Preview { to })) = &command.command {
-        return preview::write(to).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+        return ended(preview::write(to));
     }
     let config = match loaded {
         Ok(config) => config,
@@ -88,16 +91,20 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match command.command.unwrap_or(Command::Run) {
             Command::Run => run::process(config).await,
-            Command::Queues { command } => commands::queues(&config, command).await,
-            Command::Schedules => commands::schedules(&config).await,
-            Command::Jobs(command) => commands::jobs(&config, command).await,
-            Command::Batches(command) => commands::batches(&config, command).await,
+            Command::Queues { command } => commands::queues(&config, output, command).await,
+            Command::Schedules => commands::schedules(&config, output).await,
+            Command::Jobs(command) => commands::jobs(&config, output, command).await,
+            Command::Batches(command) => commands::batches(&config, output, command).await,
             // Handled above, because it needs no configuration.
             Command::Mail(MailCommand::Preview { .. }) => Ok(()),
-            Command::Mail(MailCommand::Check) => commands::check_mail(&config.smtp).await,
+            Command::Mail(MailCommand::Check) => commands::check_mail(&config.smtp, output).await,
             Command::Health => Ok(internal::probe(config.worker.internal_listen).await?),
         }
     });
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 

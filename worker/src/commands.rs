@@ -6,63 +6,126 @@ mod history;
 mod jobs;
 mod queues;
 mod schedules;
+mod steer;
 mod text;
-use std::io::{self, Write};
 
-use ::jobs::Jobs;
+use std::borrow::Cow;
+
+use ::jobs::{Jobs, Queue};
 use anyhow::Context;
 use common::{
+    cli::{self, Output},
     clock::Clock,
     config::{Config, Smtp},
     db::Store,
+    id::JobId,
     mail::Mailer,
+    origin::Reason,
     telemetry,
 };
+use domain::platform::steering::{RecordSteering, Steering};
+use serde_json::json;
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
+use crate::app::{App, registry};
 
-/// A command line that is ambiguous or contradictory.
+/// A command line that is ambiguous or contradictory, or names what does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct UsageError(&'static str);
+pub(crate) struct UsageError(Cow<'static, str>);
+
+impl UsageError {
+    fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// What the commands work with.
+struct Desk<'a> {
+    config: &'a Config,
+    jobs: Jobs,
+    output: Output,
+}
+
+impl Desk<'_> {
+    /// Records what the operator is about to do to a queue or to jobs of it.
+    async fn record(
+        &self,
+        steering: Steering,
+        queue: Queue,
+        jobs: &[JobId],
+        reason: Option<&Reason>,
+    ) -> anyhow::Result<()> {
+        let origin = cli::operator(reason.cloned());
+        Ok(self.jobs.commit(&origin, &RecordSteering { steering, queue, jobs }).await?)
+    }
+
+    /// Fails if a filter that matched nothing names a kind that does not exist. Jobs of a kind
+    /// that this release no longer has are found and can be controlled.
+    fn check_kind(&self, kind: Option<&str>, matches: usize) -> anyhow::Result<()> {
+        let Some(kind) = kind.filter(|_| matches == 0) else { return Ok(()) };
+        let kinds = registry(App::new(self.config, self.jobs.clone())?).kinds();
+        if kinds.contains(&kind) {
+            return Ok(());
+        }
+        let known = kinds.join(", ");
+        Err(UsageError::new(format!("there is no kind `{kind}`; the kinds are {known}")).into())
+    }
+}
 
 /// Shows or controls queues.
-pub(crate) async fn queues(config: &Config, command: Option<QueuesCommand>) -> anyhow::Result<()> {
-    with_jobs(config, async |jobs| queues::run(jobs, command.unwrap_or_default()).await).await
+pub(crate) async fn queues(
+    config: &Config,
+    output: Output,
+    command: Option<QueuesCommand>,
+) -> anyhow::Result<()> {
+    with_desk(config, output, async |desk| queues::run(desk, command.unwrap_or_default()).await)
+        .await
 }
 
 /// Shows every schedule.
-pub(crate) async fn schedules(config: &Config) -> anyhow::Result<()> {
-    with_store(config, async |store| schedules::run(&store, &config.maintenance).await).await
+pub(crate) async fn schedules(config: &Config, output: Output) -> anyhow::Result<()> {
+    with_store(config, async |store| schedules::run(&store, &config.maintenance, output).await)
+        .await
 }
 
 /// Shows or controls jobs.
-pub(crate) async fn jobs(config: &Config, command: JobsCommand) -> anyhow::Result<()> {
-    with_jobs(config, async |jobs| jobs::run(jobs, command).await).await
+pub(crate) async fn jobs(
+    config: &Config,
+    output: Output,
+    command: JobsCommand,
+) -> anyhow::Result<()> {
+    with_desk(config, output, async |desk| jobs::run(desk, command).await).await
 }
 
 /// Shows batches.
-pub(crate) async fn batches(config: &Config, command: BatchesCommand) -> anyhow::Result<()> {
-    with_jobs(config, async |jobs| batches::run(jobs, command).await).await
+pub(crate) async fn batches(
+    config: &Config,
+    output: Output,
+    command: BatchesCommand,
+) -> anyhow::Result<()> {
+    with_desk(config, output, async |desk| batches::run(desk, command).await).await
 }
 
 /// Connects to the mail server and logs in.
-pub(crate) async fn check_mail(smtp: &Smtp) -> anyhow::Result<()> {
+pub(crate) async fn check_mail(smtp: &Smtp, output: Output) -> anyhow::Result<()> {
     let server = format!("{}:{} (smtp.host, smtp.port)", smtp.host, smtp.port);
     let answers = Mailer::new(smtp)?.answers().await.with_context(|| server.clone())?;
     anyhow::ensure!(answers, "{server} closes the connection");
-    Ok(say(&format!("{server} accepts mail"))?)
+    let found = json!({ "host": smtp.host, "port": smtp.port, "accepts_mail": true });
+    Ok(output.show(&found, [format!("{server} accepts mail")])?)
 }
 
-/// Logs actions to standard error, so that they can be recorded.
-async fn with_jobs(
+/// Logs actions to standard error, beside what is recorded.
+async fn with_desk(
     config: &Config,
-    command: impl AsyncFnOnce(&Jobs) -> anyhow::Result<()>,
+    output: Output,
+    command: impl AsyncFnOnce(&Desk<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     telemetry::start_on_stderr(&config.telemetry).map_err(anyhow::Error::from_boxed)?;
     with_store(config, async |store| {
         let jobs = Jobs::start(store, &config.redis, &config.jobs).context("redis.url")?;
-        command(&jobs).await
+        command(&Desk { config, jobs, output }).await
     })
     .await
 }
@@ -80,9 +143,4 @@ async fn with_store(
     let ended = ended.await;
     store.close().await;
     ended
-}
-
-/// Prints a line of output.
-fn say(line: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
 }

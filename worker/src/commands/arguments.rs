@@ -11,13 +11,3 @@ pub(super) fn queue() -> impl TypedValueParser<Value = Queue> {
         named.copied().ok_or("there is no queue of this name")
     })
 }
-
-/// A reason, which must not be empty.
-pub(super) fn reason(text: &str) -> Result<String, &'static str> {
-    let reason = text.trim();
-    if reason.is_empty() {
-        Err("give a reason, for operators who find the queue paused")
-    } else {
-        Ok(reason.to_owned())
-    }
-}

@@ -3,19 +3,14 @@
 use anyhow::Context;
 use clap::{Subcommand, builder::RangedU64ValueParser};
 use common::{
+    cli,
     clock::rfc3339_millis,
     id::{BatchId, JobId, TenantId},
 };
-use jobs::{
-    Jobs,
-    batches::{BATCHES_MAX, Batch},
-};
+use jobs::batches::{BATCHES_MAX, Batch};
 use serde::Serialize;
 
-use super::{
-    say,
-    text::{json, pretty_json, printable, time},
-};
+use super::{Desk, text::time};
 
 /// Commands for batches.
 #[derive(Subcommand)]
@@ -25,50 +20,39 @@ pub(crate) enum BatchesCommand {
         /// Maximum number of batches.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(BATCHES_MAX)))]
         limit: u32,
-        /// Print one JSON object per line.
-        #[arg(long)]
-        json: bool,
     },
     /// Show one batch and its follow-up job.
     Show {
         /// Id of the batch.
         batch: BatchId,
-        /// Print a JSON object.
-        #[arg(long)]
-        json: bool,
     },
 }
 
-pub(super) async fn run(jobs: &Jobs, command: BatchesCommand) -> anyhow::Result<()> {
+pub(super) async fn run(desk: &Desk<'_>, command: BatchesCommand) -> anyhow::Result<()> {
     match command {
-        BatchesCommand::List { limit, json } => list(jobs, limit, json).await,
-        BatchesCommand::Show { batch, json } => show(jobs, batch, json).await,
+        BatchesCommand::List { limit } => list(desk, limit).await,
+        BatchesCommand::Show { batch } => show(desk, batch).await,
     }
 }
 
-async fn list(jobs: &Jobs, limit: u32, as_json: bool) -> anyhow::Result<()> {
-    let batches = jobs.batches(limit).await?;
-    for batch in &batches {
-        say(&if as_json { json(&BatchView::of(batch))? } else { summary(batch) })?;
+async fn list(desk: &Desk<'_>, limit: u32) -> anyhow::Result<()> {
+    let mut list = desk.output.list(None);
+    for batch in desk.jobs.batches(limit).await? {
+        list.row(&BatchView::of(&batch), &summary(&batch))?;
     }
-    if batches.len() >= limit as usize {
-        eprintln!("{limit} shown; there may be more, see --limit");
+    if list.rows() >= limit as usize {
+        cli::note(&format!("{limit} shown; there may be more, see --limit"));
     }
+    list.end("there are no batches");
     Ok(())
 }
 
-async fn show(jobs: &Jobs, id: BatchId, as_json: bool) -> anyhow::Result<()> {
-    let found = jobs.batch(id).await?;
+async fn show(desk: &Desk<'_>, id: BatchId) -> anyhow::Result<()> {
+    let found = desk.jobs.batch(id).await?;
     let batch = found.with_context(|| {
         format!("batch {id} not found: it expired after it completed, or never existed")
     })?;
-    if as_json {
-        return Ok(say(&pretty_json(&BatchView::of(&batch))?)?);
-    }
-    for line in whole(&batch) {
-        say(&line)?;
-    }
-    Ok(())
+    Ok(desk.output.show(&BatchView::of(&batch), whole(&batch))?)
 }
 
 /// A batch as JSON.
@@ -109,8 +93,7 @@ fn state(batch: &Batch) -> String {
 
 /// A batch on one line.
 fn summary(batch: &Batch) -> String {
-    let (staged, follows) =
-        (time(batch.staged_at.timestamp_millis()), printable(batch.follows_kind()));
+    let (staged, follows) = (time(batch.staged_at.timestamp_millis()), batch.follows_kind());
     let (total, done, dead) = (batch.total, batch.done, batch.dead);
     format!(
         "{staged}  {}  {done} of {total} done  dead={dead}  {}  then {follows}",
@@ -131,5 +114,5 @@ fn whole(batch: &Batch) -> Vec<String> {
         ("staged", time(batch.staged_at.timestamp_millis())),
         ("follow-up", format!("{}  {}", batch.follows_kind(), batch.follows())),
     ];
-    lines.into_iter().map(|(name, text)| format!("{name:<9} {}", printable(&text))).collect()
+    lines.into_iter().map(|(name, text)| format!("{name:<9} {text}")).collect()
 }

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Args, builder::RangedU64ValueParser};
 use common::{
+    cli::{self, Output},
     clock::{Clock, rfc3339_millis},
     config::Period,
     id::{JobId, TenantId},
@@ -16,9 +17,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    Desk,
     arguments::queue,
-    say,
-    text::{ago, json, printable, span, time},
+    text::{ago, span, time},
 };
 
 /// Selects entries; all given conditions must hold.
@@ -47,9 +48,6 @@ pub(crate) struct HistoryQuery {
     /// Maximum number of entries.
     #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(ENTRIES_MAX)))]
     limit: u32,
-    /// Print one JSON object per line.
-    #[arg(long)]
-    json: bool,
 }
 
 impl HistoryQuery {
@@ -77,25 +75,27 @@ impl HistoryQuery {
     }
 
     /// The command for the next page, after `last`, which is already older than `--older-than`.
-    fn next(&self, last: JobId) -> String {
+    fn next(&self, last: JobId, output: Output) -> String {
         let mut words = vec!["worker jobs history".to_owned()];
         words.extend(self.jobs.iter().map(ToString::to_string));
         words.extend(self.queue.map(|queue| format!("--queue {queue}")));
-        words.extend(self.kind.as_deref().map(|kind| format!("--kind {}", printable(kind))));
+        words.extend(self.kind.as_deref().map(|kind| format!("--kind {kind}")));
         words.extend(self.tenant.map(|tenant| format!("--tenant {tenant}")));
         words.extend(self.outcome.map(|outcome| format!("--outcome {outcome}")));
         words.push(format!("--limit {} --after {last}", self.limit));
-        words.extend(self.json.then(|| "--json".to_owned()));
+        words.extend((output == Output::Json).then(|| "--json".to_owned()));
         words.join(" ")
     }
 }
 
 /// Lists entries, newest first.
-pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()> {
-    let entries = jobs.history(&query.filter(jobs).await?, query.limit).await?;
+pub(super) async fn list(desk: &Desk<'_>, query: &HistoryQuery) -> anyhow::Result<()> {
+    let entries = desk.jobs.history(&query.filter(&desk.jobs).await?, query.limit).await?;
+    let mut list = desk.output.list(None);
     for entry in &entries {
-        say(&if query.json { json(&EntryView::of(entry))? } else { summary(entry) })?;
+        list.row(&EntryView::of(entry), &summary(entry))?;
     }
+    desk.check_kind(query.kind.as_deref(), entries.len())?;
     let missing: Vec<&JobId> =
         query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
     let wants_more = query.jobs.is_empty() || !missing.is_empty();
@@ -103,13 +103,19 @@ pub(super) async fn list(jobs: &Jobs, query: &HistoryQuery) -> anyhow::Result<()
         && wants_more
         && entries.len() >= query.limit as usize
     {
-        eprintln!("{} shown; there may be more: {}", query.limit, query.next(last.id));
+        let next = query.next(last.id, desk.output);
+        cli::note(&format!("{} shown; there may be more: {next}", query.limit));
         return Ok(());
     }
+    list.end(if desk.config.jobs.history_ttl.is_none() {
+        "the history is off: how jobs end is recorded once `jobs.history_ttl` is set"
+    } else {
+        "no history entry matches"
+    });
     for id in &missing {
-        eprintln!(
+        cli::note(&format!(
             "{id} has no matching history entry; if it has not ended, `worker jobs show` shows its state"
-        );
+        ));
     }
     anyhow::ensure!(
         missing.is_empty(),
@@ -167,20 +173,14 @@ impl<'a> EntryView<'a> {
 
 /// An entry on one line.
 fn summary(entry: &HistoryEntry) -> String {
-    let (ended, queue, kind) = (
-        time(entry.finished_at.timestamp_millis()),
-        printable(&entry.queue),
-        printable(&entry.kind),
-    );
+    let (ended, queue, kind) =
+        (time(entry.finished_at.timestamp_millis()), &entry.queue, &entry.kind);
     let mut line = format!(
         "{ended}  {}  {queue}  {}  {kind}  attempts={}",
         entry.id, entry.outcome, entry.attempts
     );
-    for more in
-        [took(entry).map(|took| format!("took {took}")), entry.error.as_deref().map(printable)]
-            .into_iter()
-            .flatten()
-    {
+    let took = took(entry).map(|took| format!("took {took}"));
+    for more in [took, entry.error.clone()].into_iter().flatten() {
         line.push_str("  ");
         line.push_str(&more);
     }
@@ -211,8 +211,5 @@ pub(super) fn whole(entry: &HistoryEntry) -> Vec<String> {
         ("took", took(entry)),
         ("result", entry.result.clone()),
     ];
-    lines
-        .into_iter()
-        .filter_map(|(name, text)| Some(format!("{name:<9} {}", printable(&text?))))
-        .collect()
+    lines.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", text?))).collect()
 }

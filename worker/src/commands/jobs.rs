@@ -1,30 +1,27 @@
-//! `worker jobs`: inspecting, retrying, cancelling and deleting jobs.
+//! `worker jobs`: inspecting jobs, and which of them a command controls.
 
 use anyhow::Context;
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use common::{
+    cli,
     clock::Clock,
     config::Period,
     id::{JobId, TenantId},
+    origin::Reason,
 };
 use domain::queues;
 use jobs::{
-    Cancelled, Cursor, JobFilter, JobState, JobView, Jobs, PAGE_MAX, Queue,
+    Cursor, JobFilter, JobState, JobView, Jobs, Queue,
     progress::{Progress, ProgressError},
-    queue::DeadLetter,
 };
 
 use super::{
-    UsageError,
+    Desk, UsageError,
     arguments::queue,
     history::{self, EntryView, HistoryQuery},
-    say,
-    text::{Shown, ago, count, pretty_json, summary, summary_json, whole},
+    steer,
+    text::{Shown, ago, summary, summary_json, whole},
 };
-
-/// The states of a job that has not started.
-const WAITING: [JobState; 4] =
-    [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
 
 /// Maximum number of jobs listed.
 const LIST_MAX: u64 = 1_000;
@@ -42,9 +39,6 @@ pub(crate) enum JobsCommand {
         /// Maximum number of jobs.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=LIST_MAX))]
         limit: usize,
-        /// Print one JSON object per line.
-        #[arg(long)]
-        json: bool,
     },
     /// List how jobs ended, newest first; requires `jobs.history_ttl`.
     History(HistoryQuery),
@@ -52,11 +46,9 @@ pub(crate) enum JobsCommand {
     Show {
         /// Id of the job.
         job: JobId,
-        /// Print a JSON object.
-        #[arg(long)]
-        json: bool,
     },
-    /// Retry dead letters, beginning with their first attempt, and run delayed jobs now.
+    /// Retry failed jobs: dead letters, beginning with their first attempt, or delayed jobs, whose
+    /// next attempt then starts now. Jobs that have not failed stay as they are.
     Retry {
         #[command(flatten)]
         which: Which,
@@ -64,6 +56,21 @@ pub(crate) enum JobsCommand {
         /// may be in either.
         #[arg(long)]
         state: Option<JobState>,
+        /// The reason, for the audit trail.
+        #[arg(long)]
+        reason: Option<Reason>,
+    },
+    /// Run delayed jobs before they are due, such as those staged for later.
+    RunNow {
+        /// Ids of jobs.
+        #[arg(required = true)]
+        jobs: Vec<JobId>,
+        /// Only show which jobs would run.
+        #[arg(long)]
+        dry_run: bool,
+        /// The reason, for the audit trail.
+        #[arg(long, required_unless_present = "dry_run")]
+        reason: Option<Reason>,
     },
     /// Cancel jobs: those that have not started will not run, running ones are stopped.
     Cancel {
@@ -73,11 +80,17 @@ pub(crate) enum JobsCommand {
         /// default all but running. May be repeated.
         #[arg(long)]
         state: Vec<JobState>,
+        /// The reason, for the audit trail.
+        #[arg(long, required_unless_present = "dry_run")]
+        reason: Option<Reason>,
     },
     /// Delete dead letters permanently.
     Delete {
         #[command(flatten)]
         which: Which,
+        /// The reason, for the audit trail.
+        #[arg(long, required_unless_present = "dry_run")]
+        reason: Option<Reason>,
     },
 }
 
@@ -89,7 +102,7 @@ pub(crate) struct Filters {
     queue: Option<Queue>,
     /// Jobs of this kind, such as `registration.send_verification`.
     #[arg(long)]
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     /// Jobs of this tenant.
     #[arg(long)]
     tenant: Option<TenantId>,
@@ -105,15 +118,15 @@ pub(crate) struct Filters {
 #[derive(Args)]
 pub(crate) struct Which {
     /// Ids of jobs.
-    jobs: Vec<JobId>,
+    pub(super) jobs: Vec<JobId>,
     #[command(flatten)]
-    filters: Filters,
+    pub(super) filters: Filters,
     /// All jobs, if no id or filter is given.
     #[arg(long)]
     all: bool,
     /// Only show which jobs would be affected.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl Filters {
@@ -138,22 +151,22 @@ impl Filters {
             || self.older_than.is_some()
     }
 
-    fn queues(&self) -> Vec<Queue> {
+    pub(super) fn queues(&self) -> Vec<Queue> {
         self.queue.map_or_else(|| queues::ALL.to_vec(), |queue| vec![queue])
     }
 }
 
 impl Which {
     /// The filter for the selected jobs, if the selection with `states` is unambiguous.
-    fn filter(&self, states: &[JobState]) -> Result<JobFilter, UsageError> {
+    pub(super) fn filter(&self, states: &[JobState]) -> Result<JobFilter, UsageError> {
         let filters = self.all || self.filters.narrow();
         match (self.jobs.is_empty(), filters) {
             // A job excluded by a filter would be reported as not found.
-            (false, true) => Err(UsageError("select jobs by id or by filters, not both")),
-            (false, false) if !states.is_empty() => Err(UsageError(
+            (false, true) => Err(UsageError::new("select jobs by id or by filters, not both")),
+            (false, false) if !states.is_empty() => Err(UsageError::new(
                 "--state applies to filters only; jobs given by id are selected in any state",
             )),
-            (true, false) => Err(UsageError(
+            (true, false) => Err(UsageError::new(
                 "select jobs by id, with --queue, --kind, --tenant, --error or --older-than, or with --all",
             )),
             (false, false) | (true, true) => {
@@ -163,49 +176,56 @@ impl Which {
     }
 }
 
-pub(super) async fn run(jobs: &Jobs, command: JobsCommand) -> anyhow::Result<()> {
+pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result<()> {
     match command {
-        JobsCommand::List { filters, state, limit, json } => {
-            list(jobs, &filters, &state, limit, json).await
+        JobsCommand::List { filters, state, limit } => list(desk, &filters, &state, limit).await,
+        JobsCommand::History(query) => history::list(desk, &query).await,
+        JobsCommand::Show { job } => show(desk, job).await,
+        JobsCommand::Retry { which, state, reason } => {
+            steer::retry(desk, &which, state, reason).await
         }
-        JobsCommand::History(query) => history::list(jobs, &query).await,
-        JobsCommand::Show { job, json } => show(jobs, job, json).await,
-        JobsCommand::Retry { which, state } => retry(jobs, &which, state).await,
-        JobsCommand::Cancel { which, state } => cancel(jobs, &which, &state).await,
-        JobsCommand::Delete { which } => delete(jobs, &which).await,
+        JobsCommand::RunNow { jobs, dry_run, reason } => {
+            steer::run_now(desk, &jobs, dry_run, reason).await
+        }
+        JobsCommand::Cancel { which, state, reason } => {
+            steer::cancel(desk, &which, &state, reason).await
+        }
+        JobsCommand::Delete { which, reason } => steer::delete(desk, &which, reason).await,
     }
 }
 
 async fn list(
-    jobs: &Jobs,
+    desk: &Desk<'_>,
     filters: &Filters,
     states: &[JobState],
     limit: usize,
-    as_json: bool,
 ) -> anyhow::Result<()> {
     let filter = filters.filter();
-    let mut left = limit;
+    let mut list = desk.output.list(None);
     for state in states {
         for queue in filters.queues() {
-            let mut pages = Pages::new(jobs, queue, *state, &filter);
-            while left > 0
-                && let Some(page) = pages.next(left).await?
+            let mut pages = Pages::new(&desk.jobs, queue, *state, &filter);
+            while list.rows() < limit
+                && let Some(page) = pages.next(limit - list.rows()).await?
             {
-                left -= page.len();
                 for job in &page {
-                    say(&if as_json { summary_json(job)? } else { summary(job) })?;
+                    list.row(&summary_json(job)?, &summary(job))?;
                 }
             }
         }
     }
-    if left == 0 {
-        eprintln!("{limit} shown; there may be more, see --limit");
+    desk.check_kind(filters.kind.as_deref(), list.rows())?;
+    if list.rows() >= limit {
+        cli::note(&format!("{limit} shown; there may be more, see --limit"));
     }
+    let states: Vec<&str> = states.iter().map(|state| state.name()).collect();
+    let matching = if filters.narrow() { " that match" } else { "" };
+    list.end(&format!("there are no {} jobs{matching}", states.join(" or ")));
     Ok(())
 }
 
 /// The pages of a listing.
-struct Pages<'a> {
+pub(super) struct Pages<'a> {
     jobs: &'a Jobs,
     queue: Queue,
     state: JobState,
@@ -215,12 +235,17 @@ struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    const fn new(jobs: &'a Jobs, queue: Queue, state: JobState, filter: &'a JobFilter) -> Self {
+    pub(super) const fn new(
+        jobs: &'a Jobs,
+        queue: Queue,
+        state: JobState,
+        filter: &'a JobFilter,
+    ) -> Self {
         Self { jobs, queue, state, filter, after: None, ended: false }
     }
 
     /// The next page, of `limit` jobs at most; none at the end.
-    async fn next(&mut self, limit: usize) -> anyhow::Result<Option<Vec<JobView>>> {
+    pub(super) async fn next(&mut self, limit: usize) -> anyhow::Result<Option<Vec<JobView>>> {
         if self.ended {
             return Ok(None);
         }
@@ -232,20 +257,17 @@ impl<'a> Pages<'a> {
     }
 }
 
-async fn show(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
-    let Some(job) = jobs.find(id).await? else { return show_ended(jobs, id, as_json).await };
-    let shown = Shown { job: &job, progress: progress(jobs, id).await? };
-    if as_json {
-        return Ok(say(&pretty_json(&shown)?)?);
-    }
-    Ok(whole(&shown).iter().try_for_each(|line| say(line))?)
+async fn show(desk: &Desk<'_>, id: JobId) -> anyhow::Result<()> {
+    let Some(job) = desk.jobs.find(id).await? else { return show_ended(desk, id).await };
+    let shown = Shown { job: &job, progress: progress(&desk.jobs, id).await? };
+    Ok(desk.output.show(&shown, whole(&shown))?)
 }
 
 /// How far a job is. Progress written by another release does not prevent showing the job.
 async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
     match jobs.progress(id).await {
         Err(error @ ProgressError::Json(_)) => {
-            eprintln!("{error}");
+            cli::note(&error.to_string());
             Ok(None)
         }
         found => Ok(found?),
@@ -253,243 +275,11 @@ async fn progress(jobs: &Jobs, id: JobId) -> anyhow::Result<Option<Progress>> {
 }
 
 /// Shows how a job ended.
-async fn show_ended(jobs: &Jobs, id: JobId, as_json: bool) -> anyhow::Result<()> {
-    let found = history::find(jobs, id).await?;
+async fn show_ended(desk: &Desk<'_>, id: JobId) -> anyhow::Result<()> {
+    let found = history::find(&desk.jobs, id).await?;
+    let off = if desk.config.jobs.history_ttl.is_none() { "; the history is off" } else { "" };
     let entry = found.with_context(|| {
-        format!("{id} was not found: it has ended, was cancelled or deleted, or never existed")
+        format!("{id} was not found: it has ended, was cancelled or deleted, or never existed{off}")
     })?;
-    if as_json {
-        return Ok(say(&pretty_json(&EntryView::of(&entry))?)?);
-    }
-    Ok(history::whole(&entry).iter().try_for_each(|line| say(line))?)
-}
-
-/// The selected dead letters of one queue.
-async fn dead_letters(
-    jobs: &Jobs,
-    queue: Queue,
-    filter: &JobFilter,
-) -> anyhow::Result<Vec<DeadLetter>> {
-    // `jobs.dead_max` bounds their number.
-    Ok(jobs.dead_letters(queue, filter, usize::MAX).await?)
-}
-
-fn list_letters(queue: Queue, letters: &[DeadLetter]) -> anyhow::Result<()> {
-    for letter in letters {
-        say(&summary(&letter.view(queue)))?;
-    }
-    Ok(())
-}
-
-async fn retry(jobs: &Jobs, which: &Which, state: Option<JobState>) -> anyhow::Result<()> {
-    let filter = which.filter(state.as_slice())?;
-    match state.unwrap_or(JobState::Dead) {
-        JobState::Dead => retry_dead(jobs, which, &filter).await,
-        JobState::Delayed => retry_delayed(jobs, which, &filter).await,
-        _ => Err(UsageError("only dead and delayed jobs can be retried").into()),
-    }
-}
-
-async fn retry_dead(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
-    let (mut retried, mut unreadable, mut named) = (0, 0, which.jobs.clone());
-    for queue in which.filters.queues() {
-        let (letters, rest): (Vec<_>, Vec<_>) = dead_letters(jobs, queue, filter)
-            .await?
-            .into_iter()
-            .partition(|letter| letter.envelope.is_some());
-        unreadable += rest.len();
-        named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
-        if which.dry_run {
-            list_letters(queue, &letters)?;
-            retried += letters.len();
-        } else {
-            retried += jobs.replay(queue, &letters).await?;
-        }
-    }
-    let would = if which.dry_run { "would" } else { "will" };
-    if !which.jobs.is_empty() {
-        return retry_named(jobs, which, &named, retried).await;
-    }
-    if unreadable > 0 {
-        eprintln!(
-            "{} cannot be parsed or retried; delete with `worker jobs delete`",
-            count(unreadable, "dead letter")
-        );
-    }
-    Ok(say(&format!("{} {would} be retried", count(retried, "job")))?)
-}
-
-/// Retries the jobs given by id that are not dead letters.
-async fn retry_named(
-    jobs: &Jobs,
-    which: &Which,
-    named: &[JobId],
-    mut retried: usize,
-) -> anyhow::Result<()> {
-    let mut refused = 0;
-    for id in named {
-        match jobs.find(*id).await? {
-            Some(job) if job.status.state() == JobState::Delayed => {
-                if which.dry_run {
-                    say(&summary(&job))?;
-                    retried += 1;
-                } else {
-                    retried += jobs.run_now(job.queue, &[*id]).await?;
-                }
-            }
-            Some(job) if job.details().is_none() => {
-                eprintln!(
-                    "{id} cannot be parsed and cannot be retried; delete it with `worker jobs delete`"
-                );
-                refused += 1;
-            }
-            Some(job) => {
-                eprintln!(
-                    "{id} is {}; only dead and delayed jobs can be retried",
-                    job.status.state()
-                );
-                refused += 1;
-            }
-            None => {
-                eprintln!(
-                    "{id} was not found: it has ended, was cancelled or deleted, or never existed"
-                );
-                refused += 1;
-            }
-        }
-    }
-    let would = if which.dry_run { "would" } else { "will" };
-    say(&format!("{} {would} be retried", count(retried, "job")))?;
-    anyhow::ensure!(refused == 0, "{refused} of the given jobs could not be retried");
-    Ok(())
-}
-
-async fn retry_delayed(jobs: &Jobs, which: &Which, filter: &JobFilter) -> anyhow::Result<()> {
-    let mut moved = 0;
-    for queue in which.filters.queues() {
-        let mut pages = Pages::new(jobs, queue, JobState::Delayed, filter);
-        while let Some(page) = pages.next(PAGE_MAX).await? {
-            if which.dry_run {
-                page.iter().try_for_each(|job| say(&summary(job)))?;
-                moved += page.len();
-            } else {
-                let ids: Vec<JobId> = page.iter().filter_map(|job| job.id).collect();
-                moved += jobs.run_now(queue, &ids).await?;
-            }
-        }
-    }
-    let would = if which.dry_run { "would" } else { "will" };
-    Ok(say(&format!("{} {would} run now", count(moved, "job")))?)
-}
-
-/// Results of cancelling jobs.
-#[derive(Default)]
-struct Tally {
-    removed: usize,
-    stop_requested: usize,
-    unknown: usize,
-}
-
-impl Tally {
-    fn add(&mut self, results: &[Cancelled]) {
-        let of = |wanted| results.iter().filter(|result| **result == wanted).count();
-        self.removed += of(Cancelled::Removed);
-        self.stop_requested += of(Cancelled::StopRequested);
-        self.unknown += of(Cancelled::Unknown);
-    }
-}
-
-async fn cancel(jobs: &Jobs, which: &Which, states: &[JobState]) -> anyhow::Result<()> {
-    let filter = which.filter(states)?;
-    if states.contains(&JobState::Dead) {
-        return Err(UsageError(
-            "dead letters cannot be cancelled; delete them with `worker jobs delete`",
-        )
-        .into());
-    }
-    if !which.jobs.is_empty() {
-        return cancel_named(jobs, which).await;
-    }
-    let states = if states.is_empty() { &WAITING } else { states };
-    let (mut tally, mut meant) = (Tally::default(), 0);
-    for queue in which.filters.queues() {
-        for state in states {
-            let mut pages = Pages::new(jobs, queue, *state, &filter);
-            while let Some(page) = pages.next(PAGE_MAX).await? {
-                meant += page.len();
-                if which.dry_run {
-                    page.iter().try_for_each(|job| say(&summary(job)))?;
-                } else {
-                    let ids: Vec<JobId> = page.iter().filter_map(|job| job.id).collect();
-                    tally.add(&jobs.cancel(queue, &ids).await?);
-                }
-            }
-        }
-    }
-    report_cancelled(which, &tally, meant)
-}
-
-async fn cancel_named(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
-    let (mut tally, mut meant) = (Tally::default(), 0);
-    for id in &which.jobs {
-        match jobs.find(*id).await? {
-            Some(job) if job.status.state() != JobState::Dead => {
-                meant += 1;
-                if which.dry_run {
-                    say(&summary(&job))?;
-                } else {
-                    tally.add(&jobs.cancel(job.queue, &[*id]).await?);
-                }
-            }
-            Some(_) => eprintln!("{id} is a dead letter; delete it with `worker jobs delete`"),
-            None => {
-                eprintln!(
-                    "{id} was not found: it has ended, was cancelled or deleted, or never existed"
-                );
-            }
-        }
-    }
-    report_cancelled(which, &tally, meant)?;
-    let refused = which.jobs.len() - meant;
-    anyhow::ensure!(refused == 0, "{refused} of the given jobs could not be cancelled");
-    Ok(())
-}
-
-fn report_cancelled(which: &Which, tally: &Tally, meant: usize) -> anyhow::Result<()> {
-    if which.dry_run {
-        return Ok(say(&format!("{} would be cancelled", count(meant, "job")))?);
-    }
-    say(&format!(
-        "{} will not run; {} asked to stop",
-        count(tally.removed, "job"),
-        count(tally.stop_requested, "running job")
-    ))?;
-    if tally.unknown > 0 {
-        say(&format!("{} had already ended", count(tally.unknown, "job")))?;
-    }
-    Ok(())
-}
-
-async fn delete(jobs: &Jobs, which: &Which) -> anyhow::Result<()> {
-    let filter = which.filter(&[])?;
-    let (mut deleted, mut named) = (0, which.jobs.clone());
-    for queue in which.filters.queues() {
-        let letters = dead_letters(jobs, queue, &filter).await?;
-        named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
-        if which.dry_run {
-            list_letters(queue, &letters)?;
-            deleted += letters.len();
-        } else {
-            deleted += jobs.delete_dead(queue, &letters).await?;
-        }
-    }
-    let would_be = if which.dry_run { " would be" } else { "" };
-    say(&format!("{}{would_be} deleted", count(deleted, "dead letter")))?;
-    for id in &named {
-        eprintln!(
-            "{id} is not a dead letter; see `worker jobs show`, or cancel it with `worker jobs cancel`"
-        );
-    }
-    anyhow::ensure!(named.is_empty(), "{} of the given jobs are not dead letters", named.len());
-    Ok(())
+    Ok(desk.output.show(&EntryView::of(&entry), history::whole(&entry))?)
 }

@@ -1,147 +1,142 @@
 //! `worker queues`: inspecting, pausing and resuming queues.
 
 use clap::Subcommand;
-use domain::queues;
-use jobs::{Jobs, Paused, Queue, QueueDetails, QueueView};
+use common::origin::Reason;
+use domain::{platform::steering::Steering, queues};
+use jobs::{Paused, Queue, QueueDetails, QueueView};
+use serde_json::json;
 
 use super::{
-    arguments::{queue, reason},
-    say,
-    text::{json, printable, span, time},
+    Desk,
+    arguments::queue,
+    text::{span, time},
 };
 
 /// Commands for queues.
-#[derive(Subcommand)]
+#[derive(Subcommand, Default)]
 pub(crate) enum QueuesCommand {
     /// Show the state of every queue (the default).
-    List {
-        /// Print one JSON object per line.
-        #[arg(long)]
-        json: bool,
-    },
+    #[default]
+    List,
     /// Show one queue: its counts, its outbox and its consumers.
     Stats {
         /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// Print a JSON object.
-        #[arg(long)]
-        json: bool,
     },
     /// Stop all workers from starting jobs of a queue; running jobs continue.
     Pause {
         /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// The reason, for other operators.
-        #[arg(long, value_parser = reason)]
-        reason: String,
+        /// The reason, for other operators and for the audit trail.
+        #[arg(long)]
+        reason: Reason,
     },
     /// Resume a paused queue.
     Resume {
         /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
+        /// The reason, for the audit trail.
+        #[arg(long)]
+        reason: Option<Reason>,
     },
 }
 
-impl Default for QueuesCommand {
-    fn default() -> Self {
-        Self::List { json: false }
-    }
-}
-
-pub(super) async fn run(jobs: &Jobs, command: QueuesCommand) -> anyhow::Result<()> {
+pub(super) async fn run(desk: &Desk<'_>, command: QueuesCommand) -> anyhow::Result<()> {
     match command {
-        QueuesCommand::List { json } => list(jobs, json).await,
-        QueuesCommand::Stats { queue, json: as_json } => {
-            let details = jobs.queue_details(queue).await?;
-            if as_json { Ok(say(&json(&details)?)?) } else { show(&details) }
+        QueuesCommand::List => list(desk).await,
+        QueuesCommand::Stats { queue } => {
+            let details = desk.jobs.queue_details(queue).await?;
+            Ok(desk.output.show(&details, whole(&details))?)
         }
-        QueuesCommand::Pause { queue, reason } => pause(jobs, queue, &reason).await,
-        QueuesCommand::Resume { queue } => {
-            let was_paused = jobs.resume(queue).await?;
-            Ok(say(&format!(
-                "{queue} {}",
-                if was_paused { "is resumed" } else { "was not paused" }
-            ))?)
-        }
+        QueuesCommand::Pause { queue, reason } => pause(desk, queue, &reason).await,
+        QueuesCommand::Resume { queue, reason } => resume(desk, queue, reason.as_ref()).await,
     }
 }
 
-async fn pause(jobs: &Jobs, queue: Queue, reason: &str) -> anyhow::Result<()> {
-    let message = match jobs.pause(queue, reason).await? {
-        None => format!("{queue} is paused: {}", printable(reason)),
+async fn pause(desk: &Desk<'_>, queue: Queue, reason: &Reason) -> anyhow::Result<()> {
+    if desk.jobs.paused(queue).await?.is_none() {
+        desk.record(Steering::Pause, queue, &[], Some(reason)).await?;
+    }
+    let before = desk.jobs.pause(queue, &reason.to_string()).await?;
+    let object = json!({ "queue": queue, "paused": true, "changed": before.is_none() });
+    let message = match before {
+        None => format!("{queue} is paused: {reason}"),
         Some(before) => {
             let since = time(before.paused_at.timestamp_millis());
-            format!(
-                "{queue} was already paused since {since}: {}; nothing changed",
-                printable(&before.reason)
-            )
+            format!("{queue} was already paused since {since}: {}; nothing changed", before.reason)
         }
     };
-    Ok(say(&message)?)
+    Ok(desk.output.show(&object, [message])?)
 }
 
-async fn list(jobs: &Jobs, as_json: bool) -> anyhow::Result<()> {
+async fn resume(desk: &Desk<'_>, queue: Queue, reason: Option<&Reason>) -> anyhow::Result<()> {
+    if desk.jobs.paused(queue).await?.is_some() {
+        desk.record(Steering::Resume, queue, &[], reason).await?;
+    }
+    let was_paused = desk.jobs.resume(queue).await?;
+    let object = json!({ "queue": queue, "paused": false, "changed": was_paused });
+    let message = format!("{queue} {}", if was_paused { "is resumed" } else { "was not paused" });
+    Ok(desk.output.show(&object, [message])?)
+}
+
+/// The columns of the table, with the numbers of `view`.
+fn columns(view: &QueueView) -> [(&'static str, u64); 7] {
+    [
+        ("ready", view.ready),
+        ("running", view.running),
+        ("held", view.held),
+        ("due", view.delays.due),
+        ("retrying", view.delays.retrying),
+        ("scheduled", view.delays.scheduled),
+        ("dead", view.dead),
+    ]
+}
+
+async fn list(desk: &Desk<'_>) -> anyhow::Result<()> {
     let mut views = Vec::with_capacity(queues::ALL.len());
     for queue in queues::ALL {
-        views.push(jobs.queue(*queue).await?);
+        views.push(desk.jobs.queue(*queue).await?);
     }
-    if !as_json {
-        let columns = ["ready", "running", "held", "delayed", "dead", "oldest"];
-        say(&format!(
-            "{:<12} {}  state",
-            "queue",
-            columns.map(|name| format!("{name:>9}")).join(" ")
-        ))?;
-    }
+    let mut list = desk.output.list(views.first().map(heading));
     for view in &views {
-        say(&if as_json { json(view)? } else { row(view) })?;
+        list.row(view, &row(view))?;
     }
+    list.end("there are no queues");
     Ok(())
 }
 
+fn heading(view: &QueueView) -> String {
+    let names = columns(view).map(|(name, _)| format!("{name:>9}")).join(" ");
+    format!("{:<12} {names} {:>9}  state", "queue", "oldest")
+}
+
 fn row(view: &QueueView) -> String {
-    let numbers = [view.ready, view.running, view.held, view.delayed, view.dead]
-        .map(|number| format!("{number:>9}"));
-    format!(
-        "{:<12} {} {:>9}  {}",
-        view.queue,
-        numbers.join(" "),
-        span(view.oldest_ms),
-        state(view.paused.as_ref())
-    )
+    let numbers = columns(view).map(|(_, number)| format!("{number:>9}")).join(" ");
+    let (oldest, state) = (span(view.oldest_ms), state(view.paused.as_ref()));
+    format!("{:<12} {numbers} {oldest:>9}  {state}", view.queue)
 }
 
 fn state(paused: Option<&Paused>) -> String {
     paused.map_or_else(
         || "active".to_owned(),
-        |paused| format!("paused since {}: {}", time(paused.since), printable(&paused.reason)),
+        |paused| format!("paused since {}: {}", time(paused.since), paused.reason),
     )
 }
 
-fn show(details: &QueueDetails) -> anyhow::Result<()> {
+/// All details of a queue, one per line.
+fn whole(details: &QueueDetails) -> Vec<String> {
     let view = &details.view;
-    let numbers = [
-        ("ready", view.ready),
-        ("running", view.running),
-        ("held", view.held),
-        ("delayed", view.delayed),
-        ("dead", view.dead),
-        ("outbox", details.outbox),
-    ];
-    say(&format!("{:<10} {}", view.queue, state(view.paused.as_ref())))?;
-    for (name, number) in numbers {
-        say(&format!("{name:<10} {number}"))?;
-    }
-    say(&format!("{:<10} {}", "oldest", span(view.oldest_ms)))?;
-    for consumer in &details.consumers {
-        let (name, silence) = (printable(&consumer.name), span(consumer.silence_ms));
-        say(&format!(
-            "{:<10} {name}  running={}  last seen {silence} ago",
-            "consumer", consumer.running
-        ))?;
-    }
-    Ok(())
+    let mut lines = vec![format!("{:<10} {}", view.queue, state(view.paused.as_ref()))];
+    let numbers = columns(view).into_iter().chain([("outbox", details.outbox)]);
+    lines.extend(numbers.map(|(name, number)| format!("{name:<10} {number}")));
+    lines.push(format!("{:<10} {}", "oldest", span(view.oldest_ms)));
+    lines.extend(details.consumers.iter().map(|consumer| {
+        let (name, running, silence) =
+            (&consumer.name, consumer.running, span(consumer.silence_ms));
+        format!("{:<10} {name}  running={running}  last seen {silence} ago", "consumer")
+    }));
+    lines
 }

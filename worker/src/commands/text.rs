@@ -1,5 +1,4 @@
-//! Output for a terminal. Texts of jobs are untrusted, so they must not control the terminal or
-//! imitate other lines.
+//! Jobs as text, and as JSON where that differs from their view.
 
 use std::time::Duration;
 
@@ -7,62 +6,18 @@ use common::clock::{millis_of, rfc3339_millis};
 use jobs::{Details, JobStatus, JobView, progress::Progress};
 use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Fields that `worker jobs list --json` omits; `show` includes them.
 const ONLY_SHOWN: [&str; 5] = ["payload", "failures", "traceparent", "request_id", "bytes"];
 
-/// `text` on one line, with unsafe characters replaced.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_whitespace() {
-                ' '
-            } else if is_unsafe(c) {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// Whether a character controls the terminal or reorders surrounding text.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// `value` as JSON on one line.
-pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
-    Ok(escaped(&serde_json::to_string(value)?))
-}
-
-/// `value` as indented JSON.
-pub(super) fn pretty_json(value: &impl Serialize) -> serde_json::Result<String> {
-    Ok(escaped(&serde_json::to_string_pretty(value)?))
-}
-
-/// Escapes the unsafe characters beyond ASCII; JSON itself escapes those of ASCII.
-fn escaped(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        if is_unsafe(c) && c != '\n' {
-            text.extend(format!("\\u{:04x}", u32::from(c)).chars());
-        } else {
-            text.push(c);
-        }
-    }
-    text
-}
-
-/// A job as JSON on one line, without [`ONLY_SHOWN`].
-pub(super) fn summary_json(job: &JobView) -> serde_json::Result<String> {
+/// A job as JSON without [`ONLY_SHOWN`].
+pub(super) fn summary_json(job: &JobView) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(job)?;
     if let Some(object) = value.as_object_mut() {
         object.retain(|field, _| !ONLY_SHOWN.contains(&field.as_str()));
     }
-    json(&value)
+    Ok(value)
 }
 
 /// A job on one line.
@@ -72,9 +27,8 @@ pub(super) fn summary(job: &JobView) -> String {
     let (kind, attempt) =
         job.details().map_or(("-", 0), |details| (details.kind.as_str(), details.attempt));
     let state = job.status.state();
-    let mut line =
-        format!("{since}  {id}  {}  {state}  {}  attempt={attempt}", job.queue, printable(kind));
-    for more in [doing(&job.status), job.error().map(printable)].into_iter().flatten() {
+    let mut line = format!("{since}  {id}  {}  {state}  {kind}  attempt={attempt}", job.queue);
+    for more in [doing(&job.status), job.error().map(str::to_owned)].into_iter().flatten() {
         line.push_str("  ");
         line.push_str(&more);
     }
@@ -84,11 +38,9 @@ pub(super) fn summary(job: &JobView) -> String {
 /// Details of a state.
 fn doing(status: &JobStatus) -> Option<String> {
     match status {
-        JobStatus::Running { consumer, silence_ms, .. } => Some(format!(
-            "taken by {}, lease renewed {} ago",
-            printable(consumer),
-            span(*silence_ms)
-        )),
+        JobStatus::Running { consumer, silence_ms, .. } => {
+            Some(format!("taken by {consumer}, lease renewed {} ago", span(*silence_ms)))
+        }
         JobStatus::Delayed { until } => Some(format!("due {}", time(*until))),
         JobStatus::Staged | JobStatus::Ready { .. } | JobStatus::Held | JobStatus::Dead { .. } => {
             None
@@ -120,7 +72,7 @@ fn progress_json<S: Serializer>(
 /// All details of a job, one per line.
 pub(super) fn whole(Shown { job, progress }: &Shown<'_>) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {}", printable(text)));
+    let mut line = |name: &str, text: &str| lines.push(format!("{name:<9} {text}"));
     line("job", &job.id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
     line("queue", job.queue.name());
     line("state", &state(&job.status));
@@ -209,16 +161,6 @@ pub(super) fn span(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_replaced_or_escaped() {
-        assert_eq!(
-            printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"),
-            "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d"
-        );
-        let escaped = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
-        assert_eq!(escaped, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
-    }
 
     #[test]
     fn spans_are_short() {

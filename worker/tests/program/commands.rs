@@ -1,16 +1,21 @@
 //! `worker queues`, `worker jobs` and `worker batches` against a running worker.
 use std::{
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use common::{
     clock::Clock,
+    crypto::{Hasher, Password},
     db::{Change, PlatformScope, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
-    origin::Origin,
+    origin::{Origin, Principal},
 };
-use domain::{identity::registrations::SendVerification, queues};
+use domain::{
+    activity::{Recorded, TrailFilter},
+    identity::registrations::{NewRegistration, Register, SendVerification},
+    queues,
+};
 use jobs::{
     Jobs,
     batches::{BatchError, NewBatch},
@@ -24,6 +29,9 @@ use crate::support::{config, prepared, store};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const KIND: &str = "registration.send_verification";
+
+/// Mails of one kind to one email address are an hour apart.
+const COOLDOWN: &[(&str, &str)] = &[("TENANTRY__AUTH__RESEND_COOLDOWN", "1h")];
 
 const KEPT: &[(&str, &str)] = &[("TENANTRY__JOBS__HISTORY_TTL", "1h")];
 
@@ -46,15 +54,18 @@ impl Shell {
         Self { env, settings, jobs }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        let output = command
+        command
             .args(args)
             .env_clear()
             .envs(self.env.config_env())
-            .envs(self.settings.iter().copied())
-            .output()
-            .unwrap();
+            .envs(self.settings.iter().copied());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let output = self.command(args).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!errors.contains("panicked"), "{args:?}: {errors}");
         output
@@ -77,6 +88,49 @@ impl Shell {
     fn refused(&self, args: &[&str]) -> (i32, String) {
         let output = self.run(args);
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Output and error output of a command, which must succeed.
+    fn both(&self, args: &[&str]) -> (String, String) {
+        let output = self.run(args);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{args:?}: {errors}");
+        (String::from_utf8(output.stdout).unwrap(), errors)
+    }
+
+    /// Registers twice, and waits until the second mail has failed because it came too early.
+    /// Returns the id of its job.
+    async fn failed_job(&self) -> String {
+        let config = config(&self.env);
+        let hasher = Hasher::new(1, DEADLINE).unwrap();
+        let password = Password::chosen("k7!vq-Zr2#mXw9&".to_owned()).unwrap();
+        let new = NewRegistration {
+            email: "ada@example.com".parse().unwrap(),
+            name: "Ada".parse().unwrap(),
+            tenant_name: "Engines".parse().unwrap(),
+            password_hash: hasher.hash(password).await.unwrap(),
+        };
+        let register =
+            Register { key: &config.auth.master_key, new, ttl: Duration::from_hours(24) };
+        for _ in 0..2 {
+            self.jobs.commit(&Origin::system(), &register).await.unwrap();
+        }
+        let failed = ["jobs", "list", "--state", "delayed", "--error", "recently", "--json"];
+        self.until(&failed, |listed| !listed.is_empty()).await;
+        self.json_lines(&failed)[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Action, reason and targets of every event of an operator, newest first.
+    async fn steered(&self) -> Vec<(&'static str, Option<String>, Vec<String>)> {
+        let filter = TrailFilter { actor: Some(Principal::Operator), ..TrailFilter::default() };
+        let events = Recorded::on_platform(self.jobs.store(), &filter, 100).await.unwrap();
+        let event = |event: Recorded| {
+            let context = event.context.unwrap();
+            assert!(context.name.is_some_and(|name| !name.is_empty()));
+            let reason = context.reason.map(|reason| reason.to_string());
+            (event.deed.action.name(), reason, event.deed.targets)
+        };
+        events.into_iter().map(event).collect()
     }
 
     /// Enqueues a job whose registration does not exist: it runs and finds nothing to do.
@@ -166,9 +220,8 @@ async fn an_operator_pauses_inspects_and_resumes_a_queue() {
             .lines()
             .any(|line| line.starts_with("email ") && line.ends_with("active"))
     );
-    let paused =
-        shell.output(&["queues", "pause", "email", "--reason", "the mail server\u{1b}[31m moves"]);
-    assert_eq!(paused, "email is paused: the mail server\u{fffd}[31m moves\n");
+    let paused = shell.output(&["queues", "pause", "email", "--reason", "the mail server moves"]);
+    assert_eq!(paused, "email is paused: the mail server moves\n");
     assert!(shell.output(&["queues"]).contains("paused since 2"));
     let again = shell.run(&["queues", "pause", "email", "--reason", "another"]);
     let (told, logged) =
@@ -183,10 +236,12 @@ async fn an_operator_pauses_inspects_and_resumes_a_queue() {
             && !logged.contains("queue_pause_requested"),
         "{logged}"
     );
-    for reason in ["", " "] {
+    for reason in ["", " ", "the mail server\u{1b}[31m moves"] {
         let (code, told) = shell.refused(&["queues", "pause", "maintenance", "--reason", reason]);
-        assert!(code == 2 && told.contains("give a reason"), "{told}");
+        assert!(code == 2 && told.contains("visible characters"), "{told}");
     }
+    let (code, told) = shell.refused(&["queues", "pause", "mail", "--reason", "x"]);
+    assert!(code == 2 && told.contains("possible values: email, maintenance"), "{told}");
     assert!(
         shell
             .output(&["queues", "pause", "--help"])
@@ -232,10 +287,22 @@ async fn an_operator_pauses_inspects_and_resumes_a_queue() {
     assert_eq!(shell.output(&["queues", "resume", "email"]), "email is resumed\n");
     shell.until(&["jobs", "list", "--state", "ready", "--state", "running"], str::is_empty).await;
     assert_eq!(shell.output(&["queues", "resume", "email"]), "email was not paused\n");
+    let email = || vec!["email".to_owned()];
+    assert_eq!(
+        shell.steered().await,
+        [
+            ("queue.resumed", None, email()),
+            ("queue.paused", Some("the mail server moves".to_owned()), email()),
+        ],
+        "commands without effect record no event"
+    );
     let stats = shell.output(&["queues", "stats", "email"]);
     assert!(stats.starts_with("email      active\n") && stats.contains("\nconsumer   "), "{stats}");
     let (code, told) = shell.refused(&["jobs", "show", &job]);
-    assert!(code == 1 && told.contains("it has ended"), "{told}");
+    assert!(
+        code == 1 && told.contains("it has ended") && told.contains("the history is off"),
+        "{told}"
+    );
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
 }
 
@@ -249,13 +316,17 @@ async fn jobs_are_retried_cancelled_and_deleted_without_naming_their_queue() {
 
     assert!(
         shell
-            .output(&["jobs", "retry", &delayed, "--dry-run"])
-            .ends_with("1 job would be retried\n")
+            .output(&["jobs", "run-now", &delayed, "--dry-run"])
+            .ends_with("1 job would run now\n")
     );
     assert!(shell.output(&["jobs", "show", &delayed]).contains("state     delayed, due 2"));
-    assert_eq!(shell.output(&["jobs", "retry", &delayed]), "1 job will be retried\n");
+    assert_eq!(
+        shell.output(&["jobs", "run-now", &delayed, "--reason", "Asked for"]),
+        "1 job will run now\n"
+    );
     let nobody: JobId = Clock::system().id();
-    let (code, told) = shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string()]);
+    let (code, told) =
+        shell.refused(&["jobs", "cancel", &cancelled, &nobody.to_string(), "--reason", "Obsolete"]);
     assert!(
         code == 1
             && told.contains("not found")
@@ -265,12 +336,25 @@ async fn jobs_are_retried_cancelled_and_deleted_without_naming_their_queue() {
     assert!(told.contains("removed"), "cancelling is logged: {told}");
     assert!(
         shell
-            .output(&["jobs", "cancel", "--kind", KIND, "--older-than", "1h"])
+            .output(&[
+                "jobs",
+                "cancel",
+                "--kind",
+                KIND,
+                "--older-than",
+                "1h",
+                "--reason",
+                "Obsolete"
+            ])
             .starts_with("0 jobs will not run")
     );
     let dry = shell.output(&["jobs", "cancel", "--kind", KIND, "--state", "delayed", "--dry-run"]);
     assert!(dry.contains(&by_filter) && !dry.contains(&cancelled), "{dry}");
-    assert!(shell.output(&["jobs", "cancel", "--kind", KIND]).starts_with("1 job will not run"));
+    assert!(
+        shell
+            .output(&["jobs", "cancel", "--kind", KIND, "--reason", "Obsolete"])
+            .starts_with("1 job will not run")
+    );
     shell
         .until(
             &["jobs", "list", "--state", "delayed", "--state", "ready", "--state", "running"],
@@ -288,10 +372,44 @@ async fn jobs_are_retried_cancelled_and_deleted_without_naming_their_queue() {
         !String::from_utf8(retried.stderr).unwrap().contains("dead_letters_replayed"),
         "nothing was replayed"
     );
+    assert!(
+        shell
+            .output(&["jobs", "delete", "--all", "--dry-run"])
+            .ends_with("1 dead letter would be deleted\n")
+    );
+    let deleted = shell.run(&["jobs", "delete", "--all", "--reason", "Not ours"]);
+    assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 dead letter deleted\n");
+    assert!(
+        String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"),
+        "deletion is logged"
+    );
+    assert!(shell.output(&["jobs", "list"]).is_empty());
+    let reason = |text: &str| Some(text.to_owned());
+    let email = || "email".to_owned();
+    assert_eq!(
+        shell.steered().await,
+        [
+            ("job.deleted", reason("Not ours"), vec![email()]),
+            ("job.cancelled", reason("Obsolete"), vec![email(), by_filter]),
+            ("job.cancelled", reason("Obsolete"), vec![email(), cancelled]),
+            ("job.run_now", reason("Asked for"), vec![email(), delayed]),
+        ]
+    );
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ambiguous_selections_and_missing_reasons_are_refused() {
+    let shell = Shell::new().await;
+    let job = shell.enqueue(Duration::from_hours(1)).await;
     for args in [
-        &["jobs", "delete"][..],
+        &["jobs", "delete", "--reason", "x"][..],
+        &["jobs", "delete", "--all"],
         &["jobs", "retry"],
-        &["jobs", "cancel"],
+        &["jobs", "cancel", "--reason", "x"],
+        &["jobs", "cancel", "--all"],
+        &["jobs", "run-now", "--reason", "x"],
+        &["jobs", "run-now", &job],
         &["jobs", "show", "usr_1"],
         &["jobs", "list", "--limit", "0"],
     ] {
@@ -299,24 +417,187 @@ async fn jobs_are_retried_cancelled_and_deleted_without_naming_their_queue() {
     }
     for command in ["retry", "cancel", "delete"] {
         for filter in [&["--kind", "other.kind"][..], &["--all"], &["--queue", "email"]] {
-            let (code, told) = shell.refused(&[&["jobs", command, &cancelled], filter].concat());
+            let named = ["jobs", command, &job, "--reason", "x"];
+            let (code, told) = shell.refused(&[&named, filter].concat());
             assert!(code == 2 && told.contains("not both"), "{command} {filter:?}: {told}");
         }
     }
-    assert_eq!(shell.refused(&["jobs", "cancel", &cancelled, "--state", "ready"]).0, 2);
-    assert!(
-        shell
-            .output(&["jobs", "delete", "--all", "--dry-run"])
-            .ends_with("1 dead letter would be deleted\n")
+    let stateful = ["jobs", "cancel", &job, "--state", "ready", "--reason", "x"];
+    assert_eq!(shell.refused(&stateful).0, 2);
+    assert!(shell.output(&["jobs", "show", &job]).contains("state     delayed, due 2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_jobs_that_failed_are_retried() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker_with(COOLDOWN).await;
+    let scheduled = shell.enqueue(Duration::from_hours(1)).await;
+    let failed = shell.failed_job().await;
+    let numbers = stats(&shell);
+    assert_eq!(
+        ["delayed", "due", "retrying", "scheduled"].map(|name| numbers[name].as_u64()),
+        [Some(2), Some(0), Some(1), Some(1)],
+        "{numbers}"
     );
-    let deleted = shell.run(&["jobs", "delete", "--all"]);
-    assert_eq!(String::from_utf8(deleted.stdout).unwrap(), "1 dead letter deleted\n");
-    assert!(
-        String::from_utf8(deleted.stderr).unwrap().contains("dead_letter_deleted"),
-        "deletion is logged"
+
+    let retry = ["jobs", "retry", "--state", "delayed", "--kind", KIND];
+    let (would, alone) = shell.both(&[&retry[..], &["--dry-run"]].concat());
+    assert!(would.contains(&failed) && would.ends_with("1 job would be retried\n"), "{would}");
+    assert!(!would.contains(&scheduled), "{would}");
+    assert!(alone.contains("1 scheduled job was left alone; see `worker jobs run-now`"), "{alone}");
+    let (did, alone) = shell.both(&[&retry[..], &["--reason", "The cooldown is over"]].concat());
+    assert_eq!(did, "1 job will be retried\n");
+    assert!(alone.contains("1 scheduled job was left alone"), "{alone}");
+    let (code, told) = shell.refused(&["jobs", "retry", &scheduled]);
+    assert!(code == 1 && told.contains(&format!("`worker jobs run-now {scheduled}`")), "{told}");
+    let attempted = ["jobs", "list", "--state", "delayed", "--error", "recently"];
+    shell.until(&attempted, |listed| listed.contains("attempt=3")).await;
+    assert!(shell.output(&["jobs", "show", &scheduled]).contains("state     delayed, due 2"));
+    assert_eq!(shell.output(&["jobs", "retry", &failed]), "1 job will be retried\n");
+
+    let targets = || vec!["email".to_owned(), failed.clone()];
+    assert_eq!(
+        shell.steered().await,
+        [
+            ("job.retried", None, targets()),
+            ("job.retried", Some("The cooldown is over".to_owned()), targets()),
+        ]
     );
-    assert!(shell.output(&["jobs", "list"]).is_empty());
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pipe_ends_a_command_quietly() {
+    let shell = Shell::new().await;
+    for args in [
+        &["queues"][..],
+        &["queues", "--json"],
+        &["schedules"],
+        &["jobs", "list"],
+        &["queues", "resume", "email"],
+        &["--check-config"],
+        &["--help"],
+    ] {
+        let mut ended = shell.command(args);
+        let mut ended = ended.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(ended.stdout.take());
+        let output = ended.wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{args:?}: {errors}");
+        for word in ["panicked", "pipe", "worker:"] {
+            assert!(!errors.contains(word), "{args:?}: {errors}");
+        }
+        // Neither does it matter to whom it would explain something.
+        let mut ended = shell.command(args);
+        let mut ended = ended.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(ended.stderr.take());
+        assert!(ended.wait().unwrap().success(), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_name_what_exists() {
+    let shell = Shell::new().await;
+    let typo = "registration.send_verificaton";
+    for args in [
+        &["jobs", "list"][..],
+        &["jobs", "list", "--state", "ready"],
+        &["jobs", "history"],
+        &["jobs", "retry"],
+        &["jobs", "retry", "--state", "delayed"],
+        &["jobs", "cancel", "--reason", "x"],
+        &["jobs", "delete", "--reason", "x"],
+    ] {
+        let (code, told) = shell.refused(&[args, &["--kind", typo]].concat());
+        assert!(code == 2 && told.contains(&format!("there is no kind `{typo}`")), "{told}");
+        assert!(told.contains(KIND), "{args:?}: {told}");
+        let (code, told) = shell.refused(&[args, &["--queue", "emails"]].concat());
+        assert!(code == 2 && told.contains("email, maintenance"), "{args:?}: {told}");
+        let output = shell.run(&[args, &["--kind", KIND]].concat());
+        assert!(output.status.success(), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_result_says_so_beside_the_output() {
+    let shell = Shell::new().await;
+    let kept = Shell { settings: KEPT, ..Shell::new().await };
+    for (shell, args, wanted) in [
+        (&shell, &["jobs", "list"][..], "there are no dead jobs"),
+        (
+            &shell,
+            &["jobs", "list", "--state", "ready", "--state", "held", "--kind", KIND],
+            "there are no ready or held jobs that match",
+        ),
+        (&shell, &["jobs", "history"], "the history is off"),
+        (&kept, &["jobs", "history"], "no history entry matches"),
+        (&shell, &["batches", "list"], "there are no batches"),
+    ] {
+        for args in [args.to_vec(), [args, &["--json"]].concat()] {
+            let (output, told) = shell.both(&args);
+            assert!(output.is_empty() && told.contains(wanted), "{args:?}: {output}{told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_result_is_available_as_json() {
+    let shell = Shell::new().await;
+    let hour = Duration::from_hours(1);
+    let (job, other) = (shell.enqueue(hour).await, shell.enqueue(hour).await);
+    let batch = shell.jobs.commit(&Origin::system(), &StageBatch(0)).await.unwrap().to_string();
+    let reason = ["--reason", "test", "--json"];
+    let fields = |args: &[&str]| -> Vec<String> {
+        let printed = shell.json_lines(args);
+        let first = printed.first().unwrap_or_else(|| panic!("{args:?} printed nothing"));
+        let mut names: Vec<String> = first.as_object().unwrap().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    let queue = [
+        "dead",
+        "delayed",
+        "due",
+        "held",
+        "oldest_ms",
+        "paused",
+        "queue",
+        "ready",
+        "retrying",
+        "running",
+        "scheduled",
+    ];
+    assert_eq!(fields(&["queues", "--json"]), queue);
+    assert_eq!(fields(&["--json", "queues", "list"]), queue);
+    let changed = ["changed", "paused", "queue"];
+    assert_eq!(fields(&[&["queues", "pause", "email"], &reason[..]].concat()), changed);
+    assert_eq!(fields(&[&["queues", "resume", "email"], &reason[..]].concat()), changed);
+    let stats = fields(&["queues", "stats", "email", "--json"]);
+    assert!(stats.contains(&"consumers".to_owned()) && stats.contains(&"outbox".to_owned()));
+    assert_eq!(
+        fields(&["schedules", "--json"]),
+        ["cron", "last_tick", "missed_ticks", "next_tick", "schedule"]
+    );
+    let listed = fields(&["jobs", "list", "--state", "delayed", "--json"]);
+    assert!(listed.contains(&"id".to_owned()) && listed.contains(&"until".to_owned()));
+    assert!(fields(&["jobs", "show", &job, "--json"]).contains(&"payload".to_owned()));
+    assert_eq!(fields(&["jobs", "run-now", &job, "--dry-run", "--json"]), listed);
+    assert_eq!(fields(&[&["jobs", "run-now", &job], &reason[..]].concat()), ["refused", "run_now"]);
+    assert_eq!(
+        fields(&[&["jobs", "cancel", &other], &reason[..]].concat()),
+        ["ended", "refused", "removed", "stop_requested"]
+    );
+    assert_eq!(
+        fields(&["jobs", "retry", "--all", "--json"]),
+        ["left_alone", "refused", "retried", "unreadable"]
+    );
+    assert_eq!(
+        fields(&[&["jobs", "delete", "--all"], &reason[..]].concat()),
+        ["deleted", "refused"]
+    );
+    let batches = fields(&["batches", "list", "--json"]);
+    assert_eq!(fields(&["batches", "show", &batch, "--json"]), batches);
+    assert_eq!(fields(&["--check-config", "--json"]), ["from", "key", "value"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,7 +609,11 @@ async fn the_history_of_jobs_is_listed_and_shown_if_kept() {
     let (done, cancelled) =
         (shell.enqueue(Duration::ZERO).await, shell.enqueue(Duration::from_hours(1)).await);
     shell.until(&["jobs", "history"], |said| said.lines().count() == 1).await;
-    assert!(shell.output(&["jobs", "cancel", &cancelled]).starts_with("1 job will not run"));
+    assert!(
+        shell
+            .output(&["jobs", "cancel", &cancelled, "--reason", "Obsolete"])
+            .starts_with("1 job will not run")
+    );
     let listed = shell.output(&["jobs", "history"]);
     let lines: Vec<&str> = listed.lines().collect();
     assert!(
