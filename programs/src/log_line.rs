@@ -24,11 +24,7 @@ struct Line {
 
 /// The line in readable form, with a coloured level if `coloured`.
 pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
-    let Some(line) =
-        line.starts_with('{').then(|| serde_json::from_str::<Line>(line).ok()).flatten()
-    else {
-        return Cow::Borrowed(line);
-    };
+    let Some(line) = parsed(line) else { return Cow::Borrowed(line) };
     let level = format!("{:<5}", line.level);
     let level =
         if coloured { format!("\u{1b}[{}m{level}\u{1b}[0m", colour(&line.level)) } else { level };
@@ -42,6 +38,15 @@ pub fn readable(line: &str, coloured: bool) -> Cow<'_, str> {
         shown.extend([" (", name, &fields, ")"]);
     }
     Cow::Owned(shown)
+}
+
+/// The level of a log line, such as `WARN`; none if it is not one of ours.
+pub fn level(line: &str) -> Option<String> {
+    parsed(line).map(|line| line.level)
+}
+
+fn parsed(line: &str) -> Option<Line> {
+    line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten()
 }
 
 /// Each line of a text in the form of [`readable`], without colours.

@@ -10,7 +10,10 @@ use std::{
 use programs::progress::{paint, say};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{ledger::Ledger, tail};
+use super::{
+    ledger::Ledger,
+    tail::{self, Detail},
+};
 use crate::stack::Member;
 
 const WAIT_FIRST: Duration = Duration::from_millis(250);
@@ -22,32 +25,28 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     ledger: Arc<Ledger>,
+    detail: Option<Detail>,
     resting: watch::Sender<bool>,
     keeping: JoinSet<()>,
-    /// None if the logs are not shown.
-    tails: Option<JoinSet<()>>,
+    tails: JoinSet<()>,
 }
 
 impl Keeper {
-    pub(crate) fn new(ledger: Ledger) -> Self {
+    /// Records processes in `ledger`, and shows this much of their logs, or nothing.
+    pub(crate) fn new(ledger: Ledger, detail: Option<Detail>) -> Self {
         Self {
             ledger: Arc::new(ledger),
+            detail,
             resting: watch::Sender::new(false),
             keeping: JoinSet::new(),
-            tails: Some(JoinSet::new()),
+            tails: JoinSet::new(),
         }
     }
 
-    /// Shows no logs.
-    #[must_use]
-    pub(crate) fn silent(self) -> Self {
-        Self { tails: None, ..self }
-    }
-
-    /// Prints further lines of a log to the terminal.
+    /// Prints further lines of a log to the terminal, if they matter.
     pub(crate) fn follow(&mut self, name: &'static str, log: &Path) {
-        if let Some(tails) = &mut self.tails {
-            tails.spawn(tail::follow(name, log.to_owned()));
+        if let Some(detail) = self.detail {
+            self.tails.spawn(tail::follow(name, log.to_owned(), detail));
         }
     }
 

@@ -29,9 +29,11 @@ use crate::stack::{Plan, Ports, Stack, build};
 
 pub(crate) use keeper::Keeper;
 pub(crate) use ledger::Ledger;
+use tail::Detail;
 
 /// The options of `up`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Options {
     /// Start a temporary stack, register, sign in and sign out once, then stop.
     #[arg(long)]
@@ -48,6 +50,10 @@ pub(crate) struct Options {
     /// Build and run our programs in release mode.
     #[arg(long)]
     pub(crate) release: bool,
+    /// Print every log line of the API and the worker, such as one for each request, and not only
+    /// mails, warnings and errors.
+    #[arg(long)]
+    verbose: bool,
 }
 
 /// The state folder of `up`: `TENANTRY_DEV`, or `.dev` in the workspace.
@@ -132,9 +138,10 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
         Some(file) => Some((std::path::absolute(file)?, free_port()?)),
         None => None,
     };
+    let detail = if options.verbose { Detail::Everything } else { Detail::Essential };
     Ok(Stack::new(
         Plan { state, ports, programs, prometheus, trace, settings: Vec::new() },
-        Some(Keeper::new(ledger)),
+        Some(Keeper::new(ledger, Some(detail))),
     ))
 }
 
@@ -199,7 +206,7 @@ fn table(plan: &Plan) -> String {
         rows.into_iter().map(|(name, value)| format!("  {name:<18} {value}")).collect();
     let rule = "─".repeat(lines.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0));
     format!(
-        "\n{rule}\n{}\n{rule}\nEverything is running. Press Ctrl-C to stop.\n",
+        "\n{rule}\n{}\n{rule}\nEverything is running. Mails, warnings and errors appear here. Press Ctrl-C to stop.\n",
         lines.join("\n")
     )
 }

@@ -1,5 +1,7 @@
-//! Prints what processes write to their logs, with a name before each line, and our own JSON lines
-//! in readable form. Of the servers' logs only errors are printed.
+//! Prints what matters of the logs of processes, with a name before each line, and our own JSON
+//! lines in readable form: mails, warnings and errors. The rest, such as a line for each request,
+//! stays in the log files, unless everything is asked for; of the servers' logs only errors are
+//! ever printed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,15 +10,27 @@ use std::{
     time::Duration,
 };
 
-use programs::{log_line::readable, progress::print};
+use programs::{
+    log_line::{level, readable},
+    progress::print,
+};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A log that exceeds this size is emptied; the processes append, so they continue at its start.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Which lines of our own programs are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Mails, warnings and errors.
+    Essential,
+    /// All.
+    Everything,
+}
+
 /// Prints lines until it is dropped.
-pub(super) async fn follow(name: &'static str, log: PathBuf) {
+pub(super) async fn follow(name: &'static str, log: PathBuf, detail: Detail) {
     let mut position = log.metadata().map_or(0, |metadata| metadata.len());
     let mut unfinished = Vec::new();
     let mut every = tokio::time::interval(LOOK_EVERY);
@@ -27,7 +41,7 @@ pub(super) async fn follow(name: &'static str, log: PathBuf) {
         unfinished.extend_from_slice(&fresh);
         while let Some(end) = unfinished.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = unfinished.drain(..=end).collect();
-            show(name, String::from_utf8_lossy(&line).trim_end());
+            show(name, String::from_utf8_lossy(&line).trim_end(), detail);
         }
         if unfinished.len() > LINE_BYTES_MAX {
             unfinished.clear();
@@ -55,8 +69,8 @@ fn read_from(log: &Path, position: &mut u64) -> std::io::Result<Vec<u8>> {
     Ok(fresh)
 }
 
-fn show(name: &str, line: &str) {
-    if is_worth_showing(name, line) {
+fn show(name: &str, line: &str, detail: Detail) {
+    if is_worth_showing(name, line, detail) {
         let label = format!("{name:>10} │");
         let coloured = std::io::stdout().is_terminal();
         let label =
@@ -65,7 +79,7 @@ fn show(name: &str, line: &str) {
     }
 }
 
-fn is_worth_showing(name: &str, line: &str) -> bool {
+fn is_worth_showing(name: &str, line: &str, detail: Detail) -> bool {
     match name {
         "mongod" => ["\"s\":\"E\"", "\"s\":\"F\""].iter().any(|severity| line.contains(severity)),
         // `#` marks warnings of Redis, but also each start and stop, and hints about kernel
@@ -76,7 +90,17 @@ fn is_worth_showing(name: &str, line: &str) -> bool {
         }
         // Without an Alertmanager, Prometheus logs an error at every alert.
         "prometheus" => line.contains("level=error") && !line.contains("component=notifier"),
+        "api" | "worker" if detail == Detail::Essential => is_warning(line),
         _ => !line.is_empty(),
+    }
+}
+
+/// Whether a line of our programs is a warning or an error, or none of their log lines at all, such
+/// as a panic.
+fn is_warning(line: &str) -> bool {
+    match level(line) {
+        Some(level) => matches!(&*level, "WARN" | "ERROR"),
+        None => !line.is_empty(),
     }
 }
 
@@ -116,13 +140,33 @@ mod tests {
             ("prometheus", "level=info"),
             ("api", ""),
         ];
-        assert!(quiet.iter().all(|(name, line)| !is_worth_showing(name, line)));
+        let everything = Detail::Everything;
+        assert!(quiet.iter().all(|(name, line)| !is_worth_showing(name, line, everything)));
         let loud = [
             ("mongod", r#"{"s":"F"}"#),
             ("redis", "1:M 1 Jan # Can't save in background"),
             ("prometheus", "level=error"),
             ("api", "hello"),
         ];
-        assert!(loud.iter().all(|(name, line)| is_worth_showing(name, line)));
+        assert!(loud.iter().all(|(name, line)| is_worth_showing(name, line, Detail::Essential)));
+    }
+
+    #[test]
+    fn requests_stay_in_the_log_unless_everything_is_asked_for() {
+        let line = |level: &str| {
+            format!(
+                r#"{{"timestamp":"2025-11-24T22:07:01Z","level":"{level}","message":"request_answered"}}"#
+            )
+        };
+        let shows = |name: &str, line: &str, detail| is_worth_showing(name, line, detail);
+        for (level, matters) in [("DEBUG", false), ("INFO", false), ("WARN", true), ("ERROR", true)]
+        {
+            for name in ["api", "worker"] {
+                assert_eq!(shows(name, &line(level), Detail::Essential), matters, "{level}");
+                assert!(shows(name, &line(level), Detail::Everything), "{level}");
+            }
+        }
+        assert!(shows("api", "thread 'main' panicked", Detail::Essential));
+        assert!(shows("mail", "received a mail to ada@example.com", Detail::Essential));
     }
 }

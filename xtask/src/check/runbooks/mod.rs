@@ -68,7 +68,7 @@ pub(super) async fn check() -> anyhow::Result<Outcome> {
     let folder = tempfile::Builder::new().prefix("tenantry-runbooks-").tempdir()?;
     let refusing = RefusingMailServer::start().await?;
     let (plan, ledger) = plan(folder.path(), &refusing).await?;
-    let mut stack = Stack::new(plan, Some(Keeper::new(ledger).silent()));
+    let mut stack = Stack::new(plan, Some(Keeper::new(ledger, None)));
     let checked = async {
         stack.start().await?;
         run(&pages, stack.plan()).await
