@@ -6,11 +6,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use common::{
     cli::{self, Output},
-    config::{Config, Period, Sources},
-    id::SigningKeyId,
+    config::{Config, Sources},
 };
 
-use crate::{commands, openapi, serve};
+use crate::{
+    commands::{self, Desk},
+    openapi, serve,
+};
 use domain::queues;
 
 /// Tenantry's HTTP API.
@@ -20,6 +22,9 @@ struct Cli {
     /// Print the effective configuration, secrets redacted, and exit.
     #[arg(long, global = true)]
     check_config: bool,
+    /// Print results as JSON, one object per line.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -30,16 +35,25 @@ enum Command {
     Serve,
     /// Show or update the schema of the database.
     #[command(subcommand)]
-    Migrate(Migrate),
+    Migrate(commands::migrations::MigrateCommand),
     /// Show or change the keys that access tokens are signed with.
     #[command(subcommand)]
-    Keys(Keys),
+    Keys(commands::keys::KeysCommand),
     /// Find, disable and enable user accounts, and reset their second factors.
     #[command(subcommand)]
     Users(commands::users::UsersCommand),
-    /// Restore access to a tenant that has locked its members out.
+    /// End sessions.
+    #[command(subcommand)]
+    Sessions(commands::sessions::SessionsCommand),
+    /// Find registrations that were not verified yet.
+    #[command(subcommand)]
+    Registrations(commands::registrations::RegistrationsCommand),
+    /// Find, suspend and activate tenants, restore access to them, and set their mail budgets.
     #[command(subcommand)]
     Tenants(commands::tenants::TenantsCommand),
+    /// Show who did what.
+    #[command(subcommand)]
+    Audit(commands::audit::AuditCommand),
     /// Build the offline list of breached passwords.
     #[command(subcommand)]
     BreachedPasswords(BreachedPasswords),
@@ -53,41 +67,6 @@ enum Command {
     /// Create the demo account (development only).
     #[command(hide = true)]
     SeedDemo,
-}
-
-#[derive(Subcommand)]
-enum Migrate {
-    /// Show which generation of the schema the database has, whether changes are pending, and which
-    /// processes are running.
-    Status,
-    /// List the changes that `up` would make.
-    Plan,
-    /// Prepare the database for this release. Changes that may break a running older release are
-    /// made only when none of its processes is running.
-    Up {
-        /// Make all changes, whatever processes are running.
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-#[derive(Subcommand)]
-enum Keys {
-    /// List all keys and their states.
-    List,
-    /// Create the next key. It is published at once and starts to sign after the lead time. No user
-    /// is signed out.
-    Rotate {
-        /// Time between publishing and signing. Verifiers may cache keys for 5 minutes.
-        #[arg(long, default_value = "10m")]
-        lead: Period,
-    },
-    /// Revoke a key that may have leaked. Access tokens that it signed are rejected within 5 seconds;
-    /// clients continue with their refresh tokens.
-    Revoke {
-        /// Id of the key (`kid`).
-        key: SigningKeyId,
-    },
 }
 
 #[derive(Subcommand)]
@@ -106,62 +85,63 @@ enum BreachedPasswords {
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
-    let command = Cli::parse();
-    if command.check_config {
+    let Cli { check_config, json, command } = Cli::parse();
+    let output = Output::new(json);
+    if check_config {
         return match Config::describe(Sources::from_environment(queues::ALL)) {
-            Ok(keys) => cli::show_config(Output::Text, &keys)
-                .map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS),
+            Ok(keys) => ended(cli::show_config(output, &keys).map_err(Into::into)),
             Err(mistakes) => cli::misconfigured(&mistakes),
         };
     }
-    match command.command.unwrap_or(Command::Serve) {
-        Command::Serve => run(serve::process),
-        Command::Migrate(Migrate::Status) => run(commands::migrate_status),
-        Command::Migrate(Migrate::Plan) => run(commands::migrate_plan),
-        Command::Migrate(Migrate::Up { force }) => {
-            run(move |config| commands::migrate_up(config, force))
+    match command.unwrap_or(Command::Serve) {
+        Command::Serve => run(output, async |desk| serve::process(desk.config).await),
+        Command::Migrate(command) => {
+            run(output, async |desk| commands::migrations::run(&desk, command).await)
         }
-        Command::Keys(Keys::List) => run(commands::keys_list),
-        Command::Keys(Keys::Rotate { lead: Period(lead) }) => {
-            run(move |config| commands::keys_rotate(config, lead))
+        Command::Keys(command) => {
+            run(output, async |desk| commands::keys::run(&desk, command).await)
         }
-        Command::Keys(Keys::Revoke { key }) => {
-            run(move |config| commands::keys_revoke(config, key))
+        Command::Users(command) => {
+            run(output, async |desk| commands::users::run(&desk, command).await)
         }
-        Command::Users(command) => run(move |config| commands::users::run(config, command)),
-        Command::Tenants(command) => run(move |config| commands::tenants::run(config, command)),
+        Command::Sessions(command) => {
+            run(output, async |desk| commands::sessions::run(&desk, command).await)
+        }
+        Command::Registrations(command) => {
+            run(output, async |desk| commands::registrations::run(&desk, command).await)
+        }
+        Command::Tenants(command) => {
+            run(output, async |desk| commands::tenants::run(&desk, command).await)
+        }
+        Command::Audit(command) => {
+            run(output, async |desk| commands::audit::run(&desk, command).await)
+        }
         Command::BreachedPasswords(BreachedPasswords::Build { from, to }) => {
-            commands::build_breached_passwords(&from, &to)
-                .map_or_else(|error| failed(&error), |made| printed(&made))
+            ended(commands::build_breached_passwords(output, &from, &to))
         }
-        Command::Health => run(commands::health),
-        Command::Openapi => printed(&openapi::json()),
-        Command::ConfigTable => printed(&commands::config_table()),
-        Command::SeedDemo => run(commands::seed_demo),
+        Command::Health => run(output, async |desk| commands::health(&desk).await),
+        Command::Openapi => ended(cli::print(&openapi::json()).map_err(Into::into)),
+        Command::ConfigTable => ended(cli::print(&commands::config_table()).map_err(Into::into)),
+        Command::SeedDemo => run(output, async |desk| commands::seed_demo(&desk).await),
     }
 }
 
 /// Runs a command that needs the configuration.
-fn run<F: Future<Output = anyhow::Result<()>>>(command: impl FnOnce(Config) -> F) -> ExitCode {
+fn run(output: Output, command: impl AsyncFnOnce(Desk) -> anyhow::Result<()>) -> ExitCode {
     let config = match Config::from_environment(queues::ALL) {
         Ok(config) => config,
         Err(mistakes) => return cli::misconfigured(&mistakes),
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&error.into()),
+        Err(error) => return ended(Err(error.into())),
     };
-    let result = runtime.block_on(command(config));
+    let result = runtime.block_on(command(Desk { config, output }));
     // Unfinished background work, such as a hash, does not delay the exit.
     runtime.shutdown_background();
-    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+    ended(result)
 }
 
-fn printed(text: &str) -> ExitCode {
-    print!("{text}");
-    ExitCode::SUCCESS
-}
-
-fn failed(error: &anyhow::Error) -> ExitCode {
-    cli::failed("api", error.as_ref())
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    result.map_or_else(|error| cli::failed("api", error.as_ref()), |()| ExitCode::SUCCESS)
 }

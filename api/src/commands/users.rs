@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{clock::rfc3339, config::Config, db::Store, email::Email, origin::Reason};
+use common::{cli, clock::rfc3339, db::Store, email::Email, id::UserId, origin::Reason};
 use domain::{
     identity::{
         accounts::{DisableUser, EnableUser},
@@ -13,7 +13,10 @@ use domain::{
     tenancy::tenant_security::sessions_of,
 };
 
-use super::{origin, with_jobs, with_store};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Desk;
 
 /// The most accounts that are shown.
 const FOUND_MAX: usize = 50;
@@ -37,6 +40,9 @@ pub(crate) enum UsersCommand {
     Enable {
         /// Id or email address of the account.
         user: UserRef,
+        /// Reason, which is recorded in the audit trail.
+        #[arg(long)]
+        reason: Option<Reason>,
     },
     /// Remove all second factors of a user who has lost theirs. Afterwards the password alone is
     /// enough to sign in. First make sure that the request comes from the user. They are notified
@@ -50,18 +56,18 @@ pub(crate) enum UsersCommand {
     },
 }
 
-pub(crate) async fn run(config: Config, command: UsersCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(desk: &Desk, command: UsersCommand) -> anyhow::Result<()> {
     match command {
         UsersCommand::Find { text } => {
-            with_store(&config, async |store| find(&store, text.trim()).await).await
+            desk.with_store(async |store| find(desk, &store, text.trim()).await).await
         }
-        UsersCommand::Disable { user, reason } => disable(&config, &user, reason).await,
-        UsersCommand::Enable { user } => enable(&config, &user).await,
-        UsersCommand::ResetMfa { user, reason } => reset_mfa(&config, &user, reason).await,
+        UsersCommand::Disable { user, reason } => disable(desk, &user, reason).await,
+        UsersCommand::Enable { user, reason } => enable(desk, &user, reason).await,
+        UsersCommand::ResetMfa { user, reason } => reset_mfa(desk, &user, reason).await,
     }
 }
 
-async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
+async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!text.is_empty(), "give an id, an email address, or the beginning of one");
     let mut found = matching(store, text).await?;
     anyhow::ensure!(
@@ -70,15 +76,16 @@ async fn find(store: &Store, text: &str) -> anyhow::Result<()> {
     );
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
-    println!(
+    let mut list = desk.output.list(Some(format!(
         "{:<36}  {:<32}  {:<8}  {:<3}  {:>8}  {:<24}  {:<32}  NAME",
         "USER", "EMAIL", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS"
-    );
+    )));
     for user in &found {
-        println!("{}", line(store, user).await?);
+        let view = UserView::of(store, user).await?;
+        list.row(&view, &view.line())?;
     }
     if has_more {
-        eprintln!("api: there are more accounts; give more of the email address");
+        cli::note("api: there are more accounts; give more of the email address");
     }
     Ok(())
 }
@@ -94,69 +101,96 @@ async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     Ok(User::beginning_with(store, text, FOUND_MAX + 1).await?)
 }
 
-async fn line(store: &Store, user: &User) -> anyhow::Result<String> {
-    let (belongings, sessions) =
-        futures::try_join!(belongings_of(store, user.id), sessions_of(store, user.id))?;
-    let tenants: Vec<String> = belongings
-        .iter()
-        .map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role))
-        .collect();
-    let tenants = if tenants.is_empty() { "-".to_owned() } else { tenants.join(",") };
-    let state = if user.disabled_at.is_some() { "disabled" } else { "active" };
-    let mfa = if user.second_factor_since.is_some() { "yes" } else { "no" };
-    let last = user.last_sign_in_at.map_or_else(|| "-".to_owned(), rfc3339);
-    let (id, email) = (user.id.to_string(), Email::as_str(&user.email));
-    Ok(format!(
-        "{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {:>8}  {last:<24}  {tenants:<32}  {}",
-        sessions.len(),
-        user.name
-    ))
+/// An account as it is shown.
+#[derive(Serialize)]
+struct UserView<'a> {
+    id: UserId,
+    email: &'a str,
+    state: &'static str,
+    has_second_factor: bool,
+    sessions: usize,
+    last_sign_in_at: Option<String>,
+    /// Short name and role.
+    tenants: Vec<String>,
+    name: &'a str,
 }
 
-async fn disable(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
-    let origin = origin(Some(reason));
-    let (user, is_new) = with_jobs(config, async |jobs| {
-        let user = named(jobs.store(), name).await?;
-        let is_new = jobs.commit(&origin, &DisableUser { user: user.id }).await?;
-        Ok((user, is_new))
-    })
-    .await?;
-    println!(
-        "{} {}",
-        user.id,
-        if is_new { "is disabled and signed out everywhere" } else { "is already disabled" }
-    );
-    Ok(())
+impl<'a> UserView<'a> {
+    async fn of(store: &Store, user: &'a User) -> anyhow::Result<Self> {
+        let (belongings, sessions) =
+            futures::try_join!(belongings_of(store, user.id), sessions_of(store, user.id))?;
+        let tenants = belongings
+            .iter()
+            .map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role));
+        Ok(Self {
+            id: user.id,
+            email: Email::as_str(&user.email),
+            state: if user.disabled_at.is_some() { "disabled" } else { "active" },
+            has_second_factor: user.second_factor_since.is_some(),
+            sessions: sessions.len(),
+            last_sign_in_at: user.last_sign_in_at.map(rfc3339),
+            tenants: tenants.collect(),
+            name: &user.name,
+        })
+    }
+
+    fn line(&self) -> String {
+        let Self { email, state, sessions, name, .. } = self;
+        let tenants = if self.tenants.is_empty() { "-".to_owned() } else { self.tenants.join(",") };
+        let mfa = if self.has_second_factor { "yes" } else { "no" };
+        let last = self.last_sign_in_at.as_deref().unwrap_or("-");
+        let id = self.id.to_string();
+        format!(
+            "{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {sessions:>8}  {last:<24}  {tenants:<32}  {name}"
+        )
+    }
 }
 
-async fn enable(config: &Config, name: &UserRef) -> anyhow::Result<()> {
-    let origin = origin(None);
-    let (user, is_new) = with_jobs(config, async |jobs| {
-        let user = named(jobs.store(), name).await?;
-        let is_new = jobs.commit(&origin, &EnableUser { user: user.id }).await?;
-        Ok((user, is_new))
-    })
-    .await?;
-    println!("{} {}", user.id, if is_new { "can sign in again" } else { "is not disabled" });
-    Ok(())
+async fn disable(desk: &Desk, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
+    let origin = cli::operator(Some(reason));
+    let (user, is_new) = desk
+        .with_jobs(async |jobs| {
+            let user = named(jobs.store(), name).await?.id;
+            Ok((user, jobs.commit(&origin, &DisableUser { user }).await?))
+        })
+        .await?;
+    let state =
+        if is_new { "is disabled and signed out everywhere" } else { "is already disabled" };
+    let object = json!({ "user": user, "disabled": true, "changed": is_new });
+    Ok(desk.output.show(&object, [format!("{user} {state}")])?)
 }
 
-async fn reset_mfa(config: &Config, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
-    let origin = origin(Some(reason));
-    let user = with_jobs(config, async |jobs| {
-        let user = named(jobs.store(), name).await?;
-        match jobs.commit(&origin, &ResetMfa { user: user.id }).await {
-            Ok(()) => Ok(user),
-            Err(MfaError::NotEnrolled) => anyhow::bail!("{} has no second factor", user.id),
-            Err(error) => Err(error.into()),
-        }
-    })
-    .await?;
-    println!("{} no longer has a second factor and is signed out everywhere", user.id);
-    Ok(())
+async fn enable(desk: &Desk, name: &UserRef, reason: Option<Reason>) -> anyhow::Result<()> {
+    let origin = cli::operator(reason);
+    let (user, is_new) = desk
+        .with_jobs(async |jobs| {
+            let user = named(jobs.store(), name).await?.id;
+            Ok((user, jobs.commit(&origin, &EnableUser { user }).await?))
+        })
+        .await?;
+    let state = if is_new { "can sign in again" } else { "is not disabled" };
+    let object = json!({ "user": user, "disabled": false, "changed": is_new });
+    Ok(desk.output.show(&object, [format!("{user} {state}")])?)
 }
 
-async fn named(store: &Store, name: &UserRef) -> anyhow::Result<User> {
+async fn reset_mfa(desk: &Desk, name: &UserRef, reason: Reason) -> anyhow::Result<()> {
+    let origin = cli::operator(Some(reason));
+    let user = desk
+        .with_jobs(async |jobs| {
+            let user = named(jobs.store(), name).await?.id;
+            match jobs.commit(&origin, &ResetMfa { user }).await {
+                Ok(()) => Ok(user),
+                Err(MfaError::NotEnrolled) => anyhow::bail!("{user} has no second factor"),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await?;
+    let object = json!({ "user": user, "changed": true });
+    let line = format!("{user} no longer has a second factor and is signed out everywhere");
+    Ok(desk.output.show(&object, [line])?)
+}
+
+pub(super) async fn named(store: &Store, name: &UserRef) -> anyhow::Result<User> {
     User::named(store, name)
         .await?
         .context("there is no such account; run `api users find` to find it")

@@ -248,7 +248,7 @@ async fn neither_a_new_password_nor_an_invitation_enables_an_account() {
     );
     assert!(user(&world, ADA).await.disabled_at.is_some());
 
-    let enabled = printed(&world.run(&["users", "enable", ADA], &[]).await);
+    let enabled = printed(&world.run(&["users", "enable", ADA, "--reason", "Found"], &[]).await);
     assert_eq!(enabled, format!("{} can sign in again\n", ada.user));
     accept(another).await.expect(StatusCode::OK);
     world.login(ADA, another).await.expect(StatusCode::OK);
@@ -428,7 +428,7 @@ async fn removing_an_ip_allowlist_requires_an_existing_tenant_and_a_reason() {
     for tenant in ["nobodys", absent::<id::Tenant>().to_string().as_str()] {
         let refused =
             world.run(&["tenants", "allow-all-addresses", tenant, "--reason", "x"], &[]).await;
-        assert!(complaint(&refused, 1).contains("api users find"));
+        assert!(complaint(&refused, 1).contains("api tenants find"));
     }
     for args in [
         &["demo"][..],
@@ -554,4 +554,298 @@ async fn disabling_without_redis_for_the_operator_takes_effect_within_half_a_min
     })
     .await;
     assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
+}
+
+/// The JSON objects that a command prints, one per line.
+async fn objects(world: &World, args: &[&str]) -> Vec<Value> {
+    let output = world.run(&[args, &["--json"]].concat(), &[]).await;
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_operator_ends_the_sessions_of_a_user() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    world.make_account(ADA).await;
+    let ada = user(&world, ADA).await.id;
+    let logins = [login(&world).await, login(&world).await];
+    for login in &logins {
+        second.get_as(token(login), "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    let end = ["sessions", "end", ADA, "--reason", "Their laptop was stolen"];
+    assert_eq!(printed(&world.run(&end, &[]).await), format!("{ada} is signed out everywhere\n"));
+    for login in &logins {
+        for client in [&world.client, &second] {
+            client
+                .expect_refused_within_a_second(token(login))
+                .await
+                .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        }
+        let body = json!({ "refresh_token": login["refresh_token"] });
+        world.client.post("/api/auth/refresh", &body).await.expect(StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(
+        printed(&world.run(&["sessions", "end", &ada.to_string(), "--reason", "x"], &[]).await),
+        format!("{ada} has no session\n")
+    );
+    login(&world).await;
+
+    let filter = doc! { "targets": ada.to_string(), "action": "session.all_revoked" };
+    let of_tenant: Vec<Event> =
+        world.store.records(PlatformScope).list(filter.clone(), doc! {}, 10).await.unwrap();
+    let of_platform: Vec<PlatformEvent> =
+        world.store.records(PlatformScope).list(filter, doc! {}, 10).await.unwrap();
+    assert_eq!((of_tenant.len(), of_platform.len()), (1, 1));
+    for event in [of_tenant[0].id, of_platform[0].id] {
+        let reason = reason_of_operator(&world, event).await;
+        assert_eq!(reason.as_deref(), Some("Their laptop was stolen"));
+    }
+    complaint(&world.run(&["sessions", "end", ADA], &[]).await, 2);
+    let nobody = ["sessions", "end", "nobody@example.com", "--reason", "x"];
+    assert!(complaint(&world.run(&nobody, &[]).await, 1).contains("api users find"));
+}
+
+#[tokio::test]
+async fn a_tenant_is_suspended_and_activated_within_a_second() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    for client in [&world.client, &second] {
+        client.get_as(&ada.token, "/api/auth/me").await.expect(StatusCode::OK);
+    }
+    let suspend = ["tenants", "suspend", "tenant-of-ada", "--reason", "Unpaid"];
+    assert_eq!(printed(&world.run(&suspend, &[]).await), format!("{} is suspended\n", ada.tenant));
+    for client in [&world.client, &second] {
+        let refused =
+            client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::FORBIDDEN).await;
+        refused.expect_problem(StatusCode::FORBIDDEN, "tenant_suspended");
+    }
+    world.login(ADA, PASSWORD).await.expect_problem(StatusCode::FORBIDDEN, "tenant_suspended");
+    world.client.get_as(&eve.token, "/api/auth/me").await.expect(StatusCode::OK);
+    assert_eq!(
+        printed(&world.run(&suspend, &[]).await),
+        format!("{} is already suspended\n", ada.tenant)
+    );
+
+    let activate = ["tenants", "activate", &ada.tenant.to_string()];
+    assert_eq!(printed(&world.run(&activate, &[]).await), format!("{} is active\n", ada.tenant));
+    for client in [&world.client, &second] {
+        client.expect_within_a_second(&ada.token, "/api/auth/me", StatusCode::OK).await;
+    }
+    let listed =
+        objects(&world, &["audit", "list", "--tenant", "tenant-of-ada", "--actor", "operator"])
+            .await;
+    let shown: Vec<_> = listed
+        .iter()
+        .map(|event| (event["action"].as_str().unwrap(), event["reason"].as_str()))
+        .collect();
+    assert_eq!(shown, [("tenant.activated", None), ("tenant.suspended", Some("Unpaid"))]);
+    complaint(&world.run(&["tenants", "suspend", "tenant-of-ada"], &[]).await, 2);
+    let nobody = ["tenants", "suspend", "nobodys", "--reason", "x"];
+    assert!(complaint(&world.run(&nobody, &[]).await, 1).contains("api tenants find"));
+}
+
+#[tokio::test]
+async fn tenants_are_found_by_id_or_a_part_of_their_name() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder(ADA).await;
+    people.join(&ada, BOB, Role::Viewer).await;
+    people.founder("eve.b@example.com").await;
+    let find = async |text: &str| -> Vec<String> {
+        let found = objects(&world, &["tenants", "find", text]).await;
+        found.iter().map(|tenant| tenant["slug"].as_str().unwrap().to_owned()).collect()
+    };
+    let id = ada.tenant.to_string();
+    for text in [id.as_str(), "tenant-of-ada", "OF ADA", " f ad "] {
+        assert_eq!(find(text).await, ["tenant-of-ada"], "{text:?}");
+    }
+    assert_eq!(find("tenant").await.len(), 2);
+    let shown = printed(&world.run(&["tenants", "find", "ada"], &[]).await);
+    let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..4], [id.as_str(), "tenant-of-ada", "active", "2"]);
+    for nobody in ["", " ", ".*", "a.a", "$", absent::<id::Tenant>().to_string().as_str()] {
+        complaint(&world.run(&["tenants", "find", nobody], &[]).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn events_are_filtered_and_listed_page_by_page() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) = (people.founder(ADA).await, people.founder("eve@example.com").await);
+    world.login(ADA, PASSWORD).await.expect(StatusCode::OK);
+    for whom in [ADA, "eve@example.com"] {
+        printed(&disable(&world, whom).await);
+    }
+    let ids = async |args: &[&str]| -> Vec<String> {
+        let events = objects(&world, &[&["audit", "list"], args].concat()).await;
+        events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let disabled = ["--action", "user.disabled"];
+    let both = ids(&disabled).await;
+    assert_eq!(both.len(), 2);
+    assert_eq!(ids(&[&disabled[..], &["--actor", "operator"]].concat()).await, both);
+    assert_eq!(ids(&[&disabled[..], &["--since", "1h"]].concat()).await, both);
+    for none in [["--actor", "system"], ["--since", "2099-01-01T00:00:00Z"]] {
+        assert!(ids(&[&disabled[..], &none].concat()).await.is_empty(), "{none:?}");
+    }
+    let theirs = ids(&[&disabled[..], &["--tenant", &eve.tenant.to_string()]].concat()).await;
+    assert!(theirs.len() == 1 && !both.contains(&theirs[0]), "events of a tenant are its own");
+    let of_ada = ["--tenant", "tenant-of-ada", "--action", "session.created", "--actor"];
+    let by_id = ids(&[&of_ada[..], &[&ada.user.to_string()]].concat()).await;
+    assert_eq!(by_id.len(), 1);
+    assert_eq!(ids(&[&of_ada[..], &[ADA]].concat()).await, by_id);
+    assert!(ids(&[&of_ada[..], &["eve@example.com"]].concat()).await.is_empty());
+
+    // The command for the next page is printed; the last one says no more.
+    let args = ["audit", "list", "--action", "user.disabled", "--limit", "1"];
+    let page = world.run(&args, &[]).await;
+    let (shown, next) = (text(&page.stdout), text(&page.stderr));
+    assert!(shown.contains(&both[0]) && shown.contains("Their laptop was stolen"), "{shown}");
+    let next = next.trim_end().split_once("there may be more: api ").unwrap().1;
+    let page = world.run(&next.split(' ').collect::<Vec<_>>(), &[]).await;
+    assert!(text(&page.stdout).contains(&both[1]), "{page:?}");
+    let next = text(&page.stderr);
+    let next = next.trim_end().split_once("there may be more: api ").unwrap().1;
+    let page = world.run(&next.split(' ').collect::<Vec<_>>(), &[]).await;
+    assert!(page.stdout.is_empty() && text(&page.stderr).contains("no event matches"), "{page:?}");
+
+    let typo = ["audit", "list", "--action", "user.disable"];
+    let told = complaint(&world.run(&typo, &[]).await, 2);
+    assert!(told.contains("user.disabled") && told.contains("queue.paused"), "{told}");
+    for (args, status) in [
+        (["--actor", "ada"], 2),
+        (["--since", "yesterday"], 2),
+        (["--actor", "nobody@example.com"], 1),
+        (["--tenant", "nobodys"], 1),
+        (["--after", &absent::<id::Event>().to_string()], 1),
+    ] {
+        complaint(&world.run(&[&["audit", "list"], &args[..]].concat(), &[]).await, status);
+    }
+}
+
+#[tokio::test]
+async fn pending_registrations_of_an_address_are_found() {
+    let world = World::new().await;
+    let body = json!({
+        "email": "Ada@example.com", "name": "Ada", "tenant_name": "Engines", "password": PASSWORD,
+    });
+    for _ in 0..2 {
+        world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
+    }
+    let found = objects(&world, &["registrations", "find", ADA]).await;
+    assert_eq!(found.len(), 2);
+    for registration in &found {
+        assert_eq!(registration["state"], "pending");
+        assert_eq!(registration["mailed_at"], Value::Null);
+        assert_eq!(registration["tenant_name"], "Engines");
+    }
+    let shown = printed(&world.run(&["registrations", "find", ADA], &[]).await);
+    assert!(shown.lines().count() == 3 && shown.contains("Ada@example.com"), "{shown}");
+    let nobody = world.run(&["registrations", "find", "nobody@example.com"], &[]).await;
+    assert!(complaint(&nobody, 1).contains("api users find"));
+    complaint(&world.run(&["registrations", "find", "ada"], &[]).await, 2);
+}
+
+#[tokio::test]
+async fn every_result_of_an_operators_command_is_available_as_json() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder(ADA).await;
+    let tenant = ada.tenant.to_string();
+    let reason = ["--reason", "test"];
+    let fields = async |args: &[&str]| -> Vec<String> {
+        let printed = objects(&world, args).await;
+        let first = printed.first().unwrap_or_else(|| panic!("{args:?} printed nothing"));
+        let mut names: Vec<String> = first.as_object().unwrap().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    let account = [
+        "email",
+        "has_second_factor",
+        "id",
+        "last_sign_in_at",
+        "name",
+        "sessions",
+        "state",
+        "tenants",
+    ];
+    assert_eq!(fields(&["users", "find", ADA]).await, account);
+    for command in ["disable", "enable"] {
+        let args = [&["users", command, ADA], &reason[..]].concat();
+        assert_eq!(fields(&args).await, ["changed", "disabled", "user"]);
+    }
+    assert_eq!(fields(&[&["sessions", "end", ADA], &reason[..]].concat()).await, ["ended", "user"]);
+    assert_eq!(
+        fields(&["tenants", "find", "ada"]).await,
+        ["created_at", "id", "members", "name", "plan", "slug", "status"]
+    );
+    for command in ["suspend", "activate"] {
+        let args = [&["tenants", command, &tenant], &reason[..]].concat();
+        assert_eq!(fields(&args).await, ["changed", "status", "tenant"]);
+    }
+    assert_eq!(
+        fields(&[&["tenants", "allow-all-addresses", &tenant], &reason[..]].concat()).await,
+        ["changed", "tenant"]
+    );
+    assert_eq!(
+        fields(&["tenants", "mail-budget", &tenant]).await,
+        ["accepted_invitations", "created_at", "limit", "sent_today", "set_by_operator", "tenant",]
+    );
+    assert_eq!(
+        fields(&[&["tenants", "set-mail-budget", &tenant, "7"], &reason[..]].concat()).await,
+        ["changed", "mails_per_day", "tenant"]
+    );
+    assert_eq!(
+        fields(&["audit", "list"]).await,
+        [
+            "action",
+            "actor",
+            "at",
+            "changes",
+            "id",
+            "impersonator",
+            "ip",
+            "job",
+            "name",
+            "reason",
+            "request_id",
+            "targets",
+            "tenant",
+            "user_agent",
+        ]
+    );
+    let key = ["created_at", "key", "retires_at", "signs_from", "state"];
+    assert_eq!(fields(&["keys", "list"]).await, key);
+    assert_eq!(fields(&[&["keys", "rotate"], &reason[..]].concat()).await, ["key", "signs_from"]);
+    let pending = objects(&world, &["keys", "list"]).await.pop().unwrap();
+    let revoke = ["keys", "revoke", pending["key"].as_str().unwrap()];
+    assert_eq!(fields(&[&revoke, &reason[..]].concat()).await, ["active", "revoked"]);
+    assert_eq!(
+        fields(&["migrate", "status"]).await,
+        ["database", "pending_changes", "processes", "release"]
+    );
+    assert_eq!(fields(&["--check-config"]).await, ["from", "key", "value"]);
+}
+
+#[tokio::test]
+async fn a_closed_pipe_ends_a_command_quietly() {
+    let world = World::new().await;
+    People::of(&world).await.founder(ADA).await;
+    printed(&disable(&world, ADA).await);
+    for args in [
+        &["users", "find", ADA][..],
+        &["audit", "list", "--json"],
+        &["migrate", "status"],
+        &["users", "enable", ADA],
+        &["openapi"],
+        &["--check-config"],
+    ] {
+        let (status, errors) = world.run_unread(args).await;
+        assert!(status.success(), "{args:?}: {errors}");
+        assert!(errors.is_empty(), "{args:?}: {errors}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::{AsyncFnMut, Deref},
-    process::{Output, Stdio},
+    process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -94,6 +94,19 @@ impl Database {
                 .chain(env.iter().copied()),
         )
         .await
+    }
+
+    /// Runs the program with an output that nobody reads; returns its error output.
+    pub(crate) async fn run_unread(&self, args: &[&str]) -> (ExitStatus, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_api"));
+        command.args(args).env_clear().envs(self.env.config_env()).kill_on_drop(true);
+        let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(running.stdout.take());
+        let output = tokio::time::timeout(DEADLINE, running.wait_with_output())
+            .await
+            .expect("the program ends in time")
+            .unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
     /// The database of the driver.

@@ -1,7 +1,10 @@
 //! Keys are rotated without interruption, and a leaked key is useless within five seconds of its
 //! revocation.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::StatusCode;
@@ -46,18 +49,31 @@ async fn sign_in(world: &World) -> String {
     login["access_token"].as_str().unwrap().to_owned()
 }
 
+/// Runs a command for keys that requires a reason.
+async fn change(world: &World, args: &[&str]) -> Output {
+    world.run(&[&["keys"], args, &["--reason", "Every quarter"]].concat(), &[]).await
+}
+
 #[tokio::test]
 async fn a_new_key_is_published_before_it_signs_and_sessions_continue() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
-    let rotated = world.run(&["keys", "rotate", "--lead", "1h"], &[]).await;
+    let rotated = change(&world, &["rotate", "--lead", "1h"]).await;
     assert!(rotated.status.success(), "{rotated:?}");
     assert_eq!(states(&world).await, ["active", "pending"]);
     eventually("both are published", async || (published(&world).await.len() == 2).then_some(()))
         .await;
     assert_eq!(kid(&sign_in(&world).await), kid(&token), "the new one does not sign yet");
 
-    let rotated = world.run(&["keys", "rotate", "--lead", "1ms"], &[]).await;
+    let pending = keys(&world).await.pop().unwrap().0;
+    let again = change(&world, &["rotate", "--lead", "1ms"]).await;
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.code() == Some(1) && again.stdout.is_empty(), "{again:?}");
+    assert!(told.contains(&format!("a rotation is pending: {pending} signs from 2")), "{told}");
+    assert_eq!(states(&world).await, ["active", "pending"], "nothing has changed");
+
+    assert!(change(&world, &["revoke", &pending]).await.status.success());
+    let rotated = change(&world, &["rotate", "--lead", "1ms"]).await;
     assert!(rotated.status.success(), "{rotated:?}");
     let newest = keys(&world).await.pop().unwrap().0;
     eventually("the newest signs", async || (kid(&sign_in(&world).await) == newest).then_some(()))
@@ -74,7 +90,7 @@ async fn every_process_rejects_tokens_of_a_revoked_key_within_five_seconds() {
     for client in [&world.client, &second] {
         client.get_as(&stolen, "/api/auth/me").await.expect(StatusCode::OK);
     }
-    let revoked = world.run(&["keys", "revoke", &kid(&stolen)], &[]).await;
+    let revoked = change(&world, &["revoke", &kid(&stolen)]).await;
     assert!(revoked.status.success(), "{revoked:?}");
     let begun = Instant::now();
     for client in [&world.client, &second] {
@@ -95,21 +111,15 @@ async fn every_process_rejects_tokens_of_a_revoked_key_within_five_seconds() {
 async fn revoking_a_pending_key_changes_nothing_else() {
     let world = World::new().await;
     let token = world.signed_in("ada@example.com").await;
-    for _ in 0..2 {
-        assert!(world.run(&["keys", "rotate"], &[]).await.status.success());
-    }
-    let all = keys(&world).await;
-    for (left, key) in [(2, &all[1].0), (1, &all[2].0)] {
-        let revoked = world.run(&["keys", "revoke", key], &[]).await;
-        assert!(
-            revoked.status.success()
-                && String::from_utf8_lossy(&revoked.stdout)
-                    .contains(&format!("{} signs", kid(&token))),
-            "{revoked:?}"
-        );
-        let now = keys(&world).await;
-        assert!(now.len() == left && now[0] == (kid(&token), "active".to_owned()), "{now:?}");
-    }
+    assert!(change(&world, &["rotate"]).await.status.success());
+    let pending = keys(&world).await.pop().unwrap().0;
+    let revoked = change(&world, &["revoke", &pending]).await;
+    assert!(
+        revoked.status.success()
+            && String::from_utf8_lossy(&revoked.stdout).contains(&format!("{} signs", kid(&token))),
+        "{revoked:?}"
+    );
+    assert_eq!(keys(&world).await, [(kid(&token), "active".to_owned())]);
     // It stays active: no other key follows.
     let row = world
         .raw()
@@ -127,15 +137,40 @@ async fn revoking_a_pending_key_changes_nothing_else() {
 async fn after_the_active_key_is_revoked_the_next_one_signs_at_once() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;
-    world.run(&["keys", "rotate"], &[]).await;
+    change(&world, &["rotate"]).await;
     let all = keys(&world).await;
-    let revoked = world.run(&["keys", "revoke", &all[0].0], &[]).await;
+    let revoked = change(&world, &["revoke", &all[0].0]).await;
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(keys(&world).await, [(all[1].0.clone(), "active".to_owned())]);
-    let unknown = world.run(&["keys", "revoke", &all[0].0], &[]).await;
+    let unknown = change(&world, &["revoke", &all[0].0]).await;
     assert!(
         !unknown.status.success()
             && String::from_utf8_lossy(&unknown.stderr).contains("api keys list"),
         "{unknown:?}"
     );
+}
+
+#[tokio::test]
+async fn rotations_and_revocations_are_recorded_with_operator_and_reason() {
+    let world = World::new().await;
+    world.make_account("ada@example.com").await;
+    change(&world, &["rotate"]).await;
+    let pending = keys(&world).await.pop().unwrap().0;
+    change(&world, &["revoke", &pending]).await;
+    let listed = world.run(&["audit", "list", "--actor", "operator", "--json"], &[]).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let events: Vec<Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let actions: Vec<&Value> = events.iter().map(|event| &event["action"]).collect();
+    assert_eq!(actions, ["signing_key.revoked", "signing_key.rotated"]);
+    for event in &events {
+        assert_eq!(
+            (&event["targets"][0], &event["reason"]),
+            (&pending.clone().into(), &"Every quarter".into())
+        );
+        assert!(event["name"].as_str().is_some_and(|name| !name.is_empty()), "{event}");
+    }
+    for args in [&["keys", "rotate"][..], &["keys", "revoke", &pending]] {
+        assert_eq!(world.run(args, &[]).await.status.code(), Some(2), "{args:?}");
+    }
 }

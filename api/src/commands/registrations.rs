@@ -1,0 +1,62 @@
+//! Commands for registrations.
+
+use clap::Subcommand;
+use common::{clock::rfc3339, email::Email};
+use domain::identity::registrations::Registration;
+use serde_json::json;
+
+use super::Desk;
+
+/// The most registrations that are shown.
+const FOUND_MAX: i64 = 50;
+
+#[derive(Subcommand)]
+pub(crate) enum RegistrationsCommand {
+    /// Find the registrations of an email address that were not verified yet, newest first, and
+    /// when their mail was sent.
+    Find {
+        /// Email address.
+        address: Email,
+    },
+}
+
+pub(crate) async fn run(desk: &Desk, command: RegistrationsCommand) -> anyhow::Result<()> {
+    match command {
+        RegistrationsCommand::Find { address } => find(desk, &address).await,
+    }
+}
+
+async fn find(desk: &Desk, address: &Email) -> anyhow::Result<()> {
+    let (found, now) = desk
+        .with_store(async |store| {
+            Ok((Registration::all_of(&store, address, FOUND_MAX).await?, store.clock().now()))
+        })
+        .await?;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "there is no registration of this email address; if it was verified, `api users find` shows the account"
+    );
+    let mut list = desk.output.list(Some(format!(
+        "{:<36}  {:<32}  {:<7}  {:<24}  {:<24}  {:<24}  TENANT",
+        "REGISTRATION", "EMAIL", "STATE", "CREATED", "EXPIRES", "MAILED"
+    )));
+    for registration in &found {
+        let state = if registration.expires_at > now { "pending" } else { "expired" };
+        let (id, email) = (registration.id.to_string(), registration.email.as_str());
+        let (created, expires) =
+            (rfc3339(registration.created_at), rfc3339(registration.expires_at));
+        let mailed = registration.mailed_at.map(rfc3339);
+        let object = json!({
+            "id": id, "email": email, "state": state, "created_at": created, "expires_at": expires,
+            "mailed_at": mailed, "mailed_by": registration.mailed_by,
+            "name": registration.name, "tenant_name": registration.tenant_name,
+        });
+        let mailed = mailed.as_deref().unwrap_or("-");
+        let line = format!(
+            "{id:<36}  {email:<32}  {state:<7}  {created:<24}  {expires:<24}  {mailed:<24}  {}",
+            registration.tenant_name
+        );
+        list.row(&object, &line)?;
+    }
+    Ok(())
+}
