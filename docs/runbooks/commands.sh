@@ -377,7 +377,7 @@ check_api() (
   url=$(api --check-config | sed -n 's/^app\.public_url = "\(.*\)" (.*)$/\1/p')
   served=$(curl -fsS --max-time 10 "$url/.well-known/jwks.json" | jq -r '.keys[].kid')
   [ -n "$served" ] || tenantry_fail "no API answers at $url"
-  own=$(api keys list | sed 1d | cut -d' ' -f1)
+  own=$(api keys list --json | jq -r .key)
   [ -n "$own" ] || tenantry_fail "an API answers at $url; the keys of this installation cannot be read to tell whether it belongs to it"
   echo "$served" | grep -qxF "$own" ||
     tenantry_fail "the API that answers at $url belongs to another installation: it does not know the signing keys in this database"
