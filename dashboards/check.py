@@ -77,7 +77,8 @@ def declared_metrics():
     """Maps each metric in metrics.rs to its labels; a histogram appears as its three series."""
     metrics = {}
     for kind, name, labels in re.findall(r':\s*(\w+)\s*=\s*"(tenantry_\w+)"\s*(?:\[([^\]]*)\])?', METRICS.read_text()):
-        labels = set(re.findall(r'"(\w+)"', labels))
+        # Listed values follow their label: "outcome": "sent" | "refused".
+        labels = set(re.findall(r'"(\w+)"', re.sub(r':\s*"\w+"(?:\s*\|\s*"\w+")*', "", labels)))
         if kind.startswith("Histogram"):
             metrics |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
         else:

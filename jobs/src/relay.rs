@@ -119,11 +119,13 @@ impl Relay {
 
     /// Enqueues every unmarked row that is older than a round.
     async fn round(&mut self, age: Duration) -> Result<(), RelayError> {
-        if !self.leads().await? {
+        let leads = self.leads().await;
+        if !matches!(leads, Ok(true)) {
+            // Only the leader measures the outbox, and only while MongoDB answers it.
             self.compared.clear();
             show_outbox(0, 0);
             self.show_undeclared(0, None);
-            return Ok(());
+            return leads.map(drop).map_err(RelayError::from);
         }
         let before = DateTime::from_millis(
             self.now().timestamp_millis().saturating_sub(common::clock::millis_of(age)),

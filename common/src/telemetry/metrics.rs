@@ -1,7 +1,9 @@
 //! Every metric of the platform, defined once.
 //!
 //! Label values are bounded: route templates, job kinds, queues and outcomes; never tenants, users
-//! or requested paths.
+//! or requested paths. A counter that first appears with its first events shows no increase, so
+//! counters start at zero with every label: values that are listed beside a label when the metrics
+//! are created, others by [`start_at_zero`] where they are known.
 
 use std::sync::LazyLock;
 
@@ -37,14 +39,47 @@ fn made<C: Collector + Clone + 'static>(metric: prometheus::Result<C>) -> C {
     metric
 }
 
+/// Creates a series, at zero, for each combination of the values of the labels.
+pub fn start_at_zero(counter: &IntCounterVec, values: &[&[&str]]) {
+    let mut combinations = vec![Vec::new()];
+    for values in values {
+        let extended = combinations
+            .iter()
+            .flat_map(|labels| values.iter().map(|value| [labels.as_slice(), &[*value]].concat()));
+        combinations = extended.collect();
+    }
+    for labels in combinations {
+        counter.with_label_values(&labels).inc_by(0);
+    }
+}
+
+/// A metric as it is created, with the listed values of each label.
+trait Listed {
+    fn start(&self, _values: &[&[&str]]) {}
+}
+
+impl Listed for IntCounterVec {
+    fn start(&self, values: &[&[&str]]) {
+        start_at_zero(self, values);
+    }
+}
+
+impl Listed for IntCounter {}
+impl Listed for IntGauge {}
+impl Listed for IntGaugeVec {}
+impl Listed for Gauge {}
+impl Listed for GaugeVec {}
+impl Listed for Histogram {}
+impl Listed for HistogramVec {}
+
 macro_rules! metrics {
-    ($(#[doc = $doc:literal])+ $touch:ident: $($(#[doc = $help:literal])+ $name:ident: $type:ident = $metric:literal $([$($label:literal),+])? $(in $buckets:ident)?;)+) => {
+    ($(#[doc = $doc:literal])+ $touch:ident: $($(#[doc = $help:literal])+ $name:ident: $type:ident = $metric:literal $([$($label:literal $(: $($value:literal)|+)?),+])? $(in $buckets:ident)?;)+) => {
         $($(#[doc = $help])+ pub static $name: LazyLock<$type> =
             LazyLock::new(|| made(metrics!(@new $type, $metric, concat!($($help),+).trim(), [$($($label),+)?] $(, $buckets)?)));)+
 
         $(#[doc = $doc])+
         pub fn $touch() {
-            $(LazyLock::force(&$name);)+
+            $(Listed::start(&*$name, &[$($(&[$($($value),+)?] as &[&str]),+)?]);)+
         }
     };
     (@new $type:ident, $metric:literal, $help:expr, [] , $buckets:ident) => {
@@ -70,8 +105,10 @@ metrics! {
     RESOURCE_USED: IntGaugeVec = "tenantry_resource_used" ["resource"];
     /// How much of a limited resource this process may use.
     RESOURCE_LIMIT: IntGaugeVec = "tenantry_resource_limit" ["resource"];
+    /// Whether MongoDB answers this process.
+    MONGODB_UP: IntGauge = "tenantry_mongodb_up";
     /// Database transactions, by outcome: committed or aborted.
-    DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome"];
+    DB_TRANSACTIONS: IntCounterVec = "tenantry_db_transactions_total" ["outcome": "committed" | "aborted"];
     /// Seconds that MongoDB took for a command, including the wait for a connection, by command and
     /// collection (none for commits).
     DB_COMMAND_DURATION: HistogramVec = "tenantry_db_command_duration_seconds" ["command", "collection"] in DB_BUCKETS;
@@ -103,12 +140,12 @@ metrics! {
     HTTP_CONNECTIONS_REFUSED: IntCounter = "tenantry_http_connections_refused_total";
     /// Identity lookups for requests, by outcome: hit or miss in the cache, or distrusted while
     /// revocations cannot be received.
-    API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome"];
+    API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome": "hit" | "miss" | "distrusted"];
     /// Refresh tokens presented, by outcome: next, raced, reused or invalid.
-    AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome"];
+    AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome": "next" | "raced" | "reused" | "invalid"];
     /// Second factors presented, by method (code or passkey) and outcome (accepted or refused);
     /// includes passkeys used without a password.
-    AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method", "outcome"];
+    AUTH_SECOND_FACTORS: IntCounterVec = "tenantry_auth_second_factors_total" ["method": "code" | "passkey", "outcome": "accepted" | "refused"];
     /// Attempts rejected by a rate limit, by action.
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
     /// Attempts counted by this process alone because Redis did not answer.
@@ -139,8 +176,14 @@ metrics! {
     JOBS_READY: IntGaugeVec = "tenantry_jobs_ready" ["queue"];
     /// Jobs running in this process.
     JOBS_RUNNING: IntGaugeVec = "tenantry_jobs_running" ["queue"];
-    /// Jobs scheduled for later, including retries.
+    /// Jobs that are due later: those that retry and those that are scheduled.
     JOBS_DELAYED: IntGaugeVec = "tenantry_jobs_delayed" ["queue"];
+    /// Jobs that failed and wait for their next attempt.
+    JOBS_RETRYING: IntGaugeVec = "tenantry_jobs_retrying" ["queue"];
+    /// Jobs that are due later and have not failed: future work.
+    JOBS_SCHEDULED: IntGaugeVec = "tenantry_jobs_scheduled" ["queue"];
+    /// Seconds since the first failure of the job that has been failing for longest; 0 if none is.
+    JOBS_OLDEST_FAILING_AGE: GaugeVec = "tenantry_jobs_oldest_failing_age_seconds" ["queue"];
     /// Jobs held back because their tenant has reached its concurrency limit or rate.
     JOBS_HELD: IntGaugeVec = "tenantry_jobs_held" ["queue"];
     /// Whether the queue is paused.
@@ -204,6 +247,8 @@ metrics! {
     MAIL_DELAYED: IntCounterVec = "tenantry_mail_delayed_total" ["template"];
     /// Mails handed to the mail server, by template and outcome: sent, retry or refused.
     MAIL_SENT: IntCounterVec = "tenantry_mail_sent_total" ["template", "outcome"];
+    /// Whether the mail server answers this process and accepts its login; NaN before the first mail.
+    MAIL_SERVER_UP: Gauge = "tenantry_mail_server_up";
     /// Seconds the mail server took to accept a mail.
     MAIL_SEND_DURATION: Histogram = "tenantry_mail_send_duration_seconds" in REQUEST_BUCKETS;
     /// Invite links followed, by outcome: invited, invited before, already a member, refused, or
@@ -310,5 +355,19 @@ mod tests {
         let text = super::render();
         assert!(text.contains("tenantry_jobs_outbox_rows 0"), "{text}");
         assert!(text.contains("process_open_fds"), "{text}");
+    }
+
+    /// Alerts compute the increase of these counters.
+    #[test]
+    fn counters_start_with_every_listed_label() {
+        super::expose_api();
+        let text = super::render();
+        for series in [
+            "tenantry_auth_refreshes_total{outcome=\"reused\"} 0",
+            "tenantry_auth_second_factors_total{method=\"passkey\",outcome=\"refused\"} 0",
+            "tenantry_db_transactions_total{outcome=\"aborted\"} 0",
+        ] {
+            assert!(text.contains(series), "{series} is missing: {text}");
+        }
     }
 }

@@ -28,7 +28,7 @@ use super::{
     consumer::{Consumer, Delivery},
     deliver, fetch,
     finish::{FinishLayer, Finished},
-    lease, listen,
+    health, lease, listen,
     permits::Permits,
     promote, recover, settle, stats,
 };
@@ -78,6 +78,7 @@ impl QueueBackend {
             permits: permits.clone(),
             suspect_done: Arc::default(),
             calm: super::consumer::Calm::from_now(),
+            health: super::health::Health::from_now(),
             inbox: super::consumer::Inbox::default(),
             in_hand: super::consumer::InHand::default(),
             cancels: Arc::default(),
@@ -98,6 +99,7 @@ impl QueueBackend {
         tokio::spawn(listen::run(Arc::clone(&consumer)));
         tokio::spawn(promote::run(Arc::clone(&consumer)));
         tokio::spawn(stats::run(Arc::clone(&consumer)));
+        tokio::spawn(health::run(Arc::clone(&consumer)));
         tracing::info!(%queue, consumer = consumer.name, concurrency, "queue_opened");
         Self { consumer, finished, takers, closing: None }
     }

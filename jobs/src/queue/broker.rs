@@ -44,15 +44,17 @@ macro_rules! script {
 }
 
 static PUSH: LazyLock<Script> = script!("unique" "groups" "delayed" "push");
-static PROMOTE: LazyLock<Script> = script!("unique" "groups" "delayed" "promote");
-static FINISH: LazyLock<Script> = script!("unique" "groups" "entry" "held" "finished" "finish");
+static PROMOTE: LazyLock<Script> = script!("unique" "groups" "delayed" "failing" "promote");
+static FINISH: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "failing" "finished" "finish");
 static DELAY: LazyLock<Script> =
-    script!("unique" "groups" "entry" "held" "forget" "delayed" "delay");
-static BURY: LazyLock<Script> = script!("unique" "groups" "entry" "held" "bury");
+    script!("unique" "groups" "entry" "held" "failing" "forget" "delayed" "delay");
+static BURY: LazyLock<Script> = script!("unique" "groups" "entry" "held" "failing" "bury");
 static REPLAY: LazyLock<Script> = script!("unique" "groups" "replay");
 static CANCEL: LazyLock<Script> =
-    script!("unique" "groups" "entry" "held" "forget" "delayed" "cancel");
-static HAND_BACK: LazyLock<Script> = script!("unique" "groups" "entry" "held" "forget" "hand_back");
+    script!("unique" "groups" "entry" "held" "failing" "forget" "delayed" "cancel");
+static HAND_BACK: LazyLock<Script> =
+    script!("unique" "groups" "entry" "held" "failing" "forget" "hand_back");
 static RENEW: LazyLock<Script> = script!("entry" "held" "renew");
 static CLAIM: LazyLock<Script> = script!("claim");
 static OPEN: LazyLock<Script> = script!("entry" "counts" "open");
@@ -62,7 +64,7 @@ static DROP: LazyLock<Script> = script!("finished" "drop");
 static RELEASE: LazyLock<Script> = script!("release");
 static TAKE: LazyLock<Script> = script!("take");
 static FORGET_CONSUMERS: LazyLock<Script> = script!("forget_consumers");
-static STATS: LazyLock<Script> = script!("stats");
+static STATS: LazyLock<Script> = script!("failing" "stats");
 static EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/epoch.lua")));
 static LOOK: LazyLock<Script> = script!("entry" "delayed" "look");
 static HASTEN: LazyLock<Script> = script!("hasten");

@@ -19,6 +19,7 @@ use super::{
     broker::{Broker, EntryId},
     cancel::Cancels,
     entry::Entry,
+    health::Health,
     pause::Gate,
     permits::{Permit, Permits},
 };
@@ -94,6 +95,7 @@ pub(crate) struct Consumer {
     pub(crate) permits: Permits,
     pub(crate) suspect_done: Arc<Notify>,
     pub(crate) calm: Calm,
+    pub(crate) health: Health,
     pub(crate) inbox: Inbox,
     pub(crate) in_hand: InHand,
     pub(crate) cancels: Arc<Cancels>,

@@ -15,6 +15,7 @@ use super::{
     consumer::{Consumer, Delivery},
     entry::{Entries, Entry},
     finish::{Finished, Outcome},
+    health::Health,
 };
 use crate::{Envelope, envelope::Signature, outbox};
 
@@ -37,7 +38,11 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
         match read_until_error(&consumer, &finished, &ahead, &mut failures).await {
             Ok(()) => break,
             Err(error) => {
-                metrics::REDIS_UP.set(i64::from(!error.is_io_error()));
+                if error.is_io_error() {
+                    consumer.health.is_down();
+                } else {
+                    Health::is_up();
+                }
                 consumer.calm.disturb();
                 tracing::warn!(queue = %consumer.queue, %error, failures, "fetch_failed");
                 failures += 1;
@@ -59,7 +64,7 @@ async fn read_until_error(
 ) -> RedisResult<()> {
     let stream = consumer.broker.key(consumer.queue, "stream");
     let mut reader = consumer.broker.connections().reader(&stream).await?;
-    metrics::REDIS_UP.set(1);
+    Health::is_up();
     let mut pace = Pace::new(&consumer.in_hand);
     loop {
         let Some(room) = room(consumer, ahead, &mut pace).await else { return Ok(()) };

@@ -58,8 +58,8 @@ pub enum Verdict {
 pub(super) enum Outcome {
     /// It is done or cancelled. If there was nothing to do, `ran` is none.
     Done { ran: Option<Ran> },
-    /// It runs again later.
-    Delay { delay: Duration, envelope: Envelope },
+    /// It runs again later. `failed` unless it is parked, or its handler chose when.
+    Delay { delay: Duration, failed: bool, envelope: Envelope },
     /// It becomes a dead letter.
     Bury { error: String, ran: Option<Ran> },
     /// Its unreadable bytes become a dead letter.
@@ -131,7 +131,8 @@ impl FinishLayer {
             Verdict::Interrupted => Outcome::HandBack,
             Verdict::Parked => self.park(envelope),
             Verdict::Unclear => {
-                Outcome::Delay { delay: self.jobs.backoff_base, envelope: envelope.clone() }
+                let delay = self.jobs.backoff_base;
+                Outcome::Delay { delay, failed: false, envelope: envelope.clone() }
             }
             Verdict::Failed { error, attempts_max } => {
                 self.failed(envelope, &error, attempts_max, started_at)
@@ -153,6 +154,7 @@ impl FinishLayer {
         }
         Outcome::Delay {
             delay: PARK_INTERVAL,
+            failed: false,
             envelope: Envelope { parked_at: Some(since), ..envelope.clone() },
         }
     }
@@ -166,23 +168,22 @@ impl FinishLayer {
     ) -> Outcome {
         let (text, now_ms) = (error.chain(), self.clock.now().timestamp_millis());
         let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, Ended::Dead)) };
-        let delay = match error {
+        let (failed, delay) = match error {
             JobError::Fail(_) => return bury(text),
             _ if envelope.attempt >= attempts_max => {
                 return bury(format!("{text} (attempt {attempts_max} of {attempts_max})"));
             }
-            JobError::RetryAfter(delay, _) => *delay,
-            JobError::Retry(_) => full_jitter(
-                self.jobs.backoff_base,
-                self.jobs.backoff_max,
-                envelope.attempt.saturating_sub(1),
-            ),
+            JobError::RetryAfter(delay, _) => (false, *delay),
+            JobError::Retry(_) => {
+                let config::Jobs { backoff_base, backoff_max, .. } = self.jobs;
+                (true, full_jitter(backoff_base, backoff_max, envelope.attempt.saturating_sub(1)))
+            }
         };
         let mut next = envelope.clone();
         next.note_failure(now_ms, &text);
         next.attempt = next.attempt.saturating_add(1);
         next.due_at = Some(now_ms.saturating_add(common::clock::millis_of(delay)));
-        Outcome::Delay { delay, envelope: next }
+        Outcome::Delay { delay, failed, envelope: next }
     }
 }
 

@@ -17,6 +17,7 @@ mod entry;
 mod fetch;
 mod finish;
 mod group;
+mod health;
 mod lease;
 mod listen;
 mod pause;

@@ -99,10 +99,10 @@ impl Batch {
                     self.done_direct.push(done);
                 }
             }
-            (Outcome::Delay { delay, envelope }, _) => match envelope.to_bytes() {
+            (Outcome::Delay { delay, failed, envelope }, _) => match envelope.to_bytes() {
                 Ok(body) => {
-                    let group = Group::of(envelope.tenant);
-                    self.delayed.push(Delay { entry, id: envelope.id, group, wait: delay, body });
+                    let (id, group) = (envelope.id, Group::of(envelope.tenant));
+                    self.delayed.push(Delay { entry, id, group, wait: delay, failed, body });
                 }
                 Err(error) => tracing::error!(job = %envelope.id, %error, "envelope_not_written"),
             },

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use common::telemetry::metrics;
 
-use super::consumer::Consumer;
+use super::{broker::QueueStats, consumer::Consumer, health::Health};
 
 /// Maximum age of a gauge: one command per queue and process in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -20,29 +20,63 @@ pub(super) async fn run(consumer: Arc<Consumer>) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                show(&consumer).await;
-                consumer.gate.look(&consumer.store, consumer.queue).await;
+                // Neither server delays the news of the other.
+                tokio::join!(measure(&consumer), consumer.gate.look(&consumer.store, consumer.queue));
             }
             () = consumer.closed.cancelled() => return,
         }
     }
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "a queue has fewer than 2^63 jobs")]
-async fn show(consumer: &Consumer) {
-    let queue = [consumer.queue.name()];
+async fn measure(consumer: &Consumer) {
+    let queue = consumer.queue.name();
     match consumer.broker.stats(consumer.queue).await {
         Ok(stats) => {
-            metrics::REDIS_UP.set(1);
-            metrics::JOBS_READY.with_label_values(&queue).set(stats.ready as i64);
-            metrics::JOBS_DELAYED.with_label_values(&queue).set(stats.delayed as i64);
-            metrics::JOBS_HELD.with_label_values(&queue).set(stats.held as i64);
-            metrics::JOBS_DEAD.with_label_values(&queue).set(stats.dead as i64);
-            metrics::JOBS_OLDEST_AGE.with_label_values(&queue).set(stats.oldest_age.as_secs_f64());
+            Health::is_up();
+            show(queue, &stats);
         }
         Err(error) => {
-            metrics::REDIS_UP.set(0);
-            tracing::debug!(queue = %consumer.queue, %error, "stats_failed");
+            consumer.health.is_down();
+            hide(queue);
+            tracing::debug!(queue, %error, "stats_failed");
         }
+    }
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "a queue has fewer than 2^63 jobs")]
+fn show(queue: &str, stats: &QueueStats) {
+    for (gauge, jobs) in [
+        (&metrics::JOBS_READY, stats.ready),
+        (&metrics::JOBS_DELAYED, stats.delayed),
+        (&metrics::JOBS_RETRYING, stats.retrying),
+        (&metrics::JOBS_SCHEDULED, stats.scheduled()),
+        (&metrics::JOBS_HELD, stats.held),
+        (&metrics::JOBS_DEAD, stats.dead),
+    ] {
+        gauge.with_label_values(&[queue]).set(jobs as i64);
+    }
+    for (gauge, age) in [
+        (&metrics::JOBS_OLDEST_AGE, stats.oldest_age),
+        (&metrics::JOBS_OLDEST_FAILING_AGE, stats.oldest_failing_age),
+    ] {
+        gauge.with_label_values(&[queue]).set(age.as_secs_f64());
+    }
+}
+
+/// Removes the gauges: while Redis does not answer, their values are unknown, not as they were.
+fn hide(queue: &str) {
+    for gauge in [
+        &metrics::JOBS_READY,
+        &metrics::JOBS_DELAYED,
+        &metrics::JOBS_RETRYING,
+        &metrics::JOBS_SCHEDULED,
+        &metrics::JOBS_HELD,
+        &metrics::JOBS_DEAD,
+    ] {
+        // Fails if it is removed already.
+        let _ = gauge.remove_label_values(&[queue]);
+    }
+    for gauge in [&metrics::JOBS_OLDEST_AGE, &metrics::JOBS_OLDEST_FAILING_AGE] {
+        let _ = gauge.remove_label_values(&[queue]);
     }
 }

@@ -30,6 +30,25 @@ async fn jobs_staged_while_redis_is_down_run_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn gauges_of_a_queue_disappear_while_redis_does_not_answer() {
+    let world = World::with_own_redis(&[("REDIS__TIMEOUT", "1s")]).await;
+    let worker = world.work(&registry(&Arc::default()), 4);
+    let shown = |series: &str| {
+        let text = common::telemetry::metrics::render();
+        text.lines().find_map(|line| line.strip_prefix(series)?.parse::<f64>().ok())
+    };
+    let ready = "tenantry_jobs_ready{queue=\"email\"} ";
+    let age = "tenantry_jobs_oldest_age_seconds{queue=\"email\"} ";
+    until("they are shown", || async { shown(ready).is_some() && shown(age).is_some() }).await;
+    world.env.redis().pause();
+    until("they are gone", || async { shown(ready).is_none() && shown(age).is_none() }).await;
+    until("Redis is down", || async { shown("tenantry_redis_up ") == Some(0.0) }).await;
+    world.env.redis().resume();
+    until("they are back", || async { shown(ready) == Some(0.0) }).await;
+    worker.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_waiting_when_redis_is_flushed_still_run() {
     let (world, notes) = (World::with_own_redis(&[]).await, Arc::new(Notes::default()));
     for n in 0..500 {

@@ -24,6 +24,18 @@ pub struct QueueStats {
     pub dead: u64,
     /// How long the oldest ready job has waited.
     pub oldest_age: Duration,
+    /// Those of the delayed jobs that failed and wait for their next attempt.
+    pub retrying: u64,
+    /// How long ago the job that has been failing for longest first failed; zero if none is failing.
+    pub oldest_failing_age: Duration,
+}
+
+impl QueueStats {
+    /// Those of the delayed jobs that have not failed: future work, and jobs that no worker knows.
+    #[must_use]
+    pub const fn scheduled(&self) -> u64 {
+        self.delayed.saturating_sub(self.retrying)
+    }
 }
 
 /// What cancelling did to a job.
@@ -41,7 +53,7 @@ impl Broker {
     /// Counts the jobs of `queue` by state. Fails if Redis fails.
     pub async fn stats(&self, queue: Queue) -> RedisResult<QueueStats> {
         let call = self.call(&STATS, queue);
-        let (ready, running, delayed, held, dead, age_ms): (u64, u64, u64, u64, u64, u64) =
+        let [ready, running, delayed, held, dead, age_ms, retrying, failing_ms]: [u64; 8] =
             call.invoke_async(&mut self.connection()).await?;
         Ok(QueueStats {
             ready,
@@ -50,6 +62,8 @@ impl Broker {
             held,
             dead,
             oldest_age: Duration::from_millis(age_ms),
+            retrying,
+            oldest_failing_age: Duration::from_millis(failing_ms),
         })
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Delay {
     pub(crate) id: JobId,
     pub(crate) group: Group,
     pub(crate) wait: Duration,
+    /// Whether it failed. Otherwise it is parked, or waits for the time that its handler chose.
+    pub(crate) failed: bool,
     pub(crate) body: Vec<u8>,
 }
 
@@ -76,7 +78,7 @@ impl Broker {
         call.arg(consumer);
         for job in jobs {
             call.arg(&job.entry).arg(id_bytes(job.id).as_slice()).arg(job.group.bytes());
-            call.arg(millis(job.wait)).arg(job.body.as_slice());
+            call.arg(millis(job.wait)).arg(u8::from(job.failed)).arg(job.body.as_slice());
         }
         call.invoke_async(&mut self.connection()).await
     }

@@ -93,8 +93,19 @@ fn delayed(entry: &Entry, wait: Duration) -> Delay {
         id: entry.job.unwrap(),
         group: entry.group,
         wait,
+        failed: false,
         body: entry.envelope.clone(),
     }
+}
+
+fn failed(entry: &Entry) -> Delay {
+    Delay { failed: true, ..delayed(entry, Duration::from_hours(1)) }
+}
+
+/// Makes every delayed job due, and moves it to the stream.
+async fn promote_all(broker: &Broker, ids: &[JobId]) {
+    broker.hasten(QUEUE, ids).await.unwrap();
+    assert_eq!(broker.promote(QUEUE, 100).await.unwrap().0, ids.len());
 }
 
 fn buried(entry: &Entry) -> Bury {
@@ -157,6 +168,64 @@ async fn a_stale_consumer_cannot_settle_a_job_that_was_taken_over_and_put_back()
     assert_eq!(broker.finish(QUEUE, "stale", &[done(&entry)], false).await.unwrap(), 0);
     assert_eq!(broker.places(QUEUE, &[entry.job.unwrap()]).await.unwrap(), [Some(Place::Delayed)]);
     assert_eq!(broker.stats(QUEUE).await.unwrap().delayed, 1);
+}
+
+#[tokio::test]
+async fn failing_jobs_are_told_from_scheduled_ones() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    push(&broker, &[job_in(Duration::from_hours(1)), job(), job()]).await;
+    let entries = read_all(&broker, "one", 2).await;
+    let parked = delayed(&entries[1], Duration::from_hours(1));
+    assert_eq!(broker.delay(QUEUE, "one", &[failed(&entries[0]), parked]).await.unwrap(), 2);
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.delayed, stats.retrying, stats.scheduled()), (3, 1, 2));
+
+    // While its next attempt runs, it is still failing, but does not wait for an attempt.
+    promote_all(&broker, &[entries[0].job.unwrap()]).await;
+    let running = read(&broker, "one").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.retrying, stats.scheduled()), (0, 2));
+    let age = stats.oldest_failing_age;
+    assert!(!age.is_zero());
+
+    // Its age counts from its first failure.
+    broker.delay(QUEUE, "one", &[failed(&running)]).await.unwrap();
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert!(stats.oldest_failing_age >= age, "{stats:?}");
+    assert_eq!(stats.retrying, 1);
+
+    promote_all(&broker, &[entries[0].job.unwrap()]).await;
+    let running = read(&broker, "one").await.unwrap();
+    assert_eq!(broker.finish(QUEUE, "one", &[done(&running)], true).await.unwrap(), 1);
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.retrying, stats.oldest_failing_age), (0, Duration::ZERO));
+}
+
+#[tokio::test]
+async fn a_failing_job_stops_failing_when_it_ends_in_any_way() {
+    let env = TestEnv::new().await;
+    let broker = broker(&env).await;
+    push(&broker, &[job(), job(), job()]).await;
+    let entries = read_all(&broker, "one", 3).await;
+    let jobs: Vec<JobId> = entries.iter().map(|entry| entry.job.unwrap()).collect();
+    let failures: Vec<Delay> = entries.iter().map(failed).collect();
+    broker.delay(QUEUE, "one", &failures).await.unwrap();
+    assert_eq!(broker.stats(QUEUE).await.unwrap().retrying, 3);
+
+    assert_eq!(broker.cancel(QUEUE, &jobs[..1]).await.unwrap(), [Cancelled::TakenOut]);
+    promote_all(&broker, &jobs[1..2]).await;
+    let running = read(&broker, "one").await.unwrap();
+    assert_eq!(broker.bury(QUEUE, "one", &[buried(&running)]).await.unwrap(), 1);
+    assert_eq!(broker.stats(QUEUE).await.unwrap().retrying, 1);
+
+    // A job that no script settled: its place is forgotten, as a sweep does.
+    let mut forget = redis::cmd("HDEL");
+    forget.arg(broker.key(QUEUE, "jobs")).arg(id_bytes(jobs[2]).as_slice());
+    forget.query_async::<()>(&mut broker.connection()).await.unwrap();
+    let stats = broker.stats(QUEUE).await.unwrap();
+    assert_eq!((stats.retrying, stats.oldest_failing_age), (0, Duration::ZERO));
 }
 
 #[tokio::test]

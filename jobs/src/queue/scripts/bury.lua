@@ -26,6 +26,7 @@ for n, entry in ipairs(entries) do
     else
       redis.call('HDEL', JOBS, id)
       redis.call('SREM', CANCELLED, id)
+      stop_failing({ id })
     end
     redis.call('HSET', DEAD_BODIES, id, ARGV[i + 3])
     redis.call('ZADD', DEAD, now(), id)

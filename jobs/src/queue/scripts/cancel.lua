@@ -24,6 +24,7 @@ for i = 4, #ARGV do
   elseif kind == 'w' then
     -- Skipped when its turn comes: a list is not searched.
     redis.call('HDEL', JOBS, id)
+    stop_failing({ id })
     redis.call('HINCRBY', base .. 'withdrawn', id, 1)
   elseif place then
     local pending = redis.pcall('XPENDING', STREAM, 'workers', place, place, 1)

@@ -21,6 +21,7 @@ let_go(done)
 if #done > 0 then
   redis.call('HDEL', JOBS, unpack(done_ids))
   if redis.call('EXISTS', CANCELLED) == 1 then redis.call('SREM', CANCELLED, unpack(done_ids)) end
+  stop_failing(done_ids)
 end
 for i = first + count * 3, #ARGV, 2 do
   if ended[ARGV[i + 1]] then release(ARGV[i], ARGV[i + 1]) end

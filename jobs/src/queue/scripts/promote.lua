@@ -10,6 +10,7 @@ if #due > 0 then
   -- Needs no memory, so that at maxmemory due jobs still run and free memory.
   redis.call('ZREM', DELAYED, unpack(due))
   redis.call('HDEL', BODIES, unpack(due))
+  if redis.call('EXISTS', RETRYING) == 1 then redis.call('SREM', RETRYING, unpack(due)) end
   for n, id in ipairs(due) do
     if bodies[n] then
       local name, body, again = unpack_delayed(bodies[n])

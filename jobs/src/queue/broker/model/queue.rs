@@ -118,7 +118,8 @@ impl Cast {
 
     pub(super) fn delay(&self, entry: &EntryId, job: usize) -> Checked<Delay> {
         let Push { id, group, delay: wait, body, .. } = self.push(job, true)?;
-        Ok(Delay { entry: entry.clone(), id, group, wait, body })
+        // Half of the jobs fail; the others are parked.
+        Ok(Delay { entry: entry.clone(), id, group, wait, failed: job.is_multiple_of(2), body })
     }
 
     pub(super) fn bury(&self, entry: &EntryId, what: What) -> Bury {

@@ -38,6 +38,8 @@ pub(super) struct Snapshot {
     pub(super) dead: BTreeSet<Bytes>,
     pub(super) dead_bodies: BTreeMap<Bytes, Bytes>,
     pub(super) finished: BTreeSet<Bytes>,
+    pub(super) failing: BTreeSet<Bytes>,
+    pub(super) retrying: BTreeSet<Bytes>,
     /// The lists of the requested groups.
     pub(super) lists: BTreeMap<Bytes, Vec<Listed>>,
 }
@@ -64,6 +66,7 @@ impl Snapshot {
         pipe.hgetall(key("unique")).zrange(key("unique_until"), 0, -1);
         pipe.zrange(key("dead"), 0, -1).hgetall(key("dead_bodies"));
         pipe.cmd("SUNION").arg(key("finished")).arg(key("finished_before"));
+        pipe.zrange(key("failing"), 0, -1).smembers(key("retrying"));
         for group in groups {
             pipe.lrange(list_key(broker, group), 0, -1);
         }
@@ -93,6 +96,8 @@ impl Snapshot {
             dead: next(answers)?,
             dead_bodies: next(answers)?,
             finished: next(answers)?,
+            failing: next(answers)?,
+            retrying: next(answers)?,
             lists: BTreeMap::new(),
         };
         for group in groups {
@@ -150,6 +155,12 @@ impl Snapshot {
         prop_assert_eq!(
             self.delayed.iter().collect::<BTreeSet<_>>(),
             self.bodies.keys().collect::<BTreeSet<_>>()
+        );
+        let delayed: BTreeSet<Bytes> = self.delayed.iter().cloned().collect();
+        prop_assert!(
+            self.retrying.is_subset(&self.failing) && self.retrying.is_subset(&delayed),
+            "they retry, but neither failed nor wait: {:?}",
+            self.retrying
         );
         prop_assert_eq!(
             self.dead.iter().collect::<BTreeSet<_>>(),
