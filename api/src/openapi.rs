@@ -94,6 +94,20 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
+/// The documented routes, by method and path.
+pub(crate) fn operations_by_path() -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for (path, item) in routes::documented().into_openapi().paths.paths {
+        let PathItem { get, put, post, delete, patch, .. } = item;
+        for (method, operation) in
+            [("GET", get), ("PUT", put), ("POST", post), ("DELETE", delete), ("PATCH", patch)]
+        {
+            found.extend(operation.map(|_| (method, path.clone())));
+        }
+    }
+    found
+}
+
 /// Describes the operation of a route: its id, what it requires of its caller, what the arguments of
 /// its handler read and refuse, and whether it rejects all query parameters.
 pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(

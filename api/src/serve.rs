@@ -18,7 +18,7 @@ use common::{
 };
 use jobs::{Drain, Jobs};
 
-use crate::{keyring::Keyring, listener::Listener, routes, state::App};
+use crate::{keyring::Keyring, listener::Listener, middleware::observe, routes, state::App};
 
 /// How long a readiness check waits for the database.
 const READY_MAX: Duration = Duration::from_secs(1);
@@ -32,8 +32,7 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
     metrics::expose_api();
-    // Starts at zero, so that already the first event is an increase.
-    metrics::AUTH_REFRESHES.with_label_values(&["reused"]);
+    observe::start_counters();
     let telemetry =
         telemetry::start(&config.telemetry, "api").map_err(anyhow::Error::from_boxed)?;
     for warning in config.warnings() {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod collector;
+mod counters;
 mod logging;
 mod registration_mail;
 mod secrets;

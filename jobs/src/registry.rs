@@ -18,7 +18,7 @@ use common::{
     id::{JobId, TenantId},
     origin::Origin,
     telemetry::{
-        metrics::{self, Counted, Resource},
+        metrics::{self, Counted, Resource, start_at_zero},
         trace::{Message, TraceContext},
     },
 };
@@ -170,11 +170,11 @@ impl<C: Send + Sync + 'static> Registry<C> {
                 "the queue {queue} of {kind} is not in the list that the configuration was loaded with"
             );
         }
-        for queue in jobs.queues().all() {
-            // A counter that first appears with its first event shows no increase.
-            for outcome in ["rebuilt", "dropped", "returned"] {
-                metrics::JOBS_UNSIGNED.with_label_values(&[queue.name(), outcome]).inc_by(0);
-            }
+        let queues: Vec<&str> = jobs.queues().all().map(Queue::name).collect();
+        start_at_zero(&metrics::JOBS_UNSIGNED, &[&queues, &["rebuilt", "dropped", "returned"]]);
+        start_at_zero(&metrics::JOBS_FINISHED, &[&queues, &["unknown"], &["parked"]]);
+        for (kind, Handler { queue, .. }) in &self.handlers {
+            start_at_zero(&metrics::JOBS_FINISHED, &[&[queue.name()], &[kind], OUTCOMES]);
         }
         Dispatch {
             handlers: Arc::new(self.handlers.clone()),
@@ -334,7 +334,11 @@ const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
     }
 }
 
-/// Logs the result; returns the metric's outcome.
+/// The outcomes of [`report`].
+const OUTCOMES: &[&str] =
+    &["success", "retry", "dead", "skipped", "cancelled", "parked", "returned"];
+
+/// Logs the result; returns the metric's outcome, one of [`OUTCOMES`].
 fn report(envelope: &Envelope, verdict: &Verdict, took: Duration) -> &'static str {
     let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     match verdict {

@@ -5,7 +5,7 @@ use common::{
     crypto::MasterKey,
     db::Store,
     email::Email,
-    mail::{MailError, Mailer, Template},
+    mail::{self, MailError, Mailer, Template},
     sealed_email::AddressDigest,
     telemetry::metrics,
 };
@@ -24,7 +24,7 @@ use crate::{
         tenancy::{invitations, invite_links, members, ownership, tenant_domains},
     },
     templates::{
-        EMAIL_CHANGE_OLD, EMAIL_CHANGED, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
+        EMAIL_CHANGE_OLD, EMAIL_CHANGED, MAILS, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
         OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, ROLE_CHANGED, SESSION_REUSE_ALARM,
     },
 };
@@ -63,12 +63,15 @@ pub(crate) struct App {
     pub(crate) mail_budget: config::MailBudget,
     /// The `maintenance` section.
     pub(crate) maintenance: config::Maintenance,
-    mailer: Mailer,
+    /// Sends mails.
+    pub(crate) mailer: Mailer,
 }
 
 impl App {
     /// Fails if the master key or the settings of the mail server are invalid.
     pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
+        let templates: Vec<&str> = MAILS.iter().map(|(template, _)| template.name).collect();
+        metrics::start_at_zero(&metrics::MAIL_SENT, &[&templates, mail::OUTCOMES]);
         Ok(Self {
             store: jobs.store().clone(),
             jobs,

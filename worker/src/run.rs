@@ -28,6 +28,10 @@ use crate::{
 
 /// How long a readiness check waits for a server.
 const READY_MAX: Duration = Duration::from_secs(1);
+/// Time between two pings of MongoDB, which show whether it answers this process.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a ping may take.
+const PING_MAX: Duration = Duration::from_secs(2);
 
 /// Runs jobs until SIGTERM or SIGINT.
 pub(crate) async fn process(config: Config) -> anyhow::Result<()> {
@@ -61,7 +65,10 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     let Some(heartbeat) = domain::join(&store, "worker", &config.app, &drain).await? else {
         return Ok(());
     };
-    let dispatch = registry(App::new(&config, jobs.clone())?).dispatch(&jobs, &drain);
+    let pings = tokio::spawn(ping_database(store));
+    let app = App::new(&config, jobs.clone())?;
+    let probes = tokio::spawn(app.mailer.clone().probe_while_down());
+    let dispatch = registry(app).dispatch(&jobs, &drain);
     let scheduler = Scheduler::new(jobs.clone(), schedules(&config.maintenance)?);
     let scheduler = tokio::spawn(scheduler.run(drain.clone()));
     let relay = tokio::spawn(Relay::new(jobs.clone()).run(drain.clone()));
@@ -97,10 +104,23 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     scheduler.await?;
     relay.await?;
     heartbeat.stop().await;
-    measuring.abort();
-    internal.abort();
+    for task in [&internal, &measuring, &pings, &probes] {
+        task.abort();
+    }
     tracing::info!("worker_stopped");
     Ok(())
+}
+
+/// Pings MongoDB until the task is aborted. The metric of [`Store::ping`] is what matters.
+async fn ping_database(store: Store) {
+    let mut ticks = tokio::time::interval(PING_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = store.ping(PING_MAX).await {
+            tracing::debug!(%error, "database_not_pinged");
+        }
+    }
 }
 
 fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {

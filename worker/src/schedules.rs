@@ -5,14 +5,14 @@ use domain::{
     platform::{canary::Canary, purge::Purge},
     tenancy::tenant_domains::RecheckDomains,
 };
-use jobs::schedules::{InvalidCron, Missed, Schedule};
+use jobs::schedules::{Cron, InvalidCron, Missed, Schedule};
 
-/// The schedules of this release. Fails if the configured expression is invalid; a test covers the
+/// The schedules of this release. Fails if a configured expression is invalid; a test covers the
 /// others.
 pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, InvalidCron> {
     Ok(vec![
-        Schedule::new("maintenance.canary", "* * * * *", Missed::Once, |tick| Canary {
-            tick_ms: tick.timestamp_millis(),
+        Schedule::new("maintenance.canary", &config.canary_schedule, Missed::Once, |tick| {
+            Canary { tick_ms: tick.timestamp_millis() }
         })?,
         Schedule::new("maintenance.purge", &config.purge_schedule, Missed::Once, |_| Purge {})?,
         Schedule::new("tenant_domain.recheck", "43 * * * *", Missed::Once, |_| RecheckDomains {})?,
@@ -21,13 +21,17 @@ pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, I
 
 /// Checks the schedules of a configuration: only the engine can parse cron expressions.
 pub(crate) fn checked(config: Config) -> Result<Config, Mistakes> {
-    match schedules(&config.maintenance) {
-        Ok(_) => Ok(config),
-        Err(error) => Err(Mistakes(vec![Mistake {
-            key: "maintenance.purge_schedule".to_owned(),
-            problem: error.to_string(),
-        }])),
-    }
+    let config::Maintenance { canary_schedule, purge_schedule, .. } = &config.maintenance;
+    let expressions = [
+        ("maintenance.canary_schedule", canary_schedule),
+        ("maintenance.purge_schedule", purge_schedule),
+    ];
+    let mistakes = expressions.into_iter().filter_map(|(key, expression)| {
+        let problem = expression.parse::<Cron>().err()?.to_string();
+        Some(Mistake { key: key.to_owned(), problem })
+    });
+    let mistakes: Vec<Mistake> = mistakes.collect();
+    if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
 }
 
 #[cfg(test)]

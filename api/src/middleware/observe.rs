@@ -32,7 +32,26 @@ use tracing::{
 };
 
 use super::request_id::{REQUEST_ID, RequestId};
-use crate::{extract::network_of, problem::Problem, state::App};
+use crate::{extract::network_of, openapi, problem::Problem, state::App};
+
+/// Failures that alerts count, and the responses of signing in.
+const FAILURES: &[&str] = &["500", "503"];
+const SIGN_IN: &str = "/api/auth/login";
+const SIGN_IN_RESPONSES: &[&str] = &["200", "401", "429"];
+
+/// Starts the counters that alerts use at zero: a burst of failures on a route that has never failed
+/// is an increase.
+pub(crate) fn start_counters() {
+    for (method, path) in openapi::operations_by_path() {
+        let requests = |statuses| {
+            metrics::start_at_zero(&metrics::HTTP_REQUESTS, &[&[method], &[&path], statuses]);
+        };
+        requests(FAILURES);
+        if path == SIGN_IN {
+            requests(SIGN_IN_RESPONSES);
+        }
+    }
+}
 
 /// Observes a whole request.
 pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {

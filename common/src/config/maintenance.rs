@@ -10,6 +10,8 @@ pub const PURGE_AFTER_MAX: Duration = Duration::from_hours(7 * 24);
 /// The `maintenance` section.
 #[derive(Debug, Clone)]
 pub struct Maintenance {
+    /// When the canary runs: a cron expression, in UTC.
+    pub canary_schedule: String,
     /// When expired rows are purged: a cron expression, in UTC.
     pub purge_schedule: String,
     /// How long expired rows are kept before they are purged.
@@ -19,6 +21,11 @@ pub struct Maintenance {
 impl Maintenance {
     pub(super) fn read(r: &mut Reader) -> Self {
         Self {
+            canary_schedule: r.value(
+                "maintenance.canary_schedule",
+                "* * * * *",
+                "When the canary runs, which shows that scheduled jobs run: a cron expression in UTC. The alert JobsCanaryLate expects it every minute",
+            ),
             purge_schedule: r.value(
                 "maintenance.purge_schedule",
                 "17 * * * *",

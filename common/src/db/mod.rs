@@ -23,7 +23,11 @@ use mongodb::{
 };
 use secrecy::ExposeSecret;
 
-use crate::{clock::Clock, config, telemetry::metrics::Resource};
+use crate::{
+    clock::Clock,
+    config,
+    telemetry::metrics::{self, Resource},
+};
 pub use health::Health;
 pub use lease::Lease;
 pub use processes::{Heartbeat, Process};
@@ -228,6 +232,7 @@ impl Store {
     /// Checks that the database answers within `limit`.
     pub async fn ping(&self, limit: Duration) -> Result<(), DbError> {
         let answer = tokio::time::timeout(limit, self.command(doc! { "ping": 1 })).await;
+        metrics::MONGODB_UP.set(i64::from(matches!(answer, Ok(Ok(_)))));
         answer
             .map_err(|_| DbError::Mongo(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?
             .map(drop)

@@ -3,6 +3,9 @@
 //! Header values are typed and encoded by `lettre`, so a line break in a name or subject cannot
 //! inject a header. The `Message-ID` is derived from the job, so recipients recognise a mail that
 //! was sent twice (RFC 5322 §3.6.4).
+//!
+//! A server that does not answer, or does not accept our login, is down for all mails. Any other
+//! reply concerns one mail: a recipient may be unknown, or be asked to try again later (greylisting).
 
 mod template;
 
@@ -18,6 +21,7 @@ use lettre::{
     },
 };
 use secrecy::ExposeSecret;
+use tokio::sync::watch;
 
 pub use template::{LAYOUT, Rendered, Template, TemplateError};
 
@@ -32,6 +36,13 @@ use crate::{
 
 /// Idle connections are closed after this time.
 const POOL_IDLE: Duration = Duration::from_mins(1);
+/// Time between two attempts to reach a mail server that is down.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Replies by which a server refuses all mails of this sender: it closes, or rejects the login.
+const DOWN_REPLIES: [u16; 6] = [421, 454, 530, 534, 535, 538];
+
+/// The outcomes of sending a mail, in metrics.
+pub const OUTCOMES: &[&str] = &["sent", "retry", "refused"];
 
 /// Why a mail was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +62,7 @@ pub enum MailError {
 #[derive(Clone)]
 pub struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
+    is_down: watch::Sender<bool>,
     from: Mailbox,
     message_id_domain: String,
 }
@@ -75,8 +87,10 @@ impl Mailer {
             let password = config.password.expose_secret().to_owned();
             builder = builder.credentials(Credentials::new(config.username.clone(), password));
         }
+        metrics::MAIL_SERVER_UP.set(f64::NAN);
         Ok(Self {
             transport: builder.build(),
+            is_down: watch::Sender::new(false),
             message_id_domain: address.domain().to_owned(),
             from: Mailbox::new(Some(config.from_name.clone()), address),
         })
@@ -95,9 +109,13 @@ impl Mailer {
         let timer = metrics::MAIL_SEND_DURATION.start_timer();
         let answer = self.transport.send(message).instrument(Call::Smtp { template }.span()).await;
         timer.observe_duration();
+        let is_down = answer.as_ref().is_err_and(means_down);
+        self.note(is_down);
         let (outcome, result) = match answer {
             Ok(_) => ("sent", Ok(())),
-            Err(error) if error.is_permanent() => ("refused", Err(MailError::Refused(error))),
+            Err(error) if error.is_permanent() && !is_down => {
+                ("refused", Err(MailError::Refused(error)))
+            }
             Err(error) => ("retry", Err(MailError::Temporary(error))),
         };
         metrics::MAIL_SENT.with_label_values(&[template, outcome]).inc();
@@ -108,6 +126,30 @@ impl Mailer {
     /// connected. Fails if it cannot be reached or rejects the login.
     pub async fn answers(&self) -> Result<bool, MailError> {
         self.transport.test_connection().await.map_err(MailError::Temporary)
+    }
+
+    /// Connects to a server that is down until it answers, for as long as the future is polled:
+    /// after a long outage, the next mail may be minutes away.
+    pub async fn probe_while_down(self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        while self.is_down.subscribe().wait_for(|is_down| *is_down).await.is_ok() {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            match self.answers().await {
+                Ok(answers) => self.note(!answers),
+                Err(error) => tracing::debug!(%error, "mail_server_still_down"),
+            }
+        }
+    }
+
+    fn note(&self, is_down: bool) {
+        metrics::MAIL_SERVER_UP.set(f64::from(u8::from(!is_down)));
+        if self.is_down.send_replace(is_down) != is_down {
+            if is_down {
+                tracing::error!("mail_server_down");
+            } else {
+                tracing::info!("mail_server_up");
+            }
+        }
     }
 
     fn message(
@@ -129,6 +171,11 @@ impl Mailer {
             .multipart(MultiPart::alternative_plain_html(mail.text, mail.html))
             .map_err(malformed)
     }
+}
+
+/// Whether the failure concerns the server, not one mail.
+fn means_down(error: &lettre::transport::smtp::Error) -> bool {
+    error.status().map_or(!error.is_client(), |reply| DOWN_REPLIES.contains(&u16::from(reply)))
 }
 
 /// Replaces control characters: `lettre` panics on them in a name.

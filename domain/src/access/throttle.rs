@@ -174,6 +174,20 @@ struct Keys {
 }
 
 impl Act {
+    const ALL: [Self; 11] = [
+        Self::SignIn,
+        Self::SecondFactor,
+        Self::ForgetPassword,
+        Self::Register,
+        Self::Invite,
+        Self::ResendVerification,
+        Self::ResetPassword,
+        Self::FollowInvitation,
+        Self::FollowInviteLink,
+        Self::CheckDomain,
+        Self::ChangeEmail,
+    ];
+
     /// Its name in keys and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -195,6 +209,7 @@ impl Act {
 impl Throttle {
     /// Counts in this Redis, under pseudonyms made with `key`.
     pub fn new(redis: Connections, key: MasterKey) -> Self {
+        metrics::start_at_zero(&metrics::AUTH_THROTTLED, &[&Act::ALL.map(Act::name)]);
         Self { redis, key, asked_again_at: Mutex::default(), local: LocalCounts::default() }
     }
 
