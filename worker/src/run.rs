@@ -104,7 +104,8 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
     scheduler.await?;
     relay.await?;
     heartbeat.stop().await;
-    for task in [&internal, &measuring, &pings, &probes] {
+    internal.abort();
+    for task in [&measuring, &pings, &probes] {
         task.abort();
     }
     tracing::info!("worker_stopped");
