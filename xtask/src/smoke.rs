@@ -63,6 +63,7 @@ async fn prepare(options: &Options, folder: &std::path::Path) -> anyhow::Result<
             ports: Ports::free()?,
             programs,
             prometheus: None,
+            alertmanager: None,
             trace: None,
             settings: Vec::new(),
         },

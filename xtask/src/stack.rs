@@ -36,6 +36,7 @@ pub(crate) struct Ports {
     pub(crate) api_internal: u16,
     pub(crate) worker_internal: u16,
     pub(crate) prometheus: u16,
+    pub(crate) alertmanager: u16,
 }
 
 impl Ports {
@@ -54,6 +55,7 @@ impl Ports {
             api_internal: at(4001)?,
             worker_internal: at(4002)?,
             prometheus: at(9090)?,
+            alertmanager: at(9093)?,
         })
     }
 
@@ -68,6 +70,7 @@ impl Ports {
             api_internal: free_port()?,
             worker_internal: free_port()?,
             prometheus: free_port()?,
+            alertmanager: free_port()?,
         })
     }
 }
@@ -81,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) programs: PathBuf,
     /// Prometheus with its configuration file, if it should run.
     pub(crate) prometheus: Option<(Program, PathBuf)>,
+    /// Alertmanager with its configuration file, if it should run.
+    pub(crate) alertmanager: Option<(Program, PathBuf)>,
     /// File for the spans of our programs, if they should be kept, and the port of their collector.
     pub(crate) trace: Option<(PathBuf, u16)>,
     /// Further environment variables of our programs.
@@ -114,6 +119,7 @@ impl Plan {
                 ("TENANTRY_REDIS_CLI", redis_cli.path.display().to_string()),
                 ("TENANTRY_REDIS_LIBRARIES", redis_cli.library_path().unwrap_or_default()),
                 ("TENANTRY_PROMETHEUS_URL", self.prometheus_url().unwrap_or_default()),
+                ("TENANTRY_ALERTMANAGER_URL", self.alertmanager_url().unwrap_or_default()),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
@@ -128,6 +134,12 @@ impl Plan {
     fn prometheus_url(&self) -> Option<String> {
         let port = self.ports.prometheus;
         self.prometheus.is_some().then(|| format!("http://127.0.0.1:{port}"))
+    }
+
+    /// The base URL of Alertmanager, if it runs.
+    fn alertmanager_url(&self) -> Option<String> {
+        let port = self.ports.alertmanager;
+        self.alertmanager.is_some().then(|| format!("http://127.0.0.1:{port}"))
     }
 
     /// The environment variables of our programs.
@@ -194,7 +206,8 @@ pub(crate) struct Member {
 }
 
 /// Stopped in this order: processes before those that they use.
-const STOP_ORDER: [&str; 7] = ["api", "worker", "traces", "prometheus", "mail", "redis", "mongod"];
+const STOP_ORDER: [&str; 8] =
+    ["api", "worker", "traces", "prometheus", "alertmanager", "mail", "redis", "mongod"];
 
 /// The running product. Dropping it kills what [`Stack::stop`] has not stopped.
 #[derive(Debug)]
@@ -255,6 +268,10 @@ impl Stack {
         let spec =
             ProcessSpec::new("worker", worker, &["run"], plan.log("worker"), ports.worker_internal);
         self.add("worker", ports.worker_internal, process(spec.envs(env))).await?;
+        if let Some((program, config)) = &plan.alertmanager {
+            let spec = alertmanager(&plan, program, config);
+            self.add("alertmanager", ports.alertmanager, process(spec)).await?;
+        }
         if let Some((program, config)) = &plan.prometheus {
             self.add("prometheus", ports.prometheus, process(prometheus(&plan, program, config)))
                 .await?;
@@ -336,6 +353,23 @@ fn prometheus(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
     }
 }
 
+fn alertmanager(plan: &Plan, program: &Program, config: &Path) -> ProcessSpec {
+    let port = plan.ports.alertmanager;
+    let args = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.path={}", plan.data("alertmanager").display()),
+        format!("--web.listen-address=127.0.0.1:{port}"),
+        // There is only one, so it needs no port for others.
+        "--cluster.listen-address=".to_owned(),
+    ];
+    ProcessSpec {
+        spec: program.spec("alertmanager", plan.log("alertmanager")).args(args),
+        health_port: port,
+        health_path: "/-/ready",
+        ready_within: Duration::from_mins(1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,11 +383,12 @@ mod tests {
             ports,
             programs: PathBuf::new(),
             prometheus: None,
+            alertmanager: None,
             trace: None,
             settings: Vec::new(),
         };
         let libraries = vec![PathBuf::from("/cache/lib"), PathBuf::from("/cache/usr/lib")];
-        let redis = Program { path: PathBuf::from("/cache/bin/redis-server"), libraries };
+        let redis = Program { path: PathBuf::from("/cache/bin/redis-server"), libraries, shared: None };
         plan.write_shell_env(&redis).unwrap();
         let mut shell = std::process::Command::new("sh");
         shell
@@ -369,6 +404,7 @@ mod tests {
             "TENANTRY_REDIS_CLI=/cache/bin/redis-cli",
             "TENANTRY_REDIS_LIBRARIES=/cache/lib:/cache/usr/lib",
             "TENANTRY_PROMETHEUS_URL=",
+            "TENANTRY_ALERTMANAGER_URL=",
         ] {
             assert!(told.lines().any(|told| told == line), "{line}: {told}");
         }

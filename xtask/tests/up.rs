@@ -22,7 +22,7 @@ use tokio::{
 
 const SOON: Duration = Duration::from_mins(1);
 /// The ports of `up`, before its offset.
-const PORTS: [u16; 8] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090];
+const PORTS: [u16; 9] = [27017, 6379, 1025, 1080, 4000, 4001, 4002, 9090, 9093];
 
 /// The tool, with its own state folder; the programs are not built again.
 fn xtask(state: &Path, args: &[&str]) -> Command {

@@ -9,6 +9,7 @@ mod debian;
 mod wheel;
 
 use std::{
+    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -46,7 +47,13 @@ pub struct Program {
     pub path: PathBuf,
     /// Folders of shared libraries that were installed with it, for `LD_LIBRARY_PATH`.
     pub libraries: Vec<PathBuf>,
+    /// Folder with the files of its package that it reads from `/usr/share`, if it does.
+    pub shared: Option<PathBuf>,
 }
+
+/// Shows a folder (`$0`) as part of `/usr/share` to a program, and to no other. Nothing is changed.
+const WITH_SHARED: &str =
+    r#"mount -t overlay overlay -o lowerdir="$0":/usr/share /usr/share && exec "$@""#;
 
 /// The source of a program.
 enum Source {
@@ -103,7 +110,7 @@ impl Tool {
     /// The program on PATH or in the cache folder; none if it would have to be installed.
     pub async fn installed(self) -> Option<Program> {
         if let Some(path) = self.names().iter().find_map(|name| on_path(name)) {
-            return Some(Program { path, libraries: Vec::new() });
+            return Some(Program { path, libraries: Vec::new(), shared: None });
         }
         self.cached(&cache_dir()).await
     }
@@ -153,7 +160,9 @@ impl Tool {
         };
         let folder = root.join(bin);
         let path = self.names().iter().map(|name| folder.join(name)).find(|path| path.exists())?;
-        let program = Program { path, libraries: debian::library_folders(&root) };
+        // Debian's build contains no templates.
+        let shared = (self == Self::Alertmanager).then(|| root.join("usr/share"));
+        let program = Program { path, libraries: debian::library_folders(&root), shared };
         let version = run(&mut program.command(&["--version"])).await;
         version.is_ok().then_some(program)
     }
@@ -162,24 +171,36 @@ impl Tool {
 impl Program {
     /// How to start it as a child process.
     pub fn spec(&self, name: &str, log: impl Into<PathBuf>) -> Spec {
-        Spec::new(name, &self.path, log)
+        let (program, args) = self.invocation();
+        Spec::new(name, program, log)
+            .args(args)
             .envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
     }
 
     /// A command that runs it to completion.
     pub fn command(&self, args: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(&self.path);
+        let (program, own) = self.invocation();
+        let mut command = tokio::process::Command::new(program);
         command
+            .args(own)
             .args(args)
             .envs(self.library_path().map(|value| ("LD_LIBRARY_PATH", value)))
             .kill_on_drop(true);
         command
     }
 
+    /// What to execute, and the arguments before its own.
+    fn invocation(&self) -> (PathBuf, Vec<OsString>) {
+        let Some(shared) = &self.shared else { return (self.path.clone(), Vec::new()) };
+        let unshare = ["--user", "--map-root-user", "--mount", "sh", "-c", WITH_SHARED];
+        let args = unshare.into_iter().map(OsString::from);
+        ("unshare".into(), args.chain([shared.into(), self.path.clone().into()]).collect())
+    }
+
     /// Another program in the folder of this one, which was installed with it; it may not exist.
     #[must_use]
     pub fn beside(&self, name: &str) -> Self {
-        Self { path: self.path.with_file_name(name), libraries: self.libraries.clone() }
+        Self { path: self.path.with_file_name(name), ..self.clone() }
     }
 
     /// The value of `LD_LIBRARY_PATH` with which it runs, if it needs one.

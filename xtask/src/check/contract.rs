@@ -52,6 +52,7 @@ pub(super) async fn check() -> anyhow::Result<Outcome> {
         ports: Ports::free()?,
         programs: programs_folder(false)?,
         prometheus: None,
+        alertmanager: None,
         trace: None,
         settings: UNTHROTTLED.map(|name| (name.to_owned(), "1000000".to_owned())).into(),
     };

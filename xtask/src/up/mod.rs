@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Start a temporary stack, register, sign in and sign out once, then stop.
     #[arg(long)]
     pub(crate) smoke: bool,
-    /// Run Prometheus too; install it if it is missing.
+    /// Run Prometheus and Alertmanager too; install them if they are missing.
     #[arg(long)]
     with_prometheus: bool,
     /// Number to add to every port.
@@ -122,7 +122,11 @@ async fn run_alone(options: &Options, ledger: Ledger) -> anyhow::Result<()> {
 /// Everything before the first process: ports, servers, and our programs.
 async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
     let ports = Ports::documented(options.port_offset)?;
-    let prometheus = find_prometheus(options).await?;
+    let prometheus = find(Tool::Prometheus, "Prometheus", options).await?;
+    let alertmanager = match &prometheus {
+        Some(_) => find(Tool::Alertmanager, "Alertmanager", options).await?,
+        None => None,
+    };
     ports::check(ports, prometheus.is_some())?;
     for (tool, name) in [(Tool::Mongod, "mongod"), (Tool::Redis, "redis-server")] {
         let program = tool.find().await?;
@@ -134,28 +138,51 @@ async fn prepare(options: &Options, ledger: Ledger) -> anyhow::Result<Stack> {
         Some(program) => Some((program, prometheus_config(&state, ports)?)),
         None => None,
     };
+    let alertmanager = match alertmanager {
+        Some(program) => Some((program, alertmanager_config(&state, ports).await?)),
+        None => None,
+    };
     let trace = match &options.trace {
         Some(file) => Some((std::path::absolute(file)?, free_port()?)),
         None => None,
     };
     let detail = if options.verbose { Detail::Everything } else { Detail::Essential };
     Ok(Stack::new(
-        Plan { state, ports, programs, prometheus, trace, settings: Vec::new() },
+        Plan { state, ports, programs, prometheus, alertmanager, trace, settings: Vec::new() },
         Some(Keeper::new(ledger, Some(detail))),
     ))
 }
 
-async fn find_prometheus(options: &Options) -> anyhow::Result<Option<Program>> {
+/// A program of the monitoring. Without `--with-prometheus`, only if it is installed.
+async fn find(tool: Tool, name: &str, options: &Options) -> anyhow::Result<Option<Program>> {
     if options.with_prometheus {
-        return Tool::Prometheus.find().await.map(Some);
+        return tool.find().await.map(Some);
     }
-    let installed = Tool::Prometheus.installed().await;
+    let installed = tool.installed().await;
     if installed.is_none() {
-        say(
-            "  Prometheus is not installed and will not run; `--with-prometheus` installs and runs it",
-        );
+        say(&format!(
+            "  {name} is not installed and will not run; `--with-prometheus` installs and runs it"
+        ));
     }
     Ok(installed)
+}
+
+/// The configuration in `dashboards`, with mails to the mail catcher unless the environment says
+/// otherwise.
+pub(crate) async fn alertmanager_config(state: &Path, ports: Ports) -> anyhow::Result<PathBuf> {
+    let script = workspace_root().join("dashboards/alertmanager/configure.sh");
+    let mut configure = tokio::process::Command::new("sh");
+    configure.arg(&script).kill_on_drop(true);
+    if variable("TENANTRY_ALERTS_SMTP").is_none() {
+        configure.env("TENANTRY_ALERTS_SMTP", format!("127.0.0.1:{}", ports.smtp));
+    }
+    let output = configure.output().await.context("running sh")?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{}: {told}", script.display());
+    let config = state.join("alertmanager.yml");
+    std::fs::write(&config, output.stdout)
+        .with_context(|| format!("writing {}", config.display()))?;
+    Ok(config)
 }
 
 /// The configuration in `dashboards`, or a copy in the state folder with targets moved like our
@@ -170,6 +197,7 @@ pub(crate) fn prometheus_config(state: &Path, ports: Ports) -> anyhow::Result<Pa
         .with_context(|| format!("reading {}", config.display()))?;
     let text = text.replace("127.0.0.1:4001", &format!("127.0.0.1:{}", ports.api_internal));
     let text = text.replace("127.0.0.1:4002", &format!("127.0.0.1:{}", ports.worker_internal));
+    let text = text.replace("127.0.0.1:9093", &format!("127.0.0.1:{}", ports.alertmanager));
     // The rules are named relative to the configuration.
     let copy = state.join("prometheus");
     std::fs::create_dir_all(copy.join("rules"))?;
@@ -183,8 +211,7 @@ pub(crate) fn prometheus_config(state: &Path, ports: Ports) -> anyhow::Result<Pa
 
 /// URLs and credentials.
 fn table(plan: &Plan) -> String {
-    let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, prometheus } =
-        plan.ports;
+    let Ports { mongod, redis, smtp, inbox, api, api_internal, worker_internal, .. } = plan.ports;
     let mut rows = vec![
         ("API", format!("http://127.0.0.1:{api}")),
         ("API documentation", format!("http://127.0.0.1:{api}/api/docs")),
@@ -197,7 +224,14 @@ fn table(plan: &Plan) -> String {
         ("Worker metrics", format!("http://127.0.0.1:{worker_internal}/metrics")),
     ];
     rows.extend(
-        plan.prometheus.is_some().then(|| ("Prometheus", format!("http://127.0.0.1:{prometheus}"))),
+        plan.prometheus
+            .is_some()
+            .then(|| ("Prometheus", format!("http://127.0.0.1:{}", plan.ports.prometheus))),
+    );
+    rows.extend(
+        plan.alertmanager
+            .is_some()
+            .then(|| ("Alertmanager", format!("http://127.0.0.1:{}", plan.ports.alertmanager))),
     );
     rows.extend(plan.trace.as_ref().map(|(file, _)| ("Spans", file.display().to_string())));
     rows.push(("State and logs", plan.state.display().to_string()));

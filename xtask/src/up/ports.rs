@@ -47,7 +47,9 @@ fn wanted(ports: Ports, with_prometheus: bool) -> Vec<(u16, &'static str)> {
         (ports.api_internal, "the API's metrics and health"),
         (ports.worker_internal, "the worker's metrics and health"),
     ];
-    wanted.extend(with_prometheus.then_some((ports.prometheus, "Prometheus")));
+    if with_prometheus {
+        wanted.extend([(ports.prometheus, "Prometheus"), (ports.alertmanager, "Alertmanager")]);
+    }
     wanted
 }
 

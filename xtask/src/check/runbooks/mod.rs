@@ -29,7 +29,7 @@ use self::{
 use super::Outcome;
 use crate::{
     stack::{Plan, Ports, Stack},
-    up::{Keeper, Ledger, prometheus_config},
+    up::{Keeper, Ledger, alertmanager_config, prometheus_config},
 };
 
 /// Folders of pages with commands.
@@ -96,6 +96,10 @@ async fn plan(state: &Path, refusing: &RefusingMailServer) -> anyhow::Result<(Pl
         Some(program) => Some((program, prometheus_config(state, ports)?)),
         None => None,
     };
+    let alertmanager = match Tool::Alertmanager.installed().await {
+        Some(program) => Some((program, alertmanager_config(state, ports).await?)),
+        None => None,
+    };
     let ledger = Ledger::at(state);
     ledger.begin()?;
     let plan = Plan {
@@ -103,6 +107,7 @@ async fn plan(state: &Path, refusing: &RefusingMailServer) -> anyhow::Result<(Pl
         ports,
         programs: programs_folder(false)?,
         prometheus,
+        alertmanager,
         trace: None,
         settings: vec![("TENANTRY__SMTP__PORT".to_owned(), refusing.port.to_string())],
     };
