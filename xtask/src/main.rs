@@ -49,7 +49,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run the job engine under faults for a while, and prove that no job is lost.
+    /// Run the job engine under faults for a while, and prove that no job is lost; with `alerts`, run
+    /// the whole product, and prove that each fault raises its alert.
     #[command(disable_help_flag = true)]
     Chaos {
         /// See `cargo xtask chaos --help`.

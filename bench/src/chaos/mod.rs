@@ -1,7 +1,9 @@
 //! `cargo xtask chaos`: runs the job engine under every kind of fault, on real servers and several
 //! worker processes, while jobs are staged and enqueued. A ledger of accepted and completed jobs
-//! proves that none was lost. The same seed produces the same faults.
+//! proves that none was lost. The same seed produces the same faults. [`alerts`] runs the whole
+//! product instead, to prove its alerts.
 
+mod alerts;
 mod field;
 mod ledger;
 mod schedule;
@@ -13,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use mongodb::bson::{DateTime, Document, doc};
 use programs::{
     command::build,
@@ -33,7 +35,10 @@ const SETTLE_MAX: Duration = Duration::from_mins(3);
 
 /// Options of the run.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Repeat the faults of this seed; by default a random seed, which is printed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -43,6 +48,13 @@ pub(crate) struct Options {
     /// Keep the logs.
     #[arg(long)]
     keep: bool,
+}
+
+/// Another subject than the job engine.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Run the whole product under faults, and prove that each raises its alert in time.
+    Alerts(alerts::Options),
 }
 
 fn minutes(text: &str) -> Result<f64, &'static str> {
@@ -58,6 +70,9 @@ struct Suffered {
 
 /// Runs and reports the result.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(Part::Alerts(options)) = &options.part {
+        return alerts::run(options).await;
+    }
     let seed = options.seed.unwrap_or_else(rand::random);
     let programs = build("the programs to disturb", &["--example", PROGRAM], false).await?;
     say(&format!(

@@ -48,6 +48,8 @@ enum Step {
     Build,
     /// Unit and integration tests on real servers
     Tests,
+    /// The alerts of a few faults, raised by Prometheus and mailed by Alertmanager
+    Alerts,
     /// The examples in the documentation
     Doctests,
     /// `cargo doc`, warnings are errors
@@ -147,7 +149,7 @@ fn chosen(only: Option<Step>) -> Vec<Step> {
 
 /// Whether a step runs the programs of the workspace.
 fn needs_build(step: Step) -> bool {
-    matches!(step, Step::Tests | Step::Runbooks | Step::Contract)
+    matches!(step, Step::Tests | Step::Alerts | Step::Runbooks | Step::Contract)
 }
 
 fn name(step: Step) -> String {

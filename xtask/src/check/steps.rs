@@ -34,6 +34,7 @@ pub(super) async fn run(step: Step, options: &Options) -> anyhow::Result<Outcome
         }
         Step::Rules => rules().await,
         Step::Dashboards => dashboards().await,
+        Step::Alerts => alerts().await,
         Step::Runbooks => runbooks::check().await,
         Step::Contract => contract::check().await,
     }
@@ -152,6 +153,17 @@ fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     files.sort_unstable();
     anyhow::ensure!(!files.is_empty(), "{} contains no .yml file", folder.display());
     Ok(files)
+}
+
+/// The short form of `cargo xtask chaos alerts`.
+async fn alerts() -> anyhow::Result<Outcome> {
+    for tool in [Tool::Prometheus, Tool::Alertmanager] {
+        if let Err(error) = tool.find().await {
+            return Ok(Outcome::Skipped(format!("{error:#}")));
+        }
+    }
+    let bench = programs_folder(false)?.join("bench");
+    passes(Command::new(bench).args(["chaos", "alerts", "--short"]).kill_on_drop(true)).await
 }
 
 async fn dashboards() -> anyhow::Result<Outcome> {

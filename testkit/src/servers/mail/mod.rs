@@ -10,8 +10,9 @@ mod message;
 mod smtp;
 
 use std::{
+    collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ pub use message::Mail;
 
 use programs::free_port;
 
-use super::listener::Listener;
+use super::{listener::Listener, locked};
 
 /// Maximum number of mails in memory; the oldest are deleted first.
 const KEPT_MAX: usize = 50_000;
@@ -45,7 +46,11 @@ pub struct MailCatcher {
     listener: Listener,
     inbox: Arc<Inbox>,
     reply: watch::Sender<Reply>,
+    refused: Refused,
 }
+
+/// SMTP status by recipient that is rejected.
+type Refused = Arc<Mutex<HashMap<String, u16>>>;
 
 impl MailCatcher {
     /// Listens on `port` of 127.0.0.1, or on a free port if none is given.
@@ -58,7 +63,7 @@ impl MailCatcher {
     pub async fn start_with(port: u16, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
         let listener = Listener::closed_at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let (reply, _) = watch::channel(Reply::Accept);
-        let catcher = Self { listener, inbox, reply };
+        let catcher = Self { listener, inbox, reply, refused: Refused::default() };
         catcher.start_again().await?;
         Ok(catcher)
     }
@@ -106,6 +111,16 @@ impl MailCatcher {
         self.reply.send_replace(reply);
     }
 
+    /// Rejects one recipient with this SMTP status: 4xx is temporary, as for greylisting, 5xx permanent.
+    pub fn refuse(&self, recipient: &str, status: u16) {
+        locked(&self.refused).insert(recipient.to_owned(), status);
+    }
+
+    /// Accepts every recipient again who was rejected by [`MailCatcher::refuse`].
+    pub fn accept_all(&self) {
+        locked(&self.refused).clear();
+    }
+
     /// Stops the server: closes all connections and refuses new ones. The inbox stays.
     pub async fn stop(&self) {
         self.listener.close().await;
@@ -114,8 +129,10 @@ impl MailCatcher {
     /// Starts the server again on the same port. Fails if the port is in use.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         let (inbox, reply) = (Arc::clone(&self.inbox), self.reply.subscribe());
-        self.listener
-            .open(move |stream| smtp::serve(stream, Arc::clone(&inbox), reply.clone()))
-            .await
+        let refused = Arc::clone(&self.refused);
+        let serve = move |stream| {
+            smtp::serve(stream, Arc::clone(&inbox), reply.clone(), Arc::clone(&refused))
+        };
+        self.listener.open(serve).await
     }
 }

@@ -13,7 +13,8 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Inbox, Mail, Reply};
+use super::{Inbox, Mail, Refused, Reply};
+use crate::servers::locked;
 
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -22,14 +23,20 @@ const RECIPIENTS_MAX: usize = 1_000;
 const IDLE_MAX: Duration = Duration::from_mins(10);
 
 /// Serves one client until it disconnects. A broken connection is not an error of the server.
-pub(super) async fn serve(stream: TcpStream, inbox: Arc<Inbox>, reply: watch::Receiver<Reply>) {
-    let _ = converse(stream, inbox, reply).await;
+pub(super) async fn serve(
+    stream: TcpStream,
+    inbox: Arc<Inbox>,
+    reply: watch::Receiver<Reply>,
+    refused: Refused,
+) {
+    let _ = converse(stream, inbox, reply, refused).await;
 }
 
 async fn converse(
     stream: TcpStream,
     inbox: Arc<Inbox>,
     mut reply: watch::Receiver<Reply>,
+    refused: Refused,
 ) -> io::Result<()> {
     let peer = stream.peer_addr()?.ip();
     let mut stream = BufReader::new(stream);
@@ -37,6 +44,7 @@ async fn converse(
     let letter = Letter {
         inbox,
         reply: reply.clone(),
+        refused,
         sender: String::new(),
         recipients: Vec::new(),
         raw: Vec::new(),
@@ -82,6 +90,7 @@ fn acknowledge(stream: &TcpStream) {
 struct Letter {
     inbox: Arc<Inbox>,
     reply: watch::Receiver<Reply>,
+    refused: Refused,
     sender: String,
     recipients: Vec<String>,
     raw: Vec<u8>,
@@ -97,7 +106,12 @@ impl Handler for Letter {
     }
 
     fn rcpt(&mut self, to: &str) -> Response {
-        if let Reply::Refuse(code) = *self.reply.borrow() {
+        let everyone = match *self.reply.borrow() {
+            Reply::Refuse(code) => Some(code),
+            _ => None,
+        };
+        let code = everyone.or_else(|| locked(&self.refused).get(to).copied());
+        if let Some(code) = code {
             return Response::custom(code, "rejected, as this server was configured to".to_owned());
         }
         if self.recipients.len() >= RECIPIENTS_MAX {
