@@ -53,6 +53,9 @@ pub enum JobError {
     Retry(BoxError),
     /// Retries after this time, as requested by the other side (`Retry-After`).
     RetryAfter(Duration, BoxError),
+    /// Nothing failed: the job runs again after this time, because it is too early. The attempt does
+    /// not count.
+    NotYet(Duration, BoxError),
     /// Dead-letters the job, because no retry can help.
     Fail(BoxError),
 }
@@ -70,7 +73,10 @@ impl JobError {
 
     /// The error with its causes, on one line.
     pub(crate) fn chain(&self) -> String {
-        let (Self::Retry(error) | Self::RetryAfter(_, error) | Self::Fail(error)) = self;
+        let (Self::Retry(error)
+        | Self::RetryAfter(_, error)
+        | Self::NotYet(_, error)
+        | Self::Fail(error)) = self;
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

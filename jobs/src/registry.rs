@@ -329,14 +329,17 @@ const fn is_end(envelope: &Envelope, verdict: &Verdict) -> bool {
         | Verdict::Skipped
         | Verdict::Cancelled
         | Verdict::Failed { error: JobError::Fail(_), .. } => true,
+        Verdict::Failed { error: JobError::NotYet(..), .. }
+        | Verdict::Parked
+        | Verdict::Unclear
+        | Verdict::Interrupted => false,
         Verdict::Failed { attempts_max, .. } => envelope.attempt >= *attempts_max,
-        Verdict::Parked | Verdict::Unclear | Verdict::Interrupted => false,
     }
 }
 
 /// The outcomes of [`report`].
 const OUTCOMES: &[&str] =
-    &["success", "retry", "dead", "skipped", "cancelled", "parked", "returned"];
+    &["success", "retry", "dead", "delayed", "skipped", "cancelled", "parked", "returned"];
 
 /// Logs the result; returns the metric's outcome, one of [`OUTCOMES`].
 fn report(envelope: &Envelope, verdict: &Verdict, took: Duration) -> &'static str {
@@ -358,6 +361,10 @@ fn report(envelope: &Envelope, verdict: &Verdict, took: Duration) -> &'static st
         Verdict::Cancelled => {
             tracing::warn!(duration_us, "job_cancelled");
             "cancelled"
+        }
+        Verdict::Failed { error: JobError::NotYet(_, reason), .. } => {
+            tracing::info!(%reason, duration_us, "job_delayed");
+            "delayed"
         }
         Verdict::Failed { error, .. } if is_end(envelope, verdict) => {
             tracing::error!(%error, duration_us, "job_dead");

@@ -122,7 +122,7 @@ pub struct Drained {
     pub dead: usize,
     /// Jobs left staged because the registry does not know their kind or version.
     pub parked: usize,
-    /// Jobs left staged because they are not due yet.
+    /// Jobs left staged because they are not due yet, or it is too early for them.
     pub early: usize,
 }
 
@@ -198,6 +198,10 @@ impl Inline {
                 }
                 Verdict::Parked => {
                     drained.parked += 1;
+                    return Ok(());
+                }
+                Verdict::Failed { error: JobError::NotYet(..), .. } => {
+                    drained.early += 1;
                     return Ok(());
                 }
                 Verdict::Failed { error, attempts_max } => (error, attempts_max),

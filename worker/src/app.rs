@@ -120,7 +120,7 @@ impl App {
         Ok(())
     }
 
-    /// Fails if a mail may not be sent yet, so that it is retried when it may.
+    /// Fails if a mail may not be sent yet, so that its job runs again when it may.
     async fn await_slot(
         &self,
         running: &Running<Self>,
@@ -134,7 +134,7 @@ impl App {
         let wait = MailSlots::wait(&self.store, kind, &address, job, tenant, cooldown).await?;
         let Some(wait) = wait else { return Ok(()) };
         metrics::MAIL_DELAYED.with_label_values(&[template.name]).inc();
-        Err(JobError::RetryAfter(wait, "a mail was sent to this email address recently".into()))
+        Err(JobError::NotYet(wait, "a mail was sent to this email address recently".into()))
     }
 }
 

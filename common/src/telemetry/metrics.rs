@@ -162,7 +162,7 @@ metrics! {
     /// Creates the metrics of a worker, so that a scrape shows zeros instead of gaps.
     expose_worker:
 
-    /// Attempts that ended, by outcome: success, retry, dead, skipped, cancelled, parked or
+    /// Attempts that ended, by outcome: success, retry, dead, delayed, skipped, cancelled, parked or
     /// returned.
     JOBS_FINISHED: IntCounterVec = "tenantry_jobs_finished_total" ["queue", "kind", "outcome"];
     /// Seconds from a job's due time to its start.

@@ -58,7 +58,7 @@ pub enum Verdict {
 pub(super) enum Outcome {
     /// It is done or cancelled. If there was nothing to do, `ran` is none.
     Done { ran: Option<Ran> },
-    /// It runs again later. `failed` unless it is parked, or its handler chose when.
+    /// It runs again later. `failed` unless it is parked, or it is too early for it.
     Delay { delay: Duration, failed: bool, envelope: Envelope },
     /// It becomes a dead letter.
     Bury { error: String, ran: Option<Ran> },
@@ -168,23 +168,32 @@ impl FinishLayer {
     ) -> Outcome {
         let (text, now_ms) = (error.chain(), self.clock.now().timestamp_millis());
         let bury = |error| Outcome::Bury { error, ran: Some(self.ran(started_at, Ended::Dead)) };
-        let (failed, delay) = match error {
+        let delay = match error {
+            JobError::NotYet(delay, _) => return postponed(envelope, *delay, now_ms),
             JobError::Fail(_) => return bury(text),
             _ if envelope.attempt >= attempts_max => {
                 return bury(format!("{text} (attempt {attempts_max} of {attempts_max})"));
             }
-            JobError::RetryAfter(delay, _) => (false, *delay),
-            JobError::Retry(_) => {
-                let config::Jobs { backoff_base, backoff_max, .. } = self.jobs;
-                (true, full_jitter(backoff_base, backoff_max, envelope.attempt.saturating_sub(1)))
-            }
+            JobError::RetryAfter(delay, _) => *delay,
+            JobError::Retry(_) => full_jitter(
+                self.jobs.backoff_base,
+                self.jobs.backoff_max,
+                envelope.attempt.saturating_sub(1),
+            ),
         };
         let mut next = envelope.clone();
         next.note_failure(now_ms, &text);
         next.attempt = next.attempt.saturating_add(1);
         next.due_at = Some(now_ms.saturating_add(common::clock::millis_of(delay)));
-        Outcome::Delay { delay, failed, envelope: next }
+        Outcome::Delay { delay, failed: true, envelope: next }
     }
+}
+
+/// Runs the job again later, in the same attempt.
+fn postponed(envelope: &Envelope, delay: Duration, now_ms: i64) -> Outcome {
+    let due_at = Some(now_ms.saturating_add(common::clock::millis_of(delay)));
+    let envelope = Envelope { due_at, ..envelope.clone() };
+    Outcome::Delay { delay, failed: false, envelope }
 }
 
 impl<S> Layer<S> for FinishLayer {

@@ -81,6 +81,28 @@ async fn a_dead_letter_without_a_row_can_be_retried() {
     worker.stop(Duration::from_secs(5)).await;
 }
 
+/// A job that came too early has not failed, however often it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn not_yet_is_neither_a_failure_nor_an_attempt() {
+    async fn third_time(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {
+        running.app.note(&probe, &running);
+        match running.app.all().len() {
+            1 | 2 => Err(JobError::NotYet(Duration::from_millis(50), "too early".into())),
+            3 => Err(JobError::RetryAfter(Duration::from_hours(1), "busy".into())),
+            _ => Ok(()),
+        }
+    }
+    let (world, notes) = (World::new().await, Arc::new(Notes::default()));
+    let worker = world.work(&Registry::sharing(Arc::clone(&notes)).on(third_time), 4);
+    let id = world.stage(7).await;
+    until("it has failed", || async { world.jobs.queue(EMAIL).await.unwrap().retrying == 1 }).await;
+    let job = world.jobs.find(id).await.unwrap().unwrap();
+    let details = job.details().unwrap();
+    assert_eq!((details.attempt, details.failures.len()), (2, 1), "{details:?}");
+    assert!(notes.all().iter().all(|note| note.attempt == 1));
+    worker.stop(Duration::from_secs(5)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fail_is_final_and_retry_after_is_obeyed() {
     async fn by_number(probe: Probe, running: Running<Notes>) -> Result<(), JobError> {

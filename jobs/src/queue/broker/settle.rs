@@ -24,7 +24,7 @@ pub(crate) struct Delay {
     pub(crate) id: JobId,
     pub(crate) group: Group,
     pub(crate) wait: Duration,
-    /// Whether it failed. Otherwise it is parked, or waits for the time that its handler chose.
+    /// Whether it failed. Otherwise it is parked, or it is too early for it.
     pub(crate) failed: bool,
     pub(crate) body: Vec<u8>,
 }

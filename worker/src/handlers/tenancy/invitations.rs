@@ -184,7 +184,7 @@ mod tests {
         );
         send(&first).await.unwrap();
         clock.advance(MINUTE / 2);
-        let Err(JobError::RetryAfter(wait, _)) = send(&second).await else { panic!("not delayed") };
+        let Err(JobError::NotYet(wait, _)) = send(&second).await else { panic!("not delayed") };
         assert_eq!(wait, MINUTE / 2);
         send(&commit(ours, "another@example.com").await).await.unwrap();
         clock.advance(2 * MINUTE);
@@ -199,7 +199,7 @@ mod tests {
         let (invitation, actor) = (second.id, theirs);
         let resend = Resend { key, actor, invitation, conditions: CONDITIONS };
         let again = world.jobs.commit(&Origin::system(), &resend).await.unwrap();
-        assert!(matches!(send(&again).await, Err(JobError::RetryAfter(..))));
+        assert!(matches!(send(&again).await, Err(JobError::NotYet(..))));
     }
 
     /// Mails that are not sent, because their links are superseded, delay nobody.
@@ -225,13 +225,13 @@ mod tests {
             let (actor, id) = (theirs, invitation.id);
             let resend = Resend { key, actor, invitation: id, conditions: CONDITIONS };
             let again = world.jobs.commit(&origin, &resend).await.unwrap();
-            assert!(matches!(send(&again).await, Err(JobError::RetryAfter(..))));
+            assert!(matches!(send(&again).await, Err(JobError::NotYet(..))));
             let cancel = CancelInvitation { actor, invitation: id };
             world.jobs.commit(&origin, &cancel).await.unwrap();
             invitation = invite(theirs).await;
-            assert!(matches!(send(&invitation).await, Err(JobError::RetryAfter(..))));
+            assert!(matches!(send(&invitation).await, Err(JobError::NotYet(..))));
         }
-        let Err(JobError::RetryAfter(wait, _)) = send(&invite(ours).await).await else {
+        let Err(JobError::NotYet(wait, _)) = send(&invite(ours).await).await else {
             panic!("not delayed")
         };
         assert_eq!(wait, 2 * MINUTE, "after the mail that was sent, and one that waits");
