@@ -71,40 +71,18 @@ pub struct QueueView {
     pub running: u64,
     /// Jobs held back because their tenant has reached its limit.
     pub held: u64,
-    /// Jobs that wait for a time: all of `delays` together.
+    /// Jobs that wait for a time: `retrying` and `scheduled` together.
     pub delayed: u64,
-    /// What the delayed jobs wait for.
-    #[serde(flatten)]
-    pub delays: Delays,
+    /// Those that failed before, and wait for their next attempt.
+    pub retrying: u64,
+    /// Those that were staged for later and have not failed.
+    pub scheduled: u64,
+    /// Those of both whose time has come, but which no worker has made ready yet.
+    pub due: u64,
     /// Dead letters.
     pub dead: u64,
     /// How long the oldest ready job has waited, in milliseconds.
     pub oldest_ms: u64,
-}
-
-/// What delayed jobs wait for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Delays {
-    /// Jobs whose time has come, but which no worker has made ready yet.
-    pub due: u64,
-    /// Jobs that failed before, and wait for their next attempt.
-    pub retrying: u64,
-    /// Jobs that were staged for later and have not failed.
-    pub scheduled: u64,
-}
-
-impl Delays {
-    fn count(&mut self, job: &JobView, now_ms: i64) {
-        match job.status {
-            JobStatus::Delayed { until } if until <= now_ms => self.due += 1,
-            _ if job.has_failed() => self.retrying += 1,
-            _ => self.scheduled += 1,
-        }
-    }
-
-    const fn total(self) -> u64 {
-        self.due + self.retrying + self.scheduled
-    }
 }
 
 /// Since when and why a queue is paused.
@@ -130,12 +108,10 @@ pub struct QueueDetails {
 }
 
 impl Jobs {
-    /// The state of `queue`. Reads its delayed jobs, of which Redis knows only when they are due: up
-    /// to 20 000, so it is for people rather than for metrics.
+    /// The state of `queue`.
     pub async fn queue(&self, queue: Queue) -> Result<QueueView, ControlError> {
         let paused = self.paused(queue).await?;
         let stats = self.broker().stats(queue).await?;
-        let delays = self.delays(queue, stats.delayed).await?;
         Ok(QueueView {
             queue,
             paused: paused.map(|pause| Paused {
@@ -145,31 +121,13 @@ impl Jobs {
             ready: stats.ready,
             running: stats.running,
             held: stats.held,
-            delayed: delays.total(),
-            delays,
+            delayed: stats.delayed,
+            retrying: stats.retrying,
+            scheduled: stats.scheduled(),
+            due: stats.due,
             dead: stats.dead,
             oldest_ms: u64::try_from(stats.oldest_age.as_millis()).unwrap_or(u64::MAX),
         })
-    }
-
-    /// What the jobs of `queue` wait for that are delayed, `delayed` in number.
-    async fn delays(&self, queue: Queue, delayed: u64) -> Result<Delays, ControlError> {
-        let now_ms = self.store().clock().now().timestamp_millis();
-        let (mut delays, mut after) = (Delays::default(), None);
-        for _ in 0..LOOK_MAX / CHUNK {
-            let (found, next) = self.chunk(queue, JobState::Delayed, after.as_ref()).await?;
-            for (job, _) in &found {
-                delays.count(job, now_ms);
-            }
-            after = next;
-            if after.is_none() {
-                return Ok(delays);
-            }
-        }
-        // Those due first were read. The next attempt of a failed job is due within minutes, so the
-        // others are scheduled.
-        delays.scheduled += delayed.saturating_sub(delays.total());
-        Ok(delays)
     }
 
     /// The state of `queue` and the processes that work on it.

@@ -35,8 +35,8 @@ pub use drain::Drain;
 pub use envelope::{Envelope, Failure, PAYLOAD_BYTES_MAX};
 pub use handover::{EnqueueError, Jobs};
 pub use inspect::{
-    Content, Cursor, Delays, Details, JobFilter, JobState, JobStatus, JobView, PAGE_MAX, Page,
-    Paused, QueueDetails, QueueView, UnknownState,
+    Content, Cursor, Details, JobFilter, JobState, JobStatus, JobView, PAGE_MAX, Page, Paused,
+    QueueDetails, QueueView, UnknownState,
 };
 pub use job::{BoxError, Job, JobError};
 pub use outbox::{stage, stage_at};

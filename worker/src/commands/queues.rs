@@ -88,9 +88,9 @@ fn columns(view: &QueueView) -> [(&'static str, u64); 7] {
         ("ready", view.ready),
         ("running", view.running),
         ("held", view.held),
-        ("due", view.delays.due),
-        ("retrying", view.delays.retrying),
-        ("scheduled", view.delays.scheduled),
+        ("retrying", view.retrying),
+        ("scheduled", view.scheduled),
+        ("due", view.due),
         ("dead", view.dead),
     ]
 }

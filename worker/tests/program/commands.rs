@@ -31,7 +31,9 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const KIND: &str = "registration.send_verification";
 
 /// Mails of one kind to one email address are an hour apart.
-const COOLDOWN: &[(&str, &str)] = &[("TENANTRY__AUTH__RESEND_COOLDOWN", "1h")];
+/// Attempts are so far apart that no second one comes by itself.
+const PATIENT: &[(&str, &str)] =
+    &[("TENANTRY__JOBS__BACKOFF_BASE", "7d"), ("TENANTRY__JOBS__BACKOFF_MAX", "7d")];
 
 const KEPT: &[(&str, &str)] = &[("TENANTRY__JOBS__HISTORY_TTL", "1h")];
 
@@ -98,7 +100,7 @@ impl Shell {
         (String::from_utf8(output.stdout).unwrap(), errors)
     }
 
-    /// Registers twice, and waits until the second mail has failed because it came too early.
+    /// Registers, and waits until the mail has failed once because its recipient is refused.
     /// Returns the id of its job.
     async fn failed_job(&self) -> String {
         let config = config(&self.env);
@@ -112,10 +114,9 @@ impl Shell {
         };
         let register =
             Register { key: &config.auth.master_key, new, ttl: Duration::from_hours(24) };
-        for _ in 0..2 {
-            self.jobs.commit(&Origin::system(), &register).await.unwrap();
-        }
-        let failed = ["jobs", "list", "--state", "delayed", "--error", "recently", "--json"];
+        self.env.mail().refuse("ada@example.com", 451);
+        self.jobs.commit(&Origin::system(), &register).await.unwrap();
+        let failed = ["jobs", "list", "--state", "delayed", "--error", "451", "--json"];
         self.until(&failed, |listed| !listed.is_empty()).await;
         self.json_lines(&failed)[0]["id"].as_str().unwrap().to_owned()
     }
@@ -430,7 +431,7 @@ async fn ambiguous_selections_and_missing_reasons_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_jobs_that_failed_are_retried() {
     let shell = Shell::new().await;
-    let worker = shell.env.spawn_worker_with(COOLDOWN).await;
+    let worker = shell.env.spawn_worker_with(PATIENT).await;
     let scheduled = shell.enqueue(Duration::from_hours(1)).await;
     let failed = shell.failed_job().await;
     let numbers = stats(&shell);
@@ -445,12 +446,12 @@ async fn only_jobs_that_failed_are_retried() {
     assert!(would.contains(&failed) && would.ends_with("1 job would be retried\n"), "{would}");
     assert!(!would.contains(&scheduled), "{would}");
     assert!(alone.contains("1 scheduled job was left alone; see `worker jobs run-now`"), "{alone}");
-    let (did, alone) = shell.both(&[&retry[..], &["--reason", "The cooldown is over"]].concat());
+    let (did, alone) = shell.both(&[&retry[..], &["--reason", "The mail server is up"]].concat());
     assert_eq!(did, "1 job will be retried\n");
     assert!(alone.contains("1 scheduled job was left alone"), "{alone}");
     let (code, told) = shell.refused(&["jobs", "retry", &scheduled]);
     assert!(code == 1 && told.contains(&format!("`worker jobs run-now {scheduled}`")), "{told}");
-    let attempted = ["jobs", "list", "--state", "delayed", "--error", "recently"];
+    let attempted = ["jobs", "list", "--state", "delayed", "--error", "451"];
     shell.until(&attempted, |listed| listed.contains("attempt=3")).await;
     assert!(shell.output(&["jobs", "show", &scheduled]).contains("state     delayed, due 2"));
     assert_eq!(shell.output(&["jobs", "retry", &failed]), "1 job will be retried\n");
@@ -460,7 +461,7 @@ async fn only_jobs_that_failed_are_retried() {
         shell.steered().await,
         [
             ("job.retried", None, targets()),
-            ("job.retried", Some("The cooldown is over".to_owned()), targets()),
+            ("job.retried", Some("The mail server is up".to_owned()), targets()),
         ]
     );
     assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));

@@ -28,6 +28,8 @@ pub struct QueueStats {
     pub retrying: u64,
     /// How long ago the job that has been failing for longest first failed; zero if none is failing.
     pub oldest_failing_age: Duration,
+    /// Those of the delayed jobs whose time has come, but which no worker has made ready yet.
+    pub due: u64,
 }
 
 impl QueueStats {
@@ -53,7 +55,7 @@ impl Broker {
     /// Counts the jobs of `queue` by state. Fails if Redis fails.
     pub async fn stats(&self, queue: Queue) -> RedisResult<QueueStats> {
         let call = self.call(&STATS, queue);
-        let [ready, running, delayed, held, dead, age_ms, retrying, failing_ms]: [u64; 8] =
+        let [ready, running, delayed, held, dead, age_ms, retrying, failing_ms, due]: [u64; 9] =
             call.invoke_async(&mut self.connection()).await?;
         Ok(QueueStats {
             ready,
@@ -64,6 +66,7 @@ impl Broker {
             oldest_age: Duration::from_millis(age_ms),
             retrying,
             oldest_failing_age: Duration::from_millis(failing_ms),
+            due,
         })
     }
 

@@ -1,7 +1,7 @@
 -- The state of a queue.
 -- Returns the numbers of ready, running, delayed, held-back and dead jobs, the age in ms of the
 -- oldest ready job, the number of jobs that retry, and the ms since the first failure of the job
--- that has been failing for longest.
+-- that has been failing for longest, and the number of delayed jobs whose time has come.
 
 -- Jobs that ended without a settling script, or were settled by a release that does not know FAILING,
 -- are forgotten here, the oldest first and at most this many per call.
@@ -33,5 +33,5 @@ local failing_since = oldest_failure()
 local failing_age = failing_since and math.max(0, now() - failing_since) or 0
 return {
   length - running, running, delayed, held, redis.call('ZCARD', base .. 'dead'), age,
-  redis.call('SCARD', RETRYING), failing_age
+  redis.call('SCARD', RETRYING), failing_age, redis.call('ZCOUNT', base .. 'delayed', '-inf', now())
 }
