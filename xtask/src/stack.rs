@@ -388,7 +388,8 @@ mod tests {
             settings: Vec::new(),
         };
         let libraries = vec![PathBuf::from("/cache/lib"), PathBuf::from("/cache/usr/lib")];
-        let redis = Program { path: PathBuf::from("/cache/bin/redis-server"), libraries, shared: None };
+        let redis =
+            Program { path: PathBuf::from("/cache/bin/redis-server"), libraries, shared: None };
         plan.write_shell_env(&redis).unwrap();
         let mut shell = std::process::Command::new("sh");
         shell
