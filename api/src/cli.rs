@@ -51,6 +51,9 @@ enum Command {
     /// Find, suspend and activate tenants, restore access to them, and set their mail budgets.
     #[command(subcommand)]
     Tenants(commands::tenants::TenantsCommand),
+    /// Show which networks and accounts have the most attempts.
+    #[command(subcommand)]
+    Throttles(commands::throttles::ThrottlesCommand),
     /// Show who did what.
     #[command(subcommand)]
     Audit(commands::audit::AuditCommand),
@@ -112,6 +115,9 @@ pub fn main() -> ExitCode {
         }
         Command::Tenants(command) => {
             run(output, async |desk| commands::tenants::run(&desk, command).await)
+        }
+        Command::Throttles(command) => {
+            run(output, async |desk| commands::throttles::run(&desk, command).await)
         }
         Command::Audit(command) => {
             run(output, async |desk| commands::audit::run(&desk, command).await)

@@ -6,6 +6,7 @@ pub(crate) mod migrations;
 pub(crate) mod registrations;
 pub(crate) mod sessions;
 pub(crate) mod tenants;
+pub(crate) mod throttles;
 pub(crate) mod users;
 
 use std::{fmt::Write, path::Path, time::Duration};

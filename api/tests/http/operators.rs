@@ -727,6 +727,40 @@ async fn events_are_filtered_and_listed_page_by_page() {
     }
 }
 
+/// An operator sees who guesses, and where from, without seeing IP addresses or email addresses.
+#[tokio::test]
+async fn the_counts_of_attempts_are_listed_under_pseudonyms() {
+    let world = World::new().await;
+    let nothing = world.run(&["throttles", "list"], &[]).await;
+    assert!(nothing.status.success() && nothing.stdout.is_empty(), "{nothing:?}");
+    assert!(text(&nothing.stderr).contains("no attempts are counted"), "{nothing:?}");
+    for (email, guesses) in [(ADA, 3), (BOB, 1)] {
+        for _ in 0..guesses {
+            world.login(email, "wrong horse").await.expect(StatusCode::UNAUTHORIZED);
+        }
+    }
+    let counts = objects(&world, &["throttles", "list"]).await;
+    let shown = |counts: &[Value]| -> Vec<(String, u64)> {
+        let name = |count: &Value| count["of"].as_str().unwrap().to_owned();
+        counts.iter().map(|count| (name(count), count["attempts"].as_u64().unwrap())).collect()
+    };
+    let mut all = shown(&counts);
+    all.sort();
+    let of = |name: &str, attempts| (name.to_owned(), attempts);
+    assert_eq!(
+        all,
+        [of("account", 1), of("account", 3), of("network", 4), of("pair", 1), of("pair", 3)]
+    );
+    assert_eq!(shown(&counts)[0], of("network", 4), "the highest first");
+    let here = objects(&world, &["throttles", "list", "--network", "127.0.0.1"]).await;
+    assert_eq!(shown(&here), [of("network", 4)]);
+    let ada = objects(&world, &["throttles", "list", "--account", ADA]).await;
+    assert_eq!(shown(&ada), [of("account", 3)]);
+    let table = printed(&world.run(&["throttles", "list", "--limit", "1"], &[]).await);
+    assert!(table.contains("sign_in") && !table.contains("127.0.0.1"), "{table}");
+    assert_eq!(table.lines().count(), 2, "{table}");
+}
+
 #[tokio::test]
 async fn pending_registrations_of_an_address_are_found() {
     let world = World::new().await;

@@ -12,8 +12,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use redis::{
-    Arg, AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates,
-    Value,
+    Arg, AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisFuture, RedisResult,
+    TlsCertificates, Value,
     aio::{
         ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub,
     },
@@ -117,6 +117,15 @@ impl Connections {
     pub async fn unblock(&self, key: &str, reader: i64) -> RedisResult<bool> {
         let mut command = redis::cmd("CLIENT");
         command.arg("UNBLOCK").arg(reader);
+        self.ask_server_of(key, command).await
+    }
+
+    /// Runs a command that names no key on the server that serves `key`.
+    pub async fn ask_server_of<T: FromRedisValue>(
+        &self,
+        key: &str,
+        command: Cmd,
+    ) -> RedisResult<T> {
         match &self.servers {
             Servers::Cluster(cluster) => cluster.ask_server_of(key, command).await,
             Servers::Single { .. } | Servers::Sentinel(_) => {

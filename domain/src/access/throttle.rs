@@ -17,6 +17,7 @@
 //! the limits. Wrong codes of second factors are counted in MongoDB instead
 //! (`identity::mfa::challenges`).
 
+mod counts;
 mod local;
 
 use std::{
@@ -29,8 +30,10 @@ use common::{
     crypto::MasterKey,
     networks::Network,
     redis::{Connections, Shared},
+    sealed_email::AddressDigest,
     telemetry::metrics,
 };
+pub use counts::{Count, CountOf};
 use local::{Buckets, LocalCounts};
 use redis::{RedisResult, Script};
 use tokio::time::Instant;
@@ -213,10 +216,19 @@ impl Throttle {
         Self { redis, key, asked_again_at: Mutex::default(), local: LocalCounts::default() }
     }
 
-    /// A name for a network in log lines, with which the keys of its counts begin after their prefix.
+    /// A name for a network in log lines and commands, with which the pseudonyms of its counts begin.
     /// It does not reveal the network to readers without the master key.
     pub fn pseudonym(&self, network: Network) -> String {
-        let mut digest = self.key.digest(PURPOSE, &network.to_string());
+        self.short_pseudonym(&network.to_string())
+    }
+
+    /// As [`Throttle::pseudonym`], for an account or a mailbox.
+    pub fn pseudonym_of(&self, address: &AddressDigest) -> String {
+        self.short_pseudonym(address.as_str())
+    }
+
+    fn short_pseudonym(&self, whose: &str) -> String {
+        let mut digest = self.key.digest(PURPOSE, whose);
         digest.truncate(PSEUDONYM_CHARS);
         digest
     }
@@ -255,12 +267,21 @@ impl Throttle {
             }
         };
         let (used, slows_account) = answer.map_err(|wait| {
-            metrics::AUTH_THROTTLED.with_label_values(&[tried.act.name()]).inc();
+            self.note_refusal(&tried);
             TooMany(wait)
         })?;
         let counted = buckets.limited.into_iter().take(used).map(|(key, _)| key).collect();
         let weight = tried.weight;
         Ok(Admission { mark, counted, weight, place, concerns_account, slows_account })
+    }
+
+    fn note_refusal(&self, tried: &Try<'_>) {
+        let act = tried.act.name();
+        metrics::AUTH_THROTTLED.with_label_values(&[act]).inc();
+        let subject = Some(tried.subject.name()).filter(|name| !name.is_empty());
+        let subject = subject.map(|name| self.short_pseudonym(name));
+        let network = tried.network.map(|network| self.pseudonym(network));
+        tracing::info!(act, subject, network, "attempt_throttled");
     }
 
     /// Takes back an attempt that neither succeeded nor failed.
