@@ -72,6 +72,7 @@ impl App {
     pub(crate) fn new(config: &Config, jobs: Jobs) -> anyhow::Result<Self> {
         let templates: Vec<&str> = MAILS.iter().map(|(template, _)| template.name).collect();
         metrics::start_at_zero(&metrics::MAIL_SENT, &[&templates, mail::OUTCOMES]);
+        metrics::start_at_zero(&metrics::MAIL_DELAYED, &[&templates]);
         Ok(Self {
             store: jobs.store().clone(),
             jobs,

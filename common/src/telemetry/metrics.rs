@@ -121,7 +121,7 @@ metrics! {
     /// Mails not sent because the tenant's mail budget was exhausted, by cause: invited by a
     /// member, on request of the invited person, as a reminder, or to the new email address of a
     /// member.
-    MAIL_BUDGET_REFUSALS: IntCounterVec = "tenantry_mail_budget_refusals_total" ["cause"];
+    MAIL_BUDGET_REFUSALS: IntCounterVec = "tenantry_mail_budget_refusals_total" ["cause": "by_member" | "on_request" | "reminder" | "email_change"];
     /// Jobs dropped because another job holds their unique key.
     JOBS_DUPLICATES: IntCounterVec = "tenantry_jobs_duplicates_total" ["queue"];
 }
@@ -241,7 +241,7 @@ metrics! {
     /// Seconds from the tick of the canary that last ran in this process to its start.
     JOBS_CANARY_DELAY: Gauge = "tenantry_jobs_canary_delay_seconds";
     /// Expired rows removed, by kind.
-    MAINTENANCE_PURGED: IntCounterVec = "tenantry_maintenance_purged_total" ["kind"];
+    MAINTENANCE_PURGED: IntCounterVec = "tenantry_maintenance_purged_total" ["kind": "registrations" | "password_resets" | "email_changes" | "invitations" | "sessions"];
     /// Mails delayed because one of the same kind was sent to the same email address recently, by
     /// template.
     MAIL_DELAYED: IntCounterVec = "tenantry_mail_delayed_total" ["template"];
@@ -253,12 +253,12 @@ metrics! {
     MAIL_SEND_DURATION: Histogram = "tenantry_mail_send_duration_seconds" in REQUEST_BUCKETS;
     /// Invite links followed, by outcome: invited, invited before, already a member, refused, or
     /// link gone.
-    INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome"];
+    INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome": "invited" | "invited_before" | "already_member" | "refused" | "link_gone"];
     /// Invitations attempted because of the domain of an email address, by outcome.
-    DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome"];
+    DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome": "invited" | "invited_before" | "already_member" | "refused" | "closed"];
     /// Checks of tenants' domains, by outcome: verified, record missing, held by another tenant, or
     /// no answer.
-    DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome"];
+    DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome": "verified" | "record_missing" | "held_by_another" | "no_answer"];
 }
 
 /// A part of a gauge, which is counted until this is dropped.

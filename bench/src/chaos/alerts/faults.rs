@@ -94,7 +94,10 @@ impl Fault {
             Self::RedisRestarted => {
                 Expected { clears: None, ..expected("RedisUnstable", TICKET, 60) }
             }
-            Self::RedisFrozen => expected("RedisDown", PAGE, 90),
+            // Staged jobs wait as long as the outage lasts; the page about them is raised at its end.
+            Self::RedisFrozen => {
+                Expected { symptoms: &["JobsOutboxStuck"], ..expected("RedisDown", PAGE, 90) }
+            }
             // Detecting the outage takes the same time in this run as in production, so failed
             // requests may be noticed first.
             Self::MongodFrozen => Expected {
