@@ -172,7 +172,11 @@ async fn list(store: &Store, output: Output, query: &AuditQuery) -> anyhow::Resu
         let next = query.next(last.id, output);
         cli::note(&format!("{} shown; there may be more: {next}", query.limit));
     }
-    list.end("no event matches");
+    list.end(if query.tenant.is_some() {
+        "no event of the tenant matches"
+    } else {
+        "no event of the platform matches; `--tenant` shows those of a tenant"
+    });
     Ok(())
 }
 

@@ -49,7 +49,7 @@ async fn list(desk: &Desk, filters: &Filters) -> anyhow::Result<()> {
     let pseudonym = network.or(account);
     let counts = throttle.counts(pseudonym.as_deref(), filters.limit).await.context("redis.url")?;
     let mut list = desk.output.list(Some(format!(
-        "{:>8}  {:<20}  {:<8}  {:<43}  ENDS IN",
+        "{:>8}  {:<20}  {:<8}  {:<12}  ENDS IN",
         "ATTEMPTS", "ACT", "OF", "PSEUDONYM"
     )));
     for count in &counts {
@@ -59,7 +59,7 @@ async fn list(desk: &Desk, filters: &Filters) -> anyhow::Result<()> {
             "ends_in_seconds": ends_in,
         });
         let line = format!(
-            "{:>8}  {:<20}  {of:<8}  {:<43}  {ends_in} s",
+            "{:>8}  {:<20}  {of:<8}  {:<12}  {ends_in} s",
             count.attempts, count.act, count.pseudonym
         );
         list.row(&object, &line)?;

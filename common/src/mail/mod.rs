@@ -9,7 +9,7 @@
 
 mod template;
 
-use std::time::Duration;
+use std::{error::Error, fmt, io, iter::successors, time::Duration};
 
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
@@ -44,15 +44,39 @@ const DOWN_REPLIES: [u16; 6] = [421, 454, 530, 534, 535, 538];
 /// The outcomes of sending a mail, in metrics.
 pub const OUTCOMES: &[&str] = &["sent", "retry", "refused"];
 
+/// What the mail server answered, or why it did not. Without email addresses: servers often repeat the
+/// recipient's, and this is logged and stored with the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(String);
+
+impl From<lettre::transport::smtp::Error> for Answer {
+    fn from(error: lettre::transport::smtp::Error) -> Self {
+        Self(without_addresses(&one_line(&error.to_string())))
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Replaces every word that may contain an email address.
+fn without_addresses(text: &str) -> String {
+    let hidden =
+        |word: &str| if word.contains('@') { "[address]".to_owned() } else { word.to_owned() };
+    text.split(' ').map(hidden).collect::<Vec<_>>().join(" ")
+}
+
 /// Why a mail was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
     /// The server is down, busy or too slow; a retry may succeed.
     #[error("the mail server is temporarily unavailable: {0}")]
-    Temporary(#[source] lettre::transport::smtp::Error),
+    Temporary(Answer),
     /// The server rejected the mail permanently, for instance because the recipient does not exist.
     #[error("the mail server rejected the mail: {0}")]
-    Refused(#[source] lettre::transport::smtp::Error),
+    Refused(Answer),
     /// The message could not be built.
     #[error("the mail could not be built: {0}")]
     Malformed(String),
@@ -71,7 +95,10 @@ impl Mailer {
     /// A mailer for the configured server. Connects when it sends the first mail.
     pub fn new(config: &config::Smtp) -> Result<Self, MailError> {
         let address: lettre::Address = config.from.as_str().parse().map_err(malformed)?;
-        let tls = || TlsParameters::new(config.host.clone()).map_err(MailError::Temporary);
+        let tls = || {
+            TlsParameters::new(config.host.clone())
+                .map_err(|error| MailError::Temporary(error.into()))
+        };
         let tls = match config.tls {
             config::SmtpTls::None => Tls::None,
             config::SmtpTls::Starttls => Tls::Required(tls()?),
@@ -114,9 +141,9 @@ impl Mailer {
         let (outcome, result) = match answer {
             Ok(_) => ("sent", Ok(())),
             Err(error) if error.is_permanent() && !is_down => {
-                ("refused", Err(MailError::Refused(error)))
+                ("refused", Err(MailError::Refused(error.into())))
             }
-            Err(error) => ("retry", Err(MailError::Temporary(error))),
+            Err(error) => ("retry", Err(MailError::Temporary(error.into()))),
         };
         metrics::MAIL_SENT.with_label_values(&[template, outcome]).inc();
         result
@@ -125,7 +152,7 @@ impl Mailer {
     /// Connects to the server, logs in, and sends nothing. Returns whether the server stays
     /// connected. Fails if it cannot be reached or rejects the login.
     pub async fn answers(&self) -> Result<bool, MailError> {
-        self.transport.test_connection().await.map_err(MailError::Temporary)
+        self.transport.test_connection().await.map_err(|error| MailError::Temporary(error.into()))
     }
 
     /// Connects to a server that is down until it answers, for as long as the future is polled:
@@ -173,8 +200,15 @@ impl Mailer {
     }
 }
 
-/// Whether the failure concerns the server, not one mail.
+/// Whether the failure concerns the server, not one mail. An answer that is not UTF-8 cannot be read,
+/// but is one.
 fn means_down(error: &lettre::transport::smtp::Error) -> bool {
+    let is_unreadable = successors(error.source(), |&cause| cause.source())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::InvalidData);
+    if is_unreadable {
+        return false;
+    }
     error.status().map_or(!error.is_client(), |reply| DOWN_REPLIES.contains(&u16::from(reply)))
 }
 
@@ -208,12 +242,33 @@ impl header::Header for AutoSubmitted {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::TcpListener,
+    };
+
     use super::*;
 
+    #[test]
+    fn answers_of_the_server_lose_their_addresses() {
+        let answer = "permanent error (550): 5.1.1 <ada@example.com>: no user ada@example.com here";
+        assert_eq!(
+            without_addresses(answer),
+            "permanent error (550): 5.1.1 [address] no user [address] here"
+        );
+    }
+
     fn mailer() -> Mailer {
+        mailer_to("1025")
+    }
+
+    fn mailer_to(port: &str) -> Mailer {
         let mut sources = config::Sources::default();
-        let variables =
-            [("TENANTRY__APP__ENVIRONMENT", "development"), ("TENANTRY__SMTP__TLS", "none")];
+        let variables = [
+            ("TENANTRY__APP__ENVIRONMENT", "development"),
+            ("TENANTRY__SMTP__TLS", "none"),
+            ("TENANTRY__SMTP__PORT", port),
+        ];
         sources.add_environment(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Mailer::new(&config::Config::load(sources).unwrap().smtp).unwrap()
     }
@@ -225,6 +280,35 @@ mod tests {
             text: "text".into(),
             html: "<p>html</p>".into(),
         }
+    }
+
+    /// Answers every recipient in Latin-1.
+    async fn answer_in_latin_1(listener: TcpListener) -> io::Result<()> {
+        let (mut stream, _) = listener.accept().await?;
+        let (reading, mut writing) = stream.split();
+        let mut lines = BufReader::new(reading).lines();
+        writing.write_all(b"220 ready\r\n").await?;
+        while let Some(line) = lines.next_line().await? {
+            let answer: &[u8] = match line.split(' ').next() {
+                Some("RCPT") => b"550 5.1.1 Empf\xe4nger unbekannt\r\n",
+                _ => b"250 ok\r\n",
+            };
+            writing.write_all(answer).await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_text_concerns_one_mail() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let server = tokio::spawn(answer_in_latin_1(listener));
+        let mailer = mailer_to(&port);
+        let job = JobId::from_uuid(uuid::Uuid::now_v7());
+        let to = "a@example.com".parse().unwrap();
+        mailer.send(job, &to, "Ann", rendered("Hi")).await.unwrap_err();
+        assert!(!*mailer.is_down.borrow(), "the server answers");
+        server.abort();
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `worker queues`: inspecting, pausing and resuming queues.
 
+use anyhow::Context;
 use clap::Subcommand;
 use common::origin::Reason;
 use domain::{platform::steering::Steering, queues};
@@ -60,7 +61,9 @@ async fn pause(desk: &Desk<'_>, queue: Queue, reason: &Reason) -> anyhow::Result
     if desk.jobs.paused(queue).await?.is_none() {
         desk.record(Steering::Pause, queue, &[], Some(reason)).await?;
     }
-    let before = desk.jobs.pause(queue, &reason.to_string()).await?;
+    let before = desk.jobs.pause(queue, &reason.to_string()).await.with_context(|| {
+        format!("{queue} may be paused already, without its workers knowing; pause it again")
+    })?;
     let object = json!({ "queue": queue, "paused": true, "changed": before.is_none() });
     let message = match before {
         None => format!("{queue} is paused: {reason}"),

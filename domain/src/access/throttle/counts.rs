@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::RedisResult;
 use serde::Serialize;
 
-use super::Throttle;
+use super::{PSEUDONYM_CHARS, Throttle};
 
 /// Keys that are read in one step.
 const STEP: usize = 1_000;
@@ -31,7 +31,7 @@ pub struct Count {
     pub act: String,
     /// What they are counted with.
     pub of: CountOf,
-    /// The pseudonym of the network, the account or the pair.
+    /// The pseudonym of the network, the account or the pair, as log lines have it.
     pub pseudonym: String,
     /// How many there were.
     pub attempts: u64,
@@ -101,7 +101,7 @@ impl Throttle {
                 counts.push(Count {
                     act: (*act).to_owned(),
                     of: *of,
-                    pseudonym: (*pseudonym).to_owned(),
+                    pseudonym: pseudonym.chars().take(PSEUDONYM_CHARS).collect(),
                     attempts,
                     ends_in: Duration::from_millis(millis),
                 });
