@@ -19,7 +19,7 @@ use domain::queues;
 #[derive(Parser)]
 #[command(name = "api", version)]
 struct Cli {
-    /// Print the effective configuration, secrets redacted, and exit.
+    /// Print the effective configuration with secrets redacted, and exit.
     #[arg(long, global = true)]
     check_config: bool,
     /// Print results as JSON, one object per line.

@@ -100,7 +100,7 @@ impl App {
     }
 
     /// Sends the mail of a job. Mails of one kind to one email address are a cooldown apart, except
-    /// those in `UNSPACED`: a mail that comes too early is retried.
+    /// those in `UNSPACED`: a mail that comes too early is sent later, in the same attempt.
     pub(crate) async fn send(
         &self,
         running: &Running<Self>,

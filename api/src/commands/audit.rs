@@ -1,4 +1,4 @@
-//! Commands for the audit trail: who did what.
+//! Commands for the audit log: who did what.
 
 use std::str::FromStr;
 
@@ -44,7 +44,8 @@ pub(crate) struct AuditQuery {
     /// Events of this action.
     #[arg(long, value_parser = action())]
     action: Option<Action>,
-    /// Events since this time, such as 2026-11-30T12:00:00Z, or of this long, such as 24h or 7d.
+    /// Events since this time, such as 2026-11-30T12:00:00Z, or within this period until now, such
+    /// as 24h or 7d.
     #[arg(long)]
     since: Option<Since>,
     /// Continue after this event: the last one of the previous page.

@@ -15,13 +15,13 @@ use crate::routes::JWKS_KEPT_FOR;
 pub(crate) enum KeysCommand {
     /// List all keys and their states.
     List,
-    /// Create the next key. It is published at once and starts to sign after the lead time; until
-    /// then no other one can be created. No user is signed out.
+    /// Create the next key. It is published at once and starts to sign after the lead time. Until
+    /// then you cannot create another; to replace it, revoke it first. No user is signed out.
     Rotate {
         /// Time between publishing and signing. Verifiers may cache keys for 5 minutes.
         #[arg(long, default_value = "10m")]
         lead: Period,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },
@@ -30,7 +30,7 @@ pub(crate) enum KeysCommand {
     Revoke {
         /// Id of the key (`kid`).
         key: SigningKeyId,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },

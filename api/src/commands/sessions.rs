@@ -14,7 +14,7 @@ pub(crate) enum SessionsCommand {
     End {
         /// Id or email address of the account.
         user: UserRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },

@@ -35,7 +35,7 @@ pub(crate) enum TenantsCommand {
     Suspend {
         /// Id or short name of the tenant.
         tenant: TenantRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },
@@ -43,7 +43,7 @@ pub(crate) enum TenantsCommand {
     Activate {
         /// Id or short name of the tenant.
         tenant: TenantRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Option<Reason>,
     },
@@ -52,7 +52,7 @@ pub(crate) enum TenantsCommand {
     AllowAllAddresses {
         /// Id or short name of the tenant.
         tenant: TenantRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },
@@ -70,7 +70,7 @@ pub(crate) enum TenantsCommand {
         /// Mails a day, or `default` for the limit that follows from the tenant's age and its
         /// accepted invitations.
         mails: DailyMails,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },

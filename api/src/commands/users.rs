@@ -32,7 +32,7 @@ pub(crate) enum UsersCommand {
     Disable {
         /// Id or email address of the account.
         user: UserRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },
@@ -40,7 +40,7 @@ pub(crate) enum UsersCommand {
     Enable {
         /// Id or email address of the account.
         user: UserRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Option<Reason>,
     },
@@ -50,7 +50,7 @@ pub(crate) enum UsersCommand {
     ResetMfa {
         /// Id or email address of the account.
         user: UserRef,
-        /// Reason, which is recorded in the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },

@@ -56,7 +56,7 @@ pub(crate) enum JobsCommand {
         /// may be in either.
         #[arg(long)]
         state: Option<JobState>,
-        /// The reason, for the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Option<Reason>,
     },
@@ -68,7 +68,7 @@ pub(crate) enum JobsCommand {
         /// Only show which jobs would run.
         #[arg(long)]
         dry_run: bool,
-        /// The reason, for the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long, required_unless_present = "dry_run")]
         reason: Option<Reason>,
     },
@@ -80,7 +80,7 @@ pub(crate) enum JobsCommand {
         /// default all but running. May be repeated.
         #[arg(long)]
         state: Vec<JobState>,
-        /// The reason, for the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long, required_unless_present = "dry_run")]
         reason: Option<Reason>,
     },
@@ -88,7 +88,7 @@ pub(crate) enum JobsCommand {
     Delete {
         #[command(flatten)]
         which: Which,
-        /// The reason, for the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long, required_unless_present = "dry_run")]
         reason: Option<Reason>,
     },

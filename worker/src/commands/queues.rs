@@ -30,7 +30,7 @@ pub(crate) enum QueuesCommand {
         /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// The reason, for other operators and for the audit trail.
+        /// Reason, which is shown to other operators and recorded in the audit log.
         #[arg(long)]
         reason: Reason,
     },
@@ -39,7 +39,7 @@ pub(crate) enum QueuesCommand {
         /// Name of the queue.
         #[arg(value_parser = queue())]
         queue: Queue,
-        /// The reason, for the audit trail.
+        /// Reason, which is recorded in the audit log.
         #[arg(long)]
         reason: Option<Reason>,
     },
@@ -69,7 +69,7 @@ async fn pause(desk: &Desk<'_>, queue: Queue, reason: &Reason) -> anyhow::Result
         None => format!("{queue} is paused: {reason}"),
         Some(before) => {
             let since = time(before.paused_at.timestamp_millis());
-            format!("{queue} was already paused since {since}: {}; nothing changed", before.reason)
+            format!("{queue} has been paused since {since}: {}; nothing changed", before.reason)
         }
     };
     Ok(desk.output.show(&object, [message])?)

@@ -311,7 +311,7 @@ pub(super) async fn cancel(
     } else {
         let (removed, running) =
             (count(tally.removed, "job"), count(tally.stop_requested, "running job"));
-        format!("{removed} will not run; {running} asked to stop")
+        format!("{removed} will not run; asked {running} to stop")
     };
     steer.report(&tally, &message, tally.refused, "could not be cancelled")
 }
@@ -397,7 +397,7 @@ pub(super) async fn delete(
     let result = Deleted { deleted, refused };
     let would_be = if which.dry_run { " would be" } else { "" };
     let message = format!("{}{would_be} deleted", count(deleted, "dead letter"));
-    steer.report(&result, &message, refused, "are not dead letters")
+    steer.report(&result, &message, refused, "could not be deleted")
 }
 
 /// The selected dead letters of one queue.

@@ -228,7 +228,7 @@ async fn an_operator_pauses_inspects_and_resumes_a_queue() {
     let (told, logged) =
         (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
     assert!(
-        told.starts_with("email was already paused since 2") && told.contains(": the mail server"),
+        told.starts_with("email has been paused since 2") && told.contains(": the mail server"),
         "{told}"
     );
     assert!(

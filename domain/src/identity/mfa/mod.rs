@@ -54,7 +54,7 @@ pub enum MfaChange {
 }
 
 impl MfaChange {
-    /// Its name in the audit trail.
+    /// Its name in the audit log.
     pub const fn action(self) -> Action {
         match self {
             Self::TotpAdded => Action::MfaTotpAdded,
