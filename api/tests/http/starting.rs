@@ -89,7 +89,7 @@ async fn every_mistake_of_the_configuration_is_reported_and_no_secret_shown() {
 async fn the_effective_configuration_is_shown_without_secrets() {
     let variables = [
         ("TENANTRY__APP__ENVIRONMENT", "development"),
-        ("TENANTRY__MONGODB__URI", "mongodb://root:canary@db/"),
+        ("TENANTRY__MONGODB__URI", "mongodb://root:hunter2@db/"),
     ];
     let shown = run(&["--check-config"], variables).await;
     assert!(shown.status.success());
@@ -99,7 +99,7 @@ async fn the_effective_configuration_is_shown_without_secrets() {
             && shown.contains("api.listen = "),
         "{shown}"
     );
-    assert!(!shown.contains("canary"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[tokio::test]

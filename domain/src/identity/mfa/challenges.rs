@@ -241,7 +241,7 @@ impl Job for SendCodesThrottled {
 /// the limit of wrong codes is reached.
 ///
 /// Codes are counted as wrong in this transaction, before they are judged, and taken back if they
-/// are right: with the challenge, and with the account or a known device ([`Guesses`]). So every
+/// are right: with the challenge, and with the account or a known device (`guesses`). So every
 /// answer with a code writes that row, and concurrent answers conflict and are judged one after the
 /// other.
 #[derive(Debug)]
