@@ -1,6 +1,12 @@
 //! The worker process: start, run until a stop signal, drain, exit 0.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use apalis::prelude::{Monitor, ParallelizeExt, WorkerBuilder};
@@ -57,7 +63,8 @@ pub async fn run(config: Config, drain: Drain) -> anyhow::Result<()> {
 async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<()> {
     let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).context("redis.url")?;
     let (listen, hosts) = (config.worker.internal_listen, config.worker.internal_hosts.clone());
-    let internal = internal::serve(listen, hosts, readiness(&jobs, &drain), {
+    let working = Arc::new(AtomicBool::new(false));
+    let internal = internal::serve(listen, hosts, readiness(&jobs, &drain, &working), {
         let drain = drain.clone();
         async move { drain.over().await }
     });
@@ -92,6 +99,7 @@ async fn work_on(config: Config, store: Store, drain: Drain) -> anyhow::Result<(
         config.worker.internal_listen,
         internal.await
     );
+    working.store(true, Ordering::Relaxed);
     let Process { id, version, revision, .. } = heartbeat.process();
     tracing::info!(process = %id, version, revision, "worker_started");
     let draining = drain.clone();
@@ -124,13 +132,18 @@ async fn ping_database(store: Store) {
     }
 }
 
-fn readiness(jobs: &Jobs, drain: &Drain) -> Readiness {
-    let (jobs, drain) = (jobs.clone(), drain.clone());
+/// Ready while it takes jobs, and MongoDB and Redis answer.
+fn readiness(jobs: &Jobs, drain: &Drain, working: &Arc<AtomicBool>) -> Readiness {
+    let (jobs, drain, working) = (jobs.clone(), drain.clone(), Arc::clone(working));
     Readiness::new(move || {
         let (jobs, drain) = (jobs.clone(), drain.clone());
+        let is_working = working.load(Ordering::Relaxed);
         async move {
             if drain.has_begun() {
                 return Err("shutting down".to_owned());
+            }
+            if !is_working {
+                return Err("starting".to_owned());
             }
             let schema = jobs.store().check_schema(domain::GENERATION);
             let checked = tokio::time::timeout(READY_MAX, schema).await;

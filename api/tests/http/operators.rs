@@ -711,7 +711,10 @@ async fn events_are_filtered_and_listed_page_by_page() {
     let next = text(&page.stderr);
     let next = next.trim_end().split_once("there may be more: api ").unwrap().1;
     let page = world.run(&next.split(' ').collect::<Vec<_>>(), &[]).await;
-    assert!(page.stdout.is_empty() && text(&page.stderr).contains("no event of the platform"), "{page:?}");
+    assert!(
+        page.stdout.is_empty() && text(&page.stderr).contains("no event of the platform"),
+        "{page:?}"
+    );
 
     let typo = ["audit", "list", "--action", "user.disable"];
     let told = complaint(&world.run(&typo, &[]).await, 2);
