@@ -266,8 +266,8 @@ restart() (
   case $tenantry_platform in
   up)
     before=$(tenantry_pid "$1") || exit
-    kill "$before" 2>/dev/null || true
-    # `up` starts it again. It may have a minute of work to finish first.
+    # `up` also starts a process again that has ended by itself. A running one may have a minute of work to finish first.
+    if kill -0 "$before" 2>/dev/null; then kill "$before"; fi
     for _ in $(seq 90); do
       [ "$(tenantry_pid "$1")" = "$before" ] || exit 0
       sleep 1

@@ -2,11 +2,11 @@
 
 mod arguments;
 mod batches;
+mod control;
 mod history;
 mod jobs;
 mod queues;
 mod schedules;
-mod steer;
 mod text;
 
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ use common::{
     origin::Reason,
     telemetry,
 };
-use domain::platform::steering::{RecordSteering, Steering};
+use domain::platform::job_control::{JobControl, RecordJobControl};
 use serde_json::json;
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
@@ -51,13 +51,13 @@ impl Desk<'_> {
     /// Records what the operator is about to do to a queue or to jobs of it.
     async fn record(
         &self,
-        steering: Steering,
+        control: JobControl,
         queue: Queue,
         jobs: &[JobId],
         reason: Option<&Reason>,
     ) -> anyhow::Result<()> {
         let origin = cli::operator(reason.cloned());
-        Ok(self.jobs.commit(&origin, &RecordSteering { steering, queue, jobs }).await?)
+        Ok(self.jobs.commit(&origin, &RecordJobControl { control, queue, jobs }).await?)
     }
 
     /// Fails if a filter that matched nothing names a kind that does not exist. Jobs of a kind

@@ -2,5 +2,5 @@
 
 pub mod canary;
 pub mod demo;
+pub mod job_control;
 pub mod purge;
-pub mod steering;

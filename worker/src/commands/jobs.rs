@@ -18,8 +18,8 @@ use jobs::{
 use super::{
     Desk, UsageError,
     arguments::queue,
+    control,
     history::{self, EntryView, HistoryQuery},
-    steer,
     text::{Shown, ago, summary, summary_json, whole},
 };
 
@@ -182,15 +182,15 @@ pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result
         JobsCommand::History(query) => history::list(desk, &query).await,
         JobsCommand::Show { job } => show(desk, job).await,
         JobsCommand::Retry { which, state, reason } => {
-            steer::retry(desk, &which, state, reason).await
+            control::retry(desk, &which, state, reason).await
         }
         JobsCommand::RunNow { jobs, dry_run, reason } => {
-            steer::run_now(desk, &jobs, dry_run, reason).await
+            control::run_now(desk, &jobs, dry_run, reason).await
         }
         JobsCommand::Cancel { which, state, reason } => {
-            steer::cancel(desk, &which, &state, reason).await
+            control::cancel(desk, &which, &state, reason).await
         }
-        JobsCommand::Delete { which, reason } => steer::delete(desk, &which, reason).await,
+        JobsCommand::Delete { which, reason } => control::delete(desk, &which, reason).await,
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Subcommand;
 use common::origin::Reason;
-use domain::{platform::steering::Steering, queues};
+use domain::{platform::job_control::JobControl, queues};
 use jobs::{Paused, Queue, QueueDetails, QueueView};
 use serde_json::json;
 
@@ -59,7 +59,7 @@ pub(super) async fn run(desk: &Desk<'_>, command: QueuesCommand) -> anyhow::Resu
 
 async fn pause(desk: &Desk<'_>, queue: Queue, reason: &Reason) -> anyhow::Result<()> {
     if desk.jobs.paused(queue).await?.is_none() {
-        desk.record(Steering::Pause, queue, &[], Some(reason)).await?;
+        desk.record(JobControl::Pause, queue, &[], Some(reason)).await?;
     }
     let before = desk.jobs.pause(queue, &reason.to_string()).await.with_context(|| {
         format!("{queue} may be paused already, without its workers knowing; pause it again")
@@ -77,7 +77,7 @@ async fn pause(desk: &Desk<'_>, queue: Queue, reason: &Reason) -> anyhow::Result
 
 async fn resume(desk: &Desk<'_>, queue: Queue, reason: Option<&Reason>) -> anyhow::Result<()> {
     if desk.jobs.paused(queue).await?.is_some() {
-        desk.record(Steering::Resume, queue, &[], reason).await?;
+        desk.record(JobControl::Resume, queue, &[], reason).await?;
     }
     let was_paused = desk.jobs.resume(queue).await?;
     let object = json!({ "queue": queue, "paused": false, "changed": was_paused });

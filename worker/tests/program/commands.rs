@@ -122,7 +122,7 @@ impl Shell {
     }
 
     /// Action, reason and targets of every event of an operator, newest first.
-    async fn steered(&self) -> Vec<(&'static str, Option<String>, Vec<String>)> {
+    async fn recorded_actions(&self) -> Vec<(&'static str, Option<String>, Vec<String>)> {
         let filter = TrailFilter { actor: Some(Principal::Operator), ..TrailFilter::default() };
         let events = Recorded::on_platform(self.jobs.store(), &filter, 100).await.unwrap();
         let event = |event: Recorded| {
@@ -290,7 +290,7 @@ async fn an_operator_pauses_inspects_and_resumes_a_queue() {
     assert_eq!(shell.output(&["queues", "resume", "email"]), "email was not paused\n");
     let email = || vec!["email".to_owned()];
     assert_eq!(
-        shell.steered().await,
+        shell.recorded_actions().await,
         [
             ("queue.resumed", None, email()),
             ("queue.paused", Some("the mail server moves".to_owned()), email()),
@@ -388,7 +388,7 @@ async fn jobs_are_retried_cancelled_and_deleted_without_naming_their_queue() {
     let reason = |text: &str| Some(text.to_owned());
     let email = || "email".to_owned();
     assert_eq!(
-        shell.steered().await,
+        shell.recorded_actions().await,
         [
             ("job.deleted", reason("Not ours"), vec![email()]),
             ("job.cancelled", reason("Obsolete"), vec![email(), by_filter]),
@@ -458,7 +458,7 @@ async fn only_jobs_that_failed_are_retried() {
 
     let targets = || vec!["email".to_owned(), failed.clone()];
     assert_eq!(
-        shell.steered().await,
+        shell.recorded_actions().await,
         [
             ("job.retried", None, targets()),
             ("job.retried", Some("The mail server is up".to_owned()), targets()),

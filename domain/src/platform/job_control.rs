@@ -1,8 +1,8 @@
-//! Steering: what operators do to queues and jobs.
+//! Control of queues and jobs by operators.
 //!
-//! The job engine acts in Redis, outside of transactions. So an operator's command records what it is
-//! about to do, with the operator and their reason, and then does it: nothing is done that was not
-//! recorded.
+//! The job engine keeps jobs in Redis, where transactions of MongoDB do not reach. A command therefore
+//! records what the operator is about to do, with their name and reason, before it does it. If the
+//! record cannot be written, nothing is done.
 
 use common::{
     db::{Change, DbError, Txn},
@@ -17,7 +17,7 @@ const JOBS_MAX: usize = 500;
 
 /// What an operator does to a queue or to jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Steering {
+pub enum JobControl {
     /// Pauses the queue.
     Pause,
     /// Resumes the queue.
@@ -32,7 +32,7 @@ pub enum Steering {
     Delete,
 }
 
-impl Steering {
+impl JobControl {
     const fn action(self) -> Action {
         match self {
             Self::Pause => Action::QueuePaused,
@@ -47,21 +47,21 @@ impl Steering {
 
 /// Records what an operator is about to do.
 #[derive(Debug)]
-pub struct RecordSteering<'a> {
+pub struct RecordJobControl<'a> {
     /// What they do.
-    pub steering: Steering,
+    pub control: JobControl,
     /// The queue, or that of the jobs.
     pub queue: Queue,
-    /// The jobs; none if the queue itself is steered, or dead letters cannot be read.
+    /// The jobs; none if it concerns the queue itself, or dead letters cannot be read.
     pub jobs: &'a [JobId],
 }
 
-impl Change for RecordSteering<'_> {
+impl Change for RecordJobControl<'_> {
     type Output = ();
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
-        let event = Entry::new(self.steering.action(), self.queue);
+        let event = Entry::new(self.control.action(), self.queue);
         if self.jobs.is_empty() {
             return event.record_on_platform(txn).await;
         }

@@ -6,7 +6,7 @@ use common::{
     id::JobId,
     origin::Reason,
 };
-use domain::platform::steering::Steering;
+use domain::platform::job_control::JobControl;
 use jobs::{
     Cancelled, JobFilter, JobState, JobStatus, JobView, PAGE_MAX, Queue, queue::DeadLetter,
 };
@@ -22,18 +22,18 @@ use super::{
 const WAITING: [JobState; 4] =
     [JobState::Staged, JobState::Held, JobState::Delayed, JobState::Ready];
 
-/// One command that steers jobs, or with `--dry-run` lists them.
-struct Steer<'a> {
+/// A command that changes jobs, or with `--dry-run` lists them.
+struct Action<'a> {
     desk: &'a Desk<'a>,
-    steering: Steering,
+    control: JobControl,
     reason: Option<Reason>,
     /// The list of `--dry-run`.
     listed: Option<List>,
 }
 
-impl<'a> Steer<'a> {
-    fn new(desk: &'a Desk<'a>, steering: Steering, dry_run: bool, reason: Option<Reason>) -> Self {
-        Self { desk, steering, reason, listed: dry_run.then(|| desk.output.list(None)) }
+impl<'a> Action<'a> {
+    fn new(desk: &'a Desk<'a>, control: JobControl, dry_run: bool, reason: Option<Reason>) -> Self {
+        Self { desk, control, reason, listed: dry_run.then(|| desk.output.list(None)) }
     }
 
     /// Whether to go on with `jobs` of `queue`: they are recorded, or only listed.
@@ -45,7 +45,7 @@ impl<'a> Steer<'a> {
             return Ok(false);
         }
         if !jobs.is_empty() {
-            self.desk.record(self.steering, queue, &ids(jobs), self.reason.as_ref()).await?;
+            self.desk.record(self.control, queue, &ids(jobs), self.reason.as_ref()).await?;
         }
         Ok(!jobs.is_empty())
     }
@@ -107,10 +107,10 @@ pub(super) async fn retry(
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
     let filter = which.filter(state.as_slice())?;
-    let mut steer = Steer::new(desk, Steering::Retry, which.dry_run, reason);
+    let mut action = Action::new(desk, JobControl::Retry, which.dry_run, reason);
     let retried = match state.unwrap_or(JobState::Dead) {
-        JobState::Dead => retry_dead(&mut steer, which, &filter).await?,
-        JobState::Delayed => retry_delayed(&mut steer, which, &filter).await?,
+        JobState::Dead => retry_dead(&mut action, which, &filter).await?,
+        JobState::Delayed => retry_delayed(&mut action, which, &filter).await?,
         _ => return Err(UsageError::new("only dead and delayed jobs can be retried").into()),
     };
     let matches = retried.retried + retried.left_alone + retried.unreadable;
@@ -129,42 +129,42 @@ pub(super) async fn retry(
             count(alone, "scheduled job")
         ));
     }
-    let message = format!("{} {} be retried", count(retried.retried, "job"), steer.will());
-    steer.report(&retried, &message, retried.refused, "could not be retried")
+    let message = format!("{} {} be retried", count(retried.retried, "job"), action.will());
+    action.report(&retried, &message, retried.refused, "could not be retried")
 }
 
 async fn retry_dead(
-    steer: &mut Steer<'_>,
+    action: &mut Action<'_>,
     which: &Which,
     filter: &JobFilter,
 ) -> anyhow::Result<RetryOutcome> {
     let (mut result, mut named) = (RetryOutcome::default(), which.jobs.clone());
     for queue in which.filters.queues() {
-        let (letters, rest): (Vec<_>, Vec<_>) = dead_letters(steer.desk, queue, filter)
+        let (letters, rest): (Vec<_>, Vec<_>) = dead_letters(action.desk, queue, filter)
             .await?
             .into_iter()
             .partition(|letter| letter.envelope.is_some());
         result.unreadable += rest.len();
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
-        result.retried += if steer.goes_on(queue, &views(queue, &letters)).await? {
-            steer.desk.jobs.replay(queue, &letters).await?
+        result.retried += if action.goes_on(queue, &views(queue, &letters)).await? {
+            action.desk.jobs.replay(queue, &letters).await?
         } else {
             letters.len()
         };
     }
     for id in named {
-        retry_named(steer, id, &mut result).await?;
+        retry_named(action, id, &mut result).await?;
     }
     Ok(result)
 }
 
 /// Retries a job given by id that is not a dead letter.
 async fn retry_named(
-    steer: &mut Steer<'_>,
+    action: &mut Action<'_>,
     id: JobId,
     result: &mut RetryOutcome,
 ) -> anyhow::Result<()> {
-    let Some(job) = steer.desk.jobs.find(id).await? else {
+    let Some(job) = action.desk.jobs.find(id).await? else {
         result.refused += refuse(id, NOT_FOUND);
         return Ok(());
     };
@@ -174,7 +174,7 @@ async fn retry_named(
             "cannot be parsed and cannot be retried; delete it with `worker jobs delete`",
         ),
         JobStatus::Delayed { .. } if job.has_failed() => {
-            result.retried += start(steer, job).await?;
+            result.retried += start(action, job).await?;
             0
         }
         JobStatus::Delayed { until } => {
@@ -193,29 +193,29 @@ async fn retry_named(
 }
 
 /// Starts a delayed job; returns how many there were, which is none if it has just started.
-async fn start(steer: &mut Steer<'_>, job: JobView) -> anyhow::Result<usize> {
+async fn start(action: &mut Action<'_>, job: JobView) -> anyhow::Result<usize> {
     let (queue, jobs) = (job.queue, [job]);
-    if steer.goes_on(queue, &jobs).await? {
-        Ok(steer.desk.jobs.run_now(queue, &ids(&jobs)).await?)
+    if action.goes_on(queue, &jobs).await? {
+        Ok(action.desk.jobs.run_now(queue, &ids(&jobs)).await?)
     } else {
         Ok(1)
     }
 }
 
 async fn retry_delayed(
-    steer: &mut Steer<'_>,
+    action: &mut Action<'_>,
     which: &Which,
     filter: &JobFilter,
 ) -> anyhow::Result<RetryOutcome> {
     let mut result = RetryOutcome::default();
     for queue in which.filters.queues() {
-        let mut pages = Pages::new(&steer.desk.jobs, queue, JobState::Delayed, filter);
+        let mut pages = Pages::new(&action.desk.jobs, queue, JobState::Delayed, filter);
         while let Some(page) = pages.next(PAGE_MAX).await? {
             let (failed, scheduled): (Vec<_>, Vec<_>) =
                 page.into_iter().partition(JobView::has_failed);
             result.left_alone += scheduled.len();
-            result.retried += if steer.goes_on(queue, &failed).await? {
-                steer.desk.jobs.run_now(queue, &ids(&failed)).await?
+            result.retried += if action.goes_on(queue, &failed).await? {
+                action.desk.jobs.run_now(queue, &ids(&failed)).await?
             } else {
                 failed.len()
             };
@@ -238,12 +238,12 @@ pub(super) async fn run_now(
     dry_run: bool,
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
-    let mut steer = Steer::new(desk, Steering::RunNow, dry_run, reason);
+    let mut action = Action::new(desk, JobControl::RunNow, dry_run, reason);
     let mut result = Ran::default();
     for id in jobs {
         match desk.jobs.find(*id).await? {
             Some(job) if job.status.state() == JobState::Delayed => {
-                result.run_now += start(&mut steer, job).await?;
+                result.run_now += start(&mut action, job).await?;
             }
             Some(job) => {
                 let state = job.status.state();
@@ -253,8 +253,8 @@ pub(super) async fn run_now(
             None => result.refused += refuse(*id, NOT_FOUND),
         }
     }
-    let message = format!("{} {} run now", count(result.run_now, "job"), steer.will());
-    steer.report(&result, &message, result.refused, "could not be run now")
+    let message = format!("{} {} run now", count(result.run_now, "job"), action.will());
+    action.report(&result, &message, result.refused, "could not be run now")
 }
 
 /// Results of cancelling jobs.
@@ -295,12 +295,12 @@ pub(super) async fn cancel(
         )
         .into());
     }
-    let mut steer = Steer::new(desk, Steering::Cancel, which.dry_run, reason);
+    let mut action = Action::new(desk, JobControl::Cancel, which.dry_run, reason);
     let tally = if which.jobs.is_empty() {
         let states = if states.is_empty() { &WAITING } else { states };
-        cancel_matching(&mut steer, which, states, &filter).await?
+        cancel_matching(&mut action, which, states, &filter).await?
     } else {
-        cancel_named(&mut steer, &which.jobs).await?
+        cancel_named(&mut action, &which.jobs).await?
     };
     desk.check_kind(filter.kind.as_deref(), tally.selected)?;
     if tally.ended > 0 {
@@ -313,11 +313,11 @@ pub(super) async fn cancel(
             (count(tally.removed, "job"), count(tally.stop_requested, "running job"));
         format!("{removed} will not run; asked {running} to stop")
     };
-    steer.report(&tally, &message, tally.refused, "could not be cancelled")
+    action.report(&tally, &message, tally.refused, "could not be cancelled")
 }
 
 async fn cancel_matching(
-    steer: &mut Steer<'_>,
+    action: &mut Action<'_>,
     which: &Which,
     states: &[JobState],
     filter: &JobFilter,
@@ -325,21 +325,21 @@ async fn cancel_matching(
     let mut tally = Tally::default();
     for queue in which.filters.queues() {
         for state in states {
-            let mut pages = Pages::new(&steer.desk.jobs, queue, *state, filter);
+            let mut pages = Pages::new(&action.desk.jobs, queue, *state, filter);
             while let Some(page) = pages.next(PAGE_MAX).await? {
-                stop(steer, queue, &page, &mut tally).await?;
+                stop(action, queue, &page, &mut tally).await?;
             }
         }
     }
     Ok(tally)
 }
 
-async fn cancel_named(steer: &mut Steer<'_>, jobs: &[JobId]) -> anyhow::Result<Tally> {
+async fn cancel_named(action: &mut Action<'_>, jobs: &[JobId]) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     for id in jobs {
-        match steer.desk.jobs.find(*id).await? {
+        match action.desk.jobs.find(*id).await? {
             Some(job) if job.status.state() != JobState::Dead => {
-                stop(steer, job.queue, &[job], &mut tally).await?;
+                stop(action, job.queue, &[job], &mut tally).await?;
             }
             Some(_) => {
                 let why = "is a dead letter; delete it with `worker jobs delete`";
@@ -353,14 +353,14 @@ async fn cancel_named(steer: &mut Steer<'_>, jobs: &[JobId]) -> anyhow::Result<T
 
 /// Cancels jobs of a queue.
 async fn stop(
-    steer: &mut Steer<'_>,
+    action: &mut Action<'_>,
     queue: Queue,
     jobs: &[JobView],
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     tally.selected += jobs.len();
-    if steer.goes_on(queue, jobs).await? {
-        tally.add(&steer.desk.jobs.cancel(queue, &ids(jobs)).await?);
+    if action.goes_on(queue, jobs).await? {
+        tally.add(&action.desk.jobs.cancel(queue, &ids(jobs)).await?);
     }
     Ok(())
 }
@@ -379,12 +379,12 @@ pub(super) async fn delete(
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
     let filter = which.filter(&[])?;
-    let mut steer = Steer::new(desk, Steering::Delete, which.dry_run, reason);
+    let mut action = Action::new(desk, JobControl::Delete, which.dry_run, reason);
     let (mut deleted, mut named) = (0, which.jobs.clone());
     for queue in which.filters.queues() {
         let letters = dead_letters(desk, queue, &filter).await?;
         named.retain(|id| !letters.iter().any(|letter| letter.job() == Some(*id)));
-        deleted += if steer.goes_on(queue, &views(queue, &letters)).await? {
+        deleted += if action.goes_on(queue, &views(queue, &letters)).await? {
             desk.jobs.delete_dead(queue, &letters).await?
         } else {
             letters.len()
@@ -397,7 +397,7 @@ pub(super) async fn delete(
     let result = Deleted { deleted, refused };
     let would_be = if which.dry_run { " would be" } else { "" };
     let message = format!("{}{would_be} deleted", count(deleted, "dead letter"));
-    steer.report(&result, &message, refused, "could not be deleted")
+    action.report(&result, &message, refused, "could not be deleted")
 }
 
 /// The selected dead letters of one queue.
