@@ -155,20 +155,6 @@ mongo_command() (
   esac
 )
 
-# mongo_shell SCRIPT: evaluates a script in mongosh. It needs mongosh, which `cargo xtask up` cannot install, so prefer
-# mongo_command.
-mongo_shell() (
-  case $tenantry_platform in
-  up)
-    tenantry_up
-    command -v mongosh >/dev/null || tenantry_missing mongosh "install it from MongoDB's downloads, or use mongo_command"
-    # The database belongs before the options of the connection string.
-    exec mongosh --quiet --norc --eval "$1" "${TENANTRY__MONGODB__URI%%\?*}tenantry?${TENANTRY__MONGODB__URI#*\?}"
-    ;;
-  *) tenantry_mongosh "$1" tenantry '' ;;
-  esac
-)
-
 # Evaluates a script in the container of MongoDB, with DATABASE and COMMAND in its environment.
 tenantry_mongosh() {
   # shellcheck disable=SC2016 # expanded in the container
