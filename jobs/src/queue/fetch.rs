@@ -5,8 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{backoff::reconnect_delay, db::DbError, redis::Reader, telemetry::metrics};
-use redis::{RedisResult, aio::MultiplexedConnection};
+use common::{
+    backoff::reconnect_delay, clock::millis_of, db::DbError, redis::Reader, telemetry::metrics,
+};
+use redis::{RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::mpsc;
 
 use super::{
@@ -17,7 +19,7 @@ use super::{
     finish::{Finished, Outcome},
     health::Health,
 };
-use crate::{Envelope, envelope::Signature, outbox};
+use crate::{Envelope, Queue, envelope::Signature, outbox};
 
 /// How long one read blocks for jobs. Only jobs end it early, so it may be long; it limits how long
 /// a broken connection can go unnoticed.
@@ -44,7 +46,7 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
                     Health::is_up();
                 }
                 consumer.calm.disturb();
-                tracing::warn!(queue = %consumer.queue, %error, failures, "fetch_failed");
+                log(consumer.queue, &consumer.health, &error, failures);
                 failures += 1;
                 tokio::select! {
                     () = tokio::time::sleep(reconnect_delay(failures)) => {}
@@ -52,6 +54,17 @@ pub(super) async fn run(consumer: Arc<Consumer>, finished: mpsc::Sender<Finished
                 }
             }
         }
+    }
+}
+
+/// Logs why jobs were not fetched. A process that was suspended has missed the response itself, or
+/// lost its connection meanwhile.
+fn log(queue: Queue, health: &Health, error: &RedisError, failures: u32) {
+    if let Some(suspended) = health.suspended().filter(|_| error.is_io_error()) {
+        let suspended_ms = millis_of(suspended);
+        tracing::info!(%queue, suspended_ms, "fetch_interrupted_by_suspension");
+    } else {
+        tracing::warn!(%queue, %error, failures, "fetch_failed");
     }
 }
 
@@ -147,13 +160,11 @@ async fn read(
             }
         }
     };
-    let timed_out = |_| {
-        redis::RedisError::from((
-            redis::ErrorKind::Io,
-            "Redis did not answer a blocking read in time",
-        ))
-    };
-    Ok(answer.map_err(timed_out)??.0)
+    Ok(answer.map_err(|_| timed_out())??.0)
+}
+
+fn timed_out() -> RedisError {
+    RedisError::from((redis::ErrorKind::Io, "Redis did not answer a blocking read in time"))
 }
 
 /// Resolves when no more jobs may be fetched, permanently or for now.
@@ -261,5 +272,56 @@ pub(super) fn handed_back(delivery: Delivery) -> Finished {
 pub(super) async fn settle(finished: &mpsc::Sender<Finished>, what: Finished) {
     if finished.send(what).await.is_err() {
         tracing::error!("settlement_ended_early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+    use crate::test_queues::EMAIL;
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(health: &Health, error: &RedisError) -> String {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(lines, || super::log(EMAIL, health, error, 3));
+        let bytes = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_process_that_was_suspended_does_not_blame_redis() {
+        let resumed = Health::after_suspension(Duration::from_mins(3));
+        let line = logged(&resumed, &timed_out());
+        assert!(
+            line.contains("INFO") && line.contains("fetch_interrupted_by_suspension"),
+            "{line}"
+        );
+        assert!(line.contains("\"suspended_ms\":18") && !line.contains("Redis"), "{line}");
+
+        // What Redis has answered is an answer, and a process that ran all the time heard nothing.
+        let refused = RedisError::from((redis::ErrorKind::Parse, "nonsense"));
+        for (health, error) in [(&resumed, &refused), (&Health::from_now(), &timed_out())] {
+            let line = logged(health, error);
+            assert!(line.contains("WARN") && line.contains("fetch_failed"), "{line}");
+        }
     }
 }

@@ -27,7 +27,15 @@ pub(crate) struct Health(Mutex<Beats>);
 #[derive(Debug)]
 struct Beats {
     last: Instant,
-    resumed: Option<Instant>,
+    resumed: Option<Resumed>,
+}
+
+/// The end of a suspension.
+#[derive(Debug, Clone, Copy)]
+struct Resumed {
+    at: Instant,
+    /// How long the process had not run.
+    after: Duration,
 }
 
 impl Health {
@@ -42,17 +50,31 @@ impl Health {
 
     /// Redis has not answered.
     pub(crate) fn is_down(&self) {
-        if self.beats(Instant::now()).resumed.is_none() {
+        if self.suspended().is_none() {
             metrics::REDIS_UP.set(0);
         }
+    }
+
+    /// How long the process was suspended, if failures may still be the consequence.
+    pub(crate) fn suspended(&self) -> Option<Duration> {
+        self.beats(Instant::now()).resumed.map(|resumed| resumed.after)
+    }
+
+    /// As after a suspension of this length that ended just now.
+    #[cfg(test)]
+    pub(super) fn after_suspension(length: Duration) -> Self {
+        let health = Self::from_now();
+        drop(health.beats(Instant::now() + length));
+        health
     }
 
     /// The beats at `now`, which counts as one.
     fn beats(&self, now: Instant) -> std::sync::MutexGuard<'_, Beats> {
         let mut beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(beats.last) > STALL_MIN {
-            beats.resumed = Some(now);
-        } else if beats.resumed.is_some_and(|resumed| now.duration_since(resumed) > GRACE) {
+        let silence = now.duration_since(beats.last);
+        if silence > STALL_MIN {
+            beats.resumed = Some(Resumed { at: now, after: silence });
+        } else if beats.resumed.is_some_and(|resumed| now.duration_since(resumed.at) > GRACE) {
             beats.resumed = None;
         }
         beats.last = now;
