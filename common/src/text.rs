@@ -1,7 +1,7 @@
 //! Unicode rules for text that people type: its canonical form, how it is compared, and which
 //! characters hide something.
 
-use std::{borrow::Cow, net::Ipv4Addr};
+use std::{borrow::Cow, fmt::Write, net::Ipv4Addr};
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizerBorrowed as Normalizer;
@@ -42,11 +42,51 @@ pub fn skeleton(text: &str) -> String {
 /// Whether it contains characters that are invisible, unassigned, or change the direction, so that
 /// it looks like another text or like none.
 pub fn has_hidden(text: &str) -> bool {
+    // An encoded word (RFC 2047) reads differently in a mail header than on a page.
+    text.contains("=?") || visible(text).any(|c| c.is_err())
+}
+
+/// The characters of a text; those that control a terminal, are invisible or change the direction,
+/// so that it looks like another text, are errors.
+pub fn visible(text: &str) -> impl Iterator<Item = Result<char, char>> {
     let before = std::iter::once(' ').chain(text.chars());
     let after = text.chars().skip(1).map(Some).chain([None]);
-    let mut places = before.zip(text.chars()).zip(after);
-    // An encoded word (RFC 2047) reads differently in a mail header than on a page.
-    text.contains("=?") || places.any(|((before, c), after)| hides(before, c, after))
+    let places = before.zip(text.chars()).zip(after);
+    places.map(|((before, c), after)| if hides(before, c, after) { Err(c) } else { Ok(c) })
+}
+
+/// `text` on one line: white space becomes spaces, and every hidden character U+FFFD. For what comes
+/// from outside and is shown or logged, such as the replies of mail servers.
+pub fn on_one_line(text: &str) -> String {
+    let shown = |c: Result<char, char>| match c {
+        Ok(c) | Err(c) if c.is_whitespace() => ' ',
+        Ok(c) => c,
+        Err(_) => char::REPLACEMENT_CHARACTER,
+    };
+    visible(text).map(shown).collect()
+}
+
+/// JSON on one line with every hidden character escaped; only strings contain any. JSON itself
+/// escapes those of ASCII only.
+pub fn escaped(json: &str) -> Cow<'_, str> {
+    if json.bytes().all(|byte| byte.is_ascii() && byte != 0x7f) {
+        return Cow::Borrowed(json);
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in visible(json) {
+        match c {
+            Ok(c) => text.push(c),
+            // Not in a string: the end of the line.
+            Err('\n') => text.push('\n'),
+            Err(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// Whether `c` hides something between its neighbours.
@@ -216,6 +256,21 @@ mod tests {
         ] {
             assert!(!has_hidden(text), "{text:?}");
         }
+    }
+
+    #[test]
+    fn hidden_characters_are_replaced_or_escaped() {
+        assert_eq!(
+            on_one_line("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d\u{200b}e\u{e0041}"),
+            "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d\u{fffd}e\u{fffd}"
+        );
+        assert_eq!(on_one_line("👩\u{200d}💻 می\u{200c}خواهم"), "👩\u{200d}💻 می\u{200c}خواهم");
+        let json = "{\"a\":\"\u{9b}\u{202e}\u{7f}é\u{200b}\u{e0041}\"}\n";
+        let wanted = "{\"a\":\"\\u009b\\u202e\\u007fé\\u200b\\udb40\\udc41\"}\n";
+        assert_eq!(escaped(json), wanted);
+        let value: serde_json::Value = serde_json::from_str(wanted).unwrap();
+        assert_eq!(value["a"], "\u{9b}\u{202e}\u{7f}é\u{200b}\u{e0041}");
+        assert!(matches!(escaped("{}\n"), Cow::Borrowed("{}\n")));
     }
 
     #[test]

@@ -12,14 +12,17 @@ use std::{
 
 pub use self::{
     operator::operator,
-    output::{List, Output, OutputError, print, printable},
+    output::{List, Output, OutputError, print},
 };
-use crate::config::{EXIT_CONFIG, Effective, Mistakes};
+use crate::{
+    config::{EXIT_CONFIG, Effective, Mistakes},
+    text,
+};
 
 /// Prints a line to standard error: an explanation beside the result. A closed standard error is
 /// ignored.
 pub fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(line));
+    let _ = writeln!(io::stderr(), "{}", text::on_one_line(line));
 }
 
 /// Prints the mistakes of the configuration to standard error.

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::note;
+use crate::text;
 
 /// Standard output could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +47,14 @@ impl Output {
         match self {
             Self::Json => print_line(&json(object)?),
             Self::Text => {
-                lines.into_iter().try_for_each(|line| print_line(&printable(line.as_ref())))
+                lines.into_iter().try_for_each(|line| print_line(&text::on_one_line(line.as_ref())))
             }
         }
     }
 
     /// Prints a line for people only, such as a heading.
     pub fn say(self, line: &str) -> Result<(), OutputError> {
-        if self == Self::Text { print_line(&printable(line)) } else { Ok(()) }
+        if self == Self::Text { print_line(&text::on_one_line(line)) } else { Ok(()) }
     }
 
     /// Begins a list, whose heading is printed for people before the first row.
@@ -105,40 +106,10 @@ fn print_line(line: &str) -> Result<(), OutputError> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
-/// `text` on one line, with unsafe characters replaced.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_whitespace() {
-                ' '
-            } else if is_unsafe(c) {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// Whether a character controls the terminal or reorders surrounding text.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// `value` on one line. JSON itself escapes the unsafe characters of ASCII; the others are escaped
-/// here.
+/// `value` on one line.
 fn json(value: &impl Serialize) -> Result<String, OutputError> {
     let json = serde_json::to_string(value).map_err(io::Error::from)?;
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        if is_unsafe(c) {
-            text.extend(format!("\\u{:04x}", u32::from(c)).chars());
-        } else {
-            text.push(c);
-        }
-    }
-    Ok(text)
+    Ok(text::escaped(&json).into_owned())
 }
 
 #[cfg(test)]
@@ -146,11 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_replaced_or_escaped() {
-        assert_eq!(
-            printable("a\u{1b}[2Jb\r\nc\u{9b}1m\u{202e}d"),
-            "a\u{fffd}[2Jb  c\u{fffd}1m\u{fffd}d"
-        );
+    fn json_has_no_hidden_characters() {
         let escaped = json(&"\u{1b}\u{9b}\u{202e}\u{7f}é\n").unwrap();
         assert_eq!(escaped, "\"\\u001b\\u009b\\u202e\\u007fé\\n\"");
     }

@@ -32,6 +32,7 @@ use crate::{
     email::Email,
     id::JobId,
     telemetry::{metrics, trace::Call},
+    text,
 };
 
 /// Idle connections are closed after this time.
@@ -45,13 +46,19 @@ const DOWN_REPLIES: [u16; 6] = [421, 454, 530, 534, 535, 538];
 pub const OUTCOMES: &[&str] = &["sent", "retry", "refused"];
 
 /// What the mail server answered, or why it did not. Without email addresses: servers often repeat the
-/// recipient's, and this is logged and stored with the job.
+/// recipient's, and this is logged and stored with the job. Without hidden characters, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer(String);
 
+impl Answer {
+    fn of(text: &str) -> Self {
+        Self(without_addresses(text::on_one_line(text).trim()))
+    }
+}
+
 impl From<lettre::transport::smtp::Error> for Answer {
     fn from(error: lettre::transport::smtp::Error) -> Self {
-        Self(without_addresses(&one_line(&error.to_string())))
+        Self::of(&error.to_string())
     }
 }
 
@@ -256,6 +263,13 @@ mod tests {
             without_addresses(answer),
             "permanent error (550): 5.1.1 [address] no user [address] here"
         );
+    }
+
+    #[test]
+    fn answers_of_the_server_lose_hidden_characters() {
+        let answer = "550 \u{202e}no\u{200b} user\u{1b}[31m\r\nhere\u{9b}2J\r\n";
+        let wanted = "550 \u{fffd}no\u{fffd} user\u{fffd}[31m  here\u{fffd}2J";
+        assert_eq!(Answer::of(answer).to_string(), wanted);
     }
 
     fn mailer() -> Mailer {

@@ -5,12 +5,24 @@
 //! addresses are not logged.
 
 mod export;
+mod lines;
 pub mod metrics;
 pub mod trace;
 
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use std::io;
 
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    field::MakeExt,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use self::lines::JsonLines;
 use crate::config;
 
 /// Why telemetry could not be started.
@@ -26,21 +38,14 @@ pub struct Telemetry {
 /// first in a process called `service`, within the runtime. Fails if logging was already started,
 /// or the filter or the collector's URL is invalid.
 pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Telemetry, StartError> {
-    let lines = match config.format {
-        config::LogFormat::Json => tracing_subscriber::fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
-        config::LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
-    };
     let spans = if config.otlp_endpoint.is_empty() {
         None
     } else {
         Some(export::provider(config, service)?)
     };
     // Log lines show the fields of one span, which must be that of the request or job.
-    let lines = lines.with_filter(with_calls(filter(config)?, "off")?);
+    let lines =
+        lines(config.format, true, io::stdout).with_filter(with_calls(filter(config)?, "off")?);
     let exported = match &spans {
         Some(spans) => Some(export::layer(spans).with_filter(with_calls(filter(config)?, "info")?)),
         None => None,
@@ -52,19 +57,7 @@ pub fn start(config: &config::Telemetry, service: &'static str) -> Result<Teleme
 /// Logs to standard error, for commands whose result goes to standard output. Exports no spans.
 pub fn start_on_stderr(config: &config::Telemetry) -> Result<(), StartError> {
     let filter = filter(config)?;
-    let lines = match config.format {
-        config::LogFormat::Json => tracing_subscriber::fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_writer(std::io::stderr)
-            .log_internal_errors(false)
-            .boxed(),
-        config::LogFormat::Pretty => tracing_subscriber::fmt::layer()
-            .compact()
-            .with_writer(std::io::stderr)
-            .log_internal_errors(false)
-            .boxed(),
-    };
+    let lines = lines(config.format, false, io::stderr);
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(())
 }
@@ -75,6 +68,27 @@ impl Telemetry {
         let stopped = self.spans.map(|provider| provider.shutdown());
         if let Some(Err(error)) = stopped {
             tracing::warn!(%error, "spans_not_exported");
+        }
+    }
+}
+
+/// The layer that writes log lines, and reports on standard error, if wanted, that it cannot.
+fn lines<S, M>(format: config::LogFormat, reports: bool, to: M) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = fmt::layer().log_internal_errors(reports);
+    match format {
+        config::LogFormat::Json => lines
+            .with_writer(JsonLines(to))
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
+        config::LogFormat::Pretty => {
+            let fields = fmt::format::debug_fn(lines::field).delimited(" ");
+            lines.with_writer(to).compact().fmt_fields(fields).boxed()
         }
     }
 }
