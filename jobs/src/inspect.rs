@@ -225,10 +225,17 @@ impl Jobs {
 
     /// All details of the job with this id, wherever it is; none if it has ended or never existed.
     pub async fn find(&self, id: JobId) -> Result<Option<JobView>, ControlError> {
+        Ok(self.place(id).await?.map(|(job, _)| job))
+    }
+
+    /// As [`Jobs::find`], with the cursor at which a listing of its queue and state continues after
+    /// it.
+    pub async fn place(&self, id: JobId) -> Result<Option<(JobView, Cursor)>, ControlError> {
         for _ in 0..LOOKS {
             for queue in self.queues().all() {
                 if let Some(found) = self.broker().look(queue, id).await? {
-                    return Ok(Some(JobView::of_found(queue, found)));
+                    let cursor = Cursor::from(&found.cursor);
+                    return Ok(Some((JobView::of_found(queue, found), cursor)));
                 }
             }
             // Not in Redis, or just moving from one place to another.
@@ -239,7 +246,11 @@ impl Jobs {
                 .named(&row.queue)
                 .ok_or_else(|| ControlError::ForeignQueue { job: id, queue: row.queue.clone() })?;
             if self.broker().look(queue, id).await?.is_none() {
-                return Ok(Some(JobView::of_row(queue, &row)?));
+                let cursor = match row.dead_at {
+                    Some(died_at) => PlaceCursor::of_member(died_at.timestamp_millis(), id),
+                    None => PlaceCursor::Row(id),
+                };
+                return Ok(Some((JobView::of_row(queue, &row)?, Cursor::from(&cursor))));
             }
         }
         Ok(None)

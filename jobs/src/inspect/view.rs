@@ -276,6 +276,8 @@ pub struct JobFilter {
     pub kind: Option<String>,
     /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
+    /// Jobs that the request with this id caused.
+    pub request_id: Option<String>,
     /// Jobs with this text in their last error.
     pub error: Option<String>,
     /// Enqueued before this time, or, for dead letters, died before it; in milliseconds since the
@@ -295,6 +297,8 @@ impl JobFilter {
         let of_tenant = self
             .tenant
             .is_none_or(|tenant| details.is_some_and(|details| details.tenant == Some(tenant)));
+        let of_request = self.request_id.is_none()
+            || details.is_some_and(|details| details.request_id == self.request_id);
         let of_error = self
             .error
             .as_deref()
@@ -302,6 +306,7 @@ impl JobFilter {
         of_ids
             && of_kind
             && of_tenant
+            && of_request
             && of_error
             && self.before.is_none_or(|before| job.since().is_some_and(|since| since < before))
     }

@@ -342,6 +342,48 @@ async fn filters_require_every_condition_and_pages_continue_where_they_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listing_continues_after_a_job_in_every_state() {
+    async fn hopeless(_: Probe, _: Running<()>) -> Result<(), JobError> {
+        Err(JobError::fail("no such mailbox"))
+    }
+    let world = World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "1")]).await;
+    let failing = world.work(&Registry::new(()).on(hopeless), 1);
+    for n in 0..3 {
+        world.stage(n).await;
+    }
+    until("all are dead", || async { world.dead().await.len() == 3 }).await;
+    failing.stop(Duration::from_secs(5)).await;
+    let tenant = Some(world.store.clock().id());
+    for n in 0..4 {
+        let (due, origin) = (Some(in_an_hour()), Origin::system());
+        let of_tenant = StageFor { n, tenant, due: None };
+        world.jobs.commit(&origin, &of_tenant).await.unwrap();
+        world.jobs.commit(&origin, &StageFor { n, tenant: None, due }).await.unwrap();
+        world.stage(n).await;
+        world.store.commit(&origin, &StageFor { n, ..StageFor::default() }).await.unwrap();
+    }
+    for (state, count) in [
+        (JobState::Staged, 4),
+        (JobState::Held, 3),
+        (JobState::Delayed, 4),
+        (JobState::Ready, 5),
+        (JobState::Dead, 3),
+    ] {
+        until(&format!("all are {state}"), || async { listed(&world, state).await.len() == count })
+            .await;
+        let ids = |jobs: Vec<JobView>| jobs.iter().map(|job| job.id.unwrap()).collect::<Vec<_>>();
+        let all = ids(listed(&world, state).await);
+        for (at, id) in all.iter().enumerate() {
+            let (job, after) = world.jobs.place(*id).await.unwrap().unwrap();
+            assert_eq!((job.id, job.status.state()), (Some(*id), state));
+            let filter = JobFilter::default();
+            let page = world.jobs.list(QUEUE, state, &filter, Some(&after), 100).await.unwrap();
+            assert_eq!(ids(page.jobs), all[at + 1..], "{state}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_cancelled_in_every_state_and_leaves_no_row() {
     let (world, slow) =
         (World::with(&[("QUEUES__EMAIL__TENANT_CONCURRENCY", "1")]).await, Slow::new());

@@ -70,6 +70,11 @@ pub(crate) enum Cursor {
 }
 
 impl Cursor {
+    /// Up to this job in a sorted set, with its time as the score.
+    pub(crate) fn of_member(millis: i64, id: JobId) -> Self {
+        Self::Member { score: millis, member: id_bytes(id).to_vec() }
+    }
+
     /// As text that [`Cursor::parse`] reads.
     pub(crate) fn text(&self) -> String {
         match self {
@@ -402,7 +407,14 @@ impl Broker {
                 deliveries: next_text().parse().unwrap_or_default(),
             },
         };
-        Ok(Some(Found { id: Some(id), spot, body, cursor: Cursor::Entry("0-0".to_owned()) }))
+        let cursor = match &spot {
+            Spot::Ready(entry) | Spot::Running { entry, .. } => Cursor::Entry(entry.clone()),
+            Spot::Delayed(due) => Cursor::of_member(*due, id),
+            Spot::Dead(died_at, _) => Cursor::of_member(*died_at, id),
+            // Found in its group's list, above.
+            Spot::Held => return Ok(None),
+        };
+        Ok(Some(Found { id: Some(id), spot, body, cursor }))
     }
 
     async fn look_in_group(
