@@ -18,12 +18,15 @@ use common::{
     clock::Clock,
     config::{Config, Smtp},
     db::Store,
-    id::JobId,
+    id::{JobId, TenantId},
     mail::Mailer,
     origin::Reason,
     telemetry,
 };
-use domain::platform::job_control::{JobControl, RecordJobControl};
+use domain::{
+    platform::job_control::{JobControl, RecordJobControl},
+    tenancy::tenants::{Tenant, TenantRef},
+};
 use serde_json::json;
 
 pub(crate) use self::{batches::BatchesCommand, jobs::JobsCommand, queues::QueuesCommand};
@@ -58,6 +61,32 @@ impl Desk<'_> {
     ) -> anyhow::Result<()> {
         let origin = cli::operator(reason.cloned());
         Ok(self.jobs.commit(&origin, &RecordJobControl { control, queue, jobs }).await?)
+    }
+
+    /// The id of the tenant that a filter names; its short name must exist.
+    async fn tenant(&self, name: Option<&TenantRef>) -> anyhow::Result<Option<TenantId>> {
+        match name {
+            None => Ok(None),
+            Some(TenantRef::Id(id)) => Ok(Some(*id)),
+            Some(name) => Ok(Some(self.existing(name).await?)),
+        }
+    }
+
+    /// Fails if a filter that matched nothing names a tenant that does not exist. Jobs of a tenant
+    /// that no longer exists are found and can be controlled.
+    async fn check_tenant(&self, tenant: Option<TenantId>, matches: usize) -> anyhow::Result<()> {
+        if let Some(id) = tenant.filter(|_| matches == 0) {
+            self.existing(&TenantRef::Id(id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn existing(&self, name: &TenantRef) -> anyhow::Result<TenantId> {
+        let tenant = Tenant::named(self.jobs.store(), name).await?;
+        let tenant = tenant.with_context(|| {
+            format!("there is no tenant {name}; run `api tenants find` to find it")
+        })?;
+        Ok(tenant.id)
     }
 
     /// Fails if a filter that matched nothing names a kind that does not exist. Jobs of a kind

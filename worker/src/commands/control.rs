@@ -106,7 +106,7 @@ pub(super) async fn retry(
     state: Option<JobState>,
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
-    let filter = which.filter(state.as_slice())?;
+    let filter = which.filter(desk, state.as_slice()).await?;
     let mut action = Action::new(desk, JobControl::Retry, which.dry_run, reason);
     let retried = match state.unwrap_or(JobState::Dead) {
         JobState::Dead => retry_dead(&mut action, which, &filter).await?,
@@ -115,6 +115,7 @@ pub(super) async fn retry(
     };
     let matches = retried.retried + retried.left_alone + retried.unreadable;
     desk.check_kind(filter.kind.as_deref(), matches)?;
+    desk.check_tenant(filter.tenant, matches).await?;
     if retried.unreadable > 0 {
         cli::note(&format!(
             "{} cannot be parsed or retried; delete with `worker jobs delete`",
@@ -288,7 +289,7 @@ pub(super) async fn cancel(
     states: &[JobState],
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
-    let filter = which.filter(states)?;
+    let filter = which.filter(desk, states).await?;
     if states.contains(&JobState::Dead) {
         return Err(UsageError::new(
             "dead letters cannot be cancelled; delete them with `worker jobs delete`",
@@ -303,6 +304,7 @@ pub(super) async fn cancel(
         cancel_named(&mut action, &which.jobs).await?
     };
     desk.check_kind(filter.kind.as_deref(), tally.selected)?;
+    desk.check_tenant(filter.tenant, tally.selected).await?;
     if tally.ended > 0 {
         cli::note(&format!("{} had already ended", count(tally.ended, "job")));
     }
@@ -378,7 +380,7 @@ pub(super) async fn delete(
     which: &Which,
     reason: Option<Reason>,
 ) -> anyhow::Result<()> {
-    let filter = which.filter(&[])?;
+    let filter = which.filter(desk, &[]).await?;
     let mut action = Action::new(desk, JobControl::Delete, which.dry_run, reason);
     let (mut deleted, mut named) = (0, which.jobs.clone());
     for queue in which.filters.queues() {
@@ -391,6 +393,7 @@ pub(super) async fn delete(
         };
     }
     desk.check_kind(filter.kind.as_deref(), deleted)?;
+    desk.check_tenant(filter.tenant, deleted).await?;
     let why =
         "is not a dead letter; see `worker jobs show`, or cancel it with `worker jobs cancel`";
     let refused = named.iter().map(|id| refuse(*id, why)).sum();

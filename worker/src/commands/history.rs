@@ -8,6 +8,7 @@ use common::{
     config::Period,
     id::{JobId, TenantId},
 };
+use domain::tenancy::tenants::TenantRef;
 use jobs::{
     Jobs, Queue,
     history::{ENTRIES_MAX, Ended, HistoryEntry, HistoryFilter},
@@ -19,7 +20,7 @@ use serde_json::Value;
 use super::{
     Desk,
     arguments::queue,
-    text::{ago, span, time},
+    text::{ago, quoted, span, time},
 };
 
 /// Selects entries; all given conditions must hold.
@@ -33,9 +34,9 @@ pub(crate) struct HistoryQuery {
     /// Jobs of this kind, such as `registration.send_verification`.
     #[arg(long)]
     kind: Option<String>,
-    /// Jobs of this tenant.
+    /// Jobs of this tenant, by its id or short name.
     #[arg(long)]
-    tenant: Option<TenantId>,
+    tenant: Option<TenantRef>,
     /// Jobs with this outcome: success, dead or cancelled.
     #[arg(long)]
     outcome: Option<Ended>,
@@ -51,10 +52,10 @@ pub(crate) struct HistoryQuery {
 }
 
 impl HistoryQuery {
-    async fn filter(&self, jobs: &Jobs) -> anyhow::Result<HistoryFilter> {
+    async fn filter(&self, desk: &Desk<'_>) -> anyhow::Result<HistoryFilter> {
         let after = match self.after {
             Some(id) => Some(
-                find(jobs, id)
+                find(&desk.jobs, id)
                     .await?
                     .with_context(|| {
                         format!("{id} no longer has a history entry, so the list cannot continue after it")
@@ -67,7 +68,7 @@ impl HistoryQuery {
             ids: self.jobs.clone(),
             queue: self.queue,
             kind: self.kind.clone(),
-            tenant: self.tenant,
+            tenant: desk.tenant(self.tenant.as_ref()).await?,
             outcome: self.outcome,
             before: self.older_than.map(|Period(age)| ago(Clock::system().now(), age)),
             after,
@@ -79,8 +80,8 @@ impl HistoryQuery {
         let mut words = vec!["worker jobs history".to_owned()];
         words.extend(self.jobs.iter().map(ToString::to_string));
         words.extend(self.queue.map(|queue| format!("--queue {queue}")));
-        words.extend(self.kind.as_deref().map(|kind| format!("--kind {kind}")));
-        words.extend(self.tenant.map(|tenant| format!("--tenant {tenant}")));
+        words.extend(self.kind.as_deref().map(|kind| format!("--kind {}", quoted(kind))));
+        words.extend(self.tenant.as_ref().map(|tenant| format!("--tenant {tenant}")));
         words.extend(self.outcome.map(|outcome| format!("--outcome {outcome}")));
         words.push(format!("--limit {} --after {last}", self.limit));
         words.extend((output == Output::Json).then(|| "--json".to_owned()));
@@ -90,14 +91,16 @@ impl HistoryQuery {
 
 /// Lists entries, newest first.
 pub(super) async fn list(desk: &Desk<'_>, query: &HistoryQuery) -> anyhow::Result<()> {
-    let entries = desk.jobs.history(&query.filter(&desk.jobs).await?, query.limit).await?;
+    let filter = query.filter(desk).await?;
+    let entries = desk.jobs.history(&filter, query.limit).await?;
     let mut list = desk.output.list(None);
     for entry in &entries {
         list.row(&EntryView::of(entry), &summary(entry))?;
     }
     desk.check_kind(query.kind.as_deref(), entries.len())?;
+    desk.check_tenant(filter.tenant, entries.len()).await?;
     let missing: Vec<&JobId> =
-        query.jobs.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
+        filter.ids.iter().filter(|id| !entries.iter().any(|entry| entry.id == **id)).collect();
     let wants_more = query.jobs.is_empty() || !missing.is_empty();
     if let Some(last) = entries.last()
         && wants_more

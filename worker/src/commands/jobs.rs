@@ -3,13 +3,13 @@
 use anyhow::Context;
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use common::{
-    cli,
+    cli::{self, Output},
     clock::Clock,
     config::Period,
-    id::{JobId, TenantId},
+    id::JobId,
     origin::Reason,
 };
-use domain::queues;
+use domain::{queues, tenancy::tenants::TenantRef};
 use jobs::{
     Cursor, JobFilter, JobState, JobView, Jobs, Queue,
     progress::{Progress, ProgressError},
@@ -20,7 +20,7 @@ use super::{
     arguments::queue,
     control,
     history::{self, EntryView, HistoryQuery},
-    text::{Shown, ago, summary, summary_json, whole},
+    text::{Shown, ago, quoted, summary, summary_json, whole},
 };
 
 /// Maximum number of jobs listed.
@@ -29,13 +29,17 @@ const LIST_MAX: u64 = 1_000;
 /// Commands for jobs.
 #[derive(Subcommand)]
 pub(crate) enum JobsCommand {
-    /// List jobs; without --state, dead letters, newest first.
+    /// List jobs. Without --state, those are dead letters, newest first, or with --request, jobs in
+    /// every state.
     List {
         #[command(flatten)]
         filters: Filters,
         /// Jobs in this state: staged, held, delayed, ready, running or dead. May be repeated.
-        #[arg(long, default_value = "dead")]
+        #[arg(long)]
         state: Vec<JobState>,
+        /// Continue after this job: the last one of the previous page.
+        #[arg(long, value_name = "JOB")]
+        after: Option<JobId>,
         /// Maximum number of jobs.
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=LIST_MAX))]
         limit: usize,
@@ -103,9 +107,12 @@ pub(crate) struct Filters {
     /// Jobs of this kind, such as `registration.send_verification`.
     #[arg(long)]
     pub(super) kind: Option<String>,
-    /// Jobs of this tenant.
+    /// Jobs of this tenant, by its id or short name.
     #[arg(long)]
-    tenant: Option<TenantId>,
+    tenant: Option<TenantRef>,
+    /// Jobs that the request with this `x-request-id` caused, directly or through other jobs.
+    #[arg(long, value_name = "ID")]
+    request: Option<String>,
     /// Jobs with this text in their last error.
     #[arg(long)]
     error: Option<String>,
@@ -130,16 +137,33 @@ pub(crate) struct Which {
 }
 
 impl Filters {
-    fn filter(&self) -> JobFilter {
+    async fn filter(&self, desk: &Desk<'_>) -> anyhow::Result<JobFilter> {
         let before =
             self.older_than.map(|Period(age)| ago(Clock::system().now(), age).timestamp_millis());
-        JobFilter {
+        Ok(JobFilter {
             ids: Vec::new(),
             kind: self.kind.clone(),
-            tenant: self.tenant,
+            tenant: desk.tenant(self.tenant.as_ref()).await?,
+            request_id: self.request.clone(),
             error: self.error.clone(),
             before,
-        }
+        })
+    }
+
+    /// As words of a command.
+    fn words(&self) -> Vec<String> {
+        let named = [
+            ("queue", self.queue.map(|queue| queue.to_string())),
+            ("kind", self.kind.clone()),
+            ("tenant", self.tenant.as_ref().map(TenantRef::to_string)),
+            ("request", self.request.clone()),
+            ("error", self.error.clone()),
+            ("older-than", self.older_than.map(|Period(age)| format!("{}ms", age.as_millis()))),
+        ];
+        named
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("--{name} {}", quoted(&value?))))
+            .collect()
     }
 
     /// Whether any filter is given.
@@ -147,6 +171,7 @@ impl Filters {
         self.queue.is_some()
             || self.kind.is_some()
             || self.tenant.is_some()
+            || self.request.is_some()
             || self.error.is_some()
             || self.older_than.is_some()
     }
@@ -158,19 +183,27 @@ impl Filters {
 
 impl Which {
     /// The filter for the selected jobs, if the selection with `states` is unambiguous.
-    pub(super) fn filter(&self, states: &[JobState]) -> Result<JobFilter, UsageError> {
+    pub(super) async fn filter(
+        &self,
+        desk: &Desk<'_>,
+        states: &[JobState],
+    ) -> anyhow::Result<JobFilter> {
         let filters = self.all || self.filters.narrow();
         match (self.jobs.is_empty(), filters) {
             // A job excluded by a filter would be reported as not found.
-            (false, true) => Err(UsageError::new("select jobs by id or by filters, not both")),
+            (false, true) => {
+                Err(UsageError::new("select jobs by id or by filters, not both").into())
+            }
             (false, false) if !states.is_empty() => Err(UsageError::new(
                 "--state applies to filters only; jobs given by id are selected in any state",
-            )),
+            )
+            .into()),
             (true, false) => Err(UsageError::new(
-                "select jobs by id, with --queue, --kind, --tenant, --error or --older-than, or with --all",
-            )),
+                "select jobs by id, with --queue, --kind, --tenant, --request, --error or --older-than, or with --all",
+            )
+            .into()),
             (false, false) | (true, true) => {
-                Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter() })
+                Ok(JobFilter { ids: self.jobs.clone(), ..self.filters.filter(desk).await? })
             }
         }
     }
@@ -178,7 +211,9 @@ impl Which {
 
 pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result<()> {
     match command {
-        JobsCommand::List { filters, state, limit } => list(desk, &filters, &state, limit).await,
+        JobsCommand::List { filters, state, after, limit } => {
+            list(desk, &ListQuery { filters, state, after, limit }).await
+        }
         JobsCommand::History(query) => history::list(desk, &query).await,
         JobsCommand::Show { job } => show(desk, job).await,
         JobsCommand::Retry { which, state, reason } => {
@@ -194,31 +229,84 @@ pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result
     }
 }
 
-async fn list(
-    desk: &Desk<'_>,
-    filters: &Filters,
-    states: &[JobState],
+/// Which jobs are listed.
+struct ListQuery {
+    filters: Filters,
+    state: Vec<JobState>,
+    after: Option<JobId>,
     limit: usize,
-) -> anyhow::Result<()> {
-    let filter = filters.filter();
+}
+
+impl ListQuery {
+    /// The states to list, in order.
+    fn states(&self) -> &[JobState] {
+        match self.state.as_slice() {
+            [] if self.filters.request.is_some() => JobState::ALL,
+            [] => &[JobState::Dead],
+            given => given,
+        }
+    }
+
+    /// The parts of the list: each state of each queue, from `--after` on, with the cursor at which
+    /// the first of them begins.
+    async fn parts(&self, jobs: &Jobs) -> anyhow::Result<Vec<(JobState, Queue, Option<Cursor>)>> {
+        let queues = self.filters.queues();
+        let all =
+            self.states().iter().flat_map(|state| queues.iter().map(|queue| (*state, *queue)));
+        let mut parts: Vec<_> = all.map(|(state, queue)| (state, queue, None)).collect();
+        let Some(id) = self.after else { return Ok(parts) };
+        let begin = jobs.place(id).await?.and_then(|(job, cursor)| {
+            let its = (job.status.state(), job.queue);
+            let begin = parts.iter().position(|(state, queue, _)| (*state, *queue) == its)?;
+            Some((begin, cursor))
+        });
+        let (begin, cursor) = begin.with_context(|| {
+            format!(
+                "{id} is no longer among these jobs, so the list cannot continue after it; start again without --after"
+            )
+        })?;
+        let mut parts = parts.split_off(begin);
+        if let Some((_, _, after)) = parts.first_mut() {
+            *after = Some(cursor);
+        }
+        Ok(parts)
+    }
+
+    /// The command for the next page, after `last`.
+    fn next(&self, last: JobId, output: Output) -> String {
+        let mut words = vec!["worker jobs list".to_owned()];
+        words.extend(self.state.iter().map(|state| format!("--state {state}")));
+        words.extend(self.filters.words());
+        words.push(format!("--limit {} --after {last}", self.limit));
+        words.extend((output == Output::Json).then(|| "--json".to_owned()));
+        words.join(" ")
+    }
+}
+
+async fn list(desk: &Desk<'_>, query: &ListQuery) -> anyhow::Result<()> {
+    let (filters, limit) = (&query.filters, query.limit);
+    let filter = filters.filter(desk).await?;
     let mut list = desk.output.list(None);
-    for state in states {
-        for queue in filters.queues() {
-            let mut pages = Pages::new(&desk.jobs, queue, *state, &filter);
-            while list.rows() < limit
-                && let Some(page) = pages.next(limit - list.rows()).await?
-            {
-                for job in &page {
-                    list.row(&summary_json(job)?, &summary(job))?;
-                }
+    let mut latest = None;
+    for (state, queue, after) in query.parts(&desk.jobs).await? {
+        let mut pages = Pages::new(&desk.jobs, queue, state, &filter).after(after);
+        while list.rows() < limit
+            && let Some(page) = pages.next(limit - list.rows()).await?
+        {
+            for job in &page {
+                list.row(&summary_json(job)?, &summary(job))?;
+                latest = job.id;
             }
         }
     }
     desk.check_kind(filters.kind.as_deref(), list.rows())?;
+    desk.check_tenant(filter.tenant, list.rows()).await?;
     if list.rows() >= limit {
-        cli::note(&format!("{limit} shown; there may be more, see --limit"));
+        let next =
+            latest.map_or_else(|| "see --limit".to_owned(), |last| query.next(last, desk.output));
+        cli::note(&format!("{limit} shown; there may be more: {next}"));
     }
-    let states: Vec<&str> = states.iter().map(|state| state.name()).collect();
+    let states: Vec<&str> = query.states().iter().map(|state| state.name()).collect();
     let matching = if filters.narrow() { " that match" } else { "" };
     list.end(&format!("there are no {} jobs{matching}", states.join(" or ")));
     Ok(())
@@ -242,6 +330,11 @@ impl<'a> Pages<'a> {
         filter: &'a JobFilter,
     ) -> Self {
         Self { jobs, queue, state, filter, after: None, ended: false }
+    }
+
+    /// Begins after a job.
+    fn after(self, after: Option<Cursor>) -> Self {
+        Self { after, ..self }
     }
 
     /// The next page, of `limit` jobs at most; none at the end.

@@ -1,6 +1,6 @@
 //! Jobs as text, and as JSON where that differs from their view.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use common::clock::{millis_of, rfc3339_millis};
 use jobs::{Details, JobStatus, JobView, progress::Progress};
@@ -131,6 +131,15 @@ fn describe(details: &Details, line: &mut impl FnMut(&str, &str)) {
     }
 }
 
+/// `text` as one word of a shell command.
+pub(super) fn quoted(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', r"'\''")).into()
+}
+
 /// A count with its noun, such as "1 job" or "2 jobs".
 pub(super) fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -161,6 +170,12 @@ pub(super) fn span(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_of_a_shell_is_quoted_where_necessary() {
+        let words = ["registration.send_verification", "", "mailbox full", "it's"].map(quoted);
+        assert_eq!(words, ["registration.send_verification", "''", "'mailbox full'", r"'it'\''s'"]);
+    }
 
     #[test]
     fn spans_are_short() {

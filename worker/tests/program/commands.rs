@@ -7,14 +7,16 @@ use std::{
 use common::{
     clock::Clock,
     crypto::{Hasher, Password},
-    db::{Change, PlatformScope, Txn},
+    db::{Change, DbError, PlatformScope, Txn},
     id::{BatchId, JobId, RegistrationId, TenantId},
+    name::Name,
     origin::{Origin, Principal},
 };
 use domain::{
     activity::{Recorded, TrailFilter},
     identity::registrations::{NewRegistration, Register, SendVerification},
     queues,
+    tenancy::tenants::Tenant,
 };
 use jobs::{
     Jobs,
@@ -144,6 +146,19 @@ impl Shell {
             .to_string()
     }
 
+    /// Enqueues a job of a tenant, due in an hour.
+    async fn enqueue_for(&self, tenant: TenantId) -> String {
+        let job = SendVerification { registration: Clock::system().id() };
+        let hour = Duration::from_hours(1);
+        self.jobs.enqueue_unstaged_in(Some(tenant), &job, hour).await.unwrap().to_string()
+    }
+
+    /// Creates a tenant.
+    async fn tenant(&self, name: &str) -> TenantId {
+        let name = name.parse().unwrap();
+        self.jobs.commit(&Origin::system(), &NewTenant(name)).await.unwrap()
+    }
+
     /// Writes progress as the job's handler would.
     async fn write_progress(&self, job: &str, record: &str) {
         let mut redis = redis::Client::open(self.env.redis_url())
@@ -187,6 +202,18 @@ impl Shell {
             "{args:?} prints {}",
             self.output(args)
         );
+    }
+}
+
+/// Creates a tenant with this name.
+struct NewTenant(Name);
+
+impl Change for NewTenant {
+    type Output = TenantId;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<TenantId, DbError> {
+        Ok(Tenant::create(txn, &self.0).await?.id)
     }
 }
 
@@ -520,6 +547,88 @@ async fn filters_name_what_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_named_by_id_or_short_name_and_must_exist() {
+    let shell = Shell::with(KEPT).await;
+    let tenant = shell.tenant("Engines").await;
+    let job = shell.enqueue_for(tenant).await;
+    shell.enqueue(Duration::from_hours(1)).await;
+    let list = ["jobs", "list", "--state", "delayed", "--tenant"];
+    for name in [tenant.to_string().as_str(), "engines"] {
+        let listed = shell.output(&[&list[..], &[name]].concat());
+        assert!(listed.lines().count() == 1 && listed.contains(&job), "{listed}");
+    }
+    let other = shell.tenant("Other").await.to_string();
+    let nobody: TenantId = Clock::system().id();
+    for args in [
+        &["jobs", "list"][..],
+        &["jobs", "history"],
+        &["jobs", "retry"],
+        &["jobs", "cancel", "--reason", "x"],
+        &["jobs", "delete", "--reason", "x"],
+    ] {
+        for name in [nobody.to_string().as_str(), "nobodys"] {
+            let (code, told) = shell.refused(&[args, &["--tenant", name]].concat());
+            assert!(code == 1 && told.contains("`api tenants find`"), "{args:?}: {told}");
+        }
+        assert_eq!(shell.refused(&[args, &["--tenant", "No Body"]].concat()).0, 2, "{args:?}");
+        shell.both(&[args, &["--tenant", &other]].concat());
+    }
+    // Jobs of a tenant that is gone can be controlled.
+    let gone = shell.enqueue_for(nobody).await;
+    let listed = shell.output(&[&list[..], &[&nobody.to_string()]].concat());
+    assert!(listed.contains(&gone), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_jobs_is_continued_page_by_page() {
+    let shell = Shell::new().await;
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        jobs.push(shell.enqueue(Duration::from_hours(1)).await);
+    }
+    for _ in 0..2 {
+        jobs.push(shell.enqueue(Duration::ZERO).await);
+    }
+    let first = [
+        "jobs",
+        "list",
+        "--state",
+        "delayed",
+        "--state",
+        "ready",
+        "--kind",
+        KIND,
+        "--older-than",
+        "1ms",
+        "--limit",
+        "2",
+    ];
+    for form in [&[][..], &["--json"]] {
+        let mut args: Vec<String> =
+            [&first, form].concat().into_iter().map(str::to_owned).collect();
+        let mut seen = Vec::new();
+        loop {
+            let args_now: Vec<&str> = args.iter().map(String::as_str).collect();
+            let (page, told) = shell.both(&args_now);
+            let listed = jobs.iter().filter(|job| page.contains(*job)).cloned();
+            let listed: Vec<String> = listed.collect();
+            assert_eq!(page.lines().count(), listed.len(), "{page}");
+            seen.extend(listed);
+            let Some((_, next)) = told.split_once("there may be more: worker ") else { break };
+            args = next.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(args.contains(&"--json".to_owned()), !form.is_empty(), "{next}");
+        }
+        assert_eq!(seen, jobs, "{form:?}");
+    }
+    let nobody: JobId = Clock::system().id();
+    for (state, after) in [("delayed", nobody.to_string()), ("dead", jobs[0].clone())] {
+        let args = ["jobs", "list", "--state", state, "--after", &after];
+        let (code, told) = shell.refused(&args);
+        assert!(code == 1 && told.contains("start again without --after"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_result_says_so_beside_the_output() {
     let shell = Shell::new().await;
     let kept = Shell { settings: KEPT, ..Shell::new().await };
@@ -631,7 +740,6 @@ async fn the_history_of_jobs_is_listed_and_shown_if_kept() {
         let entries = shell.json_lines(&[&["jobs", "history", "--json"], args].concat());
         entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
     };
-    let tenant: TenantId = Clock::system().id();
     assert_eq!(
         ids(&["--outcome", "cancelled", "--queue", "email", "--kind", KIND]),
         [cancelled.as_str()]
@@ -657,17 +765,13 @@ async fn the_history_of_jobs_is_listed_and_shown_if_kept() {
     );
     assert!(shell.output(&next.split(' ').collect::<Vec<_>>()).contains(&done));
     assert!(ids(&["--after", &done]).is_empty());
-    for args in [
-        ["--tenant", &tenant.to_string()],
-        ["--queue", "maintenance"],
-        ["--older-than", "1h"],
-        ["--outcome", "dead"],
-    ] {
+    for args in [["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
     assert_eq!(ids(&[&done]), [done.as_str()]);
     let nobody: JobId = Clock::system().id();
-    let (code, told) = shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
+    let (code, told) =
+        shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
     assert!(
         code == 1
             && told.contains(&format!("{nobody} has no matching history entry"))
