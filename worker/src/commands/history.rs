@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::{
     Desk,
     arguments::queue,
+    jobs::once,
     text::{ago, quoted, span, time},
 };
 
@@ -65,7 +66,7 @@ impl HistoryQuery {
             None => None,
         };
         Ok(HistoryFilter {
-            ids: self.jobs.clone(),
+            ids: once(self.jobs.clone()),
             queue: self.queue,
             kind: self.kind.clone(),
             tenant: desk.tenant(self.tenant.as_ref()).await?,

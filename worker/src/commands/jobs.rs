@@ -1,5 +1,7 @@
 //! `worker jobs`: inspecting jobs, and which of them a command controls.
 
+use std::collections::HashSet;
+
 use anyhow::Context;
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use common::{
@@ -207,6 +209,18 @@ impl Which {
             }
         }
     }
+
+    /// Without repeated ids.
+    fn once(self) -> Self {
+        Self { jobs: once(self.jobs), ..self }
+    }
+}
+
+/// The ids in their order, each once.
+pub(super) fn once(mut jobs: Vec<JobId>) -> Vec<JobId> {
+    let mut seen = HashSet::new();
+    jobs.retain(|id| seen.insert(*id));
+    jobs
 }
 
 pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result<()> {
@@ -217,15 +231,15 @@ pub(super) async fn run(desk: &Desk<'_>, command: JobsCommand) -> anyhow::Result
         JobsCommand::History(query) => history::list(desk, &query).await,
         JobsCommand::Show { job } => show(desk, job).await,
         JobsCommand::Retry { which, state, reason } => {
-            control::retry(desk, &which, state, reason).await
+            control::retry(desk, &which.once(), state, reason).await
         }
         JobsCommand::RunNow { jobs, dry_run, reason } => {
-            control::run_now(desk, &jobs, dry_run, reason).await
+            control::run_now(desk, &once(jobs), dry_run, reason).await
         }
         JobsCommand::Cancel { which, state, reason } => {
-            control::cancel(desk, &which, &state, reason).await
+            control::cancel(desk, &which.once(), &state, reason).await
         }
-        JobsCommand::Delete { which, reason } => control::delete(desk, &which, reason).await,
+        JobsCommand::Delete { which, reason } => control::delete(desk, &which.once(), reason).await,
     }
 }
 

@@ -629,6 +629,26 @@ async fn a_list_of_jobs_is_continued_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_named_twice_is_one_job() {
+    let shell = Shell::new().await;
+    let worker = shell.env.spawn_worker_with(PATIENT).await;
+    let (failed, waiting) =
+        (shell.failed_job().await, shell.enqueue(Duration::from_hours(1)).await);
+    for (command, job, wanted) in [
+        ("retry", &failed, "1 job would be retried"),
+        ("run-now", &failed, "1 job would run now"),
+        ("cancel", &waiting, "1 job would be cancelled"),
+    ] {
+        let shown = shell.output(&["jobs", command, job, job, "--dry-run"]);
+        assert!(shown.matches(job.as_str()).count() == 1 && shown.contains(wanted), "{shown}");
+    }
+    let delete = ["jobs", "delete", &waiting, &waiting, "--reason", "x"];
+    let (_, told) = shell.refused(&delete);
+    assert!(told.contains("1 of the given jobs could not be deleted"), "{told}");
+    assert!(worker.stop_within(DEADLINE).await.success(), "{}", worker.log_tail(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_result_says_so_beside_the_output() {
     let shell = Shell::new().await;
     let kept = Shell { settings: KEPT, ..Shell::new().await };
@@ -768,13 +788,13 @@ async fn the_history_of_jobs_is_listed_and_shown_if_kept() {
     for args in [["--queue", "maintenance"], ["--older-than", "1h"], ["--outcome", "dead"]] {
         assert!(ids(&args).is_empty(), "{args:?}");
     }
-    assert_eq!(ids(&[&done]), [done.as_str()]);
+    assert_eq!(ids(&[&done, &done]), [done.as_str()]);
     let nobody: JobId = Clock::system().id();
     let (code, told) =
-        shell.refused(&["jobs", "history", &done, &nobody.to_string()]);
+        shell.refused(&["jobs", "history", &done, &nobody.to_string(), &nobody.to_string()]);
     assert!(
         code == 1
-            && told.contains(&format!("{nobody} has no matching history entry"))
+            && told.matches(&format!("{nobody} has no matching history entry")).count() == 1
             && !told.contains(&done),
         "{told}"
     );
