@@ -17,7 +17,7 @@ use common::{
     origin::Principal,
 };
 use domain::{
-    activity::{Action, Delta, PAGE_MAX, Recorded, TrailFilter},
+    activity::{Action, ByName, Delta, PAGE_MAX, Recorded, TrailFilter},
     people::users::User,
     tenancy::tenants::TenantRef,
 };
@@ -187,8 +187,8 @@ struct EventView<'a> {
     id: EventId,
     at: String,
     tenant: Option<TenantId>,
-    action: &'static str,
-    actor: Option<Principal>,
+    action: String,
+    actor: Option<&'a ByName<Principal>>,
     name: Option<&'a str>,
     impersonator: Option<AdminId>,
     targets: &'a [String],
@@ -213,8 +213,8 @@ impl<'a> EventView<'a> {
             id: event.id,
             at: rfc3339_millis(deed.at),
             tenant: event.tenant,
-            action: deed.action.name(),
-            actor: deed.actor,
+            action: deed.action.to_string(),
+            actor: deed.actor.as_ref(),
             name: context.and_then(|context| context.name.as_deref()),
             impersonator: deed.impersonator,
             targets: &deed.targets,
@@ -228,7 +228,7 @@ impl<'a> EventView<'a> {
     }
 
     fn line(&self) -> String {
-        let actor = self.actor.map_or_else(|| "-".to_owned(), |actor| actor.to_string());
+        let actor = self.actor.map_or_else(|| "-".to_owned(), ToString::to_string);
         let name = self.name.map(|name| format!(" ({name})")).unwrap_or_default();
         let targets = self.targets.join(" ");
         let mut line =

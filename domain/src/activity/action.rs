@@ -1,5 +1,7 @@
 //! The actions that events record.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Declares the actions with their names.
@@ -20,6 +22,12 @@ macro_rules! actions {
                 match self {
                     $(Self::$action => $name,)+
                 }
+            }
+        }
+
+        impl fmt::Display for Action {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
             }
         }
     };

@@ -11,7 +11,7 @@ use common::{
 use mongodb::bson::{self, Bson, DateTime};
 use serde::{Deserialize, Serialize};
 
-use super::{Action, AuditContext, Property};
+use super::{Action, AuditContext, ByName, Property};
 
 /// The current format of events.
 const SCHEMA_VERSION: i32 = 1;
@@ -20,11 +20,11 @@ const SCHEMA_VERSION: i32 = 1;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Deed {
     /// Who acted; none for an unknown person, such as one who registers.
-    pub actor: Option<Principal>,
+    pub actor: Option<ByName<Principal>>,
     /// The administrator who impersonated the actor, if any.
     pub impersonator: Option<AdminId>,
     /// What was done.
-    pub action: Action,
+    pub action: ByName<Action>,
     /// Ids of the objects of the action, whose prefixes identify their kind; queues have names
     /// instead.
     pub targets: Vec<String>,
@@ -37,10 +37,17 @@ pub struct Deed {
     pub at: DateTime,
 }
 
+impl Deed {
+    /// The user who acted, if it was one.
+    fn user(&self) -> Option<UserId> {
+        self.actor.as_ref()?.known()?.user()
+    }
+}
+
 /// The change of a property.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    pub property: Property,
+    pub property: ByName<Property>,
     /// Its values; none in an event if they may identify a person. They are then in its
     /// [`AuditContext`].
     #[serde(flatten)]
@@ -173,7 +180,7 @@ impl Entry {
                 bson::serialize_to_bson(value).map_err(|error| DbError::Shape(error.to_string()))
             };
             let values = Some(Values { before: bson(before)?, after: bson(after)? });
-            self.changes.push(Delta { property, values });
+            self.changes.push(Delta { property: property.into(), values });
         }
         Ok(self)
     }
@@ -182,7 +189,7 @@ impl Entry {
     pub(crate) async fn record(self, txn: &mut Txn, scope: TenantScope) -> Result<(), DbError> {
         let (id, tenant_id) = (txn.clock().id(), scope.tenant_id());
         let (deed, name, personal) = self.deed(txn);
-        let user = deed.actor.and_then(Principal::user);
+        let user = deed.user();
         txn.records::<Event>(scope).insert(&Event { id, tenant_id, deed }).await?;
         AuditContext::write(txn, id, Some(tenant_id), user, name, personal).await
     }
@@ -191,7 +198,7 @@ impl Entry {
     pub(crate) async fn record_on_platform(self, txn: &mut Txn) -> Result<(), DbError> {
         let id = txn.clock().id();
         let (deed, name, personal) = self.deed(txn);
-        let user = deed.actor.and_then(Principal::user);
+        let user = deed.user();
         txn.records::<PlatformEvent>(PlatformScope).insert(&PlatformEvent { id, deed }).await?;
         AuditContext::write(txn, id, None, user, name, personal).await
     }
@@ -205,14 +212,16 @@ impl Entry {
             Via::Request(_) | Via::Command(_) | Via::Process => None,
         };
         let (mut changes, mut personal) = (self.changes, Vec::new());
-        for change in changes.iter_mut().filter(|change| change.property.is_personal()) {
+        let is_personal =
+            |change: &&mut Delta| change.property.known().is_some_and(Property::is_personal);
+        for change in changes.iter_mut().filter(is_personal) {
             personal.push(change.clone());
             change.values = None;
         }
         let deed = Deed {
-            actor: self.actor.or(origin.principal),
+            actor: self.actor.or(origin.principal).map(ByName::Known),
             impersonator: origin.impersonator,
-            action: self.action,
+            action: self.action.into(),
             targets: self.targets,
             changes,
             job_id,

@@ -6,11 +6,13 @@
 //! [`AuditContext`].
 
 mod action;
+mod by_name;
 mod contexts;
 mod events;
 mod trail;
 
 pub use action::{Action, Property};
+pub use by_name::ByName;
 pub use contexts::AuditContext;
 pub(crate) use events::Entry;
 pub use events::{Deed, Delta, Event, PlatformEvent, Values};

@@ -131,7 +131,7 @@ impl Shell {
             let context = event.context.unwrap();
             assert!(context.name.is_some_and(|name| !name.is_empty()));
             let reason = context.reason.map(|reason| reason.to_string());
-            (event.deed.action.name(), reason, event.deed.targets)
+            (event.deed.action.known().unwrap().name(), reason, event.deed.targets)
         };
         events.into_iter().map(event).collect()
     }

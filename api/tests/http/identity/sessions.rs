@@ -118,7 +118,7 @@ async fn events_contain_nothing_that_identifies_a_person() {
     assert_eq!(event.deed.job_id, None);
     let kept = world.store.records::<AuditContext>(PlatformScope);
     let context = kept.find(doc! { "_id": event.id }).await.unwrap().unwrap();
-    assert_eq!(context.user_id.map(Principal::User), event.deed.actor);
+    assert_eq!(context.user_id.map(|user| Principal::User(user).into()), event.deed.actor);
     let texts = [
         context.ip.unwrap(),
         context.name.unwrap(),

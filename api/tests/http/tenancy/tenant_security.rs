@@ -139,7 +139,7 @@ async fn an_event_names_changed_ip_ranges_and_domains_without_their_values() {
     let filter = doc! { "action": "tenant.security_changed", "tenant_id": ada.tenant };
     let event: Event = world.store.records(PlatformScope).find(filter).await.unwrap().unwrap();
     let length = Values { before: Bson::Null, after: Bson::Int64(14) };
-    let changed = |property, values| Delta { property, values };
+    let changed = |property: Property, values| Delta { property: property.into(), values };
     assert_eq!(
         event.deed.changes,
         [
