@@ -181,6 +181,18 @@ async fn list(store: &Store, output: Output, query: &AuditQuery) -> anyhow::Resu
     Ok(())
 }
 
+/// Targets of an event that a line names.
+const TARGETS_SHOWN: usize = 5;
+
+/// The targets on a line. A command on jobs that filters select may have hundreds; `--json` has
+/// all of them.
+fn listed(targets: &[String]) -> String {
+    let more = targets.len().saturating_sub(TARGETS_SHOWN);
+    let shown =
+        targets.iter().take(TARGETS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(" ");
+    if more == 0 { shown } else { format!("{shown} and {more} more, see --json") }
+}
+
 /// An event as it is shown. What may identify a person expires before the event does.
 #[derive(Serialize)]
 struct EventView<'a> {
@@ -230,7 +242,7 @@ impl<'a> EventView<'a> {
     fn line(&self) -> String {
         let actor = self.actor.map_or_else(|| "-".to_owned(), ToString::to_string);
         let name = self.name.map(|name| format!(" ({name})")).unwrap_or_default();
-        let targets = self.targets.join(" ");
+        let targets = listed(self.targets);
         let mut line =
             format!("{}  {}  {:<28}  {actor}{name}  {targets}", self.at, self.id, self.action);
         for change in &self.changes {
@@ -243,5 +255,18 @@ impl<'a> EventView<'a> {
             line.push_str(reason);
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_few_targets_and_the_number_of_the_others() {
+        let jobs: Vec<String> = (0..500).map(|n| format!("job_{n}")).collect();
+        assert_eq!(listed(&jobs[..2]), "job_0 job_1");
+        assert_eq!(listed(&jobs[..TARGETS_SHOWN]), "job_0 job_1 job_2 job_3 job_4");
+        assert_eq!(listed(&jobs), "job_0 job_1 job_2 job_3 job_4 and 495 more, see --json");
     }
 }
