@@ -32,10 +32,6 @@ async fn find(desk: &Desk, address: &Email) -> anyhow::Result<()> {
             Ok((Registration::all_of(&store, address, FOUND_MAX).await?, store.clock().now()))
         })
         .await?;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "there is no registration of this email address; if it was verified, `api users find` shows the account"
-    );
     let mut list = desk.output.list(Some(format!(
         "{:<36}  {:<32}  {:<7}  {:<24}  {:<24}  {:<24}  TENANT",
         "REGISTRATION", "EMAIL", "STATE", "CREATED", "EXPIRES", "MAILED"
@@ -60,3 +56,6 @@ async fn find(desk: &Desk, address: &Email) -> anyhow::Result<()> {
     }
     Ok(())
 }
+    list.end(
+        "there is no registration of this email address; if it was verified, `api users find` shows the account",
+    );

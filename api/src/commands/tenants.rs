@@ -121,10 +121,6 @@ pub(crate) async fn run(desk: &Desk, command: TenantsCommand) -> anyhow::Result<
 async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!text.is_empty(), "give an id, or a part of the name or short name");
     let mut found = matching(store, text).await?;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "no tenant has this id, or this text in its name or short name"
-    );
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
     let mut list = desk.output.list(Some(format!(
@@ -147,6 +143,7 @@ async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     if has_more {
         cli::note("api: there are more tenants; give more of the name");
     }
+    list.end("no tenant has this id, or this text in its name or short name");
     Ok(())
 }
 

@@ -70,10 +70,6 @@ pub(crate) async fn run(desk: &Desk, command: UsersCommand) -> anyhow::Result<()
 async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     anyhow::ensure!(!text.is_empty(), "give an id, an email address, or the beginning of one");
     let mut found = matching(store, text).await?;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "no account has this id or an email address that starts with it"
-    );
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
     let mut list = desk.output.list(Some(format!(
@@ -98,6 +94,7 @@ async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     {
         return Ok(vec![user]);
     }
+    list.end("no account has this id or an email address that starts with it");
     Ok(User::beginning_with(store, text, FOUND_MAX + 1).await?)
 }
 

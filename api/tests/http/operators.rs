@@ -52,6 +52,13 @@ async fn disable(world: &World, whom: &str) -> Output {
     world.run(&["users", "disable", whom, "--reason", "Their laptop was stolen"], &[]).await
 }
 
+/// Error output of a command that succeeds and finds nothing, in every form.
+async fn nothing_found(world: &World, args: &[&str]) -> String {
+    let as_json = world.run(&[args, &["--json"]].concat(), &[]).await;
+    complaint(&as_json, 0);
+    complaint(&world.run(args, &[]).await, 0)
+}
+
 async fn user(world: &World, email: &str) -> User {
     world
         .store
@@ -344,8 +351,12 @@ async fn invalid_commands_are_rejected_and_change_nothing() {
     ] {
         assert!(!complaint(&world.run(args, &[]).await, 2).is_empty());
     }
-    for nobody in ["", " ", "bo", "@example.com", ".*", absent::<id::User>().to_string().as_str()] {
-        complaint(&world.run(&["users", "find", nobody], &[]).await, 1);
+    for nothing in ["", " "] {
+        complaint(&world.run(&["users", "find", nothing], &[]).await, 1);
+    }
+    for nobody in ["bo", "@example.com", ".*", absent::<id::User>().to_string().as_str()] {
+        let told = nothing_found(&world, &["users", "find", nobody]).await;
+        assert!(told.contains("no account has this id"), "{told}");
     }
     world.client.get_as(&ada.token, "/api/auth/me").await.expect(StatusCode::OK);
 }
@@ -667,8 +678,12 @@ async fn tenants_are_found_by_id_or_a_part_of_their_name() {
     let shown = printed(&world.run(&["tenants", "find", "ada"], &[]).await);
     let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..4], [id.as_str(), "tenant-of-ada", "active", "2"]);
-    for nobody in ["", " ", ".*", "a.a", "$", absent::<id::Tenant>().to_string().as_str()] {
-        complaint(&world.run(&["tenants", "find", nobody], &[]).await, 1);
+    for nothing in ["", " "] {
+        complaint(&world.run(&["tenants", "find", nothing], &[]).await, 1);
+    }
+    for nobody in [".*", "a.a", "$", absent::<id::Tenant>().to_string().as_str()] {
+        let told = nothing_found(&world, &["tenants", "find", nobody]).await;
+        assert!(told.contains("no tenant has this id"), "{told}");
     }
 }
 
@@ -783,8 +798,8 @@ async fn pending_registrations_of_an_address_are_found() {
     }
     let shown = printed(&world.run(&["registrations", "find", ADA], &[]).await);
     assert!(shown.lines().count() == 3 && shown.contains("Ada@example.com"), "{shown}");
-    let nobody = world.run(&["registrations", "find", "nobody@example.com"], &[]).await;
-    assert!(complaint(&nobody, 1).contains("api users find"));
+    let told = nothing_found(&world, &["registrations", "find", "nobody@example.com"]).await;
+    assert!(told.contains("api users find"), "{told}");
     complaint(&world.run(&["registrations", "find", "ada"], &[]).await, 2);
 }
 
