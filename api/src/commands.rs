@@ -18,6 +18,7 @@ use common::{
     config::{Config, Environment},
     crypto::Hasher,
     db::Store,
+    id::JobId,
     internal,
 };
 use domain::{identity::passwords::BreachList, platform::demo, queues};
@@ -28,6 +29,14 @@ use crate::identities::KEPT_FOR;
 
 /// How long a command waits for Redis to accept its revocations.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Jobs on a line.
+fn job_list(jobs: &[JobId]) -> String {
+    if jobs.is_empty() {
+        return "-".to_owned();
+    }
+    jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
 
 /// What the commands work with.
 pub(crate) struct Desk {

@@ -278,6 +278,45 @@ async fn a_permanently_rejected_mail_becomes_a_dead_letter_that_can_be_retried()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_complaint_leads_to_the_job_of_the_mail() {
+    const REQUEST: &str = "complaint-4711";
+    let world = World::new().await;
+    let (api, _worker) = (world.env.spawn_api_with(QUICK).await, world.worker().await);
+    world.env.mail().reply(Reply::Refuse(550));
+    world.register(&api, "somebody.else@example.com").await;
+    let body = json!({ "email": ANN, "password": "correct horse battery", "name": "Ann", "tenant_name": "Acme" });
+    let register = world.client.post(format!("{}/api/auth/register", api.url())).json(&body);
+    let answer = register.header("x-request-id", REQUEST).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+
+    let lines = |program_name: &str, args: &[&str]| -> Vec<Value> {
+        let mut command = std::process::Command::new(program(program_name));
+        let command = command.args(args).arg("--json").env_clear().envs(world.env.config_env());
+        let ran = command.output().unwrap();
+        assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        let output = String::from_utf8(ran.stdout).unwrap();
+        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let by_request = async {
+        loop {
+            let found = lines("worker", &["jobs", "list", "--request", REQUEST]);
+            if found.iter().any(|job| job["state"] == "dead") {
+                return found;
+            }
+            looks.tick().await;
+        }
+    };
+    let by_request = tokio::time::timeout(DEADLINE, by_request).await.expect("it is dead");
+    assert_eq!(by_request.len(), 1, "only the jobs of the request: {by_request:?}");
+    let by_address = lines("api", &["registrations", "find", ANN]);
+    assert_eq!(by_address[0]["jobs"], json!([by_request[0]["id"]]));
+    let shown = lines("worker", &["jobs", "show", by_request[0]["id"].as_str().unwrap()]);
+    assert!(shown[0]["error"].as_str().unwrap().contains("550"), "{shown:?}");
+    assert!(lines("worker", &["jobs", "list", "--request", "another"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pending_mails_survive_a_flush_and_restart_of_redis_with_the_same_worker() {
     let world = World::with_own_redis().await;
     let api = world.env.spawn_api_with(QUICK).await;

@@ -149,6 +149,28 @@ pub async fn stage_at<J: Job>(
     stage_row(txn, row).await
 }
 
+/// Up to `limit` staged jobs that have not finished, including dead letters, whose payload contains
+/// one of these ids or pseudonyms, in the order in which they were staged. Reads the whole outbox;
+/// for operators.
+pub async fn mentioning(
+    store: &Store,
+    names: &[String],
+    limit: i64,
+) -> Result<Vec<OutboxRow>, DbError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let patterns: Vec<String> = names.iter().map(|name| literal(name)).collect();
+    let filter = doc! { "payload": { "$regex": patterns.join("|") } };
+    store.records::<OutboxRow>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await
+}
+
+/// `text` as a pattern that matches only itself.
+fn literal(text: &str) -> String {
+    let is_special = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric();
+    text.chars().flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
 async fn stage_row(txn: &mut Txn, row: OutboxRow) -> Result<JobId, DbError> {
     txn.records::<OutboxRow>(PlatformScope).insert(&row).await?;
     let id = row.id;

@@ -2,10 +2,18 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{cli, clock::rfc3339, db::Store, email::Email, id::UserId, origin::Reason};
+use common::{
+    cli,
+    clock::rfc3339,
+    db::Store,
+    email::Email,
+    id::{JobId, UserId},
+    origin::Reason,
+};
 use domain::{
     identity::{
         accounts::{DisableUser, EnableUser},
+        mail_jobs,
         mfa::{MfaError, ResetMfa},
         sign_in::belongings_of,
     },
@@ -16,14 +24,16 @@ use domain::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::Desk;
+use super::{Desk, job_list};
 
 /// The most accounts that are shown.
 const FOUND_MAX: usize = 50;
 
 #[derive(Subcommand)]
 pub(crate) enum UsersCommand {
-    /// Find accounts by id, email address, or the beginning of the email address.
+    /// Find accounts by id, email address, or the beginning of the email address. Also shows the jobs
+    /// about them that have not finished, and the last one that mailed a password reset link; see
+    /// `worker jobs show`.
     Find {
         /// Id, email address, or its beginning.
         text: String,
@@ -73,16 +83,18 @@ async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     let has_more = found.len() > FOUND_MAX;
     found.truncate(FOUND_MAX);
     let mut list = desk.output.list(Some(format!(
-        "{:<36}  {:<32}  {:<8}  {:<3}  {:>8}  {:<24}  {:<32}  NAME",
-        "USER", "EMAIL", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS"
+        "{:<36}  {:<32}  {:<8}  {:<3}  {:>8}  {:<24}  {:<32}  {:<36}  NAME",
+        "USER", "EMAIL", "STATE", "MFA", "SESSIONS", "LAST SIGN-IN", "TENANTS", "JOBS"
     )));
-    for user in &found {
-        let view = UserView::of(store, user).await?;
+    let jobs = mail_jobs::of_users(store, &desk.config.auth.master_key, &found).await?;
+    for (user, jobs) in found.iter().zip(jobs) {
+        let view = UserView::of(store, user, jobs).await?;
         list.row(&view, &view.line())?;
     }
     if has_more {
         cli::note("api: there are more accounts; give more of the email address");
     }
+    list.end("no account has this id or an email address that starts with it");
     Ok(())
 }
 
@@ -94,7 +106,6 @@ async fn matching(store: &Store, text: &str) -> anyhow::Result<Vec<User>> {
     {
         return Ok(vec![user]);
     }
-    list.end("no account has this id or an email address that starts with it");
     Ok(User::beginning_with(store, text, FOUND_MAX + 1).await?)
 }
 
@@ -109,11 +120,13 @@ struct UserView<'a> {
     last_sign_in_at: Option<String>,
     /// Short name and role.
     tenants: Vec<String>,
+    /// The jobs about them that have not finished, and the last one for a password reset.
+    jobs: Vec<JobId>,
     name: &'a str,
 }
 
 impl<'a> UserView<'a> {
-    async fn of(store: &Store, user: &'a User) -> anyhow::Result<Self> {
+    async fn of(store: &Store, user: &'a User, jobs: Vec<JobId>) -> anyhow::Result<Self> {
         let (belongings, sessions) =
             futures::try_join!(belongings_of(store, user.id), sessions_of(store, user.id))?;
         let tenants = belongings
@@ -127,6 +140,7 @@ impl<'a> UserView<'a> {
             sessions: sessions.len(),
             last_sign_in_at: user.last_sign_in_at.map(rfc3339),
             tenants: tenants.collect(),
+            jobs,
             name: &user.name,
         })
     }
@@ -136,9 +150,9 @@ impl<'a> UserView<'a> {
         let tenants = if self.tenants.is_empty() { "-".to_owned() } else { self.tenants.join(",") };
         let mfa = if self.has_second_factor { "yes" } else { "no" };
         let last = self.last_sign_in_at.as_deref().unwrap_or("-");
-        let id = self.id.to_string();
+        let (id, jobs) = (self.id.to_string(), job_list(&self.jobs));
         format!(
-            "{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {sessions:>8}  {last:<24}  {tenants:<32}  {name}"
+            "{id:<36}  {email:<32}  {state:<8}  {mfa:<3}  {sessions:>8}  {last:<24}  {tenants:<32}  {jobs:<36}  {name}"
         )
     }
 }

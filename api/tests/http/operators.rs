@@ -8,16 +8,20 @@ use std::{
 
 use common::{
     db::PlatformScope,
-    id::{self, EventId},
+    id::{self, EventId, JobId},
     origin::Principal,
     revocations::Revoked,
 };
 use domain::{
     activity::{Action, AuditContext, Deed, Delta, Event, PlatformEvent, Property},
-    identity::password_resets::{PasswordReset, Prepare},
+    identity::{
+        password_resets::{PasswordReset, Prepare, SendPasswordReset},
+        registrations::{ResendVerification, SendVerification},
+    },
     people::{sessions::Session, users::User},
     tenancy::{invitations::Invitation, memberships::Membership, roles::Role, tenants::Tenant},
 };
+use jobs::testing::Staged;
 use mongodb::bson::{DateTime, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -48,15 +52,15 @@ fn complaint(output: &Output, status: i32) -> String {
     text(&output.stderr)
 }
 
-async fn disable(world: &World, whom: &str) -> Output {
-    world.run(&["users", "disable", whom, "--reason", "Their laptop was stolen"], &[]).await
-}
-
 /// Error output of a command that succeeds and finds nothing, in every form.
 async fn nothing_found(world: &World, args: &[&str]) -> String {
     let as_json = world.run(&[args, &["--json"]].concat(), &[]).await;
     complaint(&as_json, 0);
     complaint(&world.run(args, &[]).await, 0)
+}
+
+async fn disable(world: &World, whom: &str) -> Output {
+    world.run(&["users", "disable", whom, "--reason", "Their laptop was stolen"], &[]).await
 }
 
 async fn user(world: &World, email: &str) -> User {
@@ -486,6 +490,7 @@ async fn users_are_found_by_id_email_or_its_beginning() {
             "2",
             at.as_str(),
             "analytical-engines:owner",
+            "-",
             "Ada",
             "Lovelace",
         ];
@@ -502,6 +507,7 @@ async fn users_are_found_by_id_email_or_its_beginning() {
             "0",
             "-",
             "tenant-of-adam:admin",
+            "-",
             "BOB"
         ]
     );
@@ -803,27 +809,48 @@ async fn pending_registrations_of_an_address_are_found() {
     complaint(&world.run(&["registrations", "find", "ada"], &[]).await, 2);
 }
 
+/// From a complaint to the jobs of the mails, whether or not they were sent.
 #[tokio::test]
-async fn every_result_of_an_operators_command_is_available_as_json() {
+async fn the_jobs_of_the_mails_of_a_registration_and_of_an_account_are_named() {
     let world = World::new().await;
-    let ada = People::of(&world).await.founder(ADA).await;
-    let tenant = ada.tenant.to_string();
-    let reason = ["--reason", "test"];
-    let fields = async |args: &[&str]| -> Vec<String> {
-        let printed = objects(&world, args).await;
-        let first = printed.first().unwrap_or_else(|| panic!("{args:?} printed nothing"));
-        let mut names: Vec<String> = first.as_object().unwrap().keys().cloned().collect();
-        names.sort_unstable();
-        names
+    let body = json!({
+        "email": "Eve@example.com", "name": "Eve", "tenant_name": "Engines", "password": PASSWORD,
+    });
+    world.client.post("/api/auth/register", &body).await.expect(StatusCode::ACCEPTED);
+    let again = json!({ "email": "eve@example.com" });
+    world.client.post("/api/auth/verify-email/resend", &again).await.expect(StatusCode::ACCEPTED);
+    let first = only(&jobs::testing::staged::<SendVerification>(&world.store).await.unwrap());
+    let second = only(&jobs::testing::staged::<ResendVerification>(&world.store).await.unwrap());
+    let named = async |args: &[&str]| -> Vec<String> {
+        let found = objects(&world, args).await;
+        let jobs = found[0]["jobs"].as_array().unwrap();
+        jobs.iter().map(|job| job.as_str().unwrap().to_owned()).collect()
     };
-    let account = [
-        "email",
-        "has_second_factor",
-        "id",
-        "last_sign_in_at",
-        "name",
-        "sessions",
-        "state",
+    let eve = ["registrations", "find", "eve@example.com"];
+    assert_eq!(named(&eve).await, [first.to_string(), second.to_string()]);
+    let shown = printed(&world.run(&eve, &[]).await);
+    assert!(shown.contains(&format!("{first},{second}")), "{shown}");
+    // The first job stays known when it has finished.
+    let outbox = world.store.records::<jobs::outbox::OutboxRow>(PlatformScope);
+    outbox.delete_all(doc! {}).await.unwrap();
+    assert_eq!(named(&eve).await, [first.to_string()]);
+
+    world.make_account(ADA).await;
+    let outbox = world.store.records::<jobs::outbox::OutboxRow>(PlatformScope);
+    outbox.delete_all(doc! {}).await.unwrap();
+    assert!(named(&["users", "find", ADA]).await.is_empty());
+    let forgotten = json!({ "email": ADA });
+    world.client.post("/api/auth/password/forgot", &forgotten).await.expect(StatusCode::ACCEPTED);
+    let reset = only(&jobs::testing::staged::<SendPasswordReset>(&world.store).await.unwrap());
+    assert_eq!(named(&["users", "find", ADA]).await, [reset.to_string()]);
+}
+
+#[track_caller]
+fn only<J>(staged: &[Staged<J>]) -> JobId {
+    assert_eq!(staged.len(), 1);
+    staged[0].id
+}
+
 /// As after a rollback, or while a deployment is in progress.
 #[tokio::test]
 async fn events_of_a_newer_release_are_shown_by_their_names() {
@@ -851,6 +878,28 @@ async fn events_of_a_newer_release_are_shown_by_their_names() {
     assert!(lines.contains(&ada.user.to_string()), "{lines}");
 }
 
+#[tokio::test]
+async fn every_result_of_an_operators_command_is_available_as_json() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder(ADA).await;
+    let tenant = ada.tenant.to_string();
+    let reason = ["--reason", "test"];
+    let fields = async |args: &[&str]| -> Vec<String> {
+        let printed = objects(&world, args).await;
+        let first = printed.first().unwrap_or_else(|| panic!("{args:?} printed nothing"));
+        let mut names: Vec<String> = first.as_object().unwrap().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    let account = [
+        "email",
+        "has_second_factor",
+        "id",
+        "jobs",
+        "last_sign_in_at",
+        "name",
+        "sessions",
+        "state",
         "tenants",
     ];
     assert_eq!(fields(&["users", "find", ADA]).await, account);

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod devices;
 pub mod email_changes;
 pub mod joining;
+pub mod mail_jobs;
 pub mod mfa;
 pub mod password_resets;
 pub mod passwords;

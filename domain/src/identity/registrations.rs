@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use common::{
-    clock::{later, millis_of},
+    clock::{Clock, later, millis_of},
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
@@ -51,6 +51,10 @@ pub struct Registration {
     pub password_hash: PasswordHash,
     /// Hash of the token in the link.
     pub token_hash: TokenHash,
+    /// The job that was staged with it and mails it. None for a registration of an older release,
+    /// or without a mail.
+    #[serde(default)]
+    pub job_id: Option<JobId>,
     /// When the last mail about it was sent.
     pub mailed_at: Option<DateTime>,
     /// The job that sent it.
@@ -137,15 +141,10 @@ pub struct NewRegistration {
 }
 
 impl Registration {
-    /// Creates a registration.
-    pub async fn create(
-        txn: &mut Txn,
-        key: &MasterKey,
-        new: &NewRegistration,
-        ttl: Duration,
-    ) -> Result<Self, DbError> {
-        let (id, now) = (txn.clock().id(), txn.clock().now());
-        let registration = Self {
+    /// A registration that is not stored yet.
+    pub fn new(clock: &Clock, key: &MasterKey, new: &NewRegistration, ttl: Duration) -> Self {
+        let (id, now) = (clock.id(), clock.now());
+        Self {
             id,
             email: new.email.clone(),
             email_norm: new.email.normalized(),
@@ -154,16 +153,20 @@ impl Registration {
             tenant_name: new.tenant_name.clone(),
             password_hash: new.password_hash.clone(),
             token_hash: LinkToken::issue(key, id).hash(),
+            job_id: None,
             mailed_at: None,
             mailed_by: None,
             claimed_at: None,
             claimed_by: None,
             created_at: now,
             expires_at: later(now, ttl),
-        };
-        txn.records::<Self>(PlatformScope).insert(&registration).await?;
-        Entry::new(Action::RegistrationCreated, id).record_on_platform(txn).await?;
-        Ok(registration)
+        }
+    }
+
+    /// Stores it.
+    pub async fn insert(&self, txn: &mut Txn) -> Result<(), DbError> {
+        txn.records::<Self>(PlatformScope).insert(self).await?;
+        Entry::new(Action::RegistrationCreated, self.id).record_on_platform(txn).await
     }
 
     /// The registration with this id, unless it has expired.
@@ -385,8 +388,10 @@ impl Change for Register<'_> {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<RegistrationId, DbError> {
-        let registration = Registration::create(txn, self.key, &self.new, self.ttl).await?;
-        stage(txn, None, &SendVerification { registration: registration.id }).await?;
+        let mut registration = Registration::new(txn.clock(), self.key, &self.new, self.ttl);
+        let job = SendVerification { registration: registration.id };
+        registration.job_id = Some(stage(txn, None, &job).await?);
+        registration.insert(txn).await?;
         Ok(registration.id)
     }
 }

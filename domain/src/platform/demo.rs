@@ -77,7 +77,8 @@ impl Change for RegisterVerified<'_> {
 
     async fn apply(&self, txn: &mut Txn) -> Result<User, VerifyError> {
         let registration =
-            Registration::create(txn, self.key, self.new, Duration::from_mins(1)).await?;
+            Registration::new(txn.clock(), self.key, self.new, Duration::from_mins(1));
+        registration.insert(txn).await?;
         let verify = VerifyEmail::with_token(
             self.key,
             registration.link_token(self.key).expose(),

@@ -156,6 +156,7 @@ mod tests {
                         tenant_name: "Engines".parse().unwrap(),
                         password_hash: self.0.user.password_hash.clone(),
                         token_hash: LinkToken::issue(&self.0.key, id).hash(),
+                        job_id: None,
                         mailed_at: None,
                         mailed_by: None,
                         claimed_at: None,
