@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails has failed")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
@@ -100,6 +103,25 @@ async fn a_silent_server_stores_the_mail_without_a_response() {
     );
     mail.reply(Reply::Accept);
     sending.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_server_responds_late_until_it_is_fast_again() {
+    const LATE: Duration = Duration::from_millis(200);
+    let mail = MailCatcher::start(None).await.unwrap();
+    let transport = transport(mail.port());
+    mail.reply(Reply::Slow(LATE));
+    let begun = Instant::now();
+    send(&transport, "late").await.unwrap();
+    assert!(begun.elapsed() >= LATE);
+    // Longer than the client waits.
+    mail.reply(Reply::Slow(SOON));
+    let released = async {
+        mail.wait_for(|mail| mail.subject == "released", SOON).await;
+        mail.reply(Reply::Accept);
+    };
+    let (sent, ()) = tokio::join!(send(&transport, "released"), released);
+    sent.unwrap();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! A mail is in the [`Inbox`] before it is acknowledged, so a mail that the client considers
 //! delivered can be found there. While the server runs, it can be set to reject mails, or to accept
-//! a mail without a response.
+//! a mail late or without a response.
 
 mod inbox;
 mod journal;
@@ -38,6 +38,8 @@ pub enum Reply {
     Refuse(u16),
     /// Accepts the mail without a response, so that the client cannot know that it arrived.
     Hold,
+    /// Accepts the mail, and responds after this time.
+    Slow(Duration),
 }
 
 /// A running SMTP server with its inbox. It runs on the runtime that started it.

@@ -65,8 +65,7 @@ async fn converse(
         }
         let response = session.process(&line);
         if stored.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            let released = reply.wait_for(|reply| *reply != Reply::Hold).await.map(|_| ());
-            released.map_err(io::Error::other)?;
+            respond_late(&mut reply).await?;
         }
         match response.action {
             Action::NoReply if stream.buffer().is_empty() => acknowledge(stream.get_ref()),
@@ -75,6 +74,21 @@ async fn converse(
             Action::Reply | Action::UpgradeTls => stream.write_all(&response.buffer()?).await?,
         }
     }
+}
+
+/// Waits until the client may learn that its mail was accepted.
+async fn respond_late(reply: &mut watch::Receiver<Reply>) -> io::Result<()> {
+    let current = *reply.borrow();
+    let mut changed = std::pin::pin!(reply.wait_for(|reply| *reply != current));
+    let released = match current {
+        Reply::Accept | Reply::Refuse(_) => return Ok(()),
+        Reply::Hold => changed.await,
+        Reply::Slow(time) => match tokio::time::timeout(time, &mut changed).await {
+            Ok(released) => released,
+            Err(_) => return Ok(()),
+        },
+    };
+    released.map(|_| ()).map_err(io::Error::other)
 }
 
 /// Acknowledges received bytes at once. Some clients send a mail in two parts and wait for the
