@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::ensure;
 use clap::ValueEnum;
-use futures::future::try_join_all;
+use futures::{StreamExt, future::try_join_all, stream::FuturesUnordered};
 use reqwest::StatusCode;
 use testkit::servers::Reply;
 
@@ -17,6 +17,21 @@ use super::stage::Stage;
 /// Mails that fail together, and attempts that are throttled together.
 const REFUSED: u32 = 14;
 const THROTTLED: usize = 150;
+/// How often a job may crash its worker: the default of `jobs.crashes_max`.
+const CRASHES: usize = 3;
+/// Time that a slow mail server takes for a mail, and mails that wait for it: with
+/// two at a time (see `QUEUES__EMAIL__CONCURRENCY`), 100 mails take 50 seconds.
+const SLOW: Duration = Duration::from_secs(1);
+const SLOW_MAILS: u32 = 100;
+/// While this time passes without a rejection, a rush grows by a client. A fixed number would be too
+/// few for a fast machine, and on a busy one so many that MongoDB seems to be away.
+const RUSH_GROWS: Duration = Duration::from_millis(50);
+/// Pause of a client that was told to come back later.
+const RUSH_PAUSE: Duration = Duration::from_secs(1);
+/// First of the networks of a rush; those before it are used by a flood.
+const RUSH_NETWORKS: u32 = 1 << 20;
+/// Networks of each client of a rush.
+const NETWORKS_PER_CLIENT: u32 = 1 << 10;
 /// Pause between two sign-ins of a flood: with shortened times, 882 sign-ins in 8 minutes are 11
 /// per second.
 const FLOOD_PAUSE: Duration = Duration::from_millis(90);
@@ -48,9 +63,41 @@ pub(super) enum Fault {
     MongodFrozen,
     /// Redis restarts.
     RedisRestarted,
+    /// A job runs whenever its worker is killed.
+    JobCrashing,
+    /// Somebody without the key writes a job to Redis.
+    JobForged,
+    /// A newer release stages a job of a kind that no worker knows.
+    JobUnknown,
+    /// The mail server takes a second for each mail.
+    MailServerSlow,
+    /// More passwords arrive than can be hashed.
+    PasswordRush,
 }
 
-/// What a fault must raise.
+/// The full run: the faults of one group are caused at the same time, because they have nothing to do
+/// with each other and some take minutes.
+pub(super) const GROUPS: &[&[Fault]] = &[
+    &[Fault::ApiKilled],
+    &[Fault::MailServerDown],
+    &[Fault::MailsDeferred],
+    &[Fault::RecipientsRefused],
+    &[Fault::DeadLetter],
+    &[Fault::AttemptsThrottled],
+    &[Fault::SignInFlood],
+    &[Fault::RefreshTokenReused],
+    &[Fault::WorkerFrozen],
+    &[Fault::RedisFrozen],
+    &[Fault::MongodFrozen],
+    &[Fault::JobCrashing],
+    &[Fault::JobForged, Fault::JobUnknown, Fault::MailServerSlow],
+    &[Fault::RedisRestarted],
+];
+/// Ends the full run, after the healthy stretch: it spends so much of the error budget that the
+/// alerts about that outlast it.
+pub(super) const LAST: &[Fault] = &[Fault::PasswordRush];
+
+/// An alert that a fault must raise.
 pub(super) struct Expected {
     pub(super) alert: &'static str,
     pub(super) severity: &'static str,
@@ -59,51 +106,71 @@ pub(super) struct Expected {
     /// Time from the repair to the end of the alert; none if its window is longer, because it
     /// reports something that has happened.
     pub(super) clears: Option<Duration>,
-    /// Symptoms that may be raised too, before or after their cause.
-    pub(super) symptoms: &'static [&'static str],
 }
 
 const PAGE: &str = "page";
 const TICKET: &str = "ticket";
 const CLEARS: Option<Duration> = Some(Duration::from_mins(3));
+/// For a ticket, or a page about slowness, with a window of five minutes.
+const LINGERS: Option<Duration> = Some(Duration::from_mins(6));
 
 impl Fault {
-    pub(super) fn expected(self) -> Expected {
+    pub(super) fn expected(self) -> Vec<Expected> {
         let expected = |alert, severity, seconds| Expected {
             alert,
             severity,
             within: Duration::from_secs(seconds),
             clears: CLEARS,
-            symptoms: &[],
+        };
+        let stays = |alert, severity, seconds| Expected {
+            clears: None,
+            ..expected(alert, severity, seconds)
+        };
+        let lingers = |alert, severity, seconds| Expected {
+            clears: LINGERS,
+            ..expected(alert, severity, seconds)
         };
         match self {
-            Self::WorkerFrozen => expected("WorkerDown", PAGE, 90),
-            Self::ApiKilled => expected("ApiDown", PAGE, 90),
-            Self::MailServerDown | Self::MailsDeferred => expected("MailFailing", PAGE, 120),
-            Self::RecipientsRefused => Expected {
-                clears: None,
-                symptoms: &["JobsDeadLetters"],
-                ..expected("MailRefused", TICKET, 120)
-            },
-            Self::DeadLetter => expected("JobsDeadLetters", TICKET, 60),
-            Self::AttemptsThrottled => expected("TriesThrottled", TICKET, 60),
-            Self::SignInFlood => expected("SignInsFailing", TICKET, 120),
-            Self::RefreshTokenReused => {
-                Expected { clears: None, ..expected("RefreshTokensReused", TICKET, 60) }
-            }
-            Self::RedisRestarted => {
-                Expected { clears: None, ..expected("RedisUnstable", TICKET, 60) }
-            }
+            Self::WorkerFrozen => vec![expected("WorkerDown", PAGE, 90)],
+            Self::ApiKilled => vec![expected("ApiDown", PAGE, 90)],
+            Self::MailServerDown | Self::MailsDeferred => vec![expected("MailFailing", PAGE, 120)],
+            Self::RecipientsRefused => vec![stays("MailRefused", TICKET, 120)],
+            Self::DeadLetter => vec![expected("JobsDeadLetters", TICKET, 60)],
+            Self::AttemptsThrottled => vec![expected("TriesThrottled", TICKET, 60)],
+            Self::SignInFlood => vec![expected("SignInsFailing", TICKET, 120)],
+            Self::RefreshTokenReused => vec![stays("RefreshTokensReused", TICKET, 60)],
+            Self::RedisRestarted => vec![stays("RedisUnstable", TICKET, 60)],
+            Self::RedisFrozen => vec![expected("RedisDown", PAGE, 90)],
+            Self::MongodFrozen => vec![expected("MongoDown", PAGE, 90)],
+            // Each crash is noticed when the lease expires.
+            Self::JobCrashing => vec![
+                stays("JobsCrashingWorkers", TICKET, 180),
+                stays("ProcessRestarting", TICKET, 180),
+            ],
+            Self::JobForged => vec![stays("JobsUnsigned", PAGE, 60)],
+            Self::JobUnknown => vec![lingers("JobsParked", TICKET, 16 * 60)],
+            Self::MailServerSlow => vec![expected("JobsOldestAgeHigh", TICKET, 4 * 60)],
+            Self::PasswordRush => vec![
+                expected("PasswordHashShedding", TICKET, 6 * 60),
+                lingers("ApiLatencyHigh", PAGE, 6 * 60),
+            ],
+        }
+    }
+
+    /// Symptoms that may be raised too, before or after their cause.
+    pub(super) const fn symptoms(self) -> &'static [&'static str] {
+        match self {
+            Self::RecipientsRefused | Self::JobCrashing => &["JobsDeadLetters"],
             // Staged jobs wait as long as the outage lasts; the page about them is raised at its end.
-            Self::RedisFrozen => {
-                Expected { symptoms: &["JobsOutboxStuck"], ..expected("RedisDown", PAGE, 90) }
-            }
+            Self::RedisFrozen => &["JobsOutboxStuck"],
             // Detecting the outage takes the same time in this run as in production, so failed
             // requests may be noticed first.
-            Self::MongodFrozen => Expected {
-                symptoms: &["ApiErrorBudgetBurnFast"],
-                ..expected("MongoDown", PAGE, 90)
-            },
+            Self::MongodFrozen => &["ApiErrorBudgetBurnFast"],
+            // Attempts that are not hashed fail; those that are have wrong passwords.
+            Self::PasswordRush => {
+                &["ApiErrorBudgetBurnFast", "ApiErrorBudgetBurnSteady", "SignInsFailing"]
+            }
+            _ => &[],
         }
     }
 
@@ -111,6 +178,11 @@ impl Fault {
     /// started, or Redis was just down.
     pub(super) fn needs_quiet(self) -> bool {
         matches!(self, Self::WorkerFrozen | Self::RedisRestarted)
+    }
+
+    /// Whether it interrupts connections to Redis.
+    pub(super) fn disturbs(self) -> bool {
+        matches!(self, Self::RedisFrozen | Self::JobCrashing)
     }
 
     /// Causes it, and keeps causing it for as long as the future is polled.
@@ -146,6 +218,14 @@ impl Fault {
             }
             Self::RedisFrozen => stage.servers.redis.pause(),
             Self::MongodFrozen => stage.servers.mongod.pause(),
+            Self::JobCrashing => crash(stage).await?,
+            Self::JobForged => stage.forge_job().await?,
+            Self::JobUnknown => stage.stage_unknown_job().await?,
+            Self::MailServerSlow => {
+                stage.mail.reply(Reply::Slow(SLOW));
+                register(stage, SLOW_MAILS).await?;
+            }
+            Self::PasswordRush => rush(stage).await?,
         }
         std::future::pending().await
     }
@@ -156,15 +236,18 @@ impl Fault {
             Self::WorkerFrozen => stage.worker.resume(),
             Self::ApiKilled => stage.api.start_again().await?,
             Self::MailServerDown => stage.mail.start_again().await?,
-            Self::MailsDeferred => stage.mail.reply(Reply::Accept),
-            Self::RecipientsRefused | Self::DeadLetter => {
+            Self::MailsDeferred | Self::MailServerSlow => stage.mail.reply(Reply::Accept),
+            Self::RecipientsRefused | Self::DeadLetter | Self::JobCrashing => {
                 stage.mail.reply(Reply::Accept);
                 stage.operate(&["jobs", "retry", "--all"]).await?;
             }
             Self::AttemptsThrottled
             | Self::SignInFlood
             | Self::RefreshTokenReused
-            | Self::RedisRestarted => {}
+            | Self::RedisRestarted
+            | Self::JobForged
+            | Self::PasswordRush => {}
+            Self::JobUnknown => stage.cancel_unknown_job().await?,
             Self::RedisFrozen => stage.servers.redis.resume(),
             Self::MongodFrozen => stage.servers.mongod.resume(),
         }
@@ -174,7 +257,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+        f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
     }
 }
 
@@ -205,4 +288,71 @@ async fn flood(stage: &Stage) -> anyhow::Result<()> {
         tokio::time::sleep(FLOOD_PAUSE).await;
     }
     Ok(())
+}
+
+/// Kills the worker each time it is sending the same mail.
+async fn crash(stage: &Stage) -> anyhow::Result<()> {
+    stage.mail.reply(Reply::Hold);
+    let recipient = recipient();
+    stage.register(&recipient).await?;
+    for attempt in 1..=CRASHES {
+        stage.mailed(&recipient, attempt).await?;
+        stage.worker.kill().await;
+        stage.worker.start_again().await?;
+    }
+    Ok(())
+}
+
+/// Adds clients that try passwords until some are rejected.
+async fn rush(stage: &Stage) -> anyhow::Result<()> {
+    let rejected = AtomicU32::new(0);
+    let mut clients = FuturesUnordered::new();
+    let (mut looks, mut before) = (tokio::time::interval(RUSH_GROWS), 0);
+    for client in 0.. {
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {
+                    let now = rejected.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut before, now) == now {
+                        break;
+                    }
+                }
+                Some(ended) = clients.next() => ended?,
+            }
+        }
+        clients.push(try_passwords(stage, client, &rejected));
+    }
+    Ok(())
+}
+
+/// Tries one password after the other, and pauses after a rejection.
+async fn try_passwords(stage: &Stage, client: u32, rejected: &AtomicU32) -> anyhow::Result<()> {
+    let first = RUSH_NETWORKS + client * NETWORKS_PER_CLIENT;
+    for network in first..first + NETWORKS_PER_CLIENT {
+        if stage.try_password(network).await? == StatusCode::SERVICE_UNAVAILABLE {
+            rejected.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(RUSH_PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_run_causes_every_fault_once() {
+        let in_run = |fault: &Fault| {
+            GROUPS
+                .iter()
+                .chain(&[LAST])
+                .flat_map(|group| *group)
+                .filter(|other| *other == fault)
+                .count()
+        };
+        for fault in Fault::value_variants() {
+            assert_eq!(in_run(fault), 1, "{fault}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask chaos alerts`: proves every alert by its fault. The whole product runs, watched by
 //! Prometheus and Alertmanager with the shipped rules and shortened times. Each fault must raise its
-//! alert within the stated time and no other page, nothing may be raised once it is repaired, and the
-//! alert must end. Then nothing may be raised while a queue is paused, one recipient is greylisted
-//! and everything is restarted.
+//! alerts within the stated time and no other page, nothing may be raised once it is repaired, and the
+//! alerts must end. Nothing may be raised while a queue is paused, one recipient is greylisted and
+//! everything is restarted.
 
 mod faults;
 mod monitoring;
@@ -15,14 +15,15 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use futures::future::{join_all, try_join_all};
 use programs::{
     command::build,
     progress::{paint, say, seconds},
 };
 
 use self::{
-    faults::{Expected, Fault, recipient},
+    faults::{Expected, Fault, GROUPS, LAST, recipient},
     monitoring::{Firing, Tools},
     stage::Stage,
 };
@@ -54,7 +55,8 @@ const SHORT: &[Fault] = &[Fault::MailServerDown, Fault::DeadLetter, Fault::Worke
 /// Options of the run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Cause only this fault, without the healthy stretch; may be given several times.
+    /// Cause only this fault, without the healthy stretch; may be
+    /// given several times.
     #[arg(long, value_name = "FAULT")]
     only: Vec<Fault>,
     /// Cause only a few faults, faster: a minute and a half.
@@ -66,12 +68,17 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    fn faults(&self) -> &[Fault] {
+    /// The faults, in groups that are caused at the same time.
+    fn groups(&self) -> Vec<&[Fault]> {
         match (self.short, self.only.as_slice()) {
-            (true, _) => SHORT,
-            (false, []) => Fault::value_variants(),
-            (false, only) => only,
+            (true, _) => SHORT.chunks(1).collect(),
+            (false, []) => GROUPS.to_vec(),
+            (false, only) => only.chunks(1).collect(),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.only.is_empty() && !self.short
     }
 
     fn factor(&self) -> u32 {
@@ -104,20 +111,19 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
 async fn prove_all(stage: &Stage, options: &Options, pace: Pace) -> Vec<String> {
     let mut failures = Vec::new();
     let mut disturbed = pace.begun;
-    for fault in options.faults() {
-        if fault.needs_quiet() && !options.short {
+    for group in options.groups() {
+        if group.iter().any(|fault| fault.needs_quiet()) && !options.short {
             tokio::time::sleep(pace.of(QUIET).saturating_sub(disturbed.elapsed())).await;
         }
-        let outcome = prove(stage, *fault, pace).await;
-        if *fault == Fault::RedisFrozen {
+        failures.extend(prove(stage, group, pace).await);
+        if group.iter().any(|fault| fault.disturbs()) {
             disturbed = Instant::now();
         }
-        let outcome = outcome.with_context(|| fault.to_string());
-        failures.extend(tell(*fault, outcome));
     }
-    if options.only.is_empty() && !options.short {
+    if options.is_full() {
         let outcome = stay_healthy(stage, pace).await.context("the healthy stretch");
         failures.extend(tell("healthy", outcome.map(|()| String::new())));
+        failures.extend(prove(stage, LAST, pace).await);
     }
     failures
 }
@@ -156,42 +162,91 @@ impl Pace {
     }
 }
 
-/// Causes a fault and compares what it raises. Returns the times that it took.
-async fn prove(stage: &Stage, fault: Fault, pace: Pace) -> anyhow::Result<String> {
-    let Expected { alert, severity, within, clears, symptoms } = fault.expected();
-    calm(stage, alert).await?;
-    let before = stage.prometheus.firing().await?;
+/// A fault that raised its alerts, which have ended.
+struct Proven {
+    /// The times that it took.
+    times: String,
+    repaired: Instant,
+    /// What fired at the repair.
+    during: BTreeSet<Firing>,
+}
+
+/// Causes the faults of a group, compares what they raise, and prints the times that it took.
+/// Returns what was wrong.
+async fn prove(stage: &Stage, group: &[Fault], pace: Pace) -> Vec<String> {
+    let name = group.iter().map(Fault::to_string).collect::<Vec<_>>().join(", ");
+    let before = match at_rest(stage, group).await {
+        Ok(before) => before,
+        Err(error) => return tell(&name, Err(error.context(name.clone()))).into_iter().collect(),
+    };
+    let all = join_all(group.iter().map(|fault| prove_one(stage, *fault, pace))).await;
+    let (mut failures, mut known, mut repaired) = (Vec::new(), before, None);
+    for (fault, outcome) in group.iter().zip(all) {
+        let outcome = outcome.with_context(|| fault.to_string()).map(|proven| {
+            known.extend(proven.during);
+            repaired = repaired.max(Some(proven.repaired));
+            proven.times
+        });
+        failures.extend(tell(*fault, outcome));
+    }
+    if failures.is_empty() {
+        let watched = repaired.map_or(Duration::ZERO, |repaired| repaired.elapsed());
+        let outcome = nothing_else(stage, group, &known, pace, watched).await;
+        failures
+            .extend(outcome.err().and_then(|error| tell(&name, Err(error.context(name.clone())))));
+    }
+    failures
+}
+
+/// Waits until nothing disturbs a group. Returns what still fires.
+async fn at_rest(stage: &Stage, group: &[Fault]) -> anyhow::Result<BTreeSet<Firing>> {
+    for Expected { alert, .. } in group.iter().flat_map(|fault| fault.expected()) {
+        calm(stage, alert).await?;
+    }
     stage.alertmanager.mail.clear();
-    say(&format!("  {fault:<19} expecting {alert} …"));
+    stage.prometheus.firing().await
+}
+
+/// Causes a fault until it has raised its alerts, repairs it, and waits until they have ended.
+async fn prove_one(stage: &Stage, fault: Fault, pace: Pace) -> anyhow::Result<Proven> {
+    let expected = fault.expected();
+    let names = expected.iter().map(|expected| expected.alert).collect::<Vec<_>>().join(" and ");
+    say(&format!("  {fault:<19} expecting {names} …"));
 
     let begun = Instant::now();
     let watching = async {
-        raised(stage, alert, severity, pace.limit(within)).await?;
-        let took = begun.elapsed();
-        if severity == "page" {
-            mailed(stage, alert, pace).await?;
-        }
+        let took =
+            try_join_all(expected.iter().map(|one| reported(stage, one, pace, begun))).await?;
         tokio::time::sleep(pace.of(LASTS).saturating_sub(begun.elapsed())).await;
-        Ok(took)
+        anyhow::Ok(took)
     };
     let took = tokio::select! {
         took = watching => took,
-        ended = fault.cause(stage) => ended.map(|()| begun.elapsed()),
+        Err(error) = fault.cause(stage) => Err(error),
     };
     // Repaired in any case, so that the next fault can be proven.
     let during = stage.prometheus.firing().await?;
     fault.repair(stage).await.context("repairing it")?;
-    let took = took?;
-
     let repaired = Instant::now();
-    let known: BTreeSet<Firing> = before.union(&during).cloned().collect();
-    let ended = ended(stage, alert, severity, clears.map(|clears| pace.limit(clears))).await?;
-    late(stage, &known, symptoms, pace.of(WATCHED_AFTER).saturating_sub(repaired.elapsed()))
-        .await?;
-    others(stage, alert, symptoms)?;
-    let ended =
-        ended.map_or_else(|| "stays".to_owned(), |ended| format!("ended {} after", seconds(ended)));
-    Ok(format!("{alert} after {} (limit {}), {ended}", seconds(took), seconds(pace.limit(within))))
+    let ended = expected.iter().map(|one| ended(stage, one, pace, repaired));
+    let times = took?.into_iter().zip(try_join_all(ended).await?);
+    let times: Vec<String> = times.map(|(raised, ended)| format!("{raised}, {ended}")).collect();
+    Ok(Proven { times: times.join("; "), repaired, during })
+}
+
+/// Fails if anything was raised that these faults do not explain, or is within a while.
+async fn nothing_else(
+    stage: &Stage,
+    group: &[Fault],
+    known: &BTreeSet<Firing>,
+    pace: Pace,
+    watched: Duration,
+) -> anyhow::Result<()> {
+    let alerts = group.iter().flat_map(|fault| fault.expected()).map(|expected| expected.alert);
+    let explained: Vec<&str> =
+        alerts.chain(group.iter().flat_map(|fault| fault.symptoms()).copied()).collect();
+    late(stage, known, &explained, pace.of(WATCHED_AFTER).saturating_sub(watched)).await?;
+    others(stage, &explained)
 }
 
 /// Waits until this alert neither fires nor is about to, and no page about an earlier fault fires.
@@ -213,14 +268,24 @@ async fn fires(stage: &Stage, alert: &str, severity: &str) -> anyhow::Result<boo
     Ok(firing.iter().any(|firing| firing.name == alert && firing.severity == severity))
 }
 
-/// Waits until an alert fires.
-async fn raised(stage: &Stage, alert: &str, severity: &str, limit: Duration) -> anyhow::Result<()> {
-    let begun = Instant::now();
+/// Waits until an alert fires and, if it is a page, was mailed. Returns how long it took to fire.
+async fn reported(
+    stage: &Stage,
+    expected: &Expected,
+    pace: Pace,
+    begun: Instant,
+) -> anyhow::Result<String> {
+    let Expected { alert, severity, within, .. } = *expected;
+    let limit = pace.limit(within);
     while !fires(stage, alert, severity).await? {
         ensure!(begun.elapsed() < limit, "{alert} was not raised within {}", seconds(limit));
         tokio::time::sleep(LOOK).await;
     }
-    Ok(())
+    let took = begun.elapsed();
+    if severity == "page" {
+        mailed(stage, alert, pace).await?;
+    }
+    Ok(format!("{alert} after {} (limit {})", seconds(took), seconds(limit)))
 }
 
 /// Waits until the page was mailed.
@@ -236,31 +301,37 @@ async fn mailed(stage: &Stage, alert: &str, pace: Pace) -> anyhow::Result<()> {
 /// Waits until an alert has ended, if it must. Returns how long that took.
 async fn ended(
     stage: &Stage,
-    alert: &str,
-    severity: &str,
-    limit: Option<Duration>,
-) -> anyhow::Result<Option<Duration>> {
-    let Some(limit) = limit else { return Ok(None) };
-    let begun = Instant::now();
+    expected: &Expected,
+    pace: Pace,
+    repaired: Instant,
+) -> anyhow::Result<String> {
+    let Expected { alert, severity, clears, .. } = *expected;
+    let Some(limit) = clears.map(|clears| pace.limit(clears)) else {
+        return Ok("stays".to_owned());
+    };
     while fires(stage, alert, severity).await? {
-        ensure!(begun.elapsed() < limit, "{alert} still fires {} after the repair", seconds(limit));
+        ensure!(
+            repaired.elapsed() < limit,
+            "{alert} still fires {} after the repair",
+            seconds(limit)
+        );
         tokio::time::sleep(LOOK).await;
     }
-    Ok(Some(begun.elapsed()))
+    Ok(format!("ended {} after", seconds(repaired.elapsed())))
 }
 
-/// Watches for alerts that begin only after the repair.
+/// Watches for alerts that begin only after the repair, except those that are explained.
 async fn late(
     stage: &Stage,
     known: &BTreeSet<Firing>,
-    symptoms: &[&str],
+    explained: &[&str],
     time: Duration,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < time {
         let firing = stage.prometheus.firing().await?;
         let late =
-            firing.difference(known).find(|firing| !symptoms.contains(&firing.name.as_str()));
+            firing.difference(known).find(|firing| !explained.contains(&firing.name.as_str()));
         if let Some(Firing { name, severity }) = late {
             bail!("{name} ({severity}) was raised {} after the repair", seconds(begun.elapsed()));
         }
@@ -270,10 +341,10 @@ async fn late(
 }
 
 /// Fails if another page was mailed.
-fn others(stage: &Stage, alert: &str, symptoms: &[&str]) -> anyhow::Result<()> {
+fn others(stage: &Stage, explained: &[&str]) -> anyhow::Result<()> {
     for mailed in stage.alertmanager.mailed() {
         if let Some(page) = mailed.strip_prefix("page firing ") {
-            ensure!(page == alert || symptoms.contains(&page), "{page} was mailed too");
+            ensure!(explained.contains(&page), "{page} was mailed too");
         }
     }
     Ok(())
@@ -306,7 +377,7 @@ async fn stay_healthy(stage: &Stage, pace: Pace) -> anyhow::Result<()> {
     }
     outcome?;
     late(stage, &before, &[], part / 2).await?;
-    others(stage, "", &[])
+    others(stage, &[])
 }
 
 #[cfg(test)]

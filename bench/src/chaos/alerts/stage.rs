@@ -3,10 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
+use mongodb::bson::{DateTime, doc};
 use programs::{Process, ProcessSpec, command::run_once, progress::step};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use testkit::servers::MailCatcher;
+use testkit::servers::{Mail, MailCatcher};
 use tokio::task::JoinSet;
 
 use super::monitoring::{Alertmanager, Prometheus, Targets, Tools};
@@ -24,18 +25,24 @@ const REQUEST_PAUSE: Duration = Duration::from_millis(100);
 const SIGN_IN_PAUSE: Duration = Duration::from_secs(1);
 /// Maximum time until the canary has run.
 const CANARY_WITHIN: Duration = Duration::from_mins(1);
+/// Maximum time until a mail arrives, also after its worker was killed.
+const MAILED_WITHIN: Duration = Duration::from_secs(30);
+/// Ids of jobs that no release of ours enqueued.
+const FORGED_JOB: &str = "job_0192a0b8c0de7000800000000000f00d";
+const UNKNOWN_JOB: &str = "job_0192a0b8c0de7000800000000000cafe";
 /// See `AUTH__REFRESH_GRACE` below.
 const REFRESH_GRACE: Duration = Duration::from_secs(1);
-/// Settings besides the defaults: clients choose their IP address, and schedules, retries and
-/// timeouts that the rules assume are shortened like the rules.
+/// Settings besides the defaults: clients choose their IP address, schedules, retries and timeouts
+/// that the rules assume are shortened like the rules, and few mails are enough for a backlog.
 const SETTINGS: &[(&str, &str)] = &[
     ("API__TRUSTED_PROXIES", "127.0.0.1"),
     ("AUTH__ACCESS_TOKEN_TTL", "1h"),
-    ("AUTH__HASH_WAIT", "10s"),
     ("AUTH__REFRESH_GRACE", "1s"),
     ("AUTH__RESEND_COOLDOWN", "1s"),
     ("JOBS__BACKOFF_MAX", "5s"),
+    ("JOBS__LEASE", "5s"),
     ("MAINTENANCE__CANARY_SCHEDULE", "*/5 * * * * *"),
+    ("QUEUES__EMAIL__CONCURRENCY", "2"),
     ("REDIS__TIMEOUT", "1s"),
     ("SMTP__TIMEOUT", "2s"),
     ("TELEMETRY__FILTER", "info"),
@@ -120,7 +127,9 @@ impl Stage {
                 tokio::time::sleep(SIGN_IN_PAUSE).await;
             }
         });
-        Ok(())
+        // They come from another network, which is mailed to the user. That mail must not be among
+        // those of a fault.
+        self.mailed(DEMO.0, 1).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -176,6 +185,63 @@ impl Stage {
         let (status, answer) = self.post(path, "192.0.2.1", body).await?;
         ensure!(status == StatusCode::UNAUTHORIZED, "reusing returned {status}: {answer}");
         Ok(())
+    }
+
+    /// Waits until a mail to `recipient` has arrived for the `times`th time.
+    pub(super) async fn mailed(&self, recipient: &str, times: usize) -> anyhow::Result<()> {
+        let arrived = async {
+            let is_it = |mail: &Mail| mail.to == [recipient];
+            while self.mail.messages().iter().filter(|mail| is_it(mail)).count() < times {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let arrived = tokio::time::timeout(MAILED_WITHIN, arrived).await;
+        arrived.with_context(|| format!("mail {times} to {recipient} has not arrived"))
+    }
+
+    /// Writes a job with a wrong signature to Redis.
+    pub(super) async fn forge_job(&self) -> anyhow::Result<()> {
+        let envelope = json!({
+            "id": FORGED_JOB,
+            "kind": "registration.send_verification",
+            "enqueued_at": DateTime::now().timestamp_millis(),
+            "mac": "forged",
+            "payload": {},
+        });
+        let mut write = redis::cmd("XADD");
+        write.arg(format!("{{{NAME}:email}}:stream")).arg("*").arg("e").arg(envelope.to_string());
+        let mut redis = self.servers.redis.connection().await?;
+        write.exec_async(&mut redis).await.context("writing a job to Redis")
+    }
+
+    /// Stages a job of a kind that no worker knows.
+    pub(super) async fn stage_unknown_job(&self) -> anyhow::Result<()> {
+        let row = doc! {
+            "_id": UNKNOWN_JOB,
+            "queue": "maintenance",
+            "kind": "release.next",
+            "version": 1,
+            "tenant_id": null,
+            "payload": "{}",
+            "traceparent": null,
+            "staged_at": DateTime::now(),
+            "due_at": null,
+            "handed_at": null,
+            "dead_at": null,
+        };
+        let mongodb = mongodb::Client::with_uri_str(self.servers.mongod.uri()).await?;
+        mongodb
+            .database(NAME)
+            .collection("outbox")
+            .insert_one(row)
+            .await
+            .context("staging a job")?;
+        Ok(())
+    }
+
+    /// Cancels the job of the unknown kind.
+    pub(super) async fn cancel_unknown_job(&self) -> anyhow::Result<()> {
+        self.operate(&["jobs", "cancel", UNKNOWN_JOB, "--reason", "a test of the alerts"]).await
     }
 
     /// Runs `worker` with these arguments, as an operator does.
