@@ -2,7 +2,7 @@
 //! Prometheus and Alertmanager with the shipped rules and shortened times. Each fault must raise its
 //! alerts within the stated time and no other page, nothing may be raised once it is repaired, and the
 //! alerts must end. Nothing may be raised while a queue is paused, one recipient is greylisted and
-//! everything is restarted.
+//! everything is restarted. At the end, every panel of the dashboards must show data.
 
 mod faults;
 mod monitoring;
@@ -18,9 +18,12 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use futures::future::{join_all, try_join_all};
 use programs::{
-    command::build,
+    command::{build, succeed},
+    install::on_path,
     progress::{paint, say, seconds},
+    workspace_root,
 };
+use tokio::process::Command;
 
 use self::{
     faults::{Expected, Fault, GROUPS, LAST, recipient},
@@ -49,13 +52,16 @@ const MAIL_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(200);
 /// Maximum time until alerts about an earlier fault have ended.
 const CALM_WITHIN: Duration = Duration::from_mins(2);
+/// Returns data when a mail was sent a moment ago.
+const MAIL_SENT: &str =
+    r#"sum(increase(tenantry_mail_send_duration_seconds_count{job="worker"}[1m])) > 0"#;
 /// The faults of the short form.
 const SHORT: &[Fault] = &[Fault::MailServerDown, Fault::DeadLetter, Fault::WorkerFrozen];
 
 /// Options of the run.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Cause only this fault, without the healthy stretch; may be
+    /// Cause only this fault, without the healthy stretch and the check of the dashboards; may be
     /// given several times.
     #[arg(long, value_name = "FAULT")]
     only: Vec<Fault>,
@@ -124,6 +130,8 @@ async fn prove_all(stage: &Stage, options: &Options, pace: Pace) -> Vec<String> 
         let outcome = stay_healthy(stage, pace).await.context("the healthy stretch");
         failures.extend(tell("healthy", outcome.map(|()| String::new())));
         failures.extend(prove(stage, LAST, pace).await);
+        let outcome = show_everything(stage).await.context("the dashboards");
+        failures.extend(tell("dashboards", outcome));
     }
     failures
 }
@@ -132,11 +140,11 @@ async fn prove_all(stage: &Stage, options: &Options, pace: Pace) -> Vec<String> 
 fn tell(what: impl std::fmt::Display, outcome: anyhow::Result<String>) -> Option<String> {
     match outcome {
         Ok(times) => {
-            say(&format!("{} {what:<19} {times}", paint("32", "✓")));
+            say(&format!("{} {what:<20} {times}", paint("32", "✓")));
             None
         }
         Err(error) => {
-            say(&format!("{} {what:<19} {error:#}", paint("31", "✗")));
+            say(&format!("{} {what:<20} {error:#}", paint("31", "✗")));
             Some(format!("{error:#}"))
         }
     }
@@ -211,7 +219,7 @@ async fn at_rest(stage: &Stage, group: &[Fault]) -> anyhow::Result<BTreeSet<Firi
 async fn prove_one(stage: &Stage, fault: Fault, pace: Pace) -> anyhow::Result<Proven> {
     let expected = fault.expected();
     let names = expected.iter().map(|expected| expected.alert).collect::<Vec<_>>().join(" and ");
-    say(&format!("  {fault:<19} expecting {names} …"));
+    say(&format!("  {fault:<20} expecting {names} …"));
 
     let begun = Instant::now();
     let watching = async {
@@ -355,18 +363,18 @@ async fn stay_healthy(stage: &Stage, pace: Pace) -> anyhow::Result<()> {
     let before = stage.prometheus.firing().await?;
     stage.alertmanager.mail.clear();
     let part = pace.of(HEALTHY) / 3;
-    say("  healthy             one greylisted recipient …");
+    say("  healthy              one greylisted recipient …");
     let greylisted = recipient();
     stage.mail.refuse(&greylisted, 451);
     stage.register(&greylisted).await?;
     late(stage, &before, &[], part).await?;
     stage.mail.accept_all();
 
-    say("  healthy             a rolling restart …");
+    say("  healthy              a rolling restart …");
     stage.roll().await?;
     late(stage, &before, &[], part).await?;
 
-    say("  healthy             paused queues …");
+    say("  healthy              paused queues …");
     for queue in ["email", "maintenance"] {
         stage.operate(&["queues", "pause", queue, "--reason", "a test of the alerts"]).await?;
     }
@@ -378,6 +386,21 @@ async fn stay_healthy(stage: &Stage, pace: Pace) -> anyhow::Result<()> {
     outcome?;
     late(stage, &before, &[], part / 2).await?;
     others(stage, &[])
+}
+
+/// Every query of the dashboards returns data, now that everything has happened.
+async fn show_everything(stage: &Stage) -> anyhow::Result<String> {
+    let Some(python) = on_path("python3") else {
+        return Ok("skipped: python3 is not installed".to_owned());
+    };
+    // Panels show the last minute, in which no fault sent mail.
+    stage.register(&recipient()).await?;
+    stage.prometheus.returns(MAIL_SENT).await?;
+    let mut check = Command::new(python);
+    check.arg(workspace_root().join("dashboards/check.py"));
+    check.args(["--prometheus", &stage.prometheus.url(), "--strict"]).kill_on_drop(true);
+    succeed(&mut check).await?;
+    Ok("every panel shows data".to_owned())
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::shorten::shortened;
 
 /// The recipient of the alerts.
 const OPERATORS: &str = "operators@example.com";
-/// Maximum time until the first scrapes.
+/// Maximum time until something can be queried that has happened, or is about to.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(30);
 /// Alerts that say nothing about a fault: one always fires, the other is about the disk of the machine.
 const UNRELATED: &[&str] = &["Watchdog", "MongodbDiskHigh"];
@@ -160,19 +160,25 @@ impl Prometheus {
     /// Waits until it has scraped both programs, so that whatever they count from now on is an
     /// increase.
     pub(super) async fn scraped(&self) -> anyhow::Result<()> {
-        let url = format!("{}/api/v1/query?query=count(up==1)", self.url());
-        let scraping = async {
+        self.returns("count(up == 1) == 2").await
+    }
+
+    /// Waits until a query returns data.
+    pub(super) async fn returns(&self, query: &str) -> anyhow::Result<()> {
+        let url = format!("{}/api/v1/query", self.url());
+        let url = reqwest::Url::parse_with_params(&url, [("query", query)])?;
+        let asking = async {
             loop {
-                let answer: Value = reqwest::get(&url).await?.json().await?;
-                if answer["data"]["result"][0]["value"][1] == "2" {
+                let answer: Value = reqwest::get(url.clone()).await?.json().await?;
+                if answer["data"]["result"].as_array().is_some_and(|result| !result.is_empty()) {
                     return anyhow::Ok(());
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(SCRAPED_WITHIN, scraping)
+        tokio::time::timeout(SCRAPED_WITHIN, asking)
             .await
-            .context("Prometheus has not scraped the API and the worker")?
+            .with_context(|| format!("Prometheus returns no data for {query}"))?
     }
 
     /// The alerts that fire, except those that no fault raises.
