@@ -1,8 +1,8 @@
 //! Detects that the database is unavailable.
 //!
-//! One task pings the database every second. While it fails, requests that need the database are
-//! refused at once, including those that already wait for it, instead of running into a timeout
-//! each. An outage therefore occupies no resources.
+//! One task pings the database every second. While nothing is answered, requests that need the
+//! database are refused at once, including those that already wait for it, instead of running into
+//! a timeout each. An outage therefore occupies no resources.
 
 use std::time::Duration;
 

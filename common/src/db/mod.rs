@@ -12,8 +12,9 @@ mod records;
 pub mod schema;
 mod scope;
 mod transaction;
+mod turns;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use mongodb::{
     Client, Database,
@@ -22,6 +23,7 @@ use mongodb::{
     options::{ClientOptions, ReadConcern, WriteConcern},
 };
 use secrecy::ExposeSecret;
+use tokio::time::timeout;
 
 use crate::{
     clock::Clock,
@@ -36,6 +38,7 @@ pub use scope::{
     Data, Erasure, Export, OfTenant, Owner, PlatformScope, Record, Scope, TenantScope,
 };
 pub use transaction::{Change, Notes, Txn, Unchanged};
+use turns::Turns;
 
 /// Why a database operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +200,7 @@ pub struct Store {
 struct Inner {
     client: Client,
     database: Database,
+    turns: Turns,
     clock: Clock,
 }
 
@@ -206,17 +210,17 @@ impl Store {
     pub async fn connect(config: &config::Mongodb, clock: Clock) -> Result<Self, DbError> {
         let mut options = ClientOptions::parse(config.uri.expose_secret()).await?;
         options.app_name.get_or_insert_with(|| "tenantry".to_owned());
-        options.max_pool_size = Some(config.pool_max);
         options.server_selection_timeout = Some(config.timeout);
         options.connect_timeout = Some(config.timeout);
         // Acknowledged writes survive the loss of the primary.
         options.write_concern = Some(WriteConcern::majority());
         options.read_concern = Some(ReadConcern::majority());
+        let turns = Turns::limiting(&mut options, config.pool_max);
         Resource::DbConnections.limit_to(config.pool_max as usize);
         options.cmap_event_handler = Some(EventHandler::callback(|event| note_use(&event)));
         let client = Client::with_options(options)?;
         let database = client.database(&config.database);
-        Ok(Self { inner: Arc::new(Inner { client, database, clock }) })
+        Ok(Self { inner: Arc::new(Inner { client, database, turns, clock }) })
     }
 
     /// The clock, ids and randomness of this process.
@@ -226,20 +230,25 @@ impl Store {
 
     /// The rows of `T` within `scope`, outside any transaction.
     pub fn records<T: Record>(&self, scope: impl Scope<T>) -> Records<'static, T> {
-        Records::new(&self.inner.database, scope.narrowing(), None)
+        Records::new(&self.inner.database, &self.inner.turns, scope.narrowing(), None)
     }
 
-    /// Checks that the database answers within `limit`.
+    /// Checks that the database answers within `limit`: this ping, or any other operation. Those
+    /// that are answered while the ping is not show that it only waits for its turn.
     pub async fn ping(&self, limit: Duration) -> Result<(), DbError> {
-        let answer = tokio::time::timeout(limit, self.command(doc! { "ping": 1 })).await;
-        metrics::MONGODB_UP.set(i64::from(matches!(answer, Ok(Ok(_)))));
+        let before = self.inner.turns.answers();
+        let answer = match timeout(limit, self.command(doc! { "ping": 1 })).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) if self.inner.turns.answers() != before => Ok(()),
+            Err(_) => Err(DbError::Mongo(io::Error::from(io::ErrorKind::TimedOut).into())),
+        };
+        metrics::MONGODB_UP.set(i64::from(answer.is_ok()));
         answer
-            .map_err(|_| DbError::Mongo(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?
-            .map(drop)
     }
 
     async fn command(&self, command: Document) -> Result<Document, DbError> {
-        Ok(self.inner.database.run_command(command).await?)
+        let running = self.inner.database.run_command(command);
+        Ok(self.inner.turns.take(async { running.await }).await?)
     }
 
     /// Closes the connections of this handle and its clones. Call it before the process ends: the
@@ -247,7 +256,7 @@ impl Store {
     /// shutting down.
     pub async fn close(&self) {
         // A server that does not answer will notice by itself that the client has gone.
-        let _ = tokio::time::timeout(CLOSE_MAX, self.inner.client.clone().shutdown()).await;
+        let _ = timeout(CLOSE_MAX, self.inner.client.clone().shutdown()).await;
     }
 
     /// Drops the whole database, for tests.

@@ -11,6 +11,7 @@ use super::{
     DbError, Record,
     commands::observed,
     scope::{Admits, Narrowing},
+    turns::Turns,
 };
 
 /// The only place that holds a raw collection.
@@ -23,6 +24,7 @@ type Raw<T> = mongodb::Collection<T>;
 /// Reads and writes rows within a scope, and within a transaction if created from one.
 pub struct Records<'s, T: Record> {
     raw: Raw<T>,
+    turns: Turns,
     narrowing: Document,
     admits: Admits<T>,
     session: Option<&'s mut ClientSession>,
@@ -32,7 +34,7 @@ pub struct Records<'s, T: Record> {
 /// name.
 macro_rules! run {
     ($records:ident, $command:literal, $action:expr) => {
-        observed($command, Some(T::COLLECTION), async {
+        observed(&$records.turns, $command, Some(T::COLLECTION), async {
             match $records.session {
                 Some(session) => $action.session(session).await,
                 None => $action.await,
@@ -45,11 +47,13 @@ macro_rules! run {
 impl<'s, T: Record> Records<'s, T> {
     pub(super) fn new(
         database: &Database,
+        turns: &Turns,
         narrowing: Narrowing<T>,
         session: Option<&'s mut ClientSession>,
     ) -> Self {
         Self {
             raw: database.collection(T::COLLECTION),
+            turns: turns.clone(),
             narrowing: narrowing.filter,
             admits: narrowing.admits,
             session,
@@ -86,7 +90,7 @@ impl<'s, T: Record> Records<'s, T> {
     ) -> Result<Vec<T>, DbError> {
         let filter = self.narrowed(filter);
         let action = self.raw.find(filter).sort(sort).limit(limit);
-        observed("find", Some(T::COLLECTION), async {
+        observed(&self.turns, "find", Some(T::COLLECTION), async {
             match self.session {
                 Some(session) => {
                     let mut cursor = action.session(&mut *session).await?;
@@ -109,7 +113,7 @@ impl<'s, T: Record> Records<'s, T> {
     /// the server until its next checkpoint.
     pub async fn estimated_count(self) -> Result<u64, DbError> {
         let counting = async { self.raw.estimated_document_count().await };
-        Ok(observed("count", Some(T::COLLECTION), counting).await?)
+        Ok(observed(&self.turns, "count", Some(T::COLLECTION), counting).await?)
     }
 
     /// Inserts a row.
@@ -222,16 +226,19 @@ impl<'s, T: Record> Records<'s, T> {
         let filter = self.narrowed(filter);
         let raw = self.raw.clone_with_type::<Document>();
         let finding = raw.find(filter.clone()).projection(doc! { "_id": 1 }).limit(limit.into());
-        let rows: Vec<Document> =
-            observed("find", Some(T::COLLECTION), async { finding.await?.try_collect().await })
-                .await?;
+        let rows: Vec<Document> = observed(&self.turns, "find", Some(T::COLLECTION), async {
+            finding.await?.try_collect().await
+        })
+        .await?;
         if rows.is_empty() {
             return Ok(0);
         }
         let ids: Vec<bson::Bson> =
             rows.into_iter().filter_map(|mut row| row.remove("_id")).collect();
         let deleting = self.raw.delete_many(doc! { "$and": [{ "_id": { "$in": ids } }, filter] });
-        Ok(observed("delete", Some(T::COLLECTION), async { deleting.await }).await?.deleted_count)
+        Ok(observed(&self.turns, "delete", Some(T::COLLECTION), async { deleting.await })
+            .await?
+            .deleted_count)
     }
 
     /// Those of `ids` that have a row.
@@ -243,9 +250,10 @@ impl<'s, T: Record> Records<'s, T> {
         let filter = self.narrowed(doc! { "_id": { "$in": ids } });
         let raw = self.raw.clone_with_type::<Document>();
         let finding = raw.find(filter).projection(doc! { "_id": 1 });
-        let rows: Vec<Document> =
-            observed("find", Some(T::COLLECTION), async { finding.await?.try_collect().await })
-                .await?;
+        let rows: Vec<Document> = observed(&self.turns, "find", Some(T::COLLECTION), async {
+            finding.await?.try_collect().await
+        })
+        .await?;
         Ok(rows.iter().filter_map(|row| row.get_str("_id").ok()).map(str::to_owned).collect())
     }
 }

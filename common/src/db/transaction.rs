@@ -8,7 +8,7 @@ use mongodb::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{DbError, Record, Records, Scope, Store, commands::observed};
+use super::{DbError, Record, Records, Scope, Store, commands::observed, turns::Turns};
 use crate::{clock::Clock, origin::Origin, telemetry::metrics};
 
 /// How long a change is retried before its error is returned.
@@ -52,6 +52,7 @@ fn from_server<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a mongodb::erro
 pub struct Txn {
     session: ClientSession,
     database: Database,
+    turns: Turns,
     clock: Clock,
     origin: Origin,
     notes: Notes,
@@ -63,7 +64,7 @@ pub type Notes = Vec<Box<dyn Any + Send>>;
 impl Txn {
     /// The rows of `T` within `scope`, in this transaction.
     pub fn records<T: Record>(&mut self, scope: impl Scope<T>) -> Records<'_, T> {
-        Records::new(&self.database, scope.narrowing(), Some(&mut self.session))
+        Records::new(&self.database, &self.turns, scope.narrowing(), Some(&mut self.session))
     }
 
     /// The clock, ids and randomness of this process.
@@ -125,18 +126,20 @@ impl Store {
         let mut txn = Txn {
             session,
             database: self.inner.database.clone(),
+            turns: self.inner.turns.clone(),
             clock: self.inner.clock.clone(),
             origin: origin.clone(),
             notes: Vec::new(),
         };
         match change.apply(&mut txn).await {
             Ok(output) => {
-                commit_session(&mut txn.session, deadline).await?;
+                commit_session(&mut txn, deadline).await?;
                 Ok((output, txn.notes))
             }
             Err(error) => {
                 // If this does not reach the server, it ends the transaction by itself.
-                if let Err(abort) = txn.session.abort_transaction().await {
+                let aborting = async { txn.session.abort_transaction().await };
+                if let Err(abort) = txn.turns.take(aborting).await {
                     tracing::debug!(%abort, "transaction_not_aborted");
                 }
                 Err(error)
@@ -152,10 +155,10 @@ impl Store {
 }
 
 /// Commits; repeats only the commit while its result is unknown.
-async fn commit_session(session: &mut ClientSession, deadline: Instant) -> Result<(), DbError> {
+async fn commit_session(txn: &mut Txn, deadline: Instant) -> Result<(), DbError> {
     loop {
-        let committing = async { session.commit_transaction().await };
-        match observed("commitTransaction", None, committing).await {
+        let committing = async { txn.session.commit_transaction().await };
+        match observed(&txn.turns, "commitTransaction", None, committing).await {
             Ok(()) => return Ok(()),
             Err(error)
                 if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
