@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::ensure;
@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use futures::{StreamExt, future::try_join_all, stream::FuturesUnordered};
 use reqwest::StatusCode;
 use testkit::servers::Reply;
+use tokio::time::MissedTickBehavior;
 
 use super::stage::Stage;
 
@@ -23,9 +24,12 @@ const CRASHES: usize = 3;
 /// two at a time (see `QUEUES__EMAIL__CONCURRENCY`), 100 mails take 50 seconds.
 const SLOW: Duration = Duration::from_secs(1);
 const SLOW_MAILS: u32 = 100;
-/// While this time passes without a rejection, a rush grows by a client. A fixed number would be too
-/// few for a fast machine, and on a busy one so many that MongoDB seems to be away.
+/// Time between two clients that join a rush. A fixed number would be too few for a fast machine, and
+/// many more than needed for a busy one.
 const RUSH_GROWS: Duration = Duration::from_millis(50);
+/// A rush is large enough while some are rejected within this time, which is longer than a password
+/// may wait.
+const RUSH_REJECTS: Duration = Duration::from_secs(2);
 /// Pause of a client that was told to come back later.
 const RUSH_PAUSE: Duration = Duration::from_secs(1);
 /// First of the networks of a rush; those before it are used by a flood.
@@ -306,14 +310,19 @@ async fn crash(stage: &Stage) -> anyhow::Result<()> {
 /// Adds clients that try passwords until some are rejected.
 async fn rush(stage: &Stage) -> anyhow::Result<()> {
     let rejected = AtomicU32::new(0);
+    let (mut before, mut at) = (0, None::<Instant>);
     let mut clients = FuturesUnordered::new();
-    let (mut looks, mut before) = (tokio::time::interval(RUSH_GROWS), 0);
+    let mut looks = tokio::time::interval(RUSH_GROWS);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for client in 0.. {
         loop {
             tokio::select! {
                 _ = looks.tick() => {
                     let now = rejected.load(Ordering::Relaxed);
-                    if std::mem::replace(&mut before, now) == now {
+                    if std::mem::replace(&mut before, now) != now {
+                        at = Some(Instant::now());
+                    }
+                    if at.is_none_or(|at| at.elapsed() > RUSH_REJECTS) {
                         break;
                     }
                 }
