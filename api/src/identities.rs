@@ -128,8 +128,10 @@ fn concerns(revoked: Revoked, caller: &Identity) -> bool {
     match revoked {
         Revoked::Session(session) => caller.session.id == session,
         Revoked::User(user) => caller.user.id == user,
-        Revoked::Member(tenant, user) => caller.tenant.id == tenant && caller.user.id == user,
-        Revoked::Tenant(tenant) => caller.tenant.id == tenant,
+        Revoked::Member(tenant, user) => {
+            caller.session.tenant_id == Some(tenant) && caller.user.id == user
+        }
+        Revoked::Tenant(tenant) => caller.session.tenant_id == Some(tenant),
     }
 }
 

@@ -61,9 +61,10 @@ pub(crate) struct SignedInView {
     refresh_token: Option<String>,
     session: SessionTimes,
     user: UserView,
-    /// The tenant that the access token is for.
-    tenant: TenantView,
-    /// All tenants that the user is a member of.
+    /// The tenant that the access token is for. Null if it is for none, because the user was not a
+    /// member of any when they signed in.
+    tenant: Option<TenantView>,
+    /// The first 100 tenants that the user became a member of. `GET /api/tenants` lists all.
     tenants: Vec<TenantView>,
 }
 
@@ -104,12 +105,8 @@ pub(crate) fn signed_in(
             expires_at: session.expires_at.into(),
         },
         user: UserView::new(&signed_in.user),
-        tenant: TenantView::new(&signed_in.current.tenant, signed_in.current.role),
-        tenants: signed_in
-            .belongings
-            .iter()
-            .map(|belonging| TenantView::new(&belonging.tenant, belonging.role))
-            .collect(),
+        tenant: signed_in.current.as_ref().map(TenantView::of),
+        tenants: signed_in.belongings.iter().map(TenantView::of).collect(),
     };
     let mut response = Json(view).into_response();
     if let Some((TokenDelivery::Cookie, token)) = &refresh {

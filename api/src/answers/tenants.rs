@@ -1,9 +1,12 @@
 //! Tenants in responses.
 
 use common::{id::TenantId, name::Name};
-use domain::tenancy::{
-    roles::RoleRef,
-    tenants::{Slug, Tenant, TenantStatus},
+use domain::{
+    identity::sign_in::Belonging,
+    tenancy::{
+        roles::RoleRef,
+        tenants::{Slug, Tenant, TenantStatus},
+    },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,5 +32,9 @@ impl TenantView {
             status: tenant.status,
             role,
         }
+    }
+
+    pub(crate) fn of(belonging: &Belonging) -> Self {
+        Self::new(&belonging.tenant, belonging.role)
     }
 }

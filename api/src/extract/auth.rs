@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use common::{
-    db::{Change, Store, TenantScope},
+    db::{Change, DbError, Store, TenantScope},
     id::{SessionId, TenantId, UserId},
     origin::Origin,
 };
@@ -19,30 +19,47 @@ use domain::{
     tenancy::{
         actor::{Acted, Acting, Actor, InSession},
         memberships::Membership,
-        roles::{Grant, Permission},
+        roles::{Grant, Permission, Role},
         tenants::{Tenant, TenantStatus},
     },
 };
 
 use super::client::{Client, address_of, client_of};
-use crate::{middleware::observe::Bearer, problem::Problem, state::App};
+use crate::{
+    middleware::observe::Bearer,
+    problem::{NotInTenant, Problem},
+    state::App,
+};
 
-/// A user who is signed in to a tenant of theirs. Cheap to clone.
+/// A signed-in user, with or without a tenant. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub(crate) struct Account {
     identity: Arc<Identity>,
     client: Client,
     /// How long the user counts as recently authenticated.
     recent_for: Duration,
 }
 
-/// What is known about a caller.
+/// A user who is signed in to a tenant of theirs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) account: Account,
+    tenancy: Arc<Tenancy>,
+}
+
+/// What is known about a signed-in user.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) user: User,
-    /// Their session, under the rules of the tenant.
+    /// Their session, under the rules of its tenant, if any.
     pub(crate) session: Session,
-    /// The tenant that they are signed in to.
+    /// The tenant that they are signed in to; none if they are signed in to none.
+    pub(crate) tenancy: Option<Arc<Tenancy>>,
+}
+
+/// What is known about a signed-in user in the tenant that they are signed in to.
+#[derive(Debug)]
+pub(crate) struct Tenancy {
     pub(crate) tenant: Tenant,
     /// Their membership in the tenant.
     pub(crate) membership: Membership,
@@ -50,15 +67,39 @@ pub(crate) struct Identity {
     pub(crate) grant: Grant,
 }
 
-impl Identity {
-    /// Scope of the tenant that they are signed in to.
+/// Who makes a request, as its credentials show, from any IP address. Extractors find it in the
+/// extensions of the request.
+#[derive(Debug, Clone)]
+pub(crate) enum Authenticated {
+    User(Account),
+}
+
+/// Admits the caller of a request from any IP address. Extractors find it in the extensions of the
+/// request.
+#[derive(Debug, Clone, Copy)]
+struct FromAnywhere;
+
+impl Tenancy {
+    /// Scope of the tenant.
     pub(crate) fn scope(&self) -> TenantScope {
         TenantScope::of_row(&self.membership)
     }
 
-    /// Whether the tenant requires a second factor and they have none.
+    /// Whether the tenant requires a second factor and `user` has none.
+    fn misses_second_factor_of(&self, user: &User) -> bool {
+        self.tenant.security.require_mfa && user.second_factor_since.is_none()
+    }
+}
+
+impl Identity {
+    /// Scope of the tenant that they are signed in to, if any.
+    pub(crate) fn scope(&self) -> Option<TenantScope> {
+        self.tenancy.as_ref().map(|tenancy| tenancy.scope())
+    }
+
+    /// Whether the tenant, if any, requires a second factor and they have none.
     pub(crate) fn lacks_second_factor(&self) -> bool {
-        self.tenant.security.require_mfa && self.user.second_factor_since.is_none()
+        self.tenancy.as_ref().is_some_and(|tenancy| tenancy.misses_second_factor_of(&self.user))
     }
 
     /// Owner of the second factors that they change.
@@ -67,13 +108,7 @@ impl Identity {
     }
 }
 
-impl Caller {
-    /// Actor of the changes that they make in the tenant.
-    pub(crate) fn actor(&self) -> Actor {
-        let session = InSession { id: self.session.id, recent_for: self.recent_for };
-        Actor::in_session(self.scope(), self.user.id, session)
-    }
-
+impl Account {
     /// Origin of the changes that they make by this request.
     pub(crate) fn origin(&self) -> Origin {
         self.client.origin().by(self.user.id.into(), &self.user.name)
@@ -91,11 +126,11 @@ impl Caller {
         self.commit_with(app, None, change).await
     }
 
-    /// As [`Caller::commit`], if their role still includes `permission`.
-    pub(super) async fn commit_with<C: Change>(
+    /// As [`Account::commit`], if their role in the scope's tenant still includes the permission.
+    async fn commit_with<C: Change>(
         &self,
         app: &App,
-        permission: Option<Permission>,
+        needs: Option<(Permission, TenantScope)>,
         change: &C,
     ) -> Result<C::Output, Problem>
     where
@@ -104,8 +139,8 @@ impl Caller {
         let acting = Acting {
             session: self.session.id,
             user: self.user.id,
-            tenant: self.tenant.id,
-            needs: permission.map(|permission| (permission, self.scope())),
+            tenant: self.session.tenant_id,
+            needs,
             change,
         };
         match app.jobs.commit(&self.origin(), &acting).await? {
@@ -116,10 +151,75 @@ impl Caller {
     }
 }
 
-impl Deref for Caller {
+impl Deref for Account {
     type Target = Identity;
     fn deref(&self) -> &Identity {
         &self.identity
+    }
+}
+
+impl Caller {
+    /// Actor of the changes that they make in the tenant.
+    pub(crate) fn actor(&self) -> Actor {
+        let session =
+            InSession { id: self.account.session.id, recent_for: self.account.recent_for };
+        Actor::in_session(self.scope(), self.account.user.id, session)
+    }
+
+    /// Whether the tenant requires a second factor and they have none.
+    pub(crate) fn lacks_second_factor(&self) -> bool {
+        self.misses_second_factor_of(&self.account.user)
+    }
+
+    /// Commits a change on their behalf, if they are still signed in.
+    pub(crate) async fn commit<C: Change>(
+        &self,
+        app: &App,
+        change: &C,
+    ) -> Result<C::Output, Problem>
+    where
+        Problem: From<C::Error>,
+    {
+        self.account.commit(app, change).await
+    }
+
+    /// As [`Caller::commit`], if their role still includes `permission`.
+    pub(super) async fn commit_with<C: Change>(
+        &self,
+        app: &App,
+        permission: Permission,
+        change: &C,
+    ) -> Result<C::Output, Problem>
+    where
+        Problem: From<C::Error>,
+    {
+        self.account.commit_with(app, Some((permission, self.scope())), change).await
+    }
+}
+
+impl Deref for Caller {
+    type Target = Tenancy;
+    fn deref(&self) -> &Tenancy {
+        &self.tenancy
+    }
+}
+
+impl FromRequestParts<App> for Account {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Authenticated::User(account) = authenticate(parts, app).await?;
+        // Checked on every request, also for cached callers: their IP address may change.
+        if let Some(tenancy) = &account.tenancy
+            && parts.extensions.get::<FromAnywhere>().is_none()
+        {
+            let allowed = &tenancy.tenant.security.ip_allowlist;
+            if !allowed.is_everywhere() && !allowed.admits(address_of(parts, app)) {
+                return Err(Problem::ip_not_allowed());
+            }
+        }
+        app.identities.note_seen(account.session.id);
+        Ok(account)
     }
 }
 
@@ -127,26 +227,33 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        if let Some(known) = parts.extensions.get::<Self>() {
-            return Ok(known.clone());
+        let account = Account::from_request_parts(parts, app).await?;
+        match account.tenancy.clone() {
+            Some(tenancy) => Ok(Self { account, tenancy }),
+            None => Err(NotInTenant.into()),
         }
-        let caller = caller_of(parts, app).await?;
-        // Checked on every request, also for cached callers: their IP address may change.
-        let allowed = &caller.tenant.security.ip_allowlist;
-        if !allowed.is_everywhere() && !allowed.admits(address_of(parts, app)) {
-            return Err(Problem::ip_not_allowed());
-        }
-        app.identities.note_seen(caller.session.id);
-        parts.extensions.insert(caller.clone());
-        Ok(caller)
     }
 }
 
-/// The user that the access token of a request belongs to, from any IP address.
-pub(super) async fn caller_from_anywhere(parts: &Parts, app: &App) -> Result<Caller, Problem> {
-    let caller = caller_of(parts, app).await?;
-    app.identities.note_seen(caller.session.id);
-    Ok(caller)
+/// Who makes a request. Its credentials are checked once: the result, also a refusal, is kept in its
+/// extensions, so middleware can ask before the extractors do. The IP address is not checked here.
+pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> Result<Authenticated, Problem> {
+    if let Some(known) = parts.extensions.get::<Result<Authenticated, Problem>>() {
+        return known.clone();
+    }
+    let authenticated = account_of(parts, app).await.map(Authenticated::User);
+    parts.extensions.insert(authenticated.clone());
+    authenticated
+}
+
+/// Admits the caller of a request from any IP address if they are an owner of their tenant.
+pub(super) async fn admit_owner_from_anywhere(parts: &mut Parts, app: &App) -> Result<(), Problem> {
+    let Authenticated::User(account) = authenticate(parts, app).await?;
+    let is_owner = |tenancy: &Arc<Tenancy>| tenancy.membership.role == Role::Owner.into();
+    if account.tenancy.as_ref().is_some_and(is_owner) {
+        parts.extensions.insert(FromAnywhere);
+    }
+    Ok(())
 }
 
 /// The live session that the access token of a request belongs to, whatever the state of its tenant.
@@ -159,23 +266,23 @@ pub(super) async fn session_of(parts: &Parts, app: &App) -> Result<Session, Prob
 }
 
 /// The user of a session that the client has proved to hold.
-pub(super) async fn caller_in(
+pub(super) async fn account_in(
     app: &App,
     session: &Session,
     client: Client,
-) -> Result<Caller, Problem> {
+) -> Result<Account, Problem> {
     let Session { id, user_id, tenant_id, .. } = *session;
     let identity = identify(app.store(), id, user_id, tenant_id).await?;
     app.identities.note_seen(id);
     let recent_for = app.auth.reauthenticate_within;
-    Ok(Caller { identity: Arc::new(identity), client, recent_for })
+    Ok(Account { identity: Arc::new(identity), client, recent_for })
 }
 
 /// The user that the access token of a request belongs to.
-async fn caller_of(parts: &Parts, app: &App) -> Result<Caller, Problem> {
+async fn account_of(parts: &Parts, app: &App) -> Result<Account, Problem> {
     let claims = claims_of(parts, app).await?;
     let (identity, client) = (of(app, &claims).await?, client_of(parts, app));
-    Ok(Caller { identity, client, recent_for: app.auth.reauthenticate_within })
+    Ok(Account { identity, client, recent_for: app.auth.reauthenticate_within })
 }
 
 /// What the access token of a request claims, if it is genuine and has not expired.
@@ -204,7 +311,7 @@ async fn of(app: &App, claims: &AccessClaims) -> Result<Arc<Identity>, Problem> 
     let now = app.clock().now();
     if let Some(known) = app.identities.get(claims.sid) {
         let holds = known.user.id == claims.sub
-            && known.tenant.id == claims.tid
+            && known.session.tenant_id == claims.tid
             && known.session.is_live(now);
         return if holds { Ok(known) } else { Err(Problem::unauthenticated(true)) };
     }
@@ -219,37 +326,56 @@ fn scope_of(tenant: TenantId) -> TenantScope {
     TenantScope::of_caller(tenant)
 }
 
-/// Reads all four rows in parallel: what a token claims is enough to find each of them.
+/// Reads all rows in parallel: what a token claims is enough to find each of them.
 async fn identify(
     store: &Store,
     session: SessionId,
     user: UserId,
-    tenant: TenantId,
+    tenant: Option<TenantId>,
 ) -> Result<Identity, Problem> {
-    let scope = scope_of(tenant);
     let is_claimed = |session: &Session| (session.user_id, session.tenant_id) == (user, tenant);
-    let (session, user, membership, tenant) = futures::try_join!(
+    let (session, found, tenancy) = futures::try_join!(
         Session::live(store, session),
         User::by_id(store, user),
-        Membership::of(store, scope, user),
-        Tenant::of(store, scope),
+        membership_in(store, tenant, user),
     )?;
-    let session = session.filter(is_claimed);
-    let (Some(session), Some(user), Some(membership), Some(tenant)) =
-        (session, user, membership, tenant)
-    else {
+    let (Some(session), Some(user)) = (session.filter(is_claimed), found) else {
         return Err(Problem::unauthenticated(true));
     };
-    let session = tenant.security.limit(session);
+    if tenancy.is_some() != tenant.is_some() {
+        return Err(Problem::unauthenticated(true));
+    }
+    let session = match &tenancy {
+        Some((tenant, _)) => tenant.security.limit(session),
+        None => session,
+    };
     if !session.is_live(store.clock().now()) || user.disabled_at.is_some() {
         return Err(Problem::unauthenticated(true));
     }
+    let Some((tenant, membership)) = tenancy else {
+        return Ok(Identity { user, session, tenancy: None });
+    };
     match tenant.status {
         TenantStatus::Active => {
             // Another read only for the tenant's own roles.
+            let scope = TenantScope::of_row(&membership);
             let grant = Grant::of(store, scope, membership.role).await?;
-            Ok(Identity { user, session, tenant, membership, grant })
+            let tenancy = Arc::new(Tenancy { tenant, membership, grant });
+            Ok(Identity { user, session, tenancy: Some(tenancy) })
         }
         TenantStatus::Suspended => Err(SignInError::TenantSuspended.into()),
     }
+}
+
+/// The tenant, if any, and the membership of a user in it; none if there is no such membership.
+async fn membership_in(
+    store: &Store,
+    tenant: Option<TenantId>,
+    user: UserId,
+) -> Result<Option<(Tenant, Membership)>, DbError> {
+    let Some(tenant) = tenant else { return Ok(None) };
+    let scope = scope_of(tenant);
+    let (membership, tenant) =
+        futures::try_join!(Membership::of(store, scope, user), Tenant::of(store, scope))?;
+    Ok(tenant.zip(membership))
 }

@@ -10,7 +10,7 @@ pub(crate) mod query;
 mod session_holder;
 
 pub(crate) use argument::Argument;
-pub(crate) use auth::{Caller, Identity};
+pub(crate) use auth::{Account, Caller, Identity};
 pub(crate) use client::{Client, Peer, network_of};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;

@@ -1,8 +1,8 @@
 //! Who may call a handler, stated in its signature.
 //!
 //! The first argument of every handler is its [`Access`]: [`Requires`] for a permission, [`Caller`]
-//! for anyone who is signed in, [`Open`] for anyone; [`Recent`] around one of them also requires
-//! recent authentication. A handler without one cannot be made a route ([`crate::routes`]).
+//! for anyone who is signed in to a tenant, [`Account`] for anyone who is signed in, [`Open`] for
+//! anyone; [`Recent`] around one of them also requires recent authentication. A handler without one cannot be made a route ([`crate::routes`]).
 
 use std::{convert::Infallible, marker::PhantomData};
 
@@ -11,15 +11,14 @@ use axum::{
     http::{header, request::Parts},
 };
 use common::db::Change;
-use domain::{
-    people::sessions::Session,
-    tenancy::roles::{Permission, Role},
-};
+use domain::{people::sessions::Session, tenancy::roles::Permission};
 use utoipa::openapi::path::Parameter;
 
-use super::{Argument, Caller, RefreshCookies, SessionHolder, auth::caller_from_anywhere};
+use super::{
+    Account, Argument, Caller, RefreshCookies, SessionHolder, auth::admit_owner_from_anywhere,
+};
 use crate::{
-    problem::{Code, ForeignOrigin, NoSecondFactor, NotRecent, Problem, Refusal},
+    problem::{Code, ForeignOrigin, NoSecondFactor, NotInTenant, NotRecent, Problem, Refusal},
     state::App,
 };
 
@@ -37,7 +36,7 @@ pub(crate) enum Need {
 /// An extractor that admits the callers of a route.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not state who may call the route",
-    label = "must be an extractor such as `Open`, `Caller` or `Requires<UsersRead>`"
+    label = "must be an extractor such as `Open`, `Account`, `Caller` or `Requires<UsersRead>`"
 )]
 pub(crate) trait Access: Argument {
     const NEED: Need;
@@ -107,11 +106,11 @@ impl FromRequestParts<App> for Open {
 
 /// Anyone may call. A caller who sends an access token is identified, and an invalid token is
 /// refused.
-pub(crate) struct Perhaps(pub(crate) Option<Caller>);
+pub(crate) struct Perhaps(pub(crate) Option<Account>);
 
 impl Argument for Perhaps {
     fn refusals() -> Vec<Code> {
-        Caller::refusals()
+        Account::refusals()
     }
 }
 
@@ -126,13 +125,23 @@ impl FromRequestParts<App> for Perhaps {
         if !parts.headers.contains_key(header::AUTHORIZATION) {
             return Ok(Self(None));
         }
-        Caller::from_request_parts(parts, app).await.map(|caller| Self(Some(caller)))
+        Account::from_request_parts(parts, app).await.map(|account| Self(Some(account)))
     }
+}
+
+impl Argument for Account {
+    fn refusals() -> Vec<Code> {
+        vec![Code::Unauthenticated, Code::TenantSuspended, Code::IpNotAllowed]
+    }
+}
+
+impl Access for Account {
+    const NEED: Need = Need::SignedIn;
 }
 
 impl Argument for Caller {
     fn refusals() -> Vec<Code> {
-        vec![Code::Unauthenticated, Code::TenantSuspended, Code::IpNotAllowed]
+        [Account::refusals(), NotInTenant::codes()].concat()
     }
 }
 
@@ -219,7 +228,7 @@ impl<P: Needed> Requires<P> {
     where
         Problem: From<C::Error>,
     {
-        self.caller.commit_with(app, Some(P::PERMISSION), change).await
+        self.caller.commit_with(app, P::PERMISSION, change).await
     }
 }
 
@@ -247,9 +256,9 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, app).await?;
+        let account = Account::from_request_parts(parts, app).await?;
         let admitted = A::from_request_parts(parts, app).await?;
-        if is_recent(&caller.session, app) { Ok(Self(admitted)) } else { Err(NotRecent.into()) }
+        if is_recent(&account.session, app) { Ok(Self(admitted)) } else { Err(NotRecent.into()) }
     }
 }
 
@@ -278,11 +287,7 @@ impl<A: Access + FromRequestParts<App, Rejection = Problem>> FromRequestParts<Ap
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = caller_from_anywhere(parts, app).await?;
-        if caller.membership.role == Role::Owner.into() {
-            // `A` finds the caller there and does not check the IP address again.
-            parts.extensions.insert(caller);
-        }
+        admit_owner_from_anywhere(parts, app).await?;
         A::from_request_parts(parts, app).await.map(Self)
     }
 }

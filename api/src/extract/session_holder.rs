@@ -17,7 +17,7 @@ use domain::{
     people::{sessions::Session, users::User},
 };
 
-use super::{Caller, Client, auth, client::client_of, json::is_json};
+use super::{Account, Client, auth, client::client_of, json::is_json};
 use crate::{
     answers::{
         refresh_cookie::{self, Sent},
@@ -96,7 +96,7 @@ pub(crate) struct SessionHolder {
 
 /// What proves that a client holds a session.
 pub(crate) enum Proof {
-    AccessToken(Caller),
+    AccessToken(Account),
     RefreshToken(Presented),
 }
 
@@ -104,8 +104,8 @@ pub(crate) enum Proof {
 pub(crate) struct SessionOwner {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
-    /// Scope of the tenant that they are signed in to.
-    pub(crate) scope: TenantScope,
+    /// Scope of the tenant that they are signed in to, if any.
+    pub(crate) scope: Option<TenantScope>,
     /// Origin of the changes that they make by this request.
     pub(crate) origin: Origin,
 }
@@ -114,12 +114,12 @@ impl SessionHolder {
     /// The access token if it is valid, and otherwise the refresh token. `in_body` is the refresh
     /// token in the body, if any.
     pub(crate) async fn proof(self, app: &App, in_body: Option<&str>) -> Result<Proof, Problem> {
-        let caller = match self.by_access_token {
-            Ok(session) => auth::caller_in(app, &session, self.client).await,
+        let account = match self.by_access_token {
+            Ok(session) => auth::account_in(app, &session, self.client).await,
             Err(refused) => Err(refused),
         };
-        match caller {
-            Ok(caller) => Ok(Proof::AccessToken(caller)),
+        match account {
+            Ok(account) => Ok(Proof::AccessToken(account)),
             Err(refused) => Ok(Proof::RefreshToken(self.cookies.after(refused, in_body)?)),
         }
     }
@@ -144,7 +144,7 @@ impl SessionHolder {
         Ok(SessionOwner {
             user: user.id,
             session: session.id,
-            scope: TenantScope::of_row(&session),
+            scope: TenantScope::of_row_if_any(&session),
             origin: self.client.origin().by(user.id.into(), &user.name),
         })
     }

@@ -97,7 +97,7 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
             duration_us,
             code,
             user = user.map(field::display),
-            tenant = tenant.map(field::display),
+            tenant = tenant.flatten().map(field::display),
             network,
             "request_answered"
         );
@@ -105,17 +105,18 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
-/// The user and the tenant whom the access token of a request names, once it is known to be genuine.
+/// The user and the tenant, if any, whom the access token of a request names, once it is known to be
+/// genuine.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bearer(Arc<OnceLock<(UserId, TenantId)>>);
+pub(crate) struct Bearer(Arc<OnceLock<(UserId, Option<TenantId>)>>);
 
 impl Bearer {
-    pub(crate) fn is(&self, user: UserId, tenant: TenantId) {
+    pub(crate) fn is(&self, user: UserId, tenant: Option<TenantId>) {
         // Several extractors of a request may check the same token.
         self.0.get_or_init(|| (user, tenant));
     }
 
-    fn ids(&self) -> Option<(UserId, TenantId)> {
+    fn ids(&self) -> Option<(UserId, Option<TenantId>)> {
         self.0.get().copied()
     }
 }

@@ -212,7 +212,7 @@ impl From<SignInError> for Problem {
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, OPERATOR),
             SignInError::TenantNotFound => Self::new(
                 Code::TenantNotFound,
-                "You are not a member of this tenant, or you do not belong to any tenant. Ask a member to invite you.",
+                "You are not a member of this tenant. Ask a member to invite you.",
             ),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, OPERATOR),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),

@@ -32,8 +32,8 @@ use utoipa::ToSchema;
 
 pub(crate) use codes::Code;
 pub(crate) use own::{
-    ForeignOrigin, NoPasskeys, NoSecondFactor, NoSuchInvitationList, NoSuchSession, NotJoinable,
-    NotRecent, RefreshTokenReused,
+    ForeignOrigin, NoPasskeys, NoSecondFactor, NoSuchInvitationList, NoSuchSession, NotInTenant,
+    NotJoinable, NotRecent, RefreshTokenReused,
 };
 pub(crate) use refusals::{Refusal, Refusals, declare, everywhere};
 

@@ -33,6 +33,8 @@ refusals! {
         "Confirm your identity (`POST /api/auth/reauthenticate`), then repeat the request.";
     NoSecondFactor = MfaEnrollmentRequired
         "Set up an authenticator app (`POST /api/auth/mfa/totp/enroll`) or a passkey, then repeat the request.";
+    NotInTenant = NoTenant
+        "Switch to one of your tenants (`POST /api/auth/switch-tenant`), create one (`POST /api/tenants`), or accept an invitation, then repeat the request.";
     NotJoinable = TenantNotFound "No tenant with this ID can be joined with your email address.";
     NoSuchInvitationList = NotFound
         "The tenant has no invitation list with this ID. It may have been deleted.";

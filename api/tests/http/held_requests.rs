@@ -172,11 +172,11 @@ async fn a_change_reads_the_session_and_the_permission_again() {
     let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
     let session = sessions_of(&world.store, bob.user).await.unwrap()[0].id;
     let scope = TenantScope::of_job(bob.tenant);
-    let change = EndSession { session: absent(), user: bob.user, scope };
+    let change = EndSession { session: absent(), user: bob.user, scope: Some(scope) };
     let acting = Acting {
         session,
         user: bob.user,
-        tenant: bob.tenant,
+        tenant: Some(bob.tenant),
         needs: Some((Permission::UsersInvite, scope)),
         change: &change,
     };

@@ -83,27 +83,32 @@ impl<'w> People<'w> {
 
     /// A token of a new session.
     pub(crate) async fn token(&self, user: UserId, tenant: TenantId) -> String {
-        self.token_at(self.world.store.clock().now(), user, tenant).await
+        self.token_at(self.world.store.clock().now(), user, Some(tenant)).await
     }
 
     /// A token of a session whose user authenticated long ago.
     pub(crate) async fn stale_token(&self, person: &Person) -> String {
-        let session = self.world.commit(&SignIn(person.user, person.tenant)).await.unwrap();
+        let session = self.world.commit(&SignIn(person.user, Some(person.tenant))).await.unwrap();
         let stale = doc! { "$set": { "authenticated_at": DateTime::from_millis(0) } };
         let sessions = self.world.store.records::<Session>(PlatformScope);
         assert!(sessions.update(doc! { "_id": session.id }, stale).await.unwrap());
         let now = self.world.store.clock().now();
-        self.issuer.issue(now, person.user, person.tenant, session.id).unwrap()
+        self.issuer.issue(now, person.user, Some(person.tenant), session.id).unwrap()
     }
 
     /// An expired token of an active session.
     pub(crate) async fn expired_token(&self, person: &Person) -> String {
         let yesterday =
             DateTime::from_millis(self.world.store.clock().now().timestamp_millis() - 86_400_000);
-        self.token_at(yesterday, person.user, person.tenant).await
+        self.token_at(yesterday, person.user, Some(person.tenant)).await
     }
 
-    async fn token_at(&self, issued_at: DateTime, user: UserId, tenant: TenantId) -> String {
+    async fn token_at(
+        &self,
+        issued_at: DateTime,
+        user: UserId,
+        tenant: Option<TenantId>,
+    ) -> String {
         let session = self.world.commit(&SignIn(user, tenant)).await.unwrap();
         self.issuer.issue(issued_at, user, tenant, session.id).unwrap()
     }
@@ -184,7 +189,7 @@ pub(crate) fn name_of(email: &str) -> String {
     email.split('@').next().unwrap().to_uppercase()
 }
 
-struct SignIn(UserId, TenantId);
+struct SignIn(UserId, Option<TenantId>);
 
 impl Change for SignIn {
     type Output = Session;

@@ -35,7 +35,8 @@ pub use lease::Lease;
 pub use processes::{Heartbeat, Process};
 pub use records::Records;
 pub use scope::{
-    Data, Erasure, Export, OfTenant, Owner, PlatformScope, Record, Scope, TenantScope,
+    Data, Erasure, Export, MaybeOfTenant, OfTenant, Owner, PlatformScope, Record, Scope,
+    TenantScope,
 };
 pub use transaction::{Change, Notes, Txn, Unchanged};
 use turns::Turns;

@@ -123,6 +123,13 @@ pub trait OfTenant: Record {
     fn tenant_id(&self) -> TenantId;
 }
 
+/// A row that belongs to a tenant or to none, such as the session of an account without a tenant.
+/// Each is `#[non_exhaustive]`, as those [`OfTenant`] are.
+pub trait MaybeOfTenant: Record {
+    /// The tenant that the row belongs to, if any.
+    fn tenant_id(&self) -> Option<TenantId>;
+}
+
 /// Permission to access one tenant's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantScope(TenantId);
@@ -132,6 +139,11 @@ impl TenantScope {
     /// of a row that was read.
     pub fn of_row(row: &impl OfTenant) -> Self {
         Self(row.tenant_id())
+    }
+
+    /// As [`TenantScope::of_row`]; none if the row belongs to no tenant. None never means all.
+    pub fn of_row_if_any(row: &impl MaybeOfTenant) -> Option<Self> {
+        row.tenant_id().map(Self)
     }
 
     /// The scope of a caller's tenant. Only for the authenticated extractor, which has verified

@@ -194,6 +194,19 @@ impl Entry {
         AuditContext::write(txn, id, Some(tenant_id), user, name, personal).await
     }
 
+    /// Records it as an event of the scope's tenant, or of the platform if there is none: what an
+    /// account without a tenant does concerns no tenant.
+    pub(crate) async fn record_in(
+        self,
+        txn: &mut Txn,
+        scope: Option<TenantScope>,
+    ) -> Result<(), DbError> {
+        match scope {
+            Some(scope) => self.record(txn, scope).await,
+            None => self.record_on_platform(txn).await,
+        }
+    }
+
     /// Records it as an event of the platform.
     pub(crate) async fn record_on_platform(self, txn: &mut Txn) -> Result<(), DbError> {
         let id = txn.clock().id();

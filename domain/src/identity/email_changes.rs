@@ -14,7 +14,7 @@ use common::{
     config::{self, PURGE_AFTER_MAX},
     crypto::{LinkToken, MasterKey, SealError, TokenHash},
     db::{
-        Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
+        Change, Data, DbError, MaybeOfTenant, PlatformScope, Record, Store, TenantScope, Txn,
         is_duplicate,
         schema::{self, Field, Index},
     },
@@ -53,8 +53,9 @@ pub struct EmailChange {
     pub user_id: UserId,
     /// The session that requested it, which survives the change.
     pub session_id: SessionId,
-    /// The tenant they were working in.
-    pub tenant_id: TenantId,
+    /// The tenant they were working in, if any. Releases up to generation 43 cannot read a row
+    /// without one.
+    pub tenant_id: Option<TenantId>,
     /// The current email address.
     pub old: Half,
     /// The new email address.
@@ -98,7 +99,7 @@ impl Record for EmailChange {
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
         ("session_id", schema::STRING),
-        ("tenant_id", schema::STRING),
+        ("tenant_id", schema::STRING_OR_NULL),
         ("old", schema::OBJECT),
         ("new", schema::OBJECT),
         ("created_at", schema::DATE),
@@ -106,8 +107,8 @@ impl Record for EmailChange {
         ("expires_at", schema::DATE),
     ];
 }
-impl OfTenant for EmailChange {
-    fn tenant_id(&self) -> TenantId {
+impl MaybeOfTenant for EmailChange {
+    fn tenant_id(&self) -> Option<TenantId> {
         self.tenant_id
     }
 }
@@ -199,15 +200,16 @@ pub struct AskEmailChange<'a> {
     /// The user who requests it.
     pub user: UserId,
     pub session: SessionId,
-    /// The tenant they are working in.
-    pub scope: TenantScope,
+    /// The tenant they are working in, if any.
+    pub scope: Option<TenantScope>,
     /// The new email address.
     pub new: Email,
     /// Lifetime of the links.
     pub ttl: Duration,
     /// Minimum time between two mails about one account.
     pub cooldown: Duration,
-    /// The mail budgets of tenants: the new email address is not a member's.
+    /// The mail budgets of tenants: the new email address is not a member's. A user without a
+    /// tenant has none; only the throttles of their account and of the new email address apply.
     pub budget: config::MailBudget,
 }
 
@@ -221,9 +223,11 @@ impl Change for AskEmailChange<'_> {
         if user.email_norm == self.new.normalized() {
             return Err(EmailChangeError::Unchanged);
         }
-        let tenant = Tenant::lock(txn, self.scope).await?.ok_or(EmailChangeError::AccountGone)?;
-        let spent = MailBudget::spend(txn, &tenant, Wanted::EmailChange, &self.budget).await?;
-        spent.map_err(|Spent(wait)| EmailChangeError::BudgetSpent(wait))?;
+        if let Some(scope) = self.scope {
+            let tenant = Tenant::lock(txn, scope).await?.ok_or(EmailChangeError::AccountGone)?;
+            let spent = MailBudget::spend(txn, &tenant, Wanted::EmailChange, &self.budget).await?;
+            spent.map_err(|Spent(wait)| EmailChangeError::BudgetSpent(wait))?;
+        }
         let before =
             txn.records::<EmailChange>(PlatformScope).take(doc! { "user_id": user.id }).await?;
         let half = |side: Side, email| Half {
@@ -235,7 +239,7 @@ impl Change for AskEmailChange<'_> {
             id,
             user_id: user.id,
             session_id: self.session,
-            tenant_id: self.scope.tenant_id(),
+            tenant_id: self.scope.map(TenantScope::tenant_id),
             old: half(Side::Old, user.email),
             new: half(Side::New, self.new.clone()),
             created_at: now,
@@ -243,7 +247,10 @@ impl Change for AskEmailChange<'_> {
             expires_at: later(now, self.ttl),
         };
         txn.records::<EmailChange>(PlatformScope).insert(&change).await?;
-        Entry::new(Action::EmailChangeRequested, id).by(self.user).record(txn, self.scope).await?;
+        Entry::new(Action::EmailChangeRequested, id)
+            .by(self.user)
+            .record_in(txn, self.scope)
+            .await?;
         for side in Side::ALL {
             stage_at(txn, None, &SendEmailChangeLink { change: id, side }, change.mail_at).await?;
         }
@@ -344,7 +351,7 @@ impl Change for ConfirmEmailChange<'_> {
         user.filter(|user| user.disabled_at.is_none()).ok_or(EmailChangeError::TokenInvalid)?;
         Entry::new(Action::EmailChangeConfirmed, change.id)
             .by(change.user_id)
-            .record(txn, TenantScope::of_row(&change))
+            .record_in(txn, TenantScope::of_row_if_any(&change))
             .await?;
         if !change.is_confirmed() {
             return Ok(Confirmed::First);
@@ -379,11 +386,11 @@ impl ConfirmEmailChange<'_> {
 
 async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, EmailChangeError> {
     EmailChange::forget_of(txn, change.user_id).await?;
-    let scope = TenantScope::of_row(&change);
+    let scope = TenantScope::of_row_if_any(&change);
     if let Some(owner) = User::by_email_within(txn, &change.new.email).await? {
         Entry::new(Action::EmailChangeRefused, change.id)
             .by(change.user_id)
-            .record(txn, scope)
+            .record_in(txn, scope)
             .await?;
         return Ok(Confirmed::Taken { owner: owner.id });
     }
@@ -404,7 +411,7 @@ async fn complete(txn: &mut Txn, change: EmailChange) -> Result<Confirmed, Email
     Session::revoke_all(txn, user.id, Some(change.session_id)).await?;
     // Even if no session ended: the remaining one has another email address.
     revocations::note(txn, Revoked::User(user.id));
-    Entry::new(Action::UserEmailChanged, user.id).by(change.user_id).record(txn, scope).await?;
+    Entry::new(Action::UserEmailChanged, user.id).by(change.user_id).record_in(txn, scope).await?;
     Ok(Confirmed::Changed { user: Box::new(user), old: change.old.email })
 }
 
@@ -432,7 +439,7 @@ impl Change for CancelEmailChange {
             .ok_or(EmailChangeError::TokenInvalid)?;
         Entry::new(Action::EmailChangeCancelled, change.id)
             .by(change.user_id)
-            .record(txn, TenantScope::of_row(&change))
+            .record_in(txn, TenantScope::of_row_if_any(&change))
             .await?;
         Ok(())
     }

@@ -283,7 +283,7 @@ impl Change for Accept {
             .await?;
         let session = match &self.start {
             Some(start) => {
-                let begin = Begin::new(&user, signed_in.is_some(), tenant.id, start.clone());
+                let begin = Begin::new(&user, signed_in.is_some(), Some(tenant.id), start.clone());
                 Some(begin.session(txn, signed_in.as_ref()).await?)
             }
             None => None,

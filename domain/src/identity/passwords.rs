@@ -198,8 +198,8 @@ pub struct ChangePassword {
     pub after: PasswordHash,
     /// The session that survives.
     pub kept: SessionId,
-    /// The tenant they are working in.
-    pub scope: TenantScope,
+    /// The tenant they are working in, if any.
+    pub scope: Option<TenantScope>,
 }
 
 impl Change for ChangePassword {
@@ -220,10 +220,10 @@ impl Change for ChangePassword {
         Session::revoke_all(txn, user.id, Some(self.kept)).await?;
         Entry::new(Action::UserPasswordChanged, user.id)
             .by(user.id)
-            .record(txn, self.scope)
+            .record_in(txn, self.scope)
             .await?;
         let job = SendPasswordChanged { user: user.id, by: ChangedBy::Owner };
-        stage(txn, Some(self.scope.tenant_id()), &job).await?;
+        stage(txn, self.scope.map(TenantScope::tenant_id), &job).await?;
         Ok(true)
     }
 }

@@ -52,7 +52,7 @@ impl Change for Reauthenticate {
             Session::authenticated(txn, session.id).await?.ok_or(SignInError::ChallengeInvalid)?;
         Entry::new(Action::SessionReauthenticated, self.session)
             .by(self.user)
-            .record(txn, TenantScope::of_row(&session))
+            .record_in(txn, TenantScope::of_row_if_any(&session))
             .await?;
         Ok(session)
     }
@@ -67,9 +67,14 @@ impl Reauthenticate {
         else {
             return Ok(None);
         };
-        let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
-        let (session, now) =
-            (tenant.map(|tenant| tenant.security.limit(session)), txn.clock().now());
+        let session = match TenantScope::of_row_if_any(&session) {
+            Some(scope) => {
+                let tenant = Tenant::within(txn, scope).await?;
+                tenant.map(|tenant| tenant.security.limit(session))
+            }
+            None => Some(session),
+        };
+        let now = txn.clock().now();
         Ok(session.filter(|session| session.is_live(now)))
     }
 }

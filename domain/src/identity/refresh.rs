@@ -133,9 +133,15 @@ impl Change for RefreshSession<'_> {
         let now = txn.clock().now();
         let session = Session::within(txn, self.token.session).await?;
         let session = session.ok_or(RefreshError::Invalid)?;
-        let tenant = Tenant::within(txn, TenantScope::of_row(&session)).await?;
-        let tenant = tenant.ok_or(RefreshError::Invalid)?;
-        let session = tenant.security.limit(session);
+        let scope = TenantScope::of_row_if_any(&session);
+        let tenant = match scope {
+            Some(scope) => Some(Tenant::within(txn, scope).await?.ok_or(RefreshError::Invalid)?),
+            None => None,
+        };
+        let session = match &tenant {
+            Some(tenant) => tenant.security.limit(session),
+            None => session,
+        };
         if !session.is_live(now) {
             return Err(RefreshError::Invalid);
         }
@@ -147,15 +153,15 @@ impl Change for RefreshSession<'_> {
             Session::revoke(txn, session.id).await?;
             Entry::new(Action::SessionReuseDetected, session.id)
                 .by(session.user_id)
-                .record(txn, TenantScope::of_row(&session))
+                .record_in(txn, scope)
                 .await?;
-            stage(txn, Some(session.tenant_id), &SendReuseAlarm { session: session.id }).await?;
+            stage(txn, session.tenant_id, &SendReuseAlarm { session: session.id }).await?;
             return Ok(Refreshed::Reused(session));
         }
         let is_previous = self.token.generation + 1 == refresh.generation;
         // Before it is superseded, so that the token still works from an allowed IP address, once
         // the tenant is active again, or for another tenant.
-        let session = self.continued(txn, session, &tenant).await?;
+        let session = self.continued(txn, session, tenant.as_ref()).await?;
         if is_current {
             return session.rotate(txn).await?.map(Refreshed::Next).ok_or(RefreshError::Raced);
         }
@@ -165,19 +171,20 @@ impl Change for RefreshSession<'_> {
 
 impl RefreshSession<'_> {
     /// The session in the tenant that it continues in, if it may be used there; `tenant` is the
-    /// current one, whose rules do not prevent its members from leaving for another.
+    /// current one, if any, whose rules do not prevent its members from leaving for another.
     async fn continued(
         &self,
         txn: &mut Txn,
         session: Session,
-        tenant: &Tenant,
+        tenant: Option<&Tenant>,
     ) -> Result<Session, RefreshError> {
         if let Some(into) = self.into {
             let (id, user) = (session.id, session.user_id);
             let switch = SwitchTenant { session: id, user, tenant: into, address: self.address };
             return Ok(switch.apply(txn).await?);
         }
-        let scope = TenantScope::of_row(&session);
+        let Some(tenant) = tenant else { return Ok(session) };
+        let scope = TenantScope::of_row(tenant);
         let membership = Membership::within(txn, scope, session.user_id).await?;
         let membership = membership.ok_or(RefreshError::Invalid)?;
         if !tenant.security.admits(membership.role, self.address) {

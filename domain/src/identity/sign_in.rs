@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// Maximum number of tenants listed at sign-in.
+const LISTED_MAX: i64 = 100;
+
 /// A request to sign in.
 #[derive(Debug, Clone)]
 pub struct Attempt {
@@ -40,7 +43,7 @@ pub struct Attempt {
     pub email: Email,
     /// The password given.
     pub password: Password,
-    /// The tenant to work in; by default any of the user's.
+    /// The tenant to work in; by default any of the user's, and none if they belong to none.
     pub tenant: Option<TenantId>,
     /// What is known of the client.
     pub device: Device,
@@ -64,7 +67,7 @@ pub struct Admitted {
     /// Begins the session.
     pub begin: Begin,
     user: User,
-    current: Belonging,
+    current: Option<Belonging>,
     belongings: Vec<Belonging>,
 }
 
@@ -74,9 +77,9 @@ pub struct SignedIn {
     pub user: User,
     /// Their session, limited by the rules of its tenant.
     pub session: Session,
-    /// The tenant they are working in.
-    pub current: Belonging,
-    /// Every tenant they could work in, including this one.
+    /// The tenant they are working in, if any.
+    pub current: Option<Belonging>,
+    /// The tenants they could work in: the first 100 that they joined.
     pub belongings: Vec<Belonging>,
 }
 
@@ -107,7 +110,7 @@ pub enum SignInError {
     /// The password is right, but an operator disabled the account.
     #[error("the account is disabled")]
     AccountDisabled,
-    /// The user does not belong to the requested tenant, or to any.
+    /// The user does not belong to the requested tenant.
     #[error("the tenant does not exist")]
     TenantNotFound,
     /// An operator suspended the tenant.
@@ -151,8 +154,11 @@ impl Admitted {
             return Err(SignInError::AccountDisabled);
         }
         let belongings = belongings_of(store, user.id).await?;
-        let current = choose(&belongings, tenant, start.device.address())?.clone();
-        let begin = Begin::new(&user, second_factor, current.tenant.id, start);
+        let requested = requested(store, user.id, tenant, &belongings).await?;
+        let eligible = if tenant.is_some() { requested.as_slice() } else { &belongings };
+        let current = choose(eligible, tenant, start.device.address())?.cloned();
+        let working_in = current.as_ref().map(|current| current.tenant.id);
+        let begin = Begin::new(&user, second_factor, working_in, start);
         Ok(Self { begin, user, current, belongings })
     }
 
@@ -171,7 +177,7 @@ impl Admitted {
     /// The signed-in user of the session that was begun.
     pub fn signed_in(self, session: Session) -> SignedIn {
         let Self { user, current, belongings, .. } = self;
-        SignedIn { user, session: current.tenant.security.limit(session), current, belongings }
+        SignedIn::new(user, session, current, belongings)
     }
 }
 
@@ -187,8 +193,27 @@ impl SignedIn {
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
         }
-        let current = in_use(&belongings, Some(session.tenant_id))?[0].clone();
-        Ok(Self { user, session: current.tenant.security.limit(session), current, belongings })
+        let current = match session.tenant_id {
+            Some(tenant) => {
+                let found = requested(store, user.id, Some(tenant), &belongings).await?;
+                Some(in_use(found.as_slice(), Some(tenant))?[0].clone())
+            }
+            None => None,
+        };
+        Ok(Self::new(user, session, current, belongings))
+    }
+
+    fn new(
+        user: User,
+        session: Session,
+        current: Option<Belonging>,
+        belongings: Vec<Belonging>,
+    ) -> Self {
+        let session = match &current {
+            Some(current) => current.tenant.security.limit(session),
+            None => session,
+        };
+        Self { user, session, current, belongings }
     }
 }
 
@@ -232,9 +257,32 @@ async fn renew_hash(
     Ok(())
 }
 
-/// The tenants in which a user may work.
+/// The tenants in which a user may work: the first 100 that they joined.
 pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
-    let memberships = Membership::all_of(store, user).await?;
+    with_tenants(store, &Membership::page_of(store, user, None, LISTED_MAX).await?).await
+}
+
+/// The tenant that a user requests, if any, and if they belong to it. It may be beyond those that are
+/// `listed`.
+async fn requested(
+    store: &Store,
+    user: UserId,
+    tenant: Option<TenantId>,
+    listed: &[Belonging],
+) -> Result<Option<Belonging>, DbError> {
+    let Some(tenant) = tenant else { return Ok(None) };
+    if let Some(found) = listed.iter().find(|belonging| belonging.tenant.id == tenant) {
+        return Ok(Some(found.clone()));
+    }
+    let membership = Membership::of_person(store, tenant, user).await?;
+    Ok(with_tenants(store, membership.as_slice()).await?.pop())
+}
+
+/// The memberships of a user with their tenants.
+async fn with_tenants(
+    store: &Store,
+    memberships: &[Membership],
+) -> Result<Vec<Belonging>, DbError> {
     let ids: Vec<TenantId> = memberships.iter().map(|membership| membership.tenant_id).collect();
     let tenants = Tenant::by_ids(store, &ids).await?;
     let belonging = |membership: &Membership| {
@@ -259,15 +307,20 @@ fn in_use(
     if active.is_empty() { Err(SignInError::TenantSuspended) } else { Ok(active) }
 }
 
-/// The requested tenant, or the first active one that allows `address`.
+/// The requested tenant, or the first active one that allows `address`; none if none is requested
+/// and they belong to none.
 fn choose(
     belongings: &[Belonging],
     wanted: Option<TenantId>,
     address: Option<IpAddr>,
-) -> Result<&Belonging, SignInError> {
+) -> Result<Option<&Belonging>, SignInError> {
+    if belongings.is_empty() && wanted.is_none() {
+        return Ok(None);
+    }
     let mut active = in_use(belongings, wanted)?.into_iter();
     active
         .find(|belonging| belonging.tenant.security.admits(belonging.role, address))
+        .map(Some)
         .ok_or(SignInError::IpNotAllowed)
 }
 
@@ -291,13 +344,19 @@ pub struct Begin {
     pub(crate) password_set_at: Option<DateTime>,
     /// Whether a second factor was presented.
     pub(crate) second_factor: bool,
-    pub(crate) tenant: TenantId,
+    /// The tenant to work in, if any.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) start: Start,
 }
 
 impl Begin {
     /// For a user who has proven that the account, in its present state, is theirs.
-    pub(crate) fn new(user: &User, second_factor: bool, tenant: TenantId, start: Start) -> Self {
+    pub(crate) fn new(
+        user: &User,
+        second_factor: bool,
+        tenant: Option<TenantId>,
+        start: Start,
+    ) -> Self {
         let (email_norm, password_set_at) = (user.email_norm.clone(), user.password_set_at);
         Self { user: user.id, email_norm, password_set_at, second_factor, tenant, start }
     }
@@ -325,8 +384,10 @@ impl Begin {
         if user.second_factor_since.is_some() && !self.second_factor {
             return Err(SignInError::SecondFactorRequired);
         }
-        let membership = Membership::enter(txn, self.tenant, self.user).await?;
-        membership.ok_or(SignInError::TenantNotFound)?;
+        if let Some(tenant) = self.tenant {
+            let membership = Membership::enter(txn, tenant, self.user).await?;
+            membership.ok_or(SignInError::TenantNotFound)?;
+        }
         let Start { device, remember, lifetime } = &self.start;
         let is_new_device = KnownDevice::note(txn, self.user, device, self.second_factor).await?;
         let remember = *remember && before.is_none_or(|before| before.remembered);
@@ -338,10 +399,10 @@ impl Begin {
         };
         Entry::new(Action::SessionCreated, session.id)
             .by_named(user.id, &user.name)
-            .record(txn, TenantScope::of_row(&session))
+            .record_in(txn, TenantScope::of_row_if_any(&session))
             .await?;
         if is_new_device {
-            stage(txn, Some(self.tenant), &SendNewSignIn { session: session.id }).await?;
+            stage(txn, self.tenant, &SendNewSignIn { session: session.id }).await?;
         }
         Ok(session)
     }
@@ -394,7 +455,7 @@ impl Change for SwitchTenant {
         }
         Entry::new(Action::SessionTenantSwitched, self.session)
             .by(self.user)
-            .record(txn, TenantScope::of_row(&session))
+            .record(txn, TenantScope::of_row(&membership))
             .await?;
         Ok(session)
     }
@@ -469,11 +530,9 @@ mod tests {
             belonging(TenantStatus::Active),
             belonging(TenantStatus::Active),
         ];
-        assert_eq!(choose(&mine, None, None).unwrap().tenant.id, mine[1].tenant.id);
-        assert_eq!(
-            choose(&mine, Some(mine[2].tenant.id), None).unwrap().tenant.id,
-            mine[2].tenant.id
-        );
+        let chosen = |wanted| choose(&mine, wanted, None).unwrap().map(|it| it.tenant.id);
+        assert_eq!(chosen(None), Some(mine[1].tenant.id));
+        assert_eq!(chosen(Some(mine[2].tenant.id)), Some(mine[2].tenant.id));
     }
 
     #[test]
@@ -488,7 +547,13 @@ mod tests {
             choose(&mine, Some(Clock::system().id()), None),
             Err(SignInError::TenantNotFound)
         ));
-        assert!(matches!(choose(&[], None, None), Err(SignInError::TenantNotFound)));
+    }
+
+    #[test]
+    fn who_belongs_to_no_tenant_works_in_none_unless_they_request_one() {
+        assert!(matches!(choose(&[], None, None), Ok(None)));
+        let foreign = Some(Clock::system().id());
+        assert!(matches!(choose(&[], foreign, None), Err(SignInError::TenantNotFound)));
     }
 
     #[test]
@@ -498,8 +563,9 @@ mod tests {
             ["10.0.0.0/8"].iter().map(|text| text.parse().unwrap()).collect();
         let (inside, outside) =
             (Some("10.0.0.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(choose(&mine, None, inside).unwrap().tenant.id, mine[0].tenant.id);
-        assert_eq!(choose(&mine, None, outside).unwrap().tenant.id, mine[1].tenant.id);
+        let chosen = |address| choose(&mine, None, address).unwrap().map(|it| it.tenant.id);
+        assert_eq!(chosen(inside), Some(mine[0].tenant.id));
+        assert_eq!(chosen(outside), Some(mine[1].tenant.id));
         assert!(matches!(
             choose(&mine, Some(mine[0].tenant.id), outside),
             Err(SignInError::IpNotAllowed)

@@ -16,8 +16,8 @@ pub struct SignOut {
     pub session: SessionId,
     /// The owner of the session.
     pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
+    /// The tenant that the caller is working in, if any.
+    pub scope: Option<TenantScope>,
 }
 
 impl Change for SignOut {
@@ -28,7 +28,7 @@ impl Change for SignOut {
         if Session::revoke(txn, self.session).await? {
             Entry::new(Action::SessionRevoked, self.session)
                 .by(self.user)
-                .record(txn, self.scope)
+                .record_in(txn, self.scope)
                 .await?;
         }
         Ok(())
@@ -41,8 +41,8 @@ pub struct EndSession {
     pub session: SessionId,
     /// The owner of the session.
     pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
+    /// The tenant that the caller is working in, if any.
+    pub scope: Option<TenantScope>,
 }
 
 impl Change for EndSession {
@@ -58,7 +58,7 @@ impl Change for EndSession {
         Session::revoke(txn, self.session).await?;
         Entry::new(Action::SessionRevoked, self.session)
             .by(self.user)
-            .record(txn, self.scope)
+            .record_in(txn, self.scope)
             .await?;
         Ok(true)
     }
@@ -68,8 +68,8 @@ impl Change for EndSession {
 #[derive(Debug, Clone, Copy)]
 pub struct SignOutAll {
     pub user: UserId,
-    /// The tenant that the caller is working in.
-    pub scope: TenantScope,
+    /// The tenant that the caller is working in, if any.
+    pub scope: Option<TenantScope>,
     /// The session that survives.
     pub kept: Option<SessionId>,
 }
@@ -82,7 +82,7 @@ impl Change for SignOutAll {
         if Session::revoke_all(txn, self.user, self.kept).await? > 0 {
             Entry::new(Action::SessionsRevoked, self.user)
                 .by(self.user)
-                .record(txn, self.scope)
+                .record_in(txn, self.scope)
                 .await?;
         }
         Ok(())

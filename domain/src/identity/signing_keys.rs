@@ -43,8 +43,9 @@ pub struct AccessClaims {
     pub sub: UserId,
     /// The session.
     pub sid: SessionId,
-    /// The tenant.
-    pub tid: TenantId,
+    /// The tenant; not in the token if the session is in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<TenantId>,
     /// Time of issue, in seconds since the epoch.
     pub iat: i64,
     /// Expiry, in seconds since the epoch.
@@ -344,7 +345,7 @@ impl Issuer {
         &self,
         now: DateTime,
         user: UserId,
-        tenant: TenantId,
+        tenant: Option<TenantId>,
         session: SessionId,
     ) -> Result<String, SigningError> {
         let iat = now.timestamp_millis() / 1_000;

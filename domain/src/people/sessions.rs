@@ -7,7 +7,7 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{MasterKey, PresentedToken, RefreshToken},
     db::{
-        Data, DbError, OfTenant, PlatformScope, Record, Store, Txn,
+        Data, DbError, MaybeOfTenant, PlatformScope, Record, Store, Txn,
         schema::{self, Field, Index},
     },
     id::{SessionId, TenantId, UserId},
@@ -27,7 +27,7 @@ const SEEN_PAGE: usize = 1_000;
 /// grace period.
 const SUPERSEDED_MAX: i32 = 8;
 
-/// A sign-in of a user in a tenant.
+/// A sign-in of a user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Session {
@@ -35,8 +35,11 @@ pub struct Session {
     #[serde(rename = "_id")]
     pub id: SessionId,
     pub user_id: UserId,
-    /// The tenant they are working in.
-    pub tenant_id: TenantId,
+    /// The tenant they are working in; none if they belonged to no tenant when they signed in.
+    ///
+    /// Releases up to generation 43 cannot read a row without a tenant. They reject its access
+    /// tokens (401), which have no `tid`, and answer 500 where only the row tells.
+    pub tenant_id: Option<TenantId>,
     /// Name of the client (`User-Agent`).
     pub device: String,
     /// IP address of the client; empty if unknown.
@@ -113,14 +116,14 @@ impl Record for Session {
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("user_id", schema::STRING),
-        ("tenant_id", schema::STRING),
+        ("tenant_id", schema::STRING_OR_NULL),
         ("created_at", schema::DATE),
         ("expires_at", schema::DATE),
         ("revoked_at", schema::DATE_OR_NULL),
     ];
 }
-impl OfTenant for Session {
-    fn tenant_id(&self) -> TenantId {
+impl MaybeOfTenant for Session {
+    fn tenant_id(&self) -> Option<TenantId> {
         self.tenant_id
     }
 }
@@ -156,12 +159,12 @@ impl Refreshing {
 }
 
 impl Session {
-    /// Creates a session of `user` in `tenant`. Only for the function that begins sessions
+    /// Creates a session of `user` in `tenant`, if any. Only for the function that begins sessions
     /// (`identity::sign_in::Begin`).
     pub async fn create(
         txn: &mut Txn,
         user: UserId,
-        tenant: TenantId,
+        tenant: Option<TenantId>,
         device: &Device,
         lifetime: Lifetime,
         remembered: bool,
@@ -275,7 +278,7 @@ impl Session {
         txn: &mut Txn,
         id: SessionId,
         user: UserId,
-        tenant: TenantId,
+        tenant: Option<TenantId>,
     ) -> Result<Option<Self>, DbError> {
         let now = txn.clock().now();
         let filter = doc! { "_id": id, "user_id": user, "tenant_id": tenant, "revoked_at": null, "expires_at": { "$gt": now } };
@@ -414,7 +417,7 @@ mod tests {
             let session = Session {
                 id: Clock::system().id(),
                 user_id: Clock::system().id(),
-                tenant_id: Clock::system().id(),
+                tenant_id: Some(Clock::system().id()),
                 device: String::new(),
                 ip: String::new(),
                 remembered: false,

@@ -103,8 +103,8 @@ pub struct Acting<'a, C> {
     pub session: SessionId,
     /// The owner of the session.
     pub user: UserId,
-    /// The tenant they are working in.
-    pub tenant: TenantId,
+    /// The tenant they are working in, if any.
+    pub tenant: Option<TenantId>,
     /// The permission and the rows that it is about, if the change requires one.
     pub needs: Option<(Permission, TenantScope)>,
     /// The change to make.

@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::tenancy::{former_members::FormerMember, roles::RoleRef};
 
-/// Maximum number of tenants listed for one user at sign-in.
-const LISTED_MAX: i64 = 100;
 /// Maximum number of tenants in whose events one change of an account is recorded.
 const RECORDED_MAX: i64 = 1_000;
 
@@ -133,16 +131,24 @@ impl Membership {
         Ok(given)
     }
 
-    /// Every membership of `user`, oldest first. Platform-wide, because a user chooses among their
-    /// own tenants at sign-in; returns nothing about other users.
-    pub async fn all_of(store: &Store, user: UserId) -> Result<Vec<Self>, DbError> {
-        store
-            .records::<Self>(PlatformScope)
-            .list(doc! { "user_id": user }, doc! { "_id": 1 }, LISTED_MAX)
-            .await
+    /// Up to `limit` memberships of `user`, oldest first, `after` one of them if given.
+    /// Platform-wide, because a user chooses among their own tenants; returns nothing about other
+    /// users.
+    pub(crate) async fn page_of(
+        store: &Store,
+        user: UserId,
+        after: Option<MembershipId>,
+        limit: i64,
+    ) -> Result<Vec<Self>, DbError> {
+        let mut filter = doc! { "user_id": user };
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after });
+        }
+        store.records::<Self>(PlatformScope).list(filter, doc! { "_id": 1 }, limit).await
     }
 
-    /// As [`Membership::all_of`], within a transaction.
+    /// The memberships of `user` in whose tenants a change of their account is recorded, oldest
+    /// first, within a transaction.
     pub(crate) async fn all_within(txn: &mut Txn, user: UserId) -> Result<Vec<Self>, DbError> {
         txn.records::<Self>(PlatformScope)
             .list(doc! { "user_id": user }, doc! { "_id": 1 }, RECORDED_MAX)

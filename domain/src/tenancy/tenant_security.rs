@@ -290,13 +290,16 @@ impl Security {
 pub async fn sessions_of(store: &Store, user: UserId) -> Result<Vec<Session>, DbError> {
     let now = store.clock().now();
     let found = Session::unrevoked_of(store, user).await?;
-    let mut tenants: Vec<TenantId> = found.iter().map(|session| session.tenant_id).collect();
+    let mut tenants: Vec<TenantId> = found.iter().filter_map(|session| session.tenant_id).collect();
     tenants.sort_unstable();
     tenants.dedup();
     let tenants = Tenant::by_ids(store, &tenants).await?;
     let rules: HashMap<TenantId, Security> =
         tenants.into_iter().map(|tenant| (tenant.id, tenant.security)).collect();
-    let limited = |session: Session| Some(rules.get(&session.tenant_id)?.limit(session));
+    let limited = |session: Session| match session.tenant_id {
+        Some(tenant) => Some(rules.get(&tenant)?.limit(session)),
+        None => Some(session),
+    };
     Ok(found.into_iter().filter_map(limited).filter(|session| session.is_live(now)).collect())
 }
 

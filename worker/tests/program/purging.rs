@@ -22,7 +22,7 @@ impl Change for SignIn {
         let lifetime =
             Lifetime { absolute: Duration::from_hours(1), idle: Duration::from_hours(1) };
         let (user, tenant) = (txn.clock().id(), txn.clock().id());
-        Session::create(txn, user, tenant, &Device::default(), lifetime, false).await
+        Session::create(txn, user, Some(tenant), &Device::default(), lifetime, false).await
     }
 }
 

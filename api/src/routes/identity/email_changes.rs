@@ -19,7 +19,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Open, Recent},
+    extract::{Account, Client, Fields, FromFields, Json, Open, Recent},
     problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -72,21 +72,21 @@ pub(crate) struct EmailChangeProgress {
     )
 )]
 pub(crate) async fn ask(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
     client: Client,
     Json(body): Json<NewEmail>,
 ) -> Result<Response, Problem> {
     // Limits both the changes that one person requests and those to one email address.
     let _by_person =
-        Guard::of_account(&app, Act::ChangeEmail, &caller.user.id.to_string(), &client)
+        Guard::of_account(&app, Act::ChangeEmail, &account.user.id.to_string(), &client)
             .admit()
             .await?;
     let _of_address =
         Guard::of_mailbox(&app, Act::ChangeEmail, &body.new_email, &client).admit().await?;
-    let (user, session, scope) = (caller.user.id, caller.session.id, caller.scope());
+    let (user, session, scope) = (account.user.id, account.session.id, account.scope());
     let (ttl, cooldown) = (app.auth.email_change_ttl, app.auth.resend_cooldown);
-    caller
+    account
         .commit(
             &app,
             &AskEmailChange {

@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use crate::{
     answers::sign_in::{SignedInView, TokenDelivery, lifetime, signed_in},
-    extract::{Caller, Client, Fields, FromFields, Json, Open, Perhaps},
+    extract::{Account, Client, Fields, FromFields, Json, Open, Perhaps},
     problem::{Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -108,8 +108,8 @@ pub(crate) async fn preview(
 pub(crate) struct Acceptance<'a> {
     /// Token of the link.
     pub(crate) token: &'a str,
-    /// The caller, if they are signed in.
-    pub(crate) signed_in: Option<&'a Caller>,
+    /// The account of the caller, if they are signed in.
+    pub(crate) signed_in: Option<&'a Account>,
     /// Name for a new account.
     pub(crate) name: Option<Name>,
     /// Password of the account, or for a new one.
@@ -127,10 +127,10 @@ impl Acceptance<'_> {
         let guest = Guest::of(
             app.store(),
             &invitation,
-            signed_in.map(|caller| (&caller.user, &caller.session)),
+            signed_in.map(|account| (&account.user, &account.session)),
         )
         .await?;
-        let origin = signed_in.map_or_else(|| client.origin(), Caller::origin);
+        let origin = signed_in.map_or_else(|| client.origin(), Account::origin);
         let claimed = matches!(guest, Guest::Claimant(_)).then(|| invitation.email.clone());
         // Boxed: it would take kilobytes in the future of every caller.
         let joining = Joining {
@@ -187,7 +187,7 @@ impl FromFields for AcceptBody {
     )
 )]
 pub(crate) async fn accept(
-    Perhaps(caller): Perhaps,
+    Perhaps(account): Perhaps,
     State(app): State<App>,
     client: Client,
     Json(body): Json<AcceptBody>,
@@ -197,7 +197,7 @@ pub(crate) async fn accept(
     let start = Start { device: client.device(), remember, lifetime: lifetime(&app, remember) };
     let acceptance = Acceptance {
         token: &token,
-        signed_in: caller.as_ref(),
+        signed_in: account.as_ref(),
         name,
         password,
         start: Some(start),

@@ -24,7 +24,7 @@ use crate::{
         sign_in::{SignedInView, TokenDelivery, signed_in},
         unstored,
     },
-    extract::{Caller, Client, Fields, FromFields, Json, Open, Recent},
+    extract::{Account, Client, Fields, FromFields, Json, Open, Recent},
     problem::{Code, NoPasskeys, Problem, Refusals},
     second_factors::{count, relying_party},
     state::App,
@@ -132,12 +132,12 @@ pub(crate) struct FactorsView {
     responses((status = 200, description = "The second factors.", body = FactorsView))
 )]
 pub(crate) async fn list(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
 ) -> Result<Answer<FactorsView>, Problem> {
-    let factors = Factors::of(app.store(), caller.user.id).await?;
+    let factors = Factors::of(app.store(), account.user.id).await?;
     Ok(Answer(FactorsView {
-        since: caller.user.second_factor_since.map(Timestamp::from),
+        since: account.user.second_factor_since.map(Timestamp::from),
         totp_since: factors.totp_since.map(Timestamp::from),
         passkeys: factors.passkeys.iter().map(PasskeyView::new).collect(),
         recovery_codes_left: factors.recovery_codes_left,
@@ -172,11 +172,12 @@ pub(crate) struct TotpEnrollment {
     )
 )]
 pub(crate) async fn enroll_totp(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    let secret = caller.commit(&app, &totp::Enroll { key: &app.key, user: caller.user.id }).await?;
-    let otpauth_url = secret.otpauth_url(&app.name.to_string(), caller.user.email.as_str());
+    let secret =
+        account.commit(&app, &totp::Enroll { key: &app.key, user: account.user.id }).await?;
+    let otpauth_url = secret.otpauth_url(&app.name.to_string(), account.user.email.as_str());
     let code = QrCode::new(&otpauth_url).map_err(|error| Problem::internal(&error))?;
     let qr_svg = code.render::<svg::Color>().min_dimensions(QR_PIXELS, QR_PIXELS).build();
     Ok(unstored(TotpEnrollment { secret: secret.to_base32(), otpauth_url, qr_svg }))
@@ -217,16 +218,16 @@ pub(crate) struct RecoveryCodes {
     )
 )]
 pub(crate) async fn confirm_totp(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
     client: Client,
     Json(body): Json<TotpCode>,
 ) -> Result<Response, Problem> {
-    let counted = Guard::of_account(&app, Act::SecondFactor, &caller.user.id.to_string(), &client)
+    let counted = Guard::of_account(&app, Act::SecondFactor, &account.user.id.to_string(), &client)
         .admit()
         .await?;
-    let confirm = totp::Confirm { key: &app.key, owner: caller.factor_owner(), code: body.code };
-    let codes = caller.commit(&app, &confirm).await?;
+    let confirm = totp::Confirm { key: &app.key, owner: account.factor_owner(), code: body.code };
+    let codes = account.commit(&app, &confirm).await?;
     app.throttle.succeeded(counted).await;
     Ok(unstored(RecoveryCodes { recovery_codes: codes.unwrap_or_default() }))
 }
@@ -240,10 +241,10 @@ pub(crate) async fn confirm_totp(
     responses((status = 204, description = "The app is removed."), Refusals<MfaError>)
 )]
 pub(crate) async fn remove_totp(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &totp::Remove { owner: caller.factor_owner() }).await?;
+    account.commit(&app, &totp::Remove { owner: account.factor_owner() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -258,10 +259,10 @@ pub(crate) async fn remove_totp(
     )
 )]
 pub(crate) async fn replace_recovery_codes(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    let replace = recovery_codes::Replace { key: &app.key, owner: caller.factor_owner() };
-    let recovery_codes = caller.commit(&app, &replace).await?;
+    let replace = recovery_codes::Replace { key: &app.key, owner: account.factor_owner() };
+    let recovery_codes = account.commit(&app, &replace).await?;
     Ok(unstored(RecoveryCodes { recovery_codes }))
 }

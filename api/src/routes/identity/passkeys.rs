@@ -30,7 +30,7 @@ use crate::{
         sign_in::{SignedInView, TokenDelivery, lifetime, signed_in},
         unstored,
     },
-    extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Recent},
+    extract::{Account, Client, Fields, FromFields, Json, Open, PathId, Recent},
     problem::{NoPasskeys, Problem, Refusals},
     second_factors::{relying_party, used_passkey},
     state::App,
@@ -80,14 +80,14 @@ pub(crate) struct Begun {
     )
 )]
 pub(crate) async fn enroll(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
 ) -> Result<Response, Problem> {
-    let others = Passkey::all_of(app.store(), caller.user.id).await?;
+    let others = Passkey::all_of(app.store(), account.user.id).await?;
     let (public_key, ceremony) = relying_party(&app)?.begin_adding(
         app.clock(),
         app.auth.mfa_token_ttl,
-        &caller.user,
+        &account.user,
         &others,
     )?;
     let ceremony = ceremony.seal(&app.key).map_err(|error| Problem::internal(&error))?;
@@ -137,16 +137,16 @@ pub(crate) struct AddedPasskey {
     )
 )]
 pub(crate) async fn add(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
     Json(body): Json<NewPasskey>,
 ) -> Result<Response, Problem> {
     let begun = Ceremony::<Adding>::open(&app.key, &body.ceremony, app.clock().now())?;
     let (ceremony, passkey) =
-        relying_party(&app)?.finish_adding(&begun, caller.user.id, &body.credential)?;
-    let owner = caller.factor_owner();
+        relying_party(&app)?.finish_adding(&begun, account.user.id, &body.credential)?;
+    let owner = account.factor_owner();
     let add = Add { key: &app.key, owner, ceremony, passkey, name: body.name };
-    let (passkey, codes) = caller.commit(&app, &add).await?;
+    let (passkey, codes) = account.commit(&app, &add).await?;
     let added = AddedPasskey {
         passkey: PasskeyView::new(&passkey),
         recovery_codes: codes.unwrap_or_default(),
@@ -163,11 +163,11 @@ pub(crate) async fn add(
     responses((status = 204, description = "The passkey is removed."), Refusals<MfaError>)
 )]
 pub(crate) async fn remove(
-    Recent(caller): Recent<Caller>,
+    Recent(account): Recent<Account>,
     State(app): State<App>,
     PathId(passkey): PathId<PasskeyId>,
 ) -> Result<StatusCode, Problem> {
-    caller.commit(&app, &Remove { owner: caller.factor_owner(), passkey }).await?;
+    account.commit(&app, &Remove { owner: account.factor_owner(), passkey }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

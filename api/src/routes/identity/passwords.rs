@@ -24,7 +24,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    extract::{Caller, Client, Fields, FromFields, Json, Open, is_recent},
+    extract::{Account, Client, Fields, FromFields, Json, Open, is_recent},
     openapi::NewPassword,
     problem::{NotRecent, Problem, Refusals},
     state::App,
@@ -169,26 +169,26 @@ pub(crate) async fn set_by_link(
     )
 )]
 pub(crate) async fn change(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
     client: Client,
     Json(body): Json<Change>,
 ) -> Result<StatusCode, Problem> {
     // The current account, not the cached one.
-    let user = User::by_id(app.store(), caller.user.id)
+    let user = User::by_id(app.store(), account.user.id)
         .await?
         .ok_or_else(|| Problem::unauthenticated(true))?;
     Guard::check_password_of(&app, &client, &user, body.current_password).await?;
     // Without a second factor, the current password is proof enough.
-    if user.second_factor_since.is_some() && !is_recent(&caller.session, &app) {
+    if user.second_factor_since.is_some() && !is_recent(&account.session, &app) {
         return Err(NotRecent.into());
     }
     let hashed =
         app.passwords.hash(&app.hasher, body.new_password, about(app.store(), &user).await?).await;
     let after = hashed.map_err(|error| Problem::not_set("new_password", error))?;
-    let (kept, scope) = (caller.session.id, caller.scope());
+    let (kept, scope) = (account.session.id, account.scope());
     let change = ChangePassword { user: user.id, before: user.password_set_at, after, kept, scope };
-    if caller.commit(&app, &change).await? {
+    if account.commit(&app, &change).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(SignInError::InvalidCredentials.into())

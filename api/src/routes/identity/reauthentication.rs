@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use crate::{
     answers::sign_in::{SignedInView, signed_in},
-    extract::{Caller, Client, Fields, FromFields, Json, OwnerFromAnywhere},
+    extract::{Account, Client, Fields, FromFields, Json, OwnerFromAnywhere},
     problem::{Code, NoPasskeys, Problem, Refusals},
     second_factors,
     state::App,
@@ -59,17 +59,17 @@ impl FromFields for Proof {
     )
 )]
 pub(crate) async fn reauthenticate(
-    OwnerFromAnywhere(caller): OwnerFromAnywhere<Caller>,
+    OwnerFromAnywhere(account): OwnerFromAnywhere<Account>,
     State(app): State<App>,
     client: Client,
     Json(body): Json<Proof>,
 ) -> Result<Response, Problem> {
     // The current account, not the cached one.
-    let user = User::by_id(app.store(), caller.user.id)
+    let user = User::by_id(app.store(), account.user.id)
         .await?
         .ok_or_else(|| Problem::unauthenticated(true))?;
     let again = |second_factor| Reauthenticate {
-        session: caller.session.id,
+        session: account.session.id,
         user: user.id,
         password_set_at: user.password_set_at,
         device: client.device(),
@@ -78,7 +78,7 @@ pub(crate) async fn reauthenticate(
     let session = match body {
         Proof { password: Some(password), ceremony: None, credential: None } => {
             Guard::check_password_of(&app, &client, &user, password).await?;
-            app.jobs.commit(&caller.origin(), &again(false)).await
+            app.jobs.commit(&account.origin(), &again(false)).await
         }
         Proof { password: None, ceremony: Some(ceremony), credential: Some(credential) } => {
             // Passkeys cannot be guessed. Their attempts are counted by network only, so that they
@@ -90,7 +90,7 @@ pub(crate) async fn reauthenticate(
             }
             app.throttle.take_back(counted).await;
             app.jobs
-                .commit(&caller.origin(), &ByPasskey { used: passkey, change: again(true) })
+                .commit(&account.origin(), &ByPasskey { used: passkey, change: again(true) })
                 .await
         }
         _ => {

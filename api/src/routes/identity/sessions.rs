@@ -39,7 +39,7 @@ use crate::{
         users::UserView,
     },
     extract::{
-        Caller, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson, PathId, Presented,
+        Account, Client, Fields, FromFields, Json, NotAmong, Open, OptionalJson, PathId, Presented,
         Proof, RefreshCookies, SessionHolder, SessionOwner,
     },
     problem::{FieldError, NoSuchSession, Problem, RefreshTokenReused, Refusals},
@@ -298,8 +298,8 @@ pub(crate) async fn switch_tenant(
     client: Client,
     Json(body): Json<Switch>,
 ) -> Result<Response, Problem> {
-    let caller = match holder.proof(&app, body.refresh_token.as_deref()).await? {
-        Proof::AccessToken(caller) => caller,
+    let account = match holder.proof(&app, body.refresh_token.as_deref()).await? {
+        Proof::AccessToken(account) => account,
         Proof::RefreshToken(Presented { tokens, by }) => {
             let grace = app.auth.refresh_grace;
             let token = refresh::choose(app.store(), &app.key, grace, &tokens).await?;
@@ -309,12 +309,12 @@ pub(crate) async fn switch_tenant(
         }
     };
     let switch = SwitchTenant {
-        session: caller.session.id,
-        user: caller.user.id,
+        session: account.session.id,
+        user: account.user.id,
         tenant: body.tenant_id,
         address: client.address,
     };
-    let session = app.jobs.commit(&caller.origin(), &switch).await?;
+    let session = app.jobs.commit(&account.origin(), &switch).await?;
     signed_in(&app, &SignedIn::resume(app.store(), session).await?, None)
 }
 
@@ -326,11 +326,11 @@ pub(crate) async fn switch_tenant(
     responses((status = 200, description = "The sessions.", body = List<SessionView>))
 )]
 pub(crate) async fn list(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
 ) -> Result<Answer<List<SessionView>>, Problem> {
-    let sessions = sessions_of(app.store(), caller.user.id).await?;
-    let views = sessions.iter().map(|session| SessionView::new(session, caller.session.id));
+    let sessions = sessions_of(app.store(), account.user.id).await?;
+    let views = sessions.iter().map(|session| SessionView::new(session, account.session.id));
     Ok(Answer(views.collect()))
 }
 
@@ -342,12 +342,12 @@ pub(crate) async fn list(
     responses((status = 204, description = "The session has ended."), Refusals<NoSuchSession>)
 )]
 pub(crate) async fn end(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
     PathId(session): PathId<SessionId>,
 ) -> Result<StatusCode, Problem> {
-    let (user, scope) = (caller.user.id, caller.scope());
-    let ended = app.jobs.commit(&caller.origin(), &EndSession { session, user, scope }).await?;
+    let (user, scope) = (account.user.id, account.scope());
+    let ended = app.jobs.commit(&account.origin(), &EndSession { session, user, scope }).await?;
     if ended { Ok(StatusCode::NO_CONTENT) } else { Err(NoSuchSession.into()) }
 }
 
@@ -355,8 +355,10 @@ pub(crate) async fn end(
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
     user: UserView,
-    tenant: TenantView,
-    role: RoleRef,
+    /// The tenant of the session. Null if it is in none.
+    tenant: Option<TenantView>,
+    /// The user's role in the tenant. Null without a tenant.
+    role: Option<RoleRef>,
     permissions: Permissions,
     /// The roles that grant these permissions.
     grants: Vec<GrantView>,
@@ -387,8 +389,8 @@ impl GrantView {
 #[schema(as = Session)]
 pub(crate) struct SessionView {
     id: SessionId,
-    /// The tenant that the session is in.
-    tenant_id: TenantId,
+    /// The tenant that the session is in. Null if it is in none.
+    tenant_id: Option<TenantId>,
     /// `User-Agent` of the client that signed in.
     device: String,
     /// IP address that the user signed in from; empty if it is unknown.
@@ -425,20 +427,22 @@ impl SessionView {
 
 /// Get the current user
 ///
-/// Returns the user, the tenant of the session, and the permissions of the user there.
+/// Returns the user, the tenant of the session, and the permissions of the user there. Without a
+/// tenant there are no permissions.
 #[utoipa::path(
     get, path = "/api/auth/me", tag = "Sign-in",
     responses((status = 200, description = "The current user.", body = Me))
 )]
-pub(crate) async fn me(caller: Caller) -> Answer<Me> {
-    let role = caller.membership.role;
+pub(crate) async fn me(account: Account) -> Answer<Me> {
+    let tenancy = account.tenancy.as_deref();
+    let role = tenancy.map(|tenancy| tenancy.membership.role);
     Answer(Me {
-        user: UserView::new(&caller.user),
-        tenant: TenantView::new(&caller.tenant, role),
+        user: UserView::new(&account.user),
+        tenant: tenancy.zip(role).map(|(tenancy, role)| TenantView::new(&tenancy.tenant, role)),
         role,
-        permissions: caller.grant.permissions,
-        grants: vec![GrantView::new(&caller.grant)],
-        mfa_enrollment_required: caller.lacks_second_factor(),
-        session: SessionView::new(&caller.session, caller.session.id),
+        permissions: tenancy.map_or(Permissions::NONE, |tenancy| tenancy.grant.permissions),
+        grants: tenancy.map(|tenancy| GrantView::new(&tenancy.grant)).into_iter().collect(),
+        mfa_enrollment_required: account.lacks_second_factor(),
+        session: SessionView::new(&account.session, account.session.id),
     })
 }

@@ -77,7 +77,7 @@ pub(crate) async fn list(
 ) -> Result<Answer<List<TransferView>>, Problem> {
     let sees_all = caller.grant.may(Permission::TenantTransfer);
     let offers = OwnershipTransfer::pending(app.store(), caller.scope()).await?;
-    let seen = offers.into_iter().filter(|offer| sees_all || offer.to == caller.user.id);
+    let seen = offers.into_iter().filter(|offer| sees_all || offer.to == caller.account.user.id);
     Ok(Answer(seen.map(TransferView::from).collect()))
 }
 
@@ -103,7 +103,7 @@ pub(crate) async fn offer(
     let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
     let offer = OfferOwnership {
         scope: access.caller.scope(),
-        user: access.caller.user.id,
+        user: access.caller.account.user.id,
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };
@@ -127,7 +127,7 @@ pub(crate) async fn accept(
     if caller.lacks_second_factor() {
         return Err(NoSecondFactor.into());
     }
-    let accept = AcceptOwnership { scope: caller.scope(), user: caller.user.id, offer };
+    let accept = AcceptOwnership { scope: caller.scope(), user: caller.account.user.id, offer };
     caller.commit(&app, &accept).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -143,7 +143,10 @@ pub(crate) async fn cancel(
     PathId(offer): PathId<OwnershipTransferId>,
 ) -> Result<StatusCode, Problem> {
     caller
-        .commit(&app, &CancelOwnership { scope: caller.scope(), user: caller.user.id, offer })
+        .commit(
+            &app,
+            &CancelOwnership { scope: caller.scope(), user: caller.account.user.id, offer },
+        )
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

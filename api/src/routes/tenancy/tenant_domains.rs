@@ -32,7 +32,8 @@ use utoipa::ToSchema;
 use crate::{
     answers::{InvitationRequested, page::List},
     extract::{
-        Caller, Client, Fields, FromFields, Json, Nullable, PathId, Recent, Requires, SecurityWrite,
+        Account, Client, Fields, FromFields, Json, Nullable, PathId, Recent, Requires,
+        SecurityWrite,
     },
     problem::{NotJoinable, Problem, Refusals},
     state::App,
@@ -244,13 +245,13 @@ pub(crate) struct Joinable {
     responses((status = 200, description = "The tenants, at most one.", body = List<Joinable>))
 )]
 pub(crate) async fn joinable(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
 ) -> Result<Answer<List<Joinable>>, Problem> {
-    let Some((tenant, given)) = open_to(&app, &caller).await? else {
+    let Some((tenant, given)) = open_to(&app, &account).await? else {
         return Ok(Answer(List::from_iter([])));
     };
-    let membership = Membership::of_person(app.store(), tenant.id, caller.user.id).await?;
+    let membership = Membership::of_person(app.store(), tenant.id, account.user.id).await?;
     let is_member = membership.is_some();
     let joinable = || Joinable {
         tenant_id: tenant.id,
@@ -262,8 +263,8 @@ pub(crate) async fn joinable(
 }
 
 /// The tenant that the caller can join because of their email domain, and the role they would have.
-async fn open_to(app: &App, caller: &Caller) -> Result<Option<(Tenant, Grant)>, Problem> {
-    let (store, email) = (app.store(), &caller.user.email);
+async fn open_to(app: &App, account: &Account) -> Result<Option<(Tenant, Grant)>, Problem> {
+    let (store, email) = (app.store(), &account.user.email);
     let Some(domain) = TenantDomain::open_to(store, email).await? else { return Ok(None) };
     let (tenant, given) =
         futures::try_join!(Tenant::of(store, domain.scope()), domain.grant(store))?;
@@ -297,26 +298,27 @@ impl FromFields for JoinTenant {
     )
 )]
 pub(crate) async fn join(
-    caller: Caller,
+    account: Account,
     State(app): State<App>,
     client: Client,
     Json(body): Json<JoinTenant>,
 ) -> Result<Response, Problem> {
-    let membership = Membership::of_person(app.store(), body.tenant_id, caller.user.id).await?;
+    let membership = Membership::of_person(app.store(), body.tenant_id, account.user.id).await?;
     if membership.is_some() {
         return Err(JoinError::AlreadyMember.into());
     }
-    let open = open_to(&app, &caller).await?.filter(|(tenant, _)| tenant.id == body.tenant_id);
+    let open = open_to(&app, &account).await?.filter(|(tenant, _)| tenant.id == body.tenant_id);
     if open.is_none() {
         return Err(NotJoinable.into());
     }
-    let _counted =
-        Guard::of_mailbox(&app, Act::FollowInviteLink, &caller.user.email, &client).admit().await?;
+    let _counted = Guard::of_mailbox(&app, Act::FollowInviteLink, &account.user.email, &client)
+        .admit()
+        .await?;
     let ask = AskByDomain {
         tenant: body.tenant_id,
-        user: caller.user.id,
+        user: account.user.id,
         cooldown: app.auth.resend_cooldown,
     };
-    caller.commit(&app, &ask).await?;
+    account.commit(&app, &ask).await?;
     Ok((StatusCode::ACCEPTED, Answer(InvitationRequested::SENT)).into_response())
 }

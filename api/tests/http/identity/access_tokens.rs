@@ -343,7 +343,7 @@ async fn a_key_created_by_another_process_is_loaded_when_a_token_names_it() {
         .issue(
             now,
             id("sub").parse().unwrap(),
-            id("tid").parse().unwrap(),
+            Some(id("tid").parse().unwrap()),
             id("sid").parse().unwrap(),
         )
         .unwrap();

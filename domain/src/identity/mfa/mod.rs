@@ -106,8 +106,8 @@ pub struct Owner {
     pub user: UserId,
     /// Their session, which survives when the others end.
     pub session: SessionId,
-    /// The tenant they are working in.
-    pub scope: TenantScope,
+    /// The tenant they are working in, if any.
+    pub scope: Option<TenantScope>,
 }
 
 /// The second factors of a user.
@@ -177,9 +177,9 @@ async fn removed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbE
 
 async fn changed(txn: &mut Txn, owner: Owner, what: MfaChange) -> Result<(), DbError> {
     revocations::note(txn, Revoked::User(owner.user));
-    Entry::new(what.action(), owner.user).by(owner.user).record(txn, owner.scope).await?;
+    Entry::new(what.action(), owner.user).by(owner.user).record_in(txn, owner.scope).await?;
     let job = SendMfaChanged { user: owner.user, change: what };
-    stage(txn, Some(owner.scope.tenant_id()), &job).await.map(drop)
+    stage(txn, owner.scope.map(TenantScope::tenant_id), &job).await.map(drop)
 }
 
 /// Removes every second factor of a user who lost them, on behalf of an operator. Ends their

@@ -113,7 +113,7 @@ mod tests {
                 key: &self.0.key,
                 user,
                 session,
-                scope: TenantScope::of_job(tenant),
+                scope: Some(TenantScope::of_job(tenant)),
                 new,
                 ttl: DAY,
                 cooldown: DAY,
@@ -202,8 +202,8 @@ mod tests {
 
         async fn apply(&self, txn: &mut Txn) -> Result<Session, DbError> {
             let lifetime = Lifetime { absolute: self.1, idle: self.1 };
-            Session::create(txn, self.0.user.id, self.0.tenant, &Device::default(), lifetime, false)
-                .await
+            let (user, tenant) = (self.0.user.id, Some(self.0.tenant));
+            Session::create(txn, user, tenant, &Device::default(), lifetime, false).await
         }
     }
 
