@@ -10,7 +10,7 @@ use common::{
     db::Store,
     id::TenantId,
 };
-use domain::{identity::sign_in::belongings_of, people::users::User, platform::demo, queues};
+use domain::{people::users::User, platform::demo, queues, tenancy::belongings::Belonging};
 use jobs::{Jobs, testing::Inline};
 use testkit::testing::TestEnv;
 
@@ -48,7 +48,7 @@ impl DemoWorld {
         let jobs = Jobs::start(store.clone(), &config.redis, &config.jobs).unwrap();
         demo::seed(&jobs, &key, &Hasher::new(1, Duration::from_mins(1)).unwrap()).await.unwrap();
         let user = User::by_email(&store, &demo::EMAIL.parse().unwrap()).await.unwrap().unwrap();
-        let tenant = belongings_of(&store, user.id).await.unwrap()[0].tenant.id;
+        let tenant = Belonging::first_of(&store, user.id).await.unwrap()[0].tenant.id;
         let worker = Inline::new(&registry(App::new(&config, jobs.clone()).unwrap()), &jobs);
         Self { env, store, key, user, tenant, jobs, worker }
     }

@@ -1,12 +1,10 @@
 //! Tenants in responses.
 
 use common::{id::TenantId, name::Name};
-use domain::{
-    identity::sign_in::Belonging,
-    tenancy::{
-        roles::RoleRef,
-        tenants::{Slug, Tenant, TenantStatus},
-    },
+use domain::tenancy::{
+    belongings::Belonging,
+    roles::RoleRef,
+    tenants::{Slug, Tenant, TenantStatus},
 };
 use serde::Serialize;
 use utoipa::ToSchema;

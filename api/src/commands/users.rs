@@ -15,10 +15,9 @@ use domain::{
         accounts::{DisableUser, EnableUser},
         mail_jobs,
         mfa::{MfaError, ResetMfa},
-        sign_in::belongings_of,
     },
     people::users::{User, UserRef},
-    tenancy::tenant_security::sessions_of,
+    tenancy::{belongings::Belonging, tenant_security::sessions_of},
 };
 
 use serde::Serialize;
@@ -128,7 +127,7 @@ struct UserView<'a> {
 impl<'a> UserView<'a> {
     async fn of(store: &Store, user: &'a User, jobs: Vec<JobId>) -> anyhow::Result<Self> {
         let (belongings, sessions) =
-            futures::try_join!(belongings_of(store, user.id), sessions_of(store, user.id))?;
+            futures::try_join!(Belonging::first_of(store, user.id), sessions_of(store, user.id))?;
         let tenants = belongings
             .iter()
             .map(|belonging| format!("{}:{}", belonging.tenant.slug, belonging.role));

@@ -80,6 +80,8 @@ codes! {
     RoleInUse = CONFLICT "role_in_use" "The role is in use";
     RoleNameTaken = CONFLICT "role_name_taken" "Another role has this name";
     TooManyRoles = CONFLICT "too_many_roles" "The tenant has reached its limit of roles";
+    TooManyTenants = CONFLICT "too_many_tenants" "You have reached your limit of tenants";
+    SlugTaken = CONFLICT "slug_taken" "Another tenant has this slug";
     NoTenant = FORBIDDEN "no_tenant" "You are not signed in to a tenant";
     TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
     NotFound = NOT_FOUND "not_found" "Not found";

@@ -25,6 +25,7 @@ use domain::{
         roles::{OutOfReach, Permission},
         tenant_domains::DomainError,
         tenant_security::SecurityError,
+        tenants::CreateTenantError,
     },
 };
 use jobs::batches::BatchError;
@@ -212,7 +213,7 @@ impl From<SignInError> for Problem {
             SignInError::AccountDisabled => Self::new(Code::AccountDisabled, OPERATOR),
             SignInError::TenantNotFound => Self::new(
                 Code::TenantNotFound,
-                "You are not a member of this tenant. Ask a member to invite you.",
+                "You are not a member of this tenant. Ask a member to invite you, or sign in without `tenant_id`.",
             ),
             SignInError::TenantSuspended => Self::new(Code::TenantSuspended, OPERATOR),
             SignInError::IpNotAllowed => Self::ip_not_allowed(),
@@ -589,6 +590,29 @@ impl From<DomainError> for Problem {
                 message: OWNERS_ONE_BY_ONE.to_owned(),
             }]),
             DomainError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl Refusal for CreateTenantError {
+    fn codes() -> Vec<Code> {
+        vec![Code::TooManyTenants, Code::SlugTaken]
+    }
+}
+
+impl From<CreateTenantError> for Problem {
+    fn from(error: CreateTenantError) -> Self {
+        match error {
+            CreateTenantError::TooMany => Self::new(
+                Code::TooManyTenants,
+                "Hand over a tenant that you own (`POST /api/tenant/ownership-transfers`) first.",
+            ),
+            CreateTenantError::SlugTaken => Self::new(
+                Code::SlugTaken,
+                "Choose another slug, or leave it out to get one that the name suggests.",
+            ),
+            CreateTenantError::AccountGone => Self::unauthenticated(true),
+            CreateTenantError::Db(error) => error.into(),
         }
     }
 }

@@ -103,6 +103,8 @@ fn with_database() -> OpenApiRouter<App> {
         route!(identity::passkeys::remove, Recent<Account>),
         route!(identity::passkeys::options, Open),
         route!(identity::passkeys::login, Open),
+        route!(tenancy::tenants::list, Account),
+        route!(tenancy::tenants::create, Account),
         route!(tenancy::tenants::current, Requires<TenantRead>),
         route!(tenancy::members::list, Requires<UsersRead>),
         route!(tenancy::members::update, Requires<UsersWrite>),

@@ -43,6 +43,13 @@ pub(crate) struct Person {
     pub(crate) token: String,
 }
 
+/// A user who belongs to no tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Loner {
+    pub(crate) user: UserId,
+    pub(crate) token: String,
+}
+
 impl<'w> People<'w> {
     pub(crate) async fn of(world: &'w World) -> Self {
         let keys = SigningKey::all(&world.store).await.unwrap();
@@ -62,7 +69,19 @@ impl<'w> People<'w> {
 
     /// The owner of a new tenant.
     pub(crate) async fn founder(&self, email: &str) -> Person {
-        self.make(None, email, Role::Owner.into()).await
+        self.make(Home::New, email, Role::Owner.into()).await
+    }
+
+    /// A new user in no tenant.
+    pub(crate) async fn loner(&self, email: &str) -> Loner {
+        let make = Make {
+            home: Home::None,
+            email,
+            role: Role::Viewer.into(),
+            password_hash: &self.password_hash,
+        };
+        let (user, _) = self.world.commit(&make).await.unwrap();
+        Loner { user, token: self.token_without_tenant(user).await }
     }
 
     /// A new user in an existing tenant.
@@ -72,18 +91,24 @@ impl<'w> People<'w> {
         email: &str,
         role: impl Into<RoleRef>,
     ) -> Person {
-        self.make(Some(other.tenant), email, role.into()).await
+        self.make(Home::Of(other.tenant), email, role.into()).await
     }
 
-    async fn make(&self, tenant: Option<TenantId>, email: &str, role: RoleRef) -> Person {
-        let make = Make { tenant, email, role, password_hash: &self.password_hash };
+    async fn make(&self, home: Home, email: &str, role: RoleRef) -> Person {
+        let make = Make { home, email, role, password_hash: &self.password_hash };
         let (user, tenant) = self.world.commit(&make).await.unwrap();
+        let tenant = tenant.unwrap();
         Person { user, tenant, email: email.to_owned(), token: self.token(user, tenant).await }
     }
 
     /// A token of a new session.
     pub(crate) async fn token(&self, user: UserId, tenant: TenantId) -> String {
         self.token_at(self.world.store.clock().now(), user, Some(tenant)).await
+    }
+
+    /// A token of a new session in no tenant.
+    pub(crate) async fn token_without_tenant(&self, user: UserId) -> String {
+        self.token_at(self.world.store.clock().now(), user, None).await
     }
 
     /// A token of a session whose user authenticated long ago.
@@ -129,18 +154,25 @@ impl<'w> People<'w> {
     }
 }
 
+/// The tenant of a new user.
+enum Home {
+    New,
+    Of(TenantId),
+    None,
+}
+
 struct Make<'a> {
-    tenant: Option<TenantId>,
+    home: Home,
     email: &'a str,
     role: RoleRef,
     password_hash: &'a PasswordHash,
 }
 
 impl Change for Make<'_> {
-    type Output = (UserId, TenantId);
+    type Output = (UserId, Option<TenantId>);
     type Error = DbError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<(UserId, TenantId), DbError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<(UserId, Option<TenantId>), DbError> {
         let now = txn.clock().now();
         let user = User {
             id: txn.clock().id(),
@@ -157,14 +189,17 @@ impl Change for Make<'_> {
             created_at: now,
         };
         user.insert(txn).await?;
-        let tenant = match self.tenant {
-            Some(tenant) => tenant,
-            None => {
-                Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap()).await?.id
+        let tenant = match self.home {
+            Home::None => return Ok((user.id, None)),
+            Home::Of(tenant) => tenant,
+            Home::New => {
+                Tenant::create(txn, &format!("Tenant of {}", user.name).parse().unwrap(), None)
+                    .await?
+                    .id
             }
         };
         Membership::create(txn, TenantScope::of_job(tenant), user.id, self.role).await?;
-        Ok((user.id, tenant))
+        Ok((user.id, Some(tenant)))
     }
 }
 

@@ -235,6 +235,31 @@ async fn without_a_valid_token_only_open_routes_are_served() {
 }
 
 #[tokio::test]
+async fn routes_of_a_tenant_refuse_an_account_without_one_and_others_serve_it() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.loner("ada@example.com").await;
+    let mut refusing = 0;
+    for operation in Operation::all().into_iter().filter(|operation| !operation.is_open()) {
+        // Some routes end sessions, so each call has its own.
+        let token = people.token_without_tenant(ada.user).await;
+        let answer = send(&world, &operation, Some(&token), nothing(&operation)).await;
+        let of_tenant = operation.path.starts_with("/api/tenant/");
+        let declared = operation.says["responses"]["403"].to_string().contains("\"no_tenant\"");
+        assert_eq!(declared, of_tenant, "{operation}");
+        if of_tenant {
+            answer.expect_problem(StatusCode::FORBIDDEN, "no_tenant");
+            refusing += 1;
+        } else {
+            let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+            assert!(!refusals.contains(&answer.status), "{operation}: {answer:?}");
+            assert!(!answer.status.is_server_error(), "{operation}: {answer:?}");
+        }
+    }
+    assert!(refusing >= 30, "{refusing}");
+}
+
+#[tokio::test]
 async fn the_refresh_token_alone_is_accepted_only_where_the_document_states_it() {
     let world = World::new().await;
     world.make_account("ada@example.com").await;

@@ -33,6 +33,8 @@ pub struct Members {
     pub domains_max: u64,
     /// How long a verified domain stays verified after its DNS record disappears.
     pub domain_grace: Duration,
+    /// Tenants a user may own.
+    pub tenants_owned_max: u64,
     /// Lifetime of an offer of ownership.
     pub ownership_transfer_ttl: Duration,
 }
@@ -72,6 +74,12 @@ impl Members {
                 "members.domain_grace",
                 "3d",
                 "How long a verified domain stays verified after its DNS record disappears; four times as long if its name servers do not answer",
+            ),
+            tenants_owned_max: r.count_up_to(
+                COUNT_MAX,
+                "members.tenants_owned_max",
+                "10",
+                "Tenants a user may own; at the limit, they cannot create another (`POST /api/tenants`)",
             ),
             ownership_transfer_ttl: r.period("members.ownership_transfer_ttl", "7d", "Lifetime of an offer of ownership"),
         }

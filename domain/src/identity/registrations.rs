@@ -12,7 +12,7 @@ use common::{
     config::PURGE_AFTER_MAX,
     crypto::{LinkToken, MasterKey, PasswordHash, TokenHash},
     db::{
-        Change, Data, DbError, PlatformScope, Record, Store, TenantScope, Txn, is_duplicate,
+        Change, Data, DbError, PlatformScope, Record, Store, Txn, is_duplicate,
         schema::{self, Field, Index},
     },
     email::Email,
@@ -29,7 +29,7 @@ use crate::{
     identity::accounts::NewAccount,
     people::users::{self, User},
     queues,
-    tenancy::{memberships::Membership, roles::Role, tenants::Tenant},
+    tenancy::tenants::create_for,
 };
 
 /// A request for an account.
@@ -332,13 +332,7 @@ impl Change for VerifyEmail {
             error if is_duplicate(&error, users::EMAIL_INDEX) => VerifyError::TokenInvalid,
             error => VerifyError::Db(error),
         })?;
-        let tenant = Tenant::create(txn, &registration.tenant_name).await?;
-        let scope = TenantScope::of_row(&tenant);
-        Membership::create(txn, scope, user.id, Role::Owner).await?;
-        Entry::new(Action::TenantCreated, tenant.id)
-            .by_named(user.id, &user.name)
-            .record(txn, scope)
-            .await?;
+        create_for(txn, &user, &registration.tenant_name, None).await?;
         Ok(user)
     }
 }

@@ -27,14 +27,11 @@ use crate::{
     },
     queues,
     tenancy::{
+        belongings::Belonging,
         memberships::Membership,
-        roles::RoleRef,
         tenants::{Tenant, TenantStatus},
     },
 };
-
-/// Maximum number of tenants listed at sign-in.
-const LISTED_MAX: i64 = 100;
 
 /// A request to sign in.
 #[derive(Debug, Clone)]
@@ -51,14 +48,6 @@ pub struct Attempt {
     pub remember: bool,
     /// How long the session lasts.
     pub lifetime: Lifetime,
-}
-
-/// A tenant of a user, and their role in it.
-#[derive(Debug, Clone)]
-pub struct Belonging {
-    pub tenant: Tenant,
-    /// The user's role there.
-    pub role: RoleRef,
 }
 
 /// A user who may sign in; their session is yet to begin.
@@ -153,7 +142,7 @@ impl Admitted {
         if user.disabled_at.is_some() {
             return Err(SignInError::AccountDisabled);
         }
-        let belongings = belongings_of(store, user.id).await?;
+        let belongings = Belonging::first_of(store, user.id).await?;
         let requested = requested(store, user.id, tenant, &belongings).await?;
         let eligible = if tenant.is_some() { requested.as_slice() } else { &belongings };
         let current = choose(eligible, tenant, start.device.address())?.cloned();
@@ -187,7 +176,7 @@ impl SignedIn {
     pub async fn resume(store: &Store, session: Session) -> Result<Self, SignInError> {
         let (user, belongings) = futures::try_join!(
             User::by_id(store, session.user_id),
-            belongings_of(store, session.user_id)
+            Belonging::first_of(store, session.user_id)
         )?;
         let user = user.ok_or(SignInError::TenantNotFound)?;
         if user.disabled_at.is_some() {
@@ -257,11 +246,6 @@ async fn renew_hash(
     Ok(())
 }
 
-/// The tenants in which a user may work: the first 100 that they joined.
-pub async fn belongings_of(store: &Store, user: UserId) -> Result<Vec<Belonging>, DbError> {
-    with_tenants(store, &Membership::page_of(store, user, None, LISTED_MAX).await?).await
-}
-
 /// The tenant that a user requests, if any, and if they belong to it. It may be beyond those that are
 /// `listed`.
 async fn requested(
@@ -271,25 +255,10 @@ async fn requested(
     listed: &[Belonging],
 ) -> Result<Option<Belonging>, DbError> {
     let Some(tenant) = tenant else { return Ok(None) };
-    if let Some(found) = listed.iter().find(|belonging| belonging.tenant.id == tenant) {
-        return Ok(Some(found.clone()));
+    match listed.iter().find(|belonging| belonging.tenant.id == tenant) {
+        Some(found) => Ok(Some(found.clone())),
+        None => Belonging::of(store, user, tenant).await,
     }
-    let membership = Membership::of_person(store, tenant, user).await?;
-    Ok(with_tenants(store, membership.as_slice()).await?.pop())
-}
-
-/// The memberships of a user with their tenants.
-async fn with_tenants(
-    store: &Store,
-    memberships: &[Membership],
-) -> Result<Vec<Belonging>, DbError> {
-    let ids: Vec<TenantId> = memberships.iter().map(|membership| membership.tenant_id).collect();
-    let tenants = Tenant::by_ids(store, &ids).await?;
-    let belonging = |membership: &Membership| {
-        let tenant = tenants.iter().find(|tenant| tenant.id == membership.tenant_id)?;
-        Some(Belonging { tenant: tenant.clone(), role: membership.role })
-    };
-    Ok(memberships.iter().filter_map(belonging).collect())
 }
 
 /// The requested tenant, or all, without those that are suspended. Never empty.

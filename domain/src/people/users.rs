@@ -181,6 +181,14 @@ impl User {
         txn.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
     }
 
+    /// Begins a change of what the user has, such as the tenants that they own; none if the account
+    /// no longer exists. It writes the account's row, so that such changes are serialized: each sees
+    /// the result of those before it.
+    pub(crate) async fn lock(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
+        let update = doc! { "$set": { "locked_at": txn.clock().now() } };
+        txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
+    }
+
     /// The account of an email address, within a transaction.
     pub(crate) async fn by_email_within(
         txn: &mut Txn,

@@ -11,7 +11,10 @@ use common::{
 use mongodb::bson::{DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::tenancy::{former_members::FormerMember, roles::RoleRef};
+use crate::tenancy::{
+    former_members::FormerMember,
+    roles::{Role, RoleRef},
+};
 
 /// Maximum number of tenants in whose events one change of an account is recorded.
 const RECORDED_MAX: i64 = 1_000;
@@ -85,6 +88,13 @@ impl Membership {
     /// Number of members of the scope's tenant.
     pub async fn count(store: &Store, scope: TenantScope) -> Result<u64, DbError> {
         store.records::<Self>(scope).count(doc! {}).await
+    }
+
+    /// Number of tenants that `user` owns, within a transaction. Platform-wide, because it is about
+    /// all tenants of one user.
+    pub(crate) async fn count_owned(txn: &mut Txn, user: UserId) -> Result<u64, DbError> {
+        let owned = doc! { "user_id": user, "role": RoleRef::from(Role::Owner) };
+        txn.records::<Self>(PlatformScope).count(owned).await
     }
 
     /// The membership of `user` in the scope's tenant, within a transaction.

@@ -16,7 +16,17 @@ use utoipa::ToSchema;
 
 use crate::tenancy::tenant_security::Security;
 
-const SLUG_CHARS_MAX: usize = 48;
+mod creation;
+
+pub(crate) use creation::create_for;
+pub use creation::{CreateTenant, CreateTenantError};
+
+/// Unique index: a slug has one tenant.
+const SLUG_INDEX: &str = "tenants_slug";
+/// Maximum length of a slug; that of a label of a host name.
+const SLUG_CHARS_MAX: usize = 63;
+/// Maximum length of a slug that a name suggests; a suffix may follow.
+const SUGGESTED_CHARS_MAX: usize = 48;
 /// Number of numbered slugs to try before a random one is used.
 const SLUG_SUFFIX_MAX: u32 = 5;
 
@@ -25,6 +35,9 @@ const SLUG_SUFFIX_MAX: u32 = 5;
 #[serde(transparent)]
 #[schema(
     description = "Unique short name: lower-case letters, digits and single hyphens.",
+    min_length = 1,
+    max_length = 63,
+    pattern = "^[a-z0-9]+(-[a-z0-9]+)*$",
     example = "analytical-engines"
 )]
 pub struct Slug(String);
@@ -34,7 +47,7 @@ impl Slug {
     pub fn suggested_by(name: &Name) -> Self {
         let mut slug = String::new();
         for c in name.as_str().chars() {
-            if slug.len() >= SLUG_CHARS_MAX {
+            if slug.len() >= SUGGESTED_CHARS_MAX {
                 break;
             }
             if c.is_ascii_alphanumeric() {
@@ -50,7 +63,9 @@ impl Slug {
 
 /// The text is not a valid slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must consist of lower-case letters and digits, separated by single hyphens")]
+#[error(
+    "must consist of at most {SLUG_CHARS_MAX} lower-case letters and digits, separated by single hyphens"
+)]
 pub struct InvalidSlug;
 
 impl FromStr for Slug {
@@ -61,7 +76,12 @@ impl FromStr for Slug {
             !word.is_empty()
                 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         };
-        if text.split('-').all(is_word) { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
+        let fits = text.len() <= SLUG_CHARS_MAX;
+        if fits && text.split('-').all(is_word) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidSlug)
+        }
     }
 }
 
@@ -160,7 +180,7 @@ pub struct Tenant {
 impl Record for Tenant {
     const COLLECTION: &'static str = "tenants";
     const DATA: Data = Data::of_tenant_itself();
-    const INDEXES: &'static [Index] = &[Index::unique("tenants_slug", &[("slug", 1)])];
+    const INDEXES: &'static [Index] = &[Index::unique(SLUG_INDEX, &[("slug", 1)])];
     const REQUIRED: &'static [Field] = &[
         ("_id", schema::STRING),
         ("name", schema::STRING),
@@ -179,13 +199,17 @@ impl OfTenant for Tenant {
 }
 
 impl Tenant {
-    /// Creates a tenant on the free plan, with the first free slug for its name. The unique index
-    /// settles races: the change of the loser fails and can be retried.
-    pub async fn create(txn: &mut Txn, name: &Name) -> Result<Self, DbError> {
+    /// Creates a tenant on the free plan, with `slug` or else the first free one for its name. The
+    /// unique index settles races: the change of the loser fails and can be retried.
+    pub async fn create(txn: &mut Txn, name: &Name, slug: Option<&Slug>) -> Result<Self, DbError> {
+        let slug = match slug {
+            Some(slug) => slug.clone(),
+            None => free_slug(txn, Slug::suggested_by(name)).await?,
+        };
         let tenant = Self {
             id: txn.clock().id(),
             name: name.clone(),
-            slug: free_slug(txn, Slug::suggested_by(name)).await?,
+            slug,
             status: TenantStatus::Active,
             plan: "free".to_owned(),
             settings: Document::new(),

@@ -169,7 +169,7 @@ mod tests {
         type Error = DbError;
 
         async fn apply(&self, txn: &mut Txn) -> Result<Tenant, DbError> {
-            Tenant::create(txn, &"Another".parse().unwrap()).await
+            Tenant::create(txn, &"Another".parse().unwrap(), None).await
         }
     }
 

@@ -213,7 +213,7 @@ impl Change for NewTenant {
     type Error = DbError;
 
     async fn apply(&self, txn: &mut Txn) -> Result<TenantId, DbError> {
-        Ok(Tenant::create(txn, &self.0).await?.id)
+        Ok(Tenant::create(txn, &self.0, None).await?.id)
     }
 }
 

@@ -16,9 +16,10 @@ use domain::{
     identity::{
         password_resets::{ForgotPassword, PasswordReset, ResetError, ResetPassword},
         passwords::{ChangePassword, Context, NotSet},
-        sign_in::{SignInError, belongings_of},
+        sign_in::SignInError,
     },
     people::users::User,
+    tenancy::belongings::Belonging,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -197,7 +198,7 @@ pub(crate) async fn change(
 
 /// What a new password must not resemble, and the rules of the person's tenants.
 async fn about(store: &Store, user: &User) -> Result<Context, DbError> {
-    let belongings = belongings_of(store, user.id).await?;
+    let belongings = Belonging::first_of(store, user.id).await?;
     let about = Context::default().with_email(&user.email).with_name(&user.name);
     Ok(belongings.iter().fold(about, |about, belonging| about.with_tenant(&belonging.tenant)))
 }

@@ -1,16 +1,30 @@
-//! The current tenant: the one that the session is in.
+//! The tenants of the caller, and the current one, which the session is in.
 
-use axum::response::Response;
-use common::{clock::Timestamp, id::TenantId, name::Name};
-use domain::tenancy::tenants::{Slug, Tenant, TenantStatus};
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use common::{
+    clock::Timestamp,
+    id::{self, TenantId},
+    name::Name,
+};
+use domain::tenancy::{
+    belongings::BelongingPage,
+    roles::Role,
+    tenants::{CreateTenant, CreateTenantError, Slug, Tenant, TenantStatus},
+};
 use mongodb::bson::Document;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::etag::IfNoneMatch,
-    extract::{Requires, TenantRead},
-    problem::Problem,
+    answers::{etag::IfNoneMatch, page::Page, tenants::TenantView},
+    extract::{Account, Fields, FromFields, Json, PageQuery, Requires, TenantRead},
+    problem::{Problem, Refusals},
+    state::App,
 };
 
 /// The current tenant.
@@ -63,4 +77,58 @@ pub(crate) async fn current(
     if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
     if_none_match.answer(&CurrentTenant::new(&access.caller.tenant))
+}
+
+/// List one's tenants
+///
+/// Lists the tenants that the user is a member of, in the order in which they joined them, and their
+/// role in each. Works also for a user who is signed in to none.
+#[utoipa::path(
+    get, path = "/api/tenants", tag = "Tenant",
+    responses((status = 200, description = "The tenants.", body = Page<TenantView>))
+)]
+pub(crate) async fn list(
+    account: Account,
+    State(app): State<App>,
+    query: PageQuery<id::Membership>,
+) -> Result<Answer<Page<TenantView>>, Problem> {
+    let page = BelongingPage::of(app.store(), account.user.id, query.after, query.limit).await?;
+    Ok(Answer(Page::new(page.belongings.iter().map(TenantView::of), page.next)))
+}
+
+#[derive(ToSchema)]
+pub(crate) struct NewTenant {
+    name: Name,
+    /// The default is one that the name suggests.
+    slug: Option<Slug>,
+}
+
+impl FromFields for NewTenant {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let (name, slug) = (fields.required("name"), fields.optional("slug"));
+        Some(Self { name: name?, slug })
+    }
+}
+
+/// Create a tenant
+///
+/// The user becomes its owner. The session stays where it is: switch to the new tenant with `POST
+/// /api/auth/switch-tenant`. Works also for a user who is signed in to no tenant.
+#[utoipa::path(
+    post, path = "/api/tenants", tag = "Tenant", request_body = NewTenant,
+    responses(
+        (status = 201, description = "Created.", body = TenantView),
+        Refusals<CreateTenantError>,
+    )
+)]
+pub(crate) async fn create(
+    account: Account,
+    State(app): State<App>,
+    Json(body): Json<NewTenant>,
+) -> Result<Response, Problem> {
+    let NewTenant { name, slug } = body;
+    let (user, max) = (account.user.id, app.members.tenants_owned_max);
+    let tenant = account.commit(&app, &CreateTenant { user, name, slug, max }).await?;
+    let view = TenantView::new(&tenant, Role::Owner.into());
+    Ok((StatusCode::CREATED, Answer(view)).into_response())
 }

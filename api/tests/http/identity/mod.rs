@@ -1,4 +1,5 @@
 pub(crate) mod access_tokens;
+mod accounts;
 pub(crate) mod email_changes;
 pub(crate) mod mfa;
 pub(crate) mod passkeys;

@@ -40,8 +40,8 @@ async fn session(world: &World) -> Session {
         .unwrap()
 }
 
-/// Moves the past of the session back by this time.
-async fn age(world: &World, by: Duration) {
+/// Moves the past of the newest session back by this time.
+pub(crate) async fn age(world: &World, by: Duration) {
     let session = session(world).await;
     age_session(world, session, by).await;
 }

@@ -5,3 +5,4 @@ pub(crate) mod members;
 pub(crate) mod roles;
 pub(crate) mod tenant_domains;
 pub(crate) mod tenant_security;
+mod tenants;

@@ -240,6 +240,24 @@ async fn unresponsive_name_servers_are_reported_and_do_not_end_the_verification_
 }
 
 #[tokio::test]
+async fn an_account_without_a_tenant_joins_by_its_domain() {
+    let dns = Dns::new(&[]).await;
+    let people = People::of(&dns.world).await;
+    let ada = people.founder("ada@example.com").await;
+    dns.open(&ada, "corp.example", "viewer").await;
+    let bob = people.loner("bob@corp.example").await;
+    let client = &dns.world.client;
+    let joinable = client.get_as(&bob.token, JOINABLE).await.expect(StatusCode::OK).json();
+    assert_eq!(joinable["items"][0]["tenant_id"], json!(ada.tenant));
+    let ask = json!({ "tenant_id": ada.tenant });
+    client.post_body_as(&bob.token, JOIN, &ask).await.expect(StatusCode::ACCEPTED);
+    eventually("the invitation was mailed", async || {
+        (dns.mails_to("bob@corp.example") == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_domain_without_its_record_is_released_after_the_grace_period() {
     let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "3d")]).await;
     let people = People::of(&dns.world).await;

@@ -153,7 +153,7 @@ mod tests {
         type Error = DbError;
 
         async fn apply(&self, txn: &mut Txn) -> Result<Actor, DbError> {
-            let tenant = Tenant::create(txn, &"Another".parse().unwrap()).await?;
+            let tenant = Tenant::create(txn, &"Another".parse().unwrap(), None).await?;
             let scope = TenantScope::of_row(&tenant);
             Membership::create(txn, scope, self.0.id, Role::Owner).await?;
             Ok(Actor::on_behalf_of(scope, self.0.id.into()))
