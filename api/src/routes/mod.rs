@@ -91,6 +91,7 @@ fn with_database() -> OpenApiRouter<App> {
         route!(identity::sessions::list, Account),
         route!(identity::sessions::end, Account),
         route!(identity::sessions::me, Account),
+        route!(identity::sessions::change_me, Account),
         route!(identity::reauthentication::reauthenticate, OwnerFromAnywhere<Account>),
         route!(identity::mfa::verify, Open),
         route!(identity::mfa::list, Account),

@@ -93,6 +93,7 @@ actions! {
     UserDisabled = "user.disabled",
     UserEmailChanged = "user.email_changed",
     UserEnabled = "user.enabled",
+    UserNameChanged = "user.name_changed",
     UserPasswordChanged = "user.password_changed",
     UserPasswordReset = "user.password_reset",
 }
@@ -102,6 +103,8 @@ actions! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Property {
+    /// The name of an account.
+    Name,
     /// The role of a member.
     Role,
     /// The permissions of a custom role.
@@ -129,7 +132,7 @@ impl Property {
     /// does.
     pub const fn is_personal(self) -> bool {
         match self {
-            Self::AllowedEmailDomains | Self::IpAllowlist => true,
+            Self::Name | Self::AllowedEmailDomains | Self::IpAllowlist => true,
             Self::Role
             | Self::Permissions
             | Self::AutoInviteRole

@@ -1,4 +1,4 @@
-//! Accounts are created here, disabled and enabled. Creating one is the only place where an email
+//! Accounts are created here, renamed, disabled and enabled. Creating one is the only place where an email
 //! address is verified for the first time, through the link of a registration or of an invitation.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use common::{
 use mongodb::bson::doc;
 
 use crate::{
-    activity::{Action, Entry},
+    activity::{Action, Entry, Property},
     identity::registrations::Registration,
     people::{sessions::Session, users::User},
     tenancy::{memberships::Membership, tenant_domains},
@@ -56,6 +56,36 @@ impl NewAccount {
         Entry::new(Action::UserCreated, user.id).by(user.id).record_on_platform(txn).await?;
         tenant_domains::invite_by_domain(txn, &user, cooldown).await?;
         Ok(user)
+    }
+}
+
+/// Changes the name of an account; returns the account in its new state, none if it no longer exists.
+#[derive(Debug)]
+pub struct ChangeName {
+    pub user: UserId,
+    /// The tenant they are working in, if any.
+    pub scope: Option<TenantScope>,
+    /// The new name.
+    pub name: Name,
+}
+
+impl Change for ChangeName {
+    type Output = Option<User>;
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<Option<User>, DbError> {
+        let Some(user) = User::lock(txn, self.user).await? else { return Ok(None) };
+        if user.name == self.name.as_str() {
+            return Ok(Some(user));
+        }
+        User::set_name(txn, user.id, &self.name).await?;
+        revocations::note(txn, Revoked::User(user.id));
+        Entry::new(Action::UserNameChanged, user.id)
+            .by(user.id)
+            .changed(Property::Name, &user.name.as_str(), &self.name.as_str())?
+            .record_in(txn, self.scope)
+            .await?;
+        Ok(Some(User { name: self.name.to_string(), ..user }))
     }
 }
 

@@ -11,6 +11,7 @@ use common::{
     },
     email::Email,
     id::UserId,
+    name::Name,
     origin::Principal,
 };
 use mongodb::bson::{Bson, DateTime, doc};
@@ -187,6 +188,12 @@ impl User {
     pub(crate) async fn lock(txn: &mut Txn, id: UserId) -> Result<Option<Self>, DbError> {
         let update = doc! { "$set": { "locked_at": txn.clock().now() } };
         txn.records::<Self>(PlatformScope).find_and_update(doc! { "_id": id }, update).await
+    }
+
+    /// Sets another name, within a change that has locked the account.
+    pub(crate) async fn set_name(txn: &mut Txn, id: UserId, name: &Name) -> Result<(), DbError> {
+        let update = doc! { "$set": { "name": name.as_str() } };
+        txn.records::<Self>(PlatformScope).update(doc! { "_id": id }, update).await.map(drop)
     }
 
     /// The account of an email address, within a transaction.

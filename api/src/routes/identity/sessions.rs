@@ -11,17 +11,19 @@ use common::{
     crypto::{Password, PresentedToken},
     email::Email,
     id::{SessionId, TenantId},
+    name::Name,
     telemetry::metrics,
 };
 use domain::{
     access::throttle::TooMany,
     identity::{
+        accounts::ChangeName,
         mfa::challenges::Purpose,
         refresh::{self, RefreshError, RefreshSession, Refreshed},
         sign_in::{Attempt, SignInError, SignedIn, SwitchTenant},
         sign_out::{EndSession, SignOut, SignOutAll},
     },
-    people::sessions::Session,
+    people::{sessions::Session, users::User},
     tenancy::{
         roles::{Grant, Permissions, RoleRef},
         tenant_security::sessions_of,
@@ -367,6 +369,23 @@ pub(crate) struct Me {
     session: SessionView,
 }
 
+impl Me {
+    /// The caller, whose account is now `user`.
+    fn new(caller: &Account, user: &User) -> Self {
+        let tenancy = caller.tenancy.as_deref();
+        let role = tenancy.map(|tenancy| tenancy.membership.role);
+        Self {
+            user: UserView::new(user),
+            tenant: tenancy.zip(role).map(|(tenancy, role)| TenantView::new(&tenancy.tenant, role)),
+            role,
+            permissions: tenancy.map_or(Permissions::NONE, |tenancy| tenancy.grant.permissions),
+            grants: tenancy.map(|tenancy| GrantView::new(&tenancy.grant)).into_iter().collect(),
+            mfa_enrollment_required: caller.lacks_second_factor(),
+            session: SessionView::new(&caller.session, caller.session.id),
+        }
+    }
+}
+
 /// The permissions that a role grants.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Grant)]
@@ -434,15 +453,35 @@ impl SessionView {
     responses((status = 200, description = "The current user.", body = Me))
 )]
 pub(crate) async fn me(account: Account) -> Answer<Me> {
-    let tenancy = account.tenancy.as_deref();
-    let role = tenancy.map(|tenancy| tenancy.membership.role);
-    Answer(Me {
-        user: UserView::new(&account.user),
-        tenant: tenancy.zip(role).map(|(tenancy, role)| TenantView::new(&tenancy.tenant, role)),
-        role,
-        permissions: tenancy.map_or(Permissions::NONE, |tenancy| tenancy.grant.permissions),
-        grants: tenancy.map(|tenancy| GrantView::new(&tenancy.grant)).into_iter().collect(),
-        mfa_enrollment_required: account.lacks_second_factor(),
-        session: SessionView::new(&account.session, account.session.id),
-    })
+    Answer(Me::new(&account, &account.user))
+}
+
+#[derive(ToSchema)]
+pub(crate) struct MyName {
+    /// The new name.
+    name: Name,
+}
+
+impl FromFields for MyName {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        Some(Self { name: fields.required("name")? })
+    }
+}
+
+/// Change one's name
+///
+/// Changes the name of the account, in all tenants of the user.
+#[utoipa::path(
+    put, path = "/api/auth/me", tag = "Sign-in", request_body = MyName,
+    responses((status = 200, description = "The current user with the new name.", body = Me))
+)]
+pub(crate) async fn change_me(
+    account: Account,
+    State(app): State<App>,
+    Json(body): Json<MyName>,
+) -> Result<Answer<Me>, Problem> {
+    let change = ChangeName { user: account.user.id, scope: account.scope(), name: body.name };
+    let user = account.commit(&app, &change).await?;
+    let user = user.ok_or_else(|| Problem::unauthenticated(true))?;
+    Ok(Answer(Me::new(&account, &user)))
 }

@@ -1,19 +1,19 @@
-//! Accounts that belong to no tenant.
+//! Accounts that belong to no tenant, and the name of an account.
 
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{db::PlatformScope, revocations::Revoked};
 use domain::{
-    activity::{Event, PlatformEvent},
+    activity::{AuditContext, Event, PlatformEvent},
     identity::{
         accounts::{DisableUser, EnableUser},
         email_changes::{EmailChange, Side},
     },
-    people::sessions::Session,
+    people::{sessions::Session, users::User},
     tenancy::{memberships::Membership, roles::Role},
 };
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::authenticator::App;
@@ -229,12 +229,9 @@ async fn a_token_without_a_tenant_is_no_way_around_the_rules_of_the_sessions_ten
     let moved = doc! { "$set": { "tenant_id": eve.tenant.to_string() } };
     let sessions = world.store.records::<Session>(PlatformScope);
     sessions.update_all(session, moved).await.unwrap();
-    world.announce(Revoked::User(eve.user)).await;
-    world
-        .client
-        .expect_refused_within_a_second(&outside)
-        .await
-        .expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    // Another process has cached nothing.
+    let (_second_api, second) = world.another_api().await;
+    second.get_as(&outside, ME).await.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
 }
 
 #[tokio::test]
@@ -307,6 +304,59 @@ async fn an_account_without_a_tenant_changes_password_and_email_address() {
             "user.email_changed",
             "session.created",
         ]
+    );
+}
+
+#[tokio::test]
+async fn a_user_changes_their_name_everywhere_at_once() {
+    let world = World::new().await;
+    let (_second_api, second) = world.another_api().await;
+    let people = People::of(&world).await;
+    let ada = people.founder(ADA).await;
+    let rename = async |token: &str, name: &str| {
+        world.client.put_as(token, ME, &json!({ "name": name })).await
+    };
+    assert_eq!(second.get_as(&ada.token, ME).await.json()["user"]["name"], "ADA");
+    let renamed = rename(&ada.token, "  Ada   King ").await.expect(StatusCode::OK).json();
+    assert_eq!(renamed["user"]["name"], "Ada King");
+    assert_eq!(renamed, world.client.get_as(&ada.token, ME).await.json());
+    crate::support::eventually("the other process knows the name", async || {
+        let me = second.get_as(&ada.token, ME).await.expect(StatusCode::OK).json();
+        (me["user"]["name"] == "Ada King").then_some(())
+    })
+    .await;
+    let members = world.client.get_as(&ada.token, "/api/tenant/users").await.json();
+    assert_eq!(members["items"][0]["name"], "Ada King");
+    // The same name again is no change.
+    rename(&ada.token, "Ada King").await.expect(StatusCode::OK);
+    let renaming =
+        doc! { "action": "user.name_changed", "tenant_id": ada.tenant, "actor": ada.user };
+    let event: Event = world.store.records(PlatformScope).find(renaming).await.unwrap().unwrap();
+    assert_eq!(world.events(doc! { "action": "user.name_changed" }).await, 1);
+    let row = mongodb::bson::serialize_to_document(&event).unwrap().to_string();
+    assert!(!row.contains("King"), "names are kept apart from events: {row}");
+    let context: AuditContext =
+        world.store.records(PlatformScope).find(doc! { "_id": event.id }).await.unwrap().unwrap();
+    let values = context.changes[0].values.as_ref().unwrap();
+    assert_eq!((values.before.as_str(), values.after.as_str()), (Some("ADA"), Some("Ada King")));
+
+    for name in ["", " ", "a\u{202e}b", "see https://evil.example", &"x".repeat(101)] {
+        let refused = rename(&ada.token, name).await;
+        refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
+    }
+    let loner = people.loner("eve@example.com").await;
+    assert_eq!(
+        rename(&loner.token, "Eve").await.expect(StatusCode::OK).json()["tenant"],
+        Value::Null
+    );
+    let on_platform: Document = doc! { "action": "user.name_changed" };
+    let on_platform = world.store.records::<PlatformEvent>(PlatformScope).count(on_platform).await;
+    assert_eq!(on_platform.unwrap(), 1);
+    let names: Vec<User> =
+        world.store.records(PlatformScope).list(doc! {}, doc! { "_id": 1 }, 9).await.unwrap();
+    assert_eq!(
+        names.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(),
+        ["Ada King", "Eve"]
     );
 }
 
