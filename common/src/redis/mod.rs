@@ -4,6 +4,7 @@
 //! Redis is a single server, a cluster, or a master monitored by Sentinel. They differ in how the
 //! server of a key is found and followed when it moves: see `cluster` and `sentinel`.
 
+mod breaker;
 mod cluster;
 mod health;
 mod sentinel;
@@ -27,6 +28,7 @@ use crate::{
     config::{self, RedisUrl},
     telemetry::trace::Call,
 };
+pub use breaker::{Away, Breaker};
 use cluster::Cluster;
 pub use health::Health;
 use sentinel::Sentinel;
@@ -83,6 +85,11 @@ impl Connections {
             }
         };
         Ok(Self { servers, timeout: redis.timeout, prefix: redis.key_prefix.as_str().into() })
+    }
+
+    /// How long a command may take.
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Prefix of every key, so that installations can share a server.

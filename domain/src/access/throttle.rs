@@ -20,16 +20,13 @@
 mod counts;
 mod local;
 
-use std::{
-    sync::{LazyLock, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::LazyLock, time::Duration};
 
 use common::{
     clock::millis_of,
     crypto::MasterKey,
     networks::Network,
-    redis::{Connections, Shared},
+    redis::{Away, Breaker, Connections, Shared},
     sealed_email::AddressDigest,
     telemetry::metrics,
 };
@@ -46,9 +43,6 @@ const PSEUDONYM_CHARS: usize = 12;
 pub const FAMILIAR_FOR: Duration = Duration::from_hours(30 * 24);
 /// Minimum time between two notifications to an owner that their account is throttled.
 const TOLD_FOR: Duration = Duration::from_hours(1);
-/// While Redis does not answer, it is queried only this often, so that not every request waits for
-/// it.
-const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle/admit.lua")));
 static GIVE_BACK: LazyLock<Script> =
@@ -157,9 +151,8 @@ pub struct TooMany(pub Duration);
 
 /// Counts attempts.
 pub struct Throttle {
-    redis: Connections,
+    redis: Breaker,
     key: MasterKey,
-    asked_again_at: Mutex<Option<Instant>>,
     local: LocalCounts,
 }
 
@@ -213,7 +206,8 @@ impl Throttle {
     /// Counts in this Redis, under pseudonyms made with `key`.
     pub fn new(redis: Connections, key: MasterKey) -> Self {
         metrics::start_at_zero(&metrics::AUTH_THROTTLED, &[&Act::ALL.map(Act::name)]);
-        Self { redis, key, asked_again_at: Mutex::default(), local: LocalCounts::default() }
+        let patience = redis.timeout();
+        Self { redis: Breaker::new(redis, patience), key, local: LocalCounts::default() }
     }
 
     /// A name for a network in log lines and commands, with which the pseudonyms of its counts begin.
@@ -341,26 +335,16 @@ impl Throttle {
 
     /// The answer of Redis; none if it does not answer.
     async fn ask<T>(&self, question: impl AsyncFnOnce(Shared) -> RedisResult<T>) -> Option<T> {
-        if self.asked_again_at().is_some_and(|at| Instant::now() < at) {
-            metrics::AUTH_THROTTLE_OUTAGES.inc();
-            return None;
-        }
-        match question(self.redis.shared()).await {
-            Ok(answer) => {
-                *self.asked_again_at() = None;
-                Some(answer)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "throttle_counts_locally");
+        match self.redis.ask(question).await {
+            Ok(answer) => Some(answer),
+            Err(away) => {
                 metrics::AUTH_THROTTLE_OUTAGES.inc();
-                *self.asked_again_at() = Some(Instant::now() + OUTAGE_PAUSE);
+                if let Away::Failed(error) = away {
+                    tracing::warn!(%error, "throttle_counts_locally");
+                }
                 None
             }
         }
-    }
-
-    fn asked_again_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.asked_again_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keys(&self, tried: Try<'_>) -> Keys {
@@ -370,7 +354,7 @@ impl Throttle {
         let subject = tried.subject.name();
         let key = |what: &str, whose: &str| {
             let pseudonym = self.key.digest(PURPOSE, whose);
-            format!("{{{}:throttle}}:{what}:{pseudonym}", self.redis.prefix())
+            format!("{{{}:throttle}}:{what}:{pseudonym}", self.redis.connections().prefix())
         };
         let pair = format!("{subject} {network}");
         let of_network = |network: &str| key(&format!("{act}:network"), network);

@@ -58,14 +58,14 @@ impl Throttle {
     /// The counts that have a `pseudonym`, or all, the highest first, up to `limit`. Reads every key
     /// of the server, so it is for people, and stops after a million.
     pub async fn counts(&self, pseudonym: Option<&str>, limit: usize) -> RedisResult<Vec<Count>> {
-        let hash_tag = format!("{{{}:throttle}}", self.redis.prefix());
+        let hash_tag = format!("{{{}:throttle}}", self.redis.connections().prefix());
         let pattern = format!("{hash_tag}:*:{}*", pseudonym.unwrap_or_default());
         let (mut counts, mut cursor) = (Vec::new(), 0_u64);
         for _ in 0..LOOKED_AT_MAX / STEP {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
             let (next, keys): (u64, Vec<String>) =
-                self.redis.ask_server_of(&hash_tag, scan).await?;
+                self.redis.connections().ask_server_of(&hash_tag, scan).await?;
             self.read(&keys, &mut counts).await?;
             cursor = next;
             if cursor == 0 {
@@ -90,7 +90,8 @@ impl Throttle {
         for (key, _) in &named {
             reading.get(key.as_str()).pttl(key.as_str());
         }
-        let values: Vec<Option<i64>> = reading.query_async(&mut self.redis.shared()).await?;
+        let values: Vec<Option<i64>> =
+            reading.query_async(&mut self.redis.connections().shared()).await?;
         for ((_, (act, of, pseudonym)), value) in named.iter().zip(values.chunks(2)) {
             let positive = |value: Option<i64>| u64::try_from(value.unwrap_or_default()).ok();
             // It may have expired since.
