@@ -14,7 +14,7 @@ use common::crypto::{InvalidPassword, Password};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::Argument;
+use super::{Argument, distinct::Distinct};
 use crate::{
     middleware::BODY_BYTES_MAX,
     problem::{Code, FieldError, Problem},
@@ -427,15 +427,18 @@ pub(super) fn read<T: FromFields>(place: Place, given: Map<String, Value>) -> Re
 
 fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_json::from_slice(bytes) {
-        Ok(Value::Object(given)) => read(Place::Body, given),
+        Ok(Distinct(Value::Object(given))) => read(Place::Body, given),
         Ok(_) => {
             Err(Problem::new(Code::ValidationFailed, "The request body must be a JSON object."))
         }
         // The position only: the parser's message may quote the body.
-        Err(error) => Err(Problem::new(
-            Code::MalformedJson,
-            format!("There is a syntax error at line {}, column {}.", error.line(), error.column()),
-        )),
+        Err(error) => {
+            let mistake =
+                if error.is_data() { "key that its object already has" } else { "syntax error" };
+            let (line, column) = (error.line(), error.column());
+            let detail = format!("There is a {mistake} at line {line}, column {column}.");
+            Err(Problem::new(Code::MalformedJson, detail))
+        }
     }
 }
 
@@ -498,7 +501,10 @@ mod tests {
     #[test]
     fn a_body_that_is_not_json_is_rejected() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        for body in ["", "{", "{\"email\":\"\\ud800\"}", "nul", "{\"keep\":1e999}", deep.as_str()] {
+        let twice = r#"{"email":"a@example.com","email":"b@example.com"}"#;
+        for body in
+            ["", "{", "{\"email\":\"\\ud800\"}", "nul", "{\"keep\":1e999}", deep.as_str(), twice]
+        {
             assert_eq!(refused(body), "malformed_json", "{}", &body[..body.len().min(40)]);
         }
         assert!(parse::<Sample>(b"{\"email\":\"\xff\"}").is_err());

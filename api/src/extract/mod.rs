@@ -3,6 +3,7 @@
 mod argument;
 mod auth;
 mod client;
+mod distinct;
 mod json;
 mod path;
 mod permission;
@@ -10,13 +11,14 @@ pub(crate) mod query;
 mod session_holder;
 
 pub(crate) use argument::Argument;
-pub(crate) use auth::{Account, Caller, Identity};
-pub(crate) use client::{Client, Peer, network_of};
+pub(crate) use auth::{Account, Authenticated, Caller, Identity, authenticate};
+pub(crate) use client::{Client, Peer, client_network, network_of};
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{
-    Access, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesWrite, SecurityWrite,
-    Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead, UsersWrite, is_recent,
+    Access, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead, RolesWrite,
+    SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead,
+    UsersWrite, is_recent,
 };
 pub(crate) use query::{Filter, PageQuery};
 pub(crate) use session_holder::{Presented, Proof, RefreshCookies, SessionHolder, SessionOwner};
