@@ -164,6 +164,7 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(email_changes::send_taken)
         .on(email_changes::send_changed)
         .on(tenant_domains::check)
+        .on(tenant_domains::end_grace)
         .on(tenant_domains::recheck)
         .on(tenant_domains::invite)
         .on(canary::canary)

@@ -8,10 +8,12 @@
 //! ([`crate::tenancy::invitations`]), so nobody joins with an account's password alone, or enters
 //! an account with its mailbox alone.
 
+mod absence;
+
 use std::time::Duration;
 
 use common::{
-    clock::{later, millis_of},
+    clock::millis_of,
     crypto::{LinkToken, MasterKey},
     db::{
         Change, Data, DbError, OfTenant, PlatformScope, Record, Store, TenantScope, Txn,
@@ -22,7 +24,7 @@ use common::{
     id::{TenantDomainId, TenantId, UserId},
     origin::Principal,
 };
-use jobs::{Job, Queue, Unique, Window, stage};
+use jobs::{Job, Queue, Unique, Window, stage, stage_at};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +40,10 @@ use crate::{
         tenants::Tenant,
     },
 };
+use absence::Absence;
 
 /// Maximum number of domains in a listing; more than a tenant may have.
 const LISTED_MAX: i64 = 1_000;
-/// A domain whose name servers do not answer is lost after this many times the grace period of a
-/// missing record.
-const NO_ANSWER_GRACES: u32 = 4;
 /// Unique index: a tenant has a domain once.
 const DOMAIN_INDEX: &str = "tenant_domains_tenant_domain";
 
@@ -73,6 +73,15 @@ pub struct TenantDomain {
     pub verified_at: Option<DateTime>,
     /// Since when the record of a verified domain has been missing.
     pub missing_since: Option<DateTime>,
+    /// How long it was missing before its name servers stopped answering, in milliseconds.
+    #[serde(default)]
+    missing_ms: i64,
+    /// Since when the name servers of a verified domain have not answered.
+    #[serde(default)]
+    pub unanswered_since: Option<DateTime>,
+    /// How long they did not answer before they answered that the record is missing, in milliseconds.
+    #[serde(default)]
+    unanswered_ms: i64,
 }
 
 /// Automatic invitations.
@@ -318,6 +327,9 @@ impl Change for AddDomain {
             checked_at: None,
             verified_at: None,
             missing_since: None,
+            missing_ms: 0,
+            unanswered_since: None,
+            unanswered_ms: 0,
         };
         txn.records::<TenantDomain>(scope).insert(&domain).await.map_err(|error| {
             if is_duplicate(&error, DOMAIN_INDEX) {
@@ -424,35 +436,37 @@ impl Change for NoteRecord {
         };
         let now = txn.clock().now();
         let was_verified = before.status == Status::Verified;
-        let missing_since = match self.found {
-            Found::Record => None,
-            Found::Nothing | Found::NoAnswer => {
-                Some(before.missing_since.filter(|_| was_verified).unwrap_or(now))
-            }
-        };
-        let grace =
-            if self.found == Found::NoAnswer { self.grace * NO_ANSWER_GRACES } else { self.grace };
+        let known = if was_verified { Absence::of(&before) } else { Absence::default() };
+        let absence = known.after(self.found, now);
+        let (known_end, ends) = (known.ends(now, self.grace), absence.ends(now, self.grace));
         let status = match self.found {
-            _ if was_verified && missing_since.is_none_or(|since| later(since, grace) > now) => {
-                Status::Verified
-            }
+            _ if was_verified && ends.is_none_or(|ends| ends > now) => Status::Verified,
             Found::Record if self.is_held_by_another(txn, &before).await? => Status::HeldByAnother,
             Found::Record => Status::Verified,
             Found::Nothing => Status::RecordMissing,
             Found::NoAnswer => Status::NoAnswer,
         };
         let is_verified = status == Status::Verified;
+        let Absence { missing, unanswered } =
+            if is_verified { absence } else { Absence::default() };
         let update = doc! { "$set": {
             "status": status,
             "held_as": if is_verified { held(&before.domain) } else { before.id.to_string() },
             "checked_at": now,
             "verified_at": is_verified.then(|| before.verified_at.filter(|_| was_verified).unwrap_or(now)),
-            "missing_since": missing_since.filter(|_| is_verified),
+            "missing_since": missing.since,
+            "missing_ms": missing.before_ms,
+            "unanswered_since": unanswered.since,
+            "unanswered_ms": unanswered.before_ms,
         } };
         txn.records::<TenantDomain>(self.scope).update(doc! { "_id": self.domain }, update).await?;
         if is_verified != was_verified {
             let action = if is_verified { Action::DomainVerified } else { Action::DomainLost };
             Entry::new(action, before.id).record(txn, TenantScope::of_row(&before)).await?;
+        }
+        if let Some(ends) = ends.filter(|_| is_verified && ends != known_end) {
+            let job = EndDomainGrace { domain: before.id };
+            stage_at(txn, Some(before.tenant_id), &job, ends).await?;
         }
         Ok(Some(status))
     }
@@ -484,6 +498,18 @@ impl Job for CheckDomain {
     fn unique(&self) -> Option<Unique> {
         Some(Unique { key: self.domain.to_string(), window: Window::UntilStarted })
     }
+}
+
+/// Checks whether a domain's record exists when its grace period ends, so that the tenant does not
+/// hold it until the next daily check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndDomainGrace {
+    pub domain: TenantDomainId,
+}
+
+impl Job for EndDomainGrace {
+    const KIND: &'static str = "tenant_domain.end_grace";
+    const QUEUE: Queue = queues::MAINTENANCE;
 }
 
 /// Stages checks of domains that were verified long ago.

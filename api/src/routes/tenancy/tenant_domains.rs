@@ -62,6 +62,9 @@ pub(crate) struct DomainView {
     verified_at: Option<Timestamp>,
     /// Since when its record is missing. The domain remains verified for a few days.
     missing_since: Option<Timestamp>,
+    /// Since when its name servers have not answered. The domain remains verified for longer than
+    /// without its record.
+    unanswered_since: Option<Timestamp>,
 }
 
 /// The DNS record to publish, and to keep published.
@@ -91,6 +94,7 @@ impl DomainView {
             checked_at: domain.checked_at.map(Timestamp::from),
             verified_at: domain.verified_at.map(Timestamp::from),
             missing_since: domain.missing_since.map(Timestamp::from),
+            unanswered_since: domain.unanswered_since.map(Timestamp::from),
             domain: domain.domain,
         }
     }

@@ -120,7 +120,11 @@ impl Dns {
     async fn let_pass(&self, domain: &Value, ms: i64) {
         let row = self.row(domain).await;
         let earlier = |at: DateTime| DateTime::from_millis(at.timestamp_millis() - ms);
-        let update = doc! { "$set": { "checked_at": row.checked_at.map(earlier), "missing_since": row.missing_since.map(earlier) } };
+        let update = doc! { "$set": {
+            "checked_at": row.checked_at.map(earlier),
+            "missing_since": row.missing_since.map(earlier),
+            "unanswered_since": row.unanswered_since.map(earlier),
+        } };
         self.world
             .store
             .records::<TenantDomain>(PlatformScope)
@@ -225,10 +229,8 @@ async fn unresponsive_name_servers_are_reported_and_do_not_end_the_verification_
     // Without an answer, a domain stays verified for longer than without a record, but not forever.
     dns.server.fail(true);
     let missed = dns.check(&ada, &added).await;
-    assert_eq!(
-        (&missed["status"], missed["missing_since"].is_string()),
-        (&json!("verified"), true)
-    );
+    assert_eq!((&missed["status"], &missed["missing_since"]), (&json!("verified"), &Value::Null));
+    assert!(missed["unanswered_since"].is_string(), "{missed}");
     dns.let_pass(&added, 3 * DAY_MS).await;
     assert_eq!(dns.check(&ada, &added).await["status"], "verified");
     dns.let_pass(&added, 2 * DAY_MS).await;
@@ -286,6 +288,20 @@ async fn a_domain_without_its_record_is_released_after_the_grace_period() {
     dns.join(&bob, &ada).await.expect_problem(StatusCode::NOT_FOUND, "tenant_not_found");
     let event = doc! { "action": "domain.lost", "tenant_id": ada.tenant };
     assert_eq!(dns.world.events(event).await, 1);
+}
+
+/// Without a job for that moment, the tenant would hold the domain until the next daily check.
+#[tokio::test]
+async fn the_grace_period_of_a_domain_ends_on_time() {
+    let dns = Dns::new(&[("TENANTRY__MEMBERS__DOMAIN_GRACE", "2s")]).await;
+    let ada = People::of(&dns.world).await.founder("ada@example.com").await;
+    let domain = dns.open(&ada, "corp.example", "viewer").await;
+    dns.server.set("_tenantry.corp.example", &[]);
+    dns.check(&ada, &domain).await;
+    eventually("the domain is lost without another request", async || {
+        (dns.see(&ada, &domain).await["status"] == "record_missing").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

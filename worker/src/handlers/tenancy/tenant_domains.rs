@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{clock::millis_of, telemetry::metrics};
+use common::{clock::millis_of, id::TenantDomainId, telemetry::metrics};
 use domain::tenancy::tenant_domains::{
-    CheckDomain, CheckDomains, Found, InviteByDomain, InviteColleague, NoteRecord, RecheckDomains,
-    TenantDomain,
+    CheckDomain, CheckDomains, EndDomainGrace, Found, InviteByDomain, InviteColleague, NoteRecord,
+    RecheckDomains, TenantDomain,
 };
 use jobs::{JobError, Running};
 use mongodb::bson::DateTime;
@@ -25,8 +25,17 @@ const STAGED_TOGETHER: usize = 100;
 /// Checks whether a domain's record exists. If its name servers do not answer, the check is retried,
 /// and the failure finally recorded.
 pub(crate) async fn check(job: CheckDomain, running: Running<App>) -> Result<(), JobError> {
+    look_up(job.domain, &running).await
+}
+
+/// Checks it at the moment at which its grace period ends.
+pub(crate) async fn end_grace(job: EndDomainGrace, running: Running<App>) -> Result<(), JobError> {
+    look_up(job.domain, &running).await
+}
+
+async fn look_up(domain: TenantDomainId, running: &Running<App>) -> Result<(), JobError> {
     let (app, scope) = (Arc::clone(&running.app), running.scope()?);
-    let Some(domain) = TenantDomain::of(&app.store, scope, job.domain).await? else {
+    let Some(domain) = TenantDomain::of(&app.store, scope, domain).await? else {
         tracing::info!("domain_removed");
         return Ok(());
     };
@@ -77,7 +86,11 @@ pub(crate) async fn recheck(_: RecheckDomains, running: Running<App>) -> Result<
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test stands in for the job engine")]
 mod tests {
-    use common::{clock::Clock, db::TenantScope, origin::Origin};
+    use common::{
+        clock::{Clock, later},
+        db::TenantScope,
+        origin::Origin,
+    };
     use domain::tenancy::{actor::Actor, tenant_domains::AddDomain};
     use jobs::testing;
 
@@ -112,5 +125,33 @@ mod tests {
         assert_eq!(staged().await, []);
         clock.advance(RECHECKED_AFTER + HOUR);
         assert_eq!(staged().await, [(Some(world.tenant), ids[0])]);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_grace_period_is_checked_once_and_at_its_moment() {
+        let clock = Clock::manual(DateTime::now());
+        let world = DemoWorld::new(clock.clone()).await;
+        let scope = TenantScope::of_job(world.tenant);
+        let actor = Actor::on_behalf_of(scope, world.user.id.into());
+        let add = AddDomain { actor, domain: "verified.example".parse().unwrap(), max: 10 };
+        let domain = world.jobs.commit(&Origin::system(), &add).await.unwrap().id;
+        let note = async |found| {
+            let note = NoteRecord { scope, domain, found, grace: HOUR * 3 };
+            world.jobs.commit(&Origin::system(), &note).await.unwrap()
+        };
+        let staged = async || {
+            let staged = testing::staged::<EndDomainGrace>(&world.store).await.unwrap();
+            staged.into_iter().map(|row| row.due_at.unwrap()).collect::<Vec<_>>()
+        };
+        note(Found::Record).await;
+        assert_eq!(staged().await, []);
+        let missing_since = clock.now();
+        for _ in 0..2 {
+            note(Found::Nothing).await;
+            clock.advance(HOUR);
+        }
+        assert_eq!(staged().await, [later(missing_since, HOUR * 3)]);
+        clock.advance(HOUR);
+        assert_eq!(note(Found::NoAnswer).await.unwrap().as_str(), "no_answer", "its time is over");
     }
 }
