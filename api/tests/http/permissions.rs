@@ -27,6 +27,7 @@ const HOLDERS: &[(&str, &[&str])] = &[
     ("users:invite", &["owner", "admin"]),
     ("users:write", &["owner", "admin"]),
     ("users:delete", &["owner", "admin"]),
+    ("roles:read", &["owner", "admin"]),
     ("roles:write", &["owner", "admin"]),
     ("activity:read", &["owner", "admin"]),
     ("security:write", &["owner", "admin"]),

@@ -90,7 +90,8 @@ impl CustomRole {
         store.records::<Self>(scope).find(doc! { "_id": id }).await
     }
 
-    fn grant(self) -> Grant {
+    /// What the role allows.
+    pub fn grant(self) -> Grant {
         Grant { role: self.id.into(), name: self.name.to_string(), permissions: self.permissions }
     }
 

@@ -56,7 +56,9 @@ permissions! {
     UsersWrite = "users:write" for Owner Admin;
     /// Remove members.
     UsersDelete = "users:delete" for Owner Admin;
-    /// View, create and change custom roles.
+    /// View the roles. Whoever may give or change roles may also view them.
+    RolesRead = "roles:read" for Owner Admin;
+    /// Create and change custom roles.
     RolesWrite = "roles:write" for Owner Admin;
     /// View the activity of members.
     ActivityRead = "activity:read" for Owner Admin;
@@ -87,6 +89,14 @@ impl Permission {
         1 << self as u32
     }
 
+    /// The permission that its holders have as well, if there is one.
+    const fn implied(self) -> Option<Self> {
+        match self {
+            Self::UsersInvite | Self::UsersWrite | Self::RolesWrite => Some(Self::RolesRead),
+            _ => None,
+        }
+    }
+
     /// Whether it gives power: its holders can change members, roles, security rules, API keys or
     /// the owner of the tenant. A stolen session must not be enough to give it to somebody, because
     /// the thief could then sign in as that person.
@@ -103,6 +113,7 @@ impl Permission {
             Self::TenantRead
             | Self::TenantWrite
             | Self::UsersRead
+            | Self::RolesRead
             | Self::ActivityRead
             | Self::BrandingWrite
             | Self::BillingRead
@@ -144,7 +155,7 @@ impl PartialSchema for Permission {
 
 impl ToSchema for Permission {}
 
-/// A set of permissions; stored and shown as a list.
+/// A set of permissions, with those that they imply; stored and shown as a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Permissions(u32);
 
@@ -195,7 +206,9 @@ impl ToSchema for Permissions {
 
 impl FromIterator<Permission> for Permissions {
     fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
-        Self(permissions.into_iter().fold(0, |bits, permission| bits | permission.bit()))
+        let with_implied = |permission: Permission| [Some(permission), permission.implied()];
+        let all = permissions.into_iter().flat_map(with_implied).flatten();
+        Self(all.fold(0, |bits, permission| bits | permission.bit()))
     }
 }
 
@@ -454,6 +467,15 @@ mod tests {
             );
         }
         assert_eq!("users:*".parse::<Permission>(), Err(UnknownPermission));
+    }
+
+    #[test]
+    fn whoever_may_give_or_change_roles_may_view_them() {
+        for permission in Permission::ALL {
+            let set: Permissions = [*permission].into_iter().collect();
+            let gives = ["users:invite", "users:write", "roles:write", "roles:read"];
+            assert_eq!(set.contains(Permission::RolesRead), gives.contains(&permission.as_str()));
+        }
     }
 
     #[test]

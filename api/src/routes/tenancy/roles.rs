@@ -4,7 +4,7 @@ use axum::{Json as Answer, extract::State, http::StatusCode, response::Response}
 use common::{clock::Timestamp, id::RoleId, name::Name};
 use domain::tenancy::{
     custom_roles::{CreateRole, CustomRole, DeleteRole, RoleError, UpdateRole},
-    roles::{Grant, Permissions, Role, RoleRef},
+    roles::{Grant, Permission, Permissions, Role, RoleRef},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,7 +14,7 @@ use crate::{
         etag::{self, IfMatch, IfNoneMatch},
         page::List,
     },
-    extract::{Fields, FromFields, Json, PathId, Requires, RolesWrite},
+    extract::{Fields, FromFields, Json, PathId, Requires, RolesRead, RolesWrite},
     problem::{NotRecent, Problem, Refusals},
     state::App,
 };
@@ -55,6 +55,23 @@ impl From<CustomRole> for RoleView {
     }
 }
 
+/// A role in the list.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ListedRole {
+    #[serde(flatten)]
+    role: RoleView,
+    /// Whether the caller may give the role to somebody.
+    assignable: bool,
+}
+
+impl ListedRole {
+    fn new(role: RoleView, given: &Grant, callers: &Grant) -> Self {
+        let may_give = [Permission::UsersInvite, Permission::UsersWrite];
+        let may_give = may_give.into_iter().any(|permission| callers.may(permission));
+        Self { role, assignable: may_give && callers.reaches(given) }
+    }
+}
+
 #[derive(ToSchema)]
 pub(crate) struct RoleBody {
     /// Unique among the roles of the tenant.
@@ -75,15 +92,19 @@ impl FromFields for RoleBody {
 /// Lists the built-in roles, the most powerful first, then the roles of the tenant by name.
 #[utoipa::path(
     get, path = "/api/tenant/roles", tag = "Roles",
-    responses((status = 200, description = "The roles.", body = List<RoleView>))
+    responses((status = 200, description = "The roles.", body = List<ListedRole>))
 )]
 pub(crate) async fn list(
-    access: Requires<RolesWrite>,
+    access: Requires<RolesRead>,
     State(app): State<App>,
-) -> Result<Answer<List<RoleView>>, Problem> {
+) -> Result<Answer<List<ListedRole>>, Problem> {
     let own = CustomRole::all(app.store(), access.caller.scope()).await?;
-    let built_in = Role::ALL.iter().map(|role| Grant::from(*role).into());
-    Ok(Answer(built_in.chain(own.into_iter().map(RoleView::from)).collect()))
+    let built_in =
+        Role::ALL.iter().map(|role| (RoleView::from(Grant::from(*role)), Grant::from(*role)));
+    let own = own.into_iter().map(|role| (RoleView::from(role.clone()), role.grant()));
+    let listed =
+        |(view, given): (RoleView, Grant)| ListedRole::new(view, &given, &access.caller.grant);
+    Ok(Answer(built_in.chain(own).map(listed).collect()))
 }
 
 /// Create a role
@@ -123,7 +144,7 @@ pub(crate) async fn create(
     )
 )]
 pub(crate) async fn see(
-    access: Requires<RolesWrite>,
+    access: Requires<RolesRead>,
     State(app): State<App>,
     PathId(role): PathId<RoleRef>,
     if_none_match: IfNoneMatch,

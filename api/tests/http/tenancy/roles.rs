@@ -74,6 +74,36 @@ async fn a_custom_role_is_created_changed_and_deleted() {
         .expect_problem(StatusCode::NOT_FOUND, "not_found");
 }
 
+/// Whoever gives roles sees them, and which of them they may give.
+#[tokio::test]
+async fn the_list_says_which_roles_the_caller_may_give() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let inviter =
+        make(&world, &ada.token, "Inviter", &["users:invite", "tenant:read", "usage:read"]);
+    let inviter = id_of(&inviter.await.expect(StatusCode::CREATED));
+    let reader = make(&world, &ada.token, "Reader", &["roles:read", "tenant:read", "usage:read"]);
+    let reader = id_of(&reader.await.expect(StatusCode::CREATED));
+    let assignable = async |token: &str| {
+        let listed = world.client.get_as(token, ROLES).await.expect(StatusCode::OK).json();
+        let items = listed["items"].as_array().unwrap().clone();
+        let items = items.iter().filter(|role| role["assignable"] == true);
+        items.map(|role| role["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = ["Owner", "Admin", "Member", "Billing", "Viewer", "Inviter", "Reader"];
+    assert_eq!(assignable(&ada.token).await, all);
+    let admin = people.join(&ada, "admin@example.com", Role::Admin).await;
+    assert_eq!(assignable(&admin.token).await, all[1..]);
+    let bob = people.join(&ada, "bob@example.com", inviter).await;
+    assert_eq!(assignable(&bob.token).await, ["Inviter", "Reader"]);
+    let eve = people.join(&ada, "eve@example.com", reader).await;
+    assert_eq!(assignable(&eve.token).await, Vec::<String>::new(), "she may give none");
+    let viewer = people.join(&ada, "viewer@example.com", Role::Viewer).await;
+    let refused = world.client.get_as(&viewer.token, ROLES).await;
+    refused.expect_problem(StatusCode::FORBIDDEN, "forbidden");
+}
+
 #[tokio::test]
 async fn changes_of_a_role_apply_at_once_and_me_names_the_role() {
     let world = World::new().await;
