@@ -32,7 +32,10 @@ const NO_SCOPES: [&str; 0] = [];
     info(
         title = "Tenantry",
         description = "Errors are problem details (RFC 9457). Programs should branch on `code`; people can read `title` and \
-                       `detail`. Include the `request_id` when you contact support. Times are in UTC (RFC 3339). Ids are opaque strings.",
+                       `detail`. Include the `request_id` when you contact support. Times are in UTC (RFC 3339). Ids are opaque strings.\n\n\
+                       Requests are limited per minute. The headers `RateLimit-Policy` and `RateLimit` \
+                       (draft-ietf-httpapi-ratelimit-headers-11) have the quota (`q`) of each policy, the requests that are left (`r`), \
+                       and the seconds until one more is added (`t`). After 429 `rate_limited`, wait for `Retry-After` seconds.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
@@ -109,11 +112,13 @@ pub(crate) fn operations_by_path() -> Vec<(&'static str, String)> {
 }
 
 /// Describes the operation of a route: its id, what it requires of its caller, what the arguments of
-/// its handler read and refuse, and whether it rejects all query parameters.
+/// its handler read and refuse, whether it rejects all query parameters, and whether its requests are
+/// limited.
 pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
     path: &mut PathItem,
     id: &str,
     rejects_query: bool,
+    is_limited: bool,
 ) {
     for operation in operations(path) {
         operation.operation_id = Some(id.to_owned());
@@ -123,7 +128,8 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
             operation.parameters.get_or_insert_default().extend(parameters);
         }
         let rejected = query::REJECTED.into_iter().filter(|_| rejects_query);
-        let refusals = H::refusals().into_iter().chain(rejected).collect();
+        let limited = is_limited.then_some(Code::RateLimited);
+        let refusals = H::refusals().into_iter().chain(rejected).chain(limited).collect();
         let codes = problem::declare(&mut operation.responses, refusals);
         if A::RECENT {
             extend(operation, "x-recent-authentication", "always".into());

@@ -12,7 +12,7 @@ use common::{
     telemetry::metrics::Resource,
 };
 use domain::{
-    access::throttle::Throttle,
+    access::{rate_limits::RateLimits, throttle::Throttle},
     identity::{mfa::passkeys::RelyingParty, passwords::Policy},
 };
 use jobs::{Drain, Jobs};
@@ -37,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) name: Name,
     /// Limits attempts.
     pub(crate) throttle: Throttle,
+    /// Limits requests.
+    pub(crate) rate_limits: RateLimits,
     /// Master key of the installation.
     pub(crate) key: MasterKey,
     /// Signs and verifies access tokens.
@@ -84,6 +86,7 @@ impl App {
         Resource::Requests.limit_to(config.api.concurrency_max);
         Ok(Self(Arc::new(Parts {
             throttle: Throttle::new(jobs.redis().clone(), key.clone()),
+            rate_limits: RateLimits::new(jobs.redis().clone(), key.clone(), config.rate_limits),
             jobs,
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
             passwords: Arc::new(policy(&config.auth)?),

@@ -46,6 +46,10 @@ impl Servers {
         env.push(("TENANTRY__TELEMETRY__FILTER".to_owned(), "warn".to_owned()));
         // All requests come from one network.
         env.push(("TENANTRY__AUTH__MAILS_PER_NETWORK".to_owned(), "1000000".to_owned()));
+        // Requests are counted, and none is refused.
+        for policy in ["NETWORK", "USER", "KEY", "TENANT"] {
+            env.push((format!("TENANTRY__RATE_LIMITS__{policy}"), "1000000".to_owned()));
+        }
         env
     }
 }

@@ -89,6 +89,11 @@ pub(super) fn address_of(parts: &Parts, app: &App) -> Option<IpAddr> {
     address_by(&parts.headers, &parts.extensions, app)
 }
 
+/// As [`network_of`], of a request whose body was split off.
+pub(crate) fn client_network(parts: &Parts, app: &App) -> Option<Network> {
+    address_of(parts, app).map(Network::of)
+}
+
 /// Network of the client of a request, if its IP address is known.
 pub(crate) fn network_of(request: &HttpRequest, app: &App) -> Option<Network> {
     address_by(request.headers(), request.extensions(), app).map(Network::of)

@@ -94,6 +94,7 @@ codes! {
     ValidationFailed = UNPROCESSABLE_ENTITY "validation_failed" "Some fields are invalid";
     PasswordTooWeak = UNPROCESSABLE_ENTITY "password_too_weak" "The password is too weak";
     TooManyAttempts = TOO_MANY_REQUESTS "too_many_attempts" "Too many attempts";
+    RateLimited = TOO_MANY_REQUESTS "rate_limited" "Too many requests";
     UnknownField = UNPROCESSABLE_ENTITY "unknown_field" "The request has unknown fields";
     Refused = BAD_REQUEST "refused" "The request was rejected";
     Internal = INTERNAL_SERVER_ERROR "internal" "Internal error";

@@ -93,6 +93,7 @@ pub(crate) struct Problem {
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
     mfa: Option<Box<SecondFactorWanted>>,
+    policies: Vec<&'static str>,
 }
 
 /// How to continue with a second factor after `mfa_required`.
@@ -142,6 +143,11 @@ pub(crate) struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
     public_key: Option<&'a Options>,
+    /// If `code` is `rate_limited`: the policies whose limits are reached, among `network`, `user`,
+    /// `key` and `tenant`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false, example = json!(["key"]))]
+    violated_policies: &'a [&'static str],
 }
 
 impl Problem {
@@ -158,7 +164,15 @@ impl Problem {
             Code::Overloaded => Some(OVERLOAD_PAUSE),
             _ => None,
         };
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after, challenge, mfa: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after,
+            challenge,
+            mfa: None,
+            policies: Vec::new(),
+        }
     }
 
     /// Some fields are invalid.
@@ -231,6 +245,16 @@ impl Problem {
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
         Self { retry_after: Some(whole_seconds(wait)), ..Self::new(Code::TooManyAttempts, detail) }
+    }
+
+    /// The limits of these `policies` are reached; the next request is allowed after `wait`.
+    pub(crate) fn rate_limited(policies: Vec<&'static str>, wait: Duration) -> Self {
+        let detail = format!(
+            "The limit of requests a minute is reached ({}). Wait for `Retry-After` seconds, and spread requests evenly.",
+            policies.join(", "),
+        );
+        let problem = Self::new(Code::RateLimited, detail);
+        Self { retry_after: Some(whole_seconds(wait)), policies, ..problem }
     }
 
     /// The tenant has exhausted its mail budget of today; the next day begins after `wait`.
@@ -395,6 +419,7 @@ impl Problem {
             mfa_token: mfa.map(|mfa| mfa.mfa_token.as_str()),
             methods: mfa.map(|mfa| mfa.methods.as_slice()),
             public_key: mfa.and_then(|mfa| mfa.public_key.as_ref()),
+            violated_policies: &self.policies,
         };
         // Strings and numbers only: this cannot fail.
         serde_json::to_vec(&written).unwrap_or_default()

@@ -19,11 +19,11 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, Account, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesWrite,
-        SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite,
-        UsersRead, UsersWrite, query,
+        Access, Account, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead,
+        RolesWrite, SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer, UsersDelete,
+        UsersInvite, UsersRead, UsersWrite, query,
     },
-    middleware::{BODY_BYTES_MAX, headers, limits, observe},
+    middleware::{BODY_BYTES_MAX, headers, limits, observe, rate_limits},
     openapi,
     state::App,
 };
@@ -49,7 +49,8 @@ impl Route {
         let reads_query = H::parameters().iter().any(is_query);
         for (path, item) in &mut paths.paths {
             let rejects_query = path.starts_with(API) && !reads_query;
-            openapi::describe::<A, Args, H>(item, &id, rejects_query);
+            let is_limited = rate_limits::applies_to(path);
+            openapi::describe::<A, Args, H>(item, &id, rejects_query, is_limited);
             if rejects_query {
                 handler = handler
                     .route_layer(from_fn(|request, next| query::reject(A::NEED, request, next)));
@@ -128,9 +129,9 @@ fn with_database() -> OpenApiRouter<App> {
         route!(tenancy::ownership::offer, Recent<Requires<TenantTransfer>>),
         route!(tenancy::ownership::accept, Recent<Caller>),
         route!(tenancy::ownership::cancel, Caller),
-        route!(tenancy::roles::list, Requires<RolesWrite>),
+        route!(tenancy::roles::list, Requires<RolesRead>),
         route!(tenancy::roles::create, Requires<RolesWrite>),
-        route!(tenancy::roles::see, Requires<RolesWrite>),
+        route!(tenancy::roles::see, Requires<RolesRead>),
         route!(tenancy::roles::update, Requires<RolesWrite>),
         route!(tenancy::roles::delete, Requires<RolesWrite>),
         route!(tenancy::tenant_domains::list, Requires<SecurityWrite>),
@@ -162,7 +163,9 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
 pub(crate) fn all(app: App) -> Router {
     let (memory, _) = from_memory().split_for_parts();
     let (database, _) = with_database().split_for_parts();
-    let database = database.route_layer(from_fn_with_state(app.clone(), limits::with_database));
+    let database = database
+        .route_layer(from_fn_with_state(app.clone(), rate_limits::limit))
+        .route_layer(from_fn_with_state(app.clone(), limits::with_database));
     Router::new()
         .merge(database)
         .merge(memory)

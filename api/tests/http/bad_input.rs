@@ -375,3 +375,24 @@ async fn expensive_queries_are_rejected_quickly() {
         assert_eq!(found.1.expect(StatusCode::OK).json()["items"], json!([]));
     }
 }
+
+#[tokio::test]
+async fn every_route_rejects_query_parameters_that_it_does_not_read() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder("ada@example.com").await;
+    let mut tried = 0;
+    for operation in Operation::all().into_iter().filter(|one| one.path.starts_with("/api/")) {
+        let id = if operation.wants_id() { operation.absent_id() } else { "x" };
+        let path = operation.path.replace("{id}", id).replace("{token}", id);
+        let request = world
+            .client
+            .request(operation.method.clone(), &format!("{path}?utm_source=x"))
+            .bearer_auth(&ada.token)
+            .json(&operation.example().unwrap_or_else(|| json!({})));
+        let refused = Answer::of(request).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field");
+        assert_eq!(refused.field_errors(), ["utm_source:unknown_field"], "{operation}");
+        tried += 1;
+    }
+    assert!(tried > 60, "{tried}");
+}

@@ -127,3 +127,22 @@ async fn a_hostile_token_is_escaped() {
     let page = expect_page(page, StatusCode::OK, "Verify my email address");
     assert!(page.body.contains("&quot;&gt;&lt;script&gt;"), "{}", page.body);
 }
+
+/// Mail services add parameters to links to see who follows them.
+#[tokio::test]
+async fn pages_ignore_what_link_trackers_append() {
+    let world = World::new().await;
+    for path in [
+        "/verify-email",
+        "/reset-password",
+        "/forgot-password",
+        "/invitations/accept",
+        "/change-email",
+    ] {
+        let plain = world.client.get(&format!("{path}?token=x")).await;
+        let tracked = format!("{path}?utm_source=mail&token=x&utm_source=again&mc_eid=1&fbclid");
+        let tracked = world.client.get(&tracked).await;
+        assert_eq!((tracked.status, &tracked.body), (plain.status, &plain.body), "{path}");
+        assert!(tracked.header("content-type").starts_with("text/html"), "{path}: {tracked:?}");
+    }
+}

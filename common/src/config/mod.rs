@@ -17,6 +17,7 @@ mod members;
 mod mongodb;
 mod proxies;
 mod queues;
+mod rate_limits;
 mod reader;
 mod redis;
 mod smtp;
@@ -38,6 +39,7 @@ pub use members::Members;
 pub use mongodb::Mongodb;
 pub use proxies::TrustedProxies;
 pub use queues::{Queue, QueueDeclaration, QueueSettings, Queues};
+pub use rate_limits::{RATE_LIMIT_MAX, RateLimits};
 use reader::Reader;
 pub use reader::{Key, Mistake, Mistakes, PASSWORD_SCORE_MAX, Period, Rate, Sources};
 pub use redis::{Redis, RedisUrl};
@@ -88,6 +90,8 @@ pub struct Config {
     pub members: Members,
     /// The mail budgets of tenants.
     pub mail_budget: MailBudget,
+    /// Rate limits of requests.
+    pub rate_limits: RateLimits,
     /// Maintenance of the installation.
     pub maintenance: Maintenance,
     /// The database.
@@ -143,6 +147,7 @@ impl Config {
             worker,
             members: Members::read(r),
             mail_budget: MailBudget::read(r),
+            rate_limits: RateLimits::read(r),
             maintenance: Maintenance::read(r),
             mongodb: Mongodb::read(r),
             redis: Redis::read(r),

@@ -150,6 +150,12 @@ metrics! {
     AUTH_THROTTLED: IntCounterVec = "tenantry_auth_throttled_total" ["act"];
     /// Attempts counted by this process alone because Redis did not answer.
     AUTH_THROTTLE_OUTAGES: IntCounter = "tenantry_auth_throttle_outages_total";
+    /// Requests refused by a rate limit, by policy.
+    RATE_LIMITED: IntCounterVec = "tenantry_rate_limited_total" ["policy"];
+    /// Requests that were not limited because Redis did not answer.
+    RATE_LIMIT_OUTAGES: IntCounter = "tenantry_rate_limit_outages_total";
+    /// Seconds that Redis took to count a request.
+    RATE_LIMIT_DURATION: Histogram = "tenantry_rate_limit_duration_seconds" in REQUEST_BUCKETS;
     /// Passwords waiting to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
     /// Requests rejected because too many passwords waited to be hashed.

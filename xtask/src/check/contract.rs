@@ -26,11 +26,14 @@ const TIME_SECONDS: &str = "45";
 /// The time for everything, including the start.
 const TIME_MAX: Duration = Duration::from_mins(2);
 /// Every request comes from one network, and some must fail.
-const UNTHROTTLED: [&str; 4] = [
+const UNTHROTTLED: [&str; 7] = [
     "TENANTRY__AUTH__LOGIN_FAILURES_PER_ACCOUNT",
     "TENANTRY__AUTH__LOGIN_FAILURES_PER_NETWORK",
     "TENANTRY__AUTH__MAILS_PER_ACCOUNT",
     "TENANTRY__AUTH__MAILS_PER_NETWORK",
+    "TENANTRY__RATE_LIMITS__NETWORK",
+    "TENANTRY__RATE_LIMITS__USER",
+    "TENANTRY__RATE_LIMITS__TENANT",
 ];
 
 pub(super) async fn check() -> anyhow::Result<Outcome> {

@@ -1,1 +1,2 @@
+mod rate_limits;
 pub(crate) mod throttle;
