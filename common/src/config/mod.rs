@@ -10,6 +10,7 @@ mod auth;
 mod checks;
 mod dns;
 mod hosts;
+mod idempotency;
 mod jobs;
 mod mail_budget;
 mod maintenance;
@@ -32,6 +33,7 @@ pub use auth::Auth;
 use auth::DEVELOPMENT_MASTER_KEY;
 pub use dns::Dns;
 pub use hosts::Hosts;
+pub use idempotency::Idempotency;
 pub use jobs::Jobs;
 pub use mail_budget::MailBudget;
 pub use maintenance::{Maintenance, PURGE_AFTER_MAX};
@@ -86,6 +88,8 @@ pub struct Config {
     pub worker: Worker,
     /// Accounts and tokens.
     pub auth: Auth,
+    /// Requests with an idempotency key.
+    pub idempotency: Idempotency,
     /// Members, invitations and domains of tenants.
     pub members: Members,
     /// The mail budgets of tenants.
@@ -145,6 +149,7 @@ impl Config {
             app,
             api,
             worker,
+            idempotency: Idempotency::read(r),
             members: Members::read(r),
             mail_budget: MailBudget::read(r),
             rate_limits: RateLimits::read(r),

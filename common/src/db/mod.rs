@@ -125,6 +125,15 @@ impl DbError {
             [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT];
         unreachable || passing.iter().any(|label| error.contains_label(label))
     }
+
+    /// Whether another transaction that has not ended, or that ended after this one had begun, wrote
+    /// the same row. Unless the body of a change makes another error of it, the whole body is
+    /// retried.
+    pub fn is_write_conflict(&self) -> bool {
+        use mongodb::error::ErrorKind;
+        let Self::Mongo(error) = self else { return false };
+        matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == WRITE_CONFLICT)
+    }
 }
 
 /// A short message for operators: the driver's own text dumps its internal state.
@@ -149,6 +158,8 @@ pub const COLLECTIONS: &[schema::Collection] =
 
 /// Error code of a unique index that rejected a row.
 const DUPLICATE_KEY: i32 = 11_000;
+/// Error code of a write to a row that another transaction is writing.
+const WRITE_CONFLICT: i32 = 112;
 
 impl From<mongodb::error::Error> for DbError {
     fn from(error: mongodb::error::Error) -> Self {

@@ -156,6 +156,11 @@ metrics! {
     RATE_LIMIT_OUTAGES: IntCounter = "tenantry_rate_limit_outages_total";
     /// Seconds that Redis took to count a request.
     RATE_LIMIT_DURATION: Histogram = "tenantry_rate_limit_duration_seconds" in REQUEST_BUCKETS;
+    /// Requests with an idempotency key, by outcome: carried out for the first time, answered with
+    /// the stored response, carried out before with a response too large to store, refused because
+    /// the key belongs to another request, refused because its first request is in progress, or
+    /// refused because the key is invalid.
+    IDEMPOTENT_REQUESTS: IntCounterVec = "tenantry_idempotent_requests_total" ["outcome": "first" | "replayed" | "not_kept" | "reused" | "in_progress" | "invalid"];
     /// Passwords waiting to be hashed.
     PASSWORD_HASH_WAITING: IntGauge = "tenantry_password_hash_waiting";
     /// Requests rejected because too many passwords waited to be hashed.
