@@ -1,5 +1,7 @@
-//! Limits on how often something may be attempted, requested or mailed.
+//! Limits on how often something may be attempted, requested or mailed, and requests that take effect
+//! once.
 
+pub mod idempotency;
 pub mod mail_slots;
 pub mod rate_limits;
 pub mod throttle;

@@ -199,11 +199,19 @@ pub struct CreateInviteLink {
     pub max: u64,
 }
 
+/// A link that was created.
+#[derive(Debug)]
+pub struct Created {
+    pub link: InviteLink,
+    /// Name of its role.
+    pub role_name: String,
+}
+
 impl Change for CreateInviteLink {
-    type Output = InviteLink;
+    type Output = Created;
     type Error = InviteLinkError;
 
-    async fn apply(&self, txn: &mut Txn) -> Result<InviteLink, InviteLinkError> {
+    async fn apply(&self, txn: &mut Txn) -> Result<Created, InviteLinkError> {
         let (scope, now) = (self.actor.scope, txn.clock().now());
         let tenant = Tenant::lock(txn, scope).await?;
         if self.role == Role::Owner.into() {
@@ -233,7 +241,7 @@ impl Change for CreateInviteLink {
         };
         txn.records::<InviteLink>(scope).insert(&link).await?;
         self.actor.record(txn, Action::InviteLinkCreated, link.id).await?;
-        Ok(link)
+        Ok(Created { link, role_name: given.name })
     }
 }
 

@@ -11,6 +11,7 @@ pub mod mail_budget;
 pub mod members;
 pub mod memberships;
 pub mod ownership;
+pub mod permitted;
 pub mod roles;
 pub mod suspension;
 pub mod tenant_domains;

@@ -73,7 +73,7 @@ mod tests {
             let domains = ["example.com".parse().unwrap()].into_iter().collect();
             let create =
                 CreateInviteLink { actor, role: Role::Viewer.into(), domains, ttl: DAY, max: 10 };
-            let invite_link = demo.jobs.commit(&Origin::system(), &create).await.unwrap();
+            let invite_link = demo.jobs.commit(&Origin::system(), &create).await.unwrap().link;
             let domain = AddDomain { actor, domain: "corp.example".parse().unwrap(), max: 10 };
             let domain = demo.jobs.commit(&Origin::system(), &domain).await.unwrap();
             let to = demo.jobs.commit(&Origin::system(), &Join(owner, actor.scope)).await.unwrap();
