@@ -6,7 +6,8 @@ use serde_json::Value;
 use utoipa::{
     OpenApi, ToSchema,
     openapi::{
-        PathItem, RefOr,
+        ObjectBuilder, PathItem, RefOr, Type,
+        header::HeaderBuilder,
         path::Operation,
         security::{
             ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
@@ -16,7 +17,7 @@ use utoipa::{
 
 use crate::{
     answers::refresh_cookie,
-    extract::{Access, Need, Stated, query},
+    extract::{Access, Need, Stated, idempotency, query},
     problem::{self, Code, FieldError, Written},
     routes,
 };
@@ -123,6 +124,9 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
     for operation in operations(path) {
         operation.operation_id = Some(id.to_owned());
         let parameters = H::parameters();
+        if parameters.iter().any(|parameter| parameter.name == idempotency::PARAMETER) {
+            add_replayed(operation);
+        }
         if !parameters.is_empty() {
             let parameters = parameters.into_iter().map(RefOr::T);
             operation.parameters.get_or_insert_default().extend(parameters);
@@ -160,6 +164,18 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
                 extend(operation, "x-permission", permission.into());
                 add_text(operation, &format!("Requires the permission `{permission}`."));
             }
+        }
+    }
+}
+
+/// Describes the header of responses that are sent again.
+fn add_replayed(operation: &mut Operation) {
+    let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true"]));
+    let text = "The request was carried out before with the same `Idempotency-Key`, and this is its response.";
+    let header = HeaderBuilder::new().schema(Some(schema)).description(Some(text)).build();
+    for (status, response) in &mut operation.responses.responses {
+        if let (true, RefOr::T(response)) = (status.starts_with('2'), response) {
+            response.headers.insert("Idempotent-Replayed".to_owned(), header.clone().into());
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) origin: String,
     /// Settings of sessions and links.
     pub(crate) auth: config::Auth,
+    /// Settings of requests with an idempotency key.
+    pub(crate) idempotency: config::Idempotency,
     /// Settings of members and invitations.
     pub(crate) members: config::Members,
     /// The mail budgets of tenants.
@@ -99,6 +101,7 @@ impl App {
             public_url: config.app.public_url.clone(),
             origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
+            idempotency: config.idempotency,
             members: config.members.clone(),
             mail_budget: config.mail_budget,
             https: config.app.public_url.starts_with("https://"),

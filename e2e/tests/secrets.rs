@@ -3,6 +3,7 @@
 
 use std::{
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -45,6 +46,8 @@ const FIRST: &str = "zanzibar canary of a password";
 const SECOND: &str = "kilimanjaro canary of a password";
 const THIRD: &str = "ouagadougou canary of a password";
 const WRONG: &str = "timbuktu canary that is wrong";
+/// End of the idempotency keys.
+const KEY: &str = "antananarivo-canary-of-a-key";
 const VERIFY: &str = "/verify-email?token=";
 const RESET: &str = "/reset-password?token=";
 const INVITED: &str = "/invitations/accept?token=";
@@ -55,7 +58,8 @@ const REAUTHENTICATE: &str = "/api/auth/reauthenticate";
 /// Length in bytes of the end of a secret that is searched for.
 const END: usize = 16;
 /// The kinds of secrets, each of which must have been searched for.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
+    "idempotency key",
     "verification link",
     "reset link",
     "used invitation",
@@ -79,6 +83,8 @@ struct World {
     client: reqwest::Client,
     exports: Exports,
     secrets: Vec<(&'static str, String)>,
+    /// How many requests were sent.
+    requests: AtomicU32,
 }
 
 impl World {
@@ -93,7 +99,9 @@ impl World {
         let client = reqwest::Client::builder().timeout(DEADLINE).build().unwrap();
         let passwords =
             [FIRST, SECOND, THIRD, WRONG].map(|password| ("password", password.to_owned()));
-        Self { env, api, worker, client, exports, secrets: passwords.into() }
+        let mut secrets = passwords.to_vec();
+        secrets.push(("idempotency key", KEY.to_owned()));
+        Self { env, api, worker, client, exports, secrets, requests: AtomicU32::new(0) }
     }
 
     async fn ask(
@@ -106,6 +114,9 @@ impl World {
     ) -> Value {
         let mut request = self.client.request(method, format!("{}{path}", self.api.url()));
         request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+        // Routes that do not store their responses ignore it.
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        request = request.header("idempotency-key", format!("{number}-{KEY}"));
         request = body.iter().fold(request, reqwest::RequestBuilder::json);
         let answer = request.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());

@@ -120,7 +120,8 @@ fn parameter(name: &str, meaning: &str) -> Parameter {
     header.description(Some(meaning)).schema(Some(String::schema())).build()
 }
 
-fn etag_of(body: &[u8]) -> String {
+/// The `ETag` of the state whose representation is `body`.
+pub(super) fn etag_of(body: &[u8]) -> String {
     let hash = digest(&SHA256, body);
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash.as_ref()[..HASH_BYTES]))
 }

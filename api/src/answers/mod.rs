@@ -3,6 +3,7 @@
 pub(crate) mod etag;
 pub(crate) mod page;
 pub(crate) mod refresh_cookie;
+pub(crate) mod reply;
 pub(crate) mod sign_in;
 pub(crate) mod tenants;
 pub(crate) mod users;

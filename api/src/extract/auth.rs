@@ -127,7 +127,7 @@ impl Account {
     }
 
     /// As [`Account::commit`], if their role in the scope's tenant still includes the permission.
-    async fn commit_with<C: Change>(
+    pub(super) async fn commit_with<C: Change>(
         &self,
         app: &App,
         needs: Option<(Permission, TenantScope)>,
@@ -136,17 +136,25 @@ impl Account {
     where
         Problem: From<C::Error>,
     {
-        let acting = Acting {
+        match app.jobs.commit(&self.origin(), &self.acting(needs, change)).await? {
+            Acted::Done(output) => Ok(output),
+            Acted::SignedOut => Err(Problem::unauthenticated(true)),
+            Acted::Forbidden(permission) => Err(Problem::forbidden(permission)),
+        }
+    }
+
+    /// A change on their behalf that requires a permission in the scope's tenant, if any.
+    pub(super) fn acting<'a, C>(
+        &self,
+        needs: Option<(Permission, TenantScope)>,
+        change: &'a C,
+    ) -> Acting<'a, C> {
+        Acting {
             session: self.session.id,
             user: self.user.id,
             tenant: self.session.tenant_id,
             needs,
             change,
-        };
-        match app.jobs.commit(&self.origin(), &acting).await? {
-            Acted::Done(output) => Ok(output),
-            Acted::SignedOut => Err(Problem::unauthenticated(true)),
-            Acted::Forbidden(permission) => Err(Problem::forbidden(permission)),
         }
     }
 }

@@ -4,6 +4,7 @@ mod argument;
 mod auth;
 mod client;
 mod distinct;
+pub(crate) mod idempotency;
 mod json;
 mod path;
 mod permission;
@@ -13,6 +14,7 @@ mod session_holder;
 pub(crate) use argument::Argument;
 pub(crate) use auth::{Account, Authenticated, Caller, Identity, authenticate};
 pub(crate) use client::{Client, Peer, client_network, network_of};
+pub(crate) use idempotency::Idempotency;
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{

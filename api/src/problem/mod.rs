@@ -42,6 +42,9 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(2);
 /// `Retry-After` when this process is overloaded.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
+/// `Retry-After` when a request with the same idempotency key is in progress.
+const IN_PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+
 /// An invalid field of a request body, or an invalid query parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
@@ -162,6 +165,7 @@ impl Problem {
         let retry_after = match code {
             Code::Unavailable | Code::Timeout => Some(OUTAGE_PAUSE),
             Code::Overloaded => Some(OVERLOAD_PAUSE),
+            Code::RequestInProgress => Some(IN_PROGRESS_PAUSE),
             _ => None,
         };
         Self {

@@ -369,12 +369,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn of(api: &Api) -> Self {
+        Self::at(api.url())
+    }
+
+    /// For the API at this URL, which has no trailing slash.
+    pub(crate) fn at(base: String) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(DEADLINE)
             .build()
             .unwrap();
-        Self { http, base: api.url() }
+        Self { http, base }
     }
 
     /// A request, to be completed and sent with [`Answer::of`].

@@ -1,11 +1,6 @@
 //! Invitations to the tenant, individually and in lists.
 
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use common::{
     clock::Timestamp,
     email::Email,
@@ -28,8 +23,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::page::Page,
-    extract::{Client, Fields, FromFields, Json, PageQuery, PathId, Requires, UsersInvite},
+    answers::{page::Page, reply},
+    extract::{
+        Client, Fields, FromFields, Idempotency, Json, PageQuery, PathId, Requires, UsersInvite,
+    },
     problem::{NoSuchInvitationList, NotRecent, Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -76,13 +73,8 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    async fn new(
-        app: &App,
-        invitation: Invitation,
-        access: &Requires<UsersInvite>,
-    ) -> Result<Self, Problem> {
-        let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
-        Ok(Self { invitation: InvitationView::new(invitation, &roles) })
+    fn new(invitation: Invitation, roles: &[CustomRole]) -> Self {
+        Self { invitation: InvitationView::new(invitation, roles) }
     }
 }
 
@@ -123,6 +115,7 @@ fn conditions(app: &App) -> Conditions {
 pub(crate) async fn invite(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    once: Idempotency,
     client: Client,
     Json(body): Json<InviteBody>,
 ) -> Result<Response, Problem> {
@@ -135,8 +128,9 @@ pub(crate) async fn invite(
         role,
         conditions: conditions(&app),
     };
-    let invitation = access.commit(&app, &invite).await?;
-    Ok((StatusCode::CREATED, Answer(Sent::new(&app, invitation, &access).await?)).into_response())
+    let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
+    let sent = |invitation| reply::created(&Sent::new(invitation, &roles));
+    access.commit_once(&app, once, &invite, sent).await
 }
 
 /// List pending invitations
@@ -192,15 +186,16 @@ pub(crate) async fn cancel(
 pub(crate) async fn resend(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    once: Idempotency,
     client: Client,
     PathId(invitation): PathId<InvitationId>,
-) -> Result<Answer<Sent>, Problem> {
+) -> Result<Response, Problem> {
     let actor = access.caller.actor();
     let _counted = Guard::of_network(&app, Act::Invite, &client).admit().await?;
-    let invitation = access
-        .commit(&app, &Resend { key: &app.key, actor, invitation, conditions: conditions(&app) })
-        .await?;
-    Ok(Answer(Sent::new(&app, invitation, &access).await?))
+    let resend = Resend { key: &app.key, actor, invitation, conditions: conditions(&app) };
+    let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
+    let sent = |invitation| reply::ok(&Sent::new(invitation, &roles));
+    access.commit_once(&app, once, &resend, sent).await
 }
 
 #[derive(ToSchema)]
@@ -302,6 +297,7 @@ impl From<InvitationList> for ListView {
 pub(crate) async fn invite_list(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    once: Idempotency,
     client: Client,
     Json(body): Json<ListBody>,
 ) -> Result<Response, Problem> {
@@ -314,8 +310,8 @@ pub(crate) async fn invite_list(
     };
     let invite =
         InviteList { actor: access.caller.actor(), lines, limits, budget: app.mail_budget };
-    let list = access.commit(&app, &invite).await?;
-    Ok((StatusCode::ACCEPTED, Answer(ListView::from(list))).into_response())
+    let accepted = |list| reply::accepted(&ListView::from(list));
+    access.commit_once(&app, once, &invite, accepted).await
 }
 
 /// Get the progress of a list

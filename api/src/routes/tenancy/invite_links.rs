@@ -13,8 +13,8 @@ use domain::{
     tenancy::{
         custom_roles::CustomRole,
         invite_links::{
-            CreateInviteLink, DeleteInviteLink, FollowInviteLink, InviteLink, InviteLinkError,
-            LINK_DOMAINS_MAX,
+            CreateInviteLink, Created, DeleteInviteLink, FollowInviteLink, InviteLink,
+            InviteLinkError, LINK_DOMAINS_MAX,
         },
         roles::{Grant, RoleRef},
         tenant_security::{EmailDomain, EmailDomains},
@@ -25,8 +25,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::{InvitationRequested, page::List},
-    extract::{Caller, Client, Fields, FromFields, Json, Open, PathId, Requires, UsersInvite},
+    answers::{InvitationRequested, page::List, reply},
+    extract::{
+        Caller, Client, Fields, FromFields, Idempotency, Json, Open, PathId, Requires, UsersInvite,
+    },
     problem::{NotRecent, Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -72,19 +74,36 @@ impl LinkView {
             Grant::of(app.store(), caller.scope(), link.role),
             link.grant(app.store())
         )?;
-        let url = || format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).link_text());
-        Ok(Self {
-            status: if vouched.is_some() { "good" } else { "void" },
-            url: caller.grant.reaches(&given).then(url),
+        let url = caller.grant.reaches(&given).then(|| url_of(app, &link));
+        let role_name = link.role.label(roles);
+        let status = if vouched.is_some() { "good" } else { "void" };
+        Ok(Self { status, ..Self::with(link, url, role_name) })
+    }
+
+    /// A link that the caller has just created, so that they may invite people with its role.
+    fn created(app: &App, Created { link, role_name }: Created) -> Self {
+        let url = url_of(app, &link);
+        Self::with(link, Some(url), role_name)
+    }
+
+    fn with(link: InviteLink, url: Option<String>, role_name: String) -> Self {
+        Self {
+            status: "good",
+            url,
             id: link.id,
-            role_name: link.role.label(roles),
+            role_name,
             role: link.role,
             domains: link.domains,
             created_by: link.created_by,
             created_at: link.created_at.into(),
             expires_at: link.expires_at.into(),
-        })
+        }
     }
+}
+
+/// The link to share.
+fn url_of(app: &App, link: &InviteLink) -> String {
+    format!("{}{PAGE}?token={}", app.public_url, link.token(&app.key).link_text())
 }
 
 #[derive(ToSchema)]
@@ -122,6 +141,7 @@ impl FromFields for LinkBody {
 pub(crate) async fn create(
     access: Requires<UsersInvite>,
     State(app): State<App>,
+    once: Idempotency,
     Json(body): Json<LinkBody>,
 ) -> Result<Response, Problem> {
     let LinkBody { role, domains } = body;
@@ -133,10 +153,8 @@ pub(crate) async fn create(
         ttl: members.invite_link_ttl,
         max: members.invite_links_max,
     };
-    let link = access.commit(&app, &create).await?;
-    let roles = CustomRole::all(app.store(), access.caller.scope()).await?;
-    Ok((StatusCode::CREATED, Answer(LinkView::new(&app, &access.caller, link, &roles).await?))
-        .into_response())
+    let created = |created| reply::created(&LinkView::created(&app, created));
+    access.commit_once(&app, once, &create, created).await
 }
 
 /// List invite links

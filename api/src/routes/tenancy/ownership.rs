@@ -1,11 +1,6 @@
 //! Transfers of ownership of the tenant.
 
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json as Answer, extract::State, http::StatusCode, response::Response};
 use common::{
     clock::Timestamp,
     id::{OwnershipTransferId, UserId},
@@ -23,8 +18,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::page::List,
-    extract::{Caller, Client, Fields, FromFields, Json, PathId, Recent, Requires, TenantTransfer},
+    answers::{page::List, reply},
+    extract::{
+        Caller, Client, Fields, FromFields, Idempotency, Json, PathId, Recent, Requires,
+        TenantTransfer,
+    },
     problem::{NoSecondFactor, Problem, Refusals},
     state::App,
     throttle::Guard,
@@ -95,6 +93,7 @@ pub(crate) async fn list(
 pub(crate) async fn offer(
     Recent(access): Recent<Requires<TenantTransfer>>,
     State(app): State<App>,
+    once: Idempotency,
     client: Client,
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
@@ -107,8 +106,8 @@ pub(crate) async fn offer(
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };
-    let offered = access.commit(&app, &offer).await?;
-    Ok((StatusCode::CREATED, Answer(TransferView::from(offered))).into_response())
+    let offered = |offer| reply::created(&TransferView::from(offer));
+    access.commit_once(&app, once, &offer, offered).await
 }
 
 /// Accept an ownership offer
@@ -122,14 +121,14 @@ pub(crate) async fn offer(
 pub(crate) async fn accept(
     Recent(caller): Recent<Caller>,
     State(app): State<App>,
+    once: Idempotency,
     PathId(offer): PathId<OwnershipTransferId>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     if caller.lacks_second_factor() {
         return Err(NoSecondFactor.into());
     }
     let accept = AcceptOwnership { scope: caller.scope(), user: caller.account.user.id, offer };
-    caller.commit(&app, &accept).await?;
-    Ok(StatusCode::NO_CONTENT)
+    caller.commit_once(&app, once, &accept, |_| Ok(reply::no_content())).await
 }
 
 /// Cancel or decline an ownership offer

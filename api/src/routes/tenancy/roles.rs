@@ -13,8 +13,9 @@ use crate::{
     answers::{
         etag::{self, IfMatch, IfNoneMatch},
         page::List,
+        reply,
     },
-    extract::{Fields, FromFields, Json, PathId, Requires, RolesRead, RolesWrite},
+    extract::{Fields, FromFields, Idempotency, Json, PathId, Requires, RolesRead, RolesWrite},
     problem::{NotRecent, Problem, Refusals},
     state::App,
 };
@@ -121,6 +122,7 @@ pub(crate) async fn list(
 pub(crate) async fn create(
     access: Requires<RolesWrite>,
     State(app): State<App>,
+    once: Idempotency,
     Json(body): Json<RoleBody>,
 ) -> Result<Response, Problem> {
     let RoleBody { name, permissions } = body;
@@ -130,8 +132,8 @@ pub(crate) async fn create(
         permissions,
         max: app.members.custom_roles_max,
     };
-    let role = access.commit(&app, &create).await?;
-    etag::tagged(StatusCode::CREATED, &RoleView::from(role))
+    let created = |role| reply::created_tagged(&RoleView::from(role));
+    access.commit_once(&app, once, &create, created).await
 }
 
 /// Get a role

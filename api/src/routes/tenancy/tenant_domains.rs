@@ -30,9 +30,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::{InvitationRequested, page::List},
+    answers::{InvitationRequested, page::List, reply},
     extract::{
-        Account, Client, Fields, FromFields, Json, Nullable, PathId, Recent, Requires,
+        Account, Client, Fields, FromFields, Idempotency, Json, Nullable, PathId, Recent, Requires,
         SecurityWrite,
     },
     problem::{NotJoinable, Problem, Refusals},
@@ -138,6 +138,7 @@ pub(crate) async fn list(
 pub(crate) async fn add(
     access: Requires<SecurityWrite>,
     State(app): State<App>,
+    once: Idempotency,
     Json(body): Json<DomainBody>,
 ) -> Result<Response, Problem> {
     let add = AddDomain {
@@ -145,8 +146,8 @@ pub(crate) async fn add(
         domain: body.domain,
         max: app.members.domains_max,
     };
-    let domain = access.commit(&app, &add).await?;
-    Ok((StatusCode::CREATED, Answer(DomainView::new(&app, domain))).into_response())
+    let added = |domain| reply::created(&DomainView::new(&app, domain));
+    access.commit_once(&app, once, &add, added).await
 }
 
 /// Verify a domain
@@ -164,6 +165,7 @@ pub(crate) async fn add(
 pub(crate) async fn verify(
     access: Requires<SecurityWrite>,
     State(app): State<App>,
+    once: Idempotency,
     client: Client,
     PathId(domain): PathId<TenantDomainId>,
 ) -> Result<Response, Problem> {
@@ -172,8 +174,8 @@ pub(crate) async fn verify(
         .ok_or(DomainError::NotFound)?;
     let _counted =
         Guard::of_account(&app, Act::CheckDomain, &domain.id.to_string(), &client).admit().await?;
-    access.commit(&app, &CheckDomains::of([&domain])).await?;
-    Ok((StatusCode::ACCEPTED, Answer(DomainView::new(&app, domain))).into_response())
+    let accepted = |()| reply::accepted(&DomainView::new(&app, domain.clone()));
+    access.commit_once(&app, once, &CheckDomains::of([&domain]), accepted).await
 }
 
 #[derive(ToSchema)]

@@ -1,11 +1,6 @@
 //! The tenants of the caller, and the current one, which the session is in.
 
-use axum::{
-    Json as Answer,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json as Answer, extract::State, response::Response};
 use common::{
     clock::Timestamp,
     id::{self, TenantId},
@@ -21,8 +16,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answers::{etag::IfNoneMatch, page::Page, tenants::TenantView},
-    extract::{Account, Fields, FromFields, Json, PageQuery, Requires, TenantRead},
+    answers::{etag::IfNoneMatch, page::Page, reply, tenants::TenantView},
+    extract::{Account, Fields, FromFields, Idempotency, Json, PageQuery, Requires, TenantRead},
     problem::{Problem, Refusals},
     state::App,
 };
@@ -124,11 +119,12 @@ impl FromFields for NewTenant {
 pub(crate) async fn create(
     account: Account,
     State(app): State<App>,
+    once: Idempotency,
     Json(body): Json<NewTenant>,
 ) -> Result<Response, Problem> {
     let NewTenant { name, slug } = body;
     let (user, max) = (account.user.id, app.members.tenants_owned_max);
-    let tenant = account.commit(&app, &CreateTenant { user, name, slug, max }).await?;
-    let view = TenantView::new(&tenant, Role::Owner.into());
-    Ok((StatusCode::CREATED, Answer(view)).into_response())
+    let created = |tenant| reply::created(&TenantView::new(&tenant, Role::Owner.into()));
+    let create = CreateTenant { user, name, slug, max };
+    account.commit_once(&app, once, &create, created).await
 }

@@ -1,2 +1,3 @@
+mod idempotency;
 mod rate_limits;
 pub(crate) mod throttle;
