@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: measures the product on this machine, with release builds and real servers.
 //! Requests are sent at a fixed rate ([`load`]). `bench jobs` compares the engine with its peers
-//! ([`jobs`]); `bench auth` measures the cost of authentication ([`auth`]); `chaos` tests the
-//! engine under faults ([`chaos`]).
+//! ([`jobs`]); `bench auth` measures the cost of authentication ([`auth`]), `bench access` that of
+//! access for programs ([`access`]); `chaos` tests the engine under faults ([`chaos`]).
 
+mod access;
 mod accounts;
 mod auth;
 mod build;
@@ -62,6 +63,8 @@ enum Part {
     Jobs(jobs::Options),
     /// Measure the cost of signing in, of authenticating a request, and of a flood of sign-ins.
     Auth(auth::Options),
+    /// Measure the cost of access for programs.
+    Access(access::Options),
     /// Run the job engine under faults for a while, and prove that no job is lost.
     Chaos(chaos::Options),
 }
@@ -71,6 +74,7 @@ impl Part {
         match self {
             Self::Jobs(options) => jobs::run(options).await,
             Self::Auth(options) => auth::run(options).await,
+            Self::Access(options) => access::run(options).await,
             Self::Chaos(options) => chaos::run(options).await,
         }
     }

@@ -47,11 +47,15 @@ impl Target {
 /// Creates the body of each request.
 type Body = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Creates further headers of each request.
+type Headers = Box<dyn Fn() -> HeaderMap + Send + Sync>;
+
 /// A kind of request.
 pub(crate) struct Call {
     method: Method,
     url: Url,
     headers: HeaderMap,
+    each: Option<Headers>,
     body: Option<Body>,
     expected: StatusCode,
 }
@@ -64,6 +68,7 @@ impl Call {
             method: Method::GET,
             url,
             headers: HeaderMap::new(),
+            each: None,
             body: None,
             expected: StatusCode::OK,
         })
@@ -82,6 +87,7 @@ impl Call {
             method: Method::POST,
             url: target.join(path)?,
             headers,
+            each: None,
             body: Some(Box::new(body)),
             expected,
         })
@@ -93,9 +99,19 @@ impl Call {
         Ok(self)
     }
 
+    /// Adds headers to each request that differ from one to the next.
+    pub(crate) fn with_each(
+        mut self,
+        headers: impl Fn() -> HeaderMap + Send + Sync + 'static,
+    ) -> Self {
+        self.each = Some(Box::new(headers));
+        self
+    }
+
     fn request(&self) -> Request {
         let mut request = Request::new(self.method.clone(), self.url.clone());
         request.headers_mut().clone_from(&self.headers);
+        request.headers_mut().extend(self.each.iter().flat_map(|headers| headers()));
         *request.body_mut() = self.body.as_ref().map(|body| body().to_string().into());
         request
     }
