@@ -5,6 +5,8 @@
 //! per round; the report contains medians.
 
 mod idempotency;
+mod keys;
+mod limits;
 mod report;
 mod results;
 
@@ -17,7 +19,7 @@ use programs::{
     workspace_root,
 };
 
-use self::{idempotency::Posts, results::Results};
+use self::{idempotency::Posts, keys::Keys, limits::Counting, results::Results};
 use super::{machine::Circumstances, stack::Stack};
 use crate::build::product;
 
@@ -46,6 +48,10 @@ pub(super) struct Options {
 enum Measure {
     /// Requests with an idempotency key
     Idempotency,
+    /// What rate limits add to a request
+    Limits,
+    /// Requests with an API key, and a flood of them
+    Keys,
 }
 
 impl Options {
@@ -57,11 +63,14 @@ impl Options {
 /// Measures, then writes a table and the numbers.
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let circumstances = Circumstances::now().await?;
-    let stack = Stack::start_with(&product().await?, &settings()).await?;
+    let programs = product().await?;
+    let stack = Stack::start_with(&programs, &settings()).await?;
+    let uncounted = Stack::start_with(&programs, &uncounted()).await?;
     let mut results = Results::new(circumstances);
-    let outcome = rounds(options, &stack, &mut results).await;
+    let outcome = rounds(options, &stack, &uncounted, &mut results).await;
     let outcome = outcome.with_context(|| format!("the log of the API:\n{}", stack.api_log()));
     stack.stop().await;
+    uncounted.stop().await;
     // Results from before a failure are still valid.
     if results.any() {
         report::write(&results, &options.out)
@@ -81,13 +90,38 @@ fn settings() -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn rounds(options: &Options, stack: &Stack, results: &mut Results) -> anyhow::Result<()> {
+/// Without rate limits.
+fn uncounted() -> Vec<(&'static str, String)> {
+    let limits = [
+        "TENANTRY__RATE_LIMITS__NETWORK",
+        "TENANTRY__RATE_LIMITS__USER",
+        "TENANTRY__RATE_LIMITS__KEY",
+        "TENANTRY__RATE_LIMITS__TENANT",
+    ];
+    let none = limits.map(|limit| (limit, "0".to_owned()));
+    settings().into_iter().chain(none).collect()
+}
+
+async fn rounds(
+    options: &Options,
+    stack: &Stack,
+    uncounted: &Stack,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let time = Duration::from_secs(options.seconds.into());
     let posts = Posts::prepared(stack).await?;
+    let counting = Counting::prepared(stack, uncounted).await?;
+    let keys = Keys::prepared(stack).await?;
     for round in 1..=options.rounds {
         let what = |measure: &str| format!("round {round} of {}: {measure}", options.rounds);
         if options.wants(Measure::Idempotency) {
             step(what("requests with a key and without"), posts.round(time, results)).await?;
+        }
+        if options.wants(Measure::Limits) {
+            step(what("requests with rate limits"), counting.round(time, results)).await?;
+        }
+        if options.wants(Measure::Keys) {
+            step(what("requests with API keys"), keys.round(time, results)).await?;
         }
     }
     Ok(())

@@ -22,6 +22,15 @@ pub(super) enum Figure {
     SameP95,
     ReplayP50,
     ReplayP95,
+    UncountedP95,
+    CountedP95,
+    PingP95,
+    CountingOfPing,
+    KeyOfSessionP50,
+    KeyOfSessionP95,
+    OtherAloneP95,
+    OtherFloodedP95,
+    OtherFloodedOfAlone,
 }
 
 impl Figure {
@@ -38,6 +47,15 @@ impl Figure {
             Self::SameP95 => ("without a key ÷ itself, p95, the control", "ratio"),
             Self::ReplayP50 => ("POST that is replayed, p50", "ms"),
             Self::ReplayP95 => ("POST that is replayed, p95", "ms"),
+            Self::UncountedP95 => ("GET without rate limits, p95", "ms"),
+            Self::CountedP95 => ("GET with rate limits, p95", "ms"),
+            Self::PingP95 => ("`PING` of Redis, p95", "ms"),
+            Self::CountingOfPing => ("what rate limits add to the p95 ÷ p95 of a `PING`", "ratio"),
+            Self::KeyOfSessionP50 => ("GET with an API key ÷ with a session, p50", "ratio"),
+            Self::KeyOfSessionP95 => ("GET with an API key ÷ with a session, p95", "ratio"),
+            Self::OtherAloneP95 => ("GET of another tenant, p95", "ms"),
+            Self::OtherFloodedP95 => ("GET of another tenant during the flood of a key, p95", "ms"),
+            Self::OtherFloodedOfAlone => ("another tenant during the flood ÷ without it, p95", "ratio"),
         }
     }
 }
@@ -85,6 +103,26 @@ impl Results {
                 "a POST with a new key takes ≤ 1.3 × as long as without, p95",
                 self.median(Figure::KeyedOfBareP95),
                 1.3,
+            ),
+            at_most(
+                "rate limits add ≤ 1.5 × the p95 of a `PING` to the p95",
+                self.median(Figure::CountingOfPing),
+                1.5,
+            ),
+            at_most(
+                "a request with an API key takes ≤ 1.1 × as long as with a session, p50",
+                self.median(Figure::KeyOfSessionP50),
+                1.1,
+            ),
+            at_most(
+                "a request with an API key takes ≤ 1.1 × as long as with a session, p95",
+                self.median(Figure::KeyOfSessionP95),
+                1.1,
+            ),
+            at_most(
+                "the p95 of another tenant is ≤ 2 × as long during the flood of a key",
+                self.median(Figure::OtherFloodedOfAlone),
+                2.0,
             ),
         ];
         targets.into_iter().flatten().collect()
