@@ -7,12 +7,14 @@
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
+mod api_key;
 mod hashing_threads;
 mod link_token;
 mod master_key;
 mod password;
 mod refresh_token;
 
+pub use api_key::{ApiKeyHash, PlainApiKey, SIGNATURE_BYTES, SigningSecret};
 pub use link_token::{LinkToken, TokenHash};
 pub use master_key::{InvalidMasterKey, MacKey, MasterKey, SealError};
 pub use password::{HashError, Hasher, InvalidPassword, Password, PasswordHash, Verdict};
