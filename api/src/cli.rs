@@ -51,6 +51,9 @@ enum Command {
     /// Find, suspend and activate tenants, restore access to them, and set their mail budgets.
     #[command(subcommand)]
     Tenants(commands::tenants::TenantsCommand),
+    /// Find and revoke API keys.
+    #[command(subcommand)]
+    ApiKeys(commands::api_keys::ApiKeysCommand),
     /// Show which networks and accounts have the most attempts.
     #[command(subcommand)]
     Throttles(commands::throttles::ThrottlesCommand),
@@ -115,6 +118,9 @@ pub fn main() -> ExitCode {
         }
         Command::Tenants(command) => {
             run(output, async |desk| commands::tenants::run(&desk, command).await)
+        }
+        Command::ApiKeys(command) => {
+            run(output, async |desk| commands::api_keys::run(&desk, command).await)
         }
         Command::Throttles(command) => {
             run(output, async |desk| commands::throttles::run(&desk, command).await)

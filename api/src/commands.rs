@@ -1,5 +1,6 @@
 //! Subcommands with which operators prepare and administer an installation.
 
+pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod keys;
 pub(crate) mod migrations;

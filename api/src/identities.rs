@@ -127,6 +127,7 @@ impl Identities {
 fn concerns(revoked: Revoked, caller: &Identity) -> bool {
     match revoked {
         Revoked::Session(session) => caller.session.id == session,
+        Revoked::ApiKey(_) => false,
         Revoked::User(user) => caller.user.id == user,
         Revoked::Member(tenant, user) => {
             caller.session.tenant_id == Some(tenant) && caller.user.id == user

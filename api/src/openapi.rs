@@ -48,6 +48,7 @@ const NO_SCOPES: [&str; 0] = [];
         (name = "Tenant", description = "The current tenant and its settings."),
         (name = "Members", description = "Members of the tenant and its ownership."),
         (name = "Roles", description = "Built-in roles, and the roles of the tenant."),
+        (name = "API keys", description = "Keys with which programs call the API."),
         (name = "Invitations", description = "Invite people to the tenant, and join it."),
         (name = "Domains", description = "Email domains of the tenant, and joining a tenant by email domain."),
     ),

@@ -55,6 +55,8 @@ pub(crate) struct Parts {
     pub(crate) auth: config::Auth,
     /// Settings of requests with an idempotency key.
     pub(crate) idempotency: config::Idempotency,
+    /// Settings of API keys.
+    pub(crate) api_keys: config::ApiKeys,
     /// Settings of members and invitations.
     pub(crate) members: config::Members,
     /// The mail budgets of tenants.
@@ -102,6 +104,7 @@ impl App {
             origin: origin_of(&config.app.public_url),
             auth: config.auth.clone(),
             idempotency: config.idempotency,
+            api_keys: config.api_keys.clone(),
             members: config.members.clone(),
             mail_budget: config.mail_budget,
             https: config.app.public_url.starts_with("https://"),

@@ -160,7 +160,8 @@ fn limits(act: Act, auth: &config::Auth) -> Limits {
         | Act::CheckDomain
         | Act::ForgetPassword
         | Act::ResendVerification
-        | Act::ChangeEmail => {
+        | Act::ChangeEmail
+        | Act::ReportApiKeys => {
             // What an account causes itself is limited as a whole.
             (auth.mails_per_account, auth.mails_per_account, auth.mails_per_network)
         }

@@ -6,7 +6,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicI64, AtomicU64, Ordering},
 };
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use mongodb::bson::DateTime;
 use serde::{Serialize, Serializer};
@@ -139,6 +139,25 @@ pub struct Timestamp(DateTime);
 impl From<DateTime> for Timestamp {
     fn from(at: DateTime) -> Self {
         Self(at)
+    }
+}
+
+impl From<Timestamp> for DateTime {
+    fn from(at: Timestamp) -> Self {
+        at.0
+    }
+}
+
+/// The text is not a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a time such as 2026-11-30T09:00:00Z (RFC 3339)")]
+pub struct InvalidTimestamp;
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        DateTime::parse_rfc3339_str(text).map(Self).map_err(|_| InvalidTimestamp)
     }
 }
 

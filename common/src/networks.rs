@@ -71,6 +71,11 @@ pub struct InvalidRange;
 const MAPPED_PREFIX: u8 = 96;
 
 impl Range {
+    /// Whether the range contains all of `other`.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
     /// Whether the range contains `address`, in IPv4 or IPv4-mapped notation.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())

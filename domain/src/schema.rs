@@ -29,6 +29,7 @@ use crate::{
     },
     people::{sessions::Session, users::User},
     tenancy::{
+        api_keys::{ApiKey, usage::ApiKeyUsage},
         custom_roles::CustomRole, former_members::FormerMember, invitation_lists::InvitationList,
         invitations::Invitation, invite_links::InviteLink, mail_budget::MailBudget,
         memberships::Membership, ownership::OwnershipTransfer, tenant_domains::TenantDomain,
@@ -50,6 +51,8 @@ const READABLE_FROM: i32 = 40;
 
 /// The collections of this crate.
 const COLLECTIONS: &[Collection] = &[
+    Collection::of::<ApiKey>(),
+    Collection::of::<ApiKeyUsage>(),
     Collection::of::<AuditContext>(),
     Collection::of::<CustomRole>(),
     Collection::of::<EmailChange>(),

@@ -21,10 +21,10 @@ use crate::{
     handlers::{
         identity::{email_changes, mfa, passwords, registrations, sessions},
         platform::{canary, purge},
-        tenancy::{invitations, invite_links, members, ownership, tenant_domains},
+        tenancy::{api_keys, invitations, invite_links, members, ownership, tenant_domains},
     },
     templates::{
-        EMAIL_CHANGE_OLD, EMAIL_CHANGED, MAILS, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
+        API_KEY_EXPIRING, API_KEYS_LEAKED, API_KEYS_SUSPENDED, EMAIL_CHANGE_OLD, EMAIL_CHANGED, MAILS, MEMBER_REMOVED, MFA_CHANGED, NEW_SIGN_IN,
         OWNERSHIP_TRANSFERRED, PASSWORD_CHANGED, ROLE_CHANGED, SESSION_REUSE_ALARM,
     },
 };
@@ -32,6 +32,9 @@ use crate::{
 /// Mails about what the recipient, or a member of their tenant, did to their account. Strangers
 /// cannot cause them, and they must not wait.
 const UNSPACED: &[&Template] = &[
+    &API_KEY_EXPIRING,
+    &API_KEYS_LEAKED,
+    &API_KEYS_SUSPENDED,
     &EMAIL_CHANGE_OLD,
     &EMAIL_CHANGED,
     &MEMBER_REMOVED,
@@ -163,6 +166,9 @@ pub(crate) fn registry(app: App) -> Registry<App> {
         .on(email_changes::send_link)
         .on(email_changes::send_taken)
         .on(email_changes::send_changed)
+        .on(api_keys::send_notice)
+        .on(api_keys::warn_expiring)
+        .on(api_keys::end_leaked)
         .on(tenant_domains::check)
         .on(tenant_domains::end_grace)
         .on(tenant_domains::recheck)

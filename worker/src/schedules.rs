@@ -3,7 +3,7 @@
 use common::config::{self, Config, Mistake, Mistakes};
 use domain::{
     platform::{canary::Canary, purge::Purge},
-    tenancy::tenant_domains::RecheckDomains,
+    tenancy::{api_keys::WarnExpiring, tenant_domains::RecheckDomains},
 };
 use jobs::schedules::{Cron, InvalidCron, Missed, Schedule};
 
@@ -15,6 +15,7 @@ pub(crate) fn schedules(config: &config::Maintenance) -> Result<Vec<Schedule>, I
             Canary { tick_ms: tick.timestamp_millis() }
         })?,
         Schedule::new("maintenance.purge", &config.purge_schedule, Missed::Once, |_| Purge {})?,
+        Schedule::new("api_key.warn_expiring", "7 * * * *", Missed::Once, |_| WarnExpiring {})?,
         Schedule::new("tenant_domain.recheck", "43 * * * *", Missed::Once, |_| RecheckDomains {})?,
     ])
 }
@@ -46,6 +47,6 @@ mod tests {
         sources
             .add_environment([("TENANTRY__APP__ENVIRONMENT".to_owned(), "development".to_owned())]);
         let config = Config::load(sources).unwrap();
-        assert_eq!(schedules(&config.maintenance).unwrap().len(), 3);
+        assert_eq!(schedules(&config.maintenance).unwrap().len(), 4);
     }
 }

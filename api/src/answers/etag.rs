@@ -32,7 +32,16 @@ pub(crate) struct IfNoneMatch(Vec<String>);
 impl IfNoneMatch {
     /// `resource` with its `ETag`, or 304 when the client has it already.
     pub(crate) fn answer(&self, resource: &impl Serialize) -> Result<Response, Problem> {
-        let mut response = tagged(StatusCode::OK, resource)?;
+        self.answer_by(resource, resource)
+    }
+
+    /// As [`IfNoneMatch::answer`], for a resource of which only `state` counts as its state.
+    pub(crate) fn answer_by(
+        &self,
+        state: &impl Serialize,
+        resource: &impl Serialize,
+    ) -> Result<Response, Problem> {
+        let mut response = tagged_by(StatusCode::OK, state, resource)?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         // Compared weakly.
         let is = |tag: &String| tag == "*" || Some(tag.strip_prefix("W/").unwrap_or(tag)) == etag;
@@ -61,8 +70,18 @@ impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
 
 /// `resource`, which was just created or changed, with its `ETag`.
 pub(crate) fn tagged(status: StatusCode, resource: &impl Serialize) -> Result<Response, Problem> {
+    tagged_by(status, resource, resource)
+}
+
+/// As [`tagged`], for a resource of which only `state` counts as its state.
+pub(crate) fn tagged_by(
+    status: StatusCode,
+    state: &impl Serialize,
+    resource: &impl Serialize,
+) -> Result<Response, Problem> {
+    let state = serde_json::to_vec(state).map_err(|error| Problem::internal(&error))?;
     let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
-    let etag = HeaderValue::from_str(&etag_of(&body)).map_err(|error| Problem::internal(&error))?;
+    let etag = HeaderValue::from_str(&etag_of(&state)).map_err(|error| Problem::internal(&error))?;
     Ok((
         status,
         [

@@ -17,7 +17,7 @@ use domain::{
     identity::{mfa::Owner, sign_in::SignInError, signing_keys::AccessClaims},
     people::{sessions::Session, users::User},
     tenancy::{
-        actor::{Acted, Acting, Actor, InSession},
+        actor::{Acted, Acting, Actor, Credentials, InSession},
         memberships::Membership,
         roles::{Grant, Permission, Role},
         tenants::{Tenant, TenantStatus},
@@ -150,9 +150,11 @@ impl Account {
         change: &'a C,
     ) -> Acting<'a, C> {
         Acting {
-            session: self.session.id,
-            user: self.user.id,
-            tenant: self.session.tenant_id,
+            by: Credentials::Session {
+                session: self.session.id,
+                user: self.user.id,
+                tenant: self.session.tenant_id,
+            },
             needs,
             change,
         }

@@ -203,6 +203,22 @@ impl Fields {
         }
     }
 
+    /// An optional list of at most `max` strings, each parsed.
+    pub(crate) fn optional_list_up_to<T: FromStr>(
+        &mut self,
+        name: &str,
+        max: usize,
+    ) -> Option<Vec<T>>
+    where
+        T::Err: Display,
+    {
+        if self.given.get(name).is_none_or(Value::is_null) {
+            self.given.remove(name);
+            return None;
+        }
+        self.required_list_up_to(name, max)
+    }
+
     /// A required list of at most `max` objects, each read by `read`.
     pub(crate) fn required_objects<T>(
         &mut self,
@@ -266,14 +282,32 @@ impl Fields {
         match self.given.remove(name) {
             None => self.refuse(name, "required", "is required; send null for none"),
             Some(Value::Null) => Some(Nullable(None)),
-            Some(Value::Number(number)) => match number.as_i64() {
-                Some(number) => match T::try_from(number) {
-                    Ok(number) => Some(Nullable(Some(number))),
-                    Err(reason) => self.refuse(name, "out_of_range", &reason.to_string()),
-                },
-                None => self.refuse(name, "invalid_type", "must be a whole number"),
-            },
-            Some(_) => self.refuse(name, "invalid_type", "must be a number or null"),
+            Some(value) => self.number(name, &value).map(|number| Nullable(Some(number))),
+        }
+    }
+
+    /// An optional whole number.
+    pub(crate) fn optional_number<T: TryFrom<i64>>(&mut self, name: &str) -> Option<T>
+    where
+        T::Error: Display,
+    {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(value) => self.number(name, &value),
+        }
+    }
+
+    fn number<T: TryFrom<i64>>(&mut self, name: &str, value: &Value) -> Option<T>
+    where
+        T::Error: Display,
+    {
+        let Value::Number(number) = value else {
+            return self.refuse(name, "invalid_type", "must be a number or null");
+        };
+        match number.as_i64().map(T::try_from) {
+            Some(Ok(number)) => Some(number),
+            Some(Err(reason)) => self.refuse(name, "out_of_range", &reason.to_string()),
+            None => self.refuse(name, "invalid_type", "must be a whole number"),
         }
     }
 

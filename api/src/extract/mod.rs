@@ -18,9 +18,9 @@ pub(crate) use idempotency::Idempotency;
 pub(crate) use json::{Fields, FromFields, Json, NotAmong, Nullable, OptionalJson};
 pub(crate) use path::PathId;
 pub(crate) use permission::{
-    Access, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead, RolesWrite,
+    Access, ApiKeysWrite, Need, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead, RolesWrite,
     SecurityWrite, Stated, TenantRead, TenantTransfer, UsersDelete, UsersInvite, UsersRead,
     UsersWrite, is_recent,
 };
-pub(crate) use query::{Filter, PageQuery};
+pub(crate) use query::{Filter, PageQuery, Parameters};
 pub(crate) use session_holder::{Presented, Proof, RefreshCookies, SessionHolder, SessionOwner};

@@ -182,7 +182,7 @@ macro_rules! needed {
     )+};
 }
 
-needed!(TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesRead RolesWrite SecurityWrite);
+needed!(ApiKeysWrite TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesRead RolesWrite SecurityWrite);
 
 /// A caller whose role includes the permission `P`, and who has a second factor if the tenant
 /// requires one. Routes for anyone who is signed in do not check the second factor, so that callers

@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use common::id::{Id, Prefix};
+use common::id::{self, Id, Prefix};
 use serde_json::{Map, Value};
 use utoipa::openapi::{
     ObjectBuilder, Type,
@@ -41,6 +41,33 @@ pub(crate) struct PageQuery<P, F = Everything> {
 pub(crate) trait Filter: FromFields {
     /// Describes them: name and meaning.
     const PARAMETERS: &'static [(&'static str, &'static str)];
+}
+
+/// Query parameters of a resource that is not a list.
+pub(crate) struct Parameters<F>(pub(crate) F);
+
+impl<S: Send + Sync, F: Filter> FromRequestParts<S> for Parameters<F> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parse(&parts.uri).map(Self)
+    }
+}
+
+impl<F: Filter> Argument for Parameters<F> {
+    fn refusals() -> Vec<Code> {
+        PageQuery::<id::Tenant, F>::refusals()
+    }
+
+    fn parameters() -> Vec<Parameter> {
+        filters::<F>().collect()
+    }
+}
+
+/// Describes the parameters of a filter.
+fn filters<F: Filter>() -> impl Iterator<Item = Parameter> {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    F::PARAMETERS.iter().map(move |(name, meaning)| parameter(name, meaning, text()))
 }
 
 /// Nothing is filtered.
@@ -117,12 +144,11 @@ impl<P, F: Filter> Argument for PageQuery<P, F> {
             .minimum(Some(1))
             .maximum(Some(LIMIT_MAX))
             .default(Some(LIMIT.into()));
-        let filters = F::PARAMETERS.iter().map(|(name, meaning)| parameter(name, meaning, text()));
         let page = [
             parameter("limit", "Maximum number of items to return.", limit),
             parameter("cursor", "The `next_cursor` of the previous page.", text()),
         ];
-        filters.chain(page).collect()
+        filters::<F>().chain(page).collect()
     }
 }
 

@@ -83,6 +83,7 @@ codes! {
     TooManyTenants = CONFLICT "too_many_tenants" "You have reached your limit of tenants";
     SlugTaken = CONFLICT "slug_taken" "Another tenant has this slug";
     NoTenant = FORBIDDEN "no_tenant" "You are not signed in to a tenant";
+    TooManyApiKeys = CONFLICT "too_many_api_keys" "The tenant has reached its limit of API keys";
     TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
     NotFound = NOT_FOUND "not_found" "Not found";
     TenantNotFound = NOT_FOUND "tenant_not_found" "The tenant was not found";

@@ -16,6 +16,7 @@ use domain::{
         signing_keys::SigningError,
     },
     tenancy::{
+        api_keys::ApiKeyError,
         custom_roles::RoleError,
         invitation_lists::ListError,
         invitations::InviteError,
@@ -300,6 +301,44 @@ impl From<RefreshError> for Problem {
             RefreshError::IpNotAllowed => Self::ip_not_allowed(),
             RefreshError::Switch(error) => error.into(),
             RefreshError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl Refusal for ApiKeyError {
+    fn codes() -> Vec<Code> {
+        vec![
+            Code::NotFound,
+            Code::RoleTooHigh,
+            Code::PreconditionFailed,
+            Code::TooManyApiKeys,
+            Code::ValidationFailed,
+        ]
+    }
+}
+
+impl From<ApiKeyError> for Problem {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::NotFound => {
+                Self::new(Code::NotFound, "The tenant has no API key with this ID.")
+            }
+            ApiKeyError::Reach(OutOfReach::TooHigh) => Self::new(
+                Code::RoleTooHigh,
+                "The scopes of an API key cannot go beyond your own permissions. Ask a member who has them.",
+            ),
+            ApiKeyError::Reach(OutOfReach::NotRecent) => NotRecent.into(),
+            ApiKeyError::TooMany => {
+                Self::new(Code::TooManyApiKeys, "Revoke an API key that you no longer need first.")
+            }
+            ApiKeyError::ExpiryPassed => Self::fields(vec![FieldError {
+                field: "expires_at".to_owned(),
+                code: "out_of_range",
+                message: "must be in the future".to_owned(),
+            }]),
+            ApiKeyError::Changed => Self::precondition_failed(),
+            ApiKeyError::Seal(error) => Self::internal(&error),
+            ApiKeyError::Db(error) => error.into(),
         }
     }
 }

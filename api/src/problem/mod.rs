@@ -246,6 +246,7 @@ impl Problem {
             Act::Register | Act::ResendVerification | Act::Invite | Act::FollowInviteLink => {
                 "Use the link in an earlier email, or try again later."
             }
+            Act::ReportApiKeys => "Send more keys in one request, or try again later.",
             Act::SecondFactor | Act::ResetPassword | Act::FollowInvitation => "Try again later.",
         };
         Self { retry_after: Some(whole_seconds(wait)), ..Self::new(Code::TooManyAttempts, detail) }

@@ -19,7 +19,7 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, Account, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead,
+        Access, Account, ApiKeysWrite, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead,
         RolesWrite, SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer, UsersDelete,
         UsersInvite, UsersRead, UsersWrite, idempotency, query,
     },
@@ -139,6 +139,15 @@ fn with_database() -> OpenApiRouter<App> {
         route!(tenancy::roles::see, Requires<RolesRead>),
         route!(tenancy::roles::update, Requires<RolesWrite>),
         route!(tenancy::roles::delete, Requires<RolesWrite>),
+        route!(tenancy::api_keys::list, Requires<ApiKeysWrite>),
+        route!(tenancy::api_keys::create, Recent<Requires<ApiKeysWrite>>),
+        route!(tenancy::api_keys::see, Requires<ApiKeysWrite>),
+        route!(tenancy::api_keys::update, Requires<ApiKeysWrite>),
+        route!(tenancy::api_keys::revoke, Requires<ApiKeysWrite>),
+        route!(tenancy::api_keys::rotate, Recent<Requires<ApiKeysWrite>>),
+        route!(tenancy::api_keys::adopt, Recent<Requires<ApiKeysWrite>>),
+        route!(tenancy::api_keys::usage, Requires<ApiKeysWrite>),
+        route!(tenancy::api_keys::report, Open),
         route!(tenancy::tenant_domains::list, Requires<SecurityWrite>),
         route!(tenancy::tenant_domains::add, Requires<SecurityWrite>),
         route!(tenancy::tenant_domains::verify, Requires<SecurityWrite>),

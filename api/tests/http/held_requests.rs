@@ -5,7 +5,7 @@ use common::db::TenantScope;
 use domain::{
     identity::sign_out::EndSession,
     tenancy::{
-        actor::{Acted, Acting},
+        actor::{Acted, Acting, Credentials},
         roles::{Permission, Role},
         tenant_security::sessions_of,
     },
@@ -174,9 +174,7 @@ async fn a_change_reads_the_session_and_the_permission_again() {
     let scope = TenantScope::of_job(bob.tenant);
     let change = EndSession { session: absent(), user: bob.user, scope: Some(scope) };
     let acting = Acting {
-        session,
-        user: bob.user,
-        tenant: Some(bob.tenant),
+        by: Credentials::Session { session, user: bob.user, tenant: Some(bob.tenant) },
         needs: Some((Permission::UsersInvite, scope)),
         change: &change,
     };

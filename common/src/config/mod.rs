@@ -5,6 +5,7 @@
 //! `docs/configuration.md` cannot drift from the code.
 
 mod api;
+mod api_keys;
 mod app;
 mod auth;
 mod checks;
@@ -28,6 +29,7 @@ mod worker;
 use std::{fmt, path::PathBuf};
 
 pub use api::Api;
+pub use api_keys::ApiKeys;
 pub use app::{App, Environment};
 pub use auth::Auth;
 use auth::DEVELOPMENT_MASTER_KEY;
@@ -90,6 +92,8 @@ pub struct Config {
     pub auth: Auth,
     /// Requests with an idempotency key.
     pub idempotency: Idempotency,
+    /// API keys of tenants.
+    pub api_keys: ApiKeys,
     /// Members, invitations and domains of tenants.
     pub members: Members,
     /// The mail budgets of tenants.
@@ -150,6 +154,7 @@ impl Config {
             api,
             worker,
             idempotency: Idempotency::read(r),
+            api_keys: ApiKeys::read(r),
             members: Members::read(r),
             mail_budget: MailBudget::read(r),
             rate_limits: RateLimits::read(r),

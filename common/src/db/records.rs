@@ -174,6 +174,25 @@ impl<'s, T: Record> Records<'s, T> {
         Ok(doc! { "q": self.narrowed(doc! { "_id": id }), "u": row, "upsert": true })
     }
 
+    /// Makes several updates, each of the row that its filter matches, or of a new one, in one round
+    /// trip and in any order. Filters must name the row by its `_id`.
+    ///
+    /// # Errors
+    /// The others are made even if one of them fails.
+    pub async fn upsert_all(self, updates: &[(Document, Document)]) -> Result<(), DbError> {
+        if updates.is_empty() {
+            return Ok(());
+        }
+        let statements = updates.iter().map(|(filter, update)| {
+            doc! { "q": self.narrowed(filter.clone()), "u": update.clone(), "upsert": true }
+        });
+        let statements: Vec<Document> = statements.collect();
+        let database = self.raw.client().database(&self.raw.namespace().db);
+        let command = doc! { "update": T::COLLECTION, "updates": statements, "ordered": false };
+        let answer = run!(self, "update", database.run_command(command))?;
+        first_refusal(&answer).map_or(Ok(()), Err)
+    }
+
     /// Updates the first matching row; returns whether there was one.
     pub async fn update(self, filter: Document, update: Document) -> Result<bool, DbError> {
         let filter = self.narrowed(filter);

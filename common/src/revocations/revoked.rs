@@ -1,4 +1,4 @@
-//! What can be revoked: a session, the access of a person or a tenant, a membership.
+//! What can be revoked: a session, an API key, the access of a person or a tenant, a membership.
 //!
 //! A change that revokes something notes it in its transaction ([`note`]). After the commit every
 //! process removes it from its cache (`docs/ARCHITECTURE.md`, "Revocation").
@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     db::Txn,
-    id::{SessionId, TenantId, UserId},
+    id::{ApiKeyId, SessionId, TenantId, UserId},
 };
 
 /// What processes must remove from their caches.
@@ -15,9 +15,11 @@ use crate::{
 pub enum Revoked {
     /// One session.
     Session(SessionId),
-    /// Everything a user may do.
+    /// What is known of one API key.
+    ApiKey(ApiKeyId),
+    /// Everything a user may do, by themselves or by API keys.
     User(UserId),
-    /// What a user may do in one tenant.
+    /// What a user may do in one tenant, by themselves or by API keys.
     Member(TenantId, UserId),
     /// Everything in a tenant.
     Tenant(TenantId),
@@ -37,6 +39,7 @@ impl fmt::Display for Revoked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Session(session) => write!(f, "session {session}"),
+            Self::ApiKey(key) => write!(f, "api_key {key}"),
             Self::User(user) => write!(f, "user {user}"),
             Self::Member(tenant, user) => write!(f, "member {tenant} {user}"),
             Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
@@ -52,6 +55,7 @@ impl FromStr for Revoked {
         let unknown = |_| UnknownRevocation;
         match words.as_slice() {
             ["session", session] => Ok(Self::Session(session.parse().map_err(unknown)?)),
+            ["api_key", key] => Ok(Self::ApiKey(key.parse().map_err(unknown)?)),
             ["user", user] => Ok(Self::User(user.parse().map_err(unknown)?)),
             ["member", tenant, user] => {
                 Ok(Self::Member(tenant.parse().map_err(unknown)?, user.parse().map_err(unknown)?))
@@ -74,6 +78,7 @@ mod tests {
             (clock.id(), clock.id(), clock.id());
         for what in [
             Revoked::Session(session),
+            Revoked::ApiKey(clock.id()),
             Revoked::User(user),
             Revoked::Member(tenant, user),
             Revoked::Tenant(tenant),

@@ -267,6 +267,8 @@ metrics! {
     INVITE_LINKS_FOLLOWED: IntCounterVec = "tenantry_invite_links_followed_total" ["outcome": "invited" | "invited_before" | "already_member" | "refused" | "link_gone"];
     /// Invitations attempted because of the domain of an email address, by outcome.
     DOMAIN_INVITATIONS: IntCounterVec = "tenantry_domain_invitations_total" ["outcome": "invited" | "invited_before" | "already_member" | "refused" | "closed"];
+    /// API keys revoked because they were found and reported.
+    API_KEYS_LEAKED: IntCounter = "tenantry_api_keys_leaked_total";
     /// Checks of tenants' domains, by outcome: verified, record missing, held by another tenant, or
     /// no answer.
     DOMAIN_CHECKS: IntCounterVec = "tenantry_domain_checks_total" ["outcome": "verified" | "record_missing" | "held_by_another" | "no_answer"];

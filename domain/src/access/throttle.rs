@@ -73,6 +73,8 @@ pub enum Act {
     CheckDomain,
     /// Requesting a change of the email address, which mails links.
     ChangeEmail,
+    /// Reporting API keys that were found, which mails the owners.
+    ReportApiKeys,
 }
 
 /// How many attempts are allowed in a window.
@@ -170,7 +172,7 @@ struct Keys {
 }
 
 impl Act {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::SignIn,
         Self::SecondFactor,
         Self::ForgetPassword,
@@ -182,6 +184,7 @@ impl Act {
         Self::FollowInviteLink,
         Self::CheckDomain,
         Self::ChangeEmail,
+        Self::ReportApiKeys,
     ];
 
     /// Its name in keys and metrics.
@@ -198,6 +201,7 @@ impl Act {
             Self::FollowInviteLink => "follow_invite_link",
             Self::CheckDomain => "check_domain",
             Self::ChangeEmail => "change_email",
+            Self::ReportApiKeys => "report_api_keys",
         }
     }
 }

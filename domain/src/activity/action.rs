@@ -34,6 +34,13 @@ macro_rules! actions {
 }
 
 actions! {
+    ApiKeyAdopted = "api_key.adopted",
+    ApiKeyCreated = "api_key.created",
+    ApiKeyLeaked = "api_key.leaked",
+    ApiKeyRevoked = "api_key.revoked",
+    ApiKeyRotated = "api_key.rotated",
+    ApiKeySuspended = "api_key.suspended",
+    ApiKeyUpdated = "api_key.updated",
     DomainAdded = "domain.added",
     DomainAutoInviteChanged = "domain.auto_invite_changed",
     DomainLost = "domain.lost",
@@ -121,8 +128,18 @@ pub enum Property {
     PasswordMinLength,
     /// The email domains that a tenant invites.
     AllowedEmailDomains,
-    /// The IP addresses from which a tenant can be accessed.
+    /// The IP addresses from which a tenant can be accessed, or an API key used.
     IpAllowlist,
+    /// The scopes of an API key.
+    Scopes,
+    /// When an API key expires.
+    ExpiresAt,
+    /// Requests a minute that an API key may make.
+    RateLimit,
+    /// Whether requests of an API key must be signed.
+    RequireSignature,
+    /// The member on whose behalf an API key acts.
+    Sponsor,
     /// Mails a day that an operator allows a tenant to send to people who are not members.
     MailsPerDay,
 }
@@ -140,6 +157,11 @@ impl Property {
             | Self::SessionIdleMinutes
             | Self::SessionAbsoluteHours
             | Self::PasswordMinLength
+            | Self::Scopes
+            | Self::ExpiresAt
+            | Self::RateLimit
+            | Self::RequireSignature
+            | Self::Sponsor
             | Self::MailsPerDay => false,
         }
     }

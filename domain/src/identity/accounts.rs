@@ -17,7 +17,7 @@ use crate::{
     activity::{Action, Entry, Property},
     identity::registrations::Registration,
     people::{sessions::Session, users::User},
-    tenancy::{memberships::Membership, tenant_domains},
+    tenancy::{api_keys, memberships::Membership, tenant_domains},
 };
 
 /// A new account for a person who has shown that they read the mail of its email address.
@@ -100,7 +100,7 @@ pub enum DisableError {
     Db(#[from] DbError),
 }
 
-/// Disables an account and ends all its sessions; returns whether it was enabled. Repeating it
+/// Disables an account, ends all its sessions, and suspends the API keys that act on its behalf; returns whether it was enabled. Repeating it
 /// publishes the revocation again.
 #[derive(Debug)]
 pub struct DisableUser {
@@ -120,6 +120,7 @@ impl Change for DisableUser {
         let now = txn.clock().now();
         User::set_disabled(txn, user.id, Some(now)).await?;
         Session::revoke_all(txn, user.id, None).await?;
+        api_keys::suspend_everywhere(txn, user.id).await?;
         record_everywhere(txn, Action::UserDisabled, user.id).await?;
         Ok(true)
     }

@@ -12,7 +12,6 @@ use common::{
     email::Email,
     id::UserId,
     name::Name,
-    origin::Principal,
 };
 use mongodb::bson::{Bson, DateTime, doc};
 use serde::{Deserialize, Serialize};
@@ -129,17 +128,6 @@ impl User {
     /// The account with this id.
     pub async fn by_id(store: &Store, id: UserId) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "_id": id }).await
-    }
-
-    /// The account of a principal, if it is a user.
-    pub async fn of_principal(
-        store: &Store,
-        principal: Principal,
-    ) -> Result<Option<Self>, DbError> {
-        match principal.user() {
-            Some(user) => Self::by_id(store, user).await,
-            None => Ok(None),
-        }
     }
 
     /// The account that `name` refers to.

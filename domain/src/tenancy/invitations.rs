@@ -168,6 +168,11 @@ impl Invitation {
         Ok(given.filter(|given| inviter.may(Permission::UsersInvite) && inviter.reaches(given)))
     }
 
+    /// The person who invited them, or on whose behalf a key did.
+    pub async fn inviter(&self, store: &Store) -> Result<Option<User>, DbError> {
+        Actor::on_behalf_of(self.scope(), self.invited_by).person(store).await
+    }
+
     /// As `Invitation::vouched`, outside any transaction.
     pub async fn grant(&self, store: &Store) -> Result<Option<Grant>, DbError> {
         vouched(store, Actor::on_behalf_of(self.scope(), self.invited_by), self.role).await
@@ -261,13 +266,8 @@ pub(crate) async fn vouched(
     inviter: Actor,
     role: RoleRef,
 ) -> Result<Option<Grant>, DbError> {
-    let Actor { scope, principal, .. } = inviter;
-    let Some(user) = principal.user() else { return Ok(None) };
-    let membership = Membership::of(store, scope, user).await?;
-    let is_stopped = User::by_id(store, user).await?.is_none_or(|user| user.disabled_at.is_some());
-    let Some(membership) = membership.filter(|_| !is_stopped) else { return Ok(None) };
     let (inviter, given) =
-        (Grant::of(store, scope, membership.role).await?, Grant::of(store, scope, role).await?);
+        (inviter.grant_now(store).await?, Grant::of(store, inviter.scope, role).await?);
     Ok((inviter.may(Permission::UsersInvite) && inviter.reaches(&given)).then_some(given))
 }
 

@@ -21,6 +21,7 @@ use crate::{
     queues,
     tenancy::{
         actor::Actor,
+        api_keys,
         former_members::FormerMember,
         invitations::Invitation,
         memberships::Membership,
@@ -252,6 +253,7 @@ async fn end(txn: &mut Txn, membership: &Membership) -> Result<(), MemberError> 
     }
     OwnershipTransfer::forget_all_of(txn, scope, user).await?;
     Session::revoke_in_tenant(txn, user, scope.tenant_id()).await?;
+    api_keys::suspend_in_tenant(txn, scope, user).await?;
     revocations::note(txn, Revoked::Member(scope.tenant_id(), user));
     Ok(())
 }

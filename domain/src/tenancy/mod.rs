@@ -1,6 +1,7 @@
 //! Tenants, their members and roles, and whom they invite.
 
 pub mod actor;
+pub mod api_keys;
 pub mod belongings;
 pub mod custom_roles;
 pub mod former_members;

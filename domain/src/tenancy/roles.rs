@@ -178,6 +178,11 @@ impl Permissions {
         others.0 & !self.0 == 0
     }
 
+    /// Those that it has in common with `others`.
+    pub const fn intersection(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
     /// Whether one of them gives power (`Permission::gives_power`).
     pub fn give_power(self) -> bool {
         self.iter().any(Permission::gives_power)
@@ -425,6 +430,8 @@ pub struct Authority {
     pub grant: Grant,
     /// Whether the actor authenticated recently.
     pub is_recent: bool,
+    /// Whether the actor may make others powerful at all; programs may not.
+    pub may_give_power: bool,
 }
 
 impl Authority {
@@ -443,6 +450,7 @@ impl Authority {
     fn reach(&self, role: &Grant, is_sensitive: bool) -> Result<(), OutOfReach> {
         match self.grant.reaches(role) {
             false => Err(OutOfReach::TooHigh),
+            true if is_sensitive && !self.may_give_power => Err(OutOfReach::TooHigh),
             true if is_sensitive && !self.is_recent => Err(OutOfReach::NotRecent),
             true => Ok(()),
         }
@@ -526,7 +534,7 @@ mod tests {
 
     #[test]
     fn power_is_given_and_owners_are_removed_only_after_recent_authentication() {
-        let of = |role: Role, is_recent| Authority { grant: role.into(), is_recent };
+        let of = |role: Role, is_recent| Authority { grant: role.into(), is_recent, may_give_power: true };
         let custom = |permissions: &[Permission]| Grant {
             role: Clock::system().id::<common::id::CustomRole>().into(),
             name: "Support".to_owned(),

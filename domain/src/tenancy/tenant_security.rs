@@ -214,6 +214,14 @@ impl Allowlist {
     }
 }
 
+impl Allowlist {
+    /// Whether access is allowed only from addresses that `other` allows as well.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let is_covered = |range: &Range| other.0.iter().any(|wider| wider.covers(range));
+        other.0.is_empty() || (!self.0.is_empty() && self.0.iter().all(is_covered))
+    }
+}
+
 impl FromIterator<Range> for Allowlist {
     fn from_iter<I: IntoIterator<Item = Range>>(ranges: I) -> Self {
         Self(distinct(ranges))

@@ -54,7 +54,7 @@ impl Preview {
         let invitation = follow(app, client, token).await?;
         let (tenants, inviter, given, account) = futures::try_join!(
             Tenant::by_ids(store, std::slice::from_ref(&invitation.tenant_id)),
-            User::of_principal(store, invitation.invited_by),
+            invitation.inviter(store),
             invitation.grant(store),
             User::by_email(store, &invitation.email),
         )?;

@@ -1,5 +1,6 @@
 //! Tenants, their members, and how people become members.
 
+pub(crate) mod api_keys;
 pub(crate) mod invitations;
 pub(crate) mod invite_links;
 pub(crate) mod members;

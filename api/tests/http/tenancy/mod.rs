@@ -1,3 +1,4 @@
+pub(crate) mod api_keys;
 pub(crate) mod invitations;
 pub(crate) mod invite_links;
 mod mail_budget;

@@ -8,7 +8,6 @@ use common::{
     mail::Template,
 };
 use domain::{
-    people::users::User,
     tenancy::{
         invitations::{
             CompleteInvitationList, CompleteList, Invitation, InviteChunk, InviteSome,
@@ -70,7 +69,7 @@ async fn mail(
     };
     let (tenant, inviter) = (
         Tenant::of(&app.store, scope).await?,
-        User::of_principal(&app.store, invitation.invited_by).await?,
+        invitation.inviter(&app.store).await?,
     );
     let (Some(tenant), Some(inviter), Some(given)) =
         (tenant, inviter, invitation.grant(&app.store).await?)
@@ -127,11 +126,14 @@ mod tests {
         db::{Change, DbError, TenantScope, Txn},
         origin::Origin,
     };
-    use domain::tenancy::{
-        actor::Actor,
-        invitations::{CancelInvitation, Conditions, Invite, Resend, Terms},
-        memberships::Membership,
-        roles::Role,
+    use domain::{
+        people::users::User,
+        tenancy::{
+            actor::Actor,
+            invitations::{CancelInvitation, Conditions, Invite, Resend, Terms},
+            memberships::Membership,
+            roles::Role,
+        },
     };
     use mongodb::bson::DateTime;
 

@@ -1,5 +1,6 @@
 //! Handlers for tenants: invitations, members, domains.
 
+pub(crate) mod api_keys;
 pub(crate) mod invitations;
 pub(crate) mod invite_links;
 pub(crate) mod members;
