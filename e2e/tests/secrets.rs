@@ -8,9 +8,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::clock::Clock;
+use common::{clock::Clock, crypto::SigningSecret};
+use domain::access::signed_requests::{Signature, Signed};
 use futures::TryStreamExt;
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::bson::{DateTime, RawDocumentBuf, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{
@@ -58,7 +59,9 @@ const REAUTHENTICATE: &str = "/api/auth/reauthenticate";
 /// Length in bytes of the end of a secret that is searched for.
 const END: usize = 16;
 /// The kinds of secrets, each of which must have been searched for.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 16] = [
+    "API key",
+    "signing secret",
     "idempotency key",
     "verification link",
     "reset link",
@@ -225,6 +228,7 @@ impl World {
         self.post_as(&access, "/api/tenant/invitations/bulk", list, StatusCode::ACCEPTED).await;
         self.link("pending invitation", CARL, INVITED).await;
         self.invite_by_a_link(&access).await;
+        self.use_an_api_key(&access).await;
         self.register(DORA).await;
         self.link("pending verification link", DORA, VERIFY).await;
         self.env.mail().clear();
@@ -240,6 +244,36 @@ impl World {
         .await;
         self.ask(Method::POST, Some(&access), "/api/auth/logout", None, StatusCode::NO_CONTENT)
             .await;
+    }
+
+    /// Creates an API key, uses it correctly and wrongly, rotates it, and reports it as leaked.
+    async fn use_an_api_key(&mut self, access: &str) {
+        const KEYS: &str = "/api/tenant/api-keys";
+        let wanted = json!({
+            "name": "Backup", "scopes": ["tenant:read"], "require_signature": true,
+        });
+        let made = self.post_as(access, KEYS, wanted, StatusCode::CREATED).await;
+        let rotate = format!("{KEYS}/{}/rotate", text(&made, "id"));
+        let rotated = self.post_as(access, &rotate, json!({}), StatusCode::OK).await;
+        for shown in [&made, &rotated] {
+            let (key, signing) = (text(shown, "key"), text(shown, "signing_secret"));
+            let current = "/api/tenant/current";
+            self.ask(Method::GET, Some(&key), current, None, StatusCode::UNAUTHORIZED).await;
+            let now = DateTime::now();
+            let signed = Signed { method: "GET", target: current, body: b"" };
+            let secret = SigningSecret::from(signing.as_str());
+            let signature = Signature::make(&secret, signed, now).header();
+            let request = self.client.get(format!("{}{current}", self.api.url()));
+            let request = request.bearer_auth(&key).header("x-signature", signature);
+            assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+            self.ask(Method::GET, Some(&key), "/api/auth/me", None, StatusCode::FORBIDDEN).await;
+            // Without their last four characters, which are shown.
+            self.secrets.push(("API key", key[..key.len() - 4].to_owned()));
+            self.secrets.push(("signing secret", signing));
+        }
+        let leaked = json!({ "api_keys": [text(&made, "key"), text(&rotated, "key")] });
+        self.post("/api/public/api-keys/revoke", leaked, StatusCode::ACCEPTED).await;
+        self.mail(|mail| mail.subject.contains("leaked")).await;
     }
 
     /// Creates an invite link and requests an invitation with it.
