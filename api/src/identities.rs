@@ -1,4 +1,4 @@
-//! A cache of callers.
+//! A cache of callers: users by their session, and programs by their key.
 //!
 //! Entries are removed as soon as any process revokes them, and are not used while revocations
 //! cannot be received ([`common::revocations`]): then every request reads the database.
@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{
+    crypto::ApiKeyHash,
     db::{DbError, Store},
     id::SessionId,
     revocations::{Forget, Listener, Revoked},
@@ -20,7 +21,7 @@ use jobs::Jobs;
 use moka::sync::Cache;
 use tokio::time::MissedTickBehavior;
 
-use crate::extract::Identity;
+use crate::extract::{Identity, KnownKey};
 
 /// The most callers in the cache.
 const KEPT_MAX: u64 = 50_000;
@@ -32,6 +33,7 @@ const SEEN_PERIOD: Duration = Duration::from_mins(1);
 /// The cache of a process.
 pub(crate) struct Identities {
     kept: Cache<SessionId, Arc<Identity>>,
+    keys: Cache<ApiKeyHash, Arc<KnownKey>>,
     /// Counts revocations, so that nothing is cached that was read before one.
     forgotten: Mutex<u64>,
     listener: OnceLock<Listener>,
@@ -44,9 +46,9 @@ pub(crate) struct Since(u64);
 
 impl Identities {
     pub(crate) fn new() -> Self {
-        let kept = Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT_FOR).build();
         Self {
-            kept,
+            kept: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT_FOR).build(),
+            keys: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT_FOR).build(),
             forgotten: Mutex::default(),
             listener: OnceLock::new(),
             seen: Mutex::default(),
@@ -61,7 +63,17 @@ impl Identities {
 
     /// The cached caller of a session, if the cache can be trusted.
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Identity>> {
-        let (found, outcome) = match (self.is_trusted(), self.kept.get(&session)) {
+        self.counted(self.kept.get(&session))
+    }
+
+    /// What is cached of the key with a secret of this hash, if the cache can be trusted.
+    pub(crate) fn key(&self, hash: &ApiKeyHash) -> Option<Arc<KnownKey>> {
+        self.counted(self.keys.get(hash))
+    }
+
+    /// What was found, unless it cannot be trusted.
+    fn counted<T>(&self, found: Option<T>) -> Option<T> {
+        let (found, outcome) = match (self.is_trusted(), found) {
             (false, _) => (None, "distrusted"),
             (true, None) => (None, "miss"),
             (true, found) => (found, "hit"),
@@ -80,6 +92,14 @@ impl Identities {
         let forgotten = locked(&self.forgotten);
         if *forgotten == since.0 && self.is_trusted() {
             self.kept.insert(identity.session.id, Arc::clone(identity));
+        }
+    }
+
+    /// As [`Identities::keep`], for a key.
+    pub(crate) fn keep_key(&self, since: Since, known: &Arc<KnownKey>) {
+        let forgotten = locked(&self.forgotten);
+        if *forgotten == since.0 && self.is_trusted() {
+            self.keys.insert(known.hash().clone(), Arc::clone(known));
         }
     }
 
@@ -114,11 +134,16 @@ impl Identities {
         let mut forgotten = locked(&self.forgotten);
         *forgotten += 1;
         match what {
-            Forget::Everything => self.kept.invalidate_all(),
+            Forget::Everything => {
+                self.kept.invalidate_all();
+                self.keys.invalidate_all();
+            }
             Forget::One(Revoked::Session(session)) => self.kept.invalidate(&session),
             Forget::One(revoked) => {
                 let concerned = self.kept.iter().filter(|(_, caller)| concerns(revoked, caller));
                 concerned.for_each(|(session, _)| self.kept.invalidate(&*session));
+                let concerned = self.keys.iter().filter(|(_, known)| concerns_key(revoked, known));
+                concerned.for_each(|(hash, _)| self.keys.invalidate(&*hash));
             }
         }
     }
@@ -133,6 +158,17 @@ fn concerns(revoked: Revoked, caller: &Identity) -> bool {
             caller.session.tenant_id == Some(tenant) && caller.user.id == user
         }
         Revoked::Tenant(tenant) => caller.session.tenant_id == Some(tenant),
+    }
+}
+
+fn concerns_key(revoked: Revoked, known: &KnownKey) -> bool {
+    let key = &known.key;
+    match revoked {
+        Revoked::Session(_) => false,
+        Revoked::ApiKey(id) => key.id == id,
+        Revoked::User(sponsor) => key.sponsor == sponsor,
+        Revoked::Member(tenant, sponsor) => key.tenant_id == tenant && key.sponsor == sponsor,
+        Revoked::Tenant(tenant) => key.tenant_id == tenant,
     }
 }
 

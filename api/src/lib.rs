@@ -7,6 +7,7 @@ pub mod cli;
 mod commands;
 mod extract;
 mod identities;
+mod key_use;
 mod keyring;
 mod listener;
 mod middleware;

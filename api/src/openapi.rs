@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::tenancy::api_keys::Scope;
 use serde_json::Value;
 use utoipa::{
     OpenApi, ToSchema,
@@ -25,6 +26,7 @@ use crate::{
 /// Names of the security schemes.
 const ACCESS_TOKEN: &str = "access_token";
 const REFRESH_TOKEN: &str = "refresh_token";
+const API_KEY: &str = "api_key";
 const NO_SCOPES: [&str; 0] = [];
 
 /// The document without its paths.
@@ -80,6 +82,9 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     components
         .security_schemes
         .insert(ACCESS_TOKEN.to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    let mut key = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("tk_…").build();
+    key.description = Some("An API key, for programs.".to_owned());
+    components.security_schemes.insert(API_KEY.to_owned(), RefOr::T(SecurityScheme::Http(key)));
     let cookie = ApiKeyValue::with_description(
         refresh_cookie::SECURE_NAME,
         "The refresh token of a browser. It is named `refresh_token` if `app.public_url` is not https.",
@@ -164,6 +169,14 @@ pub(crate) fn describe<A: Access, Args, H: Stated<Args>>(
                 let permission = permission.as_str();
                 extend(operation, "x-permission", permission.into());
                 add_text(operation, &format!("Requires the permission `{permission}`."));
+                // Some permissions cannot be given to a key, and keys cannot authenticate recently.
+                if !A::RECENT && permission.parse::<Scope>().is_ok() {
+                    operation.security = Some(
+                        [ACCESS_TOKEN, API_KEY]
+                            .map(|scheme| SecurityRequirement::new(scheme, NO_SCOPES))
+                            .into(),
+                    );
+                }
             }
         }
     }

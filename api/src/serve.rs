@@ -80,6 +80,9 @@ pub async fn serve(config: Config, drain: Drain) -> anyhow::Result<()> {
     if let Err(error) = app.identities.write_seen(app.store()).await {
         tracing::warn!(%error, "session_activity_not_stored");
     }
+    if let Err(error) = app.key_use.write(app.store()).await {
+        tracing::warn!(%error, "api_key_usage_not_stored");
+    }
     app.jobs.close(HAND_OVER_MAX).await;
     heartbeat.stop().await;
     internal.abort();
@@ -103,6 +106,10 @@ async fn start(config: &Config, store: Store, drain: Drain) -> anyhow::Result<Ap
     tokio::spawn({
         let app = app.clone();
         async move { app.identities.keep_seen(app.store()).await }
+    });
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.key_use.keep(app.store()).await }
     });
     tokio::spawn({
         let app = app.clone();

@@ -12,13 +12,16 @@ use common::{
     telemetry::metrics::Resource,
 };
 use domain::{
-    access::{rate_limits::RateLimits, throttle::Throttle},
+    access::{rate_limits::RateLimits, signed_requests::ReplayGuard, throttle::Throttle},
     identity::{mfa::passkeys::RelyingParty, passwords::Policy},
 };
 use jobs::{Drain, Jobs};
 use tokio::sync::Semaphore;
 
-use crate::{identities::Identities, keyring::Keyring, middleware::BodyMemory, outage::Outage};
+use crate::{
+    identities::Identities, key_use::KeyUse, keyring::Keyring, middleware::BodyMemory,
+    outage::Outage,
+};
 
 /// The application; there is one per process. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +46,10 @@ pub(crate) struct Parts {
     pub(crate) key: MasterKey,
     /// Signs and verifies access tokens.
     pub(crate) keyring: Keyring,
+    /// Counts the use of API keys.
+    pub(crate) key_use: KeyUse,
+    /// Remembers the signatures of requests.
+    pub(crate) replays: ReplayGuard,
     /// Cache of callers.
     pub(crate) identities: Arc<Identities>,
     /// Proxies that may state the IP address of a client.
@@ -91,6 +98,8 @@ impl App {
         Ok(Self(Arc::new(Parts {
             throttle: Throttle::new(jobs.redis().clone(), key.clone()),
             rate_limits: RateLimits::new(jobs.redis().clone(), key.clone(), config.rate_limits),
+            key_use: KeyUse::default(),
+            replays: ReplayGuard::new(jobs.redis().clone()),
             jobs,
             hasher: Hasher::new(config.auth.hash_concurrency, config.auth.hash_wait)?,
             passwords: Arc::new(policy(&config.auth)?),

@@ -14,7 +14,7 @@ use mongodb::bson::DateTime;
 
 const GUIDE: &str = include_str!("../../docs/api-keys.md");
 const SECRET: &str = "tks_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg";
-const TARGET: &str = "/api/tenant/users/invite?x=1";
+const TARGET: &str = "/api/tenant/users/invite";
 const BODY: &str = r#"{"email":"bob@example.com","role":"member"}"#;
 const NOW: i64 = 1_796_083_200;
 
@@ -58,8 +58,7 @@ fn every_example_signs_as_the_api_verifies() {
     for (method, target, body) in requests {
         let expected = expected(target, body, method);
         let call = format!("{SECRET:?}, {method:?}, {target:?}, {body:?}");
-        let in_python =
-            format!("{python}\nprint(signature({call}.encode(), {NOW}))");
+        let in_python = format!("{python}\nprint(signature({call}.encode(), {NOW}))");
         let in_js = format!("{js}\nconsole.log(signature({call}, {NOW}))");
         let in_shell = format!("{sh}\nsignature \"$@\"");
         let shell_args = ["-c", &in_shell, "sh", SECRET, method, target, body];

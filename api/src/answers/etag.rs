@@ -81,7 +81,8 @@ pub(crate) fn tagged_by(
 ) -> Result<Response, Problem> {
     let state = serde_json::to_vec(state).map_err(|error| Problem::internal(&error))?;
     let body = serde_json::to_vec(resource).map_err(|error| Problem::internal(&error))?;
-    let etag = HeaderValue::from_str(&etag_of(&state)).map_err(|error| Problem::internal(&error))?;
+    let etag =
+        HeaderValue::from_str(&etag_of(&state)).map_err(|error| Problem::internal(&error))?;
     Ok((
         status,
         [

@@ -2,13 +2,7 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use common::{
-    cli,
-    clock::rfc3339,
-    db::Store,
-    id::ApiKeyId,
-    origin::Reason,
-};
+use common::{cli, clock::rfc3339, db::Store, id::ApiKeyId, origin::Reason};
 use domain::tenancy::api_keys::{ApiKey, RevokeByOperator, Unusable};
 use serde_json::json;
 
@@ -45,12 +39,11 @@ pub(crate) async fn run(desk: &Desk, command: ApiKeysCommand) -> anyhow::Result<
 }
 
 async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
-    let mut found = match text.parse() {
-        Ok(id) => ApiKey::by_id(store, id).await?.into_iter().collect(),
-        Err(_) => {
-            let limit = i64::try_from(FOUND_MAX + 1).unwrap_or(i64::MAX);
-            ApiKey::shown_as(store, text, limit).await?
-        }
+    let mut found = if let Ok(id) = text.parse() {
+        ApiKey::by_id(store, id).await?.into_iter().collect()
+    } else {
+        let limit = i64::try_from(FOUND_MAX + 1).unwrap_or(i64::MAX);
+        ApiKey::shown_as(store, text, limit).await?
     };
     anyhow::ensure!(!found.is_empty(), "no API key has this id, or begins with these characters");
     let has_more = found.len() > FOUND_MAX;
@@ -63,9 +56,9 @@ async fn find(desk: &Desk, store: &Store, text: &str) -> anyhow::Result<()> {
     for key in &found {
         let (id, tenant, sponsor) =
             (key.id.to_string(), key.tenant_id.to_string(), key.sponsor.to_string());
-        let shown = key.current().map_or_else(String::new, |secret| {
-            format!("{}…{}", secret.prefix, secret.last_four)
-        });
+        let shown = key
+            .current()
+            .map_or_else(String::new, |secret| format!("{}…{}", secret.prefix, secret.last_four));
         let status = match key.check_key(now) {
             Ok(()) => "active",
             Err(Unusable::Expired) => "expired",

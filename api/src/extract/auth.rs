@@ -1,4 +1,5 @@
-//! The caller of a request: an access token, checked against the current state of its session.
+//! The caller of a request: an access token, checked against the current state of its session, or an
+//! API key ([`super::program`]).
 //!
 //! Only this module may create the scope of the caller's tenant.
 
@@ -9,6 +10,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use common::{
+    crypto::PlainApiKey,
     db::{Change, DbError, Store, TenantScope},
     id::{SessionId, TenantId, UserId},
     origin::Origin,
@@ -24,10 +26,13 @@ use domain::{
     },
 };
 
-use super::client::{Client, address_of, client_of};
+use super::{
+    client::{Client, address_of, client_of},
+    program::{self, Program},
+};
 use crate::{
     middleware::observe::Bearer,
-    problem::{NotInTenant, Problem},
+    problem::{ApiKeyNotAllowed, NotInTenant, Problem},
     state::App,
 };
 
@@ -72,6 +77,7 @@ pub(crate) struct Tenancy {
 #[derive(Debug, Clone)]
 pub(crate) enum Authenticated {
     User(Account),
+    Program(Program),
 }
 
 /// Admits the caller of a request from any IP address. Extractors find it in the extensions of the
@@ -123,24 +129,7 @@ impl Account {
     where
         Problem: From<C::Error>,
     {
-        self.commit_with(app, None, change).await
-    }
-
-    /// As [`Account::commit`], if their role in the scope's tenant still includes the permission.
-    pub(super) async fn commit_with<C: Change>(
-        &self,
-        app: &App,
-        needs: Option<(Permission, TenantScope)>,
-        change: &C,
-    ) -> Result<C::Output, Problem>
-    where
-        Problem: From<C::Error>,
-    {
-        match app.jobs.commit(&self.origin(), &self.acting(needs, change)).await? {
-            Acted::Done(output) => Ok(output),
-            Acted::SignedOut => Err(Problem::unauthenticated(true)),
-            Acted::Forbidden(permission) => Err(Problem::forbidden(permission)),
-        }
+        commit(app, self.origin(), &self.acting(None, change)).await
     }
 
     /// A change on their behalf that requires a permission in the scope's tenant, if any.
@@ -193,17 +182,9 @@ impl Caller {
         self.account.commit(app, change).await
     }
 
-    /// As [`Caller::commit`], if their role still includes `permission`.
-    pub(super) async fn commit_with<C: Change>(
-        &self,
-        app: &App,
-        permission: Permission,
-        change: &C,
-    ) -> Result<C::Output, Problem>
-    where
-        Problem: From<C::Error>,
-    {
-        self.account.commit_with(app, Some((permission, self.scope())), change).await
+    /// A change on their behalf that requires the permission.
+    pub(super) fn acting<'a, C>(&self, needs: Permission, change: &'a C) -> Acting<'a, C> {
+        self.account.acting(Some((needs, self.scope())), change)
     }
 }
 
@@ -218,7 +199,13 @@ impl FromRequestParts<App> for Account {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Authenticated::User(account) = authenticate(parts, app).await?;
+        // Whether the key is valid makes no difference, so it is not looked up.
+        if is_by_key(parts) {
+            return Err(ApiKeyNotAllowed.into());
+        }
+        let Authenticated::User(account) = authenticate(parts, app).await? else {
+            return Err(ApiKeyNotAllowed.into());
+        };
         // Checked on every request, also for cached callers: their IP address may change.
         if let Some(tenancy) = &account.tenancy
             && parts.extensions.get::<FromAnywhere>().is_none()
@@ -245,20 +232,45 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
+/// Commits a change, if the credentials are still valid and still allow it.
+pub(super) async fn commit<C: Change>(
+    app: &App,
+    origin: Origin,
+    acting: &Acting<'_, C>,
+) -> Result<C::Output, Problem>
+where
+    Problem: From<C::Error>,
+{
+    match app.jobs.commit(&origin, acting).await? {
+        Acted::Done(output) => Ok(output),
+        Acted::SignedOut => Err(Problem::unauthenticated(true)),
+        Acted::Forbidden(permission) => Err(Problem::forbidden(permission)),
+    }
+}
+
 /// Who makes a request. Its credentials are checked once: the result, also a refusal, is kept in its
-/// extensions, so middleware can ask before the extractors do. The IP address is not checked here.
+/// extensions, so middleware can ask before the extractors do. The IP address of a user is not checked
+/// here; everything about a key is.
 pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> Result<Authenticated, Problem> {
     if let Some(known) = parts.extensions.get::<Result<Authenticated, Problem>>() {
         return known.clone();
     }
-    let authenticated = account_of(parts, app).await.map(Authenticated::User);
+    let authenticated = match bearer_token(&parts.headers) {
+        Ok(token) if PlainApiKey::is_meant_by(token) => {
+            program::authenticate(token, parts, app).await.map(Authenticated::Program)
+        }
+        _ => account_of(parts, app).await.map(Authenticated::User),
+    };
     parts.extensions.insert(authenticated.clone());
     authenticated
 }
 
 /// Admits the caller of a request from any IP address if they are an owner of their tenant.
 pub(super) async fn admit_owner_from_anywhere(parts: &mut Parts, app: &App) -> Result<(), Problem> {
-    let Authenticated::User(account) = authenticate(parts, app).await?;
+    if is_by_key(parts) {
+        return Ok(());
+    }
+    let Authenticated::User(account) = authenticate(parts, app).await? else { return Ok(()) };
     let is_owner = |tenancy: &Arc<Tenancy>| tenancy.membership.role == Role::Owner.into();
     if account.tenancy.as_ref().is_some_and(is_owner) {
         parts.extensions.insert(FromAnywhere);
@@ -268,6 +280,9 @@ pub(super) async fn admit_owner_from_anywhere(parts: &mut Parts, app: &App) -> R
 
 /// The live session that the access token of a request belongs to, whatever the state of its tenant.
 pub(super) async fn session_of(parts: &Parts, app: &App) -> Result<Session, Problem> {
+    if is_by_key(parts) {
+        return Err(ApiKeyNotAllowed.into());
+    }
     let claims = claims_of(parts, app).await?;
     let session = Session::live(app.store(), claims.sid).await?;
     let is_claimed =
@@ -303,6 +318,11 @@ async fn claims_of(parts: &Parts, app: &App) -> Result<AccessClaims, Problem> {
         bearer.is(claims.sub, claims.tid);
     }
     Ok(claims)
+}
+
+/// Whether a request has an API key instead of an access token.
+fn is_by_key(parts: &Parts) -> bool {
+    bearer_token(&parts.headers).is_ok_and(PlainApiKey::is_meant_by)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {

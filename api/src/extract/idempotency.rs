@@ -5,17 +5,16 @@
 //! If the request was carried out before, the extractor answers with the stored response, before
 //! anything is validated, throttled or read for the handler.
 
-use std::{borrow::Cow, fmt, io};
+use std::{borrow::Cow, fmt};
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
-    extract::{FromRequestParts, Request},
+    extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use common::{
-    db::{Change, TenantScope},
+    db::Change,
+    origin::{Origin, Principal},
     telemetry::metrics,
 };
 use domain::{
@@ -24,8 +23,8 @@ use domain::{
         OnceError, Reply, ReplyError, Sender,
     },
     tenancy::{
+        actor::Acting,
         permitted::{Denied, Permitted},
-        roles::Permission,
     },
 };
 use sfv::{Parser, StringRef};
@@ -36,11 +35,12 @@ use utoipa::openapi::{
 
 use super::{
     Account, Argument, Caller, Requires,
-    auth::{Authenticated, authenticate},
+    auth::{Authenticated, authenticate, commit},
     permission::Needed,
 };
 use crate::{
     answers::reply::response,
+    middleware::WholeBody,
     problem::{Code, Problem},
     state::App,
 };
@@ -56,27 +56,6 @@ const PATTERN: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#
 
 /// The key of a request that is carried out for the first time, if it has one.
 pub(crate) struct Idempotency(Option<Claim>);
-
-/// The body of a request, for [`Idempotency`].
-#[derive(Clone)]
-struct WholeBody(Bytes);
-
-/// Middleware of routes whose handler takes [`Idempotency`]: makes the body of a request with a key
-/// available to it.
-pub(crate) async fn show_body(request: Request, next: Next) -> Response {
-    if !request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return next.run(request).await;
-    }
-    let (mut parts, body) = request.into_parts();
-    // It has arrived already and is not too long.
-    match to_bytes(body, usize::MAX).await {
-        Ok(bytes) => {
-            parts.extensions.insert(WholeBody(bytes.clone()));
-            next.run(Request::from_parts(parts, Body::from(bytes))).await
-        }
-        Err(error) => Problem::internal(&error).into_response(),
-    }
-}
 
 impl Argument for Idempotency {
     fn refusals() -> Vec<Code> {
@@ -143,24 +122,32 @@ impl FromRequestParts<App> for Idempotency {
             }
         };
         // Known already, because of the first argument of the handler.
-        let Authenticated::User(account) = authenticate(parts, app).await?;
-        let Some(WholeBody(body)) = parts.extensions.get::<WholeBody>() else {
-            // The route was made without `show_body`, which is a defect in the code.
-            return Err(Problem::internal(&io::Error::other("the body was not kept")).into());
-        };
-        let sender =
-            Sender { principal: account.user.id.into(), tenant: account.session.tenant_id };
+        let sender = sender(&authenticate(parts, app).await?);
+        let body = parts.extensions.get::<WholeBody>().map(|body| body.0.clone());
         let asked = Asked {
             method: parts.method.as_str(),
             path: parts.uri.path(),
             query: parts.uri.query().unwrap_or_default(),
-            body,
+            body: &body.unwrap_or_default(),
         };
         let claim = Claim::new(&app.key, sender, &key, asked, app.idempotency.ttl);
         match claim.earlier(app.store()).await.map_err(Problem::from)? {
             None => Ok(Self(Some(claim))),
             Some(earlier) => Err(halted_by(earlier)),
         }
+    }
+}
+
+/// Whose keys are independent of those of others.
+fn sender(authenticated: &Authenticated) -> Sender {
+    match authenticated {
+        Authenticated::User(account) => {
+            Sender { principal: account.user.id.into(), tenant: account.session.tenant_id }
+        }
+        Authenticated::Program(program) => Sender {
+            principal: Principal::ApiKey(program.key().id),
+            tenant: Some(program.tenant().id),
+        },
     }
 }
 
@@ -228,6 +215,44 @@ impl From<ReplyError> for Problem {
     }
 }
 
+/// Commits a change, if the credentials are still valid and still allow it, and answers with `reply`.
+/// If the request has a key, both happen once for that key.
+async fn commit_once<C: Change>(
+    app: &App,
+    origin: Origin,
+    acting: Acting<'_, C>,
+    once: Idempotency,
+    reply: impl Fn(C::Output) -> Result<Reply, ReplyError> + Sync,
+) -> Result<Response, Problem>
+where
+    Problem: From<C::Error>,
+{
+    let Some(claim) = once.0 else {
+        let output = commit(app, origin, &acting).await?;
+        return Ok(response(reply(output)?));
+    };
+    let once = Once { claim: &claim, change: &Permitted(acting), reply };
+    match app.jobs.commit(&origin, &once).await {
+        Ok(reply) => {
+            count("first");
+            Ok(response(reply))
+        }
+        Err(OnceError::InProgress) => Err(in_progress()),
+        // Committed since the extractor looked. If it cannot be read yet, its commit has not been
+        // acknowledged.
+        Err(OnceError::Seen) => match claim.earlier(app.store()).await? {
+            Some(earlier) => Ok(halted_by(earlier).into_response()),
+            None => Err(in_progress()),
+        },
+        Err(OnceError::Reply(error)) => Err(error.into()),
+        Err(OnceError::Change(Denied::SignedOut)) => Err(Problem::unauthenticated(true)),
+        Err(OnceError::Change(Denied::Forbidden(permission))) => {
+            Err(Problem::forbidden(permission))
+        }
+        Err(OnceError::Change(Denied::Change(error))) => Err(error.into()),
+    }
+}
+
 impl Account {
     /// Commits a change on their behalf, if they are still signed in, and answers with `reply`. If
     /// the request has a key, both happen once for that key: what is answered must follow from the
@@ -242,47 +267,7 @@ impl Account {
     where
         Problem: From<C::Error>,
     {
-        self.commit_once_with(app, None, once, change, reply).await
-    }
-
-    /// As [`Account::commit_once`], if their role in the scope's tenant still includes the
-    /// permission.
-    async fn commit_once_with<C: Change>(
-        &self,
-        app: &App,
-        needs: Option<(Permission, TenantScope)>,
-        once: Idempotency,
-        change: &C,
-        reply: impl Fn(C::Output) -> Result<Reply, ReplyError> + Sync,
-    ) -> Result<Response, Problem>
-    where
-        Problem: From<C::Error>,
-    {
-        let Some(claim) = once.0 else {
-            let output = self.commit_with(app, needs, change).await?;
-            return Ok(response(reply(output)?));
-        };
-        let change = Permitted(self.acting(needs, change));
-        let once = Once { claim: &claim, change: &change, reply };
-        match app.jobs.commit(&self.origin(), &once).await {
-            Ok(reply) => {
-                count("first");
-                Ok(response(reply))
-            }
-            Err(OnceError::InProgress) => Err(in_progress()),
-            // Committed since the extractor looked. If it cannot be read yet, its commit has not
-            // been acknowledged.
-            Err(OnceError::Seen) => match claim.earlier(app.store()).await? {
-                Some(earlier) => Ok(halted_by(earlier).into_response()),
-                None => Err(in_progress()),
-            },
-            Err(OnceError::Reply(error)) => Err(error.into()),
-            Err(OnceError::Change(Denied::SignedOut)) => Err(Problem::unauthenticated(true)),
-            Err(OnceError::Change(Denied::Forbidden(permission))) => {
-                Err(Problem::forbidden(permission))
-            }
-            Err(OnceError::Change(Denied::Change(error))) => Err(error.into()),
-        }
+        commit_once(app, self.origin(), self.acting(None, change), once, reply).await
     }
 }
 
@@ -303,7 +288,7 @@ impl Caller {
 }
 
 impl<P: Needed> Requires<P> {
-    /// As [`Account::commit_once`], if their role still includes the permission.
+    /// As [`Account::commit_once`], if they still have the permission.
     pub(crate) async fn commit_once<C: Change>(
         &self,
         app: &App,
@@ -314,8 +299,8 @@ impl<P: Needed> Requires<P> {
     where
         Problem: From<C::Error>,
     {
-        let (account, needs) = (&self.caller.account, (P::PERMISSION, self.caller.scope()));
-        account.commit_once_with(app, Some(needs), once, change, reply).await
+        let acting = self.caller.acting(P::PERMISSION, change);
+        commit_once(app, self.caller.origin(), acting, once, reply).await
     }
 }
 

@@ -15,10 +15,15 @@ use domain::{people::sessions::Session, tenancy::roles::Permission};
 use utoipa::openapi::path::Parameter;
 
 use super::{
-    Account, Argument, Caller, RefreshCookies, SessionHolder, auth::admit_owner_from_anywhere,
+    Account, Agent, Argument, Caller, RefreshCookies, SessionHolder,
+    auth::{Authenticated, admit_owner_from_anywhere, authenticate, commit},
+    program,
 };
 use crate::{
-    problem::{Code, ForeignOrigin, NoSecondFactor, NotInTenant, NotRecent, Problem, Refusal},
+    problem::{
+        ApiKeyNotAllowed, Code, ForeignOrigin, NoSecondFactor, NotInTenant, NotRecent, Problem,
+        Refusal,
+    },
     state::App,
 };
 
@@ -131,7 +136,12 @@ impl FromRequestParts<App> for Perhaps {
 
 impl Argument for Account {
     fn refusals() -> Vec<Code> {
-        vec![Code::Unauthenticated, Code::TenantSuspended, Code::IpNotAllowed]
+        vec![
+            Code::Unauthenticated,
+            Code::TenantSuspended,
+            Code::IpNotAllowed,
+            Code::ApiKeyNotAllowed,
+        ]
     }
 }
 
@@ -157,7 +167,7 @@ impl Argument for RefreshCookies {
 
 impl Argument for SessionHolder {
     fn refusals() -> Vec<Code> {
-        let own = vec![Code::Unauthenticated, Code::RefreshTokenInvalid];
+        let own = vec![Code::Unauthenticated, Code::RefreshTokenInvalid, Code::ApiKeyNotAllowed];
         [own, RefreshCookies::refusals()].concat()
     }
 }
@@ -184,17 +194,19 @@ macro_rules! needed {
 
 needed!(ApiKeysWrite TenantRead TenantTransfer UsersRead UsersInvite UsersWrite UsersDelete RolesRead RolesWrite SecurityWrite);
 
-/// A caller whose role includes the permission `P`, and who has a second factor if the tenant
-/// requires one. Routes for anyone who is signed in do not check the second factor, so that callers
-/// can set one up.
+/// A user whose role includes the permission `P`, or a program whose key and sponsor have it. The
+/// user or sponsor has a second factor if the tenant requires one. Routes for anyone who is signed in
+/// do not check the second factor, so that users can set one up.
 pub(crate) struct Requires<P> {
-    pub(crate) caller: Caller,
+    pub(crate) caller: Agent,
     needed: PhantomData<fn() -> P>,
 }
 
 impl<P> Argument for Requires<P> {
     fn refusals() -> Vec<Code> {
-        [Caller::refusals(), NoSecondFactor::codes(), vec![Code::Forbidden]].concat()
+        let mut users = Caller::refusals();
+        users.retain(|code| *code != Code::ApiKeyNotAllowed);
+        [users, program::refusals(), NoSecondFactor::codes(), vec![Code::Forbidden]].concat()
     }
 }
 
@@ -206,8 +218,11 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, app).await?;
-        if !caller.grant.may(P::PERMISSION) {
+        let caller = match authenticate(parts, app).await? {
+            Authenticated::User(_) => Agent::User(Caller::from_request_parts(parts, app).await?),
+            Authenticated::Program(program) => Agent::Program(program),
+        };
+        if !caller.may(P::PERMISSION) {
             return Err(Problem::forbidden(P::PERMISSION));
         }
         if caller.lacks_second_factor() {
@@ -218,8 +233,8 @@ impl<P: Needed> FromRequestParts<App> for Requires<P> {
 }
 
 impl<P: Needed> Requires<P> {
-    /// Commits a change on their behalf, if they are still signed in and their role still includes
-    /// the permission.
+    /// Commits a change on their behalf, if their credentials are still valid and they still have the
+    /// permission.
     pub(crate) async fn commit<C: Change>(
         &self,
         app: &App,
@@ -228,18 +243,18 @@ impl<P: Needed> Requires<P> {
     where
         Problem: From<C::Error>,
     {
-        self.caller.commit_with(app, P::PERMISSION, change).await
+        commit(app, self.caller.origin(), &self.caller.acting(P::PERMISSION, change)).await
     }
 }
 
-/// Admits the callers that `A` admits if they authenticated recently, by signing in or by `POST
+/// Admits the users whom `A` admits if they authenticated recently, by signing in or by `POST
 /// /api/auth/reauthenticate`. For changes that a stolen session must not be enough for (OWASP ASVS
 /// 7.5.1).
 pub(crate) struct Recent<A>(pub(crate) A);
 
 impl<A: Argument> Argument for Recent<A> {
     fn refusals() -> Vec<Code> {
-        [A::refusals(), NotRecent::codes()].concat()
+        [A::refusals(), NotRecent::codes(), ApiKeyNotAllowed::codes()].concat()
     }
 
     fn parameters() -> Vec<Parameter> {

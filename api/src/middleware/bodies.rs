@@ -41,6 +41,11 @@ const DISCARDING_MAX: Duration = Duration::from_secs(1);
 /// A network has at most one of this many equal parts of the memory, or one of the longest bodies.
 const PARTS: usize = 4;
 
+/// The whole body of a request, in its extensions, for what is about the request as a whole. There is
+/// none if the body is empty.
+#[derive(Debug, Clone)]
+pub(crate) struct WholeBody(pub(crate) Bytes);
+
 /// The memory for the bodies of all requests.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
@@ -146,9 +151,10 @@ pub(super) async fn arrived(
     if request.body().is_end_stream() {
         return Ok((request, memory));
     }
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let (bytes, taken) =
         timeout(patience, receive(body, memory)).await.map_err(|_| too_slow())??;
+    head.extensions.insert(WholeBody(bytes.clone()));
     Ok((Request::from_parts(head, Body::from(bytes)), taken))
 }
 

@@ -11,5 +11,5 @@ pub(crate) mod observe;
 pub(crate) mod rate_limits;
 pub(crate) mod request_id;
 
-pub(crate) use bodies::{BODY_BYTES_MAX, BodyMemory};
+pub(crate) use bodies::{BODY_BYTES_MAX, BodyMemory, WholeBody};
 pub(crate) use request_id::RequestId;

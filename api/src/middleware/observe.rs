@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    id::{TenantId, UserId},
+    id::{ApiKeyId, TenantId, UserId},
     telemetry::{
         metrics::{self, Counted},
         trace::TraceContext,
@@ -90,14 +90,18 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let network = network.filter(|_| is_refusal(response.status()));
     let network = network.map(|network| app.throttle.pseudonym(network));
-    let (user, tenant) = bearer.ids().unzip();
+    let (user, key, tenant) = (bearer.user(), bearer.key(), bearer.tenant());
+    if let Some((key, tenant)) = key {
+        app.key_use.count(tenant, key, app.clock().now(), status);
+    }
     span.in_scope(|| {
         tracing::info!(
             status,
             duration_us,
             code,
             user = user.map(field::display),
-            tenant = tenant.flatten().map(field::display),
+            api_key = key.map(|(key, _)| field::display(key)),
+            tenant = tenant.map(field::display),
             network,
             "request_answered"
         );
@@ -105,19 +109,46 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
-/// The user and the tenant, if any, whom the access token of a request names, once it is known to be
-/// genuine.
+/// Whom the access token or the key of a request names, once it is known to be genuine.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bearer(Arc<OnceLock<(UserId, Option<TenantId>)>>);
+pub(crate) struct Bearer(Arc<OnceLock<Named>>);
+
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    User(UserId, Option<TenantId>),
+    Key(ApiKeyId, TenantId),
+}
 
 impl Bearer {
     pub(crate) fn is(&self, user: UserId, tenant: Option<TenantId>) {
         // Several extractors of a request may check the same token.
-        self.0.get_or_init(|| (user, tenant));
+        self.0.get_or_init(|| Named::User(user, tenant));
     }
 
-    fn ids(&self) -> Option<(UserId, Option<TenantId>)> {
-        self.0.get().copied()
+    /// The key may be refused even so.
+    pub(crate) fn is_key(&self, key: ApiKeyId, tenant: TenantId) {
+        self.0.get_or_init(|| Named::Key(key, tenant));
+    }
+
+    fn user(&self) -> Option<UserId> {
+        match self.0.get()? {
+            Named::User(user, _) => Some(*user),
+            Named::Key(..) => None,
+        }
+    }
+
+    fn key(&self) -> Option<(ApiKeyId, TenantId)> {
+        match self.0.get()? {
+            Named::User(..) => None,
+            Named::Key(key, tenant) => Some((*key, *tenant)),
+        }
+    }
+
+    fn tenant(&self) -> Option<TenantId> {
+        match self.0.get()? {
+            Named::User(_, tenant) => *tenant,
+            Named::Key(_, tenant) => Some(*tenant),
+        }
     }
 }
 

@@ -57,6 +57,10 @@ async fn sender_of(parts: &mut Parts, app: &App) -> Sender {
         Ok(Authenticated::User(account)) => {
             Sender::User(account.user.id, account.session.tenant_id)
         }
+        Ok(Authenticated::Program(program)) => {
+            let key = program.key();
+            Sender::Key(key.id, key.tenant_id, key.rate_limit.map(|rate| rate.get()))
+        }
         // The extractors refuse the request, unless its route is open.
         Err(_) => Sender::Unknown(client_network(parts, app)),
     }

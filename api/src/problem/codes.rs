@@ -83,6 +83,11 @@ codes! {
     TooManyTenants = CONFLICT "too_many_tenants" "You have reached your limit of tenants";
     SlugTaken = CONFLICT "slug_taken" "Another tenant has this slug";
     NoTenant = FORBIDDEN "no_tenant" "You are not signed in to a tenant";
+    ApiKeyNotAllowed = FORBIDDEN "api_key_not_allowed" "API keys are not allowed here";
+    ApiKeyExpired = UNAUTHORIZED "api_key_expired" "The API key has expired";
+    ApiKeySuspended = UNAUTHORIZED "api_key_suspended" "The API key is suspended";
+    SignatureInvalid = UNAUTHORIZED "signature_invalid" "The signature of the request is missing or invalid";
+    SignatureReplayed = UNAUTHORIZED "signature_replayed" "The signature was already used";
     TooManyApiKeys = CONFLICT "too_many_api_keys" "The tenant has reached its limit of API keys";
     TenantSuspended = FORBIDDEN "tenant_suspended" "The tenant is suspended";
     NotFound = NOT_FOUND "not_found" "Not found";

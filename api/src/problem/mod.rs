@@ -32,8 +32,9 @@ use utoipa::ToSchema;
 
 pub(crate) use codes::Code;
 pub(crate) use own::{
-    ForeignOrigin, NoPasskeys, NoSecondFactor, NoSuchInvitationList, NoSuchSession, NotInTenant,
-    NotJoinable, NotRecent, RefreshTokenReused,
+    ApiKeyExpired, ApiKeyNotAllowed, ApiKeySuspended, ForeignOrigin, NoPasskeys, NoSecondFactor,
+    NoSuchInvitationList, NoSuchSession, NotInTenant, NotJoinable, NotRecent, RefreshTokenReused,
+    SignatureInvalid, SignatureReplayed,
 };
 pub(crate) use refusals::{Refusal, Refusals, declare, everywhere};
 

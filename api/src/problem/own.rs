@@ -35,6 +35,16 @@ refusals! {
         "Set up an authenticator app (`POST /api/auth/mfa/totp/enroll`) or a passkey, then repeat the request.";
     NotInTenant = NoTenant
         "Switch to one of your tenants (`POST /api/auth/switch-tenant`), create one (`POST /api/tenants`), or accept an invitation, then repeat the request.";
+    ApiKeyNotAllowed = ApiKeyNotAllowed
+        "This route is for people. Use the access token of a session instead of an API key.";
+    ApiKeyExpired = ApiKeyExpired
+        "Ask a member who manages API keys to change its expiry, or use another key.";
+    ApiKeySuspended = ApiKeySuspended
+        "Its sponsor is no longer a member. Ask a member with the permissions of the key to adopt it.";
+    SignatureInvalid = SignatureInvalid
+        "Sign the request with the signing secret of the key, and send the signature in the header `X-Signature: t=…,v1=…`. Check that your clock is right.";
+    SignatureReplayed = SignatureReplayed
+        "Each signature is accepted once. Sign the request again, with the current time.";
     NotJoinable = TenantNotFound "No tenant with this ID can be joined with your email address.";
     NoSuchInvitationList = NotFound
         "The tenant has no invitation list with this ID. It may have been deleted.";

@@ -19,9 +19,9 @@ use utoipa_axum::{
 pub(crate) use self::identity::signing_keys::JWKS_KEPT_FOR;
 use crate::{
     extract::{
-        Access, Account, ApiKeysWrite, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires, RolesRead,
-        RolesWrite, SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer, UsersDelete,
-        UsersInvite, UsersRead, UsersWrite, idempotency, query,
+        Access, Account, ApiKeysWrite, Caller, Open, OwnerFromAnywhere, Perhaps, Recent, Requires,
+        RolesRead, RolesWrite, SecurityWrite, SessionHolder, Stated, TenantRead, TenantTransfer,
+        UsersDelete, UsersInvite, UsersRead, UsersWrite, query,
     },
     middleware::{BODY_BYTES_MAX, headers, limits, observe, rate_limits},
     openapi,
@@ -47,8 +47,6 @@ impl Route {
         let (schemas, mut paths, mut handler) = documented;
         let is_query = |parameter: &Parameter| parameter.parameter_in == ParameterIn::Query;
         let reads_query = H::parameters().iter().any(is_query);
-        let reads_key =
-            H::parameters().iter().any(|parameter| parameter.name == idempotency::PARAMETER);
         for (path, item) in &mut paths.paths {
             let rejects_query = path.starts_with(API) && !reads_query;
             let is_limited = rate_limits::applies_to(path);
@@ -56,9 +54,6 @@ impl Route {
             if rejects_query {
                 handler = handler
                     .route_layer(from_fn(|request, next| query::reject(A::NEED, request, next)));
-            }
-            if reads_key {
-                handler = handler.route_layer(from_fn(idempotency::show_body));
             }
         }
         Self((schemas, paths, handler))

@@ -115,9 +115,9 @@ async fn an_unsupported_method_returns_a_problem_with_the_allowed_methods() {
     for (method, path, allow) in [
         (Method::GET, "/api/auth/register", "POST"),
         (Method::DELETE, "/api/auth/login", "POST"),
-        (Method::POST, "/api/auth/me", "GET,HEAD"),
+        (Method::POST, "/api/auth/me", "GET,HEAD,PUT"),
         (Method::PUT, "/verify-email", "GET,HEAD,POST"),
-        (Method::TRACE, "/api/auth/me", "GET,HEAD"),
+        (Method::TRACE, "/api/auth/me", "GET,HEAD,PUT"),
         (Method::TRACE, "/nope", ""),
         (Method::OPTIONS, "/api/auth/login", "POST"),
     ] {

@@ -254,8 +254,7 @@ fn fits(schema: &'static Value, value: &Value, at: &str) {
         assert!(values.contains(value), "{at}: {value} is not among {values:?}");
     }
     assert!(has_type(schema, value), "{at}: {value} is no {}", schema["type"]);
-    let all_of = schema["allOf"].as_array().into_iter().flatten().map(resolved).chain([schema]);
-    let parts: Vec<&Value> = all_of.collect();
+    let parts = parts_of(schema);
     let required = parts.iter().flat_map(|part| part["required"].as_array().into_iter().flatten());
     let mut required: Vec<&Value> = required.collect();
     // An object without properties is described by another specification.
@@ -272,6 +271,12 @@ fn fits(schema: &'static Value, value: &Value, at: &str) {
     for item in value.as_array().into_iter().flatten() {
         fits(&schema["items"], item, &format!("{at}[]"));
     }
+}
+
+/// A schema, and all those that it includes.
+fn parts_of(schema: &'static Value) -> Vec<&'static Value> {
+    let included = schema["allOf"].as_array().into_iter().flatten().map(resolved);
+    included.flat_map(parts_of).chain([schema]).collect()
 }
 
 fn has_type(schema: &Value, value: &Value) -> bool {

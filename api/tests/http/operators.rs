@@ -978,3 +978,37 @@ async fn a_closed_pipe_ends_a_command_quietly() {
         assert!(errors.is_empty(), "{args:?}: {errors}");
     }
 }
+
+#[tokio::test]
+async fn an_api_key_is_found_and_revoked_within_a_second() {
+    let world = World::new().await;
+    let ada = People::of(&world).await.founder(ADA).await;
+    let key = crate::tenancy::api_keys::make(&world, &ada, &json!({})).await;
+    let (text, id) = (key["key"].as_str().unwrap(), key["id"].as_str().unwrap());
+    let current = "/api/tenant/current";
+    world.client.get_as(text, current).await.expect(StatusCode::OK);
+    for name in [id, &text[..7]] {
+        let found = objects(&world, &["api-keys", "find", name]).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        let told = &found[0];
+        assert_eq!((&told["id"], &told["tenant"]), (&json!(id), &json!(ada.tenant)));
+        assert_eq!((&told["status"], &told["name"]), (&json!("active"), &json!("Nightly backup")));
+        assert_eq!(told["shown_as"], format!("{}…{}", &text[..7], &text[37..]));
+    }
+    let revoke = ["api-keys", "revoke", id, "--reason", "Ticket 4711"];
+    assert_eq!(printed(&world.run(&revoke, &[]).await), format!("{id} is revoked\n"));
+    let refused =
+        world.client.expect_within_a_second(text, current, StatusCode::UNAUTHORIZED).await;
+    refused.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    assert_eq!(printed(&world.run(&revoke, &[]).await), format!("{id} is already revoked\n"));
+    let listed = objects(&world, &["audit", "list", "--tenant", "tenant-of-ada"]).await;
+    let revoked = listed.iter().find(|event| event["action"] == "api_key.revoked").unwrap();
+    assert_eq!(revoked["reason"], "Ticket 4711");
+    let found = objects(&world, &["api-keys", "find", id]).await;
+    assert_eq!(found[0]["status"], "revoked");
+    let absent = crate::people::absent::<common::id::ApiKey>().to_string();
+    let nobody = ["api-keys", "revoke", &absent, "--reason", "x"];
+    assert!(complaint(&world.run(&nobody, &[]).await, 1).contains("api api-keys find"));
+    complaint(&world.run(&["api-keys", "revoke", id], &[]).await, 2);
+    complaint(&world.run(&["api-keys", "find", "tk_none"], &[]).await, 1);
+}

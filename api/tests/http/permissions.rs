@@ -4,8 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::id::{self, TenantId};
-use domain::tenancy::roles::{Permission, Role};
+use common::{
+    crypto::PlainApiKey,
+    id::{self, TenantId},
+};
+use domain::tenancy::{
+    api_keys::Scope,
+    roles::{Permission, Role},
+};
 use mongodb::bson::{DateTime, doc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -15,6 +21,7 @@ use crate::{
     document::{Need, Operation, differences},
     people::{People, Person, absent},
     support::{Answer, PASSWORD, World, eventually},
+    tenancy::api_keys,
 };
 
 /// The built-in roles that have each permission.
@@ -318,6 +325,102 @@ async fn every_role_can_call_only_routes_of_its_permissions() {
             }
         }
     }
+}
+
+/// The permissions that a key can have.
+fn scopes() -> Vec<&'static str> {
+    let all = Permission::ALL.iter().map(|permission| permission.as_str());
+    all.filter(|permission| permission.parse::<Scope>().is_ok()).collect()
+}
+
+/// A key of `sponsor` with these scopes.
+async fn key(world: &World, sponsor: &Person, scopes: &[&str]) -> String {
+    let made = api_keys::make(world, sponsor, &json!({ "scopes": scopes })).await;
+    made["key"].as_str().unwrap().to_owned()
+}
+
+/// Whether an operation is for people, because it is about their account, or requires that they
+/// authenticated recently.
+fn is_for_people(operation: &Operation) -> bool {
+    let is_recent = operation.recent_authentication() == Some("always");
+    !matches!(operation.need(), Need::Permission(_)) || is_recent
+}
+
+#[tokio::test]
+async fn a_key_can_call_only_routes_of_its_scopes() {
+    let world = World::with(&[("TENANTRY__MEMBERS__INVITATIONS_MAX", "1000")]).await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let operations = Operation::all();
+    let scopes = scopes();
+    assert_eq!(scopes.len(), Permission::ALL.len() - 5, "{scopes:?}");
+    for scope in &scopes {
+        let key = key(&world, &ada, &[scope]).await;
+        for operation in operations.iter().filter(|operation| !operation.is_open()) {
+            // Nobody is removed.
+            let answer = send(&world, operation, Some(&key), nothing(operation)).await;
+            let what = format!("{scope} {operation}: {answer:?}");
+            match operation.need() {
+                _ if is_for_people(operation) => {
+                    answer.expect_problem(StatusCode::FORBIDDEN, "api_key_not_allowed");
+                }
+                Need::Permission(permission) if permission != *scope => {
+                    let refused = answer.expect_problem(StatusCode::FORBIDDEN, "forbidden").json();
+                    let detail = refused["detail"].as_str().unwrap();
+                    assert!(detail.contains(&format!("`{permission}`")), "{what}");
+                }
+                _ => {
+                    // The example gives a role beyond a single scope.
+                    let is_too_high = answer.status == StatusCode::FORBIDDEN
+                        && answer.json()["code"] == "role_too_high";
+                    let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+                    assert!(is_too_high || !refused.contains(&answer.status), "{what}");
+                    assert!(!answer.status.is_server_error(), "{what}");
+                }
+            }
+        }
+    }
+    let unknown = PlainApiKey::generate(world.store.clock());
+    for operation in operations.iter().filter(|operation| !operation.is_open()) {
+        let answer = send(&world, operation, Some(unknown.expose()), nothing(operation)).await;
+        let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        assert!(refused.contains(&answer.status), "{operation}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_finds_nothing_of_another_tenant() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let (ada, eve) =
+        (people.founder("ada@example.com").await, people.founder("eve@example.com").await);
+    let things = Things::of(&world, &people, &ada).await;
+    let before = seen(&world, &people, &ada).await;
+    let key = key(&world, &eve, &scopes()).await;
+    let mut tried = 0;
+    for operation in Operation::all() {
+        let Need::Permission(permission) = operation.need() else { continue };
+        if is_for_people(&operation) || permission.parse::<Scope>().is_err() {
+            continue;
+        }
+        if operation.wants_id() {
+            let foreign = send(&world, &operation, Some(&key), things.id(&operation)).await;
+            let none = send(&world, &operation, Some(&key), operation.absent_id()).await;
+            let what = format!("{operation}: {foreign:?} {none:?}");
+            assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{what}");
+            assert_eq!(foreign.without_id(), none.without_id(), "{what}");
+        } else {
+            let answer = send(&world, &operation, Some(&key), "").await;
+            for secret in ["ada@", "Tenant of ADA", "Canary"].into_iter().chain(things.all()) {
+                assert!(!answer.body.contains(secret), "{operation} reveals {secret}: {answer:?}");
+            }
+        }
+        tried += 1;
+    }
+    assert!(tried >= 10, "{tried}");
+    let after = seen(&world, &people, &ada).await;
+    let changed = differences(&json!(before), &json!(after));
+    assert!(changed.is_empty(), "data of the tenant has changed:\n{changed}");
 }
 
 /// Calls an operation with this body.

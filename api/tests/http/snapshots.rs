@@ -22,6 +22,8 @@ const REDACTED: &[(&str, &str)] = &[
     (r#""access_token": "[^"]+""#, r#""access_token": "[token]""#),
     (r"(token=|invite-links/|tenantry-verification=)[\w-]{20,}", "$1[token]"),
     (r#""(kid|x|y|n)": "[\w-]+""#, r#""$1": "[key]""#),
+    (r#""prefix": "tk_\w+""#, r#""prefix": "[prefix]""#),
+    (r#""last_four": "\w+""#, r#""last_four": "[last four]""#),
     (r"http://127\.0\.0\.1:\d+", "[origin]"),
 ];
 
@@ -40,7 +42,7 @@ fn snapshot(name: &str, answer: &Answer) {
 }
 
 /// Creates something to read for every route.
-async fn furnished(world: &World) -> (Person, String, String) {
+async fn furnished(world: &World) -> (Person, [String; 3]) {
     let people = People::of(world).await;
     let ada = people.founder("ada@example.com").await;
     people.join(&ada, "bob@example.com", Role::Viewer).await;
@@ -56,8 +58,9 @@ async fn furnished(world: &World) -> (Person, String, String) {
     post("/api/tenant/domains", domain).await.expect(StatusCode::CREATED);
     let list = json!({ "invitations": [{ "email": "dora@example.com", "role": "viewer" }] });
     let list = post("/api/tenant/invitations/bulk", list).await.expect(StatusCode::ACCEPTED).json();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    (ada, text(&role["id"]), text(&list["id"]))
+    let key = crate::tenancy::api_keys::make(world, &ada, &json!({})).await;
+    let ids = [&role, &list, &key].map(|thing| thing["id"].as_str().unwrap().to_owned());
+    (ada, ids)
 }
 
 /// Reads of links, which have snapshots in their own tests.
@@ -66,14 +69,18 @@ const BY_LINK: [&str; 2] = ["joining_preview", "invite_links_preview"];
 #[tokio::test]
 async fn every_readable_resource_matches_its_snapshot() {
     let world = World::new().await;
-    let (ada, role, list) = furnished(&world).await;
+    let (ada, [role, list, key]) = furnished(&world).await;
     let mut seen = BTreeSet::new();
     for operation in Operation::all().iter().filter(|operation| operation.method == Method::GET) {
         let name = operation.id();
         if BY_LINK.contains(&name) {
             continue;
         }
-        let id = if name == "roles_see" { &role } else { &list };
+        let id = match name {
+            "roles_see" => &role,
+            "api_keys_see" | "api_keys_usage" => &key,
+            _ => &list,
+        };
         let path = operation.path.replace("{id}", id);
         let answer = world.client.get_as(&ada.token, &path).await;
         assert_eq!(answer.status, StatusCode::OK, "let `furnished` create what {path} reads");

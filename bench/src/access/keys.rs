@@ -43,8 +43,8 @@ impl<'a> Keys<'a> {
             sign_up(stack, address).await?;
         }
         let (target, token) = (Target::new(&stack.url())?, sign_in(stack, OWNER).await?);
-        let key = make(&target, &token, &json!({ "name": "Fast", "scopes": ["tenant:read"] }));
-        let key = key.await?;
+        let body = json!({ "name": "Fast", "scopes": ["tenant:read"] });
+        let key = make(&target, &token, &body).await?;
         let body = json!({ "name": "Flood", "scopes": ["tenant:read"], "rate_limit": LIMIT });
         let limited = make(&target, &token, &body).await?;
         Ok(Self { stack, target, key, limited })
@@ -84,10 +84,7 @@ impl<'a> Keys<'a> {
         ensure!(refused > 0, "the flood was not refused: {:?}", flooding.errors);
         results.add(Figure::OtherAloneP95, alone.latency.p95_ms);
         results.add(Figure::OtherFloodedP95, flooded.latency.p95_ms);
-        results.add(
-            Figure::OtherFloodedOfAlone,
-            flooded.latency.p95_ms / alone.latency.p95_ms,
-        );
+        results.add(Figure::OtherFloodedOfAlone, flooded.latency.p95_ms / alone.latency.p95_ms);
         Ok(())
     }
 

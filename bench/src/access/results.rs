@@ -55,7 +55,9 @@ impl Figure {
             Self::KeyOfSessionP95 => ("GET with an API key ÷ with a session, p95", "ratio"),
             Self::OtherAloneP95 => ("GET of another tenant, p95", "ms"),
             Self::OtherFloodedP95 => ("GET of another tenant during the flood of a key, p95", "ms"),
-            Self::OtherFloodedOfAlone => ("another tenant during the flood ÷ without it, p95", "ratio"),
+            Self::OtherFloodedOfAlone => {
+                ("another tenant during the flood ÷ without it, p95", "ratio")
+            }
         }
     }
 }

@@ -141,6 +141,9 @@ metrics! {
     /// Identity lookups for requests, by outcome: hit or miss in the cache, or distrusted while
     /// revocations cannot be received.
     API_IDENTITIES: IntCounterVec = "tenantry_api_identities_total" ["outcome": "hit" | "miss" | "distrusted"];
+    /// API keys presented, by outcome: accepted, or why the key was refused. Unchecked signatures are
+    /// those of which Redis could not tell whether they were used before.
+    API_KEY_AUTHENTICATIONS: IntCounterVec = "tenantry_api_key_authentications_total" ["outcome": "accepted" | "malformed" | "unknown" | "revoked" | "expired" | "suspended" | "tenant_suspended" | "ip_not_allowed" | "signature_invalid" | "signature_replayed" | "signature_unchecked"];
     /// Refresh tokens presented, by outcome: next, raced, reused or invalid.
     AUTH_REFRESHES: IntCounterVec = "tenantry_auth_refreshes_total" ["outcome": "next" | "raced" | "reused" | "invalid"];
     /// Second factors presented, by method (code or passkey) and outcome (accepted or refused);

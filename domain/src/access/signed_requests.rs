@@ -154,7 +154,7 @@ mod tests {
     fn request() -> Signed<'static> {
         Signed {
             method: "POST",
-            target: "/api/tenant/users/invite?x=1",
+            target: "/api/tenant/users/invite",
             body: br#"{"email":"bob@example.com","role":"member"}"#,
         }
     }
@@ -169,20 +169,21 @@ mod tests {
         let signature = Signature::make(&secret(), request(), at(1_796_083_200));
         assert_eq!(
             signature.header(),
-            "t=1796083200,v1=2b8a58eef0a778abbbe0e01d2d1e1ce051fa71c80d1e62594421e202200b7b0d"
+            "t=1796083200,v1=3c2afe95006b8b333bf1e50caebeb35bbfc99aafbaf53d112c31bb4e612b9844"
         );
     }
 
     #[test]
     fn a_signature_belongs_to_one_request_secret_and_time() {
-        let signature = Signature::parse(&Signature::make(&secret(), request(), at(1_000)).header());
+        let signature =
+            Signature::parse(&Signature::make(&secret(), request(), at(1_000)).header());
         let signature = signature.unwrap();
         let valid = |signed| signature.is_valid(&secret(), signed, at(1_000), TOLERANCE);
         assert!(valid(request()));
         for other in [
             Signed { method: "PUT", ..request() },
             Signed { target: "/api/tenant/users/invite?x=2", ..request() },
-            Signed { target: "/api/tenant/users/invite", ..request() },
+            Signed { target: "/api/tenant/users", ..request() },
             Signed { body: b"", ..request() },
         ] {
             assert!(!valid(other), "{other:?}");

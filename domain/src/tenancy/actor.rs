@@ -183,9 +183,7 @@ impl Credentials {
             Self::Session { session, user, tenant } => {
                 Session::act(txn, session, user, tenant).await.map(|session| session.is_some())
             }
-            Self::Key { key, scope } => {
-                ApiKey::act(txn, scope, key).await.map(|key| key.is_some())
-            }
+            Self::Key { key, scope } => ApiKey::act(txn, scope, key).await.map(|key| key.is_some()),
         }
     }
 }

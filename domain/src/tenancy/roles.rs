@@ -179,6 +179,7 @@ impl Permissions {
     }
 
     /// Those that it has in common with `others`.
+    #[must_use]
     pub const fn intersection(self, others: Self) -> Self {
         Self(self.0 & others.0)
     }
@@ -534,7 +535,11 @@ mod tests {
 
     #[test]
     fn power_is_given_and_owners_are_removed_only_after_recent_authentication() {
-        let of = |role: Role, is_recent| Authority { grant: role.into(), is_recent, may_give_power: true };
+        let of = |role: Role, is_recent| Authority {
+            grant: role.into(),
+            is_recent,
+            may_give_power: true,
+        };
         let custom = |permissions: &[Permission]| Grant {
             role: Clock::system().id::<common::id::CustomRole>().into(),
             name: "Support".to_owned(),

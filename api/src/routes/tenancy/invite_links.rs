@@ -27,7 +27,7 @@ use utoipa::ToSchema;
 use crate::{
     answers::{InvitationRequested, page::List, reply},
     extract::{
-        Caller, Client, Fields, FromFields, Idempotency, Json, Open, PathId, Requires, UsersInvite,
+        Agent, Client, Fields, FromFields, Idempotency, Json, Open, PathId, Requires, UsersInvite,
     },
     problem::{NotRecent, Problem, Refusals},
     state::App,
@@ -66,7 +66,7 @@ impl LinkView {
     /// The link as the caller may see it.
     async fn new(
         app: &App,
-        caller: &Caller,
+        caller: &Agent,
         link: InviteLink,
         roles: &[CustomRole],
     ) -> Result<Self, Problem> {
@@ -74,7 +74,7 @@ impl LinkView {
             Grant::of(app.store(), caller.scope(), link.role),
             link.grant(app.store())
         )?;
-        let url = caller.grant.reaches(&given).then(|| url_of(app, &link));
+        let url = caller.reaches(&given).then(|| url_of(app, &link));
         let role_name = link.role.label(roles);
         let status = if vouched.is_some() { "good" } else { "void" };
         Ok(Self { status, ..Self::with(link, url, role_name) })

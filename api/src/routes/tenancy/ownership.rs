@@ -98,11 +98,12 @@ pub(crate) async fn offer(
     Json(body): Json<Offer>,
 ) -> Result<Response, Problem> {
     // Per tenant, so that one tenant cannot use up the emails that another may send them.
-    let whom = format!("{} {}", access.caller.tenant.id, body.user_id);
+    let whom = format!("{} {}", access.caller.tenant().id, body.user_id);
     let _counted = Guard::of_account(&app, Act::Invite, &whom, &client).admit().await?;
+    let user = access.caller.actor().principal.user().ok_or(TransferError::NotOwner)?;
     let offer = OfferOwnership {
         scope: access.caller.scope(),
-        user: access.caller.account.user.id,
+        user,
         to: body.user_id,
         ttl: app.members.ownership_transfer_ttl,
     };

@@ -15,7 +15,9 @@ use crate::{
         page::List,
         reply,
     },
-    extract::{Fields, FromFields, Idempotency, Json, PathId, Requires, RolesRead, RolesWrite},
+    extract::{
+        Agent, Fields, FromFields, Idempotency, Json, PathId, Requires, RolesRead, RolesWrite,
+    },
     problem::{NotRecent, Problem, Refusals},
     state::App,
 };
@@ -66,10 +68,10 @@ pub(crate) struct ListedRole {
 }
 
 impl ListedRole {
-    fn new(role: RoleView, given: &Grant, callers: &Grant) -> Self {
+    fn new(role: RoleView, given: &Grant, caller: &Agent) -> Self {
         let may_give = [Permission::UsersInvite, Permission::UsersWrite];
-        let may_give = may_give.into_iter().any(|permission| callers.may(permission));
-        Self { role, assignable: may_give && callers.reaches(given) }
+        let may_give = may_give.into_iter().any(|permission| caller.may(permission));
+        Self { role, assignable: may_give && caller.reaches(given) }
     }
 }
 
@@ -103,8 +105,7 @@ pub(crate) async fn list(
     let built_in =
         Role::ALL.iter().map(|role| (RoleView::from(Grant::from(*role)), Grant::from(*role)));
     let own = own.into_iter().map(|role| (RoleView::from(role.clone()), role.grant()));
-    let listed =
-        |(view, given): (RoleView, Grant)| ListedRole::new(view, &given, &access.caller.grant);
+    let listed = |(view, given): (RoleView, Grant)| ListedRole::new(view, &given, &access.caller);
     Ok(Answer(built_in.chain(own).map(listed).collect()))
 }
 

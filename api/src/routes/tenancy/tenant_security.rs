@@ -93,7 +93,7 @@ pub(crate) async fn see(
     OwnerFromAnywhere(access): OwnerFromAnywhere<Requires<SecurityWrite>>,
     if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    if_none_match.answer(&SecurityView::from(access.caller.tenant.security.clone()))
+    if_none_match.answer(&SecurityView::from(access.caller.tenant().security.clone()))
 }
 
 /// Replace the security settings

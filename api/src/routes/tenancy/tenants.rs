@@ -71,7 +71,7 @@ pub(crate) async fn current(
     access: Requires<TenantRead>,
     if_none_match: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    if_none_match.answer(&CurrentTenant::new(&access.caller.tenant))
+    if_none_match.answer(&CurrentTenant::new(access.caller.tenant()))
 }
 
 /// List one's tenants

@@ -16,7 +16,7 @@ use domain::{
         Asked, Claim, Earlier, IdempotencyKey, Once, OnceError, Reply, Sender, Success, UsedKey,
     },
     tenancy::{
-        actor::Acting,
+        actor::{Acting, Credentials},
         custom_roles::CustomRole,
         invitation_lists::InvitationList,
         invite_links::InviteLink,
@@ -530,20 +530,18 @@ async fn a_denied_change_leaves_no_key() {
     let claim = claim(&world, &ada, LINKS, "k", &link());
     let (begun, end) = (Notify::new(), Notify::new());
     let waiting = Waiting { scope, begun: &begun, end: &end };
-    let acting = |needs| {
-        let needs = Some((needs, scope));
-        Acting { session, user: ada.user, tenant: Some(ada.tenant), needs, change: &waiting }
+    let acting = |user| {
+        let by = Credentials::Session { session, user, tenant: Some(ada.tenant) };
+        Acting { by, needs: Some((Permission::UsersInvite, scope)), change: &waiting }
     };
-    let bobs = people.join(&ada, "bob@example.com", Role::Viewer).await;
-    let bob = Acting { user: bobs.user, ..acting(Permission::UsersInvite) };
+    let bob = acting(people.join(&ada, "bob@example.com", Role::Viewer).await.user);
     let once = Once { claim: &claim, change: &Permitted(bob), reply: |()| Ok(kept()) };
     let denied = world.commit(&once).await;
     assert!(matches!(denied, Err(OnceError::Change(Denied::SignedOut))), "{denied:?}");
     let memberships = world.raw().await.collection::<Document>("memberships");
     let demoted = doc! { "$set": { "role": "viewer" } };
     memberships.update_one(doc! { "user_id": ada.user }, demoted).await.unwrap();
-    let ada = acting(Permission::UsersInvite);
-    let once = Once { claim: &claim, change: &Permitted(ada), reply: |()| Ok(kept()) };
+    let once = Once { claim: &claim, change: &Permitted(acting(ada.user)), reply: |()| Ok(kept()) };
     let denied = world.commit(&once).await;
     assert!(matches!(denied, Err(OnceError::Change(Denied::Forbidden(_)))), "{denied:?}");
     assert_eq!(world.count::<UsedKey>().await, 0);

@@ -11,7 +11,9 @@ use common::{
 };
 use mongodb::bson::{self, DateTime, doc};
 
-use super::{ApiKey, ApiKeyError, KeyRate, Plain, Scopes, Secret, expiry::warn_at, overlap_end, sealed};
+use super::{
+    ApiKey, ApiKeyError, KeyRate, Plain, Scopes, Secret, expiry::warn_at, overlap_end, sealed,
+};
 use crate::{
     activity::{Action, Entry, Property},
     tenancy::{
@@ -225,11 +227,7 @@ fn differing(before: &ApiKey, event: Entry, after: &ApiKey) -> Result<Entry, Api
         .changed(Property::ExpiresAt, &before.expires_at, &after.expires_at)?
         .changed(Property::RateLimit, &before.rate_limit, &after.rate_limit)?
         .changed(Property::IpAllowlist, &before.ip_allowlist, &after.ip_allowlist)?
-        .changed(
-            Property::RequireSignature,
-            &before.require_signature,
-            &after.require_signature,
-        )?;
+        .changed(Property::RequireSignature, &before.require_signature, &after.require_signature)?;
     Ok(event)
 }
 
@@ -259,8 +257,8 @@ impl Change for RotateApiKey<'_> {
         let mut secrets = vec![Secret::new(self.key, before.id, &plain, None)?];
         let previous = before.current().filter(|_| end > now).cloned();
         secrets.extend(previous.map(|secret| Secret { expires_at: Some(end), ..secret }));
-        let stored = bson::serialize_to_bson(&secrets)
-            .map_err(|error| DbError::Shape(error.to_string()))?;
+        let stored =
+            bson::serialize_to_bson(&secrets).map_err(|error| DbError::Shape(error.to_string()))?;
         let after = ApiKey { secrets, updated_at: now, ..before };
         after.set(txn, doc! { "secrets": stored, "updated_at": now }).await?;
         revocations::note(txn, Revoked::ApiKey(after.id));

@@ -31,8 +31,8 @@ use mongodb::bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use serde::{Deserialize, Serialize};
 
 pub use changes::{
-    AdoptApiKey, CreateApiKey, NewApiKey, OverlapHours, RevokeApiKey, RevokeByOperator, RotateApiKey,
-    UpdateApiKey,
+    AdoptApiKey, CreateApiKey, NewApiKey, OverlapHours, RevokeApiKey, RevokeByOperator,
+    RotateApiKey, UpdateApiKey,
 };
 pub use expiry::{WarnExpiring, WarnSome};
 pub use leaks::{EndLeaked, EndLeakedApiKeys, ReportLeaked};

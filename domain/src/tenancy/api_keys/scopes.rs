@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn some_permissions_are_never_granted_to_a_key() {
-        for text in ["tenant:delete", "tenant:transfer", "security:write", "roles:write", "api_keys:write"]
+        for text in
+            ["tenant:delete", "tenant:transfer", "security:write", "roles:write", "api_keys:write"]
         {
             assert!(text.parse::<Permission>().is_ok());
             assert_eq!(text.parse::<Scope>(), Err(UnknownScope), "{text}");

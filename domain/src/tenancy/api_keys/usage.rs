@@ -172,8 +172,7 @@ impl ApiKeyUsage {
     ) -> Result<Vec<(DateTime, Counts)>, DbError> {
         let (first, last) = (hour_of(from), hour_of(to));
         let filter = doc! { "key_id": key, "hour": { "$gte": first, "$lte": last } };
-        let rows =
-            store.records::<Self>(scope).list(filter, doc! { "hour": 1 }, HOURS_MAX).await?;
+        let rows = store.records::<Self>(scope).list(filter, doc! { "hour": 1 }, HOURS_MAX).await?;
         let counted: BTreeMap<i64, Counts> =
             rows.iter().map(|row| (row.hour.timestamp_millis(), row.counts)).collect();
         let hours = (0..HOURS_MAX).map(|hour| first.timestamp_millis() + hour * HOUR_MS);

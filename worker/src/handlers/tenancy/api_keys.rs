@@ -88,9 +88,9 @@ fn is_still(notice: Notice, key: &ApiKey) -> bool {
 }
 
 fn shown(key: &ApiKey) -> Value {
-    let (prefix, last_four) = key.current().map_or(("", ""), |secret| {
-        (secret.prefix.as_str(), secret.last_four.as_str())
-    });
+    let (prefix, last_four) = key
+        .current()
+        .map_or(("", ""), |secret| (secret.prefix.as_str(), secret.last_four.as_str()));
     json!({ "name": key.name, "shown": format!("{prefix}…{last_four}") })
 }
 
@@ -194,13 +194,17 @@ mod tests {
         let revoke = RevokeApiKey { actor: actor(&world), id: gone.id };
         world.jobs.commit(&Origin::system(), &revoke).await.unwrap();
         assert_eq!(swept(&world).await, [], "nobody is told what they have just chosen");
-        clock.advance(DAY * 23 - Duration::from_hours(1));
+        clock.advance(Duration::from_hours(23 * 24 - 1));
         assert_eq!(swept(&world).await, []);
         clock.advance(Duration::from_hours(1));
         let staged = swept(&world).await;
         let notice = Notice::Expiring(key.expires_at.unwrap().timestamp_millis());
         let expected = SendApiKeyNotice { user: world.user.id, keys: vec![key.id], notice };
-        assert_eq!(staged, [expected.clone()], "the owner is also its sponsor: one mail");
+        assert_eq!(
+            staged,
+            std::slice::from_ref(&expected),
+            "the owner is also its sponsor: one mail"
+        );
         assert_eq!(swept(&world).await, [], "once");
         world.worker.run(Some(world.tenant), &expected).await.unwrap();
         assert_eq!(subjects(&world), ["An API key of Demo expires in 7 days"]);

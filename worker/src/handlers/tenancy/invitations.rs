@@ -7,14 +7,12 @@ use common::{
     id::{InvitationId, InvitationLinkId},
     mail::Template,
 };
-use domain::{
-    tenancy::{
-        invitations::{
-            CompleteInvitationList, CompleteList, Invitation, InviteChunk, InviteSome,
-            PrepareReminder, Reminding, SendInvitation, SendInvitationReminder,
-        },
-        tenants::Tenant,
+use domain::tenancy::{
+    invitations::{
+        CompleteInvitationList, CompleteList, Invitation, InviteChunk, InviteSome, PrepareReminder,
+        Reminding, SendInvitation, SendInvitationReminder,
     },
+    tenants::Tenant,
 };
 use jobs::{JobError, Running};
 use serde_json::json;
@@ -67,10 +65,8 @@ async fn mail(
         tracing::info!("invitation_not_found");
         return Ok(());
     };
-    let (tenant, inviter) = (
-        Tenant::of(&app.store, scope).await?,
-        invitation.inviter(&app.store).await?,
-    );
+    let (tenant, inviter) =
+        (Tenant::of(&app.store, scope).await?, invitation.inviter(&app.store).await?);
     let (Some(tenant), Some(inviter), Some(given)) =
         (tenant, inviter, invitation.grant(&app.store).await?)
     else {

@@ -6,7 +6,10 @@ use common::{
     id,
 };
 use domain::tenancy::{
-    api_keys::{ApiKey, EndLeakedApiKeys, usage::{Counts, Used, hour_of}},
+    api_keys::{
+        ApiKey, EndLeakedApiKeys,
+        usage::{Counts, Used, hour_of},
+    },
     roles::Role,
 };
 use futures::future::join_all;
@@ -90,7 +93,9 @@ async fn scopes_never_go_beyond_those_of_the_creator() {
     // Neither may he touch a stronger key, whose new secret would give him more than he has.
     let strong = make(&world, &ada, &json!({ "scopes": ["users:read", "billing:read"] })).await;
     expect_too_high(rotate(&world, &bob.token, &strong, &json!({})).await);
-    expect_too_high(change(&world, &bob.token, &strong, &json!({ "scopes": ["users:read"] })).await);
+    expect_too_high(
+        change(&world, &bob.token, &strong, &json!({ "scopes": ["users:read"] })).await,
+    );
     let adopt = format!("{}/adopt", path(&strong));
     expect_too_high(world.client.post_as(&bob.token, &adopt).await);
     // But he may end it.
@@ -129,7 +134,8 @@ async fn invalid_settings_are_refused_by_field() {
         ("require_signature", json!("yes"), "invalid_type"),
     ] {
         let body = json!({ field: value });
-        for refused in [ask(&world, &ada, &body).await, change(&world, &ada.token, &key, &body).await]
+        for refused in
+            [ask(&world, &ada, &body).await, change(&world, &ada.token, &key, &body).await]
         {
             let refused =
                 refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "validation_failed");
@@ -151,9 +157,7 @@ async fn parallel_creations_cannot_exceed_the_limit() {
     let created: Vec<&Answer> =
         answers.iter().filter(|answer| answer.status == StatusCode::CREATED).collect();
     assert_eq!(created.len(), 3, "{answers:?}");
-    ask(&world, &ada, &json!({}))
-        .await
-        .expect_problem(StatusCode::CONFLICT, "too_many_api_keys");
+    ask(&world, &ada, &json!({})).await.expect_problem(StatusCode::CONFLICT, "too_many_api_keys");
     let key = created[0].json();
     world.client.delete_as(&ada.token, &path(&key)).await.expect(StatusCode::NO_CONTENT);
     make(&world, &ada, &json!({})).await;

@@ -1,6 +1,9 @@
 //! API keys.
 
+mod authentication;
 mod managing;
+mod processes;
+mod signatures;
 mod suspension;
 
 use reqwest::StatusCode;

@@ -70,6 +70,7 @@ async fn a_member_with_the_scopes_revives_a_key() {
     let key = make(&world, &bob, &json!({})).await;
     let removal = format!("/api/tenant/users/{}", bob.user);
     world.client.delete_as(&ada.token, &removal).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(status(&world, &ada, &key).await, "suspended");
     let adopt = format!("{}/adopt", path(&key));
     let adopted = world.client.post_as(&ada.token, &adopt).await.expect(StatusCode::OK).json();
     assert_eq!(
@@ -87,11 +88,7 @@ async fn keys_stay_suspended_when_their_sponsor_returns() {
     let people = People::of(&world).await;
     let bob = people.join(&ada, "bob@example.com", Role::Admin).await;
     let key = make(&world, &bob, &json!({})).await;
-    world
-        .client
-        .delete_as(&bob.token, "/api/tenant/users/me")
-        .await
-        .expect(StatusCode::NO_CONTENT);
+    world.client.delete_as(&bob.token, "/api/tenant/users/me").await.expect(StatusCode::NO_CONTENT);
     crate::people::join(&world, bob.user, ada.tenant).await;
     assert_eq!(status(&world, &ada, &key).await, "suspended");
     let row = world.store.records::<ApiKey>(PlatformScope).find(doc! {}).await.unwrap().unwrap();
