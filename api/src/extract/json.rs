@@ -15,10 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Argument, distinct::Distinct};
-use crate::{
-    middleware::BODY_BYTES_MAX,
-    problem::{Code, FieldError, Problem},
-};
+use crate::problem::{Code, FieldError, Problem};
 
 /// The most mistakes that are reported.
 const ERRORS_MAX: usize = 20;
@@ -441,7 +438,7 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for OptionalJson<T> {
 
 /// The body of a request, which has arrived completely ([`crate::middleware`]).
 async fn whole(request: Request) -> Result<Bytes, Problem> {
-    let whole = to_bytes(request.into_body(), BODY_BYTES_MAX).await;
+    let whole = to_bytes(request.into_body(), usize::MAX).await;
     whole.map_err(|error| Problem::internal(&error))
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    extract::Request,
+    extract::{MatchedPath, Request},
     http::{HeaderMap, header},
 };
 use common::{
@@ -29,8 +29,13 @@ use tokio::time::timeout;
 
 use crate::problem::{Code, Problem};
 
-/// The longest request body that is read.
+/// The longest request body that is read, unless the route has a limit of its own.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Routes with a limit of their own.
+pub(crate) const LIMITS: &[(&str, usize)] = &[
+    // Anyone may send it, and a hundred keys are short.
+    ("/api/public/api-keys/revoke", 16 * 1024),
+];
 /// The first bytes of a body, which do not count: about what a connection's own buffer takes.
 const UNCOUNTED_BYTES: usize = 8 * 1024;
 /// The most bytes of a refused body that are discarded before the connection is closed.
@@ -136,30 +141,42 @@ impl Drop for Taken<'_> {
     }
 }
 
+/// The longest body of a request.
+fn longest(request: &Request) -> usize {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let own = LIMITS.iter().find(|(path, _)| Some(*path) == route);
+    own.map_or(BODY_BYTES_MAX, |(_, bytes)| *bytes)
+}
+
 /// The request with its whole body, and the memory that the body takes.
 pub(super) async fn arrived(
     request: Request,
     memory: Taken<'_>,
     patience: Duration,
 ) -> Result<(Request, Taken<'_>), Problem> {
-    if announced_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+    let longest = longest(&request);
+    if announced_length(request.headers()).is_some_and(|length| length > longest as u64) {
         if !request.headers().contains_key(header::EXPECT) {
             discard(request.into_body());
         }
-        return Err(too_large());
+        return Err(too_large(longest));
     }
     if request.body().is_end_stream() {
         return Ok((request, memory));
     }
     let (mut head, body) = request.into_parts();
     let (bytes, taken) =
-        timeout(patience, receive(body, memory)).await.map_err(|_| too_slow())??;
+        timeout(patience, receive(body, memory, longest)).await.map_err(|_| too_slow())??;
     head.extensions.insert(WholeBody(bytes.clone()));
     Ok((Request::from_parts(head, Body::from(bytes)), taken))
 }
 
 /// The bytes of a body, unless there are too many.
-async fn receive(mut body: Body, mut memory: Taken<'_>) -> Result<(Bytes, Taken<'_>), Problem> {
+async fn receive(
+    mut body: Body,
+    mut memory: Taken<'_>,
+    longest: usize,
+) -> Result<(Bytes, Taken<'_>), Problem> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         // The client disconnected, so the response is not read.
@@ -168,9 +185,9 @@ async fn receive(mut body: Body, mut memory: Taken<'_>) -> Result<(Bytes, Taken<
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let length = whole.len() + data.len();
-        if length > BODY_BYTES_MAX {
+        if length > longest {
             discard(body);
-            return Err(too_large());
+            return Err(too_large(longest));
         }
         let more = length.saturating_sub(UNCOUNTED_BYTES.max(whole.len()));
         if !memory.grow(more) {
@@ -203,8 +220,8 @@ async fn read_and_forget(mut body: Body) {
     }
 }
 
-fn too_large() -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("Send at most {BODY_BYTES_MAX} bytes."))
+fn too_large(longest: usize) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("Send at most {longest} bytes."))
 }
 
 fn too_slow() -> Problem {

@@ -219,6 +219,18 @@ async fn a_body_beyond_the_limit_is_rejected_with_or_without_a_content_length() 
 }
 
 #[tokio::test]
+async fn a_route_may_have_a_lower_limit() {
+    let world = World::new().await;
+    let path = "/api/public/api-keys/revoke";
+    let mut body = json!({ "api_keys": ["tk_x"] }).to_string().into_bytes();
+    body.resize(16 * 1024 + 1, b' ');
+    let refused = world.client.post_text(path, JSON, body.clone()).await;
+    refused.expect_problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large");
+    body.pop();
+    world.client.post_text(path, JSON, body).await.expect(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
 async fn a_very_long_password_is_rejected_before_it_is_hashed() {
     let world = World::spawned(&[]).await;
     let hashed = |metrics: &str| {
