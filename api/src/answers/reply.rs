@@ -30,9 +30,17 @@ pub(crate) const fn no_content() -> Reply {
 
 /// A resource that was created, with its `ETag`.
 pub(crate) fn created_tagged(resource: &impl Serialize) -> Result<Reply, ReplyError> {
-    let body = serde_json::to_vec(resource)?;
-    let tag = etag_of(&body);
-    Ok(of_json(Success::Created, body).with_header(header::ETAG.as_str(), &tag))
+    tagged_by(Success::Created, resource, resource)
+}
+
+/// A resource with its `ETag`, of which only `state` counts as its state.
+pub(crate) fn tagged_by(
+    status: Success,
+    state: &impl Serialize,
+    resource: &impl Serialize,
+) -> Result<Reply, ReplyError> {
+    let tag = etag_of(&serde_json::to_vec(state)?);
+    Ok(json(status, resource)?.with_header(header::ETAG.as_str(), &tag))
 }
 
 fn json(status: Success, body: &impl Serialize) -> Result<Reply, ReplyError> {

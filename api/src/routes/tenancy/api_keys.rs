@@ -15,11 +15,14 @@ use common::{
     origin::Principal,
 };
 use domain::{
-    access::throttle::{Act, TooMany},
+    access::{
+        idempotency::{Reply, ReplyError, Success},
+        throttle::{Act, TooMany},
+    },
     tenancy::{
         api_keys::{
             AdoptApiKey, ApiKey, ApiKeyError, CreateApiKey, KeyRate, NewApiKey, OverlapHours,
-            ReportLeaked, RevokeApiKey, RotateApiKey, Scope, Scopes, Unusable, UpdateApiKey,
+            Plain, ReportLeaked, RevokeApiKey, RotateApiKey, Scope, Scopes, Unusable, UpdateApiKey,
             usage::{ApiKeyUsage, Counts, kept_since},
         },
         tenant_security::{Allowlist, RANGES_MAX},
@@ -33,10 +36,11 @@ use crate::{
     answers::{
         etag::{self, IfMatch, IfNoneMatch},
         page::Page,
+        reply,
     },
     extract::{
-        ApiKeysWrite, Client, Fields, Filter, FromFields, Json, Open, OptionalJson, PageQuery,
-        Parameters, PathId, Recent, Requires,
+        ApiKeysWrite, Client, Fields, Filter, FromFields, Idempotency, Json, Open, OptionalJson,
+        PageQuery, Parameters, PathId, Recent, Requires,
     },
     problem::{FieldError, NotRecent, Problem, Refusals},
     state::App,
@@ -173,8 +177,18 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    fn answer(self, status: StatusCode) -> Result<Response, Problem> {
-        etag::tagged_by(status, &self.view.state, &self)
+    /// A key with the secrets that were made for it.
+    fn reply(
+        status: Success,
+        (key, plain): (ApiKey, Plain),
+        now: DateTime,
+    ) -> Result<Reply, ReplyError> {
+        let shown = Self {
+            key: Some(plain.key.expose().to_owned()),
+            signing_secret: plain.signing.map(|secret| secret.expose().to_owned()),
+            view: KeyView::new(&key, now),
+        };
+        reply::tagged_by(status, &shown.view.state, &shown)
     }
 }
 
@@ -320,17 +334,14 @@ pub(crate) async fn list(
 pub(crate) async fn create(
     Recent(access): Recent<Requires<ApiKeysWrite>>,
     State(app): State<App>,
+    once: Idempotency,
     Json(body): Json<NewBody>,
 ) -> Result<Response, Problem> {
     let (actor, new, max) = (access.caller.actor(), body.into(), app.api_keys.max);
     let create = CreateApiKey { key: &app.key, actor, new, max };
-    let (key, plain) = access.commit(&app, &create).await?;
-    let shown = Shown {
-        key: Some(plain.key.expose().to_owned()),
-        signing_secret: plain.signing.map(|secret| secret.expose().to_owned()),
-        view: KeyView::new(&key, app.clock().now()),
-    };
-    shown.answer(StatusCode::CREATED)
+    let now = app.clock().now();
+    let created = |made| Shown::reply(Success::Created, made, now);
+    access.commit_once(&app, once, &create, created).await
 }
 
 /// Get an API key
@@ -384,7 +395,8 @@ pub(crate) async fn update(
     };
     let (key, signing) = access.commit(&app, &update).await?;
     let signing_secret = signing.map(|secret| secret.expose().to_owned());
-    Shown { key: None, signing_secret, view: KeyView::new(&key, now) }.answer(StatusCode::OK)
+    let shown = Shown { key: None, signing_secret, view: KeyView::new(&key, now) };
+    etag::tagged_by(StatusCode::OK, &shown.view.state, &shown)
 }
 
 /// Revoke an API key
@@ -432,19 +444,16 @@ impl FromFields for RotationBody {
 pub(crate) async fn rotate(
     Recent(access): Recent<Requires<ApiKeysWrite>>,
     State(app): State<App>,
+    once: Idempotency,
     PathId(id): PathId<ApiKeyId>,
     OptionalJson(body): OptionalJson<RotationBody>,
 ) -> Result<Response, Problem> {
     let overlap = body.overlap_hours.map_or_else(|| OverlapHours::try_from(OVERLAP_HOURS), Ok);
     let overlap = overlap.map_err(|error| Problem::internal(&error))?;
     let rotate = RotateApiKey { key: &app.key, actor: access.caller.actor(), id, overlap };
-    let (key, plain) = access.commit(&app, &rotate).await?;
-    let shown = Shown {
-        key: Some(plain.key.expose().to_owned()),
-        signing_secret: plain.signing.map(|secret| secret.expose().to_owned()),
-        view: KeyView::new(&key, app.clock().now()),
-    };
-    shown.answer(StatusCode::OK)
+    let now = app.clock().now();
+    let rotated = |made| Shown::reply(Success::Ok, made, now);
+    access.commit_once(&app, once, &rotate, rotated).await
 }
 
 /// Adopt an API key
@@ -461,11 +470,15 @@ pub(crate) async fn rotate(
 pub(crate) async fn adopt(
     Recent(access): Recent<Requires<ApiKeysWrite>>,
     State(app): State<App>,
+    once: Idempotency,
     PathId(id): PathId<ApiKeyId>,
 ) -> Result<Response, Problem> {
-    let key = access.commit(&app, &AdoptApiKey { actor: access.caller.actor(), id }).await?;
-    let view = KeyView::new(&key, app.clock().now());
-    etag::tagged_by(StatusCode::OK, &view.state, &view)
+    let (adopt, now) = (AdoptApiKey { actor: access.caller.actor(), id }, app.clock().now());
+    let adopted = |key: ApiKey| {
+        let view = KeyView::new(&key, now);
+        reply::tagged_by(Success::Ok, &view.state, &view)
+    };
+    access.commit_once(&app, once, &adopt, adopted).await
 }
 
 /// Requests of an API key in an hour, by outcome.

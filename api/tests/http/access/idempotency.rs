@@ -47,10 +47,13 @@ const ROLES: &str = "/api/tenant/roles";
 /// How many requests are interrupted by killing their process.
 const MOMENTS: u32 = 8;
 
+const KEYS: &str = "/api/tenant/api-keys";
+
 /// Operations that create or change something without a key, each for a reason.
 const WITHOUT_KEY: &[(&str, &str)] = &[
     ("/api/invite-links/join", "anyone may call it, and mails to one address are a cooldown apart"),
     ("/api/invitations/accept", "the token in the body can be used once"),
+    ("/api/public/api-keys/revoke", "anyone may call it, and a key can be ended only once"),
 ];
 
 fn link() -> Value {
@@ -149,6 +152,7 @@ async fn each_operation_replays_its_response() {
         made("/api/tenants", json!({ "name": "Difference Engines" })).await,
         made("/api/tenant/domains", json!({ "domain": "example.org" })).await,
         made("/api/tenant/ownership-transfers", json!({ "user_id": bob.user })).await,
+        made(KEYS, json!({ "name": "CI", "scopes": ["tenant:read"] })).await,
     ];
     let id = |done: &[(&str, Answer)], path: &str, pointer: &str| {
         let (_, answer) = done.iter().find(|(made, _)| *made == path).unwrap();
@@ -157,6 +161,8 @@ async fn each_operation_replays_its_response() {
     for (path, list, pointer, caller) in [
         ("/api/tenant/invitations/{id}/resend", "/api/tenant/users/invite", "/invitation/id", &ada),
         ("/api/tenant/domains/{id}/verify", "/api/tenant/domains", "/id", &ada),
+        ("/api/tenant/api-keys/{id}/rotate", KEYS, "/id", &ada),
+        ("/api/tenant/api-keys/{id}/adopt", KEYS, "/id", &ada),
         (
             "/api/tenant/ownership-transfers/{id}/accept",
             "/api/tenant/ownership-transfers",
