@@ -464,8 +464,7 @@ fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, Problem> {
         }
         // The position only: the parser's message may quote the body.
         Err(error) => {
-            let mistake =
-                if error.is_data() { "key that its object already has" } else { "syntax error" };
+            let mistake = if error.is_data() { "duplicate key" } else { "syntax error" };
             let (line, column) = (error.line(), error.column());
             let detail = format!("There is a {mistake} at line {line}, column {column}.");
             Err(Problem::new(Code::MalformedJson, detail))

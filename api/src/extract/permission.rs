@@ -2,7 +2,8 @@
 //!
 //! The first argument of every handler is its [`Access`]: [`Requires`] for a permission, [`Caller`]
 //! for anyone who is signed in to a tenant, [`Account`] for anyone who is signed in, [`Open`] for
-//! anyone; [`Recent`] around one of them also requires recent authentication. A handler without one cannot be made a route ([`crate::routes`]).
+//! anyone; [`Recent`] around one of them also requires recent authentication. A handler without one
+//! cannot be made a route ([`crate::routes`]).
 
 use std::{convert::Infallible, marker::PhantomData};
 

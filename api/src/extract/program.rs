@@ -133,8 +133,8 @@ impl KnownKey {
             futures::try_join!(Sponsor::of(store, scope, &key), Tenant::of(store, scope))?;
         let Some(tenant) = tenant else { return Ok(None) };
         let secret = key.check(&hash, app.clock().now()).ok();
-        let signing = secret.map(|secret| key.signing_secret(&app.key, secret)).transpose();
-        let signing = signing.map_err(|error| Problem::internal(&error))?.flatten();
+        // After a change of the master key it cannot be opened, so no signature is valid.
+        let signing = secret.and_then(|secret| key.signing_secret(&app.key, secret).ok().flatten());
         let requires_factor = tenant.security.require_mfa;
         let lacks_second_factor = requires_factor
             && sponsor.as_ref().is_some_and(|sponsor| sponsor.user.second_factor_since.is_none());

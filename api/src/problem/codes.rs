@@ -95,7 +95,7 @@ codes! {
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "The method is not allowed";
     IdempotencyKeyInvalid = BAD_REQUEST "idempotency_key_invalid" "The idempotency key is invalid";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency_key_reused" "The idempotency key belongs to another request";
-    RequestInProgress = CONFLICT "request_in_progress" "The same request is in progress";
+    RequestInProgress = CONFLICT "request_in_progress" "A request with this idempotency key is in progress";
     ResponseNotKept = CONFLICT "response_not_kept" "The request was carried out before and its response was too large to keep";
     PreconditionFailed = PRECONDITION_FAILED "precondition_failed" "The resource has changed in the meantime";
     RequestTimeout = REQUEST_TIMEOUT "request_timeout" "The request body did not arrive in time";

@@ -648,7 +648,7 @@ impl From<CreateTenantError> for Problem {
             ),
             CreateTenantError::SlugTaken => Self::new(
                 Code::SlugTaken,
-                "Choose another slug, or leave it out to get one that the name suggests.",
+                "Choose another slug, or omit it to get one that is derived from the name.",
             ),
             CreateTenantError::AccountGone => Self::unauthenticated(true),
             CreateTenantError::Db(error) => error.into(),

@@ -256,7 +256,7 @@ impl Problem {
     /// The limits of these `policies` are reached; the next request is allowed after `wait`.
     pub(crate) fn rate_limited(policies: Vec<&'static str>, wait: Duration) -> Self {
         let detail = format!(
-            "The limit of requests a minute is reached ({}). Wait for `Retry-After` seconds, and spread requests evenly.",
+            "The limit of requests per minute is reached ({}). Wait for `Retry-After` seconds, then send the request again. Spread requests evenly.",
             policies.join(", "),
         );
         let problem = Self::new(Code::RateLimited, detail);

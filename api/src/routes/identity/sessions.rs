@@ -468,7 +468,7 @@ impl FromFields for MyName {
     }
 }
 
-/// Change one's name
+/// Change your name
 ///
 /// Changes the name of the account, in all tenants of the user.
 #[utoipa::path(

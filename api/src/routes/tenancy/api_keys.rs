@@ -66,7 +66,7 @@ pub(crate) struct KeyView {
     last_used_at: Option<Timestamp>,
 }
 
-/// Everything about a key that only its managers change.
+/// Settings and state of an API key.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ApiKeyState)]
 struct KeyState {
@@ -82,7 +82,7 @@ struct KeyState {
     /// can adopt it then.
     #[schema(example = "active")]
     status: &'static str,
-    /// What the key may do, as far as its sponsor may.
+    /// Permissions of the key. It can only use those that its sponsor has too.
     scopes: Scopes,
     /// The member on whose behalf the key acts.
     sponsor: UserId,
@@ -170,7 +170,7 @@ pub(crate) struct Shown {
     key: Option<String>,
     /// The secret that signs requests, if one was created. Store it now: it cannot be shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false, value_type = String, example = "tks_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")]
+    #[schema(required = false, value_type = String, example = "tks_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg")]
     signing_secret: Option<String>,
     #[serde(flatten)]
     view: KeyView,
@@ -418,7 +418,7 @@ pub(crate) async fn revoke(
 #[derive(ToSchema)]
 #[schema(as = Rotation)]
 pub(crate) struct RotationBody {
-    /// Hours for which the previous secret stays valid: 24 by default, and not longer than the key.
+    /// Hours for which the previous secret stays valid: 24 by default. It never outlives the key.
     #[schema(required = false)]
     overlap_hours: Option<OverlapHours>,
 }
@@ -574,7 +574,7 @@ impl FromFields for LeakedBody {
     }
 }
 
-/// Keys were reported.
+/// The report was accepted.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeakReported)]
 pub(crate) struct Reported {
@@ -585,8 +585,9 @@ pub(crate) struct Reported {
 
 /// Report leaked API keys
 ///
-/// Anyone who finds API keys of this installation, such as a secret scanner, can end them. The
-/// response is the same for existing and other keys. The owners of the tenants are notified.
+/// Anyone who finds API keys of this installation, such as a secret scanner, can revoke them. The
+/// response is the same whether or not a key exists. The owners of the tenants and the sponsors of
+/// the keys are notified by email.
 #[utoipa::path(
     post, path = "/api/public/api-keys/revoke", tag = "API keys", request_body = LeakedBody,
     responses(

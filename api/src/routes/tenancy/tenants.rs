@@ -74,10 +74,10 @@ pub(crate) async fn current(
     if_none_match.answer(&CurrentTenant::new(access.caller.tenant()))
 }
 
-/// List one's tenants
+/// List your tenants
 ///
 /// Lists the tenants that the user is a member of, in the order in which they joined them, and their
-/// role in each. Works also for a user who is signed in to none.
+/// role in each. Also works for a user who is not signed in to a tenant.
 #[utoipa::path(
     get, path = "/api/tenants", tag = "Tenant",
     responses((status = 200, description = "The tenants.", body = Page<TenantView>))
@@ -94,7 +94,7 @@ pub(crate) async fn list(
 #[derive(ToSchema)]
 pub(crate) struct NewTenant {
     name: Name,
-    /// The default is one that the name suggests.
+    /// Derived from the name by default.
     slug: Option<Slug>,
 }
 
@@ -108,7 +108,7 @@ impl FromFields for NewTenant {
 /// Create a tenant
 ///
 /// The user becomes its owner. The session stays where it is: switch to the new tenant with `POST
-/// /api/auth/switch-tenant`. Works also for a user who is signed in to no tenant.
+/// /api/auth/switch-tenant`. Also works for a user who is not signed in to a tenant.
 #[utoipa::path(
     post, path = "/api/tenants", tag = "Tenant", request_body = NewTenant,
     responses(
