@@ -49,6 +49,9 @@ use crate::{
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// As the document spells it.
 pub(crate) const PARAMETER: &str = "Idempotency-Key";
+/// Has the same effect whatever tenant the user is signed in to, which may be another one when they
+/// repeat the request.
+const OF_ACCOUNT: &str = "/api/tenants";
 /// Header of responses that are sent again.
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// A key as it is, or as a quoted string; in the latter, `"` and `\` are escaped with `\`.
@@ -122,7 +125,7 @@ impl FromRequestParts<App> for Idempotency {
             }
         };
         // Known already, because of the first argument of the handler.
-        let sender = sender(&authenticate(parts, app).await?);
+        let sender = sender(&authenticate(parts, app).await?, parts.uri.path());
         let body = parts.extensions.get::<WholeBody>().map(|body| body.0.clone());
         let asked = Asked {
             method: parts.method.as_str(),
@@ -139,11 +142,12 @@ impl FromRequestParts<App> for Idempotency {
 }
 
 /// Whose keys are independent of those of others.
-fn sender(authenticated: &Authenticated) -> Sender {
+fn sender(authenticated: &Authenticated, path: &str) -> Sender {
     match authenticated {
-        Authenticated::User(account) => {
-            Sender { principal: account.user.id.into(), tenant: account.session.tenant_id }
-        }
+        Authenticated::User(account) => Sender {
+            principal: account.user.id.into(),
+            tenant: account.session.tenant_id.filter(|_| path != OF_ACCOUNT),
+        },
         Authenticated::Program(program) => Sender {
             principal: Principal::ApiKey(program.key().id),
             tenant: Some(program.tenant().id),

@@ -274,7 +274,7 @@ impl Problem {
     pub(crate) fn unauthenticated(presented: bool) -> Self {
         let problem = Self::new(
             Code::Unauthenticated,
-            "Send a valid access token in the header `Authorization: Bearer …`.",
+            "Send a valid access token, or the API key of a program, in the header `Authorization: Bearer …`.",
         );
         // RFC 6750 §3.1: no error code when the request has no token.
         Self {

@@ -40,7 +40,7 @@ refusals! {
     ApiKeyExpired = ApiKeyExpired
         "Ask a member who manages API keys to change its expiry, or use another key.";
     ApiKeySuspended = ApiKeySuspended
-        "Its sponsor is no longer a member, or their account is disabled. Ask a member who manages API keys and has the permissions of this key to adopt it.";
+        "Its sponsor left the tenant, or their account was disabled. Ask a member who manages API keys and has the permissions of this key to adopt it.";
     SignatureInvalid = SignatureInvalid
         "Sign the request with the signing secret of the key, and send the signature in the header `X-Signature: t=…,v1=…`. Check that your clock is right.";
     SignatureReplayed = SignatureReplayed

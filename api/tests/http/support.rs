@@ -42,7 +42,6 @@ const PATIENT: &[(&str, &str)] = &[
     ("TENANTRY__API__REQUEST_TIMEOUT", "60s"),
     // All requests come from one network.
     ("TENANTRY__AUTH__MAILS_PER_NETWORK", "10000"),
-    ("TENANTRY__RATE_LIMITS__PATIENCE", "60s"),
 ];
 
 /// For tests with more failed sign-ins than usual.

@@ -525,6 +525,20 @@ async fn other_conflicts_are_retried() {
     assert_eq!(world.count::<InviteLink>().await, 1);
 }
 
+/// A tenant is created once, also if the user has been signed in to it since.
+#[tokio::test]
+async fn a_request_of_an_account_is_the_same_in_every_tenant() {
+    let world = World::new().await;
+    let people = People::of(&world).await;
+    let ada = people.founder("ada@example.com").await;
+    let body = json!({ "name": "Difference Engines" });
+    let first = send(&world.client, &ada.token, "/api/tenants", "k", &body).await;
+    let made = first.json()["id"].as_str().unwrap().parse().unwrap();
+    let there = people.token(ada.user, made).await;
+    let again = send(&world.client, &there, "/api/tenants", "k", &body).await;
+    expect_replay(&again, &first);
+}
+
 /// A change whose caller may not make it any more leaves no key behind.
 #[tokio::test]
 async fn a_denied_change_leaves_no_key() {

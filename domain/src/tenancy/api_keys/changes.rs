@@ -178,6 +178,9 @@ impl Change for UpdateApiKey<'_> {
             .then(|| SigningSecret::generate(txn.clock()));
         let mut secrets = before.secrets.clone();
         for secret in &mut secrets {
+            // A replaced secret that ends with the key does not return when the key is extended.
+            secret.expires_at =
+                secret.expires_at.map(|end| expires_at.map_or(end, |of_key| end.min(of_key)));
             if !require_signature {
                 secret.signing = None;
             } else if let Some(signing) = &signing {

@@ -305,6 +305,20 @@ async fn rotation_keeps_everything_but_the_secret() {
     assert_eq!(world.events(doc! { "action": "api_key.rotated" }).await, 3);
 }
 
+/// A short expiry that is then extended must not bring a replaced secret back to life.
+#[tokio::test]
+async fn a_replaced_secret_ends_with_the_earliest_expiry_of_its_key() {
+    let (world, ada) = founded(&[]).await;
+    let key = make(&world, &ada, &json!({})).await;
+    rotate(&world, &ada.token, &key, &json!({ "overlap_hours": 24 })).await.expect(StatusCode::OK);
+    let soon = in_hours(&world, 1);
+    for expires_at in [json!(soon), json!(in_hours(&world, 48)), Value::Null] {
+        let body = json!({ "expires_at": expires_at });
+        let changed = change(&world, &ada.token, &key, &body).await.expect(StatusCode::OK).json();
+        assert_eq!(changed["previous"]["expires_at"], json!(soon), "{changed}");
+    }
+}
+
 #[tokio::test]
 async fn signatures_can_be_required_later() {
     let (world, ada) = founded(&[]).await;

@@ -211,5 +211,5 @@ async fn a_moved_signing_secret_does_not_open() {
     world.announce(Revoked::ApiKey(one["id"].as_str().unwrap().parse().unwrap())).await;
     let signature = signer.sign(&Method::GET, CURRENT, "", 0);
     let answer = signer.send(&world.client, Method::GET, CURRENT, "", Some(&signature)).await;
-    answer.expect(StatusCode::INTERNAL_SERVER_ERROR);
+    answer.expect_problem(StatusCode::UNAUTHORIZED, "signature_invalid");
 }
