@@ -11,7 +11,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use domain::access::rate_limits::{Counted, Sender, Standing, WINDOW};
+use domain::{
+    access::rate_limits::{Counted, Sender, Standing, WINDOW},
+    tenancy::tenant_security::Bounded,
+};
 use sfv::{KeyRef, ListSerializer, StringRef};
 
 use crate::{
@@ -59,7 +62,7 @@ async fn sender_of(parts: &mut Parts, app: &App) -> Sender {
         }
         Ok(Authenticated::Program(program)) => {
             let key = program.key();
-            Sender::Key(key.id, key.tenant_id, key.rate_limit.map(|rate| rate.get()))
+            Sender::Key(key.id, key.tenant_id, key.rate_limit.map(Bounded::get))
         }
         // The extractors refuse the request, unless its route is open.
         Err(_) => Sender::Unknown(client_network(parts, app)),
