@@ -28,7 +28,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 /// Requests to these paths are limited.
 const LIMITED: &str = "/api/";
-/// Except these: whoever sends them was told to, and retries.
+/// Webhooks are not limited: their senders would only repeat them.
 const EXEMPT: &str = "/api/webhooks/";
 
 /// Whether requests to `path` are limited.

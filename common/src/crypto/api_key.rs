@@ -2,7 +2,7 @@
 //!
 //! A key is `tk_`, 32 random characters, and a checksum of both (CRC-32, as in GitHub's tokens). So
 //! secret scanners recognise a leaked one without asking us, and a mistyped one is rejected without
-//! a database query. The checksum proves nothing: whoever knows the format can compute it.
+//! a database query. The checksum is not a proof: anyone can compute it.
 
 use std::fmt;
 

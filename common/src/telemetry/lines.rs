@@ -1,5 +1,5 @@
-//! Log lines lose their hidden characters here, wherever their texts come from: a reply of a mail
-//! server, say, must not control the terminal of whoever reads the log, or look like another text.
+//! Removes hidden characters from log lines. A text from outside, such as the reply of a mail server,
+//! must not control the terminal of an operator or look like another text.
 
 use std::{
     fmt::{self, Debug},

@@ -1,4 +1,4 @@
-//! Signed requests: whoever has only seen a request can neither change nor repeat it.
+//! Signed requests: someone who has only seen a request can neither change nor repeat it.
 //!
 //! The header `X-Signature: t=<unix>,v1=<hex>` has an HMAC-SHA256 over the time, the method, the path
 //! with its query, and the SHA-256 of the body. It is valid for some minutes, in which Redis

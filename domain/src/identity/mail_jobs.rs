@@ -1,7 +1,7 @@
-//! The jobs that mail a person, for an operator who is told that a mail did not arrive.
+//! Finds the jobs that send mails to a person. Operators need them when a mail did not arrive.
 //!
-//! A job names whom it mails by an id or by a pseudonym of the email address, so it is found in the
-//! outbox until it has finished. Of finished jobs, those that a row names are found.
+//! A job has the id of its recipient or a pseudonym of their email address, so it is found in the
+//! outbox until it finishes. A finished job is found only if another row has its id.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -56,7 +56,7 @@ permissions! {
     UsersWrite = "users:write" for Owner Admin;
     /// Remove members.
     UsersDelete = "users:delete" for Owner Admin;
-    /// View the roles. Whoever may give or change roles may also view them.
+    /// View the roles. Included in the permissions to give and to change roles.
     RolesRead = "roles:read" for Owner Admin;
     /// Create and change custom roles.
     RolesWrite = "roles:write" for Owner Admin;
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_give_or_change_roles_may_view_them() {
+    fn permissions_to_give_or_change_roles_include_viewing_them() {
         for permission in Permission::ALL {
             let set: Permissions = [*permission].into_iter().collect();
             let gives = ["users:invite", "users:write", "roles:write", "roles:read"];

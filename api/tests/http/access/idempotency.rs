@@ -70,8 +70,8 @@ async fn send(client: &Client, token: &str, path: &str, key: &str, body: &Value)
     Answer::of(request.header("idempotency-key", key).json(body)).await
 }
 
-/// As [`send`], repeated as clients are told to: while the first request is in progress, or if this
-/// busy machine had no answer from its database in time.
+/// As [`send`], and repeats the request after a response that asks for it: while the first request is
+/// in progress, or while the database does not respond in time.
 async fn retry(client: &Client, token: &str, path: &str, key: &str, body: &Value) -> Answer {
     let answered = async || {
         let answer = send(client, token, path, key, body).await;

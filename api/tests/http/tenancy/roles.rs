@@ -74,7 +74,7 @@ async fn a_custom_role_is_created_changed_and_deleted() {
         .expect_problem(StatusCode::NOT_FOUND, "not_found");
 }
 
-/// Whoever gives roles sees them, and which of them they may give.
+/// A caller who may give roles can list them, and the list says which ones they may give.
 #[tokio::test]
 async fn the_list_says_which_roles_the_caller_may_give() {
     let world = World::new().await;

@@ -55,8 +55,8 @@ impl NewApiKey {
     }
 }
 
-/// Fails unless the actor holds all `scopes`: a key must not give its holder, or whoever is shown
-/// its new secret, more than they have.
+/// Fails unless the actor has all `scopes`. Otherwise, someone who creates, adopts or rotates a key
+/// could do more with it than their role allows.
 fn holds(authority: &Authority, scopes: Scopes) -> Result<(), OutOfReach> {
     let is_held = authority.grant.permissions.covers(scopes.permissions());
     let may = authority.grant.may(Permission::ApiKeysWrite);

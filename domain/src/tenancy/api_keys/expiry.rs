@@ -1,7 +1,7 @@
 //! Warnings that keys expire.
 //!
-//! A row states when its next warning is due, and changing the expiry sets that anew; so a warning
-//! follows every change and is sent once, however often the sweep runs.
+//! Each row has the time of its next warning, which is set again when the expiry changes. So a warning
+//! is sent once for each expiry, no matter how often the sweep runs.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
-//! Ending keys that somebody has found, such as a secret scanner.
+//! Revokes keys that someone found, such as a secret scanner.
 //!
-//! Whoever has a key may end it. The report is answered before it is known whether the keys exist:
-//! a job ends them, so that the answer and its time are the same in any case. The job carries
-//! hashes, because nothing stored may contain a key.
+//! Anyone who has a key may revoke it. A job does so later, so the response and its time do not show
+//! whether the key exists. The job contains hashes, because a key must never be stored.
 
 use common::{
     crypto::{ApiKeyHash, PlainApiKey},

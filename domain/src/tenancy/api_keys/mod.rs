@@ -221,8 +221,8 @@ impl ApiKey {
         store.records::<Self>(scope).list(filter, doc! { "_id": 1 }, LISTED_MAX).await
     }
 
-    /// The key with a secret of this hash, in any state. Platform-wide, because the tenant is known
-    /// only then; whoever presents the key may act in it.
+    /// The key with a secret of this hash, in any state. Platform-wide, because the key shows
+    /// which tenant its holder may act in.
     pub async fn by_hash(store: &Store, hash: &ApiKeyHash) -> Result<Option<Self>, DbError> {
         store.records::<Self>(PlatformScope).find(doc! { "secrets.hash": hash.clone() }).await
     }
