@@ -2,18 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use common::{
     clock::Clock,
     config::{Config, Mongodb, Sources},
-    db::{Data, DbError, PlatformScope, Record, Store},
+    db::{Change, Data, DbError, PlatformScope, Record, Store, Txn},
+    origin::Origin,
+    telemetry::metrics::Resource,
 };
 use futures::future::join_all;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
-use testkit::testing::TestEnv;
-use tokio::time::timeout;
+use testkit::{servers::Proxy, testing::TestEnv};
+use tokio::{sync::Notify, time::timeout};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
@@ -28,69 +33,120 @@ impl Record for Note {
 
 /// Connections of the store.
 const POOL_MAX: u32 = 4;
-/// Longer than any test.
-const FOREVER: Duration = Duration::from_mins(2);
-/// How long a ping may take while nothing else happens, on a busy machine.
+/// Upper bound of what is waited for, on a busy machine.
 const PROMPT: Duration = Duration::from_secs(5);
 
 struct World {
     env: TestEnv,
+    proxy: Proxy,
+    config: Mongodb,
+    /// Reaches the server through the proxy.
     store: Store,
 }
 
 impl World {
     /// A collection with one row.
-    async fn new(env: TestEnv) -> Self {
+    async fn new() -> Self {
+        let env = TestEnv::private().await;
         let mut sources = Sources::default();
         sources.add_environment(env.config_env());
-        let config = Config::load(sources).unwrap();
-        let config = Mongodb { pool_max: POOL_MAX, ..config.mongodb };
-        let store = Store::connect(&config, Clock::system()).await.unwrap();
+        let config = Config::load(sources).unwrap().mongodb;
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, env.mongod().port()));
+        let proxy = Proxy::start(server).await.unwrap();
+        let uri = format!("mongodb://{}/?directConnection=true", proxy.addr()).into();
+        let through_proxy = Mongodb { uri, pool_max: POOL_MAX, ..config.clone() };
+        let store = Store::connect(&through_proxy, Clock::system()).await.unwrap();
         store.records::<Note>(PlatformScope).insert(&Note { id: "a".to_owned() }).await.unwrap();
-        Self { env, store }
+        Self { env, proxy, config, store }
     }
 
-    /// Reads the row, for which the server takes this time.
-    async fn read(&self, time: Duration) -> Result<Option<Note>, DbError> {
-        self.store.records(PlatformScope).find(taking(time)).await
+    async fn read(&self) -> Result<Option<Note>, DbError> {
+        self.store.records(PlatformScope).find(doc! { "_id": "a" }).await
     }
 
-    /// Begins this many reads that do not end, and cancels all of them at the same time.
-    async fn cancel(&self, reads: u32) {
-        let reads = join_all((0..reads).map(|_| self.read(FOREVER)));
-        timeout(Duration::from_secs(1), reads).await.map(drop).unwrap_err();
+    /// Changes the row, for which the server waits while a transaction holds it.
+    async fn write(&self) -> Result<bool, DbError> {
+        let update = doc! { "$set": { "changed": true } };
+        self.store.records::<Note>(PlatformScope).update(doc! { "_id": "a" }, update).await
+    }
+
+    /// Begins this many writes that have to wait, and cancels all of them once those that have a
+    /// connection wait for the server.
+    async fn cancel(&self, writes: u32) {
+        let writes = join_all((0..writes).map(|_| self.write()));
+        tokio::select! {
+            biased;
+            done = writes => panic!("nothing holds the row: {done:?}"),
+            () = all_connections_are_used() => {}
+        }
     }
 }
 
-fn taking(time: Duration) -> Document {
-    doc! { "$where": format!("sleep({}); return true", time.as_millis()) }
+async fn all_connections_are_used() {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let waiting = async {
+        while Resource::DbConnections.used().get() < i64::from(POOL_MAX) {
+            looks.tick().await;
+        }
+    };
+    timeout(PROMPT, waiting).await.expect("the writes use all connections");
+}
+
+/// Holds the row until it may end.
+struct Hold<'a> {
+    begun: &'a Notify,
+    end: &'a Notify,
+}
+
+impl Change for Hold<'_> {
+    type Output = ();
+    type Error = DbError;
+
+    async fn apply(&self, txn: &mut Txn) -> Result<(), DbError> {
+        let update = doc! { "$set": { "held": true } };
+        txn.records::<Note>(PlatformScope).update(doc! { "_id": "a" }, update).await?;
+        self.begun.notify_one();
+        self.end.notified().await;
+        Ok(())
+    }
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it stages no jobs and revokes nothing")]
 async fn cancelled_operations_do_not_hold_up_others() {
-    let world = World::new(TestEnv::new().await).await;
-    for _ in 0..3 {
-        world.cancel(50 * POOL_MAX).await;
-        world.store.ping(PROMPT).await.unwrap();
-    }
+    let world = World::new().await;
+    let other = Store::connect(&world.config, Clock::system()).await.unwrap();
+    let (begun, end) = (Notify::new(), Notify::new());
+    let (origin, hold) = (Origin::system(), Hold { begun: &begun, end: &end });
+    let cancelling = async {
+        begun.notified().await;
+        for _ in 0..3 {
+            world.cancel(50 * POOL_MAX).await;
+            world.store.ping(PROMPT).await.unwrap();
+        }
+        end.notify_one();
+    };
+    let (committed, ()) = tokio::join!(other.commit(&origin, &hold), cancelling);
+    committed.unwrap();
 }
 
 #[tokio::test]
 async fn operations_that_are_answered_excuse_a_ping_that_waits() {
-    let world = World::new(TestEnv::new().await).await;
-    let each = Duration::from_millis(500);
-    let reads = join_all((0..8 * POOL_MAX).map(|_| world.read(each)));
-    // All of the reads take at least twice as long, and the first ones much less.
-    let (answers, pinged) = tokio::join!(reads, world.store.ping(4 * each));
+    let world = World::new().await;
+    let each = Duration::from_millis(250);
+    world.proxy.delay(each);
+    // All reads take at least twice as long as the ping may take, and the first ones much less.
+    let reads = join_all((0..8 * POOL_MAX).map(|_| world.read()));
+    let (answers, pinged) = tokio::join!(reads, world.store.ping(8 * each));
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     pinged.unwrap();
 }
 
 #[tokio::test]
 async fn operations_that_are_not_answered_do_not_excuse_a_ping() {
-    let world = World::new(TestEnv::private().await).await;
+    let world = World::new().await;
     world.env.mongod().pause();
-    let reads = join_all((0..8 * POOL_MAX).map(|_| world.read(Duration::ZERO)));
+    let reads = join_all((0..8 * POOL_MAX).map(|_| world.read()));
     tokio::select! {
         biased;
         answers = reads => panic!("{answers:?}"),
